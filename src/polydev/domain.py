@@ -1,0 +1,155 @@
+"""The words of Polydev as types: ids, states and the records that rows become.
+
+Everything may import this module; it imports nothing of Polydev.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType
+
+VmId = NewType("VmId", str)
+"""`vm-<uuid>`: names a machine everywhere, on disk too."""
+
+SessionId = NewType("SessionId", str)
+"""A UUID: names a connect session, and the workflow that drives it."""
+
+PersonId = NewType("PersonId", str)
+CredentialId = NewType("CredentialId", str)
+
+_NAMESPACE = uuid.UUID("6f1d7a52-5a0e-4c39-9a54-3b1f0f6f2a11")
+
+
+class MachineKind(StrEnum):
+    """What a machine is for."""
+
+    CLI = "cli"
+    BROWSER = "browser"
+
+
+class MachineState(StrEnum):
+    """Where a machine is in its life (SPEC section 3)."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    DESTROYING = "destroying"
+    DESTROYED = "destroyed"
+    FAILED = "failed"
+
+
+class SessionStatus(StrEnum):
+    """Where a connect session is; the last four are ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting_for_person"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_end(self) -> bool:
+        return self in _ENDS
+
+
+_ENDS = frozenset(
+    {
+        SessionStatus.COMPLETED,
+        SessionStatus.FAILED,
+        SessionStatus.EXPIRED,
+        SessionStatus.CANCELLED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who may sign in."""
+
+    user_id: PersonId
+    email: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A row of `vms`: what the controller knows of a machine."""
+
+    vm_id: VmId
+    user_id: PersonId
+    vm_type: MachineKind
+    status: MachineState
+    ip_address: str | None
+    session_id: SessionId | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectSession:
+    """A row of `auth_sessions`: one attempt to log one CLI in."""
+
+    session_id: SessionId
+    user_id: PersonId
+    provider: str
+    status: SessionStatus
+    step: str | None
+    oauth_url: str | None
+    cli_vm_id: VmId | None
+    error_code: str | None
+    error: str | None
+    created_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCredential:
+    """A row of `credentials`: ciphertext, IV, tag and salt as base64 (SPEC section 6).
+
+    `key_id` is None for rows that an earlier Node.js controller wrote; those carry no
+    additional authenticated data either.
+    """
+
+    credential_id: CredentialId
+    user_id: PersonId
+    provider: str
+    encrypted_credentials: str
+    encryption_iv: str
+    encryption_tag: str
+    encryption_salt: str
+    key_id: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GuestFile:
+    """A file to be put into a machine. `content` may be secret, so it has no repr."""
+
+    path: str
+    content: bytes
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+    if_absent: bool = False
+
+    def __repr__(self) -> str:
+        return f"GuestFile({self.path!r}, {len(self.content)} bytes, {self.mode:#o})"
+
+
+def new_vm_id() -> VmId:
+    """A fresh machine id."""
+    return VmId(f"vm-{uuid.uuid4()}")
+
+
+def vm_id_for(session_id: SessionId, kind: MachineKind) -> VmId:
+    """The machine id that a session's machine of one kind has, the same every time it is asked.
+
+    A workflow step that runs twice therefore asks the host for the same machine twice.
+    """
+    return VmId(f"vm-{uuid.uuid5(_NAMESPACE, f'{session_id}/{kind}')}")

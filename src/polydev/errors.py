@@ -1,0 +1,224 @@
+"""Every error Polydev raises on purpose, in one tree.
+
+    PolydevError
+    ├── Invalid       what was asked cannot be meant            (422)
+    │   ├── BadSettings, UnknownProvider, BadCredentials, BadOAuthUrl, BadPath
+    ├── Refused       who asks may not                          (401, 403, 429)
+    │   ├── NotSignedIn, WrongEncryptionKey
+    ├── Missing       what was named is not there               (404)
+    │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, MissingImage, NotConnected
+    ├── Conflict      it is there, but not in that state        (409)
+    │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, AlreadyRunning
+    ├── Unavailable   not now; retried                          (503)
+    │   ├── HostUnreachable, ChannelLost, NoCapacity, PortTaken
+    └── Failed        it was tried and undone                   (502)
+        ├── MachineNotReady, VmmFailed, ImageDamaged, ImageBuildFailed, DiskFull,
+        ├── MissingTool, NetworkFailed, LoginFailed, LoginExpired, LoginCancelled,
+        └── CredentialsNotAccepted, GuestMisbehaved, ChatFailed
+
+Each has a stable `code`, says what happened and to what, and a `hint` says what to do. The kind
+alone decides how it is answered; HTTP statuses live in `api/problems.py`. Foreign exceptions are
+translated into these once, where they enter. No error text carries a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class PolydevError(Exception):
+    """Base of the tree: `str(error)` is what happened, `hint` what to do about it."""
+
+    code: ClassVar[str] = "error"
+
+    def __init_subclass__(cls) -> None:
+        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def line(self) -> str:
+        """One line for a terminal: what happened, then what to do."""
+        return f"{self.message}. {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: type[PolydevError], message: str, hint: str) -> PolydevError:
+    return kind(message, hint=hint)
+
+
+class Invalid(PolydevError):
+    """What was asked cannot be meant; asking again will not help."""
+
+
+class Refused(PolydevError):
+    """Who asks may not."""
+
+
+class Missing(PolydevError):
+    """What was named is not there."""
+
+
+class Conflict(PolydevError):
+    """It is there, but not in a state that allows this."""
+
+
+class Unavailable(PolydevError):
+    """Not now: the caller, or the workflow, tries again."""
+
+
+class Failed(PolydevError):
+    """It was tried, it did not work, and it was undone."""
+
+
+class BadSettings(Invalid):
+    """A setting is missing or makes no sense; the message names the variable."""
+
+
+class UnknownProvider(Invalid):
+    """No provider has that id."""
+
+
+class BadCredentials(Invalid):
+    """What a machine reported as credentials is malformed, incomplete or too large."""
+
+
+class BadOAuthUrl(Invalid):
+    """What a machine reported as the provider's URL is not one that a person may be sent to."""
+
+
+class BadPath(Invalid):
+    """A path that is not absolute, climbs, or holds characters no file of ours has."""
+
+
+class NotSignedIn(Refused):
+    """No token, or one that is not known."""
+
+
+class WrongEncryptionKey(Refused):
+    """ENCRYPTION_KEY does not open what this database holds."""
+
+
+class NoSuchMachine(Missing):
+    """No machine of that id on this host, or none of the caller's."""
+
+
+class NoSuchSession(Missing):
+    """No connect session of that id, or none of the caller's."""
+
+
+class NoSuchFile(Missing):
+    """No such file in the machine."""
+
+
+class MissingImage(Missing):
+    """A golden image has not been built."""
+
+
+class NotConnected(Missing):
+    """The person has no live credential, or no CLI machine, for that provider."""
+
+
+class MachineBusy(Conflict):
+    """The machine is in a state that does not allow the operation."""
+
+
+class ImageInUse(Conflict):
+    """A VMM holds the disk image: writing into it would destroy it."""
+
+
+class OperationMismatch(Conflict):
+    """An operation id was used again for something else."""
+
+
+class SessionNotCompleted(Conflict):
+    """The connect session has not completed (yet)."""
+
+
+class AlreadyRunning(Conflict):
+    """Another Polydev process already holds this folder, socket or session."""
+
+
+class HostUnreachable(Unavailable):
+    """The host agent does not answer."""
+
+
+class ChannelLost(Unavailable):
+    """The machine's private channel was cut, or does not answer."""
+
+
+class NoCapacity(Unavailable):
+    """No address, memory or slot is free."""
+
+
+class PortTaken(Unavailable):
+    """Another program listens where this one should."""
+
+
+class MachineNotReady(Failed):
+    """A machine did not become ready in time; the message names its console log."""
+
+
+class VmmFailed(Failed):
+    """The VMM did not start, or ended; the message carries its last words."""
+
+
+class ImageDamaged(Failed):
+    """A disk image is not what it should be: e2fsck or a checksum says so."""
+
+
+class ImageBuildFailed(Failed):
+    """A golden image could not be built; the message names the stage and the build log."""
+
+
+class DiskFull(Failed):
+    """The disk has no room for what was asked; the message names the folder."""
+
+
+class MissingTool(Failed):
+    """A program that the host needs is not installed; the hint names its package."""
+
+
+class NetworkFailed(Failed):
+    """The VM network could not be put together."""
+
+
+class LoginFailed(Failed):
+    """The CLI's login ended without credentials."""
+
+
+class LoginExpired(Failed):
+    """The person did not log in within the time allowed."""
+
+
+class LoginCancelled(Failed):
+    """The person cancelled the login."""
+
+
+class CredentialsNotAccepted(Failed):
+    """The CLI in the CLI machine does not report itself logged in after the writing."""
+
+
+class GuestMisbehaved(Failed):
+    """A machine answered something that it must not: too long, malformed, of the wrong shape."""
+
+
+class ChatFailed(Failed):
+    """A chat turn ended without an answer."""
+
+
+def by_code(code: str) -> type[PolydevError]:
+    """The class of a stable code as it came over the wire; `Failed` when the code is unknown."""
+    return next((kind for kind in _descendants(PolydevError) if kind.code == code), Failed)
+
+
+def _descendants(kind: type[PolydevError]) -> Iterator[type[PolydevError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _descendants(child)
