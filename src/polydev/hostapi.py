@@ -1,0 +1,203 @@
+"""What controller and host agent say to each other: the wire, as pydantic models.
+
+`hosts.py` sends these, `hostd/server.py` answers them; neither imports the other. HTTP over a Unix
+socket; the streams are WebSockets over the same socket.
+
+    GET  /health                                  Health
+    PUT  /operations/{operation_id}               Operation -> OperationView (idempotent)
+    GET  /operations/{operation_id}?wait_s=N      OperationView
+    GET  /machines                                list[MachineView]
+    GET  /machines/{vm_id}                        MachineView
+    GET  /machines/{vm_id}/console?tail_bytes=N   text/plain   (bounded; control characters removed)
+    GET  /machines/{vm_id}/errors?tail_bytes=N    text/plain
+    GET  /machines/{vm_id}/files?path=/abs        application/octet-stream
+    WS   /machines/{vm_id}/exec                   ExecRequest, then frames
+    WS   /machines/{vm_id}/tcp/{port}             binary frames: TCP to its 127.0.0.1:port
+    GET  /inventory                               Inventory
+
+Errors are `{"code", "message", "hint"}` with the kind's status (errors.py).
+
+PUT /operations answers when the operation has ended, or 202 with state `running` after `?wait_s`
+(25 s by default); GET waits likewise. A failed operation is 200 with `error`: the asking worked.
+
+Exec frames. Client: first a text frame, `ExecRequest`; then binary frames: stdin (an empty one is
+end of file), and text frames: `ExecControl`. Server: binary frames whose first byte is the stream
+(1 is stdout, 2 stderr), and at the end one text frame, `ExecEnd`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, SecretStr
+
+from polydev.domain import MachineKind, MachineState
+
+VM_ID_PATTERN = r"^vm-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+OPERATION_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+
+VmIdText = Annotated[str, Field(pattern=VM_ID_PATTERN)]
+
+STDOUT = 1
+STDERR = 2
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class CreateMachine(_Wire):
+    """Make a machine and start it. Done when its channel answers."""
+
+    kind: Literal["machine.create"] = "machine.create"
+    vm_id: VmIdText
+    machine_kind: MachineKind
+    memory_mib: int = Field(ge=128, le=262144)
+    vcpus: int = Field(ge=1, le=64)
+    disk_mib: int = Field(ge=64, le=4194304)
+    labels: dict[str, str] = Field(default_factory=dict, max_length=16)
+    """Whose it is and what for (`user_id`, `session_id`): told back in views, never interpreted."""
+    token: SecretStr | None = None
+    """Bearer token of the browser service."""
+    ready_timeout_s: float = Field(60, gt=0, le=3600)
+
+
+class DestroyMachine(_Wire):
+    """End a machine and remove all that is its. Done also when it never was."""
+
+    kind: Literal["machine.destroy"] = "machine.destroy"
+    vm_id: VmIdText
+
+
+class StopMachine(_Wire):
+    """End the guest cleanly, or kill it after a grace time. The disk stays."""
+
+    kind: Literal["machine.stop"] = "machine.stop"
+    vm_id: VmIdText
+
+
+class StartMachine(_Wire):
+    """Start a stopped machine. Done when its channel answers."""
+
+    kind: Literal["machine.start"] = "machine.start"
+    vm_id: VmIdText
+    ready_timeout_s: float = Field(60, gt=0, le=3600)
+
+
+class WireFile(_Wire):
+    """A file for a machine (domain.GuestFile on the wire)."""
+
+    path: str = Field(max_length=1024)
+    content: Base64Bytes = Field(repr=False, max_length=4 * 1024 * 1024)
+    mode: int = Field(0o600, ge=0, le=0o7777)
+    uid: int = Field(0, ge=0, le=65535)
+    gid: int = Field(0, ge=0, le=65535)
+    if_absent: bool = False
+
+
+class WriteFiles(_Wire):
+    """Put files into a machine: through the channel while it runs, else into its disk."""
+
+    kind: Literal["files.write"] = "files.write"
+    vm_id: VmIdText
+    files: list[WireFile] = Field(max_length=32)
+
+
+class RemoveFiles(_Wire):
+    """Delete files of a machine; done also when they are not there."""
+
+    kind: Literal["files.remove"] = "files.remove"
+    vm_id: VmIdText
+    paths: list[str] = Field(max_length=32)
+
+
+Operation = Annotated[
+    CreateMachine | DestroyMachine | StopMachine | StartMachine | WriteFiles | RemoveFiles,
+    Field(discriminator="kind"),
+]
+
+
+class Problem(_Wire):
+    """An error on the wire: `code` is `errors.PolydevError.code`."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class MachineView(_Wire):
+    """A machine as its host sees it."""
+
+    vm_id: str
+    machine_kind: MachineKind
+    state: MachineState
+    ip_address: str | None
+    mac: str | None
+    memory_mib: int
+    vcpus: int
+    disk_mib: int
+    labels: dict[str, str]
+    image: str
+    created_at: datetime
+    pid: int | None
+    console_log: str
+    error_log: str
+    error: Problem | None = None
+
+
+class OperationView(_Wire):
+    """How an operation stands. `machine` is what it left, where that makes sense."""
+
+    operation_id: str
+    state: Literal["running", "done", "failed"]
+    machine: MachineView | None = None
+    error: Problem | None = None
+
+
+class Health(_Wire):
+    """The host agent's answer that it lives."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+    driver: str
+    accelerator: str
+
+
+class ExecRequest(_Wire):
+    """Run a program as root in a machine. `argv` is not interpreted by a shell."""
+
+    argv: list[str] = Field(min_length=1, max_length=256)
+    env: dict[str, str] = Field(default_factory=dict)
+    cwd: str | None = None
+    pty: tuple[int, int] | None = None
+    """Columns and rows of a pseudo-terminal; None: none."""
+
+
+class ExecControl(_Wire):
+    """Resize the terminal, or send a signal (`INT`, `TERM`, `KILL`, `HUP`)."""
+
+    resize: tuple[int, int] | None = None
+    signal: Literal["INT", "TERM", "KILL", "HUP"] | None = None
+
+
+class ExecEnd(_Wire):
+    """How a program ended: an exit code (128 + n for signal n), or why it could not be told."""
+
+    exit_code: int | None = None
+    error: Problem | None = None
+
+
+class Inventory(_Wire):
+    """What exists on a host, by looking, not by remembering. For doctor, reconciler and tests."""
+
+    machines: list[str]
+    folders: list[str]
+    processes: dict[str, int]
+    """vm_id -> pid of its VMM."""
+    taps: list[str]
+    addresses: dict[str, str]
+    """vm_id -> address."""
+    firewall: list[str]
+    """Interfaces that the anti-spoofing sets name."""
+    sockets: list[str]

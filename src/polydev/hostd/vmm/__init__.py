@@ -1,0 +1,1 @@
+"""Virtual machine monitors behind one contract (`vmm.py`)."""

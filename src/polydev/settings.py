@@ -1,0 +1,170 @@
+"""Settings: environment variables, read once at start, as SPEC section 7 lists them.
+
+`app.py` and `hostd/__main__.py` read them; everything else gets values as parameters. The host
+agent never sees `ENCRYPTION_KEY` or `DATABASE_URL`: it has a class of its own.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from polydev.errors import BadSettings
+
+
+class Egress(StrEnum):
+    """What machines may reach outside."""
+
+    OPEN = "open"
+    PROXY = "proxy"
+    NONE = "none"
+
+
+class Uplink(StrEnum):
+    """How the VM namespace reaches the outside."""
+
+    VETH = "veth"
+    NONE = "none"
+
+
+def _named(name: str) -> Any:
+    return AliasChoices(name)
+
+
+class _Base(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="POLYDEV_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+
+class CommonSettings(_Base):
+    """What controller and host agent both need to know."""
+
+    state_dir: Path = Path("/var/lib/polydev")
+    images_dir: Path = Path("/var/lib/polydev/golden-images")
+
+    @property
+    def sockets_dir(self) -> Path:
+        return self.state_dir / "sockets"
+
+    @property
+    def host_socket(self) -> Path:
+        """Where the host agent listens on one machine."""
+        return self.sockets_dir / "hostd.sock"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.state_dir / "logs"
+
+
+class HostSettings(CommonSettings):
+    """The host agent's settings."""
+
+    driver: str = Field("auto", pattern="^(auto|qemu|simulated)$")
+    """`auto` probes; `simulated` runs no guest at all (load tests)."""
+
+    socket_group: str | None = None
+    """The group that may connect to the host agent's socket, besides root."""
+
+    netns: str = Field("polydev", pattern="^[a-z0-9][a-z0-9-]{0,31}$")
+    subnet: IPv4Network = IPv4Network("192.168.100.0/24")
+    gateway: IPv4Address = IPv4Address("192.168.100.1")
+    first_address: IPv4Address = IPv4Address("192.168.100.5")
+    dns: Annotated[tuple[IPv4Address, ...], NoDecode] = (IPv4Address("8.8.8.8"),)
+    uplink: Uplink = Uplink.VETH
+    uplink_netns: str | None = None
+    """The namespace that holds the uplink's outer end; None: the host's own."""
+    uplink_network: IPv4Network = IPv4Network("100.64.77.0/30")
+    """Addresses of the uplink's two ends: the first is the outer, the second the VM namespace's."""
+
+    egress: Egress = Egress.OPEN
+    egress_proxy: str | None = Field(None, pattern=r"^http://[0-9.]+:\d{1,5}$")
+    """With `egress=proxy`: `http://<IPv4 address>:<port>`, the only thing machines may reach."""
+    egress_ca_file: Path | None = None
+    """PEM file of additional authorities that every machine trusts."""
+
+    channel_port_base: int = Field(22000, ge=1024, le=65000)
+    ready_timeout_s: float = Field(60, gt=0)
+    """From the start of a machine's VMM until its channel answers."""
+
+    @field_validator("dns", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    def check(self) -> Self:
+        """Refuse combinations that each variable alone does not show."""
+        if self.egress is Egress.PROXY and not self.egress_proxy:
+            raise BadSettings(
+                "POLYDEV_EGRESS=proxy needs POLYDEV_EGRESS_PROXY",
+                hint="Set POLYDEV_EGRESS_PROXY to http://<IPv4 address>:<port>",
+            )
+        if self.gateway not in self.subnet or self.first_address not in self.subnet:
+            raise BadSettings(
+                "POLYDEV_GATEWAY and POLYDEV_FIRST_ADDRESS must lie in POLYDEV_SUBNET",
+                hint=f"POLYDEV_SUBNET is {self.subnet}",
+            )
+        return self
+
+
+class ControllerSettings(CommonSettings):
+    """The controller's settings."""
+
+    port: int = Field(4000, ge=1, le=65535, validation_alias=_named("PORT"))
+    listen: str = "127.0.0.1"
+    database_url: str | None = Field(None, validation_alias=_named("DATABASE_URL"))
+    """SQLAlchemy URL; None: SQLite in the state folder."""
+    encryption_key: SecretStr | None = Field(None, validation_alias=_named("ENCRYPTION_KEY"))
+    admin_token: SecretStr | None = None
+    """The administrator's API token; None: made at first start and kept in `admin-token`."""
+
+    browser_memory_mib: int = Field(2048, ge=512)
+    browser_vcpus: int = Field(2, ge=1)
+    browser_disk_mib: int = Field(6144, ge=256)
+    cli_memory_mib: int | None = Field(None, ge=256)
+    """None: as much as the provider's CLI needs."""
+    cli_vcpus: int = Field(1, ge=1)
+    cli_disk_mib: int = Field(4096, ge=256)
+
+    machine_limit_s: float = Field(60, gt=0)
+    healthy_limit_s: float = Field(60, gt=0)
+    login_start_limit_s: float = Field(30, gt=0)
+    person_limit_s: float = Field(900, gt=0)
+    capture_limit_s: float = Field(30, gt=0)
+    write_limit_s: float = Field(60, gt=0)
+    destroy_limit_s: float = Field(30, gt=0)
+
+    @property
+    def controller_dir(self) -> Path:
+        """What the controller owns on disk: database, journal, administrator's token."""
+        return self.state_dir / "controller"
+
+    def required_encryption_key(self) -> SecretStr:
+        """`ENCRYPTION_KEY`, or one clear line when it is not set."""
+        if self.encryption_key is None or not self.encryption_key.get_secret_value():
+            raise BadSettings(
+                "ENCRYPTION_KEY is not set",
+                hint="Set it to a long random text and keep it safe, for example from "
+                "`openssl rand -hex 32`; without it nothing that is stored can be opened",
+            )
+        return self.encryption_key
+
+
+S = TypeVar("S", bound=CommonSettings)
+
+
+def read(kind: type[S]) -> S:
+    """Read settings from the environment. Raises BadSettings that names the first bad variable."""
+    try:
+        settings = kind()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        variable = name if name.isupper() else f"POLYDEV_{name.upper()}"
+        raise BadSettings(f"{variable} is not usable: {first['msg']}") from None
+    return settings.check() if isinstance(settings, HostSettings) else settings
