@@ -80,7 +80,7 @@ class RunningVmm(Protocol):
         """
 
     async def open_channel(self) -> socket.socket:
-        """A fresh, connected, non-blocking stream socket to the guest's sshd. Raises ChannelLost."""
+        """A fresh, connected, non-blocking socket to the guest's sshd. Raises ChannelLost."""
 
     async def request_shutdown(self) -> None:
         """Ask the guest to end (ACPI power button, where the guest listens to it)."""
