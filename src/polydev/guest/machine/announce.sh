@@ -1,0 +1,17 @@
+#!/bin/busybox sh
+# Tells the host that the channel answers: run once by busybox init, beside sshd.
+set -eu
+exec </dev/null >/dev/console 2>&1
+. /usr/lib/polydev/phases.sh
+. /run/polydev/machine.env
+
+phase listening
+# sshd writes its pid file right after it listens, and has no other way to tell.
+tries=0
+until [ -s /run/sshd.pid ]; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 3000 ] || fail "sshd does not listen"
+    usleep 20000
+done
+boot_done
+say "POLYDEV-READY $POLYDEV_READY_NONCE"

@@ -1,0 +1,52 @@
+#!/bin/busybox sh
+# Prints the configuration of the machine's only way in: sshd on the private channel.
+# Called by boot.sh, after machine.env and the addresses are in place.
+set -eu
+. /run/polydev/machine.env
+
+# sshd honours only the first SetEnv directive, so all variables go into one. Inside its double
+# quotes a backslash and a double quote are escaped by a backslash.
+set_env() {
+    directive="SetEnv \"LANG=C.UTF-8\""
+    while IFS= read -r line || [ -n "$line" ]; do
+        case $line in
+        '' | '#'*) continue ;;
+        esac
+        line=${line//\\/\\\\}
+        line=${line//\"/\\\"}
+        directive="$directive \"$line\""
+    done </run/polydev/environment
+    printf '%s\n' "$directive"
+}
+
+cat <<CONFIG
+AddressFamily inet
+ListenAddress ${POLYDEV_CHANNEL_ADDRESS%/*}:22
+HostKey /run/polydev/ssh_host_ed25519_key
+PidFile /run/sshd.pid
+LogLevel ERROR
+
+AllowUsers root
+PermitRootLogin prohibit-password
+AuthenticationMethods publickey
+AuthorizedKeysFile /run/polydev/authorized_keys
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+UseDNS no
+
+AllowTcpForwarding local
+AllowStreamLocalForwarding no
+AllowAgentForwarding no
+X11Forwarding no
+PermitTunnel no
+PermitUserEnvironment no
+PermitUserRC no
+PrintMotd no
+PrintLastLog no
+MaxSessions 100
+MaxStartups 100
+LoginGraceTime 60
+Subsystem sftp internal-sftp
+CONFIG
+set_env
