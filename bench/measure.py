@@ -38,7 +38,8 @@ class Comparison:
         verdict = "" if self.goal is None else ("ok" if self.ratio <= self.goal else "MISSED")
         return (
             f"{self.name:<44} {median(self.ours_s):>9.3f} {median(self.reference_s):>9.3f} "
-            f"{self.ratio:>7.3f} {min(self.pairs):>6.2f}..{max(self.pairs):<6.2f} {goal:>8} {verdict}"
+            f"{self.ratio:>7.3f} {min(self.pairs):>6.2f}..{max(self.pairs):<6.2f} "
+            f"{goal:>8} {verdict}"
         )
 
 

@@ -1,0 +1,47 @@
+# Every target goes through scripts/setup, which is quick when nothing is to do.
+MAKEFLAGS += --no-print-directory
+RUN := scripts/with-env
+export POLYDEV_IMAGES_DIR ?= /var/cache/polydev/golden-images
+
+.PHONY: help setup lock check format images test demo down bench clean
+
+help:            ## What can be made
+	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile | expand -t 16
+
+setup:           ## Install what Polydev needs on this machine
+	@scripts/setup
+
+lock: setup      ## Write requirements.lock anew from pyproject.toml
+	@$(RUN) uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-annotate \
+		--python-version 3.11 --python-platform x86_64-unknown-linux-gnu --extra dev \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	@scripts/setup
+
+check: setup     ## Format, lint, types, import contracts, unit tests
+	@scripts/check
+
+format: setup    ## Format and fix what can be fixed by itself
+	@$(RUN) ruff format .
+	@$(RUN) ruff check --fix .
+
+images: setup    ## Build the golden images that are not built yet
+	@bin/polydev image build
+
+test: setup      ## Everything: check, images, and all tests on real machines
+	@scripts/check
+	@bin/polydev image build
+	@$(RUN) python -m pytest --durations=15
+
+demo: setup      ## Carry the main job through, offline, on real machines
+	@bin/polydev demo
+
+down: setup      ## End what `make demo` started, and leave nothing of it
+	@bin/polydev down --purge
+
+bench: setup     ## Measure; results are ratios of alternating runs
+	@bin/polydev image build
+	@$(RUN) python -m bench
+
+clean:           ## Remove caches of the tools from this checkout
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
