@@ -22,17 +22,21 @@ PUT /operations answers when the operation has ended, or 202 with state `running
 
 Exec frames. Client: first a text frame, `ExecRequest`; then binary frames: stdin (an empty one is
 end of file), and text frames: `ExecControl`. Server: binary frames whose first byte is the stream
-(1 is stdout, 2 stderr), and at the end one text frame, `ExecEnd`.
+(1 is stdout, 2 stderr), and at the end one text frame, `ExecEnd`. A frame with that byte alone
+carries nothing. TCP frames: an empty one ends that direction, text frames carry nothing. A stream
+that cannot be opened is refused with an error as above, before the upgrade. Frames have at most
+256 KiB. When the client goes, its program is ended and its connection closed.
 """
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
-from polydev.domain import MachineKind, MachineState
+from polydev.domain import GuestFile, MachineKind, MachineState
 
 VM_ID_PATTERN = r"^vm-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 OPERATION_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
@@ -61,6 +65,10 @@ class CreateMachine(_Wire):
     token: SecretStr | None = None
     """Bearer token of the browser service."""
     ready_timeout_s: float = Field(60, gt=0, le=3600)
+
+    @field_serializer("token", when_used="json")
+    def _revealed(self, token: SecretStr | None) -> str | None:
+        return token.get_secret_value() if token else None
 
 
 class DestroyMachine(_Wire):
@@ -94,6 +102,24 @@ class WireFile(_Wire):
     uid: int = Field(0, ge=0, le=65535)
     gid: int = Field(0, ge=0, le=65535)
     if_absent: bool = False
+
+    @classmethod
+    def of(cls, file: GuestFile) -> WireFile:
+        """The wire's form of a file."""
+        return cls(
+            path=file.path,
+            content=base64.b64encode(file.content),
+            mode=file.mode,
+            uid=file.uid,
+            gid=file.gid,
+            if_absent=file.if_absent,
+        )
+
+    def guest_file(self) -> GuestFile:
+        """The file that the wire's form stands for."""
+        return GuestFile(
+            self.path, self.content, self.mode, self.uid, self.gid, if_absent=self.if_absent
+        )
 
 
 class WriteFiles(_Wire):

@@ -1,0 +1,19 @@
+"""The controller's typed client of a host agent.
+
+Workflows, chat and commands call `Host`; it speaks the wire of `hostapi.py` over the agent's Unix
+socket and raises the errors of `errors.py`. It must not know databases, people or providers, and
+imports nothing of `hostd`.
+"""
+
+from polydev.hosts.client import Host, ProgramOutput
+from polydev.hosts.http import MAX_BODY_BYTES, GuestTransport
+from polydev.hosts.streams import GuestProcess, GuestStream
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "GuestProcess",
+    "GuestStream",
+    "GuestTransport",
+    "Host",
+    "ProgramOutput",
+]

@@ -1,0 +1,266 @@
+"""`Host`: everything that the controller can ask of one host agent.
+
+Every call opens its own connection, so that an agent that was restarted in between is not noticed
+and one `Host` serves any event loop task. Nothing here retries: workflows do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+from websockets.asyncio.client import ClientConnection, unix_connect
+
+from polydev.errors import ChannelLost, Failed, GuestMisbehaved, HostUnreachable
+from polydev.hostapi import (
+    ExecRequest,
+    Health,
+    Inventory,
+    MachineView,
+    Operation,
+    OperationView,
+)
+from polydev.hosts import problems
+from polydev.hosts.http import MAX_BODY_BYTES, GuestTransport
+from polydev.hosts.streams import GuestProcess, GuestStream, collect
+
+_ANSWER_LIMIT_S = 30.0
+_WAIT_S = 25.0
+_TAIL_BYTES = 64 * 1024
+_OUTPUT_BYTES = 1024 * 1024
+_FRAME_LIMIT = 256 * 1024
+_BASE = "http://host"
+
+_machine_views = TypeAdapter(list[MachineView])
+_operations: TypeAdapter[Operation] = TypeAdapter(Operation)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramOutput:
+    """What a program in a machine printed, and how it ended."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+    def __repr__(self) -> str:
+        return f"ProgramOutput(exit_code={self.exit_code}, {len(self.stdout)} bytes)"
+
+
+class Host:
+    """A host agent that listens on a Unix socket.
+
+    Raises, from every call: HostUnreachable when the agent does not answer, and what the agent
+    itself answers, as the same error that it raised.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._client = httpx.AsyncClient(
+            base_url=_BASE,
+            transport=httpx.AsyncHTTPTransport(
+                uds=str(socket), verify=False, limits=httpx.Limits(max_keepalive_connections=0)
+            ),
+            timeout=_ANSWER_LIMIT_S,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+    async def health(self) -> Health:
+        """The agent's version and driver."""
+        return _parsed(Health, await self._get("/health"))
+
+    async def run(
+        self, operation_id: str, operation: Operation, timeout_s: float
+    ) -> MachineView | None:
+        """Have an operation carried out, and wait for its end. Asking twice is asking once.
+
+        Raises: the operation's own error; HostUnreachable when the agent dies meanwhile or does
+        not end it within `timeout_s` (it goes on; ask again with the same id to join it).
+        """
+        path = f"/operations/{quote(operation_id, safe='')}"
+        body = _operations.dump_json(operation)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+            answer = await self._send(
+                self._client.build_request(
+                    "PUT",
+                    path,
+                    params={"wait_s": f"{min(left_s, _WAIT_S):.1f}"},
+                    content=body,
+                    headers={"content-type": "application/json"},
+                    timeout=_WAIT_S + _ANSWER_LIMIT_S,
+                )
+            )
+            view = _parsed(OperationView, answer)
+            if view.error:
+                raise problems.raised_from(view.error)
+            if view.state == "done":
+                return view.machine
+        raise HostUnreachable(
+            f"The host agent did not end {operation.kind} of {operation.vm_id} in {timeout_s:g} s"
+        )
+
+    async def machine(self, vm_id: str) -> MachineView:
+        """One machine. Raises NoSuchMachine."""
+        return _parsed(MachineView, await self._get(f"/machines/{vm_id}"))
+
+    async def machines(self) -> list[MachineView]:
+        """All machines of the host, oldest first."""
+        return _parsed(_machine_views, await self._get("/machines"))
+
+    async def console(self, vm_id: str, tail_bytes: int = _TAIL_BYTES) -> str:
+        """The end of what the machine printed on its console; nothing in it is to be trusted."""
+        answer = await self._get(f"/machines/{vm_id}/console", {"tail_bytes": tail_bytes})
+        return answer.decode("utf-8", "replace")
+
+    async def errors(self, vm_id: str, tail_bytes: int = _TAIL_BYTES) -> str:
+        """The end of what the machine's VMM complained about."""
+        answer = await self._get(f"/machines/{vm_id}/errors", {"tail_bytes": tail_bytes})
+        return answer.decode("utf-8", "replace")
+
+    async def read_file(self, vm_id: str, path: str) -> bytes:
+        """A file of a running machine, at most 4 MiB. Raises NoSuchFile, MachineBusy."""
+        return await self._get(f"/machines/{vm_id}/files", {"path": path})
+
+    async def inventory(self) -> Inventory:
+        """What exists on the host, by looking."""
+        return _parsed(Inventory, await self._get("/inventory"))
+
+    @asynccontextmanager
+    async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[GuestProcess]:
+        """Run a program as root in a machine; leaving the block ends it."""
+        async with self._websocket(f"/machines/{vm_id}/exec") as connection:
+            process = GuestProcess(connection, f"{request.argv[0]} in {vm_id}")
+            await connection.send(request.model_dump_json())
+            yield process
+
+    async def run_program(
+        self,
+        vm_id: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 60,
+        limit_bytes: int = _OUTPUT_BYTES,
+    ) -> ProgramOutput:
+        """Run a program in a machine to its end.
+
+        Raises: ChannelLost after `timeout_s`; GuestMisbehaved beyond `limit_bytes` of output.
+        """
+        request = ExecRequest(argv=list(argv), env=dict(env or {}))
+        try:
+            async with asyncio.timeout(timeout_s), self.exec(vm_id, request) as process:
+                stdout, stderr = await _unwrapped(collect(process, stdin, limit_bytes))
+                return ProgramOutput(await process.wait(), stdout, stderr)
+        except TimeoutError:
+            raise ChannelLost(f"{argv[0]} in {vm_id} did not end within {timeout_s:g} s") from None
+
+    @asynccontextmanager
+    async def tcp(self, vm_id: str, port: int) -> AsyncIterator[GuestStream]:
+        """A TCP connection to a port on the machine's 127.0.0.1."""
+        stream = await self._dial(vm_id, port)
+        try:
+            yield stream
+        finally:
+            await stream.aclose()
+
+    def http(
+        self,
+        vm_id: str,
+        port: int,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 30,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> httpx.AsyncClient:
+        """An HTTP client for a port on the machine's 127.0.0.1; use it in `async with`.
+
+        `timeout_s` limits each read and write. Redirects are not followed. Raises, besides what
+        httpx raises: ChannelLost, GuestMisbehaved beyond `max_body_bytes`, HostUnreachable.
+        """
+        return httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            transport=GuestTransport(lambda to: self._dial(vm_id, to), max_body_bytes),
+            headers={"accept-encoding": "identity", **(headers or {})},
+            timeout=timeout_s,
+            trust_env=False,
+        )
+
+    async def _dial(self, vm_id: str, port: int) -> GuestStream:
+        connection = await self._connected(f"/machines/{vm_id}/tcp/{port}")
+        return GuestStream(connection, f"port {port} of {vm_id}")
+
+    @asynccontextmanager
+    async def _websocket(self, path: str) -> AsyncIterator[ClientConnection]:
+        connection = await self._connected(path)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def _connected(self, path: str) -> ClientConnection:
+        with problems.translated_handshake(path):
+            return await unix_connect(
+                str(self._socket),
+                f"ws://host{path}",
+                compression=None,
+                max_size=_FRAME_LIMIT,
+                ping_interval=None,
+                open_timeout=_ANSWER_LIMIT_S,
+                close_timeout=5,
+                proxy=None,
+            )
+        raise AssertionError("unreachable")
+
+    async def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> bytes:
+        return await self._send(self._client.build_request("GET", path, params=params))
+
+    async def _send(self, request: httpx.Request) -> bytes:
+        with problems.translated(f"{request.method} {request.url.path}"):
+            answer = await self._client.send(request)
+        if answer.is_error:
+            raise problems.from_body(answer.status_code, answer.content)
+        return answer.content
+
+
+async def _unwrapped(work: Any) -> Any:
+    try:
+        return await work
+    except* (ChannelLost, GuestMisbehaved, Failed) as group:
+        raise group.exceptions[0] from None
+
+
+def _parsed(kind: type[T] | TypeAdapter[T], body: bytes) -> T:
+    adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+    try:
+        return adapter.validate_json(body)
+    except ValidationError:
+        raise Failed(
+            "The host agent answered something of the wrong shape",
+            hint="Controller and host agent must be of the same version",
+        ) from None
