@@ -6,7 +6,7 @@
     ├── Refused       who asks may not                          (401, 403, 429)
     │   ├── NotSignedIn, WrongEncryptionKey
     ├── Missing       what was named is not there               (404)
-    │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, MissingImage, NotConnected
+    │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, NoSuchOperation, MissingImage, NotConnected
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, AlreadyRunning
     ├── Unavailable   not now; retried                          (503)
@@ -14,7 +14,8 @@
     └── Failed        it was tried and undone                   (502)
         ├── MachineNotReady, VmmFailed, ImageDamaged, ImageBuildFailed, DiskFull,
         ├── MissingTool, NetworkFailed, LoginFailed, LoginExpired, LoginCancelled,
-        └── CredentialsNotAccepted, GuestMisbehaved, ChatFailed
+        ├── CredentialsNotAccepted, CredentialDamaged, GuestMisbehaved, ChatFailed,
+        └── StepTimedOut
 
 Each has a stable `code`, says what happened and to what, and a `hint` says what to do. The kind
 alone decides how it is answered; HTTP statuses live in `api/problems.py`. Foreign exceptions are
@@ -117,6 +118,10 @@ class NoSuchFile(Missing):
     """No such file in the machine."""
 
 
+class NoSuchOperation(Missing):
+    """The host agent was never asked that, or has forgotten it."""
+
+
 class MissingImage(Missing):
     """A golden image has not been built."""
 
@@ -205,12 +210,20 @@ class CredentialsNotAccepted(Failed):
     """The CLI in the CLI machine does not report itself logged in after the writing."""
 
 
+class CredentialDamaged(Failed):
+    """A stored credential does not open: changed, or moved from another person or provider."""
+
+
 class GuestMisbehaved(Failed):
     """A machine answered something that it must not: too long, malformed, of the wrong shape."""
 
 
 class ChatFailed(Failed):
     """A chat turn ended without an answer."""
+
+
+class StepTimedOut(Failed):
+    """A step of a workflow did not end within its limit; the message names both."""
 
 
 def by_code(code: str) -> type[PolydevError]:

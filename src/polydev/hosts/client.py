@@ -19,7 +19,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 from websockets.asyncio.client import ClientConnection, unix_connect
 
-from polydev.errors import ChannelLost, Failed, GuestMisbehaved, HostUnreachable
+from polydev.errors import ChannelLost, Failed, HostUnreachable, PolydevError
 from polydev.hostapi import (
     ExecRequest,
     Health,
@@ -251,7 +251,7 @@ class Host:
 async def _unwrapped(work: Any) -> Any:
     try:
         return await work
-    except* (ChannelLost, GuestMisbehaved, Failed) as group:
+    except* PolydevError as group:
         raise group.exceptions[0] from None
 
 

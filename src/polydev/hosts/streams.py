@@ -151,9 +151,10 @@ class GuestProcess:
     async def _send(self, frame: bytes | str) -> None:
         try:
             await self._connection.send(frame)
+        except ConnectionClosedOK:
+            return  # It has ended by itself: reading tells how.
         except ConnectionClosed:
-            if self._end is None:
-                raise problems.cut(self._where) from None
+            raise problems.cut(self._where) from None
 
     def _keep(self, chunk: bytes) -> None:
         self._stderr_tail.append(chunk)
