@@ -1,0 +1,34 @@
+"""Where things are in a browser machine, and the limits of one login.
+
+Made once from the command line; the defaults are those of docs/machines.md.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# Limits that nothing needs to change.
+BODY_BYTES = 16 * 1024
+LONG_POLL_S = 30.0
+URL_CHARACTERS = 4096
+URLS_PER_LOGIN = 10
+OUTPUT_BYTES = 64 * 1024
+REPORTED_OUTPUT_BYTES = 2 * 1024
+CALLBACK_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    listen: str = "127.0.0.1"
+    port: int = 8080
+    token_file: Path = Path("/run/polydev/token")
+    url_fifo: Path = Path("/run/polydev/browser-url")
+    providers: Path = Path("/usr/share/polydev/providers")
+    home: Path = Path("/root")
+    debugging_port: int = 9222
+    browser_limit_s: float = 180.0
+    login_limit_s: float = 20 * 60.0
+    open_url: Path = Path(__file__).parent / "open-url"
+
+    def in_home(self, path: str) -> Path:
+        """A path that provider data gives under /root, in the home of this service."""
+        return self.home / Path(path).relative_to("/root")

@@ -1,0 +1,118 @@
+"""A command under a pseudo-terminal: always drained, bounded in memory, ended as a whole group.
+
+Used by `login.py`. Knows nothing of logins; answers no terminal queries.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import struct
+import termios
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from .settings import OUTPUT_BYTES
+
+COLUMNS, LINES = 120, 40
+CHUNK_BYTES = 64 * 1024
+END_GRACE_S = 3.0
+
+
+class Terminal:
+    """A running command. `on_output` is called after each piece of output was kept."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, master: int, on_output: Callable[[], None]
+    ) -> None:
+        self._process = process
+        self._master = master
+        self._on_output = on_output
+        self._kept = bytearray()
+        self._drained = asyncio.Event()
+        os.set_blocking(master, False)
+        asyncio.get_running_loop().add_reader(master, self._drain)
+
+    @classmethod
+    async def start(
+        cls,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        on_output: Callable[[], None],
+    ) -> "Terminal":
+        """Raises OSError if the command cannot be started."""
+        master, slave = pty.openpty()
+        try:
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+            # setsid(1) makes the terminal the command's own, so that it is hung up on together.
+            process = await asyncio.create_subprocess_exec(
+                *("setsid", "--ctty", *argv),
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                env=environment,
+                cwd=folder,
+            )
+        except BaseException:
+            os.close(master)
+            raise
+        finally:
+            os.close(slave)
+        return cls(process, master, on_output)
+
+    @property
+    def output(self) -> bytes:
+        """What it printed, the last OUTPUT_BYTES of it."""
+        return bytes(self._kept)
+
+    def type(self, text: str) -> None:
+        """Type a short text. Raises OSError if the terminal does not take it."""
+        typed = text.encode()
+        if os.write(self._master, typed) != len(typed):
+            raise OSError("the terminal took only part of the text")
+
+    async def wait(self) -> int:
+        """The exit code, after everything it printed was read (negative: the signal)."""
+        code = await self._process.wait()
+        # A grandchild may hold the terminal open: then there is no end of output to wait for.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._drained.wait(), 1)
+        return code
+
+    async def end(self) -> None:
+        """End the command and its children, gently first; idempotent."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._process.returncode is not None:
+                break
+            self._signal(number)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), END_GRACE_S)
+        self._signal(signal.SIGKILL)  # what it left behind in its group
+        self._close()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def _drain(self) -> None:
+        try:
+            chunk = os.read(self._master, CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:  # EIO: the last process that had the terminal is gone
+            chunk = b""
+        if not chunk:
+            self._close()
+            return
+        self._kept += chunk
+        del self._kept[:-OUTPUT_BYTES]
+        self._on_output()
+
+    def _close(self) -> None:
+        if not self._drained.is_set():
+            self._drained.set()
+            asyncio.get_running_loop().remove_reader(self._master)
+            os.close(self._master)
