@@ -4,13 +4,13 @@
     ├── Invalid       what was asked cannot be meant            (422)
     │   ├── BadSettings, UnknownProvider, BadCredentials, BadOAuthUrl, BadPath
     ├── Refused       who asks may not                          (401, 403, 429)
-    │   ├── NotSignedIn, WrongEncryptionKey
+    │   ├── NotSignedIn, WrongEncryptionKey, NotRoot
     ├── Missing       what was named is not there               (404)
     │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, NoSuchOperation, MissingImage, NotConnected
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, AlreadyRunning
     ├── Unavailable   not now; retried                          (503)
-    │   ├── HostUnreachable, ChannelLost, NoCapacity, PortTaken
+    │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken
     └── Failed        it was tried and undone                   (502)
         ├── MachineNotReady, VmmFailed, ImageDamaged, ImageBuildFailed, DiskFull,
         ├── MissingTool, NetworkFailed, LoginFailed, LoginExpired, LoginCancelled,
@@ -106,6 +106,10 @@ class WrongEncryptionKey(Refused):
     """ENCRYPTION_KEY does not open what this database holds."""
 
 
+class NotRoot(Refused):
+    """Starting machines, and what they need, is root's."""
+
+
 class NoSuchMachine(Missing):
     """No machine of that id on this host, or none of the caller's."""
 
@@ -152,6 +156,10 @@ class AlreadyRunning(Conflict):
 
 class HostUnreachable(Unavailable):
     """The host agent does not answer."""
+
+
+class ControllerUnreachable(Unavailable):
+    """The controller does not answer a command."""
 
 
 class ChannelLost(Unavailable):
