@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NewType
 
@@ -78,6 +78,15 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineSize:
+    """What a machine is made with."""
+
+    memory_mib: int
+    vcpus: int
+    disk_mib: int
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """A row of `vms`: what the controller knows of a machine."""
 
@@ -87,6 +96,8 @@ class Machine:
     status: MachineState
     ip_address: str | None
     session_id: SessionId | None
+    """The connect session that created it, if one did."""
+    size: MachineSize
     created_at: datetime
 
 
@@ -103,9 +114,23 @@ class ConnectSession:
     cli_vm_id: VmId | None
     error_code: str | None
     error: str | None
+    cancel_requested_at: datetime | None
     created_at: datetime
     expires_at: datetime
+    """When the person's time is over. Set anew, once, when the waiting begins."""
     ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStep:
+    """A row of `session_steps`: when a session was in one step, and how that ended."""
+
+    session_id: SessionId
+    step: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    """`done`, `failed` or `undone`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +152,18 @@ class SealedCredential:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class VaultKey:
+    """A row of `vault_keys`: a key that sealed credentials, and a canary to try a key on."""
+
+    key_id: str
+    canary: str
+    canary_iv: str
+    canary_tag: str
+    canary_salt: str
+    created_at: datetime
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class GuestFile:
     """A file to be put into a machine. `content` may be secret, so it has no repr."""
@@ -142,6 +179,11 @@ class GuestFile:
         return f"GuestFile({self.path!r}, {len(self.content)} bytes, {self.mode:#o})"
 
 
+def now() -> datetime:
+    """The time, in UTC: every timestamp in rows and answers."""
+    return datetime.now(UTC)
+
+
 def new_vm_id() -> VmId:
     """A fresh machine id."""
     return VmId(f"vm-{uuid.uuid4()}")
@@ -153,3 +195,8 @@ def vm_id_for(session_id: SessionId, kind: MachineKind) -> VmId:
     A workflow step that runs twice therefore asks the host for the same machine twice.
     """
     return VmId(f"vm-{uuid.uuid5(_NAMESPACE, f'{session_id}/{kind}')}")
+
+
+def credential_id_for(session_id: SessionId) -> CredentialId:
+    """The id of the credential that a session captures, the same every time it is asked."""
+    return CredentialId(str(uuid.uuid5(_NAMESPACE, f"{session_id}/credential")))

@@ -1,0 +1,111 @@
+"""Rows of `vms`: what the controller knows of machines. The host agent knows how they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.domain import (
+    Machine,
+    MachineKind,
+    MachineSize,
+    MachineState,
+    PersonId,
+    SessionId,
+    VmId,
+)
+from polydev.errors import NoSuchMachine
+from polydev.store.tables import GONE_STATES, vms
+
+_ALIVE = vms.c.status.not_in(GONE_STATES)
+
+
+async def add_if_absent(connection: AsyncConnection, machine: Machine) -> None:
+    """A new machine's row; the row that is already there stays as it is."""
+    if await find(connection, machine.vm_id) is not None:
+        return
+    await connection.execute(
+        sa.insert(vms).values(
+            vm_id=machine.vm_id,
+            user_id=machine.user_id,
+            ip_address=machine.ip_address,
+            status=machine.status,
+            vm_type=machine.vm_type,
+            session_id=machine.session_id,
+            memory_mib=machine.size.memory_mib,
+            vcpus=machine.size.vcpus,
+            disk_mib=machine.size.disk_mib,
+            created_at=machine.created_at,
+        )
+    )
+
+
+async def find(connection: AsyncConnection, vm_id: VmId) -> Machine | None:
+    """The machine of that id, whoever's and in whatever state."""
+    row = (await connection.execute(sa.select(vms).where(vms.c.vm_id == vm_id))).one_or_none()
+    return None if row is None else _machine(row)
+
+
+async def get(connection: AsyncConnection, vm_id: VmId, user_id: PersonId) -> Machine:
+    """A person's machine that is not destroyed. Raises NoSuchMachine for any other."""
+    machine = await find(connection, vm_id)
+    if machine is None or machine.user_id != user_id or machine.status in GONE_STATES:
+        raise NoSuchMachine(
+            f"You have no machine {vm_id}", hint="`polydev machine list` shows those you have"
+        )
+    return machine
+
+
+async def of_person(connection: AsyncConnection, user_id: PersonId) -> list[Machine]:
+    """A person's machines that are not destroyed, the oldest first."""
+    return await _many(connection, vms.c.user_id == user_id, _ALIVE)
+
+
+async def alive(connection: AsyncConnection) -> list[Machine]:
+    """Everybody's machines that are not destroyed, the oldest first."""
+    return await _many(connection, _ALIVE)
+
+
+async def cli_of(
+    connection: AsyncConnection, user_id: PersonId, *states: MachineState
+) -> Machine | None:
+    """The person's CLI machine, the oldest if there are several, in one of the states."""
+    found = await _many(
+        connection,
+        vms.c.user_id == user_id,
+        vms.c.vm_type == MachineKind.CLI,
+        vms.c.status.in_(states),
+    )
+    return found[0] if found else None
+
+
+async def set_state(
+    connection: AsyncConnection, vm_id: VmId, state: MachineState, ip_address: str | None = None
+) -> None:
+    """A machine's state, and its address when it became known. Destroyed machines stay so."""
+    values: dict[str, Any] = {"status": state}
+    if ip_address is not None:
+        values["ip_address"] = ip_address
+    if state in GONE_STATES:
+        values["ip_address"] = None
+    await connection.execute(sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE).values(**values))
+
+
+async def _many(connection: AsyncConnection, *conditions: Any) -> list[Machine]:
+    query = sa.select(vms).where(*conditions).order_by(vms.c.created_at, vms.c.vm_id)
+    return [_machine(row) for row in await connection.execute(query)]
+
+
+def _machine(row: sa.Row[Any]) -> Machine:
+    return Machine(
+        vm_id=VmId(row.vm_id),
+        user_id=PersonId(row.user_id),
+        vm_type=MachineKind(row.vm_type),
+        status=MachineState(row.status),
+        ip_address=row.ip_address,
+        session_id=None if row.session_id is None else SessionId(row.session_id),
+        size=MachineSize(row.memory_mib, row.vcpus, row.disk_mib),
+        created_at=row.created_at,
+    )

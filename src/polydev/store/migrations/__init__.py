@@ -1,0 +1,1 @@
+"""The history of the tables, one module per change, run by Alembic in order."""

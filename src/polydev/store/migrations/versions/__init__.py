@@ -1,0 +1,1 @@
+"""Migrations. A migration is never changed once it has been released."""

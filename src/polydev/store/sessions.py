@@ -1,0 +1,164 @@
+"""Rows of `auth_sessions` and `session_steps`: connect sessions and how they went.
+
+A session that has ended never changes again: every update here leaves it alone. One live session
+per person and provider is the database's own rule (a unique index), so it holds whoever asks.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.domain import (
+    ConnectSession,
+    PersonId,
+    SessionId,
+    SessionStatus,
+    SessionStep,
+    VmId,
+)
+from polydev.errors import NoSuchSession
+from polydev.store.tables import auth_sessions, session_steps
+
+_LIVE = auth_sessions.c.ended_at.is_(None)
+
+
+async def add(connection: AsyncConnection, session: ConnectSession) -> None:
+    """A new session. The person must have no live one for that provider."""
+    await connection.execute(
+        sa.insert(auth_sessions).values(
+            session_id=session.session_id,
+            user_id=session.user_id,
+            provider=session.provider,
+            status=session.status,
+            created_at=session.created_at,
+            expires_at=session.expires_at,
+        )
+    )
+
+
+async def get(
+    connection: AsyncConnection, session_id: SessionId, user_id: PersonId | None = None
+) -> ConnectSession:
+    """A session, of that person if one is named. Raises NoSuchSession."""
+    query = sa.select(auth_sessions).where(auth_sessions.c.session_id == session_id)
+    if user_id is not None:
+        query = query.where(auth_sessions.c.user_id == user_id)
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise NoSuchSession(f"There is no connect session {session_id}")
+    return _session(row)
+
+
+async def live_of(
+    connection: AsyncConnection, user_id: PersonId, provider: str
+) -> ConnectSession | None:
+    """The person's live session for a provider."""
+    query = sa.select(auth_sessions).where(
+        auth_sessions.c.user_id == user_id, auth_sessions.c.provider == provider, _LIVE
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _session(row)
+
+
+async def live(connection: AsyncConnection) -> list[ConnectSession]:
+    """Everybody's live sessions, the oldest first."""
+    query = sa.select(auth_sessions).where(_LIVE).order_by(auth_sessions.c.created_at)
+    return [_session(row) for row in await connection.execute(query)]
+
+
+async def uses_of(connection: AsyncConnection, vm_id: VmId) -> list[SessionId]:
+    """The sessions that live off a CLI machine: live ones, and those that completed with it."""
+    query = sa.select(auth_sessions.c.session_id).where(
+        auth_sessions.c.cli_vm_id == vm_id,
+        sa.or_(_LIVE, auth_sessions.c.status == SessionStatus.COMPLETED),
+    )
+    return [SessionId(row.session_id) for row in await connection.execute(query)]
+
+
+async def change(connection: AsyncConnection, session_id: SessionId, **values: Any) -> bool:
+    """Set columns of a live session. Whether it was live."""
+    result = await connection.execute(
+        sa.update(auth_sessions)
+        .where(auth_sessions.c.session_id == session_id, _LIVE)
+        .values(**values)
+    )
+    return bool(result.rowcount)
+
+
+async def request_cancel(connection: AsyncConnection, session_id: SessionId, at: datetime) -> bool:
+    """Note that the person wants it cancelled; the first wish counts. Whether it was live."""
+    kept = sa.func.coalesce(auth_sessions.c.cancel_requested_at, at)
+    return await change(connection, session_id, cancel_requested_at=kept)
+
+
+async def end(
+    connection: AsyncConnection,
+    session_id: SessionId,
+    status: SessionStatus,
+    at: datetime,
+    problem: tuple[str, str] | None = None,
+) -> None:
+    """End a session, with the code and words of what went wrong unless it completed."""
+    code, words = problem or (None, None)
+    await change(connection, session_id, status=status, ended_at=at, error_code=code, error=words)
+
+
+async def step_started(
+    connection: AsyncConnection, session_id: SessionId, step: str, at: datetime
+) -> None:
+    """Note that a step began; when it runs again, its first beginning counts."""
+    known = await connection.execute(
+        sa.select(session_steps.c.step).where(
+            session_steps.c.session_id == session_id, session_steps.c.step == step
+        )
+    )
+    if known.one_or_none() is None:
+        await connection.execute(
+            sa.insert(session_steps).values(session_id=session_id, step=step, started_at=at)
+        )
+
+
+async def step_ended(
+    connection: AsyncConnection, session_id: SessionId, step: str, at: datetime, outcome: str
+) -> None:
+    """Note how a step ended."""
+    await connection.execute(
+        sa.update(session_steps)
+        .where(session_steps.c.session_id == session_id, session_steps.c.step == step)
+        .values(ended_at=at, outcome=outcome)
+    )
+
+
+async def steps(connection: AsyncConnection, session_id: SessionId) -> list[SessionStep]:
+    """A session's steps in the order they began."""
+    query = (
+        sa.select(session_steps)
+        .where(session_steps.c.session_id == session_id)
+        .order_by(session_steps.c.started_at)
+    )
+    return [
+        SessionStep(SessionId(row.session_id), row.step, row.started_at, row.ended_at, row.outcome)
+        for row in await connection.execute(query)
+    ]
+
+
+def _session(row: sa.Row[Any]) -> ConnectSession:
+    return ConnectSession(
+        session_id=SessionId(row.session_id),
+        user_id=PersonId(row.user_id),
+        provider=row.provider,
+        status=SessionStatus(row.status),
+        step=row.step,
+        oauth_url=row.oauth_url,
+        cli_vm_id=None if row.cli_vm_id is None else VmId(row.cli_vm_id),
+        error_code=row.error_code,
+        error=row.error,
+        cancel_requested_at=row.cancel_requested_at,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        ended_at=row.ended_at,
+    )
