@@ -1,0 +1,51 @@
+"""The controller's HTTP API (SPEC section 5), port 4000 on localhost.
+
+A router per resource, `schemas.py` (what goes over the wire), `problems.py` (errors to RFC 9457),
+`guard.py` (who may ask, and how much). A request writes what is wanted and answers; workflows do
+the work. It must not know DBOS, SQL or a host agent's wire.
+
+Everything but `/`, `/health` and `/openapi.json` needs `Authorization: Bearer <token>`; the
+administrator's token is in `POLYDEV_ADMIN_TOKEN` or in `<state_dir>/controller/admin-token`.
+
+    GET  /                                    text/plain: what this is
+    GET  /health                              {status, version, checks: {host: bool, store: bool}}
+    GET  /openapi.json
+    GET  /api/providers                       [{id, name, accepts}]
+    GET  /api/doctor                          {checks: [{name, ok, message, hint}]}
+
+    POST /api/auth/start {provider}           202 {sessionId, status}; the live session if there is
+         (also /api/vm/auth/start)                one for that provider already
+    GET  /api/auth/session/{id}               Session; `?after=<version>&wait=<s, at most 30>`
+                                              answers when it is no longer that version
+    GET  /api/auth/session/{id}/events        SSE: `event: session`, `data: Session`, until its end
+    GET  /api/auth/session/{id}/complete      {success, sessionId, cliVM: {vmId, ipAddress}};
+    POST      the same                            409 until it is completed
+    POST /api/auth/session/{id}/cancel        202 Session; 409 `session-ended` if it has ended
+    POST /api/auth/session/{id}/input         {code} or {callbackUrl}: 202 {accepted: true};
+                                              409 if nobody waits for it, 422 if it is refused
+
+    POST /api/vm/create {vmType}              202 Machine (status `creating`); vmType: cli, browser
+    POST /api/vm/destroy {vmId}               202 Machine (status `destroying`)
+    GET  /api/vm/list                         [Machine]
+    GET  /api/vm/active-cli                   {vmId, ipAddress, status, createdAt}; 404
+    GET  /api/vm/{vmId}                       Machine; `?after=<version>&wait=<s>` as above
+    GET  /api/vm/{vmId}/console?tail_bytes=N  text/plain, without control characters
+    WS   /api/vm/{vmId}/exec                  the frames of hostapi.py: first a text ExecRequest
+
+    POST /api/chat/turn {provider, text}      200 application/x-ndjson, one event a line:
+             {type: "delta", text}                a piece of the answer as it comes
+             {type: "text", text}                 a finished message (repeats its deltas, if any)
+             {type: "tool", name}                 the CLI uses a tool
+             {type: "error", code, message, hint}
+             {type: "end", ok, text}              always last; text is the whole answer
+
+Session: {sessionId, provider, status, step, steps: [{step, startedAt, endedAt, seconds, outcome}],
+oauthUrl, ownBrowserUrl, accepts, cliVM: {vmId, ipAddress} or null, error: {code, message} or null,
+createdAt, expiresAt, endedAt, version}. Statuses: queued, running, waiting_for_person, completed,
+failed, expired, cancelled.
+
+Machine: {vm_id, vm_type, ip_address, status, created_at, memory_mib, vcpus, disk_mib, error,
+version}; a machine that is gone is answered once more as `destroyed` by a waiting GET, then 404.
+
+Problems: application/problem+json {type, title, status, code, detail, hint}.
+"""
