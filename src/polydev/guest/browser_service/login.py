@@ -175,7 +175,7 @@ class Login:
         if self.recipe.paste_accepts != "code":
             raise PasteRefused("this CLI takes the callback URL, not a code")
         try:
-            code = urls.code_to_type(text, self.own_browser_url)
+            code = urls.code_to_type(text, self.recipe, self.own_browser_url)
         except urls.UrlRefused as refused:
             raise PasteRefused(str(refused)) from None
         wanted = self.recipe.paste_ready_text.encode()

@@ -28,6 +28,7 @@ class LoginRecipe:
     callback_path: str
     callback_ports: frozenset[int]
     paste_accepts: str
+    paste_code_pattern: str
     paste_url_redirect: str
     paste_ready_text: str
     paste_ready_within_s: float
@@ -60,6 +61,7 @@ def _recipe(data: dict[str, Any]) -> LoginRecipe:
         callback_path=login["callback_path"],
         callback_ports=frozenset(login["callback_ports"]),
         paste_accepts=paste["accepts"],
+        paste_code_pattern=paste["code_pattern"],
         paste_url_redirect=paste["url_redirect"],
         paste_ready_text=paste["ready_text"],
         paste_ready_within_s=float(paste["ready_within_s"]),

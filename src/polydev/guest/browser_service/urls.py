@@ -78,11 +78,11 @@ def own_browser_url(
     return None
 
 
-def code_to_type(text: str, own: AuthorizationUrl | None) -> str:
-    """Check a pasted code: one printable word, and of this login if it tells."""
+def code_to_type(text: str, recipe: LoginRecipe, own: AuthorizationUrl | None) -> str:
+    """Check a pasted code: of the provider's form, and of this login if it tells."""
     code = text.strip()
-    if len(code) > URL_CHARACTERS or _PRINTABLE.fullmatch(code) is None:
-        raise UrlRefused("a code is one word of printable characters")
+    if len(code) > URL_CHARACTERS or re.fullmatch(recipe.paste_code_pattern, code) is None:
+        raise UrlRefused("this is not a whole code: copy all of it from the provider's page")
     _, marked, state = code.partition("#")
     if marked and own is not None and own.state and state != own.state:
         raise UrlRefused("the code belongs to another login")
