@@ -5,17 +5,19 @@ set -eu
 . /run/polydev/machine.env
 
 # sshd honours only the first SetEnv directive, so all variables go into one. Inside its double
-# quotes a backslash and a double quote are escaped by a backslash.
+# quotes a backslash and a double quote are escaped by a backslash. The last value wins.
 set_env() {
-    directive="SetEnv \"LANG=C.UTF-8\""
-    while IFS= read -r line || [ -n "$line" ]; do
-        case $line in
-        '' | '#'*) continue ;;
-        esac
-        line=${line//\\/\\\\}
-        line=${line//\"/\\\"}
-        directive="$directive \"$line\""
-    done </run/polydev/environment
+    directive=SetEnv
+    for file in /usr/share/polydev/environment /run/polydev/environment; do
+        while IFS= read -r line || [ -n "$line" ]; do
+            case $line in
+            '' | '#'*) continue ;;
+            esac
+            line=${line//\\/\\\\}
+            line=${line//\"/\\\"}
+            directive="$directive \"$line\""
+        done <"$file"
+    done
     printf '%s\n' "$directive"
 }
 
