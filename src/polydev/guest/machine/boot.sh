@@ -78,7 +78,7 @@ chmod 0600 /run/polydev/ssh_host_ed25519_key
 /usr/lib/polydev/sshd-config >/run/polydev/sshd_config
 
 phase services
-if [ -x /usr/lib/polydev/boot-browser ]; then
-    . /usr/lib/polydev/boot-browser
+if [ "$POLYDEV_KIND" = browser ]; then
+    /usr/lib/polydev/browser-policy >/etc/chromium/policies/managed/machine.json
 fi
 boot_done

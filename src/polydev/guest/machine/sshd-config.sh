@@ -5,10 +5,10 @@ set -eu
 . /run/polydev/machine.env
 
 # sshd honours only the first SetEnv directive, so all variables go into one. Inside its double
-# quotes a backslash and a double quote are escaped by a backslash. The last value wins.
+# quotes a backslash and a double quote are escaped by a backslash. The first value wins.
 set_env() {
     directive=SetEnv
-    for file in /usr/share/polydev/environment /run/polydev/environment; do
+    for file in /run/polydev/environment /usr/share/polydev/environment; do
         while IFS= read -r line || [ -n "$line" ]; do
             case $line in
             '' | '#'*) continue ;;

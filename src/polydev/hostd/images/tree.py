@@ -96,11 +96,11 @@ def _link_clis(root: Path, clis: Path) -> None:
 def _browser_files(root: Path, recipe: Recipe) -> None:
     source = recipe.machine_files / "browser"
     for path in source_files(source):
-        if path.suffix == ".sh":
-            _place(path, root / "usr/lib/polydev" / path.stem, 0o755)
+        _place(path, root / "usr/lib/polydev" / path.stem, 0o755)
     for path in source_files(recipe.browser_service):
         inside = path.relative_to(recipe.browser_service)
         _place(path, root / "opt/polydev/browser_service" / inside, 0o644)
+    (root / "etc/chromium/policies/managed").mkdir(parents=True, exist_ok=True)
     _add_user(root, "browser", _BROWSER_UID)
 
 
