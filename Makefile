@@ -12,7 +12,7 @@ setup:           ## Install what Polydev needs on this machine
 	@scripts/setup
 
 lock: setup      ## Write requirements.lock anew from pyproject.toml
-	@$(RUN) uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-annotate \
+	@$(RUN) uv pip compile --quiet $(if $(UPGRADE),--upgrade) --generate-hashes --no-emit-index-url --no-annotate \
 		--python-version 3.11 --python-platform x86_64-unknown-linux-gnu --extra dev \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	@scripts/setup
@@ -36,7 +36,7 @@ demo: setup      ## Carry the main job through, offline, on real machines
 	@bin/polydev demo
 
 down: setup      ## End what `make demo` started, and leave nothing of it
-	@bin/polydev down --purge
+	@bin/polydev down --demo
 
 bench: setup     ## Measure; results are ratios of alternating runs
 	@bin/polydev image build

@@ -1,0 +1,5 @@
+"""`python -m polydev.cli`: the polydev command."""
+
+from polydev.cli import main
+
+main()

@@ -1,0 +1,149 @@
+"""The controller as the commands see it: its HTTP API, with an administrator's token.
+
+Every command that is not about this machine alone goes through here. Errors come back as the same
+classes that the controller raised. Paths and shapes: docstring of `polydev.api`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from pydantic import Field, SecretStr
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus
+
+from polydev.errors import ControllerUnreachable, NotSignedIn, PolydevError, by_code
+from polydev.settings import CommonSettings, read
+
+WAIT_S = 20
+REQUEST_LIMIT_S = 60.0
+
+Json = dict[str, Any]
+
+
+class ClientSettings(CommonSettings):
+    """Where the controller is, and what opens it."""
+
+    url: str | None = None
+    port: int = Field(4000, ge=1, le=65535, validation_alias="PORT")
+    admin_token: SecretStr | None = None
+
+    @property
+    def base_url(self) -> str:
+        return (self.url or f"http://127.0.0.1:{self.port}").rstrip("/")
+
+    def token(self) -> str:
+        """The administrator's token, or one line that says where it was looked for."""
+        if self.admin_token is not None:
+            return self.admin_token.get_secret_value()
+        path = self.state_dir / "controller" / "admin-token"
+        try:
+            return path.read_text().strip()
+        except OSError as error:
+            raise NotSignedIn(
+                f"The administrator's token cannot be read from {path} ({error.strerror})",
+                hint="Set POLYDEV_ADMIN_TOKEN, or POLYDEV_STATE_DIR to the folder of the Polydev "
+                "you mean, and run this as root",
+            ) from None
+
+
+class Controller:
+    """Calls to the API. Every method raises ControllerUnreachable, or what the controller says."""
+
+    def __init__(self, client: httpx.AsyncClient, token: str) -> None:
+        self._client = client
+        self._token = token
+
+    async def get(self, path: str, **parameters: Any) -> Any:
+        return (await self._ask("GET", path, params=parameters)).json()
+
+    async def text(self, path: str, **parameters: Any) -> str:
+        return (await self._ask("GET", path, params=parameters)).text
+
+    async def post(self, path: str, body: Json | None = None) -> Any:
+        return (await self._ask("POST", path, json=body or {})).json()
+
+    async def changes(self, path: str) -> AsyncIterator[Json]:
+        """A session or a machine, now and each time it changes."""
+        current: Json = await self.get(path)
+        yield current
+        while True:
+            after: Json = await self.get(path, after=current["version"], wait=WAIT_S)
+            if after["version"] != current["version"]:
+                yield after
+            current = after
+
+    async def lines(self, path: str, body: Json) -> AsyncIterator[Json]:
+        """The events of an answer that comes as one JSON object a line."""
+        limits = httpx.Timeout(REQUEST_LIMIT_S, read=None)
+        try:
+            async with self._client.stream("POST", path, json=body, timeout=limits) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise problem_in(answer.status_code, answer.content)
+                async for line in answer.aiter_lines():
+                    if line.strip():
+                        yield json.loads(line)
+        except httpx.HTTPError as error:
+            raise self._unreachable(type(error).__name__) from None
+
+    @asynccontextmanager
+    async def websocket(self, path: str) -> AsyncIterator[ClientConnection]:
+        """An upgraded connection. Raises what the controller answers instead of upgrading."""
+        url = str(self._client.base_url).replace("http", "ws", 1).rstrip("/") + path
+        headers = {"Authorization": f"Bearer {self._token}"}
+        try:
+            connection = await connect(
+                url, additional_headers=headers, max_size=2**20, proxy=None, compression=None
+            )
+        except InvalidStatus as refused:
+            raise problem_in(
+                refused.response.status_code, bytes(refused.response.body or b"")
+            ) from None
+        except (OSError, InvalidHandshake, TimeoutError) as error:
+            raise self._unreachable(type(error).__name__) from None
+        async with connection:
+            yield connection
+
+    async def _ask(self, method: str, path: str, **what: Any) -> httpx.Response:
+        try:
+            answer = await self._client.request(method, path, **what)
+        except httpx.HTTPError as error:
+            raise self._unreachable(type(error).__name__) from None
+        if not answer.is_success:
+            raise problem_in(answer.status_code, answer.content)
+        return answer
+
+    def _unreachable(self, why: str) -> ControllerUnreachable:
+        return ControllerUnreachable(
+            f"The controller does not answer at {self._client.base_url} ({why})",
+            hint="Start it with `polydev up`, or set POLYDEV_URL to where it is",
+        )
+
+
+def problem_in(status: int, body: bytes) -> PolydevError:
+    """The error that a problem document carries (RFC 9457)."""
+    try:
+        problem = json.loads(body)
+        kind = by_code(str(problem["code"]))
+        return kind(str(problem["detail"]), hint=str(problem.get("hint") or ""))
+    except (ValueError, KeyError, TypeError):
+        return ControllerUnreachable(f"What answers there is not a Polydev controller ({status})")
+
+
+@asynccontextmanager
+async def controller() -> AsyncIterator[Controller]:
+    """The controller that the settings name."""
+    settings = read(ClientSettings)
+    token = settings.token()
+    async with httpx.AsyncClient(
+        base_url=settings.base_url,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=REQUEST_LIMIT_S,
+        trust_env=False,
+    ) as client:
+        yield Controller(client, token)

@@ -1,0 +1,135 @@
+"""The world of the demo: a network namespace that plays the internet, with a stand-in provider.
+
+`demo` builds it, `down --demo` removes it. Polydev itself is only given settings that any company
+with an egress proxy and a certificate authority of its own would give it; nothing in it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from polydev.cli.terminal import Terminal
+from polydev.errors import Failed
+from polydev.hostd.network import netns
+
+ADDRESS = "198.51.100.1"
+"""From a range that documentation may use: it is nobody's (RFC 5737)."""
+
+PROXY_PORT = 3128
+START_LIMIT_S = 60.0
+
+GENEROUS = {
+    "POLYDEV_READY_TIMEOUT_S": "300",
+    "POLYDEV_MACHINE_LIMIT_S": "300",
+    "POLYDEV_HEALTHY_LIMIT_S": "300",
+    "POLYDEV_LOGIN_START_LIMIT_S": "180",
+    "POLYDEV_CAPTURE_LIMIT_S": "120",
+    "POLYDEV_WRITE_LIMIT_S": "180",
+    "POLYDEV_DESTROY_LIMIT_S": "120",
+}
+"""Limits for machines that are emulated in software, on a machine that does other work too."""
+
+
+class DemoSettings(BaseSettings):
+    """What the demo is called, and where it keeps its state."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYDEV_DEMO_", frozen=True)
+
+    name: str = Field(default="polydev-demo", pattern="^[a-z][a-z0-9-]{0,24}$")
+    state_dir: Path = Path("/var/lib/polydev-demo")
+
+    @property
+    def outside(self) -> str:
+        """The namespace that plays the internet."""
+        return f"{self.name}-net"
+
+
+def enter() -> DemoSettings:
+    """Point this process, and what it starts, at the demo's Polydev instead of the real one."""
+    demo = DemoSettings()
+    os.environ.update(
+        POLYDEV_STATE_DIR=str(demo.state_dir),
+        POLYDEV_NETNS=demo.name,
+        POLYDEV_UPLINK="veth",
+        POLYDEV_UPLINK_NETNS=demo.outside,
+        POLYDEV_EGRESS="proxy",
+        POLYDEV_EGRESS_PROXY=f"http://{ADDRESS}:{PROXY_PORT}",
+        POLYDEV_EGRESS_CA_FILE=str(demo.state_dir / "standin" / "ca.pem"),
+        POLYDEV_DNS="",
+    )
+    os.environ.setdefault("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
+    for name in ("POLYDEV_URL", "POLYDEV_ADMIN_TOKEN", "DATABASE_URL"):
+        os.environ.pop(name, None)
+    for name, value in GENEROUS.items():
+        os.environ.setdefault(name, value)
+    return demo
+
+
+async def build(demo: DemoSettings) -> None:
+    """Make the namespace, start the stand-in in it, make the demo's own encryption key."""
+    os.environ["ENCRYPTION_KEY"] = await asyncio.to_thread(_prepare, demo)
+    await _start_standin(demo)
+
+
+async def remove(terminal: Terminal) -> bool:
+    """End what runs in the outside namespace and remove it. False: it was not there."""
+    from polydev.cli.down import kill_in_namespace
+
+    demo = DemoSettings()
+    if not netns.exists(demo.outside):
+        return False
+    async with terminal.step("Ending the stand-in provider"):
+        await kill_in_namespace(demo.outside)
+        await asyncio.to_thread(netns.remove, demo.outside)
+    return True
+
+
+def _prepare(demo: DemoSettings) -> str:
+    netns.create(demo.outside)
+    for words in (
+        ("link", "set", "lo", "up"),
+        ("address", "replace", f"{ADDRESS}/32", "dev", "lo"),
+    ):
+        made = subprocess.run(
+            ["ip", "-n", demo.outside, *words], capture_output=True, text=True, check=False
+        )
+        if made.returncode != 0:
+            raise Failed(f"The demo's network cannot be made: {made.stderr.strip()[-200:]}")
+    (demo.state_dir / "logs").mkdir(parents=True, exist_ok=True)
+    key = secrets.token_hex(32)
+    path = demo.state_dir / "encryption-key"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key)
+    return key
+
+
+async def _start_standin(demo: DemoSettings) -> None:
+    log = demo.state_dir / "logs" / "standin.log"
+    with log.open("ab") as words:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "polydev.standin"),
+            *("--netns", demo.outside, "--listen", ADDRESS, "--proxy-port", str(PROXY_PORT)),
+            *("--folder", str(demo.state_dir / "standin"), "--approve-automatically"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=words,
+            start_new_session=True,
+        )
+    assert process.stdout is not None  # noqa: S101  (asked for above)
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), START_LIMIT_S)
+        if json.loads(line)["ready"] is True:
+            return
+    except (TimeoutError, ValueError, KeyError):
+        pass
+    raise Failed("The stand-in provider has not started", hint=f"Its log is {log}")

@@ -1,0 +1,134 @@
+"""`polydev down`: ends what `up` started; with `--purge`, everything that was made as well.
+
+Purging asks the host agent to destroy each machine, and then removes what is left by looking:
+processes in the VM namespace, the namespace itself, the state folder. The images stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from polydev.cli import agent, demo_world, requirements
+from polydev.cli.instance import Instance, wait_ended
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.terminal import Terminal
+from polydev.errors import Invalid, PolydevError
+from polydev.hostd.network import Network
+from polydev.settings import HostSettings, read
+
+END_LIMIT_S = 60.0
+KILL_LIMIT_S = 10.0
+
+
+@runs
+async def down(
+    purge: Annotated[
+        bool,
+        typer.Option("--purge", help="Destroy all machines too, with the state folder: all data."),
+    ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="End the demo and purge it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before purging.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """End the Polydev of POLYDEV_STATE_DIR; its machines go on, unless they are purged.
+
+    Examples: `polydev down`; `polydev down --demo` after `polydev demo`.
+    """
+    requirements.root()
+    terminal = Terminal(as_json=as_json)
+    if demo:
+        demo_world.enter()
+    settings = read(HostSettings)
+    if purge and not (yes or demo):
+        _confirm(settings)
+    did = await (end_and_purge(settings, terminal) if purge or demo else end(settings, terminal))
+    if demo:
+        did |= await demo_world.remove(terminal)
+    if as_json:
+        terminal.answer({"ended": did, "state_dir": str(settings.state_dir)})
+    elif not did:
+        terminal.say(f"Nothing runs in {settings.state_dir}.")
+
+
+async def end(settings: HostSettings, terminal: Terminal) -> bool:
+    """End host agent and controller. False: they did not run."""
+    instance = Instance(settings.state_dir)
+    if instance.pid() is None:
+        return False
+    async with terminal.step("Ending controller and host agent"):
+        return await instance.end(END_LIMIT_S)
+
+
+async def end_and_purge(settings: HostSettings, terminal: Terminal) -> bool:
+    """End everything of an instance and remove everything it made. False: there was nothing."""
+    if not settings.state_dir.exists():
+        return False
+    await _destroy_machines(settings, terminal)
+    await end(settings, terminal)
+    async with terminal.step("Removing network and state"):
+        await kill_in_namespace(settings.netns)
+        await Network.from_settings(settings).remove()
+        await asyncio.to_thread(_remove_state, settings)
+    return True
+
+
+def _remove_state(settings: HostSettings) -> None:
+    """Remove the state folder, but not images that lie in it."""
+    if not Instance(settings.state_dir).was_here:
+        raise Invalid(
+            f"{settings.state_dir} was never the state folder of a Polydev: nothing is removed",
+            hint="POLYDEV_STATE_DIR names the folder",
+        )
+    for path in settings.state_dir.iterdir():
+        if settings.images_dir.is_relative_to(path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    with suppress(OSError):
+        settings.state_dir.rmdir()
+
+
+async def _destroy_machines(settings: HostSettings, terminal: Terminal) -> None:
+    """Through the agent, if there is one; what it cannot do is done by looking afterwards."""
+    with suppress(PolydevError):
+        async with agent.agent(settings.host_socket) as there:
+            for vm_id in (await there.inventory()).machines:
+                async with terminal.step(f"Destroying {vm_id}"):
+                    await there.destroy(vm_id)
+
+
+async def kill_in_namespace(netns: str) -> None:
+    """End every process that lives in a network namespace: nothing else is in ours."""
+    listed = await asyncio.to_thread(
+        subprocess.run, ["ip", "netns", "pids", netns], capture_output=True, text=True, check=False
+    )
+    for word in listed.stdout.split():
+        with suppress(ProcessLookupError):
+            process = os.pidfd_open(int(word))
+            try:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                await wait_ended(process, KILL_LIMIT_S)
+            finally:
+                os.close(process)
+
+
+def _confirm(settings: HostSettings) -> None:
+    if not sys.stdin.isatty():
+        raise Invalid(
+            f"--purge removes {settings.state_dir} with all machines and credentials",
+            hint="Say --yes if that is meant",
+        )
+    typer.confirm(
+        f"Remove {settings.state_dir} with all machines and credentials of its people?", abort=True
+    )

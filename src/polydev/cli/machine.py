@@ -1,0 +1,177 @@
+"""`polydev machine`: makes machines, looks at them, runs programs in them, destroys them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from polydev.cli import execute, options
+from polydev.cli.controller import Controller, Json, controller
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.terminal import Terminal
+from polydev.domain import MachineKind
+from polydev.errors import Failed, Invalid, Missing, NoSuchMachine, by_code
+from polydev.hostapi import ExecRequest
+
+app = options.app("Machines: private microVMs.")
+
+Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="MACHINE", help="A machine's id or its beginning, or `cli` for the CLI machine."
+    ),
+]
+
+
+@app.command()
+@runs
+async def create(
+    kind: Annotated[MachineKind, typer.Argument(help="What it is for.")] = MachineKind.CLI,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a machine and start it. Example: `polydev machine create cli`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        async with terminal.step(f"Making a {kind} machine") as step:
+            made = await there.post("/api/vm/create", {"vmType": kind.value})
+            step.detail = made["vm_id"]
+            machine = await _until(there, made["vm_id"], {"running"})
+        if as_json:
+            terminal.answer(machine)
+        else:
+            terminal.say(f"{machine['vm_id']} runs at {machine['ip_address']}.")
+
+
+@app.command(name="list")
+@runs
+async def list_machines(as_json: JsonFlag = False) -> None:
+    """List the machines. Example: `polydev machine list --json`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        machines = await there.get("/api/vm/list")
+    if as_json:
+        return terminal.answer(machines)
+    if not machines:
+        return terminal.say("No machines; `polydev connect codex` makes what it needs.")
+    columns = ("vm_id", "vm_type", "ip_address", "status", "created_at")
+    terminal.table(columns, (tuple(str(row[name] or "-") for name in columns) for row in machines))
+
+
+@app.command()
+@runs
+async def show(which: Which, as_json: JsonFlag = False) -> None:
+    """Show one machine. Example: `polydev machine show cli`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        machine = await there.get(f"/api/vm/{await resolve(there, which)}")
+    if as_json:
+        return terminal.answer(machine)
+    terminal.table(("what", "value"), ((key, str(value)) for key, value in machine.items()))
+
+
+@app.command(name="exec")
+@runs
+async def execute_in(
+    which: Which,
+    argv: Annotated[list[str], typer.Argument(help="The program and its arguments, after `--`.")],
+    pty: Annotated[
+        bool, typer.Option("--tty", "-t", help="Give it a terminal (for shells and editors).")
+    ] = False,
+    no_stdin: Annotated[bool, typer.Option("--no-stdin", "-n", help="Give it no input.")] = False,
+    cwd: Annotated[str | None, typer.Option(help="Folder in the machine to run it in.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a program as root in a machine; its exit code becomes this command's.
+
+    Examples: `polydev machine exec cli -- codex login status`,
+    `polydev machine exec -t cli -- bash -l`, `polydev machine exec cli -- tee /root/x < x`.
+    """
+    if pty and (as_json or not sys.stdin.isatty()):
+        raise Invalid("-t needs a terminal, and cannot be used with --json")
+    request = ExecRequest(argv=argv, cwd=cwd, pty=execute.terminal_size() if pty else None)
+    async with controller() as there:
+        vm_id = await resolve(there, which)
+        if as_json:
+            result = await execute.captured(there, vm_id, request)
+            Terminal(as_json=True).answer({"vm_id": vm_id, **result})
+            raise typer.Exit(result["exit_code"])
+        raise typer.Exit(await execute.attached(there, vm_id, request, stdin=not no_stdin))
+
+
+@app.command()
+@runs
+async def console(
+    which: Which,
+    tail_bytes: Annotated[int, typer.Option(help="How much of its end.")] = 65536,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what a machine printed on its console. Example: `polydev machine console cli`."""
+    async with controller() as there:
+        vm_id = await resolve(there, which)
+        text = await there.text(f"/api/vm/{vm_id}/console", tail_bytes=tail_bytes)
+    terminal = Terminal(as_json=as_json)
+    if as_json:
+        terminal.answer({"vm_id": vm_id, "console": text})
+    else:
+        terminal.piece(text)
+
+
+@app.command()
+@runs
+async def destroy(
+    which: Which,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Destroy a machine with its disk. Example: `polydev machine destroy cli --yes`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        vm_id = await resolve(there, which)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise Invalid(f"{vm_id} would be destroyed with its disk", hint="Say --yes")
+            await asyncio.to_thread(typer.confirm, f"Destroy {vm_id} with its disk?", abort=True)
+        async with terminal.step(f"Destroying {vm_id}"):
+            await there.post("/api/vm/destroy", {"vmId": vm_id})
+            machine = await _until(there, vm_id, {"destroyed"})
+        if as_json:
+            terminal.answer(machine)
+
+
+async def resolve(there: Controller, which: str) -> str:
+    """The id of the machine that a person means. Raises NoSuchMachine, Invalid."""
+    if which == "cli":
+        return str((await there.get("/api/vm/active-cli"))["vmId"])
+    ids = [str(row["vm_id"]) for row in await there.get("/api/vm/list")]
+    full = which if which.startswith("vm-") else f"vm-{which}"
+    found = [vm_id for vm_id in ids if vm_id.startswith(full)]
+    if full in found:
+        return full
+    if len(found) > 1:
+        raise Invalid(f"{which} is the beginning of {len(found)} machines", hint="Say more of it")
+    if not found:
+        raise NoSuchMachine(
+            f"There is no machine {which}", hint="`polydev machine list` tells those there are"
+        )
+    return found[0]
+
+
+async def _until(there: Controller, vm_id: str, wanted: set[str]) -> Json:
+    machine: Json = {"vm_id": vm_id, "status": "unknown"}
+    try:
+        async for machine in there.changes(f"/api/vm/{vm_id}"):
+            if machine["status"] in wanted:
+                return machine
+            if machine["status"] == "failed":
+                break
+    except Missing:
+        if "destroyed" in wanted:
+            return machine | {"status": "destroyed"}
+        raise
+    error = machine.get("error") or {}
+    raise by_code(error.get("code", Failed.code))(
+        error.get("message", f"{vm_id} is {machine['status']}"), hint=error.get("hint") or ""
+    )

@@ -1,0 +1,73 @@
+"""All commands together, and how errors end them: one line, an exit code, no stack trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from polydev import __version__
+from polydev.cli import chat, connect, demo, doctor, down, image, machine, options, up
+from polydev.cli.terminal import printable
+from polydev.errors import PolydevError
+
+FAILED = 1
+BROKEN_PIPE = 141
+
+app = options.app(
+    "Polydev: a private microVM per person for AI coding CLIs, and a way to log them in there."
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"polydev {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _polydev(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(name="up")(up.up)
+app.command(name="down")(down.down)
+app.command(name="connect")(connect.connect)
+app.command(name="chat")(chat.chat)
+app.add_typer(machine.app, name="machine")
+app.add_typer(image.app, name="image")
+app.command(name="doctor")(doctor.doctor)
+app.command(name="demo")(demo.demo)
+
+
+def run() -> None:
+    """Run the command that was typed, and end the process."""
+    try:
+        app(prog_name="polydev")
+    except PolydevError as error:
+        _end(error.line(), error, error.code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}".splitlines()[0]
+        _end(f"A defect of Polydev: {words}. POLYDEV_DEBUG=1 shows where", error, "defect")
+
+
+def _end(line: str, error: Exception, code: str) -> None:
+    if os.environ.get("POLYDEV_DEBUG"):
+        traceback.print_exception(error)
+    if "--json" in sys.argv[1:]:
+        problem = {"code": code, "message": getattr(error, "message", line)}
+        hint = getattr(error, "hint", "")
+        print(json.dumps({"ok": False, "error": problem | {"hint": hint}}), flush=True)
+    print(f"polydev: {printable(line)}", file=sys.stderr)
+    sys.exit(FAILED)

@@ -1,0 +1,183 @@
+"""What a person sees: steps as they happen with the time they take, and tables.
+
+Every command that takes long reports through here. On a terminal the running step moves; elsewhere
+each step is a plain line, and a long one says now and then that it still goes on. With `--json`
+all of this goes to standard error, and standard output carries JSON alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+STILL_EVERY_S = 15.0
+"""How often a long step says that it goes on, where nothing can move."""
+
+TITLE_WIDTH = 58
+
+
+@dataclass(slots=True)
+class Step:
+    """Something under way. `detail` may be changed while it runs and is told at its end."""
+
+    title: str
+    detail: str = ""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def words(self) -> str:
+        return f"{self.title}: {self.detail}" if self.detail else self.title
+
+
+class Terminal:
+    """Where a command reports. Text from machines is printed as text, never as markup."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self._running: list[Step] = []
+        self._still: dict[int, asyncio.Task[None]] = {}
+        self._paused = False
+        self._spinner = Spinner("dots", style="cyan")
+        self._live = Live(
+            get_renderable=self._picture,
+            console=self._console,
+            transient=True,
+            refresh_per_second=8,
+        )
+        self._good, self._bad = ("ok", "!!") if self._console.options.ascii_only else ("✓", "✗")
+
+    @property
+    def moves(self) -> bool:
+        """A person watches, so that a line may change."""
+        return self._console.is_terminal
+
+    def say(self, words: str = "", style: str = "") -> None:
+        self._console.print(Text(printable(words), style=style))
+
+    def piece(self, text: str) -> None:
+        """A piece of an answer, as it comes from a machine."""
+        self._console.file.write(printable(text))
+        self._console.file.flush()
+
+    def heading(self, words: str) -> None:
+        self.say()
+        self.say(words, "bold")
+
+    def done(self, words: str, seconds: float) -> None:
+        """A step that ended well."""
+        self._end(self._good, "green", words, seconds)
+
+    def failed(self, words: str, seconds: float) -> None:
+        """A step that did not."""
+        self._end(self._bad, "red", words, seconds)
+
+    def check(self, good: bool, name: str, words: str, hint: str = "") -> None:
+        """A line of `doctor`: ok, or what to do."""
+        mark, style = (self._good, "green") if good else (self._bad, "red")
+        line = Text.assemble((f"{mark} ", style), f"{name:<13} {words}")
+        if hint:
+            line.append(f"\n  {'':<13} {hint}", "yellow")
+        self._console.print(line)
+
+    @asynccontextmanager
+    async def step(self, title: str) -> AsyncIterator[Step]:
+        """Show that something is under way until the block ends, then how long it took."""
+        step = self.begin(title)
+        try:
+            yield step
+        except BaseException:
+            self.end(step, good=False)
+            raise
+        self.end(step, good=True)
+
+    def begin(self, title: str) -> Step:
+        """Show that something is under way. Several may be, side by side."""
+        step = Step(title)
+        self._running.append(step)
+        if not self.moves:
+            self._still[id(step)] = asyncio.create_task(self._say_still(step))
+        elif not self._paused:
+            self._live.start()
+        return step
+
+    def end(self, step: Step, *, good: bool, seconds: float | None = None) -> None:
+        """It is over. `seconds`: as somebody else measured them."""
+        if step not in self._running:
+            return
+        self._running.remove(step)
+        if still := self._still.pop(id(step), None):
+            still.cancel()
+        if not self._running:
+            self._live.stop()
+        report = self.done if good else self.failed
+        report(step.words(), step.seconds if seconds is None else seconds)
+
+    def pause(self) -> None:
+        """Let nothing move, because the person types."""
+        self._paused = True
+        self._live.stop()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._running and self.moves:
+            self._live.start()
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self._console.print(table)
+
+    def answer(self, value: Any) -> None:
+        """The JSON that `--json` promises: one line on standard output."""
+        print(json.dumps(value, ensure_ascii=False, default=str), file=sys.stdout, flush=True)
+
+    def _end(self, mark: str, style: str, words: str, seconds: float) -> None:
+        self._console.print(
+            Text.assemble(
+                (f"  {mark} ", style), f"{words:<{TITLE_WIDTH}} ", (clock(seconds), "dim")
+            )
+        )
+
+    def _picture(self) -> Table:
+        rows = Table.grid(padding=(0, 1))
+        for step in self._running:
+            rows.add_row("", self._spinner, Text(step.words()), Text(clock(step.seconds), "dim"))
+        return rows
+
+    async def _say_still(self, step: Step) -> None:
+        while True:
+            await asyncio.sleep(STILL_EVERY_S)
+            self.say(f"    {step.words()} ({step.seconds:.0f} s so far)")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: `3.4 s`, `2 min 05 s`."""
+    if seconds < 100:
+        return f"{seconds:6.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:>3} min {rest:02d} s"
+
+
+def printable(text: str) -> str:
+    """Text from a machine without what could move the cursor or rename the window."""
+    return "".join(
+        char for char in text if char in "\n\t" or not unicodedata.category(char).startswith("C")
+    )
