@@ -47,6 +47,8 @@ class CommonSettings(_Base):
 
     state_dir: Path = Path("/var/lib/polydev")
     images_dir: Path = Path("/var/lib/polydev/golden-images")
+    log_json: bool = False
+    """One JSON object a line instead of lines for people."""
 
     @property
     def sockets_dir(self) -> Path:

@@ -1,0 +1,137 @@
+"""`python -m polydev.hostd`: the host agent as a process.
+
+The only module of this package that names concrete parts. It checks the host, takes over the
+machines that are there, and serves until it is told to end; the machines run on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+
+import uvicorn
+from fastapi import FastAPI
+
+from polydev import __version__
+from polydev.errors import PolydevError
+from polydev.hostapi import Health
+from polydev.hostd import listening, logging_setup, requirements, server
+from polydev.hostd.drivers import choose
+from polydev.hostd.journal import Journal
+from polydev.hostd.kept_logs import KeptLogs
+from polydev.hostd.machines import Machines
+from polydev.hostd.network import Network
+from polydev.hostd.operations import Operations
+from polydev.hostd.perform import perform
+from polydev.hostd.site import Site
+from polydev.settings import HostSettings, read
+
+log = logging.getLogger("polydev.hostd")
+
+_STOP_GRACE_S = 8.0
+_SERVER_GRACE_S = 2
+_WS_FRAME_BYTES = 256 * 1024
+
+
+def main() -> int:
+    """Run the agent. The exit code is 0 when it was told to end, 1 when it could not work."""
+    try:
+        settings = read(HostSettings)
+        logging_setup.set_up(as_json=settings.log_json)
+        requirements.require(settings.driver)
+        with listening.only_agent(settings.state_dir):
+            asyncio.run(_run(settings))
+    except PolydevError as error:
+        print(f"polydev-hostd: {error.line()}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(settings: HostSettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as closing:
+        choice = await choose(settings)
+        network = Network.from_settings(settings)
+        closing.push_async_callback(network.close)
+        await network.ensure()
+        site = Site(
+            machines_dir=settings.state_dir / "machines",
+            sockets_dir=settings.sockets_dir,
+            kept_logs=KeptLogs(settings.logs_dir / "machines"),
+            driver=choice.driver,
+            network=network,
+            furnishing=choice.furnishing,
+        )
+        machines = Machines(site)
+        closing.push_async_callback(machines.close)
+        await machines.recover()
+        operations = Operations(
+            Journal(settings.state_dir / "operations"), partial(perform, machines)
+        )
+        await operations.open()
+        health = Health(
+            version=__version__, driver=choice.driver.name, accelerator=choice.probe.accelerator
+        )
+        with listening.listening(settings.host_socket, settings.socket_group) as listener:
+            app = server.build(machines, operations, health)
+            await _serve(app, listener, operations, stop)
+
+
+async def _serve(
+    app: FastAPI, listener: socket.socket, operations: Operations, stop: asyncio.Event
+) -> None:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        loop="asyncio",
+        http="h11",
+        ws="websockets-sansio",
+        ws_max_size=_WS_FRAME_BYTES,
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SERVER_GRACE_S,
+    )
+    http = _Server(config)
+    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    log.info("ready at %s", listener.getsockname())
+    _notify_ready()
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    log.info("ending; the machines run on")
+    await operations.stop(_STOP_GRACE_S)
+    http.should_exit = True
+    await serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: ends when it is told to, and not by raising."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _notify_ready() -> None:
+    """Tell systemd, if it asked. Source: sd_notify(3), `READY=1`."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+            notifier.connect("\0" + address[1:] if address.startswith("@") else address)
+            notifier.send(b"READY=1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

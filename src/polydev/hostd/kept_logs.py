@@ -1,0 +1,55 @@
+"""Console and error logs of machines that failed, kept after the machine is gone.
+
+`machines.py` keeps them when it undoes a machine, so that a person can still read why. Bounded in
+count and size: a guest prints as much as it likes. Its methods block.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+KEEP_COUNT = 50
+KEEP_BYTES = 256 * 1024
+_NAMES = ("console.log", "error.log")
+
+
+class KeptLogs:
+    """The folder `<logs_dir>/machines`, with a folder per machine that failed."""
+
+    def __init__(self, folder: Path, keep_count: int = KEEP_COUNT) -> None:
+        self._folder = folder
+        self._keep_count = keep_count
+
+    def console_log(self, vm_id: str) -> Path:
+        return self._folder / vm_id / _NAMES[0]
+
+    def error_log(self, vm_id: str) -> Path:
+        return self._folder / vm_id / _NAMES[1]
+
+    def keep(self, vm_id: str, console_log: Path, error_log: Path) -> None:
+        """Copy the ends of a machine's logs; forget the oldest of the others. Raises OSError."""
+        target = self._folder / vm_id
+        target.mkdir(parents=True, exist_ok=True, mode=0o750)
+        _copy_end(console_log, target / _NAMES[0])
+        _copy_end(error_log, target / _NAMES[1])
+        os.utime(target)
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        folders = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)
+        for path in folders[: -self._keep_count]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _copy_end(source: Path, target: Path) -> None:
+    """The last KEEP_BYTES of a log. A symlink in its place is not followed."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    with os.fdopen(descriptor, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - KEEP_BYTES))
+        target.write_bytes(file.read(KEEP_BYTES))

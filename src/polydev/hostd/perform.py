@@ -1,0 +1,36 @@
+"""From an operation's words to the method that does it.
+
+`operations.py` has every operation performed here.
+"""
+
+from __future__ import annotations
+
+from polydev.hostapi import (
+    CreateMachine,
+    DestroyMachine,
+    MachineView,
+    Operation,
+    RemoveFiles,
+    StartMachine,
+    StopMachine,
+    WriteFiles,
+)
+from polydev.hostd.machines import Machines
+
+
+async def perform(machines: Machines, operation: Operation) -> MachineView | None:
+    """Carry out an operation. Returns what it left; raises what errors.py has."""
+    match operation:
+        case CreateMachine():
+            return await machines.create(operation)
+        case DestroyMachine():
+            await machines.destroy(operation.vm_id)
+            return None
+        case StopMachine():
+            return await machines.stop(operation.vm_id)
+        case StartMachine():
+            return await machines.start(operation.vm_id, operation.ready_timeout_s)
+        case WriteFiles():
+            return await machines.write_files(operation)
+        case RemoveFiles():
+            return await machines.remove_files(operation)

@@ -1,0 +1,123 @@
+"""A machine's own folder and the record in it: what the host must remember about a machine.
+
+`machine.py` and `recovery.py` write and read it. The record is the truth of what is wanted; whether
+a VMM really runs is found by looking. It holds no secret: keys and token have files of their own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from polydev.domain import MachineKind, MachineState
+from polydev.hostapi import MachineView, Problem
+from polydev.hostd.atomic import sync_folder, write_whole
+
+
+class Place(BaseModel):
+    """A machine's place in the VM network, as `network.Attachment` told it."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    tap: str
+    mac: str
+    address: str
+    prefix: int
+    channel_port: int
+    channel_mac: str
+
+
+class MachineRecord(BaseModel):
+    """`machine.json`: a machine as it was asked for, and what it was given."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    vm_id: str
+    machine_kind: MachineKind
+    memory_mib: int
+    vcpus: int
+    disk_mib: int
+    labels: dict[str, str]
+    state: MachineState
+    created_at: datetime
+    uid: int
+    image: str = ""
+    kernel: str = ""
+    place: Place | None = None
+    error: Problem | None = None
+
+    def now(self, **changes: object) -> MachineRecord:
+        """The record with some fields changed."""
+        return self.model_copy(update=changes)
+
+
+class MachineFolder:
+    """Names of what lies in a machine's folder. Its methods block."""
+
+    def __init__(self, root: Path, vm_id: str) -> None:
+        self.path = root / vm_id
+        self.vm_id = vm_id
+        self.record = self.path / "machine.json"
+        self.disk = self.path / "disk.img"
+        self.config_drive = self.path / "config.tar"
+        self.keys = self.path / "keys"
+        self.token = self.path / "token"
+        self.console_log = self.path / "console.log"
+        self.error_log = self.path / "error.log"
+
+    def write(self, record: MachineRecord) -> None:
+        """Make the folder if need be, and keep the record. Raises OSError."""
+        if not self.path.exists():
+            self.path.mkdir(mode=0o711)
+            sync_folder(self.path.parent)
+        write_whole(self.record, record.model_dump_json(indent=1).encode())
+
+    def write_token(self, token: str) -> None:
+        """Keep the browser service's token, for the config drive of every start."""
+        write_whole(self.token, token.encode())
+
+    def read_token(self) -> str | None:
+        """The browser service's token; None when the machine has none."""
+        return self.token.read_text() if self.token.exists() else None
+
+    def read(self) -> MachineRecord | None:
+        """The record; None when there is none that can be read."""
+        try:
+            return MachineRecord.model_validate_json(self.record.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def remove(self) -> None:
+        """Remove all of it. The record goes last: half removed, it still says what it was."""
+        if not self.path.exists():
+            return
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry != self.record:
+                entry.unlink(missing_ok=True)
+        shutil.rmtree(self.path)
+
+
+def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> MachineView:
+    """The wire's form of a machine."""
+    return MachineView(
+        vm_id=record.vm_id,
+        machine_kind=record.machine_kind,
+        state=record.state,
+        ip_address=record.place.address if record.place else None,
+        mac=record.place.mac if record.place else None,
+        memory_mib=record.memory_mib,
+        vcpus=record.vcpus,
+        disk_mib=record.disk_mib,
+        labels=record.labels,
+        image=record.image,
+        created_at=record.created_at,
+        pid=pid,
+        console_log=str(folder.console_log),
+        error_log=str(folder.error_log),
+        error=record.error,
+    )

@@ -1,0 +1,114 @@
+"""At the agent's start: what of an earlier agent's machines still is, and what must go.
+
+`machines.py` calls it once, before anything is asked. A running machine is adopted without touching
+it; what was half made or half destroyed is removed; what belongs to nobody is swept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import select
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from polydev.domain import MachineState
+from polydev.errors import VmmFailed
+from polydev.hostapi import VM_ID_PATTERN
+from polydev.hostd.machine import RunningMachine, adopt, erase
+from polydev.hostd.problems import problem_of
+from polydev.hostd.record import MachineRecord
+from polydev.hostd.site import Site
+from polydev.hostd.vmm.vmm import ExitReport
+
+log = logging.getLogger("polydev.hostd")
+
+_HALF = (MachineState.CREATING, MachineState.DESTROYING, MachineState.DESTROYED)
+_KILL_LIMIT_S = 10.0
+
+
+@dataclass(slots=True)
+class Recovered:
+    """The machines that there are."""
+
+    records: list[MachineRecord] = field(default_factory=list)
+    running: dict[str, RunningMachine] = field(default_factory=dict)
+
+
+async def recover(site: Site) -> Recovered:
+    """Adopt, remove and sweep. Raises NetworkFailed."""
+    found = Recovered()
+    for vm_id in await asyncio.to_thread(_folders, site):
+        await _recover_one(site, vm_id, found)
+    keep = [site.folder(record.vm_id).path for record in found.records]
+    await _end_leftovers(site.driver.leftovers(keep))
+    await site.network.sweep([record.vm_id for record in found.records])
+    return found
+
+
+def ended(vm_id: str, report: ExitReport) -> dict[str, object]:
+    """What to change in the record of a machine whose VMM ended without being asked to."""
+    words = f": {report.words}" if report.words else ""
+    if report.status in (0, None):
+        state = MachineState.STOPPED
+        error = VmmFailed(f"Machine {vm_id} ended by itself{words}", hint="Start it again")
+    else:
+        state = MachineState.FAILED
+        how = f"signal {-report.status}" if report.status < 0 else f"status {report.status}"
+        error = VmmFailed(f"The VMM of {vm_id} ended with {how}{words}", hint="Start it again")
+    return {"state": state, "error": problem_of(error)}
+
+
+async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
+    record = await asyncio.to_thread(site.folder(vm_id).read)
+    if record is None or record.vm_id != vm_id:
+        log.warning("removing %s, which has no readable record", vm_id)
+        await asyncio.to_thread(site.folder(vm_id).remove)
+        return
+    machine = await adopt(site, record)
+    if record.state in _HALF:
+        log.warning("removing %s, which was left %s", vm_id, record.state)
+        await erase(site, vm_id, machine)
+        return
+    if record.state in (MachineState.RUNNING, MachineState.STOPPING):
+        if machine:
+            record = record.now(state=MachineState.RUNNING, error=None)
+            found.running[vm_id] = machine
+        elif record.state is MachineState.STOPPING:
+            record = record.now(state=MachineState.STOPPED)
+        else:
+            record = record.now(**ended(vm_id, ExitReport(None, "while no host agent ran")))
+    elif machine:  # Its start was cut: it will be asked for again.
+        await machine.kill()
+    await asyncio.to_thread(site.folder(vm_id).write, record)
+    found.records.append(record)
+
+
+async def _end_leftovers(pids: Sequence[int]) -> None:
+    for pid in pids:
+        log.warning("ending VMM process %d, which belongs to no machine", pid)
+        await asyncio.to_thread(_kill, pid)
+
+
+def _kill(pid: int) -> None:
+    """End a process and wait until it is gone, by its pidfd: the number alone may be reused."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        select.select([descriptor], [], [], _KILL_LIMIT_S)
+    finally:
+        os.close(descriptor)
+
+
+def _folders(site: Site) -> list[str]:
+    site.machines_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    names = (path.name for path in site.machines_dir.iterdir() if path.is_dir())
+    return sorted(name for name in names if re.match(VM_ID_PATTERN, name))

@@ -1,0 +1,124 @@
+"""What the machines of this host are made with: folders, driver, network, images, channel.
+
+`__main__.py` puts the real parts together, tests put theirs; `machine.py` uses them. The protocols
+here are the whole of what machines ask of those parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from polydev.domain import GuestFile, MachineKind
+from polydev.hostapi import ExecRequest
+from polydev.hostd.kept_logs import KeptLogs
+from polydev.hostd.record import MachineFolder, MachineRecord, Place
+from polydev.hostd.streams import GuestConnection, GuestProgram
+from polydev.hostd.vmm.vmm import Driver, RunningVmm
+
+UID_BASE = 1_900_000_000
+"""Each machine's VMM runs as a uid of its own from here on: a range that no distribution, container
+manager or systemd gives away (systemd's "Users, Groups, UIDs and GIDs" page)."""
+
+
+class Attachment(Protocol):
+    """A machine's place in the VM network (network.Attachment)."""
+
+    @property
+    def tap(self) -> str: ...
+    @property
+    def mac(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def prefix(self) -> int: ...
+    @property
+    def channel_port(self) -> int: ...
+    @property
+    def channel_mac(self) -> str: ...
+
+
+class NetworkState(Protocol):
+    """What the network finds by looking (network.NetworkState)."""
+
+    @property
+    def taps(self) -> Sequence[str]: ...
+    @property
+    def addresses(self) -> Mapping[str, str]: ...
+    @property
+    def firewall(self) -> Sequence[str]: ...
+
+
+class Network(Protocol):
+    """The VM network (network.Network)."""
+
+    @property
+    def netns(self) -> str: ...
+    async def attach(self, vm_id: str, uid: int) -> Attachment: ...
+    async def detach(self, vm_id: str) -> None: ...
+    async def sweep(self, keep: Collection[str]) -> None: ...
+    async def state(self) -> NetworkState: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BootFiles:
+    """What a machine of one kind boots from; `image` and `kernel` name the golden images."""
+
+    image: str
+    kernel: str
+    root_image: Path
+    vmlinux: Path
+    initramfs: Path
+
+
+class Channel(Protocol):
+    """The private way into a running machine (channel.Channel)."""
+
+    async def connect(self, timeout_s: float | None = None) -> None:
+        """Return when the machine answers. Raises ChannelLost."""
+
+    async def exec(self, request: ExecRequest) -> GuestProgram: ...
+    async def open_tcp(self, port: int) -> GuestConnection: ...
+    async def read_file(self, path: str, max_bytes: int) -> bytes: ...
+    async def write_files(self, files: Sequence[GuestFile]) -> None: ...
+    async def remove_files(self, paths: Sequence[str]) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Furnishing(Protocol):
+    """What goes into a machine besides its VMM (furnishing.py)."""
+
+    async def boot_files(self, kind: MachineKind) -> BootFiles:
+        """Raises MissingImage, ImageDamaged."""
+
+    async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
+        """The machine's own empty disk and its keys. Raises DiskFull."""
+
+    async def write_config(
+        self, folder: MachineFolder, record: MachineRecord, place: Place, nonce: str
+    ) -> None:
+        """The config drive, written anew before each start. Raises DiskFull."""
+
+    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> Channel: ...
+
+    async def write_offline(self, disk: Path, files: Sequence[GuestFile]) -> None: ...
+    async def remove_offline(self, disk: Path, paths: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The parts, and where things lie."""
+
+    machines_dir: Path
+    sockets_dir: Path
+    kept_logs: KeptLogs
+    driver: Driver
+    network: Network
+    furnishing: Furnishing
+    stop_grace_s: float = field(default=20.0)
+
+    def folder(self, vm_id: str) -> MachineFolder:
+        """A machine's folder, there or not."""
+        return MachineFolder(self.machines_dir, vm_id)
