@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--access-token-lifetime-s",
         type=int,
-        help="of every access token issued (default: as long as the providers')",
+        help="of the access token that a login gives, until its first refresh (Claude Code "
+        "refreshes five minutes ahead: below that, its login does so too)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--netns", help="network namespace to listen in (ip netns)")

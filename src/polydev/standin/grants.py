@@ -71,9 +71,14 @@ class _Code:
 
 @dataclass
 class Grants:
-    """Everything granted since the start. `clock` gives Unix seconds."""
+    """Everything granted since the start. `clock` gives Unix seconds.
 
-    access_token_lifetime_s: int | None = None
+    `first_lifetime_s`, if given, is how long the access token of a sign-in lives until the first
+    refresh; the ones after that live as long as at the provider. (Were they short-lived too, the
+    CLIs, which refresh minutes ahead, would do nothing but refresh.)
+    """
+
+    first_lifetime_s: int | None = None
     clock: Callable[[], float] = time.time
     _codes: dict[str, _Code] = field(default_factory=dict)
     _access: dict[str, tuple[_Family, float]] = field(default_factory=dict)
@@ -99,7 +104,7 @@ class Grants:
         if not verifier_matches(verifier, known.request.code_challenge):
             raise GrantRefused("invalid_grant", "code_verifier does not match the challenge")
         known.family = _Family(client, known.account, known.request.scope)
-        return self._issue(known.family)
+        return self._issue(known.family, self.first_lifetime_s)
 
     def rotate(self, client: Client, refresh_token: str) -> IssuedTokens:
         """Exchange a refresh token for new tokens. Each one works once."""
@@ -132,9 +137,8 @@ class Grants:
         dead = family.revoked or family.client.provider != provider or self.clock() > expires_at
         return None if dead else family.account
 
-    def _issue(self, family: _Family) -> IssuedTokens:
-        provider = family.client.provider
-        lifetime_s = self.access_token_lifetime_s or ACCESS_TOKEN_LIFETIME_S[provider]
+    def _issue(self, family: _Family, lifetime_s: int | None = None) -> IssuedTokens:
+        lifetime_s = lifetime_s or ACCESS_TOKEN_LIFETIME_S[family.client.provider]
         expires_at = self.clock() + lifetime_s
         access, refresh, identity = _new_tokens(family, int(self.clock()), int(expires_at))
         family.refresh_hash = _hash(refresh)

@@ -1,0 +1,260 @@
+"""A small world for the real CLIs: a network namespace with the stand-in provider in it, a home
+folder, and a person who can use a web page. No network beyond the namespace.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import html.parser
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urljoin
+
+import httpx
+
+Result = TypeVar("Result")
+
+REPOSITORY = Path(__file__).parents[2]
+ADDRESS = "198.51.100.1"  # TEST-NET-2, on the namespace's loopback
+CLONE_NEWNET = 0x40000000
+PATIENCE_S = 120
+
+# Where the native programs are in their npm packages.
+PROGRAMS = {
+    "codex": "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex",
+    "claude": "@anthropic-ai/claude-code-linux-x64/claude",
+}
+
+
+def installed_clis() -> Path:
+    """A folder with `codex` and `claude`: POLYDEV_TEST_CLIS, or made from the locked packages."""
+    given = os.environ.get("POLYDEV_TEST_CLIS")
+    if given:
+        return Path(given)
+    locked = REPOSITORY / "images" / "clis"
+    lock = (locked / "package-lock.json").read_bytes()
+    folder = Path("/var/cache/polydev") / f"clis-{hashlib.sha256(lock).hexdigest()[:16]}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix="clis-new-"))
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(locked / name, aside)
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--force"]
+        subprocess.run(command, cwd=aside, check=True, stdout=subprocess.DEVNULL)
+        (aside / "bin").mkdir()
+        for name, path in PROGRAMS.items():
+            (aside / "bin" / name).symlink_to(Path("../node_modules") / path)
+        with contextlib.suppress(OSError):  # another run was faster
+            aside.rename(folder)
+    return folder / "bin"
+
+
+class Namespace:
+    """A network namespace with loopback only; ends with everything that was started in it."""
+
+    def __init__(self) -> None:
+        self.name = f"pdt-{uuid.uuid4().hex[:8]}"
+        _ip("netns", "add", self.name)
+        _ip("-n", self.name, "link", "set", "lo", "up")
+        _ip("-n", self.name, "address", "add", f"{ADDRESS}/32", "dev", "lo")
+        self._threads = ThreadPoolExecutor(initializer=self._join)
+
+    def start(
+        self, argv: Sequence[str | Path], environment: Mapping[str, str], **options: Any
+    ) -> "subprocess.Popen[str]":
+        command = ["ip", "netns", "exec", self.name, *map(str, argv)]
+        return subprocess.Popen(command, env=dict(environment), text=True, **options)
+
+    def run(
+        self, argv: Sequence[str | Path], environment: Mapping[str, str], **options: Any
+    ) -> "subprocess.CompletedProcess[str]":
+        command = ["ip", "netns", "exec", self.name, *map(str, argv)]
+        return subprocess.run(
+            command,
+            env=dict(environment),
+            check=False,
+            text=True,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            **options,
+        )
+
+    def call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """Call a function in a thread that is inside the namespace; sockets made stay there."""
+        return self._threads.submit(function, *arguments, **named).result(PATIENCE_S)
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        _ip("netns", "delete", self.name)
+
+    def _join(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        with Path("/run/netns", self.name).open() as namespace:
+            if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+
+
+class Standin:
+    """`python -m polydev.standin`, as the demo starts it."""
+
+    def __init__(self, namespace: Namespace, folder: Path, *options: str) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "polydev.standin", "--netns", namespace.name]
+        command += ["--listen", ADDRESS, "--proxy-port", "0", "--folder", str(folder), *options]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+        )
+        assert self.process.stdout is not None
+        ready = json.loads(self.process.stdout.readline())
+        assert ready["ready"] is True
+        self.proxy: str = ready["proxy"]
+        self.ca: str = ready["ca"]
+
+    def calls(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "calls.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def grants(self) -> list[str]:
+        """The grant types for which tokens were issued, in order."""
+        return [call["grant_type"] for call in self.calls() if call["event"] == "tokens-issued"]
+
+    def answered(self, path: str) -> list[int]:
+        """The statuses with which calls to a path were answered."""
+        return [call["status"] for call in self.calls() if call.get("path") == path]
+
+    def close(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(20) == 0
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@dataclass
+class World:
+    """What a test gets: run the CLIs here, and be the person at the page."""
+
+    namespace: Namespace
+    standin: Standin
+    clis: Path
+    folder: Path
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {
+            "PATH": f"{self.clis}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(self.home),
+            "HTTPS_PROXY": self.standin.proxy,
+            "NODE_EXTRA_CA_CERTS": self.standin.ca,
+            "SSL_CERT_FILE": self.standin.ca,
+            "CODEX_CA_CERTIFICATE": self.standin.ca,
+            **more,
+        }
+
+    def run(self, *argv: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        return self.namespace.run(argv, self.environment(), cwd=self.home, **options)
+
+    def log_in(self, url: str, *, reaches_callbacks: bool = True) -> "Page":
+        """Do what a person does with an authorization URL; the page on which that ends.
+
+        With `reaches_callbacks=False` the browser is on another machine than the CLI.
+        """
+        person = _Person(self.standin.proxy, self.standin.ca, reaches_callbacks)
+        return self.namespace.call(person.log_in, url)
+
+
+@contextlib.contextmanager
+def world(*standin_options: str) -> Iterator[World]:
+    clis = installed_clis()
+    # Not under /tmp: Codex refuses to put its helper programs there.
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="polydev-test-"))
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder)
+        namespace = Namespace()
+        undo.callback(namespace.close)
+        standin = Standin(namespace, folder / "standin", *standin_options)
+        undo.callback(standin.close)
+        (folder / "home").mkdir()
+        yield World(namespace, standin, clis, folder)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Where the person's browser ended up. A failed address has no text."""
+
+    url: str
+    text: str
+
+
+@dataclass(frozen=True)
+class _Person:
+    """Ada, with a browser that knows forms and redirects."""
+
+    proxy: str
+    ca: str
+    reaches_callbacks: bool
+
+    def log_in(self, url: str) -> Page:
+        with self._browser() as browser:
+            answer = browser.get(url)
+            answer.raise_for_status()
+            form = _FormFields(answer.text).fields
+            form |= {"email": "ada@example.test", "password": "analytical-engine"}
+            answer = browser.post(urljoin(url, "/standin/sign-in"), data=form)
+            answer.raise_for_status()
+            form = _FormFields(answer.text).fields | {"decision": "allow"}
+            answer = browser.post(urljoin(url, "/standin/consent"), data=form)
+            return self._follow(browser, urljoin(url, answer.headers["Location"]))
+
+    def _browser(self) -> httpx.Client:
+        local = httpx.HTTPTransport()
+        mounts = {"all://localhost": local, "all://127.0.0.1": local}
+        context = ssl.create_default_context(cafile=self.ca)
+        return httpx.Client(
+            proxy=self.proxy, mounts=mounts, verify=context, timeout=60, trust_env=False
+        )
+
+    def _follow(self, browser: httpx.Client, url: str) -> Page:
+        for _ in range(10):
+            if url.startswith("http://") and not self.reaches_callbacks:
+                return Page(url, "")
+            try:
+                answer = browser.get(url)
+            except httpx.TransportError:
+                return Page(url, "")
+            if not answer.has_redirect_location:
+                return Page(url, answer.text)
+            url = urljoin(url, answer.headers["Location"])
+        raise AssertionError("redirected in circles")
+
+
+class _FormFields(html.parser.HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.fields: dict[str, str] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "input" and found.get("name"):
+            self.fields[str(found["name"])] = found.get("value") or ""
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)

@@ -1,0 +1,145 @@
+"""The real CLIs log in at the stand-in, chat and refresh their tokens there, as at home.
+
+Should a new version of a CLI behave differently, this is where it shows.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cli_world import PATIENCE_S, World, world
+
+pytestmark = pytest.mark.clis
+
+QUESTION = "How many legs has a spider in Zanzibar?"
+ANSWER = f"The stand-in model heard you say: {QUESTION}"
+
+
+@pytest.fixture
+def here() -> Iterator[World]:
+    with world() as made:
+        yield made
+
+
+@pytest.fixture
+def short_lived() -> Iterator[World]:
+    with world("--access-token-lifetime-s", "30") as made:
+        yield made
+
+
+def log_in(here: World, *argv: str) -> str:
+    """Run a CLI's login, and be the person when it opens the browser; the URL it opened."""
+    inbox = here.folder / "browser-url"
+    os.mkfifo(inbox)
+    browser = here.folder / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" > {inbox}\n')
+    browser.chmod(0o755)
+    environment = here.environment(BROWSER=str(browser))
+    with (here.folder / "login.out").open("w") as out:
+        login = here.namespace.start(argv, environment, cwd=here.home, stdout=out, stderr=out)
+    try:
+        url = inbox.read_text().strip()
+        here.log_in(url)
+        assert login.wait(PATIENCE_S) == 0, (here.folder / "login.out").read_text()
+    finally:
+        login.kill()
+        login.wait()
+    return url
+
+
+def codex_login(here: World) -> Path:
+    (here.home / ".codex").mkdir(exist_ok=True)
+    url = log_in(here, "codex", "login")
+    assert url.startswith("https://auth.openai.com/oauth/authorize?")
+    return here.home / ".codex" / "auth.json"
+
+
+def claude_login(here: World) -> Path:
+    url = log_in(here, "claude", "auth", "login")
+    assert url.startswith("https://claude.com/cai/oauth/authorize?")
+    return here.home / ".claude" / ".credentials.json"
+
+
+def ask_codex(here: World) -> str:
+    done = here.run("codex", "exec", "--json", "--skip-git-repo-check", "-", input=QUESTION)
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    items = [event["item"] for event in events if event["type"] == "item.completed"]
+    return "".join(item["text"] for item in items if item["type"] == "agent_message")
+
+
+def ask_claude(here: World) -> str:
+    command = ["claude", "-p", "--output-format", "stream-json", "--verbose"]
+    done = here.run(*command, "--include-partial-messages", input=QUESTION)
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    deltas = [event["event"] for event in events if event["type"] == "stream_event"]
+    streamed = [delta["delta"]["text"] for delta in deltas if "text" in delta.get("delta", {})]
+    result = next(event for event in events if event["type"] == "result")
+    assert "".join(streamed) == result["result"]
+    return str(result["result"])
+
+
+def test_codex_logs_in_and_chats(here: World) -> None:
+    assert here.run("codex", "login", "status").returncode == 1
+    file = codex_login(here)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(file.read_text())["tokens"]["refresh_token"].startswith("rt_standin_")
+    status = here.run("codex", "login", "status")
+    assert (status.returncode, "Logged in" in status.stderr) == (0, True)
+    assert ask_codex(here) == ANSWER
+    assert 200 in here.standin.answered("/backend-api/codex/responses")
+
+
+def test_claude_code_logs_in_and_chats(here: World) -> None:
+    assert here.run("claude", "auth", "status", "--json").returncode == 1
+    file = claude_login(here)
+    assert file.stat().st_mode & 0o777 == 0o600
+    status = here.run("claude", "auth", "status", "--json")
+    assert json.loads(status.stdout)["email"] == "ada@example.test"
+    assert ask_claude(here) == ANSWER
+    assert 200 in here.standin.answered("/v1/messages")
+
+
+def test_codex_refreshes_an_expiring_token_and_keeps_the_rotation(short_lived: World) -> None:
+    file = codex_login(short_lived)
+    before = json.loads(file.read_text())["tokens"]
+    assert ask_codex(short_lived) == ANSWER
+    assert short_lived.standin.grants() == ["authorization_code", "refresh_token"]
+    after = json.loads(file.read_text())["tokens"]
+    assert after["refresh_token"] != before["refresh_token"]
+    assert after["access_token"] != before["access_token"]
+
+
+def test_claude_code_refreshes_an_expired_token_and_keeps_the_rotation(here: World) -> None:
+    file = claude_login(here)
+    content = json.loads(file.read_text())
+    before = dict(content["claudeAiOauth"])
+    content["claudeAiOauth"]["expiresAt"] = before["expiresAt"] - 24 * 3600 * 1000
+    file.write_text(json.dumps(content))
+    assert ask_claude(here) == ANSWER
+    assert here.standin.grants() == ["authorization_code", "refresh_token"]
+    after = json.loads(file.read_text())["claudeAiOauth"]
+    assert after["refreshToken"] != before["refreshToken"]
+    assert after["accessToken"] != before["accessToken"]
+
+
+@pytest.mark.parametrize(
+    ("login", "argv"),
+    [
+        (codex_login, ("codex", "login", "status")),
+        (claude_login, ("claude", "auth", "status", "--json")),
+    ],
+)
+def test_the_credentials_file_alone_moves_the_login(
+    here: World, login: Callable[[World], Path], argv: tuple[str, ...]
+) -> None:
+    file = login(here)
+    elsewhere = here.folder / "elsewhere"
+    copy = elsewhere / file.relative_to(here.home)
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(file.read_bytes())
+    environment = here.environment(HOME=str(elsewhere))
+    assert here.namespace.run(argv, environment).returncode == 0
