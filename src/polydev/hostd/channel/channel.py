@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import asyncssh
 
@@ -24,7 +26,15 @@ from polydev.hostapi import STDOUT, ExecRequest
 from polydev.hostd.channel import files as guest_files
 from polydev.hostd.channel.failures import translated
 from polydev.hostd.channel.limits import ChannelLimits
-from polydev.hostd.channel.process import Process, Session, command_line, terminal_options
+from polydev.hostd.channel.process import (
+    RUN,
+    Backing,
+    Process,
+    Session,
+    command_line,
+    signal_argv,
+    terminal_options,
+)
 from polydev.hostd.channel.tcp import TcpStream
 
 OpenSocket = Callable[[], Awaitable[socket.socket]]
@@ -81,8 +91,9 @@ class Channel:
 
         Raises: Invalid, ChannelLost.
         """
-        on_terminal = request.pty is not None
-        line = command_line(request.argv, request.env, request.cwd, on_terminal=on_terminal)
+        run, on_terminal = secrets.token_hex(8), request.pty is not None
+        env = {**request.env, RUN: run}
+        line = command_line(request.argv, env, request.cwd, on_terminal=on_terminal)
         connection = await self._connected(self._limits.connect_s)
         session = Session(self._limits.stream_window)
         with translated(f"{request.argv[0]} cannot be started"):
@@ -94,7 +105,8 @@ class Channel:
                     window=self._limits.stream_window,
                     **terminal_options(request.pty),
                 )
-        return Process(channel, session, self._limits, self._keep)
+        signal = partial(self._signal, connection, run)
+        return Process(channel, session, Backing(self._limits, signal, self._keep, on_terminal))
 
     async def run(
         self, argv: Sequence[str], *, max_output: int = 64 * 1024, timeout_s: float = 30
@@ -205,6 +217,12 @@ class Channel:
             keepalive_interval=self._limits.keepalive_s,
             keepalive_count_max=self._limits.keepalive_misses,
         )
+
+    async def _signal(self, connection: asyncssh.SSHClientConnection, run: str, name: str) -> None:
+        line = command_line(signal_argv(run, name), {}, None, on_terminal=False)
+        with translated("A signal cannot be sent"):
+            async with asyncio.timeout(self._limits.open_s):
+                await connection.run(line, stdin=asyncssh.DEVNULL, stdout=asyncssh.DEVNULL)
 
     def _keep(self, ending: asyncio.Task[None]) -> None:
         self._endings.add(ending)

@@ -1,8 +1,11 @@
 """A program that runs in a machine: its streams, its end, and its not outliving whom it runs for.
 
 `Channel.exec` makes it; `streams.py` carries it to a WebSocket. Whoever holds one closes it, or
-lets `async with` do so. A program whose channel goes is ended too: a terminal's by the hang-up, any
-other by the signal that the kernel sends when its parent, sshd, ends (`setpriv --pdeathsig`).
+lets `async with` do so. sshd passes no signals on to root's programs, so each program carries a
+name in its environment (`RUN`) by which it, and whatever it started, is found and signalled.
+
+A program whose connection is cut, the agent being killed, is ended too: on a terminal by the
+hang-up, else by the signal that the kernel sends when its parent, sshd, ends (`setpriv`).
 """
 
 from __future__ import annotations
@@ -12,22 +15,28 @@ import collections
 import re
 import shlex
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Self
 
 import asyncssh
 
-from polydev.errors import ChannelLost, Invalid
+from polydev.errors import ChannelLost, Invalid, PolydevError
 from polydev.hostapi import STDERR, STDOUT
 from polydev.hostd.channel.limits import ChannelLimits
+
+RUN = "POLYDEV_RUN"
+DEATH_SIGNAL = ("setpriv", "--pdeathsig", "TERM", "--")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SIGNALS = frozenset({"INT", "TERM", "KILL", "HUP"})
 _SIGNALLED = 128
 _UNKNOWN_SIGNAL_EXIT = 255
 
-DEATH_SIGNAL = ("setpriv", "--pdeathsig", "TERM", "--")
+_SIGNAL_SCRIPT = (
+    'p=$(grep -lsz "^$2=$3\\$" /proc/[0-9]*/environ | cut -d/ -f3); [ -z "$p" ] || kill -s "$1" $p'
+)
 
 
 def command_line(
@@ -43,19 +52,22 @@ def command_line(
         raise Invalid("A program's arguments cannot hold a zero byte")
     if bad := [name for name in env if not _VARIABLE.fullmatch(name)]:
         raise Invalid(f"{bad[0]!r} is not the name of an environment variable")
-    words = [] if on_terminal else [*DEATH_SIGNAL]
-    if env:
-        words += ["env", "--", *(f"{name}={value}" for name, value in env.items())]
-        if "=" in argv[0]:
-            raise Invalid("A program's name cannot hold '=' when variables are set for it")
-    line = f"exec {shlex.join([*words, *argv])}"
-    return f"cd {shlex.quote(_cd_target(cwd))} && {line}" if cwd else line
-
-
-def _cd_target(cwd: str) -> str:
-    if not cwd.startswith("/"):
+    if cwd and not cwd.startswith("/"):
         raise Invalid(f"The working folder {cwd!r} is not an absolute path")
-    return cwd
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in env.items())
+    program = shlex.join(argv if on_terminal else [*DEATH_SIGNAL, *argv])
+    return (
+        (f"export {variables}; " if env else "")
+        + (f"cd {shlex.quote(cwd)} && " if cwd else "")
+        + f"exec {program}"
+    )
+
+
+def signal_argv(run: str, name: str) -> list[str]:
+    """The program that sends a signal to every process of a run. Raises Invalid."""
+    if name not in _SIGNALS:
+        raise Invalid(f"{name!r} is not a signal that can be sent to a program")
+    return ["sh", "-c", _SIGNAL_SCRIPT, "sh", name, RUN, run]
 
 
 class Session(asyncssh.SSHClientSession[bytes]):
@@ -136,21 +148,27 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._news.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What a program needs of the channel it runs on."""
+
+    limits: ChannelLimits
+    signal: Callable[[str], Awaitable[None]]
+    """Sends a signal to the program and whatever it started."""
+    keep: Callable[[asyncio.Task[None]], None]
+    """Holds a task until it is done, whoever stops waiting for it."""
+    on_terminal: bool
+
+
 class Process:
     """A program in a machine."""
 
     def __init__(
-        self,
-        channel: asyncssh.SSHClientChannel[bytes],
-        session: Session,
-        limits: ChannelLimits,
-        keep: Callable[[asyncio.Task[None]], None],
+        self, channel: asyncssh.SSHClientChannel[bytes], session: Session, backing: Backing
     ) -> None:
-        """`keep` holds a task that ends the program until it is done, whoever stops waiting."""
         self._channel = channel
         self._session = session
-        self._limits = limits
-        self._keep = keep
+        self._backing = backing
         self._ending: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -161,7 +179,7 @@ class Process:
 
     async def read(self) -> tuple[int, bytes] | None:
         """The next chunk and its stream (STDOUT, STDERR); None when both have ended."""
-        return await self._session.next_chunk(self._limits.linger_s)
+        return await self._session.next_chunk(self._backing.limits.linger_s)
 
     async def write(self, data: bytes) -> None:
         """Give the program input; waits while it does not take it. Lost if it has ended."""
@@ -181,10 +199,12 @@ class Process:
             self._channel.change_terminal_size(columns, rows)
 
     async def send_signal(self, name: str) -> None:
-        """Send `INT`, `TERM`, `KILL` or `HUP` to the program and what it started in its group."""
-        if name not in _SIGNALS:
-            raise Invalid(f"{name!r} is not a signal that can be sent to a program")
-        self._signal(name)
+        """Send `INT`, `TERM`, `KILL` or `HUP` to the program and whatever it started.
+
+        Raises: Invalid, ChannelLost.
+        """
+        if not self._session.exited.is_set():
+            await self._backing.signal(name)
 
     async def wait(self) -> int:
         """The exit code (128 + n for signal n). Raises ChannelLost if it cannot be told."""
@@ -194,29 +214,31 @@ class Process:
         return self._session.exit_code
 
     async def close(self) -> None:
-        """End the program if it still runs, its group included, and forget it.
+        """Forget the program, and end it if it still runs: with all that it started, or on a
+        terminal by hanging up, which what was meant to stay survives.
 
         Goes on in the background when the caller is cancelled.
         """
         if self._ending is None:
             self._ending = asyncio.create_task(self._end())
-            self._keep(self._ending)
+            self._backing.keep(self._ending)
         await asyncio.shield(self._ending)
 
     async def _end(self) -> None:
+        try:
+            if not self._backing.on_terminal:
+                await self._end_by_signals()
+        finally:
+            self._channel.close()
+
+    async def _end_by_signals(self) -> None:
         for name in ("TERM", "KILL"):
             if self._session.exited.is_set():
-                break
-            self._signal(name)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.end_grace_s):
+                return
+            with suppress(PolydevError, TimeoutError):  # cut: the kernel ends it
+                await self._backing.signal(name)
+                async with asyncio.timeout(self._backing.limits.end_grace_s):
                     await self._session.exited.wait()
-        self._channel.close()
-
-    def _signal(self, name: str) -> None:
-        if not self._session.exited.is_set():
-            with suppress(OSError):
-                self._channel.send_signal(name)
 
 
 def terminal_options(pty: tuple[int, int] | None) -> dict[str, Any]:
