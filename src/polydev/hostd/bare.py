@@ -37,10 +37,13 @@ class BareFurnishing:
     async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> NobodysChannel:
         return NobodysChannel()
 
-    async def write_offline(self, disk: Path, files: Sequence[GuestFile]) -> None:
+    async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
         raise _nobody()
 
-    async def remove_offline(self, disk: Path, paths: Sequence[str]) -> None:
+    async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None:
+        raise _nobody()
+
+    async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes:
         raise _nobody()
 
 

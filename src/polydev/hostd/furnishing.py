@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polydev.domain import GuestFile, MachineKind
-from polydev.errors import BadSettings
+from polydev.errors import BadSettings, GuestMisbehaved, MissingImage
 from polydev.hostd.channel import Channel
 from polydev.hostd.config_drive import MachineConfig, write_config_drive
 from polydev.hostd.disks import make_disk
 from polydev.hostd.images import ImageStore
 from polydev.hostd.keys import make_keys
-from polydev.hostd.offline import remove_offline, write_offline
+from polydev.hostd.offline import read_offline, remove_offline, write_offline
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles
 from polydev.hostd.vmm.vmm import RunningVmm
@@ -79,13 +79,30 @@ class RealFurnishing:
         keys = await make_keys(folder.keys)
         return Channel(vmm.open_channel, keys.host_public, keys.client_private.decode())
 
-    async def write_offline(self, disk: Path, files: Sequence[GuestFile]) -> None:
-        """Write files into the disk of a machine at rest. Raises ImageInUse, ImageDamaged."""
-        await write_offline(disk, files)
+    async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
+        """Write files into the disk of a machine at rest."""
+        golden = await asyncio.to_thread(self._golden, record)
+        await write_offline(self._disk(record), files, golden=golden)
 
-    async def remove_offline(self, disk: Path, paths: Sequence[str]) -> None:
-        """Remove files from the disk of a machine at rest. Raises ImageInUse, ImageDamaged."""
-        await remove_offline(disk, paths)
+    async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None:
+        """Remove files from the disk of a machine at rest."""
+        await remove_offline(self._disk(record), paths)
+
+    async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes:
+        """A file that a machine at rest wrote. Raises NoSuchFile, GuestMisbehaved when larger."""
+        content = await read_offline(self._disk(record), path, limit_bytes=max_bytes + 1)
+        if len(content) > max_bytes:
+            raise GuestMisbehaved(f"{path} in {record.vm_id} is larger than {max_bytes} bytes")
+        return content
+
+    def _disk(self, record: MachineRecord) -> Path:
+        return MachineFolder(self._settings.state_dir / "machines", record.vm_id).disk
+
+    def _golden(self, record: MachineRecord) -> Path | None:
+        try:
+            return self._images.named(record.image).root_image
+        except MissingImage:
+            return None
 
 
 def environment(settings: HostSettings) -> dict[str, str]:

@@ -109,9 +109,8 @@ class Machines:
         """Put files into a machine: through its channel while it runs, else into its disk."""
         files = [file.guest_file() for file in asked.files]
         async with self._alone(asked.vm_id):
-            if self._is_at_rest(asked.vm_id):
-                disk = self._site.folder(asked.vm_id).disk
-                await self._site.furnishing.write_offline(disk, files)
+            if record := self._at_rest(asked.vm_id):
+                await self._site.furnishing.write_offline(record, files)
             else:
                 await self._channel(asked.vm_id).write_files(files)
             return self.view(asked.vm_id)
@@ -119,9 +118,8 @@ class Machines:
     async def remove_files(self, asked: RemoveFiles) -> MachineView:
         """Delete files of a machine; done also when they are not there."""
         async with self._alone(asked.vm_id):
-            if self._is_at_rest(asked.vm_id):
-                disk = self._site.folder(asked.vm_id).disk
-                await self._site.furnishing.remove_offline(disk, asked.paths)
+            if record := self._at_rest(asked.vm_id):
+                await self._site.furnishing.remove_offline(record, asked.paths)
             else:
                 await self._channel(asked.vm_id).remove_files(asked.paths)
             return self.view(asked.vm_id)
@@ -170,7 +168,11 @@ class Machines:
         return await self._channel(vm_id).open_tcp(port)
 
     async def read_file(self, vm_id: str, path: str, max_bytes: int) -> bytes:
-        """A file of a running machine. Raises NoSuchFile, GuestMisbehaved beyond `max_bytes`."""
+        """A file of a machine, running or not. Raises NoSuchFile, GuestMisbehaved when larger."""
+        if self._at_rest(vm_id):
+            async with self._alone(vm_id):
+                if record := self._at_rest(vm_id):
+                    return await self._site.furnishing.read_offline(record, path, max_bytes)
         return await self._channel(vm_id).read_file(path, max_bytes)
 
     # How it is done --------------------------------------------------------------------------
@@ -307,8 +309,10 @@ class Machines:
             raise MachineBusy(f"Machine {vm_id} is {record.state}", hint="Start it first")
         return machine.channel
 
-    def _is_at_rest(self, vm_id: str) -> bool:
-        return self._record(vm_id).state in _AT_REST
+    def _at_rest(self, vm_id: str) -> MachineRecord | None:
+        """The record of a machine that has a disk and no VMM."""
+        record = self._record(vm_id)
+        return record if record.state in _AT_REST else None
 
     def _kept(self, vm_id: str, path: Path) -> Path:
         if not path.exists():

@@ -143,7 +143,7 @@ class Host:
         return answer.decode("utf-8", "replace")
 
     async def read_file(self, vm_id: str, path: str) -> bytes:
-        """A file of a running machine, at most 4 MiB. Raises NoSuchFile, MachineBusy."""
+        """A file of a machine, at most 4 MiB. Raises NoSuchFile, GuestMisbehaved."""
         return await self._get(f"/machines/{vm_id}/files", {"path": path})
 
     async def inventory(self) -> Inventory:
