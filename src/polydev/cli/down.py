@@ -72,6 +72,11 @@ async def end_and_purge(settings: HostSettings, terminal: Terminal) -> bool:
     """End everything of an instance and remove everything it made. False: there was nothing."""
     if not settings.state_dir.exists():
         return False
+    if not Instance(settings.state_dir).was_here:
+        raise Invalid(
+            f"{settings.state_dir} was never the state folder of a Polydev: nothing is removed",
+            hint="POLYDEV_STATE_DIR names the folder",
+        )
     await _destroy_machines(settings, terminal)
     await end(settings, terminal)
     async with terminal.step("Removing network and state"):
@@ -83,11 +88,6 @@ async def end_and_purge(settings: HostSettings, terminal: Terminal) -> bool:
 
 def _remove_state(settings: HostSettings) -> None:
     """Remove the state folder, but not images that lie in it."""
-    if not Instance(settings.state_dir).was_here:
-        raise Invalid(
-            f"{settings.state_dir} was never the state folder of a Polydev: nothing is removed",
-            hint="POLYDEV_STATE_DIR names the folder",
-        )
     for path in settings.state_dir.iterdir():
         if settings.images_dir.is_relative_to(path):
             continue

@@ -140,10 +140,12 @@ class Terminal:
             self._live.start()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        self._console.print(table)
+        """Columns side by side; nothing is cut off, however narrow the terminal."""
+        cells = [columns, *rows]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+        for number, row in enumerate(cells):
+            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            self.say(line.rstrip(), "bold" if number == 0 else "")
 
     def answer(self, value: Any) -> None:
         """The JSON that `--json` promises: one line on standard output."""

@@ -1,0 +1,207 @@
+"""What a person meets who types a command: help, one clear line, an exit code, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = (
+    "up",
+    "down",
+    "connect",
+    "chat",
+    "doctor",
+    "demo",
+    "machine create",
+    "machine list",
+    "machine show",
+    "machine exec",
+    "machine console",
+    "machine destroy",
+    "image build",
+    "image list",
+    "image verify",
+)
+
+
+class Typed:
+    """Runs commands as a person would, with a state folder of its own."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "POLYDEV_STATE_DIR": str(state_dir),
+            "POLYDEV_IMAGES_DIR": str(state_dir / "images"),
+            "POLYDEV_NETNS": "pdt-unit",
+            "POLYDEV_DEMO_STATE_DIR": str(state_dir / "demo"),
+            "POLYDEV_DEMO_NAME": "pdt-unit",
+            "PORT": str(free_port()),
+        }
+
+    def __call__(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "polydev.cli", *words],
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def polydev(tmp_path: Path) -> Typed:
+    return Typed(tmp_path)
+
+
+def assert_one_line(ended: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert ended.stderr.startswith("polydev: ")
+    for word in words:
+        assert word in ended.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_json(polydev: Typed, command: str) -> None:
+    ended = polydev(*command.split(), "--help")
+    assert ended.returncode == 0, ended.stderr
+    assert "Example" in ended.stdout
+    assert "--json" in ended.stdout
+
+
+def test_the_list_of_commands_names_them_all(polydev: Typed) -> None:
+    listed = polydev("--help").stdout
+    for command in COMMANDS:
+        assert command.split()[0] in listed
+
+
+def test_a_command_that_does_not_exist_is_a_usage_error(polydev: Typed) -> None:
+    assert polydev("reboot").returncode == 2
+    assert polydev("machine", "create", "mainframe").returncode == 2
+
+
+def test_up_without_a_key_names_the_variable(polydev: Typed) -> None:
+    assert_one_line(polydev("up"), "ENCRYPTION_KEY is not set")
+
+
+def test_up_with_a_bad_setting_names_the_variable(polydev: Typed) -> None:
+    assert_one_line(polydev("up", ENCRYPTION_KEY="k", PORT="http"), "PORT is not usable")
+    ended = polydev("up", ENCRYPTION_KEY="k", POLYDEV_CLI_VCPUS="0")
+    assert_one_line(ended, "POLYDEV_CLI_VCPUS is not usable")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the check for root comes first")
+class TestUpAsRoot:
+    def test_a_port_that_is_taken_is_named(self, polydev: Typed) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            assert_one_line(polydev("up", ENCRYPTION_KEY="k", PORT=port), f"Port {port}", "PORT")
+
+    def test_a_missing_image_says_how_to_build_it(self, polydev: Typed) -> None:
+        assert_one_line(polydev("up", ENCRYPTION_KEY="k"), "polydev image build")
+
+    def test_a_missing_tool_names_its_package(self, polydev: Typed, tmp_path: Path) -> None:
+        ended = polydev("up", ENCRYPTION_KEY="k", PATH=str(tmp_path))
+        assert_one_line(ended, "is not installed", "Debian package")
+
+    def test_who_is_not_root_is_told(self, polydev: Typed) -> None:
+        polydev.state_dir.chmod(0o755)
+        ended = subprocess.run(
+            ["setpriv", "--reuid=65534", "--clear-groups", "--", sys.executable, "-c", NOT_ROOT],
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.stdout.strip() == "not-root"
+
+
+NOT_ROOT = f"""
+import sys
+sys.path[:] = {sys.path!r}
+from polydev.errors import NotRoot
+from polydev.cli import requirements
+try:
+    requirements.root()
+except NotRoot as error:
+    print(error.code)
+"""
+
+
+def test_a_controller_that_does_not_answer_is_one_line(polydev: Typed) -> None:
+    token = {"POLYDEV_ADMIN_TOKEN": "made-up"}
+    hint = "polydev up"
+    assert_one_line(polydev("machine", "list", **token), "does not answer", hint)
+    assert_one_line(polydev("connect", "codex", **token), "does not answer", hint)
+    assert_one_line(polydev("chat", "codex", "Hello", **token), "does not answer", hint)
+
+
+def test_a_missing_token_says_where_it_was_looked_for(polydev: Typed) -> None:
+    assert_one_line(polydev("machine", "list"), "admin-token", "POLYDEV_ADMIN_TOKEN")
+
+
+def test_an_error_with_json_is_json_too(polydev: Typed) -> None:
+    ended = polydev("machine", "list", "--json", POLYDEV_ADMIN_TOKEN="made-up")
+    answer = json.loads(ended.stdout)
+    assert answer["ok"] is False
+    assert answer["error"]["code"] == "controller-unreachable"
+    assert answer["error"]["hint"]
+    assert_one_line(ended)
+
+
+def test_a_text_of_nothing_is_refused(polydev: Typed) -> None:
+    assert_one_line(polydev("chat", "codex", "-", POLYDEV_ADMIN_TOKEN="t"), "nothing to say")
+
+
+def test_debug_shows_where(polydev: Typed) -> None:
+    ended = polydev("machine", "list", POLYDEV_ADMIN_TOKEN="made-up", POLYDEV_DEBUG="1")
+    assert "Traceback" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("polydev: ")
+
+
+def test_doctor_tells_all_that_is_wrong_and_what_to_do(polydev: Typed) -> None:
+    ended = polydev("doctor", "--json")
+    assert ended.returncode == 1
+    answer = json.loads(ended.stdout)
+    assert answer["ok"] is False
+    wrong = {check["name"]: check["hint"] for check in answer["checks"] if not check["ok"]}
+    assert {"images", "polydev", "host agent", "controller"} <= wrong.keys()
+    assert all(wrong.values()), "each line says what to do"
+
+
+def test_images_are_listed_as_json(polydev: Typed) -> None:
+    assert json.loads(polydev("image", "list", "--json").stdout) == []
+
+
+def test_purging_asks_when_nobody_can_answer(polydev: Typed) -> None:
+    assert_one_line(polydev("down", "--purge"), "--yes")
+
+
+def test_down_where_nothing_runs_says_so(polydev: Typed) -> None:
+    ended = polydev("down")
+    assert ended.returncode == 0
+    assert "Nothing runs" in ended.stdout
+
+
+def test_a_folder_that_was_never_polydevs_is_not_purged(polydev: Typed) -> None:
+    precious = polydev.state_dir / "precious"
+    precious.write_text("mine")
+    assert_one_line(polydev("down", "--purge", "--yes"), "nothing is removed")
+    assert precious.read_text() == "mine"

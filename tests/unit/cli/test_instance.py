@@ -1,0 +1,70 @@
+"""One Polydev at a time in a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polydev.cli.instance import Instance
+from polydev.errors import AlreadyRunning, Failed
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from polydev.cli.instance import Instance
+{before}
+with Instance(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def holder(folder: Path, before: str = "") -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(before=before), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_nothing_runs_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    instance = Instance(tmp_path / "never")
+    assert instance.pid() is None
+    assert not instance.was_here
+
+
+def test_the_second_to_start_is_refused_and_told_who_runs(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    instance = Instance(tmp_path)
+    assert instance.pid() == process.pid
+    with pytest.raises(AlreadyRunning, match=f"process {process.pid}"), instance.held():
+        pass
+    process.kill()
+    process.wait()
+    assert instance.pid() is None, "a lock does not outlive its holder"
+    with instance.held():
+        assert instance.pid() == os.getpid()
+
+
+async def test_end_waits_until_it_has_ended(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    reaping = asyncio.create_task(asyncio.to_thread(process.wait))
+    assert await Instance(tmp_path).end(30)
+    assert await reaping == -15
+    assert not await Instance(tmp_path).end(30)
+
+
+async def test_end_gives_up_at_its_limit(tmp_path: Path) -> None:
+    process = holder(tmp_path, "import signal; signal.signal(15, signal.SIG_IGN)")
+    with pytest.raises(Failed, match="has not ended"):
+        await Instance(tmp_path).end(0.3)
+    process.kill()
+    process.wait()

@@ -1,0 +1,114 @@
+"""The supervisor, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from polydev.cli.supervisor import Listener, Log, Program, last_words, supervise
+from polydev.errors import Failed
+
+SAY = "print('{words}', flush=True); "
+FOREVER = "import time; time.sleep(600)"
+
+
+class Heard:
+    """What a listener heard, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._more = asyncio.Event()
+        self.listener = Listener(self._hear, self._hear)
+
+    def _hear(self, name: str, line: str) -> None:
+        self.lines.append(f"{name}: {line}")
+        self._more.set()
+
+    async def until(self, words: str) -> str:
+        async with asyncio.timeout(30):
+            while not (found := [line for line in self.lines if words in line]):
+                self._more.clear()
+                await self._more.wait()
+        return found[-1]
+
+
+def program(folder: Path, name: str, code: str, *, ready: bool = True) -> Program:
+    async def is_ready() -> bool:
+        return ready
+
+    return Program(
+        name, (sys.executable, "-c", code), dict(os.environ), folder / f"{name}.log", is_ready
+    )
+
+
+async def test_what_programs_say_is_logged_and_echoed(tmp_path: Path) -> None:
+    heard = Heard()
+    talker = program(tmp_path, "talker", SAY.format(words="here I am") + FOREVER)
+    supervising = asyncio.create_task(supervise([talker], heard.listener))
+    assert await heard.until("here I am") == "talker: here I am"
+    supervising.cancel()
+    await asyncio.wait({supervising})
+    assert (tmp_path / "talker.log").read_text() == "here I am\n"
+
+
+async def test_a_program_that_dies_is_started_again(tmp_path: Path) -> None:
+    heard = Heard()
+    code = f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
+    supervising = asyncio.create_task(
+        supervise([program(tmp_path, "mortal", code)], heard.listener)
+    )
+    first = int((await heard.until("pid")).split()[-1])
+    os.kill(first, signal.SIGKILL)
+    heard.lines.remove(f"mortal: pid {first}")
+    assert "killed by SIGKILL" in await heard.until("starting it again")
+    assert int((await heard.until("pid")).split()[-1]) != first
+    supervising.cancel()
+    await asyncio.wait({supervising})
+
+
+async def test_a_program_that_ends_before_it_is_ready_ends_everything_with_its_last_words(
+    tmp_path: Path,
+) -> None:
+    heard = Heard()
+    steady = program(
+        tmp_path, "steady", f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
+    )
+    wrong = program(tmp_path, "wrong", "print('KEY is not usable'); exit(3)", ready=False)
+    with pytest.raises(Failed, match=r"wrong ended at its start.*exit code 3.*KEY is not usable"):
+        await supervise([steady, wrong], heard.listener)
+    pid = int((await heard.until("pid")).split()[-1])
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_program_that_is_deaf_to_the_request_to_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polydev.cli.supervisor.GRACE_S", 0.3)
+    heard = Heard()
+    code = f"import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); {FOREVER}"
+    supervising = asyncio.create_task(supervise([program(tmp_path, "deaf", code)], heard.listener))
+    await heard.until("deaf: deaf")
+    supervising.cancel()
+    _, pending = await asyncio.wait({supervising}, timeout=30)
+    assert not pending
+
+
+def test_a_log_never_grows_past_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / "full.log"
+    with Log(path, file_bytes=1000, files=3) as log:
+        for number in range(1000):
+            log.write(b"line %d\n" % number)
+    kept = sorted(tmp_path.iterdir())
+    assert [file.name for file in kept] == ["full.log", "full.log.1", "full.log.2"]
+    assert sum(file.stat().st_size for file in kept) <= 3000
+    assert last_words(path) == "line 999"
+
+
+def test_the_last_words_of_no_log_are_empty(tmp_path: Path) -> None:
+    assert last_words(tmp_path / "never.log") == ""
