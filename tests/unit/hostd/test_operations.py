@@ -177,8 +177,8 @@ async def test_the_journal_holds_no_secret_and_its_key_is_private(tmp_path: Path
     assert b"sk-made-up" not in kept
     assert b"c2stbWFkZS11cA" not in kept
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    other = create.model_copy(update={"token": SecretStr("another")})
     with pytest.raises(OperationMismatch):
-        other = create.model_copy(update={"token": SecretStr("another")})
         await operations.ask("create", other, 10)
 
 
