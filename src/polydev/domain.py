@@ -98,6 +98,8 @@ class Machine:
     session_id: SessionId | None
     """The connect session that created it, if one did."""
     size: MachineSize
+    error_code: str | None
+    error: str | None
     created_at: datetime
 
 
@@ -111,6 +113,8 @@ class ConnectSession:
     status: SessionStatus
     step: str | None
     oauth_url: str | None
+    own_browser_url: str | None
+    """For logging in in the person's own browser, and pasting what comes of it."""
     cli_vm_id: VmId | None
     error_code: str | None
     error: str | None

@@ -2,13 +2,15 @@
 
     PolydevError
     ├── Invalid       what was asked cannot be meant            (422)
-    │   ├── BadSettings, UnknownProvider, BadCredentials, BadOAuthUrl, BadPath
+    │   ├── BadSettings, UnknownProvider, BadCredentials, BadOAuthUrl, BadPath,
+    │   ├── BadRequest, PasteRefused
     ├── Refused       who asks may not                          (401, 403, 429)
-    │   ├── NotSignedIn, WrongEncryptionKey, NotRoot
+    │   ├── NotSignedIn, NotAllowed, WrongEncryptionKey, NotRoot
     ├── Missing       what was named is not there               (404)
     │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, NoSuchOperation, MissingImage, NotConnected
     ├── Conflict      it is there, but not in that state        (409)
-    │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, AlreadyRunning
+    │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
+    │   ├── LoginNotWaiting, AlreadyRunning
     ├── Unavailable   not now; retried                          (503)
     │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken
     └── Failed        it was tried and undone                   (502)
@@ -94,12 +96,24 @@ class BadOAuthUrl(Invalid):
     """What a machine reported as the provider's URL is not one that a person may be sent to."""
 
 
+class BadRequest(Invalid):
+    """A request that is not of the shape that the API takes, or too large."""
+
+
+class PasteRefused(Invalid):
+    """What a person pasted is not a code or callback URL of this login."""
+
+
 class BadPath(Invalid):
     """A path that is not absolute, climbs, or holds characters no file of ours has."""
 
 
 class NotSignedIn(Refused):
     """No token, or one that is not known."""
+
+
+class NotAllowed(Refused):
+    """Signed in, but not for this: somebody else's, or not from this place."""
 
 
 class WrongEncryptionKey(Refused):
@@ -148,6 +162,14 @@ class OperationMismatch(Conflict):
 
 class SessionNotCompleted(Conflict):
     """The connect session has not completed (yet)."""
+
+
+class SessionEnded(Conflict):
+    """The connect session has ended already."""
+
+
+class LoginNotWaiting(Conflict):
+    """The login does not wait for what was handed in, or no longer does."""
 
 
 class AlreadyRunning(Conflict):

@@ -31,6 +31,7 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self._reading = engine
         self._writing = engine.execution_options(polydev_writes=True)
+        self._change = asyncio.Event()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -47,6 +48,13 @@ class Database:
         """
         async with self._writing.begin() as connection:
             yield connection
+        self._change.set()
+        self._change = asyncio.Event()
+
+    def next_change(self) -> asyncio.Event:
+        """Set when this process commits its next write. Take it, read, and then wait for it: so no
+        change goes unnoticed, and nobody has to look again and again."""
+        return self._change
 
     async def upgrade(self) -> None:
         """Bring the tables to this version's shape."""

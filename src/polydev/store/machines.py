@@ -93,6 +93,16 @@ async def set_state(
     await connection.execute(sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE).values(**values))
 
 
+async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[str, str]) -> None:
+    """A machine could not be made, or broke: its state, with the code and words of why."""
+    code, words = problem
+    await connection.execute(
+        sa.update(vms)
+        .where(vms.c.vm_id == vm_id, _ALIVE)
+        .values(status=MachineState.FAILED, error_code=code, error=words, ip_address=None)
+    )
+
+
 async def _many(connection: AsyncConnection, *conditions: Any) -> list[Machine]:
     query = sa.select(vms).where(*conditions).order_by(vms.c.created_at, vms.c.vm_id)
     return [_machine(row) for row in await connection.execute(query)]
@@ -107,5 +117,7 @@ def _machine(row: sa.Row[Any]) -> Machine:
         ip_address=row.ip_address,
         session_id=None if row.session_id is None else SessionId(row.session_id),
         size=MachineSize(row.memory_mib, row.vcpus, row.disk_mib),
+        error_code=row.error_code,
+        error=row.error,
         created_at=row.created_at,
     )

@@ -154,6 +154,7 @@ def _session(row: sa.Row[Any]) -> ConnectSession:
         status=SessionStatus(row.status),
         step=row.step,
         oauth_url=row.oauth_url,
+        own_browser_url=row.own_browser_url,
         cli_vm_id=None if row.cli_vm_id is None else VmId(row.cli_vm_id),
         error_code=row.error_code,
         error=row.error,

@@ -56,6 +56,8 @@ vms = sa.Table(
     sa.Column("memory_mib", sa.Integer, nullable=False),
     sa.Column("vcpus", sa.Integer, nullable=False),
     sa.Column("disk_mib", sa.Integer, nullable=False),
+    sa.Column("error_code", sa.Text),
+    sa.Column("error", sa.Text),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
@@ -68,6 +70,7 @@ auth_sessions = sa.Table(
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("step", sa.Text),
     sa.Column("oauth_url", sa.Text),
+    sa.Column("own_browser_url", sa.Text),
     sa.Column("cli_vm_id", sa.Text),
     sa.Column("error_code", sa.Text),
     sa.Column("error", sa.Text),

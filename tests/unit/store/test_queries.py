@@ -46,6 +46,7 @@ def _session(person: PersonId = ANN, provider: str = "codex") -> ConnectSession:
         status=SessionStatus.QUEUED,
         step=None,
         oauth_url=None,
+        own_browser_url=None,
         cli_vm_id=None,
         error_code=None,
         error=None,
@@ -65,6 +66,8 @@ def _machine(person: PersonId = ANN, kind: MachineKind = MachineKind.CLI) -> Mac
         ip_address=None,
         session_id=None,
         size=MachineSize(512, 1, 4096),
+        error_code=None,
+        error=None,
         created_at=now(),
     )
 

@@ -31,6 +31,8 @@ def upgrade() -> None:
         sa.Column("memory_mib", sa.Integer, nullable=False),
         sa.Column("vcpus", sa.Integer, nullable=False),
         sa.Column("disk_mib", sa.Integer, nullable=False),
+        sa.Column("error_code", sa.Text),
+        sa.Column("error", sa.Text),
         sa.Column("created_at", _TIME, nullable=False),
     )
     op.create_index("ix_vms_user_id", "vms", ["user_id"])
@@ -47,6 +49,7 @@ def _create_sessions() -> None:
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("step", sa.Text),
         sa.Column("oauth_url", sa.Text),
+        sa.Column("own_browser_url", sa.Text),
         sa.Column("cli_vm_id", sa.Text),
         sa.Column("error_code", sa.Text),
         sa.Column("error", sa.Text),

@@ -1,0 +1,124 @@
+"""The providers that there are: the TOML files beside this module, as frozen dataclasses.
+
+The keys are explained in the files. They are our own, so a mistake in one is a programming error
+and shows when the first provider is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from polydev.domain import GuestFile
+from polydev.errors import UnknownProvider
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialsFile:
+    """Where a CLI keeps its login, and what must be in it."""
+
+    path: str
+    mode: int
+    max_bytes: int
+    validator: Draft202012Validator
+    required: tuple[str, ...]
+    """JSON pointers to text that is not empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How a CLI answers one turn: the prompt on its standard input, JSON lines on its output."""
+
+    argv: tuple[str, ...]
+    output: str
+    """Which reader understands it: `claude-stream-json` or `codex-exec-json`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One CLI and its provider."""
+
+    id: str
+    name: str
+    memory_mib: int
+    environment: Mapping[str, str]
+    url_hosts: frozenset[str]
+    accepts: str
+    """What a person may paste instead of logging in in the machine: `code` or `callback_url`."""
+    credentials: CredentialsFile
+    files: tuple[GuestFile, ...]
+    status_argv: tuple[str, ...]
+    chat: Chat
+
+
+def provider(provider_id: str) -> Provider:
+    """The provider of that id. Raises UnknownProvider, which names those there are."""
+    known = _load()
+    try:
+        return known[provider_id]
+    except KeyError:
+        raise UnknownProvider(
+            f"There is no provider {_shown(provider_id)}", hint=f"There are: {', '.join(known)}"
+        ) from None
+
+
+def all_providers() -> tuple[Provider, ...]:
+    """Every provider, in the order of their ids."""
+    return tuple(_load().values())
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+@cache
+def _load() -> Mapping[str, Provider]:
+    found = [_read(path) for path in sorted(_FOLDER.glob("*.toml"))]
+    return MappingProxyType({one.id: one for one in found})
+
+
+def _read(path: Path) -> Provider:
+    data = tomllib.loads(path.read_text("utf-8"))
+    return Provider(
+        id=data["id"],
+        name=data["name"],
+        memory_mib=data["memory_mib"],
+        environment=MappingProxyType(dict(data.get("environment", {}))),
+        url_hosts=frozenset(data["login"]["url_hosts"]),
+        accepts=data["paste"]["accepts"],
+        credentials=_credentials(data["credentials"]),
+        files=tuple(_file(entry) for entry in data.get("files", [])),
+        status_argv=tuple(data["status"]["argv"]),
+        chat=Chat(tuple(data["chat"]["argv"]), data["chat"]["output"]),
+    )
+
+
+def _credentials(data: dict[str, Any]) -> CredentialsFile:
+    schema = json.loads((_FOLDER / data["schema"]).read_text("utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return CredentialsFile(
+        path=data["path"],
+        mode=data["mode"],
+        max_bytes=data["max_bytes"],
+        validator=Draft202012Validator(schema),
+        required=tuple(data["required"]),
+    )
+
+
+def _file(entry: dict[str, Any]) -> GuestFile:
+    return GuestFile(
+        path=entry["path"],
+        content=entry["content"].encode(),
+        mode=entry["mode"],
+        if_absent=True,
+    )

@@ -1,0 +1,233 @@
+"""The connect session: one person logs one CLI in. The table below is the whole of it.
+
+The API asks `Connect` to start, cancel and paste; everything else happens in the workflow, which
+goes on over any death of the controller. What a step leaves is in the session's row, in the store
+and at the host; ids are made from the session's id, so a step that runs twice finds its own.
+
+A running CLI machine of the person is taken and never undone. One live session per person and
+provider is the database's rule; whoever asks for a second one is given the first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from sqlalchemy.exc import IntegrityError
+
+from polydev.domain import (
+    ConnectSession,
+    PersonId,
+    SessionId,
+    SessionStatus,
+    credential_id_for,
+    now,
+)
+from polydev.errors import LoginCancelled, LoginExpired, LoginFailed, LoginNotWaiting, SessionEnded
+from polydev.providers import check_credentials, provider
+from polydev.store import credentials, sessions
+from polydev.store.database import Database
+from polydev.vault import Binding, Vault
+from polydev.workflows.delivery import Delivery
+from polydev.workflows.engine import Body, Engine
+from polydev.workflows.login_watch import LoginWatch
+from polydev.workflows.machines import ANSWER_GRACE_S, Machines
+from polydev.workflows.saga import OnPoint, Saga, Step, Wait
+from polydev.workflows.session_machines import SessionMachines
+from polydev.workflows.session_notes import SessionNotes
+
+log = logging.getLogger("polydev.workflows")
+
+CONNECT = "connect"
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Connect sessions: what the API asks, and the workflow."""
+
+    database: Database
+    vault: Vault
+    machines: Machines
+    engine: Callable[[], Engine]
+    on_point: OnPoint = lambda _step, _point: None
+
+    def saga(self) -> Saga:
+        """The steps, what undoes each, and how long each may take."""
+        its, limit = SessionMachines(self.database, self.machines), self.machines.settings
+        steps: list[Step | Wait] = [
+            Step(
+                "create-machines", its.create, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
+                undo=its.give_back_cli_machine,
+            ),
+            Step("browser-ready", its.browser_ready, limit.healthy_limit_s + ANSWER_GRACE_S),
+            Step("start-login", self._start_login, limit.login_start_limit_s),
+            Wait("wait-for-person", self._wait_for_person),
+            Step("capture", self._capture, limit.capture_limit_s, undo=self._forget),
+            Step(
+                "write", self._write, limit.write_limit_s,
+                undo=self._take_back, interruptible=False,
+            ),
+        ]  # fmt: skip
+        always = [Step("destroy-browser", its.destroy_browser, limit.destroy_limit_s)]
+        notes = SessionNotes(self.database)
+        return Saga(steps, always, notes, limit.destroy_limit_s, self.on_point)
+
+    def bodies(self) -> dict[str, Body]:
+        """The workflow, for the engine."""
+        return {CONNECT: lambda session_id: self.saga().run(self.engine(), session_id)}
+
+    # -- what the API asks -----------------------------------------------------------------------
+
+    async def start(self, user_id: PersonId, provider_id: str) -> ConnectSession:
+        """A new session, or the live one for that provider. Raises UnknownProvider."""
+        session = self._new_session(user_id, provider(provider_id).id)
+        try:
+            async with self.database.write() as connection:
+                live = await sessions.live_of(connection, user_id, session.provider)
+                if live is None:
+                    await sessions.add(connection, session)
+        except IntegrityError:
+            async with self.database.read() as connection:
+                live = await sessions.live_of(connection, user_id, session.provider)
+        session = live or session
+        await self.engine().enqueue(CONNECT, session.session_id)
+        return session
+
+    async def cancel(self, user_id: PersonId, session_id: SessionId) -> ConnectSession:
+        """Wish a session away; the workflow ends it. Raises NoSuchSession, SessionEnded."""
+        async with self.database.write() as connection:
+            await sessions.get(connection, session_id, user_id)
+            if not await sessions.request_cancel(connection, session_id, now()):
+                raise SessionEnded(f"The connect session {session_id} has ended already")
+            return await sessions.get(connection, session_id, user_id)
+
+    async def paste(
+        self,
+        user_id: PersonId,
+        session_id: SessionId,
+        what: Literal["code", "callbackUrl"],
+        text: str,
+    ) -> None:
+        """Hand what a person pasted straight to the browser machine; it is kept nowhere.
+
+        Raises: NoSuchSession, LoginNotWaiting, PasteRefused.
+        """
+        async with self.database.read() as connection:
+            session = await sessions.get(connection, session_id, user_id)
+        if session.status is not SessionStatus.WAITING:
+            raise LoginNotWaiting("The login does not wait for a pasted code or URL now")
+        service = SessionMachines(self.database, self.machines).browser_service(session_id)
+        await service.paste(session.provider, what, text)
+
+    # -- the steps -------------------------------------------------------------------------------
+
+    async def _start_login(self, subject: str) -> None:
+        session = await self._session(subject)
+        watch = self._watch(session)
+        urls = await watch.start()
+        async with self.database.write() as connection:
+            fresh = await sessions.get(connection, session.session_id)
+            if fresh.status is SessionStatus.WAITING:
+                return  # It was here before: the person's time goes on.
+            limit = timedelta(seconds=self.machines.settings.person_limit_s)
+            await sessions.change(
+                connection,
+                session.session_id,
+                status=SessionStatus.WAITING,
+                oauth_url=urls.url,
+                own_browser_url=urls.ownBrowserUrl,
+                expires_at=now() + limit,
+            )
+
+    async def _wait_for_person(self, subject: str) -> None:
+        engine = self.engine()
+        deadline = await engine.step("deadline", lambda: self._deadline(subject))
+        watching = engine.start_outside(self._send_outcome(subject))
+        try:
+            message = await engine.receive(deadline - time.time())
+        finally:
+            watching.cancel()
+        if message is None:
+            raise LoginExpired(
+                "Nobody logged in within the time allowed", hint="Connect again when you are ready"
+            )
+        if message["outcome"] == "cancel":
+            raise LoginCancelled("The login was cancelled")
+        if message["outcome"] == "failed":
+            raise LoginFailed(message["message"], hint=message["hint"])
+
+    async def _deadline(self, subject: str) -> float:
+        return (await self._session(subject)).expires_at.timestamp()
+
+    async def _send_outcome(self, subject: str) -> None:
+        """Watch the login and the person, and send the workflow what comes first."""
+        session = await self._session(subject)
+        message = await self._watch(session).outcome(SessionNotes(self.database))
+        await self.engine().send(CONNECT, subject, message)
+
+    async def _capture(self, subject: str) -> None:
+        """Read the credentials and seal them, in one step: they are never kept in between."""
+        session = await self._session(subject)
+        about = provider(session.provider)
+        its = SessionMachines(self.database, self.machines)
+        reported = await its.browser_service(session.session_id).credentials(about.id)
+        plaintext = check_credentials(about, reported)
+        binding = Binding(credential_id_for(session.session_id), session.user_id, about.id)
+        sealed = await self.vault.seal(plaintext, binding, now())
+        async with self.database.write() as connection:
+            await credentials.put(connection, sealed)
+
+    async def _forget(self, subject: str) -> None:
+        async with self.database.write() as connection:
+            await credentials.forget(connection, credential_id_for(SessionId(subject)))
+
+    async def _write(self, subject: str) -> None:
+        session = await self._session(subject)
+        if session.cli_vm_id is None:
+            raise LoginFailed("The session has lost its CLI machine", hint="Connect again")
+        await self._delivery().deliver(
+            credential_id_for(session.session_id), provider(session.provider), session.cli_vm_id
+        )
+
+    async def _take_back(self, subject: str) -> None:
+        session = await self._session(subject)
+        if session.cli_vm_id is not None:
+            await self._delivery().take_back(provider(session.provider), session.cli_vm_id)
+
+    # -- what they share -------------------------------------------------------------------------
+
+    async def _session(self, subject: str) -> ConnectSession:
+        async with self.database.read() as connection:
+            return await sessions.get(connection, SessionId(subject))
+
+    def _watch(self, session: ConnectSession) -> LoginWatch:
+        its = SessionMachines(self.database, self.machines)
+        return LoginWatch(its.browser_service(session.session_id), session)
+
+    def _delivery(self) -> Delivery:
+        return Delivery(self.database, self.vault, self.machines.host)
+
+    def _new_session(self, user_id: PersonId, provider_id: str) -> ConnectSession:
+        limit, at = self.machines.settings, now()
+        before_s = limit.machine_limit_s + limit.healthy_limit_s + limit.login_start_limit_s
+        return ConnectSession(
+            session_id=SessionId(str(uuid.uuid4())),
+            user_id=user_id,
+            provider=provider_id,
+            status=SessionStatus.QUEUED,
+            step=None,
+            oauth_url=None,
+            own_browser_url=None,
+            cli_vm_id=None,
+            error_code=None,
+            error=None,
+            cancel_requested_at=None,
+            created_at=at,
+            expires_at=at + timedelta(seconds=before_s + limit.person_limit_s),
+            ended_at=None,
+        )

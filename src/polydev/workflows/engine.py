@@ -1,0 +1,209 @@
+"""The durable engine: runs workflows that survive the death of the controller. Sole user of DBOS.
+
+`app.py` makes one per process; `saga.py` and the workflows use it. It must not know sessions,
+machines or people. What it promises: a workflow that was enqueued runs to its end, over any number
+of restarts; a step that ended is not run again, and gives what it gave; a step that was cut runs
+again; a message that was sent is received once.
+
+What goes into the journal are ids and plain values, as JSON (DBOS would pickle, and who could write
+its file could then run code here). Errors are kept as code, message and hint. Nothing secret may
+be passed to a workflow, returned from a step, raised in one, or sent.
+
+Traps that this module keeps away from the others: `cancel_workflow` and workflow timeouts strand a
+waiting workflow (there are messages and deadlines instead); queues are named before the launch;
+the application version is constant (code that changes a workflow's steps asks `DBOS.patch`);
+threads are bounded; polling is quick enough for a person; SQLite writes ahead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSConfig, SetWorkflowID
+from dbos._serialization import Serializer
+from sqlalchemy import event
+
+from polydev.errors import Failed, PolydevError, by_code
+
+log = logging.getLogger("polydev.workflows")
+
+Body = Callable[[str], Awaitable[None]]
+
+_QUEUE = "polydev"
+_VERSION = "1"
+_POLLING_S = 0.1
+_THREADS = 32
+_ERROR_KEY = "$error"
+_GOING_ON = ("PENDING", "ENQUEUED", "DELAYED")
+
+
+class Engine:
+    """One per process: DBOS itself is a singleton."""
+
+    def __init__(self, folder: Path, bodies: Mapping[str, Body]) -> None:
+        """`bodies` by name; a body gets the subject that its workflow was enqueued with, and must
+        be deterministic between its steps."""
+        self._file = folder / "journal.db"
+        self._bodies = bodies
+        self._workflows: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+        self._outside: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Open the journal and take up every workflow that has not ended."""
+        await asyncio.to_thread(self._file.touch, 0o600)
+        config: DBOSConfig = {
+            "name": "polydev",
+            "system_database_url": f"sqlite:///{self._file}",
+            "system_database_engine": _sqlite_engine(self._file),
+            "application_version": _VERSION,
+            "executor_id": "controller",
+            "serializer": _PlainJson(),
+            "max_executor_threads": _THREADS,
+            "notification_listener_polling_interval_sec": _POLLING_S,
+            "log_level": "WARNING",
+            "enable_otlp": False,
+        }
+        DBOS(config=config)
+        for name, body in self._bodies.items():
+            self._workflows[name] = self._register(name, body)
+        DBOS.listen_queues([_QUEUE])
+        DBOS.launch()  # on the event loop's thread: workflows then run on this loop
+        await DBOS.register_queue_async(
+            _QUEUE, polling_interval_sec=_POLLING_S, on_conflict="always_update"
+        )
+
+    async def stop(self) -> None:
+        """Let go of the workflows where they are; the next start takes them up."""
+        logging.getLogger("dbos").setLevel(logging.ERROR)  # it warns of each one that is let go
+        tasks = [*self._running, *self._outside]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(
+            DBOS.destroy, workflow_completion_timeout_sec=0, destroy_registry=True
+        )
+
+    async def enqueue(self, name: str, subject: str) -> None:
+        """Have a workflow run. There is one per name and subject: asking twice is asking once."""
+        with SetWorkflowID(_workflow_id(name, subject)):
+            await DBOS.enqueue_workflow_async(_QUEUE, self._workflows[name], subject)
+
+    async def is_over(self, name: str, subject: str) -> bool:
+        """Whether a workflow has run to its end; not so for one that was never enqueued."""
+        status = await DBOS.get_workflow_status_async(_workflow_id(name, subject))
+        return status is not None and status.status not in _GOING_ON
+
+    async def send(self, name: str, subject: str, message: Mapping[str, str]) -> None:
+        """Send a message; one that is sent before anybody waits is kept."""
+        await DBOS.send_async(_workflow_id(name, subject), dict(message))
+
+    async def forget(self, before_ms: int) -> int:
+        """Remove the journal of workflows that ended and were made before that Unix time."""
+        done = await DBOS.list_workflows_async(
+            status=["SUCCESS", "ERROR"], load_input=False, load_output=False, limit=500
+        )
+        old = [it.workflow_id for it in done if (it.created_at or before_ms) < before_ms]
+        if old:
+            await DBOS.delete_workflows_async(old)
+        return len(old)
+
+    # -- in a workflow ---------------------------------------------------------------------------
+
+    async def step(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Run work whose outcome is kept: plain JSON values or an error of ours.
+
+        Raises: what `work` raised; Failed in place of an error that is not ours, which is logged.
+        """
+
+        async def kept() -> Any:
+            try:
+                return await work()
+            except PolydevError:
+                raise
+            except Exception as error:
+                raise _unexpected(name, error) from None
+
+        return await DBOS.run_step_async({"name": name}, kept)
+
+    async def receive(self, timeout_s: float) -> Mapping[str, str] | None:
+        """The next message, or None when the time is over. The deadline survives restarts."""
+        message = await DBOS.recv_async(timeout_seconds=max(timeout_s, 0))
+        return message if isinstance(message, dict) else None
+
+    def start_outside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that is no part of the workflow that starts it: it is not journaled, and
+        may send messages."""
+        task = asyncio.create_task(work, context=contextvars.Context())
+        self._outside.add(task)
+        task.add_done_callback(self._outside.discard)
+        return task
+
+    def _register(self, name: str, body: Body) -> Callable[[str], Coroutine[Any, Any, None]]:
+        async def run(subject: str) -> None:
+            if task := asyncio.current_task():
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+            await body(subject)
+
+        return DBOS.workflow(name=name, max_recovery_attempts=None)(run)
+
+
+def _workflow_id(name: str, subject: str) -> str:
+    return f"{name}:{subject}"
+
+
+def _unexpected(name: str, error: Exception) -> Failed:
+    """An error that nobody foresaw. Its text may hold anything, so only its place is told."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    where = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
+    log.error("step %s failed unexpectedly: %s at %s", name, type(error).__name__, where)
+    return Failed(
+        f"Something unexpected happened in the step '{name}' ({type(error).__name__})",
+        hint="The controller's log says where; please report it",
+    )
+
+
+def _sqlite_engine(file: Path) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+class _PlainJson(Serializer):
+    """What goes into the journal: JSON, with errors as code, message and hint."""
+
+    def name(self) -> str:
+        return "polydev_json"
+
+    def serialize(self, data: Any) -> str:
+        return json.dumps(data, default=_plain)
+
+    def deserialize(self, serialized_data: str) -> Any:
+        data = json.loads(serialized_data)
+        if isinstance(data, dict) and _ERROR_KEY in data:
+            code, message, hint = data[_ERROR_KEY]
+            return by_code(code)(message, hint=hint)
+        return data
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, PolydevError):
+        return {_ERROR_KEY: [value.code, value.message, value.hint]}
+    if isinstance(value, BaseException):
+        return {_ERROR_KEY: [Failed.code, f"Internal error ({type(value).__name__})", ""]}
+    raise TypeError(f"{type(value).__name__} does not go into the journal")

@@ -1,0 +1,71 @@
+"""How a connect session's saga tells how it goes: the rows that the page and commands watch.
+
+Also where it hears that the person wishes it away, which is a column of the same row.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from polydev.domain import SessionId, SessionStatus, credential_id_for, now
+from polydev.errors import LoginCancelled, LoginExpired, PolydevError
+from polydev.store import credentials, sessions
+from polydev.store.database import Database
+
+log = logging.getLogger("polydev.workflows")
+
+_ENDS: dict[type[PolydevError], SessionStatus] = {
+    LoginCancelled: SessionStatus.CANCELLED,
+    LoginExpired: SessionStatus.EXPIRED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionNotes:
+    """The notes of connect sessions (saga.Notes)."""
+
+    database: Database
+
+    async def begins(self, subject: str, step: str) -> None:
+        """The session is in this step now."""
+        session_id = SessionId(subject)
+        async with self.database.write() as connection:
+            await sessions.step_started(connection, session_id, step, now())
+            session = await sessions.get(connection, session_id)
+            is_new = session.status is SessionStatus.QUEUED
+            status = SessionStatus.RUNNING if is_new else session.status
+            if status is SessionStatus.WAITING and step not in ("start-login", "wait-for-person"):
+                status = SessionStatus.RUNNING
+            await sessions.change(connection, session_id, step=step, status=status)
+        log.info("session %s: %s begins", subject, step)
+
+    async def ends(self, subject: str, step: str, outcome: str) -> None:
+        """The step has ended."""
+        async with self.database.write() as connection:
+            await sessions.step_ended(connection, SessionId(subject), step, now(), outcome)
+        log.info("session %s: %s %s", subject, step, outcome)
+
+    async def interrupted(self, subject: str) -> PolydevError:
+        """Returns once the person wishes the session away."""
+        while True:
+            change = self.database.next_change()
+            async with self.database.read() as connection:
+                session = await sessions.get(connection, SessionId(subject))
+            if session.cancel_requested_at is not None:
+                return LoginCancelled("The login was cancelled")
+            await change.wait()
+
+    async def over(self, subject: str, failure: PolydevError | None) -> None:
+        """The session's end. A credential that replaces others does so at the same moment."""
+        session_id = SessionId(subject)
+        async with self.database.write() as connection:
+            if failure is None:
+                await credentials.forget_others(connection, credential_id_for(session_id))
+                await sessions.end(connection, session_id, SessionStatus.COMPLETED, now())
+                log.info("session %s: completed", subject)
+                return
+            status = _ENDS.get(type(failure), SessionStatus.FAILED)
+            problem = (failure.code, failure.line())
+            await sessions.end(connection, session_id, status, now(), problem)
+        log.info("session %s: %s (%s)", subject, status, failure.code)
