@@ -190,7 +190,10 @@ class Channel:
             async with asyncio.timeout(limit_s):
                 sock = await self._open_socket()
                 try:
-                    return await asyncssh.connect(sock=sock, options=self._options(limit_s))
+                    # The name is for a socket without an address; nothing is looked up.
+                    return await asyncssh.connect(
+                        "machine", sock=sock, options=self._options(limit_s)
+                    )
                 except BaseException:
                     sock.close()
                     raise

@@ -7,11 +7,10 @@ goes upward and starts over at the end, so that an address rests before another 
 from __future__ import annotations
 
 import json
-import os
 from ipaddress import AddressValueError, IPv4Address
-from pathlib import Path
 
 from polydev.errors import NetworkFailed, NoCapacity
+from polydev.hostd.atomic import write_whole
 from polydev.hostd.network.plan import NetworkPlan
 
 _HIGHEST_PORT = 65535
@@ -61,18 +60,17 @@ class AddressPool:
             return self._leases[vm_id]
         address = self._free_address()
         following = int(address) + 1
-        self._next = following if following <= self._last else self._first
-        self._leases[vm_id] = address
-        self._write()
+        self._become(
+            {**self._leases, vm_id: address},
+            following if following <= self._last else self._first,
+        )
         return address
 
     def release(self, *vm_ids: str) -> None:
         """Give back the addresses of machines; those that have none are passed over."""
-        held = [vm_id for vm_id in vm_ids if vm_id in self._leases]
-        for vm_id in held:
-            del self._leases[vm_id]
-        if held:
-            self._write()
+        kept = {vm_id: a for vm_id, a in self._leases.items() if vm_id not in vm_ids}
+        if len(kept) < len(self._leases):
+            self._become(kept, self._next)
 
     def forget_if_empty(self) -> None:
         """Remove the file when no machine has an address any more."""
@@ -91,25 +89,12 @@ class AddressPool:
             hint="Destroy machines, or set a larger POLYDEV_SUBNET",
         )
 
-    def _write(self) -> None:
+    def _become(self, leases: dict[str, IPv4Address], following: int) -> None:
+        """On disk first: what cannot be kept is not given."""
         kept = {
-            "next": str(IPv4Address(self._next)),
-            "leases": {vm_id: str(address) for vm_id, address in self._leases.items()},
+            "next": str(IPv4Address(following)),
+            "leases": {vm_id: str(address) for vm_id, address in leases.items()},
         }
-        _replace(self._file, json.dumps(kept, indent=1).encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write aside, fsync, rename, fsync the folder: after a crash the old or the new is there."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = path.with_suffix(".new")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(self._file, json.dumps(kept, indent=1).encode())
+        self._leases, self._next = leases, following

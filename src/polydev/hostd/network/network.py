@@ -171,13 +171,15 @@ class Network:
             links.point_to(sender.tap, sender.mac, IPv4Address(sender.address))
 
     def _attach(self, links: Links, vm_id: str, uid: int) -> Attachment:
+        is_new = vm_id not in self._pool.leases()
         address = self._pool.take(vm_id)
         sender = self._sender(address)
         try:
             firewall.load(firewall.with_sender(sender))
             links.add_tap(sender.tap, sender.mac, address, uid)
         except BaseException:
-            self._detach(links, [vm_id])
+            if is_new:
+                self._detach(links, [vm_id])
             raise
         return Attachment(
             tap=sender.tap,

@@ -1,0 +1,57 @@
+"""Starts simulated machines: the driver contract, kept in memory.
+
+`drivers.py` makes it when the settings name it. Like a VMM it knows one machine's folder and its
+config drive, and nothing of the network: a simulated machine is never in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from polydev.errors import VmmFailed
+from polydev.hostd.vmm.simulated.config import read_config
+from polydev.hostd.vmm.simulated.machine import SimulatedVmm
+from polydev.hostd.vmm.simulated.simulation import Simulation
+from polydev.hostd.vmm.vmm import LaunchSpec, Probe
+
+ROOT = "simulated-root"
+"""Name of the folder, in a machine's own, that is the machine's filesystem."""
+
+
+class SimulatedDriver:
+    """Machines inside this process. They end with it: `adopt` never finds one."""
+
+    def __init__(self, simulation: Simulation | None = None) -> None:
+        self._simulation = simulation or Simulation()
+
+    @property
+    def name(self) -> str:
+        return "simulated"
+
+    async def probe(self) -> Probe:
+        return Probe(True, "none", "No guest runs: the host agent plays every machine itself")
+
+    async def launch(self, spec: LaunchSpec) -> SimulatedVmm:
+        """Start a machine. Raises VmmFailed if its config drive is not one."""
+        try:
+            config = await asyncio.to_thread(read_config, spec.config_drive)
+            root = spec.folder / ROOT
+            await asyncio.to_thread(_make_root, root)
+        except (OSError, ValueError, KeyError) as error:
+            raise VmmFailed(
+                f"{spec.vm_id} has no config drive that can be read: {error}"
+            ) from error
+        return SimulatedVmm(spec, config, root, self._simulation)
+
+    async def adopt(self, spec: LaunchSpec) -> None:
+        return None
+
+    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+        return ()
+
+
+def _make_root(root: Path) -> None:
+    (root / "root").mkdir(mode=0o700, parents=True, exist_ok=True)
+    (root / "tmp").mkdir(exist_ok=True)

@@ -1,0 +1,28 @@
+"""How simulated machines are to behave: what a test or a load run may choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class LoginEnd(StrEnum):
+    """How the logins of simulated browser machines end."""
+
+    CREDENTIALS = "credentials"
+    FAILURE = "failure"
+    NEVER = "never"
+    """They wait for a pasted code, like a person who walked away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Delays in seconds; the defaults are a machine that does everything at once."""
+
+    boot_s: float = 0
+    becomes_ready: bool = True
+    login_s: float = 0
+    """From the start of a login until its end."""
+    login_end: LoginEnd = LoginEnd.CREDENTIALS
+    answer_s: float = 0
+    """How long a CLI takes for a chat turn."""
