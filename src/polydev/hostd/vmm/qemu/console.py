@@ -1,0 +1,127 @@
+"""What a guest prints and what QEMU complains of, kept in logs that cannot grow without end.
+
+Only the agent writes them. It reads at a bounded rate, and a guest that prints faster waits for its
+own serial port: printing forever costs it its own time, and the host next to nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+CONSOLE_LOG_BYTES = 1024 * 1024
+ERROR_LOG_BYTES = 256 * 1024
+
+_CHUNK = 64 * 1024
+_TAIL_BYTES = 2048
+_BURST_BYTES = 1024 * 1024
+_BYTES_PER_S = 256 * 1024
+_BREATH_S = 0.005
+"""Between two readings: QEMU hands a serial line on in a few bytes at a time."""
+
+
+class BoundedLog:
+    """A log of at most `limit_bytes`: when it is full, its older half goes. Its methods block."""
+
+    def __init__(self, path: Path, limit_bytes: int) -> None:
+        self._path = path
+        self._limit_bytes = limit_bytes
+        self.tail = b""
+        """The last bytes that came in, whether or not the disk had room for them."""
+
+    def append(self, content: bytes) -> None:
+        """Add to the end. A disk that is full loses the log, not the machine."""
+        self.tail = (self.tail + content)[-_TAIL_BYTES:]
+        with suppress(OSError):
+            size = self._write(self._path, os.O_APPEND, content)
+            if size > self._limit_bytes:
+                self._drop_older_half(size)
+
+    def _drop_older_half(self, size: int) -> None:
+        with self._path.open("rb") as file:
+            file.seek(size - self._limit_bytes // 2)
+            file.readline()
+            newer = file.read(self._limit_bytes // 2)
+        aside = self._path.with_name(f".{self._path.name}.new")
+        self._write(aside, os.O_TRUNC, newer)
+        aside.replace(self._path)
+
+    @staticmethod
+    def _write(path: Path, flag: int, content: bytes) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flag
+        with os.fdopen(os.open(path, flags, 0o640), "ab") as file:
+            file.write(content)
+            return file.tell()
+
+
+class Marker:
+    """Looks for one word in a stream that comes in pieces."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word.encode()
+        self._rest = b""
+        self.seen = asyncio.Event()
+
+    def look_at(self, content: bytes) -> None:
+        if self.seen.is_set():
+            return
+        text = self._rest + content
+        if self._word in text:
+            self.seen.set()
+        self._rest = text[-len(self._word) :]
+
+
+class Reader:
+    """Reads a stream of the VMM's into a log, at a bounded rate, until it ends."""
+
+    def __init__(self, log: BoundedLog, marker: Marker | None = None) -> None:
+        self.log = log
+        self._marker = marker
+        self._credit = float(_BURST_BYTES)
+        self._last_s = 0.0
+
+    async def read_console(self, connected: socket.socket) -> None:
+        """Read a connected, non-blocking socket to its end."""
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):
+            while content := await loop.sock_recv(connected, _CHUNK):
+                await self._keep(content)
+
+    async def read_errors(self, fifo: int) -> None:
+        """Read a non-blocking pipe, until cancelled."""
+        while True:
+            await _readable(fifo)
+            await self.drain_errors(fifo)
+
+    async def drain_errors(self, fifo: int) -> None:
+        """Read what is in the pipe now, and no more than it holds at once."""
+        with suppress(OSError):
+            if content := os.read(fifo, _CHUNK):
+                await self._keep(content)
+
+    async def _keep(self, content: bytes) -> None:
+        if self._marker is not None:
+            self._marker.look_at(content)
+        await asyncio.to_thread(self.log.append, content)
+        await asyncio.sleep(max(_BREATH_S, self._debt_s(len(content))))
+
+    def _debt_s(self, size: int) -> float:
+        """How long to pause after `size` bytes: a token bucket."""
+        now_s = asyncio.get_running_loop().time()
+        earned = (now_s - self._last_s) * _BYTES_PER_S
+        self._credit = min(_BURST_BYTES, self._credit + earned) - size
+        self._last_s = now_s
+        return -self._credit / _BYTES_PER_S
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)

@@ -1,0 +1,184 @@
+"""A VMM's process: started so that it outlives the agent, known again, watched to its end.
+
+A process is held by a pidfd, so that no signal and no wait ever meets another process that was
+given the same pid. The same works for a VMM that we started and for one that was adopted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from polydev.errors import VmmFailed
+from polydev.hostd.atomic import write_whole
+
+IDENTITY = "vmm.json"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_END_LIMIT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`vmm.json`: which process a machine's VMM is. The start time tells it from a later one."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+    def write(self, folder: Path) -> None:
+        write_whole(folder / IDENTITY, json.dumps(asdict(self)).encode(), durable=False)
+
+    @staticmethod
+    def read(folder: Path) -> Identity | None:
+        """None when there is none that can be believed."""
+        try:
+            known = json.loads((folder / IDENTITY).read_bytes())
+            return Identity(int(known["pid"]), int(known["start_ticks"]), str(known["boot_id"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+class VmmProcess:
+    """A running process, or one that has just ended."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+        self._end: asyncio.Future[int | None] | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Raises: FileNotFoundError when the process has ended and was reaped."""
+        return Identity(self.pid, _start_ticks(self.pid), _boot_id())
+
+    async def ended(self) -> int | None:
+        """Wait for its end, and reap it if it is ours: its exit status (-n for signal n).
+
+        None if it was not our child. May be called any number of times.
+        """
+        if self._end is None:
+            loop = asyncio.get_running_loop()
+            self._end = loop.create_future()
+            loop.add_reader(self._pidfd, self._note_end)
+        return await asyncio.shield(self._end)
+
+    async def kill(self) -> None:
+        """End it, and wait for that. Raises: VmmFailed if even that does not end it."""
+        if self._pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(_END_LIMIT_S):
+                await self.ended()
+        except TimeoutError:
+            raise VmmFailed(f"Process {self.pid} does not end, even when it is killed") from None
+
+    def release(self) -> None:
+        """Let go of it. It is not touched."""
+        if self._end is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            self._end.cancel()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _note_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        if self._end is not None and not self._end.done():
+            self._end.set_result(_reap(self._pidfd))
+
+
+def start(argv: Sequence[str], descriptors: Sequence[int], errors: int, folder: Path) -> VmmProcess:
+    """Start a VMM in a session of its own, in `folder`. Blocking. Raises: OSError."""
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=errors,
+        stderr=errors,
+        pass_fds=descriptors,
+        cwd=folder,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        start_new_session=True,
+    )
+    pidfd = os.pidfd_open(process.pid)
+    process.returncode = 0  # it is not Popen's to wait for: the pidfd tells when it ends
+    # A core file would hold the guest's memory, credentials included.
+    resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+    return VmmProcess(process.pid, pidfd)
+
+
+def find(identity: Identity, word: str) -> VmmProcess | None:
+    """The process of that identity if it still runs and has `word` in an argument."""
+    if identity.boot_id != _boot_id():
+        return None
+    found = hold(identity.pid)
+    if found is not None and _is(identity, word):
+        return found
+    if found is not None:
+        found.release()
+    return None
+
+
+def hold(pid: int) -> VmmProcess | None:
+    """A process by its pid, if there is one now."""
+    try:
+        return VmmProcess(pid, os.pidfd_open(pid))
+    except OSError:
+        return None
+
+
+def running_in(folder: Path, program: str) -> Iterator[tuple[int, Path, bool]]:
+    """VMMs that were started in `folder` or below it: pid, where, and whether that still exists.
+
+    The kernel says where a process is; what a VMM's memory says of itself is not asked.
+    """
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            where = (entry / "cwd").readlink()
+        except OSError:
+            continue
+        if not any(Path(os.fsdecode(word)).name == program for word in arguments):
+            continue
+        exists = not where.name.endswith(" (deleted)")
+        where = where if exists else where.with_name(where.name.removesuffix(" (deleted)"))
+        if where.is_relative_to(folder):
+            yield int(entry.name), where, exists
+
+
+def _is(identity: Identity, word: str) -> bool:
+    try:
+        arguments = Path(f"/proc/{identity.pid}/cmdline").read_bytes()
+        return word.encode() in arguments and _start_ticks(identity.pid) == identity.start_ticks
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _start_ticks(pid: int) -> int:
+    """Field 22 of proc(5) `stat`; the name before it may hold anything."""
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text("ascii").strip()
+
+
+def _reap(pidfd: int) -> int | None:
+    try:
+        end = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        return None
+    if end is None:
+        return None
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
