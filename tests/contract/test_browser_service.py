@@ -80,7 +80,11 @@ class Service:
         command = [sys.executable, "-m", "browser_service"]
         command += ["--token-file", here.folder / "token", "--home", here.home]
         command += ["--url-fifo", here.folder / "browser-url", "--providers", providers]
-        environment = here.environment(PYTHONPATH=str(SERVICE))
+        for_clis = here.environment()
+        lines = [f"{name}={value}" for name, value in for_clis.items() if name != "PATH"]
+        (here.folder / "environment").write_text("\n".join(lines) + "\n")
+        command += ["--environment-file", here.folder / "environment"]
+        environment = {"PATH": for_clis["PATH"], "PYTHONPATH": str(SERVICE)}
         with self.log.open("w") as log:
             self.process = here.namespace.start(command, environment, stderr=log)
         self._wait_until_it_listens()

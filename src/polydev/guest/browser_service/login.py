@@ -97,6 +97,7 @@ class Login:
             self.settings.in_home(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         environment = {
             **os.environ,
+            **self.settings.environment(),
             **self.recipe.environment,
             "HOME": str(self.settings.home),
             "TERM": "xterm-256color",

@@ -21,6 +21,7 @@ class ServiceSettings:
     listen: str = "127.0.0.1"
     port: int = 8080
     token_file: Path = Path("/run/polydev/token")
+    environment_file: Path = Path("/run/polydev/environment")
     url_fifo: Path = Path("/run/polydev/browser-url")
     providers: Path = Path("/usr/share/polydev/providers")
     home: Path = Path("/root")
@@ -28,6 +29,14 @@ class ServiceSettings:
     browser_limit_s: float = 180.0
     login_limit_s: float = 20 * 60.0
     open_url: Path = Path(__file__).parent / "open-url"
+
+    def environment(self) -> dict[str, str]:
+        """What the host sets for every process that runs a CLI: proxy, certificates."""
+        try:
+            lines = self.environment_file.read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        return dict(line.split("=", 1) for line in lines if "=" in line)
 
     def in_home(self, path: str) -> Path:
         """A path that provider data gives under /root, in the home of this service."""

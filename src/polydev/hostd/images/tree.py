@@ -99,7 +99,8 @@ def _browser_files(root: Path, recipe: Recipe) -> None:
         _place(path, root / "usr/lib/polydev" / path.stem, 0o755)
     for path in source_files(recipe.browser_service):
         inside = path.relative_to(recipe.browser_service)
-        _place(path, root / "opt/polydev/browser_service" / inside, 0o644)
+        mode = 0o755 if path.stat().st_mode & 0o100 else 0o644  # CLIs run `open-url`
+        _place(path, root / "opt/polydev/browser_service" / inside, mode)
     (root / "etc/chromium/policies/managed").mkdir(parents=True, exist_ok=True)
     _add_user(root, "browser", _BROWSER_UID)
 
