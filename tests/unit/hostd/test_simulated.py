@@ -133,7 +133,7 @@ async def test_carries_input_and_output(launch: Launch) -> None:
 
 
 async def test_an_abandoned_program_is_ended(launch: Launch) -> None:
-    vmm, channel = await launch()
+    _, channel = await launch()
     sleep = await channel.exec(ExecRequest(argv=["sleep", "1000"]))
     await sleep.close()
     assert await sleep.wait() == 128 + 15
