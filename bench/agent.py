@@ -1,0 +1,83 @@
+"""A host agent of the benchmarks' own: its state folder, namespace, process; removed afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from polydev.errors import HostUnreachable
+from polydev.hostd.network import netns
+from polydev.hosts import Host
+
+_START_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class BenchAgent:
+    """An agent that answers."""
+
+    host: Host
+    state_dir: Path
+    images_dir: Path
+
+
+@asynccontextmanager
+async def running_agent() -> AsyncIterator[BenchAgent]:
+    """Start an agent with no uplink; end it, its machines, its namespace and folder afterwards."""
+    images_dir = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/lib/polydev/golden-images"))
+    state_dir = Path(tempfile.mkdtemp(prefix="pdb-", dir="/var/tmp"))
+    name = f"pdb-{secrets.token_hex(3)}"
+    environment = os.environ | {
+        "POLYDEV_STATE_DIR": str(state_dir),
+        "POLYDEV_IMAGES_DIR": str(images_dir),
+        "POLYDEV_NETNS": name,
+        "POLYDEV_UPLINK": "none",
+        "POLYDEV_EGRESS": "none",
+        "POLYDEV_DNS": "",
+    }
+    with (state_dir / "agent.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "polydev.hostd"), env=environment, stdout=log, stderr=log
+        )
+    host = Host(state_dir / "sockets" / "hostd.sock")
+    try:
+        await _answering(host, process, state_dir / "agent.log")
+        yield BenchAgent(host, state_dir, images_dir)
+        for view in await host.machines():
+            await _destroy(host, view.vm_id)
+    finally:
+        await host.aclose()
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+        await asyncio.to_thread(netns.remove, name)
+        shutil.rmtree(state_dir, ignore_errors=True)
+
+
+async def _answering(host: Host, process: asyncio.subprocess.Process, log: Path) -> None:
+    """Wait for the first answer: the socket appears only when the agent is ready."""
+    async with asyncio.timeout(_START_LIMIT_S):
+        while process.returncode is None:
+            try:
+                await host.health()
+            except HostUnreachable:
+                await asyncio.sleep(0.05)
+            else:
+                return
+    words = await asyncio.to_thread(log.read_text)
+    raise SystemExit(f"the host agent ended at its start: {words[-500:]}")
+
+
+async def _destroy(host: Host, vm_id: str) -> None:
+    from polydev.hostapi import DestroyMachine
+
+    await host.run(f"bench-{secrets.token_hex(8)}", DestroyMachine(vm_id=vm_id), 60)

@@ -1,0 +1,57 @@
+"""Where a connect's time goes: the demo's journeys, step by step, with each step's share.
+
+The journey is the product's own (`polydev demo --json`) in a world of the benchmark's own, so that
+a demo that is up is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from bench.measure import shares
+
+_POLYDEV = Path(__file__).parent.parent / "bin" / "polydev"
+_LIMIT_S = 1800.0
+
+
+async def connect_steps() -> list[str]:
+    """Rows of the journey's steps: seconds, and share of the provider's whole."""
+    name = f"pdb-{secrets.token_hex(3)}"
+    environment = os.environ | {
+        "POLYDEV_DEMO_NAME": name,
+        "POLYDEV_DEMO_STATE_DIR": f"/var/tmp/{name}",  # noqa: S108
+        "PORT": str(_free_port()),
+    }
+    try:
+        said = await _polydev(environment, "demo", "--json")
+    finally:
+        await _polydev(environment, "down", "--demo")
+    report = json.loads(said.splitlines()[-1])
+    if not report["ok"]:
+        raise SystemExit(f"the demo failed: {report['error']}")
+    rows: list[str] = []
+    for provider in dict.fromkeys(step["provider"] for step in report["steps"]):
+        if provider is not None:
+            mine = [step for step in report["steps"] if step["provider"] == provider]
+            rows += [f"-- {provider}", *shares([(s["step"], s["seconds"]) for s in mine])]
+    return rows
+
+
+async def _polydev(environment: dict[str, str], *arguments: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        _POLYDEV, *arguments, env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(_LIMIT_S):
+        said, _ = await process.communicate()
+    return said.decode()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,179 @@
+"""What Polydev adds to a machine's start: create -> channel answers, against a VMM by hand.
+
+Both sides end at the same marker: the first SSH handshake with the guest's sshd that succeeds. The
+reference is what someone would type: QEMU with the same kernel, image and devices, its disk and TAP
+ready before the clock starts, no agent, no confinement, no records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncssh
+
+from bench.agent import BenchAgent
+from bench.measure import Comparison, compare
+from polydev.domain import MachineKind, new_vm_id
+from polydev.hostapi import CreateMachine, DestroyMachine
+from polydev.hostd.config_drive import MachineConfig, write_config_drive
+from polydev.hostd.disks import make_disk
+from polydev.hostd.images import ImageStore
+from polydev.hostd.keys import MachineKeys, make_keys
+from polydev.hostd.network import Attachment, Network, dial
+from polydev.hostd.vmm.qemu.tsc import tsc_khz
+from polydev.settings import HostSettings
+
+MEMORY_MIB = 512
+DISK_MIB = 4096
+_LIMIT_S = 120.0
+_NONCE = "bench"
+
+
+async def machine_start(agent: BenchAgent, rounds: int) -> Comparison:
+    """Seconds of both sides, alternating."""
+
+    async def ours() -> float:
+        vm_id = new_vm_id()
+        wanted = CreateMachine(
+            vm_id=vm_id,
+            machine_kind=MachineKind.CLI,
+            memory_mib=MEMORY_MIB,
+            vcpus=1,
+            disk_mib=DISK_MIB,
+            ready_timeout_s=_LIMIT_S,
+        )
+        started = time.monotonic()
+        await agent.host.run(f"create-{vm_id}", wanted, _LIMIT_S)
+        seconds = time.monotonic() - started
+        await agent.host.run(f"destroy-{vm_id}", DestroyMachine(vm_id=vm_id), _LIMIT_S)
+        return seconds
+
+    async with by_hand(agent.images_dir) as bare:
+        return await compare(
+            "machine: create to answering channel", ours, bare, rounds=rounds, goal=1.10
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Everything a QEMU by hand needs, made before any clock starts."""
+
+    folder: Path
+    netns: str
+    place: Attachment
+    keys: MachineKeys
+    store: ImageStore
+
+    def arguments(self) -> list[str]:
+        kernel, image = self.store.require("kernel"), self.store.require("cli")
+        drives = (
+            ("root", image.root_image, ",readonly=on"),
+            ("disk", self.folder / "disk.img", ""),
+            ("config", self.folder / "config.tar", ",readonly=on"),
+        )
+        arguments = [
+            *("nsenter", f"--net=/run/netns/{self.netns}", "qemu-system-x86_64"),
+            *("-M", "microvm,rtc=on,pit=off,pic=off", "-accel", "tcg,thread=multi", "-cpu", "max"),
+            *("-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config"),
+            *("-display", "none", "-no-reboot", "-serial", "stdio"),
+            *("-kernel", str(kernel.kernel), "-initrd", str(kernel.initramfs)),
+            *("-append", f"console=ttyS0 quiet panic=-1 ipv6.disable=1 "
+              f"tsc_early_khz={tsc_khz()} tsc=reliable"),
+            *("-device", "virtio-rng-device"),
+        ]  # fmt: skip
+        for name, path, more in drives:
+            arguments += ["-drive", f"id={name},if=none,format=raw,file={path}{more}"]
+            arguments += ["-device", f"virtio-blk-device,drive={name}"]
+        forward = f"hostfwd=tcp:127.0.0.1:{self.place.channel_port}-10.0.2.15:22"
+        return [
+            *arguments,
+            *("-netdev", f"tap,id=lan,ifname={self.place.tap},script=no,downscript=no,vnet_hdr=on"),
+            *("-device", f"virtio-net-device,netdev=lan,mac={self.place.mac}"),
+            *("-netdev", f"user,id=channel,restrict=on,ipv6=off,{forward}"),
+            *("-device", f"virtio-net-device,netdev=channel,mac={self.place.channel_mac}"),
+        ]
+
+    async def __call__(self) -> float:
+        """Start it with an empty disk, wait for the marker, end it."""
+        (self.folder / "disk.img").unlink(missing_ok=True)
+        await make_disk(self.folder / "disk.img", DISK_MIB, uid=0, cache_dir=self.folder)
+        arguments = self.arguments()
+        started = time.monotonic()
+        process = await asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                await _marker(process)
+                await self._handshake()
+            return time.monotonic() - started
+        finally:
+            process.kill()
+            await process.wait()
+
+    async def _handshake(self) -> None:
+        connected = await dial(self.netns, "127.0.0.1", self.place.channel_port)
+        async with asyncssh.connect(
+            sock=connected,
+            username="root",
+            known_hosts=None,
+            config=None,
+            client_keys=[asyncssh.import_private_key(self.keys.client_private)],
+        ):
+            return
+
+
+@asynccontextmanager
+async def by_hand(images_dir: Path) -> AsyncIterator[Bench]:
+    """A namespace with one TAP, keys, config drive; all removed afterwards."""
+    name = f"pdb-{secrets.token_hex(3)}"
+    with tempfile.TemporaryDirectory(prefix="pdb-", dir="/var/tmp") as text:
+        folder = Path(text)
+        settings = HostSettings(
+            state_dir=folder, netns=name, uplink="none", egress="none", dns=(), egress_proxy=None
+        )
+        network = Network.from_settings(settings)
+        await network.ensure()
+        try:
+            vm_id = new_vm_id()
+            place = await network.attach(vm_id, 0)
+            keys = await make_keys(folder / "keys")
+            config = MachineConfig(
+                vm_id=vm_id,
+                kind=MachineKind.CLI,
+                hostname="bench",
+                address=f"{place.address}/{place.prefix}",
+                mac=place.mac,
+                gateway=str(settings.gateway),
+                dns=(),
+                channel_mac=place.channel_mac,
+                ready_nonce=_NONCE,
+                clock_s=int(time.time()),
+                host_key=keys.host_private,
+                authorized_key=keys.client_public,
+            )
+            await write_config_drive(folder / "config.tar", config, uid=0)
+            yield Bench(folder, name, place, keys, ImageStore(images_dir))
+        finally:
+            await network.remove()
+            await network.close()
+
+
+async def _marker(process: asyncio.subprocess.Process) -> None:
+    assert process.stdout is not None
+    seen = b""
+    while f"POLYDEV-READY {_NONCE}".encode() not in seen:
+        chunk = await process.stdout.read(4096)
+        if not chunk:
+            raise SystemExit(f"the VMM by hand ended: {seen[-500:].decode('utf-8', 'replace')}")
+        seen += chunk
