@@ -61,10 +61,12 @@ def _read(path: Path, max_bytes: int) -> bytes:
     except OSError as error:
         why = error.strerror or "unknown error"
         raise CredentialsIncomplete(f"the credentials file cannot be read: {why}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise CredentialsIncomplete("the credentials file is not a regular file")
-        content = file.read(max_bytes + 1)
+        content = os.read(descriptor, max_bytes + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > max_bytes:
         raise CredentialsIncomplete(f"the credentials file is larger than {max_bytes} bytes")
     return content

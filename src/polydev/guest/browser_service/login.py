@@ -73,24 +73,24 @@ class Login:
     # -- running ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run the CLI until it ends or the time is over; never raises."""
-        path = self.settings.in_home(self.recipe.credentials_path)
+        """Run the CLI until it ends or the time is over."""
+        before = identity_of(self.settings.in_home(self.recipe.credentials_path))
         try:
-            before = identity_of(path)
             self._terminal = await self._start()
+        except OSError as error:
+            command, why = self.recipe.argv[0], error.strerror or "unknown error"
+            self._fail(f"{command} cannot be started: {why}")
+            return
+        try:
             async with asyncio.timeout(self.settings.login_limit_s):
                 code = await self._terminal.wait()
             self._finish(code, before)
         except TimeoutError:
             self._fail(f"the login took longer than {self.settings.login_limit_s:.0f} s")
-        except OSError as error:
-            command, why = self.recipe.argv[0], error.strerror or "unknown error"
-            self._fail(f"{command} cannot be started: {why}")
         finally:
             if self._opening is not None:
                 self._opening.cancel()
-            if self._terminal is not None:
-                await self._terminal.end()
+            await self._terminal.end()
 
     async def _start(self) -> Terminal:
         for folder in self.recipe.folders:
