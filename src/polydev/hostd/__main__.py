@@ -89,7 +89,22 @@ async def _run(settings: HostSettings) -> None:
 async def _serve(
     app: FastAPI, listener: socket.socket, operations: Operations, stop: asyncio.Event
 ) -> None:
-    config = uvicorn.Config(
+    http = _Server(server_config(app))
+    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    log.info("ready at %s", listener.getsockname())
+    _notify_ready()
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    log.info("ending; the machines run on")
+    await operations.stop(_STOP_GRACE_S)
+    http.should_exit = True
+    await serving
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How the application is served: frames bounded, no pings on a local socket."""
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
@@ -103,17 +118,6 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=_SERVER_GRACE_S,
     )
-    http = _Server(config)
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
-    stopping = asyncio.create_task(stop.wait())
-    log.info("ready at %s", listener.getsockname())
-    _notify_ready()
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    log.info("ending; the machines run on")
-    await operations.stop(_STOP_GRACE_S)
-    http.should_exit = True
-    await serving
 
 
 class _Server(uvicorn.Server):

@@ -8,7 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from polydev.errors import VmmFailed
+from polydev.hostd.furnishing import GoldenFurnishing, SimulatedFurnishing
+from polydev.hostd.images import ImageStore
 from polydev.hostd.site import Furnishing
+from polydev.hostd.vmm.qemu import QemuDriver
+from polydev.hostd.vmm.qemu.probe import BootFiles
+from polydev.hostd.vmm.simulated import SimulatedDriver
 from polydev.hostd.vmm.vmm import Driver, Probe
 from polydev.settings import HostSettings
 
@@ -25,18 +30,23 @@ class Choice:
 async def choose(settings: HostSettings) -> Choice:
     """The driver to use. Raises VmmFailed when none works, MissingTool, BadSettings."""
     if settings.driver == "simulated":
-        from polydev.hostd.bare import BareFurnishing
-        from polydev.hostd.vmm.simulated import SimulatedDriver
-
         simulated = SimulatedDriver()
-        return Choice(simulated, await simulated.probe(), BareFurnishing())
-    from polydev.hostd.furnishing import RealFurnishing
-    from polydev.hostd.images import ImageStore
-    from polydev.hostd.vmm.qemu import QemuDriver
-
-    furnishing = RealFurnishing(settings, ImageStore(settings.images_dir))
-    qemu = QemuDriver()
+        return Choice(simulated, await simulated.probe(), SimulatedFurnishing(settings))
+    images = ImageStore(settings.images_dir)
+    furnishing = GoldenFurnishing(settings, images)
+    qemu = QemuDriver(
+        machines_dir=settings.state_dir / "machines",
+        cache_dir=settings.state_dir / "cache",
+        boot_files=lambda: _kernel(images),
+    )
     probe = await qemu.probe()
     if not probe.usable:
-        raise VmmFailed(f"No driver works on this host: {probe.reason}", hint="polydev doctor")
+        raise VmmFailed(
+            f"No driver works on this host: {probe.reason}", hint="See `polydev doctor`"
+        )
     return Choice(qemu, probe, furnishing)
+
+
+def _kernel(images: ImageStore) -> BootFiles:
+    image = images.require("kernel")
+    return BootFiles(image.kernel, image.initramfs)

@@ -1,7 +1,8 @@
 """What goes into a machine: boot files, disk, keys, config drive, channel.
 
-The real `site.Furnishing`; `__main__.py` makes it from the settings. It brings together modules
-that do not know each other, and decides nothing but the environment that the egress policy needs.
+Two ways to be a `site.Furnishing`, chosen with the driver by `drivers.py`: from golden images, and
+for simulated machines, which have neither image nor disk. They bring together modules that do not
+know each other, and decide nothing but the environment that the egress policy needs.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polydev.domain import GuestFile, MachineKind
-from polydev.errors import BadSettings, GuestMisbehaved, MissingImage
+from polydev.errors import BadPath, BadSettings, GuestMisbehaved, MissingImage, NoSuchFile
+from polydev.hostd import offline
+from polydev.hostd.atomic import write_whole
 from polydev.hostd.channel import Channel
 from polydev.hostd.config_drive import MachineConfig, write_config_drive
 from polydev.hostd.disks import make_disk
 from polydev.hostd.images import ImageStore
 from polydev.hostd.keys import make_keys
-from polydev.hostd.offline import read_offline, remove_offline, write_offline
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles
+from polydev.hostd.vmm.simulated import ROOT as SIMULATED_ROOT
 from polydev.hostd.vmm.vmm import RunningVmm
 from polydev.settings import Egress, HostSettings
 
@@ -28,27 +31,13 @@ _CA_BUNDLE = "/run/polydev/ca-bundle.pem"
 _HOSTNAME_LENGTH = 11
 
 
-class RealFurnishing:
-    """Furnishes machines that run a guest from the golden images."""
+class _Configured:
+    """What both have in common: config drive and channel."""
 
-    def __init__(self, settings: HostSettings, images: ImageStore) -> None:
+    def __init__(self, settings: HostSettings) -> None:
         """Raises BadSettings when the additional authorities cannot be read."""
         self._settings = settings
-        self._images = images
         self._ca_pem = _read_ca(settings.egress_ca_file)
-
-    async def boot_files(self, kind: MachineKind) -> BootFiles:
-        """What a machine of this kind boots from. Raises MissingImage, ImageDamaged."""
-        kernel, image = await asyncio.to_thread(
-            lambda: (self._images.require("kernel"), self._images.require(kind))
-        )
-        return BootFiles(image.name, kernel.name, image.root_image, kernel.kernel, kernel.initramfs)
-
-    async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
-        """An empty disk, and the keys of the channel."""
-        cache = self._settings.state_dir / "cache"
-        await make_disk(folder.disk, record.disk_mib, uid=record.uid, cache_dir=cache)
-        await make_keys(folder.keys)
 
     async def write_config(
         self, folder: MachineFolder, record: MachineRecord, place: Place, nonce: str
@@ -79,30 +68,94 @@ class RealFurnishing:
         keys = await make_keys(folder.keys)
         return Channel(vmm.open_channel, keys.host_public, keys.client_private.decode())
 
+    def _folder(self, record: MachineRecord) -> MachineFolder:
+        return MachineFolder(self._settings.state_dir / "machines", record.vm_id)
+
+
+class GoldenFurnishing(_Configured):
+    """Furnishes machines that boot from golden images."""
+
+    def __init__(self, settings: HostSettings, images: ImageStore) -> None:
+        super().__init__(settings)
+        self._images = images
+
+    async def boot_files(self, kind: MachineKind) -> BootFiles:
+        """What a machine of this kind boots from. Raises MissingImage, ImageDamaged."""
+        kernel, image = await asyncio.to_thread(
+            lambda: (self._images.require("kernel"), self._images.require(kind))
+        )
+        return BootFiles(image.name, kernel.name, image.root_image, kernel.kernel, kernel.initramfs)
+
+    async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
+        """The machine's own empty disk. Raises DiskFull."""
+        cache = self._settings.state_dir / "cache"
+        await make_disk(folder.disk, record.disk_mib, uid=record.uid, cache_dir=cache)
+
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
         """Write files into the disk of a machine at rest."""
         golden = await asyncio.to_thread(self._golden, record)
-        await write_offline(self._disk(record), files, golden=golden)
+        await offline.write_offline(self._folder(record).disk, files, golden=golden)
 
     async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None:
         """Remove files from the disk of a machine at rest."""
-        await remove_offline(self._disk(record), paths)
+        await offline.remove_offline(self._folder(record).disk, paths)
 
     async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes:
         """A file that a machine at rest wrote. Raises NoSuchFile, GuestMisbehaved when larger."""
-        content = await read_offline(self._disk(record), path, limit_bytes=max_bytes + 1)
-        if len(content) > max_bytes:
-            raise GuestMisbehaved(f"{path} in {record.vm_id} is larger than {max_bytes} bytes")
-        return content
-
-    def _disk(self, record: MachineRecord) -> Path:
-        return MachineFolder(self._settings.state_dir / "machines", record.vm_id).disk
+        disk = self._folder(record).disk
+        return _bounded(
+            await offline.read_offline(disk, path, limit_bytes=max_bytes + 1), path, max_bytes
+        )
 
     def _golden(self, record: MachineRecord) -> Path | None:
         try:
             return self._images.named(record.image).root_image
         except MissingImage:
             return None
+
+
+class SimulatedFurnishing(_Configured):
+    """Furnishes machines that the host agent plays itself: a folder stands for their disk."""
+
+    async def boot_files(self, kind: MachineKind) -> BootFiles:
+        nothing = Path("/dev/null")
+        return BootFiles(f"{kind}-simulated", "kernel-simulated", nothing, nothing, nothing)
+
+    async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
+        folder.disk.touch(mode=0o600)
+
+    async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
+        for file in files:
+            await asyncio.to_thread(self._write, record, file)
+
+    async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None:
+        for path in paths:
+            self._place(record, path).unlink(missing_ok=True)
+
+    async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes:
+        try:
+            content = await asyncio.to_thread(self._place(record, path).read_bytes)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise NoSuchFile(f"No {path} in {record.vm_id}") from None
+        return _bounded(content, path, max_bytes)
+
+    def _write(self, record: MachineRecord, file: GuestFile) -> None:
+        place = self._place(record, file.path)
+        if file.if_absent and place.exists():
+            return
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(place, file.content, mode=file.mode, durable=False)
+
+    def _place(self, record: MachineRecord, path: str) -> Path:
+        if not path.startswith("/") or ".." in path.split("/"):
+            raise BadPath(f"{path!r} is not an absolute, plain path to a file")
+        return self._folder(record).path / SIMULATED_ROOT / path.lstrip("/")
+
+
+def _bounded(content: bytes, path: str, max_bytes: int) -> bytes:
+    if len(content) > max_bytes:
+        raise GuestMisbehaved(f"{path} in the machine is larger than {max_bytes} bytes")
+    return content
 
 
 def environment(settings: HostSettings) -> dict[str, str]:

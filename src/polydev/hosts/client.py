@@ -7,12 +7,12 @@ and one `Host` serves any event loop task. Nothing here retries: workflows do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -248,11 +248,18 @@ class Host:
         return answer.content
 
 
-async def _unwrapped(work: Any) -> Any:
+async def _unwrapped(work: Awaitable[T]) -> T:
+    """One of our own errors instead of the group that a task group made of it."""
     try:
         return await work
-    except* PolydevError as group:
-        raise group.exceptions[0] from None
+    except ExceptionGroup as group:
+        ours, _ = group.split(PolydevError)
+        if ours is None:
+            raise
+        error: BaseException = ours
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+    raise error
 
 
 def _parsed(kind: type[T] | TypeAdapter[T], body: bytes) -> T:

@@ -157,7 +157,7 @@ async def test_a_machine_that_is_never_ready_leaves_only_its_logs(
     assert "0.2 s" in raised.value.message
     assert str(console) in raised.value.message
     assert world.is_clean()
-    assert logs.tail(console, 26) == "boot of a machine\n"
+    assert logs.tail(console, 23) == "boot of a machine\n"
 
 
 async def test_logs_are_kept_of_so_many_failures_only(world: World) -> None:
