@@ -166,7 +166,17 @@ async def _pass_on_what_is_typed(there: Controller, path: str, view: SessionView
 
 def words_of(step: str) -> str:
     """A step's name as a person reads it."""
-    return WORDS.get(step, step.replace("_", " ").replace("-", " "))
+    if step.startswith("undo "):
+        return f"Undoing: {words_of(step.removeprefix('undo '))}"
+    return WORDS.get(step, step.replace("-", " "))
 
 
-WORDS: dict[str, str] = {}
+WORDS = {
+    "create-machines": "Making the CLI machine and the browser machine",
+    "browser-ready": "Waiting for the browser machine's service",
+    "start-login": "Starting the CLI's own login, catching its URL",
+    "wait-for-person": "Waiting for the person to sign in",
+    "capture": "Reading the credentials once, and sealing them",
+    "write": "Writing them into the CLI machine, asking the CLI",
+    "destroy-browser": "Destroying the browser machine",
+}

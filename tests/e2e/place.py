@@ -1,0 +1,124 @@
+"""A Polydev of a test's own: names, folders and port that collide with nobody's.
+
+The commands are typed as a person would type them; what is left afterwards is found by looking.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
+
+
+@dataclass
+class Place:
+    """One state folder, one set of namespaces, one port."""
+
+    name: str = field(default_factory=lambda: f"pdt-{secrets.token_hex(3)}")
+    extra: dict[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=lambda: free_port()  # noqa: PLW0108  (defined below))
+
+    @property
+    def state_dir(self) -> Path:
+        return Path("/var/lib") / self.name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Everything a command needs, also for `demo`, which takes its names from the last two."""
+        return {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(ROOT / "src"),
+            "PORT": str(self.port),
+            "POLYDEV_STATE_DIR": str(self.state_dir),
+            "POLYDEV_IMAGES_DIR": IMAGES,
+            "POLYDEV_NETNS": self.name,
+            "POLYDEV_DEMO_NAME": self.name,
+            "POLYDEV_DEMO_STATE_DIR": str(self.state_dir),
+            **self.extra,
+        }
+
+    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "polydev.cli", *words],
+            env=self.environment,
+            text=True,
+            stdin=options.pop("stdin", subprocess.DEVNULL),
+            stdout=subprocess.PIPE,
+            stderr=options.pop("stderr", subprocess.PIPE),
+            **options,
+        )
+
+    def run(
+        self, *words: str, text_in: str | None = None, limit_s: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        stdin = subprocess.DEVNULL if text_in is None else subprocess.PIPE
+        process = self.start(*words, stdin=stdin)
+        try:
+            out, err = process.communicate(text_in, timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def ok(self, *words: str, text_in: str | None = None, limit_s: float = 300) -> str:
+        """What a command prints; it must succeed."""
+        ended = self.run(*words, text_in=text_in, limit_s=limit_s)
+        assert ended.returncode == 0, f"{words}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+        return ended.stdout
+
+    def json(self, *words: str, limit_s: float = 300) -> Any:
+        """The JSON that ends what a command prints; it must succeed."""
+        return json.loads(self.ok(*words, "--json", limit_s=limit_s).splitlines()[-1])
+
+    def namespaces(self) -> list[str]:
+        return sorted(p.name for p in Path("/run/netns").glob(f"{self.name}*"))
+
+    def processes(self) -> dict[int, str]:
+        """Processes whose arguments or environment name this place: pid -> arguments."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                arguments = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                environment = (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            if int(folder.name) != os.getpid() and self.name.encode() in arguments + environment:
+                found[int(folder.name)] = arguments.decode(errors="replace")
+        return found
+
+    def process(self, module: str) -> int:
+        """The pid of this place's process that runs a module."""
+        [pid] = [pid for pid, words in self.processes().items() if f"-m {module} " in words]
+        return pid
+
+    def leftovers(self) -> dict[str, object]:
+        """Everything of this place that is still there."""
+        found = {
+            "processes": self.processes(),
+            "namespaces": self.namespaces(),
+            "state folder": [str(self.state_dir)] if self.state_dir.exists() else [],
+            "mounts": [
+                line
+                for line in Path("/proc/self/mounts").read_text().splitlines()
+                if self.name in line
+            ],
+        }
+        return {what: things for what, things in found.items() if things}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

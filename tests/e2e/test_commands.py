@@ -1,0 +1,156 @@
+"""The commands against a running Polydev whose machines are simulated: quick, no images needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.place import Place
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="`polydev up` needs root")
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    place = Place(
+        extra={
+            "POLYDEV_DRIVER": "simulated",
+            "POLYDEV_UPLINK": "none",
+            "POLYDEV_DNS": "",
+            "ENCRYPTION_KEY": "made up for this test",
+        }
+    )
+    try:
+        started = place.json("up", "--detach")
+        assert started["url"] == f"http://127.0.0.1:{place.port}"
+        yield place
+    finally:
+        ended = place.run("down", "--purge", "--yes")
+        assert ended.returncode == 0, ended.stderr
+        assert place.leftovers() == {}
+
+
+def test_the_controller_is_an_ordinary_user_without_root_to_gain(place: Place) -> None:
+    status = status_of(place.process("polydev.app"))
+    assert status["Uid"].split()[0] != "0"
+    assert status["NoNewPrivs"] == "1"
+    assert int(status["CapEff"], 16) == 0
+    assert int(status["CapInh"], 16) == 0
+
+
+def test_the_host_agent_has_nothing_of_the_controllers(place: Place) -> None:
+    pid = place.process("polydev.hostd")
+    assert status_of(pid)["Uid"].split()[0] == "0"
+    with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
+        names = {entry.split(b"=")[0] for entry in file.read().split(b"\0")}
+    assert not names & {b"ENCRYPTION_KEY", b"DATABASE_URL", b"POLYDEV_ADMIN_TOKEN"}
+
+
+def test_a_second_up_is_told_that_one_runs(place: Place) -> None:
+    ended = place.run("up")
+    assert ended.returncode == 1
+    assert "already runs" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_connect_shows_its_steps_and_ends_with_the_cli_machine(place: Place) -> None:
+    ended = place.run("connect", "codex")
+    assert ended.returncode == 0, ended.stderr
+    assert "Destroying the browser machine" in ended.stdout
+    assert "codex is logged in" in ended.stdout
+    machines = place.json("machine", "list")
+    assert [machine["vm_type"] for machine in machines] == ["cli"]
+
+
+def test_connect_with_json_prints_one_object(place: Place) -> None:
+    ended = place.run("connect", "claude_code", "--json")
+    session = json.loads(ended.stdout)
+    assert session["ok"] is True
+    assert session["status"] == "completed"
+    assert all(step["outcome"] == "done" for step in session["steps"])
+
+
+def test_an_unknown_provider_is_one_line(place: Place) -> None:
+    ended = place.run("connect", "hal")
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert "hal" in ended.stderr
+
+
+def test_chat_streams_and_reads_standard_input(place: Place) -> None:
+    place.ok("connect", "codex")
+    assert place.ok("chat", "codex", "Hello").strip()
+    assert place.ok("chat", "codex", "-", text_in="Hello again").strip()
+    assert place.json("chat", "codex", "Hello")["text"]
+
+
+def test_exec_passes_streams_and_exit_codes(place: Place) -> None:
+    place.ok("connect", "codex")
+    assert place.ok("machine", "exec", "cli", "--", "cat", text_in="through\n") == "through\n"
+    told = place.run("machine", "exec", "cli", "--json", "--", "sh", "-c", "echo out; exit 7")
+    assert json.loads(told.stdout)["exit_code"] == told.returncode == 7
+
+
+def test_a_machine_is_made_shown_and_destroyed(place: Place) -> None:
+    made = place.json("machine", "create", "browser")
+    assert made["status"] == "running"
+    assert place.json("machine", "show", made["vm_id"][:12])["vm_id"] == made["vm_id"]
+    assert place.json("machine", "console", made["vm_id"])["console"]
+    assert place.run("machine", "destroy", made["vm_id"]).returncode == 1, "it asks first"
+    gone = place.json("machine", "destroy", made["vm_id"], "--yes")
+    assert gone["status"] == "destroyed"
+    ended = place.run("machine", "show", made["vm_id"])
+    assert ended.returncode == 1
+    assert "no machine" in ended.stderr
+
+
+def test_what_dies_is_started_again(place: Place) -> None:
+    before = place.process("polydev.app")
+    os.kill(before, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while place.run("machine", "list").returncode != 0:
+        assert time.monotonic() < deadline
+    assert place.process("polydev.app") != before
+    assert "killed by SIGKILL" in (place.state_dir / "logs" / "up.log").read_text()
+
+
+def test_doctor_finds_nothing_wrong(place: Place) -> None:
+    answer = json.loads(place.run("doctor", "--json").stdout)
+    wrong = [c for c in answer["checks"] if not c["ok"] and c["name"] != "images"]
+    assert wrong == []
+
+
+def test_up_in_the_foreground_ends_by_ctrl_c() -> None:
+    place = Place(
+        extra={
+            "POLYDEV_DRIVER": "simulated",
+            "POLYDEV_UPLINK": "none",
+            "POLYDEV_DNS": "",
+            "ENCRYPTION_KEY": "made up for this test",
+        }
+    )
+    process = place.start("up", stderr=subprocess.STDOUT)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("hostd") and "ready" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+        assert "has ended" in rest
+        assert process.returncode in {0, 130}
+    finally:
+        process.kill()
+        place.run("down", "--purge", "--yes")
+    assert place.leftovers() == {}
+
+
+def status_of(pid: int) -> dict[str, str]:
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123
+        return {name: value.strip() for name, _, value in (row.partition(":") for row in file)}

@@ -1,0 +1,161 @@
+"""The main job on real machines, by the commands alone: real CLIs, the stand-in provider.
+
+`polydev demo` carries both journeys through once; the tests then look at what it left running.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.place import Place
+
+pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
+
+PROVIDERS = ("codex", "claude_code")
+CREDENTIALS = {"codex": "/root/.codex/auth.json", "claude_code": "/root/.claude/.credentials.json"}
+STEPS = (
+    "create-machines",
+    "browser-ready",
+    "start-login",
+    "wait-for-person",
+    "capture",
+    "write",
+    "destroy-browser",
+    "browser gone",
+    "status",
+    "chat",
+)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    place = Place()
+    try:
+        yield place
+    finally:
+        place.run("down", "--demo")
+
+
+@pytest.fixture(scope="module")
+def report(place: Place) -> dict[str, Any]:
+    """What `polydev demo --json` ends with."""
+    ended = place.run("demo", "--json", limit_s=1500)
+    last = ended.stdout.splitlines()[-1] if ended.stdout else ""
+    assert ended.returncode == 0, f"{ended.stderr[-8000:]}\n{last}"
+    answer: dict[str, Any] = json.loads(last)
+    return answer
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_journey_ends_with_an_answer(report: dict[str, Any], provider: str) -> None:
+    assert report["ok"] is True
+    assert report["answers"][provider].strip()
+    taken = [step["step"] for step in report["steps"] if step["provider"] == provider]
+    assert taken == list(STEPS)
+    assert all(step["seconds"] >= 0 for step in report["steps"])
+
+
+def test_one_cli_machine_is_left_and_no_browser_machine(
+    place: Place, report: dict[str, Any]
+) -> None:
+    machines = place.json("machine", "list")
+    assert {machine["vm_id"] for machine in machines} == set(report["machines"].values())
+    assert {machine["vm_type"] for machine in machines} == {"cli"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "argv"),
+    [("codex", ("codex", "login", "status")), ("claude_code", ("claude", "auth", "status"))],
+)
+def test_the_cli_itself_says_that_it_is_logged_in(
+    place: Place, report: dict[str, Any], provider: str, argv: tuple[str, ...]
+) -> None:
+    ended = place.run("machine", "exec", report["machines"][provider], "--", *argv)
+    assert ended.returncode == 0
+    assert re.search(r"logged.?in", ended.stdout + ended.stderr, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_credentials_are_roots_alone(
+    place: Place, report: dict[str, Any], provider: str
+) -> None:
+    path = CREDENTIALS[provider]
+    told = place.ok(
+        "machine", "exec", report["machines"][provider], "--", "stat", "-c", "%U:%G %a", path
+    )
+    assert told.strip() == "root:root 600"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_chat_goes_on_from_the_command(
+    place: Place, report: dict[str, Any], provider: str
+) -> None:
+    assert place.json("chat", provider, "Say hello once more.")["text"].strip()
+
+
+def test_no_token_is_anywhere_but_in_the_cli_machine(place: Place, report: dict[str, Any]) -> None:
+    tokens = set()
+    for provider, path in CREDENTIALS.items():
+        text = place.ok("machine", "exec", report["machines"][provider], "--", "cat", path)
+        tokens |= {t for t in re.findall(r'"([^"]{20,})"', text) if not t.startswith("http")}
+    assert len(tokens) >= 4, "there are tokens to look for"
+    needles = [token.encode() for token in tokens]
+    for words in place.processes().values():
+        assert not any(needle.decode() in words for needle in needles)
+    for path in searched(place.state_dir):
+        content = path.read_bytes()
+        assert not any(needle in content for needle in needles), path
+
+
+def searched(state_dir: Path) -> list[Path]:
+    """Every file but the CLI machines' disks, which hold the credentials by design."""
+    return [
+        path
+        for path in state_dir.rglob("*")
+        if path.is_file()
+        and not path.is_symlink()
+        and not (path.is_relative_to(state_dir / "machines") and path.suffix in {".img", ".raw"})
+        and not path.is_relative_to(state_dir / "standin")
+        and not path.name.startswith("disk")
+    ]
+
+
+def test_a_cancelled_login_leaves_nothing(place: Place, report: dict[str, Any]) -> None:
+    before = {machine["vm_id"] for machine in place.json("machine", "list")}
+    process = place.start("connect", "codex", stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Making the CLI machine" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, rest
+    assert {machine["vm_id"] for machine in place.json("machine", "list")} == before
+    assert json.loads(place.run("doctor", "--json").stdout)["ok"] is True
+
+
+def test_a_host_agent_that_is_killed_finds_its_machines_again(
+    place: Place, report: dict[str, Any]
+) -> None:
+    os.kill(place.process("polydev.hostd"), signal.SIGKILL)
+    codex = report["machines"]["codex"]
+    for _ in range(60):
+        ended = place.run("machine", "exec", codex, "--", "codex", "login", "status")
+        if ended.returncode == 0:
+            return
+    pytest.fail(ended.stderr)
+
+
+def test_down_leaves_nothing(place: Place, report: dict[str, Any]) -> None:
+    assert report["ok"]
+    place.ok("down", "--demo")
+    assert place.leftovers() == {}
