@@ -26,7 +26,7 @@ class Place:
 
     name: str = field(default_factory=lambda: f"pdt-{secrets.token_hex(3)}")
     extra: dict[str, str] = field(default_factory=dict)
-    port: int = field(default_factory=lambda: free_port()  # noqa: PLW0108  (defined below))
+    port: int = field(default_factory=lambda: free_port())  # noqa: PLW0108  (defined below)
 
     @property
     def state_dir(self) -> Path:
