@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -110,8 +109,6 @@ def start(argv: Sequence[str], descriptors: Sequence[int], errors: int, folder: 
     )
     pidfd = os.pidfd_open(process.pid)
     process.returncode = 0  # it is not Popen's to wait for: the pidfd tells when it ends
-    # A core file would hold the guest's memory, credentials included.
-    resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
     return VmmProcess(process.pid, pidfd)
 
 
