@@ -1,0 +1,80 @@
+"""The copy of the program that the controller's user runs, and the folders it may enter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from polydev.cli import account
+from polydev.errors import BadSettings
+from polydev.hostd.images import ImageKind
+from polydev.hostd.images.recipe import Recipe
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="folders change hands")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+NOBODY = account.Account("nobody", 65534, "nogroup", 65534)
+
+
+def test_the_copy_runs_as_another_user_and_has_the_same_recipes(open_folder: Path) -> None:
+    program = account.copy_program(open_folder)
+    assert account.copy_program(open_folder) == program, "made once"
+    said = subprocess.run(
+        [*NOBODY.setpriv(), sys.executable, "-P", "-c", HASHES],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(program)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ours = [Recipe().hash(kind) for kind in ImageKind]
+    assert said.stdout.split() == [str(program / "polydev" / "__init__.py"), *ours], said.stderr
+
+
+HASHES = """
+import polydev
+from polydev.hostd.images import ImageKind
+from polydev.hostd.images.recipe import Recipe
+print(polydev.__file__, *(Recipe().hash(kind) for kind in ImageKind))
+"""
+
+
+def test_an_older_copy_goes(tmp_path: Path) -> None:
+    old = tmp_path / "app-0123456789abcdef"
+    old.mkdir()
+    account.copy_program(tmp_path)
+    assert not old.exists()
+
+
+def test_folders_belong_to_who_needs_them(open_folder: Path) -> None:
+    state = open_folder / "state"
+    account.prepare_folders(state, NOBODY)
+    controller = (state / "controller").stat()
+    assert (controller.st_uid, controller.st_mode & 0o777) == (65534, 0o700)
+    sockets = (state / "sockets").stat()
+    assert (sockets.st_uid, sockets.st_gid, sockets.st_mode & 0o777) == (0, 65534, 0o750)
+
+
+def test_a_state_folder_that_the_controller_cannot_enter_is_refused(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    with pytest.raises(BadSettings, match=r"POLYDEV_STATE_DIR .* is closed to the user nobody"):
+        account.prepare_folders(closed / "state", NOBODY)
+
+
+def test_root_is_no_ordinary_user() -> None:
+    with pytest.raises(BadSettings, match="POLYDEV_USER is root"):
+        account.account("root")

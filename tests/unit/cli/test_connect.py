@@ -1,0 +1,77 @@
+"""How a connect session is shown, from the controller's answers alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polydev.cli.connect import SessionView, error_of, words_of
+from polydev.cli.terminal import Terminal
+from polydev.errors import LoginExpired
+
+
+def step(name: str, *, ended: bool = True, outcome: str = "done") -> dict[str, Any]:
+    return {
+        "step": name,
+        "startedAt": "2026-01-01T00:00:00Z",
+        "endedAt": "2026-01-01T00:00:07Z" if ended else None,
+        "seconds": 7.0 if ended else None,
+        "outcome": outcome if ended else None,
+    }
+
+
+def session(*steps: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "status": "running",
+        "steps": list(steps),
+        "oauthUrl": None,
+        "ownBrowserUrl": None,
+        "accepts": "code",
+        "error": None,
+    } | changes
+
+
+async def test_every_step_is_told_once_however_often_it_is_seen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    view = SessionView(Terminal())
+    view.show(session(step("create-machines", ended=False)))
+    view.show(session(step("create-machines"), step("browser-ready", ended=False)))
+    view.show(session(step("create-machines"), step("browser-ready")))
+    view.show(session(step("create-machines"), step("browser-ready")))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1].split(" ", 1)[1] for line in lines] == [
+        words_of("create-machines"),
+        words_of("browser-ready"),
+    ]
+    assert all(line.endswith("7.0 s") for line in lines)
+
+
+async def test_the_url_is_told_once_and_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
+    view = SessionView(Terminal())
+    for _ in range(2):
+        view.show(session(oauthUrl="https://example.test/authorize?x=\x1b[31m1"))
+    assert capsys.readouterr().out.count("https://example.test/authorize?x=[31m1") == 1
+
+
+async def test_a_step_under_way_when_it_ends_is_told_as_failed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    view = SessionView(Terminal())
+    view.show(session(step("write", ended=False)))
+    view.close()
+    assert "✗" in capsys.readouterr().out
+
+
+def test_why_a_session_ended_is_the_controllers_error() -> None:
+    error = error_of(
+        session(status="expired", error={"code": "login-expired", "message": "Nobody came"})
+    )
+    assert isinstance(error, LoginExpired)
+    assert error.line() == "Nobody came"
+    assert error_of(session(status="completed")) is None
+
+
+def test_undoing_is_told_in_words() -> None:
+    assert words_of("undo write").startswith("Undoing: Writing")

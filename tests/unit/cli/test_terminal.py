@@ -1,0 +1,77 @@
+"""What a person sees, where nothing can move (a log, a pipe)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from polydev.cli.terminal import Terminal, clock, printable
+
+
+async def test_a_step_is_told_once_with_its_detail_and_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with Terminal().step("Making a machine") as step:
+        step.detail = "vm-1"
+    [line] = capsys.readouterr().out.splitlines()
+    assert "Making a machine: vm-1" in line
+    assert line.endswith(" s")
+
+
+async def test_a_step_that_fails_is_told_as_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="no"):
+        async with Terminal().step("Making a machine"):
+            raise ValueError("no")
+    assert "✗" in capsys.readouterr().out or "!!" in capsys.readouterr().out
+
+
+async def test_a_long_step_says_that_it_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    monkeypatch.setattr("polydev.cli.terminal.STILL_EVERY_S", 0.05)
+    async with Terminal().step("Building"):
+        await asyncio.sleep(0.2)
+    assert "Building (0 s so far)" in capsys.readouterr().out
+
+
+async def test_with_json_standard_output_carries_json_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal = Terminal(as_json=True)
+    async with terminal.step("Making a machine"):
+        terminal.say("words")
+    terminal.answer({"ok": True})
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"ok": True}
+    assert "Making a machine" in captured.err
+
+
+def test_what_a_machine_says_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().piece("a\x1b[2Jb\x07\x9bc\nd\te\u202e")
+    assert capsys.readouterr().out == "a[2Jbc\nd\te"
+
+
+def test_what_looks_like_markup_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().say("[red]not red[/red]")
+    assert capsys.readouterr().out == "[red]not red[/red]\n"
+
+
+def test_tables_cut_nothing_off(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 300
+    Terminal().table(("name", "value"), [("a", long), ("longer", "b")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["name    value", f"a       {long}", "longer  b"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (12.34, "12.3 s"), (125, "2 min 05 s")]
+)
+def test_seconds_as_people_read_them(seconds: float, words: str) -> None:
+    assert clock(seconds).strip() == words
+
+
+def test_printable_keeps_every_script() -> None:
+    assert printable("Grüße, 你好, здравствуйте ✓") == "Grüße, 你好, здравствуйте ✓"
