@@ -28,7 +28,7 @@ images: setup    ## Build the golden images that are not built yet
 	@bin/polydev image build
 
 test: setup      ## Everything: check, images, and all tests on real machines
-	@scripts/check
+	@scripts/check --static
 	@bin/polydev image build
 	@$(RUN) python -m pytest --durations=15
 

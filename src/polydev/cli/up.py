@@ -165,11 +165,12 @@ def controller(plan: Plan, owner: account.Account, program: Path) -> Program:
 
 
 async def answers(url: str) -> bool:
-    """Whether a controller there says that it is ready."""
+    """Whether a controller there says that it reaches all that it needs."""
     try:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-            return (await client.get(f"{url}/health")).is_success
-    except httpx.HTTPError:
+            answer = await client.get(f"{url}/health")
+            return answer.is_success and bool(answer.json()["status"] == "ok")
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return False
 
 
