@@ -1,8 +1,8 @@
 """The machines of this host: which there are, and what may be done to each.
 
 `operations.py` has operations performed here, `server.py` reads and opens streams. One operation at
-a time per machine, different machines in parallel; only destroying does not wait: it stops a
-creation or start in its tracks. Every operation may run twice and be cut anywhere.
+a time per machine, different machines in parallel; only destroying does not wait: it cuts a
+creation, start or stop short. Every operation may run twice and be cut anywhere.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Machines:
         self._records: dict[str, MachineRecord] = {}
         self._running: dict[str, RunningMachine] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._starting: dict[str, asyncio.Task[MachineView]] = {}
+        self._cuttable: dict[str, asyncio.Task[MachineView]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def recover(self) -> None:
@@ -76,8 +76,8 @@ class Machines:
 
     async def destroy(self, vm_id: str) -> None:
         """End a machine and remove all that is its. Done also when it never was."""
-        if starting := self._starting.get(vm_id):
-            starting.cancel()
+        if work := self._cuttable.get(vm_id):
+            work.cancel()
         async with self._alone(vm_id):
             if record := self._records.get(vm_id):
                 await self._keep(record.now(state=MachineState.DESTROYING))
@@ -90,12 +90,7 @@ class Machines:
             machine = self._running.get(vm_id)
             if machine is None:
                 return self.view(vm_id)
-            await self._keep(record.now(state=MachineState.STOPPING))
-            self._unwatch(vm_id)
-            await machine.end(self._site.stop_grace_s)
-            self._running.pop(vm_id, None)
-            await self._keep(record.now(state=MachineState.STOPPED, error=None))
-            return self.view(vm_id)
+            return await self._interruptible(vm_id, self._stop(record, machine))
 
     async def start(self, vm_id: str, ready_timeout_s: float) -> MachineView:
         """Start a machine that is at rest; when that fails it stays, as failed."""
@@ -188,11 +183,10 @@ class Machines:
                 )
             return await self._launch(record, asked.ready_timeout_s, fresh=True)
         except Exception as error:
-            await keep_logs(self._site, asked.vm_id)
-            await self._undo(asked.vm_id)
+            await self._undo(asked.vm_id, keeping_logs=True)
             raise naming_logs(as_polydev_error(error), self._site, asked.vm_id) from error
         except BaseException:
-            await self._undo(asked.vm_id)
+            await self._undo(asked.vm_id, keeping_logs=False)
             raise
 
     async def _start(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
@@ -207,6 +201,14 @@ class Machines:
             await self._keep(record)
             raise
 
+    async def _stop(self, record: MachineRecord, machine: RunningMachine) -> MachineView:
+        await self._keep(record.now(state=MachineState.STOPPING))
+        self._unwatch(record.vm_id)
+        await machine.end(self._site.stop_grace_s)
+        self._running.pop(record.vm_id, None)
+        await self._keep(record.now(state=MachineState.STOPPED, error=None))
+        return self.view(record.vm_id)
+
     async def _launch(
         self, record: MachineRecord, ready_timeout_s: float, *, fresh: bool
     ) -> MachineView:
@@ -219,8 +221,12 @@ class Machines:
         self._watch(record.vm_id, machine)
         return self.view(record.vm_id)
 
-    async def _undo(self, vm_id: str) -> None:
+    async def _undo(self, vm_id: str, *, keeping_logs: bool) -> None:
         try:
+            if machine := self._running.get(vm_id):
+                await machine.kill()
+            if keeping_logs:
+                await keep_logs(self._site, vm_id)
             await self._erase(vm_id)
         except Exception as error:  # What is left is taken by destroying, or by the next recovery.
             log.error("%s is not wholly undone: %s", vm_id, problem_of(error).message)
@@ -236,16 +242,16 @@ class Machines:
     ) -> MachineView:
         """Do work that destroying the machine cuts short."""
         task = asyncio.create_task(work)
-        self._starting[vm_id] = task
+        self._cuttable[vm_id] = task
         try:
             return await task
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current and current.cancelling():
                 raise
-            raise MachineBusy(f"Machine {vm_id} was destroyed before it was ready") from None
+            raise MachineBusy(f"Machine {vm_id} was destroyed meanwhile") from None
         finally:
-            del self._starting[vm_id]
+            del self._cuttable[vm_id]
 
     async def _keep(self, record: MachineRecord) -> None:
         self._records[record.vm_id] = record

@@ -1,0 +1,204 @@
+"""The host agent as a process, with simulated machines: its wire, its death, its refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+from agent_process import AgentProcess, agent_world
+from pydantic import SecretStr
+
+from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
+from polydev.errors import (
+    ChannelLost,
+    HostUnreachable,
+    NoSuchMachine,
+    OperationMismatch,
+    PolydevError,
+)
+from polydev.hostapi import (
+    CreateMachine,
+    DestroyMachine,
+    MachineView,
+    RemoveFiles,
+    StartMachine,
+    StopMachine,
+    WireFile,
+    WriteFiles,
+)
+from polydev.hosts import Host
+
+TOKEN = "made-up-bearer-token"
+
+
+@pytest.fixture
+async def agent() -> AsyncIterator[AgentProcess]:
+    async with agent_world(POLYDEV_DRIVER="simulated") as agent:
+        await agent.start()
+        yield agent
+
+
+@pytest.fixture
+async def host(agent: AgentProcess) -> AsyncIterator[Host]:
+    async with agent.host() as host:
+        yield host
+
+
+def create(vm_id: str, kind: MachineKind = MachineKind.CLI) -> CreateMachine:
+    token = SecretStr(TOKEN) if kind is MachineKind.BROWSER else None
+    return CreateMachine(
+        vm_id=vm_id, machine_kind=kind, memory_mib=512, vcpus=1, disk_mib=64, token=token
+    )
+
+
+async def run(host: Host, operation: object) -> MachineView | None:
+    return await host.run(f"test-{uuid.uuid4()}", operation, 60)  # type: ignore[arg-type]
+
+
+async def test_the_life_of_a_machine(host: Host) -> None:
+    health = await host.health()
+    assert (health.status, health.driver) == ("ok", "simulated")
+    vm_id = new_vm_id()
+    made = await run(host, create(vm_id, MachineKind.BROWSER))
+    assert made is not None
+    assert made.state is MachineState.RUNNING
+    assert await host.machine(vm_id) == made
+    assert await host.machines() == [made]
+    assert "POLYDEV-READY" in await host.console(vm_id)
+
+    file = WireFile.of(GuestFile("/root/.codex/auth.json", b'{"a": 1}'))
+    await run(host, WriteFiles(vm_id=vm_id, files=[file]))
+    assert await host.read_file(vm_id, file.path) == b'{"a": 1}'
+    async with host.http(vm_id, 8080, headers={"authorization": f"Bearer {TOKEN}"}) as client:
+        assert (await client.get("/health")).json()["status"] == "ok"
+    with pytest.raises(ChannelLost):
+        async with host.tcp(vm_id, 5999):
+            pass
+
+    stopped = await run(host, StopMachine(vm_id=vm_id))
+    assert stopped is not None
+    assert (stopped.state, stopped.ip_address) == (MachineState.STOPPED, made.ip_address)
+    await run(host, RemoveFiles(vm_id=vm_id, paths=[file.path]))
+    started = await run(host, StartMachine(vm_id=vm_id))
+    assert started is not None
+    assert started.state is MachineState.RUNNING
+
+    await run(host, DestroyMachine(vm_id=vm_id))
+    await run(host, DestroyMachine(vm_id=vm_id))
+    with pytest.raises(NoSuchMachine):
+        await host.machine(vm_id)
+    await assert_nothing_left(host)
+
+
+async def test_asking_twice_is_asking_once(host: Host) -> None:
+    vm_id = new_vm_id()
+    views = await asyncio.gather(*(host.run("one", create(vm_id), 60) for _ in range(8)))
+    assert all(view == views[0] for view in views)
+    assert [view.vm_id for view in await host.machines()] == [vm_id]
+    with pytest.raises(OperationMismatch):
+        await host.run("one", create(new_vm_id()), 60)
+
+
+@pytest.mark.parametrize("delay_s", [0.02, 0.1, 0.3])
+async def test_what_is_asked_again_after_the_agent_was_killed_is_done_once(
+    agent: AgentProcess, host: Host, delay_s: float
+) -> None:
+    vm_ids = [new_vm_id() for _ in range(12)]
+    creating = asyncio.gather(
+        *(host.run(f"create-{vm_id}", create(vm_id), 60) for vm_id in vm_ids),
+        return_exceptions=True,
+    )
+    await asyncio.sleep(delay_s)
+    await agent.kill()
+    outcomes = await creating
+    assert all(isinstance(end, MachineView | HostUnreachable) for end in outcomes), outcomes
+
+    await agent.start()
+    await asyncio.gather(*(host.run(f"create-{vm_id}", create(vm_id), 60) for vm_id in vm_ids))
+    seen = await host.inventory()
+    assert seen.machines == seen.folders == sorted(vm_ids)
+    assert seen.addresses.keys() == set(vm_ids)
+    assert len(set(seen.addresses.values())) == len(seen.taps) == len(seen.firewall) == 12
+
+    destroying = asyncio.gather(
+        *(host.run(f"end-{vm_id}", DestroyMachine(vm_id=vm_id), 60) for vm_id in vm_ids),
+        return_exceptions=True,
+    )
+    await asyncio.sleep(delay_s / 2)
+    await agent.kill()
+    await destroying
+    await agent.start()
+    await asyncio.gather(
+        *(host.run(f"end-{vm_id}", DestroyMachine(vm_id=vm_id), 60) for vm_id in vm_ids)
+    )
+    await assert_nothing_left(host)
+
+
+async def test_being_told_to_end_answers_what_runs_and_removes_the_socket(
+    agent: AgentProcess, host: Host
+) -> None:
+    await run(host, create(new_vm_id()))
+    assert await agent.end() == 0
+    assert not agent.socket.exists()
+    with pytest.raises(HostUnreachable):
+        await host.health()
+    await agent.start()
+    assert len(await host.machines()) == 1
+
+
+async def test_only_root_and_the_named_group_may_connect(agent: AgentProcess) -> None:
+    mode = agent.socket.stat()
+    assert (stat.S_IMODE(mode.st_mode), mode.st_uid, mode.st_gid) == (0o660, 0, 0)
+    assert stat.S_IMODE(agent.socket.parent.stat().st_mode) == 0o755
+    await agent.end()
+    agent.env["POLYDEV_SOCKET_GROUP"] = "nogroup"
+    await agent.start()
+    assert agent.socket.stat().st_gid == 65534
+
+
+async def test_a_second_agent_over_the_same_state_is_refused(agent: AgentProcess) -> None:
+    second = AgentProcess(agent.state_dir.parent, agent.netns, agent.env)
+    second.log = agent.state_dir.parent / "second.log"
+    code, line = await second.start_refused()
+    assert code == 1
+    assert "Another host agent already works in" in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("POLYDEV_DRIVER", "xen"), ("POLYDEV_SUBNET", "many"), ("POLYDEV_SOCKET_GROUP", "nobodies")],
+)
+async def test_a_bad_setting_is_one_line_that_names_it(variable: str, value: str) -> None:
+    async with agent_world(POLYDEV_DRIVER="simulated") as agent:
+        agent.env[variable] = value
+        code, line = await agent.start_refused()
+        assert code == 1
+        assert variable in line
+        assert "Traceback" not in agent.log.read_text()
+
+
+async def test_no_secret_is_in_logs_or_journal(agent: AgentProcess, host: Host) -> None:
+    vm_id = new_vm_id()
+    await run(host, create(vm_id, MachineKind.BROWSER))
+    file = WireFile.of(GuestFile("/root/secret", b"made-up-file-secret"))
+    await run(host, WriteFiles(vm_id=vm_id, files=[file]))
+    with pytest.raises(PolydevError):
+        await run(host, WriteFiles(vm_id=vm_id, files=[file.model_copy(update={"path": "x"})]))
+    await run(host, DestroyMachine(vm_id=vm_id))
+    await agent.end()
+    kept = [path for path in agent.state_dir.parent.rglob("*") if path.is_file()]
+    assert len(kept) > 5
+    for path in kept:
+        content = path.read_bytes()
+        for secret in (TOKEN.encode(), b"made-up-file-secret", file.content):
+            assert secret not in content, path
+
+
+async def assert_nothing_left(host: Host) -> None:
+    seen = await host.inventory()
+    assert seen.machines == seen.folders == seen.taps == seen.firewall == []
+    assert seen.processes == seen.addresses == {}
+    assert [path.rpartition("/")[2] for path in seen.sockets] == ["hostd.sock"]

@@ -1,0 +1,135 @@
+"""A real host agent process for tests: `python -m polydev.hostd` in its own folder and namespace.
+
+Whatever a test does to it, `agent_world` leaves no process, folder or namespace behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import polydev
+from polydev.hostd.network import netns
+from polydev.hostd.vmm.qemu import process
+from polydev.hosts import Host
+
+READY_LIMIT_S = 120
+_ENDED_LIMIT_S = 30
+
+
+class AgentProcess:
+    """One host agent that may be started, killed and started again over the same state."""
+
+    def __init__(self, root: Path, netns_name: str, env: dict[str, str]) -> None:
+        self.state_dir = root / "state"
+        self.netns = netns_name
+        self.log = root / "hostd.log"
+        self._notices = root / "notify.sock"
+        self._process: asyncio.subprocess.Process | None = None
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(polydev.__file__).parents[1]),
+            "POLYDEV_STATE_DIR": str(self.state_dir),
+            "POLYDEV_NETNS": netns_name,
+            "POLYDEV_UPLINK": "none",
+            "NOTIFY_SOCKET": str(self._notices),
+            **env,
+        }
+
+    @property
+    def socket(self) -> Path:
+        return self.state_dir / "sockets" / "hostd.sock"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def host(self) -> Host:
+        return Host(self.socket)
+
+    async def start(self, *prefix: str) -> None:
+        """Start it, behind `prefix` if given, and return when it says that it is ready."""
+        self._notices.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+            notices.bind(str(self._notices))
+            notices.setblocking(False)
+            await self._spawn(prefix)
+            told = asyncio.create_task(asyncio.get_running_loop().sock_recv(notices, 64))
+            ended = asyncio.create_task(self.ended())
+            await asyncio.wait(
+                {told, ended}, timeout=READY_LIMIT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            ended.cancel()
+            assert told.done(), f"the agent is not ready: {self.log.read_text()}"
+            assert told.result() == b"READY=1"
+
+    async def start_refused(self, *prefix: str) -> tuple[int, str]:
+        """Start it where it cannot work: its exit code and last line."""
+        await self._spawn(prefix)
+        code = await asyncio.wait_for(self.ended(), READY_LIMIT_S)
+        return code, self.log.read_text().splitlines()[-1]
+
+    async def _spawn(self, prefix: Sequence[str]) -> None:
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *prefix,
+                *(sys.executable, "-m", "polydev.hostd"),
+                env=self.env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    async def ended(self) -> int:
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def end(self) -> int:
+        """SIGTERM, as a service manager ends it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self._process.wait(), _ENDED_LIMIT_S)
+
+    def vmm_pids(self) -> list[int]:
+        """VMM processes of this state folder, by looking."""
+        found = process.running_in((self.state_dir / "machines").resolve(), "qemu-system-x86_64")
+        return sorted(pid for pid, _, _ in found)
+
+
+@asynccontextmanager
+async def agent_world(**env: str) -> AsyncIterator[AgentProcess]:
+    """A place for an agent, not started; everything of it is removed afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="pdt-"))
+    agent = AgentProcess(root, root.name.lower().replace("_", "-"), env)
+    try:
+        yield agent
+    finally:
+        await agent.kill()
+        for pid in agent.vmm_pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(_remove_netns, agent.netns)
+        shutil.rmtree(root)
+
+
+def _remove_netns(name: str) -> None:
+    if netns.exists(name):
+        subprocess.run(["ip", "netns", "del", name], check=True)
+    else:
+        netns.path_of(name).unlink(missing_ok=True)
