@@ -12,26 +12,25 @@ cannot know, and only the start of a section is read.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
-import signal
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import NoReturn
 
 from polydev.errors import DiskFull, ImageDamaged
-from polydev.hostd.confine import confined, tool
+from polydev.hostd.confine import Finished, read_with, tool, write_with
 from polydev.hostd.logs import harmless
 
 ROOT_INODE = 2
 
 _CHECK_LIMIT_S = 300
 _EDIT_LIMIT_S = 120
+_LOOK_LIMIT_S = 60
 _MAX_OUTPUT = 4 * 1024 * 1024
-_MEMORY_LIMIT = 2 << 30
 _HEADER = re.compile(
     rb"Inode: (\d+) +Type: ([a-zA-Z ]+?) +Mode: +0?([0-7]+) +Flags: 0x[0-9a-f]+\n"
     rb"Generation: [^\n]*\n"
@@ -83,7 +82,7 @@ class Filesystem:
     async def check(self) -> None:
         """Replay the journal, and repair what e2fsck repairs unasked. Raises: ImageDamaged."""
         argv = [tool("e2fsck", "e2fsprogs"), "-p", self._path]
-        result = await self._run(argv, limit_s=_CHECK_LIMIT_S)
+        result = await self._read_with(argv, limit_s=_CHECK_LIMIT_S)
         if result.status not in _CORRECTED:
             self._fail(f"e2fsck ended with {result.status}", result.output + result.errors)
 
@@ -96,8 +95,10 @@ class Filesystem:
         script = [f"cd <{start}>", "pwd"]
         for name in names:
             script += [mark, f"stat {name}", mark, f"cd {name}", "pwd"]
-        result = await self._debugfs(script)
+        result = await self._look(script)
         places, stats = _sections(result.output, f"debugfs: {mark}\n".encode())
+        if len(stats) != len(names):
+            self._fail("debugfs was cut short", result.errors)
         found: list[Inode] = []
         here = start
         for name, place, stat in zip(names, places, stats, strict=False):
@@ -113,14 +114,16 @@ class Filesystem:
         return found
 
     async def read(self, inode: Inode, limit_bytes: int) -> bytes:
-        """The content of a regular file, cut off after `limit_bytes`."""
+        """The content of a regular file, cut off after `limit_bytes`. Raises: ImageDamaged."""
         argv = [tool("debugfs", "e2fsprogs"), "-R", f"cat <{inode.number}>", self._path]
-        result = await self._run(argv, limit_s=_EDIT_LIMIT_S, max_output=limit_bytes)
+        result = await self._read_with(argv, max_output=limit_bytes)
+        if len(result.output) < min(inode.size, limit_bytes):
+            self._fail(f"debugfs cannot read file <{inode.number}>", result.errors)
         return result.output
 
     async def has_attribute(self, inode: Inode, name: str, value: str) -> bool:
         """True if an extended attribute has that value."""
-        result = await self._debugfs([f"ea_get <{inode.number}> {name}"])
+        result = await self._look([f"ea_get <{inode.number}> {name}"])
         return f'{name} ({len(value)}) = "{value}"'.encode() in result.output
 
     async def edit(self, commands: Sequence[str], *descriptors: int) -> str:
@@ -129,7 +132,17 @@ class Filesystem:
 
         Raises: DiskFull, when debugfs says that it found no room.
         """
-        result = await self._debugfs(commands, *descriptors, writing=True)
+        argv = [tool("debugfs", "e2fsprogs"), "-w", "-f", "-", self._path]
+        try:
+            result = await write_with(
+                argv,
+                uid=self._uid,
+                descriptors=[self._descriptor, *descriptors],
+                script=_script(commands),
+                limit_s=_EDIT_LIMIT_S,
+            )
+        except TimeoutError:
+            self._fail(f"debugfs did not end within {_EDIT_LIMIT_S:.0f} s")
         words = result.errors.decode("utf-8", "replace")
         if any(full in words for full in _FULL):
             raise DiskFull(
@@ -140,73 +153,46 @@ class Filesystem:
             raise DiskFull(f"The host's disk that holds {self._name} is full")
         return harmless(words)
 
-    async def _debugfs(
-        self, commands: Sequence[str], *descriptors: int, writing: bool = False
-    ) -> _Result:
-        argv = [tool("debugfs", "e2fsprogs"), *(["-w"] if writing else []), "-f", "-", self._path]
-        script = "".join(f"{command}\n" for command in commands).encode("ascii")
-        return await self._run(argv, *descriptors, script=script, limit_s=_EDIT_LIMIT_S)
+    async def _look(self, commands: Sequence[str]) -> Finished:
+        argv = [tool("debugfs", "e2fsprogs"), "-f", "-", self._path]
+        return await self._read_with(argv, script=_script(commands))
 
-    def _expect_place(self, place: bytes, inode: int, result: _Result) -> None:
+    async def _read_with(
+        self,
+        argv: Sequence[str],
+        *,
+        script: bytes = b"",
+        limit_s: float = _LOOK_LIMIT_S,
+        max_output: int = _MAX_OUTPUT,
+    ) -> Finished:
+        try:
+            return await read_with(
+                argv,
+                uid=self._uid,
+                descriptors=[self._descriptor],
+                script=script,
+                limit_s=limit_s,
+                max_output=max_output,
+            )
+        except TimeoutError:
+            self._fail(f"{Path(argv[0]).name} did not end within {limit_s:.0f} s")
+
+    def _expect_place(self, place: bytes, inode: int, result: Finished) -> None:
         """debugfs stays where it was when `cd` fails; then nothing that follows can be believed."""
         match = _PWD.search(place)
         if match is None or int(match[1]) != inode:
             self._fail(f"debugfs cannot enter directory <{inode}>", result.errors)
 
-    def _fail(self, what: str, words: bytes) -> None:
+    def _fail(self, what: str, words: bytes = b"") -> NoReturn:
         text = " ".join(harmless(words.decode("utf-8", "replace"))[-400:].split())
         raise ImageDamaged(
             f"The disk {self._name} is damaged: {what}: {text}",
             hint="Start the machine and look at its console, or destroy it and make a new one",
         )
 
-    async def _run(
-        self,
-        argv: Sequence[str],
-        *descriptors: int,
-        script: bytes = b"",
-        limit_s: float,
-        max_output: int = _MAX_OUTPUT,
-    ) -> _Result:
-        """Run a tool within limits. It is ended when the caller is cancelled or time runs out."""
-        bounded = [
-            *(tool("prlimit", "util-linux"), "--core=0", f"--as={_MEMORY_LIMIT}"),
-            *(f"--cpu={round(limit_s)}", "--", *argv),
-        ]
-        process = await asyncio.create_subprocess_exec(
-            *confined(bounded, uid=self._uid),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=(self._descriptor, *descriptors),
-            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            start_new_session=True,
-        )
-        try:
-            async with asyncio.timeout(limit_s):
-                output, errors, _ = await asyncio.gather(
-                    _read(process.stdout, max_output, process),
-                    _read(process.stderr, _MAX_OUTPUT, process),
-                    _feed(process.stdin, script),
-                )
-                return _Result(await process.wait(), output, errors)
-        except TimeoutError:
-            self._fail(f"{argv[0]} did not end within {limit_s:.0f} s", b"")
-            raise AssertionError from None
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
 
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """How a tool ended, and what it said: bounded."""
-
-    status: int
-    output: bytes
-    errors: bytes
+def _script(commands: Sequence[str]) -> bytes:
+    return "".join(f"{command}\n" for command in commands).encode("ascii")
 
 
 def _sections(output: bytes, mark: bytes) -> tuple[list[bytes], list[bytes]]:
@@ -230,26 +216,3 @@ def _parse(section: bytes, name: str) -> Inode | None:
         gid=int(match[5]),
         size=int(match[6]),
     )
-
-
-async def _read(
-    stream: asyncio.StreamReader | None, limit: int, process: asyncio.subprocess.Process
-) -> bytes:
-    """What a tool prints; one that prints more than `limit` is ended, and the rest forgotten."""
-    assert stream is not None  # noqa: S101 - it was asked for
-    kept = bytearray()
-    while chunk := await stream.read(65536):
-        kept += chunk[: limit - len(kept)]
-        if len(kept) >= limit:
-            with suppress(ProcessLookupError):
-                process.kill()
-            break
-    return bytes(kept)
-
-
-async def _feed(stream: asyncio.StreamWriter | None, script: bytes) -> None:
-    assert stream is not None  # noqa: S101 - it was asked for
-    with suppress(BrokenPipeError, ConnectionResetError):
-        stream.write(script)
-        await stream.drain()
-    stream.close()

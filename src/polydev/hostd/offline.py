@@ -22,6 +22,7 @@ from pathlib import Path
 
 from polydev.domain import GuestFile
 from polydev.errors import BadPath, DiskFull, ImageDamaged, ImageInUse, MissingImage, NoSuchFile
+from polydev.hostd.confine import MemoryFile
 from polydev.hostd.e2fs import ROOT_INODE, Filesystem, FileType, Inode
 
 UPPER = "upper"
@@ -184,7 +185,7 @@ class _Overlay:
 
     async def _write_aside(self, folder: Inode, aside: str, file: GuestFile) -> Inode:
         """Write a file under another name and read it back: content, mode and owner."""
-        with _in_memory(file.content) as source:
+        with MemoryFile(file.content) as source:
             words = await self.disk.edit(
                 [
                     f"cd <{folder.number}>",
@@ -246,28 +247,6 @@ def _is_as_asked(inode: Inode, file: GuestFile) -> bool:
         and inode.size == len(file.content)
         and _ownership(inode) == (file.mode, file.uid, file.gid)
     )
-
-
-def _in_memory(content: bytes) -> _MemoryFile:
-    return _MemoryFile(content)
-
-
-class _MemoryFile:
-    """A file that is nowhere but in memory: how secrets reach debugfs."""
-
-    def __init__(self, content: bytes) -> None:
-        self._descriptor = os.memfd_create("polydev", os.MFD_CLOEXEC)
-        with os.fdopen(os.dup(self._descriptor), "wb") as file:
-            file.write(content)
-
-    def __enter__(self) -> _MemoryFile:
-        return self
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
 
 
 @asynccontextmanager

@@ -14,7 +14,11 @@ from polydev.hostd.vmm.vmm import LaunchSpec
 PROGRAM = "qemu-system-x86_64"
 PACKAGE = "qemu-system-x86"
 
-_KERNEL_LINE = "console=ttyS0 quiet panic=-1 ipv6.disable=1 random.trust_cpu=on"
+_KERNEL_LINE = (
+    "console=ttyS0 quiet panic=-1 ipv6.disable=1 random.trust_cpu=on"
+    # A tenth of the boot under emulation.
+    " cryptomgr.notests 8250.nr_uarts=1"
+)
 _GUEST_CHANNEL = "10.0.2.15"
 _TRANSLATION_MIB = 256, 512
 """Translated code under emulation, for small and for large machines: QEMU would take up to 1 GiB
