@@ -62,6 +62,14 @@ async def test_a_cli_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "no-such-cli" in login.reported_output()
 
 
+async def test_an_environment_that_cannot_be_read_is_an_outcome_too(tmp_path: Path) -> None:
+    (tmp_path / "environment").write_bytes(b"A=\xff\n")
+    login = login_of("true", tmp_path)
+    await login.run()
+    assert login.step is Step.FAILED
+    assert "UnicodeDecodeError" in login.reason
+
+
 async def test_the_time_limit_ends_the_cli_and_its_children(tmp_path: Path) -> None:
     script = "sh -c 'echo $$ > $HOME/child; trap \"\" TERM HUP; sleep 1000' & wait"
     login = login_of(script, tmp_path, login_limit_s=1.0)

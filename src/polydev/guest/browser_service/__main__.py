@@ -20,6 +20,8 @@ from .url_inbox import UrlInbox
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="browser-service %(levelname)s %(message)s")
+    # Its complaints about malformed requests quote them.
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
     try:
         asyncio.run(_serve(_settings()))
     except OSError as error:

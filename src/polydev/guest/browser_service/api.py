@@ -7,6 +7,7 @@ machine; how a login works is in `login.py`.
 import asyncio
 import hmac
 import json
+import logging
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,8 @@ from aiohttp import web
 from .login import Login, NotWaiting, PasteRefused, Step
 from .recipes import UnknownProvider, load_recipe
 from .settings import BODY_BYTES, LONG_POLL_S, ServiceSettings
+
+log = logging.getLogger(__name__)
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 OWN_URL_GRACE_S = 3.0
@@ -145,6 +148,10 @@ class Api:
             response: web.StreamResponse = await handler(request)
         except web.HTTPException as error:
             return _problem(error.status, "http_error", error.reason)
+        except Exception as error:
+            # Its text may hold what was sent, so only its kind is logged.
+            log.error("%s while answering %s", type(error).__name__, request.method)
+            return _problem(500, "internal", "the browser service failed; see its log")
         response.headers["Cache-Control"] = "no-store"
         return response
 

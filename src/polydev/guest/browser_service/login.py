@@ -73,24 +73,23 @@ class Login:
     # -- running ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run the CLI until it ends or the time is over."""
-        before = identity_of(self.settings.in_home(self.recipe.credentials_path))
+        """Run the CLI until it ends or the time is over; whatever happens becomes an outcome."""
         try:
+            before = identity_of(self.settings.in_home(self.recipe.credentials_path))
             self._terminal = await self._start()
-        except OSError as error:
-            command, why = self.recipe.argv[0], error.strerror or "unknown error"
-            self._fail(f"{command} cannot be started: {why}")
-            return
-        try:
             async with asyncio.timeout(self.settings.login_limit_s):
                 code = await self._terminal.wait()
             self._finish(code, before)
         except TimeoutError:
             self._fail(f"the login took longer than {self.settings.login_limit_s:.0f} s")
+        except Exception as error:
+            # Its text may hold what must not be told, so only its kind is.
+            self._fail(f"{self.recipe.argv[0]} could not be run ({type(error).__name__})")
         finally:
             if self._opening is not None:
                 self._opening.cancel()
-            await self._terminal.end()
+            if self._terminal is not None:
+                await self._terminal.end()
 
     async def _start(self) -> Terminal:
         for folder in self.recipe.folders:

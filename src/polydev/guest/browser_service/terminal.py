@@ -70,6 +70,8 @@ class Terminal:
 
     def type(self, text: str) -> None:
         """Type a short text. Raises OSError if the terminal does not take it."""
+        if self._drained.is_set():
+            raise OSError("the terminal is closed")
         typed = text.encode()
         if os.write(self._master, typed) != len(typed):
             raise OSError("the terminal took only part of the text")
