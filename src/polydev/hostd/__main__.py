@@ -19,10 +19,10 @@ from functools import partial
 import uvicorn
 from fastapi import FastAPI
 
-from polydev import __version__
+from polydev import __version__, logging_setup
 from polydev.errors import PolydevError
 from polydev.hostapi import Health
-from polydev.hostd import listening, logging_setup, requirements, server
+from polydev.hostd import listening, requirements, server
 from polydev.hostd.drivers import choose
 from polydev.hostd.journal import Journal
 from polydev.hostd.kept_logs import KeptLogs

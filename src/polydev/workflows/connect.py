@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -34,7 +33,7 @@ from polydev.store import credentials, sessions
 from polydev.store.database import Database
 from polydev.vault import Binding, Vault
 from polydev.workflows.delivery import Delivery
-from polydev.workflows.engine import Body, Engine
+from polydev.workflows.engine import Engine
 from polydev.workflows.login_watch import LoginWatch
 from polydev.workflows.machines import ANSWER_GRACE_S, Machines
 from polydev.workflows.saga import OnPoint, Saga, Step, Wait
@@ -53,7 +52,7 @@ class Connect:
     database: Database
     vault: Vault
     machines: Machines
-    engine: Callable[[], Engine]
+    engine: Engine
     on_point: OnPoint = lambda _step, _point: None
 
     def saga(self) -> Saga:
@@ -77,9 +76,9 @@ class Connect:
         notes = SessionNotes(self.database)
         return Saga(steps, always, notes, limit.destroy_limit_s, self.on_point)
 
-    def bodies(self) -> dict[str, Body]:
-        """The workflow, for the engine."""
-        return {CONNECT: lambda session_id: self.saga().run(self.engine(), session_id)}
+    def register(self) -> None:
+        """Make the workflow known to the engine, before its start."""
+        self.engine.add(CONNECT, lambda session_id: self.saga().run(self.engine, session_id))
 
     # -- what the API asks -----------------------------------------------------------------------
 
@@ -95,7 +94,7 @@ class Connect:
             async with self.database.read() as connection:
                 live = await sessions.live_of(connection, user_id, session.provider)
         session = live or session
-        await self.engine().enqueue(CONNECT, session.session_id)
+        await self.engine.enqueue(CONNECT, session.session_id)
         return session
 
     async def cancel(self, user_id: PersonId, session_id: SessionId) -> ConnectSession:
@@ -145,7 +144,7 @@ class Connect:
             )
 
     async def _wait_for_person(self, subject: str) -> None:
-        engine = self.engine()
+        engine = self.engine
         deadline = await engine.step("deadline", lambda: self._deadline(subject))
         watching = engine.start_outside(self._send_outcome(subject))
         try:
@@ -168,7 +167,7 @@ class Connect:
         """Watch the login and the person, and send the workflow what comes first."""
         session = await self._session(subject)
         message = await self._watch(session).outcome(SessionNotes(self.database))
-        await self.engine().send(CONNECT, subject, message)
+        await self.engine.send(CONNECT, subject, message)
 
     async def _capture(self, subject: str) -> None:
         """Read the credentials and seal them, in one step: they are never kept in between."""

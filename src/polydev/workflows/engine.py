@@ -48,14 +48,17 @@ _GOING_ON = ("PENDING", "ENQUEUED", "DELAYED")
 class Engine:
     """One per process: DBOS itself is a singleton."""
 
-    def __init__(self, folder: Path, bodies: Mapping[str, Body]) -> None:
-        """`bodies` by name; a body gets the subject that its workflow was enqueued with, and must
-        be deterministic between its steps."""
+    def __init__(self, folder: Path) -> None:
         self._file = folder / "journal.db"
-        self._bodies = bodies
+        self._bodies: dict[str, Body] = {}
         self._workflows: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {}
         self._running: set[asyncio.Task[Any]] = set()
         self._outside: set[asyncio.Task[None]] = set()
+
+    def add(self, name: str, body: Body) -> None:
+        """Make a workflow known, before the start. Its body gets the subject that it is enqueued
+        with, and must be deterministic between its steps."""
+        self._bodies[name] = body
 
     async def start(self) -> None:
         """Open the journal and take up every workflow that has not ended."""

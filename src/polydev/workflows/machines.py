@@ -13,7 +13,6 @@ import hmac
 import itertools
 import logging
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
@@ -37,7 +36,7 @@ from polydev.providers import all_providers
 from polydev.settings import ControllerSettings
 from polydev.store import machines
 from polydev.store.database import Database
-from polydev.workflows.engine import Body, Engine
+from polydev.workflows.engine import Engine
 from polydev.workflows.saga import OnPoint, Saga, Step
 
 log = logging.getLogger("polydev.workflows")
@@ -177,17 +176,22 @@ class Machines:
 class MachineRequests:
     """What a person asks of machines, and the workflows that do it."""
 
-    def __init__(self, means: Machines, engine: Callable[[], Engine], on_point: OnPoint) -> None:
+    def __init__(self, means: Machines, engine: Engine, on_point: OnPoint) -> None:
         self._means = means
         self._engine = engine
         self._on_point = on_point
+
+    def register(self) -> None:
+        """Make the workflows known to the engine, before its start."""
+        self._engine.add(CREATE, lambda vm_id: self._creating().run(self._engine, vm_id))
+        self._engine.add(DESTROY, lambda vm_id: self._destroying().run(self._engine, vm_id))
 
     async def create(self, user_id: PersonId, kind: MachineKind) -> Machine:
         """Have a machine made; answers with its row, `creating`."""
         machine = self._means.plan(user_id, kind, new_vm_id(), None)
         async with self._means.database.write() as connection:
             await machines.add_if_absent(connection, machine)
-        await self._engine().enqueue(CREATE, machine.vm_id)
+        await self._engine.enqueue(CREATE, machine.vm_id)
         return machine
 
     async def destroy(self, user_id: PersonId, vm_id: VmId) -> Machine:
@@ -195,15 +199,8 @@ class MachineRequests:
         async with self._means.database.write() as connection:
             machine = await machines.get(connection, vm_id, user_id)
             await machines.set_state(connection, vm_id, MachineState.DESTROYING)
-        await self._engine().enqueue(DESTROY, vm_id)
+        await self._engine.enqueue(DESTROY, vm_id)
         return replace(machine, status=MachineState.DESTROYING)
-
-    def bodies(self) -> dict[str, Body]:
-        """The workflows, for the engine."""
-        return {
-            CREATE: lambda vm_id: self._creating().run(self._engine(), vm_id),
-            DESTROY: lambda vm_id: self._destroying().run(self._engine(), vm_id),
-        }
 
     def _creating(self) -> Saga:
         settings, means = self._means.settings, self._means

@@ -18,7 +18,7 @@ from polydev.domain import (
     VmId,
     vm_id_for,
 )
-from polydev.errors import LoginFailed, MachineNotReady, PolydevError, Unavailable
+from polydev.errors import LoginFailed, MachineNotReady, Unavailable
 from polydev.store import machines, sessions
 from polydev.store.database import Database
 from polydev.workflows.login import BrowserService
@@ -54,8 +54,9 @@ class SessionMachines:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.machines.bring_up(cli))
                 group.create_task(self.machines.bring_up(browser))
-        except* PolydevError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as errors:
+            # What cannot be tried again decides.
+            raise min(errors.exceptions, key=lambda it: isinstance(it, Unavailable)) from None
 
     async def browser_ready(self, subject: str) -> None:
         """Return when the browser machine's service answers.

@@ -1,6 +1,6 @@
-"""How the host agent logs: lines on standard error, for people or as JSON.
+"""How the processes log: lines on standard error, for people or as JSON.
 
-`__main__.py` calls it once. Nothing secret is given to a logger anywhere in this package.
+`app.py` and `hostd/__main__.py` call it once. Nothing secret is given to a logger anywhere.
 """
 
 from __future__ import annotations

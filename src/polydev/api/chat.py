@@ -1,0 +1,39 @@
+"""`/api/chat/…`: talking to the CLI in the person's machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+
+from polydev.api.problems import on_wire
+from polydev.api.schemas import ChatTurn
+from polydev.api.services import Caller, Reach
+from polydev.chat import Turn, TurnEvent
+
+router = APIRouter(prefix="/api/chat", tags=["chat"])
+
+
+@router.post("/turn", response_class=StreamingResponse)
+async def turn(asked: ChatTurn, person: Caller, services: Reach) -> StreamingResponse:
+    """One turn: the answer as it comes, one JSON object a line."""
+    opened = await services.chats.open(person.user_id, asked.provider, asked.text)
+    return StreamingResponse(_lines(opened), media_type="application/x-ndjson")
+
+
+async def _lines(opened: Turn) -> AsyncIterator[str]:
+    async for event in opened.events():
+        yield json.dumps(_on_wire(event)) + "\n"
+
+
+def _on_wire(event: TurnEvent) -> dict[str, Any]:
+    if event.error is not None:
+        return {"type": "error", **on_wire(event.error).model_dump()}
+    if event.type == "end":
+        return {"type": "end", "ok": event.ok, "text": event.text}
+    if event.type == "tool":
+        return {"type": "tool", "name": event.text}
+    return {"type": event.type, "text": event.text}

@@ -1,0 +1,104 @@
+"""Errors as problem documents (RFC 9457): the only place that knows HTTP statuses.
+
+The error's kind decides the status, its `code` is stable, and its text holds no secret. Errors that
+are not ours are answered without their text, which may hold anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from polydev.errors import (
+    BadRequest,
+    Conflict,
+    Failed,
+    Invalid,
+    Missing,
+    NotSignedIn,
+    PolydevError,
+    Refused,
+    Unavailable,
+)
+from polydev.hostapi import Problem
+
+log = logging.getLogger("polydev.api")
+
+_STATUSES: tuple[tuple[type[PolydevError], HTTPStatus], ...] = (
+    (NotSignedIn, HTTPStatus.UNAUTHORIZED),
+    (Invalid, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (Refused, HTTPStatus.FORBIDDEN),
+    (Missing, HTTPStatus.NOT_FOUND),
+    (Conflict, HTTPStatus.CONFLICT),
+    (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (Failed, HTTPStatus.BAD_GATEWAY),
+)
+
+
+def install(app: FastAPI) -> None:
+    """Have the app answer with problem documents."""
+    app.add_exception_handler(PolydevError, _ours)
+    app.add_exception_handler(RequestValidationError, _bad_request)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def status_of(error: PolydevError) -> int:
+    """The HTTP status that the error's kind stands for."""
+    return next(
+        (int(status) for kind, status in _STATUSES if isinstance(error, kind)),
+        int(HTTPStatus.INTERNAL_SERVER_ERROR),
+    )
+
+
+def document(error: PolydevError) -> JSONResponse:
+    """The answer that says what went wrong."""
+    return _answer(status_of(error), error.code, error.message, error.hint)
+
+
+def on_wire(error: PolydevError) -> Problem:
+    """The error as streams carry it."""
+    return Problem(code=error.code, message=error.message, hint=error.hint)
+
+
+async def _ours(request: Request, error: Exception) -> JSONResponse:
+    return document(cast(PolydevError, error))
+
+
+async def _bad_request(request: Request, error: Exception) -> JSONResponse:
+    first = cast(RequestValidationError, error).errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return document(BadRequest(f"The request is not what the API takes: {where}: {first['msg']}"))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    raised = cast(HTTPException, error)
+    status = HTTPStatus(raised.status_code)
+    code = status.phrase.lower().replace(" ", "-")
+    answer = _answer(raised.status_code, code, status.description or status.phrase, "")
+    answer.headers.update(raised.headers or {})
+    return answer
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
+    return _answer(500, "internal", "Something unexpected happened; the log says where", "")
+
+
+def _answer(status: int, code: str, detail: str, hint: str) -> JSONResponse:
+    body: dict[str, Any] = {
+        "type": f"urn:polydev:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "hint": hint,
+    }
+    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
+    return JSONResponse(body, status, headers, media_type="application/problem+json")

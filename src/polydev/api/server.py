@@ -1,0 +1,26 @@
+"""The API as one ASGI application. `app.py` makes and serves it."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from polydev import __version__
+from polydev.api import auth, chat, general, machines, problems
+from polydev.api.guard import Guard
+from polydev.api.services import Services
+
+
+def make_api(services: Services, listen: str) -> ASGIApp:
+    """The application; `listen` is the address that it will be served on."""
+    api = FastAPI(
+        title="Polydev",
+        version=__version__,
+        docs_url=None,  # its pages would be fetched from elsewhere
+        redoc_url=None,
+    )
+    api.state.services = services
+    problems.install(api)
+    for part in (general, auth, machines, chat):
+        api.include_router(part.router)
+    return Guard(api, listen)

@@ -1,0 +1,133 @@
+"""Answers that wait or go on: long polls, server-sent events, a program in a machine.
+
+The routers use them. Nothing looks again and again: the database tells of each commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Protocol, TypeVar
+
+from pydantic import ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from polydev.api.problems import on_wire
+from polydev.domain import VmId
+from polydev.errors import BadRequest, PolydevError
+from polydev.hostapi import ExecControl, ExecEnd, ExecRequest
+from polydev.hosts import GuestProcess, Host
+from polydev.store.database import Database
+
+MAX_WAIT_S = 30.0
+_FIRST_FRAME_S = 10.0
+
+
+class Versioned(Protocol):
+    """A view that tells whether it is the same as before."""
+
+    @property
+    def version(self) -> str: ...
+
+
+V = TypeVar("V", bound=Versioned)
+Look = Callable[[], Awaitable[V]]
+
+
+async def when_changed(database: Database, look: Look[V], after: str | None, wait_s: float) -> V:
+    """The view as soon as it is not at version `after`, or after `wait_s` as it is."""
+    try:
+        async with asyncio.timeout(min(wait_s, MAX_WAIT_S)):
+            async for view in _views(database, look):
+                if view.version != after:
+                    return view
+    except TimeoutError:
+        pass
+    return await look()
+
+
+async def until(
+    database: Database, look: Look[V], is_last: Callable[[V], bool]
+) -> AsyncIterator[V]:
+    """The view now and after each change, up to the last one."""
+    version = None
+    async for view in _views(database, look):
+        if view.version != version:
+            version = view.version
+            yield view
+        if is_last(view):
+            return
+
+
+async def _views(database: Database, look: Look[V]) -> AsyncIterator[V]:
+    while True:
+        change = database.next_change()
+        yield await look()
+        await change.wait()
+
+
+async def relay_program(socket: WebSocket, host: Host, vm_id: VmId) -> None:
+    """Carry a program's streams between an accepted WebSocket and a machine.
+
+    The frames are those of hostapi.py. Whoever goes away ends the program.
+    """
+    try:
+        async with asyncio.timeout(_FIRST_FRAME_S):
+            request = ExecRequest.model_validate_json(await socket.receive_text())
+        async with host.exec(vm_id, request) as process:
+            exit_code = await _relay(socket, process)
+        end = ExecEnd(exit_code=exit_code)
+    except WebSocketDisconnect:
+        return
+    except (ValidationError, KeyError, TimeoutError):
+        end = _ended_by(BadRequest("The first frame must be a text frame with an ExecRequest"))
+    except PolydevError as error:
+        end = _ended_by(error)
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await socket.send_text(end.model_dump_json())
+        await socket.close()
+
+
+async def _relay(socket: WebSocket, process: GuestProcess) -> int | None:
+    inward = asyncio.create_task(_to_program(socket, process))
+    outward = asyncio.create_task(_to_person(socket, process))
+    both: set[asyncio.Task[None]] = {inward, outward}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if inward.done():
+            inward.result()
+        await outward
+        return process.exit_code
+    finally:
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+
+
+async def _to_person(socket: WebSocket, process: GuestProcess) -> None:
+    async for stream, chunk in process:
+        await socket.send_bytes(bytes([stream]) + chunk)
+
+
+async def _to_program(socket: WebSocket, process: GuestProcess) -> None:
+    """Raises WebSocketDisconnect when the person is gone."""
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1000))
+        if (data := message.get("bytes")) is not None:
+            await (process.write(data) if data else process.write_eof())
+        elif (text := message.get("text")) is not None:
+            await _control(ExecControl.model_validate_json(text), process)
+
+
+async def _control(control: ExecControl, process: GuestProcess) -> None:
+    if control.resize is not None:
+        await process.resize(*control.resize)
+    if control.signal is not None:
+        await process.send_signal(control.signal)
+
+
+def _ended_by(error: PolydevError) -> ExecEnd:
+    return ExecEnd(error=on_wire(error))

@@ -1,0 +1,210 @@
+"""The controller as a process: settings become a running program. `python -m polydev.app`.
+
+The only module that names concrete classes of the controller. It checks what can be wrong before
+anything starts (port, folder, key, database), takes up the workflows of an earlier process, serves
+the API, and lets go of everything on SIGTERM; workflows go on with the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from polydev import logging_setup
+from polydev.access import kept_key, open_access
+from polydev.api.server import make_api
+from polydev.api.services import Services
+from polydev.chat import Chats
+from polydev.domain import now
+from polydev.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
+from polydev.hosts import Host
+from polydev.settings import ControllerSettings, read
+from polydev.store.database import open_database, sqlite_folder
+from polydev.vault import unlock
+from polydev.workflows.connect import Connect
+from polydev.workflows.engine import Engine
+from polydev.workflows.machines import MachineRequests, Machines
+from polydev.workflows.reconcile import Reconciler
+from polydev.workflows.saga import OnPoint
+
+log = logging.getLogger("polydev.controller")
+
+_LINGER_S = 3
+_WS_FRAME_BYTES = 256 * 1024
+_BACKLOG = 128
+
+
+def main() -> int:
+    """Run the controller. The exit code is 0 when it was told to end, 1 when it could not work."""
+    try:
+        settings = read(ControllerSettings)
+        logging_setup.set_up(as_json=settings.log_json)
+        run(settings)
+    except PolydevError as error:
+        print(f"polydev: {error.line()}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(settings: ControllerSettings, on_point: OnPoint = lambda _step, _point: None) -> None:
+    """Run the controller until SIGTERM or SIGINT. `on_point` observes workflows' steps.
+
+    Raises, before anything has started: BadSettings, PortTaken, AlreadyRunning, WrongEncryptionKey.
+    """
+    os.umask(0o077)
+    settings.required_encryption_key()
+    listener = _listener(settings.listen, settings.port)
+    with contextlib.closing(listener), _alone(settings):
+        asyncio.run(_serve_until_told(settings, listener, on_point))
+
+
+async def _serve_until_told(
+    settings: ControllerSettings, listener: socket.socket, on_point: OnPoint
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with _services(settings, on_point) as services:
+        await _serve(make_api(services, settings.listen), listener, stop)
+    log.info("ended; machines go on, and so will workflows")
+
+
+@contextlib.asynccontextmanager
+async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIterator[Services]:
+    """The parts of the controller, put together and running."""
+    async with AsyncExitStack() as closing:
+        database = open_database(settings.database_url, settings.controller_dir)
+        closing.push_async_callback(database.close)
+        await database.upgrade()
+        async with database.write() as connection:
+            vault = await unlock(connection, settings.required_encryption_key(), now())
+        access = await open_access(database, settings.controller_dir, settings.admin_token)
+        host = await closing.enter_async_context(Host(settings.host_socket))
+        token_key = await asyncio.to_thread(kept_key, settings.controller_dir / "browser-token-key")
+        machines = Machines(database, host, settings, token_key)
+        engine = Engine(settings.controller_dir)
+        requests = MachineRequests(machines, engine, on_point)
+        connect = Connect(database, vault, machines, engine, on_point)
+        requests.register()
+        connect.register()
+        closing.push_async_callback(engine.stop)
+        await engine.start()
+        reconciling = asyncio.create_task(Reconciler(database, engine, machines).run())
+        closing.push_async_callback(_ended, reconciling)
+        chats = Chats(database, host)
+        yield Services(database, access, host, connect, requests, chats)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> None:
+    config = uvicorn.Config(
+        api,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        loop="asyncio",
+        http="h11",
+        ws="websockets-sansio",
+        ws_max_size=_WS_FRAME_BYTES,
+        timeout_graceful_shutdown=_LINGER_S,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    address, port = listener.getsockname()[:2]
+    log.info("the API answers at http://%s:%d", address, port)
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    stopping.cancel()
+    await serving
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are ours: there is more to close than the server."""
+        yield
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    """A socket on that port, not listening yet. Raises PortTaken, BadSettings."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"Another program listens on port {port} of {address}",
+                hint="End it, or set PORT to another port",
+            ) from None
+        raise BadSettings(
+            f"POLYDEV_LISTEN and PORT cannot be used: {address}, {port} ({error.strerror})"
+        ) from None
+    except socket.gaierror:
+        listener.close()
+        raise BadSettings(f"POLYDEV_LISTEN is not an address: {address}") from None
+    return listener
+
+
+@contextlib.contextmanager
+def _alone(settings: ControllerSettings) -> Iterator[None]:
+    """Hold the controller's folder, and the database's. Raises AlreadyRunning, BadSettings."""
+    folders = {
+        settings.controller_dir,
+        sqlite_folder(settings.database_url, settings.controller_dir),
+    }
+    with contextlib.ExitStack() as held:
+        for folder in sorted(folders):
+            held.enter_context(_held(folder))
+        yield
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(
+            folder / "controller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+    except OSError as error:
+        raise BadSettings(
+            f"The controller's folder {folder} cannot be used ({error.strerror})",
+            hint="See POLYDEV_STATE_DIR and DATABASE_URL",
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"Another controller already works in {folder}",
+                hint="End it first, or set POLYDEV_STATE_DIR to another folder",
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""One turn: the prompt goes to the CLI's standard input, its answer comes as events.
+
+Called by the API, which streams the events. A turn is not durable: who goes away ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from polydev.domain import MachineState, PersonId, VmId
+from polydev.errors import BadRequest, ChatFailed, GuestMisbehaved, NotConnected, PolydevError
+from polydev.hostapi import ExecRequest
+from polydev.hosts import GuestProcess, Host
+from polydev.providers import AnswerReader, ChatEvent, Provider, provider
+from polydev.store import credentials, machines
+from polydev.store.database import Database
+
+log = logging.getLogger("polydev.chat")
+
+MAX_PROMPT_CHARACTERS = 32 * 1024
+MAX_OUTPUT_BYTES = 32 * 1024 * 1024
+TURN_LIMIT_S = 15 * 60.0
+_WORKING_FOLDER = "/root"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEvent:
+    """`delta`, `text`, `tool` as ChatEvent has them; `error`; and `end`, always the last."""
+
+    type: str
+    text: str = ""
+    ok: bool = True
+    error: PolydevError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn that can be done: the person is connected, and their machine runs."""
+
+    host: Host
+    provider: Provider
+    vm_id: VmId
+    prompt: str
+
+    async def events(self) -> AsyncIterator[TurnEvent]:
+        """The answer as it comes. Raises nothing of ours: an error is an event.
+
+        What the CLI calls an error need not be one (it tells of tries that it repeats): the turn
+        failed if the CLI ended badly or gave no answer, and its last error says why.
+        """
+        said: dict[str, list[str]] = {"text": [], "delta": [], "tool": [], "error": []}
+        failure: PolydevError | None = None
+        try:
+            async with asyncio.timeout(TURN_LIMIT_S):
+                async for event in self._answer():
+                    said[event.kind].append(event.text)
+                    if event.kind != "error":
+                        yield TurnEvent(event.kind, event.text)
+        except PolydevError as error:
+            failure = error
+        except TimeoutError:
+            failure = ChatFailed(f"The turn did not end within {TURN_LIMIT_S:g} s")
+        answer = "\n\n".join(said["text"]) or "".join(said["delta"])
+        if not answer and failure is None:
+            failure = ChatFailed(f"{self.provider.name} ended without an answer")
+        if failure is not None:
+            log.info("chat turn in %s failed: %s", self.vm_id, failure.code)
+            if said["error"] and isinstance(failure, ChatFailed):
+                why = f"{self.provider.name} says: {said['error'][-1]}"
+                failure = ChatFailed(why, hint=failure.hint)
+            yield TurnEvent("error", error=failure)
+        yield TurnEvent("end", answer, ok=failure is None)
+
+    async def _answer(self) -> AsyncIterator[ChatEvent]:
+        request = ExecRequest(
+            argv=list(self.provider.chat.argv),
+            env=dict(self.provider.environment),
+            cwd=_WORKING_FOLDER,
+        )
+        async with self.host.exec(self.vm_id, request) as process:
+            await process.write(self.prompt.encode("utf-8", "replace"))
+            await process.write_eof()
+            async for event in self._read(process):
+                yield event
+            if process.exit_code != 0:
+                raise ChatFailed(
+                    f"{self.provider.name} ended with exit code {process.exit_code}",
+                    hint=f"`polydev machine exec {self.vm_id} -- "
+                    f"{' '.join(self.provider.status_argv)}` shows whether it is logged in",
+                )
+
+    async def _read(self, process: GuestProcess) -> AsyncIterator[ChatEvent]:
+        reader, total = AnswerReader(self.provider.chat.output), 0
+        async for chunk in process.stdout():
+            total += len(chunk)
+            if total > MAX_OUTPUT_BYTES:
+                raise GuestMisbehaved(f"{self.provider.name} printed too much")
+            for event in reader.feed(chunk):
+                yield event
+        for event in reader.close():
+            yield event
+
+
+@dataclass(frozen=True, slots=True)
+class Chats:
+    """Opens turns."""
+
+    database: Database
+    host: Host
+
+    async def open(self, user_id: PersonId, provider_id: str, prompt: str) -> Turn:
+        """A turn with the person's CLI. Raises UnknownProvider, NotConnected, BadRequest."""
+        about = provider(provider_id)
+        if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARACTERS:
+            raise BadRequest(f"A prompt has between 1 and {MAX_PROMPT_CHARACTERS} characters")
+        async with self.database.read() as connection:
+            credential = await credentials.newest_of(connection, user_id, about.id)
+            machine = await machines.cli_of(connection, user_id, MachineState.RUNNING)
+        hint = f"`polydev connect {about.id}` logs it in"
+        if credential is None:
+            raise NotConnected(f"You have not connected {about.name}", hint=hint)
+        if machine is None:
+            raise NotConnected(f"You have no running CLI machine for {about.name}", hint=hint)
+        return Turn(self.host, about, machine.vm_id, prompt)
