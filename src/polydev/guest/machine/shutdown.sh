@@ -10,7 +10,7 @@ others_live() {
         pid=${pid#/proc/}
         [ "$pid" -eq 1 ] || [ "$pid" -eq $$ ] && continue
         # Kernel threads have an empty command line.
-        read -r -n 1 _ <"$stat" 2>/dev/null && return 0
+        read -r -n 1 _ 2>/dev/null <"$stat" && return 0
     done
     return 1
 }

@@ -28,6 +28,7 @@ set -- "$@" --renderer-process-limit=1 --process-per-site --disable-features=\
 BackForwardCache,SpareRendererForSitePerProcess,CalculateNativeWinOcclusion,Vulkan,WebGPU,\
 OptimizationHints,OptimizationGuideModelExecution,OnDeviceModelService,Translate,MediaRouter,\
 DialMediaRouteProvider,GlobalMediaControls,InterestFeedContentSuggestions,\
-AutofillServerCommunication
+AutofillServerCommunication,WebUIOmniboxPopup,WebUIOmniboxAimPopup,OmniboxPopupAim,\
+AiModeOmniboxEntryPoint,NetworkTimeServiceQuerying
 
 run_as_browser browser /usr/lib/chromium/chromium "$@" about:blank

@@ -8,4 +8,4 @@ rm -f "$X_SOCKET" /tmp/.X0-lock
 mkdir -p -m 1777 /tmp/.X11-unix
 run_as_browser display Xtigervnc "$DISPLAY" -geometry 1280x800 -depth 24 \
     -rfbport 5900 -localhost=1 -UseIPv6=0 -SecurityTypes None -AlwaysShared \
-    -nolisten tcp -desktop "$(hostname)"
+    -nolisten tcp -extension GLX -desktop "$(hostname)"
