@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from polydev.domain import CredentialId, GuestFile, VmId
 from polydev.errors import (
     CredentialsNotAccepted,
-    GuestMisbehaved,
     MachineBusy,
+    NoSuchFile,
     NoSuchMachine,
     NotConnected,
 )
@@ -27,21 +27,6 @@ from polydev.store.database import Database
 from polydev.vault import Vault
 
 log = logging.getLogger("polydev.workflows")
-
-_ASIDE_FOLDER = "/root/.polydev-set-aside"
-
-# Run in the machine with the credentials' path and the place aside. An empty file aside says that
-# there was nothing; it is complete as soon as it has its name.
-_SET_ASIDE = """set -e
-[ -e "$2" ] && exit 0
-mkdir -p -m 700 -- "${2%/*}"
-if [ -e "$1" ]; then cp -p -- "$1" "$2.new"; else : > "$2.new"; fi
-mv -f -- "$2.new" "$2"
-"""
-_TAKE_BACK = """set -e
-[ -e "$2" ] || exit 0
-if [ -s "$2" ]; then mv -f -- "$2" "$1"; else rm -f -- "$1" "$2"; fi
-"""
 
 _TRIES = 3
 _PROGRAM_S = 30.0
@@ -67,9 +52,9 @@ class Delivery:
         if row is None:
             raise NotConnected(f"There is no {provider.name} credential {credential}")
         files = files_for_cli_machine(provider, await self.vault.open(row))
-        await self._shell(_SET_ASIDE, provider, vm_id)
+        await self._set_aside(provider, vm_id)
         for attempt in range(1, _TRIES + 1):
-            await self._write(vm_id, files)
+            await self._write(vm_id, *files)
             if await self.is_logged_in(provider, vm_id):
                 return await self._remove(vm_id, _aside(provider))
             log.warning("%s in %s is not logged in (try %d)", provider.name, vm_id, attempt)
@@ -87,30 +72,42 @@ class Delivery:
 
     async def take_back(self, provider: Provider, vm_id: VmId) -> None:
         """Leave the machine as it was before, if the delivery had begun."""
+        where, aside = provider.credentials, _aside(provider)
         try:
-            await self._shell(_TAKE_BACK, provider, vm_id)
+            before = await self._read(vm_id, aside)
+            if before is None:
+                return
+            if before:
+                await self._write(vm_id, GuestFile(where.path, before, where.mode))
+                await self._remove(vm_id, aside)
+            else:
+                await self._remove(vm_id, where.path, aside)
         except (NoSuchMachine, MachineBusy):
             log.info("%s is not there to take credentials back from", vm_id)
 
-    async def _write(self, vm_id: VmId, files: tuple[GuestFile, ...]) -> None:
+    async def _set_aside(self, provider: Provider, vm_id: VmId) -> None:
+        """Keep what the CLI has, in the machine itself; a second time keeps the first. An empty
+        file says that there was nothing."""
+        before = await self._read(vm_id, provider.credentials.path)
+        await self._write(vm_id, GuestFile(_aside(provider), before or b"", if_absent=True))
+
+    async def _read(self, vm_id: VmId, path: str) -> bytes | None:
+        try:
+            return await self.host.read_file(vm_id, path)
+        except NoSuchFile:
+            return None
+
+    async def _write(self, vm_id: VmId, *files: GuestFile) -> None:
         operation = WriteFiles(vm_id=vm_id, files=[WireFile.of(file) for file in files])
         await self.host.run(_operation_id("write", vm_id), operation, _WRITE_S)
 
-    async def _remove(self, vm_id: VmId, path: str) -> None:
-        operation = RemoveFiles(vm_id=vm_id, paths=[path])
+    async def _remove(self, vm_id: VmId, *paths: str) -> None:
+        operation = RemoveFiles(vm_id=vm_id, paths=list(paths))
         await self.host.run(_operation_id("remove", vm_id), operation, _WRITE_S)
-
-    async def _shell(self, script: str, provider: Provider, vm_id: VmId) -> None:
-        argv = ["sh", "-c", script, "sh", provider.credentials.path, _aside(provider)]
-        output = await self.host.run_program(vm_id, argv, timeout_s=_PROGRAM_S)
-        if output.exit_code != 0:
-            raise GuestMisbehaved(
-                f"The {provider.name} credentials in {vm_id} cannot be set aside or taken back"
-            )
 
 
 def _aside(provider: Provider) -> str:
-    return f"{_ASIDE_FOLDER}/{provider.id}"
+    return f"{provider.credentials.path}.before-connect"
 
 
 def _operation_id(what: str, vm_id: VmId) -> str:
