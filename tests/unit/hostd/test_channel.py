@@ -1,0 +1,444 @@
+"""The channel against peers that are slow, broken or hostile; real machines are in tests/vm."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polydev.domain import GuestFile
+from polydev.errors import BadPath, ChannelLost, GuestMisbehaved, Invalid
+from polydev.hostapi import STDOUT, ExecRequest
+from polydev.hostd.channel import Channel, ChannelLimits
+from polydev.hostd.channel.process import command_line, signal_argv
+
+HOST_KEY = asyncssh.generate_private_key("ssh-ed25519")
+CLIENT_KEY = asyncssh.generate_private_key("ssh-ed25519")
+LIMITS = ChannelLimits(
+    connect_s=2, open_s=0.5, files_s=5, linger_s=0.2, end_grace_s=0.2, stream_window=64 * 1024
+)
+Session = Callable[[Any], Awaitable[None]]
+Dial = Callable[..., Channel]
+
+
+class Peer:
+    """An SSH server whose sessions do what a test says."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+        self.connections: list[asyncssh.SSHServerConnection] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.options: dict[str, Any] = {"server_host_keys": [HOST_KEY]}
+        self.program: Session | None = None
+
+    async def open(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self.sockets.append(theirs)
+        self.tasks.append(asyncio.create_task(self._serve(theirs)))
+        return ours
+
+    async def _serve(self, sock: socket.socket) -> None:
+        try:
+            connection = await asyncssh.run_server(
+                sock,
+                server_factory=_Anybody,
+                process_factory=self._run,
+                encoding=None,
+                line_editor=False,
+                **self.options,
+            )
+        except (asyncssh.Error, OSError):
+            return
+        self.connections.append(connection)
+        await connection.wait_closed()
+
+    async def _run(self, process: Any) -> None:
+        assert self.program is not None
+        await self.program(process)
+
+    def cut(self) -> None:
+        for connection in self.connections:
+            connection.abort()
+
+
+class _Anybody(asyncssh.SSHServer):
+    def begin_auth(self, username: str) -> bool:
+        return False
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    made = Peer()
+    yield made
+    made.cut()
+    for task in made.tasks:
+        task.cancel()
+    await asyncio.gather(*made.tasks, return_exceptions=True)
+    for sock in made.sockets:
+        sock.close()
+
+
+def channel_to(open_socket: Callable[[], Awaitable[socket.socket]]) -> Channel:
+    return Channel(
+        open_socket,
+        HOST_KEY.export_public_key().decode(),
+        CLIENT_KEY.export_private_key().decode(),
+        LIMITS,
+    )
+
+
+@pytest.fixture
+async def channel(peer: Peer) -> AsyncIterator[Channel]:
+    made = channel_to(peer.open)
+    yield made
+    await made.close()
+
+
+# -- command lines --------------------------------------------------------------------------------
+
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+PRINT = r'printf "%s\0" "$V" "$(pwd -P)" "$@"'
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@settings(max_examples=25, deadline=None)
+@given(words=st.lists(WORDS, max_size=4), value=WORDS)
+def test_a_shell_runs_exactly_what_was_asked(shell: str, words: list[str], value: str) -> None:
+    argv = ["sh", "-c", PRINT, "sh", *words]
+    line = command_line(argv, {"V": value}, "/usr/../usr", on_terminal=False)
+    done = subprocess.run([shell, "-c", line], capture_output=True, check=True)
+    assert done.stdout.split(b"\0")[:-1] == [word.encode() for word in (value, "/usr", *words)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "cwd"),
+    [
+        ([], {}, None),
+        ([""], {}, None),
+        (["-c"], {}, None),
+        (["a\0b"], {}, None),
+        (["a"], {"A B": "x"}, None),
+        (["a"], {"A;reboot;B": "x"}, None),
+        (["a"], {"A": "\0"}, None),
+        (["a"], {}, "relative"),
+        (["a"], {}, "-"),
+    ],
+)
+def test_what_no_program_can_be_is_refused(
+    argv: list[str], env: dict[str, str], cwd: str | None
+) -> None:
+    with pytest.raises(Invalid):
+        command_line(argv, env, cwd, on_terminal=False)
+
+
+def test_a_signal_finds_a_run_and_all_that_it_started() -> None:
+    script = "trap '' HUP; sleep 60 & setsid sleep 60 & echo started; wait"
+    run = f"{os.getpid()}-run"
+    program = subprocess.Popen(
+        ["bash", "-c", command_line(["sh", "-c", script], {"R": run}, None, on_terminal=False)],
+        stdout=subprocess.PIPE,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == b"started\n"
+    argv = [run if word == "POLYDEV_RUN" else word for word in signal_argv(run, "TERM")]
+    assert argv[-2:] == [run, run]
+    subprocess.run([*argv[:-2], "R", run], check=True)
+    assert program.wait(10) == -15
+    assert program.stdout.read() == b""  # nobody holds it any more
+    program.stdout.close()
+    subprocess.run([*argv[:-2], "R", run], check=True)  # none left is no failure
+
+
+# -- connecting -----------------------------------------------------------------------------------
+
+
+async def test_a_peer_that_says_nothing_is_given_up(peer: Peer) -> None:
+    quiet = [socket.socketpair() for _ in range(20)]
+
+    async def silent() -> socket.socket:
+        ours, _ = quiet.pop()
+        ours.setblocking(False)
+        return ours
+
+    channel = channel_to(silent)
+    with pytest.raises(ChannelLost):
+        await channel.connect(0.5)
+    for pair in quiet:
+        for sock in pair:
+            sock.close()
+
+
+async def test_a_peer_that_talks_nonsense_is_given_up() -> None:
+    async def nonsense() -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.send(b"\0\xff" * 20_000)
+        theirs.close()
+        return ours
+
+    with pytest.raises(ChannelLost):
+        await channel_to(nonsense).connect(0.5)
+
+
+async def test_another_host_key_is_not_accepted_and_not_tried_again(
+    peer: Peer, channel: Channel
+) -> None:
+    peer.options["server_host_keys"] = [asyncssh.generate_private_key("ssh-ed25519")]
+    with pytest.raises(GuestMisbehaved):
+        await channel.connect()
+    assert len(peer.sockets) == 1
+
+
+async def test_a_peer_that_refuses_the_key_is_told_apart(peer: Peer, channel: Channel) -> None:
+    peer.options["server_factory"] = asyncssh.SSHServer
+    peer.options["authorized_client_keys"] = asyncssh.import_authorized_keys("")
+
+    async def open_refusing() -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        options = {**peer.options, "server_host_keys": [HOST_KEY]}
+        peer.tasks.append(asyncio.create_task(_ignoring(asyncssh.run_server(theirs, **options))))
+        return ours
+
+    with pytest.raises(GuestMisbehaved):
+        await channel_to(open_refusing).connect()
+
+
+async def _ignoring(work: Awaitable[object]) -> None:
+    try:
+        await work
+    except (asyncssh.Error, OSError):
+        return
+
+
+async def test_it_connects_as_soon_as_somebody_listens(peer: Peer) -> None:
+    tries = 0
+
+    async def third_time() -> socket.socket:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise ChannelLost("nobody yet")
+        return await peer.open()
+
+    channel = channel_to(third_time)
+    await channel.connect()
+    assert tries == 3
+    await channel.close()
+
+
+async def test_nothing_of_the_hosts_ssh_set_up_is_read(
+    peer: Peer, channel: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text("Host *\n  User nobody\n  ProxyCommand false\n")
+    (tmp_path / ".ssh/known_hosts").write_text("nonsense\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "no-agent"))
+    await channel.connect()
+    assert peer.connections[0].get_extra_info("username") == "root"
+
+
+# -- programs -------------------------------------------------------------------------------------
+
+
+async def test_a_cut_in_the_middle_is_told_and_the_next_call_connects_again(
+    peer: Peer, channel: Channel
+) -> None:
+    async def speak_and_stay(process: Any) -> None:
+        process.stdout.write(b"begun")
+        await process.stdin.read()
+
+    peer.program = speak_and_stay
+    first = await channel.exec(ExecRequest(argv=["x"]))
+    assert await first.read() == (STDOUT, b"begun")
+    peer.cut()
+    assert await first.read() is None
+    with pytest.raises(ChannelLost):
+        await first.wait()
+    await first.write(b"into the void")
+    await first.close()
+    second = await channel.exec(ExecRequest(argv=["x"]))
+    assert await second.read() == (STDOUT, b"begun")
+    assert len(peer.connections) == 2
+
+
+async def test_calls_at_once_share_one_connection(peer: Peer, channel: Channel) -> None:
+    async def succeed(process: Any) -> None:
+        process.exit(0)
+
+    peer.program = succeed
+    done = await asyncio.gather(*(channel.run(["x"]) for _ in range(10)))
+    assert [outcome.exit_code for outcome in done] == [0] * 10
+    assert len(peer.sockets) == 1
+
+
+async def test_output_that_nobody_reads_stops_at_the_window(peer: Peer, channel: Channel) -> None:
+    given = 0
+
+    async def print_forever(process: Any) -> None:
+        nonlocal given
+        while True:
+            process.stdout.write(bytes(16 * 1024))
+            given += 16 * 1024
+            await process.stdout.drain()
+
+    peer.program = print_forever
+    program = await channel.exec(ExecRequest(argv=["yes"]))
+    assert await program.read()
+    before = -1
+    while before != given:
+        before = given
+        await asyncio.sleep(0.2)
+    assert given < 1024 * 1024
+    assert await program.read()
+    await program.close()
+
+
+async def test_a_short_program_that_prints_or_lasts_too_long_is_ended(
+    peer: Peer, channel: Channel
+) -> None:
+    async def print_much(process: Any) -> None:
+        process.stdout.write(bytes(100_000))
+        await process.stdin.read()
+        await asyncio.sleep(60)
+
+    peer.program = print_much
+    with pytest.raises(GuestMisbehaved, match="printed more"):
+        await channel.run(["x"], max_output=1000)
+    with pytest.raises(GuestMisbehaved, match="did not end"):
+        await channel.run(["x"], max_output=200_000, timeout_s=0.3)
+
+
+async def test_output_held_open_by_something_left_behind_does_not_hold_us(
+    peer: Peer, channel: Channel
+) -> None:
+    async def exit_but_hold(process: Any) -> None:
+        process.stdout.write(b"done")
+        process.channel._send_request(b"exit-status", b"\0\0\0\x07")
+        await asyncio.sleep(60)
+
+    peer.program = exit_but_hold
+    async with asyncio.timeout(5):
+        outcome = await channel.run(["x"])
+    assert (outcome.exit_code, outcome.stdout) == (7, b"done")
+
+
+async def test_a_peer_that_never_starts_the_program_is_given_up(
+    peer: Peer, channel: Channel
+) -> None:
+    class Stuck(asyncssh.SSHServer):
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+        async def session_requested(self) -> Any:
+            await asyncio.sleep(60)
+
+    async def open_stuck() -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        stuck = asyncssh.run_server(theirs, server_factory=Stuck, server_host_keys=[HOST_KEY])
+        peer.tasks.append(asyncio.create_task(_ignoring(stuck)))
+        return ours
+
+    stuck = channel_to(open_stuck)
+    with pytest.raises(ChannelLost):
+        await stuck.exec(ExecRequest(argv=["x"]))
+    await stuck.close()
+
+
+async def test_what_a_peer_says_is_cleaned_and_shortened(peer: Peer) -> None:
+    class Rude(asyncssh.SSHServer):
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+        def connection_requested(self, *_: Any) -> Any:
+            raise asyncssh.ChannelOpenError(1, "\x1b[2Jgo away " + "x" * 10_000)
+
+    peer.options["server_factory"] = Rude
+
+    async def open_rude() -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        rude = asyncssh.run_server(theirs, server_factory=Rude, server_host_keys=[HOST_KEY])
+        peer.tasks.append(asyncio.create_task(_ignoring(rude)))
+        return ours
+
+    channel = channel_to(open_rude)
+    with pytest.raises(ChannelLost) as raised:
+        await channel.open_tcp(8080)
+    assert "\x1b" not in raised.value.message
+    assert len(raised.value.message) < 300
+    await channel.close()
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+class Endless(asyncssh.SFTPServer):
+    """Says that every file is small, and has no end."""
+
+    def read(self, file_obj: object, offset: int, size: int) -> bytes:
+        return b"x" * size
+
+
+async def test_a_file_without_end_is_not_read_for_ever(
+    peer: Peer, channel: Channel, tmp_path: Path
+) -> None:
+    (tmp_path / "small").write_bytes(b"x")
+    peer.options["sftp_factory"] = lambda chan: Endless(chan, chroot=os.fsencode(tmp_path))
+    with pytest.raises(GuestMisbehaved):
+        await channel.read_file("/small", 100_000)
+
+
+async def test_only_regular_files_are_read(peer: Peer, channel: Channel, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    peer.options["sftp_factory"] = lambda chan: asyncssh.SFTPServer(
+        chan, chroot=os.fsencode(tmp_path)
+    )
+    for path in ("/fifo", "/folder"):
+        with pytest.raises(GuestMisbehaved):
+            await channel.read_file(path, 100)
+
+
+async def test_a_peer_without_files_is_told(channel: Channel) -> None:
+    with pytest.raises(ChannelLost):
+        await channel.write_files([GuestFile("/root/a", b"x")])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "a", "/a/../b", "/a/./b", "//a", "/a//b", "/a/", "/a\0b", "/a\nb", "/" + "a" * 2000],
+)
+async def test_paths_that_are_not_plain_are_refused_before_anything_is_sent(
+    peer: Peer, channel: Channel, path: str
+) -> None:
+    for call in (
+        channel.read_file(path, 10),
+        channel.write_files([GuestFile(path, b"x")]),
+        channel.remove_files([path]),
+    ):
+        with pytest.raises(BadPath):
+            await call
+    assert peer.sockets == []
+
+
+def test_secrets_are_not_in_what_is_printed_of_an_outcome() -> None:
+    from polydev.hostd.channel import Outcome
+
+    assert "secret" not in repr(Outcome(0, b"secret", b"secret"))
