@@ -48,6 +48,7 @@ def _copy_end(source: Path, target: Path) -> None:
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
+        target.write_bytes(b"")  # It ended before it said a word, which is worth knowing too.
         return
     with os.fdopen(descriptor, "rb") as file:
         size = file.seek(0, os.SEEK_END)

@@ -152,17 +152,20 @@ async def erase(site: Site, vm_id: str, machine: RunningMachine | None) -> None:
 async def keep_logs(site: Site, vm_id: str) -> None:
     """Keep the logs of a machine that failed and is about to be erased."""
     folder = site.folder(vm_id)
-    if not folder.console_log.exists():
-        return
     try:
         await asyncio.to_thread(site.kept_logs.keep, vm_id, folder.console_log, folder.error_log)
     except OSError as error:
         log.warning("the logs of %s could not be kept: %s", vm_id, error.strerror)
 
 
+def has_logs(error: BaseException) -> bool:
+    """True for an error that a machine's logs may explain."""
+    return isinstance(error, (MachineNotReady, VmmFailed))
+
+
 def naming_logs(error: PolydevError, site: Site, vm_id: str) -> PolydevError:
     """The same error, telling where the logs of the machine that failed are kept."""
-    if not isinstance(error, (MachineNotReady, VmmFailed)):
+    if not has_logs(error):
         return error
     console = site.kept_logs.console_log(vm_id)
     return type(error)(f"{error.message}; its console log is {console}", hint=error.hint)

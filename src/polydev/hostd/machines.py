@@ -28,7 +28,7 @@ from polydev.hostapi import (
     WriteFiles,
 )
 from polydev.hostd import inventory, recovery
-from polydev.hostd.machine import RunningMachine, erase, keep_logs, naming_logs, prepare
+from polydev.hostd.machine import RunningMachine, erase, has_logs, keep_logs, naming_logs, prepare
 from polydev.hostd.problems import as_polydev_error, problem_of
 from polydev.hostd.record import MachineRecord, view_of
 from polydev.hostd.site import UID_BASE, Channel, Site
@@ -183,7 +183,7 @@ class Machines:
                 )
             return await self._launch(record, asked.ready_timeout_s, fresh=True)
         except Exception as error:
-            await self._undo(asked.vm_id, keeping_logs=True)
+            await self._undo(asked.vm_id, keeping_logs=has_logs(error))
             raise naming_logs(as_polydev_error(error), self._site, asked.vm_id) from error
         except BaseException:
             await self._undo(asked.vm_id, keeping_logs=False)

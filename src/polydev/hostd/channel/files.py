@@ -56,6 +56,7 @@ async def write_file(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
     try:
         await _write_aside(sftp, aside, file)
         await _put_in_place(sftp, aside, file)
+        await _sync_place(sftp, file)
     except BaseException:
         with contextlib.suppress(asyncssh.Error, OSError):
             await sftp.remove(aside)
@@ -89,6 +90,15 @@ async def _put_in_place(sftp: asyncssh.SFTPClient, aside: str, file: GuestFile) 
         if not await _is_there(sftp, file.path):
             raise
         await sftp.remove(aside)
+
+
+async def _sync_place(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
+    """Make the file's name as lasting as its content: a machine may end the moment we answer.
+
+    ext4 keeps both in one journal: syncing a file after it was renamed commits the renaming too.
+    """
+    async with sftp.open(file.path, asyncssh.FXF_READ, encoding=None) as remote:
+        await remote.fsync()
 
 
 async def _make_parents(sftp: asyncssh.SFTPClient, folder: str) -> None:

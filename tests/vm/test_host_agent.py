@@ -1,0 +1,295 @@
+"""The host agent with real machines: made, used, orphaned, adopted, killed, and nothing left.
+
+Each agent has a folder and a network namespace of its own; the golden images are the shared ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from agent_process import AgentProcess, agent_world
+
+from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
+from polydev.errors import (
+    ChannelLost,
+    DiskFull,
+    HostUnreachable,
+    MachineBusy,
+    MachineNotReady,
+    NoSuchFile,
+    PolydevError,
+    VmmFailed,
+)
+from polydev.hostapi import (
+    STDOUT,
+    CreateMachine,
+    DestroyMachine,
+    ExecRequest,
+    MachineView,
+    StartMachine,
+    StopMachine,
+    WireFile,
+    WriteFiles,
+)
+from polydev.hosts import Host
+
+pytestmark = pytest.mark.vm
+
+IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
+BOOT_LIMIT_S = 240
+SERVE = ["python3", "-m", "http.server", "9000", "--bind", "127.0.0.1", "-d", "/root/.codex"]
+
+
+@pytest.fixture
+async def agent() -> AsyncIterator[AgentProcess]:
+    async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
+        await agent.start()
+        yield agent
+
+
+@pytest.fixture
+async def host(agent: AgentProcess) -> AsyncIterator[Host]:
+    async with agent.host() as host:
+        yield host
+
+
+def cli_machine(vm_id: str, ready_timeout_s: float = BOOT_LIMIT_S) -> CreateMachine:
+    return CreateMachine(
+        vm_id=vm_id,
+        machine_kind=MachineKind.CLI,
+        memory_mib=512,
+        vcpus=1,
+        disk_mib=1024,
+        ready_timeout_s=ready_timeout_s,
+    )
+
+
+async def run(host: Host, operation: object, operation_id: str | None = None) -> MachineView | None:
+    named = operation_id or f"test-{uuid.uuid4()}"
+    return await host.run(named, operation, BOOT_LIMIT_S)  # type: ignore[arg-type]
+
+
+async def said(host: Host, vm_id: str, *argv: str) -> str:
+    output = await host.run_program(vm_id, argv, timeout_s=60)
+    assert output.exit_code == 0, output.stderr
+    return output.stdout.decode().strip()
+
+
+async def until_state(host: Host, vm_id: str, *states: MachineState) -> MachineView:
+    async with asyncio.timeout(30):
+        while (view := await host.machine(vm_id)).state not in states:
+            await asyncio.sleep(0.05)
+    return view
+
+
+async def until_vmm_runs(agent: AgentProcess) -> int:
+    async with asyncio.timeout(60):
+        while not agent.vmm_pids():
+            await asyncio.sleep(0.05)
+    return agent.vmm_pids()[0]
+
+
+async def assert_nothing_left(agent: AgentProcess, host: Host) -> None:
+    seen = await host.inventory()
+    assert seen.machines == seen.folders == seen.taps == seen.firewall == []
+    assert seen.processes == seen.addresses == {}
+    assert seen.sockets == [str(agent.socket)]
+    assert agent.vmm_pids() == []
+
+
+async def test_a_machine_outlives_the_agent_and_is_used_again(
+    agent: AgentProcess, host: Host
+) -> None:
+    vm_id = new_vm_id()
+    made = await run(host, cli_machine(vm_id))
+    assert made is not None
+    assert agent.vmm_pids() == [made.pid]
+    assert await said(host, vm_id, "id", "-u") == "0"
+    file = WireFile.of(GuestFile("/root/.codex/auth.json", b"{}", mode=0o600))
+    await run(host, WriteFiles(vm_id=vm_id, files=[file]))
+    assert await host.read_file(vm_id, file.path) == b"{}"
+    with pytest.raises(NoSuchFile):
+        await host.read_file(vm_id, "/root/none")
+
+    async with host.exec(vm_id, ExecRequest(argv=SERVE)):
+        async with host.http(vm_id, 9000, timeout_s=60) as client:
+            assert await _first_answer(client) == "{}"
+        await agent.kill()
+
+    await agent.start()
+    assert await host.machine(vm_id) == made
+    assert await said(host, vm_id, "cat", file.path) == "{}"
+    assert await _is_gone(host, vm_id, "python3")
+
+    assert await agent.end() == 0
+    assert agent.vmm_pids() == [made.pid]
+    await agent.start()
+    assert await said(host, vm_id, "hostname") == vm_id[:11]
+    await run(host, DestroyMachine(vm_id=vm_id))
+    await assert_nothing_left(agent, host)
+
+
+async def test_a_vmm_that_is_killed_is_noticed_and_started_again(
+    agent: AgentProcess, host: Host
+) -> None:
+    vm_id = new_vm_id()
+    made = await run(host, cli_machine(vm_id))
+    assert made is not None
+    assert made.pid is not None
+    await run(host, WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile("/root/a", b"kept"))]))
+    async with host.exec(vm_id, ExecRequest(argv=["sleep", "1000"])) as process:
+        await process.write(b"x")
+        os.kill(made.pid, signal.SIGKILL)
+        with pytest.raises(PolydevError):
+            await asyncio.wait_for(process.wait(), 60)
+
+    failed = await until_state(host, vm_id, MachineState.FAILED)
+    assert failed.error is not None
+    assert "signal 9" in failed.error.message
+    seen = await host.inventory()
+    assert seen.processes == {}
+    assert seen.addresses == {vm_id: made.ip_address}
+    assert seen.sockets == [str(agent.socket)]
+    with pytest.raises(MachineBusy):
+        await said(host, vm_id, "true")
+
+    assert await host.read_file(vm_id, "/root/a") == b"kept"
+    await run(host, WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile("/root/b", b"off"))]))
+    started = await run(host, StartMachine(vm_id=vm_id, ready_timeout_s=BOOT_LIMIT_S))
+    assert started is not None
+    assert (started.state, started.ip_address) == (MachineState.RUNNING, made.ip_address)
+    assert await said(host, vm_id, "cat", "/root/a", "/root/b") == "keptoff"
+
+    await agent.kill()
+    assert started.pid is not None
+    os.kill(started.pid, signal.SIGKILL)
+    await agent.start()
+    stopped = await host.machine(vm_id)
+    assert (stopped.state, stopped.pid) == (MachineState.STOPPED, None)
+    assert stopped.error is not None
+    await run(host, DestroyMachine(vm_id=vm_id))
+    await assert_nothing_left(agent, host)
+
+
+async def test_an_agent_killed_while_it_makes_a_machine_leaves_none_and_makes_it_when_asked_again(
+    agent: AgentProcess, host: Host
+) -> None:
+    vm_id = new_vm_id()
+    creating = asyncio.create_task(run(host, cli_machine(vm_id), "one"))
+    await until_vmm_runs(agent)
+    await agent.kill()
+    with pytest.raises(HostUnreachable):
+        await creating
+    assert len(agent.vmm_pids()) == 1
+    await agent.start()
+    await assert_nothing_left(agent, host)
+
+    made = await run(host, cli_machine(vm_id), "one")
+    assert made is not None
+    assert await said(host, vm_id, "cat", "/proc/sys/kernel/hostname") == vm_id[:11]
+    stopped = await run(host, StopMachine(vm_id=vm_id))
+    assert stopped is not None
+    assert (stopped.state, stopped.pid, stopped.error) == (MachineState.STOPPED, None, None)
+    assert "Power down" in await host.console(vm_id)
+    await run(host, DestroyMachine(vm_id=vm_id))
+    await assert_nothing_left(agent, host)
+
+
+async def test_a_machine_that_is_not_ready_in_time_leaves_only_its_logs(
+    agent: AgentProcess, host: Host
+) -> None:
+    vm_id = new_vm_id()
+    with pytest.raises(MachineNotReady) as raised:
+        await run(host, cli_machine(vm_id, ready_timeout_s=1))
+    assert vm_id in raised.value.message
+    kept = Path(raised.value.message.rpartition(" ")[2])
+    assert kept.is_file()
+    assert kept.is_relative_to(agent.state_dir / "logs")
+    assert (await host.console(vm_id)).strip() in kept.read_text()
+    await assert_nothing_left(agent, host)
+
+
+async def test_a_vmm_killed_before_its_guest_is_ready_leaves_nothing(
+    agent: AgentProcess, host: Host
+) -> None:
+    creating = asyncio.create_task(run(host, cli_machine(new_vm_id())))
+    os.kill(await until_vmm_runs(agent), signal.SIGKILL)
+    with pytest.raises(VmmFailed):
+        await creating
+    await assert_nothing_left(agent, host)
+
+
+async def test_destroying_does_not_wait_for_a_boot(agent: AgentProcess, host: Host) -> None:
+    vm_id = new_vm_id()
+    creating = asyncio.create_task(run(host, cli_machine(vm_id)))
+    await until_vmm_runs(agent)
+    async with asyncio.timeout(5):
+        await run(host, DestroyMachine(vm_id=vm_id))
+    with pytest.raises(MachineBusy):
+        await creating
+    await assert_nothing_left(agent, host)
+
+
+async def test_a_guest_that_prints_forever_costs_the_agent_no_memory(
+    agent: AgentProcess, host: Host
+) -> None:
+    vm_id = new_vm_id()
+    await run(host, cli_machine(vm_id))
+    before_kib = _resident_kib(agent.pid)
+    async with host.exec(vm_id, ExecRequest(argv=["yes"])) as process:
+        chunks = aiter(process)
+        assert (await anext(chunks))[0] == STDOUT
+        await asyncio.sleep(5)
+        assert _resident_kib(agent.pid) - before_kib < 32 * 1024
+        assert await said(host, vm_id, "echo", "still here") == "still here"
+    assert await _is_gone(host, vm_id, "yes")
+    with pytest.raises(ChannelLost):
+        async with host.tcp(vm_id, 9):
+            pass
+    await run(host, DestroyMachine(vm_id=vm_id))
+    await assert_nothing_left(agent, host)
+
+
+async def test_a_full_disk_fails_a_creation_and_leaves_nothing() -> None:
+    async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
+        agent.state_dir.mkdir()
+        small = f'mount -t tmpfs -o size=1200k none {agent.state_dir} && exec "$@"'
+        await agent.start("unshare", "--mount", "sh", "-c", small, "sh")
+        inside = Path(f"/proc/{agent.pid}/root{agent.socket}")
+        async with Host(inside) as host:
+            with pytest.raises(DiskFull):
+                await run(host, cli_machine(new_vm_id()))
+            seen = await host.inventory()
+            assert seen.machines == seen.folders == seen.taps == []
+            assert seen.processes == seen.addresses == {}
+
+
+async def _first_answer(client: object) -> str:
+    """Until the program listens, the port refuses: nothing tells when it does."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return str((await client.get("/auth.json")).text.strip())  # type: ignore[attr-defined]
+            except ChannelLost:
+                await asyncio.sleep(0.2)
+
+
+async def _is_gone(host: Host, vm_id: str, name: str) -> bool:
+    """True once no program of that name runs in the machine."""
+    async with asyncio.timeout(30):
+        while True:
+            names = await said(host, vm_id, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; true")
+            if name not in names.split():
+                return True
+            await asyncio.sleep(0.2)
+
+
+def _resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
