@@ -15,7 +15,17 @@ from typing import Any
 
 import typer
 
-from polydev.cli import agent, background, chat, connect, demo_world, down, execute, image
+from polydev.cli import (
+    agent,
+    background,
+    chat,
+    connect,
+    demo_world,
+    down,
+    execute,
+    image,
+    requirements,
+)
 from polydev.cli.controller import Controller, controller
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.terminal import Terminal
@@ -68,15 +78,22 @@ async def demo(
 
     Example: `polydev demo`, then `polydev down --demo`.
     """
-    terminal = Terminal(as_json=as_json)
+    requirements.root()
     world = demo_world.enter()
+    with demo_world.alone(world):
+        await _carry_out(world, provider, Terminal(as_json=as_json))
+
+
+async def _carry_out(
+    world: demo_world.DemoSettings, providers: list[str], terminal: Terminal
+) -> None:
     journey = Journey(terminal, Report(state_dir=str(world.state_dir)))
     began = time.monotonic()
     try:
         await journey.prepare(world)
         async with controller() as there:
-            for name in provider:
-                await journey.carry_through(there, name)
+            for provider in providers:
+                await journey.carry_through(there, provider)
         journey.report.ok = True
     except PolydevError as error:
         journey.report.error = {"code": error.code, "message": error.message, "hint": error.hint}
@@ -84,10 +101,9 @@ async def demo(
         raise
     finally:
         journey.report.seconds = round(time.monotonic() - began, 3)
-        if as_json:
+        if terminal.as_json:
             terminal.answer(asdict(journey.report))
-    if not as_json:
-        _tell_success(terminal, journey.report)
+    _tell_success(terminal, journey.report)
 
 
 class Journey:

@@ -7,18 +7,22 @@ with an egress proxy and a certificate authority of its own would give it; nothi
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from polydev.cli.instance import Instance
 from polydev.cli.terminal import Terminal
-from polydev.errors import Failed
+from polydev.errors import AlreadyRunning, Failed
 from polydev.hostd.network import netns
 
 ADDRESS = "198.51.100.1"
@@ -51,6 +55,25 @@ class DemoSettings(BaseSettings):
     def outside(self) -> str:
         """The namespace that plays the internet."""
         return f"{self.name}-net"
+
+
+@contextmanager
+def alone(demo: DemoSettings) -> Iterator[None]:
+    """Be the only demo of this name that is being carried through. Raises AlreadyRunning."""
+    path = Path(f"/run/{demo.name}.lock")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                "Another demo is being carried through on this machine",
+                hint="Wait for it, or give this one a POLYDEV_DEMO_NAME, a "
+                "POLYDEV_DEMO_STATE_DIR and a PORT of its own",
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def enter() -> DemoSettings:
@@ -94,6 +117,12 @@ async def remove(terminal: Terminal) -> bool:
 
 
 def _prepare(demo: DemoSettings) -> str:
+    Instance(demo.state_dir).claim()
+    (demo.state_dir / "logs").mkdir(exist_ok=True)
+    key = secrets.token_hex(32)
+    path = demo.state_dir / "encryption-key"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key)
     netns.create(demo.outside)
     for words in (
         ("link", "set", "lo", "up"),
@@ -104,12 +133,6 @@ def _prepare(demo: DemoSettings) -> str:
         )
         if made.returncode != 0:
             raise Failed(f"The demo's network cannot be made: {made.stderr.strip()[-200:]}")
-    (demo.state_dir / "logs").mkdir(parents=True, exist_ok=True)
-    key = secrets.token_hex(32)
-    path = demo.state_dir / "encryption-key"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key)
     return key
 
 

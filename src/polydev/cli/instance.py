@@ -29,6 +29,11 @@ class Instance:
         """Whether `up` ever ran here: what has no lock file is some other folder."""
         return self._lock.exists()
 
+    def claim(self) -> None:
+        """Say that the folder is a Polydev's, before anything of it is there."""
+        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        self._lock.touch(mode=0o644)
+
     def pid(self) -> int | None:
         """The supervisor that runs, or None."""
         try:
