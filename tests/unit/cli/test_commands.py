@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from polydev.cli.main import app
 
 COMMANDS = (
     "up",
@@ -79,15 +82,15 @@ def assert_one_line(ended: subprocess.CompletedProcess[str], *words: str) -> Non
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example_and_json(polydev: Typed, command: str) -> None:
-    ended = polydev(*command.split(), "--help")
-    assert ended.returncode == 0, ended.stderr
-    assert "Example" in ended.stdout
-    assert "--json" in ended.stdout
+def test_every_command_has_help_with_an_example_and_json(command: str) -> None:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert shown.exit_code == 0
+    assert "Example" in shown.output
+    assert "--json" in shown.output
 
 
-def test_the_list_of_commands_names_them_all(polydev: Typed) -> None:
-    listed = polydev("--help").stdout
+def test_the_list_of_commands_names_them_all() -> None:
+    listed = CliRunner().invoke(app, ["--help"]).output
     for command in COMMANDS:
         assert command.split()[0] in listed
 
