@@ -10,6 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
+from polydev.hostd.logs import end_of
+
 KEEP_COUNT = 50
 KEEP_BYTES = 256 * 1024
 _NAMES = ("console.log", "error.log")
@@ -32,8 +34,8 @@ class KeptLogs:
         """Copy the ends of a machine's logs; forget the oldest of the others. Raises OSError."""
         target = self._folder / vm_id
         target.mkdir(parents=True, exist_ok=True, mode=0o750)
-        _copy_end(console_log, target / _NAMES[0])
-        _copy_end(error_log, target / _NAMES[1])
+        (target / _NAMES[0]).write_bytes(end_of(console_log, KEEP_BYTES))
+        (target / _NAMES[1]).write_bytes(end_of(error_log, KEEP_BYTES))
         os.utime(target)
         self._forget_oldest()
 
@@ -41,16 +43,3 @@ class KeptLogs:
         folders = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)
         for path in folders[: -self._keep_count]:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _copy_end(source: Path, target: Path) -> None:
-    """The last KEEP_BYTES of a log. A symlink in its place is not followed."""
-    try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        target.write_bytes(b"")  # It ended before it said a word, which is worth knowing too.
-        return
-    with os.fdopen(descriptor, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - KEEP_BYTES))
-        target.write_bytes(file.read(KEEP_BYTES))

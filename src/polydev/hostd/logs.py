@@ -8,27 +8,40 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 MAX_TAIL_BYTES = 1024 * 1024
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-_ESCAPE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[@-Z\\\\^_])")
+_ESCAPE = re.compile(
+    "\x1b(?:\\[[0-?]*[ -/]*[@-~]"  # control sequences: colours, movements
+    "|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?"  # titles, clipboard, links
+    "|[ -/]+[0-~]|[0-Z\\\\^-~])"  # the rest
+)
 
 
 def tail(path: Path, tail_bytes: int) -> str:
-    """The last `tail_bytes` of a log as harmless text; empty when there is none. Blocking.
+    """The last `tail_bytes` of a log as harmless text; empty when there is none. Blocking."""
+    return harmless(end_of(path, min(tail_bytes, MAX_TAIL_BYTES)).decode("utf-8", "replace"))
 
-    The log is opened without following a symlink: its folder belongs to an unprivileged VMM.
+
+def end_of(path: Path, size: int) -> bytes:
+    """The last `size` bytes of a regular file, empty for anything else. Blocking.
+
+    Opened without following a symlink or waiting for a pipe's other end: what lies in a machine's
+    folder is not to be trusted.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return ""
+        return b""
     with os.fdopen(descriptor, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - min(tail_bytes, MAX_TAIL_BYTES)))
-        return harmless(file.read(MAX_TAIL_BYTES).decode("utf-8", "replace"))
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            return b""
+        file.seek(max(0, state.st_size - size))
+        return file.read(size)
 
 
 def harmless(text: str) -> str:
