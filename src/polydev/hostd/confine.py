@@ -149,8 +149,8 @@ async def write_with(
 
 
 def _limited(argv: Sequence[str], uid: int, limit_s: float) -> list[str]:
-    prlimit = [tool("prlimit", "util-linux"), "--core=0", f"--as={_MEMORY_LIMIT}"]
-    return confined([*prlimit, f"--cpu={round(limit_s)}", "--", *argv], uid=uid)
+    prlimit = [tool("prlimit", "util-linux"), f"--as={_MEMORY_LIMIT}", f"--cpu={round(limit_s)}"]
+    return confined([*prlimit, "--", *argv], uid=uid)
 
 
 async def _within(process: asyncio.subprocess.Process, limit_s: float) -> int:

@@ -104,13 +104,22 @@ class _Overlay:
             return
         folder = await self._folder(upper, names[:-1], found)
         old = found[-1] if len(found) == len(names) else None
-        aside = _aside_name(names[-1])
+        aside = await self._free_aside(folder, names[-1])
         try:
             new = await self._write_aside(folder, aside, file)
             await self._put_in_place(folder, aside, names[-1], new, old)
         except (DiskFull, ImageDamaged):
             await self.disk.edit([f"cd <{folder.number}>", f"rm {aside}"])
             raise
+
+    async def _free_aside(self, folder: Inode, name: str) -> str:
+        """A free name to write `name` aside under: the one that a killed agent may have left."""
+        aside = _aside_name(name, "new")
+        for there in await self.disk.walk(folder.number, [aside]):
+            if there.is_directory:
+                return _aside_name(name)
+            await self.disk.edit([f"cd <{folder.number}>", f"rm {aside}"])
+        return aside
 
     async def _upper(self) -> Inode:
         """`upper/`, which the initramfs makes at the first boot if the host did not."""
@@ -232,9 +241,10 @@ def _parts(path: str) -> list[str]:
     return names
 
 
-def _aside_name(name: str) -> str:
-    token = f".polydev-{secrets.token_hex(8)}"
-    return token.ljust(len(name), "-")
+def _aside_name(name: str, token: str = "") -> str:
+    """Another name in the same directory, no shorter than `name`; a new one unless `token` is."""
+    aside = f".polydev-{token or secrets.token_hex(8)}-"
+    return (aside + name)[:255] if len(name) < 200 else aside.ljust(len(name), "-")
 
 
 def _ownership(inode: Inode) -> tuple[int, int, int]:
