@@ -167,6 +167,14 @@ async def test_a_second_agent_over_the_same_state_is_refused(agent: AgentProcess
     assert "Another host agent already works in" in line
 
 
+async def test_an_agent_that_is_not_root_says_so() -> None:
+    async with agent_world(POLYDEV_DRIVER="simulated") as agent:
+        agent.state_dir.parent.chmod(0o755)
+        code, line = await agent.start_refused("setpriv", "--reuid=65534", "--clear-groups")
+        assert code == 1
+        assert "must run as root" in line
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("POLYDEV_DRIVER", "xen"), ("POLYDEV_SUBNET", "many"), ("POLYDEV_SOCKET_GROUP", "nobodies")],

@@ -125,6 +125,7 @@ async def agent_world(**env: str) -> AsyncIterator[AgentProcess]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await asyncio.to_thread(_remove_netns, agent.netns)
+        Path(f"/run/polydev-{agent.netns}.lock").unlink(missing_ok=True)
         shutil.rmtree(root)
 
 

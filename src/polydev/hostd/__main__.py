@@ -46,7 +46,7 @@ def main() -> int:
         settings = read(HostSettings)
         logging_setup.set_up(as_json=settings.log_json)
         requirements.require(settings.driver)
-        with listening.only_agent(settings.state_dir):
+        with listening.only_agent(settings.state_dir, settings.netns):
             asyncio.run(_run(settings))
     except PolydevError as error:
         print(f"polydev-hostd: {error.line()}", file=sys.stderr)

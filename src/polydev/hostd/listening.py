@@ -1,4 +1,4 @@
-"""That there is one agent per state folder, and the Unix socket it listens on.
+"""That there is one agent per state folder and namespace, and the Unix socket it listens on.
 
 `__main__.py` calls it. The lock is the kernel's and ends with the process, however that ends; a
 socket that a killed agent left is removed only when nobody answers there.
@@ -18,24 +18,29 @@ from polydev.errors import AlreadyRunning, BadSettings
 
 _PATH_BYTES = 107
 _BACKLOG = 128
+_RUN = Path("/run")
 
 
 @contextlib.contextmanager
-def only_agent(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder. Raises AlreadyRunning when another agent does."""
+def only_agent(state_dir: Path, netns: str) -> Iterator[None]:
+    """Hold the state folder and the VM namespace: agents that shared one would sweep each other's.
+
+    Raises AlreadyRunning when another agent holds one of them.
+    """
     state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(state_dir / "hostd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(
-                f"Another host agent already works in {state_dir}",
-                hint="End it first, or set POLYDEV_STATE_DIR to another folder",
-            ) from None
+    folder_taken = AlreadyRunning(
+        f"Another host agent already works in {state_dir}",
+        hint="End it first, or set POLYDEV_STATE_DIR to another folder",
+    )
+    namespace_taken = AlreadyRunning(
+        f"Another host agent already has its machines in network namespace {netns}",
+        hint="End it first, or set POLYDEV_NETNS to another name",
+    )
+    with (
+        _held(state_dir / "hostd.lock", folder_taken),
+        _held(_RUN / f"polydev-{netns}.lock", namespace_taken),
+    ):
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -65,6 +70,19 @@ def listening(path: Path, group: str | None) -> Iterator[socket.socket]:
     finally:
         listener.close()
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(path: Path, taken: AlreadyRunning) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise taken from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _gid(group: str | None) -> int:

@@ -39,11 +39,16 @@ def test_programs_of_the_administrator_are_found_without_their_folder_on_path(
     requirements.require("auto")
 
 
-def test_one_agent_holds_a_state_folder(tmp_path: Path) -> None:
-    with only_agent(tmp_path), pytest.raises(AlreadyRunning), only_agent(tmp_path):
+def test_one_agent_holds_a_state_folder_and_a_namespace(tmp_path: Path) -> None:
+    with only_agent(tmp_path, "pdt-one"):
+        with pytest.raises(AlreadyRunning), only_agent(tmp_path, "pdt-two"):
+            pass
+        with pytest.raises(AlreadyRunning, match="pdt-one"), only_agent(tmp_path / "b", "pdt-one"):
+            pass
+    with only_agent(tmp_path, "pdt-one"):
         pass
-    with only_agent(tmp_path):
-        pass
+    for name in ("pdt-one", "pdt-two"):
+        Path(f"/run/polydev-{name}.lock").unlink()
 
 
 def test_a_socket_that_a_killed_agent_left_is_replaced(tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_a_path_too_long_for_a_socket_names_the_setting(tmp_path: Path) -> None:
         (b"plain\ttext\n", "plain\ttext\n"),
         (b"one\r\ntwo\rthree\n", "one\ntwo\nthree\n"),
         (b"\x1b[31mred\x1b[0m \x1b]0;title\x07x", "red x"),
-        (b"\x1b]52;c;aGk=\x1b\\y\x1bM\x1b(0", "y0"),
+        (b"\x1b]52;c;aGk=\x1b\\y\x1bM\x1b(0z", "yz"),
         (b"\x00\x07\x08\x7f\xc2\x9b31m", "31m"),
         ("\u202eevil\u2066\u2028".encode(), "evil"),
         (b"\xff\xfe", "\ufffd\ufffd"),
