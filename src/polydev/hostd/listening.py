@@ -74,14 +74,21 @@ def listening(path: Path, group: str | None) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _held(path: Path, taken: AlreadyRunning) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    """Hold a lock file; it is removed at the end, while it is still held."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
             raise taken from None
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            break
+        os.close(descriptor)  # Who held it removed it between our opening and our locking.
+    try:
         yield
     finally:
+        path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

@@ -47,8 +47,8 @@ def test_one_agent_holds_a_state_folder_and_a_namespace(tmp_path: Path) -> None:
             pass
     with only_agent(tmp_path, "pdt-one"):
         pass
-    for name in ("pdt-one", "pdt-two"):
-        Path(f"/run/polydev-{name}.lock").unlink()
+    assert not list(Path("/run").glob("polydev-pdt-*.lock"))
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_a_socket_that_a_killed_agent_left_is_replaced(tmp_path: Path) -> None:
