@@ -1,0 +1,104 @@
+"""Real machines in this process, on a VM network of their own: for tests of channel and network.
+
+Everything between a golden image and a running guest is the product's; nothing of it is left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from polydev.domain import MachineKind, MachineState, VmId, new_vm_id
+from polydev.hostd.channel import Channel
+from polydev.hostd.drivers import choose
+from polydev.hostd.kept_logs import KeptLogs
+from polydev.hostd.machine import RunningMachine, prepare
+from polydev.hostd.network import Network
+from polydev.hostd.record import MachineRecord, Place
+from polydev.hostd.site import UID_BASE, Site
+from polydev.settings import HostSettings
+
+IMAGES = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
+BOOT_LIMIT_S = 240
+
+
+@dataclass(frozen=True)
+class RealMachine:
+    """A machine that runs, and where it is."""
+
+    vm_id: VmId
+    place: Place
+    running: RunningMachine
+
+    @property
+    def channel(self) -> Channel:
+        return cast(Channel, self.running.channel)
+
+
+@dataclass
+class Fleet:
+    """The machines of one test."""
+
+    site: Site
+    network: Network
+    machines: list[RealMachine] = field(default_factory=list)
+
+    async def start(self) -> RealMachine:
+        """A CLI machine whose channel answers."""
+        record = MachineRecord(
+            vm_id=new_vm_id(),
+            machine_kind=MachineKind.CLI,
+            memory_mib=512,
+            vcpus=1,
+            disk_mib=512,
+            labels={},
+            state=MachineState.CREATING,
+            created_at=datetime.now(UTC),
+            uid=UID_BASE + 1 + len(self.machines),
+        )
+        prepared = await prepare(self.site, record, fresh=True)
+        running = await prepared.launch(self.site)
+        place = prepared.record.place
+        assert place is not None
+        machine = RealMachine(VmId(record.vm_id), place, running)
+        self.machines.append(machine)
+        await running.until_ready(BOOT_LIMIT_S)
+        return machine
+
+
+@asynccontextmanager
+async def fleet(**settings: object) -> AsyncIterator[Fleet]:
+    """A place for real machines. `settings` are HostSettings': the namespaces at least."""
+    state_dir = Path(tempfile.mkdtemp(prefix="pdt-"))
+    state_dir.chmod(0o755)
+    host = HostSettings(state_dir=state_dir, images_dir=IMAGES, **settings)  # type: ignore[arg-type]
+    network = Network.from_settings(host)
+    try:
+        choice = await choose(host)
+        await network.ensure()
+        for folder in (state_dir / "machines", host.sockets_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        site = Site(
+            machines_dir=state_dir / "machines",
+            sockets_dir=host.sockets_dir,
+            kept_logs=KeptLogs(host.logs_dir / "machines"),
+            driver=choice.driver,
+            network=network,
+            furnishing=choice.furnishing,
+        )
+        made = Fleet(site, network)
+        try:
+            yield made
+        finally:
+            for machine in made.machines:
+                await machine.running.kill()
+    finally:
+        await network.remove()
+        shutil.rmtree(state_dir)
