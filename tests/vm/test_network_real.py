@@ -1,0 +1,182 @@
+"""The VM network, tried from inside two real machines by their root."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import selectors
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+from real_machines import RealMachine, fleet
+from wire import (
+    ANY,
+    GATEWAY,
+    HOST,
+    PRIVATE,
+    WORLD,
+    Surroundings,
+    ip,
+    run_inside,
+    surroundings,
+    within,
+)
+
+from polydev.hostapi import ExecRequest
+
+pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]
+
+PORT = 7000
+FETCH_LIMIT_S = 5
+LISTEN_EVERYWHERE = (
+    "use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 1, LocalPort => 9000) or die;"
+    'syswrite(STDOUT, "listens\n"); sleep 1000'
+)
+
+
+class Greeter:
+    """Says who knocks, at a port of every address of a namespace."""
+
+    def __init__(self, here: Surroundings, name: str) -> None:
+        self._listener = here.listen_tcp(name, ANY, PORT)
+        self.callers: list[str] = []
+        self._thread = threading.Thread(target=self._greet)
+        self._thread.start()
+
+    def _greet(self) -> None:
+        while True:
+            try:
+                caller, (address, _) = self._listener.accept()
+            except OSError:
+                return
+            with caller:
+                self.callers.append(address)
+                caller.sendall(f"hello {address}".encode())
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@dataclass(frozen=True)
+class Two:
+    here: Surroundings
+    one: RealMachine
+    other: RealMachine
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="two")
+async def _two() -> AsyncIterator[Two]:
+    with surroundings() as here:
+        async with fleet(netns=here.vm, uplink_netns=here.outer) as machines:
+            yield Two(here, await machines.start(), await machines.start())
+
+
+async def fetched(machine: RealMachine, address: str, port: int = PORT) -> str:
+    """What a TCP server says to the machine; nothing if it cannot be reached."""
+    script = f"exec 3<>/dev/tcp/{address}/{port} && cat <&3"
+    outcome = await machine.channel.run(
+        ["timeout", str(FETCH_LIMIT_S), "bash", "-c", script], timeout_s=60
+    )
+    return outcome.stdout.decode()
+
+
+async def as_root(machine: RealMachine, script: str) -> None:
+    outcome = await machine.channel.run(["busybox", "sh", "-ec", script], timeout_s=60)
+    assert outcome.exit_code == 0, outcome.stderr
+
+
+async def test_both_reach_the_outside_through_nat(two: Two) -> None:
+    with closing(Greeter(two.here, two.here.world)):
+        for machine in (two.one, two.other):
+            assert await fetched(machine, WORLD) == f"hello {HOST}"
+
+
+async def test_neither_reaches_the_other_the_host_or_private_networks(two: Two) -> None:
+    names = (two.here.vm, two.here.outer, two.here.world)
+    greeters = [Greeter(two.here, name) for name in names]
+    listening = ["perl", "-e", LISTEN_EVERYWHERE.replace("9000", str(PORT))]
+    async with await two.other.channel.exec(ExecRequest(argv=listening)) as server:
+        assert await server.read()
+        targets = (two.other.place.address, GATEWAY, HOST, *PRIVATE)
+        answers = await asyncio.gather(*(fetched(two.one, address) for address in targets))
+    for greeter in greeters:
+        greeter.close()
+    assert dict(zip(targets, answers, strict=True)) == dict.fromkeys(targets, "")
+    assert [greeter.callers for greeter in greeters] == [[], [], []]
+
+
+async def test_root_in_a_machine_cannot_take_another_address_or_mac(two: Two) -> None:
+    lan = f"$(basename $(dirname $(grep -l {two.one.place.mac} /sys/class/net/*/address)))"
+    route = f"ip route replace default via {GATEWAY} dev $lan"
+    with closing(Greeter(two.here, two.here.world)):
+        assert await fetched(two.one, WORLD)
+        stolen = f"lan={lan}; ip addr add {two.other.place.address}/24 dev $lan;"
+        await as_root(two.one, f"{stolen} {route} src {two.other.place.address}")
+        assert await fetched(two.one, WORLD) == ""
+        given_back = f"lan={lan}; ip addr del {two.other.place.address}/24 dev $lan; {route}"
+        await as_root(two.one, given_back)
+        assert await fetched(two.one, WORLD)
+
+        def with_mac(mac: str) -> str:
+            return f"ip link set $lan down; ip link set $lan address {mac}; ip link set $lan up;"
+
+        there_and_back = (
+            f"lan={lan}; {with_mac(two.other.place.mac)} {route};"
+            f"timeout {FETCH_LIMIT_S} bash -c 'cat </dev/tcp/{WORLD}/{PORT}' >/tmp/got || true;"
+            f"{with_mac(two.one.place.mac)} {route}; [ ! -s /tmp/got ]"
+        )
+        await as_root(two.one, there_and_back)
+        assert await fetched(two.one, WORLD)
+        assert await fetched(two.other, WORLD)
+
+
+async def test_nothing_is_open_on_the_vm_network(two: Two) -> None:
+    """Scanned from the bridge itself, with the rules away that would forbid the scan."""
+    run_inside(two.here.vm, "nft", "delete", "table", "inet", "polydev")
+    address = two.one.place.address
+    ip(two.here.vm, "route", "add", "10.0.2.15/32", "via", address)
+    listening = ["perl", "-e", LISTEN_EVERYWHERE]
+    async with await two.one.channel.exec(ExecRequest(argv=listening)) as server:
+        assert await server.read()
+        assert await asyncio.to_thread(open_ports, two.here.vm, address, [9000]) == [9000]
+    found = await asyncio.to_thread(open_ports, two.here.vm, address, range(1, 65536))
+    assert found == []
+    assert await asyncio.to_thread(open_ports, two.here.vm, "10.0.2.15", [22]) == []
+    assert (await two.one.channel.run(["true"])).exit_code == 0
+
+
+def open_ports(netns: str, address: str, ports: Iterable[int]) -> list[int]:
+    """The TCP ports that accept, tried from inside a namespace, some hundred at once."""
+
+    def scan() -> list[int]:
+        found: list[int] = []
+        waiting = list(ports)
+        with selectors.DefaultSelector() as selector:
+            while waiting or selector.get_map():
+                while waiting and len(selector.get_map()) < 200:
+                    sock = socket.socket()
+                    sock.setblocking(False)
+                    port = waiting.pop()
+                    assert sock.connect_ex((address, port)) in (0, errno.EINPROGRESS)
+                    selector.register(sock, selectors.EVENT_WRITE, (port, time.monotonic()))
+                ready = {key.fd for key, _ in selector.select(0.5)}
+                for key in list(selector.get_map().values()):
+                    port, since = key.data
+                    if key.fd not in ready and time.monotonic() - since < FETCH_LIMIT_S:
+                        continue
+                    selector.unregister(key.fileobj)
+                    sock = key.fileobj  # type: ignore[assignment]
+                    if key.fd in ready and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                        found.append(port)
+                    sock.close()
+        return found
+
+    return within(netns, scan)
