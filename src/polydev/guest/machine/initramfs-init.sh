@@ -22,7 +22,8 @@ for drive in /dev/vda /dev/vdb /dev/vdc; do
     [ -b "$drive" ] || fail "$drive is missing"
 done
 mount -t ext4 -o ro,noatime /dev/vda /lower || fail "cannot mount the golden image"
-mount -t ext4 -o noatime /dev/vdb /disk || fail "cannot mount the machine's disk"
+# `discard` gives the host back what the person deletes.
+mount -t ext4 -o noatime,discard /dev/vdb /disk || fail "cannot mount the machine's disk"
 
 phase overlay
 mkdir -p /disk/upper /disk/work

@@ -6,6 +6,7 @@ host's configuration, or the deployment's settings, say where packages come from
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -33,7 +34,9 @@ async def sources_list(shop: Workshop, distribution: Distribution) -> tuple[str,
         ]
         return suite, "\n".join(lines) + "\n"
     lines = []
-    output = await shop.run(["apt-get", "indextargets", "--format", _FORMAT, "Created-By: Packages"])
+    output = await shop.run(
+        ["apt-get", "indextargets", "--format", _FORMAT, "Created-By: Packages"]
+    )
     for line in output.splitlines():
         uri, release, component, origin = (line.split("\t") + [""] * 4)[:4]
         ours = release == suite or release.startswith((f"{suite}-", f"{suite}/"))
@@ -63,11 +66,11 @@ async def download(shop: Workshop, package: str, folder: Path) -> tuple[str, Pat
 
     apt checks the file against the archive's signed index. Nothing is installed on the host.
     """
-    folder.mkdir()
+    await asyncio.to_thread(folder.mkdir)
     await shop.run(
         ["apt-get", "--option", "APT::Sandbox::User=root", "download", package], cwd=folder
     )
-    files = list(folder.glob("*.deb"))
+    files = await asyncio.to_thread(lambda: list(folder.glob("*.deb")))
     if len(files) != 1:
         raise shop.failed(f"apt did not download {package}", hint=_UPDATE_HINT)
     version = await shop.run(["dpkg-deb", "--field", str(files[0]), "Version"])

@@ -22,9 +22,7 @@ class StageCache:
     renew: bool = False
     """Make every entry anew, also where one is there: the distribution has moved on."""
 
-    async def get(
-        self, stage: str, key: str, make: Callable[[Path], Awaitable[None]]
-    ) -> Path:
+    async def get(self, stage: str, key: str, make: Callable[[Path], Awaitable[None]]) -> Path:
         """The folder of a stage, made by `make` (which creates it) if it is not there yet."""
         entry = self.folder / f"{stage}-{key}"
         if entry.is_dir() and not self.renew:

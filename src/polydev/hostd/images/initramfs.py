@@ -31,9 +31,7 @@ def modules_in_order(folder: Path, wanted: Sequence[str]) -> list[Path]:
     Source: modules.dep(5): "module: what it needs, what that needs ...", so right to left.
     """
     needs = _index(folder / "modules.dep")
-    builtin = {
-        _module_name(line) for line in (folder / "modules.builtin").read_text().splitlines()
-    }
+    builtin = {_module_name(line) for line in (folder / "modules.builtin").read_text().splitlines()}
     by_name = {_module_name(path): path for path in needs}
     ordered: dict[str, None] = {}
     for name in (module.replace("-", "_") for module in wanted):
@@ -62,9 +60,7 @@ def _newc(members: Sequence[Member]) -> Iterator[bytes]:
     """Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst."""
     for inode, member in enumerate([*members, Member("TRAILER!!!", 0)], start=1):
         name = member.name.encode() + b"\0"
-        fields = (
-            (inode, member.mode, 0, 0, 1, 0, len(member.content)) + (0,) * 4 + (len(name), 0)
-        )
+        fields = (inode, member.mode, 0, 0, 1, 0, len(member.content)) + (0,) * 4 + (len(name), 0)
         yield _padded(b"070701" + b"".join(b"%08X" % field for field in fields) + name)
         yield _padded(member.content)
 

@@ -34,10 +34,8 @@ async def build_kernel(shop: Workshop, recipe: Recipe, out: Path) -> Ingredients
     await shop.run(["dpkg-deb", "--extract", str(package), str(unpacked)])
     release = next(path.name for path in (unpacked / "lib" / "modules").iterdir())
     shop.stage("kernel")
-    packed = await asyncio.to_thread(
-        lambda: packed_kernel((unpacked / "boot" / f"vmlinuz-{release}").read_bytes())
-    )
-    vmlinux = await _decompressed(shop, packed)
+    image = await asyncio.to_thread((unpacked / "boot" / f"vmlinuz-{release}").read_bytes)
+    vmlinux = await _decompressed(shop, packed_kernel(image))
     if not vmlinux.startswith(_ELF):
         raise shop.failed(f"the kernel {release} is packed in a way this build does not know")
     await asyncio.to_thread((out / "vmlinux").write_bytes, vmlinux)
@@ -55,13 +53,13 @@ async def build_kernel(shop: Workshop, recipe: Recipe, out: Path) -> Ingredients
 
 
 def packed_kernel(image: bytes) -> bytes:
-    """The compressed kernel inside a bzImage.
+    """The compressed kernel inside a bzImage; nothing, if it is none.
 
     Source: the kernel's Documentation/arch/x86/boot.rst, `setup_sects`, `payload_offset` and
     `payload_length`. The last four bytes of the payload are its unpacked size, not data.
     """
     if image[0x202:0x206] != b"HdrS":
-        raise ValueError("not a bzImage")
+        return b""
     setup_sectors = image[0x1F1] or 4
     offset, length = struct.unpack_from("<II", image, 0x248)
     start = (setup_sectors + 1) * 512 + offset

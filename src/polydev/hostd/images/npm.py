@@ -59,7 +59,7 @@ def versions(recipe: Recipe) -> dict[str, str]:
 
 async def fetch(shop: Workshop, recipe: Recipe, out: Path) -> None:
     """Install the locked packages into `out/node_modules`."""
-    out.mkdir()
+    await asyncio.to_thread(out.mkdir)
     for name in ("package.json", "package-lock.json"):
         await asyncio.to_thread(shutil.copyfile, recipe.clis / name, out / name)
     await shop.run(

@@ -94,6 +94,9 @@ class Recipe:
         if kind is ImageKind.KERNEL:
             for name in INITRAMFS_FILES:
                 yield f"machine/{name}", self.machine_files / name
+        else:
+            for path in self.provider_files():
+                yield f"providers/{path.name}", path
         for label, folder in self._input_folders(kind).items():
             for path in source_files(folder):
                 if folder != self.machine_files or self._concerns(kind, path):
@@ -106,7 +109,6 @@ class Recipe:
             "cli": self.recipes / "cli",
             "clis": self.clis,
             "machine": self.machine_files,
-            "providers": self.providers,
         }
         if kind is ImageKind.BROWSER:
             folders["browser"] = self.recipes / "browser"
@@ -117,9 +119,7 @@ class Recipe:
         """Whether a file of a machine's boot goes into a root image of this kind."""
         inside = path.relative_to(self.machine_files)
         browser_only = inside.parts[0] == "browser" or inside.name == "inittab.browser"
-        return inside.name not in INITRAMFS_ONLY and (
-            kind is ImageKind.BROWSER or not browser_only
-        )
+        return inside.name not in INITRAMFS_ONLY and (kind is ImageKind.BROWSER or not browser_only)
 
 
 def source_files(folder: Path) -> list[Path]:

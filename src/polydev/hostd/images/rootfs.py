@@ -40,9 +40,7 @@ _BASE = "base.tar.zst"
 _PACKAGES = "packages"
 
 
-async def build_rootfs(
-    shop: Workshop, recipe: Recipe, cache: StageCache, out: Path
-) -> Ingredients:
+async def build_rootfs(shop: Workshop, recipe: Recipe, cache: StageCache, out: Path) -> Ingredients:
     """Write `root.img` into `out`."""
     base = await _base(shop, recipe, cache)
     clis = await _clis(shop, recipe, cache)
@@ -50,8 +48,10 @@ async def build_rootfs(
     root = shop.folder / "root"
     root.mkdir(mode=0o755)
     await shop.run(
-        ["tar", "--extract", f"--file={base / _BASE}", f"--directory={root}"]
-        + ["--numeric-owner", "--xattrs", "--xattrs-include=*"]
+        [
+            *("tar", "--extract", f"--file={base / _BASE}", f"--directory={root}"),
+            *("--numeric-owner", "--xattrs", "--xattrs-include=*"),
+        ]
     )
     await asyncio.to_thread(tree.furnish, root, shop.kind, recipe, clis)
     shop.stage("filesystem")
@@ -70,17 +70,19 @@ async def _base(shop: Workshop, recipe: Recipe, cache: StageCache) -> Path:
     key = digest_text("\n".join([suite, sources, *packages, *_EXCLUDED, *_INCLUDED]))[:16]
 
     async def bootstrap(out: Path) -> None:
-        out.mkdir()
+        await asyncio.to_thread(out.mkdir)
         (shop.folder / "sources.list").write_text(sources)
         await shop.run(
-            # A folder of the store, not /tmp: it is swept with the build, and is on its disk.
-            ["env", f"TMPDIR={shop.folder}", "mmdebstrap", "--mode=root", "--variant=minbase"]
-            + [f"--include={','.join(packages)}"]
-            + [f"--dpkgopt=path-exclude={path}" for path in _EXCLUDED]
-            + [f"--dpkgopt=path-include={path}" for path in _INCLUDED]
-            + await apt.inherited_options(shop)
-            + [f"--customize-hook=download /var/lib/dpkg/status {shop.folder}/status"]
-            + [suite, str(out / _BASE), str(shop.folder / "sources.list")],
+            [
+                # A folder of the store, not /tmp: it is swept with the build, and on its disk.
+                *("env", f"TMPDIR={shop.folder}", "mmdebstrap", "--mode=root"),
+                *("--variant=minbase", f"--include={','.join(packages)}"),
+                *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDED),
+                *(f"--dpkgopt=path-include={path}" for path in _INCLUDED),
+                *await apt.inherited_options(shop),
+                f"--customize-hook=download /var/lib/dpkg/status {shop.folder}/status",
+                *(suite, str(out / _BASE), str(shop.folder / "sources.list")),
+            ],
             on_line=lambda line: _note_step(shop, line),
         )
         status = (shop.folder / "status").read_text()
@@ -107,9 +109,7 @@ def _installed(status: str) -> str:
 
 async def _clis(shop: Workshop, recipe: Recipe, cache: StageCache) -> Path:
     shop.stage("clis")
-    return await cache.get(
-        "npm", npm.cache_key(recipe), lambda out: npm.fetch(shop, recipe, out)
-    )
+    return await cache.get("npm", npm.cache_key(recipe), lambda out: npm.fetch(shop, recipe, out))
 
 
 async def _make_filesystem(shop: Workshop, root: Path, image: Path) -> None:
@@ -118,10 +118,12 @@ async def _make_filesystem(shop: Workshop, root: Path, image: Path) -> None:
     inodes = inodes * 102 // 100 + 64
     blocks = blocks * 102 // 100 + inodes * _INODE // _BLOCK + 2048
     await shop.run(
-        ["mke2fs", "-q", "-t", "ext4", "-b", str(_BLOCK), "-I", str(_INODE), "-m", "0"]
-        + ["-N", str(inodes), "-O", "^has_journal,^resize_inode,^huge_file"]
-        + ["-L", f"polydev-{shop.kind}", "-E", "root_owner=0:0,no_copy_xattrs"]
-        + ["-d", str(root), str(image), str(blocks)]
+        [
+            *("mke2fs", "-q", "-t", "ext4", "-b", str(_BLOCK), "-I", str(_INODE), "-m", "0"),
+            *("-N", str(inodes), "-O", "^has_journal,^resize_inode,^huge_file"),
+            *("-L", f"polydev-{shop.kind}", "-E", "root_owner=0:0"),
+            *("-d", str(root), str(image), str(blocks)),
+        ]
     )
     await asyncio.to_thread(shutil.rmtree, root)
 

@@ -88,6 +88,12 @@ class ImageStore:
         """Compare every file with the manifest. Raises: ImageDamaged naming the file."""
         await asyncio.to_thread(_verify, image)
 
+    async def remove(self, image: GoldenImage) -> None:
+        """Delete an image. The caller knows that no machine boots from it any more."""
+        aside = self.root / f"{_ASIDE}removed-{image.name}"
+        image.folder.rename(aside)
+        await asyncio.to_thread(shutil.rmtree, aside)
+
     async def build(
         self, kind: ImageKind | str, progress: ProgressSink, *, renew: bool = False
     ) -> GoldenImage:
@@ -192,10 +198,15 @@ async def _acquire(lock: IO[str]) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.close(descriptor)
         with suppress(RuntimeError):  # the loop is gone: nobody waits any more
-            loop.call_soon_threadsafe(lambda: held.done() or held.set_result(None))
+            loop.call_soon_threadsafe(_resolve, held)
 
     threading.Thread(target=wait, daemon=True).start()
     await held
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _verify(image: GoldenImage) -> None:
