@@ -69,6 +69,8 @@ class HostSettings(CommonSettings):
 
     driver: str = Field("auto", pattern="^(auto|qemu|simulated)$")
     """`auto` probes; `simulated` runs no guest at all (load tests)."""
+    simulation: dict[str, str | float | bool] = {}
+    """How simulated machines behave, as JSON: vmm/simulated/simulation.py."""
 
     socket_group: str | None = None
     """The group that may connect to the host agent's socket, besides root."""

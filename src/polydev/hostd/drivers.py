@@ -5,22 +5,27 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
-from polydev.errors import VmmFailed
+from pydantic import TypeAdapter, ValidationError
+
+from polydev.errors import BadSettings
 from polydev.hostd.furnishing import GoldenFurnishing, SimulatedFurnishing
 from polydev.hostd.images import ImageStore
 from polydev.hostd.site import Furnishing
 from polydev.hostd.vmm.qemu import QemuDriver
 from polydev.hostd.vmm.qemu.probe import BootFiles
-from polydev.hostd.vmm.simulated import SimulatedDriver
+from polydev.hostd.vmm.simulated import SimulatedDriver, Simulation
 from polydev.hostd.vmm.vmm import Driver, Probe
 from polydev.settings import HostSettings
+
+log = logging.getLogger("polydev.hostd")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A driver that works here, and what its machines are furnished with."""
+    """A driver, what it can do here, and what its machines are furnished with."""
 
     driver: Driver
     probe: Probe
@@ -28,9 +33,13 @@ class Choice:
 
 
 async def choose(settings: HostSettings) -> Choice:
-    """The driver to use. Raises VmmFailed when none works, MissingTool, BadSettings."""
+    """The driver to use. Raises MissingTool, BadSettings.
+
+    One whose probe fails is taken all the same: machines that run already can still be looked
+    after, and making one says what is missing.
+    """
     if settings.driver == "simulated":
-        simulated = SimulatedDriver()
+        simulated = SimulatedDriver(_simulation(settings))
         return Choice(simulated, await simulated.probe(), SimulatedFurnishing(settings))
     images = ImageStore(settings.images_dir)
     furnishing = GoldenFurnishing(settings, images)
@@ -41,12 +50,17 @@ async def choose(settings: HostSettings) -> Choice:
     )
     probe = await qemu.probe()
     if not probe.usable:
-        raise VmmFailed(
-            f"No driver works on this host: {probe.reason}", hint="See `polydev doctor`"
-        )
+        log.warning("no machine can be started on this host: %s", probe.reason)
     return Choice(qemu, probe, furnishing)
 
 
 def _kernel(images: ImageStore) -> BootFiles:
     image = images.require("kernel")
     return BootFiles(image.kernel, image.initramfs)
+
+
+def _simulation(settings: HostSettings) -> Simulation:
+    try:
+        return TypeAdapter(Simulation).validate_python(settings.simulation)
+    except ValidationError as error:
+        raise BadSettings(f"POLYDEV_SIMULATION is not usable: {error.errors()[0]['msg']}") from None

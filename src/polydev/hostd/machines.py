@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -212,11 +213,21 @@ class Machines:
     async def _launch(
         self, record: MachineRecord, ready_timeout_s: float, *, fresh: bool
     ) -> MachineView:
+        began = time.monotonic()
         prepared = await prepare(self._site, record, fresh=fresh)
         self._records[record.vm_id] = prepared.record
+        prepared_at = time.monotonic()
         machine = await prepared.launch(self._site)
         self._running[record.vm_id] = machine
+        launched_at = time.monotonic()
         await machine.until_ready(ready_timeout_s)
+        log.info(
+            "%s: prepared in %.2f s, VMM up in %.2f s, guest ready in %.2f s",
+            record.vm_id,
+            prepared_at - began,
+            launched_at - prepared_at,
+            time.monotonic() - launched_at,
+        )
         await self._keep(prepared.record.now(state=MachineState.RUNNING, error=None))
         self._watch(record.vm_id, machine)
         return self.view(record.vm_id)
