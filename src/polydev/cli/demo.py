@@ -41,6 +41,16 @@ STATUS = {
 }
 """How each CLI itself tells whether it is logged in."""
 
+WORDS = {
+    "images": "Building what machines boot from",
+    "stand-in": "Starting the stand-in provider",
+    "start": "Starting host agent and controller",
+    "browser gone": "Looking that the browser machine is gone",
+    "status": "Asking the CLI whether it is logged in",
+    "chat": "A chat turn",
+}
+"""The demo's own steps, in its table."""
+
 QUESTION = "Say hello to whoever reads this, in one sentence."
 
 
@@ -149,9 +159,8 @@ class Journey:
         words = " ".join(STATUS[provider])
         async with self._step(provider, "status", f"{words}, in the CLI machine") as said:
             said.append(await self._status(there, provider, vm_id))
-        async with self._step(provider, "chat", "A chat turn, in the CLI machine") as said:
+        async with self._step(provider, "chat", "A chat turn, in the CLI machine"):
             answer = await chat.turn(there, provider, QUESTION, self._terminal, quiet=True)
-            said.append(_first_line(answer))
             self.report.answers[provider] = answer
 
     async def _only_cli_machines(self, there: Controller) -> None:
@@ -191,9 +200,13 @@ class Journey:
         self.report.steps.append(Taken(provider, name, round(seconds, 3)))
 
 
+def _words_of(step: str) -> str:
+    return WORDS.get(step) or connect.words_of(step)
+
+
 def _first_line(text: str) -> str:
     lines: Sequence[str] = text.strip().splitlines()
-    return lines[0][:120] if lines else "(nothing)"
+    return lines[0][:60] if lines else "(nothing)"
 
 
 def _tell_success(terminal: Terminal, report: Report) -> None:
@@ -201,7 +214,7 @@ def _tell_success(terminal: Terminal, report: Report) -> None:
     terminal.table(
         ("", "step", "seconds"),
         (
-            (taken.provider or "prepare", connect.words_of(taken.step), f"{taken.seconds:8.1f}")
+            (taken.provider or "prepare", _words_of(taken.step), f"{taken.seconds:7.1f}")
             for taken in report.steps
         ),
     )

@@ -26,8 +26,6 @@ from rich.text import Text
 STILL_EVERY_S = 15.0
 """How often a long step says that it goes on, where nothing can move."""
 
-TITLE_WIDTH = 58
-
 
 @dataclass(slots=True)
 class Step:
@@ -152,30 +150,26 @@ class Terminal:
         print(json.dumps(value, ensure_ascii=False, default=str), file=sys.stdout, flush=True)
 
     def _end(self, mark: str, style: str, words: str, seconds: float) -> None:
-        self._console.print(
-            Text.assemble(
-                (f"  {mark} ", style), f"{words:<{TITLE_WIDTH}} ", (clock(seconds), "dim")
-            )
+        line = Text.assemble(
+            (f"  {mark} ", style), (clock(seconds), "dim"), f"  {printable(words)}"
         )
+        self._console.print(line)
 
     def _picture(self) -> Table:
         rows = Table.grid(padding=(0, 1))
         for step in self._running:
-            rows.add_row("", self._spinner, Text(step.words()), Text(clock(step.seconds), "dim"))
+            rows.add_row("", self._spinner, Text(clock(step.seconds), "dim"), Text(step.words()))
         return rows
 
     async def _say_still(self, step: Step) -> None:
         while True:
             await asyncio.sleep(STILL_EVERY_S)
-            self.say(f"    {step.words()} ({step.seconds:.0f} s so far)")
+            self.say(f"    {clock(step.seconds)}  {step.words()}: goes on")
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them: `3.4 s`, `2 min 05 s`."""
-    if seconds < 100:
-        return f"{seconds:6.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes:>3} min {rest:02d} s"
+    """Seconds, in a column."""
+    return f"{seconds:6.1f} s"
 
 
 def printable(text: str) -> str:

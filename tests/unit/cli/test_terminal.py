@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polydev.cli.terminal import Terminal, clock, printable
+from polydev.cli.terminal import Terminal, printable
 
 
 async def test_a_step_is_told_once_with_its_detail_and_time(
@@ -15,8 +15,7 @@ async def test_a_step_is_told_once_with_its_detail_and_time(
     async with Terminal().step("Making a machine") as step:
         step.detail = "vm-1"
     [line] = capsys.readouterr().out.splitlines()
-    assert "Making a machine: vm-1" in line
-    assert line.endswith(" s")
+    assert line.split(maxsplit=1)[1] == "0.0 s  Making a machine: vm-1"
 
 
 async def test_a_step_that_fails_is_told_as_failed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +33,7 @@ async def test_a_long_step_says_that_it_goes_on(
     monkeypatch.setattr("polydev.cli.terminal.STILL_EVERY_S", 0.05)
     async with Terminal().step("Building"):
         await asyncio.sleep(0.2)
-    assert "Building (0 s so far)" in capsys.readouterr().out
+    assert "Building: goes on" in capsys.readouterr().out
 
 
 async def test_with_json_standard_output_carries_json_alone(
@@ -64,13 +63,6 @@ def test_tables_cut_nothing_off(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().table(("name", "value"), [("a", long), ("longer", "b")])
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["name    value", f"a       {long}", "longer  b"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.04, "0.0 s"), (12.34, "12.3 s"), (125, "2 min 05 s")]
-)
-def test_seconds_as_people_read_them(seconds: float, words: str) -> None:
-    assert clock(seconds).strip() == words
 
 
 def test_printable_keeps_every_script() -> None:
