@@ -15,6 +15,7 @@ from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
 from polydev.errors import (
     ChannelLost,
     HostUnreachable,
+    MachineNotReady,
     NoSuchMachine,
     OperationMismatch,
     PolydevError,
@@ -147,6 +148,27 @@ async def test_being_told_to_end_answers_what_runs_and_removes_the_socket(
         await host.health()
     await agent.start()
     assert len(await host.machines()) == 1
+
+
+async def test_a_machine_that_never_gets_ready_is_undone_in_time_or_when_the_agent_ends() -> None:
+    async with agent_world(
+        POLYDEV_DRIVER="simulated", POLYDEV_SIMULATION='{"becomes_ready": false}'
+    ) as agent:
+        await agent.start()
+        async with agent.host() as host:
+            late = create(new_vm_id()).model_copy(update={"ready_timeout_s": 0.5})
+            with pytest.raises(MachineNotReady, match=late.vm_id):
+                await run(host, late)
+            await assert_nothing_left(host)
+
+            creating = asyncio.create_task(run(host, create(new_vm_id())))
+            while not (await host.inventory()).taps:
+                await asyncio.sleep(0.02)
+            assert await agent.end() == 0
+            with pytest.raises(HostUnreachable):
+                await creating
+            await agent.start()
+            await assert_nothing_left(host)
 
 
 async def test_only_root_and_the_named_group_may_connect(agent: AgentProcess) -> None:

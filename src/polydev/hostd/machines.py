@@ -36,6 +36,7 @@ from polydev.hostd.site import UID_BASE, Channel, Site
 from polydev.hostd.streams import GuestConnection, GuestProgram
 
 log = logging.getLogger("polydev.hostd")
+_LET_GO_LIMIT_S = 5.0
 _AT_REST = (MachineState.STOPPED, MachineState.FAILED)
 
 
@@ -63,7 +64,9 @@ class Machines:
             watcher.cancel()
         machines = list(self._running.values())
         self._running.clear()
-        await asyncio.gather(*(machine.let_go() for machine in machines), return_exceptions=True)
+        if machines:
+            letting_go = [asyncio.create_task(machine.let_go()) for machine in machines]
+            await asyncio.wait(letting_go, timeout=_LET_GO_LIMIT_S)
 
     # What is asked ---------------------------------------------------------------------------
 
@@ -174,6 +177,11 @@ class Machines:
     # How it is done --------------------------------------------------------------------------
 
     async def _create(self, asked: CreateMachine) -> MachineView:
+        if await asyncio.to_thread(self._site.folder(asked.vm_id).path.exists):
+            raise MachineBusy(
+                f"There is a folder of {asked.vm_id} already, with a record that cannot be read",
+                hint="Destroy it first",
+            )
         record = self._new_record(asked)
         self._records[asked.vm_id] = record
         try:

@@ -21,7 +21,7 @@ from polydev.errors import VmmFailed
 from polydev.hostapi import VM_ID_PATTERN
 from polydev.hostd.machine import RunningMachine, adopt, erase
 from polydev.hostd.problems import problem_of
-from polydev.hostd.record import MachineRecord
+from polydev.hostd.record import MachineFolder, MachineRecord
 from polydev.hostd.site import Site
 from polydev.hostd.vmm.vmm import ExitReport
 
@@ -66,8 +66,7 @@ def ended(vm_id: str, report: ExitReport) -> dict[str, object]:
 async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
     record = await asyncio.to_thread(site.folder(vm_id).read)
     if record is None or record.vm_id != vm_id:
-        log.warning("removing %s, which has no readable record", vm_id)
-        await asyncio.to_thread(site.folder(vm_id).remove)
+        await asyncio.to_thread(_set_apart, site.folder(vm_id))
         return
     machine = await adopt(site, record)
     if record.state in _HALF:
@@ -92,6 +91,19 @@ async def _end_leftovers(pids: Sequence[int]) -> None:
     for pid in pids:
         log.warning("ending VMM process %d, which belongs to no machine", pid)
         await asyncio.to_thread(_kill, pid)
+
+
+def _set_apart(folder: MachineFolder) -> None:
+    """A folder that is no machine's: removed when it is empty of promises, else left for a person.
+
+    Records are written whole, so one that cannot be read is another version's or a broken disk's:
+    no reason to throw a person's files away.
+    """
+    if folder.record.exists():
+        log.error("%s cannot be read; its machine is not looked after", folder.record)
+    else:
+        log.warning("removing %s, which has no record", folder.path)
+        folder.remove()
 
 
 def _kill(pid: int) -> None:

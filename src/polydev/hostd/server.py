@@ -6,6 +6,7 @@ errors into answers; it decides nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
@@ -127,8 +128,6 @@ async def _refusing(websocket: WebSocket, serve: Callable[[], Awaitable[None]]) 
 
 
 async def _log(path: Path, tail_bytes: int) -> Response:
-    import asyncio
-
     return PlainTextResponse(await asyncio.to_thread(logs.tail, path, tail_bytes))
 
 

@@ -284,6 +284,11 @@ async def test_folders_processes_and_places_of_nobody_are_swept(
     assert [view.vm_id for view in again.views()] == [whole.vm_id]
     assert world.driver.leftovers([]) == [whole.pid]
     assert world.network.places.keys() == {whole.vm_id}
+    left = {path.name for path in site.machines_dir.iterdir()}
+    assert left == {whole.vm_id, torn.vm_id}  # a record that cannot be read may be a person's files
+    with pytest.raises(MachineBusy, match="cannot be read"):
+        await again.create(asked(torn.vm_id))
+    await again.destroy(torn.vm_id)
     assert [path.name for path in site.machines_dir.iterdir()] == [whole.vm_id]
     await again.close()
 
