@@ -387,6 +387,28 @@ async def test_a_detached_machine_leaves_nothing(
     assert machine.mac not in run_inside(here.vm, "bridge", "fdb")
 
 
+async def test_nobody_inherits_a_machines_connections(
+    here: Surroundings, network: Network, attach: Attach, plan: NetworkPlan
+) -> None:
+    machine, neighbour = await attach(A), await attach(B)
+    leases = plan.state_dir / "leases.json"
+    with here.listen(here.world, WORLD, PORT) as world:
+        world_of: dict[str, tuple[str, int]] = {}
+        for sender in (machine, neighbour):
+            sender.send(sender.udp(WORLD, PORT, sender.mac.encode()))
+            data, world_of[sender.mac] = world.recvfrom(100)
+            assert data == sender.mac.encode()
+        await network.detach(A)
+        leases.write_text(leases.read_text().replace("192.168.100.7", "192.168.100.5"))
+        await network.close()
+        heir = await attach(C)
+        assert heir.address == machine.address
+        world.sendto(b"for the one before", world_of[machine.mac])
+        world.sendto(b"for the neighbour", world_of[neighbour.mac])
+        neighbour.expect(lambda frame: b"for the neighbour" in frame)
+        assert heir.fence() == []
+
+
 async def test_a_sweep_removes_what_belongs_to_nobody(here: Surroundings, network: Network) -> None:
     await network.attach(A, UID)
     gone = await network.attach(B, UID)

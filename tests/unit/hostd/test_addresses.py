@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polydev.errors import NetworkFailed, NoCapacity
@@ -108,6 +108,7 @@ def test_what_cannot_be_kept_is_not_given(
     assert str(pool.take("b")) == "192.168.100.5"
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=40))
 def test_never_two_machines_with_one_address(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, bool]]

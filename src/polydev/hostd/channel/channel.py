@@ -39,6 +39,7 @@ from polydev.hostd.channel.tcp import TcpStream
 
 OpenSocket = Callable[[], Awaitable[socket.socket]]
 _RETRY_S = 0.2
+_ENDINGS_S = 1.0
 _HIGHEST_PORT = 65535
 
 asyncssh.set_log_level(logging.WARNING)  # it tells commands and paths at lower levels
@@ -78,9 +79,9 @@ class Channel:
         await self._connected(timeout_s or self._limits.connect_s)
 
     async def close(self) -> None:
-        """End what still runs for this channel, then the connection."""
+        """Let go of the machine: what still runs for this channel ends with the connection."""
         if self._endings:
-            await asyncio.wait(self._endings, timeout=3 * self._limits.end_grace_s)
+            await asyncio.wait(self._endings, timeout=_ENDINGS_S)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
@@ -169,10 +170,12 @@ class Channel:
                     yield sftp
 
     async def _connected(self, timeout_s: float) -> asyncssh.SSHClientConnection:
-        async with self._connecting:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await self._retried(timeout_s)
-            return self._connection
+        with translated("The machine's channel"):
+            async with asyncio.timeout(timeout_s + _RETRY_S):  # the trying ends first, and says why
+                async with self._connecting:
+                    if self._connection is None or self._connection.is_closed():
+                        self._connection = await self._retried(timeout_s)
+                    return self._connection
 
     async def _retried(self, timeout_s: float) -> asyncssh.SSHClientConnection:
         """Try until the time is up: an sshd that starts anew tells nobody when it listens."""
@@ -191,9 +194,8 @@ class Channel:
                 sock = await self._open_socket()
                 try:
                     # The name is for a socket without an address; nothing is looked up.
-                    return await asyncssh.connect(
-                        "machine", sock=sock, options=self._options(limit_s)
-                    )
+                    options = self._options(limit_s)
+                    return await asyncssh.connect("machine", sock=sock, options=options)
                 except BaseException:
                     sock.close()
                     raise
@@ -225,7 +227,12 @@ class Channel:
         line = command_line(signal_argv(run, name), {}, None, on_terminal=False)
         with translated("A signal cannot be sent"):
             async with asyncio.timeout(self._limits.open_s):
-                await connection.run(line, stdin=asyncssh.DEVNULL, stdout=asyncssh.DEVNULL)
+                await connection.run(
+                    line,
+                    stdin=asyncssh.DEVNULL,
+                    stdout=asyncssh.DEVNULL,
+                    stderr=asyncssh.DEVNULL,
+                )
 
     def _keep(self, ending: asyncio.Task[None]) -> None:
         self._endings.add(ending)

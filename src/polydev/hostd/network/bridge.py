@@ -144,6 +144,13 @@ class Links:
             with _passing_over(errno.ENOENT):
                 self._route.neigh("del", dst=str(address), ifindex=bridge)
 
+    def end_connections(self, mark: int) -> None:
+        """Forget the tracked connections with that mark, so that nobody inherits them."""
+        from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
+
+        with NFCTSocket() as tracking:
+            tracking.flush(mark=mark)
+
     def _set_mac(self, name: str, mac: str) -> None:
         """Only when it differs: setting it makes the kernel forget the device's neighbours."""
         index = self._index(name)

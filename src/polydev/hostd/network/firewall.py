@@ -18,9 +18,9 @@ What a machine could try, and what stops it:
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, collapse_addresses
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from polydev.errors import MissingTool, NetworkFailed
 from polydev.hostd.network.plan import BRIDGE, TAP_PREFIX, UPLINK, NetworkPlan
@@ -55,15 +55,23 @@ class Sender:
     mac: str
     address: str
 
+    @property
+    def mark(self) -> int:
+        """What its connections are marked with, so that they can be ended with the machine."""
+        return int(IPv4Address(self.address))
+
     def element(self) -> str:
         return f'"{self.tap}" . {self.mac} . {self.address}'
 
+    def marking(self) -> str:
+        return f"{self.address} : {self.mark:#x}"
 
-def vm_rules(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
-    """Both tables of the VM namespace, replacing whatever they held, in one transaction."""
+
+def vm_rules(plan: NetworkPlan, senders: Sequence[Sender]) -> str:
+    """All tables of the VM namespace, replacing whatever they held, in one transaction."""
     return (
         _replacing("bridge", TABLE, _bridge_table(plan, senders))
-        + _replacing("inet", TABLE, _inet_table(plan))
+        + _replacing("inet", TABLE, _inet_table(plan, senders))
         + _replacing("arp", TABLE, _ARP_TABLE)
     )
 
@@ -101,12 +109,20 @@ def without_table(family: str, table: str) -> str:
 
 
 def with_sender(sender: Sender) -> str:
-    return f"add element bridge {TABLE} senders {{ {sender.element()} }}\n"
+    """Let one machine send; nothing changes if it may already."""
+    return _about(sender, "add")
 
 
 def without_sender(sender: Sender) -> str:
-    """Remove a sender, also when it is not there."""
-    return with_sender(sender) + f"delete element bridge {TABLE} senders {{ {sender.element()} }}\n"
+    """Take that from it, also when it has not got it."""
+    return _about(sender, "add") + _about(sender, "delete")
+
+
+def _about(sender: Sender, verb: str) -> str:
+    return (
+        f"{verb} element bridge {TABLE} senders {{ {sender.element()} }}\n"
+        f"{verb} element inet {TABLE} marks {{ {sender.marking()} }}\n"
+    )
 
 
 def load(rules: str) -> None:
@@ -146,11 +162,10 @@ def _replacing(family: str, table: str, body: str) -> str:
 
 
 def _bridge_table(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
-    elements = ", ".join(sender.element() for sender in senders)
     return f"""
     set senders {{
         type ifname . ether_addr . ipv4_addr
-        {f"elements = {{ {elements} }}" if elements else ""}
+        {_elements(sender.element() for sender in senders)}
     }}
     chain prerouting {{
         type filter hook prerouting priority -300; policy drop;
@@ -176,7 +191,7 @@ _ARP_TABLE = f"""
 """
 
 
-def _inet_table(plan: NetworkPlan) -> str:
+def _inet_table(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
     blocked = ", ".join(str(network) for network in _blocked(plan))
     return f"""
     set blocked {{
@@ -185,6 +200,10 @@ def _inet_table(plan: NetworkPlan) -> str:
     }}
     set connections {{
         type ipv4_addr; flags dynamic; size 65536
+    }}
+    map marks {{
+        type ipv4_addr : mark
+        {_elements(sender.marking() for sender in senders)}
     }}
     chain stray {{
         type filter hook prerouting priority -310; policy accept;
@@ -203,6 +222,7 @@ def _inet_table(plan: NetworkPlan) -> str:
         iifname "{BRIDGE}" oifname "{UPLINK}" ip saddr {plan.subnet} ct state new jump egress
     }}
     chain egress {{
+        ct mark set ip saddr map @marks
         add @connections {{ ip saddr ct count over {CONNECTIONS_PER_MACHINE} }} drop
         {_lines(_exceptions(plan))}
         {"ip daddr != @blocked accept" if plan.egress is Egress.OPEN else ""}
@@ -242,6 +262,11 @@ def _at_gateway(plan: NetworkPlan) -> str:
     if plan.egress is Egress.NONE or plan.proxy is None or plan.proxy[0] != plan.gateway:
         return ""
     return f'iifname "{BRIDGE}" ip daddr {plan.gateway} tcp dport {plan.proxy[1]} accept'
+
+
+def _elements(texts: Iterable[str]) -> str:
+    joined = ", ".join(texts)
+    return f"elements = {{ {joined} }}" if joined else ""
 
 
 def _lines(rules: Iterable[str]) -> str:

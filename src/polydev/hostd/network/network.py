@@ -8,6 +8,7 @@ machines by id and uid only.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 from collections.abc import Callable, Collection
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Self, TypeVar
 
-from polydev.errors import NetworkFailed, PolydevError
+from polydev.errors import DiskFull, NetworkFailed
 from polydev.hostd.network import firewall, netns
 from polydev.hostd.network.addresses import AddressPool
 from polydev.hostd.network.bridge import Links
@@ -193,8 +194,10 @@ class Network:
     def _detach(self, links: Links, vm_ids: Collection[str]) -> None:
         leases = self._pool.leases()
         for address in (leases[vm_id] for vm_id in vm_ids if vm_id in leases):
-            links.remove_tap(self._plan.tap_of(address), address)
-            firewall.load(firewall.without_sender(self._sender(address)))
+            sender = self._sender(address)
+            links.remove_tap(sender.tap, address)
+            firewall.load(firewall.without_sender(sender))
+            links.end_connections(sender.mark)
         self._pool.release(*vm_ids)
 
     def _sweep(self, links: Links, keep: frozenset[str]) -> None:
@@ -255,7 +258,7 @@ class _Place:
 
 
 class _translated:  # noqa: N801 - reads as a clause
-    """Turn the kernel's errors into NetworkFailed; our own pass."""
+    """Turn the kernel's errors into ours; our own pass."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -264,10 +267,13 @@ class _translated:  # noqa: N801 - reads as a clause
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or isinstance(error, PolydevError) or not isinstance(error, Exception):
+        if error is None:
             return
-        # NetlinkError is no OSError, but has its number in `code`.
-        if isinstance(error, OSError) or hasattr(error, "code"):
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise DiskFull(f"{self._what}: no space left on {error.filename}") from error
+        if isinstance(error, (OSError, NetlinkError)):
             raise NetworkFailed(f"{self._what}: {error}") from error
 
 
