@@ -37,6 +37,7 @@ from wire import (
     within,
 )
 
+import polydev
 from polydev.errors import ChannelLost, NetworkFailed, NoCapacity
 from polydev.hostd.network import Network, NetworkPlan, dial, firewall, netns
 from polydev.settings import Egress, HostSettings
@@ -504,6 +505,54 @@ async def test_a_stale_outer_end_is_replaced(here: Surroundings, plan: NetworkPl
     assert "uplink0" in ip(here.vm, "link")
     assert "other" not in ip(here.outer, "link")
     await network.remove()
+
+
+UNNAMED_UPLINK = """
+import asyncio, sys
+from pathlib import Path
+from polydev.hostd.network import Network
+from polydev.settings import HostSettings
+
+async def main():
+    settings = HostSettings(netns=sys.argv[1], state_dir=Path(sys.argv[2]))
+    network = Network.from_settings(settings)
+    await network.ensure()
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await network.remove()
+
+asyncio.run(main())
+"""
+
+
+async def test_without_a_named_namespace_the_uplink_ends_in_the_agents_own(
+    here: Surroundings, plan: NetworkPlan, tmp_path: Path
+) -> None:
+    before = ip(here.outer, "-br", "link")
+    command = ["nsenter", f"--net={netns.path_of(here.outer)}", sys.executable, "-c"]
+    agent = subprocess.Popen(
+        [*command, UNNAMED_UPLINK, here.vm, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(polydev.__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == "ready\n"
+    assert plan.outer_uplink in ip(here.outer, "link")
+    network = Network(plan)
+    machine = FakeMachine(here.vm, await network.attach(A, UID))
+    machine.settle()
+    with here.listen(here.world, WORLD, PORT) as world:
+        machine.send(machine.udp(WORLD, PORT, b"hello"))
+        assert world.recv(100) == b"hello"
+    machine.close()
+    await network.detach(A)
+    await network.close()
+    agent.communicate("end\n", timeout=60)
+    assert agent.returncode == 0
+    assert ip(here.outer, "-br", "link") == before
+    assert run_inside(here.outer, "sysctl", "-n", "net.ipv4.ip_forward").strip() == "0"
 
 
 # -- dialling in ----------------------------------------------------------------------------------

@@ -192,19 +192,9 @@ _ARP_TABLE = f"""
 
 
 def _inet_table(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
-    blocked = ", ".join(str(network) for network in _blocked(plan))
-    return f"""
-    set blocked {{
-        type ipv4_addr; flags interval
-        elements = {{ {blocked} }}
-    }}
-    set connections {{
-        type ipv4_addr; flags dynamic; size 65536
-    }}
-    map marks {{
-        type ipv4_addr : mark
-        {_elements(sender.marking() for sender in senders)}
-    }}
+    return (
+        _inet_sets(plan, senders)
+        + f"""
     chain stray {{
         type filter hook prerouting priority -310; policy accept;
         iifname "{TAP_PREFIX}*" drop
@@ -236,6 +226,24 @@ def _inet_table(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
     chain postrouting {{
         type nat hook postrouting priority 100; policy accept;
         oifname "{UPLINK}" ip saddr {plan.subnet} masquerade
+    }}
+"""
+    )
+
+
+def _inet_sets(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
+    blocked = ", ".join(str(network) for network in _blocked(plan))
+    return f"""
+    set blocked {{
+        type ipv4_addr; flags interval
+        elements = {{ {blocked} }}
+    }}
+    set connections {{
+        type ipv4_addr; flags dynamic; size 65536
+    }}
+    map marks {{
+        type ipv4_addr : mark
+        {_elements(sender.marking() for sender in senders)}
     }}
 """
 
