@@ -6,7 +6,6 @@ table of the steps and their times. What it started stays up; `polydev down --de
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -129,7 +128,6 @@ class Journey:
         settings = read(HostSettings)
         if await down.end_and_purge(settings, self._terminal):
             await demo_world.remove(self._terminal)
-        os.environ.setdefault("ENCRYPTION_KEY", "set by the world below")
         plan = Plan.read()
         async with self._timed(None, "images"):
             await image.build_missing(self._terminal, list(ImageKind), renew=False)

@@ -88,6 +88,7 @@ def enter() -> DemoSettings:
         POLYDEV_EGRESS_PROXY=f"http://{ADDRESS}:{PROXY_PORT}",
         POLYDEV_EGRESS_CA_FILE=str(demo.state_dir / "standin" / "ca.pem"),
         POLYDEV_DNS="",
+        ENCRYPTION_KEY=secrets.token_hex(32),
     )
     os.environ.setdefault("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
     for name in ("POLYDEV_URL", "POLYDEV_ADMIN_TOKEN", "DATABASE_URL"):
@@ -98,8 +99,8 @@ def enter() -> DemoSettings:
 
 
 async def build(demo: DemoSettings) -> None:
-    """Make the namespace, start the stand-in in it, make the demo's own encryption key."""
-    os.environ["ENCRYPTION_KEY"] = await asyncio.to_thread(_prepare, demo)
+    """Make the namespace, start the stand-in in it, keep the demo's own encryption key."""
+    await asyncio.to_thread(_prepare, demo)
     await _start_standin(demo)
 
 
@@ -116,13 +117,12 @@ async def remove(terminal: Terminal) -> bool:
     return True
 
 
-def _prepare(demo: DemoSettings) -> str:
+def _prepare(demo: DemoSettings) -> None:
     Instance(demo.state_dir).claim()
     (demo.state_dir / "logs").mkdir(exist_ok=True)
-    key = secrets.token_hex(32)
     path = demo.state_dir / "encryption-key"
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(key)
+        file.write(os.environ["ENCRYPTION_KEY"])
     netns.create(demo.outside)
     for words in (
         ("link", "set", "lo", "up"),
@@ -133,7 +133,6 @@ def _prepare(demo: DemoSettings) -> str:
         )
         if made.returncode != 0:
             raise Failed(f"The demo's network cannot be made: {made.stderr.strip()[-200:]}")
-    return key
 
 
 async def _start_standin(demo: DemoSettings) -> None:
