@@ -80,7 +80,8 @@ class Bench:
         )
         arguments = [
             *("nsenter", f"--net=/run/netns/{self.netns}", "qemu-system-x86_64"),
-            *("-M", "microvm,rtc=on,pit=off,pic=off", "-accel", "tcg,thread=multi", "-cpu", "max"),
+            *("-M", "microvm,acpi=on,rtc=on,pit=off,pic=off,pcie=off,usb=off,x-option-roms=off"),
+            *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"),
             *("-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config"),
             *("-display", "none", "-no-reboot", "-serial", "stdio"),
             *("-kernel", str(kernel.kernel), "-initrd", str(kernel.initramfs)),
