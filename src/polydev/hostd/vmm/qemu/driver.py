@@ -62,6 +62,7 @@ class QemuDriver:
     async def probe(self) -> Probe:
         """What this host can do. Takes seconds the first time, then it is remembered."""
         try:
+            tool(PROGRAM, PACKAGE)
             boot_files = await asyncio.to_thread(self._boot_files)
             how = await self._prober.acceleration(boot_files)
         except PolydevError as error:

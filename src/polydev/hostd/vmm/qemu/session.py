@@ -181,7 +181,8 @@ class Session:
         self.process.release()
 
     def _on_event(self, name: str, data: dict[str, Any]) -> None:
-        if name == "BLOCK_IO_ERROR" and data.get("nospace") is True:
+        # `nospace` is only told of drives that stop the machine; the reason is strerror(3)'s.
+        if name == "BLOCK_IO_ERROR" and data.get("reason") == os.strerror(errno.ENOSPC):
             self.host_full.set()
 
 

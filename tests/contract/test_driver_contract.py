@@ -1,0 +1,129 @@
+"""The driver contract (`hostd/vmm/vmm.py`), held against every driver there is."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from driver_worlds import World, left_in, qemu_world, simulated_world
+
+from polydev.errors import ChannelLost, PolydevError, VmmFailed
+
+WORLDS = {"qemu": qemu_world, "simulated": simulated_world}
+WITH_PROCESSES = ["qemu"]
+"""The drivers whose machines are processes, which go on without the agent."""
+READY_S = 240
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture(params=sorted(WORLDS))
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    async with WORLDS[request.param](tmp_path) as made:
+        yield made
+
+
+on_processes = pytest.mark.parametrize("world", WITH_PROCESSES, indirect=True)
+
+
+async def test_a_machine_becomes_ready_and_its_channel_speaks_ssh(world: World) -> None:
+    vmm = await world.driver.launch(await world.spec())
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+        channel = await vmm.open_channel()
+        said = await asyncio.get_running_loop().sock_recv(channel, 8)
+        channel.close()
+    assert said == b"SSH-2.0-"
+    await vmm.kill()
+    with pytest.raises(ChannelLost):
+        await vmm.open_channel()
+
+
+async def test_killing_and_waiting_may_be_asked_often_and_nothing_remains(world: World) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    waiting = asyncio.create_task(vmm.wait())
+    await asyncio.gather(vmm.kill(), vmm.kill())
+    first = await waiting
+    await vmm.kill()
+    assert await vmm.wait() == first
+    await vmm.request_shutdown()
+    assert left_in(spec.folder) == set()
+    assert list(world.driver.leftovers([])) == []
+    await vmm.close()
+
+
+@on_processes
+async def test_a_machine_that_ends_before_it_is_ready_says_so(world: World) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(dataclasses.replace(spec, ready_marker="never printed"))
+    waiting = asyncio.create_task(vmm.wait_ready())
+    await vmm.kill()
+    with pytest.raises(VmmFailed, match=spec.vm_id):
+        await waiting
+
+
+async def test_a_launch_that_fails_leaves_nothing(world: World) -> None:
+    spec = await world.spec()
+    spec.config_drive.unlink()
+    with pytest.raises(PolydevError) as caught:
+        await world.driver.launch(spec)
+    assert "config" in caught.value.message
+    assert left_in(spec.folder) == set()
+    assert list(world.driver.leftovers([])) == []
+
+
+async def test_nothing_is_adopted_where_nothing_runs(world: World) -> None:
+    assert await world.driver.adopt(await world.spec()) is None
+
+
+@on_processes
+async def test_a_machine_that_was_let_go_is_found_again(world: World) -> None:
+    spec = await world.spec()
+    launched = await world.driver.launch(spec)
+    pid = launched.pid
+    await launched.close()
+    adopted = await world.driver.adopt(spec)
+    assert adopted is not None
+    assert adopted.pid == pid
+    async with asyncio.timeout(5):
+        await adopted.wait_ready()
+    await adopted.kill()
+    assert left_in(spec.folder) == set()
+    assert await world.driver.adopt(spec) is None
+
+
+@on_processes
+@pytest.mark.parametrize("adopted", [False, True])
+async def test_a_vmm_killed_from_outside_is_noticed_and_leaves_nothing(
+    world: World, adopted: bool
+) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    if adopted:
+        await vmm.close()
+        found = await world.driver.adopt(spec)
+        assert found is not None
+        vmm = found
+    waiting = asyncio.create_task(vmm.wait())
+    os.kill(vmm.pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        report = await waiting
+    assert report.status in {-signal.SIGKILL, None}
+    assert left_in(spec.folder) == set()
+    assert list(world.driver.leftovers([])) == []
+
+
+@on_processes
+async def test_leftovers_are_the_vmms_of_nobodys_folder(world: World) -> None:
+    mine, other = await world.spec(), await world.spec()
+    vmms = [await world.driver.launch(spec) for spec in (mine, other)]
+    assert list(world.driver.leftovers([mine.folder, other.folder])) == []
+    assert list(world.driver.leftovers([mine.folder])) == [vmms[1].pid]
+    for vmm in vmms:
+        await vmm.kill()

@@ -1,0 +1,235 @@
+"""Places in which a VMM driver can be tried: a network namespace, a folder, machines to launch.
+
+One class per driver. A world's machines are ended, and its namespace is gone, when it closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from polydev.domain import MachineKind, VmId, new_vm_id
+from polydev.hostd.config_drive import MachineConfig, write_config_drive
+from polydev.hostd.disks import make_disk
+from polydev.hostd.images import ImageStore
+from polydev.hostd.keys import make_keys
+from polydev.hostd.vmm.qemu import QemuDriver
+from polydev.hostd.vmm.qemu.probe import BootFiles
+from polydev.hostd.vmm.simulated import SimulatedDriver
+from polydev.hostd.vmm.vmm import Driver, LaunchSpec
+
+UID = 64700
+IMAGES = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
+
+_PREAMBLE = """#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+mount -t sysfs sys /sys
+exec </dev/console >/dev/console 2>&1
+for module in /modules/*.ko; do insmod "$module"; done
+"""
+
+
+class World(Protocol):
+    """What the driver contract is tested in."""
+
+    driver: Driver
+
+    async def spec(self) -> LaunchSpec:
+        """A new machine, ready to be launched."""
+
+
+class QemuWorld:
+    """QEMU machines under emulation, in a namespace with nothing but their TAPs."""
+
+    def __init__(self, folder: Path, netns: str) -> None:
+        self.folder = folder
+        self.netns = netns
+        self.machines_dir = folder / "machines"
+        self.machines_dir.mkdir(mode=0o700)
+        self.driver = QemuDriver(
+            machines_dir=self.machines_dir,
+            cache_dir=folder / "cache",
+            boot_files=boot_files,
+            accelerator="tcg",
+        )
+        self._count = 0
+
+    async def spec(self, init: str | None = None, *, disk_mib: int = 256) -> LaunchSpec:
+        """A CLI machine; with `init`, a guest that runs this instead of any golden image.
+
+        `init` is a busybox shell script, run with the machine's drives and no more.
+        """
+        self._count += 1
+        vm_id = new_vm_id()
+        folder = self.machines_dir / vm_id
+        folder.mkdir(mode=0o711)
+        boot = boot_files()
+        config = await _write_config(folder, vm_id, UID)
+        await make_disk(folder / "disk.img", disk_mib, uid=UID, cache_dir=self.folder / "cache")
+        return LaunchSpec(
+            vm_id=vm_id,
+            folder=folder,
+            kernel=boot.kernel,
+            initramfs=self._initramfs(folder, init) if init else boot.initramfs,
+            root_image=self._blank() if init else ImageStore(IMAGES).require("cli").root_image,
+            disk=folder / "disk.img",
+            config_drive=folder / "config.tar",
+            memory_mib=256 if init else 512,
+            vcpus=1,
+            netns=self.netns,
+            tap=self._tap(),
+            mac=config.mac,
+            channel_mac=config.channel_mac,
+            channel_port=22000 + self._count,
+            uid=UID,
+            ready_marker=f"POLYDEV-READY {config.ready_nonce}",
+        )
+
+    def pids(self) -> list[int]:
+        """The VMMs of this world, by looking."""
+        return list(self.driver.leftovers([]))
+
+    def _tap(self) -> str:
+        name = f"tap{self._count}"
+        _ip("-n", self.netns, "tuntap", "add", "dev", name, "mode", "tap", "user", str(UID))
+        _ip("-n", self.netns, "link", "set", name, "up")
+        return name
+
+    def _blank(self) -> Path:
+        path = self.folder / "blank.img"
+        if not path.exists():
+            path.write_bytes(bytes(1 << 20))
+            path.chmod(0o644)
+        return path
+
+    def _initramfs(self, folder: Path, init: str) -> Path:
+        """The golden initramfs with another /init: what comes later in an initramfs replaces."""
+        path = folder / "initramfs.cpio"
+        golden = boot_files().initramfs.read_bytes()
+        path.write_bytes(golden + _newc("init", (_PREAMBLE + init).encode()))
+        path.chmod(0o644)
+        return path
+
+
+class SimulatedWorld:
+    """Machines that the driver plays itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.driver = SimulatedDriver()
+
+    async def spec(self) -> LaunchSpec:
+        vm_id = new_vm_id()
+        folder = self.folder / vm_id
+        folder.mkdir(mode=0o711)
+        config = await _write_config(folder, vm_id, os.getuid())
+        nowhere = Path(os.devnull)
+        return LaunchSpec(
+            vm_id=vm_id,
+            folder=folder,
+            kernel=nowhere,
+            initramfs=nowhere,
+            root_image=nowhere,
+            disk=nowhere,
+            config_drive=folder / "config.tar",
+            memory_mib=256,
+            vcpus=1,
+            netns="nowhere",
+            tap="nowhere",
+            mac=config.mac,
+            channel_mac=config.channel_mac,
+            channel_port=22001,
+            uid=os.getuid(),
+            ready_marker=f"POLYDEV-READY {config.ready_nonce}",
+        )
+
+
+@asynccontextmanager
+async def qemu_world(folder: Path) -> AsyncIterator[QemuWorld]:
+    """A world of its own; nothing of it remains."""
+    netns = f"pdt-{secrets.token_hex(4)}"
+    _ip("netns", "add", netns)
+    try:
+        _ip("-n", netns, "link", "set", "lo", "up")
+        world = QemuWorld(folder, netns)
+        yield world
+    finally:
+        for pid in QemuDriver.leftovers(world.driver, []):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _ip("netns", "del", netns)
+
+
+@asynccontextmanager
+async def simulated_world(folder: Path) -> AsyncIterator[SimulatedWorld]:
+    yield SimulatedWorld(folder)
+
+
+def boot_files() -> BootFiles:
+    """The kernel that any guest boots. Raises: MissingImage when it was not built."""
+    image = ImageStore(IMAGES).require("kernel")
+    return BootFiles(image.kernel, image.initramfs)
+
+
+async def until(claim: object, limit_s: float = 60, every_s: float = 0.02) -> None:
+    """Wait for something of another process that nothing can tell us of."""
+    assert callable(claim)
+    end_s = time.monotonic() + limit_s
+    while not claim():
+        assert time.monotonic() < end_s, "it did not come about in time"
+        await asyncio.sleep(every_s)
+
+
+def left_in(folder: Path) -> set[str]:
+    """What a VMM left in its machine's folder, the logs apart."""
+    ours = {"config.tar", "disk.img", "keys", "initramfs.cpio", "console.log", "error.log"}
+    return {path.name for path in folder.iterdir()} - ours - {"simulated-root"}
+
+
+async def _write_config(folder: Path, vm_id: VmId, uid: int) -> MachineConfig:
+    keys = await make_keys(folder / "keys")
+    config = MachineConfig(
+        vm_id=vm_id,
+        kind=MachineKind.CLI,
+        hostname="machine",
+        address="192.168.100.5/24",
+        mac="02:01:c0:a8:64:05",
+        gateway="192.168.100.1",
+        dns=(),
+        channel_mac="02:02:c0:a8:64:05",
+        ready_nonce=secrets.token_hex(8),
+        clock_s=int(time.time()),
+        host_key=keys.host_private,
+        authorized_key=keys.client_public,
+    )
+    await write_config_drive(folder / "config.tar", config, uid=uid)
+    return config
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def _newc(name: str, content: bytes) -> bytes:
+    """A cpio archive (newc) of one program. Source: Linux, initramfs buffer-format.rst."""
+    return b"".join(_members([(name, 0o100755, content), ("TRAILER!!!", 0, b"")]))
+
+
+def _members(members: list[tuple[str, int, bytes]]) -> Iterator[bytes]:
+    for number, (name, mode, content) in enumerate(members, start=1):
+        fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)
+        head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+        yield _padded(head) + _padded(content)
+
+
+def _padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % 4)

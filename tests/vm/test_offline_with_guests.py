@@ -1,0 +1,177 @@
+"""Writing into machines' disks before, while and after real guests use them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import ext4_images as images
+import pytest
+from driver_worlds import QemuWorld, qemu_world
+from ext4_images import AUTH, TOKEN, UPPER_AUTH
+
+from polydev.domain import GuestFile
+from polydev.errors import ImageInUse, VmmFailed
+from polydev.hostd.offline import remove_offline, write_offline
+from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm
+
+pytestmark = pytest.mark.vm
+LIMIT_S = 240
+
+OVERLAY = """
+mount -t ext4 -o ro /dev/vda /lower
+mount -t ext4 /dev/vdb /disk
+mkdir -p /disk/upper /disk/work
+mount -t overlay -o lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work overlay /root
+"""
+END = """
+echo the end
+umount /root; umount /disk; sync
+poweroff -f
+"""
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
+    async with qemu_world(tmp_path) as made:
+        yield made
+
+
+async def started(world: QemuWorld, spec: LaunchSpec, marker: str) -> RunningVmm:
+    """A machine that has come as far as printing `marker`."""
+    vmm = await world.driver.launch(dataclasses.replace(spec, ready_marker=marker))
+    async with asyncio.timeout(LIMIT_S):
+        await vmm.wait_ready()
+    return vmm
+
+
+async def ran(world: QemuWorld, spec: LaunchSpec) -> str:
+    """What a machine printed until it ended by itself."""
+    vmm = await world.driver.launch(dataclasses.replace(spec, ready_marker="the end"))
+    async with asyncio.timeout(LIMIT_S):
+        await vmm.wait_ready()
+        await vmm.wait()
+    return (spec.folder / "console.log").read_text(errors="replace").replace("\r", "")
+
+
+async def test_a_disk_is_refused_while_its_machine_runs_and_taken_after(world: QemuWorld) -> None:
+    spec = await world.spec("echo up; while true; do sleep 1; done")
+    vmm = await started(world, spec, "up")
+    before = spec.disk.stat().st_mtime_ns
+    for call in (
+        write_offline(spec.disk, [GuestFile(AUTH, TOKEN)]),
+        remove_offline(spec.disk, [AUTH]),
+    ):
+        with pytest.raises(ImageInUse, match=r"disk\.img is in use"):
+            await call
+    assert spec.disk.stat().st_mtime_ns == before
+    os.kill(vmm.pid, signal.SIGKILL)
+    await vmm.wait()
+    await write_offline(spec.disk, [GuestFile(AUTH, TOKEN)])
+    assert images.content(spec.disk, UPPER_AUTH) == TOKEN
+
+
+async def test_a_machine_does_not_start_while_its_disk_is_written(world: QemuWorld) -> None:
+    spec = await world.spec("echo up; while true; do sleep 1; done")
+    files = [GuestFile(f"/root/{number}", TOKEN) for number in range(30)]
+    writing = asyncio.create_task(write_offline(spec.disk, files))
+    await asyncio.sleep(0.05)
+    with pytest.raises(VmmFailed, match="lock"):
+        await world.driver.launch(spec)
+    assert not writing.done(), "it was too quick to be tried"
+    await writing
+    images.assert_clean(spec.disk)
+    vmm = await started(world, spec, "up")
+    await vmm.kill()
+
+
+async def test_a_crashed_machines_journal_is_replayed_before_anything_is_written(
+    world: QemuWorld,
+) -> None:
+    init = (
+        OVERLAY
+        + """
+    mkdir -p /root/root/.codex
+    i=0
+    while [ $i -lt 10000 ]; do : > /root/root/.codex/$i-a-name-of-some-length; i=$((i + 1)); done
+    echo old > /root/root/.codex/auth.json
+    sync
+    (while true; do i=$((i + 1)); echo $i > /root/root/.codex/$i; rm /root/root/.codex/$((i - 5));
+        mkdir /root/root/d$i; sync; done) 2>/dev/null &
+    sleep 1
+    echo busy
+    while true; do sleep 1; done
+    """
+    )
+    spec = await world.spec(init)
+    vmm = await started(world, spec, "busy")
+    os.kill(vmm.pid, signal.SIGKILL)
+    await vmm.wait()
+    assert "needs_recovery" in images.look(spec.disk, "show_super_stats -h")
+    files = [GuestFile(AUTH, TOKEN), GuestFile("/root/.claude/.credentials.json", TOKEN)]
+    await write_offline(spec.disk, files)
+    assert "needs_recovery" not in images.look(spec.disk, "show_super_stats -h")
+    for path in (UPPER_AUTH, "/upper/root/.claude/.credentials.json"):
+        assert images.content(spec.disk, path) == TOKEN
+    images.assert_clean(spec.disk)
+    assert len(images.names(spec.disk, "/upper/root/.codex")) > 10_000
+
+
+async def test_the_guest_sees_what_was_written_and_nothing_that_it_hid(
+    world: QemuWorld, tmp_path: Path
+) -> None:
+    def golden_fill(root: Path) -> None:
+        folder = images.codex_folder(root)
+        (folder / "config.toml").write_bytes(b"golden")
+        (root / "root" / ".profile").write_bytes(b"golden")
+        (root / "root" / ".claude").mkdir()
+        (root / "root" / ".claude" / "golden").touch()
+
+    (tmp_path / "golden").mkdir()
+    golden = images.image_of(tmp_path / "golden", golden_fill)
+    golden.chmod(0o644)
+    os.chown(golden, 0, 0)
+    look = """
+    cd /root/root
+    echo "modes $(stat -c %a:%u:%g . .codex .codex/auth.json | tr '\\n' ' ')"
+    echo "token $(cat .codex/auth.json)"
+    echo "codex $(ls -A .codex | tr '\\n' ' ')"
+    echo "claude $(ls -A .claude | tr '\\n' ' ')"
+    echo "home $(ls -A . | tr '\\n' ' ')"
+    cd /
+    """
+    spec = await world.spec(OVERLAY + look + "rm -r /root/root/.claude\n" + END)
+    spec = dataclasses.replace(spec, root_image=golden)
+    await write_offline(spec.disk, [GuestFile(AUTH, TOKEN, mode=0o640, gid=7)], golden=golden)
+    said = await ran(world, spec)
+    assert "modes 700:0:0 755:0:0 640:0:7 \n" in said
+    assert f"token {TOKEN.decode()}\n" in said
+    assert "codex auth.json config.toml \n" in said
+    assert "claude golden \n" in said
+    assert "home .claude .codex .profile \n" in said
+
+    files = [GuestFile("/root/.claude/.credentials.json", TOKEN)]
+    await write_offline(spec.disk, files, golden=golden)
+    await remove_offline(spec.disk, [AUTH])
+    (spec.folder / "console.log").unlink()
+    said = await ran(world, spec)
+    assert "codex config.toml \n" in said
+    assert "claude .credentials.json \n" in said, "what the guest had removed came back"
+    images.assert_clean(spec.disk)
+
+
+async def test_a_new_disk_stays_small_while_nothing_is_written(world: QemuWorld) -> None:
+    init = OVERLAY + "sleep 20\n" + END
+    spec = await world.spec(init, disk_mib=4096)
+    tree = world.folder / "golden"
+    tree.mkdir()
+    golden = images.image_of(tree, lambda root: None)
+    golden.chmod(0o644)
+    await ran(world, dataclasses.replace(spec, root_image=golden))
+    assert spec.disk.stat().st_blocks * 512 <= 4 << 20
+    subprocess.run(["e2fsck", "-fn", spec.disk], check=True, capture_output=True)

@@ -1,0 +1,438 @@
+"""What the QEMU driver promises beyond the contract, with real machines."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from driver_worlds import UID, QemuWorld, boot_files, left_in, qemu_world, until
+
+from polydev.errors import (
+    AlreadyRunning,
+    DiskFull,
+    MissingImage,
+    MissingTool,
+    NetworkFailed,
+    PolydevError,
+    VmmFailed,
+)
+from polydev.hostd import confine
+from polydev.hostd.vmm.qemu import QemuDriver, session
+from polydev.hostd.vmm.qemu.probe import BootFiles
+from polydev.hostd.vmm.vmm import LaunchSpec
+
+pytestmark = pytest.mark.vm
+READY_S = 240
+SLEEP = "import time; time.sleep(600)"
+STAY = "echo {marker}\nwhile true; do sleep 1; done\n"
+PRINT_FOREVER = """
+line=0123456789012345678901234567890123456789012345678901234567890123456789012345678
+echo {marker}
+while true; do echo $line$line$line$line$line$line$line$line; done
+"""
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
+    async with qemu_world(tmp_path) as made:
+        yield made
+
+
+async def small(world: QemuWorld, init: str, marker: str = "MARK") -> LaunchSpec:
+    """A machine that runs a script and no more: it boots in two seconds."""
+    spec = await world.spec(init.format(marker=marker))
+    return dataclasses.replace(spec, ready_marker=marker)
+
+
+async def test_the_vmm_is_nobody_in_the_vm_namespace(world: QemuWorld) -> None:
+    vmm = await world.driver.launch(await small(world, STAY))
+    status = Path(f"/proc/{vmm.pid}/status").read_text()
+    assert f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}" in status
+    assert f"Gid:\t{UID}\t{UID}\t{UID}\t{UID}" in status
+    assert "Groups:\t \n" in status
+    for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
+        assert f"Cap{kind}:\t0000000000000000" in status
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    inside = Path(f"/proc/{vmm.pid}/ns/net").stat().st_ino
+    assert inside == Path(f"/run/netns/{world.netns}").stat().st_ino
+    limits = Path(f"/proc/{vmm.pid}/limits").read_text()
+    assert re.search(r"Max core file size +0 +0 ", limits)
+    await vmm.kill()
+
+
+async def test_drives_and_nics_come_in_their_order(world: QemuWorld) -> None:
+    init = """
+    for drive in vda vdb vdc; do
+        echo "$drive=$(cat /sys/block/$drive/size),$(cat /sys/block/$drive/ro)"
+    done
+    for nic in eth0 eth1; do echo "$nic=$(cat /sys/class/net/$nic/address)"; done
+    echo {marker}
+    poweroff -f
+    """
+    spec = await small(world, init)
+    vmm = await world.driver.launch(spec)
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+        assert (await vmm.wait()).status == 0
+    said = (spec.folder / "console.log").read_text()
+    for path, drive, read_only in (
+        (spec.root_image, "vda", 1),
+        (spec.disk, "vdb", 0),
+        (spec.config_drive, "vdc", 1),
+    ):
+        assert f"{drive}={path.stat().st_size // 512},{read_only}\n" in said
+    assert f"eth0={spec.mac}" in said
+    assert f"eth1={spec.channel_mac}" in said
+
+
+async def test_a_guest_that_prints_forever_costs_a_bounded_log(
+    world: QemuWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 64 * 1024
+    monkeypatch.setattr(session, "CONSOLE_LOG_BYTES", limit)
+    spec = await small(world, PRINT_FOREVER)
+    vmm = await world.driver.launch(spec)
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+    logs, turned = set(), 0
+    cpu_s, start_s = time.process_time(), time.monotonic()
+    while turned < 5:
+        state = (spec.folder / "console.log").stat()
+        turned += state.st_ino not in logs
+        logs = {state.st_ino}
+        assert sum(path.stat().st_size for path in spec.folder.glob("*console.log*")) <= 3 * limit
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - start_s < READY_S
+    assert (time.process_time() - cpu_s) / (time.monotonic() - start_s) < 0.5
+    await vmm.kill()
+    assert 0 < (spec.folder / "console.log").stat().st_size <= 3 * limit
+
+
+async def test_the_marker_is_found_behind_a_flood(world: QemuWorld) -> None:
+    init = """
+    i=0
+    while [ $i -lt 3000 ]; do
+        echo MARMARMAMARK_MAMARK__MARMAMA 0123456789012345678901234567890123456789012345
+        i=$((i + 1))
+    done
+    echo -n MA; sleep 1; echo {marker}
+    while true; do sleep 1; done
+    """
+    spec = await small(world, init, marker="RK 0123456789abcdef")
+    vmm = await world.driver.launch(spec)
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+    assert (spec.folder / "console.log").read_bytes().count(b"MARMARMA") == 3000
+    await vmm.kill()
+
+
+async def test_a_guest_that_gives_up_is_quoted(world: QemuWorld) -> None:
+    init = 'echo "POLYDEV-FAILED overlay \\033[31mno room"; poweroff -f\n'
+    spec = await small(world, init)
+    vmm = await world.driver.launch(spec)
+    with pytest.raises(VmmFailed, match="POLYDEV-FAILED overlay") as caught:
+        async with asyncio.timeout(READY_S):
+            await vmm.wait_ready()
+    assert "console.log" in caught.value.hint
+    assert caught.value.line().isprintable()
+
+
+async def test_a_host_without_room_is_told_apart_from_a_broken_guest(world: QemuWorld) -> None:
+    init = """
+    mount -t ext4 /dev/vdb /disk
+    dd if=/dev/zero bs=64k count=400 | tr '\\0' x > /disk/big
+    sync
+    while true; do sleep 1; done
+    """
+    spec = await small(world, init)
+    (room := world.folder / "room").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", room], check=True)
+    try:
+        subprocess.run(["cp", "--sparse=always", "-p", spec.disk, room / "disk.img"], check=True)
+        vmm = await world.driver.launch(dataclasses.replace(spec, disk=room / "disk.img"))
+        try:
+            with pytest.raises(DiskFull, match=str(room)):
+                async with asyncio.timeout(READY_S):
+                    await vmm.wait_ready()
+        finally:
+            await vmm.kill()
+    finally:
+        subprocess.run(["umount", room], check=True)
+
+
+@pytest.mark.parametrize("name", ["kernel", "initramfs", "root_image", "disk", "config_drive"])
+async def test_a_missing_file_is_named(world: QemuWorld, name: str) -> None:
+    spec = await small(world, STAY)
+    gone = spec.folder / f"no-{name}"
+    with pytest.raises(MissingImage, match=gone.name):
+        await world.driver.launch(dataclasses.replace(spec, **{name: gone}))  # type: ignore[arg-type]
+    assert left_in(spec.folder) == set()
+
+
+async def test_a_file_that_its_user_may_not_read_is_named(world: QemuWorld) -> None:
+    spec = await small(world, STAY)
+    spec.disk.chmod(0o600)
+    os.chown(spec.disk, 0, 0)
+    with pytest.raises(VmmFailed, match=f"may not be read by user {UID}"):
+        await world.driver.launch(spec)
+    assert left_in(spec.folder) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"memory_mib": 1 << 40}, "memory|ram"),
+        ({"mac": "no mac"}, "mac"),
+        ({"vcpus": 5000}, "cpus"),
+    ],
+)
+async def test_what_qemu_refuses_is_told_in_its_words(
+    world: QemuWorld, change: dict[str, object], words: str
+) -> None:
+    spec = await small(world, STAY)
+    with pytest.raises(VmmFailed, match=f"(?i){words}") as caught:
+        await world.driver.launch(dataclasses.replace(spec, **change))  # type: ignore[arg-type]
+    assert len(caught.value.message) < 1200
+    assert left_in(spec.folder) == set()
+    assert world.pids() == []
+
+
+async def test_a_machine_cannot_be_started_twice(world: QemuWorld) -> None:
+    spec = await small(world, STAY)
+    vmm = await world.driver.launch(spec)
+    with pytest.raises(AlreadyRunning, match=str(vmm.pid)):
+        await world.driver.launch(spec)
+    other = dataclasses.replace(await small(world, STAY), disk=spec.disk)
+    with pytest.raises(VmmFailed, match="lock"):
+        await world.driver.launch(other)
+    third = dataclasses.replace(await small(world, STAY), channel_port=spec.channel_port)
+    with pytest.raises(VmmFailed, match="host forwarding"):
+        await world.driver.launch(third)
+    fourth = dataclasses.replace(await small(world, STAY), tap=spec.tap)
+    with pytest.raises(NetworkFailed, match=spec.tap):
+        await world.driver.launch(fourth)
+    fifth = dataclasses.replace(fourth, tap="tap-none")
+    with pytest.raises(NetworkFailed, match="tap-none"):
+        await world.driver.launch(fifth)
+    assert world.pids() == [vmm.pid]
+    await vmm.kill()
+
+
+async def test_a_folder_may_have_a_long_path(world: QemuWorld) -> None:
+    spec = await small(world, STAY)
+    folder = world.machines_dir / ("x" * 120)
+    folder.mkdir()
+    vmm = await world.driver.launch(dataclasses.replace(spec, folder=folder))
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+    await vmm.kill()
+    assert left_in(folder) == set()
+
+
+async def test_without_qemu_its_package_is_named(
+    world: QemuWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = await small(world, STAY)
+    monkeypatch.setattr(confine, "_PATH", str(world.folder))
+    with pytest.raises(MissingTool) as caught:
+        await world.driver.launch(spec)
+    assert "apt-get install qemu-system-x86" in caught.value.hint
+    probe = await world.driver.probe()
+    assert (probe.usable, probe.accelerator) == (False, "none")
+    assert "apt-get install qemu-system-x86" in probe.reason
+
+
+async def test_a_vmm_killed_while_it_is_launched_is_a_failure_that_leaves_nothing(
+    world: QemuWorld,
+) -> None:
+    for delay_s in (0.0, 0.02, 0.05):
+        spec = await small(world, STAY)
+        launching = asyncio.create_task(world.driver.launch(spec))
+        await until(world.pids, every_s=0.001)
+        await asyncio.sleep(delay_s)
+        for pid in world.pids():
+            os.kill(pid, signal.SIGKILL)
+        try:
+            vmm = await launching
+        except VmmFailed as error:
+            assert "did not start" in error.message  # noqa: PT017
+        else:
+            await vmm.wait()
+        assert left_in(spec.folder) == set()
+        assert world.pids() == []
+
+
+async def test_a_launch_that_is_cancelled_leaves_nothing(world: QemuWorld) -> None:
+    for delay_s in (0.0, 0.005, 0.02, 0.04, 0.06, 0.1):
+        spec = await small(world, STAY)
+        launching = asyncio.create_task(world.driver.launch(spec))
+        await asyncio.sleep(delay_s)
+        launching.cancel()
+        (ended,) = await asyncio.gather(launching, return_exceptions=True)
+        if not isinstance(ended, BaseException):
+            await ended.kill()
+        assert left_in(spec.folder) == set()
+        assert world.pids() == []
+
+
+_OTHER_AGENT = """
+import asyncio, dataclasses, pickle, sys
+from driver_worlds import QemuDriver, boot_files
+async def main():
+    machines_dir, cache_dir, spec = pickle.load(sys.stdin.buffer)
+    driver = QemuDriver(machines_dir=machines_dir, cache_dir=cache_dir, boot_files=boot_files,
+                        accelerator="tcg")
+    vmm = await driver.launch(spec)
+    print(vmm.pid, flush=True)
+    await vmm.wait_ready()
+    print("ready", flush=True)
+    await asyncio.sleep(3600)
+asyncio.run(main())
+"""
+
+
+async def other_agent(world: QemuWorld, spec: LaunchSpec) -> asyncio.subprocess.Process:
+    """Another process that launches a machine and watches it."""
+    import pickle
+
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _OTHER_AGENT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert agent.stdin is not None
+    agent.stdin.write(pickle.dumps((world.machines_dir, world.folder / "cache", spec)))
+    agent.stdin.close()
+    return agent
+
+
+async def test_a_machine_survives_its_agent_and_is_found_by_the_next(world: QemuWorld) -> None:
+    init = "echo {marker}\ni=0\nwhile true; do echo tick $i; i=$((i + 1)); sleep 0.2; done\n"
+    spec = await small(world, init)
+    agent = await other_agent(world, spec)
+    assert agent.stdout is not None
+    async with asyncio.timeout(READY_S):
+        pid = int(await agent.stdout.readline())
+        assert await agent.stdout.readline() == b"ready\n"
+    agent.kill()
+    await agent.wait()
+    log = spec.folder / "console.log"
+    assert log.exists()
+    vmm = await world.driver.adopt(spec)
+    assert vmm is not None
+    assert vmm.pid == pid
+    before = log.read_bytes().count(b"tick")
+    await until(lambda: log.read_bytes().count(b"tick") > before + 3)
+    await vmm.kill()
+    assert left_in(spec.folder) == set()
+    assert world.pids() == []
+
+
+async def test_an_agent_killed_while_it_launches_leaves_a_whole_machine_or_none(
+    world: QemuWorld,
+) -> None:
+    for delay_s in (0.0, 0.01, 0.03, 0.06):
+        spec = await small(world, STAY)
+        agent = await other_agent(world, spec)
+        await until(world.pids, every_s=0.001)
+        await asyncio.sleep(delay_s)
+        agent.kill()
+        await agent.wait()
+        vmm = await world.driver.adopt(spec)
+        if vmm is not None:
+            assert world.pids() == [vmm.pid]
+            await vmm.kill()
+        assert world.pids() == []
+        assert left_in(spec.folder) == set()
+
+
+async def test_a_guest_that_stands_still_is_not_adopted(world: QemuWorld) -> None:
+    spec = await small(world, STAY)
+    vmm = await world.driver.launch(spec)
+    await vmm._session.qmp.execute("stop")
+    await vmm.close()
+    assert await world.driver.adopt(spec) is None
+    assert world.pids() == []
+    assert left_in(spec.folder) == set()
+
+
+@pytest.mark.parametrize("lie", ["another process", "another start", "another boot", "nonsense"])
+async def test_another_process_is_never_taken_for_the_vmm(world: QemuWorld, lie: str) -> None:
+    spec = await small(world, STAY)
+    vmm = await world.driver.launch(spec)
+    identity = json.loads((spec.folder / "vmm.json").read_text())
+    await vmm.kill()
+    bystander = subprocess.Popen(
+        ["sh", "-c", "sleep 600 & wait", spec.vm_id], start_new_session=True
+    )
+    ticks = Path(f"/proc/{bystander.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    told = {**identity, "pid": bystander.pid, "start_ticks": int(ticks)}
+    if lie == "another process":
+        bystander.kill()
+        bystander.wait()
+        bystander = subprocess.Popen([sys.executable, "-c", SLEEP])
+        told["pid"] = bystander.pid
+    elif lie == "another start":
+        told["start_ticks"] += 1
+    elif lie == "another boot":
+        told["boot_id"] = "00000000-0000-4000-8000-000000000000"
+    text = "{" if lie == "nonsense" else json.dumps(told)
+    (spec.folder / "vmm.json").write_text(text)
+    try:
+        assert await world.driver.adopt(spec) is None
+        assert bystander.poll() is None
+        assert left_in(spec.folder) == set()
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+async def test_probing_boots_a_guest_once_and_remembers_it(tmp_path: Path) -> None:
+    def driver(boot: BootFiles) -> QemuDriver:
+        return QemuDriver(
+            machines_dir=tmp_path, cache_dir=tmp_path / "cache", boot_files=lambda: boot
+        )
+
+    probe = await driver(boot_files()).probe()
+    assert probe.usable
+    assert probe.accelerator in {"kvm", "tcg"}
+    assert "guest ran under KVM" in probe.reason or "software emulation" in probe.reason
+    started = time.monotonic()
+    assert await driver(boot_files()).probe() == probe
+    assert time.monotonic() - started < 1.5
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["probe.json"]
+
+    broken = tmp_path / "broken-kernel"
+    broken.write_bytes(b"\x7fELF" + bytes(5000))
+    refused = await driver(BootFiles(broken, boot_files().initramfs)).probe()
+    assert (refused.usable, refused.accelerator) == (False, "none")
+    assert refused.reason.isprintable()
+
+    def missing() -> BootFiles:
+        raise MissingImage("there is no kernel", hint="build it")
+
+    none = QemuDriver(machines_dir=tmp_path, cache_dir=tmp_path, boot_files=missing)
+    assert (await none.probe()).reason == "there is no kernel. build it"
+
+
+async def test_errors_of_the_driver_are_ours(world: QemuWorld) -> None:
+    spec = await small(world, STAY)
+    with pytest.raises(PolydevError):
+        await world.driver.launch(dataclasses.replace(spec, folder=spec.folder / "none"))
+    with pytest.raises(PolydevError):
+        await world.driver.launch(dataclasses.replace(spec, netns="pdt-none"))
+    assert world.pids() == []
