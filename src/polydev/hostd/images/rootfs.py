@@ -54,6 +54,8 @@ async def build_rootfs(shop: Workshop, recipe: Recipe, cache: StageCache, out: P
         ]
     )
     await asyncio.to_thread(tree.furnish, root, shop.kind, recipe, clis)
+    if shop.kind is ImageKind.BROWSER:
+        await _cache_fonts(shop, root)
     shop.stage("filesystem")
     await _make_filesystem(shop, root, out / "root.img")
     packages = dict(line.split("\t") for line in (base / _PACKAGES).read_text().splitlines())
@@ -110,6 +112,22 @@ def _installed(status: str) -> str:
 async def _clis(shop: Workshop, recipe: Recipe, cache: StageCache) -> Path:
     shop.stage("clis")
     return await cache.get("npm", npm.cache_key(recipe), lambda out: npm.fetch(shop, recipe, out))
+
+
+async def _cache_fonts(shop: Workshop, root: Path) -> None:
+    """Let the tree's own fontconfig index its fonts: a browser would take long for it, each time.
+
+    The index holds for folders of exactly these times, and the image keeps whole seconds only.
+    """
+    await asyncio.to_thread(_whole_seconds, root / "usr/share/fonts")
+    await asyncio.to_thread(_whole_seconds, root / "usr/local/share/fonts")
+    await shop.run(["chroot", str(root), "fc-cache", "--system-only", "--force"])
+
+
+def _whole_seconds(top: Path) -> None:
+    for folder, _, _ in os.walk(top):
+        seconds = int(Path(folder).stat().st_mtime)
+        os.utime(folder, (seconds, seconds))
 
 
 async def _make_filesystem(shop: Workshop, root: Path, image: Path) -> None:
