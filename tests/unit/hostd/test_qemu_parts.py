@@ -1,0 +1,294 @@
+"""Parts of the QEMU driver that must hold against a QEMU that a guest has taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polydev.errors import VmmFailed
+from polydev.hostd.vmm.qemu import console, qmp
+from polydev.hostd.vmm.qemu.command import (
+    Acceleration,
+    BootDescriptors,
+    MachineDescriptors,
+    machine_arguments,
+)
+from polydev.hostd.vmm.qemu.console import BoundedLog, Marker, Reader
+from polydev.hostd.vmm.qemu.qmp import Qmp
+from polydev.hostd.vmm.qemu.tsc import tsc_khz
+from polydev.hostd.vmm.vmm import LaunchSpec
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\n'
+
+
+@contextlib.asynccontextmanager
+async def served_by(serve: Serve) -> AsyncIterator[socket.socket]:
+    """A socket whose other end is `serve`."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    reader, writer = await asyncio.open_unix_connection(sock=theirs)
+    serving = asyncio.create_task(serve(reader, writer))  # type: ignore[arg-type]
+    yield ours
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    writer.close()
+
+
+def ignore(name: str, data: dict[str, Any]) -> None:
+    pass
+
+
+async def test_answers_find_who_asked_and_events_their_handler() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        held = []
+        while line := await reader.readline():
+            asked = json.loads(line)
+            writer.write(b'{"event": "RESUME", "data": {}}\n{"return": {}, "id": 999}\n')
+            held.append({"return": asked["execute"], "id": asked["id"]})
+            if asked["execute"] == "qmp_capabilities" or len(held) == 2:
+                for answer in reversed(held):
+                    writer.write(json.dumps(answer).encode() + b"\n")
+                held.clear()
+
+    events = []
+    async with served_by(serve) as connected:
+        client = await Qmp.over(connected, lambda name, data: events.append(name))
+        said = await asyncio.gather(client.execute("one"), client.execute("two"))
+        assert said == ["one", "two"]
+        await client.close()
+    assert events == ["RESUME"] * 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [b"", b"nonsense\n", b"[]\n", b"\xff\xfe\n", b"x" * 3_000_000, b'{"QMP": {}}\n[1, 2]\n'],
+)
+async def test_nonsense_instead_of_an_answer_is_a_failure(words: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(words)
+        await writer.drain()
+        writer.close()
+
+    async with asyncio.timeout(20):
+        async with served_by(serve) as connected:
+            with pytest.raises(VmmFailed, match="does not answer"):
+                await Qmp.over(connected, ignore)
+    assert connected.fileno() == -1
+
+
+async def test_silence_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        answered = json.loads(await reader.readline())["id"]
+        writer.write(b'{"return": {}, "id": %d}\n' % answered)
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(qmp, "_ANSWER_LIMIT_S", 0.2)
+    async with served_by(serve) as connected:
+        client = await Qmp.over(connected, ignore)
+        with pytest.raises(VmmFailed, match="does not answer `cont`"):
+            await client.execute("cont")
+        await client.close()
+
+
+async def test_a_refusal_is_quoted_within_limits() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        while line := await reader.readline():
+            asked = json.loads(line)
+            error = {"error": {"class": "GenericError", "desc": "no " * 9000}, "id": asked["id"]}
+            writer.write(
+                json.dumps({"return": {}, "id": 1} if asked["id"] == 1 else error).encode()
+            )
+            writer.write(b"\n")
+
+    async with served_by(serve) as connected:
+        client = await Qmp.over(connected, ignore)
+        with pytest.raises(VmmFailed, match="no no") as caught:
+            await client.execute("cont")
+        assert len(caught.value.message) < 500
+        await client.close()
+
+
+async def test_who_waits_is_told_when_qemu_hangs_up() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        await reader.readline()
+        writer.write(b'{"return": {}, "id": 1}\n')
+        await reader.readline()
+        writer.close()
+
+    async with served_by(serve) as connected:
+        client = await Qmp.over(connected, ignore)
+        for _ in range(2):
+            async with asyncio.timeout(10):
+                with pytest.raises(VmmFailed):
+                    await client.execute("cont")
+        await client.close()
+
+
+def test_a_log_keeps_its_end_within_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    log = BoundedLog(path, 10_000)
+    for number in range(20_000):
+        log.append(b"line %06d\n" % number)
+        assert number % 500 or sum(part.stat().st_size for part in tmp_path.iterdir()) <= 20_000
+    lines = path.read_bytes().splitlines()
+    assert lines[-1] == b"line 019999"
+    assert 5_000 <= path.stat().st_size <= 10_000
+    first = int(lines[0].split()[1])
+    assert lines == [b"line %06d" % number for number in range(first, 20_000)]
+    assert log.tail.endswith(b"line 019999\n")
+    assert len(log.tail) <= 2048
+
+
+def test_a_log_goes_on_after_another_agents(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    BoundedLog(path, 1000).append(b"one\n")
+    BoundedLog(path, 1000).append(b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_a_log_that_cannot_be_written_is_lost_and_nothing_else(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"kept")
+    (tmp_path / "console.log").symlink_to(elsewhere)
+    log = BoundedLog(tmp_path / "console.log", 1000)
+    log.append(b"line\n")
+    assert elsewhere.read_bytes() == b"kept"
+    assert log.tail == b"line\n"
+
+
+@given(
+    before=st.binary(max_size=200),
+    after=st.binary(max_size=200),
+    cuts=st.lists(st.integers(0, 500), max_size=20),
+)
+def test_the_marker_is_found_however_it_is_cut(
+    before: bytes, after: bytes, cuts: list[int]
+) -> None:
+    marker = Marker("POLYDEV-READY 0123")
+    text = before + b"POLYDEV-READY 0123" + after
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    for start, end in itertools.pairwise(edges):
+        marker.look_at(text[start:end])
+    assert marker.seen.is_set()
+
+
+@given(st.lists(st.binary(max_size=50), max_size=30))
+def test_nothing_else_is_taken_for_the_marker(pieces: list[bytes]) -> None:
+    marker = Marker("POLYDEV-READY 0123")
+    for piece in pieces:
+        marker.look_at(piece)
+    assert marker.seen.is_set() == (b"POLYDEV-READY 0123" in b"".join(pieces))
+
+
+async def test_complaints_without_end_are_bounded_and_never_block_qemu(tmp_path: Path) -> None:
+    fifo = tmp_path / "errors.fifo"
+    os.mkfifo(fifo)
+    theirs = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    ours = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    path = tmp_path / "error.log"
+    reading = asyncio.create_task(Reader(BoundedLog(path, 100_000)).read_errors(ours))
+    try:
+        sent, lost, end_s = 0, 0, time.monotonic() + 2
+        while time.monotonic() < end_s:
+            try:
+                sent += os.write(theirs, b"complaint\n" * 400)
+            except BlockingIOError:
+                lost += 1
+                await asyncio.sleep(0.001)
+        assert lost > 0
+        assert sent > 200_000
+        assert path.stat().st_size <= 200_000
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        os.close(ours)
+        os.close(theirs)
+
+
+async def test_a_guest_that_prints_faster_than_it_may_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_BURST_BYTES", 10_000)
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    reader = Reader(BoundedLog(tmp_path / "console.log", 1 << 20))
+    reading = asyncio.create_task(reader.read_console(ours))
+    loop = asyncio.get_running_loop()
+    sent, started_s = 0, loop.time()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2):
+            while True:
+                await loop.sock_sendall(theirs, b"x" * 4096)
+                sent += 4096
+    theirs.close()
+    rate = sent / (loop.time() - started_s)
+    ours_rate = 256 * 1024
+    assert rate < 3 * ours_rate + 500_000, "what the socket holds comes on top"
+    await reading
+    ours.close()
+
+
+def test_the_counters_frequency_is_this_hosts() -> None:
+    khz = tsc_khz()
+    assert 500_000 < khz < 10_000_000
+    assert tsc_khz() == khz
+    tsc_khz.cache_clear()
+    assert tsc_khz() == pytest.approx(khz, rel=0.02)
+
+
+def spec(**changes: Any) -> LaunchSpec:
+    here = Path("/nowhere")
+    values: dict[str, Any] = {
+        "vm_id": "vm-00000000-0000-4000-8000-000000000001", "folder": here, "kernel": here,
+        "initramfs": here, "root_image": here, "disk": here, "config_drive": here,
+        "memory_mib": 512, "vcpus": 1, "netns": "ns", "tap": "tap0", "mac": "02:00:00:00:00:01",
+        "channel_mac": "02:00:00:00:00:02", "channel_port": 22005, "uid": 64000,
+        "ready_marker": "READY",
+    }  # fmt: skip
+    return LaunchSpec(**{**values, **changes})
+
+
+def arguments(how: Acceleration, **changes: Any) -> str:
+    files = MachineDescriptors(root_image=10, disk=11, config_drive=12, tap=13)
+    return " ".join(machine_arguments(spec(**changes), BootDescriptors(20, 21, 22, 23), files, how))
+
+
+def test_emulation_is_told_the_counters_frequency_and_bounded_in_memory() -> None:
+    line = arguments(Acceleration("tcg", tsc_khz=2_600_000))
+    assert "tsc_early_khz=2600000 tsc=reliable" in line
+    assert "tcg,thread=multi,tb-size=256" in line
+    assert "tb-size=512" in arguments(Acceleration("tcg", tsc_khz=1), memory_mib=2048)
+    line = arguments(Acceleration("kvm"))
+    assert "tsc" not in line
+    assert "-accel kvm -cpu host" in line
+
+
+def test_the_vmm_is_given_no_path_and_no_way_out() -> None:
+    line = arguments(Acceleration("kvm"))
+    assert "/nowhere" not in line
+    assert "-nodefaults -no-user-config" in line
+    for kind in ("obsolete", "elevateprivileges", "spawn", "resourcecontrol"):
+        assert f"{kind}=deny" in line
+    assert "user,id=channel,restrict=on" in line
+    assert "hostfwd=tcp:127.0.0.1:22005-10.0.2.15:22" in line
+    assert "filename=/proc/self/fd/10,read-only=on" in line
+    assert "filename=/proc/self/fd/11,read-only=off" in line
+    assert "filename=/proc/self/fd/12,read-only=on" in line
