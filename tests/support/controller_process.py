@@ -1,7 +1,8 @@
 """A real controller process for tests, which can be killed at an exact point of a workflow.
 
-Run as a program it is the controller, with an observer of workflows' steps that kills the process
-or fails the step where it is told to, once. Imported it starts and ends such processes.
+Run as a program it is the controller, with an observer of workflows' steps that obeys the orders in
+a file: kill the process or fail the step at a point, once; do every step twice. Imported it starts
+and ends such processes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class ControllerProcess:
     def __init__(self, state_dir: Path, **env: str) -> None:
         self.state_dir = state_dir
         self.log = state_dir.parent / "controller.log"
+        self._orders = state_dir.parent / "orders.json"
         self.port = _free_port()
         self.env = {
             "PATH": os.environ["PATH"],
@@ -57,12 +59,16 @@ class ControllerProcess:
         }
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self, *, kill: At | None = None, fail: At | None = None) -> None:
-        """Start it; it kills itself at `kill`, and fails the step at `fail`."""
-        orders = {"kill": vars(kill) if kill else None, "fail": vars(fail) if fail else None}
+    def order(self, *, kill: At | None = None, fail: At | None = None) -> None:
+        """Have it kill itself at one point, or fail the step at another; once each."""
+        orders = {"kill": kill and vars(kill), "fail": fail and vars(fail)}
+        self._orders.write_text(json.dumps(orders))
+
+    async def start(self, *, twice: bool = False) -> None:
+        """Start it; `twice` has it do every step twice."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, __file__, json.dumps(orders)),
+                *(sys.executable, __file__, str(self._orders), "twice" if twice else "once"),
                 env=self.env,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -128,21 +134,42 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run(orders: dict[str, dict[str, str] | None]) -> None:
+def _obeying(orders: Path) -> Callable[[str, str], None]:
+    def on_point(step: str, point: str) -> None:
+        if not orders.exists():
+            return
+        told = json.loads(orders.read_text())
+        for what in ("kill", "fail"):
+            if told[what] == {"step": step, "point": point}:
+                orders.write_text(json.dumps({**told, what: None}))
+                if what == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise LoginFailed(f"The test failed it {point} {step}")
+
+    return on_point
+
+
+def _do_steps_twice() -> None:
+    from polydev.workflows import saga
+
+    once = saga._again
+
+    async def twice(work: Callable[[], Awaitable[None]], *how: Any) -> None:
+        await once(work, *how)
+        await once(work, *how)
+
+    saga._again = twice  # type: ignore[assignment]
+
+
+def _run(orders: Path, times: str) -> None:
     from polydev import app, logging_setup
     from polydev.settings import ControllerSettings, read
 
-    kill, fail = (At(**it) if (it := orders[name]) else None for name in ("kill", "fail"))
-
-    def on_point(step: str, point: str) -> None:
-        if At(step, point) == kill:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if At(step, point) == fail:
-            raise LoginFailed(f"The test failed it {fail}")
-
+    if times == "twice":
+        _do_steps_twice()
     logging_setup.set_up(as_json=False)
-    app.run(read(ControllerSettings), on_point)
+    app.run(read(ControllerSettings), _obeying(orders))
 
 
 if __name__ == "__main__":
-    _run(json.loads(sys.argv[1]))
+    _run(Path(sys.argv[1]), sys.argv[2])

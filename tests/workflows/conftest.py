@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ class World:
         listed = await self.controller.ask("GET", "/api/vm/list")
         return {row["vm_id"]: row["vm_type"] for row in listed}
 
+    async def destroy(self, vm_id: str) -> None:
+        """Destroy a machine through the API, and wait until it is gone."""
+        view = await self.controller.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
+        while view["status"] != "destroyed":
+            path = f"/api/vm/{vm_id}?after={view['version']}&wait=20"
+            view = await self.controller.ask("GET", path)
+
     async def credentials(self, vm_id: str, provider: str) -> dict[str, Any]:
         """What a CLI machine's CLI finds."""
         async with self.agent.host() as host:
@@ -73,12 +81,22 @@ def tokens_in(credentials: object) -> list[str]:
     return re.findall(r'"([^"\s]{24,})"', json.dumps(credentials))
 
 
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with agent_world(POLYDEV_DRIVER="simulated") as agent:
+@asynccontextmanager
+async def a_world(
+    simulation: dict[str, Any] | None = None, **settings: str
+) -> AsyncIterator[World]:
+    """A world whose simulated machines, and whose controller, are set up so."""
+    told = json.dumps(simulation or {})
+    async with agent_world(POLYDEV_DRIVER="simulated", POLYDEV_SIMULATION=told) as agent:
         await agent.start()
-        controller = ControllerProcess(agent.state_dir)
+        controller = ControllerProcess(agent.state_dir, **settings)
         try:
             yield World(agent, controller)
         finally:
             await controller.kill()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world() as it:
+        yield it

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
-from conftest import World, tokens_in
+from conftest import World, a_world, tokens_in
 from controller_process import At
 
 STEPS = (
@@ -14,7 +17,7 @@ STEPS = (
     "capture",
     "write",
     "destroy-browser",
-    "end",
+    "end connect",
 )
 POINTS = ("before", "inside", "after")
 
@@ -64,27 +67,41 @@ async def test_connecting_again_replaces_the_credentials(world: World) -> None:
     assert await world.credentials(cli, "codex") != before
 
 
-@pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("step", STEPS)
-async def test_killed_anywhere_it_completes(world: World, step: str, point: str) -> None:
-    await world.controller.start(kill=At(step, point))
-    session_id = await world.controller.connect("codex")
-    assert await world.controller.ended() == -9
+async def test_killed_anywhere_it_completes(world: World, step: str) -> None:
     await world.controller.start()
-    await _assert_completed(world, session_id)
+    for point in POINTS:
+        world.controller.order(kill=At(step, point))
+        session_id = await world.controller.connect("codex")
+        assert await world.controller.ended() == -9
+        await world.controller.start()
+        await world.destroy(await _assert_completed(world, session_id))
+    await world.assert_clean()
     assert await world.controller.end() == 0
 
 
-@pytest.mark.parametrize("point", ["before", "inside"])
-@pytest.mark.parametrize("step", STEPS[:-2])
-async def test_failed_anywhere_it_leaves_a_clean_world(world: World, step: str, point: str) -> None:
-    await world.controller.start(fail=At(step, point))
+async def test_failed_anywhere_it_leaves_a_clean_world(world: World) -> None:
+    await world.controller.start()
+    for step in STEPS[:-2]:
+        for point in ("before", "inside"):
+            world.controller.order(fail=At(step, point))
+            session = await world.controller.until(await world.controller.connect("codex"))
+            assert session["status"] == "failed", f"{point} {step}"
+            assert session["error"]["code"] == "login-failed"
+            assert session["cliVM"] is None
+            await world.assert_clean()
+    world.assert_no_trace_of()
+
+
+async def test_done_twice_every_step_is_done_once(world: World) -> None:
+    await world.controller.start(twice=True)
+    cli = await _assert_completed(world, await world.controller.connect("codex"))
+    world.controller.order(fail=At("write", "inside"))
+    before = await world.credentials(cli, "codex")
     session = await world.controller.until(await world.controller.connect("codex"))
     assert session["status"] == "failed"
-    assert session["error"]["code"] == "login-failed"
-    assert session["cliVM"] is None
-    await world.assert_clean()
-    world.assert_no_trace_of()
+    await world.assert_clean(cli)
+    assert await world.credentials(cli, "codex") == before
 
 
 @pytest.mark.parametrize("step", ["capture", "write"])
@@ -92,21 +109,139 @@ async def test_a_machine_that_was_there_is_left_as_it_was(world: World, step: st
     await world.controller.start()
     cli = await _assert_completed(world, await world.controller.connect("codex"))
     before = await world.credentials(cli, "codex")
-    await world.controller.end()
-    await world.controller.start(fail=At(step, "inside"))
+    world.controller.order(fail=At(step, "inside"))
     session = await world.controller.until(await world.controller.connect("codex"))
     assert session["status"] == "failed"
     await world.assert_clean(cli)
     assert await world.credentials(cli, "codex") == before
 
 
-@pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("step", ["undo write", "undo capture", "undo create-machines"])
-async def test_killed_while_undoing_it_is_undone(world: World, step: str, point: str) -> None:
-    await world.controller.start(fail=At("write", "inside"), kill=At(step, point))
+async def test_killed_while_undoing_it_is_undone(world: World, step: str) -> None:
+    await world.controller.start()
+    for point in POINTS:
+        world.controller.order(fail=At("write", "inside"), kill=At(step, point))
+        session_id = await world.controller.connect("codex")
+        assert await world.controller.ended() == -9
+        await world.controller.start()
+        session = await world.controller.until(session_id)
+        assert session["status"] == "failed"
+        await world.assert_clean()
+
+
+async def test_a_person_who_cancels_leaves_nothing() -> None:
+    async with a_world({"login_end": "never"}) as world:
+        await world.controller.start()
+        session_id = await world.controller.connect("codex")
+        waiting = await world.controller.until(session_id, "waiting_for_person")
+        assert waiting["oauthUrl"].startswith("https://auth.openai.com/")
+        await world.controller.ask("POST", f"/api/auth/session/{session_id}/cancel")
+        session = await world.controller.until(session_id)
+        assert (session["status"], session["error"]["code"]) == ("cancelled", "login-cancelled")
+        await world.assert_clean()
+
+
+async def test_machines_that_are_still_made_are_cancelled_at_once() -> None:
+    async with a_world({"boot_s": 45}) as world:
+        await world.controller.start()
+        session_id = await world.controller.connect("codex")
+        await world.controller.until(session_id, "running")
+        began = time.monotonic()
+        await world.controller.ask("POST", f"/api/auth/session/{session_id}/cancel")
+        session = await world.controller.until(session_id)
+        assert session["status"] == "cancelled"
+        assert time.monotonic() - began < 30
+        await world.assert_clean()
+
+
+async def test_a_cancel_survives_the_controller() -> None:
+    async with a_world({"login_end": "never"}) as world:
+        await world.controller.start()
+        session_id = await world.controller.connect("codex")
+        await world.controller.until(session_id, "waiting_for_person")
+        world.controller.order(kill=At("undo create-machines", "before"))
+        await world.controller.ask("POST", f"/api/auth/session/{session_id}/cancel")
+        assert await world.controller.ended() == -9
+        await world.controller.start()
+        assert (await world.controller.until(session_id))["status"] == "cancelled"
+        await world.assert_clean()
+
+
+async def test_time_runs_out_over_a_restart() -> None:
+    async with a_world({"login_end": "never"}, POLYDEV_PERSON_LIMIT_S="8") as world:
+        await world.controller.start()
+        session_id = await world.controller.connect("codex")
+        waiting = await world.controller.until(session_id, "waiting_for_person")
+        await world.controller.kill()
+        await world.controller.start()
+        session = await world.controller.until(session_id)
+        assert (session["status"], session["error"]["code"]) == ("expired", "login-expired")
+        assert session["expiresAt"] == waiting["expiresAt"]
+        await world.assert_clean()
+
+
+async def test_a_pasted_callback_completes_the_login_and_is_kept_nowhere() -> None:
+    async with a_world({"login_end": "never"}) as world:
+        await world.controller.start()
+        session_id = await world.controller.connect("codex")
+        await world.controller.until(session_id, "waiting_for_person")
+        code = "a-pasted-code-that-is-a-secret"
+        path = f"/api/auth/session/{session_id}/input"
+        url = f"http://localhost:1455/auth/callback?code={code}&state=x"
+        assert await world.controller.ask("POST", path, {"callbackUrl": url}) == {"accepted": True}
+        await _assert_completed(world, session_id)
+        world.assert_no_trace_of(code)
+
+
+async def test_a_login_that_fails_says_why() -> None:
+    async with a_world({"login_end": "failure"}) as world:
+        await world.controller.start()
+        session = await world.controller.until(await world.controller.connect("codex"))
+        assert session["status"] == "failed"
+        assert session["error"]["code"] == "login-failed"
+        assert "told to fail" in session["error"]["message"]
+        await world.assert_clean()
+
+
+async def test_a_machine_that_is_never_ready_names_its_console_log() -> None:
+    async with a_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="2") as world:
+        await world.controller.start()
+        session = await world.controller.until(await world.controller.connect("codex"))
+        assert session["error"]["code"] == "machine-not-ready"
+        assert "console" in session["error"]["message"]
+        await world.assert_clean()
+
+
+async def test_a_host_agent_that_is_away_for_a_while_ends_nothing(world: World) -> None:
+    await world.controller.start()
+    await world.agent.kill()
+    session_id = await world.controller.connect("codex")
+    await world.controller.until(session_id, "running")
+    await world.agent.start()
+    await _assert_completed(world, session_id)
+
+
+async def test_asking_twice_gives_the_same_session() -> None:
+    async with a_world({"login_end": "never"}) as world:
+        await world.controller.start()
+        first = await world.controller.connect("codex")
+        assert await world.controller.connect("codex") == first
+        assert await world.controller.connect("claude_code") != first
+
+
+async def test_what_a_host_kept_from_undoing_is_undone_later(world: World) -> None:
+    await world.controller.start()
+    world.controller.order(fail=At("write", "inside"), kill=At("undo create-machines", "before"))
     session_id = await world.controller.connect("codex")
     assert await world.controller.ended() == -9
+    await world.agent.kill()
+    world.controller.env["POLYDEV_DESTROY_LIMIT_S"] = "1"
     await world.controller.start()
-    session = await world.controller.until(session_id)
-    assert session["status"] == "failed"
+    assert (await world.controller.until(session_id))["status"] == "failed"
+    await world.agent.start()
+    await world.controller.end()
+    await world.controller.start()  # the reconciler looks at once
+    async with asyncio.timeout(60):
+        while await world.rows():
+            await asyncio.sleep(0.2)
     await world.assert_clean()

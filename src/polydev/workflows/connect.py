@@ -72,9 +72,9 @@ class Connect:
                 undo=self._take_back, interruptible=False,
             ),
         ]  # fmt: skip
-        always = [Step("destroy-browser", its.destroy_browser, limit.destroy_limit_s)]
+        always = [Step("destroy-browser", self._clean_up, limit.destroy_limit_s)]
         notes = SessionNotes(self.database)
-        return Saga(steps, always, notes, limit.destroy_limit_s, self.on_point)
+        return Saga(CONNECT, steps, always, notes, limit.destroy_limit_s, self.on_point)
 
     def register(self) -> None:
         """Make the workflow known to the engine, before its start."""
@@ -197,6 +197,15 @@ class Connect:
         session = await self._session(subject)
         if session.cli_vm_id is not None:
             await self._delivery().take_back(provider(session.provider), session.cli_vm_id)
+
+    async def _clean_up(self, subject: str) -> None:
+        """The browser machine goes, whatever happened; and a delivery that stands is settled."""
+        await SessionMachines(self.database, self.machines).destroy_browser(subject)
+        session = await self._session(subject)
+        async with self.database.read() as connection:
+            stands = await credentials.get(connection, credential_id_for(session.session_id))
+        if stands is not None and session.cli_vm_id is not None:
+            await self._delivery().settle(provider(session.provider), session.cli_vm_id)
 
     # -- what they share -------------------------------------------------------------------------
 

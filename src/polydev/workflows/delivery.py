@@ -56,7 +56,7 @@ class Delivery:
         for attempt in range(1, _TRIES + 1):
             await self._write(vm_id, *files)
             if await self.is_logged_in(provider, vm_id):
-                return await self._remove(vm_id, _aside(provider))
+                return
             log.warning("%s in %s is not logged in (try %d)", provider.name, vm_id, attempt)
         raise CredentialsNotAccepted(
             f"{provider.name} in {vm_id} does not count itself logged in with what was written",
@@ -69,6 +69,13 @@ class Delivery:
             vm_id, provider.status_argv, env=provider.environment, timeout_s=_PROGRAM_S
         )
         return output.exit_code == 0
+
+    async def settle(self, provider: Provider, vm_id: VmId) -> None:
+        """The delivery stands: what was set aside is not needed any more."""
+        try:
+            await self._remove(vm_id, _aside(provider))
+        except (NoSuchMachine, MachineBusy):
+            log.info("%s is not there to settle a delivery in", vm_id)
 
     async def take_back(self, provider: Provider, vm_id: VmId) -> None:
         """Leave the machine as it was before, if the delivery had begun."""

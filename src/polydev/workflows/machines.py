@@ -210,7 +210,8 @@ class MachineRequests:
             undo=lambda vm_id: means.erase(VmId(vm_id)),
             limit_s=settings.machine_limit_s + 2 * ANSWER_GRACE_S,
         )
-        return Saga([step], [], _Notes(means.database), settings.destroy_limit_s, self._on_point)
+        notes, limit_s = _Notes(means.database), settings.destroy_limit_s
+        return Saga(CREATE, [step], [], notes, limit_s, self._on_point)
 
     def _destroying(self) -> Saga:
         settings, means = self._means.settings, self._means
@@ -219,7 +220,8 @@ class MachineRequests:
             do=lambda vm_id: means.take_down(VmId(vm_id)),
             limit_s=settings.destroy_limit_s,
         )
-        return Saga([], [step], _Notes(means.database), settings.destroy_limit_s, self._on_point)
+        notes, limit_s = _Notes(means.database), settings.destroy_limit_s
+        return Saga(DESTROY, [], [step], notes, limit_s, self._on_point)
 
 
 @dataclass(frozen=True, slots=True)

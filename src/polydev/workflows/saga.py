@@ -74,6 +74,7 @@ class Notes(Protocol):
 class Saga:
     """A table, and where it tells how it goes."""
 
+    name: str
     steps: Sequence[Step | Wait]
     always: Sequence[Step]
     notes: Notes
@@ -81,23 +82,21 @@ class Saga:
     on_point: OnPoint = lambda _step, _point: None
     """Told when a step is about to begin, has worked but is not yet kept, and is kept."""
 
-    def points(self) -> list[str]:
-        """The names that `on_point` hears when all goes well."""
-        return [step.name for step in (*self.steps, *self.always)] + ["end"]
-
     async def run(self, engine: Engine, subject: str) -> None:
         """Drive the saga to its end. Raises nothing of its own."""
         failure = await self._forward(engine, subject)
         for step in self.always:
             await self._insist(engine, subject, step.name, step.do, step.limit_s)
 
+        name = f"end {self.name}"
+
         async def end() -> None:
             await self.notes.over(subject, failure)
-            self.on_point("end", "inside")
+            self.on_point(name, "inside")
 
-        self.on_point("end", "before")
-        await engine.step("end", end)
-        self.on_point("end", "after")
+        self.on_point(name, "before")
+        await engine.step(name, end)
+        self.on_point(name, "after")
 
     async def _forward(self, engine: Engine, subject: str) -> PolydevError | None:
         begun: list[Step] = []
