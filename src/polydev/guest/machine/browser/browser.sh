@@ -29,6 +29,7 @@ BackForwardCache,SpareRendererForSitePerProcess,CalculateNativeWinOcclusion,Vulk
 OptimizationHints,OptimizationGuideModelExecution,OnDeviceModelService,Translate,MediaRouter,\
 DialMediaRouteProvider,GlobalMediaControls,InterestFeedContentSuggestions,\
 AutofillServerCommunication,WebUIOmniboxPopup,WebUIOmniboxAimPopup,OmniboxPopupAim,\
-AiModeOmniboxEntryPoint,NetworkTimeServiceQuerying
+AiModeOmniboxEntryPoint,NetworkTimeServiceQuerying,SegmentationPlatform,\
+AudioServiceOutOfProcess
 
 run_as_browser browser /usr/lib/chromium/chromium "$@" about:blank
