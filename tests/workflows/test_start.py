@@ -1,0 +1,135 @@
+"""What keeps a controller from starting is one clear line, and costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from controller_process import TOKEN, ControllerProcess
+
+
+async def _refused(state_dir: Path, **env: str) -> str:
+    """What a controller that cannot start says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "polydev.app"),
+        env={**ControllerProcess(state_dir).env, **env},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert out == b""
+    [line] = err.decode().splitlines()
+    return line
+
+
+@pytest.fixture
+async def controller(tmp_path: Path) -> ControllerProcess:
+    return ControllerProcess(tmp_path / "state")
+
+
+async def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        line = await _refused(tmp_path / "state", PORT=port)
+    assert line == (
+        f"polydev: Another program listens on port {port} of 127.0.0.1. "
+        "End it, or set PORT to another port"
+    )
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({"ENCRYPTION_KEY": ""}, "ENCRYPTION_KEY"),
+        ({"PORT": "many"}, "PORT"),
+        ({"POLYDEV_LISTEN": "300.0.0.1"}, "POLYDEV_LISTEN"),
+        ({"POLYDEV_ADMIN_TOKEN": "short"}, "POLYDEV_ADMIN_TOKEN"),
+        ({"DATABASE_URL": "postgresql://me:hunter2@db.test/x"}, "DATABASE_URL"),
+        ({"POLYDEV_STATE_DIR": "/proc/nothing"}, "POLYDEV_STATE_DIR"),
+    ],
+)
+async def test_a_bad_setting_is_named(tmp_path: Path, env: dict[str, str], named: str) -> None:
+    line = await _refused(tmp_path / "state", **env)
+    assert named in line
+    assert "hunter2" not in line
+
+
+async def test_another_encryption_key(controller: ControllerProcess) -> None:
+    await controller.start()
+    await controller.ask("GET", "/health")
+    assert await controller.end() == 0
+    line = await _refused(controller.state_dir, ENCRYPTION_KEY="another")
+    assert "ENCRYPTION_KEY does not open what this database holds" in line
+
+
+async def test_a_second_controller_in_the_same_folder(controller: ControllerProcess) -> None:
+    await controller.start()
+    try:
+        await controller.ask("GET", "/health")
+        line = await _refused(controller.state_dir)
+        assert "Another controller already works in" in line
+    finally:
+        await controller.kill()
+
+
+async def test_a_second_controller_on_the_same_database(
+    controller: ControllerProcess, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'data' / 'one.db'}"
+    controller.env["DATABASE_URL"] = url
+    await controller.start()
+    try:
+        await controller.ask("GET", "/health")
+        line = await _refused(tmp_path / "other", DATABASE_URL=url)
+        assert "Another controller already works in" in line
+    finally:
+        await controller.kill()
+
+
+async def test_what_it_keeps_is_its_users_alone(controller: ControllerProcess) -> None:
+    del controller.env["POLYDEV_ADMIN_TOKEN"]
+    await controller.start()
+    await controller.client().get("/health")
+    folder = controller.state_dir / "controller"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = {path.name for path in folder.iterdir()}
+    assert {"admin-token", "browser-token-key", "journal.db", "polydev.db"} <= files
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    token = (folder / "admin-token").read_text().strip()
+    assert len(token) > 32
+    await controller.end()
+    await controller.start()
+    assert (folder / "admin-token").read_text().strip() == token
+    headers = {"authorization": f"Bearer {token}"}
+    answer = await controller.client().get("/api/vm/list", headers=headers)
+    assert answer.json() == []
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    answer = await controller.client().get("/api/vm/list", headers=headers)
+    assert answer.status_code == 401
+    await controller.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_also_while_somebody_waits(
+    controller: ControllerProcess, number: signal.Signals
+) -> None:
+    await controller.start()
+    await controller.ask("GET", "/health")
+    session_id = await controller.connect("codex")
+    view = await controller.session(session_id)
+    path = f"/api/auth/session/{session_id}/events?{view['version']}"
+    async with controller.client() as client, client.stream("GET", path) as answer:
+        assert answer.status_code == 200
+        assert controller._process is not None
+        os.kill(controller._process.pid, number)
+        assert await controller.ended() == 0
