@@ -19,6 +19,7 @@ from polydev.errors import PolydevError, by_code
 
 ENDS = {"completed", "failed", "expired", "cancelled"}
 WAITING = "waiting_for_person"
+WAIT_STEP = "wait-for-person"
 LONGEST_PASTE = 8192
 
 
@@ -40,6 +41,7 @@ async def connect(
         if as_json:
             terminal.answer({"ok": session["status"] == "completed", **session})
         if session["status"] == "cancelled":
+            terminal.say("Cancelled; nothing of it is left.")
             raise typer.Exit(INTERRUPTED)
         if error := error_of(session):
             raise error
@@ -93,19 +95,15 @@ class SessionView:
         self._terminal = terminal
         self._begun: dict[tuple[str, str], Step] = {}
         self._ended: set[tuple[str, str]] = set()
-        self._url: str | None = None
         self.waiting = asyncio.Event()
 
     def show(self, session: Json) -> None:
         for step in session["steps"]:
             self._show_step(step)
-        if session["oauthUrl"] and session["oauthUrl"] != self._url:
-            self._url = session["oauthUrl"]
-            self._terminal.say("    The provider's page, open in the browser machine:")
-            self._terminal.say(f"    {self._url}", "cyan")
-        if session["status"] == WAITING and not self.waiting.is_set():
+        waits = session["status"] == WAITING and WAIT_STEP in {key[0] for key in self._begun}
+        if waits and not self.waiting.is_set():
             self._invite(session)
-        elif session["status"] != WAITING and self.waiting.is_set():
+        elif not waits and self.waiting.is_set():
             self.waiting.clear()
             self._terminal.resume()
 
@@ -132,14 +130,20 @@ class SessionView:
 
     def _invite(self, session: Json) -> None:
         self.waiting.set()
+        url, own = session["oauthUrl"], session["ownBrowserUrl"] or session["oauthUrl"]
+        self._terminal.say("    The provider's page is open in the browser machine:")
+        self._terminal.say(f"    {url}", "cyan")
         if not sys.stdin.isatty():
             return
         self._terminal.pause()
-        what = "the code" if session["accepts"] == "code" else "the address your browser ended at"
-        if session["ownBrowserUrl"] and session["ownBrowserUrl"] != self._url:
-            self._terminal.say("    To log in with a browser of your own instead, open:")
-            self._terminal.say(f"    {session['ownBrowserUrl']}", "cyan")
-        self._terminal.say(f"    Log in there, or in your own browser and paste {what} here:")
+        self._terminal.say("    To sign in with a browser of your own, open there:")
+        self._terminal.say("    the same" if own == url else f"    {own}", "cyan")
+        if session["accepts"] == "code":
+            self._terminal.say("    and paste here the code that it shows:")
+        else:
+            self._terminal.say(
+                "    and paste here the address that it ends at (it cannot load it):"
+            )
 
 
 async def _pass_on_what_is_typed(there: Controller, path: str, view: SessionView) -> None:

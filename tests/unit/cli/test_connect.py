@@ -49,9 +49,17 @@ async def test_every_step_is_told_once_however_often_it_is_seen(
 
 async def test_the_url_is_told_once_and_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
     view = SessionView(Terminal())
+    waiting = session(
+        step("wait-for-person", ended=False),
+        status="waiting_for_person",
+        oauthUrl="https://example.test/authorize?x=\x1b[31m1",
+    )
     for _ in range(2):
-        view.show(session(oauthUrl="https://example.test/authorize?x=\x1b[31m1"))
+        view.show(waiting)
+        assert view.waiting.is_set()
     assert capsys.readouterr().out.count("https://example.test/authorize?x=[31m1") == 1
+    view.show(session(step("wait-for-person"), status="running"))
+    assert not view.waiting.is_set()
 
 
 async def test_a_step_under_way_when_it_ends_is_told_as_failed(
