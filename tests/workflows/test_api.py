@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import World, a_world
 from controller_process import TOKEN
+from controller_world import World, a_world
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 

@@ -6,8 +6,8 @@ import asyncio
 import time
 
 import pytest
-from conftest import World, a_world, tokens_in
 from controller_process import At
+from controller_world import World, a_world, tokens_in
 
 STEPS = (
     "create-machines",

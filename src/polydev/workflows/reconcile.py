@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass
+from datetime import timedelta
 
 from polydev.domain import Machine, MachineKind, MachineState, SessionStatus, now
 from polydev.errors import Failed, NoSuchSession, PolydevError
@@ -25,7 +25,7 @@ from polydev.workflows.machines import CREATE, DESTROY, Machines, set_failed
 log = logging.getLogger("polydev.workflows")
 
 PERIOD_S = 30.0
-_KEEP_JOURNAL_S = 7 * 24 * 3600.0
+_KEEP_JOURNAL = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Reconciler:
     async def once(self) -> None:
         """Look at everything once."""
         await self._sessions()
-        await self.engine.forget(int((time.time() - _KEEP_JOURNAL_S) * 1000))
+        await self.engine.forget(now() - _KEEP_JOURNAL)
         async with self.database.read() as connection:
             rows = await machines.alive(connection)
         there = {view.vm_id: view for view in await self.machines.host.machines()}

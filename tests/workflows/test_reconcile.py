@@ -1,0 +1,164 @@
+"""What falls between rows, workflows and hosts is found and put right."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from controller_process import At
+from controller_world import World, a_world
+
+from polydev.hostapi import DestroyMachine, StopMachine
+
+LIMIT_S = 60
+
+
+def _in_database(world: World, *statements: str) -> None:
+    """Change rows behind the back of a controller that has ended."""
+    with closing(sqlite3.connect(world.agent.state_dir / "controller" / "polydev.db")) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+
+
+async def _connected(world: World) -> str:
+    session = await world.controller.until(await world.controller.connect("codex"))
+    assert session["status"] == "completed"
+    return str(session["cliVM"]["vmId"])
+
+
+async def _until_row(world: World, vm_id: str, status: str) -> dict[str, Any]:
+    async with asyncio.timeout(LIMIT_S):
+        view = await world.controller.ask("GET", f"/api/vm/{vm_id}")
+        while view["status"] != status:
+            path = f"/api/vm/{vm_id}?after={view['version']}&wait=20"
+            view = await world.controller.ask("GET", path)
+    return dict(view)
+
+
+async def test_a_machine_that_stopped_is_told_and_started_by_the_next_login(world: World) -> None:
+    await world.controller.start()
+    cli = await _connected(world)
+    async with world.agent.host() as host:
+        await host.run("stop-it", StopMachine(vm_id=cli), 30)
+    await world.controller.end()
+    await world.controller.start()
+    await _until_row(world, cli, "stopped")
+    assert await _connected(world) == cli
+    await _until_row(world, cli, "running")
+    await world.assert_clean(cli)
+
+
+async def test_a_machine_whose_agent_died_with_it_is_started_by_the_next_login(
+    world: World,
+) -> None:
+    await world.controller.start()
+    cli = await _connected(world)
+    await world.agent.kill()
+    await world.agent.start()
+    assert await _connected(world) == cli
+    await world.assert_clean(cli)
+
+
+async def test_a_machine_that_its_host_has_lost_is_told_and_another_is_made(
+    world: World,
+) -> None:
+    await world.controller.start()
+    lost = await _connected(world)
+    async with world.agent.host() as host:
+        await host.run("lose-it", DestroyMachine(vm_id=lost), 30)
+    await world.controller.end()
+    await world.controller.start()
+    view = await _until_row(world, lost, "failed")
+    assert "lost" in view["error"]["message"]
+    new = await _connected(world)
+    assert new != lost
+    await world.assert_clean(new)
+
+
+async def test_a_session_whose_start_was_cut_is_started(world: World) -> None:
+    await world.controller.start()
+    world.controller.order(kill=At("create-machines", "before"))
+    session_id = await world.controller.connect("codex")
+    assert await world.controller.ended() == -9
+    for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
+        (world.agent.state_dir / "controller" / name).unlink(missing_ok=True)
+    await world.controller.start()
+    session = await world.controller.until(session_id)
+    assert session["status"] == "completed"
+
+
+async def test_a_session_whose_workflow_is_over_is_failed(world: World) -> None:
+    await world.controller.start()
+    session_id = await world.controller.connect("codex")
+    cli = (await world.controller.until(session_id))["cliVM"]["vmId"]
+    await world.controller.end()
+    _in_database(world, "UPDATE auth_sessions SET ended_at = NULL, status = 'running'")
+    await world.controller.start()
+    session = await world.controller.until(session_id)
+    assert (session["status"], session["error"]["code"]) == ("failed", "failed")
+    async with asyncio.timeout(LIMIT_S):  # and what it alone used goes
+        while cli in await world.rows():
+            await asyncio.sleep(0.2)
+    await world.assert_clean()
+
+
+async def test_machines_of_another_controller_are_left_alone(world: World) -> None:
+    await world.controller.start()
+    cli = await _connected(world)
+    await world.controller.end()
+    _in_database(world, "DELETE FROM vms", "DELETE FROM session_steps", "DELETE FROM auth_sessions")
+    await world.controller.start()
+    doctor = await world.controller.ask("GET", "/api/doctor")
+    [check] = [it for it in doctor["checks"] if it["name"] == "machines"]
+    assert not check["ok"]
+    assert cli in check["message"]
+    assert list(await world.machines()) == [cli]
+
+
+@pytest.mark.parametrize("point", ["before", "inside", "after"])
+async def test_a_machine_whose_making_was_cut_is_made(world: World, point: str) -> None:
+    await world.controller.start()
+    world.controller.order(kill=At("create-machine", point))
+    view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+    assert await world.controller.ended() == -9
+    await world.controller.start()
+    await _until_row(world, view["vm_id"], "running")
+    await world.assert_clean(view["vm_id"])
+
+
+@pytest.mark.parametrize("point", ["before", "inside", "after"])
+async def test_a_machine_whose_destruction_was_cut_is_destroyed(world: World, point: str) -> None:
+    await world.controller.start()
+    cli = await _connected(world)
+    world.controller.order(kill=At("destroy-machine", point))
+    await world.controller.ask("POST", "/api/vm/destroy", {"vmId": cli})
+    assert await world.controller.ended() == -9
+    await world.controller.start()
+    async with asyncio.timeout(LIMIT_S):
+        while cli in await world.rows():
+            await asyncio.sleep(0.2)
+    await world.assert_clean()
+
+
+async def test_a_host_agent_killed_while_machines_are_made_is_waited_for() -> None:
+    async with a_world({"boot_s": 3}) as world:
+        await world.controller.start()
+        session_id = await world.controller.connect("codex")
+        await world.controller.until(session_id, "running")
+        async with asyncio.timeout(LIMIT_S), world.agent.host() as host:
+            while len(await host.machines()) < 2:
+                await asyncio.sleep(0.05)
+        os.kill(world.agent.pid, signal.SIGKILL)
+        await world.agent.ended()
+        await world.agent.start()
+        session = await world.controller.until(session_id)
+        assert session["status"] == "completed", session["error"]
+        await world.assert_clean(session["cliVM"]["vmId"])
+        assert not list(Path(world.agent.state_dir).glob("machines/*/token"))
