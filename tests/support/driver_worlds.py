@@ -19,7 +19,7 @@ from typing import Protocol
 from polydev.domain import MachineKind, VmId, new_vm_id
 from polydev.hostd.config_drive import MachineConfig, write_config_drive
 from polydev.hostd.disks import make_disk
-from polydev.hostd.images import ImageStore
+from polydev.hostd.images import GoldenImage, ImageStore
 from polydev.hostd.keys import make_keys
 from polydev.hostd.vmm.qemu import QemuDriver
 from polydev.hostd.vmm.qemu.probe import BootFiles
@@ -80,7 +80,7 @@ class QemuWorld:
             folder=folder,
             kernel=boot.kernel,
             initramfs=self._initramfs(folder, init) if init else boot.initramfs,
-            root_image=self._blank() if init else ImageStore(IMAGES).require("cli").root_image,
+            root_image=self._blank() if init else newest_image("cli").root_image,
             disk=folder / "disk.img",
             config_drive=folder / "config.tar",
             memory_mib=256 if init else 512,
@@ -176,8 +176,16 @@ async def simulated_world(folder: Path) -> AsyncIterator[SimulatedWorld]:
 
 def boot_files() -> BootFiles:
     """The kernel that any guest boots. Raises: MissingImage when it was not built."""
-    image = ImageStore(IMAGES).require("kernel")
+    image = newest_image("kernel")
     return BootFiles(image.kernel, image.initramfs)
+
+
+def newest_image(kind: str) -> GoldenImage:
+    """The newest golden image of a kind, current or not: a driver boots any."""
+    store = ImageStore(IMAGES)
+    return next((image for image in store.list() if image.kind == kind), None) or store.require(
+        kind
+    )
 
 
 async def until(claim: object, limit_s: float = 60, every_s: float = 0.02) -> None:

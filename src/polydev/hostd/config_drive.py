@@ -18,6 +18,7 @@ from pathlib import Path
 
 from polydev.domain import MachineKind
 from polydev.errors import Invalid
+from polydev.hostd.room import room_in
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -52,9 +53,11 @@ class MachineConfig:
 async def write_config_drive(path: Path, config: MachineConfig, *, uid: int) -> None:
     """Write the drive anew, whole or not at all, 0600 and owned by `uid`.
 
-    Raises: Invalid for a value with a line end or another control character; OSError.
+    Raises: Invalid for a value with a line end or another control character; DiskFull.
     """
-    await asyncio.to_thread(_write, path, config_drive(config), uid)
+    content = config_drive(config)
+    with room_in(path.parent):
+        await asyncio.to_thread(_write, path, content, uid)
 
 
 def config_drive(config: MachineConfig) -> bytes:

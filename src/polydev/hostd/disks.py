@@ -14,12 +14,11 @@ import fcntl
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from polydev.errors import DiskFull, ImageDamaged
+from polydev.errors import ImageDamaged
 from polydev.hostd.confine import tool
+from polydev.hostd.room import room_in
 
 _MKFS_LIMIT_S = 60
 # The inode tables of a sparse file read as zeros already: mke2fs notes that, so the guest does not
@@ -40,7 +39,7 @@ async def make_disk(path: Path, size_mib: int, *, uid: int, cache_dir: Path) -> 
 def _make_disk(path: Path, size_mib: int, uid: int, cache_dir: Path) -> None:
     if path.exists():
         return
-    with _room_in(path.parent):
+    with room_in(path.parent):
         template = _template(size_mib, cache_dir)
         aside = path.with_name(f".{path.name}.new")
         try:
@@ -114,17 +113,3 @@ def _next_data(descriptor: int, position: int) -> tuple[int, int] | None:
             return None
         raise
     return start, os.lseek(descriptor, start, os.SEEK_HOLE)
-
-
-@contextmanager
-def _room_in(folder: Path) -> Iterator[None]:
-    """Say a full disk in our words."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFull(
-                f"No room for a machine's disk in {folder}",
-                hint="Free some space there, or destroy machines that nobody needs",
-            ) from error
-        raise

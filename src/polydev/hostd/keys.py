@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polydev.hostd.atomic import write_whole
+from polydev.hostd.room import room_in
 
 HOST_KEY = "ssh_host_ed25519_key"
 """The guest's own key: what its sshd proves itself with."""
@@ -31,9 +32,10 @@ class MachineKeys:
 async def make_keys(folder: Path) -> MachineKeys:
     """The keys in `folder` (0700, files 0600); those that are not there yet are made.
 
-    Raises: OSError; asyncssh.KeyImportError for a file that is no key.
+    Raises: DiskFull; asyncssh.KeyImportError for a file that is no key.
     """
-    return await asyncio.to_thread(_make, folder)
+    with room_in(folder):
+        return await asyncio.to_thread(_make, folder)
 
 
 def _make(folder: Path) -> MachineKeys:

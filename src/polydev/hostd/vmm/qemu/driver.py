@@ -6,7 +6,6 @@ It obeys `vmm.py`; `machines.py` calls it. See `command.py` for what a machine i
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -15,12 +14,12 @@ from pathlib import Path
 
 from polydev.errors import (
     AlreadyRunning,
-    DiskFull,
     MissingImage,
     PolydevError,
     VmmFailed,
 )
 from polydev.hostd.confine import confined, tool
+from polydev.hostd.room import room_in
 from polydev.hostd.vmm.qemu import ends, process
 from polydev.hostd.vmm.qemu.command import (
     PACKAGE,
@@ -77,13 +76,13 @@ class QemuDriver:
         """
         program = tool(PROGRAM, PACKAGE)
         try:
-            with ExitStack() as stack:
+            with room_in(spec.folder), ExitStack() as stack:
                 boot = _open_boot_files(stack, spec)
                 how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
                 await self._refuse_second(spec)
                 session = await _start(stack, program, spec, boot, how)
         except OSError as error:
-            raise _failure(spec, error) from error
+            raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
         try:
             await session.qmp.execute("cont")
         except BaseException:
@@ -146,12 +145,6 @@ async def _start(
     argv = confined([program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns)
     opened = (*boot, files.root_image, files.disk, files.config_drive, files.tap)
     return await Session.start(spec.folder, argv, opened, given, Marker(spec.ready_marker))
-
-
-def _failure(spec: LaunchSpec, error: OSError) -> PolydevError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DiskFull(f"No room to start {spec.vm_id} in {spec.folder}")
-    return VmmFailed(f"{spec.vm_id} cannot be started: {error}")
 
 
 def _pids_in(folder: Path) -> list[int]:

@@ -22,6 +22,7 @@ from polydev.hostd.atomic import write_whole
 IDENTITY = "vmm.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _END_LIMIT_S = 60
+_DELETED = " (deleted)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,19 +139,19 @@ def running_in(folder: Path, program: str) -> Iterator[tuple[int, Path, bool]]:
     The kernel says where a process is; what a VMM's memory says of itself is not asked.
     """
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
         try:
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            where = (entry / "cwd").readlink()
+            where = str((entry / "cwd").readlink()) if entry.name.isdigit() else ""
+            place = Path(where.removesuffix(_DELETED))
+            if where and place.is_relative_to(folder) and _runs(entry, program):
+                yield int(entry.name), place, not where.endswith(_DELETED)
         except OSError:
             continue
-        if not any(Path(os.fsdecode(word)).name == program for word in arguments):
-            continue
-        exists = not where.name.endswith(" (deleted)")
-        where = where if exists else where.with_name(where.name.removesuffix(" (deleted)"))
-        if where.is_relative_to(folder):
-            yield int(entry.name), where, exists
+
+
+def _runs(entry: Path, program: str) -> bool:
+    """True also while the programs that confine it have not given way to it yet."""
+    arguments = (entry / "cmdline").read_bytes().split(b"\0")
+    return any(os.path.basename(word) == program.encode() for word in arguments)  # noqa: PTH119
 
 
 def _is(identity: Identity, word: str) -> bool:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from polydev.errors import DiskFull, VmmFailed
+from polydev.errors import VmmFailed
 from polydev.hostd.logs import harmless
 from polydev.hostd.vmm.qemu import ends, process
 from polydev.hostd.vmm.qemu.console import (
@@ -58,7 +58,7 @@ class Session:
         given: ends.QemuEnds,
         marker: Marker,
     ) -> Session:
-        """Start QEMU, paused, and return when it has answered. Raises: VmmFailed, DiskFull."""
+        """Start QEMU, paused, and return when it has answered. Raises: VmmFailed, OSError."""
         handed = [*descriptors, given.qmp.fileno(), given.console.fileno()]
         running = await _started(argv, handed, given.errors, folder)
         # Our copies must go before we connect: a QEMU that has ended refuses, and does not keep us.
@@ -127,7 +127,7 @@ class Session:
         except (OSError, VmmFailed) as error:  # TimeoutError is an OSError
             await self.kill()
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise DiskFull(f"No room to start a VMM in {self.folder}") from error
+                raise
             raise VmmFailed(f"QEMU did not start: {self.last_words or error}") from error
         except BaseException:
             await self.kill()
