@@ -27,6 +27,7 @@ from polydev.hostd.disks import make_disk
 from polydev.hostd.images import ImageStore
 from polydev.hostd.keys import MachineKeys, make_keys
 from polydev.hostd.network import Attachment, Network, dial
+from polydev.hostd.vmm.qemu.command import MACHINE, Acceleration, kernel_line
 from polydev.hostd.vmm.qemu.tsc import tsc_khz
 from polydev.settings import HostSettings
 
@@ -80,13 +81,12 @@ class Bench:
         )
         arguments = [
             *("nsenter", f"--net=/run/netns/{self.netns}", "qemu-system-x86_64"),
-            *("-M", "microvm,acpi=on,rtc=on,pit=off,pic=off,pcie=off,usb=off,x-option-roms=off"),
+            *("-M", MACHINE),
             *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"),
             *("-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config"),
             *("-display", "none", "-no-reboot", "-serial", "stdio"),
             *("-kernel", str(kernel.kernel), "-initrd", str(kernel.initramfs)),
-            *("-append", f"console=ttyS0 quiet panic=-1 ipv6.disable=1 "
-              f"tsc_early_khz={tsc_khz()} tsc=reliable"),
+            *("-append", kernel_line(Acceleration("tcg", tsc_khz=tsc_khz()))),
             *("-device", "virtio-rng-device"),
         ]  # fmt: skip
         for name, path, more in drives:

@@ -19,7 +19,7 @@ _KERNEL_LINE = (
     # A tenth of the boot under emulation.
     " cryptomgr.notests 8250.nr_uarts=1"
 )
-_MACHINE = (
+MACHINE = (
     "microvm,acpi=on,rtc=on,pcie=off,usb=off,x-option-roms=off,dump-guest-core=off"
     # Not without the old timer and interrupt controller, though a kernel can do so: on a loaded
     # host the guest measures its own timer wrongly now and then, and these are what it checks that
@@ -73,11 +73,11 @@ def guest_arguments(
         *("-name", f"guest={name}"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
-        *("-machine", _MACHINE),
+        *("-machine", MACHINE),
         *_processor(how, memory_mib),
         *("-smp", str(vcpus), "-m", str(memory_mib)),
         *("-kernel", _descriptor(boot.kernel), "-initrd", _descriptor(boot.initramfs)),
-        *("-append", _kernel_line(how)),
+        *("-append", kernel_line(how)),
         *("-chardev", f"socket,id=qmp,fd={boot.qmp},server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=console,fd={boot.console},server=on,wait=off"),
@@ -118,7 +118,8 @@ def _processor(how: Acceleration, memory_mib: int) -> Sequence[str]:
     return "-accel", f"tcg,thread=multi,tb-size={translation_mib}", "-cpu", "max"
 
 
-def _kernel_line(how: Acceleration) -> str:
+def kernel_line(how: Acceleration) -> str:
+    """The guest kernel's command line."""
     if how.tsc_khz is None:
         return _KERNEL_LINE
     # Without `reliable`, a loaded host makes the guest's watchdog give the counter up.
