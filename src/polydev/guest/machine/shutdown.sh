@@ -15,13 +15,27 @@ others_live() {
     return 1
 }
 
+uptime_s() {
+    read -r seconds _ </proc/uptime
+    echo "${seconds%.*}"
+}
+
+# Runs a command until it succeeds, for about 2 s at most.
+insist() {
+    deadline_s=$(($(uptime_s) + 2))
+    until "$@" 2>/dev/null; do
+        [ "$(uptime_s)" -lt "$deadline_s" ] || return 1
+        usleep 20000
+    done
+}
+
+alone() { ! others_live; }
+
 kill -TERM -1
-tries=0
-while others_live && [ "$tries" -lt 100 ]; do
-    tries=$((tries + 1))
-    usleep 20000
-done
+insist alone
 kill -KILL -1
 sync
-mount -o remount,ro / && mount -o remount,ro /run/disk
+# A killed program lets go of its files a little after it is gone from the list of processes.
+insist mount -o remount,ro / || echo "the root filesystem is still in use"
+insist mount -o remount,ro /run/disk || echo "the machine's disk is still in use"
 poweroff -f
