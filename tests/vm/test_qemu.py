@@ -69,6 +69,7 @@ async def test_the_vmm_is_nobody_in_the_vm_namespace(world: QemuWorld) -> None:
     limits = Path(f"/proc/{vmm.pid}/limits").read_text()
     assert re.search(r"Max core file size +0 +0 ", limits)
     await vmm.kill()
+    assert not Path(f"/proc/{vmm.pid}").exists(), "it was killed and not reaped"
 
 
 async def test_drives_and_nics_come_in_their_order(world: QemuWorld) -> None:
