@@ -9,6 +9,8 @@ import pytest
 from controller_process import At
 from controller_world import World, a_world, tokens_in
 
+from polydev.hostapi import StopMachine
+
 STEPS = (
     "create-machines",
     "browser-ready",
@@ -245,3 +247,32 @@ async def test_what_a_host_kept_from_undoing_is_undone_later(world: World) -> No
         while await world.rows():
             await asyncio.sleep(0.2)
     await world.assert_clean()
+
+
+async def test_a_cli_machine_that_stopped_meanwhile_is_started_for_the_writing() -> None:
+    async with a_world({"login_end": "never"}) as world:
+        await world.controller.start()
+        session_id = await world.controller.connect("codex")
+        waiting = await world.controller.until(session_id, "waiting_for_person")
+        async with world.agent.host() as host:
+            await host.run("stop-it", StopMachine(vm_id=waiting["cliVM"]["vmId"]), 30)
+        path = f"/api/auth/session/{session_id}/input"
+        await world.controller.ask("POST", path, {"callbackUrl": "http://localhost:1455/x?code=x"})
+        await _assert_completed(world, session_id)
+
+
+@pytest.mark.parametrize("boot_s", [0, 3])
+async def test_a_controller_that_is_ended_and_started_goes_on(boot_s: int) -> None:
+    """While it waits for a person, and while machines are made."""
+    async with a_world({"login_end": "never", "boot_s": boot_s}) as world:
+        await world.controller.start()
+        session_id = await world.controller.connect("codex")
+        reached = "running" if boot_s else "waiting_for_person"
+        await world.controller.until(session_id, reached)
+        assert await world.controller.end() == 0
+        await world.controller.start()
+        await world.controller.until(session_id, "waiting_for_person")
+        path = f"/api/auth/session/{session_id}/input"
+        await world.controller.ask("POST", path, {"callbackUrl": "http://localhost:1455/x?code=x"})
+        await _assert_completed(world, session_id)
+        assert "Traceback" not in world.controller.log.read_text()

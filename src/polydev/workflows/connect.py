@@ -27,7 +27,15 @@ from polydev.domain import (
     credential_id_for,
     now,
 )
-from polydev.errors import LoginCancelled, LoginExpired, LoginFailed, LoginNotWaiting, SessionEnded
+from polydev.errors import (
+    ChannelLost,
+    LoginCancelled,
+    LoginExpired,
+    LoginFailed,
+    LoginNotWaiting,
+    MachineBusy,
+    SessionEnded,
+)
 from polydev.providers import check_credentials, provider
 from polydev.store import credentials, sessions
 from polydev.store.database import Database
@@ -189,9 +197,12 @@ class Connect:
         session = await self._session(subject)
         if session.cli_vm_id is None:
             raise LoginFailed("The session has lost its CLI machine", hint="Connect again")
-        await self._delivery().deliver(
-            credential_id_for(session.session_id), provider(session.provider), session.cli_vm_id
-        )
+        credential, about = credential_id_for(session.session_id), provider(session.provider)
+        await self.machines.bring_up(session.cli_vm_id)
+        try:
+            await self._delivery().deliver(credential, about, session.cli_vm_id)
+        except MachineBusy as error:  # It stopped meanwhile: the next try starts it again.
+            raise ChannelLost(error.message, hint=error.hint) from None
 
     async def _take_back(self, subject: str) -> None:
         session = await self._session(subject)

@@ -1,0 +1,123 @@
+"""Delivering a sealed credential into a machine, and taking it back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from agent_process import agent_world
+from pydantic import SecretStr
+
+from polydev.domain import (
+    CredentialId,
+    GuestFile,
+    MachineKind,
+    Person,
+    PersonId,
+    VmId,
+    new_vm_id,
+    now,
+)
+from polydev.errors import CredentialDamaged, CredentialsNotAccepted, NoSuchFile, NotConnected
+from polydev.hostapi import CreateMachine, WireFile, WriteFiles
+from polydev.hosts import Host
+from polydev.providers import provider
+from polydev.store import credentials, people
+from polydev.store.database import open_database
+from polydev.vault import Binding, Vault
+from polydev.workflows.delivery import Delivery
+
+ANN, CREDENTIAL = PersonId("ann"), CredentialId("c-1")
+CODEX = provider("codex")
+WHERE = CODEX.credentials.path
+
+
+@dataclass
+class Delivered:
+    """A machine, and what delivers into it."""
+
+    delivery: Delivery
+    host: Host
+    vm_id: VmId
+
+    async def write(self, content: bytes) -> None:
+        files = [WireFile.of(GuestFile(WHERE, content))]
+        await self.host.run("before", WriteFiles(vm_id=self.vm_id, files=files), 30)
+
+    async def read(self, path: str = WHERE) -> bytes | None:
+        try:
+            return await self.host.read_file(self.vm_id, path)
+        except NoSuchFile:
+            return None
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Delivered]:
+    database = open_database(None, tmp_path)
+    await database.upgrade()
+    vault = Vault(SecretStr("a key of the tests"), "key-1")
+    row = await vault.seal(b"new", Binding(CREDENTIAL, ANN, "codex"), now())
+    async with database.write() as connection:
+        await people.add(connection, Person(ANN, "ann@example.test", now()))
+        await credentials.put(connection, row)
+    async with agent_world(POLYDEV_DRIVER="simulated") as agent:
+        await agent.start()
+        vm_id = new_vm_id()
+        size = {"memory_mib": 512, "vcpus": 1, "disk_mib": 256}
+        async with agent.host() as host:
+            asked = CreateMachine(vm_id=vm_id, machine_kind=MachineKind.CLI, **size)
+            await host.run("make", asked, 60)
+            yield Delivered(Delivery(database, vault, host), host, vm_id)
+    await database.close()
+
+
+async def test_what_was_sealed_is_delivered_and_settled(machine: Delivered) -> None:
+    await machine.delivery.deliver(CREDENTIAL, CODEX, machine.vm_id)
+    assert await machine.read() == b"new"
+    await machine.delivery.settle(CODEX, machine.vm_id)
+    assert await machine.read(f"{WHERE}.before-connect") is None
+    await machine.delivery.take_back(CODEX, machine.vm_id)
+    assert await machine.read() == b"new"
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+async def test_what_was_there_comes_back_however_often_it_is_tried(
+    machine: Delivered, before: bytes | None
+) -> None:
+    if before is not None:
+        await machine.write(before)
+    for _ in range(2):
+        await machine.delivery.deliver(CREDENTIAL, CODEX, machine.vm_id)
+        assert await machine.read() == b"new"
+    for _ in range(2):
+        await machine.delivery.take_back(CODEX, machine.vm_id)
+        assert await machine.read() == before
+    assert await machine.read(f"{WHERE}.before-connect") is None
+
+
+async def test_taking_back_what_never_began_changes_nothing(machine: Delivered) -> None:
+    await machine.write(b"old")
+    await machine.delivery.take_back(CODEX, machine.vm_id)
+    assert await machine.read() == b"old"
+    await machine.delivery.take_back(CODEX, new_vm_id())
+
+
+async def test_a_cli_that_does_not_accept_them_is_told(machine: Delivered) -> None:
+    doubting = replace(CODEX, status_argv=("nothing", "of", "that", "name"))
+    with pytest.raises(CredentialsNotAccepted, match="Codex") as caught:
+        await machine.delivery.deliver(CREDENTIAL, doubting, machine.vm_id)
+    assert str(machine.vm_id) in caught.value.line()
+
+
+async def test_a_credential_that_is_gone_or_changed_is_not_delivered(machine: Delivered) -> None:
+    with pytest.raises(NotConnected):
+        await machine.delivery.deliver(CredentialId("none"), CODEX, machine.vm_id)
+    async with machine.delivery.database.write() as connection:
+        row = await credentials.get(connection, CREDENTIAL)
+        assert row is not None
+        await credentials.put(connection, replace(row, provider="claude_code"))
+    with pytest.raises(CredentialDamaged):
+        await machine.delivery.deliver(CREDENTIAL, CODEX, machine.vm_id)
+    assert await machine.read() is None
