@@ -53,7 +53,7 @@ async def start(state_dir: Path, limit_s: float = START_LIMIT_S) -> int:
             finally:
                 told.cancel()
     raise Failed(
-        last_words(log).removeprefix("polydev: ") or "Polydev ended at its start",
+        last_words(log) or "Polydev ended at its start",
         hint="" if "log" in last_words(log) else f"Its logs are in {logs}",
     )
 

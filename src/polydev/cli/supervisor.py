@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import time
@@ -227,14 +228,15 @@ class Log:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that says something, shortened; empty if there is none."""
+    """The last line of a log that says something, shortened, without the program's name."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
             lines = file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    last = next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    return re.sub(r"^polydev(-\w+)?: ", "", last)
 
 
 def how_ended(code: int) -> str:

@@ -78,8 +78,10 @@ async def test_a_program_that_ends_before_it_is_ready_ends_everything_with_its_l
     steady = program(
         tmp_path, "steady", f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
     )
-    wrong = program(tmp_path, "wrong", "print('KEY is not usable'); exit(3)", ready=False)
-    with pytest.raises(Failed, match=r"wrong ended at its start.*exit code 3.*KEY is not usable"):
+    wrong = program(
+        tmp_path, "wrong", "print('polydev-wrong: KEY is not usable'); exit(3)", ready=False
+    )
+    with pytest.raises(Failed, match=r"wrong ended at its start.*exit code 3\): KEY is not usable"):
         await supervise([steady, wrong], heard.listener)
     pid = int((await heard.until("pid")).split()[-1])
     with pytest.raises(ProcessLookupError):
