@@ -90,6 +90,21 @@ async def test_nonsense_instead_of_an_answer_is_a_failure(words: bytes) -> None:
     assert connected.fileno() == -1
 
 
+async def test_a_line_nested_too_deeply_is_the_end_of_the_connection_and_no_more() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        asked = json.loads(await reader.readline())
+        writer.write(json.dumps({"return": {}, "id": asked["id"]}).encode() + b"\n")
+        await reader.readline()
+        writer.write(b"[" * 500_000 + b"\n")
+
+    async with served_by(serve) as connected:
+        client = await Qmp.over(connected, ignore)
+        with pytest.raises(VmmFailed, match="closed"):
+            await client.execute("query-status")
+        await client.close()  # or the machine could never be tidied up
+
+
 async def test_silence_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)

@@ -112,7 +112,10 @@ class Qmp:
         line = await self._reader.readline()
         if not line.endswith(b"\n"):
             raise EOFError("the control socket was closed")
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         if not isinstance(message, dict):
             raise ValueError("not an object")
         return message
