@@ -1,7 +1,8 @@
 """One Polydev on this machine: its state folder, who runs it, and how it is told to end.
 
 `up` holds the lock of its folder for as long as it lives; `down`, `doctor` and `demo` look. The
-lock, not the pid file, says whether it runs: a lock cannot be left behind.
+lock, not the pid file, says whether it runs: a lock cannot be left behind. Whoever can read a file
+can lock it, and so pretend that what stands there still runs: it is root's alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Instance:
     def claim(self) -> None:
         """Say that the folder is a Polydev's, before anything of it is there."""
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self._lock.touch(mode=0o644)
+        self._lock.touch(mode=0o600)
 
     def pid(self) -> int | None:
         """The supervisor that runs, or None."""
@@ -50,8 +51,9 @@ class Instance:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Be the one that runs here. Raises AlreadyRunning."""
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+b") as lock:
+            os.fchmod(descriptor, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

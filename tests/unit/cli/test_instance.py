@@ -54,6 +54,15 @@ def test_the_second_to_start_is_refused_and_told_who_runs(tmp_path: Path) -> Non
         assert instance.pid() == os.getpid()
 
 
+def test_nobody_else_can_lock_it_and_pass_a_stale_pid_off_as_polydevs(tmp_path: Path) -> None:
+    instance = Instance(tmp_path)
+    instance.claim()
+    assert (tmp_path / "up.lock").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "up.lock").chmod(0o644)
+    with instance.held():
+        assert (tmp_path / "up.lock").stat().st_mode & 0o777 == 0o600
+
+
 async def test_end_waits_until_it_has_ended(tmp_path: Path) -> None:
     process = holder(tmp_path)
     reaping = asyncio.create_task(asyncio.to_thread(process.wait))
