@@ -20,6 +20,9 @@ from polydev.workflows.session_notes import SessionNotes
 log = logging.getLogger("polydev.workflows")
 
 _PAUSE_S = 1.0
+_BREATH_S = 0.25
+"""Between two questions: a machine that answers at once instead of when it has news would keep the
+controller and the host agent busy for as long as the person may take."""
 _MAX_REASON = 300
 
 
@@ -35,7 +38,7 @@ class LoginWatch:
         about = provider(self.session.provider)
         await self.service.start(about.id, self.session.session_id)
         while (urls := await self.service.url(about.id)) is None:
-            continue  # the service answers when it knows, or after its long poll
+            await asyncio.sleep(_BREATH_S)  # it answers when it knows, or after its long poll
         own = urls.ownBrowserUrl
         return LoginUrl(
             url=check_oauth_url(about, urls.url),
@@ -79,3 +82,4 @@ class LoginWatch:
                 why = cleaned(state.reason, _MAX_REASON) or "it did not say why"
                 return LoginFailed(f"The CLI's login failed: {why}", hint="Connect again")
             version = state.version
+            await asyncio.sleep(_BREATH_S)
