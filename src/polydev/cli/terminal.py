@@ -147,7 +147,8 @@ class Terminal:
 
     def answer(self, value: Any) -> None:
         """The JSON that `--json` promises: one line on standard output."""
-        print(json.dumps(value, ensure_ascii=False, default=str), file=sys.stdout, flush=True)
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        print("".join(map(_harmless_in_json, text)), file=sys.stdout, flush=True)
 
     def _end(self, mark: str, style: str, words: str, seconds: float) -> None:
         line = Text.assemble(
@@ -177,3 +178,8 @@ def printable(text: str) -> str:
     return "".join(
         char for char in text if char in "\n\t" or not unicodedata.category(char).startswith("C")
     )
+
+
+def _harmless_in_json(char: str) -> str:
+    """What `printable` would leave out stands in a text here: escaped, it says the same."""
+    return char if printable(char) else json.dumps(char)[1:-1]

@@ -53,6 +53,16 @@ def test_what_a_machine_says_cannot_move_the_cursor(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "a[2Jbc\nd\te"
 
 
+def test_json_says_what_a_machine_said_and_does_nothing_to_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = {"stdout": "ä\x9b2J\x9d0;title\x9c\u202e\x7f\x1b\n\U000e0001"}
+    Terminal(as_json=True).answer(said)
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == said
+    assert printable(line) == line
+
+
 def test_what_looks_like_markup_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().say("[red]not red[/red]")
     assert capsys.readouterr().out == "[red]not red[/red]\n"
