@@ -37,8 +37,9 @@ class LoginWatch:
         """Start the CLI's login and return its URLs, checked. The caller limits the time."""
         about = provider(self.session.provider)
         await self.service.start(about.id, self.session.session_id)
-        while (urls := await self.service.url(about.id)) is None:
-            await asyncio.sleep(_BREATH_S)  # it answers when it knows, or after its long poll
+        # It answers when it knows, or after its long poll.
+        while (urls := await self.service.url(about.id)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(_BREATH_S)
         own = urls.ownBrowserUrl
         return LoginUrl(
             url=check_oauth_url(about, urls.url),
