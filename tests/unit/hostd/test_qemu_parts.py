@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polydev.errors import VmmFailed
-from polydev.hostd.vmm.qemu import console, qmp
+from polydev.hostd.vmm.qemu import console, process, qmp
 from polydev.hostd.vmm.qemu.command import (
     Acceleration,
     BootDescriptors,
@@ -154,6 +156,26 @@ async def test_who_waits_is_told_when_qemu_hangs_up() -> None:
                 with pytest.raises(VmmFailed):
                     await client.execute("cont")
         await client.close()
+
+
+def test_a_vmm_is_known_again_by_its_user_whatever_it_calls_itself() -> None:
+    uid = 1_900_000_123
+    sleeper = "import time; print(flush=True); time.sleep(600)"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", sleeper], user=uid, stdout=subprocess.PIPE, cwd="/"
+    ) as vmm:
+        assert vmm.stdout is not None
+        vmm.stdout.readline()
+        held = process.hold(vmm.pid)
+        assert held is not None
+        found = process.find(held.identity, uid)
+        assert found is not None
+        assert process.find(held.identity, uid + 1) is None
+        later = process.Identity(vmm.pid, held.identity.start_ticks + 1, held.identity.boot_id)
+        assert process.find(later, uid) is None
+        found.release()
+        held.release()
+        vmm.kill()
 
 
 def test_a_log_keeps_its_end_within_its_bound(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class QemuDriver:
     async def adopt(self, spec: LaunchSpec) -> RunningQemu | None:
         """Take a running VMM over. One that hangs, or whose launch was cut short, is ended."""
         known = await asyncio.to_thread(process.Identity.read, spec.folder)
-        running = process.find(known, spec.vm_id) if known else None
+        running = process.find(known, spec.uid) if known else None
         if running is not None:
             with suppress(VmmFailed):
                 return await self._take_over(spec, running)

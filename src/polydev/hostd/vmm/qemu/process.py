@@ -113,12 +113,16 @@ def start(argv: Sequence[str], descriptors: Sequence[int], errors: int, folder: 
     return VmmProcess(process.pid, pidfd)
 
 
-def find(identity: Identity, word: str) -> VmmProcess | None:
-    """The process of that identity if it still runs and has `word` in an argument."""
+def find(identity: Identity, uid: int) -> VmmProcess | None:
+    """The process of that identity if it still runs, as user `uid`.
+
+    A VMM cannot become another user; its arguments lie in its own memory, where a guest that has
+    taken it over may have changed them to be overlooked.
+    """
     if identity.boot_id != _boot_id():
         return None
     found = hold(identity.pid)
-    if found is not None and _is(identity, word):
+    if found is not None and _is(identity, uid):
         return found
     if found is not None:
         found.release()
@@ -154,10 +158,12 @@ def _runs(entry: Path, program: str) -> bool:
     return any(os.path.basename(word) == program.encode() for word in arguments)  # noqa: PTH119
 
 
-def _is(identity: Identity, word: str) -> bool:
+def _is(identity: Identity, uid: int) -> bool:
     try:
-        arguments = Path(f"/proc/{identity.pid}/cmdline").read_bytes()
-        return word.encode() in arguments and _start_ticks(identity.pid) == identity.start_ticks
+        status = Path(f"/proc/{identity.pid}/status").read_text("utf-8", "replace")
+        users = status[status.index("\nUid:") :].split("\n")[1].split()[1:]
+        is_user = users == [str(uid)] * 4
+        return is_user and _start_ticks(identity.pid) == identity.start_ticks
     except (OSError, ValueError, IndexError):
         return False
 
