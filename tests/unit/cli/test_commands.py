@@ -160,6 +160,14 @@ def test_a_missing_token_says_where_it_was_looked_for(polydev: Typed) -> None:
     assert_one_line(polydev("machine", "list"), "admin-token", "POLYDEV_ADMIN_TOKEN")
 
 
+def test_a_token_that_is_a_symlink_to_another_file_is_not_sent(polydev: Typed) -> None:
+    folder = polydev.state_dir / "controller"
+    folder.mkdir(parents=True)
+    (polydev.state_dir / "roots-own").write_text("secret")
+    (folder / "admin-token").symlink_to(polydev.state_dir / "roots-own")
+    assert_one_line(polydev("machine", "list"), "token cannot be read")
+
+
 def test_an_error_with_json_is_json_too(polydev: Typed) -> None:
     ended = polydev("machine", "list", "--json", POLYDEV_ADMIN_TOKEN="made-up")
     answer = json.loads(ended.stdout)
