@@ -182,7 +182,7 @@ class Channel:
         until = time.monotonic() + timeout_s
         while True:
             try:
-                return await self._handshake(until - time.monotonic())
+                return await self._handshake(max(_RETRY_S, until - time.monotonic()))
             except ChannelLost:
                 if time.monotonic() + _RETRY_S >= until:
                     raise
