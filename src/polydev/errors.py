@@ -46,7 +46,8 @@ class PolydevError(Exception):
 
     def line(self) -> str:
         """One line for a terminal: what happened, then what to do."""
-        return f"{self.message}. {self.hint}" if self.hint else self.message
+        words = f"{self.message}. {self.hint}" if self.hint else self.message
+        return " ".join(words.split())
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.hint))

@@ -23,6 +23,10 @@ class _HumanLine(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        """One line, whatever words of a machine are in it: they must not forge a second one."""
+        return super().formatMessage(record).replace("\r", " ").replace("\n", " ")
+
 
 class _JsonLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:

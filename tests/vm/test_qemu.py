@@ -68,6 +68,7 @@ async def test_the_vmm_is_nobody_in_the_vm_namespace(world: QemuWorld) -> None:
     assert inside == Path(f"/run/netns/{world.netns}").stat().st_ino
     limits = Path(f"/proc/{vmm.pid}/limits").read_text()
     assert re.search(r"Max core file size +0 +0 ", limits)
+    assert re.search(r"Max file size +\d+ +\d+ +bytes", limits), "it may fill the host"
     await vmm.kill()
     assert not Path(f"/proc/{vmm.pid}").exists(), "it was killed and not reaped"
 

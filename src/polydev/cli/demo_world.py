@@ -62,6 +62,7 @@ def alone(demo: DemoSettings) -> Iterator[None]:
     """Be the only demo of this name that is being carried through. Raises AlreadyRunning."""
     path = Path(f"/run/{demo.name}.lock")
     with path.open("w") as lock:
+        os.fchmod(lock.fileno(), 0o600)  # who can open it can hold it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

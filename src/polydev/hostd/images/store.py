@@ -164,6 +164,7 @@ class ImageStore:
         logs = self.root / "logs"
         logs.mkdir(exist_ok=True)
         with (self.root / ".lock").open("w") as lock:
+            os.fchmod(lock.fileno(), 0o600)  # who can open it can hold it
             await _acquire(lock)
             await asyncio.to_thread(self._sweep)
             free = shutil.disk_usage(self.root).free

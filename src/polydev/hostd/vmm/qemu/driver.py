@@ -142,7 +142,9 @@ async def _start(
     given = stack.enter_context(ends.made_in(spec.folder))
     descriptors = BootDescriptors(*boot, given.qmp.fileno(), given.console.fileno())
     arguments = machine_arguments(spec, descriptors, files, how)
-    argv = confined([program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns)
+    # A VMM that a guest has taken over must not fill the host: its disk is all that may grow.
+    most = [tool("prlimit", "util-linux"), f"--fsize={spec.disk.stat().st_size}", "--"]
+    argv = confined([*most, program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns)
     opened = (*boot, files.root_image, files.disk, files.config_drive, files.tap)
     return await Session.start(spec.folder, argv, opened, given, Marker(spec.ready_marker))
 
