@@ -19,6 +19,7 @@ async def _refused(state_dir: Path, **env: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "polydev.app"),
         env={**ControllerProcess(state_dir).env, **env},
+        cwd=state_dir.parent,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -55,6 +56,8 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
         ({"POLYDEV_LISTEN": "300.0.0.1"}, "POLYDEV_LISTEN"),
         ({"POLYDEV_ADMIN_TOKEN": "short"}, "POLYDEV_ADMIN_TOKEN"),
         ({"DATABASE_URL": "postgresql://me:hunter2@db.test/x"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "sqlite:///beside-whoever-starts-it.db"}, "DATABASE_URL"),
         ({"POLYDEV_STATE_DIR": "/proc/nothing"}, "POLYDEV_STATE_DIR"),
     ],
 )
@@ -62,6 +65,7 @@ async def test_a_bad_setting_is_named(tmp_path: Path, env: dict[str, str], named
     line = await _refused(tmp_path / "state", **env)
     assert named in line
     assert "hunter2" not in line
+    assert {it.name for it in tmp_path.iterdir()} <= {"state"}, "left where it was started"
 
 
 async def test_another_encryption_key(controller: ControllerProcess) -> None:

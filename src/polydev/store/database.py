@@ -23,6 +23,7 @@ from polydev.errors import BadSettings
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 30_000
+_URL_HINT = "Leave it unset, or set it to sqlite:////path/to/file.db"
 
 
 class Database:
@@ -70,21 +71,8 @@ def open_database(url: str | None, controller_dir: Path) -> Database:
 
     Raises: BadSettings if the URL is of another database or cannot be read.
     """
-    try:
-        parsed = sa.make_url(url or f"sqlite:///{controller_dir / 'polydev.db'}")
-    except ArgumentError:
-        raise BadSettings(
-            "DATABASE_URL is not a database URL",
-            hint="Leave it unset, or set it to sqlite:////path/to/file.db",
-        ) from None
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        raise BadSettings(
-            f"DATABASE_URL names a {parsed.get_backend_name()} database that this version cannot "
-            "use",
-            hint="Leave it unset, or set it to sqlite:////path/to/file.db",
-        )
     engine = create_async_engine(
-        parsed.set(drivername="sqlite+aiosqlite"),
+        sa.URL.create("sqlite+aiosqlite", database=str(_sqlite_file(url, controller_dir))),
         connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000},
     )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
@@ -93,10 +81,28 @@ def open_database(url: str | None, controller_dir: Path) -> Database:
 
 
 def sqlite_folder(url: str | None, controller_dir: Path) -> Path:
-    """Where the SQLite file lies: two controllers must not share it."""
+    """Where the SQLite file lies: two controllers must not share it. Raises: BadSettings."""
+    return _sqlite_file(url, controller_dir).parent.resolve()
+
+
+def _sqlite_file(url: str | None, controller_dir: Path) -> Path:
+    """The file that a URL names by its whole path: where a program was started must not matter."""
     if url is None:
-        return controller_dir
-    return Path(sa.make_url(url).database or ".").resolve().parent
+        return controller_dir / "polydev.db"
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError:
+        raise BadSettings("DATABASE_URL is not a database URL", hint=_URL_HINT) from None
+    if parsed.get_backend_name() != "sqlite":
+        raise BadSettings(
+            f"DATABASE_URL names a {parsed.get_backend_name()} database that this version cannot "
+            "use",
+            hint=_URL_HINT,
+        )
+    file = Path(parsed.database or "")
+    if not file.is_absolute():
+        raise BadSettings("DATABASE_URL does not name a file by its whole path", hint=_URL_HINT)
+    return file
 
 
 async def migrate(url: str | None, controller_dir: Path) -> None:

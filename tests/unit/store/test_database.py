@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from polydev.domain import Person, PersonId, now
 from polydev.errors import BadSettings
 from polydev.store import people
-from polydev.store.database import Database, migrate, open_database
+from polydev.store.database import Database, migrate, open_database, sqlite_folder
 from polydev.store.tables import metadata, users
 
 
@@ -95,10 +95,21 @@ async def test_times_come_back_with_their_zone(store: Database) -> None:
     assert row.created_at.tzinfo is UTC
 
 
-@pytest.mark.parametrize("url", ["postgresql://db.example.test/polydev", "nonsense", "sqlite://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://db.example.test/polydev",
+        "nonsense",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///beside-whoever-starts-it.db",
+    ],
+)
 def test_a_database_it_cannot_use_is_named_as_a_setting(url: str, tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match="DATABASE_URL"):
         open_database(url, tmp_path)
+    with pytest.raises(BadSettings, match="DATABASE_URL"):
+        sqlite_folder(url, tmp_path)
 
 
 def test_the_password_of_a_database_url_is_not_told(tmp_path: Path) -> None:
