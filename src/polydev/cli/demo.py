@@ -29,7 +29,7 @@ from polydev.cli.controller import Controller, controller
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.terminal import Terminal
 from polydev.cli.up import Plan
-from polydev.errors import CredentialsNotAccepted, Failed, PolydevError
+from polydev.errors import CredentialsNotAccepted, Failed, PolydevError, UnknownProvider
 from polydev.hostapi import ExecRequest
 from polydev.hostd.images import ImageKind
 from polydev.settings import HostSettings, read
@@ -87,6 +87,11 @@ async def demo(
 
     Example: `polydev demo`, then `polydev down --demo`.
     """
+    for name in provider:
+        if name not in STATUS:
+            raise UnknownProvider(
+                f"There is no provider {name!r}", hint=f"There are: {', '.join(sorted(STATUS))}"
+            )
     requirements.root()
     world = demo_world.enter()
     with demo_world.alone(world):

@@ -110,6 +110,12 @@ def test_up_with_a_bad_setting_names_the_variable(polydev: Typed) -> None:
     assert_one_line(ended, "POLYDEV_CLI_VCPUS is not usable")
 
 
+def test_a_demo_of_an_unknown_provider_is_refused_before_anything_is_made(polydev: Typed) -> None:
+    ended = polydev("demo", "--provider", "codex", "--provider", "hal")
+    assert_one_line(ended, "no provider 'hal'", "codex")
+    assert not (polydev.state_dir / "demo").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the check for root comes first")
 class TestUpAsRoot:
     def test_a_port_that_is_taken_is_named(self, polydev: Typed) -> None:
