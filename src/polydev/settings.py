@@ -93,8 +93,6 @@ class HostSettings(CommonSettings):
     """PEM file of additional authorities that every machine trusts."""
 
     channel_port_base: int = Field(22000, ge=1024, le=65000)
-    ready_timeout_s: float = Field(60, gt=0)
-    """From the start of a machine's VMM until its channel answers."""
 
     @field_validator("dns", mode="before")
     @classmethod

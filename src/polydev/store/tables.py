@@ -33,7 +33,6 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 
 metadata = sa.MetaData()
 
-ENDED_STATUSES = ("completed", "failed", "expired", "cancelled")
 GONE_STATES = ("destroyed",)
 
 users = sa.Table(
