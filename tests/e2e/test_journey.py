@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from e2e.place import Place
+from polydev.hosts import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 
@@ -162,6 +163,32 @@ def test_a_host_agent_that_is_killed_finds_its_machines_again(
         if ended.returncode == 0:
             return
     pytest.fail(ended.stderr)
+
+
+@pytest.mark.parametrize("line", ["✓ Making the CLI machine", "✓ Starting the CLI's own login"])
+async def test_a_login_outlives_controller_and_host_agent(
+    place: Place, report: dict[str, Any], line: str
+) -> None:
+    """Both are killed while real machines are in the middle of it; it completes all the same."""
+    cli = {machine["vm_id"] for machine in place.json("machine", "list")}
+    process = place.start("connect", "codex", stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    assert any(line in told for told in process.stdout), "it ended before"
+    for module in ("polydev.app", "polydev.hostd"):
+        os.kill(place.process(module), signal.SIGKILL)
+    process.communicate(timeout=600)
+    again = place.run("connect", "codex", limit_s=600)  # the live session, or one that has ended
+    for _ in range(60):
+        if again.returncode == 0 or "answer" not in again.stderr:
+            break
+        again = place.run("connect", "codex", limit_s=600)
+    assert again.returncode == 0, f"{again.stdout}\n{again.stderr}"
+    async with Host(place.state_dir / "sockets" / "hostd.sock") as host:
+        found = await host.inventory()
+    assert set(found.machines) == set(found.folders) == set(found.processes) == cli
+    assert set(found.addresses) == cli
+    assert len(found.taps) == len(set(found.firewall)) == len(cli)
+    assert {machine["vm_id"] for machine in place.json("machine", "list")} == cli
 
 
 def test_down_leaves_nothing(place: Place, report: dict[str, Any]) -> None:

@@ -46,6 +46,11 @@ class ClientSettings(CommonSettings):
         path = self.state_dir / "controller" / "admin-token"
         try:
             return _read_kept(path)
+        except FileNotFoundError:
+            raise ControllerUnreachable(
+                f"Polydev has not been started in {self.state_dir}",
+                hint="Start it with `polydev up`, or set POLYDEV_STATE_DIR to where it is",
+            ) from None
         except OSError as error:
             raise NotSignedIn(
                 f"The administrator's token cannot be read from {path} ({error.strerror})",

@@ -87,6 +87,7 @@ async def up(
 
     Examples: `polydev up` in a terminal or a unit; `polydev up --detach`, later `polydev down`.
     """
+    requirements.root()
     plan = Plan.read()
     plan.check()
     if background_only:

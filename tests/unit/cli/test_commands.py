@@ -162,8 +162,8 @@ def test_a_controller_that_does_not_answer_is_one_line(polydev: Typed) -> None:
     assert_one_line(polydev("chat", "codex", "Hello", **token), "does not answer", hint)
 
 
-def test_a_missing_token_says_where_it_was_looked_for(polydev: Typed) -> None:
-    assert_one_line(polydev("machine", "list"), "admin-token", "POLYDEV_ADMIN_TOKEN")
+def test_before_the_first_start_it_says_how_to_start(polydev: Typed) -> None:
+    assert_one_line(polydev("machine", "list"), "has not been started", "polydev up")
 
 
 def test_a_token_that_is_a_symlink_to_another_file_is_not_sent(polydev: Typed) -> None:

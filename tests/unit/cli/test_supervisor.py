@@ -30,7 +30,7 @@ class Heard:
         self._more.set()
 
     async def until(self, words: str) -> str:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not (found := [line for line in self.lines if words in line]):
                 self._more.clear()
                 await self._more.wait()
