@@ -73,7 +73,8 @@ async def connect(folder: Path, name: str) -> socket.socket:
 
 def remove_from(folder: Path) -> None:
     """Remove what a VMM leaves in its machine's folder, all but its logs."""
-    for name in (QMP_SOCKET, CONSOLE_SOCKET, ERROR_FIFO, IDENTITY):
+    half_written = (f".{IDENTITY}.new", ".console.log.new", ".error.log.new")
+    for name in (QMP_SOCKET, CONSOLE_SOCKET, ERROR_FIFO, IDENTITY, *half_written):
         with suppress(OSError):
             (folder / name).unlink()
 
