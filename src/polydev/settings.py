@@ -135,7 +135,8 @@ class ControllerSettings(CommonSettings):
 
     machine_limit_s: float = Field(60, gt=0)
     healthy_limit_s: float = Field(60, gt=0)
-    login_start_limit_s: float = Field(30, gt=0)
+    login_start_limit_s: float = Field(60, gt=0)
+    """Claude Code takes nearly 30 s to tell its URL where machines are emulated in software."""
     person_limit_s: float = Field(900, gt=0)
     capture_limit_s: float = Field(30, gt=0)
     write_limit_s: float = Field(60, gt=0)
