@@ -15,6 +15,7 @@ from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
 from polydev.errors import (
     ChannelLost,
     HostUnreachable,
+    MachineBusy,
     MachineNotReady,
     NoSuchMachine,
     OperationMismatch,
@@ -101,6 +102,23 @@ async def test_asking_twice_is_asking_once(host: Host) -> None:
     assert [view.vm_id for view in await host.machines()] == [vm_id]
     with pytest.raises(OperationMismatch):
         await host.run("one", create(new_vm_id()), 60)
+
+
+async def test_a_machine_that_ended_before_its_creation_was_answered_runs_when_asked_again(
+    agent: AgentProcess, host: Host
+) -> None:
+    vm_id = new_vm_id()
+    made = await host.run("one", create(vm_id), 60)
+    await agent.kill()  # A simulated machine ends with its agent.
+    await agent.start()
+    assert (await host.machine(vm_id)).state is MachineState.STOPPED
+
+    again = await host.run("another", create(vm_id), 60)
+    assert made is not None
+    assert again is not None
+    assert (again.state, again.ip_address) == (MachineState.RUNNING, made.ip_address)
+    with pytest.raises(MachineBusy, match="another shape"):
+        await host.run("third", create(vm_id, MachineKind.BROWSER), 60)
 
 
 @pytest.mark.parametrize("delay_s", [0.02, 0.1, 0.3])

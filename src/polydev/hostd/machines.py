@@ -71,12 +71,22 @@ class Machines:
     # What is asked ---------------------------------------------------------------------------
 
     async def create(self, asked: CreateMachine) -> MachineView:
-        """Make a machine and start it; what fails or is cancelled leaves nothing but kept logs."""
+        """Make a machine and start it; what fails or is cancelled leaves nothing but kept logs.
+
+        One that is there already is started if it is at rest: its VMM may have ended between its
+        creation and the answer to whoever asked. When that fails the machine stays, as failed.
+        """
         async with self._alone(asked.vm_id):
             known = self._records.get(asked.vm_id)
-            if known:
-                return self._same(known, asked)
-            return await self._interruptible(asked.vm_id, self._create(asked))
+            if known is None:
+                return await self._interruptible(asked.vm_id, self._create(asked))
+            self._require_same(known, asked)
+            if known.state in _AT_REST:
+                start = self._start(known, asked.ready_timeout_s)
+                return await self._interruptible(asked.vm_id, start)
+            if known.state is not MachineState.RUNNING:
+                raise MachineBusy(f"Machine {known.vm_id} exists already, and is {known.state}")
+            return self.view(known.vm_id)
 
     async def destroy(self, vm_id: str) -> None:
         """End a machine and remove all that is its. Done also when it never was."""
@@ -313,13 +323,10 @@ class Machines:
             uid=next(uid for uid in itertools.count(UID_BASE) if uid not in taken),
         )
 
-    def _same(self, known: MachineRecord, asked: CreateMachine) -> MachineView:
+    def _require_same(self, known: MachineRecord, asked: CreateMachine) -> None:
         shape = ("machine_kind", "memory_mib", "vcpus", "disk_mib")
         if any(getattr(known, name) != getattr(asked, name) for name in shape):
             raise MachineBusy(f"Machine {known.vm_id} exists already, with another shape")
-        if known.state is not MachineState.RUNNING:
-            raise MachineBusy(f"Machine {known.vm_id} exists already, and is {known.state}")
-        return self.view(known.vm_id)
 
     def _record(self, vm_id: str) -> MachineRecord:
         record = self._records.get(vm_id)

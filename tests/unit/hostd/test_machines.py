@@ -192,11 +192,12 @@ async def test_a_stopped_machine_keeps_its_place_and_starts_again(
     assert await machines.stop(view.vm_id) == stopped
     with pytest.raises(MachineBusy):
         await machines.exec(view.vm_id, ExecRequest(argv=["true"]))
-    with pytest.raises(MachineBusy):
-        await machines.create(asked(view.vm_id))
     started = await machines.start(view.vm_id, 10)
     assert (started.state, started.ip_address) == (MachineState.RUNNING, view.ip_address)
     assert await machines.start(view.vm_id, 10) == started
+    await machines.stop(view.vm_id)
+    again = await machines.create(asked(view.vm_id))
+    assert (again.state, again.ip_address) == (MachineState.RUNNING, view.ip_address)
 
 
 async def test_a_failed_start_leaves_the_machine_failed_and_startable(
