@@ -19,6 +19,8 @@ SessionId = NewType("SessionId", str)
 
 PersonId = NewType("PersonId", str)
 CredentialId = NewType("CredentialId", str)
+HostId = NewType("HostId", str)
+"""Names a VM host: `local` for the one beside the controller."""
 
 _NAMESPACE = uuid.UUID("6f1d7a52-5a0e-4c39-9a54-3b1f0f6f2a11")
 
@@ -68,6 +70,30 @@ _ENDS = frozenset(
 )
 
 
+class Role(StrEnum):
+    """What somebody is on this Polydev."""
+
+    PERSON = "person"
+    ADMINISTRATOR = "administrator"
+
+
+class Scope(StrEnum):
+    """What a request may be about. A sign-in has all that its person's role allows."""
+
+    READ = "read"
+    """Look at what is one's own."""
+    CONNECT = "connect"
+    """Start, cancel and complete connect sessions; revoke and export credentials."""
+    MACHINES = "machines"
+    """Create, start, stop and destroy machines; run programs in them."""
+    CHAT = "chat"
+    """Talk to CLIs."""
+    ACCOUNT = "account"
+    """Password, tokens, deletion of the account."""
+    ADMIN = "admin"
+    """Hosts, people and everybody's machines; administrators only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
     """Somebody who may sign in."""
@@ -75,6 +101,84 @@ class Person:
     user_id: PersonId
     email: str
     created_at: datetime
+    role: Role = Role.PERSON
+    disabled_at: datetime | None = None
+    deleting_at: datetime | None = None
+    """Since when everything of theirs is being removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A row of `api_tokens`: what is known of a token besides its hash."""
+
+    token_id: str
+    user_id: PersonId
+    name: str
+    scopes: frozenset[Scope]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+
+class HostState(StrEnum):
+    """Whether a host takes machines."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    """Keeps its machines and takes no new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmHost:
+    """A row of `hosts`: a machine that runs a host agent, and what it offers."""
+
+    host_id: HostId
+    socket: str
+    """Path of the host agent's Unix socket."""
+    state: HostState
+    memory_mib: int
+    """What its machines may have together."""
+    vcpus: int
+    """Virtual processors that its machines may have together."""
+    driver: str
+    accelerator: str
+    version: str
+    seen_at: datetime | None
+    """When it last answered; None: it never did, and nothing is placed there."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """A row of `audit_log`: who did what to which, from where, and why. Never a secret."""
+
+    actor: str
+    """A person's id, or `controller`."""
+    action: str
+    """`<subject>.<verb>`: `machine.destroy`, `session.start`, `token.create`, ..."""
+    subject: str
+    """The id of what it was done to."""
+    owner: PersonId | None = None
+    """Whose it is; None for what is nobody's."""
+    via: str = ""
+    """`sign-in`, `token:<token id>`, `local`, `reconciler`, ..."""
+    source: str = ""
+    """The network address that asked."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A row of `events`: something of a person's changed. What it is now, the API tells."""
+
+    event_id: int
+    user_id: PersonId
+    kind: str
+    """`session`, `machine`, `credential`, `token`, ..."""
+    subject: str
+    data: dict[str, str]
+    """A few words (`status`, `step`), never a secret."""
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +201,8 @@ class Machine:
     ip_address: str | None
     session_id: SessionId | None
     """The connect session that created it, if one did."""
+    host_id: HostId | None
+    """Where it was placed; None: nowhere yet."""
     size: MachineSize
     error_code: str | None
     error: str | None

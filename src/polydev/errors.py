@@ -5,12 +5,14 @@
     │   ├── BadSettings, UnknownProvider, BadCredentials, BadOAuthUrl, BadPath,
     │   ├── BadRequest, PasteRefused
     ├── Refused       who asks may not                          (401, 403, 429)
-    │   ├── NotSignedIn, NotAllowed, WrongEncryptionKey, NotRoot
+    │   ├── NotSignedIn, NotAllowed, WrongEncryptionKey, NotRoot, QuotaExceeded,
+    │   ├── TooManyRequests
     ├── Missing       what was named is not there               (404)
-    │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, NoSuchOperation, MissingImage, NotConnected
+    │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, NoSuchOperation, MissingImage, NotConnected,
+    │   ├── NoSuchPerson, NoSuchToken, NoSuchCredential, NoSuchHost
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
-    │   ├── LoginNotWaiting, AlreadyRunning
+    │   ├── LoginNotWaiting, AlreadyRunning, AlreadyExists, IdempotencyConflict, HostInUse
     ├── Unavailable   not now; retried                          (503)
     │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken
     └── Failed        it was tried and undone                   (502)
@@ -121,6 +123,18 @@ class WrongEncryptionKey(Refused):
     """ENCRYPTION_KEY does not open what this database holds."""
 
 
+class QuotaExceeded(Refused):
+    """The person has as many of these as they may have; the message names the quota."""
+
+
+class TooManyRequests(Refused):
+    """Asked too often; `retry_after_s` says when it may be asked again."""
+
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: int = 1) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class NotRoot(Refused):
     """Starting machines, and what they need, is root's."""
 
@@ -149,6 +163,22 @@ class NotConnected(Missing):
     """The person has no live credential, or no CLI machine, for that provider."""
 
 
+class NoSuchPerson(Missing):
+    """No person of that id or address."""
+
+
+class NoSuchToken(Missing):
+    """No API token, invitation or sign-in of that id, or none of the caller's."""
+
+
+class NoSuchCredential(Missing):
+    """No credential of that id, or none of the caller's."""
+
+
+class NoSuchHost(Missing):
+    """No VM host of that id."""
+
+
 class MachineBusy(Conflict):
     """The machine is in a state that does not allow the operation."""
 
@@ -175,6 +205,18 @@ class LoginNotWaiting(Conflict):
 
 class AlreadyRunning(Conflict):
     """Another Polydev process already holds this folder, socket or session."""
+
+
+class AlreadyExists(Conflict):
+    """Something of that name is there already."""
+
+
+class IdempotencyConflict(Conflict):
+    """An Idempotency-Key came again with another request, or while the first still runs."""
+
+
+class HostInUse(Conflict):
+    """The host still has machines."""
 
 
 class HostUnreachable(Unavailable):

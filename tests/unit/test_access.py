@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from polydev.access import ADMINISTRATOR, Access, kept_key, open_access, require_own
+from polydev.access import ADMINISTRATOR, Access, Asked, Caller, kept_key, open_access
+from polydev.domain import Person, PersonId, Role, Scope, now
 from polydev.errors import BadSettings, NotAllowed, NotSignedIn
 from polydev.store.database import Database, open_database
 
@@ -29,9 +30,13 @@ async def access(store: Database, tmp_path: Path) -> Access:
     return await open_access(store, tmp_path, SecretStr(TOKEN))
 
 
-def test_the_token_is_the_administrators(access: Access) -> None:
+def asked(authorization: str | None) -> Asked:
+    return Asked(authorization, None, None, False, "127.0.0.1")
+
+
+async def test_the_token_is_the_administrators(access: Access) -> None:
     for header in (f"Bearer {TOKEN}", f"bearer  {TOKEN} "):
-        assert access.person(header).user_id == ADMINISTRATOR
+        assert (await access.caller(asked(header))).user_id == ADMINISTRATOR
 
 
 @pytest.mark.parametrize(
@@ -50,9 +55,9 @@ def test_the_token_is_the_administrators(access: Access) -> None:
         "Bearer \udcff",
     ],
 )
-def test_nothing_else_is_anybodys(access: Access, header: str | None) -> None:
+async def test_nothing_else_is_anybodys(access: Access, header: str | None) -> None:
     with pytest.raises(NotSignedIn) as caught:
-        access.person(header)
+        await access.caller(asked(header))
     assert TOKEN not in caught.value.line()
 
 
@@ -66,7 +71,7 @@ async def test_a_token_is_made_once_and_kept(store: Database, tmp_path: Path) ->
     token = path.read_text().strip()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     again = await open_access(store, tmp_path, None)
-    assert again.person(f"Bearer {token}").user_id == ADMINISTRATOR
+    assert (await again.caller(asked(f"Bearer {token}"))).user_id == ADMINISTRATOR
     assert {it.name for it in tmp_path.iterdir()} & {"admin-token"} == {"admin-token"}
     assert not [it for it in tmp_path.iterdir() if it.name.startswith(".")]
 
@@ -83,9 +88,13 @@ def test_a_key_is_made_once_and_kept(tmp_path: Path) -> None:
     assert kept_key(tmp_path / "other") != first
 
 
-def test_nobody_acts_for_somebody_else(access: Access) -> None:
-    person = access.person(f"Bearer {TOKEN}")
-    require_own(person, None)
-    require_own(person, "admin")
+def test_only_an_administrator_acts_for_somebody_else() -> None:
+    ann = Person(PersonId("ann"), "ann@example.test", now())
+    caller = Caller(ann, frozenset(Scope), "sign-in", "")
+    assert caller.whom(None) == caller.whom("ann") == "ann"
     with pytest.raises(NotAllowed):
-        require_own(person, "ann")
+        caller.whom("bob")
+    root = Person(PersonId("admin"), "admin@localhost", now(), Role.ADMINISTRATOR)
+    assert Caller(root, frozenset(Scope), "local", "").whom("bob") == "bob"
+    with pytest.raises(NotAllowed):
+        Caller(root, frozenset({Scope.READ}), "token:1", "").whom("bob")

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from polydev.access import require_own
 from polydev.api import streams
 from polydev.api.schemas import (
     Accepted,
@@ -19,8 +18,8 @@ from polydev.api.schemas import (
     SessionView,
     StartLogin,
 )
-from polydev.api.services import Caller, Reach, Services
-from polydev.domain import Person, SessionId, SessionStatus
+from polydev.api.services import Connecting, Reach, Reading, Services
+from polydev.domain import PersonId, SessionId, SessionStatus
 from polydev.errors import BadRequest, SessionNotCompleted
 from polydev.store import machines, sessions
 
@@ -34,37 +33,36 @@ Wait = Annotated[float, Query(ge=0, le=streams.MAX_WAIT_S)]
 
 @router.post("/auth/start", status_code=202)
 @router.post("/vm/auth/start", status_code=202)
-async def start(asked: StartLogin, person: Caller, services: Reach) -> LoginStarted:
+async def start(asked: StartLogin, caller: Connecting, services: Reach) -> LoginStarted:
     """Start to log a CLI in; the live session, if there is one for that provider already."""
-    require_own(person, asked.userId)
-    session = await services.connect.start(person.user_id, asked.provider)
+    session = await services.connect.start(caller.whom(asked.userId), asked.provider)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 
 @router.get(_SESSION)
 async def session(
-    session_id: str, person: Caller, services: Reach, after: After = None, wait: Wait = 0
+    session_id: str, caller: Reading, services: Reach, after: After = None, wait: Wait = 0
 ) -> SessionView:
     """A session; with `after` and `wait`, as soon as it is no longer that version."""
-    look = _look(services, person, session_id)
+    look = _look(services, caller.user_id, session_id)
     if after is None:
         return await look()
     return await streams.when_changed(services.database, look, after, wait)
 
 
 @router.get(f"{_SESSION}/events", response_class=StreamingResponse)
-async def events(session_id: str, person: Caller, services: Reach) -> StreamingResponse:
+async def events(session_id: str, caller: Reading, services: Reach) -> StreamingResponse:
     """A session as server-sent events, until its end."""
-    look = _look(services, person, session_id)
+    look = _look(services, caller.user_id, session_id)
     await look()  # a session that is not there is a problem, not a stream
     return StreamingResponse(_events(services, look), media_type="text/event-stream")
 
 
 @router.get(f"{_SESSION}/complete")
 @router.post(f"{_SESSION}/complete")
-async def complete(session_id: str, person: Caller, services: Reach) -> LoginCompleted:
+async def complete(session_id: str, caller: Reading, services: Reach) -> LoginCompleted:
     """Where the CLI is logged in now. 409 until the session is completed."""
-    view = await _look(services, person, session_id)()
+    view = await _look(services, caller.user_id, session_id)()
     if view.status is not SessionStatus.COMPLETED or view.cliVM is None:
         raise SessionNotCompleted(f"The connect session {session_id} is {view.status}")
     machine = CliMachine(vmId=view.cliVM.vmId, ipAddress=view.cliVM.ipAddress)
@@ -72,31 +70,31 @@ async def complete(session_id: str, person: Caller, services: Reach) -> LoginCom
 
 
 @router.post(f"{_SESSION}/cancel", status_code=202)
-async def cancel(session_id: str, person: Caller, services: Reach) -> SessionView:
+async def cancel(session_id: str, caller: Connecting, services: Reach) -> SessionView:
     """Wish a session away; it ends as `cancelled`."""
-    await services.connect.cancel(person.user_id, SessionId(session_id))
-    return await _look(services, person, session_id)()
+    await services.connect.cancel(caller.user_id, SessionId(session_id))
+    return await _look(services, caller.user_id, session_id)()
 
 
 @router.post(f"{_SESSION}/input", status_code=202)
-async def paste(session_id: str, asked: Paste, person: Caller, services: Reach) -> Accepted:
+async def paste(session_id: str, asked: Paste, caller: Connecting, services: Reach) -> Accepted:
     """Hand in the code or callback URL of a login that was done in another browser."""
     what: Literal["code", "callbackUrl"] = "code" if asked.code else "callbackUrl"
     text = asked.code or asked.callbackUrl
     if text is None:
         raise BadRequest("Give either code or callbackUrl")
     await services.connect.paste(
-        person.user_id, SessionId(session_id), what, text.get_secret_value()
+        caller.user_id, SessionId(session_id), what, text.get_secret_value()
     )
     return Accepted()
 
 
 def _look(
-    services: Services, person: Person, session_id: str
+    services: Services, user_id: PersonId, session_id: str
 ) -> Callable[[], Coroutine[Any, Any, SessionView]]:
     async def look() -> SessionView:
         async with services.database.read() as connection:
-            found = await sessions.get(connection, SessionId(session_id), person.user_id)
+            found = await sessions.get(connection, SessionId(session_id), user_id)
             steps = await sessions.steps(connection, found.session_id)
             cli = await machines.find(connection, found.cli_vm_id) if found.cli_vm_id else None
         return SessionView.of(found, steps, cli)

@@ -11,16 +11,16 @@ from fastapi.responses import StreamingResponse
 
 from polydev.api.problems import on_wire
 from polydev.api.schemas import ChatTurn
-from polydev.api.services import Caller, Reach
+from polydev.api.services import Chatting, Reach
 from polydev.chat import Turn, TurnEvent
 
 router = APIRouter(prefix="/api/chat", tags=["chat"])
 
 
 @router.post("/turn", response_class=StreamingResponse)
-async def turn(asked: ChatTurn, person: Caller, services: Reach) -> StreamingResponse:
+async def turn(asked: ChatTurn, caller: Chatting, services: Reach) -> StreamingResponse:
     """One turn: the answer as it comes, one JSON object a line."""
-    opened = await services.chats.open(person.user_id, asked.provider, asked.text)
+    opened = await services.chats.open(caller.user_id, asked.provider, asked.text)
     return StreamingResponse(_lines(opened), media_type="application/x-ndjson")
 
 

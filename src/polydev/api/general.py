@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from polydev import __version__
 from polydev.api.schemas import CheckView, DoctorView, HealthView, ProviderView
-from polydev.api.services import Caller, Reach, Services
+from polydev.api.services import Reach, Reading, Services
 from polydev.domain import MachineState
 from polydev.errors import PolydevError
 from polydev.providers import all_providers
@@ -38,13 +38,13 @@ async def health(services: Reach) -> HealthView:
 
 
 @router.get("/api/providers")
-async def providers(person: Caller) -> list[ProviderView]:
+async def providers(caller: Reading) -> list[ProviderView]:
     """The CLIs that can be connected."""
     return [ProviderView(id=it.id, name=it.name, accepts=it.accepts) for it in all_providers()]
 
 
 @router.get("/api/doctor")
-async def doctor(person: Caller, services: Reach) -> DoctorView:
+async def doctor(caller: Reading, services: Reach) -> DoctorView:
     """What is well, and what to do about what is not."""
     checks = [
         CheckView(name="controller", ok=True, message=f"Version {__version__} answers"),

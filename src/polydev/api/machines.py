@@ -9,12 +9,11 @@ from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 
-from polydev.access import require_own
 from polydev.api import problems, streams
 from polydev.api.auth import After, Wait
 from polydev.api.schemas import ActiveCli, CreateMachine, DestroyMachine, MachineView
-from polydev.api.services import Caller, Reach, Services
-from polydev.domain import MachineState, Person, VmId
+from polydev.api.services import Reach, Reading, Services, UsingMachines, caller_of
+from polydev.domain import MachineState, PersonId, Scope, VmId
 from polydev.errors import NoSuchMachine, PolydevError
 from polydev.store import machines
 
@@ -24,31 +23,31 @@ MAX_TAIL_BYTES = 1024 * 1024
 
 
 @router.post("/create", status_code=202)
-async def create(asked: CreateMachine, person: Caller, services: Reach) -> MachineView:
+async def create(asked: CreateMachine, caller: UsingMachines, services: Reach) -> MachineView:
     """Have a machine made."""
-    require_own(person, asked.userId)
-    return MachineView.of(await services.machines.create(person.user_id, asked.vmType))
+    user_id = caller.whom(asked.userId)
+    return MachineView.of(await services.machines.create(user_id, asked.vmType))
 
 
 @router.post("/destroy", status_code=202)
-async def destroy(asked: DestroyMachine, person: Caller, services: Reach) -> MachineView:
+async def destroy(asked: DestroyMachine, caller: UsingMachines, services: Reach) -> MachineView:
     """Have a machine destroyed, with its disk."""
-    return MachineView.of(await services.machines.destroy(person.user_id, VmId(asked.vmId)))
+    return MachineView.of(await services.machines.destroy(caller.user_id, VmId(asked.vmId)))
 
 
 @router.get("/list")
-async def every(person: Caller, services: Reach) -> list[MachineView]:
+async def every(caller: Reading, services: Reach) -> list[MachineView]:
     """The person's machines."""
     async with services.database.read() as connection:
-        rows = await machines.of_person(connection, person.user_id)
+        rows = await machines.of_person(connection, caller.user_id)
     return [MachineView.of(row) for row in rows]
 
 
 @router.get("/active-cli")
-async def active_cli(person: Caller, services: Reach) -> ActiveCli:
+async def active_cli(caller: Reading, services: Reach) -> ActiveCli:
     """The CLI machine that runs."""
     async with services.database.read() as connection:
-        found = await machines.cli_of(connection, person.user_id, MachineState.RUNNING)
+        found = await machines.cli_of(connection, caller.user_id, MachineState.RUNNING)
     if found is None:
         raise NoSuchMachine("No active CLI VM", hint="`polydev connect codex` makes one")
     return ActiveCli(
@@ -61,10 +60,10 @@ async def active_cli(person: Caller, services: Reach) -> ActiveCli:
 
 @router.get("/{vm_id}")
 async def machine(
-    vm_id: str, person: Caller, services: Reach, after: After = None, wait: Wait = 0
+    vm_id: str, caller: Reading, services: Reach, after: After = None, wait: Wait = 0
 ) -> MachineView:
     """A machine; with `after` and `wait`, as soon as it is no longer that version."""
-    look = _look(services, person, vm_id, also_gone=after is not None)
+    look = _look(services, caller.user_id, vm_id, also_gone=after is not None)
     if after is None:
         return await look()
     return await streams.when_changed(services.database, look, after, wait)
@@ -73,12 +72,12 @@ async def machine(
 @router.get("/{vm_id}/console", response_class=PlainTextResponse)
 async def console(
     vm_id: str,
-    person: Caller,
+    caller: Reading,
     services: Reach,
     tail_bytes: Annotated[int, Query(ge=1, le=MAX_TAIL_BYTES)] = 65536,
 ) -> str:
     """The end of what a machine printed on its console."""
-    await _look(services, person, vm_id)()
+    await _look(services, caller.user_id, vm_id)()
     return await services.host.console(vm_id, tail_bytes)
 
 
@@ -86,8 +85,9 @@ async def console(
 async def execute(socket: WebSocket, vm_id: str, services: Reach) -> None:
     """Run a program in a machine."""
     try:
-        person = services.access.person(socket.headers.get("authorization"))
-        await _look(services, person, vm_id)()
+        caller = await caller_of(socket)
+        caller.require(Scope.MACHINES)
+        await _look(services, caller.user_id, vm_id)()
     except PolydevError as error:
         await socket.send_denial_response(problems.document(error))
         return
@@ -96,7 +96,7 @@ async def execute(socket: WebSocket, vm_id: str, services: Reach) -> None:
 
 
 def _look(
-    services: Services, person: Person, vm_id: str, *, also_gone: bool = False
+    services: Services, user_id: PersonId, vm_id: str, *, also_gone: bool = False
 ) -> Callable[[], Coroutine[Any, Any, MachineView]]:
     """A person's machine; `also_gone`: even one that is destroyed, for who waits for that."""
 
@@ -104,8 +104,8 @@ def _look(
         async with services.database.read() as connection:
             if also_gone:
                 found = await machines.find(connection, VmId(vm_id))
-                if found is not None and found.user_id == person.user_id:
+                if found is not None and found.user_id == user_id:
                     return MachineView.of(found)
-            return MachineView.of(await machines.get(connection, VmId(vm_id), person.user_id))
+            return MachineView.of(await machines.get(connection, VmId(vm_id), user_id))
 
     return look

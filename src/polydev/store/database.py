@@ -19,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from polydev.domain import PersonId
 from polydev.errors import BadSettings
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -35,14 +36,20 @@ class Database:
         self._change = asyncio.Event()
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A connection that sees one state of the database; what it writes is not kept."""
+    async def read(self, person: PersonId | None = None) -> AsyncIterator[AsyncConnection]:
+        """A connection that sees one state of the database; what it writes is not kept.
+
+        For a person it sees what is theirs alone (PostgreSQL: row-level security); without one it
+        is a worker's, which sees everything.
+        """
         async with self._reading.connect() as connection:
             yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
+    async def write(self, person: PersonId | None = None) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at its end, undone if anything is raised in it.
+
+        `person` as in `read`.
 
         On SQLite it waits for its turn at the start, so that reading and then writing in one
         transaction cannot fail in the middle.

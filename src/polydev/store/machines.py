@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import (
+    HostId,
     Machine,
     MachineKind,
     MachineSize,
@@ -34,6 +35,7 @@ async def add_if_absent(connection: AsyncConnection, machine: Machine) -> None:
             status=machine.status,
             vm_type=machine.vm_type,
             session_id=machine.session_id,
+            host_id=machine.host_id,
             memory_mib=machine.size.memory_mib,
             vcpus=machine.size.vcpus,
             disk_mib=machine.size.disk_mib,
@@ -116,6 +118,7 @@ def _machine(row: sa.Row[Any]) -> Machine:
         status=MachineState(row.status),
         ip_address=row.ip_address,
         session_id=None if row.session_id is None else SessionId(row.session_id),
+        host_id=None if row.host_id is None else HostId(row.host_id),
         size=MachineSize(row.memory_mib, row.vcpus, row.disk_mib),
         error_code=row.error_code,
         error=row.error,

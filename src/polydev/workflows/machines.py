@@ -71,6 +71,7 @@ class Machines:
             status=MachineState.CREATING,
             ip_address=None,
             session_id=session_id,
+            host_id=None,
             size=self._size(kind),
             error_code=None,
             error=None,

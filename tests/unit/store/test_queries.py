@@ -65,6 +65,7 @@ def _machine(person: PersonId = ANN, kind: MachineKind = MachineKind.CLI) -> Mac
         status=MachineState.CREATING,
         ip_address=None,
         session_id=None,
+        host_id=None,
         size=MachineSize(512, 1, 4096),
         error_code=None,
         error=None,

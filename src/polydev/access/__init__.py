@@ -17,10 +17,13 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from polydev.domain import Person, PersonId, now
-from polydev.errors import BadSettings, NotAllowed, NotSignedIn
+from polydev.access.caller import LOCAL, Asked, Caller
+from polydev.domain import Person, PersonId, Role, Scope, now
+from polydev.errors import BadSettings, NotSignedIn
 from polydev.store import people
 from polydev.store.database import Database
+
+__all__ = ["Access", "Asked", "Caller", "kept_key", "open_access"]
 
 TOKEN_FILE = "admin-token"  # noqa: S105  (a file's name)
 MIN_TOKEN_CHARACTERS = 16
@@ -36,8 +39,9 @@ class Access:
         self._administrator = administrator
         self._digest = _digest(token)
 
-    def person(self, authorization: str | None) -> Person:
-        """Whose request it is, from its Authorization header. Raises NotSignedIn."""
+    async def caller(self, asked: Asked) -> Caller:
+        """Whose request it is. Raises NotSignedIn."""
+        authorization = asked.authorization
         scheme, _, token = (authorization or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not 0 < len(token) <= MAX_TOKEN_CHARACTERS:
@@ -48,13 +52,7 @@ class Access:
             raise NotSignedIn(
                 "This token is not known", hint=f"It is in the controller's folder, {TOKEN_FILE}"
             )
-        return self._administrator
-
-
-def require_own(person: Person, user_id: str | None) -> None:
-    """A `userId` in a request must be the caller's own. Raises NotAllowed."""
-    if user_id not in (None, person.user_id):
-        raise NotAllowed("You cannot act for somebody else")
+        return Caller(self._administrator, frozenset(Scope), LOCAL, asked.source)
 
 
 async def open_access(database: Database, folder: Path, token: SecretStr | None) -> Access:
@@ -72,7 +70,7 @@ async def open_access(database: Database, folder: Path, token: SecretStr | None)
     async with database.write() as connection:
         person = await people.get(connection, ADMINISTRATOR)
         if person is None:
-            person = Person(ADMINISTRATOR, "admin@localhost", now())
+            person = Person(ADMINISTRATOR, "admin@localhost", now(), Role.ADMINISTRATOR)
             await people.add(connection, person)
     return Access(person, text)
 
