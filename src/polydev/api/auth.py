@@ -35,7 +35,7 @@ Wait = Annotated[float, Query(ge=0, le=streams.MAX_WAIT_S)]
 @router.post("/vm/auth/start", status_code=202)
 async def start(asked: StartLogin, caller: Connecting, services: Reach) -> LoginStarted:
     """Start to log a CLI in; the live session, if there is one for that provider already."""
-    session = await services.connect.start(caller.whom(asked.userId), asked.provider)
+    session = await services.connect.start(caller, caller.whom(asked.userId), asked.provider)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 
@@ -72,7 +72,7 @@ async def complete(session_id: str, caller: Reading, services: Reach) -> LoginCo
 @router.post(f"{_SESSION}/cancel", status_code=202)
 async def cancel(session_id: str, caller: Connecting, services: Reach) -> SessionView:
     """Wish a session away; it ends as `cancelled`."""
-    await services.connect.cancel(caller.user_id, SessionId(session_id))
+    await services.connect.cancel(caller, SessionId(session_id))
     return await _look(services, caller.user_id, session_id)()
 
 
@@ -83,9 +83,7 @@ async def paste(session_id: str, asked: Paste, caller: Connecting, services: Rea
     text = asked.code or asked.callbackUrl
     if text is None:
         raise BadRequest("Give either code or callbackUrl")
-    await services.connect.paste(
-        caller.user_id, SessionId(session_id), what, text.get_secret_value()
-    )
+    await services.connect.paste(caller, SessionId(session_id), what, text.get_secret_value())
     return Accepted()
 
 

@@ -26,13 +26,13 @@ MAX_TAIL_BYTES = 1024 * 1024
 async def create(asked: CreateMachine, caller: UsingMachines, services: Reach) -> MachineView:
     """Have a machine made."""
     user_id = caller.whom(asked.userId)
-    return MachineView.of(await services.machines.create(user_id, asked.vmType))
+    return MachineView.of(await services.machines.create(caller, user_id, asked.vmType))
 
 
 @router.post("/destroy", status_code=202)
 async def destroy(asked: DestroyMachine, caller: UsingMachines, services: Reach) -> MachineView:
     """Have a machine destroyed, with its disk."""
-    return MachineView.of(await services.machines.destroy(caller.user_id, VmId(asked.vmId)))
+    return MachineView.of(await services.machines.destroy(caller, VmId(asked.vmId)))
 
 
 @router.get("/list")

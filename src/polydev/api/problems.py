@@ -24,14 +24,20 @@ from polydev.errors import (
     NotSignedIn,
     PolydevError,
     Refused,
+    TooManyRequests,
     Unavailable,
 )
 from polydev.hostapi import Problem
 
 log = logging.getLogger("polydev.api")
 
+PROBLEM_JSON = "application/problem+json"
+_RETRY_AFTER_S = 5
+"""When to ask again what is not to be had now."""
+
 _STATUSES: tuple[tuple[type[PolydevError], HTTPStatus], ...] = (
     (NotSignedIn, HTTPStatus.UNAUTHORIZED),
+    (TooManyRequests, HTTPStatus.TOO_MANY_REQUESTS),
     (Invalid, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Refused, HTTPStatus.FORBIDDEN),
     (Missing, HTTPStatus.NOT_FOUND),
@@ -49,17 +55,22 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def status_of(error: PolydevError) -> int:
+def status_for(error: type[PolydevError]) -> int:
     """The HTTP status that the error's kind stands for."""
     return next(
-        (int(status) for kind, status in _STATUSES if isinstance(error, kind)),
+        (int(status) for kind, status in _STATUSES if issubclass(error, kind)),
         int(HTTPStatus.INTERNAL_SERVER_ERROR),
     )
 
 
 def document(error: PolydevError) -> JSONResponse:
     """The answer that says what went wrong."""
-    return _answer(status_of(error), error.code, error.message, error.hint)
+    answer = _answer(status_for(type(error)), error.code, error.message, error.hint)
+    if isinstance(error, TooManyRequests):
+        answer.headers["Retry-After"] = str(max(1, error.retry_after_s))
+    elif isinstance(error, Unavailable):
+        answer.headers["Retry-After"] = str(_RETRY_AFTER_S)
+    return answer
 
 
 def on_wire(error: PolydevError) -> Problem:
@@ -101,4 +112,4 @@ def _answer(status: int, code: str, detail: str, hint: str) -> JSONResponse:
         "hint": hint,
     }
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    return JSONResponse(body, status, headers, media_type=PROBLEM_JSON)

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from polydev import __version__
-from polydev.api import auth, chat, general, machines, problems
+from polydev.api import auth, chat, general, machines, openapi, problems
 from polydev.api.guard import Guard
 from polydev.api.services import Services
 
@@ -18,9 +18,11 @@ def make_api(services: Services, listen: str) -> ASGIApp:
         version=__version__,
         docs_url=None,  # its pages would be fetched from elsewhere
         redoc_url=None,
+        generate_unique_id_function=openapi.operation_id,
     )
     api.state.services = services
     problems.install(api)
     for part in (general, auth, machines, chat):
         api.include_router(part.router)
+    openapi.describe(api)
     return Guard(api, listen)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, cast
 
-from fastapi import Depends
+from fastapi import Depends, Security
+from fastapi.security import APIKeyCookie, HTTPBearer, SecurityScopes
 from starlette.requests import HTTPConnection
 
 from polydev.access import Access, Asked, Caller
@@ -15,9 +15,21 @@ from polydev.domain import Scope
 from polydev.hosts import Host
 from polydev.store.database import Database
 from polydev.workflows.connect import Connect
-from polydev.workflows.machines import MachineRequests
+from polydev.workflows.machine_requests import MachineRequests
 
 SIGN_IN_COOKIE = "polydev_sign_in"
+CSRF_HEADER = "X-CSRF-Token"
+
+# What the OpenAPI document says of signing in; `Access` is who looks at it.
+_BEARER = HTTPBearer(
+    scheme_name="bearer", description="An API token; its scopes say what for", auto_error=False
+)
+_COOKIE = APIKeyCookie(
+    name=SIGN_IN_COOKIE,
+    scheme_name="signIn",
+    description="Set by signing in; changes need the header X-CSRF-Token besides",
+    auto_error=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +53,31 @@ async def caller_of(connection: HTTPConnection) -> Caller:
     asked = Asked(
         authorization=connection.headers.get("authorization"),
         cookie=connection.cookies.get(SIGN_IN_COOKIE),
-        csrf=connection.headers.get("x-csrf-token"),
+        csrf=connection.headers.get(CSRF_HEADER),
         changes=connection.scope.get("method", "GET") not in ("GET", "HEAD"),
         source=connection.client.host if connection.client else "",
     )
     return await _services(connection).access.caller(asked)
 
 
-def _needs(scope: Scope) -> Callable[[HTTPConnection], Coroutine[None, None, Caller]]:
-    async def who_may(connection: HTTPConnection) -> Caller:
-        found = await caller_of(connection)
-        found.require(scope)
-        return found
-
-    return who_may
+async def _who_may(
+    connection: HTTPConnection,
+    needed: SecurityScopes,
+    _bearer: Annotated[object, Security(_BEARER)],
+    _cookie: Annotated[object, Security(_COOKIE)],
+) -> Caller:
+    found = await caller_of(connection)
+    for scope in needed.scopes:
+        found.require(Scope(scope))
+    return found
 
 
 Reach = Annotated[Services, Depends(_services)]
 
 # Whoever asks, if they may do that; otherwise 401 or 403.
-Reading = Annotated[Caller, Depends(_needs(Scope.READ))]
-Connecting = Annotated[Caller, Depends(_needs(Scope.CONNECT))]
-UsingMachines = Annotated[Caller, Depends(_needs(Scope.MACHINES))]
-Chatting = Annotated[Caller, Depends(_needs(Scope.CHAT))]
-OwningAccount = Annotated[Caller, Depends(_needs(Scope.ACCOUNT))]
-Administering = Annotated[Caller, Depends(_needs(Scope.ADMIN))]
+Reading = Annotated[Caller, Security(_who_may, scopes=[Scope.READ])]
+Connecting = Annotated[Caller, Security(_who_may, scopes=[Scope.CONNECT])]
+UsingMachines = Annotated[Caller, Security(_who_may, scopes=[Scope.MACHINES])]
+Chatting = Annotated[Caller, Security(_who_may, scopes=[Scope.CHAT])]
+OwningAccount = Annotated[Caller, Security(_who_may, scopes=[Scope.ACCOUNT])]
+Administering = Annotated[Caller, Security(_who_may, scopes=[Scope.ADMIN])]

@@ -1,0 +1,45 @@
+"""A page of rows after a known one, by their order: what every listing's query ends with.
+
+Rows that come or go between two pages neither repeat nor hide others, which offsets would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+
+class Span(NamedTuple):
+    """Which part of a listing."""
+
+    limit: int
+    after: tuple[Any, ...] | None = None
+    """The order's columns of the last row before it; None: from the start."""
+
+
+def page(
+    query: sa.Select[Any],
+    order: Sequence[sa.ColumnElement[Any]],
+    span: Span | None,
+    *,
+    newest_first: bool = False,
+) -> sa.Select[Any]:
+    """The query in that order, and only the span of it. The columns together must be unique."""
+    query = query.order_by(*(it.desc() if newest_first else it for it in order))
+    if span is None:
+        return query
+    if span.after is not None:
+        query = query.where(_beyond(order, span.after, newest_first))
+    return query.limit(span.limit)
+
+
+def _beyond(
+    order: Sequence[sa.ColumnElement[Any]], after: tuple[Any, ...], newest_first: bool
+) -> sa.ColumnElement[bool]:
+    column, value = order[0], after[0]
+    beyond: sa.ColumnElement[bool] = column < value if newest_first else column > value
+    if len(order) == 1:
+        return beyond
+    return sa.or_(beyond, sa.and_(column == value, _beyond(order[1:], after[1:], newest_first)))
