@@ -36,7 +36,9 @@ from polydev.store.database import open_database, sqlite_folder
 from polydev.vault import unlock
 from polydev.workflows.connect import Connect
 from polydev.workflows.engine import Engine
-from polydev.workflows.machines import MachineRequests, Machines
+from polydev.workflows.journal import journal_of
+from polydev.workflows.machine_requests import MachineRequests
+from polydev.workflows.machines import Machines
 from polydev.workflows.reconcile import Reconciler
 from polydev.workflows.saga import OnPoint
 
@@ -95,13 +97,18 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         host = await closing.enter_async_context(Host(settings.host_socket))
         token_key = await asyncio.to_thread(kept_key, settings.controller_dir / "browser-token-key")
         machines = Machines(database, host, settings, token_key)
-        engine = Engine(settings.controller_dir)
+        journal = await asyncio.to_thread(
+            journal_of, settings.database_url, settings.controller_dir
+        )
+        engine = Engine(journal)
         requests = MachineRequests(machines, engine, on_point)
         connect = Connect(database, vault, machines, engine, on_point)
         requests.register()
         connect.register()
         closing.push_async_callback(engine.stop)
         await engine.start()
+        if not journal.is_shared:
+            await engine.take_over(await engine.executors())
         reconciling = asyncio.create_task(Reconciler(database, engine, machines).run())
         closing.push_async_callback(_ended, reconciling)
         chats = Chats(database, host)

@@ -5,6 +5,12 @@ machines or people. What it promises: a workflow that was enqueued runs to its e
 of restarts; a step that ended is not run again, and gives what it gave; a step that was cut runs
 again; a message that was sent is received once.
 
+Several engines may share one journal: each is an *executor*, and a workflow that was begun is one
+executor's. Which executors are dead is for `leases.py` to know; `take_over` then gives their
+workflows back to the queue. That is safe to ask for twice, and of one that is not quite dead: DBOS
+gives a workflow back only while it is still that executor's, and a run that has lost its workflow
+writes nothing more into the journal.
+
 What goes into the journal are ids and plain values, as JSON (DBOS would pickle, and who could write
 its file could then run code here). Errors are kept as code, message and hint. Nothing secret may
 be passed to a workflow, returned from a step, raised in one, or sent.
@@ -12,7 +18,7 @@ be passed to a workflow, returned from a step, raised in one, or sent.
 Traps that this module keeps away from the others: `cancel_workflow` and workflow timeouts strand a
 waiting workflow (there are messages and deadlines instead); queues are named before the launch;
 the application version is constant (code that changes a workflow's steps asks `DBOS.patch`);
-threads are bounded; polling is quick enough for a person; SQLite writes ahead.
+threads are bounded; polling is quick enough for a person.
 """
 
 from __future__ import annotations
@@ -22,7 +28,8 @@ import contextvars
 import json
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -31,9 +38,9 @@ from typing import Any
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 from dbos._serialization import Serializer
-from sqlalchemy import event
 
 from polydev.errors import Failed, PolydevError, by_code
+from polydev.workflows.journal import Journal
 
 log = logging.getLogger("polydev.workflows")
 
@@ -52,10 +59,13 @@ _GOING_ON = ("PENDING", "ENQUEUED", "DELAYED")
 
 
 class Engine:
-    """One per process: DBOS itself is a singleton."""
+    """One per process: DBOS itself is a singleton. `fence` is called before each step's work, and
+    does not return once this executor's workflows may be another's."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "journal.db"
+    def __init__(self, journal: Journal, fence: Callable[[], None] = lambda: None) -> None:
+        self.executor_id = f"controller-{uuid.uuid4()}"
+        self._journal = journal
+        self._fence = fence
         self._bodies: dict[str, Body] = {}
         self._workflows: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {}
         self._running: set[asyncio.Task[Any]] = set()
@@ -67,20 +77,21 @@ class Engine:
         self._bodies[name] = body
 
     async def start(self) -> None:
-        """Open the journal and take up every workflow that has not ended."""
-        await asyncio.to_thread(self._file.touch, 0o600)
+        """Open the journal and run what is enqueued. What other executors had begun stays theirs
+        until it is taken over."""
         config: DBOSConfig = {
             "name": "polydev",
-            "system_database_url": f"sqlite:///{self._file}",
-            "system_database_engine": _sqlite_engine(self._file),
+            "system_database_engine": self._journal.engine,
             "application_version": _VERSION,
-            "executor_id": "controller",
+            "executor_id": self.executor_id,
             "serializer": _PlainJson(),
             "max_executor_threads": _THREADS,
             "notification_listener_polling_interval_sec": _MESSAGE_POLLING_S,
             "log_level": "WARNING",
             "enable_otlp": False,
         }
+        if self._journal.schema is not None:
+            config["dbos_system_schema"] = self._journal.schema
         DBOS(config=config)
         for name, body in self._bodies.items():
             self._workflows[name] = self._register(name, body)
@@ -89,6 +100,19 @@ class Engine:
         await DBOS.register_queue_async(
             _QUEUE, polling_interval_sec=_QUEUE_POLLING_S, on_conflict="always_update"
         )
+
+    async def executors(self) -> frozenset[str]:
+        """Every executor that has begun a workflow that has not ended."""
+        return await asyncio.to_thread(self._executors)
+
+    async def take_over(self, executors: Set[str]) -> int:
+        """Have this executor, or whichever is quicker, go on with the workflows of dead ones.
+        Returns how many there were."""
+        dead = sorted(executors - {self.executor_id})
+        handles = await asyncio.to_thread(DBOS._recover_pending_workflows, dead)
+        if handles:
+            log.info("%d workflows of %d dead controllers go on", len(handles), len(dead))
+        return len(handles)
 
     async def stop(self) -> None:
         """Let go of the workflows where they are; the next start takes them up."""
@@ -102,6 +126,7 @@ class Engine:
         )
         # DBOS had made its own threads the loop's, and has ended them.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
+        await asyncio.to_thread(self._journal.engine.dispose)
 
     async def enqueue(self, name: str, subject: str) -> None:
         """Have a workflow run. There is one per name and subject: asking twice is asking once."""
@@ -139,6 +164,7 @@ class Engine:
         """
 
         async def kept() -> Any:
+            self._fence()
             try:
                 return await work()
             except PolydevError:
@@ -160,6 +186,17 @@ class Engine:
         self._outside.add(task)
         task.add_done_callback(self._outside.discard)
         return task
+
+    def _executors(self) -> frozenset[str]:
+        status = sa.table(
+            "workflow_status",
+            sa.column("executor_id"),
+            sa.column("status"),
+            schema=self._journal.schema,
+        )
+        query = sa.select(status.c.executor_id).where(status.c.status == "PENDING").distinct()
+        with self._journal.engine.connect() as connection:
+            return frozenset(row.executor_id for row in connection.execute(query))
 
     def _register(self, name: str, body: Body) -> Callable[[str], Coroutine[Any, Any, None]]:
         async def run(subject: str) -> None:
@@ -184,18 +221,6 @@ def _unexpected(name: str, error: Exception) -> Failed:
         f"Something unexpected happened in the step '{name}' ({type(error).__name__})",
         hint="The controller's log says where; please report it",
     )
-
-
-def _sqlite_engine(file: Path) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": 30})
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: object) -> None:
-        connection.isolation_level = "IMMEDIATE"
-        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    return engine
 
 
 class _PlainJson(Serializer):

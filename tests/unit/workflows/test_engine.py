@@ -11,6 +11,7 @@ from pathlib import Path
 from polydev.domain import now
 from polydev.errors import LoginFailed, PolydevError
 from polydev.workflows.engine import Engine
+from polydev.workflows.journal import journal_of
 
 LIMIT_S = 20.0
 
@@ -24,7 +25,7 @@ class Journal:
 
     async def run(self, *, cut: bool) -> list[object]:
         """Start an engine, and let the workflow go on to its end, or to where it is cut."""
-        engine = Engine(self.folder)
+        engine = Engine(journal_of(None, self.folder))
         reached = asyncio.Event()
 
         async def one() -> dict[str, object]:
@@ -53,6 +54,7 @@ class Journal:
 
         engine.add("test", body)
         await engine.start()
+        await engine.take_over(await engine.executors())
         await engine.enqueue("test", "it")
         await asyncio.wait_for(reached.wait(), LIMIT_S)
         await engine.stop()
@@ -90,7 +92,7 @@ async def test_nothing_in_the_journal_is_a_pickle(tmp_path: Path) -> None:
 
 
 async def test_one_workflow_per_name_and_subject(tmp_path: Path) -> None:
-    engine, runs = Engine(tmp_path), []
+    engine, runs = Engine(journal_of(None, tmp_path)), []
 
     async def body(subject: str) -> None:
         runs.append(subject)
@@ -111,7 +113,7 @@ async def test_one_workflow_per_name_and_subject(tmp_path: Path) -> None:
 
 
 async def test_a_step_cannot_give_what_is_no_plain_value(tmp_path: Path) -> None:
-    engine = Engine(tmp_path)
+    engine = Engine(journal_of(None, tmp_path))
     failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def give() -> object:

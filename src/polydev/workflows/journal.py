@@ -1,0 +1,77 @@
+"""Where the engine's journal is: a file beside SQLite's, or a schema of the PostgreSQL database.
+
+`app.py` names the place and hands it to the engine. It must not know DBOS, only which database
+holds its tables.
+
+What SQLite keeps here may be a moment old after a power failure (`synchronous = NORMAL`), never
+after the death of a process. That costs nothing but steps that run again, which they must stand
+anyway, and spares a flush of the disk for every step; the rows of sessions and machines, which
+decide what has ended, are flushed each time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+SCHEMA = "polydev_workflows"
+"""The journal's schema in a PostgreSQL database."""
+
+_CONNECTIONS = 8
+_BUSY_TIMEOUT_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """A database for the journal; `schema` is None where there are no schemas."""
+
+    engine: sa.Engine
+    schema: str | None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other controllers may write into it at the same time."""
+        return self.schema is not None
+
+
+def journal_of(database_url: str | None, controller_dir: Path) -> Journal:
+    """The journal beside the database of that URL. Blocks."""
+    if database_url is not None:
+        url = sa.make_url(database_url)
+        if url.get_backend_name() == "postgresql":
+            return Journal(_postgresql(url), SCHEMA)
+    file = controller_dir / "journal.db"
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return Journal(_sqlite(file), None)
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=_CONNECTIONS,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 10, "application_name": "polydev journal"},
+    )
+
+
+def _sqlite(file: Path) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        for pragma in (
+            f"busy_timeout={_BUSY_TIMEOUT_MS}",
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
