@@ -125,6 +125,7 @@ async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> 
         api,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # access.network knows whose X-Forwarded-For is believed
         server_header=False,
         lifespan="off",
         loop="asyncio",

@@ -39,6 +39,8 @@ class MachineState(StrEnum):
     RUNNING = "running"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    RESUMING = "resuming"
+    """On its way back to running."""
     DESTROYING = "destroying"
     DESTROYED = "destroyed"
     FAILED = "failed"
@@ -120,6 +122,36 @@ class ApiToken:
     last_used_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """A row of `sign_ins`: a browser in which somebody is signed in, without its secret's hash."""
+
+    sign_in_id: str
+    user_id: PersonId
+    source: str
+    """The network address that signed in."""
+    user_agent: str
+    """What the browser called itself."""
+    created_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A row of `invitations`: who may sign up, once, without its code's hash."""
+
+    invitation_id: str
+    email: str | None
+    """The only address that it is for; None: whoever has the code."""
+    role: Role
+    created_by: PersonId
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None = None
+    used_by: PersonId | None = None
+
+
 class HostState(StrEnum):
     """Whether a host takes machines."""
 
@@ -140,6 +172,7 @@ class VmHost:
     """What its machines may have together."""
     vcpus: int
     """Virtual processors that its machines may have together."""
+    disk_free_mib: int
     driver: str
     accelerator: str
     version: str
@@ -207,6 +240,8 @@ class Machine:
     error_code: str | None
     error: str | None
     created_at: datetime
+    attempt: int = 0
+    """How often it was asked to stop or start: names the workflow that does it."""
 
 
 @dataclass(frozen=True, slots=True)

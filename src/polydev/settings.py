@@ -7,9 +7,10 @@ agent never sees `ENCRYPTION_KEY` or `DATABASE_URL`: it has a class of its own.
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -32,6 +33,14 @@ class Uplink(StrEnum):
     NONE = "none"
 
 
+class SignUp(StrEnum):
+    """Who may make an account."""
+
+    OPEN = "open"
+    INVITATION = "invitation"
+    CLOSED = "closed"
+
+
 def _named(name: str) -> Any:
     return AliasChoices(name)
 
@@ -49,6 +58,10 @@ class CommonSettings(_Base):
     images_dir: Path = Path("/var/lib/polydev/golden-images")
     log_json: bool = False
     """One JSON object a line instead of lines for people."""
+
+    def check(self) -> Self:
+        """Refuse combinations that each variable alone does not show. Raises BadSettings."""
+        return self
 
     @property
     def sockets_dir(self) -> Path:
@@ -125,6 +138,46 @@ class ControllerSettings(CommonSettings):
     admin_token: SecretStr | None = None
     """The administrator's API token; None: made at first start and kept in `admin-token`."""
 
+    public_url: str | None = Field(None, pattern=r"^https?://[^/?#@\s]+$")
+    """Where browsers reach this controller, without a path. With https, cookies are sent over
+    https alone. None: `http://localhost:<PORT>`."""
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    """Networks whose X-Forwarded-For is believed; everybody else's is ignored."""
+    sign_up: SignUp = SignUp.INVITATION
+    """An account comes with machines that reach the internet, so a stranger gets none unless the
+    administrator says so."""
+    sign_in_idle_s: float = Field(7 * 86400, gt=0)
+    """How long a sign-in lives without being used."""
+    sign_in_limit_s: float = Field(30 * 86400, gt=0)
+    """How long a sign-in lives."""
+    sign_ins_per_hour: int = Field(180, ge=6)
+    """Tries from one network, a sixth of them at once; for one address, a third of that."""
+    sign_ups_per_hour: int = Field(60, ge=6)
+    """From one network, a sixth of them at once."""
+    connects_per_hour: int = Field(60, ge=6)
+    """Connect sessions that one person may start, a sixth of them at once."""
+
+    oidc_issuer: str | None = Field(None, pattern=r"^https?://[^?#@\s]+$")
+    """An OpenID provider; its discovery document lies below this URL."""
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    """None: a public client."""
+    oidc_name: str = "single sign-on"
+    """What the page calls the provider."""
+
+    supabase_url: str | None = Field(
+        None, validation_alias=_named("SUPABASE_URL"), pattern=r"^https?://[^/?#@\s]+/?$"
+    )
+    """A Supabase project whose people are people here."""
+    supabase_service_key: SecretStr | None = Field(
+        None, validation_alias=_named("SUPABASE_SERVICE_KEY")
+    )
+    """Not needed to accept that project's access tokens."""
+    supabase_jwt_secret: SecretStr | None = Field(
+        None, validation_alias=_named("SUPABASE_JWT_SECRET"), min_length=32
+    )
+    """For projects that sign with a shared secret; others' public keys are fetched."""
+
     browser_memory_mib: int = Field(2048, ge=512)
     browser_vcpus: int = Field(2, ge=1)
     browser_disk_mib: int = Field(6144, ge=256)
@@ -141,6 +194,34 @@ class ControllerSettings(CommonSettings):
     capture_limit_s: float = Field(30, gt=0)
     write_limit_s: float = Field(60, gt=0)
     destroy_limit_s: float = Field(30, gt=0)
+    stop_limit_s: float = Field(60, gt=0)
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @property
+    def own_url(self) -> str:
+        """Where browsers reach this controller, as they write it themselves."""
+        return (self.public_url or f"http://localhost:{self.port}").lower()
+
+    def check(self) -> Self:
+        """Refuse combinations that each variable alone does not show."""
+        if (self.oidc_issuer is None) != (self.oidc_client_id is None):
+            raise BadSettings("POLYDEV_OIDC_ISSUER and POLYDEV_OIDC_CLIENT_ID need each other")
+        if self.supabase_jwt_secret is not None and self.supabase_url is None:
+            raise BadSettings(
+                "SUPABASE_JWT_SECRET needs SUPABASE_URL",
+                hint="Tokens name the project that made them, and are refused if it is another",
+            )
+        for variable, url in (
+            ("POLYDEV_OIDC_ISSUER", self.oidc_issuer),
+            ("SUPABASE_URL", self.supabase_url),
+        ):
+            if url is not None and not _trustworthy(url):
+                raise BadSettings(f"{variable} must begin with https://")
+        return self
 
     @property
     def controller_dir(self) -> Path:
@@ -158,6 +239,17 @@ class ControllerSettings(CommonSettings):
         return self.encryption_key
 
 
+def _trustworthy(url: str) -> bool:
+    """Whether what is fetched there comes from whom the URL names: over https, or locally."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
 S = TypeVar("S", bound=CommonSettings)
 
 
@@ -170,4 +262,4 @@ def read(kind: type[S]) -> S:
         name = str(first["loc"][0]) if first["loc"] else "?"
         variable = name if name.isupper() else f"POLYDEV_{name.upper()}"
         raise BadSettings(f"{variable} is not usable: {first['msg']}") from None
-    return settings.check() if isinstance(settings, HostSettings) else settings
+    return settings.check()

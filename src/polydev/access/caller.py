@@ -43,6 +43,12 @@ class Caller:
     def user_id(self) -> PersonId:
         return self.person.user_id
 
+    @property
+    def bounds(self) -> PersonId | None:
+        """Whose things they may reach: their own, or anybody's (None) for administration."""
+        is_administrator = self.person.role is Role.ADMINISTRATOR and Scope.ADMIN in self.scopes
+        return None if is_administrator else self.user_id
+
     def require(self, scope: Scope) -> None:
         """Raises NotAllowed unless the caller may do that."""
         if scope is Scope.ADMIN and self.person.role is not Role.ADMINISTRATOR:

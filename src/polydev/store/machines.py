@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from polydev.domain import (
     PersonId,
     SessionId,
     VmId,
+    now,
 )
 from polydev.errors import NoSuchMachine
 from polydev.store.tables import GONE_STATES, vms
@@ -50,10 +52,14 @@ async def find(connection: AsyncConnection, vm_id: VmId) -> Machine | None:
     return None if row is None else _machine(row)
 
 
-async def get(connection: AsyncConnection, vm_id: VmId, user_id: PersonId) -> Machine:
-    """A person's machine that is not destroyed. Raises NoSuchMachine for any other."""
+async def get(connection: AsyncConnection, vm_id: VmId, user_id: PersonId | None) -> Machine:
+    """A person's machine (None: anybody's) that is not destroyed.
+
+    Raises NoSuchMachine for any other.
+    """
     machine = await find(connection, vm_id)
-    if machine is None or machine.user_id != user_id or machine.status in GONE_STATES:
+    is_theirs = machine is not None and user_id in (None, machine.user_id)
+    if machine is None or not is_theirs or machine.status in GONE_STATES:
         raise NoSuchMachine(
             f"You have no machine {vm_id}", hint="`polydev machine list` shows those you have"
         )
@@ -84,15 +90,38 @@ async def cli_of(
 
 
 async def set_state(
-    connection: AsyncConnection, vm_id: VmId, state: MachineState, ip_address: str | None = None
-) -> None:
-    """A machine's state, and its address when it became known. Destroyed machines stay so."""
+    connection: AsyncConnection,
+    vm_id: VmId,
+    state: MachineState,
+    ip_address: str | None = None,
+    *,
+    instead_of: Collection[MachineState] | None = None,
+) -> bool:
+    """A machine's state, and its address when it became known. Destroyed machines stay so.
+
+    `instead_of`: only if it is in one of these. Whether it was changed.
+    """
     values: dict[str, Any] = {"status": state}
     if ip_address is not None:
         values["ip_address"] = ip_address
     if state in GONE_STATES:
-        values["ip_address"] = None
-    await connection.execute(sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE).values(**values))
+        values |= {"ip_address": None, "destroyed_at": now()}
+    wanted = [vms.c.vm_id == vm_id, _ALIVE]
+    if instead_of is not None:
+        wanted.append(vms.c.status.in_(instead_of))
+    result = await connection.execute(sa.update(vms).where(*wanted).values(**values))
+    return bool(result.rowcount)
+
+
+async def next_attempt(connection: AsyncConnection, vm_id: VmId) -> int:
+    """Number a wish to stop or start a machine: the workflow that does it is named by it."""
+    query = (
+        sa.update(vms)
+        .where(vms.c.vm_id == vm_id)
+        .values(attempt=vms.c.attempt + 1)
+        .returning(vms.c.attempt)
+    )
+    return int((await connection.execute(query)).scalar_one())
 
 
 async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[str, str]) -> None:
@@ -123,4 +152,5 @@ def _machine(row: sa.Row[Any]) -> Machine:
         error_code=row.error_code,
         error=row.error,
         created_at=row.created_at,
+        attempt=row.attempt,
     )

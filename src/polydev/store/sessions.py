@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import (
     ConnectSession,
+    Machine,
     PersonId,
     SessionId,
     SessionStatus,
@@ -77,6 +78,18 @@ async def uses_of(connection: AsyncConnection, vm_id: VmId) -> list[SessionId]:
         sa.or_(_LIVE, auth_sessions.c.status == SessionStatus.COMPLETED),
     )
     return [SessionId(row.session_id) for row in await connection.execute(query)]
+
+
+async def live_with(connection: AsyncConnection, machine: Machine) -> bool:
+    """Whether a session that goes on uses a machine, or made it."""
+    query = sa.select(auth_sessions.c.session_id).where(
+        _LIVE,
+        sa.or_(
+            auth_sessions.c.cli_vm_id == machine.vm_id,
+            auth_sessions.c.session_id == machine.session_id,
+        ),
+    )
+    return (await connection.execute(query.limit(1))).first() is not None
 
 
 async def change(connection: AsyncConnection, session_id: SessionId, **values: Any) -> bool:

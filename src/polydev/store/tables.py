@@ -130,6 +130,7 @@ hosts = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("memory_mib", sa.Integer, nullable=False),
     sa.Column("vcpus", sa.Integer, nullable=False),
+    sa.Column("disk_free_mib", sa.Integer, nullable=False),
     sa.Column("driver", sa.Text, nullable=False),
     sa.Column("accelerator", sa.Text, nullable=False),
     sa.Column("version", sa.Text, nullable=False),
@@ -204,6 +205,8 @@ vms = sa.Table(
     sa.Column("error_code", sa.Text),
     sa.Column("error", sa.Text),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("destroyed_at", UtcDateTime),
 )
 
 auth_sessions = sa.Table(

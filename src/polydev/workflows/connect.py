@@ -19,6 +19,7 @@ from typing import Literal
 
 from sqlalchemy.exc import IntegrityError
 
+from polydev.access import Caller
 from polydev.domain import (
     ConnectSession,
     PersonId,
@@ -37,7 +38,7 @@ from polydev.errors import (
     SessionEnded,
 )
 from polydev.providers import check_credentials, provider
-from polydev.store import credentials, sessions
+from polydev.store import audit, credentials, sessions
 from polydev.store.database import Database
 from polydev.vault import Binding, Vault
 from polydev.workflows.delivery import Delivery
@@ -90,32 +91,36 @@ class Connect:
 
     # -- what the API asks -----------------------------------------------------------------------
 
-    async def start(self, user_id: PersonId, provider_id: str) -> ConnectSession:
-        """A new session, or the live one for that provider. Raises UnknownProvider."""
-        session = self._new_session(user_id, provider(provider_id).id)
+    async def start(self, caller: Caller, user_id: PersonId, provider_id: str) -> ConnectSession:
+        """A new session, or the live one for that provider. Raises UnknownProvider, NotAllowed."""
+        session = self._new_session(caller.whom(user_id), provider(provider_id).id)
         try:
-            async with self.database.write() as connection:
+            async with self.database.write(session.user_id) as connection:
                 live = await sessions.live_of(connection, user_id, session.provider)
                 if live is None:
                     await sessions.add(connection, session)
+                    entry = caller.did("session.start", session.session_id, session.user_id)
+                    await audit.record(connection, entry)
         except IntegrityError:
-            async with self.database.read() as connection:
+            async with self.database.read(session.user_id) as connection:
                 live = await sessions.live_of(connection, user_id, session.provider)
         session = live or session
         await self.engine.enqueue(CONNECT, session.session_id)
         return session
 
-    async def cancel(self, user_id: PersonId, session_id: SessionId) -> ConnectSession:
+    async def cancel(self, caller: Caller, session_id: SessionId) -> ConnectSession:
         """Wish a session away; the workflow ends it. Raises NoSuchSession, SessionEnded."""
-        async with self.database.write() as connection:
-            await sessions.get(connection, session_id, user_id)
+        async with self.database.write(caller.bounds) as connection:
+            session = await sessions.get(connection, session_id, caller.bounds)
             if not await sessions.request_cancel(connection, session_id, now()):
                 raise SessionEnded(f"The connect session {session_id} has ended already")
-            return await sessions.get(connection, session_id, user_id)
+            entry = caller.did("session.cancel", session_id, session.user_id)
+            await audit.record(connection, entry)
+            return await sessions.get(connection, session_id, caller.bounds)
 
     async def paste(
         self,
-        user_id: PersonId,
+        caller: Caller,
         session_id: SessionId,
         what: Literal["code", "callbackUrl"],
         text: str,
@@ -124,8 +129,10 @@ class Connect:
 
         Raises: NoSuchSession, LoginNotWaiting, PasteRefused.
         """
-        async with self.database.read() as connection:
-            session = await sessions.get(connection, session_id, user_id)
+        async with self.database.write(caller.user_id) as connection:
+            session = await sessions.get(connection, session_id, caller.user_id)
+            entry = caller.did("session.input", session_id, session.user_id)
+            await audit.record(connection, entry)
         if session.status is not SessionStatus.WAITING:
             raise LoginNotWaiting("The login does not wait for a pasted code or URL now")
         service = SessionMachines(self.database, self.machines).browser_service(session_id)

@@ -1,7 +1,7 @@
 """Machines of people: bringing them up, taking them down, and the rows that tell of it.
 
-The connect workflow and the two workflows here use `Machines`; the API asks `request_create` and
-`request_destroy`. It decides which machine and how large; how it is made is the host agent's.
+The connect workflow's steps and `machine_requests.py` use `Machines`. It decides which machine and
+how large; how it is made is the host agent's.
 Everything may run twice: operations at the host have ids made from the machine's id.
 """
 
@@ -13,7 +13,7 @@ import hmac
 import itertools
 import logging
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,22 +26,24 @@ from polydev.domain import (
     PersonId,
     SessionId,
     VmId,
-    new_vm_id,
     now,
 )
 from polydev.errors import HostUnreachable, NoSuchMachine, PolydevError, Unavailable
-from polydev.hostapi import CreateMachine, DestroyMachine, MachineView, Operation, StartMachine
+from polydev.hostapi import (
+    CreateMachine,
+    DestroyMachine,
+    MachineView,
+    Operation,
+    StartMachine,
+    StopMachine,
+)
 from polydev.hosts import Host
 from polydev.providers import all_providers
 from polydev.settings import ControllerSettings
 from polydev.store import machines
 from polydev.store.database import Database
-from polydev.workflows.engine import Engine
-from polydev.workflows.saga import OnPoint, Saga, Step
 
 log = logging.getLogger("polydev.workflows")
-
-CREATE, DESTROY = "create-machine", "destroy-machine"
 
 ANSWER_GRACE_S = 15.0
 """How much longer than the host's own limit we wait, so that its error arrives and not ours."""
@@ -83,6 +85,11 @@ class Machines:
         words = f"browser-service {vm_id}".encode()
         return SecretStr(hmac.new(self.token_key, words, hashlib.sha256).hexdigest())
 
+    @property
+    def bring_up_limit_s(self) -> float:
+        """How long a step that brings a machine up may take."""
+        return self.settings.machine_limit_s + 2 * ANSWER_GRACE_S
+
     async def find(self, vm_id: VmId) -> Machine:
         """A machine's row. Raises NoSuchMachine."""
         async with self.database.read() as connection:
@@ -112,6 +119,16 @@ class Machines:
         async with self.database.write() as connection:
             address = view.ip_address if view else None
             await machines.set_state(connection, vm_id, MachineState.RUNNING, address)
+
+    async def halt(self, vm_id: VmId) -> None:
+        """End a machine's guest; its disk stays. Done also when it does not run."""
+        operation = StopMachine(vm_id=vm_id)
+        operation_id = f"stop-{vm_id}-{uuid.uuid4().hex[:12]}"  # idempotent in itself
+        await self.host.run(operation_id, operation, self.settings.stop_limit_s)
+        async with self.database.write() as connection:
+            await machines.set_state(
+                connection, vm_id, MachineState.STOPPED, instead_of=[MachineState.STOPPING]
+            )
 
     async def take_down(self, vm_id: VmId) -> None:
         """Destroy a machine, with all that is its; done also when it never was."""
@@ -172,79 +189,6 @@ class Machines:
         # One CLI machine serves every CLI that its person connects: enough for the hungriest.
         memory_mib = wanted.cli_memory_mib or max(it.memory_mib for it in all_providers())
         return MachineSize(memory_mib, wanted.cli_vcpus, wanted.cli_disk_mib)
-
-
-class MachineRequests:
-    """What a person asks of machines, and the workflows that do it."""
-
-    def __init__(self, means: Machines, engine: Engine, on_point: OnPoint) -> None:
-        self._means = means
-        self._engine = engine
-        self._on_point = on_point
-
-    def register(self) -> None:
-        """Make the workflows known to the engine, before its start."""
-        self._engine.add(CREATE, lambda vm_id: self._creating().run(self._engine, vm_id))
-        self._engine.add(DESTROY, lambda vm_id: self._destroying().run(self._engine, vm_id))
-
-    async def create(self, user_id: PersonId, kind: MachineKind) -> Machine:
-        """Have a machine made; answers with its row, `creating`."""
-        machine = self._means.plan(user_id, kind, new_vm_id(), None)
-        async with self._means.database.write() as connection:
-            await machines.add_if_absent(connection, machine)
-        await self._engine.enqueue(CREATE, machine.vm_id)
-        return machine
-
-    async def destroy(self, user_id: PersonId, vm_id: VmId) -> Machine:
-        """Have a person's machine destroyed; answers with its row, `destroying`."""
-        async with self._means.database.write() as connection:
-            machine = await machines.get(connection, vm_id, user_id)
-            await machines.set_state(connection, vm_id, MachineState.DESTROYING)
-        await self._engine.enqueue(DESTROY, vm_id)
-        return replace(machine, status=MachineState.DESTROYING)
-
-    def _creating(self) -> Saga:
-        settings, means = self._means.settings, self._means
-        step = Step(
-            name="create-machine",
-            do=lambda vm_id: means.bring_up(VmId(vm_id)),
-            undo=lambda vm_id: means.erase(VmId(vm_id)),
-            limit_s=settings.machine_limit_s + 2 * ANSWER_GRACE_S,
-        )
-        notes, limit_s = _Notes(means.database), settings.destroy_limit_s
-        return Saga(CREATE, [step], [], notes, limit_s, self._on_point)
-
-    def _destroying(self) -> Saga:
-        settings, means = self._means.settings, self._means
-        step = Step(
-            name="destroy-machine",
-            do=lambda vm_id: means.take_down(VmId(vm_id)),
-            limit_s=settings.destroy_limit_s,
-        )
-        notes, limit_s = _Notes(means.database), settings.destroy_limit_s
-        return Saga(DESTROY, [], [step], notes, limit_s, self._on_point)
-
-
-@dataclass(frozen=True, slots=True)
-class _Notes:
-    """A machine's row tells how it went; nobody cancels these."""
-
-    database: Database
-
-    async def begins(self, subject: str, step: str) -> None:
-        log.info("%s: %s", subject, step)
-
-    async def ends(self, subject: str, step: str, outcome: str) -> None:
-        log.info("%s: %s %s", subject, step, outcome)
-
-    async def interrupted(self, subject: str) -> PolydevError:
-        never: asyncio.Future[PolydevError] = asyncio.get_running_loop().create_future()
-        return await never
-
-    async def over(self, subject: str, failure: PolydevError | None) -> None:
-        if failure is not None:
-            async with self.database.write() as connection:
-                await set_failed(connection, VmId(subject), failure)
 
 
 async def set_failed(connection: AsyncConnection, vm_id: VmId, failure: PolydevError) -> None:

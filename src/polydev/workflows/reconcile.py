@@ -20,7 +20,8 @@ from polydev.store import machines, sessions
 from polydev.store.database import Database
 from polydev.workflows.connect import CONNECT
 from polydev.workflows.engine import Engine
-from polydev.workflows.machines import CREATE, DESTROY, Machines, set_failed
+from polydev.workflows.machine_requests import CREATE, DESTROY
+from polydev.workflows.machines import Machines, set_failed
 
 log = logging.getLogger("polydev.workflows")
 

@@ -22,6 +22,9 @@ def upgrade() -> None:
     op.add_column("vms", sa.Column("host_id", sa.Text))
     op.create_index("ix_vms_host_id", "vms", ["host_id"])
     op.execute("UPDATE vms SET host_id = 'local'")
+    op.add_column("vms", sa.Column("attempt", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("vms", sa.Column("destroyed_at", _TIME))
+    op.execute("UPDATE vms SET destroyed_at = created_at WHERE status = 'destroyed'")
     _create_sign_in()
     _create_request_limits()
     _create_hosts()
@@ -107,6 +110,7 @@ def _create_hosts() -> None:
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("memory_mib", sa.Integer, nullable=False),
         sa.Column("vcpus", sa.Integer, nullable=False),
+        sa.Column("disk_free_mib", sa.Integer, nullable=False),
         sa.Column("driver", sa.Text, nullable=False),
         sa.Column("accelerator", sa.Text, nullable=False),
         sa.Column("version", sa.Text, nullable=False),

@@ -1,0 +1,189 @@
+"""What people ask of machines: create, destroy, stop, start; and the workflows that do it.
+
+The API asks `MachineRequests`; each wish is a change of the machine's row, with its entry in the
+audit log, and a workflow that makes it true. An administrator may ask for anybody's machine. The
+reconciler has workflows begun that a dying controller did not begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from polydev.access import Caller
+from polydev.domain import Machine, MachineKind, MachineState, PersonId, VmId, new_vm_id
+from polydev.errors import MachineBusy, PolydevError
+from polydev.store import audit, machines, sessions
+from polydev.store.database import Database
+from polydev.workflows.engine import Engine
+from polydev.workflows.machines import Machines, set_failed
+from polydev.workflows.saga import OnPoint, Saga, Step, Work
+
+log = logging.getLogger("polydev.workflows")
+
+CREATE, DESTROY = "create-machine", "destroy-machine"
+STOP, START = "stop-machine", "start-machine"
+
+_STARTABLE = (MachineState.STOPPED, MachineState.FAILED)
+_ON_ITS_WAY_UP = (MachineState.RUNNING, MachineState.RESUMING)
+_ON_ITS_WAY_DOWN = (MachineState.STOPPED, MachineState.STOPPING)
+
+
+class MachineRequests:
+    """What a person asks of machines, and the workflows that do it."""
+
+    def __init__(self, means: Machines, engine: Engine, on_point: OnPoint) -> None:
+        self._means = means
+        self._engine = engine
+        self._on_point = on_point
+
+    def register(self) -> None:
+        """Make the workflows known to the engine, before its start."""
+        for name, saga in (
+            (CREATE, self._creating()),
+            (DESTROY, self._destroying()),
+            (STOP, self._stopping()),
+            (START, self._starting()),
+        ):
+            self._engine.add(name, partial(saga.run, self._engine))
+
+    async def create(self, caller: Caller, user_id: PersonId, kind: MachineKind) -> Machine:
+        """Have a machine made; answers with its row, `creating`. Raises NotAllowed."""
+        machine = self._means.plan(caller.whom(user_id), kind, new_vm_id(), None)
+        async with self._means.database.write() as connection:
+            await machines.add_if_absent(connection, machine)
+            entry = caller.did("machine.create", machine.vm_id, machine.user_id)
+            await audit.record(connection, entry)
+        await self.begin(CREATE, machine)
+        return machine
+
+    async def destroy(self, caller: Caller, vm_id: VmId) -> Machine:
+        """Have a machine destroyed, with its disk; answers with its row, `destroying`.
+
+        Raises NoSuchMachine.
+        """
+        async with self._means.database.write(caller.bounds) as connection:
+            machine = await machines.get(connection, vm_id, caller.bounds)
+            if machine.status is not MachineState.DESTROYING:
+                await machines.set_state(connection, vm_id, MachineState.DESTROYING)
+                entry = caller.did("machine.destroy", vm_id, machine.user_id)
+                await audit.record(connection, entry)
+        machine = replace(machine, status=MachineState.DESTROYING)
+        await self.begin(DESTROY, machine)
+        return machine
+
+    async def stop(self, caller: Caller, vm_id: VmId) -> Machine:
+        """Have a machine stopped; its disk stays. Answers with its row, `stopping`.
+
+        Raises: NoSuchMachine; MachineBusy when it does not run, or a login uses it.
+        """
+        async with self._means.database.write(caller.bounds) as connection:
+            machine = await machines.get(connection, vm_id, caller.bounds)
+            if machine.status in _ON_ITS_WAY_DOWN:
+                return machine
+            if machine.status is not MachineState.RUNNING:
+                raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
+            if await sessions.live_with(connection, machine):
+                raise MachineBusy(
+                    f"A login that goes on uses machine {vm_id}",
+                    hint="Complete the login, or cancel it",
+                )
+            await machines.set_state(connection, vm_id, MachineState.STOPPING)
+            attempt = await machines.next_attempt(connection, vm_id)
+            await audit.record(connection, caller.did("machine.stop", vm_id, machine.user_id))
+        machine = replace(machine, status=MachineState.STOPPING, attempt=attempt)
+        await self.begin(STOP, machine)
+        return machine
+
+    async def start(self, caller: Caller, vm_id: VmId) -> Machine:
+        """Have a stopped machine started again; answers with its row, `resuming`.
+
+        Raises: NoSuchMachine; MachineBusy when it is being made, stopped or destroyed.
+        """
+        async with self._means.database.write(caller.bounds) as connection:
+            machine = await machines.get(connection, vm_id, caller.bounds)
+            if machine.status in _ON_ITS_WAY_UP:
+                return machine
+            if machine.status not in _STARTABLE:
+                raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
+            await machines.set_state(connection, vm_id, MachineState.RESUMING)
+            attempt = await machines.next_attempt(connection, vm_id)
+            await audit.record(connection, caller.did("machine.start", vm_id, machine.user_id))
+        machine = replace(machine, status=MachineState.RESUMING, attempt=attempt)
+        await self.begin(START, machine)
+        return machine
+
+    async def begin(self, name: str, machine: Machine) -> None:
+        """Have the workflow of that name run for a machine, once for every wish."""
+        await self._engine.enqueue(name, subject_of(name, machine))
+
+    async def is_over(self, name: str, machine: Machine) -> bool:
+        """Whether that workflow has run to its end for the machine's last wish."""
+        return await self._engine.is_over(name, subject_of(name, machine))
+
+    def _creating(self) -> Saga:
+        means = self._means
+        step = Step(
+            name=CREATE,
+            do=_on_machine(means.bring_up),
+            undo=_on_machine(means.erase),
+            limit_s=means.bring_up_limit_s,
+        )
+        return self._saga(CREATE, step)
+
+    def _starting(self) -> Saga:
+        means = self._means
+        step = Step(name=START, do=_on_machine(means.bring_up), limit_s=means.bring_up_limit_s)
+        return self._saga(START, step)
+
+    def _destroying(self) -> Saga:
+        limit_s = self._means.settings.destroy_limit_s
+        always = Step(name=DESTROY, do=_on_machine(self._means.take_down), limit_s=limit_s)
+        return self._saga(DESTROY, always=always)
+
+    def _stopping(self) -> Saga:
+        limit_s = self._means.settings.stop_limit_s
+        return self._saga(STOP, Step(name=STOP, do=_on_machine(self._means.halt), limit_s=limit_s))
+
+    def _saga(self, name: str, *steps: Step, always: Step | None = None) -> Saga:
+        notes, limit_s = _Notes(self._means.database), self._means.settings.destroy_limit_s
+        return Saga(name, steps, [always] if always else [], notes, limit_s, self._on_point)
+
+
+def subject_of(name: str, machine: Machine) -> str:
+    """What a workflow is about: a machine, and for what may be wished again and again, the how
+    manieth wish."""
+    return f"{machine.vm_id}/{machine.attempt}" if name in (STOP, START) else machine.vm_id
+
+
+def _vm_id(subject: str) -> VmId:
+    return VmId(subject.partition("/")[0])
+
+
+def _on_machine(work: Callable[[VmId], Awaitable[None]]) -> Work:
+    return lambda subject: work(_vm_id(subject))
+
+
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    """A machine's row tells how it went; nobody cancels these."""
+
+    database: Database
+
+    async def begins(self, subject: str, step: str) -> None:
+        log.info("%s: %s", subject, step)
+
+    async def ends(self, subject: str, step: str, outcome: str) -> None:
+        log.info("%s: %s %s", subject, step, outcome)
+
+    async def interrupted(self, subject: str) -> PolydevError:
+        never: asyncio.Future[PolydevError] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async def over(self, subject: str, failure: PolydevError | None) -> None:
+        if failure is not None:
+            async with self.database.write() as connection:
+                await set_failed(connection, _vm_id(subject), failure)
