@@ -3,7 +3,7 @@
     PolydevError
     ├── Invalid       what was asked cannot be meant            (422)
     │   ├── BadSettings, UnknownProvider, BadCredentials, BadOAuthUrl, BadPath,
-    │   ├── BadRequest, PasteRefused
+    │   └── BadRequest, PasteRefused, PasswordRefused
     ├── Refused       who asks may not                          (401, 403, 429)
     │   ├── NotSignedIn, NotAllowed, WrongEncryptionKey, NotRoot, QuotaExceeded,
     │   ├── TooManyRequests
@@ -109,6 +109,10 @@ class PasteRefused(Invalid):
 
 class BadPath(Invalid):
     """A path that is not absolute, climbs, or holds characters no file of ours has."""
+
+
+class PasswordRefused(Invalid):
+    """A new password that is too easy to guess, or too long."""
 
 
 class NotSignedIn(Refused):
