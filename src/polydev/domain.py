@@ -298,6 +298,27 @@ class SealedCredential:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedSecret:
+    """A row of `shared_secrets`: something that all controllers know, sealed like credentials."""
+
+    name: str
+    sealed: str
+    iv: str
+    tag: str
+    salt: str
+    key_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """How much one key seals."""
+
+    credentials: int
+    secrets: int
+
+
+@dataclass(frozen=True, slots=True)
 class VaultKey:
     """A row of `vault_keys`: a key that sealed credentials, and a canary to try a key on."""
 

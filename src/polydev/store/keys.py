@@ -1,4 +1,7 @@
-"""Rows of `vault_keys`: which keys this database was sealed with. Asked by the vault only."""
+"""Rows of `vault_keys`: which keys this database was sealed with, and what each of them seals.
+
+Asked by the vault, and by what rotates keys.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,17 @@ from dataclasses import asdict
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.domain import VaultKey
-from polydev.store.tables import vault_keys
+from polydev.domain import KeyUse, VaultKey
+from polydev.store.tables import credentials, shared_secrets, vault_keys
+
+_ALONE = 0x706F6C79 + 6
+
+
+async def alone(connection: AsyncConnection) -> None:
+    """Wait until no other controller looks for its keys: two that start at once must not both add
+    the same one. Until the transaction's end; SQLite's write transactions are alone anyway."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ALONE)))
 
 
 async def every(connection: AsyncConnection) -> list[VaultKey]:
@@ -20,3 +32,23 @@ async def every(connection: AsyncConnection) -> list[VaultKey]:
 async def add(connection: AsyncConnection, key: VaultKey) -> None:
     """A key that has not sealed anything here before."""
     await connection.execute(sa.insert(vault_keys).values(**asdict(key)))
+
+
+async def forget(connection: AsyncConnection, key_id: str) -> None:
+    """Delete a key's canary; whoever calls it has seen that it seals nothing."""
+    await connection.execute(sa.delete(vault_keys).where(vault_keys.c.key_id == key_id))
+
+
+async def uses(connection: AsyncConnection) -> dict[str | None, KeyUse]:
+    """What each key seals, of keys that seal anything. None: rows of an earlier controller."""
+    of_credentials = await _counts(connection, credentials)
+    of_secrets = await _counts(connection, shared_secrets)
+    return {
+        key_id: KeyUse(of_credentials.get(key_id, 0), of_secrets.get(key_id, 0))
+        for key_id in sorted({*of_credentials, *of_secrets}, key=str)
+    }
+
+
+async def _counts(connection: AsyncConnection, table: sa.Table) -> dict[str | None, int]:
+    query = sa.select(table.c.key_id, sa.func.count()).group_by(table.c.key_id)
+    return {row[0]: row[1] for row in await connection.execute(query)}

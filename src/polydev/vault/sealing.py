@@ -1,0 +1,91 @@
+"""Sealing and opening with one key. Nothing else in the controller touches `cryptography`.
+
+scrypt takes 16 MiB and some 50 ms: it runs in threads, and whoever makes a `Sealer` says how many
+may run at once. A derived key lives no longer than the one sealing or opening it was derived for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import os
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from pydantic import SecretStr
+
+MAX_PLAINTEXT_BYTES = 1024 * 1024
+
+_SALT_BYTES = 32
+_IV_BYTES = 16
+_TAG_BYTES = 16
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What sealing makes of a plaintext: the four columns, as base64."""
+
+    ciphertext: str
+    iv: str
+    tag: str
+    salt: str
+
+
+class Sealer:
+    """One key's text, as it stands in ENCRYPTION_KEY."""
+
+    def __init__(self, secret: SecretStr, turn: asyncio.Semaphore) -> None:
+        self._secret = secret
+        self._turn = turn
+
+    async def seal(self, plaintext: bytes, data: bytes | None) -> Box:
+        """Seal under a fresh salt and IV; `data` is authenticated with it, not stored."""
+        if len(plaintext) > MAX_PLAINTEXT_BYTES:
+            raise ValueError("plaintext is larger than the vault takes")
+        salt, iv = os.urandom(_SALT_BYTES), os.urandom(_IV_BYTES)
+        async with self._turn:
+            sealed = await asyncio.to_thread(self._encrypt, salt, iv, plaintext, data)
+        return Box(
+            ciphertext=_text(sealed[:-_TAG_BYTES]),
+            iv=_text(iv),
+            tag=_text(sealed[-_TAG_BYTES:]),
+            salt=_text(salt),
+        )
+
+    async def open(self, box: Box, data: bytes | None) -> bytes | None:
+        """The plaintext; None if another key sealed it, or anything of it was changed."""
+        try:
+            ciphertext, iv = _bytes(box.ciphertext, None), _bytes(box.iv, _IV_BYTES)
+            tag, salt = _bytes(box.tag, _TAG_BYTES), _bytes(box.salt, _SALT_BYTES)
+        except (binascii.Error, ValueError):
+            return None
+        async with self._turn:
+            return await asyncio.to_thread(self._decrypt, salt, iv, ciphertext + tag, data)
+
+    def _encrypt(self, salt: bytes, iv: bytes, plaintext: bytes, data: bytes | None) -> bytes:
+        return AESGCM(self._derive(salt)).encrypt(iv, plaintext, data)
+
+    def _decrypt(self, salt: bytes, iv: bytes, sealed: bytes, data: bytes | None) -> bytes | None:
+        try:
+            return AESGCM(self._derive(salt)).decrypt(iv, sealed, data)
+        except InvalidTag:
+            return None
+
+    def _derive(self, salt: bytes) -> bytes:
+        text = self._secret.get_secret_value().encode()
+        return Scrypt(salt=salt, length=_KEY_BYTES, n=16384, r=8, p=1).derive(text)
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")
+
+
+def _bytes(text: str, length: int | None) -> bytes:
+    raw = base64.b64decode(text, validate=True)
+    if _text(raw) != text or length not in (None, len(raw)):
+        raise ValueError("not the base64 that was written")
+    return raw
