@@ -2,13 +2,18 @@
 
 Every command that is not about this machine alone goes through here. Errors come back as the same
 classes that the controller raised. Paths and shapes: docstring of `polydev.api`.
+
+The token goes to the controller's user or to nobody: another user of this machine may listen on
+that port while the controller is down (peers.py). Only a URL that was set says that it is meant.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +23,13 @@ from pydantic import Field, SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
+from polydev.cli.peers import Owners
 from polydev.errors import ControllerUnreachable, NotSignedIn, PolydevError, by_code
 from polydev.settings import CommonSettings, read
 
 WAIT_S = 20
 REQUEST_LIMIT_S = 60.0
+CONNECT_LIMIT_S = 10.0
 _TOKEN_BYTES = 8192
 
 Json = dict[str, Any]
@@ -34,10 +41,17 @@ class ClientSettings(CommonSettings):
     url: str | None = None
     port: int = Field(4000, ge=1, le=65535, validation_alias="PORT")
     admin_token: SecretStr | None = None
+    user: str = "polydev"
+    """The system user that the controller of this machine runs as."""
 
     @property
     def base_url(self) -> str:
         return (self.url or f"http://127.0.0.1:{self.port}").rstrip("/")
+
+    @property
+    def owners(self) -> Owners | None:
+        """Who may answer there; None where a URL says which controller is meant."""
+        return None if self.url else Owners.of(self.state_dir, self.user)
 
     def token(self) -> str:
         """The administrator's token, or one line that says where it was looked for."""
@@ -72,9 +86,10 @@ def _read_kept(path: Path) -> str:
 class Controller:
     """Calls to the API. Every method raises ControllerUnreachable, or what the controller says."""
 
-    def __init__(self, client: httpx.AsyncClient, token: str) -> None:
+    def __init__(self, client: httpx.AsyncClient, token: str, owners: Owners | None = None) -> None:
         self._client = client
         self._token = token
+        self._owners = owners
 
     async def get(self, path: str, **parameters: Any) -> Any:
         return (await self._ask("GET", path, params=parameters)).json()
@@ -116,7 +131,12 @@ class Controller:
         headers = {"Authorization": f"Bearer {self._token}"}
         try:
             connection = await connect(
-                url, additional_headers=headers, max_size=2**20, proxy=None, compression=None
+                url,
+                sock=await self._connected(),
+                additional_headers=headers,
+                max_size=2**20,
+                proxy=None,
+                compression=None,
             )
         except InvalidStatus as refused:
             raise problem_in(
@@ -126,6 +146,21 @@ class Controller:
             raise self._unreachable(type(error).__name__) from None
         async with connection:
             yield connection
+
+    async def _connected(self) -> socket.socket | None:
+        """A connection of which is known who is at its other end; None: any will do."""
+        if self._owners is None:
+            return None
+        url = self._client.base_url
+        address = (url.host, url.port or 80)
+        sock = await asyncio.to_thread(socket.create_connection, address, CONNECT_LIMIT_S)
+        try:
+            sock.setblocking(False)
+            await self._owners.require(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     async def _ask(self, method: str, path: str, **what: Any) -> httpx.Response:
         try:
@@ -155,13 +190,38 @@ def problem_in(status: int, body: bytes) -> PolydevError:
 
 @asynccontextmanager
 async def controller() -> AsyncIterator[Controller]:
-    """The controller that the settings name."""
+    """The controller that the settings name. Calls raise PortTaken if another answers there."""
     settings = read(ClientSettings)
-    token = settings.token()
+    token, owners = settings.token(), settings.owners
     async with httpx.AsyncClient(
         base_url=settings.base_url,
         headers={"Authorization": f"Bearer {token}"},
         timeout=REQUEST_LIMIT_S,
         trust_env=False,
+        event_hooks={"request": [asked_of(owners)] if owners else []},
     ) as client:
-        yield Controller(client, token)
+        yield Controller(client, token, owners)
+
+
+def asked_of(owners: Owners) -> Callable[[httpx.Request], Awaitable[None]]:
+    """A hook of an httpx client: nothing is sent before one of them has accepted the connection.
+
+    Source: httpx, "Request extensions", `trace`; what it raises ends the request.
+    """
+
+    async def on_event(event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            stream = info["return_value"]
+            try:
+                await owners.require(stream.get_extra_info("socket"))
+            except TimeoutError:
+                await stream.aclose()
+                raise httpx.ConnectTimeout("nobody accepts the connection") from None
+            except BaseException:
+                await stream.aclose()
+                raise
+
+    async def before(request: httpx.Request) -> None:
+        request.extensions["trace"] = on_event
+
+    return before

@@ -22,10 +22,13 @@ import httpx
 import typer
 
 from polydev.cli import account, agent, background, image, requirements
+from polydev.cli.controller import asked_of
 from polydev.cli.instance import Instance
 from polydev.cli.options import runs
+from polydev.cli.peers import Owners
 from polydev.cli.supervisor import Listener, Log, Program, supervise
 from polydev.cli.terminal import Terminal
+from polydev.errors import PortTaken
 from polydev.settings import CommonSettings, ControllerSettings, HostSettings, read
 
 CONTROLLERS_OWN = ("ENCRYPTION_KEY", "DATABASE_URL", "PORT", "SUPABASE_")
@@ -161,17 +164,18 @@ def controller(plan: Plan, owner: account.Account, program: Path) -> Program:
         (*owner.setpriv(), *_python("polydev.app")),
         env,
         plan.up.logs_dir / "controller.log",
-        lambda: answers(plan.url),
+        lambda: answers(plan.url, Owners(frozenset({owner.uid}))),
     )
 
 
-async def answers(url: str) -> bool:
-    """Whether a controller there says that it reaches all that it needs."""
+async def answers(url: str, owners: Owners) -> bool:
+    """Whether a controller of theirs says there that it reaches all that it needs."""
+    hooks = {"request": [asked_of(owners)]}
     try:
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=5, trust_env=False, event_hooks=hooks) as client:
             answer = await client.get(f"{url}/health")
             return answer.is_success and bool(answer.json()["status"] == "ok")
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except (httpx.HTTPError, PortTaken, ValueError, KeyError, TypeError):
         return False
 
 

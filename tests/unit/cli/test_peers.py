@@ -1,0 +1,179 @@
+"""The administrator's token goes to the controller's user, and to nobody else who listens there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from polydev.cli.controller import controller
+from polydev.cli.peers import Owner, Owners, listeners, program_of
+from polydev.cli.up import answers
+from polydev.errors import ControllerUnreachable, PortTaken
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="has programs run as other users")
+
+TOKEN = "a-token-that-nobody-else-may-see"
+NOBODY, ANOTHER = 65534, 1_900_900_001
+
+SQUATTER = """
+import socket, sys, time
+listener = socket.create_server((sys.argv[1], 0), family=int(sys.argv[2]), dualstack_ipv6=False)
+print(listener.getsockname()[1], flush=True)
+time.sleep(float(sys.argv[3]))
+connection, _ = listener.accept()
+body = b'{"status": "ok"}'
+connection.settimeout(1)
+try:
+    heard = connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+except OSError:
+    heard = b""
+print(heard.decode().partition("\\r")[0], flush=True)
+time.sleep(30)
+"""
+
+
+@contextmanager
+def squatter(uid: int, *, accepts_after_s: float = 0, at: str = "127.0.0.1") -> Iterator[Squatter]:
+    """A program of another user on a port: it answers everything, and tells what it was sent."""
+    family = socket.AF_INET6 if ":" in at else socket.AF_INET
+    process = subprocess.Popen(
+        [
+            *("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"),
+            *("/usr/bin/python3", "-c", SQUATTER),
+            *(at, str(int(family)), str(accepts_after_s)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield Squatter(process, int(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Squatter:
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self._process, self.port = process, port
+
+    def heard(self) -> str:
+        """What it was sent until the connection ended, or for a second."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder whose controller is `nobody`'s, for commands of this process."""
+    (tmp_path / "controller").mkdir()
+    os.chown(tmp_path / "controller", NOBODY, NOBODY)
+    monkeypatch.setenv("POLYDEV_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("POLYDEV_ADMIN_TOKEN", TOKEN)
+    monkeypatch.delenv("POLYDEV_URL", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("accepts_after_s", [0, 0.3], ids=["at once", "late"])
+async def test_a_stranger_on_the_port_is_sent_nothing(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, accepts_after_s: float
+) -> None:
+    with squatter(ANOTHER, accepts_after_s=accepts_after_s) as stranger:
+        monkeypatch.setenv("PORT", str(stranger.port))
+        async with controller() as there:
+            with pytest.raises(PortTaken, match=f"Port {stranger.port} .*uid {ANOTHER}") as refused:
+                await there.get("/api/vm/list")
+        assert "polydev up" in refused.value.hint
+        assert await asyncio.to_thread(stranger.heard) == ""
+
+
+async def test_a_stranger_is_not_sent_the_token_of_a_stream_either(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with squatter(ANOTHER) as stranger:
+        monkeypatch.setenv("PORT", str(stranger.port))
+        async with controller() as there:
+            with pytest.raises(PortTaken, match=f"uid {ANOTHER}"):
+                async with there.websocket("/api/vm/vm-x/exec"):
+                    pass
+        assert await asyncio.to_thread(stranger.heard) == ""
+
+
+async def test_who_never_accepts_does_not_answer(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has accepted, so nobody knows whose it will be: root is what the kernel shows."""
+    monkeypatch.setattr("polydev.cli.peers.ACCEPT_LIMIT_S", 0.3)
+    with squatter(ANOTHER, accepts_after_s=20) as stranger:
+        monkeypatch.setenv("PORT", str(stranger.port))
+        async with controller() as there:
+            with pytest.raises(ControllerUnreachable):
+                await there.get("/api/vm/list")
+
+
+@pytest.mark.parametrize("uid", [0, NOBODY], ids=["root", "the controller's user"])
+async def test_the_controllers_own_user_is_sent_it(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, uid: int
+) -> None:
+    with squatter(uid) as mine:
+        monkeypatch.setenv("PORT", str(mine.port))
+        async with controller() as there:
+            assert await there.get("/api/vm/list") == {"status": "ok"}
+        assert mine.heard().startswith("GET /api/vm/list")
+
+
+async def test_a_url_that_was_set_is_meant(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with squatter(ANOTHER) as other:
+        monkeypatch.setenv("POLYDEV_URL", f"http://127.0.0.1:{other.port}")
+        async with controller() as there:
+            assert await there.get("/api/vm/list") == {"status": "ok"}
+
+
+async def test_up_does_not_take_a_strangers_word_for_its_controllers() -> None:
+    owners = Owners(frozenset({NOBODY}))
+    with squatter(ANOTHER) as stranger:
+        assert not await answers(f"http://127.0.0.1:{stranger.port}", owners)
+    with squatter(NOBODY) as mine:
+        assert await answers(f"http://127.0.0.1:{mine.port}", owners)
+
+
+@pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0", "::1"])  # noqa: S104
+def test_who_listens_is_found_on_every_address(at: str) -> None:
+    with squatter(ANOTHER, at=at) as stranger:
+        [owner] = listeners(stranger.port)
+        assert owner.uid == ANOTHER
+        assert "python3, process" in program_of(owner)
+
+
+async def test_an_ipv6_socket_that_serves_ipv4_is_known_too() -> None:
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as both,
+        socket.create_connection(("127.0.0.1", both.getsockname()[1])) as client,
+        both.accept()[0],
+    ):
+        await Owners(frozenset({0})).require(client)
+        with pytest.raises(PortTaken, match="uid 0"):
+            await Owners(frozenset({NOBODY})).require(client)
+
+
+def test_the_owner_of_the_controllers_folder_is_its_user(tmp_path: Path) -> None:
+    assert Owners.of(tmp_path, "nobody").uids == {0, NOBODY}
+    assert Owners.of(tmp_path, "no-such-user").uids == {0}
+    (tmp_path / "controller").mkdir()
+    os.chown(tmp_path / "controller", ANOTHER, ANOTHER)
+    assert Owners.of(tmp_path, "nobody").uids == {0, ANOTHER}
+
+
+def test_a_user_without_a_name_is_told_by_number() -> None:
+    assert Owner(0, 1).name == "root (uid 0)"
+    assert Owner(ANOTHER, 1).name == f"uid {ANOTHER}"
