@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import Person, PersonId, Role
+from polydev.store import events
+from polydev.store.keyset import Span, page
 from polydev.store.tables import users
 
 
@@ -15,6 +18,18 @@ async def get(connection: AsyncConnection, user_id: PersonId) -> Person | None:
     """The person of that id."""
     row = (await connection.execute(sa.select(users).where(users.c.id == user_id))).one_or_none()
     return None if row is None else _person(row)
+
+
+async def by_email(connection: AsyncConnection, email: str) -> Person | None:
+    """The person with that address, as `access.addresses` writes it."""
+    row = (await connection.execute(sa.select(users).where(users.c.email == email))).one_or_none()
+    return None if row is None else _person(row)
+
+
+async def every(connection: AsyncConnection, span: Span | None = None) -> list[Person]:
+    """All of them in the order in which they came, or a span of that."""
+    order = (users.c.created_at, users.c.id)
+    return [_person(row) for row in await connection.execute(page(sa.select(users), order, span))]
 
 
 async def add(connection: AsyncConnection, person: Person) -> None:
@@ -27,6 +42,23 @@ async def add(connection: AsyncConnection, person: Person) -> None:
             role=person.role,
         )
     )
+
+
+async def set_disabled(
+    connection: AsyncConnection, user_id: PersonId, disabled_at: datetime | None
+) -> None:
+    """Shut a person out, or let them in again (None)."""
+    await connection.execute(
+        sa.update(users).where(users.c.id == user_id).values(disabled_at=disabled_at)
+    )
+    status = "enabled" if disabled_at is None else "disabled"
+    await events.emit(connection, user_id, "account", user_id, status=status)
+
+
+async def set_role(connection: AsyncConnection, user_id: PersonId, role: Role) -> None:
+    """Make a person an administrator, or no longer one."""
+    await connection.execute(sa.update(users).where(users.c.id == user_id).values(role=role))
+    await events.emit(connection, user_id, "account", user_id, role=role)
 
 
 def _person(row: sa.Row[Any]) -> Person:

@@ -1,0 +1,66 @@
+"""Rows of `rate_limits`: token buckets that all controllers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.store.tables import rate_limits
+
+_FULL_AGAIN = timedelta(days=1)
+"""A bucket that nobody has taken from for so long is full, and so is one without a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What may be taken at once, and how fast it fills again."""
+
+    key: str
+    capacity: float
+    per_s: float
+
+
+async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datetime) -> float:
+    """Take one from each bucket, or from none: the seconds until each has one, 0 if taken.
+
+    In a write transaction; on PostgreSQL the rows stay locked until its end.
+    """
+    ordered = sorted(buckets, key=lambda bucket: bucket.key)  # so that nobody waits in a circle
+    left = {bucket: await _left(connection, bucket, at) for bucket in ordered}
+    wait_s = max((1 - left[bucket]) / bucket.per_s for bucket in ordered)
+    if wait_s > 0:
+        return wait_s
+    for bucket in ordered:
+        await connection.execute(
+            sa.update(rate_limits)
+            .where(rate_limits.c.key == bucket.key)
+            .values(left=left[bucket] - 1, at=at)
+        )
+    return 0
+
+
+async def _left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> float:
+    """What is in a bucket. Its row exists, and is locked, afterwards."""
+    wanted = sa.select(rate_limits).where(rate_limits.c.key == bucket.key).with_for_update()
+    row = (await connection.execute(wanted)).one_or_none()
+    if row is None:
+        await connection.execute(sa.delete(rate_limits).where(rate_limits.c.at < at - _FULL_AGAIN))
+        await _add_full(connection, bucket, at)
+        row = (await connection.execute(wanted)).one()
+    elapsed_s = max(0.0, (at - row.at).total_seconds())  # controllers' clocks differ a little
+    return min(bucket.capacity, row.left + elapsed_s * bucket.per_s)
+
+
+async def _add_full(connection: AsyncConnection, bucket: Bucket, at: datetime) -> None:
+    try:
+        async with connection.begin_nested():
+            await connection.execute(
+                sa.insert(rate_limits).values(key=bucket.key, left=bucket.capacity, at=at)
+            )
+    except IntegrityError:
+        pass  # another controller was faster
