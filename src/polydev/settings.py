@@ -41,6 +41,9 @@ class SignUp(StrEnum):
     CLOSED = "closed"
 
 
+_KEY_FILE_BYTES = 64 * 1024
+
+
 def _named(name: str) -> Any:
     return AliasChoices(name)
 
@@ -135,6 +138,12 @@ class ControllerSettings(CommonSettings):
     database_url: str | None = Field(None, validation_alias=_named("DATABASE_URL"))
     """SQLAlchemy URL; None: SQLite in the state folder."""
     encryption_key: SecretStr | None = Field(None, validation_alias=_named("ENCRYPTION_KEY"))
+    """What seals; `required_encryption_key` reads it."""
+    encryption_key_file: Path | None = Field(None, validation_alias=_named("ENCRYPTION_KEY_FILE"))
+    """Holds ENCRYPTION_KEY instead of the environment; the newline at its end is not part of it."""
+    other_encryption_keys: SecretStr | None = None
+    """Keys that open besides ENCRYPTION_KEY, one a line: docs/operating.md, rotating it."""
+    other_encryption_keys_file: Path | None = None
     admin_token: SecretStr | None = None
     """The administrator's API token; None: made at first start and kept in `admin-token`."""
 
@@ -230,13 +239,36 @@ class ControllerSettings(CommonSettings):
 
     def required_encryption_key(self) -> SecretStr:
         """`ENCRYPTION_KEY`, or one clear line when it is not set."""
-        if self.encryption_key is None or not self.encryption_key.get_secret_value():
+        given = self.encryption_key
+        if self.encryption_key_file is not None:
+            given = SecretStr(_kept_text("ENCRYPTION_KEY_FILE", self.encryption_key_file))
+        if given is None or not given.get_secret_value():
             raise BadSettings(
                 "ENCRYPTION_KEY is not set",
                 hint="Set it to a long random text and keep it safe, for example from "
                 "`openssl rand -hex 32`; without it nothing that is stored can be opened",
             )
-        return self.encryption_key
+        return given
+
+    def opening_keys(self) -> tuple[SecretStr, ...]:
+        """The keys that open besides ENCRYPTION_KEY. Raises BadSettings."""
+        lines = []
+        if self.other_encryption_keys is not None:
+            lines += self.other_encryption_keys.get_secret_value().splitlines()
+        if self.other_encryption_keys_file is not None:
+            path = self.other_encryption_keys_file
+            lines += _kept_text("POLYDEV_OTHER_ENCRYPTION_KEYS_FILE", path).splitlines()
+        return tuple(SecretStr(line) for line in lines if line.strip())
+
+
+def _kept_text(variable: str, path: Path) -> str:
+    """A small text that is kept in a file, without the newline at its end."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_KEY_FILE_BYTES).decode("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise BadSettings(f"{variable} is {path}, which cannot be read ({why})") from None
 
 
 def _trustworthy(url: str) -> bool:
