@@ -92,7 +92,8 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         closing.push_async_callback(database.close)
         await database.upgrade()
         async with database.write() as connection:
-            vault = await unlock(connection, settings.required_encryption_key(), now())
+            key, others = settings.required_encryption_key(), settings.opening_keys()
+            vault = await unlock(connection, key, now(), others)
         access = await open_access(database, settings.controller_dir, settings.admin_token)
         host = await closing.enter_async_context(Host(settings.host_socket))
         token_key = await asyncio.to_thread(kept_key, settings.controller_dir / "browser-token-key")

@@ -34,6 +34,14 @@ from polydev.settings import CommonSettings, ControllerSettings, HostSettings, r
 CONTROLLERS_OWN = ("ENCRYPTION_KEY", "DATABASE_URL", "PORT", "SUPABASE_")
 """Variables, or beginnings of them, that the host agent must never see."""
 
+CONTROLLERS_SECRETS = (
+    "POLYDEV_ADMIN_TOKEN",
+    "POLYDEV_TOKEN",
+    "POLYDEV_OTHER_ENCRYPTION_KEYS",
+    "POLYDEV_OIDC_CLIENT_SECRET",
+)
+"""Variables of everyone's kind that it must not see either."""
+
 EVERYONES = ("PATH", "LANG", "LC_", "TZ", "POLYDEV_")
 
 
@@ -144,7 +152,8 @@ async def keep_running(plan: Plan, listener: Listener) -> None:
 def host_agent(plan: Plan, owner: account.Account, program: Path) -> Program:
     """The host agent, as root, with nothing that is the controller's in its environment."""
     env = _environment(EVERYONES, program)
-    env.pop("POLYDEV_ADMIN_TOKEN", None)
+    for name in CONTROLLERS_SECRETS:
+        env.pop(name, None)
     env |= {"POLYDEV_SOCKET_GROUP": owner.group, "HOME": "/root"}
     return Program(
         "hostd",
