@@ -21,6 +21,7 @@ PersonId = NewType("PersonId", str)
 CredentialId = NewType("CredentialId", str)
 HostId = NewType("HostId", str)
 """Names a VM host: `local` for the one beside the controller."""
+LOCAL_HOST = HostId("local")
 
 _NAMESPACE = uuid.UUID("6f1d7a52-5a0e-4c39-9a54-3b1f0f6f2a11")
 
@@ -172,6 +173,8 @@ class VmHost:
     """What its machines may have together."""
     vcpus: int
     """Virtual processors that its machines may have together."""
+    max_machines: int
+    """How many machines it has addresses for."""
     disk_free_mib: int
     driver: str
     accelerator: str
@@ -295,6 +298,33 @@ class SealedCredential:
     encryption_salt: str
     key_id: str | None
     created_at: datetime
+
+
+class Validity(StrEnum):
+    """What a CLI last said of a credential."""
+
+    VALID = "valid"
+    INVALID = "invalid"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a row of `credentials` says besides what is sealed."""
+
+    credential_id: CredentialId
+    user_id: PersonId
+    provider: str
+    key_id: str | None
+    created_at: datetime
+    vm_id: VmId | None
+    """The CLI machine that it was written into last."""
+    expires_at: datetime | None
+    """When the login ends, if it tells."""
+    checked_at: datetime | None
+    validity: Validity | None
+    revoked_at: datetime | None
+    """Since when it is being removed: what was sealed is gone already."""
 
 
 @dataclass(frozen=True, slots=True)

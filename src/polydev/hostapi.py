@@ -188,6 +188,12 @@ class Health(_Wire):
     version: str
     driver: str
     accelerator: str
+    memory_mib: int = Field(0, ge=0)
+    """What its machines may have together, as `vcpus` and `max_machines`."""
+    vcpus: int = Field(0, ge=0)
+    max_machines: int = Field(0, ge=0)
+    disk_free_mib: int = Field(0, ge=0)
+    """What is free where its machines' disks lie."""
 
 
 class ExecRequest(_Wire):

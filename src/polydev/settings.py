@@ -6,6 +6,7 @@ agent never sees `ENCRYPTION_KEY` or `DATABASE_URL`: it has a class of its own.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from pathlib import Path
@@ -15,7 +16,10 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from polydev.domain import LOCAL_HOST, HostId
 from polydev.errors import BadSettings
+
+_HOST_NAME = r"[a-z0-9][a-z0-9-]{0,31}"
 
 
 class Egress(StrEnum):
@@ -110,6 +114,11 @@ class HostSettings(CommonSettings):
 
     channel_port_base: int = Field(22000, ge=1024, le=65000)
 
+    host_memory_mib: int | None = Field(None, ge=0)
+    """What this host's machines may have together; None: nearly all that the host has."""
+    host_vcpus: int | None = Field(None, ge=0)
+    """None: four times the host's processors."""
+
     @field_validator("dns", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -187,6 +196,25 @@ class ControllerSettings(CommonSettings):
     )
     """For projects that sign with a shared secret; others' public keys are fetched."""
 
+    hosts: Annotated[tuple[tuple[HostId, Path], ...], NoDecode] = ()
+    """VM hosts, as `name=/path/of/its/hostd.sock` separated by spaces or commas; none: `local`,
+    the host agent beside this controller."""
+    host_period_s: float = Field(5, gt=0, le=60)
+    """How often each host is asked how it is."""
+    host_unseen_limit_s: float = Field(20, gt=0)
+    """A host that has not answered for so long is given no machines."""
+    host_dead_limit_s: float = Field(45, gt=0)
+    """A host that has not answered for so long loses the machines that were still being made."""
+    queue_limit_s: float = Field(600, gt=0)
+    """How long a connect session may wait for room."""
+
+    quota_machines: int = Field(4, ge=0)
+    """Each person's own, besides the browser machines of their sessions."""
+    quota_memory_mib: int = Field(12288, ge=0)
+    """Of all machines of a person that run, their sessions' too."""
+    quota_sessions: int = Field(3, ge=0)
+    """Connect sessions of a person at once."""
+
     browser_memory_mib: int = Field(2048, ge=512)
     browser_vcpus: int = Field(2, ge=1)
     browser_disk_mib: int = Field(6144, ge=256)
@@ -231,6 +259,25 @@ class ControllerSettings(CommonSettings):
             if url is not None and not _trustworthy(url):
                 raise BadSettings(f"{variable} must begin with https://")
         return self
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        words = value.replace(",", " ").split()
+        pairs = [tuple(word.split("=", 1)) for word in words]
+        named = {pair[0] for pair in pairs if re.fullmatch(_HOST_NAME, pair[0])}
+        if any(len(pair) != 2 or not pair[1].startswith("/") for pair in pairs):
+            raise ValueError("write `name=/path/of/hostd.sock`")
+        if len(named) != len(pairs):
+            raise ValueError("names are different, of small letters, digits and dashes")
+        return tuple(pairs)
+
+    @property
+    def vm_hosts(self) -> tuple[tuple[HostId, Path], ...]:
+        """The hosts, by name, and where each host agent listens."""
+        return self.hosts or ((LOCAL_HOST, self.host_socket),)
 
     @property
     def controller_dir(self) -> Path:

@@ -164,7 +164,9 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Path, LocalGuest]]:
     guest = LocalGuest()
     operations = Operations(Journal(folder / "operations"), guest.perform)
     await operations.open()
-    health = Health(version="0", driver="local", accelerator="none")
+    async def health() -> Health:
+        return Health(version="0", driver="local", accelerator="none")
+
     with listening(folder / "h.sock", None) as listener:
         app = server.build(guest, operations, health)  # type: ignore[arg-type]
         http = uvicorn.Server(server_config(app))

@@ -19,10 +19,9 @@ from functools import partial
 import uvicorn
 from fastapi import FastAPI
 
-from polydev import __version__, logging_setup
+from polydev import logging_setup
 from polydev.errors import PolydevError
-from polydev.hostapi import Health
-from polydev.hostd import listening, requirements, server
+from polydev.hostd import capacity, listening, requirements, server
 from polydev.hostd.drivers import choose
 from polydev.hostd.journal import Journal
 from polydev.hostd.kept_logs import KeptLogs
@@ -78,11 +77,9 @@ async def _run(settings: HostSettings) -> None:
             Journal(settings.state_dir / "operations"), partial(perform, machines)
         )
         await operations.open()
-        health = Health(
-            version=__version__, driver=choice.driver.name, accelerator=choice.probe.accelerator
-        )
+        health = capacity.Capacity.of(settings, choice)
         with listening.listening(settings.host_socket, settings.socket_group) as listener:
-            app = server.build(machines, operations, health)
+            app = server.build(machines, operations, health.health)
             await _serve(app, listener, operations, stop)
 
 

@@ -43,7 +43,9 @@ Tail = Annotated[int, Query(ge=0, le=logs.MAX_TAIL_BYTES)]
 _operation: TypeAdapter[Operation] = TypeAdapter(Operation)
 
 
-def build(machines: Machines, operations: Operations, health: Health) -> FastAPI:
+def build(
+    machines: Machines, operations: Operations, health: Callable[[], Awaitable[Health]]
+) -> FastAPI:
     """The application that answers for these machines."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_exception_handler(RequestValidationError, _answer_bad_request)
@@ -55,7 +57,7 @@ def build(machines: Machines, operations: Operations, health: Health) -> FastAPI
 
     @app.get("/health")
     async def _health() -> Health:
-        return health
+        return await health()
 
     @app.get("/inventory")
     async def _inventory() -> Inventory:

@@ -130,6 +130,7 @@ hosts = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("memory_mib", sa.Integer, nullable=False),
     sa.Column("vcpus", sa.Integer, nullable=False),
+    sa.Column("max_machines", sa.Integer, nullable=False),
     sa.Column("disk_free_mib", sa.Integer, nullable=False),
     sa.Column("driver", sa.Text, nullable=False),
     sa.Column("accelerator", sa.Text, nullable=False),
@@ -259,6 +260,11 @@ credentials = sa.Table(
     sa.Column("encryption_salt", sa.Text, nullable=False),
     sa.Column("key_id", sa.Text),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("vm_id", sa.Text),
+    sa.Column("expires_at", UtcDateTime),
+    sa.Column("checked_at", UtcDateTime),
+    sa.Column("validity", sa.Text),
+    sa.Column("revoked_at", UtcDateTime),
     sa.Index("credentials_by_person", "user_id", "provider"),
 )
 

@@ -13,8 +13,6 @@ from polydev.errors import NetworkFailed, NoCapacity
 from polydev.hostd.atomic import write_whole
 from polydev.hostd.network.plan import NetworkPlan
 
-_HIGHEST_PORT = 65535
-
 
 class AddressPool:
     """Leases by machine id, kept in one file that is replaced as a whole."""
@@ -23,8 +21,7 @@ class AddressPool:
         self._file = plan.state_dir / "leases.json"
         self._gateway = plan.gateway
         self._first = int(plan.first_address)
-        room_for_ports = int(plan.subnet.network_address) + _HIGHEST_PORT - plan.channel_port_base
-        self._last = min(int(plan.subnet.broadcast_address) - 1, room_for_ports)
+        self._last = int(plan.last_address)
         self._leases: dict[str, IPv4Address] = {}
         self._next = self._first
 

@@ -17,6 +17,7 @@ from polydev.settings import Egress, HostSettings, Uplink
 BRIDGE = "br0"
 UPLINK = "uplink0"
 TAP_PREFIX = "pd"
+_HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,18 @@ class NetworkPlan:
     @property
     def uplink_inner_address(self) -> IPv4Address:
         return self.uplink_network[2]
+
+    @property
+    def last_address(self) -> IPv4Address:
+        """The last that a machine may have: each needs a port for its channel, too."""
+        with_a_port = int(self.subnet.network_address) + _HIGHEST_PORT - self.channel_port_base
+        return IPv4Address(min(int(self.subnet.broadcast_address) - 1, with_a_port))
+
+    @property
+    def address_count(self) -> int:
+        """How many machines there may be at once."""
+        count = int(self.last_address) - int(self.first_address) + 1
+        return max(count - (self.first_address <= self.gateway <= self.last_address), 0)
 
     def index_of(self, address: IPv4Address) -> int:
         """An address's place in the subnet: names its TAP and its channel port."""

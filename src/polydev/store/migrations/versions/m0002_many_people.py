@@ -25,6 +25,11 @@ def upgrade() -> None:
     op.add_column("vms", sa.Column("attempt", sa.Integer, nullable=False, server_default="0"))
     op.add_column("vms", sa.Column("destroyed_at", _TIME))
     op.execute("UPDATE vms SET destroyed_at = created_at WHERE status = 'destroyed'")
+    op.add_column("credentials", sa.Column("vm_id", sa.Text))
+    op.add_column("credentials", sa.Column("expires_at", _TIME))
+    op.add_column("credentials", sa.Column("checked_at", _TIME))
+    op.add_column("credentials", sa.Column("validity", sa.Text))
+    op.add_column("credentials", sa.Column("revoked_at", _TIME))
     _create_sign_in()
     _create_request_limits()
     _create_hosts()
@@ -110,6 +115,7 @@ def _create_hosts() -> None:
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("memory_mib", sa.Integer, nullable=False),
         sa.Column("vcpus", sa.Integer, nullable=False),
+        sa.Column("max_machines", sa.Integer, nullable=False),
         sa.Column("disk_free_mib", sa.Integer, nullable=False),
         sa.Column("driver", sa.Text, nullable=False),
         sa.Column("accelerator", sa.Text, nullable=False),

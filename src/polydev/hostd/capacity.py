@@ -1,0 +1,82 @@
+"""How much this host has for machines: what the controller places by.
+
+`__main__.py` works it out at start, `server.py` answers `/health` with it. What is named in the
+settings counts; otherwise what the host has, less what itself needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from polydev import __version__
+from polydev.hostapi import Health
+from polydev.hostd.drivers import Choice
+from polydev.hostd.network.plan import NetworkPlan
+from polydev.settings import HostSettings
+
+_RESERVE_MIB = 1024
+_RESERVE_SHARE = 0.1
+"""Of the host's memory, for the host itself and for what each VMM needs besides its guest."""
+_VCPUS_PER_CORE = 4
+"""Machines of people idle most of the time."""
+_SIMULATED_MEMORY_MIB = 16 * 1024 * 1024
+_SIMULATED_VCPUS = 100_000
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the machines of this host may have together."""
+
+    memory_mib: int
+    vcpus: int
+    max_machines: int
+    disk: Path
+    driver: str
+    accelerator: str
+
+    @classmethod
+    def of(cls, settings: HostSettings, choice: Choice) -> Capacity:
+        """By the settings, the driver and what the host has. Blocks for a moment."""
+        is_simulated = choice.driver.name == "simulated"
+        memory_mib = _SIMULATED_MEMORY_MIB if is_simulated else usable_memory_mib(_memory_mib())
+        vcpus = _SIMULATED_VCPUS if is_simulated else (os.cpu_count() or 1) * _VCPUS_PER_CORE
+        return cls(
+            memory_mib=memory_mib if settings.host_memory_mib is None else settings.host_memory_mib,
+            vcpus=vcpus if settings.host_vcpus is None else settings.host_vcpus,
+            max_machines=NetworkPlan.from_settings(settings).address_count,
+            disk=settings.state_dir,
+            driver=choice.driver.name,
+            accelerator=choice.probe.accelerator,
+        )
+
+    async def health(self) -> Health:
+        """That the agent lives, and what it offers."""
+        disk = await asyncio.to_thread(shutil.disk_usage, self.disk)
+        return Health(
+            version=__version__,
+            driver=self.driver,
+            accelerator=self.accelerator,
+            memory_mib=self.memory_mib,
+            vcpus=self.vcpus,
+            max_machines=self.max_machines,
+            disk_free_mib=disk.free // _MIB,
+        )
+
+
+def usable_memory_mib(total_mib: int) -> int:
+    """What of a host's memory its machines may have."""
+    return max(total_mib - max(_RESERVE_MIB, int(total_mib * _RESERVE_SHARE)), 0)
+
+
+def _memory_mib() -> int:
+    """Source: proc(5), `/proc/meminfo`, MemTotal in kB."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemTotal":
+            return int(value.split()[0]) // 1024
+    return 0
