@@ -11,16 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import KeyUse, VaultKey
+from polydev.store.locks import hold
 from polydev.store.tables import credentials, shared_secrets, vault_keys
-
-_ALONE = 0x706F6C79 + 6
 
 
 async def alone(connection: AsyncConnection) -> None:
-    """Wait until no other controller looks for its keys: two that start at once must not both add
-    the same one. Until the transaction's end; SQLite's write transactions are alone anyway."""
-    if connection.dialect.name == "postgresql":
-        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ALONE)))
+    """Hold the keys until the transaction ends: two controllers that start at once must not both
+    add the same one."""
+    await hold(connection, "vault-keys")
 
 
 async def every(connection: AsyncConnection) -> list[VaultKey]:
@@ -41,7 +39,7 @@ async def forget(connection: AsyncConnection, key_id: str) -> None:
 
 async def uses(connection: AsyncConnection) -> dict[str | None, KeyUse]:
     """What each key seals, of keys that seal anything. None: rows of an earlier controller."""
-    of_credentials = await _counts(connection, credentials)
+    of_credentials = await _counts(connection, credentials, credentials.c.revoked_at.is_(None))
     of_secrets = await _counts(connection, shared_secrets)
     return {
         key_id: KeyUse(of_credentials.get(key_id, 0), of_secrets.get(key_id, 0))
@@ -49,6 +47,8 @@ async def uses(connection: AsyncConnection) -> dict[str | None, KeyUse]:
     }
 
 
-async def _counts(connection: AsyncConnection, table: sa.Table) -> dict[str | None, int]:
-    query = sa.select(table.c.key_id, sa.func.count()).group_by(table.c.key_id)
+async def _counts(
+    connection: AsyncConnection, table: sa.Table, *conditions: sa.ColumnElement[bool]
+) -> dict[str | None, int]:
+    query = sa.select(table.c.key_id, sa.func.count()).where(*conditions).group_by(table.c.key_id)
     return {row[0]: row[1] for row in await connection.execute(query)}

@@ -119,6 +119,7 @@ idempotency_keys = sa.Table(
     sa.Column("request_hash", sa.Text, nullable=False),
     sa.Column("status", sa.Integer),
     sa.Column("body", sa.Text),
+    sa.Column("taken_at", UtcDateTime, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 

@@ -103,6 +103,7 @@ def _create_request_limits() -> None:
         sa.Column("request_hash", sa.Text, nullable=False),
         sa.Column("status", sa.Integer),
         sa.Column("body", sa.Text),
+        sa.Column("taken_at", _TIME, nullable=False),
         sa.Column("created_at", _TIME, nullable=False),
     )
 
