@@ -10,8 +10,8 @@ provider is the database's rule; whoever asks for a second one is given the firs
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,7 +30,6 @@ from polydev.domain import (
 )
 from polydev.errors import (
     ChannelLost,
-    LoginCancelled,
     LoginExpired,
     LoginFailed,
     LoginNotWaiting,
@@ -45,7 +44,7 @@ from polydev.workflows.delivery import Delivery
 from polydev.workflows.engine import Engine
 from polydev.workflows.login_watch import LoginWatch
 from polydev.workflows.machines import ANSWER_GRACE_S, Machines
-from polydev.workflows.saga import OnPoint, Saga, Step, Wait
+from polydev.workflows.saga import OnPoint, Saga, Step
 from polydev.workflows.session_machines import SessionMachines
 from polydev.workflows.session_notes import SessionNotes
 
@@ -67,14 +66,14 @@ class Connect:
     def saga(self) -> Saga:
         """The steps, what undoes each, and how long each may take."""
         its, limit = SessionMachines(self.database, self.machines), self.machines.settings
-        steps: list[Step | Wait] = [
+        steps = [
             Step(
                 "create-machines", its.create, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
                 undo=its.give_back_cli_machine,
             ),
             Step("browser-ready", its.browser_ready, limit.healthy_limit_s + ANSWER_GRACE_S),
             Step("start-login", self._start_login, limit.login_start_limit_s),
-            Wait("wait-for-person", self._wait_for_person),
+            Step("wait-for-person", self._wait_for_person, limit.person_limit_s + ANSWER_GRACE_S),
             Step("capture", self._capture, limit.capture_limit_s, undo=self._forget),
             Step(
                 "write", self._write, limit.write_limit_s,
@@ -108,13 +107,15 @@ class Connect:
         await self.engine.enqueue(CONNECT, session.session_id)
         return session
 
-    async def cancel(self, caller: Caller, session_id: SessionId) -> ConnectSession:
+    async def cancel(
+        self, caller: Caller, session_id: SessionId, reason: str = ""
+    ) -> ConnectSession:
         """Wish a session away; the workflow ends it. Raises NoSuchSession, SessionEnded."""
         async with self.database.write(caller.bounds) as connection:
             session = await sessions.get(connection, session_id, caller.bounds)
             if not await sessions.request_cancel(connection, session_id, now()):
                 raise SessionEnded(f"The connect session {session_id} has ended already")
-            entry = caller.did("session.cancel", session_id, session.user_id)
+            entry = caller.did("session.cancel", session_id, session.user_id, reason)
             await audit.record(connection, entry)
             return await sessions.get(connection, session_id, caller.bounds)
 
@@ -159,30 +160,15 @@ class Connect:
             )
 
     async def _wait_for_person(self, subject: str) -> None:
-        engine = self.engine
-        deadline = await engine.step("deadline", lambda: self._deadline(subject))
-        watching = engine.start_outside(self._send_outcome(subject))
+        session = await self._session(subject)
+        left_s = (session.expires_at - now()).total_seconds()
         try:
-            message = await engine.receive(deadline - time.time())
-        finally:
-            watching.cancel()
-        if message is None:
+            async with asyncio.timeout(max(left_s, 0)):
+                await self._watch(session).until_done()
+        except TimeoutError:
             raise LoginExpired(
                 "Nobody logged in within the time allowed", hint="Connect again when you are ready"
-            )
-        if message["outcome"] == "cancel":
-            raise LoginCancelled("The login was cancelled")
-        if message["outcome"] == "failed":
-            raise LoginFailed(message["message"], hint=message["hint"])
-
-    async def _deadline(self, subject: str) -> float:
-        return (await self._session(subject)).expires_at.timestamp()
-
-    async def _send_outcome(self, subject: str) -> None:
-        """Watch the login and the person, and send the workflow what comes first."""
-        session = await self._session(subject)
-        message = await self._watch(session).outcome(SessionNotes(self.database))
-        await self.engine.send(CONNECT, subject, message)
+            ) from None
 
     async def _capture(self, subject: str) -> None:
         """Read the credentials and seal them, in one step: they are never kept in between."""

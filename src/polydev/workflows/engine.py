@@ -3,7 +3,7 @@
 `app.py` makes one per process; `saga.py` and the workflows use it. It must not know sessions,
 machines or people. What it promises: a workflow that was enqueued runs to its end, over any number
 of restarts; a step that ended is not run again, and gives what it gave; a step that was cut runs
-again; a message that was sent is received once.
+again.
 
 Several engines may share one journal: each is an *executor*, and a workflow that was begun is one
 executor's. Which executors are dead is for `leases.py` to know; `take_over` then gives their
@@ -13,23 +13,23 @@ writes nothing more into the journal.
 
 What goes into the journal are ids and plain values, as JSON (DBOS would pickle, and who could write
 its file could then run code here). Errors are kept as code, message and hint. Nothing secret may
-be passed to a workflow, returned from a step, raised in one, or sent.
+be passed to a workflow, returned from a step, or raised in one.
 
 Traps that this module keeps away from the others: `cancel_workflow` and workflow timeouts strand a
-waiting workflow (there are messages and deadlines instead); queues are named before the launch;
-the application version is constant (code that changes a workflow's steps asks `DBOS.patch`);
-threads are bounded; polling is quick enough for a person.
+waiting workflow (a step that waits watches a row instead); so do messages cost, which on SQLite
+are polled for by each workflow that waits; queues are named before the launch; the application
+version is constant (code that changes a workflow's steps asks `DBOS.patch`); threads are bounded;
+polling is quick enough for a person.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import json
 import logging
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Set
+from collections.abc import Awaitable, Callable, Coroutine, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -51,8 +51,6 @@ _VERSION = "1"
 _QUEUE_POLLING_S = 0.25
 """What a person waits before a session starts, at most; ten times a second costs an idle
 controller 4 % of a core."""
-_MESSAGE_POLLING_S = 0.1
-"""Costs nothing while no workflow waits for a message."""
 _THREADS = 32
 _ERROR_KEY = "$error"
 _GOING_ON = ("PENDING", "ENQUEUED", "DELAYED")
@@ -69,7 +67,6 @@ class Engine:
         self._bodies: dict[str, Body] = {}
         self._workflows: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {}
         self._running: set[asyncio.Task[Any]] = set()
-        self._outside: set[asyncio.Task[None]] = set()
 
     def add(self, name: str, body: Body) -> None:
         """Make a workflow known, before the start. Its body gets the subject that it is enqueued
@@ -86,7 +83,6 @@ class Engine:
             "executor_id": self.executor_id,
             "serializer": _PlainJson(),
             "max_executor_threads": _THREADS,
-            "notification_listener_polling_interval_sec": _MESSAGE_POLLING_S,
             "log_level": "WARNING",
             "enable_otlp": False,
         }
@@ -117,7 +113,7 @@ class Engine:
     async def stop(self) -> None:
         """Let go of the workflows where they are; the next start takes them up."""
         logging.getLogger("dbos").setLevel(logging.ERROR)  # it warns of each one that is let go
-        tasks = [*self._running, *self._outside]
+        tasks = [*self._running]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -137,10 +133,6 @@ class Engine:
         """Whether a workflow has run to its end; not so for one that was never enqueued."""
         status = await DBOS.get_workflow_status_async(_workflow_id(name, subject))
         return status is not None and status.status not in _GOING_ON
-
-    async def send(self, name: str, subject: str, message: Mapping[str, str]) -> None:
-        """Send a message; one that is sent before anybody waits is kept."""
-        await DBOS.send_async(_workflow_id(name, subject), dict(message))
 
     async def forget(self, before: datetime) -> int:
         """Remove the journal of workflows that have ended and were made before that time."""
@@ -173,19 +165,6 @@ class Engine:
                 raise _unexpected(name, error) from None
 
         return await DBOS.run_step_async({"name": name}, kept)
-
-    async def receive(self, timeout_s: float) -> Mapping[str, str] | None:
-        """The next message, or None when the time is over. The deadline survives restarts."""
-        message = await DBOS.recv_async(timeout_seconds=max(timeout_s, 0))
-        return message if isinstance(message, dict) else None
-
-    def start_outside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that is no part of the workflow that starts it: it is not journaled, and
-        may send messages."""
-        task = asyncio.create_task(work, context=contextvars.Context())
-        self._outside.add(task)
-        task.add_done_callback(self._outside.discard)
-        return task
 
     def _executors(self) -> frozenset[str]:
         status = sa.table(

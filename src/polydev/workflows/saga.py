@@ -45,17 +45,6 @@ class Step:
     """Whether a wish to cancel ends it at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """A line that waits for messages: it runs in the workflow itself, and holds no thread.
-
-    `until` must decide by messages and by what its own engine steps gave alone.
-    """
-
-    name: str
-    until: Work
-
-
 class Notes(Protocol):
     """Where a saga tells how it goes, and where it hears that it is not wanted any more."""
 
@@ -75,7 +64,7 @@ class Saga:
     """A table, and where it tells how it goes."""
 
     name: str
-    steps: Sequence[Step | Wait]
+    steps: Sequence[Step]
     always: Sequence[Step]
     notes: Notes
     undo_limit_s: float
@@ -101,12 +90,9 @@ class Saga:
     async def _forward(self, engine: Engine, subject: str) -> PolydevError | None:
         begun: list[Step] = []
         for step in self.steps:
+            begun.append(step)
             try:
-                if isinstance(step, Wait):
-                    await self._wait(engine, subject, step)
-                else:
-                    begun.append(step)
-                    await self._do(engine, subject, step)
+                await self._do(engine, subject, step)
             except PolydevError as failure:
                 log.warning("%s: step '%s' failed: %s", subject, step.name, failure.line())
                 await self._backward(engine, subject, begun)
@@ -132,23 +118,6 @@ class Saga:
 
         self.on_point(step.name, "before")
         await engine.step(step.name, work)
-        self.on_point(step.name, "after")
-
-    async def _wait(self, engine: Engine, subject: str, step: Wait) -> None:
-        self.on_point(step.name, "before")
-        await engine.step(f"{step.name}: begins", lambda: self.notes.begins(subject, step.name))
-        self.on_point(step.name, "inside")
-        failure: PolydevError | None = None
-        try:
-            await step.until(subject)
-        except PolydevError as error:
-            failure = error
-        outcome = "failed" if failure else "done"
-        await engine.step(
-            f"{step.name}: ends", lambda: self.notes.ends(subject, step.name, outcome)
-        )
-        if failure:
-            raise failure
         self.on_point(step.name, "after")
 
     async def _insist(

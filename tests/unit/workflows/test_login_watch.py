@@ -56,7 +56,7 @@ def watch_of(machine: HastyMachine) -> LoginWatch:
     return LoginWatch(BrowserService(cast(Host, machine), VmId("vm"), SecretStr("t")), session)
 
 
-@pytest.mark.parametrize("what", ["start", "_login_end"])
+@pytest.mark.parametrize("what", ["start", "until_done"])
 async def test_a_machine_that_does_not_let_us_wait_is_asked_seldom(what: str) -> None:
     machine = HastyMachine()
     with pytest.raises(TimeoutError):

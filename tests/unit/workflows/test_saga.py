@@ -10,7 +10,8 @@ import pytest
 
 from polydev.errors import ChannelLost, LoginCancelled, LoginFailed, PolydevError, StepTimedOut
 from polydev.workflows.engine import Engine
-from polydev.workflows.saga import Saga, Step, Wait
+from polydev.workflows.journal import journal_of
+from polydev.workflows.saga import Saga, Step
 
 LIMIT_S = 20.0
 
@@ -56,7 +57,7 @@ class Bench:
 
         return work
 
-    async def run(self, *steps: Step | Wait, always: tuple[Step, ...] = ()) -> PolydevError | None:
+    async def run(self, *steps: Step, always: tuple[Step, ...] = ()) -> PolydevError | None:
         saga = Saga("test", steps, always, self.notes, undo_limit_s=1)
         self.engine.add("test", lambda subject: saga.run(self.engine, subject))
         await self.engine.start()
@@ -66,7 +67,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    engine = Engine(tmp_path)
+    engine = Engine(journal_of(None, tmp_path))
     yield Bench(engine)
     await engine.stop()
 
@@ -170,30 +171,3 @@ async def test_an_error_that_is_not_ours_fails_the_saga_without_its_text(
     assert "KeyError" in failure.message
     assert "a-secret-token" not in failure.line() + caplog.text
     assert bench.done == ["one", "undo one"]
-
-
-async def test_a_wait_hears_messages_that_were_sent_before_it_began(bench: Bench) -> None:
-    heard: list[object] = []
-
-    async def listen(subject: str) -> None:
-        heard.append(await bench.engine.receive(10))
-        heard.append(await bench.engine.receive(0.1))
-
-    async def send(subject: str) -> None:
-        async def say() -> None:
-            await bench.engine.send("test", "it", {"outcome": "ready"})
-
-        await bench.engine.start_outside(say())
-
-    assert await bench.run(Step("say", send, 5), Wait("listen", listen)) is None
-    assert heard == [{"outcome": "ready"}, None]
-
-
-async def test_a_wait_that_fails_undoes_too(bench: Bench) -> None:
-    async def fail(subject: str) -> None:
-        raise LoginFailed("nobody came")
-
-    failure = await bench.run(_step(bench, "one"), Wait("listen", fail))
-    assert str(failure) == "nobody came"
-    assert bench.done == ["one", "undo one"]
-    assert "listen: failed" in bench.notes.told

@@ -1,0 +1,30 @@
+"""Rows of `shared_secrets`: what all controllers of a database must know, sealed by the vault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.domain import SharedSecret
+from polydev.store.tables import shared_secrets
+
+
+async def find(connection: AsyncConnection, name: str) -> SharedSecret | None:
+    """The secret of that name."""
+    query = sa.select(shared_secrets).where(shared_secrets.c.name == name)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else SharedSecret(**row._mapping)
+
+
+async def add_if_absent(connection: AsyncConnection, secret: SharedSecret) -> None:
+    """Keep a secret, unless another controller was quicker."""
+    values: Mapping[str, Any] = asdict(secret)
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    await connection.execute(
+        insert(shared_secrets).values(**values).on_conflict_do_nothing(index_elements=["name"])
+    )

@@ -1,0 +1,146 @@
+"""Leases: several controllers over one database, and what is done when one of them dies.
+
+`app.py` uses it where the database is shared. Each controller holds a lease that it renews every
+second or two; whoever has unfinished workflows and no valid lease is dead, and the others go on
+with its workflows. The other side of that bargain: a controller that has not renewed its lease in
+time ends at once, whatever it is doing, before anybody else may begin.
+
+    renewed ──2 s── renewed ──2 s── renewed ───────────── 9 s: this process ends itself
+                                            ───────────── 10 s: others take over (database's time)
+
+A process that was stopped or starved cannot be trusted to look at the clock in time: a thread of
+its own watches it, and every step of a workflow asks `Lease.check` before it begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from polydev import __version__
+from polydev.store import controllers
+from polydev.store.database import Database
+from polydev.workflows.engine import Engine
+
+log = logging.getLogger("polydev.workflows")
+
+VALID_S = 10.0
+PERIOD_S = 2.0
+LOOK_S = 1.0
+EXIT_CODE = 75
+"""sysexits.h has it as EX_TEMPFAIL: starting again is right."""
+
+_EARLIER_S = 1.0
+"""How long before the others may begin this process ends itself."""
+_BEHIND = (SQLAlchemyError, OSError, TimeoutError)
+
+
+def end_at_once() -> NoReturn:
+    """End this process without letting anything in it go on."""
+    log.critical(
+        "this controller's lease has run out (it was stopped, or the database was away): others "
+        "may have taken over its workflows, so it ends now and can be started again"
+    )
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(EXIT_CODE)
+
+
+@dataclass(slots=True)
+class Lease:
+    """This controller's own lease: held from `held`'s beginning to its end."""
+
+    database: Database
+    executor_id: str
+    lapse: Callable[[], None] = end_at_once
+    _until_s: float = field(default=float("inf"), init=False)
+    _over: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def check(self) -> None:
+        """Return if the lease is valid; otherwise `lapse`."""
+        if _clock_s() >= self._until_s:
+            self.lapse()
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Hold the lease, and give it back at the end, so that others need not wait for it."""
+        asked_s = _clock_s()
+        async with self.database.write() as connection:
+            await controllers.begin_lease(connection, self.executor_id, VALID_S, __version__)
+        self._until_s = asked_s + VALID_S - _EARLIER_S
+        watching = threading.Thread(target=self._watch, name="polydev-lease", daemon=True)
+        watching.start()
+        renewing = asyncio.create_task(self._renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            self._over.set()
+            async with self.database.write() as connection:
+                await controllers.end_leases(connection, {self.executor_id})
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            asked_s = _clock_s()
+            try:
+                async with asyncio.timeout(VALID_S), self.database.write() as connection:
+                    valid = await controllers.renew_lease(connection, self.executor_id, VALID_S)
+            except _BEHIND as error:
+                log.warning("the lease is not renewed: %s", type(error).__name__)
+                continue
+            if not valid:
+                self._until_s = 0
+                self.check()
+            self._until_s = asked_s + VALID_S - _EARLIER_S
+
+    def _watch(self) -> None:
+        while not self._over.wait(max(self._until_s - _clock_s(), 0.01)):
+            self.check()
+
+
+@dataclass(frozen=True, slots=True)
+class Survivors:
+    """Looks for controllers that have died, and goes on with what they had begun."""
+
+    database: Database
+    engine: Engine
+
+    async def run(self) -> None:
+        """Look every second until cancelled."""
+        while True:
+            try:
+                await self.once()
+            except _BEHIND as error:
+                log.warning("cannot look for dead controllers: %s", type(error).__name__)
+            await asyncio.sleep(LOOK_S)
+
+    async def once(self) -> None:
+        """Look once. One controller does so at a time, and buries whom it has taken over from
+        only then: if it dies in the middle, the next one begins anew."""
+        # Looked at first: an executor that begins meanwhile has its lease before its workflows.
+        busy = await self.engine.executors()
+        async with self.database.write() as connection:
+            if not await controllers.take_turn(connection):
+                return
+            alive = await controllers.alive(connection)
+            dead = (busy | await controllers.run_out(connection)) - alive
+            if dead:
+                await self.engine.take_over(dead)
+                await controllers.end_leases(connection, dead)
+
+
+def _clock_s() -> float:
+    """Goes on while the process is stopped, and while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
