@@ -69,7 +69,7 @@ async def test_what_cannot_be_meant_is_a_problem(client: httpx.AsyncClient) -> N
         ("POST", "/api/auth/start", {"provider": 7}, (422, "bad-request")),
         ("POST", "/api/auth/start", {}, (422, "bad-request")),
         ("POST", "/api/auth/start", {"provider": "codex", "x": 1}, (422, "bad-request")),
-        ("POST", "/api/auth/start", {"provider": "codex", "userId": "u"}, (403, "not-allowed")),
+        ("POST", "/api/auth/start", {"provider": "codex", "userId": "u"}, (404, "no-such-person")),
         ("POST", "/api/vm/create", {"vmType": "toaster"}, (422, "bad-request")),
         ("POST", "/api/vm/destroy", {"vmId": "vm-none"}, (404, "no-such-machine")),
         ("GET", "/api/vm/vm-none", None, (404, "no-such-machine")),

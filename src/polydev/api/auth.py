@@ -9,6 +9,9 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from polydev.api import streams
+from polydev.api.answers import answers, of_type
+from polydev.api.ids import SessionIdInPath
+from polydev.api.repeats import Repeatable
 from polydev.api.schemas import (
     Accepted,
     CliMachine,
@@ -18,30 +21,68 @@ from polydev.api.schemas import (
     SessionView,
     StartLogin,
 )
-from polydev.api.services import Connecting, Reach, Reading, Services
+from polydev.api.services import Connecting, Reach, Reading, Services, whom
 from polydev.domain import PersonId, SessionId, SessionStatus
-from polydev.errors import BadRequest, SessionNotCompleted
+from polydev.errors import (
+    BadRequest,
+    ChannelLost,
+    Failed,
+    GuestMisbehaved,
+    HostUnreachable,
+    IdempotencyConflict,
+    LoginFailed,
+    LoginNotWaiting,
+    NoCapacity,
+    NoSuchMachine,
+    NoSuchPerson,
+    NoSuchSession,
+    PasteRefused,
+    QuotaExceeded,
+    SessionEnded,
+    SessionNotCompleted,
+    TooManyRequests,
+    UnknownProvider,
+)
 from polydev.store import machines, sessions
 
-router = APIRouter(prefix="/api", tags=["connect sessions"])
+router = APIRouter(prefix="/api", tags=["connect sessions"], route_class=Repeatable)
+plain = APIRouter(prefix="/api", tags=["connect sessions"])
+"""Routes whose requests hold what is kept nowhere, not even to know them again."""
 
-_SESSION = "/auth/session/{session_id}"
+_SESSION = "/auth/session/{sessionId}"
+_STARTED = answers(
+    UnknownProvider, NoSuchPerson, QuotaExceeded, TooManyRequests, NoCapacity, IdempotencyConflict
+)
+_PASTED = answers(
+    *(NoSuchSession, LoginNotWaiting, PasteRefused, LoginFailed, GuestMisbehaved, Failed),
+    *(NoSuchMachine, HostUnreachable, ChannelLost),
+)
 
-After = Annotated[str | None, Query(max_length=64)]
-Wait = Annotated[float, Query(ge=0, le=streams.MAX_WAIT_S)]
+After = Annotated[
+    str | None,
+    Query(max_length=64, description="Answer when it is no longer at this version"),
+]
+Wait = Annotated[
+    float, Query(ge=0, le=streams.MAX_WAIT_S, description="How long to wait for that, in seconds")
+]
 
 
-@router.post("/auth/start", status_code=202)
-@router.post("/vm/auth/start", status_code=202)
-async def start(asked: StartLogin, caller: Connecting, services: Reach) -> LoginStarted:
+@router.post("/auth/start", status_code=202, responses=_STARTED)
+@router.post("/vm/auth/start", status_code=202, responses=_STARTED, operation_id="startSessionOfVm")
+async def start_session(asked: StartLogin, caller: Connecting, services: Reach) -> LoginStarted:
     """Start to log a CLI in; the live session, if there is one for that provider already."""
-    session = await services.connect.start(caller, caller.whom(asked.userId), asked.provider)
+    person = await whom(services, caller, asked.userId)
+    session = await services.connect.start(caller, person, asked.provider)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 
-@router.get(_SESSION)
-async def session(
-    session_id: str, caller: Reading, services: Reach, after: After = None, wait: Wait = 0
+@router.get(_SESSION, responses=answers(NoSuchSession))
+async def get_session(
+    session_id: SessionIdInPath,
+    caller: Reading,
+    services: Reach,
+    after: After = None,
+    wait: Wait = 0,
 ) -> SessionView:
     """A session; with `after` and `wait`, as soon as it is no longer that version."""
     look = _look(services, caller.user_id, session_id)
@@ -50,17 +91,29 @@ async def session(
     return await streams.when_changed(services.database, look, after, wait)
 
 
-@router.get(f"{_SESSION}/events", response_class=StreamingResponse)
-async def events(session_id: str, caller: Reading, services: Reach) -> StreamingResponse:
-    """A session as server-sent events, until its end."""
+@router.get(
+    f"{_SESSION}/events",
+    response_class=StreamingResponse,
+    responses=answers(NoSuchSession) | of_type("text/event-stream"),
+)
+async def watch_session(
+    session_id: SessionIdInPath, caller: Reading, services: Reach
+) -> StreamingResponse:
+    """A session as server-sent events (`event: session`, `data:` the session), until its end."""
     look = _look(services, caller.user_id, session_id)
     await look()  # a session that is not there is a problem, not a stream
     return StreamingResponse(_events(services, look), media_type="text/event-stream")
 
 
-@router.get(f"{_SESSION}/complete")
-@router.post(f"{_SESSION}/complete")
-async def complete(session_id: str, caller: Reading, services: Reach) -> LoginCompleted:
+@router.get(f"{_SESSION}/complete", responses=answers(NoSuchSession, SessionNotCompleted))
+@router.post(
+    f"{_SESSION}/complete",
+    responses=answers(NoSuchSession, SessionNotCompleted, IdempotencyConflict),
+    operation_id="completeSession",
+)
+async def get_completion(
+    session_id: SessionIdInPath, caller: Reading, services: Reach
+) -> LoginCompleted:
     """Where the CLI is logged in now. 409 until the session is completed."""
     view = await _look(services, caller.user_id, session_id)()
     if view.status is not SessionStatus.COMPLETED or view.cliVM is None:
@@ -69,15 +122,23 @@ async def complete(session_id: str, caller: Reading, services: Reach) -> LoginCo
     return LoginCompleted(success=True, sessionId=session_id, cliVM=machine)
 
 
-@router.post(f"{_SESSION}/cancel", status_code=202)
-async def cancel(session_id: str, caller: Connecting, services: Reach) -> SessionView:
+@router.post(
+    f"{_SESSION}/cancel",
+    status_code=202,
+    responses=answers(NoSuchSession, SessionEnded, IdempotencyConflict),
+)
+async def cancel_session(
+    session_id: SessionIdInPath, caller: Connecting, services: Reach
+) -> SessionView:
     """Wish a session away; it ends as `cancelled`."""
-    await services.connect.cancel(caller, SessionId(session_id))
-    return await _look(services, caller.user_id, session_id)()
+    cancelled = await services.connect.cancel(caller, SessionId(session_id))
+    return await _look(services, cancelled.user_id, session_id)()
 
 
-@router.post(f"{_SESSION}/input", status_code=202)
-async def paste(session_id: str, asked: Paste, caller: Connecting, services: Reach) -> Accepted:
+@plain.post(f"{_SESSION}/input", status_code=202, responses=_PASTED)
+async def paste_into_session(
+    session_id: SessionIdInPath, asked: Paste, caller: Connecting, services: Reach
+) -> Accepted:
     """Hand in the code or callback URL of a login that was done in another browser."""
     what: Literal["code", "callbackUrl"] = "code" if asked.code else "callbackUrl"
     text = asked.code or asked.callbackUrl
@@ -91,7 +152,7 @@ def _look(
     services: Services, user_id: PersonId, session_id: str
 ) -> Callable[[], Coroutine[Any, Any, SessionView]]:
     async def look() -> SessionView:
-        async with services.database.read() as connection:
+        async with services.database.read(user_id) as connection:
             found = await sessions.get(connection, SessionId(session_id), user_id)
             steps = await sessions.steps(connection, found.session_id)
             cli = await machines.find(connection, found.cli_vm_id) if found.cli_vm_id else None

@@ -1,7 +1,7 @@
-"""Ids in paths: what may stand there at all. Whether there is such a thing, the store knows.
+"""Ids and short texts that requests carry: what may stand there at all.
 
-Anything else is answered 422 before it reaches a database, which may refuse it in its own way (NUL
-characters) or search for it in vain.
+Whether there is such a thing, the store knows. Anything else is answered 422 before it reaches a
+database, which may refuse it in its own way (NUL characters) or search for it in vain.
 """
 
 from __future__ import annotations
@@ -9,9 +9,42 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Path
+from pydantic import StringConstraints
 
-Id = Annotated[
+ID_PATTERN = r"^[A-Za-z0-9_.:@-]+$"
+MAX_ID = 64
+
+_VM_ID = "vm-5e3c5f0a-2f7b-4f0e-9c3d-6a1b2c3d4e5f"
+_SESSION_ID = "0b1f6a52-8d1e-4f6d-9a55-3c1d0e7f2b11"
+
+IdText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID, pattern=ID_PATTERN)]
+"""An id in a body or a query."""
+
+Id = Annotated[str, Path(min_length=1, max_length=MAX_ID, pattern=ID_PATTERN)]
+"""An id in a path; the parameter is called as the function calls it."""
+
+SessionIdInPath = Annotated[
     str,
-    Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:@-]+$", description="An id"),
+    Path(
+        alias="sessionId",
+        min_length=1,
+        max_length=MAX_ID,
+        pattern=ID_PATTERN,
+        description="A connect session",
+        examples=[_SESSION_ID],
+    ),
 ]
-"""An id in a path: of a machine, a session, a token, a host, a person."""
+VmIdInPath = Annotated[
+    str,
+    Path(
+        alias="vmId",
+        min_length=1,
+        max_length=MAX_ID,
+        pattern=ID_PATTERN,
+        description="A machine",
+        examples=[_VM_ID],
+    ),
+]
+
+Words = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
+"""A text that a person wrote, for people: a reason, a name."""

@@ -3,50 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 
 from polydev.api import problems, streams
+from polydev.api.answers import answers, listing, of_type
 from polydev.api.auth import After, Wait
+from polydev.api.ids import VmIdInPath
+from polydev.api.pages import Paged
+from polydev.api.repeats import Repeatable, id_for
 from polydev.api.schemas import ActiveCli, CreateMachine, DestroyMachine, MachineView
-from polydev.api.services import Reach, Reading, Services, UsingMachines, caller_of
+from polydev.api.services import Reach, Reading, Services, UsingMachines, caller_of, whom
 from polydev.domain import MachineState, PersonId, Scope, VmId
-from polydev.errors import NoSuchMachine, PolydevError
+from polydev.errors import (
+    ChannelLost,
+    Failed,
+    HostUnreachable,
+    IdempotencyConflict,
+    MachineBusy,
+    NoCapacity,
+    NoSuchMachine,
+    NoSuchPerson,
+    PolydevError,
+    QuotaExceeded,
+)
 from polydev.store import machines
 
-router = APIRouter(prefix="/api/vm", tags=["machines"])
+router = APIRouter(prefix="/api/vm", tags=["machines"], route_class=Repeatable)
 
 MAX_TAIL_BYTES = 1024 * 1024
 
+_ASKED_OF_ONE = answers(NoSuchMachine, MachineBusy, NoCapacity, QuotaExceeded, IdempotencyConflict)
 
-@router.post("/create", status_code=202)
-async def create(asked: CreateMachine, caller: UsingMachines, services: Reach) -> MachineView:
+
+@router.post(
+    "/create",
+    status_code=202,
+    responses=answers(NoSuchPerson, QuotaExceeded, NoCapacity, IdempotencyConflict),
+)
+async def create_machine(
+    asked: CreateMachine, caller: UsingMachines, services: Reach, request: Request
+) -> MachineView:
     """Have a machine made."""
-    user_id = caller.whom(asked.userId)
-    return MachineView.of(await services.machines.create(caller, user_id, asked.vmType))
+    person = await whom(services, caller, asked.userId)
+    vm_id = VmId(f"vm-{id_for(request)}")
+    return MachineView.of(await services.machines.create(caller, person, asked.vmType, vm_id))
 
 
-@router.post("/destroy", status_code=202)
-async def destroy(asked: DestroyMachine, caller: UsingMachines, services: Reach) -> MachineView:
+@router.post("/destroy", status_code=202, responses=answers(NoSuchMachine, IdempotencyConflict))
+async def destroy_machine(
+    asked: DestroyMachine, caller: UsingMachines, services: Reach
+) -> MachineView:
     """Have a machine destroyed, with its disk."""
     return MachineView.of(await services.machines.destroy(caller, VmId(asked.vmId)))
 
 
-@router.get("/list")
-async def every(caller: Reading, services: Reach) -> list[MachineView]:
-    """The person's machines."""
-    async with services.database.read() as connection:
-        rows = await machines.of_person(connection, caller.user_id)
-    return [MachineView.of(row) for row in rows]
+@router.post("/{vmId}/stop", status_code=202, responses=_ASKED_OF_ONE)
+async def stop_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
+    """Have a machine stopped; its disk stays."""
+    return MachineView.of(await services.machines.stop(caller, VmId(vm_id)))
 
 
-@router.get("/active-cli")
-async def active_cli(caller: Reading, services: Reach) -> ActiveCli:
-    """The CLI machine that runs."""
-    async with services.database.read() as connection:
+@router.post("/{vmId}/start", status_code=202, responses=_ASKED_OF_ONE)
+async def start_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
+    """Have a stopped machine started again."""
+    return MachineView.of(await services.machines.start(caller, VmId(vm_id)))
+
+
+@router.get("/list", responses=answers() | listing())
+async def list_machines(caller: Reading, services: Reach, paged: Paged) -> list[MachineView]:
+    """The person's machines, the oldest first."""
+    async with services.database.read(caller.user_id) as connection:
+        rows = await machines.of_person(connection, caller.user_id, paged.span(datetime, str))
+    return [MachineView.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.vm_id))]
+
+
+@router.get("/active-cli", responses=answers(NoSuchMachine))
+async def get_active_cli(caller: Reading, services: Reach) -> ActiveCli:
+    """The CLI machine that runs; never a browser machine."""
+    async with services.database.read(caller.user_id) as connection:
         found = await machines.cli_of(connection, caller.user_id, MachineState.RUNNING)
     if found is None:
         raise NoSuchMachine("No active CLI VM", hint="`polydev connect codex` makes one")
@@ -58,31 +97,38 @@ async def active_cli(caller: Reading, services: Reach) -> ActiveCli:
     )
 
 
-@router.get("/{vm_id}")
-async def machine(
-    vm_id: str, caller: Reading, services: Reach, after: After = None, wait: Wait = 0
+@router.get("/{vmId}", responses=answers(NoSuchMachine))
+async def get_machine(
+    vm_id: VmIdInPath, caller: Reading, services: Reach, after: After = None, wait: Wait = 0
 ) -> MachineView:
-    """A machine; with `after` and `wait`, as soon as it is no longer that version."""
+    """A machine; with `after` and `wait`, as soon as it is no longer that version.
+
+    One that is gone is answered once more as `destroyed` to who waits, then 404.
+    """
     look = _look(services, caller.user_id, vm_id, also_gone=after is not None)
     if after is None:
         return await look()
     return await streams.when_changed(services.database, look, after, wait)
 
 
-@router.get("/{vm_id}/console", response_class=PlainTextResponse)
-async def console(
-    vm_id: str,
+@router.get(
+    "/{vmId}/console",
+    response_class=PlainTextResponse,
+    responses=answers(NoSuchMachine, HostUnreachable, ChannelLost, Failed) | of_type("text/plain"),
+)
+async def get_console(
+    vm_id: VmIdInPath,
     caller: Reading,
     services: Reach,
     tail_bytes: Annotated[int, Query(ge=1, le=MAX_TAIL_BYTES)] = 65536,
 ) -> str:
-    """The end of what a machine printed on its console."""
+    """The end of what a machine printed on its console, without control characters."""
     await _look(services, caller.user_id, vm_id)()
     return await services.host.console(vm_id, tail_bytes)
 
 
-@router.websocket("/{vm_id}/exec")
-async def execute(socket: WebSocket, vm_id: str, services: Reach) -> None:
+@router.websocket("/{vmId}/exec")
+async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: Reach) -> None:
     """Run a program in a machine."""
     try:
         caller = await caller_of(socket)
@@ -101,7 +147,7 @@ def _look(
     """A person's machine; `also_gone`: even one that is destroyed, for who waits for that."""
 
     async def look() -> MachineView:
-        async with services.database.read() as connection:
+        async with services.database.read(user_id) as connection:
             if also_gone:
                 found = await machines.find(connection, VmId(vm_id))
                 if found is not None and found.user_id == user_id:

@@ -11,8 +11,10 @@ from starlette.requests import HTTPConnection
 
 from polydev.access import Access, Asked, Caller
 from polydev.chat import Chats
-from polydev.domain import Scope
+from polydev.domain import PersonId, Scope
+from polydev.errors import NoSuchPerson
 from polydev.hosts import Host
+from polydev.store import people
 from polydev.store.database import Database
 from polydev.workflows.connect import Connect
 from polydev.workflows.machine_requests import MachineRequests
@@ -44,7 +46,8 @@ class Services:
     chats: Chats
 
 
-def _services(connection: HTTPConnection) -> Services:
+def services_of(connection: HTTPConnection) -> Services:
+    """The parts of the controller that serves this connection."""
     return cast(Services, connection.app.state.services)
 
 
@@ -57,7 +60,20 @@ async def caller_of(connection: HTTPConnection) -> Caller:
         changes=connection.scope.get("method", "GET") not in ("GET", "HEAD"),
         source=connection.client.host if connection.client else "",
     )
-    return await _services(connection).access.caller(asked)
+    return await services_of(connection).access.caller(asked)
+
+
+async def whom(services: Services, caller: Caller, user_id: str | None) -> PersonId:
+    """For whom to act: the caller, or whom an administrator names.
+
+    Raises: NotAllowed; NoSuchPerson to administrators alone.
+    """
+    person = caller.whom(user_id)
+    if person != caller.user_id:
+        async with services.database.read() as connection:
+            if await people.get(connection, person) is None:
+                raise NoSuchPerson(f"There is no person {person}")
+    return person
 
 
 async def _who_may(
@@ -72,7 +88,7 @@ async def _who_may(
     return found
 
 
-Reach = Annotated[Services, Depends(_services)]
+Reach = Annotated[Services, Depends(services_of)]
 
 # Whoever asks, if they may do that; otherwise 401 or 403.
 Reading = Annotated[Caller, Security(_who_may, scopes=[Scope.READ])]

@@ -20,6 +20,8 @@ from polydev.domain import (
     now,
 )
 from polydev.errors import NoSuchMachine
+from polydev.store import keyset
+from polydev.store.keyset import Span
 from polydev.store.tables import GONE_STATES, vms
 
 _ALIVE = vms.c.status.not_in(GONE_STATES)
@@ -66,14 +68,16 @@ async def get(connection: AsyncConnection, vm_id: VmId, user_id: PersonId | None
     return machine
 
 
-async def of_person(connection: AsyncConnection, user_id: PersonId) -> list[Machine]:
-    """A person's machines that are not destroyed, the oldest first."""
-    return await _many(connection, vms.c.user_id == user_id, _ALIVE)
+async def of_person(
+    connection: AsyncConnection, user_id: PersonId, span: Span | None = None
+) -> list[Machine]:
+    """A person's machines that are not destroyed, the oldest first: all, or a span of them."""
+    return await _many(connection, vms.c.user_id == user_id, _ALIVE, span=span)
 
 
-async def alive(connection: AsyncConnection) -> list[Machine]:
-    """Everybody's machines that are not destroyed, the oldest first."""
-    return await _many(connection, _ALIVE)
+async def alive(connection: AsyncConnection, span: Span | None = None) -> list[Machine]:
+    """Everybody's machines that are not destroyed, the oldest first: all, or a span of them."""
+    return await _many(connection, _ALIVE, span=span)
 
 
 async def cli_of(
@@ -134,8 +138,10 @@ async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[st
     )
 
 
-async def _many(connection: AsyncConnection, *conditions: Any) -> list[Machine]:
-    query = sa.select(vms).where(*conditions).order_by(vms.c.created_at, vms.c.vm_id)
+async def _many(
+    connection: AsyncConnection, *conditions: Any, span: Span | None = None
+) -> list[Machine]:
+    query = keyset.page(sa.select(vms).where(*conditions), (vms.c.created_at, vms.c.vm_id), span)
     return [_machine(row) for row in await connection.execute(query)]
 
 

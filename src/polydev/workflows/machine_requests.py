@@ -50,17 +50,25 @@ class MachineRequests:
         ):
             self._engine.add(name, partial(saga.run, self._engine))
 
-    async def create(self, caller: Caller, user_id: PersonId, kind: MachineKind) -> Machine:
-        """Have a machine made; answers with its row, `creating`. Raises NotAllowed."""
-        machine = self._means.plan(caller.whom(user_id), kind, new_vm_id(), None)
+    async def create(
+        self, caller: Caller, user_id: PersonId, kind: MachineKind, vm_id: VmId | None = None
+    ) -> Machine:
+        """Have a machine made; answers with its row, `creating`. Raises NotAllowed.
+
+        `vm_id`: the id of the new machine, for who may ask twice for the same one.
+        """
+        machine = self._means.plan(caller.whom(user_id), kind, vm_id or new_vm_id(), None)
         async with self._means.database.write() as connection:
-            await machines.add_if_absent(connection, machine)
-            entry = caller.did("machine.create", machine.vm_id, machine.user_id)
-            await audit.record(connection, entry)
+            there = await machines.find(connection, machine.vm_id)
+            if there is None:
+                await machines.add_if_absent(connection, machine)
+                entry = caller.did("machine.create", machine.vm_id, machine.user_id)
+                await audit.record(connection, entry)
+        machine = there or machine
         await self.begin(CREATE, machine)
         return machine
 
-    async def destroy(self, caller: Caller, vm_id: VmId) -> Machine:
+    async def destroy(self, caller: Caller, vm_id: VmId, reason: str = "") -> Machine:
         """Have a machine destroyed, with its disk; answers with its row, `destroying`.
 
         Raises NoSuchMachine.
@@ -69,7 +77,7 @@ class MachineRequests:
             machine = await machines.get(connection, vm_id, caller.bounds)
             if machine.status is not MachineState.DESTROYING:
                 await machines.set_state(connection, vm_id, MachineState.DESTROYING)
-                entry = caller.did("machine.destroy", vm_id, machine.user_id)
+                entry = caller.did("machine.destroy", vm_id, machine.user_id, reason)
                 await audit.record(connection, entry)
         machine = replace(machine, status=MachineState.DESTROYING)
         await self.begin(DESTROY, machine)
