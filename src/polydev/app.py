@@ -24,7 +24,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from polydev import logging_setup
-from polydev.access import kept_key, open_access
+from polydev.access import open_access
 from polydev.api.server import make_api
 from polydev.api.services import Services
 from polydev.chat import Chats
@@ -37,10 +37,12 @@ from polydev.vault import unlock
 from polydev.workflows.connect import Connect
 from polydev.workflows.engine import Engine
 from polydev.workflows.journal import journal_of
+from polydev.workflows.leases import Lease, at_work
 from polydev.workflows.machine_requests import MachineRequests
 from polydev.workflows.machines import Machines
 from polydev.workflows.reconcile import Reconciler
 from polydev.workflows.saga import OnPoint
+from polydev.workflows.token_key import token_key
 
 log = logging.getLogger("polydev.controller")
 
@@ -96,20 +98,18 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
             vault = await unlock(connection, key, now(), others)
         access = await open_access(database, settings.controller_dir, settings.admin_token)
         host = await closing.enter_async_context(Host(settings.host_socket))
-        token_key = await asyncio.to_thread(kept_key, settings.controller_dir / "browser-token-key")
-        machines = Machines(database, host, settings, token_key)
+        earlier = settings.controller_dir / "browser-token-key"
+        machines = Machines(database, host, settings, await token_key(database, vault, earlier))
         journal = await asyncio.to_thread(
             journal_of, settings.database_url, settings.controller_dir
         )
-        engine = Engine(journal)
+        lease = Lease(database)
+        engine = Engine(journal, lease.executor_id, lease.check)
         requests = MachineRequests(machines, engine, on_point)
         connect = Connect(database, vault, machines, engine, on_point)
         requests.register()
         connect.register()
-        closing.push_async_callback(engine.stop)
-        await engine.start()
-        if not journal.is_shared:
-            await engine.take_over(await engine.executors())
+        await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         reconciling = asyncio.create_task(Reconciler(database, engine, machines).run())
         closing.push_async_callback(_ended, reconciling)
         chats = Chats(database, host)
@@ -179,19 +179,19 @@ def _listener(address: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _alone(settings: ControllerSettings) -> Iterator[None]:
-    """Hold the controller's folder, and the database's. Raises AlreadyRunning, BadSettings."""
-    folders = {
-        settings.controller_dir,
-        sqlite_folder(settings.database_url, settings.controller_dir),
-    }
+    """Hold the controller's folder, and the database's if it is a file. Controllers of one
+    PostgreSQL database may share a folder. Raises AlreadyRunning, BadSettings."""
+    own = settings.controller_dir
+    files = sqlite_folder(settings.database_url, own)
     with contextlib.ExitStack() as held:
-        for folder in sorted(folders):
-            held.enter_context(_held(folder))
+        held.enter_context(_held(own, fcntl.LOCK_SH if files is None else fcntl.LOCK_EX))
+        if files not in (None, own.resolve()):
+            held.enter_context(_held(files, fcntl.LOCK_EX))
         yield
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _held(folder: Path, how: int) -> Iterator[None]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(
@@ -204,7 +204,7 @@ def _held(folder: Path) -> Iterator[None]:
         ) from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyRunning(
                 f"Another controller already works in {folder}",

@@ -11,10 +11,11 @@ from collections.abc import Set
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from polydev.store.locks import number_of
 from polydev.store.tables import controllers
 
 _NOW = sa.func.clock_timestamp()
-_TURN = 0x706F6C79_64657601
+_TURN = number_of("dead controllers")
 """Of the advisory lock that a controller holds while it looks for dead ones."""
 _TURN_LIMIT_MS = 5_000
 

@@ -60,8 +60,13 @@ class Engine:
     """One per process: DBOS itself is a singleton. `fence` is called before each step's work, and
     does not return once this executor's workflows may be another's."""
 
-    def __init__(self, journal: Journal, fence: Callable[[], None] = lambda: None) -> None:
-        self.executor_id = f"controller-{uuid.uuid4()}"
+    def __init__(
+        self,
+        journal: Journal,
+        executor_id: str | None = None,
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.executor_id = executor_id or new_executor_id()
         self._journal = journal
         self._fence = fence
         self._bodies: dict[str, Body] = {}
@@ -185,6 +190,11 @@ class Engine:
             await body(subject)
 
         return DBOS.workflow(name=name, max_recovery_attempts=None)(run)
+
+
+def new_executor_id() -> str:
+    """Of one process: whoever starts again is another executor."""
+    return f"controller-{uuid.uuid4()}"
 
 
 def _workflow_id(name: str, subject: str) -> str:

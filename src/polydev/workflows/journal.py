@@ -18,6 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from polydev.store.database import sqlite_folder
+
 SCHEMA = "polydev_workflows"
 """The journal's schema in a PostgreSQL database."""
 
@@ -39,11 +41,9 @@ class Journal:
 
 
 def journal_of(database_url: str | None, controller_dir: Path) -> Journal:
-    """The journal beside the database of that URL. Blocks."""
-    if database_url is not None:
-        url = sa.make_url(database_url)
-        if url.get_backend_name() == "postgresql":
-            return Journal(_postgresql(url), SCHEMA)
+    """The journal beside the database of that URL. Blocks. Raises: BadSettings."""
+    if database_url is not None and sqlite_folder(database_url, controller_dir) is None:
+        return Journal(_postgresql(sa.make_url(database_url)), SCHEMA)
     file = controller_dir / "journal.db"
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     return Journal(_sqlite(file), None)

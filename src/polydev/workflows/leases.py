@@ -21,16 +21,17 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from polydev import __version__
+from polydev.errors import PolydevError
 from polydev.store import controllers
 from polydev.store.database import Database
-from polydev.workflows.engine import Engine
+from polydev.workflows.engine import Engine, new_executor_id
 
 log = logging.getLogger("polydev.workflows")
 
@@ -42,7 +43,7 @@ EXIT_CODE = 75
 
 _EARLIER_S = 1.0
 """How long before the others may begin this process ends itself."""
-_BEHIND = (SQLAlchemyError, OSError, TimeoutError)
+_BEHIND = (PolydevError, SQLAlchemyError, OSError, TimeoutError)
 
 
 def end_at_once() -> NoReturn:
@@ -61,8 +62,8 @@ class Lease:
     """This controller's own lease: held from `held`'s beginning to its end."""
 
     database: Database
-    executor_id: str
     lapse: Callable[[], None] = end_at_once
+    executor_id: str = field(default_factory=new_executor_id, init=False)
     _until_s: float = field(default=float("inf"), init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
 
@@ -84,8 +85,7 @@ class Lease:
         try:
             yield
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            await _ended(renewing)
             self._over.set()
             async with self.database.write() as connection:
                 await controllers.end_leases(connection, {self.executor_id})
@@ -139,6 +139,28 @@ class Survivors:
             if dead:
                 await self.engine.take_over(dead)
                 await controllers.end_leases(connection, dead)
+
+
+@asynccontextmanager
+async def at_work(engine: Engine, lease: Lease, *, shared: bool) -> AsyncIterator[None]:
+    """The engine, started, with the workflows of dead controllers taken over: once where this
+    controller is the only one, and whenever another dies where the database is shared."""
+    async with AsyncExitStack() as ending:
+        if shared:
+            await ending.enter_async_context(lease.held())
+        ending.push_async_callback(engine.stop)
+        await engine.start()
+        if shared:
+            looking = asyncio.create_task(Survivors(lease.database, engine).run())
+            ending.push_async_callback(_ended, looking)
+        else:
+            await engine.take_over(await engine.executors())
+        yield
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _clock_s() -> float:
