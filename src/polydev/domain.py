@@ -218,6 +218,21 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `polydev doctor`: something that was looked at, and how it is."""
+
+    name: str
+    """What was looked at: `database`, `bridge`, `orphans`, ..."""
+    ok: bool | None
+    """None: it could not be looked at; the message says why."""
+    message: str
+    hint: str = ""
+    """What to do, when it is not ok."""
+    vm_id: str | None = None
+    """The machine that it is about, if it is about one."""
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSize:
     """What a machine is made with."""
 

@@ -14,6 +14,7 @@ socket; the streams are WebSockets over the same socket.
     WS   /machines/{vm_id}/exec                   ExecRequest, then frames
     WS   /machines/{vm_id}/tcp/{port}             binary frames: TCP to its 127.0.0.1:port
     GET  /inventory                               Inventory
+    GET  /diagnosis                               Diagnosis
 
 Errors are `{"code", "message", "hint"}` with the kind's status (errors.py).
 
@@ -36,7 +37,7 @@ from typing import Annotated, Literal
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
-from polydev.domain import GuestFile, MachineKind, MachineState
+from polydev.domain import Finding, GuestFile, MachineKind, MachineState
 
 VM_ID_PATTERN = r"^vm-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 OPERATION_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
@@ -233,3 +234,9 @@ class Inventory(_Wire):
     firewall: list[str]
     """Interfaces that the anti-spoofing sets name."""
     sockets: list[str]
+
+
+class Diagnosis(_Wire):
+    """What is well on a host and what is not: what is, compared with what should be."""
+
+    findings: list[Finding]

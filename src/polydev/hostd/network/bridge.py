@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from polydev.hostd.network.plan import BRIDGE, TAP_PREFIX, NetworkPlan
 
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_IFF_UP = 0x1
+_NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
 
 _SYSCTLS = {
     "net/ipv6/conf/all/disable_ipv6": "1",
@@ -42,6 +45,29 @@ _SYSCTLS_PER_DEVICE = {
     "arp_ignore": "1",
     "arp_announce": "2",
 }
+
+PORT_FLAGS = {
+    "isolated": 1,
+    "learning": 0,
+    "unicast_flood": 0,
+    "mcast_flood": 0,
+    "bcast_flood": 0,
+}
+"""What every port of the bridge is: it learns nothing, and gets only what is meant for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device as it is."""
+
+    name: str
+    mac: str
+    is_up: bool
+    master: str | None
+    port_flags: dict[str, int]
+    """Of a bridge's port: the names of PORT_FLAGS."""
+    owner: int | None
+    """Of a TAP: the uid that may open it."""
 
 
 class Links:
@@ -111,17 +137,13 @@ class Links:
     def add_tap(self, tap: str, mac: str, address: IPv4Address, uid: int) -> None:
         """A TAP for the machine with that MAC and address, which `uid` may open; up, isolated."""
         _make_tap(tap, uid)
+        self.plug(tap, mac, address)
+
+    def plug(self, tap: str, mac: str, address: IPv4Address) -> None:
+        """Make a TAP the port of its machine, and of nothing else. Mends one that is no more."""
         index = self._index(tap)
         self._route.link("set", index=index, master=self._index(BRIDGE))
-        self._route.brport(
-            "set",
-            index=index,
-            isolated=1,
-            learning=0,
-            unicast_flood=0,
-            mcast_flood=0,
-            bcast_flood=0,
-        )
+        self._route.brport("set", index=index, **PORT_FLAGS)
         self.point_to(tap, mac, address)
         self._route.link("set", index=index, state="up")
 
@@ -150,6 +172,53 @@ class Links:
 
         with NFCTSocket() as tracking:
             tracking.flush(mark=mark)
+
+    def devices(self) -> dict[str, Device]:
+        """Every device of the namespace, as the kernel tells it."""
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in self._route.get_links()}
+        found = {}
+        for link in self._route.get_links():
+            name = str(link.get_attr("IFLA_IFNAME"))
+            info = link.get_attr("IFLA_LINKINFO")
+            port: Any = info.get_attr("IFLA_INFO_SLAVE_DATA") if info else None
+            tun: Any = info.get_attr("IFLA_INFO_DATA") if info else None
+            found[name] = Device(
+                name=name,
+                mac=str(link.get_attr("IFLA_ADDRESS")),
+                is_up=bool(link["flags"] & _IFF_UP),
+                master=names.get(link.get_attr("IFLA_MASTER")),
+                port_flags={
+                    flag: int(port.get_attr(f"IFLA_BRPORT_{flag.upper()}") or 0)
+                    for flag in (PORT_FLAGS if port else ())
+                },
+                owner=tun.get_attr("IFLA_TUN_OWNER") if tun else None,
+            )
+        return found
+
+    def addresses_of(self, name: str) -> list[str]:
+        """A device's IPv4 addresses, with their prefixes."""
+        entries = self._route.get_addr(family=socket.AF_INET, index=self._index(name))
+        return sorted(f"{it.get_attr('IFA_ADDRESS')}/{it['prefixlen']}" for it in entries)
+
+    def points_to(self, tap: str, mac: str, address: IPv4Address) -> bool:
+        """Whether the bridge was told that this MAC and this address are behind that port."""
+        bridge = self._index(BRIDGE)
+        macs = (
+            entry.get_attr("NDA_LLADDR")
+            for entry in self._route.fdb("dump", ifindex=self._index(tap))
+            if entry["state"] & _NUD_NOARP
+        )
+        neighbours = (
+            (entry.get_attr("NDA_DST"), entry.get_attr("NDA_LLADDR"))
+            for entry in self._route.get_neighbours(family=socket.AF_INET, ifindex=bridge)
+            if entry["state"] & _NUD_PERMANENT
+        )
+        return mac in macs and (str(address), mac) in neighbours
+
+    def default_gateway(self) -> str | None:
+        """Where what is for elsewhere is sent."""
+        routes = self._route.get_default_routes(family=socket.AF_INET)
+        return next((str(it.get_attr("RTA_GATEWAY")) for it in routes), None)
 
     def _set_mac(self, name: str, mac: str) -> None:
         """Only when it differs: setting it makes the kernel forget the device's neighbours."""

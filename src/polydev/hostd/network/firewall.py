@@ -138,6 +138,17 @@ def senders_text() -> str:
         return ""
 
 
+def listing(*table: str) -> str:
+    """All tables of the thread's namespace as `nft -j` tells them, or one: family and name.
+
+    Nothing if there is no such table.
+    """
+    try:
+        return _nft("-j", "list", *(("table", *table) if table else ("ruleset",)))
+    except NetworkFailed:
+        return ""
+
+
 def _nft(*arguments: str, rules: str | None = None) -> str:
     try:
         done = subprocess.run(

@@ -65,6 +65,17 @@ def remove(name: str) -> None:
     path.unlink(missing_ok=True)
 
 
+def in_scratch(call: Callable[[], T]) -> T:
+    """Call something in an empty namespace that ends with the call. Blocking."""
+
+    def inside() -> T:
+        _checked(_libc.unshare(_CLONE_NEWNET), "unshare", NETNS_DIR)
+        return call()
+
+    with ThreadPoolExecutor(1) as own_thread:
+        return own_thread.submit(inside).result()
+
+
 def enter(path: Path) -> None:
     """Move the calling thread, for good, into the namespace that is mounted at `path`."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -11,13 +11,14 @@ import asyncio
 import errno
 import json
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Self, TypeVar
 
+from polydev.domain import Finding
 from polydev.errors import DiskFull, NetworkFailed
-from polydev.hostd.network import firewall, netns
+from polydev.hostd.network import firewall, inspection, netns
 from polydev.hostd.network.addresses import AddressPool
 from polydev.hostd.network.bridge import Links
 from polydev.hostd.network.firewall import Sender
@@ -112,6 +113,24 @@ class Network:
             inside = await self._place()
             return await inside.run(self._look)
 
+    async def inspect(self, running: Mapping[str, int]) -> list[Finding]:
+        """Compare what is with what should be, and say what to do about what differs.
+
+        `running` names the machines that have a VMM, and the uid of each. Changes nothing.
+        """
+        if not netns.exists(self._plan.netns):
+            return [inspection.no_namespace(self._plan)]
+        with _translated("The VM network cannot be looked at"):
+            inside = await self._place()
+            found = await inside.run(self._inspect_inside, running)
+            if self._uplink is not None:
+                outside = _Place(self._plan.uplink_netns)
+                try:
+                    found += await outside.run(inspection.outside, self._plan)
+                finally:
+                    await outside.close()
+            return found
+
     async def remove(self) -> None:
         """Take everything away, the namespace included, and put back what the uplink changed."""
         async with self._ensuring:
@@ -169,7 +188,7 @@ class Network:
         senders = self._senders(links)
         firewall.load(firewall.vm_rules(self._plan, senders))
         for sender in senders:
-            links.point_to(sender.tap, sender.mac, IPv4Address(sender.address))
+            links.plug(sender.tap, sender.mac, IPv4Address(sender.address))
 
     def _attach(self, links: Links, vm_id: str, uid: int) -> Attachment:
         is_new = vm_id not in self._pool.leases()
@@ -216,6 +235,14 @@ class Network:
             addresses={vm_id: str(address) for vm_id, address in self._pool.leases().items()},
             firewall=tuple(sorted(element["tap"] for element in _elements())),
         )
+
+    def _inspect_inside(self, links: Links, running: Mapping[str, int]) -> list[Finding]:
+        leases = self._pool.leases()
+        ports = [
+            inspection.Port(vm_id, running.get(vm_id), address, self._sender(address))
+            for vm_id, address in leases.items()
+        ]
+        return inspection.inside(links, self._plan, ports)
 
     def _senders(self, links: Links) -> list[Sender]:
         """One for each lease whose TAP is there: what the rules must name after a reload."""

@@ -1,0 +1,242 @@
+"""`doctor` sees what somebody did to the VM network, and what mends it does mend it.
+
+Each trouble is made to happen, in namespaces of the test's own, with the tools that a person or
+another program would use.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from wire import Surroundings, ip, surroundings
+
+from polydev.domain import Finding
+from polydev.hostd.network import Attachment, Network, NetworkPlan, netns
+from polydev.settings import HostSettings
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+A, B = (f"vm-00000000-0000-4000-8000-00000000000{n}" for n in "ab")
+UID = 1_900_000_001
+RUNNING = {A: UID, B: UID + 1}
+
+
+@pytest.fixture
+def here() -> Iterator[Surroundings]:
+    with surroundings() as made:
+        yield made
+
+
+@pytest.fixture
+def plan(here: Surroundings, tmp_path: Path) -> NetworkPlan:
+    settings = HostSettings(netns=here.vm, uplink_netns=here.outer, state_dir=tmp_path)
+    return NetworkPlan.from_settings(settings)
+
+
+@pytest.fixture
+async def network(plan: NetworkPlan) -> AsyncIterator[Network]:
+    made = Network(plan)
+    await made.ensure()
+    yield made
+    await made.remove()
+
+
+@pytest.fixture
+async def attached(network: Network) -> Attachment:
+    """Machine A's place; B has one too."""
+    await network.attach(B, UID + 1)
+    return await network.attach(A, UID)
+
+
+def nft(namespace: str, *words: str) -> None:
+    subprocess.run(["ip", "netns", "exec", namespace, "nft", *words], check=True)
+
+
+def sysctl(namespace: str, name: str, value: str) -> None:
+    command = ["ip", "netns", "exec", namespace, "sysctl", "-qw", f"{name}={value}"]
+    subprocess.run(command, check=True)
+
+
+async def wrong(network: Network) -> dict[str, str]:
+    """What is found wrong: name -> message. Each says what to do."""
+    found = [it for it in await network.inspect(RUNNING) if not it.ok]
+    assert all(it.hint for it in found)
+    return {it.name: it.message for it in found}
+
+
+async def test_a_network_as_it_should_be_is_well(network: Network, attached: Attachment) -> None:
+    found = {it.name: it for it in await network.inspect(RUNNING)}
+    assert all(it.ok for it in found.values()), found
+    assert found.keys() == {"namespace", "bridge", "TAPs", "firewall", "uplink"}
+
+
+async def test_machines_that_come_and_go_leave_it_well(
+    network: Network, attached: Attachment
+) -> None:
+    await network.detach(B)
+    assert await wrong(network) == {}
+
+
+async def test_a_namespace_that_is_gone(network: Network, plan: NetworkPlan) -> None:
+    netns.remove(plan.netns)
+    [finding] = await network.inspect({})
+    assert isinstance(finding, Finding)
+    assert (finding.name, finding.ok) == ("namespace", False)
+    assert plan.netns in finding.message
+    assert "polydev up" in finding.hint
+
+
+async def test_a_bridge_that_is_down(
+    network: Network, attached: Attachment, here: Surroundings
+) -> None:
+    ip(here.vm, "link", "set", "br0", "down")
+    assert "is down" in (await wrong(network))["bridge"]
+    await network.ensure()
+    assert await wrong(network) == {}
+
+
+async def test_a_bridge_with_another_address(
+    network: Network, attached: Attachment, here: Surroundings
+) -> None:
+    ip(here.vm, "address", "flush", "dev", "br0")
+    assert (await wrong(network))["bridge"].endswith("no address instead of 192.168.100.1/24")
+    await network.ensure()
+    assert await wrong(network) == {}
+
+
+async def test_forwarding_that_was_switched_off(
+    network: Network, attached: Attachment, here: Surroundings
+) -> None:
+    sysctl(here.vm, "net.ipv4.ip_forward", "0")
+    sysctl(here.outer, "net.ipv4.ip_forward", "0")
+    found = await wrong(network)
+    assert "does not forward" in found["bridge"]
+    assert "switched off" in found["uplink"]
+    await network.ensure()
+    assert await wrong(network) == {}
+
+
+async def test_rules_that_another_program_flushed(
+    network: Network, attached: Attachment, here: Surroundings
+) -> None:
+    nft(here.vm, "flush", "ruleset")
+    assert "table bridge polydev is gone" in (await wrong(network))["firewall"]
+    await network.ensure()
+    assert await wrong(network) == {}
+
+
+async def test_a_rule_that_was_added_removed_or_changed(
+    network: Network, attached: Attachment, here: Surroundings
+) -> None:
+    nft(here.vm, "insert", "rule", "inet", "polydev", "forward", "accept")
+    assert "chain forward was changed (3 rules instead of 2)" in (await wrong(network))["firewall"]
+    await network.ensure()
+    nft(here.vm, "flush", "chain", "inet", "polydev", "egress")
+    assert "chain egress was changed (0 rules" in (await wrong(network))["firewall"]
+    await network.ensure()
+    nft(here.vm, "add", "chain", "bridge", "polydev", "forward", "{ policy accept; }")
+    assert "policy of chain forward" in (await wrong(network))["firewall"]
+    await network.ensure()
+    nft(here.vm, "add", "table", "ip", "other")
+    assert await wrong(network) == {}, "a table without a hook does nothing"
+    hook = "{ type filter hook forward priority 5; policy drop; }"
+    nft(here.vm, "add", "chain", "ip", "other", "drops", hook)
+    assert "another program has put table ip other" in (await wrong(network))["firewall"]
+
+
+async def test_a_machine_that_may_no_longer_send(
+    network: Network, attached: Attachment, here: Surroundings
+) -> None:
+    element = f'{{ "{attached.tap}" . {attached.mac} . {attached.address} }}'
+    nft(here.vm, "delete", "element", "bridge", "polydev", "senders", element)
+    words = (await wrong(network))["firewall"]
+    assert attached.tap in words
+    assert "is missing in set senders" in words
+    await network.ensure()
+    assert await wrong(network) == {}
+
+
+async def test_a_tap_that_is_gone_names_its_machine(
+    network: Network, attached: Attachment, here: Surroundings
+) -> None:
+    ip(here.vm, "link", "del", attached.tap)
+    [finding] = [it for it in await network.inspect(RUNNING) if it.name == "TAPs"]
+    assert finding.vm_id == A
+    assert f"{attached.tap} is gone" in finding.message
+    assert f"polydev machine stop {A}" in finding.hint
+    at_rest = [it for it in await network.inspect({B: UID + 1}) if it.name == "TAPs"]
+    assert [it.ok for it in at_rest] == [True], "a machine that is stopped needs none"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("link", "set", "{tap}", "nomaster"), "is not in br0"),
+        (("link", "set", "{tap}", "down"), "is down"),
+        (("neigh", "flush", "nud", "permanent", "dev", "br0"), "is not pinned to {mac}"),
+    ],
+)
+async def test_a_tap_that_was_changed_is_mended(
+    network: Network, attached: Attachment, here: Surroundings, words: tuple[str, ...], told: str
+) -> None:
+    names = {"tap": attached.tap, "mac": attached.mac}
+    ip(here.vm, *(word.format(**names) for word in words))
+    message = (await wrong(network))["TAPs"]
+    assert told.format(**names) in message
+    await network.ensure()
+    assert await wrong(network) == {}
+
+
+async def test_a_port_that_is_no_longer_isolated(
+    network: Network, attached: Attachment, here: Surroundings
+) -> None:
+    command = ["bridge", "-n", here.vm, "link", "set", "dev", attached.tap, "isolated", "off"]
+    subprocess.run(command, check=True)
+    assert "isolated 0 instead of 1" in (await wrong(network))["TAPs"]
+    await network.ensure()
+    assert await wrong(network) == {}
+
+
+async def test_a_tap_of_no_machine(
+    network: Network, attached: Attachment, here: Surroundings
+) -> None:
+    ip(here.vm, "tuntap", "add", "pd77", "mode", "tap")
+    assert "TAP pd77" in (await wrong(network))["orphans"]
+    await network.sweep(RUNNING)
+    assert await wrong(network) == {}
+
+
+async def test_an_uplink_that_is_gone_or_down(
+    network: Network, attached: Attachment, here: Surroundings, plan: NetworkPlan
+) -> None:
+    ip(here.outer, "link", "set", plan.outer_uplink, "down")
+    assert "is down" in (await wrong(network))["uplink"]
+    await network.ensure()
+    assert await wrong(network) == {}
+    ip(here.outer, "link", "del", plan.outer_uplink)
+    assert "is missing" in (await wrong(network))["uplink"]
+    await network.ensure()
+    assert await wrong(network) == {}
+
+
+async def test_nat_that_another_program_flushed(
+    network: Network, attached: Attachment, here: Surroundings, plan: NetworkPlan
+) -> None:
+    nft(here.outer, "flush", "table", "inet", plan.outer_table)
+    assert "chain postrouting was changed" in (await wrong(network))["uplink"]
+    nft(here.outer, "delete", "table", "inet", plan.outer_table)
+    assert f"table inet {plan.outer_table} is gone" in (await wrong(network))["uplink"]
+    await network.ensure()
+    assert await wrong(network) == {}
+
+
+async def test_it_is_looked_at_without_an_agent_too(
+    network: Network, attached: Attachment, plan: NetworkPlan
+) -> None:
+    another = Network(plan)
+    assert await wrong(another) == {}
+    await another.close()
