@@ -9,12 +9,13 @@
     │   ├── TooManyRequests
     ├── Missing       what was named is not there               (404)
     │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, NoSuchOperation, MissingImage, NotConnected,
-    │   ├── NoSuchPerson, NoSuchToken, NoSuchCredential, NoSuchHost
+    │   ├── NoSuchPerson, NoSuchToken, NoSuchCredential, NoSuchHost, NoSuchKey
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
-    │   ├── LoginNotWaiting, AlreadyRunning, AlreadyExists, IdempotencyConflict, HostInUse
+    │   ├── LoginNotWaiting, AlreadyRunning, AlreadyExists, IdempotencyConflict, HostInUse, KeyInUse
     ├── Unavailable   not now; retried                          (503)
-    │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken
+    │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken,
+    │   ├── DatabaseUnavailable
     └── Failed        it was tried and undone                   (502)
         ├── MachineNotReady, VmmFailed, ImageDamaged, ImageBuildFailed, DiskFull,
         ├── MissingTool, NetworkFailed, LoginFailed, LoginExpired, LoginCancelled,
@@ -183,6 +184,10 @@ class NoSuchHost(Missing):
     """No VM host of that id."""
 
 
+class NoSuchKey(Missing):
+    """No encryption key of that id, or no rotation."""
+
+
 class MachineBusy(Conflict):
     """The machine is in a state that does not allow the operation."""
 
@@ -223,6 +228,10 @@ class HostInUse(Conflict):
     """The host still has machines."""
 
 
+class KeyInUse(Conflict):
+    """The encryption key still seals something, or is about to."""
+
+
 class HostUnreachable(Unavailable):
     """The host agent does not answer."""
 
@@ -237,6 +246,10 @@ class ChannelLost(Unavailable):
 
 class NoCapacity(Unavailable):
     """No address, memory or slot is free."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer, or not in time; nothing was changed, or nobody can tell."""
 
 
 class PortTaken(Unavailable):

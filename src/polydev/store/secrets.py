@@ -28,3 +28,23 @@ async def add_if_absent(connection: AsyncConnection, secret: SharedSecret) -> No
     await connection.execute(
         insert(shared_secrets).values(**values).on_conflict_do_nothing(index_elements=["name"])
     )
+
+
+async def every(connection: AsyncConnection) -> list[SharedSecret]:
+    """All of them, by name."""
+    rows = await connection.execute(sa.select(shared_secrets).order_by(shared_secrets.c.name))
+    return [SharedSecret(**row._mapping) for row in rows]
+
+
+async def replace_sealed(connection: AsyncConnection, old: SharedSecret, new: SharedSecret) -> bool:
+    """Put a new sealing in place of the old one. False: it was another one meanwhile, and stays."""
+    changed = await connection.execute(
+        sa.update(shared_secrets)
+        .where(
+            shared_secrets.c.name == old.name,
+            shared_secrets.c.salt == old.salt,
+            shared_secrets.c.tag == old.tag,
+        )
+        .values(sealed=new.sealed, iv=new.iv, tag=new.tag, salt=new.salt, key_id=new.key_id)
+    )
+    return bool(changed.rowcount)
