@@ -46,6 +46,14 @@ class MachineState(StrEnum):
     DESTROYED = "destroyed"
     FAILED = "failed"
 
+    @property
+    def holds_memory(self) -> bool:
+        """Whether its host's memory and processors are taken, or will be in a moment."""
+        return self not in _AT_REST
+
+
+_AT_REST = frozenset({MachineState.STOPPED, MachineState.FAILED, MachineState.DESTROYED})
+
 
 class SessionStatus(StrEnum):
     """Where a connect session is; the last four are ends."""
@@ -242,6 +250,15 @@ class MachineSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """How much of what is limited a person uses, or may use."""
+
+    machines: int
+    memory_mib: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """A row of `vms`: what the controller knows of a machine."""
 
@@ -259,7 +276,7 @@ class Machine:
     error: str | None
     created_at: datetime
     attempt: int = 0
-    """How often it was asked to stop or start: names the workflow that does it."""
+    """How often it was asked to stop or start, or to be made anew: names what does it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@
         ├── MachineNotReady, VmmFailed, ImageDamaged, ImageBuildFailed, DiskFull,
         ├── MissingTool, NetworkFailed, LoginFailed, LoginExpired, LoginCancelled,
         ├── CredentialsNotAccepted, CredentialDamaged, GuestMisbehaved, ChatFailed,
-        └── StepTimedOut
+        └── HostLost, StepTimedOut
 
 Each has a stable `code`, says what happened and to what, and a `hint` says what to do. The kind
 alone decides how it is answered; HTTP statuses live in `api/problems.py`. Foreign exceptions are
@@ -310,6 +310,10 @@ class GuestMisbehaved(Failed):
 
 class ChatFailed(Failed):
     """A chat turn ended without an answer."""
+
+
+class HostLost(Failed):
+    """A host has not answered for so long that what was on it is given up."""
 
 
 class StepTimedOut(Failed):

@@ -21,6 +21,7 @@ from polydev.domain import (
 )
 from polydev.errors import NoSuchMachine
 from polydev.store import keyset
+from polydev.store.events import emit
 from polydev.store.keyset import Span
 from polydev.store.tables import GONE_STATES, vms
 
@@ -46,6 +47,7 @@ async def add_if_absent(connection: AsyncConnection, machine: Machine) -> None:
             created_at=machine.created_at,
         )
     )
+    await _tell(connection, machine.user_id, machine.vm_id, machine.vm_type, machine.status)
 
 
 async def find(connection: AsyncConnection, vm_id: VmId) -> Machine | None:
@@ -113,12 +115,18 @@ async def set_state(
     wanted = [vms.c.vm_id == vm_id, _ALIVE]
     if instead_of is not None:
         wanted.append(vms.c.status.in_(instead_of))
-    result = await connection.execute(sa.update(vms).where(*wanted).values(**values))
-    return bool(result.rowcount)
+    return await _change(connection, sa.update(vms).where(*wanted).values(**values))
+
+
+async def move(connection: AsyncConnection, vm_id: VmId, host_id: HostId) -> None:
+    """A machine is to be made anew on another host."""
+    await next_attempt(connection, vm_id)
+    values = {"host_id": host_id, "status": MachineState.CREATING, "ip_address": None}
+    await connection.execute(sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE).values(**values))
 
 
 async def next_attempt(connection: AsyncConnection, vm_id: VmId) -> int:
-    """Number a wish to stop or start a machine: the workflow that does it is named by it."""
+    """Number a wish to stop or start a machine, or to make it anew: what does it is named by it."""
     query = (
         sa.update(vms)
         .where(vms.c.vm_id == vm_id)
@@ -131,11 +139,26 @@ async def next_attempt(connection: AsyncConnection, vm_id: VmId) -> int:
 async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[str, str]) -> None:
     """A machine could not be made, or broke: its state, with the code and words of why."""
     code, words = problem
-    await connection.execute(
-        sa.update(vms)
-        .where(vms.c.vm_id == vm_id, _ALIVE)
-        .values(status=MachineState.FAILED, error_code=code, error=words, ip_address=None)
+    query = sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE)
+    await _change(
+        connection,
+        query.values(status=MachineState.FAILED, error_code=code, error=words, ip_address=None),
     )
+
+
+async def _change(connection: AsyncConnection, change: sa.Update) -> bool:
+    """Change a machine's row, and tell its person. Whether there was one."""
+    told = change.returning(vms.c.user_id, vms.c.vm_id, vms.c.vm_type, vms.c.status)
+    row = (await connection.execute(told)).one_or_none()
+    if row is not None:
+        await _tell(connection, *row)
+    return row is not None
+
+
+async def _tell(
+    connection: AsyncConnection, user_id: PersonId, vm_id: VmId, kind: str, status: str
+) -> None:
+    await emit(connection, user_id, "machine", vm_id, kind=kind, status=status)
 
 
 async def _many(
