@@ -41,6 +41,7 @@ from polydev.workflows.leases import Lease, at_work
 from polydev.workflows.machine_requests import MachineRequests
 from polydev.workflows.machines import Machines
 from polydev.workflows.reconcile import Reconciler
+from polydev.workflows.rotation import Rotation
 from polydev.workflows.saga import OnPoint
 from polydev.workflows.token_key import token_key
 
@@ -107,13 +108,15 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         engine = Engine(journal, lease.executor_id, lease.check)
         requests = MachineRequests(machines, engine, on_point)
         connect = Connect(database, vault, machines, engine, on_point)
+        rotation = Rotation(database, vault, engine, on_point)
         requests.register()
         connect.register()
+        rotation.register()
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         reconciling = asyncio.create_task(Reconciler(database, engine, machines).run())
         closing.push_async_callback(_ended, reconciling)
         chats = Chats(database, host)
-        yield Services(database, access, host, connect, requests, chats)
+        yield Services(database, access, host, connect, requests, chats, rotation)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

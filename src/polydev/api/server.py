@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from polydev import __version__
-from polydev.api import auth, chat, general, machines, openapi, problems
+from polydev.api import auth, chat, general, keys, machines, openapi, problems
 from polydev.api.guard import Guard
 from polydev.api.services import Services
 
@@ -22,7 +22,7 @@ def make_api(services: Services, listen: str) -> ASGIApp:
     )
     api.state.services = services
     problems.install(api)
-    for part in (general, auth, machines, chat):
+    for part in (general, auth, machines, chat, keys):
         api.include_router(part.router)
     openapi.describe(api)
     return Guard(api, listen)

@@ -18,6 +18,7 @@ from polydev.store import people
 from polydev.store.database import Database
 from polydev.workflows.connect import Connect
 from polydev.workflows.machine_requests import MachineRequests
+from polydev.workflows.rotation import Rotation
 
 SIGN_IN_COOKIE = "polydev_sign_in"
 CSRF_HEADER = "X-CSRF-Token"
@@ -44,6 +45,7 @@ class Services:
     connect: Connect
     machines: MachineRequests
     chats: Chats
+    rotation: Rotation
 
 
 def services_of(connection: HTTPConnection) -> Services:
