@@ -1,0 +1,192 @@
+"""Changing ENCRYPTION_KEY while sessions complete, with a controller that is killed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from controller_process import KEY, At
+from controller_world import World
+from pydantic import SecretStr
+
+from polydev.domain import CredentialId, Person, PersonId, SealedCredential, now
+from polydev.store import credentials, people
+from polydev.store.database import Database, open_database
+from polydev.vault import Binding, Vault, unlock
+
+NEW = "another encryption key of the tests only"
+OTHERS = "POLYDEV_OTHER_ENCRYPTION_KEYS"
+ANN = PersonId("ann")
+MANY = 45
+
+
+@asynccontextmanager
+async def _database(world: World) -> AsyncIterator[Database]:
+    """The controller's own database, beside the controller that works with it."""
+    database = open_database(None, world.controller.state_dir / "controller")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def _started(world: World, key: str, *others: str) -> None:
+    world.controller.env |= {"ENCRYPTION_KEY": key, OTHERS: "\n".join(others)}
+    await world.controller.start()
+    await world.controller.ask("GET", "/health")
+
+
+async def _plaintexts(world: World, *texts: str) -> dict[str, bytes]:
+    """Every credential, opened with the keys alone."""
+    async with _database(world) as database:
+        async with database.write() as connection:
+            first, *others = [SecretStr(text) for text in texts]
+            vault = await unlock(connection, first, now(), others)
+        async with database.read() as connection:
+            rows = await credentials.not_sealed_with(connection, "none", "", 10_000)
+        return {row.credential_id: await vault.open(row) for row in rows}
+
+
+async def _with_many(world: World) -> None:
+    """Rows of this controller, and one of an earlier controller, which was bound to nobody."""
+    async with _database(world) as database, database.write() as connection:
+        vault = await unlock(connection, SecretStr(KEY), now())
+        await people.add(connection, Person(ANN, "ann@example.test", now()))
+        for number in range(MANY):
+            binding = Binding(CredentialId(f"c-{number}"), ANN, "codex")
+            row = await vault.seal(f"made up {number}".encode(), binding, now())
+            await credentials.put(connection, row)
+        await credentials.put(connection, await _legacy(vault))
+
+
+async def _legacy(vault: Vault) -> SealedCredential:
+    box = await vault._sealer(vault.key_id).seal(b"made up by node", None)
+    return SealedCredential(
+        credential_id=CredentialId("earlier"),
+        user_id=ANN,
+        provider="claude_code",
+        encrypted_credentials=box.ciphertext,
+        encryption_iv=box.iv,
+        encryption_tag=box.tag,
+        encryption_salt=box.salt,
+        key_id=None,
+        created_at=now(),
+    )
+
+
+async def _rotated(world: World) -> dict[str, Any]:
+    """Ask for a rotation, and wait for its end."""
+    asked = await world.controller.ask("POST", "/api/admin/keys/rotate")
+    return await _over(world, asked["rotationId"])
+
+
+async def _over(world: World, rotation_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while True:
+            seen: dict[str, Any] = await world.controller.ask(
+                "GET", f"/api/admin/keys/rotate/{rotation_id}"
+            )
+            if seen["over"]:
+                return seen
+            await asyncio.sleep(0.1)
+
+
+async def _keys(world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = await world.controller.ask("GET", "/api/admin/keys")
+    return found
+
+
+async def test_the_key_is_changed_while_sessions_go_on(world: World) -> None:
+    controller = world.controller
+    await _started(world, KEY)
+    await _with_many(world)
+    first = await controller.until(await controller.connect("codex"))
+    cli = first["cliVM"]["vmId"]
+    before = await _plaintexts(world, KEY)
+    assert await controller.end() == 0
+
+    await _started(world, KEY, NEW)
+    assert [key["seals"] for key in await _keys(world) if key["keyId"]] == [False, True]
+    await controller.until(await controller.connect("codex"))
+    assert await controller.end() == 0
+
+    await _started(world, NEW, KEY)
+    new, old, earlier = await _keys(world)
+    assert (new["seals"], new["credentials"], old["opens"]) == (True, 0, True)
+    assert (old["credentials"], earlier["keyId"], earlier["credentials"]) == (MANY + 1, None, 1)
+    session_id = await controller.connect("claude_code")
+    seen = await _rotated(world)
+    assert (seen["left"], seen["keyId"]) == (0, new["keyId"])
+    assert (await controller.until(session_id))["cliVM"]["vmId"] == cli
+    after = await _plaintexts(world, NEW)
+    assert {it: after[it] for it in before if it in after} == {
+        it: text for it, text in before.items() if it in after
+    }
+    assert len(after) == MANY + 3  # the codex login was made anew, and Claude Code's came
+    async with controller.client() as client:
+        assert (await client.delete(f"/api/admin/keys/{old['keyId']}")).status_code == 204
+    assert await controller.end() == 0
+
+    controller.env |= {"ENCRYPTION_KEY": KEY, OTHERS: ""}
+    await controller.start()
+    assert await controller.ended() == 1
+    assert "ENCRYPTION_KEY does not open" in controller.log.read_text()
+    await _started(world, NEW)
+    assert (await controller.until(await controller.connect("codex")))["status"] == "completed"
+    assert [key["keyId"] for key in await _keys(world)] == [new["keyId"]]
+    world.assert_no_trace_of(NEW)
+
+
+async def test_a_key_that_seals_is_not_forgotten(world: World) -> None:
+    await _started(world, KEY)
+    await _with_many(world)
+    assert await world.controller.end() == 0
+    await _started(world, NEW, KEY)
+    new, old, _ = await _keys(world)
+    async with world.controller.client() as client:
+        for key_id, why in ((old["keyId"], "still seals"), (new["keyId"], "seals with")):
+            answer = await client.delete(f"/api/admin/keys/{key_id}")
+            assert answer.status_code == 409
+            assert answer.json()["code"] == "key-in-use"
+            assert why in answer.json()["detail"]
+        assert (await client.delete("/api/admin/keys/key-unknown")).status_code == 404
+
+
+@pytest.mark.parametrize("point", ["before", "inside", "after"])
+async def test_killed_while_it_seals_anew_every_row_opens_and_it_goes_on(
+    world: World, point: str
+) -> None:
+    await _started(world, KEY)
+    await _with_many(world)
+    before = await _plaintexts(world, KEY)
+    assert await world.controller.end() == 0
+    await _started(world, NEW, KEY)
+    world.controller.order(kill=At("reseal", point))
+    asked = await world.controller.ask("POST", "/api/admin/keys/rotate")
+    assert await world.controller.ended() == -9
+    assert await _plaintexts(world, NEW, KEY) == before
+    await world.controller.start()
+    assert (await _over(world, asked["rotationId"]))["left"] == 0
+    assert await _plaintexts(world, NEW) == before
+
+
+async def test_a_row_that_does_not_open_is_left_and_counted(world: World) -> None:
+    await _started(world, KEY)
+    await _with_many(world)
+    assert await world.controller.end() == 0
+    async with _database(world) as database, database.write() as connection:
+        row = await credentials.get(connection, CredentialId("c-7"))
+        assert row is not None
+        await credentials.replace_sealed(connection, row, await _damaged(row))
+    await _started(world, NEW, KEY)
+    assert (await _rotated(world))["left"] == 1
+    assert "credential c-7 is not sealed anew" in world.controller.log.read_text()
+
+
+async def _damaged(row: SealedCredential) -> SealedCredential:
+    return await Vault(SecretStr(NEW), row.key_id or "").seal(
+        b"x", Binding(CredentialId("other"), row.user_id, row.provider), now()
+    )
