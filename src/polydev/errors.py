@@ -1,9 +1,9 @@
 """Every error Polydev raises on purpose, in one tree.
 
     PolydevError
-    ├── Invalid       what was asked cannot be meant            (422)
+    ├── Invalid       what was asked cannot be meant            (413, 422)
     │   ├── BadSettings, UnknownProvider, BadCredentials, BadOAuthUrl, BadPath,
-    │   └── BadRequest, PasteRefused, PasswordRefused
+    │   └── BadRequest, TooLarge, PasteRefused, PasswordRefused
     ├── Refused       who asks may not                          (401, 403, 429)
     │   ├── NotSignedIn, NotAllowed, WrongEncryptionKey, NotRoot, QuotaExceeded,
     │   ├── TooManyRequests
@@ -15,7 +15,7 @@
     │   ├── LoginNotWaiting, AlreadyRunning, AlreadyExists, IdempotencyConflict, HostInUse, KeyInUse
     ├── Unavailable   not now; retried                          (503)
     │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken,
-    │   ├── DatabaseUnavailable
+    │   └── DatabaseUnavailable, IssuerUnreachable
     └── Failed        it was tried and undone                   (502)
         ├── MachineNotReady, VmmFailed, ImageDamaged, ImageBuildFailed, DiskFull,
         ├── MissingTool, NetworkFailed, LoginFailed, LoginExpired, LoginCancelled,
@@ -102,6 +102,10 @@ class BadOAuthUrl(Invalid):
 
 class BadRequest(Invalid):
     """A request that is not of the shape that the API takes, or too large."""
+
+
+class TooLarge(Invalid):
+    """A request with more bytes, or more header fields, than the API takes."""
 
 
 class PasteRefused(Invalid):
@@ -234,6 +238,10 @@ class KeyInUse(Conflict):
 
 class HostUnreachable(Unavailable):
     """The host agent does not answer."""
+
+
+class IssuerUnreachable(Unavailable):
+    """Who vouches for people (OpenID provider, Supabase) does not answer as it should."""
 
 
 class ControllerUnreachable(Unavailable):

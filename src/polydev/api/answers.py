@@ -13,7 +13,14 @@ from http import HTTPStatus
 from typing import Any
 
 from polydev.api.problems import PROBLEM_JSON, status_for
-from polydev.errors import BadRequest, NotAllowed, NotSignedIn, PolydevError
+from polydev.errors import (
+    BadRequest,
+    DatabaseUnavailable,
+    NotAllowed,
+    NotSignedIn,
+    PolydevError,
+    TooLarge,
+)
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -32,7 +39,8 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 }
 """The document's `#/components/schemas/Problem`."""
 
-_EVERYWHERE = (NotAllowed, BadRequest)  # a name that is not ours; a malformed or too large request
+# A name that is not ours; malformed or too large requests; a database that is away.
+_EVERYWHERE = (NotAllowed, BadRequest, TooLarge, DatabaseUnavailable)
 
 _RETRY_AFTER = {
     "Retry-After": {
@@ -55,13 +63,16 @@ _HEADERS: dict[int, dict[str, Any]] = {
 def answers(*errors: type[PolydevError]) -> Responses:
     """`responses=` of a route for people who are signed in, which may raise these `errors`.
 
-    NotSignedIn, NotAllowed and BadRequest go without saying.
+    NotSignedIn and what `open_answers` adds go without saying.
     """
     return open_answers(NotSignedIn, *errors)
 
 
 def open_answers(*errors: type[PolydevError]) -> Responses:
-    """`responses=` of a route that anybody may ask. NotAllowed and BadRequest go without saying."""
+    """`responses=` of a route that anybody may ask, which may raise these `errors`.
+
+    NotAllowed, BadRequest, TooLarge and DatabaseUnavailable go without saying.
+    """
     by_status: dict[int, list[type[PolydevError]]] = {}
     every: tuple[type[PolydevError], ...] = (*_EVERYWHERE, *errors)
     for kind in dict.fromkeys(every):

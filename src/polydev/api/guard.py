@@ -2,51 +2,61 @@
 carries.
 
 A page that a person happens to visit must not reach the API under a name of its own (DNS
-rebinding), so only names of this machine are answered.
+rebinding), so only names of this machine, and the public one, are answered. Behind a proxy that
+ends TLS that is the name that the proxy passes on; X-Forwarded-Host is not believed.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polydev.api import problems
-from polydev.errors import BadRequest, NotAllowed, PolydevError
+from polydev.errors import BadRequest, NotAllowed, PolydevError, TooLarge
 
 MAX_BODY_BYTES = 128 * 1024
+MAX_HEADERS = 100
+MAX_PATH_BYTES = 4096
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_OVER_TLS = {"Strict-Transport-Security": "max-age=31536000"}
 
 
 class Guard:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, listen: str) -> None:
+    def __init__(self, app: ASGIApp, listen: str, public_url: str | None) -> None:
         self._app = app
-        self._names = frozenset(_names(listen))
+        self._names = frozenset(_names(listen, public_url))
+        is_over_tls = (public_url or "").lower().startswith("https:")
+        self._headers = _HEADERS | (_OVER_TLS if is_over_tls else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
-        headers = Headers(scope=scope)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
             await send(message)
 
-        fault = self._fault(headers)
+        fault = self._fault(scope)
         if fault is not None:
             await problems.document(fault)(scope, receive, send_with_headers)
         elif scope["type"] == "http":
@@ -54,20 +64,31 @@ class Guard:
         else:
             await self._app(scope, receive, send_with_headers)
 
-    def _fault(self, headers: Headers) -> PolydevError | None:
-        if _without_port(headers.get("host", "")) not in self._names:
+    def _fault(self, scope: Scope) -> PolydevError | None:
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or _without_port(hosts[0]) not in self._names:
             return NotAllowed(
                 "This controller answers to its own name only",
-                hint="Ask http://127.0.0.1 or http://localhost, and its port",
+                hint="Ask http://127.0.0.1 or http://localhost, and its port; POLYDEV_PUBLIC_URL "
+                "says by which other name it goes",
             )
+        if len(scope["headers"]) > MAX_HEADERS:
+            return TooLarge(f"A request has at most {MAX_HEADERS} header fields")
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_PATH_BYTES:
+            return TooLarge(f"A path and its query have at most {MAX_PATH_BYTES} bytes")
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-            return BadRequest(f"A request has at most {MAX_BODY_BYTES} bytes")
+        if not (length.isascii() and length.isdecimal()):
+            return BadRequest("Content-Length is not a number")
+        if len(length) > len(str(MAX_BODY_BYTES)) or int(length) > MAX_BODY_BYTES:
+            return _body_too_large()
         return None
 
 
-def _names(listen: str) -> Iterable[str]:
+def _names(listen: str, public_url: str | None) -> Iterable[str]:
     yield from _LOCAL_NAMES
+    if public_url is not None:
+        yield _without_port(urlsplit(public_url.lower()).netloc)
     try:
         address = ipaddress.ip_address(listen)
     except ValueError:
@@ -82,6 +103,10 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdecimal() else host.lower()
 
 
+def _body_too_large() -> TooLarge:
+    return TooLarge(f"A request has at most {MAX_BODY_BYTES} bytes")
+
+
 def _bounded(receive: Receive) -> Receive:
     """Bodies without a length are bounded as they come."""
     seen = 0
@@ -91,7 +116,7 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > MAX_BODY_BYTES:
-            raise BadRequest(f"A request has at most {MAX_BODY_BYTES} bytes")
+            raise _body_too_large()
         return message
 
     return bounded

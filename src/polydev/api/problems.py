@@ -7,7 +7,9 @@ are not ours are answered without their text, which may hold anything.
 from __future__ import annotations
 
 import logging
+import traceback
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -24,6 +26,7 @@ from polydev.errors import (
     NotSignedIn,
     PolydevError,
     Refused,
+    TooLarge,
     TooManyRequests,
     Unavailable,
 )
@@ -34,10 +37,13 @@ log = logging.getLogger("polydev.api")
 PROBLEM_JSON = "application/problem+json"
 _RETRY_AFTER_S = 5
 """When to ask again what is not to be had now."""
+_MAX_NAME = 200
+_FRAMES = 6
 
 _STATUSES: tuple[tuple[type[PolydevError], HTTPStatus], ...] = (
     (NotSignedIn, HTTPStatus.UNAUTHORIZED),
     (TooManyRequests, HTTPStatus.TOO_MANY_REQUESTS),
+    (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (Invalid, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Refused, HTTPStatus.FORBIDDEN),
     (Missing, HTTPStatus.NOT_FOUND),
@@ -84,13 +90,22 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
 
 async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     first = cast(RequestValidationError, error).errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = _printable(".".join(str(part) for part in first["loc"]))
     return document(BadRequest(f"The request is not what the API takes: {where}: {first['msg']}"))
+
+
+def _printable(name: str) -> str:
+    """A name as the request gave it, bounded, as characters that every answer can hold."""
+    return name[:_MAX_NAME].encode("ascii", "backslashreplace").decode()
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     raised = cast(HTTPException, error)
     status = HTTPStatus(raised.status_code)
+    if isinstance(raised.__cause__, PolydevError):  # raised while the body came
+        return document(raised.__cause__)
+    if status == HTTPStatus.BAD_REQUEST:  # a body that is no JSON, or not even text
+        return document(BadRequest("The request's body cannot be read"))
     code = status.phrase.lower().replace(" ", "-")
     answer = _answer(raised.status_code, code, status.description or status.phrase, "")
     answer.headers.update(raised.headers or {})
@@ -98,7 +113,12 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
+    where = " < ".join(
+        f"{Path(frame.filename).name}:{frame.lineno}"
+        for frame in reversed(traceback.extract_tb(error.__traceback__)[-_FRAMES:])
+    )
+    kind = type(error).__name__
+    log.error("%s %s failed: %s at %s", request.method, request.url.path, kind, where)
     return _answer(500, "internal", "Something unexpected happened; the log says where", "")
 
 

@@ -11,8 +11,14 @@ from polydev.api.guard import Guard
 from polydev.api.services import Services
 
 
-def make_api(services: Services, listen: str) -> ASGIApp:
-    """The application; `listen` is the address that it will be served on."""
+def make_api(services: Services, listen: str, public_url: str | None = None) -> ASGIApp:
+    """The application; `listen` is the address that it will be served on, `public_url` where
+    browsers reach it."""
+    return Guard(routes_of(services), listen, public_url)
+
+
+def routes_of(services: Services | None) -> FastAPI:
+    """The routes, and their description. Without services they can only be described."""
     api = FastAPI(
         title="Polydev",
         version=__version__,
@@ -25,4 +31,4 @@ def make_api(services: Services, listen: str) -> ASGIApp:
     for part in (general, auth, machines, chat, keys):
         api.include_router(part.router)
     openapi.describe(api)
-    return Guard(api, listen)
+    return api

@@ -10,6 +10,8 @@ from fastapi.security import APIKeyCookie, HTTPBearer, SecurityScopes
 from starlette.requests import HTTPConnection
 
 from polydev.access import Access, Asked, Caller
+from polydev.access.cookies import SIGN_IN
+from polydev.access.network import source_of
 from polydev.chat import Chats
 from polydev.domain import PersonId, Scope
 from polydev.errors import NoSuchPerson
@@ -20,7 +22,6 @@ from polydev.workflows.connect import Connect
 from polydev.workflows.machine_requests import MachineRequests
 from polydev.workflows.rotation import Rotation
 
-SIGN_IN_COOKIE = "polydev_sign_in"
 CSRF_HEADER = "X-CSRF-Token"
 
 # What the OpenAPI document says of signing in; `Access` is who looks at it.
@@ -28,9 +29,10 @@ _BEARER = HTTPBearer(
     scheme_name="bearer", description="An API token; its scopes say what for", auto_error=False
 )
 _COOKIE = APIKeyCookie(
-    name=SIGN_IN_COOKIE,
+    name=SIGN_IN,
     scheme_name="signIn",
-    description="Set by signing in; changes need the header X-CSRF-Token besides",
+    description="Set by signing in; changes need the header X-CSRF-Token besides. Where the "
+    f"controller is reached over https, its name is `__Host-{SIGN_IN}`",
     auto_error=False,
 )
 
@@ -53,16 +55,26 @@ def services_of(connection: HTTPConnection) -> Services:
     return cast(Services, connection.app.state.services)
 
 
-async def caller_of(connection: HTTPConnection) -> Caller:
-    """Who asks. Raises NotSignedIn."""
-    asked = Asked(
-        authorization=connection.headers.get("authorization"),
-        cookie=connection.cookies.get(SIGN_IN_COOKIE),
-        csrf=connection.headers.get(CSRF_HEADER),
+def asked_of(connection: HTTPConnection) -> Asked:
+    """What of a request tells who asks."""
+    access, headers = services_of(connection).access, connection.headers
+    peer = connection.client.host if connection.client else ""
+    return Asked(
+        authorization=headers.get("authorization"),
+        cookie=access.cookies.sign_in_of(connection.cookies),
+        csrf=headers.get(CSRF_HEADER),
         changes=connection.scope.get("method", "GET") not in ("GET", "HEAD"),
-        source=connection.client.host if connection.client else "",
+        source=source_of(peer, headers.getlist("x-forwarded-for"), access.trusted_proxies),
+        origin=headers.get("origin"),
+        host=headers.get("host", ""),
+        websocket=connection.scope["type"] == "websocket",
+        user_agent=headers.get("user-agent", ""),
     )
-    return await services_of(connection).access.caller(asked)
+
+
+async def caller_of(connection: HTTPConnection) -> Caller:
+    """Who asks. Raises NotSignedIn, NotAllowed."""
+    return await services_of(connection).access.caller(asked_of(connection))
 
 
 async def whom(services: Services, caller: Caller, user_id: str | None) -> PersonId:
@@ -91,6 +103,8 @@ async def _who_may(
 
 
 Reach = Annotated[Services, Depends(services_of)]
+Question = Annotated[Asked, Depends(asked_of)]
+"""For who is not signed in yet."""
 
 # Whoever asks, if they may do that; otherwise 401 or 403.
 Reading = Annotated[Caller, Security(_who_may, scopes=[Scope.READ])]
