@@ -1,76 +1,137 @@
-"""Opening the database: engine, transactions, migrations.
+"""Opening the database: transactions, migrations, word of changes.
 
-`app.py` opens it once; everything else is handed a `Database` or a connection. This module alone
-knows which database it is.
+`app.py` opens it once; everything else is handed a `Database` or a connection. What differs between
+the databases is in `sqlite.py` and `postgresql.py`, which only this module knows.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as NoneFree
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from polydev.domain import PersonId
-from polydev.errors import BadSettings
+from polydev.errors import BadSettings, DatabaseUnavailable
+from polydev.store import events
+from polydev.store.changes import Changes
+from polydev.store.postgresql import Postgresql
+from polydev.store.sqlite import Sqlite, file_of
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_BUSY_TIMEOUT_MS = 30_000
-_URL_HINT = "Leave it unset, or set it to sqlite:////path/to/file.db"
+_URL_HINT = (
+    "Leave it unset, or set it to sqlite:////path/to/file.db or postgresql://user@server/database"
+)
+
+
+class Kind(Protocol):
+    """What each database does in its own way."""
+
+    engine: AsyncEngine
+    changes: Changes
+
+    def options(self, *, writes: bool, person: PersonId | None) -> dict[str, Any]:
+        """Execution options of a transaction: the kind reads them where the transaction begins."""
+
+    def owners_options(self) -> dict[str, Any]:
+        """Those of whoever makes and changes tables."""
+
+    async def prepare(self, connection: AsyncConnection) -> None:
+        """Wait for whoever else migrates, and see to what the tables need. Raises BadSettings."""
+
+    def translated(self, error: DBAPIError) -> Exception:
+        """The same as one of errors.py, if it is not about what the caller asked for."""
 
 
 class Database:
-    """The engine and its two kinds of transaction."""
+    """Its two kinds of transaction, and word of changes."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._reading = engine
-        self._writing = engine.execution_options(polydev_writes=True)
-        self._change = asyncio.Event()
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """For what keeps tables of its own in the same database."""
+        return self._kind.engine
 
     @asynccontextmanager
     async def read(self, person: PersonId | None = None) -> AsyncIterator[AsyncConnection]:
         """A connection that sees one state of the database; what it writes is not kept.
 
         For a person it sees what is theirs alone (PostgreSQL: row-level security); without one it
-        is a worker's, which sees everything.
+        is a worker's, which sees everything. Raises: DatabaseUnavailable.
         """
-        async with self._reading.connect() as connection:
+        async with self._begun(self._kind.options(writes=False, person=person)) as connection:
             yield connection
 
     @asynccontextmanager
     async def write(self, person: PersonId | None = None) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at its end, undone if anything is raised in it.
 
-        `person` as in `read`.
+        `person`, and what it raises, as in `read`.
 
         On SQLite it waits for its turn at the start, so that reading and then writing in one
-        transaction cannot fail in the middle.
+        transaction cannot fail in the middle. On PostgreSQL others write at the same time: who
+        reads, and then writes what depends on it, takes a lock first (`locks.hold`).
         """
-        async with self._writing.begin() as connection:
+        async with self._begun(self._kind.options(writes=True, person=person)) as connection:
             yield connection
-        self._change.set()
-        self._change = asyncio.Event()
+            await events.write_emitted(connection)
+            await connection.commit()
+        self._kind.changes.tell()
 
     def next_change(self) -> asyncio.Event:
-        """Set when this process commits its next write. Take it, read, and then wait for it: so no
-        change goes unnoticed, and nobody has to look again and again."""
-        return self._change
+        """Set when any controller commits its next write. Take it, read, and then wait for it: so
+        no change goes unnoticed, and nobody has to look again and again."""
+        return self._kind.changes.next()
 
     async def upgrade(self) -> None:
-        """Bring the tables to this version's shape."""
-        async with self._writing.begin() as connection:
+        """Bring the tables to this version's shape. Raises: BadSettings, DatabaseUnavailable."""
+        async with self._begun(self._kind.owners_options()) as connection:
+            await self._kind.prepare(connection)
             await connection.run_sync(_upgrade)
+            await connection.commit()
 
     async def close(self) -> None:
-        await self._reading.dispose()
+        await self._kind.changes.close()
+        await self._kind.engine.dispose()
+
+    @asynccontextmanager
+    async def _begun(self, options: dict[str, Any]) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction, which is undone unless it is committed."""
+        try:
+            async with AsyncExitStack() as held:
+                yield await self._begin(held, options)
+        except DBAPIError as error:
+            translated = self._kind.translated(error)
+            if translated is error:
+                raise
+            raise translated from error
+        except NoneFree:
+            raise DatabaseUnavailable("All connections to the database are in use") from None
+
+    async def _begin(self, held: AsyncExitStack, options: dict[str, Any]) -> AsyncConnection:
+        """Begin over a kept connection; once more over a new one if the server had gone away."""
+        try:
+            return await self._begin_once(held, options)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return await self._begin_once(held, options)
+
+    async def _begin_once(self, held: AsyncExitStack, options: dict[str, Any]) -> AsyncConnection:
+        connection = await held.enter_async_context(self._kind.engine.connect())
+        await connection.execution_options(**options)
+        await connection.begin()
+        return connection
 
 
 def open_database(url: str | None, controller_dir: Path) -> Database:
@@ -78,43 +139,27 @@ def open_database(url: str | None, controller_dir: Path) -> Database:
 
     Raises: BadSettings if the URL is of another database or cannot be read.
     """
-    engine = create_async_engine(
-        sa.URL.create("sqlite+aiosqlite", database=str(_sqlite_file(url, controller_dir))),
-        connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000},
-    )
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return Database(engine)
+    parsed = _parsed(url)
+    if parsed is not None and parsed.get_backend_name() == "postgresql":
+        return Database(Postgresql(parsed))
+    return Database(Sqlite(file_of(parsed, controller_dir)))
 
 
-def sqlite_folder(url: str | None, controller_dir: Path) -> Path:
-    """Where the SQLite file lies: two controllers must not share it. Raises: BadSettings."""
-    return _sqlite_file(url, controller_dir).parent.resolve()
+def sqlite_folder(url: str | None, controller_dir: Path) -> Path | None:
+    """Where the SQLite file lies: two controllers must not share it. None: it is no file.
 
-
-def _sqlite_file(url: str | None, controller_dir: Path) -> Path:
-    """The file that a URL names by its whole path: where a program was started must not matter."""
-    if url is None:
-        return controller_dir / "polydev.db"
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError:
-        raise BadSettings("DATABASE_URL is not a database URL", hint=_URL_HINT) from None
-    if parsed.get_backend_name() != "sqlite":
-        raise BadSettings(
-            f"DATABASE_URL names a {parsed.get_backend_name()} database that this version cannot "
-            "use",
-            hint=_URL_HINT,
-        )
-    file = Path(parsed.database or "")
-    if not file.is_absolute():
-        raise BadSettings("DATABASE_URL does not name a file by its whole path", hint=_URL_HINT)
-    return file
+    Raises: BadSettings.
+    """
+    parsed = _parsed(url)
+    if parsed is not None and parsed.get_backend_name() == "postgresql":
+        return None
+    return file_of(parsed, controller_dir).parent.resolve()
 
 
 async def migrate(url: str | None, controller_dir: Path) -> None:
     """Open, upgrade and close: what `polydev db migrate` does."""
-    await asyncio.to_thread(controller_dir.mkdir, 0o700, True, True)
+    if sqlite_folder(url, controller_dir) is not None:
+        await asyncio.to_thread(controller_dir.mkdir, 0o700, True, True)
     database = open_database(url, controller_dir)
     try:
         await database.upgrade()
@@ -122,20 +167,22 @@ async def migrate(url: str | None, controller_dir: Path) -> None:
         await database.close()
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where _begin_sqlite says
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA secure_delete = ON")
-    cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("polydev_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _parsed(url: str | None) -> sa.URL | None:
+    """The URL with the driver that we use. Raises: BadSettings."""
+    if url is None:
+        return None
+    try:
+        parsed = sa.make_url(url)
+    except (ArgumentError, ValueError):
+        raise BadSettings("DATABASE_URL is not a database URL", hint=_URL_HINT) from None
+    if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
+        return parsed
+    raise BadSettings(
+        f"DATABASE_URL names a {parsed.drivername} database, which Polydev cannot use",
+        hint=_URL_HINT,
+    )
 
 
 def _upgrade(connection: sa.Connection) -> None:

@@ -140,6 +140,13 @@ hosts = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
+installation = sa.Table(
+    "installation",
+    metadata,
+    sa.Column("installation_id", sa.Text, primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
 controllers = sa.Table(
     "controllers",
     metadata,
@@ -166,7 +173,7 @@ _COUNTER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 audit_log = sa.Table(
     "audit_log",
     metadata,
-    sa.Column("entry_id", _COUNTER, primary_key=True, autoincrement=True),
+    sa.Column("entry_id", _COUNTER, sa.Identity(), primary_key=True),
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("action", sa.Text, nullable=False),
@@ -181,7 +188,7 @@ audit_log = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("event_id", _COUNTER, primary_key=True, autoincrement=True),
+    sa.Column("event_id", _COUNTER, sa.Identity(), primary_key=True),
     sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("subject", sa.Text, nullable=False),

@@ -11,8 +11,9 @@ from polydev.store.database import Database, open_database
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Database]:
-    database = open_database(None, tmp_path)
+async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
+    """Each test that asks for it runs on both databases."""
+    database = open_database(database_url, tmp_path)
     await database.upgrade()
     yield database
     await database.close()

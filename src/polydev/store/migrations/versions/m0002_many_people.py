@@ -125,6 +125,11 @@ def _create_hosts() -> None:
         sa.Column("created_at", _TIME, nullable=False),
     )
     op.create_table(
+        "installation",
+        sa.Column("installation_id", sa.Text, primary_key=True),
+        sa.Column("created_at", _TIME, nullable=False),
+    )
+    op.create_table(
         "controllers",
         sa.Column("executor_id", sa.Text, primary_key=True),
         sa.Column("lease_until", _TIME, nullable=False),
@@ -146,7 +151,7 @@ def _create_hosts() -> None:
 def _create_history() -> None:
     op.create_table(
         "audit_log",
-        sa.Column("entry_id", _COUNTER, primary_key=True, autoincrement=True),
+        sa.Column("entry_id", _COUNTER, sa.Identity(), primary_key=True),
         sa.Column("at", _TIME, nullable=False),
         sa.Column("actor", sa.Text, nullable=False),
         sa.Column("action", sa.Text, nullable=False),
@@ -160,7 +165,7 @@ def _create_history() -> None:
     op.create_index("ix_audit_log_owner", "audit_log", ["owner"])
     op.create_table(
         "events",
-        sa.Column("event_id", _COUNTER, primary_key=True, autoincrement=True),
+        sa.Column("event_id", _COUNTER, sa.Identity(), primary_key=True),
         sa.Column("user_id", sa.Text, sa.ForeignKey("users.id"), nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("subject", sa.Text, nullable=False),

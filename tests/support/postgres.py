@@ -1,0 +1,196 @@
+"""A PostgreSQL of the tests' own: one cluster a test session, a fresh database a test.
+
+PostgreSQL refuses to run as root, so that root's tests run it as Debian's `postgres` user. Nothing
+of it outlasts the tests: the folder is temporary, and the server is ended by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from polydev.store.database import migrate
+
+APP, APP_PASSWORD = "polydev_app", "the tests' own"
+_SUPERUSER = "postgres"
+_TEMPLATE = "migrated"
+_START_LIMIT_S = 120
+_OPTIONS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "300",
+    "shared_buffers": "32MB",
+    "autovacuum": "off",
+    "lc_messages": "C",
+}
+
+
+class Cluster:
+    """A PostgreSQL server on a port of its own. Databases belong to `polydev_app`, who is not a
+    superuser: row-level security does not hold for one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
+
+    def start(self) -> None:
+        options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *_as_unprivileged(),
+                    *(str(_programs() / "postgres"), "-D", str(self.folder / "data")),
+                    *("-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.folder)),
+                    *options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+            )
+        self._wait_until_it_answers()
+
+    def stop(self) -> None:
+        """End it at once, with every connection to it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(_START_LIMIT_S)
+            self._process = None
+
+    def prepare(self) -> None:
+        """Make the login and the template that tests' databases are copies of."""
+        self.administer(
+            sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD {}").format(
+                sql.Identifier(APP), sql.Literal(APP_PASSWORD)
+            )
+        )
+        self.empty_database(_TEMPLATE)
+        asyncio.run(migrate(self.url(_TEMPLATE), self.folder / "unused"))
+
+    def empty_database(self, name: str | None = None, owner: str = APP) -> str:
+        """The URL of a database without tables."""
+        name = name or f"empty_{next(self._numbers)}"
+        self.administer(
+            sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                sql.Identifier(name), sql.Identifier(owner)
+            )
+        )
+        return self.url(name)
+
+    def database(self) -> str:
+        """The URL of a fresh database with this version's tables."""
+        name = f"test_{next(self._numbers)}"
+        self.administer(
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY").format(
+                sql.Identifier(name), sql.Identifier(APP), sql.Identifier(_TEMPLATE)
+            )
+        )
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        """Remove a database, also one that somebody is still connected to."""
+        name = url.rpartition("/")[2]
+        self.administer(
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        )
+
+    def url(self, name: str, user: str = APP, password: str = APP_PASSWORD) -> str:
+        return f"postgresql://{user}:{quote(password)}@127.0.0.1:{self.port}/{name}"
+
+    def superuser(self, database: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
+        """A superuser's connection; every statement is a transaction."""
+        return psycopg.connect(
+            host=str(self.folder),
+            port=self.port,
+            user=_SUPERUSER,
+            dbname=database.rpartition("/")[2],
+            autocommit=True,
+        )
+
+    def administer(self, statement: sql.Composed | str) -> None:
+        """Do something as the superuser."""
+        with self.superuser() as connection:
+            connection.execute(statement)  # type: ignore[arg-type]
+
+    def _wait_until_it_answers(self) -> None:
+        ready = [str(_programs() / "pg_isready"), "-q", "-t", "5", "-h", str(self.folder)]
+        for _ in range(_START_LIMIT_S * 10):
+            assert self._process is not None
+            words = (self.folder / "log").read_text()
+            assert self._process.poll() is None, f"PostgreSQL did not start:\n{words}"
+            if subprocess.run([*ready, "-p", str(self.port)], check=False).returncode == 0:
+                return
+            time.sleep(0.1)  # it tells nobody when it is ready
+        raise TimeoutError("PostgreSQL did not start in time")
+
+
+@contextmanager
+def a_cluster() -> Iterator[Cluster]:
+    """A running server with its template; it is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="polydev-pg-"))
+    cluster = Cluster(folder)
+    try:
+        _make_data(folder)
+        cluster.start()
+        cluster.prepare()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_data(folder: Path) -> None:
+    if os.geteuid() == 0:
+        user = pwd.getpwnam(_SUPERUSER)
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        folder.chmod(0o755)
+    done = subprocess.run(
+        [
+            *_as_unprivileged(),
+            *(str(_programs() / "initdb"), "-D", str(folder / "data"), "-U", _SUPERUSER),
+            *("-E", "UTF8", "--locale=C.UTF-8", "-N", "--no-instructions"),
+            *("--auth-local=trust", "--auth-host=scram-sha-256"),
+        ],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"initdb failed:\n{done.stdout}{done.stderr}"
+
+
+def _as_unprivileged() -> list[str]:
+    if os.geteuid() != 0:
+        return []
+    user = pwd.getpwnam(_SUPERUSER)
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+
+
+def _programs() -> Path:
+    """Where Debian's package keeps the newest server that is installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    assert found, "PostgreSQL is not installed: scripts/setup --tests installs it"
+    return found[-1].parent
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
