@@ -63,9 +63,7 @@ async def any_without_key_id(connection: AsyncConnection) -> SealedCredential | 
 
 async def forget(connection: AsyncConnection, credential_id: CredentialId) -> None:
     """Delete a credential; done also when there is none."""
-    await connection.execute(
-        sa.delete(credentials).where(credentials.c.credential_id == credential_id)
-    )
+    await _delete(connection, "forgotten", credentials.c.credential_id == credential_id)
 
 
 async def forget_others(connection: AsyncConnection, keep: CredentialId) -> None:
@@ -76,12 +74,12 @@ async def forget_others(connection: AsyncConnection, keep: CredentialId) -> None
     row = (await connection.execute(kept)).one_or_none()
     if row is None:
         return
-    await connection.execute(
-        sa.delete(credentials).where(
-            credentials.c.user_id == row.user_id,
-            credentials.c.provider == row.provider,
-            credentials.c.credential_id != keep,
-        )
+    await _delete(
+        connection,
+        "replaced",
+        credentials.c.user_id == row.user_id,
+        credentials.c.provider == row.provider,
+        credentials.c.credential_id != keep,
     )
 
 
@@ -124,11 +122,13 @@ async def delivered(
     connection: AsyncConnection, credential_id: CredentialId, vm_id: VmId, at: datetime
 ) -> None:
     """Note where a credential was written, and that the CLI there took it."""
-    await connection.execute(
+    changed = await connection.execute(
         sa.update(credentials)
         .where(credentials.c.credential_id == credential_id, _STANDS)
         .values(vm_id=vm_id, checked_at=at, validity=Validity.VALID)
     )
+    if changed.rowcount:
+        await _tell(connection, await told(connection, credential_id), Validity.VALID)
 
 
 async def checked(
@@ -231,6 +231,14 @@ async def _one(
     )
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else SealedCredential(**row._mapping)
+
+
+async def _delete(
+    connection: AsyncConnection, why: str, *conditions: sa.ColumnElement[bool]
+) -> None:
+    query = sa.delete(credentials).where(*conditions).returning(*_TOLD)
+    for row in (await connection.execute(query)).all():
+        await _tell(connection, _told(row), why)
 
 
 async def _tell(

@@ -22,9 +22,11 @@ from polydev.domain import (
     VmId,
 )
 from polydev.errors import NoSuchSession
+from polydev.store.events import emit
 from polydev.store.tables import auth_sessions, session_steps
 
 _LIVE = auth_sessions.c.ended_at.is_(None)
+_TOLD = [auth_sessions.c[name] for name in ("user_id", "session_id", "provider", "status", "step")]
 
 
 async def add(connection: AsyncConnection, session: ConnectSession) -> None:
@@ -39,6 +41,10 @@ async def add(connection: AsyncConnection, session: ConnectSession) -> None:
             expires_at=session.expires_at,
         )
     )
+    await emit(
+        connection, session.user_id, "session", session.session_id,
+        provider=session.provider, status=session.status,
+    )  # fmt: skip
 
 
 async def get(
@@ -93,13 +99,17 @@ async def live_with(connection: AsyncConnection, machine: Machine) -> bool:
 
 
 async def change(connection: AsyncConnection, session_id: SessionId, **values: Any) -> bool:
-    """Set columns of a live session. Whether it was live."""
-    result = await connection.execute(
+    """Set columns of a live session, and tell its person. Whether it was live."""
+    changed = await connection.execute(
         sa.update(auth_sessions)
         .where(auth_sessions.c.session_id == session_id, _LIVE)
         .values(**values)
+        .returning(*_TOLD)
     )
-    return bool(result.rowcount)
+    row = changed.one_or_none()
+    if row is not None:
+        await _tell(connection, row)
+    return row is not None
 
 
 async def request_cancel(connection: AsyncConnection, session_id: SessionId, at: datetime) -> bool:
@@ -138,12 +148,16 @@ async def step_started(
 async def step_ended(
     connection: AsyncConnection, session_id: SessionId, step: str, at: datetime, outcome: str
 ) -> None:
-    """Note how a step ended."""
-    await connection.execute(
+    """Note how a step ended, and tell the session's person."""
+    ended = await connection.execute(
         sa.update(session_steps)
         .where(session_steps.c.session_id == session_id, session_steps.c.step == step)
         .values(ended_at=at, outcome=outcome)
     )
+    session = sa.select(*_TOLD).where(auth_sessions.c.session_id == session_id)
+    if ended.rowcount:
+        row = (await connection.execute(session)).one()
+        await _tell(connection, row, step=step, outcome=outcome)
 
 
 async def steps(connection: AsyncConnection, session_id: SessionId) -> list[SessionStep]:
@@ -157,6 +171,11 @@ async def steps(connection: AsyncConnection, session_id: SessionId) -> list[Sess
         SessionStep(SessionId(row.session_id), row.step, row.started_at, row.ended_at, row.outcome)
         for row in await connection.execute(query)
     ]
+
+
+async def _tell(connection: AsyncConnection, row: sa.Row[Any], **more: str) -> None:
+    about = {"provider": row.provider, "status": row.status, "step": row.step, **more}
+    await emit(connection, PersonId(row.user_id), "session", row.session_id, **about)
 
 
 def _session(row: sa.Row[Any]) -> ConnectSession:
