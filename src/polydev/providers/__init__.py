@@ -9,6 +9,7 @@ knows machines, rows or HTTP. What a machine says is hostile: everything is boun
 from polydev.providers.answers import AnswerReader, ChatEvent, cleaned
 from polydev.providers.checks import check_credentials, check_oauth_url, files_for_cli_machine
 from polydev.providers.registry import Chat, Provider, all_providers, provider
+from polydev.providers.telling import end_of_login, same_account, same_login
 
 __all__ = [
     "AnswerReader",
@@ -19,6 +20,9 @@ __all__ = [
     "check_credentials",
     "check_oauth_url",
     "cleaned",
+    "end_of_login",
     "files_for_cli_machine",
     "provider",
+    "same_account",
+    "same_login",
 ]

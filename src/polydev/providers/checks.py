@@ -43,7 +43,7 @@ def check_credentials(provider: Provider, reported: bytes | object) -> bytes:
     if fault is not None:
         raise _bad(provider, f"fail {fault.validator} at {_place(fault.absolute_schema_path)}")
     for pointer in provider.credentials.required:
-        value = _at(reported, pointer)
+        value = at(reported, pointer)
         if not isinstance(value, str) or not value:
             raise _bad(provider, f"have nothing at {pointer}")
     try:
@@ -112,7 +112,8 @@ def _values(document: object) -> Iterator[tuple[int, object]]:
             waiting.extend((depth + 1, inner) for inner in value)
 
 
-def _at(document: object, pointer: str) -> object:
+def at(document: object, pointer: str) -> object:
+    """What a JSON pointer names; None if there is nothing."""
     for name in pointer.removeprefix("/").split("/"):
         if not isinstance(document, dict) or name not in document:
             return None

@@ -33,6 +33,12 @@ class CredentialsFile:
     validator: Draft202012Validator
     required: tuple[str, ...]
     """JSON pointers to text that is not empty."""
+    account: tuple[str, ...]
+    """JSON pointers to what names the account, where it is told."""
+    ends: str | None
+    """JSON pointer to when the login itself ends, in milliseconds since 1970."""
+    logout_argv: tuple[str, ...]
+    """Has the CLI give the login back to its provider; it may need the network, and may fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +112,16 @@ def _read(path: Path) -> Provider:
 def _credentials(data: dict[str, Any]) -> CredentialsFile:
     schema = json.loads((_FOLDER / data["schema"]).read_text("utf-8"))
     Draft202012Validator.check_schema(schema)
+    about = schema["x-polydev"]
     return CredentialsFile(
         path=data["path"],
         mode=data["mode"],
         max_bytes=data["max_bytes"],
         validator=Draft202012Validator(schema),
         required=tuple(data["required"]),
+        account=tuple(about["account"]),
+        ends=about["ends"],
+        logout_argv=tuple(about["logout"]),
     )
 
 
