@@ -83,7 +83,7 @@ async def _serve_until_told(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with _services(settings, on_point) as services:
-        await _serve(make_api(services, settings.listen), listener, stop)
+        await _serve(make_api(services, settings.listen, settings.public_url), listener, stop)
     log.info("ended; machines go on, and so will workflows")
 
 
@@ -97,7 +97,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         async with database.write() as connection:
             key, others = settings.required_encryption_key(), settings.opening_keys()
             vault = await unlock(connection, key, now(), others)
-        access = await open_access(database, settings.controller_dir, settings.admin_token)
+        access = await open_access(database, settings)
         host = await closing.enter_async_context(Host(settings.host_socket))
         earlier = settings.controller_dir / "browser-token-key"
         machines = Machines(database, host, settings, await token_key(database, vault, earlier))

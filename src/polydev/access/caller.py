@@ -27,6 +27,13 @@ class Asked:
     """Whether the request may change something: a cookie alone does not suffice then."""
     source: str
     """The network address that it came from."""
+    origin: str | None = None
+    """The Origin header: which page had a browser send it."""
+    host: str = ""
+    """The Host header."""
+    websocket: bool = False
+    """Whether it opens a WebSocket, to which a page cannot add a header."""
+    user_agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +45,18 @@ class Caller:
     via: str
     """`local` (the administrator's token of this machine), `sign-in`, `token:<id>`, `supabase`."""
     source: str
+    sign_in_id: str | None = None
+    """Which sign-in it is, if it is one."""
 
     @property
     def user_id(self) -> PersonId:
         return self.person.user_id
+
+    @property
+    def token_id(self) -> str | None:
+        """Which API token it is, if it is one."""
+        kind, _, token_id = self.via.partition(":")
+        return token_id if kind == "token" else None
 
     @property
     def bounds(self) -> PersonId | None:

@@ -24,10 +24,25 @@ async def add(connection: AsyncConnection, user_id: PersonId, password_hash: str
 async def replace(
     connection: AsyncConnection, user_id: PersonId, old_hash: str, new_hash: str
 ) -> bool:
-    """Another hash in the old one's place. False: somebody was faster."""
+    """Another password in the old one's place. False: somebody was faster."""
     changed = await connection.execute(
         sa.update(passwords)
         .where(passwords.c.user_id == user_id, passwords.c.hash == old_hash)
         .values(hash=new_hash, changed_at=now())
     )
     return changed.rowcount == 1
+
+
+async def keep(
+    connection: AsyncConnection, user_id: PersonId, kept_hash: str, renewed_hash: str | None
+) -> bool:
+    """The same password, perhaps hashed anew. False: it has been changed meanwhile.
+
+    Until the transaction's end nobody can change it.
+    """
+    held = await connection.execute(
+        sa.update(passwords)
+        .where(passwords.c.user_id == user_id, passwords.c.hash == kept_hash)
+        .values(hash=renewed_hash or kept_hash)
+    )
+    return held.rowcount == 1

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from polydev.access import ADMINISTRATOR, Access, Asked, Caller, kept_key, open_access
+from polydev.access import ADMINISTRATOR, Access, Asked, Caller, open_access
 from polydev.domain import Person, PersonId, Role, Scope, now
 from polydev.errors import BadSettings, NotAllowed, NotSignedIn
-from polydev.store.database import Database, open_database
+from polydev.settings import ControllerSettings
+from polydev.store.database import Database
 
 TOKEN = "a-token-of-the-tests"
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Database]:
-    database = open_database(None, tmp_path)
-    await database.upgrade()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 async def access(store: Database, tmp_path: Path) -> Access:
-    return await open_access(store, tmp_path, SecretStr(TOKEN))
+    return await open_access(store, _settings(tmp_path, TOKEN))
+
+
+def _settings(folder: Path, token: str | None = None) -> ControllerSettings:
+    (folder / "controller").mkdir(exist_ok=True)
+    admin_token = None if token is None else SecretStr(token)
+    return ControllerSettings(state_dir=folder, admin_token=admin_token)
 
 
 def asked(authorization: str | None) -> Asked:
@@ -62,30 +60,22 @@ async def test_nothing_else_is_anybodys(access: Access, header: str | None) -> N
 
 
 def test_the_token_is_not_kept_in_memory_as_it_is(access: Access) -> None:
-    assert TOKEN not in repr(vars(access))
+    assert TOKEN not in repr(vars(access)) + repr(vars(vars(access)["_local"]))
 
 
 async def test_a_token_is_made_once_and_kept(store: Database, tmp_path: Path) -> None:
-    await open_access(store, tmp_path, None)
-    path = tmp_path / "admin-token"
+    await open_access(store, _settings(tmp_path))
+    path = tmp_path / "controller" / "admin-token"
     token = path.read_text().strip()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    again = await open_access(store, tmp_path, None)
+    again = await open_access(store, _settings(tmp_path))
     assert (await again.caller(asked(f"Bearer {token}"))).user_id == ADMINISTRATOR
-    assert {it.name for it in tmp_path.iterdir()} & {"admin-token"} == {"admin-token"}
-    assert not [it for it in tmp_path.iterdir() if it.name.startswith(".")]
+    assert not [it for it in path.parent.iterdir() if it.name.startswith(".")]
 
 
 async def test_a_token_that_is_too_short_is_refused(store: Database, tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match="POLYDEV_ADMIN_TOKEN"):
-        await open_access(store, tmp_path, SecretStr("short"))
-
-
-def test_a_key_is_made_once_and_kept(tmp_path: Path) -> None:
-    first = kept_key(tmp_path / "key")
-    assert len(first) == 32
-    assert kept_key(tmp_path / "key") == first
-    assert kept_key(tmp_path / "other") != first
+        await open_access(store, _settings(tmp_path, "short"))
 
 
 def test_only_an_administrator_acts_for_somebody_else() -> None:

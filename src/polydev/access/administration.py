@@ -1,0 +1,67 @@
+"""What administrators do to people: shut them out, let them in, give them a role."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.access.caller import Caller
+from polydev.access.local import ADMINISTRATOR
+from polydev.domain import Person, PersonId, Role, now
+from polydev.errors import NoSuchPerson, NotAllowed
+from polydev.store import audit, people, sign_ins
+from polydev.store.database import Database
+from polydev.store.keyset import Span
+
+
+class Administration:
+    """Callers are checked to be administrators before."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def people(self, span: Span | None = None) -> list[Person]:
+        """Everybody in the order in which they came, or a span of that."""
+        async with self._database.read() as connection:
+            return await people.every(connection, span)
+
+    async def disable(self, caller: Caller, user_id: PersonId) -> Person:
+        """Shut somebody out: their sign-ins end, and their tokens are refused from now on."""
+        return await self._change(caller, user_id, disable=True)
+
+    async def enable(self, caller: Caller, user_id: PersonId) -> Person:
+        """Let somebody in again; their tokens hold again, too."""
+        return await self._change(caller, user_id, disable=False)
+
+    async def set_role(self, caller: Caller, user_id: PersonId, role: Role) -> Person:
+        """Give somebody a role. Raises NoSuchPerson; NotAllowed for the local administrator."""
+        async with self._database.write() as connection:
+            person = await _other(connection, user_id)
+            await people.set_role(connection, user_id, role)
+            await audit.record(connection, caller.did("person.role", user_id, user_id, role))
+        return replace(person, role=role)
+
+    async def _change(self, caller: Caller, user_id: PersonId, *, disable: bool) -> Person:
+        """Raises NoSuchPerson; NotAllowed for the local administrator."""
+        async with self._database.write() as connection:
+            person = await _other(connection, user_id)
+            if (person.disabled_at is not None) == disable:
+                return person
+            disabled_at = now() if disable else None
+            await people.set_disabled(connection, user_id, disabled_at)
+            if disable:
+                await sign_ins.end_all(connection, user_id)
+            verb = "disable" if disable else "enable"
+            await audit.record(connection, caller.did(f"person.{verb}", user_id, user_id))
+        return replace(person, disabled_at=disabled_at)
+
+
+async def _other(connection: AsyncConnection, user_id: PersonId) -> Person:
+    """The person, who is not the local administrator: there is always one. Raises NoSuchPerson."""
+    if user_id == ADMINISTRATOR:
+        raise NotAllowed("The local administrator stays what they are")
+    person = await people.get(connection, user_id)
+    if person is None:
+        raise NoSuchPerson(f"No person has the id {user_id}")
+    return person

@@ -1,0 +1,48 @@
+"""Where a request came from, when it passed through proxies, and which network that is."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+_IPV6_SITE_BITS = 64
+"""One household or server has that many addresses of its own to ask from."""
+
+
+def source_of(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
+    """The address that asked: `peer`, or whom trusted proxies say they ask for.
+
+    Each proxy appends to X-Forwarded-For whom it heard from, so it is read from its end, and only
+    as far as proxies are trusted: what stands before that, anybody may have written.
+    """
+    hops = [peer, *reversed(",".join(forwarded_for).split(","))]
+    source = peer
+    for hop in hops:
+        address = _address(hop)
+        if address is None:
+            break
+        source = str(address)
+        if not any(address in network for network in trusted):
+            break
+    return source
+
+
+def network_of(source: str) -> str:
+    """What limits count together: an IPv4 address, or an IPv6 network of 64 bits."""
+    address = _address(source)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, _IPV6_SITE_BITS), strict=False))
+    return source if address is None else str(address)
+
+
+def _address(text: str) -> Address | None:
+    try:
+        address = ipaddress.ip_address(text.strip())
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped if isinstance(mapped, IPv4Address) else address

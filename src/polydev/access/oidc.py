@@ -1,0 +1,225 @@
+"""Signing in at an OpenID provider: authorization code with PKCE, state and nonce.
+
+The browser that goes to the provider holds a random secret in a cookie; state, nonce and PKCE
+verifier are derived from it. So whoever comes back must be the browser that went, any controller
+can receive it, and nothing of it is stored. It must not know who is who here: `arrivals.py` does.
+Source: OpenID Connect Core 1.0, sections 3.1.2 and 3.1.3.7; RFC 7636; RFC 9207.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from authlib.integrations.base_client.errors import OAuthError
+from authlib.integrations.httpx_client import AsyncOAuth2Client
+from joserfc.jwt import JWTClaimsRegistry
+
+from polydev.access import opaque
+from polydev.access.issuer_keys import (
+    LEEWAY_S,
+    PUBLIC_ALGORITHMS,
+    Claims,
+    IssuerKeys,
+    claims_of,
+    header_of,
+)
+from polydev.access.outgoing import LIMIT_S, Bounded, asking, fetch_json
+from polydev.errors import IssuerUnreachable, NotSignedIn
+from polydev.settings import ControllerSettings
+from polydev.store.identities import Identity
+
+CALLBACK = "/api/account/oidc/callback"
+ARRIVAL_LIMIT_S = 600
+"""How long somebody may take at the provider."""
+
+_SCOPE = "openid email"
+_DISCOVERY = "/.well-known/openid-configuration"
+_MAX_AGE_S = 3600
+_WHOM = "The OpenID provider"
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """Whom the provider vouches for."""
+
+    identity: Identity
+    verified_email: str | None
+    """Their address, if the provider says that it has verified it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Provider:
+    """What the discovery document says."""
+
+    authorize: str
+    token: str
+    keys: str
+    userinfo: str | None
+    token_auth: tuple[str, ...]
+
+
+class Oidc:
+    """One OpenID provider, and this controller as its client."""
+
+    def __init__(self, issuer: str, settings: ControllerSettings) -> None:
+        secret = settings.oidc_client_secret
+        self.name = settings.oidc_name
+        self._issuer = issuer
+        self._client_id = settings.oidc_client_id or ""
+        self._secret = None if secret is None else secret.get_secret_value()
+        self._redirect_uri = f"{settings.own_url}{CALLBACK}"
+        self._provider: _Provider | None = None
+        self._read_at = -float("inf")
+        self._keys = IssuerKeys(self._keys_url, _WHOM)
+
+    async def departure(self, secret: str) -> str:
+        """Where to send the browser that holds that secret. Raises IssuerUnreachable."""
+        provider = await self._discovered()
+        async with self._client(provider) as client:
+            url, _ = client.create_authorization_url(
+                provider.authorize,
+                state=_derived(secret, "state"),
+                code_verifier=_derived(secret, "verifier"),
+                nonce=_derived(secret, "nonce"),
+            )
+        return str(url)
+
+    async def arrival(self, secret: str, told: dict[str, str]) -> Vouched:
+        """Who comes back, by what the provider had the browser bring along (`told`).
+
+        Raises: NotSignedIn; IssuerUnreachable.
+        """
+        state = told.get("state", "").encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(state, _derived(secret, "state").encode()):
+            raise NotSignedIn("This sign-in did not begin in this browser", hint="Begin again")
+        if told.get("iss", self._issuer) != self._issuer:
+            raise NotSignedIn("Another provider answered this sign-in", hint="Begin again")
+        if "code" not in told:
+            raise NotSignedIn("The provider signed nobody in", hint="Begin again")
+        tokens = await self._tokens(secret, told["code"])
+        claims = await self._identity_claims(tokens.get("id_token"), _derived(secret, "nonce"))
+        subject = str(claims["sub"])
+        if "email" not in claims:
+            claims = await self._user_info(subject, tokens.get("access_token"))
+        email = claims.get("email")
+        verified = claims.get("email_verified") is True and isinstance(email, str)
+        return Vouched(Identity(self._issuer, subject), str(email) if verified else None)
+
+    async def _tokens(self, secret: str, code: str) -> dict[str, Any]:
+        provider = await self._discovered()
+        try:
+            async with asking(_WHOM), self._client(provider) as client:
+                tokens = await client.fetch_token(
+                    provider.token,
+                    grant_type="authorization_code",
+                    code=code,
+                    code_verifier=_derived(secret, "verifier"),
+                )
+        except OAuthError:
+            raise NotSignedIn(
+                "The provider does not know this sign-in, or no longer", hint="Begin again"
+            ) from None
+        return dict(tokens)
+
+    async def _identity_claims(self, text: object, nonce: str) -> Claims:
+        if not isinstance(text, str):
+            raise NotSignedIn("The provider told nobody's name", hint="Begin again")
+        algorithm, key_id = header_of(text)
+        key = None
+        if algorithm in PUBLIC_ALGORITHMS:
+            key = await self._keys.find(algorithm, key_id)
+        if key is None:
+            raise NotSignedIn("The provider's answer is not signed by it", hint="Begin again")
+        expected = JWTClaimsRegistry(
+            leeway=LEEWAY_S,
+            iss={"essential": True, "value": self._issuer},
+            aud={"essential": True, "value": self._client_id},
+            exp={"essential": True},
+            iat={"essential": True},
+            sub={"essential": True},
+            nonce={"essential": True, "value": nonce},
+            azp={"value": self._client_id},
+        )
+        return claims_of(text, key, algorithm, expected)
+
+    async def _user_info(self, subject: str, access_token: object) -> Claims:
+        """More of what the provider says of them, where the token does not say it."""
+        provider = await self._discovered()
+        if provider.userinfo is None or not isinstance(access_token, str):
+            return {}
+        found = await fetch_json(provider.userinfo, _WHOM, access_token)
+        return found if found.get("sub") == subject else {}
+
+    async def _discovered(self) -> _Provider:
+        if self._provider is None or time.monotonic() - self._read_at > _MAX_AGE_S:
+            found = await fetch_json(f"{self._issuer.rstrip('/')}{_DISCOVERY}", _WHOM)
+            self._provider = _provider(found, self._issuer)
+            self._read_at = time.monotonic()
+        return self._provider
+
+    async def _keys_url(self) -> str:
+        return (await self._discovered()).keys
+
+    def _client(self, provider: _Provider) -> AsyncOAuth2Client:
+        how = "none" if self._secret is None else "client_secret_basic"
+        if self._secret is not None and how not in provider.token_auth:
+            how = "client_secret_post"
+        return AsyncOAuth2Client(
+            client_id=self._client_id,
+            client_secret=self._secret,
+            token_endpoint_auth_method=how,
+            scope=_SCOPE,
+            redirect_uri=self._redirect_uri,
+            code_challenge_method="S256",
+            transport=Bounded(),
+            timeout=LIMIT_S,
+        )
+
+
+def departing() -> str:
+    """A fresh secret for a browser that goes to the provider."""
+    return opaque.new_secret()
+
+
+def _derived(secret: str, what: str) -> str:
+    """43 characters that say nothing of the secret, nor of each other."""
+    key = secret.encode("utf-8", "surrogatepass")
+    found = hmac.digest(key, f"polydev oidc {what}".encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(found).decode().rstrip("=")
+
+
+def _provider(found: dict[str, Any], issuer: str) -> _Provider:
+    """Raises IssuerUnreachable if the document is not that issuer's, or sends us elsewhere."""
+    if found.get("issuer") != issuer:
+        raise IssuerUnreachable(
+            "The OpenID provider calls itself by another name than POLYDEV_OIDC_ISSUER",
+            hint="Set it to the provider's own `issuer`, letter by letter",
+        )
+    endpoints = {
+        name: found.get(name)
+        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint")
+    }
+    for name, url in endpoints.items():
+        if url is None and name == "userinfo_endpoint":
+            continue
+        if not isinstance(url, str) or urlsplit(url).scheme not in _schemes(issuer):
+            raise IssuerUnreachable(f"The OpenID provider tells no usable {name}")
+    how = found.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+    return _Provider(
+        authorize=str(endpoints["authorization_endpoint"]),
+        token=str(endpoints["token_endpoint"]),
+        keys=str(endpoints["jwks_uri"]),
+        userinfo=endpoints["userinfo_endpoint"],
+        token_auth=tuple(how) if isinstance(how, list) else (),
+    )
+
+
+def _schemes(issuer: str) -> tuple[str, ...]:
+    """Plain http only where the issuer itself is on this machine (settings see to that)."""
+    return ("https",) if issuer.startswith("https:") else ("https", "http")
