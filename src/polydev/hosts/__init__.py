@@ -1,12 +1,13 @@
 """The controller's typed client of a host agent.
 
-Workflows, chat and commands call `Host`; it speaks the wire of `hostapi.py` over the agent's Unix
-socket and raises the errors of `errors.py`. It must not know databases, people or providers, and
-imports nothing of `hostd`.
+Workflows, chat and commands call `Host`, which `Hosts` has by name; it speaks the wire of
+`hostapi.py` over the agent's Unix socket and raises the errors of `errors.py`. It must not know
+databases, people or providers, and imports nothing of `hostd`.
 """
 
 from polydev.hosts.client import Host, ProgramOutput
 from polydev.hosts.http import MAX_BODY_BYTES, GuestTransport
+from polydev.hosts.registry import Hosts
 from polydev.hosts.streams import GuestProcess, GuestStream
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "GuestStream",
     "GuestTransport",
     "Host",
+    "Hosts",
     "ProgramOutput",
 ]

@@ -21,6 +21,7 @@ from websockets.asyncio.client import ClientConnection, unix_connect
 
 from polydev.errors import ChannelLost, Failed, HostUnreachable, PolydevError
 from polydev.hostapi import (
+    Diagnosis,
     ExecRequest,
     Health,
     Inventory,
@@ -73,6 +74,11 @@ class Host:
             timeout=_ANSWER_LIMIT_S,
             trust_env=False,
         )
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent listens."""
+        return self._socket
 
     async def __aenter__(self) -> Self:
         return self
@@ -149,6 +155,10 @@ class Host:
     async def inventory(self) -> Inventory:
         """What exists on the host, by looking."""
         return _parsed(Inventory, await self._get("/inventory"))
+
+    async def diagnosis(self) -> Diagnosis:
+        """What is well on the host, and what to do about what is not."""
+        return _parsed(Diagnosis, await self._get("/diagnosis"))
 
     @asynccontextmanager
     async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[GuestProcess]:

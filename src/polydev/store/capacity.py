@@ -37,13 +37,13 @@ async def taken(connection: AsyncConnection) -> dict[HostId, tuple[int, int, int
             vms.c.host_id,
             _sum(vms.c.memory_mib).label("memory_mib"),
             _sum(vms.c.vcpus).label("vcpus"),
-            sa.func.count().label("count"),
+            sa.func.count().label("machines"),
         )
         .where(_ALIVE, vms.c.host_id.is_not(None))
         .group_by(vms.c.host_id)
     )
     return {
-        HostId(row.host_id): (int(row.memory_mib), int(row.vcpus), int(row.count))
+        HostId(row.host_id): (int(row.memory_mib), int(row.vcpus), int(row.machines))
         for row in await connection.execute(query)
     }
 
@@ -51,9 +51,11 @@ async def taken(connection: AsyncConnection) -> dict[HostId, tuple[int, int, int
 async def running_by_person(connection: AsyncConnection) -> dict[PersonId, int]:
     """How many machines that hold memory each person has; none: not named."""
     query = (
-        sa.select(vms.c.user_id, sa.func.count().label("count")).where(_HOLDS).group_by("user_id")
+        sa.select(vms.c.user_id, sa.func.count().label("machines"))
+        .where(_HOLDS)
+        .group_by("user_id")
     )
-    return {PersonId(row.user_id): int(row.count) for row in await connection.execute(query)}
+    return {PersonId(row.user_id): int(row.machines) for row in await connection.execute(query)}
 
 
 @dataclass(frozen=True, slots=True)
