@@ -100,7 +100,17 @@ class SharedChanges(Changes):
             raise
 
     async def _connect(self) -> Connection:
-        return await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
+        opening = asyncio.create_task(
+            psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # One that is given up half way keeps a place on the server for a minute, and others
+            # waiting: DROP DATABASE, for one.
+            with contextlib.suppress(psycopg.Error):
+                await (await opening).close()
+            raise
 
 
 def first_line(error: BaseException) -> str:
