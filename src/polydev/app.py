@@ -35,6 +35,7 @@ from polydev.settings import ControllerSettings, read
 from polydev.store.database import open_database, sqlite_folder
 from polydev.vault import unlock
 from polydev.workflows.connect import Connect
+from polydev.workflows.custody import Custody
 from polydev.workflows.engine import Engine
 from polydev.workflows.journal import journal_of
 from polydev.workflows.leases import Lease, at_work
@@ -109,14 +110,16 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         requests = MachineRequests(machines, engine, on_point)
         connect = Connect(database, vault, machines, engine, on_point)
         rotation = Rotation(database, vault, engine, on_point)
+        custody = Custody(database, vault, machines, engine, on_point)
         requests.register()
         connect.register()
         rotation.register()
+        custody.register()
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         reconciling = asyncio.create_task(Reconciler(database, engine, machines).run())
         closing.push_async_callback(_ended, reconciling)
         chats = Chats(database, host)
-        yield Services(database, access, host, connect, requests, chats, rotation)
+        yield Services(database, access, host, connect, requests, chats, rotation, custody)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

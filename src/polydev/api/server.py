@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from polydev import __version__
-from polydev.api import auth, chat, general, keys, machines, openapi, problems
+from polydev.api import auth, chat, credentials, general, keys, machines, openapi, problems
 from polydev.api.guard import Guard
 from polydev.api.services import Services
 
@@ -28,7 +28,7 @@ def routes_of(services: Services | None) -> FastAPI:
     )
     api.state.services = services
     problems.install(api)
-    for part in (general, auth, machines, chat, keys):
+    for part in (general, auth, machines, chat, keys, credentials):
         api.include_router(part.router)
     openapi.describe(api)
     return api

@@ -19,6 +19,7 @@ from polydev.hosts import Host
 from polydev.store import people
 from polydev.store.database import Database
 from polydev.workflows.connect import Connect
+from polydev.workflows.custody import Custody
 from polydev.workflows.machine_requests import MachineRequests
 from polydev.workflows.rotation import Rotation
 
@@ -48,6 +49,7 @@ class Services:
     machines: MachineRequests
     chats: Chats
     rotation: Rotation
+    custody: Custody
 
 
 def services_of(connection: HTTPConnection) -> Services:

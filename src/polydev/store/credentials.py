@@ -24,6 +24,7 @@ from polydev.domain import (
 )
 from polydev.errors import NoSuchCredential
 from polydev.store.events import emit
+from polydev.store.keyset import Span, page
 from polydev.store.tables import credentials
 
 _SEALED = [credentials.c[name] for name in SealedCredential.__dataclass_fields__]
@@ -86,14 +87,14 @@ async def forget_others(connection: AsyncConnection, keep: CredentialId) -> None
 # -- what a person is told of theirs -------------------------------------------------------------
 
 
-async def of_person(connection: AsyncConnection, user_id: PersonId) -> list[Credential]:
+async def of_person(
+    connection: AsyncConnection, user_id: PersonId, span: Span | None = None
+) -> list[Credential]:
     """A person's credentials, the newest first, those that are being revoked among them."""
-    query = (
-        sa.select(*_TOLD)
-        .where(credentials.c.user_id == user_id)
-        .order_by(credentials.c.created_at.desc(), credentials.c.credential_id)
-    )
-    return [_told(row) for row in await connection.execute(query)]
+    query = sa.select(*_TOLD).where(credentials.c.user_id == user_id)
+    order = (credentials.c.created_at, credentials.c.credential_id)
+    listed = page(query, order, span, newest_first=True)
+    return [_told(row) for row in await connection.execute(listed)]
 
 
 async def told(

@@ -36,7 +36,7 @@ from polydev.errors import (
     MachineBusy,
     SessionEnded,
 )
-from polydev.providers import check_credentials, provider
+from polydev.providers import check_credentials, end_of_login, provider
 from polydev.store import audit, credentials, sessions
 from polydev.store.database import Database
 from polydev.vault import Binding, Vault
@@ -180,7 +180,7 @@ class Connect:
         binding = Binding(credential_id_for(session.session_id), session.user_id, about.id)
         sealed = await self.vault.seal(plaintext, binding, now())
         async with self.database.write() as connection:
-            await credentials.put(connection, sealed)
+            await credentials.put(connection, sealed, end_of_login(about, plaintext))
 
     async def _forget(self, subject: str) -> None:
         async with self.database.write() as connection:

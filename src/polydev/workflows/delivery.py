@@ -1,8 +1,9 @@
 """Delivering a sealed credential: from the vault into the CLI machine, and asking the CLI.
 
-Used by the connect workflow. The plaintext lives in this process only, between the vault and the
-host agent's socket. What the CLI kept before is set aside inside the machine itself, so that a
-delivery that fails puts it back as it was, rotated tokens included.
+Used by the connect workflow, and by `custody.py`, which looks after credentials later. The
+plaintext lives in this process only, between the vault and the host agent's socket. What the CLI
+kept before is set aside inside the machine itself, so that a delivery that fails puts it back as
+it was, rotated tokens included.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import logging
 import uuid
 from dataclasses import dataclass
 
-from polydev.domain import CredentialId, GuestFile, VmId
+from polydev.domain import CredentialId, GuestFile, VmId, now
 from polydev.errors import (
     CredentialsNotAccepted,
     MachineBusy,
     NoSuchFile,
     NoSuchMachine,
     NotConnected,
+    PolydevError,
 )
 from polydev.hostapi import RemoveFiles, WireFile, WriteFiles
 from polydev.hosts import Host
@@ -31,6 +33,7 @@ log = logging.getLogger("polydev.workflows")
 _TRIES = 3
 _PROGRAM_S = 30.0
 _WRITE_S = 30.0
+_LOGOUT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class Delivery:
         for attempt in range(1, _TRIES + 1):
             await self._write(vm_id, *files)
             if await self.is_logged_in(provider, vm_id):
+                async with self.database.write() as connection:
+                    await credentials.delivered(connection, credential, vm_id, now())
                 return
             log.warning("%s in %s is not logged in (try %d)", provider.name, vm_id, attempt)
         raise CredentialsNotAccepted(
@@ -69,6 +74,32 @@ class Delivery:
             vm_id, provider.status_argv, env=provider.environment, timeout_s=_PROGRAM_S
         )
         return output.exit_code == 0
+
+    async def kept_in(self, provider: Provider, vm_id: VmId) -> bytes | None:
+        """What the CLI keeps in that machine now: a machine's word, not checked yet."""
+        return await self._read(vm_id, provider.credentials.path)
+
+    async def withdraw(self, provider: Provider, vm_id: VmId, *, running: bool) -> None:
+        """Rid a machine of a provider's credentials; done also when there are none.
+
+        In one that runs the CLI is first asked to give the login back to its provider. That needs
+        the network and is the guest's to do, so it may fail and has little time.
+        """
+        if running:
+            try:
+                ended = await self.host.run_program(
+                    vm_id,
+                    provider.credentials.logout_argv,
+                    env=provider.environment,
+                    timeout_s=_LOGOUT_S,
+                )
+                log.info("%s in %s gave its login back: %d", provider.id, vm_id, ended.exit_code)
+            except PolydevError as error:
+                log.info("%s in %s did not give its login back: %s", provider.id, vm_id, error.code)
+        try:
+            await self._remove(vm_id, provider.credentials.path, _aside(provider))
+        except NoSuchMachine:
+            log.info("%s is not there to remove credentials from", vm_id)
 
     async def settle(self, provider: Provider, vm_id: VmId) -> None:
         """The delivery stands: what was set aside is not needed any more."""
