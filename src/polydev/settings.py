@@ -196,6 +196,22 @@ class ControllerSettings(CommonSettings):
     )
     """For projects that sign with a shared secret; others' public keys are fetched."""
 
+    metrics_token: SecretStr | None = Field(None, min_length=16)
+    """Opens `/metrics` and nothing else; administrators' tokens open it too."""
+    otlp_endpoint: str | None = Field(None, pattern=r"^https?://[^?#@\s]+$")
+    """Where traces are sent (OTLP over HTTP), such as `http://127.0.0.1:4318/v1/traces`; None:
+    nowhere."""
+    otlp_headers: SecretStr | None = None
+    """What the collector wants to be told, as `name=value`, separated by commas."""
+    trace_ratio: float = Field(1, ge=0, le=1)
+    """Which part of all traces is sent."""
+    audit_days: int = Field(365, ge=30)
+    """For how long the audit log is kept."""
+    event_days: int = Field(7, ge=1)
+    """For how long events are kept for those who come back."""
+    events_each: int = Field(10_000, ge=100)
+    """How many events of each person are kept."""
+
     hosts: Annotated[tuple[tuple[HostId, Path], ...], NoDecode] = ()
     """VM hosts, as `name=/path/of/its/hostd.sock` separated by spaces or commas; none: `local`,
     the host agent beside this controller."""
