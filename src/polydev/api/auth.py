@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from polydev.api import streams
-from polydev.api.answers import answers, of_type
+from polydev.api.answers import answers, listing, of_type
 from polydev.api.ids import SessionIdInPath
+from polydev.api.pages import Paged
 from polydev.api.repeats import Repeatable
 from polydev.api.schemas import (
     Accepted,
@@ -18,6 +20,7 @@ from polydev.api.schemas import (
     LoginCompleted,
     LoginStarted,
     Paste,
+    SessionSummary,
     SessionView,
     StartLogin,
 )
@@ -74,6 +77,19 @@ async def start_session(asked: StartLogin, caller: Connecting, services: Reach) 
     person = await whom(services, caller, asked.userId)
     session = await services.connect.start(caller, person, asked.provider)
     return LoginStarted(sessionId=session.session_id, status=session.status)
+
+
+@router.get("/auth/sessions", responses=answers() | listing())
+async def list_sessions(
+    caller: Reading, services: Reach, paged: Paged, live: bool = False
+) -> list[SessionSummary]:
+    """The person's sessions, the newest first; with `live`, those that go on."""
+    span = paged.span(datetime, str)
+    async with services.database.read(caller.user_id) as connection:
+        rows = await sessions.every(connection, span, user_id=caller.user_id, live=live)
+    return [
+        SessionSummary.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.session_id))
+    ]
 
 
 @router.get(_SESSION, responses=answers(NoSuchSession))

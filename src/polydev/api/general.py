@@ -6,10 +6,11 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
 from polydev import __version__
+from polydev.api.answers import answers, of_type, open_answers
 from polydev.api.schemas import CheckView, DoctorView, HealthView, ProviderView
-from polydev.api.services import Reach, Reading, Services
+from polydev.api.services import Administering, Reach, Reading, Services
 from polydev.domain import MachineState
-from polydev.errors import PolydevError
+from polydev.errors import Failed, HostUnreachable, PolydevError
 from polydev.providers import all_providers
 from polydev.store import machines
 
@@ -19,32 +20,32 @@ _GREETING = """\
 Polydev {version}: a private microVM per person for AI coding CLIs, and a way to log them in there.
 
 This is the controller. The command `polydev` speaks to it; its API is described at /openapi.json,
-and needs the administrator's token: Authorization: Bearer <token>.
+and needs a token: Authorization: Bearer <token>.
 """
 
 
-@router.get("/", response_class=PlainTextResponse)
-async def greeting() -> str:
+@router.get("/", response_class=PlainTextResponse, responses=open_answers() | of_type("text/plain"))
+async def get_greeting() -> str:
     """What this is."""
     return _GREETING.format(version=__version__)
 
 
-@router.get("/health")
-async def health(services: Reach) -> HealthView:
+@router.get("/health", responses=open_answers())
+async def get_health(services: Reach) -> HealthView:
     """That the controller lives, and whether it reaches what it needs."""
     checks = {"store": await _reads(services), "host": await _host_problem(services) is None}
     status = "ok" if all(checks.values()) else "degraded"
     return HealthView(status=status, version=__version__, checks=checks)
 
 
-@router.get("/api/providers")
-async def providers(caller: Reading) -> list[ProviderView]:
+@router.get("/api/providers", responses=answers())
+async def list_providers(caller: Reading) -> list[ProviderView]:
     """The CLIs that can be connected."""
     return [ProviderView(id=it.id, name=it.name, accepts=it.accepts) for it in all_providers()]
 
 
-@router.get("/api/doctor")
-async def doctor(caller: Reading, services: Reach) -> DoctorView:
+@router.get("/api/doctor", responses=answers(HostUnreachable, Failed))
+async def examine(caller: Administering, services: Reach) -> DoctorView:
     """What is well, and what to do about what is not."""
     checks = [
         CheckView(name="controller", ok=True, message=f"Version {__version__} answers"),

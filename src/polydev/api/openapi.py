@@ -7,6 +7,8 @@ clients have methods like `listMachines`.
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any
 
 from fastapi import FastAPI
@@ -80,3 +82,15 @@ def _document(api: FastAPI) -> dict[str, Any]:
                     if "signIn" in way:
                         way["csrf"] = []
     return found
+
+
+def main() -> None:
+    """Print the document."""
+    from polydev.api.server import routes_of
+
+    json.dump(routes_of(None).openapi(), sys.stdout, indent=2)
+    print()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,19 +7,36 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from polydev.api.ids import IdText, Words
+from polydev.chat import MAX_PROMPT_CHARACTERS
 from polydev.domain import (
     ConnectSession,
+    HostState,
     Machine,
     MachineKind,
     MachineState,
     SessionStatus,
     SessionStep,
+    VmHost,
 )
-from polydev.providers import provider
+from polydev.providers import all_providers, provider
+
+_VM_ID = "vm-5e3c5f0a-2f7b-4f0e-9c3d-6a1b2c3d4e5f"
+_SESSION_ID = "0b1f6a52-8d1e-4f6d-9a55-3c1d0e7f2b11"
+_FOR_WHOM = Field(None, description="For whom, if an administrator asks; else oneself")
+
+ProviderId = Annotated[
+    str,
+    Field(
+        max_length=64,
+        description="A CLI, as `/api/providers` lists them",
+        json_schema_extra={"enum": [it.id for it in all_providers()]},
+    ),
+]
 
 
 class _Schema(BaseModel):
@@ -31,17 +48,17 @@ class _Question(_Schema):
 
 
 class StartLogin(_Question):
-    provider: str = Field(max_length=64)
-    userId: str | None = Field(None, max_length=128)
+    provider: ProviderId
+    userId: IdText | None = _FOR_WHOM
 
 
 class CreateMachine(_Question):
     vmType: MachineKind
-    userId: str | None = Field(None, max_length=128)
+    userId: IdText | None = _FOR_WHOM
 
 
 class DestroyMachine(_Question):
-    vmId: str = Field(max_length=64)
+    vmId: IdText = Field(examples=[_VM_ID])
 
 
 class Paste(_Question):
@@ -58,18 +75,18 @@ class Paste(_Question):
 
 
 class ChatTurn(_Question):
-    provider: str = Field(max_length=64)
-    text: str = Field(max_length=64 * 1024)
+    provider: ProviderId
+    text: str = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, examples=["What is here?"])
 
 
 class LoginStarted(_Schema):
-    sessionId: str
+    sessionId: str = Field(examples=[_SESSION_ID])
     status: SessionStatus
 
 
 class CliMachine(_Schema):
-    vmId: str
-    ipAddress: str | None
+    vmId: str = Field(examples=[_VM_ID])
+    ipAddress: str | None = Field(examples=["192.168.100.5"])
 
 
 class ActiveCli(CliMachine):
@@ -78,22 +95,22 @@ class ActiveCli(CliMachine):
 
 
 class LoginCompleted(_Schema):
-    success: bool
-    sessionId: str
+    success: bool = Field(examples=[True])
+    sessionId: str = Field(examples=[_SESSION_ID])
     cliVM: CliMachine
 
 
 class ErrorView(_Schema):
-    code: str
-    message: str
+    code: str = Field(examples=["login-expired"])
+    message: str = Field(examples=["Nobody logged in within the time allowed"])
 
 
 class StepView(_Schema):
-    step: str
+    step: str = Field(examples=["wait-for-person"])
     startedAt: datetime
     endedAt: datetime | None
     seconds: float | None
-    outcome: str | None
+    outcome: str | None = Field(examples=["done"])
 
     @classmethod
     def of(cls, step: SessionStep) -> StepView:
@@ -108,8 +125,9 @@ class StepView(_Schema):
 
 
 class _Versioned(_Schema):
-    version: str = ""
-    """Changes whenever anything else here does."""
+    version: str = Field(
+        default="", description="Changes whenever anything else here does", examples=["9f2c1d0b7a6e5f43"]
+    )
 
     def with_version(self) -> Self:
         digest = hashlib.sha256(self.model_dump_json(exclude={"version"}).encode())
@@ -117,14 +135,21 @@ class _Versioned(_Schema):
 
 
 class SessionView(_Versioned):
-    sessionId: str
-    provider: str
+    """A connect session. What it names is the CLI machine, never the browser machine."""
+
+    sessionId: str = Field(examples=[_SESSION_ID])
+    provider: str = Field(examples=["codex"])
     status: SessionStatus
-    step: str | None
+    step: str | None = Field(examples=["wait-for-person"])
     steps: list[StepView]
-    oauthUrl: str | None
-    ownBrowserUrl: str | None
-    accepts: str
+    oauthUrl: str | None = Field(
+        description="Where the login is, in the live view's browser",
+        examples=["https://auth.example/oauth/authorize?client_id=cli"],
+    )
+    ownBrowserUrl: str | None = Field(
+        description="Where it can be done in one's own browser, pasting what comes of it"
+    )
+    accepts: str = Field(description="What may be pasted", examples=["callback-url"])
     cliVM: CliMachine | None
     error: ErrorView | None
     createdAt: datetime
@@ -152,15 +177,47 @@ class SessionView(_Versioned):
         ).with_version()
 
 
+class SessionSummary(_Schema):
+    """A connect session in a listing: without what leads into its login."""
+
+    sessionId: str = Field(examples=[_SESSION_ID])
+    userId: str
+    provider: str = Field(examples=["codex"])
+    status: SessionStatus
+    step: str | None = Field(examples=["wait-for-person"])
+    cliVmId: str | None = Field(examples=[_VM_ID])
+    error: ErrorView | None
+    createdAt: datetime
+    expiresAt: datetime
+    endedAt: datetime | None
+
+    @classmethod
+    def of(cls, session: ConnectSession) -> SessionSummary:
+        return cls(
+            sessionId=session.session_id,
+            userId=session.user_id,
+            provider=session.provider,
+            status=session.status,
+            step=session.step,
+            cliVmId=session.cli_vm_id,
+            error=_error(session.error_code, session.error),
+            createdAt=session.created_at,
+            expiresAt=session.expires_at,
+            endedAt=session.ended_at,
+        )
+
+
 class MachineView(_Versioned):
-    vm_id: str
+    """A machine."""
+
+    vm_id: str = Field(examples=[_VM_ID])
     vm_type: MachineKind
-    ip_address: str | None
+    ip_address: str | None = Field(examples=["192.168.100.5"])
     status: MachineState
     created_at: datetime
-    memory_mib: int
-    vcpus: int
-    disk_mib: int
+    memory_mib: int = Field(examples=[1024])
+    vcpus: int = Field(examples=[1])
+    disk_mib: int = Field(examples=[4096])
     error: ErrorView | None
 
     @classmethod
@@ -178,18 +235,75 @@ class MachineView(_Versioned):
         ).with_version()
 
 
+class PlacedMachine(MachineView):
+    """A machine as administrators see it: whose it is, and where."""
+
+    user_id: str
+    host_id: str | None = Field(examples=["local"])
+    session_id: str | None = Field(description="The connect session that made it")
+
+    @classmethod
+    def of(cls, machine: Machine) -> PlacedMachine:
+        return cls(
+            **dict(MachineView.of(machine)),
+            user_id=machine.user_id,
+            host_id=machine.host_id,
+            session_id=machine.session_id,
+        )
+
+
+class HostView(_Schema):
+    """A VM host."""
+
+    hostId: str = Field(examples=["local"])
+    state: HostState
+    memoryMib: int = Field(description="What its machines may have together", examples=[16384])
+    vcpus: int = Field(examples=[16])
+    memoryTakenMib: int = Field(description="What its machines have", examples=[1024])
+    vcpusTaken: int = Field(examples=[1])
+    machines: int = Field(examples=[1])
+    driver: str = Field(examples=["qemu"])
+    accelerator: str = Field(examples=["kvm"])
+    version: str
+    seenAt: datetime | None = Field(description="When it last answered; null: never")
+
+    @classmethod
+    def of(cls, host: VmHost, taken: tuple[int, int, int]) -> HostView:
+        """`taken`: memory in MiB, virtual processors and machines."""
+        memory_mib, vcpus, machines = taken
+        return cls(
+            hostId=host.host_id,
+            state=host.state,
+            memoryMib=host.memory_mib,
+            vcpus=host.vcpus,
+            memoryTakenMib=memory_mib,
+            vcpusTaken=vcpus,
+            machines=machines,
+            driver=host.driver,
+            accelerator=host.accelerator,
+            version=host.version,
+            seenAt=host.seen_at,
+        )
+
+
+class Reason(_Question):
+    """Why an administrator does it; kept in the audit log."""
+
+    reason: Words = Field(min_length=1, examples=["It mines coins"])
+
+
 class Accepted(_Schema):
     accepted: bool = True
 
 
 class ProviderView(_Schema):
-    id: str
-    name: str
-    accepts: str
+    id: str = Field(examples=["codex"])
+    name: str = Field(examples=["Codex"])
+    accepts: str = Field(description="What a person may paste in a login")
 
 
 class HealthView(_Schema):
-    status: str
+    status: str = Field(description="`ok`, or `degraded` if a check fails")
     version: str
     checks: dict[str, bool]
 

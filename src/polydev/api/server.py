@@ -6,9 +6,22 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from polydev import __version__
-from polydev.api import auth, chat, credentials, general, keys, machines, openapi, problems
+from polydev.api import (
+    admin,
+    auth,
+    chat,
+    credentials,
+    general,
+    keys,
+    machines,
+    openapi,
+    people,
+    problems,
+)
 from polydev.api.guard import Guard
 from polydev.api.services import Services
+
+_ACCOUNTS = (account, account_tokens, account_oidc, people)
 
 
 def make_api(services: Services, listen: str, public_url: str | None = None) -> ASGIApp:
@@ -28,7 +41,8 @@ def routes_of(services: Services | None) -> FastAPI:
     )
     api.state.services = services
     problems.install(api)
-    for part in (general, auth, machines, chat, keys, credentials):
+    for part in (general, auth, machines, chat, admin, keys, credentials):
         api.include_router(part.router)
+    api.include_router(auth.plain)
     openapi.describe(api)
     return api

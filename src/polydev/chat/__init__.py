@@ -4,6 +4,6 @@
 It must not know DBOS or HTTP; what the CLI prints is hostile, and `providers` reads it.
 """
 
-from polydev.chat.turn import Chats, Turn, TurnEvent
+from polydev.chat.turn import MAX_PROMPT_CHARACTERS, Chats, Turn, TurnEvent
 
-__all__ = ["Chats", "Turn", "TurnEvent"]
+__all__ = ["MAX_PROMPT_CHARACTERS", "Chats", "Turn", "TurnEvent"]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from polydev import __version__
-from polydev.cli import chat, connect, demo, doctor, down, image, machine, options, up
+from polydev.cli import chat, connect, demo, doctor, down, image, machine, openapi, options, up
 from polydev.cli.terminal import printable
 from polydev.errors import PolydevError
 
@@ -45,6 +45,7 @@ app.command(name="chat")(chat.chat)
 app.add_typer(machine.app, name="machine")
 app.add_typer(image.app, name="image")
 app.command(name="doctor")(doctor.doctor)
+app.command(name="openapi")(openapi.openapi)
 app.command(name="demo")(demo.demo)
 
 

@@ -22,7 +22,9 @@ from polydev.domain import (
     VmId,
 )
 from polydev.errors import NoSuchSession
+from polydev.store import keyset
 from polydev.store.events import emit
+from polydev.store.keyset import Span
 from polydev.store.tables import auth_sessions, session_steps
 
 _LIVE = auth_sessions.c.ended_at.is_(None)
@@ -75,6 +77,20 @@ async def live(connection: AsyncConnection) -> list[ConnectSession]:
     """Everybody's live sessions, the oldest first."""
     query = sa.select(auth_sessions).where(_LIVE).order_by(auth_sessions.c.created_at)
     return [_session(row) for row in await connection.execute(query)]
+
+
+async def every(
+    connection: AsyncConnection, span: Span, *, user_id: PersonId | None = None, live: bool = False
+) -> list[ConnectSession]:
+    """A span of sessions, the newest first: everybody's or one person's; all or the live ones."""
+    query = sa.select(auth_sessions)
+    if user_id is not None:
+        query = query.where(auth_sessions.c.user_id == user_id)
+    if live:
+        query = query.where(_LIVE)
+    order = (auth_sessions.c.created_at, auth_sessions.c.session_id)
+    rows = await connection.execute(keyset.page(query, order, span, newest_first=True))
+    return [_session(row) for row in rows]
 
 
 async def uses_of(connection: AsyncConnection, vm_id: VmId) -> list[SessionId]:
