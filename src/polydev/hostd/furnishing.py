@@ -23,7 +23,9 @@ from polydev.hostd.images import ImageStore
 from polydev.hostd.keys import make_keys
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles
+from polydev.hostd.site import Channel as SiteChannel
 from polydev.hostd.vmm.simulated import ROOT as SIMULATED_ROOT
+from polydev.hostd.vmm.simulated import SimulatedVmm
 from polydev.hostd.vmm.vmm import RunningVmm
 from polydev.settings import Egress, HostSettings
 
@@ -63,7 +65,7 @@ class _Configured:
         )
         await write_config_drive(folder.config_drive, config, uid=record.uid)
 
-    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> Channel:
+    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> SiteChannel:
         """The channel of a machine; it connects when it is first used."""
         keys = await make_keys(folder.keys)
         return Channel(vmm.open_channel, keys.host_public, keys.client_private.decode())
@@ -123,6 +125,10 @@ class SimulatedFurnishing(_Configured):
 
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         folder.disk.touch(mode=0o600)
+
+    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> SiteChannel:
+        direct = vmm.direct_channel() if isinstance(vmm, SimulatedVmm) else None
+        return direct or await super().channel(folder, vmm)
 
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
         for file in files:

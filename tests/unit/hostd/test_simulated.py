@@ -18,6 +18,7 @@ from polydev.hostd.channel import Channel, ChannelLimits
 from polydev.hostd.config_drive import MachineConfig, write_config_drive
 from polydev.hostd.keys import make_keys
 from polydev.hostd.vmm.simulated import LoginEnd, SimulatedDriver, Simulation
+from polydev.hostd.vmm.simulated.direct import DirectChannel
 from polydev.hostd.vmm.simulated.machine import SimulatedVmm
 from polydev.hostd.vmm.vmm import LaunchSpec
 
@@ -92,7 +93,9 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
         await vmm.kill()
 
 
-async def http(channel: Channel, method: str, path: str, body: object = None) -> tuple[int, Any]:
+async def http(
+    channel: Channel | DirectChannel, method: str, path: str, body: object = None
+) -> tuple[int, Any]:
     """One request to the browser service through the channel."""
     content = b"" if body is None else json.dumps(body).encode()
     head = (

@@ -5,6 +5,7 @@ but for one promise: its machines live inside the host agent and end with it.
 """
 
 from polydev.hostd.vmm.simulated.driver import ROOT, SimulatedDriver
+from polydev.hostd.vmm.simulated.machine import SimulatedVmm
 from polydev.hostd.vmm.simulated.simulation import LoginEnd, Simulation
 
-__all__ = ["ROOT", "LoginEnd", "SimulatedDriver", "Simulation"]
+__all__ = ["ROOT", "LoginEnd", "SimulatedDriver", "SimulatedVmm", "Simulation"]

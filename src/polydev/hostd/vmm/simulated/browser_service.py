@@ -20,6 +20,8 @@ from aiohttp import web
 from polydev.hostd.vmm.simulated.credentials import LOGINS, SimulatedLogin
 from polydev.hostd.vmm.simulated.simulation import LoginEnd, Simulation
 
+SERVICE_PORT = 8080
+
 _LONGEST_WAIT_S = 55.0
 _BODY_BYTES = 64 * 1024
 _ENDS = frozenset({"ready", "failed"})

@@ -17,13 +17,13 @@ from pathlib import Path
 import asyncssh
 
 from polydev.errors import ChannelLost, VmmFailed
-from polydev.hostd.vmm.simulated.browser_service import BrowserService
+from polydev.hostd.vmm.simulated.browser_service import SERVICE_PORT, BrowserService
 from polydev.hostd.vmm.simulated.config import GuestConfig
+from polydev.hostd.vmm.simulated.direct import DirectChannel
 from polydev.hostd.vmm.simulated.programs import Programs
 from polydev.hostd.vmm.simulated.simulation import Simulation
 from polydev.hostd.vmm.vmm import ExitReport, LaunchSpec
 
-_SERVICE_PORT = 8080
 _CHUNK = 64 * 1024
 _BOOT_LINES = ("POLYDEV-BOOT simulated",)
 
@@ -45,7 +45,7 @@ class SimulatedVmm:
         self._tasks: set[asyncio.Task[None]] = set()
         self._programs = Programs(root, simulation, power_off=self._end)
         self._service = BrowserService(config.token, simulation) if config.token else None
-        self._options = self._server_options(config)
+        self._config = config
         self._ready = asyncio.create_task(self._boot())
 
     @property
@@ -67,6 +67,12 @@ class SimulatedVmm:
         theirs.setblocking(False)
         self._start(self._serve(theirs))
         return ours
+
+    def direct_channel(self) -> DirectChannel | None:
+        """A channel without SSH, if the simulation is to have that."""
+        if self._simulation.channel != "direct":
+            return None
+        return DirectChannel(self._root, self._programs, self._service, self._ended)
 
     async def request_shutdown(self) -> None:
         self._end()
@@ -97,7 +103,8 @@ class SimulatedVmm:
 
     async def _serve(self, sock: socket.socket) -> None:
         with contextlib.suppress(asyncssh.Error, OSError, TimeoutError):
-            connection = await asyncssh.run_server(sock, options=self._options)
+            options = self._server_options(self._config)
+            connection = await asyncssh.run_server(sock, options=options)
             self._connections.add(connection)
             try:
                 await connection.wait_closed()
@@ -119,7 +126,7 @@ class SimulatedVmm:
 
     def _connect_to(self, host: str, port: int) -> Handler:
         service = self._service
-        if service is None or host != "127.0.0.1" or port != _SERVICE_PORT:
+        if service is None or host != "127.0.0.1" or port != SERVICE_PORT:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "Connection refused")
 
         async def carry(

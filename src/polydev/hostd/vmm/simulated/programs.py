@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import asyncssh
 
@@ -27,7 +28,31 @@ _PROMPT_BYTES = 1024 * 1024
 _NOT_FOUND = 127
 _SIGNALLED = 128
 
-ServerProcess = asyncssh.SSHServerProcess[bytes]
+
+class Sink(Protocol):
+    """Where a program prints."""
+
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+
+
+class Source(Protocol):
+    """What a program reads."""
+
+    async def read(self, n: int = -1) -> bytes: ...
+
+
+class ServerProcess(Protocol):
+    """What a program sees of itself: asyncssh's SSHServerProcess, or direct.py's."""
+
+    @property
+    def stdin(self) -> Source: ...
+    @property
+    def stdout(self) -> Sink: ...
+    @property
+    def stderr(self) -> Sink: ...
+    def exit(self, status: int) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +92,12 @@ class Programs:
         self._power_off = power_off
         self._running: dict[str, tuple[ServerProcess, asyncio.Task[int]]] = {}
 
-    async def run(self, process: ServerProcess) -> None:
-        """Serve one SSH session: run its program, or say that there is none of that name."""
-        command = parsed(process.command or "")
+    async def run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        """Serve one SSH session."""
+        await self.serve(parsed(process.command or ""), process)
+
+    async def serve(self, command: Command, process: ServerProcess) -> None:
+        """Run a program, or say that there is none of that name."""
         work = asyncio.ensure_future(self._program(command)(process))
         name = command.env.get(RUN, "")
         self._running[name] = (process, work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 class LoginEnd(StrEnum):
@@ -26,3 +27,5 @@ class Simulation:
     login_end: LoginEnd = LoginEnd.CREDENTIALS
     answer_s: float = 0
     """How long a CLI takes for a chat turn."""
+    channel: Literal["ssh", "direct"] = "ssh"
+    """`direct` leaves SSH out: for load runs, which are not about what both ends of it cost."""
