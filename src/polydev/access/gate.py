@@ -58,6 +58,11 @@ class Access:
         if settings.supabase_url is not None:
             self._supabase = Supabase(database, settings.supabase_url, settings)
 
+    @property
+    def takes_supabase(self) -> bool:
+        """Whether a Supabase project's people are people here."""
+        return self._supabase is not None
+
     async def caller(self, asked: Asked) -> Caller:
         """Whose request it is. What has a header Authorization is judged by that alone.
 

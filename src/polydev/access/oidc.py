@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from authlib.integrations.base_client.errors import OAuthError
-from authlib.integrations.httpx_client import AsyncOAuth2Client
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from joserfc.jwt import JWTClaimsRegistry
 
 from polydev.access import opaque
@@ -29,7 +30,7 @@ from polydev.access.issuer_keys import (
     claims_of,
     header_of,
 )
-from polydev.access.outgoing import LIMIT_S, Bounded, asking, fetch_json
+from polydev.access.outgoing import fetch_json, post_form
 from polydev.errors import IssuerUnreachable, NotSignedIn
 from polydev.settings import ControllerSettings
 from polydev.store.identities import Identity
@@ -39,6 +40,7 @@ ARRIVAL_LIMIT_S = 600
 """How long somebody may take at the provider."""
 
 _SCOPE = "openid email"
+_FORM = {"content-type": "application/x-www-form-urlencoded;charset=UTF-8"}
 _DISCOVERY = "/.well-known/openid-configuration"
 _MAX_AGE_S = 3600
 _WHOM = "The OpenID provider"
@@ -81,14 +83,18 @@ class Oidc:
     async def departure(self, secret: str) -> str:
         """Where to send the browser that holds that secret. Raises IssuerUnreachable."""
         provider = await self._discovered()
-        async with self._client(provider) as client:
-            url, _ = client.create_authorization_url(
-                provider.authorize,
-                state=_derived(secret, "state"),
-                code_verifier=_derived(secret, "verifier"),
-                nonce=_derived(secret, "nonce"),
-            )
-        return str(url)
+        url: str = prepare_grant_uri(
+            provider.authorize,
+            self._client_id,
+            "code",
+            redirect_uri=self._redirect_uri,
+            scope=_SCOPE,
+            state=_derived(secret, "state"),
+            nonce=_derived(secret, "nonce"),
+            code_challenge=create_s256_code_challenge(_derived(secret, "verifier")),
+            code_challenge_method="S256",
+        )
+        return url
 
     async def arrival(self, secret: str, told: dict[str, str]) -> Vouched:
         """Who comes back, by what the provider had the browser bring along (`told`).
@@ -113,19 +119,20 @@ class Oidc:
 
     async def _tokens(self, secret: str, code: str) -> dict[str, Any]:
         provider = await self._discovered()
-        try:
-            async with asking(_WHOM), self._client(provider) as client:
-                tokens = await client.fetch_token(
-                    provider.token,
-                    grant_type="authorization_code",
-                    code=code,
-                    code_verifier=_derived(secret, "verifier"),
-                )
-        except OAuthError:
+        form = prepare_token_request(
+            "authorization_code",
+            redirect_uri=self._redirect_uri,
+            code=code,
+            code_verifier=_derived(secret, "verifier"),
+        )
+        client = ClientAuth(self._client_id, self._secret, self._proof(provider))
+        url, headers, form = client.prepare("POST", provider.token, dict(_FORM), form)
+        tokens = await post_form(url, _WHOM, headers, form)
+        if "error" in tokens:
             raise NotSignedIn(
                 "The provider does not know this sign-in, or no longer", hint="Begin again"
-            ) from None
-        return dict(tokens)
+            )
+        return tokens
 
     async def _identity_claims(self, text: object, nonce: str) -> Claims:
         if not isinstance(text, str):
@@ -166,20 +173,12 @@ class Oidc:
     async def _keys_url(self) -> str:
         return (await self._discovered()).keys
 
-    def _client(self, provider: _Provider) -> AsyncOAuth2Client:
-        how = "none" if self._secret is None else "client_secret_basic"
-        if self._secret is not None and how not in provider.token_auth:
-            how = "client_secret_post"
-        return AsyncOAuth2Client(
-            client_id=self._client_id,
-            client_secret=self._secret,
-            token_endpoint_auth_method=how,
-            scope=_SCOPE,
-            redirect_uri=self._redirect_uri,
-            code_challenge_method="S256",
-            transport=Bounded(),
-            timeout=LIMIT_S,
-        )
+    def _proof(self, provider: _Provider) -> str:
+        """How to tell the provider our secret."""
+        if self._secret is None:
+            return "none"
+        basic = "client_secret_basic"
+        return basic if basic in provider.token_auth else "client_secret_post"
 
 
 def departing() -> str:

@@ -13,10 +13,12 @@ from polydev.errors import IssuerUnreachable
 
 LIMIT_S = 10.0
 MAX_BYTES = 256 * 1024
+_OAUTH_REFUSALS = (400, 401)
+"""RFC 6749, section 5.2."""
 
 
 class Bounded(httpx.AsyncBaseTransport):
-    """A transport whose answers are not larger than they should be. Give it to any client."""
+    """A transport whose answers are not larger than they should be."""
 
     def __init__(self) -> None:
         self._inner = httpx.AsyncHTTPTransport()
@@ -56,12 +58,34 @@ class _BoundedStream(httpx.AsyncByteStream):
         await self._inner.aclose()
 
 
+async def fetch_json(url: str, whom: str, bearer: str | None = None) -> dict[str, Any]:
+    """A JSON object; `whom` is a word for who has it. Raises IssuerUnreachable."""
+    headers = {} if bearer is None else {"authorization": f"Bearer {bearer}"}
+    async with _asking(whom) as client:
+        answer = await client.get(url, headers=headers)
+        answer.raise_for_status()
+        return _object(answer)
+
+
+async def post_form(url: str, whom: str, headers: dict[str, str], form: str) -> dict[str, Any]:
+    """What a token endpoint says, which may be an `error`. Raises IssuerUnreachable."""
+    async with _asking(whom) as client:
+        answer = await client.post(url, headers=headers, content=form)
+        if answer.status_code not in _OAUTH_REFUSALS:
+            answer.raise_for_status()
+        return _object(answer)
+
+
 @asynccontextmanager
-async def asking(whom: str) -> AsyncIterator[None]:
-    """What is asked in here ends in time, or in IssuerUnreachable; `whom` is a word for them."""
+async def _asking(whom: str) -> AsyncIterator[httpx.AsyncClient]:
+    """What is asked in here ends in time, or in IssuerUnreachable."""
+    about = {"accept": "application/json"}
     try:
-        async with asyncio.timeout(LIMIT_S):
-            yield
+        async with (
+            asyncio.timeout(LIMIT_S),
+            httpx.AsyncClient(transport=Bounded(), timeout=LIMIT_S, headers=about) as client,
+        ):
+            yield client
     except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise IssuerUnreachable(
             f"{whom} does not answer as it should ({type(error).__name__})",
@@ -69,16 +93,9 @@ async def asking(whom: str) -> AsyncIterator[None]:
         ) from None
 
 
-async def fetch_json(url: str, whom: str, bearer: str | None = None) -> dict[str, Any]:
-    """A JSON object. Raises IssuerUnreachable."""
-    headers = {"accept": "application/json"}
-    if bearer is not None:
-        headers["authorization"] = f"Bearer {bearer}"
-    async with asking(whom), httpx.AsyncClient(transport=Bounded(), timeout=LIMIT_S) as client:
-        answer = await client.get(url, headers=headers)
-        if answer.status_code != httpx.codes.OK:
-            raise httpx.HTTPStatusError("not OK", request=answer.request, response=answer)
-        found = answer.json()
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    """Raises ValueError. A redirect is no success either, so it never comes here."""
+    found = answer.json()
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
     return found

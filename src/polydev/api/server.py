@@ -7,6 +7,9 @@ from starlette.types import ASGIApp
 
 from polydev import __version__
 from polydev.api import (
+    account,
+    account_oidc,
+    account_tokens,
     admin,
     auth,
     chat,
@@ -41,7 +44,7 @@ def routes_of(services: Services | None) -> FastAPI:
     )
     api.state.services = services
     problems.install(api)
-    for part in (general, auth, machines, chat, admin, keys, credentials):
+    for part in (general, *_ACCOUNTS, auth, machines, chat, admin, keys, credentials):
         api.include_router(part.router)
     api.include_router(auth.plain)
     openapi.describe(api)

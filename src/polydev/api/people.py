@@ -1,0 +1,79 @@
+"""`/api/admin/people…` and `/api/admin/invitations…`: who may come in."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from fastapi import APIRouter
+
+from polydev.api.account_schemas import (
+    CreatedInvitation,
+    InvitationView,
+    NewInvitation,
+    NewRole,
+    PersonView,
+)
+from polydev.api.answers import answers, listing
+from polydev.api.ids import Id
+from polydev.api.pages import Paged
+from polydev.api.services import Administering, Reach
+from polydev.domain import PersonId
+from polydev.errors import NoSuchPerson, NoSuchToken
+
+router = APIRouter(prefix="/api/admin", tags=["administration"])
+
+_PERSON = "/people/{user_id}"
+
+
+@router.get("/people", responses=answers() | listing())
+async def list_people(caller: Administering, services: Reach, paged: Paged) -> list[PersonView]:
+    """Everybody, in the order in which they came."""
+    found = await services.access.administration.people(paged.span(datetime, str))
+    return [
+        PersonView.of(it) for it in paged.of(found, lambda it: (it.created_at, str(it.user_id)))
+    ]
+
+
+@router.post(f"{_PERSON}/disable", responses=answers(NoSuchPerson))
+async def disable_person(user_id: Id, caller: Administering, services: Reach) -> PersonView:
+    """Shut somebody out at once: sign-ins end, API tokens are refused. Their things stay."""
+    done = await services.access.administration.disable(caller, PersonId(user_id))
+    return PersonView.of(done)
+
+
+@router.post(f"{_PERSON}/enable", responses=answers(NoSuchPerson))
+async def enable_person(user_id: Id, caller: Administering, services: Reach) -> PersonView:
+    """Let somebody in again; API tokens that they had hold again."""
+    done = await services.access.administration.enable(caller, PersonId(user_id))
+    return PersonView.of(done)
+
+
+@router.post(f"{_PERSON}/role", responses=answers(NoSuchPerson))
+async def set_role(
+    user_id: Id, told: NewRole, caller: Administering, services: Reach
+) -> PersonView:
+    """Make somebody an administrator, or no longer one."""
+    done = await services.access.administration.set_role(caller, PersonId(user_id), told.role)
+    return PersonView.of(done)
+
+
+@router.get("/invitations", responses=answers())
+async def list_invitations(caller: Administering, services: Reach) -> list[InvitationView]:
+    """All invitations, used ones too, the newest first."""
+    return [InvitationView.of(it) for it in await services.access.invitations.every()]
+
+
+@router.post("/invitations", status_code=201, responses=answers())
+async def invite(told: NewInvitation, caller: Administering, services: Reach) -> CreatedInvitation:
+    """Invite somebody; the code is for `POST /api/account/sign-up`."""
+    lifetime = timedelta(days=told.expiresInDays)
+    invitation, code = await services.access.invitations.create(
+        caller, told.email, told.role, lifetime
+    )
+    return CreatedInvitation.of(invitation, code=code)
+
+
+@router.delete("/invitations/{invitation_id}", status_code=204, responses=answers(NoSuchToken))
+async def revoke_invitation(invitation_id: Id, caller: Administering, services: Reach) -> None:
+    """Take back an invitation that nobody has used."""
+    await services.access.invitations.revoke(caller, invitation_id)
