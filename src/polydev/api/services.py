@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Security
 from fastapi.security import APIKeyCookie, HTTPBearer, SecurityScopes
+from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
+from polydev import log_context
 from polydev.access import Access, Asked, Caller
 from polydev.access.cookies import SIGN_IN
 from polydev.access.network import source_of
@@ -50,6 +53,8 @@ class Services:
     chats: Chats
     rotation: Rotation
     custody: Custody
+    metrics_token: SecretStr | None = None
+    """What opens `/metrics`, besides administrators' tokens."""
 
 
 def services_of(connection: HTTPConnection) -> Services:
@@ -76,7 +81,9 @@ def asked_of(connection: HTTPConnection) -> Asked:
 
 async def caller_of(connection: HTTPConnection) -> Caller:
     """Who asks. Raises NotSignedIn, NotAllowed."""
-    return await services_of(connection).access.caller(asked_of(connection))
+    caller = await services_of(connection).access.caller(asked_of(connection))
+    log_context.note(person=caller.user_id)
+    return caller
 
 
 async def whom(services: Services, caller: Caller, user_id: str | None) -> PersonId:
@@ -104,6 +111,17 @@ async def _who_may(
     return found
 
 
+async def _may_scrape(
+    connection: HTTPConnection, _bearer: Annotated[object, Security(_BEARER)]
+) -> None:
+    token = services_of(connection).metrics_token
+    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
+    expected = token.get_secret_value().encode() if token else b""
+    is_it = hmac.compare_digest(given.strip().encode("utf-8", "replace"), expected)
+    if not (expected and is_it and scheme.lower() == "bearer"):
+        (await caller_of(connection)).require(Scope.ADMIN)
+
+
 Reach = Annotated[Services, Depends(services_of)]
 Question = Annotated[Asked, Depends(asked_of)]
 """For who is not signed in yet."""
@@ -115,3 +133,6 @@ UsingMachines = Annotated[Caller, Security(_who_may, scopes=[Scope.MACHINES])]
 Chatting = Annotated[Caller, Security(_who_may, scopes=[Scope.CHAT])]
 OwningAccount = Annotated[Caller, Security(_who_may, scopes=[Scope.ACCOUNT])]
 Administering = Annotated[Caller, Security(_who_may, scopes=[Scope.ADMIN])]
+
+Scraping = Annotated[None, Depends(_may_scrape)]
+"""An administrator, or who holds POLYDEV_METRICS_TOKEN."""

@@ -1,0 +1,196 @@
+"""`GET /api/events`: everything that changes of what a person has, as server-sent events.
+
+An event says what changed and its new state in a few words; what it is now, the other calls tell.
+Ids make it whole: who comes again with `Last-Event-ID` (browsers do by themselves) is told what
+happened meanwhile, from whichever controller answers. If that was pruned, `event: reset` says so:
+then everything is to be looked at anew. A stream ends with the sign-in or token that opened it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from polydev import domain
+from polydev.api.answers import answers, of_type
+from polydev.api.services import Reach, Reading, Services, caller_of
+from polydev.domain import Event, PersonId
+from polydev.errors import PolydevError, TooManyRequests, Unavailable
+from polydev.store import events
+from polydev.telemetry import metrics
+
+router = APIRouter(prefix="/api", tags=["events"])
+
+HEARTBEAT_S = 15.0
+"""How often a comment keeps the connection up, and who listens is asked about anew."""
+STREAMS_EACH = 16
+"""How many streams a person may have open at one controller."""
+_PACE_S = 0.1
+"""Changes that come closer together are told together: commits of others wake everybody."""
+_STALLED_S = 30.0
+"""For how long a reader may take nothing before the stream ends."""
+_MAX_ID = 2**63 - 1
+_ABOUT_ACCESS = frozenset({"account", "token"})
+
+_EXAMPLE = (
+    "id: 41\nevent: machine\n"
+    'data: {"subject":"vm-5e3c5f0a-2f7b-4f0e-9c3d-6a1b2c3d4e5f","status":"running",'
+    '"at":"2026-01-02T03:04:05+00:00"}\n\n'
+)
+_STREAM = of_type("text/event-stream", {"type": "string", "examples": [_EXAMPLE]})
+
+After = Annotated[
+    int | None, Query(ge=0, le=_MAX_ID, description="The id of the last event that is known")
+]
+LastEventId = Annotated[
+    str | None, Header(max_length=32, description="The same, as browsers send it; it counts first")
+]
+
+
+class _Open:
+    """How many streams each person has open in this process."""
+
+    def __init__(self) -> None:
+        self._streams: Counter[PersonId] = Counter()
+
+    def one_more(self, user_id: PersonId) -> None:
+        """Raises TooManyRequests."""
+        if self._streams[user_id] >= STREAMS_EACH:
+            raise TooManyRequests(
+                f"You have {STREAMS_EACH} event streams open already",
+                hint="Close one of them, or share one between what listens",
+                retry_after_s=int(HEARTBEAT_S),
+            )
+        self._streams[user_id] += 1
+        metrics.event_streams.inc()
+
+    def one_less(self, user_id: PersonId) -> None:
+        metrics.event_streams.dec()
+        self._streams[user_id] -= 1
+        if not self._streams[user_id]:
+            del self._streams[user_id]
+
+
+_open = _Open()
+
+
+class _EventStream(StreamingResponse):
+    """A stream that counts as open, and ends when its reader takes nothing for long. What is not
+    taken stays in the database: a page of events is all that waits in memory."""
+
+    def __init__(self, user_id: PersonId, told: AsyncIterator[str]) -> None:
+        super().__init__(told, media_type="text/event-stream")
+        self._user_id = user_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            _open.one_less(self._user_id)
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_within_limit(message: Message) -> None:
+            async with asyncio.timeout(_STALLED_S):
+                await send(message)
+
+        with suppress(TimeoutError):
+            await super().stream_response(send_within_limit)
+
+
+@router.get(
+    "/events", response_class=StreamingResponse, responses=answers(TooManyRequests) | _STREAM
+)
+async def listen_to_events(
+    request: Request,
+    caller: Reading,
+    services: Reach,
+    after: After = None,
+    last_event_id: LastEventId = None,
+) -> StreamingResponse:
+    """What changes of yours, as it happens: `session`, `machine`, `credential`, `token`,
+    `account`; from now on, or after an event that is known. `reset`: look at everything anew."""
+    _open.one_more(caller.user_id)
+    wanted = _wanted(after, last_event_id)
+    return _EventStream(caller.user_id, _told(services, caller.user_id, wanted, _may_read(request)))
+
+
+def _wanted(after: int | None, last_event_id: str | None) -> int | None:
+    """Where to go on. An id that is none of ours cannot be gone on from: -1."""
+    if not last_event_id:
+        return after
+    is_number = last_event_id.isascii() and last_event_id.isdecimal()
+    return min(int(last_event_id), _MAX_ID) if is_number else -1
+
+
+def _may_read(request: Request) -> Callable[[], Awaitable[bool]]:
+    """Whether who opened the stream may still read."""
+
+    async def ask() -> bool:
+        try:
+            (await caller_of(request)).require(domain.Scope.READ)
+        except Unavailable:
+            return True  # nobody can say now; asked again at the next heartbeat
+        except PolydevError:
+            return False
+        return True
+
+    return ask
+
+
+async def _told(
+    services: Services,
+    user_id: PersonId,
+    wanted: int | None,
+    may_read: Callable[[], Awaitable[bool]],
+) -> AsyncIterator[str]:
+    known, greeting = await _start(services, user_id, wanted)
+    yield greeting
+    asked_at = time.monotonic()
+    while True:
+        change = services.database.next_change()
+        async with services.database.read(user_id) as connection:
+            found = await events.after(connection, user_id, known)
+        is_due = time.monotonic() - asked_at >= HEARTBEAT_S
+        if is_due or any(it.kind in _ABOUT_ACCESS for it in found):
+            if not await may_read():
+                return
+            asked_at = time.monotonic()
+        if found:
+            known = found[-1].event_id
+            yield "".join(map(_frame, found))
+        elif is_due:
+            yield ": still here\n\n"
+        if len(found) < events.PAGE:
+            await asyncio.sleep(_PACE_S)
+            await _changed(change, asked_at + HEARTBEAT_S - time.monotonic())
+
+
+async def _start(services: Services, user_id: PersonId, wanted: int | None) -> tuple[int, str]:
+    """The id to tell on from, and what to say first."""
+    async with services.database.read(user_id) as connection:
+        newest = await events.newest(connection, user_id)
+        if wanted is None:
+            return newest, f"id: {newest}\n\n"
+        if wanted >= 0 and await events.is_whole_after(connection, user_id, wanted):
+            return wanted, f"id: {wanted}\n\n"
+    return newest, f"id: {newest}\nevent: reset\ndata: {{}}\n\n"
+
+
+async def _changed(change: asyncio.Event, within_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(within_s, 0)):
+            await change.wait()
+
+
+def _frame(event: Event) -> str:
+    data = {"subject": event.subject, **event.data, "at": event.at.isoformat()}
+    return f"id: {event.event_id}\nevent: {event.kind}\ndata: {json.dumps(data)}\n\n"
