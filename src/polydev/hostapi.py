@@ -94,6 +94,13 @@ class StartMachine(_Wire):
     ready_timeout_s: float = Field(60, gt=0, le=3600)
 
 
+class ForgetMachine(_Wire):
+    """Remove what is kept of a machine that is gone: its last words. Done also when nothing is."""
+
+    kind: Literal["machine.forget"] = "machine.forget"
+    vm_id: VmIdText
+
+
 class WireFile(_Wire):
     """A file for a machine (domain.GuestFile on the wire)."""
 
@@ -140,7 +147,13 @@ class RemoveFiles(_Wire):
 
 
 Operation = Annotated[
-    CreateMachine | DestroyMachine | StopMachine | StartMachine | WriteFiles | RemoveFiles,
+    CreateMachine
+    | DestroyMachine
+    | StopMachine
+    | StartMachine
+    | ForgetMachine
+    | WriteFiles
+    | RemoveFiles,
     Field(discriminator="kind"),
 ]
 

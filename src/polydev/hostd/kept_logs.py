@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from polydev.hostd.logs import end_of
@@ -38,6 +39,11 @@ class KeptLogs:
         (target / _NAMES[1]).write_bytes(end_of(error_log, KEEP_BYTES))
         os.utime(target)
         self._forget_oldest()
+
+    def forget(self, vm_id: str) -> None:
+        """Remove what is kept of a machine; done also when nothing is. Raises OSError."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._folder / vm_id)
 
     def _forget_oldest(self) -> None:
         folders = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)

@@ -114,6 +114,13 @@ class Machines:
                 return self.view(vm_id)
             return await self._interruptible(vm_id, self._start(record, ready_timeout_s))
 
+    async def forget(self, vm_id: str) -> None:
+        """Remove what is kept of a machine that is gone. Raises MachineBusy for one that is not."""
+        async with self._alone(vm_id):
+            if vm_id in self._records:
+                raise MachineBusy(f"Machine {vm_id} is still there", hint="Destroy it first")
+            await asyncio.to_thread(self._site.kept_logs.forget, vm_id)
+
     async def write_files(self, asked: WriteFiles) -> MachineView:
         """Put files into a machine: through its channel while it runs, else into its disk."""
         files = [file.guest_file() for file in asked.files]
@@ -139,6 +146,10 @@ class Machines:
         """All machines, oldest first."""
         records = sorted(self._records.values(), key=lambda record: record.created_at)
         return [self.view(record.vm_id) for record in records]
+
+    def records(self) -> list[MachineRecord]:
+        """What is wanted of each machine, and what it was given."""
+        return list(self._records.values())
 
     def view(self, vm_id: str) -> MachineView:
         """One machine. Raises NoSuchMachine."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from polydev.hostapi import (
     CreateMachine,
     DestroyMachine,
+    ForgetMachine,
     MachineView,
     Operation,
     RemoveFiles,
@@ -23,9 +24,6 @@ async def perform(machines: Machines, operation: Operation) -> MachineView | Non
     match operation:
         case CreateMachine():
             return await machines.create(operation)
-        case DestroyMachine():
-            await machines.destroy(operation.vm_id)
-            return None
         case StopMachine():
             return await machines.stop(operation.vm_id)
         case StartMachine():
@@ -34,3 +32,8 @@ async def perform(machines: Machines, operation: Operation) -> MachineView | Non
             return await machines.write_files(operation)
         case RemoveFiles():
             return await machines.remove_files(operation)
+        case DestroyMachine():
+            await machines.destroy(operation.vm_id)
+        case ForgetMachine():
+            await machines.forget(operation.vm_id)
+    return None
