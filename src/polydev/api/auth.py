@@ -75,6 +75,7 @@ Wait = Annotated[
 async def start_session(asked: StartLogin, caller: Connecting, services: Reach) -> LoginStarted:
     """Start to log a CLI in; the live session, if there is one for that provider already."""
     person = await whom(services, caller, asked.userId)
+    await services.access.limits.connect(caller)
     session = await services.connect.start(caller, person, asked.provider)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
