@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
+from polydev.domain import Finding
 from polydev.errors import ChannelLost, MachineBusy, NoSuchFile, NoSuchMachine
 from polydev.hostapi import STDERR, STDOUT, ExecRequest, Health
 from polydev.hostd import server
@@ -164,11 +165,15 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Path, LocalGuest]]:
     guest = LocalGuest()
     operations = Operations(Journal(folder / "operations"), guest.perform)
     await operations.open()
+
     async def health() -> Health:
         return Health(version="0", driver="local", accelerator="none")
 
+    async def diagnose() -> list[Finding]:
+        return []
+
     with listening(folder / "h.sock", None) as listener:
-        app = server.build(guest, operations, health)  # type: ignore[arg-type]
+        app = server.build(guest, operations, health, diagnose)  # type: ignore[arg-type]
         http = uvicorn.Server(server_config(app))
         http.capture_signals = suppress  # type: ignore[method-assign, assignment]
         task = asyncio.create_task(http.serve(sockets=[listener]))

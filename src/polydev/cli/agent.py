@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from polydev.domain import Finding
 from polydev.errors import HostUnreachable, by_code
-from polydev.hostapi import DestroyMachine, Health, Inventory, OperationView, Problem
+from polydev.hostapi import DestroyMachine, Diagnosis, Health, Inventory, OperationView, Problem
 
 DESTROY_LIMIT_S = 120.0
 
@@ -33,6 +34,9 @@ class Agent:
 
     async def inventory(self) -> Inventory:
         return Inventory.model_validate(await self._ask("GET", "/inventory"))
+
+    async def diagnosis(self) -> list[Finding]:
+        return Diagnosis.model_validate(await self._ask("GET", "/diagnosis")).findings
 
     async def destroy(self, vm_id: str) -> None:
         """End a machine and remove what is its. Raises what the host says when it cannot."""

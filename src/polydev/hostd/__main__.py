@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from polydev import logging_setup
 from polydev.errors import PolydevError
 from polydev.hostd import capacity, listening, requirements, server
+from polydev.hostd.diagnosis import Examiner
 from polydev.hostd.drivers import choose
 from polydev.hostd.journal import Journal
 from polydev.hostd.kept_logs import KeptLogs
@@ -79,7 +80,8 @@ async def _run(settings: HostSettings) -> None:
         await operations.open()
         health = capacity.Capacity.of(settings, choice)
         with listening.listening(settings.host_socket, settings.socket_group) as listener:
-            app = server.build(machines, operations, health.health)
+            diagnose = partial(Examiner(settings, network).diagnose, machines, choice.probe)
+            app = server.build(machines, operations, health.health, diagnose)
             await _serve(app, listener, operations, stop)
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from polydev.hostapi import Inventory
 from polydev.hostd.machine import RunningMachine
-from polydev.hostd.site import Site
+from polydev.hostd.site import Network, Site
+from polydev.hostd.vmm.qemu import process
+from polydev.hostd.vmm.qemu.command import PROGRAM
+from polydev.settings import HostSettings
 
 
 async def look(
@@ -31,17 +34,45 @@ async def look(
     )
 
 
+async def look_without_agent(
+    settings: HostSettings, network: Network, vm_ids: Sequence[str]
+) -> Inventory:
+    """The same where no agent runs: VMMs are known by the folders that they were started in."""
+    state = await network.state()
+    machines_dir = settings.state_dir / "machines"
+    processes = await asyncio.to_thread(_vmms_in, machines_dir)
+    return Inventory(
+        machines=sorted(vm_ids),
+        folders=_names_in(machines_dir),
+        processes=processes,
+        taps=list(state.taps),
+        addresses=dict(state.addresses),
+        firewall=list(state.firewall),
+        sockets=_sockets_in(machines_dir, settings.sockets_dir),
+    )
+
+
 def _on_disk_and_running(
     site: Site, running: Mapping[str, RunningMachine]
 ) -> tuple[list[str], list[str], dict[str, int]]:
-    folders = sorted(path.name for path in site.machines_dir.iterdir())
-    sockets = sorted(
-        str(path)
-        for root in (site.machines_dir, site.sockets_dir)
-        for path in root.rglob("*")
-        if path.is_socket()
-    )
     known = {vm_id: machine.vmm.pid for vm_id, machine in running.items()}
     processes = {vm_id: pid for vm_id, pid in known.items() if Path(f"/proc/{pid}").exists()}
     strangers = set(site.driver.leftovers([])) - set(known.values())
-    return folders, sockets, processes | {f"unknown-{pid}": pid for pid in sorted(strangers)}
+    return (
+        _names_in(site.machines_dir),
+        _sockets_in(site.machines_dir, site.sockets_dir),
+        processes | {f"unknown-{pid}": pid for pid in sorted(strangers)},
+    )
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _sockets_in(*folders: Path) -> list[str]:
+    return sorted(str(path) for root in folders for path in root.rglob("*") if path.is_socket())
+
+
+def _vmms_in(folder: Path) -> dict[str, int]:
+    found = process.running_in(folder.resolve(), PROGRAM)
+    return {where.name if exists else f"unknown-{pid}": pid for pid, where, exists in found}

@@ -17,10 +17,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import TypeAdapter, ValidationError
 
+from polydev.domain import Finding
 from polydev.errors import Invalid, PolydevError
 from polydev.hostapi import (
     OPERATION_ID_PATTERN,
     VM_ID_PATTERN,
+    Diagnosis,
     Health,
     Inventory,
     MachineView,
@@ -44,7 +46,10 @@ _operation: TypeAdapter[Operation] = TypeAdapter(Operation)
 
 
 def build(
-    machines: Machines, operations: Operations, health: Callable[[], Awaitable[Health]]
+    machines: Machines,
+    operations: Operations,
+    health: Callable[[], Awaitable[Health]],
+    diagnose: Callable[[], Awaitable[list[Finding]]],
 ) -> FastAPI:
     """The application that answers for these machines."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -62,6 +67,10 @@ def build(
     @app.get("/inventory")
     async def _inventory() -> Inventory:
         return await machines.inventory()
+
+    @app.get("/diagnosis")
+    async def _diagnosis() -> Diagnosis:
+        return Diagnosis(findings=await diagnose())
 
     return app
 

@@ -1,0 +1,211 @@
+"""What a host agent, or `doctor` in its place, finds wrong on a host; each made to happen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from agent_process import AgentProcess, agent_world
+
+from polydev.domain import Finding, MachineKind, new_vm_id
+from polydev.errors import MachineNotReady
+from polydev.hostapi import CreateMachine, DestroyMachine, StartMachine
+from polydev.hostd.diagnosis import Examiner
+from polydev.hostd.network import Network, NetworkPlan
+from polydev.hostd.network.addresses import AddressPool
+from polydev.settings import HostSettings
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+async def agent() -> AsyncIterator[AgentProcess]:
+    async with agent_world(POLYDEV_DRIVER="simulated") as made:
+        await made.start()
+        yield made
+
+
+async def machine(agent: AgentProcess) -> str:
+    vm_id = new_vm_id()
+    asked = CreateMachine(
+        vm_id=vm_id, machine_kind=MachineKind.CLI, memory_mib=256, vcpus=1, disk_mib=256
+    )
+    async with agent.host() as host:
+        await host.run(f"create-{vm_id}", asked, 60)
+    return vm_id
+
+
+async def found(agent: AgentProcess) -> list[Finding]:
+    async with agent.host() as host:
+        return (await host.diagnosis()).findings
+
+
+async def found_without_agent(agent: AgentProcess) -> list[Finding]:
+    settings = host_settings(agent)
+    network = Network.from_settings(settings)
+    try:
+        return await Examiner(settings, network).diagnose_without_agent()
+    finally:
+        await network.close()
+
+
+def host_settings(agent: AgentProcess) -> HostSettings:
+    return HostSettings(
+        state_dir=agent.state_dir, netns=agent.netns, uplink="none", driver="simulated"
+    )
+
+
+def wrong(findings: list[Finding], name: str) -> Finding:
+    """The one finding of that name that is not ok. It says what to do."""
+    [it] = [it for it in findings if not it.ok and it.name == name]
+    assert it.hint
+    return it
+
+
+async def test_a_host_as_it_should_be_is_well(agent: AgentProcess) -> None:
+    await machine(agent)
+    findings = await found(agent)
+    assert [it for it in findings if not it.ok] == []
+    assert {it.name for it in findings} >= {
+        *("driver", "images", "disk space", "machines", "namespace", "bridge"),
+        *("TAPs", "firewall", "sockets", "orphans"),
+    }
+
+
+async def test_it_is_well_too_while_machines_come_and_go(agent: AgentProcess) -> None:
+    for _ in range(3):
+        vm_id = await machine(agent)
+        assert all(it.ok for it in await found(agent))
+        async with agent.host() as host:
+            await host.run(f"destroy-{vm_id}", DestroyMachine(vm_id=vm_id), 60)
+        assert all(it.ok for it in await found(agent))
+
+
+async def test_a_folder_without_a_record_is_an_orphan(agent: AgentProcess) -> None:
+    left = agent.state_dir / "machines" / new_vm_id()
+    left.mkdir()
+    assert str(left) in wrong(await found(agent), "orphans").message
+    await agent.end()
+    await agent.start()
+    assert all(it.ok for it in await found(agent)), "the hint says that a restart removes it"
+    assert not left.exists()
+
+
+async def test_a_record_that_cannot_be_read_is_a_persons_to_mend(agent: AgentProcess) -> None:
+    left = agent.state_dir / "machines" / new_vm_id()
+    left.mkdir()
+    (left / "machine.json").write_text("{")
+    finding = wrong(await found(agent), "orphans")
+    assert f"The record in {left} cannot be read" in finding.message
+    assert "machine.json" in finding.hint
+
+
+async def test_an_address_of_no_machine_is_an_orphan(agent: AgentProcess) -> None:
+    await agent.kill()
+    pool = AddressPool(NetworkPlan.from_settings(host_settings(agent)))
+    pool.load()
+    address = pool.take(gone := new_vm_id())
+    finding = wrong(await found_without_agent(agent), "orphans")
+    assert str(address) in finding.message
+    assert gone in finding.message
+    await agent.start()
+    assert all(it.ok for it in await found(agent))
+
+
+@contextmanager
+def stray_vmm(folder: Path) -> Iterator[int]:
+    """A process that is a VMM by all that the kernel tells of it: where, and which program."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", "import time; time.sleep(600)", "qemu-system-x86_64"]
+    process = subprocess.Popen(command, cwd=folder)
+    folder.rmdir()
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_vmm_of_no_machine_is_an_orphan(tmp_path: Path) -> None:
+    async with agent_world(POLYDEV_DRIVER="qemu", POLYDEV_IMAGES_DIR=str(tmp_path)) as agent:
+        await agent.start()
+        with stray_vmm(agent.state_dir / "machines" / new_vm_id()) as pid:
+            assert f"VMM process {pid}" in wrong(await found(agent), "orphans").message
+            await agent.kill()
+            assert (
+                f"VMM process {pid}" in wrong(await found_without_agent(agent), "orphans").message
+            )
+
+
+async def test_a_socket_that_nobody_listens_at_is_told(agent: AgentProcess) -> None:
+    vm_id = await machine(agent)
+    await agent.kill()
+    left = agent.state_dir / "machines" / vm_id / "qmp.sock"
+    subprocess.run(
+        [sys.executable, "-c", f"import socket; socket.socket(1).bind({str(left)!r})"], check=True
+    )
+    finding = wrong(await found_without_agent(agent), "sockets")
+    assert str(left) in finding.message
+
+
+async def test_a_machine_whose_vmm_has_ended_is_named(agent: AgentProcess) -> None:
+    vm_id = await machine(agent)
+    await agent.kill()
+    finding = wrong(await found_without_agent(agent), "machines")
+    assert finding.vm_id == vm_id
+    assert f"Machine {vm_id} should run" in finding.message
+    assert f"polydev machine start {vm_id}" in finding.hint
+    assert "console.log" in finding.hint
+
+
+async def test_a_machine_that_was_not_ready_in_time_names_limit_and_console_log(
+    agent: AgentProcess,
+) -> None:
+    vm_id = await machine(agent)
+    await agent.kill()
+    agent.env["POLYDEV_SIMULATION"] = '{"becomes_ready": false}'
+    await agent.start()
+    async with agent.host() as host:
+        with pytest.raises(MachineNotReady, match="was not ready within 0.5 s"):
+            await host.run("start", StartMachine(vm_id=vm_id, ready_timeout_s=0.5), 60)
+    finding = wrong(await found(agent), "machines")
+    assert finding.vm_id == vm_id
+    assert finding.message == f"Machine {vm_id} was not ready within 0.5 s"
+    assert f"polydev machine start {vm_id}" in finding.hint
+    assert str(agent.state_dir / "machines" / vm_id / "console.log") in finding.hint
+
+
+async def test_a_host_without_images_says_how_to_build_them(tmp_path: Path) -> None:
+    async with agent_world(POLYDEV_DRIVER="qemu", POLYDEV_IMAGES_DIR=str(tmp_path)) as agent:
+        await agent.start()
+        findings = await found(agent)
+    without = [it for it in findings if it.name == "images"]
+    assert [it.ok for it in without] == [False] * 3
+    assert all("polydev image build" in it.hint for it in without)
+    assert "No machine can be started" in wrong(findings, "driver").message
+
+
+FULL = """
+mkdir -p "$POLYDEV_STATE_DIR/machines"
+mount -t tmpfs -o size={size},nr_inodes={inodes} full "$POLYDEV_STATE_DIR/machines"
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "inodes", "told"), [("64m", 9999, "Only 0.1 GiB"), ("2g", 40, "more files")]
+)
+async def test_a_disk_that_is_nearly_full_is_told_in_time(
+    size: str, inodes: int, told: str
+) -> None:
+    async with agent_world(POLYDEV_DRIVER="simulated") as agent:
+        script = FULL.format(size=size, inodes=inodes)
+        await agent.start("unshare", "-m", "--", "sh", "-ec", script, "sh")
+        finding = wrong(await found(agent), "disk space")
+        assert told in finding.message
+        assert "Destroy machines" in finding.hint
