@@ -11,26 +11,31 @@ from polydev.api import (
     account_oidc,
     account_tokens,
     admin,
+    audit,
     auth,
     chat,
     credentials,
+    events,
     general,
     keys,
     machines,
+    metrics,
     openapi,
     people,
     problems,
 )
 from polydev.api.guard import Guard
+from polydev.api.observed import Observed
 from polydev.api.services import Services
 
 _ACCOUNTS = (account, account_tokens, account_oidc, people)
+_OBSERVING = (events, audit, metrics)
 
 
 def make_api(services: Services, listen: str, public_url: str | None = None) -> ASGIApp:
     """The application; `listen` is the address that it will be served on, `public_url` where
     browsers reach it."""
-    return Guard(routes_of(services), listen, public_url)
+    return Observed(Guard(routes_of(services), listen, public_url))
 
 
 def routes_of(services: Services | None) -> FastAPI:
@@ -44,7 +49,8 @@ def routes_of(services: Services | None) -> FastAPI:
     )
     api.state.services = services
     problems.install(api)
-    for part in (general, *_ACCOUNTS, auth, machines, chat, admin, keys, credentials):
+    of_services = (auth, machines, chat, admin, keys, credentials)
+    for part in (general, *_ACCOUNTS, *_OBSERVING, *of_services):
         api.include_router(part.router)
     api.include_router(auth.plain)
     openapi.describe(api)

@@ -182,6 +182,8 @@ audit_log = sa.Table(
     sa.Column("via", sa.Text, nullable=False),
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+    sa.Index("audit_log_by_actor", "actor", "entry_id"),
+    sa.Index("audit_log_by_time", "at"),
     sqlite_autoincrement=True,
 )
 

@@ -163,6 +163,8 @@ def _create_history() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_audit_log_owner", "audit_log", ["owner"])
+    op.create_index("audit_log_by_actor", "audit_log", ["actor", "entry_id"])
+    op.create_index("audit_log_by_time", "audit_log", ["at"])
     op.create_table(
         "events",
         sa.Column("event_id", _COUNTER, sa.Identity(), primary_key=True),

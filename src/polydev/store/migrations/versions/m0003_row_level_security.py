@@ -47,11 +47,17 @@ OWNED = {
         insert="*",
         delete=True,
     ),
-    "idempotency_keys": _Own(select="*", insert="*", update="status, body", delete=True),
+    "idempotency_keys": _Own(
+        select="*", insert="*", update="status, body, taken_at", delete=True
+    ),
     "events": _Own(select="*", insert="*"),
-    "audit_log": _Own(_MINE.format(column="owner"), select="*", insert="*"),
-    "vms": _Own(select="*"),
-    "auth_sessions": _Own(select="*"),
+    "audit_log": _Own(
+        f"{_MINE.format(column='owner')} OR {_MINE.format(column='actor')}",
+        select="*",
+        insert="*",
+    ),
+    "vms": _Own(select="*", update="status, attempt"),
+    "auth_sessions": _Own(select="*", insert="*", update="cancel_requested_at"),
     "session_steps": _Own(
         "EXISTS (SELECT FROM auth_sessions WHERE auth_sessions.session_id ="
         " session_steps.session_id AND auth_sessions.user_id = (SELECT polydev_person()))",
@@ -86,6 +92,11 @@ CREATE FUNCTION polydev_append_only() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog
     AS $$
         BEGIN
+            IF TG_OP = 'DELETE' THEN
+                IF OLD.at < now() - interval '30 days' THEN
+                    RETURN OLD;  -- what the retention of the audit log may remove
+                END IF;
+            END IF;
             RAISE EXCEPTION '% is append-only', TG_TABLE_NAME
                 USING ERRCODE = 'insufficient_privilege';
         END
@@ -149,8 +160,12 @@ def _open_to_its_person(table: str, own: _Own) -> None:
 
 def _make_append_only(table: str) -> None:
     op.execute(_APPEND_ONLY)
-    op.execute(f"REVOKE UPDATE, DELETE ON {table} FROM polydev_worker")
-    op.execute(
-        f"CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
-        " FOR EACH STATEMENT EXECUTE FUNCTION polydev_append_only()"
-    )
+    op.execute(f"REVOKE UPDATE ON {table} FROM polydev_worker")
+    for name, when, each in (
+        ("append_only", "UPDATE OR TRUNCATE", "STATEMENT"),
+        ("keep_what_is_young", "DELETE", "ROW"),
+    ):
+        op.execute(
+            f"CREATE TRIGGER {name} BEFORE {when} ON {table}"
+            f" FOR EACH {each} EXECUTE FUNCTION polydev_append_only()"
+        )
