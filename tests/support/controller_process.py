@@ -1,8 +1,8 @@
 """A real controller process for tests, which can be killed at an exact point of a workflow.
 
-Run as a program it is the controller, with an observer of workflows' steps that obeys the orders in
-a file: kill the process or fail the step at a point, once; do every step twice. Imported it starts
-and ends such processes.
+`ControllerProcess` starts and ends it. `main` is what runs in it: the controller itself, with an
+observer of workflows' steps that obeys the orders in a file (kill the process or fail the step at a
+point, once each), and that tells which workflows there are and which steps they have.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx
 
 from polydev.errors import LoginFailed
 from polydev.hosts import Host
 
-TOKEN = "a-token-of-the-tests-only"
-KEY = "an encryption key of the tests only"
+# Of this test run alone: others may run beside it, and look for theirs in the same places.
+TOKEN = f"a-token-of-the-tests-only-{secrets.token_hex(8)}"
+KEY = f"an encryption key of the tests only {secrets.token_hex(8)}"
 ENDS = {"completed", "failed", "expired", "cancelled"}
 _LIMIT_S = 60
 
@@ -40,55 +43,77 @@ class At:
         return f"{self.point} {self.step}"
 
 
-class ControllerProcess:
-    """One controller that may be killed and started again over the same state."""
+@dataclass(frozen=True)
+class SagaTable:
+    """The names of a saga's steps: those that go forward, those of them that can be undone, and
+    those that are always done."""
 
-    def __init__(self, state_dir: Path, **env: str) -> None:
+    steps: list[str]
+    undone: list[str]
+    always: list[str]
+
+
+class ControllerProcess:
+    """One controller that may be killed and started again over the same state.
+
+    Those of one database share a state folder; `name` tells them apart.
+    """
+
+    def __init__(self, state_dir: Path, name: str = "controller", **env: str) -> None:
         self.state_dir = state_dir
-        self.log = state_dir.parent / "controller.log"
-        self._orders = state_dir.parent / "orders.json"
+        self.log = state_dir.parent / f"{name}.log"
+        self._orders = state_dir.parent / f"{name}.orders"
+        self._told = state_dir.parent / f"{name}.sagas"
         self.port = _free_port()
         self.env = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
             "POLYDEV_STATE_DIR": str(state_dir),
             "PORT": str(self.port),
             "ENCRYPTION_KEY": KEY,
             "POLYDEV_ADMIN_TOKEN": TOKEN,
             **env,
         }
-        self._process: asyncio.subprocess.Process | None = None
+        self._pid: int | None = None
 
-    def order(self, *, kill: At | None = None, fail: At | None = None) -> None:
-        """Have it kill itself at one point, or fail the step at another; once each."""
-        orders = {"kill": kill and vars(kill), "fail": fail and vars(fail)}
+    @property
+    def pid(self) -> int:
+        assert self._pid is not None
+        return self._pid
+
+    def order(self, *kill: At, fail: At | None = None) -> None:
+        """Have it kill itself at points, one after another, and fail the step at another one."""
+        orders = {"kill": [vars(at) for at in kill], "fail": fail and vars(fail)}
         self._orders.write_text(json.dumps(orders))
+
+    def orders_left(self) -> int:
+        """How many orders it has not come to yet."""
+        left = json.loads(self._orders.read_text())
+        return len(left["kill"]) + (left["fail"] is not None)
+
+    def sagas(self) -> dict[str, SagaTable | None]:
+        """The workflows that it knows; the tables of those that are sagas and have run."""
+        told = json.loads(self._told.read_text())
+        return {name: table and SagaTable(**table) for name, table in told.items()}
 
     async def start(self, *, twice: bool = False) -> None:
         """Start it; `twice` has it do every step twice."""
-        with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, __file__, str(self._orders), "twice" if twice else "once"),
-                env=self.env,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        argv = [str(self._orders), str(self._told), "twice" if twice else "once"]
+        self._pid = await asyncio.to_thread(forks.fork, argv, self.env, self.log)
 
     async def ended(self) -> int:
-        assert self._process is not None
-        return await asyncio.wait_for(self._process.wait(), _LIMIT_S)
+        code = await asyncio.wait_for(forks.reap(self.pid), _LIMIT_S)
+        self._pid = None
+        return code
 
     async def end(self) -> int:
         """SIGTERM, as a service manager ends it."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
         return await self.ended()
 
     async def kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
+            await self.ended()
 
     async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """A request; the socket takes it also while the controller still starts."""
@@ -134,19 +159,64 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def main(argv: Sequence[str]) -> int:
+    """The controller, observed. Its arguments are the files of orders and of what it tells, and
+    how often to do each step."""
+    from polydev import app, logging_setup
+    from polydev.errors import PolydevError
+    from polydev.settings import ControllerSettings, read
+
+    orders, told, times = argv
+    _tell_sagas(Path(told))
+    if times == "twice":
+        _do_steps_twice()
+    try:
+        logging_setup.set_up(as_json=False)
+        app.run(read(ControllerSettings), _obeying(Path(orders)))
+    except PolydevError as error:
+        print(f"polydev: {error.line()}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _obeying(orders: Path) -> Callable[[str, str], None]:
     def on_point(step: str, point: str) -> None:
         if not orders.exists():
             return
-        told = json.loads(orders.read_text())
-        for what in ("kill", "fail"):
-            if told[what] == {"step": step, "point": point}:
-                orders.write_text(json.dumps({**told, what: None}))
-                if what == "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                raise LoginFailed(f"The test failed it {point} {step}")
+        told, here = json.loads(orders.read_text()), {"step": step, "point": point}
+        if told["kill"][:1] == [here]:
+            orders.write_text(json.dumps({**told, "kill": told["kill"][1:]}))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if told["fail"] == here:
+            orders.write_text(json.dumps({**told, "fail": None}))
+            raise LoginFailed(f"The test failed it {point} {step}")
 
     return on_point
+
+
+def _tell_sagas(file: Path) -> None:
+    from polydev.workflows import engine, saga
+
+    add, run = engine.Engine.add, saga.Saga.run
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def tell(name: str, table: SagaTable | None) -> None:
+        if known.get(name) is None:
+            known[name] = table and vars(table)
+            file.write_text(json.dumps(known))
+
+    def telling_add(self: engine.Engine, name: str, body: engine.Body) -> None:
+        tell(name, None)
+        add(self, name, body)
+
+    async def telling_run(self: saga.Saga, by: engine.Engine, subject: str) -> None:
+        undone = [step.name for step in self.steps if step.undo is not None]
+        always = [step.name for step in self.always]
+        tell(self.name, SagaTable([step.name for step in self.steps], undone, always))
+        await run(self, by, subject)
+
+    engine.Engine.add = telling_add  # type: ignore[method-assign]
+    saga.Saga.run = telling_run  # type: ignore[method-assign]
 
 
 def _do_steps_twice() -> None:
@@ -159,17 +229,3 @@ def _do_steps_twice() -> None:
         await once(work, *how)
 
     saga._again = twice  # type: ignore[assignment]
-
-
-def _run(orders: Path, times: str) -> None:
-    from polydev import app, logging_setup
-    from polydev.settings import ControllerSettings, read
-
-    if times == "twice":
-        _do_steps_twice()
-    logging_setup.set_up(as_json=False)
-    app.run(read(ControllerSettings), _obeying(orders))
-
-
-if __name__ == "__main__":
-    _run(Path(sys.argv[1]), sys.argv[2])

@@ -73,7 +73,7 @@ async def test_connecting_again_replaces_the_credentials(world: World) -> None:
 async def test_killed_anywhere_it_completes(world: World, step: str) -> None:
     await world.controller.start()
     for point in POINTS:
-        world.controller.order(kill=At(step, point))
+        world.controller.order(At(step, point))
         session_id = await world.controller.connect("codex")
         assert await world.controller.ended() == -9
         await world.controller.start()
@@ -122,7 +122,7 @@ async def test_a_machine_that_was_there_is_left_as_it_was(world: World, step: st
 async def test_killed_while_undoing_it_is_undone(world: World, step: str) -> None:
     await world.controller.start()
     for point in POINTS:
-        world.controller.order(fail=At("write", "inside"), kill=At(step, point))
+        world.controller.order(At(step, point), fail=At("write", "inside"))
         session_id = await world.controller.connect("codex")
         assert await world.controller.ended() == -9
         await world.controller.start()
@@ -161,7 +161,7 @@ async def test_a_cancel_survives_the_controller() -> None:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         await world.controller.until(session_id, "waiting_for_person")
-        world.controller.order(kill=At("undo create-machines", "before"))
+        world.controller.order(At("undo create-machines", "before"))
         await world.controller.ask("POST", f"/api/auth/session/{session_id}/cancel")
         assert await world.controller.ended() == -9
         await world.controller.start()
@@ -233,7 +233,7 @@ async def test_asking_twice_gives_the_same_session() -> None:
 
 async def test_what_a_host_kept_from_undoing_is_undone_later(world: World) -> None:
     await world.controller.start()
-    world.controller.order(fail=At("write", "inside"), kill=At("undo create-machines", "before"))
+    world.controller.order(At("undo create-machines", "before"), fail=At("write", "inside"))
     session_id = await world.controller.connect("codex")
     assert await world.controller.ended() == -9
     await world.agent.kill()

@@ -84,7 +84,7 @@ async def test_a_machine_that_its_host_has_lost_is_told_and_another_is_made(
 
 async def test_a_session_whose_start_was_cut_is_started(world: World) -> None:
     await world.controller.start()
-    world.controller.order(kill=At("create-machines", "before"))
+    world.controller.order(At("create-machines", "before"))
     session_id = await world.controller.connect("codex")
     assert await world.controller.ended() == -9
     for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
@@ -125,7 +125,7 @@ async def test_machines_of_another_controller_are_left_alone(world: World) -> No
 @pytest.mark.parametrize("point", ["before", "inside", "after"])
 async def test_a_machine_whose_making_was_cut_is_made(world: World, point: str) -> None:
     await world.controller.start()
-    world.controller.order(kill=At("create-machine", point))
+    world.controller.order(At("create-machine", point))
     view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
     assert await world.controller.ended() == -9
     await world.controller.start()
@@ -137,7 +137,7 @@ async def test_a_machine_whose_making_was_cut_is_made(world: World, point: str) 
 async def test_a_machine_whose_destruction_was_cut_is_destroyed(world: World, point: str) -> None:
     await world.controller.start()
     cli = await _connected(world)
-    world.controller.order(kill=At("destroy-machine", point))
+    world.controller.order(At("destroy-machine", point))
     await world.controller.ask("POST", "/api/vm/destroy", {"vmId": cli})
     assert await world.controller.ended() == -9
     await world.controller.start()

@@ -164,7 +164,7 @@ async def test_killed_while_it_seals_anew_every_row_opens_and_it_goes_on(
     before = await _plaintexts(world, KEY)
     assert await world.controller.end() == 0
     await _started(world, NEW, KEY)
-    world.controller.order(kill=At("reseal", point))
+    world.controller.order(At("reseal", point))
     asked = await world.controller.ask("POST", "/api/admin/keys/rotate")
     assert await world.controller.ended() == -9
     assert await _plaintexts(world, NEW, KEY) == before

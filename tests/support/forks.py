@@ -1,0 +1,103 @@
+"""Controller processes that start quickly: forks of one that has imported everything already.
+
+Importing takes a controller more than a second of a processor, and the tests start hundreds. A
+fork is a process like any other: it may be killed, stopped, and waited for. Run as a program this
+is the one that forks; `fork` and `reap` ask it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_asking: list[socket.socket] = []
+
+
+def fork(argv: Sequence[str], env: Mapping[str, str], log: Path) -> int:
+    """Start `controller_process.main(argv)` in a process of its own; its id."""
+    return int(_ask({"argv": list(argv), "env": dict(env), "log": str(log)}))
+
+
+async def reap(pid: int) -> int:
+    """Wait until a fork has ended; its exit code, or the negative number of its signal."""
+    descriptor = os.pidfd_open(pid)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    return int(_ask({"reap": pid}))
+
+
+def _ask(what: Mapping[str, Any]) -> Any:
+    if not _asking:
+        _asking.append(_begin())
+    with _asking[0].makefile("rw") as stream:
+        stream.write(json.dumps(what) + "\n")
+        stream.flush()
+        return json.loads(stream.readline())
+
+
+def _begin() -> socket.socket:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
+
+
+def _serve(asked: socket.socket) -> None:
+    import controller_process
+
+    with asked.makefile("rw") as stream:
+        for line in stream:
+            what = json.loads(line)
+            if "reap" in what:
+                answer = os.waitstatus_to_exitcode(os.waitpid(what["reap"], 0)[1])
+            else:
+                answer = os.fork()
+                if answer == 0:
+                    _become(what, asked)
+                    os._exit(controller_process.main(what["argv"]))
+            stream.write(f"{answer}\n")
+            stream.flush()
+
+
+def _become(what: Mapping[str, Any], asked: socket.socket) -> None:
+    """What a program that was started in the usual way would find."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    log = os.open(what["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.close(asked.fileno())
+    os.environ.clear()
+    os.environ.update(what["env"])
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
