@@ -33,6 +33,7 @@ from polydev.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
 from polydev.hosts import Host
 from polydev.settings import ControllerSettings, read
 from polydev.store.database import open_database, sqlite_folder
+from polydev.telemetry import traces
 from polydev.vault import unlock
 from polydev.workflows.connect import Connect
 from polydev.workflows.custody import Custody
@@ -42,6 +43,7 @@ from polydev.workflows.leases import Lease, at_work
 from polydev.workflows.machine_requests import MachineRequests
 from polydev.workflows.machines import Machines
 from polydev.workflows.reconcile import Reconciler
+from polydev.workflows.retention import Retention
 from polydev.workflows.rotation import Rotation
 from polydev.workflows.saga import OnPoint
 from polydev.workflows.token_key import token_key
@@ -92,6 +94,9 @@ async def _serve_until_told(
 async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIterator[Services]:
     """The parts of the controller, put together and running."""
     async with AsyncExitStack() as closing:
+        await closing.enter_async_context(
+            traces.exported(settings.otlp_endpoint, settings.otlp_headers, settings.trace_ratio)
+        )
         database = open_database(settings.database_url, settings.controller_dir)
         closing.push_async_callback(database.close)
         await database.upgrade()
@@ -118,8 +123,20 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         reconciling = asyncio.create_task(Reconciler(database, engine, machines).run())
         closing.push_async_callback(_ended, reconciling)
+        forgetting = asyncio.create_task(Retention(database, settings).run())
+        closing.push_async_callback(_ended, forgetting)
         chats = Chats(database, host)
-        yield Services(database, access, host, connect, requests, chats, rotation, custody)
+        yield Services(
+            database,
+            access,
+            host,
+            connect,
+            requests,
+            chats,
+            rotation,
+            custody,
+            metrics_token=settings.metrics_token,
+        )
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
