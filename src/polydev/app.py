@@ -44,6 +44,8 @@ from polydev.workflows.machine_requests import MachineRequests
 from polydev.workflows.machines import Machines
 from polydev.workflows.reconcile import Reconciler
 from polydev.workflows.retention import Retention
+from polydev.workflows.removal import Removal
+from polydev.workflows.resumption import resume_now_and_then
 from polydev.workflows.rotation import Rotation
 from polydev.workflows.saga import OnPoint
 from polydev.workflows.token_key import token_key
@@ -116,13 +118,17 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         connect = Connect(database, vault, machines, engine, on_point)
         rotation = Rotation(database, vault, engine, on_point)
         custody = Custody(database, vault, machines, engine, on_point)
+        removal = Removal(database, machines, engine, on_point)
         requests.register()
         connect.register()
         rotation.register()
         custody.register()
+        removal.register()
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         reconciling = asyncio.create_task(Reconciler(database, engine, machines).run())
         closing.push_async_callback(_ended, reconciling)
+        resuming = asyncio.create_task(resume_now_and_then((custody.resume, removal.resume)))
+        closing.push_async_callback(_ended, resuming)
         forgetting = asyncio.create_task(Retention(database, settings).run())
         closing.push_async_callback(_ended, forgetting)
         chats = Chats(database, host)
@@ -135,6 +141,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
             chats,
             rotation,
             custody,
+            removal,
             metrics_token=settings.metrics_token,
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,6 +27,8 @@ from polydev.settings import SignUp
 from polydev.store import audit, events, invitations, people, sign_ins, tokens
 from polydev.store import passwords as kept_passwords
 from polydev.store.database import Database
+
+_JUST_BEGUN = timedelta(minutes=10)
 
 NOBODY = "nobody"
 """Who acts, in the audit log, when somebody could not prove who they are."""
@@ -174,6 +177,28 @@ class Accounts:
         return PasswordChanged(
             ended, [it for it in present if it.expires_at is None or it.expires_at > at]
         )
+
+    async def confirm(self, caller: Caller, password: str | None) -> None:
+        """That they mean it, and are who they are: by their password; by a sign-in that has just
+        begun, if their account has none.
+
+        Raises: NotAllowed, TooManyRequests.
+        """
+        sign_in_id, user_id = _sign_in_of(caller), caller.user_id
+        await self._doors.limits.password(user_id)
+        async with self._database.read() as connection:
+            kept = await kept_passwords.hash_of(connection, user_id)
+            at = now()
+            recent = await sign_ins.of(connection, user_id, seen_since=at - _JUST_BEGUN)
+        if kept is not None:
+            if password is None or not await self._passwords.matches(password, kept):
+                raise NotAllowed("The password is wrong", hint="Tell the account's password")
+        elif not any(
+            it.sign_in_id == sign_in_id and it.created_at > at - _JUST_BEGUN for it in recent
+        ):
+            raise NotAllowed(
+                "This sign-in is too old for that", hint="Sign in again, and ask within 10 minutes"
+            )
 
     async def _note_refusal(self, address: str, person: Person | None, asked: Asked) -> None:
         owner = None if person is None else person.user_id

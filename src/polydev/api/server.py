@@ -23,12 +23,13 @@ from polydev.api import (
     openapi,
     people,
     problems,
+    removal,
 )
 from polydev.api.guard import Guard
 from polydev.api.observed import Observed
 from polydev.api.services import Services
 
-_ACCOUNTS = (account, account_tokens, account_oidc, people)
+_ACCOUNTS = (account, account_tokens, account_oidc, people, removal)
 _OBSERVING = (events, audit, metrics)
 
 

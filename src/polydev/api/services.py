@@ -24,6 +24,7 @@ from polydev.store.database import Database
 from polydev.workflows.connect import Connect
 from polydev.workflows.custody import Custody
 from polydev.workflows.machine_requests import MachineRequests
+from polydev.workflows.removal import Removal
 from polydev.workflows.rotation import Rotation
 
 CSRF_HEADER = "X-CSRF-Token"
@@ -53,6 +54,7 @@ class Services:
     chats: Chats
     rotation: Rotation
     custody: Custody
+    removal: Removal
     metrics_token: SecretStr | None = None
     """What opens `/metrics`, besides administrators' tokens."""
 

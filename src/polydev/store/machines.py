@@ -77,6 +77,11 @@ async def of_person(
     return await _many(connection, vms.c.user_id == user_id, _ALIVE, span=span)
 
 
+async def ever_of_person(connection: AsyncConnection, user_id: PersonId) -> list[Machine]:
+    """A person's machines, those that are destroyed too, the oldest first."""
+    return await _many(connection, vms.c.user_id == user_id)
+
+
 async def alive(connection: AsyncConnection, span: Span | None = None) -> list[Machine]:
     """Everybody's machines that are not destroyed, the oldest first: all, or a span of them."""
     return await _many(connection, _ALIVE, span=span)
