@@ -126,7 +126,9 @@ class StepView(_Schema):
 
 class _Versioned(_Schema):
     version: str = Field(
-        default="", description="Changes whenever anything else here does", examples=["9f2c1d0b7a6e5f43"]
+        default="",
+        description="Changes whenever anything else here does",
+        examples=["9f2c1d0b7a6e5f43"],
     )
 
     def with_version(self) -> Self:
