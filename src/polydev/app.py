@@ -30,14 +30,16 @@ from polydev.api.services import Services
 from polydev.chat import Chats
 from polydev.domain import now
 from polydev.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
-from polydev.hosts import Host
+from polydev.hosts import Hosts
 from polydev.settings import ControllerSettings, read
 from polydev.store.database import open_database, sqlite_folder
 from polydev.telemetry import traces
 from polydev.vault import unlock
+from polydev.workflows.admission import Admission
 from polydev.workflows.connect import Connect
 from polydev.workflows.custody import Custody
 from polydev.workflows.engine import Engine
+from polydev.workflows.host_watch import HostWatch
 from polydev.workflows.journal import journal_of
 from polydev.workflows.leases import Lease, at_work
 from polydev.workflows.machine_requests import MachineRequests
@@ -103,19 +105,23 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         closing.push_async_callback(database.close)
         await database.upgrade()
         async with database.write() as connection:
-            key, others = settings.required_encryption_key(), settings.opening_keys()
-            vault = await unlock(connection, key, now(), others)
+            current, others = settings.required_encryption_key(), settings.opening_keys()
+            vault = await unlock(connection, current, now(), others)
         access = await open_access(database, settings)
-        host = await closing.enter_async_context(Host(settings.host_socket))
+        hosts = await _watched_hosts(closing, database, settings)
+        async with database.write() as connection:
+            installation = await installations.id_of(connection)
         earlier = settings.controller_dir / "browser-token-key"
-        machines = Machines(database, host, settings, await token_key(database, vault, earlier))
+        key = await token_key(database, vault, earlier)
+        machines = Machines(database, hosts, settings, installation, key)
+        admission = Admission(database, machines)
         journal = await asyncio.to_thread(
             journal_of, settings.database_url, settings.controller_dir
         )
         lease = Lease(database)
         engine = Engine(journal, lease.executor_id, lease.check)
         requests = MachineRequests(machines, engine, on_point)
-        connect = Connect(database, vault, machines, engine, on_point)
+        connect = Connect(database, vault, machines, admission, engine, on_point)
         rotation = Rotation(database, vault, engine, on_point)
         custody = Custody(database, vault, machines, engine, on_point)
         removal = Removal(database, machines, engine, on_point)
@@ -131,7 +137,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         closing.push_async_callback(_ended, resuming)
         forgetting = asyncio.create_task(Retention(database, settings).run())
         closing.push_async_callback(_ended, forgetting)
-        chats = Chats(database, host)
+        chats = Chats(database, hosts)
         yield Services(
             database,
             access,
@@ -144,6 +150,18 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
             removal,
             metrics_token=settings.metrics_token,
         )
+
+
+async def _watched_hosts(
+    closing: AsyncExitStack, database: Database, settings: ControllerSettings
+) -> Hosts:
+    """The clients of all hosts, each looked at once already, and again and again."""
+    hosts = Hosts()
+    closing.push_async_callback(hosts.aclose)
+    watch = HostWatch(database, hosts, settings)
+    await watch.begin()
+    closing.push_async_callback(_ended, asyncio.create_task(watch.run()))
+    return hosts
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -225,7 +225,7 @@ class Custody:
         return None if machine is None or machine.status in _GONE else machine
 
     def _delivery(self, machine: Machine) -> Delivery:
-        return Delivery(self.database, self.vault, self.machines.host)
+        return Delivery(self.database, self.vault, self.machines.hosts.of(machine.host_id))
 
 
 def _unknown(reason: str) -> Verdict:
