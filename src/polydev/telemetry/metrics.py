@@ -121,6 +121,8 @@ def outcome_of(error: BaseException) -> str:
     """An error as a label: its stable code if it is one of ours."""
     if isinstance(error, PolydevError):
         return error.code
+    if isinstance(error, TimeoutError):
+        return "timed-out"
     return "cancelled" if not isinstance(error, Exception) else "defect"
 
 
@@ -206,10 +208,6 @@ class Rows(Collector):
         yield from _hosts(it.hosts)
 
 
-rows = Rows()
-registry.register(rows)
-
-
 def page() -> bytes:
     """Everything, in Prometheus' text format."""
     return generate_latest(registry)
@@ -227,3 +225,7 @@ def _gauge(name: str, words: str, labels: Sequence[str], values: Series) -> Metr
     for key, value in sorted(values.items()):
         family.add_metric(key, value)
     return family
+
+
+rows = Rows()
+registry.register(rows)  # it collects at once, so everything above must be there
