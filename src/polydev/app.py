@@ -32,10 +32,12 @@ from polydev.domain import now
 from polydev.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
 from polydev.hosts import Hosts
 from polydev.settings import ControllerSettings, read
-from polydev.store.database import open_database, sqlite_folder
+from polydev.store import installation as installations
+from polydev.store.database import Database, open_database, sqlite_folder
 from polydev.telemetry import traces
 from polydev.vault import unlock
 from polydev.workflows.admission import Admission
+from polydev.workflows.checkup import Checkup
 from polydev.workflows.connect import Connect
 from polydev.workflows.custody import Custody
 from polydev.workflows.engine import Engine
@@ -45,9 +47,9 @@ from polydev.workflows.leases import Lease, at_work
 from polydev.workflows.machine_requests import MachineRequests
 from polydev.workflows.machines import Machines
 from polydev.workflows.reconcile import Reconciler
-from polydev.workflows.retention import Retention
 from polydev.workflows.removal import Removal
 from polydev.workflows.resumption import resume_now_and_then
+from polydev.workflows.retention import Retention
 from polydev.workflows.rotation import Rotation
 from polydev.workflows.saga import OnPoint
 from polydev.workflows.token_key import token_key
@@ -131,6 +133,8 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         custody.register()
         removal.register()
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
+        queue = asyncio.create_task(admission.run())
+        closing.push_async_callback(_ended, queue)
         reconciling = asyncio.create_task(Reconciler(database, engine, machines).run())
         closing.push_async_callback(_ended, reconciling)
         resuming = asyncio.create_task(resume_now_and_then((custody.resume, removal.resume)))
@@ -141,13 +145,14 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         yield Services(
             database,
             access,
-            host,
+            hosts,
             connect,
             requests,
             chats,
             rotation,
             custody,
             removal,
+            Checkup(database, hosts, settings),
             metrics_token=settings.metrics_token,
         )
 

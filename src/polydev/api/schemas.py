@@ -310,16 +310,5 @@ class HealthView(_Schema):
     checks: dict[str, bool]
 
 
-class CheckView(_Schema):
-    name: str
-    ok: bool
-    message: str
-    hint: str = ""
-
-
-class DoctorView(_Schema):
-    checks: list[CheckView]
-
-
 def _error(code: str | None, message: str | None) -> ErrorView | None:
     return None if code is None else ErrorView(code=code, message=message or code)

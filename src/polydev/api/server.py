@@ -15,6 +15,7 @@ from polydev.api import (
     auth,
     chat,
     credentials,
+    doctor,
     events,
     general,
     keys,
@@ -51,7 +52,7 @@ def routes_of(services: Services | None) -> FastAPI:
     api.state.services = services
     problems.install(api)
     of_services = (auth, machines, chat, admin, keys, credentials)
-    for part in (general, *_ACCOUNTS, *_OBSERVING, *of_services):
+    for part in (general, doctor, *_ACCOUNTS, *_OBSERVING, *of_services):
         api.include_router(part.router)
     api.include_router(auth.plain)
     openapi.describe(api)

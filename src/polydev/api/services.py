@@ -18,9 +18,10 @@ from polydev.access.network import source_of
 from polydev.chat import Chats
 from polydev.domain import PersonId, Scope
 from polydev.errors import NoSuchPerson
-from polydev.hosts import Host
+from polydev.hosts import Hosts
 from polydev.store import people
 from polydev.store.database import Database
+from polydev.workflows.checkup import Checkup
 from polydev.workflows.connect import Connect
 from polydev.workflows.custody import Custody
 from polydev.workflows.machine_requests import MachineRequests
@@ -48,13 +49,14 @@ class Services:
 
     database: Database
     access: Access
-    host: Host
+    hosts: Hosts
     connect: Connect
     machines: MachineRequests
     chats: Chats
     rotation: Rotation
     custody: Custody
     removal: Removal
+    checkup: Checkup
     metrics_token: SecretStr | None = None
     """What opens `/metrics`, besides administrators' tokens."""
 
