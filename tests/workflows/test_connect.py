@@ -12,6 +12,7 @@ from controller_world import World, a_world, tokens_in
 from polydev.hostapi import StopMachine
 
 STEPS = (
+    "wait-for-room",
     "create-machines",
     "browser-ready",
     "start-login",

@@ -31,6 +31,7 @@ from polydev.errors import (
     PolydevError,
     QuotaExceeded,
 )
+from polydev.hosts import Host
 from polydev.store import machines
 
 router = APIRouter(prefix="/api/vm", tags=["machines"], route_class=Repeatable)
@@ -124,7 +125,7 @@ async def get_console(
 ) -> str:
     """The end of what a machine printed on its console, without control characters."""
     await _look(services, caller.user_id, vm_id)()
-    return await services.host.console(vm_id, tail_bytes)
+    return await (await _host_of(services, vm_id)).console(vm_id, tail_bytes)
 
 
 @router.websocket("/{vmId}/exec")
@@ -134,11 +135,18 @@ async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: Reach) -> 
         caller = await caller_of(socket)
         caller.require(Scope.MACHINES)
         await _look(services, caller.user_id, vm_id)()
+        host = await _host_of(services, vm_id)
     except PolydevError as error:
         await socket.send_denial_response(problems.document(error))
         return
     await socket.accept()
-    await streams.relay_program(socket, services.host, VmId(vm_id))
+    await streams.relay_program(socket, host, VmId(vm_id))
+
+
+async def _host_of(services: Services, vm_id: str) -> Host:
+    async with services.database.read() as connection:
+        found = await machines.get(connection, VmId(vm_id), None)
+    return services.hosts.of(found.host_id)
 
 
 def _look(

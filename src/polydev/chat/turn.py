@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from polydev.domain import MachineState, PersonId, VmId
 from polydev.errors import BadRequest, ChatFailed, GuestMisbehaved, NotConnected, PolydevError
 from polydev.hostapi import ExecRequest
-from polydev.hosts import GuestProcess, Host
+from polydev.hosts import GuestProcess, Host, Hosts
 from polydev.providers import AnswerReader, ChatEvent, Provider, provider
 from polydev.store import credentials, machines
 from polydev.store.database import Database
+from polydev.telemetry import metrics
 
 log = logging.getLogger("polydev.chat")
 
@@ -54,11 +55,12 @@ class Turn:
         said: dict[str, list[str]] = {"text": [], "delta": [], "tool": [], "error": []}
         failure: PolydevError | None = None
         try:
-            async with asyncio.timeout(TURN_LIMIT_S):
-                async for event in self._answer():
-                    said[event.kind].append(event.text)
-                    if event.kind != "error":
-                        yield TurnEvent(event.kind, event.text)
+            with metrics.timed(metrics.chat_turns, self.provider.id):
+                async with asyncio.timeout(TURN_LIMIT_S):
+                    async for event in self._answer():
+                        said[event.kind].append(event.text)
+                        if event.kind != "error":
+                            yield TurnEvent(event.kind, event.text)
         except PolydevError as error:
             failure = error
         except TimeoutError:
@@ -109,7 +111,7 @@ class Chats:
     """Opens turns."""
 
     database: Database
-    host: Host
+    hosts: Hosts
 
     async def open(self, user_id: PersonId, provider_id: str, prompt: str) -> Turn:
         """A turn with the person's CLI. Raises UnknownProvider, NotConnected, BadRequest."""
@@ -124,4 +126,4 @@ class Chats:
             raise NotConnected(f"You have not connected {about.name}", hint=hint)
         if machine is None:
             raise NotConnected(f"You have no running CLI machine for {about.name}", hint=hint)
-        return Turn(self.host, about, machine.vm_id, prompt)
+        return Turn(self.hosts.of(machine.host_id), about, machine.vm_id, prompt)

@@ -176,6 +176,7 @@ def words_of(step: str) -> str:
 
 
 WORDS = {
+    "wait-for-room": "Waiting for room",
     "create-machines": "Making the CLI machine and the browser machine",
     "browser-ready": "Waiting for the browser machine's service",
     "start-login": "Starting the CLI's own login, catching its URL",

@@ -110,6 +110,11 @@ class Fleet:
         """That much of the host is taken from now on."""
         self.taken[host_id] = self.taken.get(host_id, Room()) + room
 
+    def without(self, host_id: HostId, room: Room) -> Fleet:
+        """The fleet as it will be when that much of a host is taken, too."""
+        taken = {**self.taken, host_id: self.taken.get(host_id, Room()) + room}
+        return Fleet(self.hosts, taken, self.seen_since, self.closed)
+
     def can_ever_fit(self, room: Room) -> bool:
         """Whether some host is large enough when it is empty. True while nothing is known."""
         known = [it for it in self.hosts.values() if it.seen_at is not None]

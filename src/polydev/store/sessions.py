@@ -6,6 +6,7 @@ per person and provider is the database's own rule (a unique index), so it holds
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -26,8 +27,19 @@ from polydev.store import keyset
 from polydev.store.events import emit
 from polydev.store.keyset import Span
 from polydev.store.tables import auth_sessions, session_steps
+from polydev.telemetry import metrics
 
 _LIVE = auth_sessions.c.ended_at.is_(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A session that waits for room."""
+
+    session_id: SessionId
+    user_id: PersonId
+    created_at: datetime
+    is_cancelled: bool
 _TOLD = [auth_sessions.c[name] for name in ("user_id", "session_id", "provider", "status", "step")]
 
 
@@ -102,6 +114,48 @@ async def uses_of(connection: AsyncConnection, vm_id: VmId) -> list[SessionId]:
     return [SessionId(row.session_id) for row in await connection.execute(query)]
 
 
+async def any_completed_with(connection: AsyncConnection, vm_id: VmId) -> bool:
+    """Whether a session has completed with a CLI machine."""
+    query = sa.select(auth_sessions.c.session_id).where(
+        auth_sessions.c.cli_vm_id == vm_id, auth_sessions.c.status == SessionStatus.COMPLETED
+    )
+    return (await connection.execute(query.limit(1))).first() is not None
+
+
+async def queued(connection: AsyncConnection) -> list[Waiting]:
+    """The sessions that wait for room, the oldest first."""
+    query = (
+        sa.select(
+            auth_sessions.c.session_id,
+            auth_sessions.c.user_id,
+            auth_sessions.c.created_at,
+            auth_sessions.c.cancel_requested_at,
+        )
+        .where(_LIVE, auth_sessions.c.status == SessionStatus.QUEUED)
+        .order_by(auth_sessions.c.created_at, auth_sessions.c.session_id)
+    )
+    return [
+        Waiting(
+            SessionId(row.session_id),
+            PersonId(row.user_id),
+            row.created_at,
+            row.cancel_requested_at is not None,
+        )
+        for row in await connection.execute(query)
+    ]
+
+
+async def leave_queue(connection: AsyncConnection, session_id: SessionId) -> bool:
+    """Let a session wait for room no longer. Whether it did."""
+    query = sa.select(auth_sessions.c.status).where(
+        auth_sessions.c.session_id == session_id, _LIVE
+    )
+    status = (await connection.execute(query.with_for_update())).scalar()
+    if status != SessionStatus.QUEUED:
+        return False
+    return await change(connection, session_id, status=SessionStatus.RUNNING)
+
+
 async def live_with(connection: AsyncConnection, machine: Machine) -> bool:
     """Whether a session that goes on uses a machine, or made it."""
     query = sa.select(auth_sessions.c.session_id).where(
@@ -125,6 +179,8 @@ async def change(connection: AsyncConnection, session_id: SessionId, **values: A
     row = changed.one_or_none()
     if row is not None:
         await _tell(connection, row)
+        if "ended_at" in values:
+            metrics.sessions_ended.labels(row.provider, row.status).inc()
     return row is not None
 
 

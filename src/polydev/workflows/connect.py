@@ -15,6 +15,7 @@ import logging
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Literal
 
 from sqlalchemy.exc import IntegrityError
@@ -25,28 +26,34 @@ from polydev.domain import (
     PersonId,
     SessionId,
     SessionStatus,
+    VmId,
     credential_id_for,
     now,
 )
 from polydev.errors import (
     ChannelLost,
+    DatabaseUnavailable,
+    HostUnreachable,
     LoginExpired,
     LoginFailed,
     LoginNotWaiting,
     MachineBusy,
     SessionEnded,
 )
+from polydev.placement.quotas import hold_person
 from polydev.providers import check_credentials, end_of_login, provider
 from polydev.store import audit, credentials, sessions
 from polydev.store.database import Database
 from polydev.vault import Binding, Vault
+from polydev.workflows.admission import Admission
 from polydev.workflows.delivery import Delivery
 from polydev.workflows.engine import Engine
+from polydev.workflows.login import LoginUrl
 from polydev.workflows.login_watch import LoginWatch
 from polydev.workflows.machines import ANSWER_GRACE_S, Machines
 from polydev.workflows.saga import OnPoint, Saga, Step
 from polydev.workflows.session_machines import SessionMachines
-from polydev.workflows.session_notes import SessionNotes
+from polydev.workflows.session_notes import WAIT_FOR_ROOM, SessionNotes
 
 log = logging.getLogger("polydev.workflows")
 
@@ -60,6 +67,7 @@ class Connect:
     database: Database
     vault: Vault
     machines: Machines
+    admission: Admission
     engine: Engine
     on_point: OnPoint = lambda _step, _point: None
 
@@ -67,6 +75,10 @@ class Connect:
         """The steps, what undoes each, and how long each may take."""
         its, limit = SessionMachines(self.database, self.machines), self.machines.settings
         steps = [
+            Step(
+                WAIT_FOR_ROOM, self.admission.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
+                undo=its.give_back_cli_machine, interruptible=False, retried=DatabaseUnavailable,
+            ),
             Step(
                 "create-machines", its.create, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
                 undo=its.give_back_cli_machine,
@@ -91,12 +103,19 @@ class Connect:
     # -- what the API asks -----------------------------------------------------------------------
 
     async def start(self, caller: Caller, user_id: PersonId, provider_id: str) -> ConnectSession:
-        """A new session, or the live one for that provider. Raises UnknownProvider, NotAllowed."""
+        """A new session, or the live one for that provider.
+
+        Raises: UnknownProvider, NotAllowed, NoSuchPerson, QuotaExceeded.
+        """
         session = self._new_session(caller.whom(user_id), provider(provider_id).id)
         try:
-            async with self.database.write(session.user_id) as connection:
+            async with self.database.write() as connection:
+                await hold_person(connection, session.user_id)
                 live = await sessions.live_of(connection, user_id, session.provider)
                 if live is None:
+                    if caller.bounds is not None:
+                        quotas = self.machines.quotas
+                        await quotas.require_session(connection, session.user_id)
                     await sessions.add(connection, session)
                     entry = caller.did("session.start", session.session_id, session.user_id)
                     await audit.record(connection, entry)
@@ -111,7 +130,7 @@ class Connect:
         self, caller: Caller, session_id: SessionId, reason: str = ""
     ) -> ConnectSession:
         """Wish a session away; the workflow ends it. Raises NoSuchSession, SessionEnded."""
-        async with self.database.write(caller.bounds) as connection:
+        async with self.database.write() as connection:
             session = await sessions.get(connection, session_id, caller.bounds)
             if not await sessions.request_cancel(connection, session_id, now()):
                 raise SessionEnded(f"The connect session {session_id} has ended already")
@@ -136,15 +155,14 @@ class Connect:
             await audit.record(connection, entry)
         if session.status is not SessionStatus.WAITING:
             raise LoginNotWaiting("The login does not wait for a pasted code or URL now")
-        service = SessionMachines(self.database, self.machines).browser_service(session_id)
+        service = await SessionMachines(self.database, self.machines).browser_service(session_id)
         await service.paste(session.provider, what, text)
 
     # -- the steps -------------------------------------------------------------------------------
 
     async def _start_login(self, subject: str) -> None:
         session = await self._session(subject)
-        watch = self._watch(session)
-        urls = await watch.start()
+        urls = await self._start(session)
         async with self.database.write() as connection:
             fresh = await sessions.get(connection, session.session_id)
             if fresh.status is SessionStatus.WAITING:
@@ -159,12 +177,20 @@ class Connect:
                 expires_at=now() + limit,
             )
 
+    async def _start(self, session: ConnectSession) -> LoginUrl:
+        try:
+            return await (await self._watch(session)).start()
+        except HostUnreachable:
+            its = SessionMachines(self.database, self.machines)
+            await its.renew_browser(session.session_id)
+            raise
+
     async def _wait_for_person(self, subject: str) -> None:
         session = await self._session(subject)
         left_s = (session.expires_at - now()).total_seconds()
         try:
             async with asyncio.timeout(max(left_s, 0)):
-                await self._watch(session).until_done()
+                await (await self._watch(session)).until_done()
         except TimeoutError:
             raise LoginExpired(
                 "Nobody logged in within the time allowed", hint="Connect again when you are ready"
@@ -175,7 +201,8 @@ class Connect:
         session = await self._session(subject)
         about = provider(session.provider)
         its = SessionMachines(self.database, self.machines)
-        reported = await its.browser_service(session.session_id).credentials(about.id)
+        service = await its.browser_service(session.session_id)
+        reported = await service.credentials(about.id)
         plaintext = check_credentials(about, reported)
         binding = Binding(credential_id_for(session.session_id), session.user_id, about.id)
         sealed = await self.vault.seal(plaintext, binding, now())
@@ -193,14 +220,16 @@ class Connect:
         credential, about = credential_id_for(session.session_id), provider(session.provider)
         await self.machines.bring_up(session.cli_vm_id)
         try:
-            await self._delivery().deliver(credential, about, session.cli_vm_id)
+            delivery = await self._delivery(session.cli_vm_id)
+            await delivery.deliver(credential, about, session.cli_vm_id)
         except MachineBusy as error:  # It stopped meanwhile: the next try starts it again.
             raise ChannelLost(error.message, hint=error.hint) from None
 
     async def _take_back(self, subject: str) -> None:
         session = await self._session(subject)
         if session.cli_vm_id is not None:
-            await self._delivery().take_back(provider(session.provider), session.cli_vm_id)
+            delivery = await self._delivery(session.cli_vm_id)
+            await delivery.take_back(provider(session.provider), session.cli_vm_id)
 
     async def _clean_up(self, subject: str) -> None:
         """The browser machine goes, whatever happened; and a delivery that stands is settled."""
@@ -209,7 +238,8 @@ class Connect:
         async with self.database.read() as connection:
             stands = await credentials.get(connection, credential_id_for(session.session_id))
         if stands is not None and session.cli_vm_id is not None:
-            await self._delivery().settle(provider(session.provider), session.cli_vm_id)
+            delivery = await self._delivery(session.cli_vm_id)
+            await delivery.settle(provider(session.provider), session.cli_vm_id)
 
     # -- what they share -------------------------------------------------------------------------
 
@@ -217,16 +247,19 @@ class Connect:
         async with self.database.read() as connection:
             return await sessions.get(connection, SessionId(subject))
 
-    def _watch(self, session: ConnectSession) -> LoginWatch:
+    async def _watch(self, session: ConnectSession) -> LoginWatch:
         its = SessionMachines(self.database, self.machines)
-        return LoginWatch(its.browser_service(session.session_id), session)
+        is_lost = partial(its.has_lost_browser, session.session_id)
+        return LoginWatch(await its.browser_service(session.session_id), session, is_lost)
 
-    def _delivery(self) -> Delivery:
-        return Delivery(self.database, self.vault, self.machines.host)
+    async def _delivery(self, vm_id: VmId) -> Delivery:
+        machine = await self.machines.find(vm_id)
+        return Delivery(self.database, self.vault, self.machines.hosts.of(machine.host_id))
 
     def _new_session(self, user_id: PersonId, provider_id: str) -> ConnectSession:
         limit, at = self.machines.settings, now()
-        before_s = limit.machine_limit_s + limit.healthy_limit_s + limit.login_start_limit_s
+        before_s = limit.queue_limit_s + limit.machine_limit_s
+        before_s += limit.healthy_limit_s + limit.login_start_limit_s
         return ConnectSession(
             session_id=SessionId(str(uuid.uuid4())),
             user_id=user_id,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from polydev.domain import ConnectSession
-from polydev.errors import LoginFailed, Unavailable
+from polydev.errors import HostLost, HostUnreachable, LoginFailed, Unavailable
 from polydev.providers import check_oauth_url, cleaned, provider
 from polydev.workflows.login import BrowserService, LoginUrl
 
@@ -29,6 +30,8 @@ class LoginWatch:
 
     service: BrowserService
     session: ConnectSession
+    is_lost: Callable[[], Awaitable[bool]]
+    """Whether the machine's host has not answered for too long."""
 
     async def start(self) -> LoginUrl:
         """Start the CLI's login and return its URLs, checked. The caller limits the time."""
@@ -45,13 +48,18 @@ class LoginWatch:
 
     async def until_done(self) -> None:
         """Return when the login is complete. A host agent or channel that is away for a while ends
-        nothing: the person's time does, and the caller keeps it. Raises: LoginFailed."""
+        nothing: the person's time does, and the caller keeps it. Raises: LoginFailed, HostLost."""
         version = -1
         while True:
             try:
                 state = await self.service.state(self.session.provider, version)
             except Unavailable as error:
                 log.info("session %s: %s", self.session.session_id, error.message)
+                if isinstance(error, HostUnreachable) and await self.is_lost():
+                    raise HostLost(
+                        "The host on which the login was done does not answer any more",
+                        hint="Connect again",
+                    ) from None
                 await asyncio.sleep(_PAUSE_S)
                 continue
             if state.step == "ready":

@@ -16,6 +16,8 @@ from functools import partial
 from polydev.access import Caller
 from polydev.domain import Machine, MachineKind, MachineState, PersonId, VmId, new_vm_id
 from polydev.errors import MachineBusy, PolydevError
+from polydev.placement.claims import alone
+from polydev.placement.quotas import hold_person
 from polydev.store import audit, machines, sessions
 from polydev.store.database import Database
 from polydev.workflows.engine import Engine
@@ -53,15 +55,20 @@ class MachineRequests:
     async def create(
         self, caller: Caller, user_id: PersonId, kind: MachineKind, vm_id: VmId | None = None
     ) -> Machine:
-        """Have a machine made; answers with its row, `creating`. Raises NotAllowed.
+        """Have a machine made; answers with its row, `creating`.
 
         `vm_id`: the id of the new machine, for who may ask twice for the same one.
+        Raises: NotAllowed, NoSuchPerson; QuotaExceeded; NoCapacity when no host has room now.
         """
         machine = self._means.plan(caller.whom(user_id), kind, vm_id or new_vm_id(), None)
         async with self._means.database.write() as connection:
+            await hold_person(connection, machine.user_id)
             there = await machines.find(connection, machine.vm_id)
             if there is None:
-                await machines.add_if_absent(connection, machine)
+                if caller.bounds is not None:
+                    quotas, owner = self._means.quotas, machine.user_id
+                    await quotas.require_machine(connection, owner, machine.size)
+                machine = await self._means.placement.add(connection, machine)
                 entry = caller.did("machine.create", machine.vm_id, machine.user_id)
                 await audit.record(connection, entry)
         machine = there or machine
@@ -73,7 +80,8 @@ class MachineRequests:
 
         Raises NoSuchMachine.
         """
-        async with self._means.database.write(caller.bounds) as connection:
+        async with self._means.database.write() as connection:
+            await alone(connection)
             machine = await machines.get(connection, vm_id, caller.bounds)
             if machine.status is not MachineState.DESTROYING:
                 await machines.set_state(connection, vm_id, MachineState.DESTROYING)
@@ -88,7 +96,8 @@ class MachineRequests:
 
         Raises: NoSuchMachine; MachineBusy when it does not run, or a login uses it.
         """
-        async with self._means.database.write(caller.bounds) as connection:
+        async with self._means.database.write() as connection:
+            await alone(connection)
             machine = await machines.get(connection, vm_id, caller.bounds)
             if machine.status in _ON_ITS_WAY_DOWN:
                 return machine
@@ -109,15 +118,21 @@ class MachineRequests:
     async def start(self, caller: Caller, vm_id: VmId) -> Machine:
         """Have a stopped machine started again; answers with its row, `resuming`.
 
-        Raises: NoSuchMachine; MachineBusy when it is being made, stopped or destroyed.
+        Raises: NoSuchMachine; MachineBusy when it is being made, stopped or destroyed;
+        QuotaExceeded; NoCapacity when the host that has its disk has no room now.
         """
-        async with self._means.database.write(caller.bounds) as connection:
+        async with self._means.database.write() as connection:
+            owner = (await machines.get(connection, vm_id, caller.bounds)).user_id
+            await hold_person(connection, owner)
+            await alone(connection)
             machine = await machines.get(connection, vm_id, caller.bounds)
             if machine.status in _ON_ITS_WAY_UP:
                 return machine
             if machine.status not in _STARTABLE:
                 raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
-            await machines.set_state(connection, vm_id, MachineState.RESUMING)
+            if caller.bounds is not None:
+                await self._means.quotas.require_start(connection, owner, machine.size)
+            await self._means.placement.start(connection, machine)
             attempt = await machines.next_attempt(connection, vm_id)
             await audit.record(connection, caller.did("machine.start", vm_id, machine.user_id))
         machine = replace(machine, status=MachineState.RESUMING, attempt=attempt)

@@ -54,7 +54,9 @@ class Reconciler:
         await self.engine.forget(now() - _KEEP_JOURNAL)
         async with self.database.read() as connection:
             rows = await machines.alive(connection)
-        there = {view.vm_id: view for view in await self.machines.host.machines()}
+        there: dict[str, MachineView] = {}
+        for host in self.machines.hosts.every().values():
+            there |= {view.vm_id: view for view in await host.machines()}
         for row in rows:
             try:
                 await self._machine(row, there.get(row.vm_id))

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from polydev import log_context
 from polydev.errors import PolydevError, StepTimedOut, Unavailable
+from polydev.telemetry import metrics, traces
 from polydev.workflows.engine import Engine
 
 log = logging.getLogger("polydev.workflows")
@@ -28,6 +31,17 @@ Work = Callable[[str], Awaitable[None]]
 
 Point = Literal["before", "inside", "after"]
 OnPoint = Callable[[str, Point], None]
+
+_NOUNS = {
+    "connect": "session",
+    "create-machine": "machine",
+    "destroy-machine": "machine",
+    "stop-machine": "machine",
+    "start-machine": "machine",
+    "delete-person": "person",
+    "revoke-credential": "credential",
+}
+"""What the subject of each is called in logs and traces."""
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
@@ -43,6 +57,8 @@ class Step:
     undo: Work | None = None
     interruptible: bool = True
     """Whether a wish to cancel ends it at once."""
+    retried: type[PolydevError] = Unavailable
+    """What is tried again until the limit."""
 
 
 class Notes(Protocol):
@@ -73,6 +89,12 @@ class Saga:
 
     async def run(self, engine: Engine, subject: str) -> None:
         """Drive the saga to its end. Raises nothing of its own."""
+        about = subject.partition("/")[0]
+        ids = {_NOUNS.get(self.name, "subject"): about, "workflow": self.name}
+        with log_context.about(**ids), traces.span(self.name, trace=subject, **ids):
+            await self._run(engine, subject)
+
+    async def _run(self, engine: Engine, subject: str) -> None:
         failure = await self._forward(engine, subject)
         for step in self.always:
             await self._insist(engine, subject, step.name, step.do, step.limit_s)
@@ -109,7 +131,8 @@ class Saga:
         async def work() -> None:
             await self.notes.begins(subject, step.name)
             try:
-                await self._within_limit(subject, step)
+                with self._observed(step.name):
+                    await self._within_limit(subject, step)
             except PolydevError:
                 await self.notes.ends(subject, step.name, "failed")
                 raise
@@ -129,8 +152,9 @@ class Saga:
             await self.notes.begins(subject, name)
             outcome = "done"
             try:
-                async with asyncio.timeout(limit_s):
-                    await _again(lambda: do(subject), PolydevError, name)
+                with self._observed(name):
+                    async with asyncio.timeout(limit_s):
+                        await _again(lambda: do(subject), PolydevError, name)
             except TimeoutError:
                 outcome = "failed"
                 log.error("%s: '%s' did not end within %g s", subject, name, limit_s)
@@ -144,11 +168,17 @@ class Saga:
             log.error("%s: '%s' failed: %s", subject, name, error.line())
         self.on_point(name, "after")
 
+    @contextmanager
+    def _observed(self, step: str) -> Iterator[None]:
+        """Time a step, and trace it."""
+        with metrics.timed(metrics.step_duration, self.name, step), traces.span(step):
+            yield
+
     async def _within_limit(self, subject: str, step: Step) -> None:
         trying = _Trying()
         try:
             async with asyncio.timeout(step.limit_s):
-                work = _again(lambda: step.do(subject), Unavailable, step.name, trying)
+                work = _again(lambda: step.do(subject), step.retried, step.name, trying)
                 if step.interruptible:
                     await _unless(self.notes.interrupted(subject), work)
                 else:

@@ -8,6 +8,7 @@ has let go of it, and only if a session made it; one that a session completed wi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from polydev.domain import (
@@ -18,19 +19,15 @@ from polydev.domain import (
     VmId,
     vm_id_for,
 )
-from polydev.errors import LoginFailed, MachineNotReady, Unavailable
+from polydev.errors import HostUnreachable, MachineNotReady, Unavailable
+from polydev.placement.claims import alone
 from polydev.store import machines, sessions
 from polydev.store.database import Database
 from polydev.workflows.login import BrowserService
 from polydev.workflows.machines import Machines
+from polydev.workflows.session_claims import SessionClaims
 
 _PAUSE_S = 0.25
-_USABLE = (
-    MachineState.RUNNING,
-    MachineState.CREATING,
-    MachineState.STOPPED,
-    MachineState.FAILED,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +37,18 @@ class SessionMachines:
     database: Database
     machines: Machines
 
-    def browser_service(self, session_id: SessionId) -> BrowserService:
+    async def browser_service(self, session_id: SessionId) -> BrowserService:
         """The service in the session's browser machine."""
         vm_id = vm_id_for(session_id, MachineKind.BROWSER)
-        return BrowserService(self.machines.host, vm_id, self.machines.token(vm_id))
+        machine = await self.machines.find(vm_id)
+        host = self.machines.hosts.of(machine.host_id)
+        return BrowserService(host, vm_id, self.machines.token(vm_id))
 
     async def create(self, subject: str) -> None:
-        """Take or make the CLI machine and make the browser machine, side by side."""
+        """Bring the CLI machine up and make the browser machine, side by side."""
         session_id = SessionId(subject)
-        cli = await self._claim_cli_machine(session_id)
-        browser = await self._plan_browser_machine(session_id)
+        cli = await self._cli_machine(session_id)
+        browser = vm_id_for(session_id, MachineKind.BROWSER)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.machines.bring_up(cli))
@@ -63,25 +62,41 @@ class SessionMachines:
 
         Raises: MachineNotReady, which names the machine, the limit and the console log.
         """
-        service = self.browser_service(SessionId(subject))
+        session_id = SessionId(subject)
+        vm_id = vm_id_for(session_id, MachineKind.BROWSER)
         limit_s = self.machines.settings.healthy_limit_s
         why = "it did not answer"
         try:
             async with asyncio.timeout(limit_s):
                 while True:
                     try:
-                        if await service.is_healthy():
+                        if await (await self.browser_service(session_id)).is_healthy():
                             return
+                    except HostUnreachable as error:
+                        why = error.message
+                        await self.renew_browser(session_id)
                     except Unavailable as error:
                         why = error.message
                     await asyncio.sleep(_PAUSE_S)  # nothing tells when the service listens
         except TimeoutError:
-            view = await self.machines.at_host(service.vm_id)
-            log = view.console_log if view else "gone with the machine"
+            log = await self._console_log(vm_id)
             raise MachineNotReady(
-                f"The browser machine {service.vm_id} was not ready within {limit_s:g} s: {why}",
+                f"The browser machine {vm_id} was not ready within {limit_s:g} s: {why}",
                 hint=f"Its console log is {log}",
             ) from None
+
+    async def renew_browser(self, session_id: SessionId) -> None:
+        """Make the browser machine anew on another host, if its own is dead."""
+        vm_id = vm_id_for(session_id, MachineKind.BROWSER)
+        with contextlib.suppress(Unavailable):
+            if await self.machines.leave_dead_host(vm_id):
+                await self.machines.bring_up(vm_id)
+
+    async def has_lost_browser(self, session_id: SessionId) -> bool:
+        """Whether the host of the browser machine has not answered for too long."""
+        machine = await self.machines.find(vm_id_for(session_id, MachineKind.BROWSER))
+        async with self.database.read() as connection:
+            return await self.machines.is_on_dead_host(connection, machine)
 
     async def destroy_browser(self, subject: str) -> None:
         """The browser machine goes, whatever happened."""
@@ -91,52 +106,60 @@ class SessionMachines:
         """Let go of the CLI machine; destroy it if it was made for a session and none needs it."""
         session_id = SessionId(subject)
         async with self.database.write() as connection:
+            await alone(connection)
             session = await sessions.get(connection, session_id)
             vm_id = session.cli_vm_id or vm_id_for(session_id, MachineKind.CLI)
             await sessions.change(connection, session_id, cli_vm_id=None)
             machine = await machines.find(connection, vm_id)
             others = await sessions.uses_of(connection, vm_id)
-            if machine is None or machine.session_id is None or others:
+            if machine is None or machine.status is MachineState.DESTROYED:
                 return
-            await machines.set_state(connection, vm_id, MachineState.DESTROYING)
-        await self.machines.take_down(vm_id)
+            is_kept = machine.session_id is None or bool(others)
+            if not is_kept:
+                await machines.set_state(connection, vm_id, MachineState.DESTROYING)
+        if not is_kept:
+            await self.machines.take_down(vm_id)
+        elif machine.status is MachineState.RESUMING:
+            await self._leave_at_rest(machine)
 
-    async def _claim_cli_machine(self, session_id: SessionId) -> VmId:
-        """The session's CLI machine: its own claim, the person's machine, or a new row."""
+    async def _cli_machine(self, session_id: SessionId) -> VmId:
+        """The session's CLI machine; another if its host has lost it."""
         while True:
-            machine = await self._claim(session_id)
-            if machine.status is MachineState.CREATING:
+            async with self.database.read() as connection:
+                session = await sessions.get(connection, session_id)
+                claimed = session.cli_vm_id
+                machine = None if claimed is None else await machines.find(connection, claimed)
+            if machine is not None and await self._is_there(machine):
                 return machine.vm_id
-            if await self.machines.at_host(machine.vm_id) is not None:
-                return machine.vm_id
-            async with self.database.write() as connection:  # its host has lost it: claim another
-                await machines.set_state(connection, machine.vm_id, MachineState.DESTROYED)
+            async with self.database.write() as connection:
+                if machine is not None:
+                    await machines.set_state(connection, machine.vm_id, MachineState.DESTROYED)
+                claims = SessionClaims(self.machines)
+                await claims.replace_cli(connection, session_id, session.user_id)
 
-    async def _claim(self, session_id: SessionId) -> Machine:
-        async with self.database.write() as connection:
-            session = await sessions.get(connection, session_id)
-            if session.cli_vm_id is not None:
-                claimed = await machines.find(connection, session.cli_vm_id)
-                if claimed is not None and claimed.status in _USABLE:
-                    return claimed
-            found = [await machines.cli_of(connection, session.user_id, state) for state in _USABLE]
-            machine = next((it for it in found if it is not None), None)
-            if machine is None:
-                vm_id = vm_id_for(session_id, MachineKind.CLI)
-                machine = self.machines.plan(session.user_id, MachineKind.CLI, vm_id, session_id)
-                if await machines.find(connection, vm_id) is not None:
-                    raise LoginFailed(
-                        "The CLI machine that was made for this login is gone",
-                        hint="Connect again",
-                    )
-                await machines.add_if_absent(connection, machine)
-            await sessions.change(connection, session_id, cli_vm_id=machine.vm_id)
-            return machine
+    async def _is_there(self, machine: Machine) -> bool:
+        """Whether it is on its host, or will be."""
+        if machine.status in (MachineState.CREATING, MachineState.DESTROYED):
+            return machine.status is MachineState.CREATING
+        try:
+            return await self.machines.at_host(machine) is not None
+        except HostUnreachable:
+            await self.machines.leave_dead_host(machine.vm_id)
+            raise
 
-    async def _plan_browser_machine(self, session_id: SessionId) -> VmId:
-        vm_id = vm_id_for(session_id, MachineKind.BROWSER)
+    async def _leave_at_rest(self, machine: Machine) -> None:
+        """A machine that was to be started for the session alone, and was not: it stays at rest."""
+        view = await self.machines.at_host(machine)
         async with self.database.write() as connection:
-            session = await sessions.get(connection, session_id)
-            row = self.machines.plan(session.user_id, MachineKind.BROWSER, vm_id, session_id)
-            await machines.add_if_absent(connection, row)
-        return vm_id
+            if view is None or await sessions.live_with(connection, machine):
+                return
+            if not view.state.holds_memory:
+                before = [MachineState.RESUMING]
+                await machines.set_state(connection, machine.vm_id, view.state, instead_of=before)
+
+    async def _console_log(self, vm_id: VmId) -> str:
+        try:
+            view = await self.machines.at_host(await self.machines.find(vm_id))
+        except Unavailable:
+            return "on its host, which does not answer"
+        return view.console_log if view else "gone with the machine"

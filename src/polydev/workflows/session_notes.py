@@ -15,6 +15,9 @@ from polydev.store.database import Database
 
 log = logging.getLogger("polydev.workflows")
 
+WAIT_FOR_ROOM = "wait-for-room"
+"""The step in which a session is `queued`."""
+
 _ENDS: dict[type[PolydevError], SessionStatus] = {
     LoginCancelled: SessionStatus.CANCELLED,
     LoginExpired: SessionStatus.EXPIRED,
@@ -33,7 +36,7 @@ class SessionNotes:
         async with self.database.write() as connection:
             await sessions.step_started(connection, session_id, step, now())
             session = await sessions.get(connection, session_id)
-            is_new = session.status is SessionStatus.QUEUED
+            is_new = session.status is SessionStatus.QUEUED and step != WAIT_FOR_ROOM
             status = SessionStatus.RUNNING if is_new else session.status
             if status is SessionStatus.WAITING and step not in ("start-login", "wait-for-person"):
                 status = SessionStatus.RUNNING

@@ -53,7 +53,12 @@ def watch_of(machine: HastyMachine) -> LoginWatch:
         expires_at=now(),
         ended_at=None,
     )
-    return LoginWatch(BrowserService(cast(Host, machine), VmId("vm"), SecretStr("t")), session)
+    service = BrowserService(cast(Host, machine), VmId("vm"), SecretStr("t"))
+    return LoginWatch(service, session, _not_lost)
+
+
+async def _not_lost() -> bool:
+    return False
 
 
 @pytest.mark.parametrize("what", ["start", "until_done"])

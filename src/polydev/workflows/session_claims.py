@@ -1,0 +1,161 @@
+"""What machines a connect session needs, and claiming room for both of them at once.
+
+`admission.py` claims for sessions that wait, `session_machines.py` when a CLI machine turns out to
+be lost. The person's own CLI machine is used in whatever state it is; one is made if there is none.
+The browser machine goes where the CLI machine is, if it fits there: then the login depends on one
+host alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.domain import (
+    HostId,
+    Machine,
+    MachineKind,
+    MachineState,
+    PersonId,
+    SessionId,
+    VmId,
+    vm_id_for,
+)
+from polydev.errors import LoginFailed, MachineBusy, NoCapacity, PolydevError
+from polydev.placement import Fleet, Room
+from polydev.store import machines, sessions
+from polydev.workflows.machines import Machines
+
+_BY_PREFERENCE = (
+    MachineState.RUNNING,
+    MachineState.RESUMING,
+    MachineState.CREATING,
+    MachineState.STOPPED,
+    MachineState.STOPPING,
+    MachineState.FAILED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a session cannot have its machines."""
+
+    error: PolydevError
+    for_good: bool = False
+    """Waiting does not help."""
+    host_id: HostId | None = None
+    """It needs room on this one host, where its CLI machine's disk is."""
+    is_for_room: bool = True
+    """Whether room is what it lacks: then nobody overtakes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClaims:
+    """Claims rows and room for sessions, in the caller's transaction, which has the fleet."""
+
+    machines: Machines
+
+    async def claim(
+        self, connection: AsyncConnection, fleet: Fleet, session_id: SessionId, user_id: PersonId
+    ) -> Refusal | None:
+        """Claim both machines of a session, or say why not; then nothing is changed."""
+        cli = await cli_machine_of(connection, user_id)
+        new_cli = self._plan(session_id, user_id, MachineKind.CLI)
+        browser = self._plan(session_id, user_id, MachineKind.BROWSER)
+        for machine in (browser, *([new_cli] if cli is None else [])):
+            if not fleet.can_ever_fit(Room.of(machine.size)):
+                return Refusal(fleet.no_capacity(Room.of(machine.size)), for_good=True)
+        if cli is None:
+            return await self._claim_new(connection, fleet, new_cli, browser)
+        if cli.status is MachineState.STOPPING:
+            busy = MachineBusy(f"Your CLI machine {cli.vm_id} is stopping")
+            return Refusal(busy, is_for_room=False)
+        return await self._claim_with(connection, fleet, cli, browser)
+
+    async def replace_cli(
+        self, connection: AsyncConnection, session_id: SessionId, user_id: PersonId
+    ) -> VmId:
+        """Another CLI machine for a session whose own is lost. Raises NoCapacity, LoginFailed."""
+        fleet = await self.machines.placement.look(connection)
+        machine = await cli_machine_of(connection, user_id)
+        if machine is None:
+            machine = self._plan(session_id, user_id, MachineKind.CLI)
+            if await machines.find(connection, machine.vm_id) is not None:
+                raise LoginFailed(
+                    "The CLI machine that was made for this login is gone", hint="Connect again"
+                )
+            host_id = fleet.choose(Room.of(machine.size))
+            if host_id is None:
+                raise fleet.no_capacity(Room.of(machine.size))
+            await machines.add_if_absent(connection, replace(machine, host_id=host_id))
+        await sessions.change(connection, session_id, cli_vm_id=machine.vm_id)
+        return machine.vm_id
+
+    async def _claim_new(
+        self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine
+    ) -> Refusal | None:
+        """Claim room for two new machines: on one host, or else on two."""
+        cli_room, browser_room = Room.of(cli.size), Room.of(browser.size)
+        cli_host = browser_host = fleet.choose(cli_room + browser_room)
+        if cli_host is None:
+            cli_host = fleet.choose(cli_room)
+            if cli_host is None:
+                return Refusal(fleet.no_capacity(cli_room))
+            browser_host = fleet.without(cli_host, cli_room).choose(browser_room)
+        if browser_host is None:
+            return Refusal(fleet.no_capacity(browser_room))
+        fleet.take(cli_host, cli_room)
+        await machines.add_if_absent(connection, replace(cli, host_id=cli_host))
+        await self._add_browser(connection, fleet, browser, browser_host)
+        await _begin(connection, browser, cli.vm_id)
+        return None
+
+    async def _claim_with(
+        self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine
+    ) -> Refusal | None:
+        """Claim room for a browser machine, and for a CLI machine at rest to run again."""
+        browser_room, after = Room.of(browser.size), fleet
+        if not cli.status.holds_memory:
+            room = Room.of(cli.size, new=False)
+            try:
+                host_id = self.machines.placement.require_room(fleet, cli, room)
+            except PolydevError as error:
+                is_for_room = isinstance(error, NoCapacity)
+                return Refusal(error, host_id=cli.host_id, is_for_room=is_for_room)
+            after = fleet.without(host_id, room)
+        browser_host = after.choose(browser_room, prefer=cli.host_id)
+        if browser_host is None:
+            return Refusal(after.no_capacity(browser_room))
+        if not cli.status.holds_memory and cli.host_id is not None:
+            fleet.take(cli.host_id, Room.of(cli.size, new=False))
+            await machines.set_state(connection, cli.vm_id, MachineState.RESUMING)
+        await self._add_browser(connection, fleet, browser, browser_host)
+        await _begin(connection, browser, cli.vm_id)
+        return None
+
+    async def _add_browser(
+        self, connection: AsyncConnection, fleet: Fleet, browser: Machine, host_id: HostId
+    ) -> None:
+        fleet.take(host_id, Room.of(browser.size))
+        await machines.add_if_absent(connection, replace(browser, host_id=host_id))
+
+    def _plan(self, session_id: SessionId, user_id: PersonId, kind: MachineKind) -> Machine:
+        return self.machines.plan(user_id, kind, vm_id_for(session_id, kind), session_id)
+
+
+async def cli_machine_of(connection: AsyncConnection, user_id: PersonId) -> Machine | None:
+    """The person's CLI machine that a session takes, if there is one."""
+    for state in _BY_PREFERENCE:
+        found = await machines.cli_of(connection, user_id, state)
+        if found is not None:
+            return found
+    return None
+
+
+async def _begin(connection: AsyncConnection, browser: Machine, cli: VmId) -> None:
+    """The session has its machines, and waits no longer."""
+    if browser.session_id is not None and await sessions.leave_queue(
+        connection, browser.session_id
+    ):
+        await sessions.change(connection, browser.session_id, cli_vm_id=cli)
