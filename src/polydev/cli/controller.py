@@ -1,4 +1,4 @@
-"""The controller as the commands see it: its HTTP API, with an administrator's token.
+"""The controller as the commands see it: its HTTP API, with a token.
 
 Every command that is not about this machine alone goes through here. Errors come back as the same
 classes that the controller raised. Paths and shapes: docstring of `polydev.api`.
@@ -41,6 +41,8 @@ class ClientSettings(CommonSettings):
     url: str | None = None
     port: int = Field(4000, ge=1, le=65535, validation_alias="PORT")
     admin_token: SecretStr | None = None
+    own_token: SecretStr | None = Field(None, validation_alias="POLYDEV_TOKEN")
+    """An API token of whoever runs this; it comes before the administrator's."""
     user: str = "polydev"
     """The system user that the controller of this machine runs as."""
 
@@ -54,7 +56,10 @@ class ClientSettings(CommonSettings):
         return None if self.url else Owners.of(self.state_dir, self.user)
 
     def token(self) -> str:
-        """The administrator's token, or one line that says where it was looked for."""
+        """One's own token or the administrator's, or one line that says where that was looked
+        for."""
+        if self.own_token is not None and self.own_token.get_secret_value():
+            return self.own_token.get_secret_value()
         if self.admin_token is not None:
             return self.admin_token.get_secret_value()
         path = self.state_dir / "controller" / "admin-token"
@@ -68,8 +73,8 @@ class ClientSettings(CommonSettings):
         except OSError as error:
             raise NotSignedIn(
                 f"The administrator's token cannot be read from {path} ({error.strerror})",
-                hint="Set POLYDEV_ADMIN_TOKEN, or POLYDEV_STATE_DIR to the folder of the Polydev "
-                "you mean, and run this as root",
+                hint="Set POLYDEV_TOKEN to a token of your own, or POLYDEV_STATE_DIR to the folder "
+                "of the Polydev you mean, and run this as root",
             ) from None
 
 
@@ -99,6 +104,21 @@ class Controller:
 
     async def post(self, path: str, body: Json | None = None) -> Any:
         return (await self._ask("POST", path, json=body or {})).json()
+
+    async def delete(self, path: str) -> Any:
+        """What is answered, if anything is."""
+        answer = await self._ask("DELETE", path)
+        return answer.json() if answer.content else None
+
+    async def every(self, path: str) -> list[Json]:
+        """A listing, all its pages."""
+        found: list[Json] = []
+        following: str | None = path
+        while following is not None:
+            answer = await self._ask("GET", following)
+            found += answer.json()
+            following = answer.links.get("next", {}).get("url")
+        return found
 
     async def changes(self, path: str) -> AsyncIterator[Json]:
         """A session or a machine, now and each time it changes."""

@@ -11,7 +11,22 @@ from typing import Annotated
 import typer
 
 from polydev import __version__
-from polydev.cli import chat, connect, demo, doctor, down, image, machine, openapi, options, up
+from polydev.cli import (
+    chat,
+    connect,
+    credential,
+    demo,
+    doctor,
+    down,
+    image,
+    key,
+    machine,
+    openapi,
+    options,
+    token,
+    up,
+    user,
+)
 from polydev.cli.terminal import printable
 from polydev.errors import PolydevError
 
@@ -44,6 +59,10 @@ app.command(name="connect")(connect.connect)
 app.command(name="chat")(chat.chat)
 app.add_typer(machine.app, name="machine")
 app.add_typer(image.app, name="image")
+app.add_typer(credential.app, name="credential")
+app.add_typer(user.app, name="user")
+app.add_typer(token.app, name="token")
+app.add_typer(key.app, name="key")
 app.command(name="doctor")(doctor.doctor)
 app.command(name="openapi")(openapi.openapi)
 app.command(name="demo")(demo.demo)

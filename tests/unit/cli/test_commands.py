@@ -30,6 +30,22 @@ COMMANDS = (
     "image build",
     "image list",
     "image verify",
+    "credential list",
+    "credential validate",
+    "credential revoke",
+    "credential export",
+    "user list",
+    "user invite",
+    "user disable",
+    "user enable",
+    "user role",
+    "user delete",
+    "token create",
+    "token list",
+    "token revoke",
+    "key list",
+    "key rotate",
+    "key retire",
 )
 
 

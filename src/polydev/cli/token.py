@@ -1,0 +1,80 @@
+"""`polydev token`: API tokens of whoever runs this, for scripts. POLYDEV_TOKEN takes one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from polydev.cli import options
+from polydev.cli.controller import Json, controller
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.terminal import Terminal
+from polydev.domain import Scope
+
+app = options.app("API tokens, for scripts.")
+
+_TOKENS = "/api/account/tokens"
+_DAYS = 90
+
+
+@app.command()
+@runs
+async def create(
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    scopes: Annotated[
+        list[Scope], typer.Option("--scope", "-s", help="What it may do; may be said again.")
+    ],
+    days: Annotated[
+        int, typer.Option(help="How long it holds; 0: until it is revoked.", min=0)
+    ] = _DAYS,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a token, and print it. Example: `polydev token create nightly -s read -s connect`."""
+    terminal = Terminal(as_json=as_json)
+    asked = {"name": name, "scopes": [it.value for it in scopes], "expiresInDays": days or None}
+    async with controller() as there:
+        made = await there.post(_TOKENS, asked)
+    if as_json:
+        return terminal.answer(made)
+    terminal.say(f"The token, which is told this once: {made['token']}")
+
+
+@app.command(name="list")
+@runs
+async def list_tokens(as_json: JsonFlag = False) -> None:
+    """List the tokens. Example: `polydev token list`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        tokens = await there.every(_TOKENS)
+    if as_json:
+        return terminal.answer(tokens)
+    if not tokens:
+        return terminal.say("No tokens; `polydev token create` makes one.")
+    terminal.table(("token", "name", "scopes", "until", "last used"), map(_row, tokens))
+
+
+@app.command()
+@runs
+async def revoke(
+    token: Annotated[str, typer.Argument(help="A token's id, as `polydev token list` tells it.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Revoke a token: it opens nothing from now on. Example: `polydev token revoke 3f6c1d0e`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        await there.delete(f"{_TOKENS}/{token}")
+    if as_json:
+        terminal.answer({"tokenId": token, "revoked": True})
+    else:
+        terminal.say(f"{token} is revoked.")
+
+
+def _row(token: Json) -> tuple[str, ...]:
+    return (
+        token["tokenId"],
+        token["name"],
+        " ".join(token["scopes"]),
+        token["expiresAt"] or "it is revoked",
+        token["lastUsedAt"] or "never",
+    )

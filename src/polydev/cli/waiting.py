@@ -1,0 +1,17 @@
+"""Waiting for what has no version to wait for: looked at now and then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+LOOK_EVERY_S = 0.5
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], limit_s: float) -> None:
+    """Return once it is so. Raises TimeoutError."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            if await is_so():
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
