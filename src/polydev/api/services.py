@@ -98,7 +98,8 @@ async def whom(services: Services, caller: Caller, user_id: str | None) -> Perso
     person = caller.whom(user_id)
     if person != caller.user_id:
         async with services.database.read() as connection:
-            if await people.get(connection, person) is None:
+            found = await people.get(connection, person)
+            if found is None or found.deleting_at is not None:
                 raise NoSuchPerson(f"There is no person {person}")
     return person
 

@@ -92,6 +92,7 @@ async def export(
         typer.Argument(help="A file, which only you can read then; `-` is standard output."),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write over the file.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Write a credential as its CLI keeps it: whoever has the file is logged in.
 
@@ -104,13 +105,14 @@ async def export(
     async with controller() as there:
         found = await _resolve(there, which)
         answer = await there.post(f"{_PATH}/{found['credentialId']}/export")
-    content = json.dumps(answer["credentials"]).encode()
+    content = json.dumps(answer["credentials"])
     if str(to) == "-":
-        sys.stdout.buffer.write(content + b"\n")
-        sys.stdout.buffer.flush()
-        return
-    await asyncio.to_thread(_write_private, to, content)
-    Terminal().say(f"{to} holds the credentials of {answer['provider']}. Keep it safe.")
+        return print(json.dumps(answer) if as_json else content, flush=True)
+    await asyncio.to_thread(_write_private, to, content.encode())
+    terminal = Terminal(as_json=as_json)
+    if as_json:
+        return terminal.answer({**found, "file": str(to)})
+    terminal.say(f"{to} holds the credentials of {answer['provider']}. Keep it safe.")
 
 
 def _write_private(path: Path, content: bytes) -> None:
