@@ -1,0 +1,208 @@
+"""Credentials after their delivery: validated, taken back, exported, revoked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from controller_process import At
+from controller_world import FILES, World, a_world, tokens_in
+
+from polydev.domain import GuestFile
+from polydev.errors import NoSuchFile
+from polydev.hostapi import RemoveFiles, StopMachine, WireFile, WriteFiles
+
+CODEX = FILES["codex"]
+POINTS = ("before", "inside", "after")
+
+
+async def _connected(world: World, provider: str = "codex") -> tuple[str, str]:
+    """A credential and the CLI machine that it was written into."""
+    session = await world.controller.until(await world.controller.connect(provider))
+    assert session["status"] == "completed", session["error"]
+    found = next(it for it in await _listed(world) if it["provider"] == provider)
+    assert found["vmId"] == session["cliVM"]["vmId"]
+    return found["credentialId"], found["vmId"]
+
+
+async def _listed(world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = await world.controller.ask("GET", "/api/credentials")
+    return found
+
+
+async def _post(world: World, credential_id: str, verb: str) -> Any:
+    return await world.controller.ask("POST", f"/api/credentials/{credential_id}/{verb}")
+
+
+async def _write(world: World, vm_id: str, credentials: object) -> None:
+    """What a CLI in that machine leaves, or whoever works there."""
+    content = credentials if isinstance(credentials, bytes) else json.dumps(credentials).encode()
+    files = [WireFile.of(GuestFile(CODEX, content))]
+    async with world.agent.host() as host:
+        await host.run(f"guest-{hash(content)}", WriteFiles(vm_id=vm_id, files=files), 30)
+
+
+async def _gone(world: World, credential_id: str) -> None:
+    async with asyncio.timeout(60):
+        while any(it["credentialId"] == credential_id for it in await _listed(world)):
+            await asyncio.sleep(0.1)
+
+
+async def _has_file(world: World, vm_id: str) -> bool:
+    async with world.agent.host() as host:
+        try:
+            await host.read_file(vm_id, CODEX)
+        except NoSuchFile:
+            return False
+        return True
+
+
+async def test_a_listing_tells_everything_but_the_secret(world: World) -> None:
+    await world.controller.start()
+    credential_id, vm_id = await _connected(world)
+    await _connected(world, "claude_code")
+    claude, codex = await _listed(world)
+    assert (codex["credentialId"], codex["validity"]) == (credential_id, "valid")
+    assert codex["expiresAt"] is None
+    assert claude["expiresAt"] > claude["createdAt"]
+    told = json.dumps([claude, codex])
+    for secret in tokens_in(await world.credentials(vm_id, "codex")):
+        assert secret not in told
+
+
+async def test_a_login_that_stands_is_valid_and_one_that_is_gone_is_not(world: World) -> None:
+    await world.controller.start()
+    credential_id, vm_id = await _connected(world)
+    assert (await _post(world, credential_id, "validate"))["validity"] == "valid"
+    async with world.agent.host() as host:
+        await host.run("lose", RemoveFiles(vm_id=vm_id, paths=[CODEX]), 30)
+    verdict = await _post(world, credential_id, "validate")
+    assert (verdict["validity"], "not logged in" in verdict["reason"]) == ("invalid", True)
+    async with world.agent.host() as host:
+        await host.run("stop", StopMachine(vm_id=vm_id), 30)
+    verdict = await _post(world, credential_id, "validate")
+    assert verdict["validity"] == "unknown"
+    assert (await _listed(world))[0]["validity"] == "unknown"
+    await world.agent.kill()
+    assert (await _post(world, credential_id, "validate"))["validity"] == "unknown"
+
+
+async def test_tokens_that_the_cli_renewed_come_back_to_the_vault(world: World) -> None:
+    await world.controller.start()
+    credential_id, vm_id = await _connected(world)
+    renewed = await world.credentials(vm_id, "codex")
+    renewed["tokens"]["refresh_token"] = "a-renewed-token-that-is-made-up"
+    await _write(world, vm_id, renewed)
+    verdict = await _post(world, credential_id, "validate")
+    assert (verdict["validity"], verdict["refreshed"]) == ("valid", True)
+    assert (await _post(world, credential_id, "export"))["credentials"] == renewed
+    assert (await _post(world, credential_id, "validate"))["refreshed"] is False
+    world.assert_no_trace_of("a-renewed-token-that-is-made-up")
+
+
+async def test_what_a_hostile_machine_holds_does_not_reach_the_vault(world: World) -> None:
+    await world.controller.start()
+    credential_id, vm_id = await _connected(world)
+    before = await world.credentials(vm_id, "codex")
+    somebody = {**before, "tokens": {**before["tokens"], "account_id": "somebody-else"}}
+    for held in (
+        somebody,
+        {"tokens": {}},
+        b"not JSON",
+        b'{"tokens": ' + b"[" * 5000,
+        b"x" * 1_000_000,
+        {**before, "more": "x" * 40_000},
+    ):
+        await _write(world, vm_id, held)
+        verdict = await _post(world, credential_id, "validate")
+        assert (verdict["validity"], verdict["refreshed"]) == ("unknown", False), held
+        assert "xxxx" not in verdict["reason"]
+    assert (await _post(world, credential_id, "export"))["credentials"] == before
+
+
+async def test_an_export_is_for_its_owner_and_kept_nowhere(world: World) -> None:
+    await world.controller.start()
+    credential_id, vm_id = await _connected(world)
+    async with world.controller.client() as client:
+        answer = await client.post(f"/api/credentials/{credential_id}/export")
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.json()["credentials"] == await world.credentials(vm_id, "codex")
+        missing = await client.post("/api/credentials/none/export")
+        assert (missing.status_code, missing.json()["code"]) == (404, "no-such-credential")
+    world.assert_no_trace_of(*tokens_in(answer.json()["credentials"]))
+
+
+@pytest.mark.parametrize("state", ["running", "stopped", "destroyed"])
+async def test_a_revoked_credential_is_nowhere_any_more(world: World, state: str) -> None:
+    await world.controller.start()
+    credential_id, vm_id = await _connected(world)
+    if state == "destroyed":
+        await world.destroy(vm_id)
+    elif state == "stopped":
+        async with world.agent.host() as host:
+            await host.run("stop", StopMachine(vm_id=vm_id), 30)
+    for _ in range(2):
+        async with world.controller.client() as client:
+            answer = await client.post(f"/api/credentials/{credential_id}/revoke")
+            assert answer.status_code in (202, 404)
+    await _gone(world, credential_id)
+    if state != "destroyed":
+        assert not await _has_file(world, vm_id)
+    async with world.controller.client() as client:
+        for verb in ("validate", "revoke", "export"):
+            gone = await client.post(f"/api/credentials/{credential_id}/{verb}")
+            assert gone.status_code == 404
+
+
+@pytest.mark.parametrize("step", ["revoke-credential", "end revoke-credential"])
+async def test_killed_anywhere_it_is_revoked(world: World, step: str) -> None:
+    await world.controller.start()
+    for point in POINTS:
+        credential_id, vm_id = await _connected(world)
+        world.controller.order(At(step, point))
+        await _post(world, credential_id, "revoke")
+        assert await world.controller.ended() == -9
+        await world.controller.start()
+        await _gone(world, credential_id)
+        assert not await _has_file(world, vm_id)
+
+
+async def test_done_twice_it_is_revoked_once(world: World) -> None:
+    await world.controller.start(twice=True)
+    credential_id, vm_id = await _connected(world)
+    await _post(world, credential_id, "revoke")
+    await _gone(world, credential_id)
+    assert not await _has_file(world, vm_id)
+
+
+async def test_a_host_that_is_away_is_rid_of_it_when_it_comes_back(world: World) -> None:
+    await world.controller.start()
+    credential_id, vm_id = await _connected(world)
+    await world.agent.kill()
+    revoking = await _post(world, credential_id, "revoke")
+    assert revoking["revoking"] is True
+    assert (await _listed(world))[0]["revoking"] is True
+    await world.agent.start()
+    await _gone(world, credential_id)
+    assert not await _has_file(world, vm_id)
+
+
+async def test_revoking_leaves_a_login_that_goes_on_alone() -> None:
+    async with a_world({"login_end": "never"}) as world:
+        await world.controller.start()
+        path = "/api/auth/session/{}/input"
+        url = {"callbackUrl": "http://localhost:1455/auth/callback?code=x&state=x"}
+        first = await world.controller.connect("codex")
+        await world.controller.until(first, "waiting_for_person")
+        await world.controller.ask("POST", path.format(first), url)
+        vm_id = (await world.controller.until(first))["cliVM"]["vmId"]
+        credential_id = (await _listed(world))[0]["credentialId"]
+        second = await world.controller.connect("codex")
+        await world.controller.until(second, "waiting_for_person")
+        await _post(world, credential_id, "revoke")
+        await world.controller.ask("POST", path.format(second), url)
+        assert (await world.controller.until(second))["status"] == "completed"
+        await _gone(world, credential_id)
+        assert await _has_file(world, vm_id)

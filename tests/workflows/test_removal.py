@@ -1,0 +1,166 @@
+"""Removing a person: everything that is theirs goes, everywhere, and nobody comes in meanwhile.
+
+That it completes however often it is cut is shown by the matrix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from api_people import PASSWORD, TestPerson, a_person
+from controller_process import ENDS
+from controller_world import World, a_world
+
+from polydev.store.database import open_database
+from polydev.store.tables import metadata
+
+PASTE = {"callbackUrl": "http://localhost:1455/auth/callback?code=x&state=x"}
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    async with a_world({"login_end": "never"}, DATABASE_URL=database_url) as it:
+        await it.controller.start()
+        yield it
+
+
+async def _until(client: httpx.AsyncClient, session_id: str, *statuses: str) -> dict[str, Any]:
+    path = f"/api/auth/session/{session_id}"
+    async with asyncio.timeout(60):
+        view = (await client.get(path)).json()
+        while view["status"] not in {*statuses, *ENDS}:
+            view = (await client.get(f"{path}?after={view['version']}&wait=20")).json()
+    return dict(view)
+
+
+async def _has_everything(world: World, person: TestPerson) -> str:
+    """Give a person a credential, machines, a login that goes on, and what requests leave."""
+    client = await person.by_token("read", "connect", "machines", "account")
+    async with client:
+        asked = await client.post("/api/auth/start", json={"provider": "codex"})
+        session_id = asked.json()["sessionId"]
+        await _until(client, session_id, "waiting_for_person")
+        await client.post(f"/api/auth/session/{session_id}/input", json=PASTE)
+        done = await _until(client, session_id)
+        assert done["status"] == "completed", done
+        headers = {"Idempotency-Key": "one-more"}
+        await client.post("/api/vm/create", json={"vmType": "cli"}, headers=headers)
+        going_on = await client.post("/api/auth/start", json={"provider": "claude_code"})
+        await _until(client, going_on.json()["sessionId"], "waiting_for_person")
+    return str(done["cliVM"]["vmId"])
+
+
+async def _delete(person: TestPerson, password: str | None) -> httpx.Response:
+    async with person.by_cookie() as client:
+        body = json.dumps({"password": password})
+        headers = {"content-type": "application/json"}
+        return await client.request("DELETE", "/api/account", content=body, headers=headers)
+
+
+async def _gone(world: World, user_id: str) -> None:
+    async with asyncio.timeout(90):
+        while any(
+            it["id"] == user_id for it in await world.controller.ask("GET", "/api/admin/people")
+        ):
+            await asyncio.sleep(0.1)
+
+
+async def _rows_with(world: World, *words: str) -> dict[str, list[str]]:
+    """Every table that holds one of the words in any column, and the rows."""
+    assert world.url is not None
+    database = open_database(world.url, Path("/nonexistent"))
+    found: dict[str, list[str]] = {}
+    try:
+        async with database.read() as connection:
+            for table in metadata.sorted_tables:
+                for row in await connection.execute(sa.select(table)):
+                    text = repr(tuple(row))
+                    if any(word in text for word in words):
+                        found.setdefault(table.name, []).append(text)
+    finally:
+        await database.close()
+    return found
+
+
+def _kept(world: World, vm_id: str) -> Path:
+    return world.agent.state_dir / "logs" / "machines" / vm_id
+
+
+async def test_everything_that_is_theirs_goes_and_nothing_of_others(world: World) -> None:
+    ann = await a_person(world.controller, "ann")
+    ben = await a_person(world.controller, "ben")
+    vm_id = await _has_everything(world, ann)
+    bens = await _has_everything(world, ben)
+    theirs = await ben.by_token("read")
+    before = (await theirs.get("/api/vm/list")).json()
+    _kept(world, vm_id).mkdir(parents=True)
+    (_kept(world, vm_id) / "console.log").write_text("its last words")
+
+    refused = await _delete(ann, "not the password")
+    assert (refused.status_code, refused.json()["code"]) == (403, "not-allowed")
+    client = await ann.by_token("account", "read")
+    assert (await client.request("DELETE", "/api/account", json={})).status_code == 403
+    answer = await _delete(ann, PASSWORD)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["deletingAt"] is not None
+    assert (await client.get("/api/vm/list")).status_code == 401
+    async with ann.by_cookie() as browser:
+        assert (await browser.get("/api/vm/list")).status_code == 401
+
+    await _gone(world, ann.user_id)
+    assert set(await _rows_with(world, ann.user_id, ann.email)) == {"audit_log"}
+    assert not await _rows_with(world, ann.email)
+    assert not _kept(world, vm_id).exists()
+    machines = await world.machines()
+    assert vm_id not in machines
+    assert bens in machines
+    assert (await theirs.get("/api/vm/list")).json() == before
+    for it in (theirs, client):
+        await it.aclose()
+
+
+async def test_what_a_host_that_is_away_holds_goes_when_it_is_back(world: World) -> None:
+    ann = await a_person(world.controller, "ann")
+    await _has_everything(world, ann)
+    await world.agent.kill()
+    for _ in range(2):
+        asked = await world.controller.ask("DELETE", f"/api/admin/people/{ann.user_id}")
+        assert asked["deletingAt"] is not None
+    await world.agent.start()
+    await _gone(world, ann.user_id)
+    assert await world.machines() == {}
+    async with world.controller.client() as client:
+        answer = await client.delete(f"/api/admin/people/{ann.user_id}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "no-such-person")
+
+
+async def test_the_local_administrator_stays(world: World) -> None:
+    async with world.controller.client() as client:
+        answer = await client.delete("/api/admin/people/admin")
+        assert (answer.status_code, answer.json()["code"]) == (403, "not-allowed")
+
+
+async def test_nothing_is_begun_for_somebody_who_is_being_removed(world: World) -> None:
+    ann = await a_person(world.controller, "ann")
+    await _has_everything(world, ann)
+    await world.agent.kill()
+    await world.controller.ask("DELETE", f"/api/admin/people/{ann.user_id}")
+    async with world.controller.client() as client:
+        for path, body in (
+            ("/api/vm/create", {"vmType": "cli"}),
+            ("/api/auth/start", {"provider": "codex"}),
+        ):
+            answer = await client.post(path, json={**body, "userId": ann.user_id})
+            assert answer.status_code == 404, answer.text
+        sign_in = {"email": ann.email, "password": PASSWORD}
+        answer = await httpx.AsyncClient().post(
+            f"http://127.0.0.1:{world.controller.port}/api/account/sign-in", json=sign_in
+        )
+        assert answer.status_code == 401
