@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -9,9 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from agent_process import AgentProcess, agent_world
 from controller_process import KEY, TOKEN, ControllerProcess
 
+LIMIT_S = 60
 FILES = {
     "codex": "/root/.codex/auth.json",
     "claude_code": "/root/.claude/.credentials.json",
@@ -24,6 +27,7 @@ class World:
     def __init__(self, agent: AgentProcess, controller: ControllerProcess) -> None:
         self.agent = agent
         self.controller = controller
+        self.url = controller.env.get("DATABASE_URL")
 
     async def machines(self) -> dict[str, str]:
         """The host's machines by id, found by looking: everything else must belong to one."""
@@ -41,12 +45,43 @@ class World:
         listed = await self.controller.ask("GET", "/api/vm/list")
         return {row["vm_id"]: row["vm_type"] for row in listed}
 
+    async def states(self) -> dict[str, str]:
+        """How the host sees its machines."""
+        async with self.agent.host() as host:
+            return {view.vm_id: str(view.state) for view in await host.machines()}
+
     async def destroy(self, vm_id: str) -> None:
         """Destroy a machine through the API, and wait until it is gone."""
-        view = await self.controller.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
-        while view["status"] != "destroyed":
-            path = f"/api/vm/{vm_id}?after={view['version']}&wait=20"
-            view = await self.controller.ask("GET", path)
+        await self.controller.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
+        await self.until_machine(vm_id, "destroyed")
+
+    async def until_machine(self, vm_id: str, *statuses: str) -> dict[str, Any]:
+        """A machine's row once it is in one of the states. One that is destroyed is not shown."""
+        path = f"/api/vm/{vm_id}"
+        async with asyncio.timeout(LIMIT_S), self.controller.client() as client:
+            answer = await client.get(path)
+            while answer.is_success and answer.json()["status"] not in statuses:
+                version = answer.json()["version"]
+                answer = await client.get(path, params={"after": version, "wait": 20})
+        gone = answer.status_code == 404
+        view = {"vm_id": vm_id, "status": "destroyed"} if gone else answer.json()
+        assert view["status"] in statuses, view
+        return dict(view)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether controllers share the database."""
+        return self.url is not None and self.url.startswith("postgresql")
+
+    async def bury(self) -> None:
+        """Have the leases of controllers that were killed run out at once."""
+        if self.is_shared:
+            await asyncio.to_thread(self._bury)
+
+    def _bury(self) -> None:
+        with psycopg.connect(self.url or "", autocommit=True) as connection:
+            connection.execute("SET ROLE polydev_worker")
+            connection.execute("UPDATE controllers SET lease_until = now()")
 
     async def credentials(self, vm_id: str, provider: str) -> dict[str, Any]:
         """What a CLI machine's CLI finds."""

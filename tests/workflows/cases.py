@@ -1,0 +1,176 @@
+"""Every workflow that is a saga, as the matrix drives it: one entry each, without its steps.
+
+The steps come from the saga itself, as a controller that ran it tells them, so that a new step is
+covered by itself; and a workflow without an entry here fails a test of the matrix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from api_people import a_person
+from controller_world import LIMIT_S, World
+
+Begin = Callable[[World, str], Awaitable[str]]
+Settle = Callable[[World, str], Awaitable[None]]
+
+
+async def _nothing(world: World) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workflow: how to get to where it can begin, begin it, and know how it ended."""
+
+    name: str
+    begin: Begin
+    """Gets what `prepare` gave; returns the subject that the other functions get."""
+    completed: Settle
+    """Waits until it has completed, checks what it left, and removes that again."""
+    failed: Settle
+    """Waits until it has failed and been undone, checks that, and removes what was prepared."""
+    prepare: Callable[[World], Awaitable[str]] = field(default=_nothing)
+
+
+# -- connect -----------------------------------------------------------------------------------
+
+
+async def _connect(world: World, _: str) -> str:
+    return await world.controller.connect("codex")
+
+
+async def _connected(world: World, session_id: str) -> None:
+    session = await world.controller.until(session_id)
+    assert session["status"] == "completed", session["error"]
+    cli = session["cliVM"]["vmId"]
+    await world.assert_clean(cli)
+    assert await world.credentials(cli, "codex")
+    await world.destroy(cli)
+
+
+async def _not_connected(world: World, session_id: str) -> None:
+    session = await world.controller.until(session_id)
+    assert session["status"] == "failed", session
+    assert session["error"]["code"] == "login-failed"
+    assert session["cliVM"] is None
+
+
+# -- machines ----------------------------------------------------------------------------------
+
+
+async def _made(world: World) -> str:
+    vm_id = await _make(world, "")
+    await world.until_machine(vm_id, "running")
+    return vm_id
+
+
+async def _stopped(world: World) -> str:
+    vm_id = await _stop(world, await _made(world))
+    await world.until_machine(vm_id, "stopped")
+    return vm_id
+
+
+async def _make(world: World, _: str) -> str:
+    view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+    return str(view["vm_id"])
+
+
+async def _destroy(world: World, vm_id: str) -> str:
+    await world.controller.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
+    return vm_id
+
+
+async def _stop(world: World, vm_id: str) -> str:
+    await world.controller.ask("POST", f"/api/vm/{vm_id}/stop")
+    return vm_id
+
+
+async def _start(world: World, vm_id: str) -> str:
+    await world.controller.ask("POST", f"/api/vm/{vm_id}/start")
+    return vm_id
+
+
+async def _runs(world: World, vm_id: str) -> None:
+    await world.until_machine(vm_id, "running")
+    assert await world.states() == {vm_id: "running"}
+    await _goes(world, vm_id)
+
+
+async def _rests(world: World, vm_id: str) -> None:
+    await world.until_machine(vm_id, "stopped")
+    assert await world.states() == {vm_id: "stopped"}
+    await _goes(world, vm_id)
+
+
+async def _is_gone(world: World, vm_id: str) -> None:
+    await world.until_machine(vm_id, "destroyed")
+
+
+async def _was_not_made(world: World, vm_id: str) -> None:
+    view = await world.until_machine(vm_id, "failed")
+    assert view["error"]["code"] == "login-failed"
+    assert await world.states() == {}
+    await _goes(world, vm_id)
+
+
+async def _is_left(world: World, vm_id: str) -> None:
+    view = await world.until_machine(vm_id, "failed", "running", "stopped")
+    assert list(await world.states()) == [view["vm_id"]]
+    await _goes(world, vm_id)
+
+
+async def _goes(world: World, vm_id: str) -> None:
+    await world.destroy(vm_id)
+
+
+# -- people ------------------------------------------------------------------------------------
+
+
+async def _somebody(world: World) -> str:
+    """A person with a machine, a credential, a sign-in and a token."""
+    person = await a_person(world.controller, "ann")
+    async with await person.by_token("read", "connect") as client:
+        asked = (await client.post("/api/auth/start", json={"provider": "codex"})).json()
+        path = f"/api/auth/session/{asked['sessionId']}"
+        async with asyncio.timeout(LIMIT_S):
+            view = (await client.get(path)).json()
+            while view["endedAt"] is None:
+                view = (await client.get(f"{path}?after={view['version']}&wait=20")).json()
+    assert view["status"] == "completed", view
+    return person.user_id
+
+
+async def _delete_person(world: World, user_id: str) -> str:
+    await world.controller.ask("DELETE", f"/api/admin/people/{user_id}")
+    return user_id
+
+
+async def _nobody_is_left(world: World, user_id: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while await _is_listed(world, user_id):
+            await asyncio.sleep(0.05)
+    assert await world.states() == {}
+
+
+async def _is_listed(world: World, user_id: str) -> bool:
+    people = await world.controller.ask("GET", "/api/admin/people")
+    return any(person["id"] == user_id for person in people)
+
+
+CASES = (
+    Case("connect", _connect, _connected, _not_connected),
+    Case("create-machine", _make, _runs, _was_not_made),
+    Case("destroy-machine", _destroy, _is_gone, _is_gone, _made),
+    Case("stop-machine", _stop, _rests, _is_left, _made),
+    Case("delete-person", _delete_person, _nobody_is_left, _nobody_is_left, _somebody),
+    Case("start-machine", _start, _runs, _is_left, _stopped),
+)
+
+ELSEWHERE = {
+    "rotate-keys": "test_rotation.py: no saga, it seals rows anew one by one",
+    "revoke-credential": "test_custody.py: what it leaves is at the provider and in the audit log",
+}
+"""Workflows that are killed, failed and done twice in a file of their own, and why."""
