@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from argon2 import PasswordHasher
-from pydantic import SecretStr
+from access_world import MakeAccess, access_with
 
-from polydev.access import Access, Asked
-from polydev.access.local import open_local
-from polydev.access.passwords import Passwords
-from polydev.settings import ControllerSettings
+from polydev.access import Access
 from polydev.store.database import Database, open_database
-
-TOKEN = "a-token-of-the-tests"
-MakeAccess = Callable[..., Awaitable[Access]]
-
-
-def quick_passwords(time_cost: int = 1) -> Passwords:
-    """Hashing that takes no time: what it protects from does not attack tests."""
-    return Passwords(PasswordHasher(time_cost=time_cost, memory_cost=64, parallelism=1))
-
-
-def from_browser(cookie: str | None = None, **more: Any) -> Asked:
-    """A request that a browser sends for the controller's own page."""
-    told = {
-        "authorization": None,
-        "cookie": cookie,
-        "csrf": None,
-        "changes": False,
-        "source": "192.0.2.7",
-        "origin": "http://localhost:4000",
-        "host": "localhost:4000",
-    }
-    return Asked(**{**told, **more})
-
-
-def with_token(token: str, **more: Any) -> Asked:
-    """A request that a script sends."""
-    return Asked(f"Bearer {token}", None, None, True, "192.0.2.8", **more)
 
 
 @pytest.fixture
@@ -53,18 +22,10 @@ async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def make_access(store: Database, tmp_path: Path) -> MakeAccess:
-    """Access with these settings; another on the same store is another controller's."""
-    (tmp_path / "controller").mkdir()
-
-    async def make(passwords: Passwords | None = None, **settings: Any) -> Access:
-        told = {"state_dir": tmp_path, "admin_token": SecretStr(TOKEN), **settings}
-        known = {name: told.pop(name) for name in list(told) if name.startswith("SUPABASE")}
-        found = ControllerSettings(**told, **known).check()
-        local = await open_local(store, found.controller_dir, found.admin_token)
-        return Access(store, found, local, passwords or quick_passwords())
-
-    return make
+def make_access(store: Database, tmp_path: Path) -> MakeAccess:
+    """Makes access with other settings on the same store."""
+    (tmp_path / "controller").mkdir(exist_ok=True)
+    return partial(access_with, store, tmp_path)
 
 
 @pytest.fixture

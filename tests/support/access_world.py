@@ -1,0 +1,54 @@
+"""Requests of browsers and scripts, and access with chosen settings, for tests of accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from argon2 import PasswordHasher
+from pydantic import SecretStr
+
+from polydev.access import Access, Asked
+from polydev.access.local import open_local
+from polydev.access.passwords import Passwords
+from polydev.settings import ControllerSettings
+from polydev.store.database import Database
+
+TOKEN = "a-token-of-the-tests"
+PASSWORD = "correct horse battery"
+MakeAccess = Callable[..., Awaitable[Access]]
+
+
+def quick_passwords(time_cost: int = 1) -> Passwords:
+    """Hashing that takes no time: what it protects from does not attack tests."""
+    return Passwords(PasswordHasher(time_cost=time_cost, memory_cost=64, parallelism=1))
+
+
+def from_browser(cookie: str | None = None, **more: Any) -> Asked:
+    """A request that a browser sends for the controller's own page."""
+    told: dict[str, Any] = {
+        "authorization": None,
+        "cookie": cookie,
+        "csrf": None,
+        "changes": False,
+        "source": "192.0.2.7",
+        "origin": "http://localhost:4000",
+        "host": "localhost:4000",
+    }
+    return Asked(**{**told, **more})
+
+
+def with_token(token: str, **more: Any) -> Asked:
+    """A request that a script sends."""
+    return Asked(f"Bearer {token}", None, None, True, "192.0.2.8", **more)
+
+
+async def access_with(
+    store: Database, folder: Path, passwords: Passwords | None = None, **settings: Any
+) -> Access:
+    """Access with these settings; another on the same store is another controller's."""
+    told = {"state_dir": folder, "admin_token": SecretStr(TOKEN), **settings}
+    found = ControllerSettings(**told).check()
+    local = await open_local(store, found.controller_dir, found.admin_token)
+    return Access(store, found, local, passwords or quick_passwords())
