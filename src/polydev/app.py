@@ -120,7 +120,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         journal = await asyncio.to_thread(
             journal_of, settings.database_url, settings.controller_dir
         )
-        lease = Lease(database)
+        lease = Lease(database, vault.key_ids)
         engine = Engine(journal, lease.executor_id, lease.check)
         requests = MachineRequests(machines, engine, on_point)
         connect = Connect(database, vault, machines, admission, engine, on_point)

@@ -160,7 +160,5 @@ async def test_nothing_is_begun_for_somebody_who_is_being_removed(world: World) 
             answer = await client.post(path, json={**body, "userId": ann.user_id})
             assert answer.status_code == 404, answer.text
         sign_in = {"email": ann.email, "password": PASSWORD}
-        answer = await httpx.AsyncClient().post(
-            f"http://127.0.0.1:{world.controller.port}/api/account/sign-in", json=sign_in
-        )
+        answer = await client.post("/api/account/sign-in", json=sign_in)
         assert answer.status_code == 401

@@ -39,6 +39,13 @@ async def _started(world: World, key: str, *others: str) -> None:
     await world.controller.ask("GET", "/health")
 
 
+async def _refused(world: World, key: str, words: str) -> None:
+    world.controller.env |= {"ENCRYPTION_KEY": key, OTHERS: ""}
+    await world.controller.start()
+    assert await world.controller.ended() == 1
+    assert words in world.controller.log.read_text()
+
+
 async def _plaintexts(world: World, *texts: str) -> dict[str, bytes]:
     """Every credential, opened with the keys alone."""
     async with _database(world) as database:
@@ -127,16 +134,18 @@ async def test_the_key_is_changed_while_sessions_go_on(world: World) -> None:
     }
     assert len(after) == MANY + 3  # the codex login was made anew, and Claude Code's came
     async with controller.client() as client:
-        assert (await client.delete(f"/api/admin/keys/{old['keyId']}")).status_code == 204
+        answer = await client.delete(f"/api/admin/keys/{old['keyId']}")
+        assert (answer.status_code, "were started" in answer.text) == (409, True)
     assert await controller.end() == 0
 
-    controller.env |= {"ENCRYPTION_KEY": KEY, OTHERS: ""}
-    await controller.start()
-    assert await controller.ended() == 1
-    assert "ENCRYPTION_KEY does not open" in controller.log.read_text()
+    await _refused(world, KEY, "ENCRYPTION_KEY opens nothing of what this database holds")
     await _started(world, NEW)
     assert (await controller.until(await controller.connect("codex")))["status"] == "completed"
+    async with controller.client() as client:
+        assert (await client.delete(f"/api/admin/keys/{old['keyId']}")).status_code == 204
     assert [key["keyId"] for key in await _keys(world)] == [new["keyId"]]
+    assert await controller.end() == 0
+    await _refused(world, KEY, "ENCRYPTION_KEY does not open what this database holds")
     world.assert_no_trace_of(NEW)
 
 
@@ -147,7 +156,7 @@ async def test_a_key_that_seals_is_not_forgotten(world: World) -> None:
     await _started(world, NEW, KEY)
     new, old, _ = await _keys(world)
     async with world.controller.client() as client:
-        for key_id, why in ((old["keyId"], "still seals"), (new["keyId"], "seals with")):
+        for key_id, why in ((old["keyId"], "still seals"), (new["keyId"], "were started")):
             answer = await client.delete(f"/api/admin/keys/{key_id}")
             assert answer.status_code == 409
             assert answer.json()["code"] == "key-in-use"

@@ -21,10 +21,16 @@ _TURN_LIMIT_MS = 5_000
 
 
 async def begin_lease(
-    connection: AsyncConnection, executor_id: str, valid_s: float, version: str
+    connection: AsyncConnection,
+    executor_id: str,
+    valid_s: float,
+    version: str,
+    key_ids: Set[str],
 ) -> None:
-    """A controller that begins, alive for so long unless it renews its lease."""
-    values = {"executor_id": executor_id, "version": version}
+    """A controller that begins, alive for so long unless it renews its lease; it was started with
+    these keys."""
+    keys = " ".join(sorted(key_ids))
+    values = {"executor_id": executor_id, "version": version, "key_ids": keys}
     await connection.execute(
         sa.insert(controllers).values(**values, started_at=_NOW, lease_until=_until(valid_s))
     )
@@ -52,6 +58,18 @@ async def alive(connection: AsyncConnection) -> frozenset[str]:
     """Every controller whose lease has not run out."""
     query = sa.select(controllers.c.executor_id).where(controllers.c.lease_until > _NOW)
     return frozenset(row.executor_id for row in await connection.execute(query))
+
+
+async def with_key(connection: AsyncConnection, key_id: str) -> frozenset[str]:
+    """Every living controller that was started with that key, where there are several."""
+    if connection.dialect.name != "postgresql":
+        return frozenset()
+    query = sa.select(controllers.c.executor_id, controllers.c.key_ids).where(
+        controllers.c.lease_until > _NOW
+    )
+    return frozenset(
+        row.executor_id for row in await connection.execute(query) if key_id in row.key_ids.split()
+    )
 
 
 async def run_out(connection: AsyncConnection) -> frozenset[str]:

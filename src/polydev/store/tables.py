@@ -154,6 +154,7 @@ controllers = sa.Table(
     sa.Column("lease_until", UtcDateTime, nullable=False),
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("version", sa.Text, nullable=False),
+    sa.Column("key_ids", sa.Text, nullable=False),
 )
 
 shared_secrets = sa.Table(

@@ -20,7 +20,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -62,6 +62,8 @@ class Lease:
     """This controller's own lease: held from `held`'s beginning to its end."""
 
     database: Database
+    key_ids: Set[str] = frozenset()
+    """The encryption keys that it was started with."""
     lapse: Callable[[], None] = end_at_once
     executor_id: str = field(default_factory=new_executor_id, init=False)
     _until_s: float = field(default=float("inf"), init=False)
@@ -77,7 +79,9 @@ class Lease:
         """Hold the lease, and give it back at the end, so that others need not wait for it."""
         asked_s = _clock_s()
         async with self.database.write() as connection:
-            await controllers.begin_lease(connection, self.executor_id, VALID_S, __version__)
+            await controllers.begin_lease(
+                connection, self.executor_id, VALID_S, __version__, self.key_ids
+            )
         self._until_s = asked_s + VALID_S - _EARLIER_S
         watching = threading.Thread(target=self._watch, name="polydev-lease", daemon=True)
         watching.start()

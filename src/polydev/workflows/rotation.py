@@ -24,7 +24,7 @@ from polydev.errors import (
     PolydevError,
     WrongEncryptionKey,
 )
-from polydev.store import audit, credentials, keys
+from polydev.store import audit, controllers, credentials, keys
 from polydev.store import secrets as shared_secrets
 from polydev.store.database import Database
 from polydev.vault import Binding, Vault
@@ -134,10 +134,12 @@ class Rotation:
                     "of the controllers",
                     hint="`polydev key rotate` seals them with the current key",
                 )
-            if key_id == self.vault.key_id:
+            holding = await controllers.with_key(connection, key_id)
+            if holding or key_id in self.vault.key_ids:
                 raise KeyInUse(
-                    f"{key_id} is the key that this controller seals with",
-                    hint="Start every controller with the new ENCRYPTION_KEY first",
+                    f"{key_id} seals nothing, but {len(holding) or 1} controllers were started "
+                    "with it, and would take it for a new key",
+                    hint="Start them without it first",
                 )
             await keys.forget(connection, key_id)
             await audit.record(connection, caller.did("key.retire", key_id, None))

@@ -135,6 +135,7 @@ def _create_hosts() -> None:
         sa.Column("lease_until", _TIME, nullable=False),
         sa.Column("started_at", _TIME, nullable=False),
         sa.Column("version", sa.Text, nullable=False),
+        sa.Column("key_ids", sa.Text, nullable=False),
     )
     op.create_table(
         "shared_secrets",
