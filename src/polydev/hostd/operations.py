@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import TypeAdapter
 
+from polydev import log_context
 from polydev.errors import HostUnreachable, NoSuchOperation, OperationMismatch
 from polydev.hostapi import MachineView, Operation, OperationView
 from polydev.hostd.journal import Entry, Journal
@@ -96,6 +97,10 @@ class Operations:
         task.add_done_callback(lambda _: self._running.pop(operation_id, None))
 
     async def _run(self, entry: Entry, operation: Operation) -> None:
+        with log_context.about(operation=entry.operation_id, machine=entry.vm_id):
+            await self._carry_out(entry, operation)
+
+    async def _carry_out(self, entry: Entry, operation: Operation) -> None:
         started = time.monotonic()
         try:
             await self._write(entry)

@@ -19,6 +19,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 from websockets.asyncio.client import ClientConnection, unix_connect
 
+from polydev import log_context
 from polydev.errors import ChannelLost, Failed, HostUnreachable, PolydevError
 from polydev.hostapi import (
     Diagnosis,
@@ -32,6 +33,7 @@ from polydev.hostapi import (
 from polydev.hosts import problems
 from polydev.hosts.http import MAX_BODY_BYTES, GuestTransport
 from polydev.hosts.streams import GuestProcess, GuestStream, collect
+from polydev.telemetry import metrics, traces
 
 _ANSWER_LIMIT_S = 30.0
 _WAIT_S = 25.0
@@ -107,6 +109,17 @@ class Host:
         Raises: the operation's own error; HostUnreachable when the agent dies meanwhile or does
         not end it within `timeout_s` (it goes on; ask again with the same id to join it).
         """
+        ids = {"operation": operation_id, "machine": operation.vm_id}
+        with (
+            log_context.about(**ids),
+            traces.span(f"host {operation.kind}", **ids),
+            metrics.timed(metrics.host_operations, operation.kind),
+        ):
+            return await self._run(operation_id, operation, timeout_s)
+
+    async def _run(
+        self, operation_id: str, operation: Operation, timeout_s: float
+    ) -> MachineView | None:
         path = f"/operations/{quote(operation_id, safe='')}"
         body = _operations.dump_json(operation)
         deadline = asyncio.get_running_loop().time() + timeout_s

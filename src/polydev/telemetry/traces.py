@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ log = logging.getLogger("polydev.telemetry")
 
 Word = str | int | float | bool
 
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _QUEUE_SPANS = 2048
 _BATCH_SPANS = 256
 _SEND_EVERY_MS = 2_000
@@ -100,7 +102,8 @@ def span(name: str, *, trace: str | None = None, **attributes: Word) -> Iterator
 def _started(tracer: Tracer, name: str, trace: str | None) -> Iterator[Any]:
     from opentelemetry.context import Context
 
-    token = _trace_id.set(_trace_id_of(trace)) if trace else None
+    wanted = _trace_id_of(trace) if trace else None
+    token = _trace_id.set(wanted)
     try:
         with tracer.start_as_current_span(
             name,
@@ -110,16 +113,13 @@ def _started(tracer: Tracer, name: str, trace: str | None) -> Iterator[Any]:
         ) as real:
             yield real
     finally:
-        if token is not None:
-            _trace_id.reset(token)
+        _trace_id.reset(token)
 
 
 def _trace_id_of(subject: str) -> int | None:
     """The UUID in an id, as the number of a trace."""
-    try:
-        return uuid.UUID(subject[-36:]).int
-    except ValueError:
-        return None
+    found = _UUID.search(subject)
+    return uuid.UUID(found[0]).int if found else None
 
 
 def _fail(real: Any, error: BaseException) -> None:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from polydev.domain import CredentialId, PersonId, SealedCredential, SharedSecret, VaultKey
 from polydev.errors import CredentialDamaged, WrongEncryptionKey
+from polydev.telemetry import metrics
 from polydev.vault.sealing import Box, Sealer
 
 _DERIVATIONS_AT_ONCE = 2
@@ -63,7 +64,8 @@ class Vault:
         `key_id`: with another key than the one that seals (a rotation names its target).
         """
         with_key = key_id or self.key_id
-        box = await self._sealer(with_key).seal(plaintext, to.authenticated_data())
+        with metrics.timed(metrics.vault_operations, "seal"):
+            box = await self._sealer(with_key).seal(plaintext, to.authenticated_data())
         return SealedCredential(
             credential_id=to.credential_id,
             user_id=to.user_id,
@@ -82,6 +84,10 @@ class Vault:
         Raises: WrongEncryptionKey if a key that it does not have sealed it; CredentialDamaged if
         any column, or the person or provider it stands under, is not what was sealed.
         """
+        with metrics.timed(metrics.vault_operations, "open"):
+            return await self._open(row)
+
+    async def _open(self, row: SealedCredential) -> bytes:
         plaintext = None
         if row.key_id is None:
             for sealer in self._sealers.values():
