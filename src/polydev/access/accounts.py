@@ -145,7 +145,7 @@ class Accounts:
         """End the sign-in that asks. Raises NotAllowed for a token."""
         sign_in_id = _sign_in_of(caller)
         entry = caller.did("account.sign-out", caller.user_id, caller.user_id)
-        async with self._database.write() as connection:
+        async with self._database.write(caller.user_id) as connection:
             await sign_ins.end(connection, caller.user_id, sign_in_id)
             await audit.record(connection, entry)
 

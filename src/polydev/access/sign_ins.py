@@ -84,7 +84,7 @@ class SignIns:
     async def end(self, caller: Caller, sign_in_id: str) -> None:
         """End one of the caller's. Raises NoSuchToken."""
         entry = caller.did("sign-in.end", sign_in_id, caller.user_id)
-        async with self._database.write() as connection:
+        async with self._database.write(caller.user_id) as connection:
             await sign_ins.end(connection, caller.user_id, sign_in_id)
             await audit.record(connection, entry)
 

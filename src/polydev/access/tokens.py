@@ -72,7 +72,7 @@ class Tokens:
         )
         secret = opaque.new_secret()
         entry = caller.did("token.create", token.token_id, caller.user_id, " ".join(sorted(scopes)))
-        async with self._database.write() as connection:
+        async with self._database.write(caller.user_id) as connection:
             present = await tokens.of(connection, caller.user_id)
             _check_survives(caller, present, token.expires_at)
             if len(present) >= MAX_TOKENS:
@@ -89,7 +89,7 @@ class Tokens:
     async def revoke(self, caller: Caller, token_id: str) -> None:
         """Revoke one of the caller's. Raises NoSuchToken."""
         entry = caller.did("token.revoke", token_id, caller.user_id)
-        async with self._database.write() as connection:
+        async with self._database.write(caller.user_id) as connection:
             await tokens.revoke(connection, caller.user_id, token_id)
             await audit.record(connection, entry)
 

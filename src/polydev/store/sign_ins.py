@@ -12,6 +12,9 @@ from polydev.domain import PersonId, SignIn
 from polydev.errors import NoSuchToken
 from polydev.store.tables import sign_ins
 
+# A person's own role may read everything but hashes.
+_TOLD = [it for it in sign_ins.c if it is not sign_ins.c.secret_hash]
+
 
 async def add(connection: AsyncConnection, sign_in: SignIn, secret_hash: str) -> None:
     """A new sign-in."""
@@ -39,7 +42,7 @@ async def by_hash(connection: AsyncConnection, secret_hash: str) -> SignIn | Non
 async def of(connection: AsyncConnection, user_id: PersonId, seen_since: datetime) -> list[SignIn]:
     """A person's, the one seen last first; without those that were idle since then."""
     wanted = (
-        sa.select(sign_ins)
+        sa.select(*_TOLD)
         .where(sign_ins.c.user_id == user_id, sign_ins.c.seen_at > seen_since)
         .order_by(sign_ins.c.seen_at.desc(), sign_ins.c.sign_in_id)
     )

@@ -13,6 +13,9 @@ from polydev.errors import NoSuchToken
 from polydev.store import events
 from polydev.store.tables import api_tokens
 
+# A person's own role may read everything but hashes.
+_TOLD = [it for it in api_tokens.c if it is not api_tokens.c.secret_hash]
+
 
 async def add(connection: AsyncConnection, token: ApiToken, secret_hash: str) -> None:
     """A new token."""
@@ -40,7 +43,7 @@ async def with_hash(connection: AsyncConnection, token_id: str) -> tuple[ApiToke
 async def of(connection: AsyncConnection, user_id: PersonId) -> list[ApiToken]:
     """A person's, the newest first."""
     wanted = (
-        sa.select(api_tokens)
+        sa.select(*_TOLD)
         .where(api_tokens.c.user_id == user_id)
         .order_by(api_tokens.c.created_at.desc(), api_tokens.c.token_id)
     )

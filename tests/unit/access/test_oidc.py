@@ -14,7 +14,14 @@ from access_world import PASSWORD, TOKEN, MakeAccess, from_browser, with_token
 from aiohttp import web
 from joserfc import jws, jwt
 from joserfc.jwk import OctKey, RSAKey
-from openid_provider import CLIENT_ID, CLIENT_SECRET, Claims, OpenIdProvider, an_openid_provider
+from openid_provider import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    Claims,
+    OpenIdProvider,
+    an_openid_provider,
+    with_shared_secret,
+)
 
 from polydev.access import Access
 from polydev.access.arrivals import Arrivals
@@ -156,10 +163,6 @@ async def test_a_token_that_the_provider_has_not_signed_is_refused(
     stranger = RSAKey.generate_key(2048, private=True)
     public = provider.key.as_pem(private=False)
 
-    def with_shared_secret(secret: bytes) -> Any:
-        key = OctKey.import_key(secret)
-        return lambda claims: provider.signed_by(key, claims, "HS256")
-
     def unsigned(claims: Claims) -> str:
         return jwt.encode({"alg": "none"}, claims, OctKey.import_key("x"), algorithms=["none"])
 
@@ -170,8 +173,8 @@ async def test_a_token_that_the_provider_has_not_signed_is_refused(
 
     forgeries = [
         lambda claims: provider.signed_by(stranger, claims),
-        with_shared_secret(public),
-        with_shared_secret(CLIENT_SECRET.encode()),
+        lambda claims: with_shared_secret(public, claims, "first"),
+        lambda claims: with_shared_secret(CLIENT_SECRET.encode(), claims, "first"),
         unsigned,
         tampered,
         lambda claims: provider.signed(claims).rpartition(".")[0] + ".",

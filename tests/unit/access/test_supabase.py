@@ -12,7 +12,7 @@ import pytest
 from access_world import PASSWORD, TOKEN, MakeAccess, from_browser, with_token
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, OctKey
-from openid_provider import OpenIdProvider, an_openid_provider
+from openid_provider import OpenIdProvider, an_openid_provider, with_shared_secret
 
 from polydev.access import Access
 from polydev.domain import Scope
@@ -159,10 +159,10 @@ async def test_a_project_with_keys_of_its_own_signs_with_those_alone(
     for _ in range(3):
         assert (await access.caller(with_token(token))).user_id == ANN
     assert project.asked == ["/auth/v1/.well-known/jwks.json"]
-    public = OctKey.import_key(project.key.as_pem(private=False))
+    public = project.key.as_pem(private=False)
     stranger = ECKey.generate_key("P-256", private=True)
     for forged in (
-        _signed(claims, public, kid="first"),
+        with_shared_secret(public, claims, "first"),
         _signed(claims, stranger, alg="ES256", kid="first"),
         _signed(claims, stranger, alg="ES256", kid="unknown"),
         _signed(claims),
