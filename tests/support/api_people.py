@@ -1,0 +1,70 @@
+"""People who use the API of a controller under test: invited, signed up, with a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from controller_process import ControllerProcess
+
+PASSWORD = "a password of the tests only"
+
+
+@dataclass(frozen=True)
+class TestPerson:
+    """Somebody with an account."""
+
+    __test__ = False
+
+    controller: ControllerProcess
+    user_id: str
+    email: str
+    cookies: dict[str, str]
+    csrf: str
+    sign_in_id: str
+
+    def by_cookie(self) -> httpx.AsyncClient:
+        """A client that is signed in."""
+        return self._client({"X-CSRF-Token": self.csrf}, self.cookies)
+
+    async def token(self, *scopes: str) -> tuple[str, str]:
+        """A new API token with these scopes: its id and its text."""
+        async with self.by_cookie() as client:
+            asked = {"name": "a test's", "scopes": list(scopes)}
+            answer = await client.post("/api/account/tokens", json=asked)
+            assert answer.status_code == 201, answer.text
+            return answer.json()["tokenId"], answer.json()["token"]
+
+    async def by_token(self, *scopes: str) -> httpx.AsyncClient:
+        """A client with a new API token of these scopes."""
+        _, text = await self.token(*scopes)
+        return self._client({"Authorization": f"Bearer {text}"}, {})
+
+    def _client(self, headers: dict[str, str], cookies: dict[str, str]) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.controller.port}",
+            headers=headers,
+            cookies=cookies,
+            transport=httpx.AsyncHTTPTransport(retries=8),
+            timeout=60,
+        )
+
+
+async def a_person(controller: ControllerProcess, name: str) -> TestPerson:
+    """Invite somebody, and have them sign up."""
+    email = f"{name}@example.org"
+    invited: dict[str, Any] = await controller.ask("POST", "/api/admin/invitations", {})
+    asked = {"email": email, "password": PASSWORD, "invitation": invited["code"]}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{controller.port}") as client:
+        answer = await client.post("/api/account/sign-up", json=asked)
+        assert answer.status_code == 201, answer.text
+        view = answer.json()
+        return TestPerson(
+            controller=controller,
+            user_id=view["id"],
+            email=email,
+            cookies=dict(client.cookies),
+            csrf=view["csrfToken"],
+            sign_in_id=view["signInId"],
+        )
