@@ -238,6 +238,8 @@ class Finding:
     """What to do, when it is not ok."""
     vm_id: str | None = None
     """The machine that it is about, if it is about one."""
+    host_id: str | None = None
+    """The VM host that said it, if one did."""
 
 
 @dataclass(frozen=True, slots=True)

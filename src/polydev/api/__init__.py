@@ -11,7 +11,7 @@ administrator's token is in `POLYDEV_ADMIN_TOKEN` or in `<state_dir>/controller/
     GET  /health                              {status, version, checks: {host: bool, store: bool}}
     GET  /openapi.json
     GET  /api/providers                       [{id, name, accepts}]
-    GET  /api/doctor                          {ok, checks: [{name, ok, message, hint, vm_id}]};
+    GET  /api/doctor                          {ok, checks: [{name, ok, message, hint, vm_id, host_id}]};
                                               administrators: everything, others: what is theirs
 
     POST /api/auth/start {provider}           202 {sessionId, status}; the live session if there is

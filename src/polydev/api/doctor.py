@@ -26,6 +26,7 @@ class FindingView(BaseModel):
     message: str = Field(examples=["2, each known to its CLI"])
     hint: str = Field(description="What to do, when it is not ok", examples=[""])
     vm_id: str | None = Field(description="The machine that it is about", examples=[None])
+    host_id: str | None = Field(description="The VM host that said it", examples=[None])
 
     @classmethod
     def of(cls, finding: Finding) -> FindingView:
@@ -35,6 +36,7 @@ class FindingView(BaseModel):
             message=finding.message,
             hint=finding.hint,
             vm_id=finding.vm_id,
+            host_id=finding.host_id,
         )
 
 

@@ -86,12 +86,13 @@ class Terminal:
         """A step that did not."""
         self._end(self._bad, "red", words, seconds)
 
-    def check(self, good: bool, name: str, words: str, hint: str = "") -> None:
-        """A line of `doctor`: ok, or what to do."""
-        mark, style = (self._good, "green") if good else (self._bad, "red")
-        line = Text.assemble((f"{mark} ", style), f"{name:<13} {words}")
-        if hint:
-            line.append(f"\n  {'':<13} {hint}", "yellow")
+    def check(self, good: bool | None, name: str, words: str, hint: str = "") -> None:
+        """A line of `doctor`: ok, or what to do; None: it could not be looked at."""
+        marks = {True: (self._good, "green"), False: (self._bad, "red"), None: ("?", "yellow")}
+        mark, style = marks[good]
+        line = Text.assemble((f"{mark:<2} ", style), f"{name:<13} {printable(words)}")
+        if hint and not good:
+            line.append(f"\n   {'':<13} {printable(hint)}", "yellow")
         self._console.print(line)
 
     @asynccontextmanager

@@ -6,5 +6,6 @@
 from polydev.hostd.network.netns import dial
 from polydev.hostd.network.network import Attachment, Network, NetworkState
 from polydev.hostd.network.plan import NetworkPlan
+from polydev.hostd.network.reach import reach_outside
 
-__all__ = ["Attachment", "Network", "NetworkPlan", "NetworkState", "dial"]
+__all__ = ["Attachment", "Network", "NetworkPlan", "NetworkState", "dial", "reach_outside"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from polydev.domain import Finding, HostId, HostState, VmHost, now
+from polydev.domain import Finding, HostState, VmHost, now
 from polydev.errors import PolydevError
 from polydev.hosts import Hosts
 from polydev.settings import ControllerSettings
@@ -28,7 +28,7 @@ async def ask(database: Database, hosts: Hosts, settings: ControllerSettings) ->
     unseen = timedelta(seconds=settings.host_unseen_limit_s)
     answers = await asyncio.gather(*(_one(hosts, host, unseen) for host in known))
     return [
-        finding if len(known) == 1 else _at(host.host_id, finding)
+        replace(finding, host_id=host.host_id)
         for host, found in zip(known, answers, strict=True)
         for finding in found
     ]
@@ -56,7 +56,3 @@ def _silent(host: VmHost, unseen: timedelta, error: Exception) -> Finding:
         words = f"{why}; it has not been seen for {age.total_seconds():.0f} s"
         return Finding("host agent", False, f"{words}, and gets no machines", _LOOK)
     return Finding("host agent", False, why, _LOOK)
-
-
-def _at(host_id: HostId, finding: Finding) -> Finding:
-    return replace(finding, message=f"{host_id}: {finding.message}")

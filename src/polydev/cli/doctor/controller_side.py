@@ -1,0 +1,83 @@
+"""What the controller sees: database, hosts, machines, logins; or why it cannot be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import httpx
+
+from polydev.cli.controller import ClientSettings, asked_of, controller
+from polydev.cli.supervisor import last_words
+from polydev.domain import LOCAL_HOST, Finding
+from polydev.errors import ControllerUnreachable, NotSignedIn, PolydevError
+
+
+_LIMIT_S = 10.0
+
+
+async def ask(client: ClientSettings) -> Sequence[Finding]:
+    """Its findings. Where it does not tell them, what it tells to everybody."""
+    try:
+        async with controller() as there:
+            answer = await there.get("/api/doctor")
+            return [
+                Finding(
+                    name=str(row["name"]),
+                    ok=row["ok"],
+                    message=str(row["message"]),
+                    hint=str(row["hint"] or ""),
+                    vm_id=row["vm_id"],
+                    host_id=row["host_id"],
+                )
+                for row in answer["checks"]
+            ]
+    except ControllerUnreachable as error:
+        return [_unreachable(client, error)]
+    except NotSignedIn as error:
+        state = None if "cannot be read" in error.message else False
+        refused = Finding("controller", state, error.message, error.hint)
+        return [refused, *await _told_to_everybody(client)]
+    except PolydevError as error:
+        refused = Finding("controller", False, error.message, error.hint or _log(client))
+        return [refused, *await _told_to_everybody(client)]
+
+
+def besides(here: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
+    """What the controller tells, without what this machine's host agent told already."""
+    was_looked_at = any(it.name == "host agent" and it.ok is not None for it in here)
+    return [it for it in found if not (was_looked_at and it.host_id == LOCAL_HOST)]
+
+
+def _unreachable(client: ClientSettings, error: ControllerUnreachable) -> Finding:
+    words = error.message
+    try:
+        last = "" if client.url else last_words(client.logs_dir / "controller.log")
+    except PermissionError:
+        last = ""
+    if last:
+        words += f"; its log ends with: {last}"
+    return Finding("controller", False, words, error.hint)
+
+
+def _log(client: ClientSettings) -> str:
+    return f"Its log says more: {client.logs_dir / 'controller.log'}"
+
+
+async def _told_to_everybody(client: ClientSettings) -> Sequence[Finding]:
+    """`/health` needs no token."""
+    hooks = {"request": [asked_of(client.owners)] if client.owners else []}
+    try:
+        async with httpx.AsyncClient(
+            timeout=_LIMIT_S, trust_env=False, event_hooks=hooks
+        ) as unsigned:
+            checks = (await unsigned.get(f"{client.base_url}/health")).json()["checks"]
+    except (httpx.HTTPError, PolydevError, ValueError, KeyError, TypeError):
+        return []
+    found = []
+    if checks.get("store") is False:
+        words = "The controller does not reach its database, which DATABASE_URL names"
+        found.append(Finding("database", False, words, _log(client)))
+    if checks.get("host") is False:
+        words = "The controller does not reach a host agent"
+        found.append(Finding("host agent", False, words, _log(client)))
+    return found
