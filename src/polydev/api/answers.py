@@ -16,6 +16,7 @@ from polydev.api.problems import PROBLEM_JSON, status_for
 from polydev.errors import (
     BadRequest,
     DatabaseUnavailable,
+    IssuerUnreachable,
     NotAllowed,
     NotSignedIn,
     PolydevError,
@@ -63,9 +64,10 @@ _HEADERS: dict[int, dict[str, Any]] = {
 def answers(*errors: type[PolydevError]) -> Responses:
     """`responses=` of a route for people who are signed in, which may raise these `errors`.
 
-    NotSignedIn and what `open_answers` adds go without saying.
+    NotSignedIn, IssuerUnreachable (a Supabase project's keys) and what `open_answers` adds go
+    without saying.
     """
-    return open_answers(NotSignedIn, *errors)
+    return open_answers(NotSignedIn, IssuerUnreachable, *errors)
 
 
 def open_answers(*errors: type[PolydevError]) -> Responses:
