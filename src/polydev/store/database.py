@@ -57,11 +57,6 @@ class Database:
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
 
-    @property
-    def engine(self) -> AsyncEngine:
-        """For what keeps tables of its own in the same database."""
-        return self._kind.engine
-
     @asynccontextmanager
     async def read(self, person: PersonId | None = None) -> AsyncIterator[AsyncConnection]:
         """A connection that sees one state of the database; what it writes is not kept.

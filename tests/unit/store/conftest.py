@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from owned_rows import fill, not_bens
+from postgres import Cluster
 
 from polydev.store.database import Database, open_database
 
@@ -17,3 +21,30 @@ async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
     await database.upgrade()
     yield database
     await database.close()
+
+
+@pytest.fixture(scope="module")
+def filled_url(postgres: Cluster) -> Iterator[str]:
+    """A PostgreSQL database with rows of Ann and Ben in every table, for tests that change none."""
+    url = postgres.database()
+    asyncio.run(fill(url))
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture
+async def filled(filled_url: str, tmp_path: Path) -> AsyncIterator[Database]:
+    database = open_database(filled_url, tmp_path)
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="module")
+def all_there_was(filled_url: str) -> dict[str, list[str]]:
+    """Everything in it that is not Ben's."""
+
+    async def look() -> dict[str, list[str]]:
+        async with await psycopg.AsyncConnection.connect(filled_url) as raw:
+            return await not_bens(raw)
+
+    return asyncio.run(look())

@@ -26,6 +26,8 @@ class _Own(NamedTuple):
     """What a person may do with rows that are theirs: columns by command, `*` for all."""
 
     whose: str = _MINE.format(column="user_id")
+    written: str | None = None
+    """What rows that they write must be like, where that is less than what they see."""
     select: str = ""
     insert: str = ""
     update: str = ""
@@ -53,6 +55,7 @@ OWNED = {
     "events": _Own(select="*", insert="*"),
     "audit_log": _Own(
         f"{_MINE.format(column='owner')} OR {_MINE.format(column='actor')}",
+        written=_MINE.format(column="owner"),
         select="*",
         insert="*",
     ),
@@ -135,6 +138,8 @@ def upgrade() -> None:
     _make_append_only("audit_log")
     op.execute(_REVOKE_FROM_OTHERS.format(table="alembic_version"))
     op.execute("ALTER TABLE alembic_version ENABLE ROW LEVEL SECURITY")
+    op.execute("GRANT SELECT ON alembic_version TO polydev_worker")
+    op.execute("CREATE POLICY workers ON alembic_version FOR SELECT TO polydev_worker USING (true)")
 
 
 def _close(table: str) -> None:
@@ -145,7 +150,7 @@ def _close(table: str) -> None:
 
 
 def _open_to_its_person(table: str, own: _Own) -> None:
-    using, check = f"USING ({own.whose})", f"WITH CHECK ({own.whose})"
+    using, check = f"USING ({own.whose})", f"WITH CHECK ({own.written or own.whose})"
     for command, columns, conditions in (
         ("SELECT", own.select, using),
         ("INSERT", own.insert, check),

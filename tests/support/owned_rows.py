@@ -1,0 +1,165 @@
+"""Rows of two people in every table, and raw SQL for whoever acts as one of them.
+
+The tests of row-level security go over all tables that there are: what is whose is found in the
+tables themselves, so that a new table is covered by itself.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from postgres import Cluster
+from psycopg import errors as refusals
+
+from polydev.domain import PersonId, now
+from polydev.store.database import Database, open_database
+from polydev.store.tables import metadata
+
+ANN, BEN = PersonId("ann"), PersonId("ben")
+AT = now()
+NO_RIGHT = str(refusals.InsufficientPrivilege.sqlstate)
+
+Raw = psycopg.AsyncConnection[tuple[Any, ...]]
+Acting = Callable[[], AbstractAsyncContextManager[Raw]]
+
+
+def owner_of(table: sa.Table) -> str | None:
+    """SQL for whose a row is; None for tables whose rows are nobody's."""
+    if table.name == "users":
+        return "id"
+    for name in ("user_id", "owner"):
+        if name in table.c:
+            return name
+    for key in table.foreign_keys:
+        if owner_of(key.column.table) is not None:
+            there = key.column
+            whose = owner_of(there.table)
+            mine = f"{table.name}.{key.parent.name}"
+            return f"(SELECT {whose} FROM {there.table} t WHERE t.{there.name} = {mine})"
+    return None
+
+
+TABLES = {table.name: table for table in metadata.sorted_tables}
+OWNED = [name for name, table in TABLES.items() if owner_of(table) is not None]
+NOBODYS = [name for name in TABLES if name not in OWNED]
+
+
+_WORDS = {
+    "status": "running",
+    "role": "person",
+    "vm_type": "cli",
+    "scopes": "read",
+    "validity": "valid",
+}
+
+
+def value_of(column: sa.Column[Any], person: PersonId) -> Any:
+    """Something for a column; texts are named like it, so that functions find them by name."""
+    if column.name in ("user_id", "owner") or (column.table.name, column.name) == ("users", "id"):
+        return person
+    if isinstance(column.type, sa.Text):
+        return _WORDS.get(column.name, f"{person}-{column.name}")
+    if column.identity is not None:
+        return None
+    return {sa.Integer: 1, sa.Float: 1.0, sa.JSON: {}, sa.Boolean: True}.get(type(column.type), AT)
+
+
+def row_of(table: sa.Table, person: PersonId) -> dict[str, Any]:
+    values = {column.name: value_of(column, person) for column in table.c}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+async def fill(url: str) -> None:
+    """Put down a row of each person in every table."""
+    database = open_database(url, Path("/nonexistent"))
+    async with database.write() as connection:
+        for table in metadata.sorted_tables:
+            for person in (ANN, BEN):
+                await connection.execute(sa.insert(table).values(**row_of(table, person)))
+    await database.close()
+
+
+def as_person(database: Database) -> Acting:
+    """Ben in Polydev's own role for people. Nothing of what he does is kept."""
+
+    @asynccontextmanager
+    async def acting() -> AsyncIterator[Raw]:
+        async with database.write(BEN) as connection:
+            raw = await connection.get_raw_connection()
+            yield typing.cast(Raw, raw.driver_connection)
+            await connection.rollback()
+
+    return acting
+
+
+def as_claimed(postgres: Cluster, url: str) -> Acting:
+    """Ben in a role that may do everything with every row, by a token as Supabase tells it."""
+    with postgres.superuser(url) as connection:
+        if connection.execute("SELECT to_regrole('authenticated')").fetchone() == (None,):
+            connection.execute("CREATE ROLE authenticated NOLOGIN")
+            connection.execute("GRANT authenticated TO polydev_app")
+        connection.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO authenticated"
+        )
+
+    @asynccontextmanager
+    async def acting() -> AsyncIterator[Raw]:
+        async with await psycopg.AsyncConnection.connect(url) as raw:
+            await raw.execute("SET LOCAL ROLE authenticated")
+            await raw.execute("SELECT set_config('request.jwt.claims', '{\"sub\": \"ben\"}', true)")
+            yield raw
+            await raw.rollback()
+
+    return acting
+
+
+async def not_bens(raw: Raw) -> dict[str, list[str]]:
+    """All that is not Ben's, as a worker sees it. Who acted acts as a worker from now on."""
+    await raw.execute("SET LOCAL ROLE polydev_worker")
+    found = {}
+    for name, table in TABLES.items():
+        whose = owner_of(table)
+        condition = "" if whose is None else f" WHERE {whose} IS DISTINCT FROM 'ben'"
+        rows = await raw.execute(f"SELECT * FROM {name}{condition}".encode())
+        found[name] = sorted(map(repr, await rows.fetchall()))
+    return found
+
+
+async def tried(raw: Raw, statement: str, *values: Any) -> list[Any] | int | str:
+    """The rows that a statement gave, how many it changed, or how it was refused."""
+    try:
+        async with raw.transaction():
+            cursor = await raw.execute(statement.encode(), values)
+            return await cursor.fetchall() if cursor.description else cursor.rowcount
+    except psycopg.Error as error:
+        return f"{error.sqlstate} {str(error).splitlines()[0]}"
+
+
+def was_refused(outcome: object) -> bool:
+    return isinstance(outcome, str) and outcome.startswith(NO_RIGHT)
+
+
+async def readable(raw: Raw, name: str) -> str:
+    """Those columns that the role that acts may read at all."""
+    query = "SELECT has_column_privilege(%s, %s, 'SELECT')"
+    columns = [column.name for column in TABLES[name].c]
+    may = [it for it in columns if await tried(raw, query, name, it) == [(True,)]]
+    return ", ".join(f'"{it}"' for it in may or columns)
+
+
+async def copied(raw: Raw, what: str) -> str:
+    try:
+        async with (
+            raw.transaction(),
+            raw.cursor() as cursor,
+            cursor.copy(f"COPY {what} TO STDOUT".encode()) as copy,
+        ):
+            return "".join([bytes(part).decode() async for part in copy])
+    except psycopg.Error as error:
+        return f"{error.sqlstate} {error}"
