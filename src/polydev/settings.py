@@ -217,6 +217,8 @@ class ControllerSettings(CommonSettings):
     the host agent beside this controller."""
     host_period_s: float = Field(5, gt=0, le=60)
     """How often each host is asked how it is."""
+    reconcile_period_s: float = Field(30, gt=0)
+    """How often rows, workflows and hosts are compared and put right."""
     host_unseen_limit_s: float = Field(20, gt=0)
     """A host that has not answered for so long is given no machines."""
     host_dead_limit_s: float = Field(45, gt=0)

@@ -25,7 +25,6 @@ from polydev.workflows.machines import Machines, set_failed
 
 log = logging.getLogger("polydev.workflows")
 
-PERIOD_S = 30.0
 _KEEP_JOURNAL = timedelta(days=7)
 
 
@@ -46,7 +45,7 @@ class Reconciler:
                 log.warning("reconciling: %s", error.line())
             except Exception as error:
                 log.error("reconciling failed: %s", type(error).__name__)
-            await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(self.machines.settings.reconcile_period_s)
 
     async def once(self) -> None:
         """Look at everything once."""
