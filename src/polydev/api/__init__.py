@@ -40,6 +40,21 @@ administrator's token is in `POLYDEV_ADMIN_TOKEN` or in `<state_dir>/controller/
              {type: "error", code, message, hint}
              {type: "end", ok, text}              always last; text is the whole answer
 
+    GET  /api/credentials                     [Credential], never with what is sealed
+    POST /api/credentials/{id}/validate       {validity, reason, refreshed}: asks the CLI, and takes
+                                              over tokens that it has renewed
+    POST /api/credentials/{id}/revoke         202 Credential (`revoking`); gone once its machine is
+                                              rid of it
+    POST /api/credentials/{id}/export         {provider, path, credentials}: to its owner alone
+
+    DELETE /api/account {password}            202 Person (`deletingAt`): everything of theirs goes
+    DELETE /api/admin/people/{id}             the same, for administrators; 404 once it is done
+
+    GET  /api/admin/keys                      [{keyId, createdAt, seals, opens, credentials, secrets}]
+    POST /api/admin/keys/rotate               202 {rotationId, keyId, left, over}
+    GET  /api/admin/keys/rotate/{rotationId}  how far it is
+    DELETE /api/admin/keys/{keyId}            204; 409 `key-in-use` while it seals or is had
+
 Session: {sessionId, provider, status, step, steps: [{step, startedAt, endedAt, seconds, outcome}],
 oauthUrl, ownBrowserUrl, accepts, cliVM: {vmId, ipAddress} or null, error: {code, message} or null,
 createdAt, expiresAt, endedAt, version}. Statuses: queued, running, waiting_for_person, completed,
