@@ -207,6 +207,8 @@ class ControllerSettings(CommonSettings):
     """Which part of all traces is sent."""
     audit_days: int = Field(365, ge=30)
     """For how long the audit log is kept."""
+    history_days: int = Field(90, ge=1)
+    """How long sessions that ended, and machines that were destroyed, can be looked up."""
     event_days: int = Field(7, ge=1)
     """For how long events are kept for those who come back."""
     events_each: int = Field(10_000, ge=100)
@@ -259,7 +261,8 @@ class ControllerSettings(CommonSettings):
     @property
     def own_url(self) -> str:
         """Where browsers reach this controller, as they write it themselves."""
-        return (self.public_url or f"http://localhost:{self.port}").lower()
+        url = (self.public_url or f"http://localhost:{self.port}").lower()
+        return url.removesuffix(":443" if url.startswith("https:") else ":80")
 
     def check(self) -> Self:
         """Refuse combinations that each variable alone does not show."""

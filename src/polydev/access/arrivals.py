@@ -74,7 +74,8 @@ class Arrivals:
             return await self._first_seen(vouched, invitation or None, asked)
         check_standing(person)
         async with self._database.write() as connection:
-            await audit.record(connection, by(person.user_id, "account.sign-in", asked))
+            entry = by(person.user_id, "account.sign-in", asked, reason=vouched.identity.issuer)
+            await audit.record(connection, entry)
             return await self._sign_ins.begin(connection, person, asked)
 
     async def _first_seen(self, vouched: Vouched, invitation: str | None, asked: Asked) -> Begun:

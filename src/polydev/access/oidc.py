@@ -153,7 +153,11 @@ class Oidc:
             nonce={"essential": True, "value": nonce},
             azp={"value": self._client_id},
         )
-        return claims_of(text, key, algorithm, expected)
+        claims = claims_of(text, key, algorithm, expected)
+        audience = claims["aud"]
+        if isinstance(audience, list) and len(audience) > 1 and "azp" not in claims:
+            raise NotSignedIn("The provider's answer is for others, too", hint="Begin again")
+        return claims
 
     async def _user_info(self, subject: str, access_token: object) -> Claims:
         """More of what the provider says of them, where the token does not say it."""

@@ -52,8 +52,11 @@ async def _left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> fl
         await connection.execute(sa.delete(rate_limits).where(rate_limits.c.at < at - _FULL_AGAIN))
         await _add_full(connection, bucket, at)
         row = (await connection.execute(wanted)).one()
-    elapsed_s = max(0.0, (at - row.at).total_seconds())  # controllers' clocks differ a little
-    return min(bucket.capacity, row.left + elapsed_s * bucket.per_s)
+    elapsed_s: float = max(
+        0.0, (at - row.at).total_seconds()
+    )  # controllers' clocks differ a little
+    filled: float = row.left + elapsed_s * bucket.per_s
+    return min(bucket.capacity, filled)
 
 
 async def _add_full(connection: AsyncConnection, bucket: Bucket, at: datetime) -> None:

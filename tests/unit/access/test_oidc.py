@@ -141,6 +141,7 @@ async def test_a_code_is_good_once(access: Access, provider: OpenIdProvider) -> 
         {"aud": ["somebody-else"]},
         {"aud": None},
         {"aud": [CLIENT_ID, "x"], "azp": "x"},
+        {"aud": [CLIENT_ID, "x"]},
         {"exp": LATE},
         {"exp": None},
         {"exp": "tomorrow"},

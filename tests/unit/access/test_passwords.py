@@ -9,10 +9,12 @@ import pytest
 from access_world import quick_passwords
 from argon2 import PasswordHasher, extract_parameters
 from argon2.profiles import RFC_9106_LOW_MEMORY
+from hypothesis import given
+from hypothesis import strategies as st
 
 from polydev.access import addresses, passwords
 from polydev.access.passwords import Passwords
-from polydev.errors import BadRequest, PasswordRefused
+from polydev.errors import BadRequest, PasswordRefused, PolydevError
 
 ANN = "ann@example.test"
 GOOD = "correct horse battery"
@@ -139,3 +141,14 @@ def test_an_address_is_written_one_way(text: str, address: str) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
         addresses.normalised(text)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_whatever_is_typed_is_an_address_or_is_refused(local: str, domain: str) -> None:
+    try:
+        address = addresses.normalised(f"{local}@{domain}")
+    except PolydevError:
+        return
+    assert addresses.normalised(address) == address
+    assert address.isprintable()
+    address.encode()

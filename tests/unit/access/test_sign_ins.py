@@ -13,6 +13,7 @@ from polydev.access.origins import csrf_token
 from polydev.access.sign_ins import Begun
 from polydev.domain import now
 from polydev.errors import NoSuchToken, NotAllowed, NotSignedIn
+from polydev.settings import ControllerSettings
 from polydev.store.database import Database
 from polydev.store.tables import sign_ins
 
@@ -97,6 +98,16 @@ async def test_the_public_url_is_our_own_page(
     else:
         with pytest.raises(NotAllowed):
             await access.caller(asked)
+
+
+def test_the_public_url_is_written_as_browsers_write_it() -> None:
+    for told, own in (
+        ("https://Polydev.example.test:443", PUBLIC),
+        ("http://polydev.example.test:80", "http://polydev.example.test"),
+        ("https://polydev.example.test:8443", "https://polydev.example.test:8443"),
+        (None, "http://localhost:4000"),
+    ):
+        assert ControllerSettings(public_url=told).own_url == own
 
 
 async def test_over_https_the_cookie_is_of_this_host_alone(make_access: MakeAccess) -> None:
