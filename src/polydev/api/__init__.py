@@ -50,7 +50,8 @@ administrator's token is in `POLYDEV_ADMIN_TOKEN` or in `<state_dir>/controller/
     DELETE /api/account {password}            202 Person (`deletingAt`): everything of theirs goes
     DELETE /api/admin/people/{id}             the same, for administrators; 404 once it is done
 
-    GET  /api/admin/keys                      [{keyId, createdAt, seals, opens, credentials, secrets}]
+    GET  /api/admin/keys                      [{keyId, createdAt, seals, opens, credentials,
+                                              secrets}]
     POST /api/admin/keys/rotate               202 {rotationId, keyId, left, over}
     GET  /api/admin/keys/rotate/{rotationId}  how far it is
     DELETE /api/admin/keys/{keyId}            204; 409 `key-in-use` while it seals or is had

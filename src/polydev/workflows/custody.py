@@ -190,8 +190,12 @@ class Custody:
         theirs = check_credentials(about, held)
         async with self.database.read() as connection:
             row = await credentials.get(connection, credential.credential_id)
+            whose, which = credential.user_id, credential.provider
+            connecting = await sessions.live_of(connection, whose, which)
         if row is None:
             raise _revoked(credential.credential_id)
+        if connecting is not None:  # what the machine holds may be another credential's soon
+            return Verdict(Validity.VALID, f"{about.name} says that it is logged in")
         ours = await self.vault.open(row)
         if same_login(ours, theirs):
             return Verdict(Validity.VALID, f"{about.name} says that it is logged in")

@@ -1,0 +1,138 @@
+"""The commands for people, tokens, credentials and keys, typed against a real controller."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_people import a_person
+from controller_world import World
+
+
+class Typed:
+    """Runs `polydev` as somebody would, with their own token or the administrator's."""
+
+    def __init__(self, world: World) -> None:
+        controller = world.controller
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "POLYDEV_URL": f"http://127.0.0.1:{controller.port}",
+            "POLYDEV_ADMIN_TOKEN": controller.env["POLYDEV_ADMIN_TOKEN"],
+        }
+
+    async def __call__(self, *words: str, code: int = 0, **environment: str) -> tuple[str, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "polydev.cli", *words),
+            env=self.environment | environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 120)
+        assert process.returncode == code, f"{words}: {err.decode()}"
+        return out.decode(), err.decode()
+
+    async def json(self, *words: str, **environment: str) -> Any:
+        out, _ = await self(*words, "--json", **environment)
+        return json.loads(out)
+
+
+@pytest.fixture
+async def polydev(world: World) -> Typed:
+    await world.controller.start()
+    await world.controller.ask("GET", "/health")
+    return Typed(world)
+
+
+async def _connected(world: World) -> str:
+    session = await world.controller.until(await world.controller.connect("codex"))
+    assert session["status"] == "completed", session
+    return str(session["cliVM"]["vmId"])
+
+
+async def test_people_are_invited_shut_out_let_in_and_removed(world: World, polydev: Typed) -> None:
+    invited = await polydev.json("user", "invite", "zoe@example.org", "--days", "1")
+    assert (invited["email"], invited["role"]) == ("zoe@example.org", "person")
+    out, _ = await polydev("user", "invite")
+    assert "told this once" in out
+    ann = await a_person(world.controller, "ann")
+    assert (await polydev.json("user", "disable", ann.email))["disabledAt"]
+    out, _ = await polydev("user", "list")
+    assert "disabled" in out
+    assert not (await polydev.json("user", "enable", ann.user_id[:8]))["disabledAt"]
+    changed = await polydev.json("user", "role", ann.email, "administrator")
+    assert changed["role"] == "administrator"
+    _, err = await polydev("user", "delete", ann.email, code=1)
+    assert "--yes" in err
+    assert (await polydev.json("user", "delete", ann.email, "--yes"))["deleted"] is True
+    assert ann.email not in json.dumps(await polydev.json("user", "list"))
+    _, err = await polydev("user", "delete", ann.email, "--yes", code=1)
+    assert "polydev user list" in err
+
+
+async def test_a_token_makes_the_command_act_as_its_person(world: World, polydev: Typed) -> None:
+    ann = await a_person(world.controller, "ann")
+    _, text = await ann.token("read", "account")
+    own = {"POLYDEV_TOKEN": text}
+    made = await polydev.json("token", "create", "nightly", "-s", "read", "--days", "1", **own)
+    listed = await polydev.json("token", "list", **own)
+    assert {it["tokenId"] for it in listed} >= {made["tokenId"]}
+    assert made["token"] not in json.dumps(listed)
+    _, err = await polydev("user", "list", code=1, **own)
+    assert "administrators" in err
+    await polydev("token", "revoke", made["tokenId"], **own)
+    _, err = await polydev("machine", "list", code=1, POLYDEV_TOKEN=made["token"])
+    assert err.startswith("polydev: ")
+
+
+async def test_credentials_are_listed_tried_taken_out_and_revoked(
+    world: World, polydev: Typed, tmp_path: Path
+) -> None:
+    vm_id = await _connected(world)
+    out, _ = await polydev("credential", "list")
+    assert vm_id in out
+    verdict = await polydev.json("credential", "validate", "codex")
+    assert (verdict["validity"], verdict["vmId"]) == ("valid", vm_id)
+    file = tmp_path / "auth.json"
+    await polydev("credential", "export", "codex", str(file))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    held = await world.credentials(vm_id, "codex")
+    assert json.loads(file.read_text()) == held
+    _, err = await polydev("credential", "export", "codex", str(file), code=1)
+    assert "Write over" in err
+    out, _ = await polydev("credential", "export", "codex", "-")
+    assert json.loads(out) == held
+    await polydev("credential", "revoke", "codex", "--yes")
+    assert await polydev.json("credential", "list") == []
+    _, err = await polydev("credential", "validate", "codex", code=1)
+    assert "polydev credential list" in err
+
+
+async def test_keys_are_listed_changed_and_forgotten(world: World, polydev: Typed) -> None:
+    await _connected(world)
+    (old,) = await polydev.json("key", "list")
+    assert await world.controller.end() == 0
+    controller = world.controller
+    controller.env["POLYDEV_OTHER_ENCRYPTION_KEYS"] = controller.env["ENCRYPTION_KEY"]
+    controller.env["ENCRYPTION_KEY"] = "another key of the tests only"
+    await controller.start()
+    await controller.ask("GET", "/health")
+    _, err = await polydev("key", "retire", old["keyId"], "--yes", code=1)
+    assert "still seals" in err
+    out, _ = await polydev("key", "rotate")
+    assert f"polydev key retire {old['keyId']}" in out
+    assert await controller.end() == 0
+    del controller.env["POLYDEV_OTHER_ENCRYPTION_KEYS"]
+    await controller.start()
+    await controller.ask("GET", "/health")
+    await polydev("key", "retire", old["keyId"], "--yes")
+    (new,) = await polydev.json("key", "list")
+    assert new["seals"]
+    assert new["credentials"] == 1
