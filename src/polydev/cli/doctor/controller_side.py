@@ -11,7 +11,6 @@ from polydev.cli.supervisor import last_words
 from polydev.domain import LOCAL_HOST, Finding
 from polydev.errors import ControllerUnreachable, NotSignedIn, PolydevError
 
-
 _LIMIT_S = 10.0
 
 

@@ -41,17 +41,24 @@ async def _read(database: Database) -> Finding | None:
 
 
 async def _written(database: Database) -> Finding | None:
-    try:
-        async with asyncio.timeout(_LIMIT_S), database.write():
-            return None
-    except TimeoutError:
-        return Finding(
-            "database",
-            False,
-            f"The database is locked: nothing could be written for {_LIMIT_S:g} s",
-            "Another program holds a transaction on it open: end that program (a backup, a "
-            "database browser), or the query that blocks",
-        )
+    """A transaction that waits for its turn cannot be cut short: it is left to end by itself."""
+    writing = asyncio.create_task(_write(database))
+    await asyncio.wait({writing}, timeout=_LIMIT_S)
+    if writing.done():
+        return writing.result()
+    writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return Finding(
+        "database",
+        False,
+        f"The database is locked: nothing could be written for {_LIMIT_S:g} s",
+        "Another program holds a transaction on it open: end that program (a backup, a "
+        "database browser), or the query that blocks",
+    )
+
+
+async def _write(database: Database) -> None:
+    async with database.write():
+        pass
 
 
 async def _leases(database: Database) -> Sequence[Finding]:

@@ -187,7 +187,9 @@ class Programs:
         return prompt.decode(errors="replace").strip()
 
     def _has(self, path: str) -> bool:
-        return (self._root / path).is_file()
+        """A CLI that finds nothing in its file is not logged in."""
+        file = self._root / path
+        return file.is_file() and file.stat().st_size > 0
 
 
 async def _true(process: ServerProcess) -> int:

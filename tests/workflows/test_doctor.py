@@ -1,0 +1,322 @@
+"""The trouble that people meet, made to happen, and the words that `polydev doctor` has for it.
+
+Host agent and controller are real processes; machines are simulated, where a guest has no part in
+the trouble.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+from agent_process import AgentProcess
+from controller_process import TOKEN
+from controller_world import FILES, World, a_world
+
+from polydev.cli.instance import Instance
+from polydev.domain import GuestFile, MachineKind, new_vm_id
+from polydev.hostapi import CreateMachine, DestroyMachine, RemoveFiles, WireFile, WriteFiles
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+LIMIT_S = 90
+NEVER = "3000"
+"""A period of the reconciler that does not come: it would put right what doctor is to find."""
+
+
+@asynccontextmanager
+async def started(**settings: str) -> AsyncIterator[World]:
+    async with a_world(**{"POLYDEV_RECONCILE_PERIOD_S": NEVER, **settings}) as world:
+        await world.controller.start()
+        await world.controller.ask("GET", "/health")
+        yield world
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with started() as it:
+        yield it
+
+
+async def doctor(world: World, *words: str, **env: str) -> list[dict[str, Any]]:
+    """What the command finds. Its exit code says whether anything is wrong."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "polydev.cli", "doctor", "--json", *words),
+        env={
+            **world.agent.env,
+            **{"PORT": str(world.controller.port), "POLYDEV_ADMIN_TOKEN": TOKEN},
+            **env,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    assert out, err.decode()
+    answer = json.loads(out)
+    wrong = [it for it in answer["checks"] if it["ok"] is False]
+    assert process.returncode == bool(wrong)
+    assert answer["ok"] is not bool(wrong)
+    found: list[dict[str, Any]] = answer["checks"]
+    return found
+
+
+def wrong(found: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The one finding of that name that is wrong; like each that is, it says what to do."""
+    bad = [it for it in found if it["ok"] is False and it["name"] != "polydev"]  # `up` runs nowhere
+    assert all(it["hint"] for it in bad), bad
+    [it] = [it for it in bad if it["name"] == name]
+    return it
+
+
+def well(found: list[dict[str, Any]]) -> bool:
+    return all(it["ok"] for it in found if it["name"] != "polydev")
+
+
+async def connected(world: World, provider: str = "codex") -> str:
+    """A login that is complete: the CLI machine's id."""
+    session_id = await world.controller.connect(provider)
+    view = await world.controller.until(session_id, "completed")
+    assert view["status"] == "completed", view
+    return str(view["cliVM"]["vmId"])
+
+
+async def asked(world: World, operation: Any) -> None:
+    """Have the host do something behind the controller's back."""
+    async with world.agent.host() as host:
+        await host.run(f"test-{new_vm_id()}", operation, 60)
+
+
+# -- all is well -----------------------------------------------------------------------------------
+
+
+async def test_a_polydev_that_is_well_is_found_well(world: World) -> None:
+    await connected(world)
+    found = await doctor(world)
+    assert well(found), found
+    assert {it["name"] for it in found} >= {
+        *("root", "tools", "kernel", "port", "controller", "database", "host agent", "driver"),
+        *("images", "namespace", "bridge", "TAPs", "firewall", "sockets", "disk space"),
+        *("machines", "logins", "orphans"),
+    }
+
+
+# -- the trouble that users meet -------------------------------------------------------------------
+
+
+async def test_a_machine_that_is_not_ready_in_time_names_itself_the_limit_and_its_console() -> None:
+    async with a_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="1") as world:
+        await world.controller.start()
+        view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+        vm_id = view["vm_id"]
+        view = await world.until_machine(vm_id, "failed")
+        words = view["error"]["message"]
+        assert f"Machine {vm_id} was not ready within 1 s" in words
+        assert f"logs/machines/{vm_id}/console.log" in words
+
+
+async def test_credentials_that_are_not_in_the_cli_machine_are_missed(world: World) -> None:
+    vm_id = await connected(world)
+    await asked(world, RemoveFiles(vm_id=vm_id, paths=[FILES["codex"]]))
+    finding = wrong(await doctor(world), "logins")
+    assert finding["vm_id"] == vm_id
+    assert f"are not in machine {vm_id}: {FILES['codex']} is missing" in finding["message"]
+    assert "polydev connect codex" in finding["hint"]
+
+
+async def test_a_cli_that_says_that_it_is_not_logged_in_is_quoted(world: World) -> None:
+    vm_id = await connected(world)
+    nothing = WireFile.of(GuestFile(FILES["codex"], b""))
+    await asked(world, WriteFiles(vm_id=vm_id, files=[nothing]))
+    finding = wrong(await doctor(world), "logins")
+    assert finding["vm_id"] == vm_id
+    assert f"in machine {vm_id} says that it is not logged in" in finding["message"]
+    assert f"polydev machine exec {vm_id} codex login status" in finding["hint"]
+
+
+async def test_a_machine_that_its_host_has_lost_is_told_before_a_page_shows_it(
+    world: World,
+) -> None:
+    vm_id = await connected(world)
+    await asked(world, DestroyMachine(vm_id=vm_id))
+    found = await doctor(world)
+    message = wrong(found, "machines")["message"]
+    assert vm_id in message
+    assert "running in the database, but its host has lost it" in message
+
+
+async def test_a_browser_machine_that_is_left_over_is_named(world: World) -> None:
+    """Its session has ended, and its row says still that it runs."""
+    await connected(world)
+    vm_id = new_vm_id()
+    await asked(world, machine(vm_id, MachineKind.BROWSER))
+    with in_database(world) as database:
+        database.execute(
+            "INSERT INTO vms (vm_id, user_id, ip_address, status, vm_type, created_at, session_id,"
+            " memory_mib, vcpus, disk_mib, attempt, host_id) SELECT ?, user_id, ip_address,"
+            " 'running', 'browser', created_at, (SELECT session_id FROM auth_sessions), memory_mib,"
+            " vcpus, disk_mib, 0, host_id FROM vms WHERE vm_type = 'cli'",
+            (vm_id,),
+        )
+    found = [it for it in await doctor(world) if it["ok"] is False and it["vm_id"] == vm_id]
+    words = " ".join(it["message"] for it in found)
+    assert f"Browser machine {vm_id} is left over from session" in words
+    assert f"polydev machine destroy {vm_id}" in found[0]["hint"]
+
+
+async def test_a_page_that_shows_another_address_than_the_machines_is_told(world: World) -> None:
+    vm_id = await connected(world)
+    with in_database(world) as database:
+        database.execute("UPDATE vms SET ip_address = '192.168.100.99' WHERE vm_id = ?", (vm_id,))
+    message = wrong(await doctor(world), "machines")["message"]
+    assert message.startswith(f"Pages show 192.168.100.99 for machine {vm_id}, but it has 192.")
+
+
+async def test_a_machine_without_network_is_named(world: World) -> None:
+    vm_id = await connected(world)
+    async with world.agent.host() as host:
+        [tap] = (await host.inventory()).taps
+    await ip(world.agent, "link", "del", tap)
+    finding = wrong(await doctor(world), "TAPs")
+    assert finding["vm_id"] == vm_id
+    assert f"Machine {vm_id} runs without a network: its TAP {tap} is gone" in finding["message"]
+
+
+async def test_rules_that_were_flushed_are_told(world: World) -> None:
+    await ip(world.agent, "netns", "exec", world.agent.netns, "nft", "flush", "ruleset", here=True)
+    finding = wrong(await doctor(world), "firewall")
+    assert "is gone (another program flushed the rules)" in finding["message"]
+    assert "polydev down" in finding["hint"]
+
+
+# -- half of it is dead ----------------------------------------------------------------------------
+
+
+async def test_a_host_agent_that_died_is_told_and_its_host_looked_at_all_the_same(
+    world: World,
+) -> None:
+    vm_id = await connected(world)
+    await world.agent.kill()
+    found = await doctor(world)
+    local = [it for it in found if it["name"] == "host agent" and it["host_id"] is None]
+    assert "has died: nobody answers" in local[0]["message"]
+    assert "its socket is stale" in local[0]["message"]
+    assert any(it["name"] == "machines" and it["vm_id"] == vm_id for it in found), found
+    assert any(it["name"] == "firewall" and it["ok"] for it in found)
+    assert any(it["name"] == "database" and it["ok"] for it in found)
+
+
+async def test_a_controller_that_died_is_told_with_its_last_words(world: World) -> None:
+    await world.controller.kill()
+    (world.agent.state_dir / "logs").mkdir(exist_ok=True)
+    words = "polydev: ENCRYPTION_KEY does not open what this database holds. Set the key"
+    (world.agent.state_dir / "logs" / "controller.log").write_text(words + "\n")
+    found = await doctor(world)
+    finding = wrong(found, "controller")
+    assert "does not answer" in finding["message"]
+    assert "ENCRYPTION_KEY does not open what this database holds" in finding["message"]
+    assert "polydev up" in finding["hint"]
+    assert any(it["name"] == "host agent" and it["ok"] for it in found)
+    assert wrong(found, "port")["message"].startswith("Nobody listens on port")
+
+
+async def test_another_program_on_the_controllers_port_is_named_and_sent_nothing(
+    world: World,
+) -> None:
+    await world.controller.kill()
+    script = (
+        "import socket; l = socket.create_server(('127.0.0.1', %d)); print(1, flush=True)\n"
+        "while True: print(l.accept()[0].recv(9999), flush=True)"
+    )
+    stranger = await asyncio.create_subprocess_exec(
+        *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"),
+        *("/usr/bin/python3", "-c", script % world.controller.port),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert stranger.stdout is not None
+    await stranger.stdout.readline()
+    try:
+        finding = wrong(await doctor(world), "port")
+        assert "nobody (uid 65534), python3, process" in finding["message"]
+        assert f"sport = :{world.controller.port}" in finding["hint"]
+        heard = await stranger.stdout.readline()
+    finally:
+        stranger.kill()
+        await stranger.wait()
+    assert heard.strip() == b"b''", "the token went to a stranger"
+
+
+async def test_a_database_that_another_program_locks_is_told(world: World) -> None:
+    with in_database(world) as holding:
+        holding.execute("BEGIN EXCLUSIVE")
+        finding = wrong(await doctor(world), "database")
+        assert "is locked: nothing could be written" in finding["message"]
+        assert "end that program" in finding["hint"]
+
+
+async def test_a_migration_that_is_missing_is_told(world: World) -> None:
+    with in_database(world) as database:
+        database.execute("UPDATE alembic_version SET version_num = '0001'")
+    found = await doctor(world)
+    assert "older than this version" in wrong(found, "database")["message"]
+
+
+async def test_an_orphan_that_only_the_host_knows_is_told(world: World) -> None:
+    vm_id = new_vm_id()
+    await asked(world, machine(vm_id, MachineKind.CLI))
+    finding = wrong(await doctor(world), "orphans")
+    assert finding["message"] == f"Machine {vm_id} is on its host, but not in the database"
+
+
+async def test_who_is_not_root_is_told_what_was_not_looked_at(world: World) -> None:
+    world.agent.state_dir.parent.chmod(0o755)
+    Instance(world.agent.state_dir).claim()
+    prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+    process = await asyncio.create_subprocess_exec(
+        *(*prefix, sys.executable, "-c", NOT_ROOT),
+        env={**world.agent.env, "PORT": str(world.controller.port), "POLYDEV_ADMIN_TOKEN": TOKEN},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert out, err.decode()
+    found = json.loads(out)["checks"]
+    left_out = {it["name"]: it["message"] for it in found if it["ok"] is None}
+    assert left_out.keys() >= {"root", "polydev", "host agent"}
+    assert all(it["hint"] for it in found if it["ok"] is None)
+
+
+NOT_ROOT = f"""
+import sys
+sys.path[:] = {sys.path!r}
+sys.argv[1:] = ["doctor", "--json"]
+from polydev.cli.main import run
+run()
+"""
+
+
+def machine(vm_id: str, kind: MachineKind) -> CreateMachine:
+    return CreateMachine(vm_id=vm_id, machine_kind=kind, memory_mib=256, vcpus=1, disk_mib=256)
+
+
+async def ip(agent: AgentProcess, *words: str, here: bool = False) -> None:
+    inside = () if here else ("-n", agent.netns)
+    process = await asyncio.create_subprocess_exec("ip", *inside, *words)
+    assert await process.wait() == 0
+
+
+@contextmanager
+def in_database(world: World) -> Iterator[sqlite3.Connection]:
+    """The controller's database, as another program sees it: each statement counts at once."""
+    path = world.agent.state_dir / "controller" / "polydev.db"
+    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+    try:
+        yield connection
+    finally:
+        connection.close()
