@@ -8,6 +8,7 @@ point, once each), and that tells which workflows there are and which steps they
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import secrets
@@ -71,8 +72,9 @@ class ControllerProcess:
             "PORT": str(self.port),
             "ENCRYPTION_KEY": KEY,
             "POLYDEV_ADMIN_TOKEN": TOKEN,
-            **env,
+            **{name: value for name, value in env.items() if name != "PORT"},
         }
+        self.token = TOKEN
         self._pid: int | None = None
 
     @property
@@ -115,6 +117,12 @@ class ControllerProcess:
             os.kill(self._pid, signal.SIGKILL)
             await self.ended()
 
+    def of(self, token: str) -> ControllerProcess:
+        """The same controller, asked by somebody else."""
+        other = copy.copy(self)
+        other.token = token
+        return other
+
     async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """A request; the socket takes it also while the controller still starts."""
         async with self.client() as client:
@@ -125,7 +133,7 @@ class ControllerProcess:
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.port}",
-            headers={"authorization": f"Bearer {TOKEN}"},
+            headers={"authorization": f"Bearer {self.token}"},
             transport=httpx.AsyncHTTPTransport(retries=8),
             timeout=_LIMIT_S,
         )
@@ -171,8 +179,9 @@ def main(argv: Sequence[str]) -> int:
     if times == "twice":
         _do_steps_twice()
     try:
-        logging_setup.set_up(as_json=False)
-        app.run(read(ControllerSettings), _obeying(Path(orders)))
+        settings = read(ControllerSettings)
+        logging_setup.set_up(as_json=settings.log_json)
+        app.run(settings, _obeying(Path(orders)))
     except PolydevError as error:
         print(f"polydev: {error.line()}", file=sys.stderr)
         return 1
