@@ -12,9 +12,11 @@ import typer
 
 from polydev import __version__
 from polydev.cli import (
+    audit,
     chat,
     connect,
     credential,
+    db,
     demo,
     doctor,
     down,
@@ -63,6 +65,8 @@ app.add_typer(credential.app, name="credential")
 app.add_typer(user.app, name="user")
 app.add_typer(token.app, name="token")
 app.add_typer(key.app, name="key")
+app.add_typer(db.app, name="db")
+app.command(name="audit")(audit.audit)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="openapi")(openapi.openapi)
 app.command(name="demo")(demo.demo)
