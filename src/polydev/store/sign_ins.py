@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import PersonId, SignIn
 from polydev.errors import NoSuchToken
+from polydev.store import events
 from polydev.store.tables import sign_ins
 
 # A person's own role may read everything but hashes.
@@ -65,6 +66,7 @@ async def end(connection: AsyncConnection, user_id: PersonId, sign_in_id: str) -
     )
     if not ended.rowcount:
         raise NoSuchToken("No sign-in of that id")
+    await events.emit(connection, user_id, "account", user_id, status="signed-out")
 
 
 async def end_all(connection: AsyncConnection, user_id: PersonId, but: str | None = None) -> int:

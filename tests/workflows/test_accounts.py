@@ -1,0 +1,50 @@
+"""Accounts on a real controller: what only its whole way from socket to store can show."""
+
+from __future__ import annotations
+
+import httpx
+from api_people import PASSWORD, a_person
+from controller_world import World, a_world
+
+
+async def test_a_person_who_starts_too_many_sessions_is_told_when_to_come_again() -> None:
+    async with a_world(POLYDEV_CONNECTS_PER_HOUR="6") as world:
+        await world.controller.start()
+        ann, ben = await a_person(world.controller, "ann"), await a_person(world.controller, "ben")
+        asked = {"provider": "codex"}
+        async with ann.by_cookie() as client:
+            first = await client.post("/api/auth/start", json=asked)
+            second = await client.post("/api/vm/auth/start", json=asked)
+        assert (first.status_code, second.status_code) == (202, 429)
+        assert second.json()["code"] == "too-many-requests"
+        assert 500 < int(second.headers["retry-after"]) <= 600
+        async with await ben.by_token("connect") as client:
+            assert (await client.post("/api/auth/start", json=asked)).status_code == 202
+        for _ in range(3):
+            await world.controller.connect("codex")  # this machine's own administrator
+
+
+async def test_nobody_hides_where_they_come_from(world: World) -> None:
+    await world.controller.start()
+    ann = await a_person(world.controller, "ann")
+    headers = {"x-forwarded-for": "203.0.113.9", "forwarded": "for=203.0.113.9"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{world.controller.port}") as client:
+        told = {"email": ann.email, "password": PASSWORD}
+        answer = await client.post("/api/account/sign-in", json=told, headers=headers)
+        assert answer.status_code == 200, answer.text
+        listed = (await client.get("/api/account/sign-ins")).json()
+    assert {it["source"] for it in listed} == {"127.0.0.1"}
+
+
+async def test_a_restart_ends_no_sign_in_and_keeps_no_secret(world: World) -> None:
+    await world.controller.start()
+    ann = await a_person(world.controller, "ann")
+    _, token = await ann.token("read")
+    await world.controller.kill()
+    await world.controller.start()
+    for client in (ann.by_cookie(), await ann.by_token("read")):
+        async with client:
+            assert (await client.get("/api/account")).json()["id"] == ann.user_id
+    await world.controller.end()
+    [cookie] = ann.cookies.values()
+    world.assert_no_trace_of(PASSWORD, cookie, ann.csrf, token.rpartition("_")[2])
