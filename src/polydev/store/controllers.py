@@ -72,6 +72,19 @@ async def with_key(connection: AsyncConnection, key_id: str) -> frozenset[str]:
     )
 
 
+async def eldest(connection: AsyncConnection) -> str | None:
+    """The controller that has been alive longest; None where only one can be."""
+    if connection.dialect.name != "postgresql":
+        return None
+    query = (
+        sa.select(controllers.c.executor_id)
+        .where(controllers.c.lease_until > _NOW)
+        .order_by(controllers.c.started_at, controllers.c.executor_id)
+        .limit(1)
+    )
+    return (await connection.execute(query)).scalar()
+
+
 async def run_out(connection: AsyncConnection) -> frozenset[str]:
     """Every controller whose lease has run out, and that has not been buried."""
     query = sa.select(controllers.c.executor_id).where(controllers.c.lease_until <= _NOW)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -88,12 +89,16 @@ class Database:
         no change goes unnoticed, and nobody has to look again and again."""
         return self._kind.changes.next()
 
-    async def upgrade(self) -> None:
-        """Bring the tables to this version's shape. Raises: BadSettings, DatabaseUnavailable."""
+    async def upgrade(self) -> tuple[str | None, str | None]:
+        """Bring the tables to this version's shape; which migration they were at, and are at.
+
+        Raises: BadSettings, DatabaseUnavailable.
+        """
         async with self._begun(self._kind.owners_options()) as connection:
             await self._kind.prepare(connection)
-            await connection.run_sync(_upgrade)
+            moved = await connection.run_sync(_upgrade)
             await connection.commit()
+        return moved
 
     async def close(self) -> None:
         await self._kind.changes.close()
@@ -151,13 +156,13 @@ def sqlite_folder(url: str | None, controller_dir: Path) -> Path | None:
     return file_of(parsed, controller_dir).parent.resolve()
 
 
-async def migrate(url: str | None, controller_dir: Path) -> None:
+async def migrate(url: str | None, controller_dir: Path) -> tuple[str | None, str | None]:
     """Open, upgrade and close: what `polydev db migrate` does."""
     if sqlite_folder(url, controller_dir) is not None:
         await asyncio.to_thread(controller_dir.mkdir, 0o700, True, True)
     database = open_database(url, controller_dir)
     try:
-        await database.upgrade()
+        return await database.upgrade()
     finally:
         await database.close()
 
@@ -180,8 +185,10 @@ def _parsed(url: str | None) -> sa.URL | None:
     )
 
 
-def _upgrade(connection: sa.Connection) -> None:
+def _upgrade(connection: sa.Connection) -> tuple[str | None, str | None]:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
+    was = MigrationContext.configure(connection).get_current_revision()
     command.upgrade(config, "head")
+    return was, MigrationContext.configure(connection).get_current_revision()

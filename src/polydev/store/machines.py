@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -128,6 +129,14 @@ async def move(connection: AsyncConnection, vm_id: VmId, host_id: HostId) -> Non
     await next_attempt(connection, vm_id)
     values = {"host_id": host_id, "status": MachineState.CREATING, "ip_address": None}
     await connection.execute(sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE).values(**values))
+
+
+async def prune(connection: AsyncConnection, before: datetime) -> int:
+    """Forget machines that were destroyed before that time."""
+    result = await connection.execute(
+        sa.delete(vms).where(vms.c.status.in_(GONE_STATES), vms.c.destroyed_at < before)
+    )
+    return int(result.rowcount)
 
 
 async def next_attempt(connection: AsyncConnection, vm_id: VmId) -> int:

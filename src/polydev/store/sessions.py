@@ -26,7 +26,7 @@ from polydev.errors import NoSuchSession
 from polydev.store import keyset
 from polydev.store.events import emit
 from polydev.store.keyset import Span
-from polydev.store.tables import auth_sessions, session_steps
+from polydev.store.tables import GONE_STATES, auth_sessions, session_steps, vms
 from polydev.telemetry import metrics
 
 _LIVE = auth_sessions.c.ended_at.is_(None)
@@ -40,6 +40,8 @@ class Waiting:
     user_id: PersonId
     created_at: datetime
     is_cancelled: bool
+
+
 _TOLD = [auth_sessions.c[name] for name in ("user_id", "session_id", "provider", "status", "step")]
 
 
@@ -114,6 +116,21 @@ async def uses_of(connection: AsyncConnection, vm_id: VmId) -> list[SessionId]:
     return [SessionId(row.session_id) for row in await connection.execute(query)]
 
 
+async def prune(connection: AsyncConnection, before: datetime) -> int:
+    """Forget sessions that ended before that time, but for those whose CLI machine lives on: they
+    tell whose it is."""
+    alive = sa.select(vms.c.vm_id).where(vms.c.status.not_in(GONE_STATES))
+    old = sa.select(auth_sessions.c.session_id).where(
+        auth_sessions.c.ended_at < before,
+        sa.or_(auth_sessions.c.cli_vm_id.is_(None), auth_sessions.c.cli_vm_id.not_in(alive)),
+    )
+    await connection.execute(sa.delete(session_steps).where(session_steps.c.session_id.in_(old)))
+    result = await connection.execute(
+        sa.delete(auth_sessions).where(auth_sessions.c.session_id.in_(old))
+    )
+    return int(result.rowcount)
+
+
 async def any_completed_with(connection: AsyncConnection, vm_id: VmId) -> bool:
     """Whether a session has completed with a CLI machine."""
     query = sa.select(auth_sessions.c.session_id).where(
@@ -147,9 +164,7 @@ async def queued(connection: AsyncConnection) -> list[Waiting]:
 
 async def leave_queue(connection: AsyncConnection, session_id: SessionId) -> bool:
     """Let a session wait for room no longer. Whether it did."""
-    query = sa.select(auth_sessions.c.status).where(
-        auth_sessions.c.session_id == session_id, _LIVE
-    )
+    query = sa.select(auth_sessions.c.status).where(auth_sessions.c.session_id == session_id, _LIVE)
     status = (await connection.execute(query.with_for_update())).scalar()
     if status != SessionStatus.QUEUED:
         return False

@@ -46,6 +46,7 @@ COMMANDS = (
     "key list",
     "key rotate",
     "key retire",
+    "db migrate",
 )
 
 

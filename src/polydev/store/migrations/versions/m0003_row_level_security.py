@@ -49,9 +49,7 @@ OWNED = {
         insert="*",
         delete=True,
     ),
-    "idempotency_keys": _Own(
-        select="*", insert="*", update="status, body, taken_at", delete=True
-    ),
+    "idempotency_keys": _Own(select="*", insert="*", update="status, body, taken_at", delete=True),
     "events": _Own(select="*", insert="*"),
     "audit_log": _Own(
         f"{_MINE.format(column='owner')} OR {_MINE.format(column='actor')}",
