@@ -135,7 +135,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         queue = asyncio.create_task(admission.run())
         closing.push_async_callback(_ended, queue)
-        reconciling = asyncio.create_task(Reconciler(database, engine, machines).run())
+        reconciling = asyncio.create_task(Reconciler(database, engine, machines, requests).run())
         closing.push_async_callback(_ended, reconciling)
         resuming = asyncio.create_task(resume_now_and_then((custody.resume, removal.resume)))
         closing.push_async_callback(_ended, resuming)

@@ -14,6 +14,7 @@ socket; the streams are WebSockets over the same socket.
     WS   /machines/{vm_id}/exec                   ExecRequest, then frames
     WS   /machines/{vm_id}/tcp/{port}             binary frames: TCP to its 127.0.0.1:port
     GET  /inventory                               Inventory
+    POST /sweep                                   Swept: what belonged to no machine and is gone
     GET  /diagnosis                               Diagnosis
 
 Errors are `{"code", "message", "hint"}` with the kind's status (errors.py).
@@ -247,6 +248,18 @@ class Inventory(_Wire):
     firewall: list[str]
     """Interfaces that the anti-spoofing sets name."""
     sockets: list[str]
+
+
+class Swept(_Wire):
+    """What a sweep removed, since it belonged to no machine."""
+
+    processes: list[int] = Field(default_factory=list)
+    """Pids of VMMs."""
+    folders: list[str] = Field(default_factory=list)
+    addresses: list[str] = Field(default_factory=list)
+    """Ids that had an address, and no machine."""
+    taps: list[str] = Field(default_factory=list)
+    sockets: list[str] = Field(default_factory=list)
 
 
 class Diagnosis(_Wire):

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from polydev import settings_words
 from polydev.domain import LOCAL_HOST, HostId
 from polydev.errors import BadSettings
 
@@ -358,8 +359,9 @@ def read(kind: type[S]) -> S:
     try:
         settings = kind()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
-        variable = name if name.isupper() else f"POLYDEV_{name.upper()}"
-        raise BadSettings(f"{variable} is not usable: {first['msg']}") from None
+        first = error.errors(include_url=False)[0]
+        raise settings_words.in_words(kind.model_fields, first) from None
+    except SettingsError as error:
+        name = re.search(r'field "(\w+)"', str(error))
+        raise settings_words.not_json(kind.model_fields, name[1] if name else "") from None
     return settings.check()

@@ -26,9 +26,10 @@ from polydev.hostapi import (
     Inventory,
     MachineView,
     RemoveFiles,
+    Swept,
     WriteFiles,
 )
-from polydev.hostd import inventory, recovery
+from polydev.hostd import inventory, recovery, sweeping
 from polydev.hostd.machine import RunningMachine, erase, has_logs, keep_logs, naming_logs, prepare
 from polydev.hostd.problems import as_polydev_error, problem_of
 from polydev.hostd.record import MachineRecord, view_of
@@ -102,9 +103,11 @@ class Machines:
         async with self._alone(vm_id):
             record = self._record(vm_id)
             machine = self._running.get(vm_id)
-            if machine is None:
-                return self.view(vm_id)
-            return await self._interruptible(vm_id, self._stop(record, machine))
+            if machine is not None:
+                return await self._interruptible(vm_id, self._stop(record, machine))
+            if record.state is MachineState.STOPPING:  # an earlier stop was cut at its end
+                await self._keep(record.now(state=MachineState.STOPPED))
+            return self.view(vm_id)
 
     async def start(self, vm_id: str, ready_timeout_s: float) -> MachineView:
         """Start a machine that is at rest; when that fails it stays, as failed."""
@@ -172,6 +175,10 @@ class Machines:
     async def inventory(self) -> Inventory:
         """What exists on this host, by looking."""
         return await inventory.look(self._site, list(self._records), dict(self._running))
+
+    async def sweep(self) -> Swept:
+        """Remove what belongs to no machine."""
+        return await sweeping.sweep(self._site, self._records, self._alone)
 
     # Ways in ---------------------------------------------------------------------------------
 

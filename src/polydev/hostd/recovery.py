@@ -45,7 +45,7 @@ async def recover(site: Site) -> Recovered:
     for vm_id in await asyncio.to_thread(_folders, site):
         await _recover_one(site, vm_id, found)
     keep = [site.folder(record.vm_id).path for record in found.records]
-    await _end_leftovers(site.driver.leftovers(keep))
+    await end_leftovers(site.driver.leftovers(keep))
     await site.network.sweep([record.vm_id for record in found.records])
     return found
 
@@ -87,7 +87,8 @@ async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
     found.records.append(record)
 
 
-async def _end_leftovers(pids: Sequence[int]) -> None:
+async def end_leftovers(pids: Sequence[int]) -> None:
+    """End VMMs that belong to no machine."""
     for pid in pids:
         log.warning("ending VMM process %d, which belongs to no machine", pid)
         await asyncio.to_thread(_kill, pid)

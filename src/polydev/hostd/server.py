@@ -28,6 +28,7 @@ from polydev.hostapi import (
     MachineView,
     Operation,
     OperationView,
+    Swept,
 )
 from polydev.hostd import logs, streams
 from polydev.hostd.machines import Machines
@@ -67,6 +68,10 @@ def build(
     @app.get("/inventory")
     async def _inventory() -> Inventory:
         return await machines.inventory()
+
+    @app.post("/sweep")
+    async def _sweep() -> Swept:
+        return await machines.sweep()
 
     @app.get("/diagnosis")
     async def _diagnosis() -> Diagnosis:

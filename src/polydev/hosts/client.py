@@ -29,6 +29,7 @@ from polydev.hostapi import (
     MachineView,
     Operation,
     OperationView,
+    Swept,
 )
 from polydev.hosts import problems
 from polydev.hosts.http import MAX_BODY_BYTES, GuestTransport
@@ -168,6 +169,10 @@ class Host:
     async def inventory(self) -> Inventory:
         """What exists on the host, by looking."""
         return _parsed(Inventory, await self._get("/inventory"))
+
+    async def sweep(self) -> Swept:
+        """Have it remove what belongs to no machine. May be asked at any time."""
+        return _parsed(Swept, await self._send(self._client.build_request("POST", "/sweep")))
 
     async def diagnosis(self) -> Diagnosis:
         """What is well on the host, and what to do about what is not."""

@@ -23,7 +23,7 @@ from polydev.access.addresses import hashed
 from polydev.domain import Machine, MachineState, Person, PersonId, now
 from polydev.errors import HostUnreachable, MachineBusy, NoSuchPerson, NotAllowed, PolydevError
 from polydev.hostapi import ForgetMachine
-from polydev.store import audit, machines, people, removal, sessions
+from polydev.store import audit, locks, machines, people, removal, sessions
 from polydev.store.database import Database
 from polydev.workflows.engine import Engine
 from polydev.workflows.machines import Machines
@@ -74,6 +74,7 @@ class Removal:
                 hint="Delete their machines and credentials one by one",
             )
         async with self.database.write() as connection:
+            await locks.hold(connection, "person", user_id)
             person = await people.get(connection, user_id)
             if person is None:
                 raise NoSuchPerson(f"No person has the id {user_id}")

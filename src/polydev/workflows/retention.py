@@ -1,4 +1,5 @@
-"""What is kept only for a while: events and the audit log. `app.py` runs it beside the API.
+"""What is kept only for a while: events, the audit log, and what ended long
+ago. `app.py` runs it beside the API.
 
 Several controllers may do it at once: what one has removed, the others do not find.
 """
@@ -13,7 +14,7 @@ from datetime import timedelta
 from polydev.domain import now
 from polydev.errors import PolydevError
 from polydev.settings import ControllerSettings
-from polydev.store import audit, events
+from polydev.store import audit, events, machines, sessions
 from polydev.store.database import Database
 
 log = logging.getLogger("polydev.workflows")
@@ -48,5 +49,11 @@ class Retention:
             )
         async with self.database.write() as connection:
             noted = await audit.prune(connection, at - timedelta(days=keep.audit_days))
+        async with self.database.write() as connection:
+            before = at - timedelta(days=keep.history_days)
+            ended = await sessions.prune(connection, before)
+            gone = await machines.prune(connection, before)
+        if ended or gone:
+            log.info("forgot %d old sessions and %d old machines", ended, gone)
         if told or noted:
             log.info("removed %d old events and %d old entries of the audit log", told, noted)

@@ -151,9 +151,10 @@ class BookNetwork:
     async def detach(self, vm_id: str) -> None:
         self.places.pop(vm_id, None)
 
-    async def sweep(self, keep: Collection[str]) -> None:
-        for vm_id in self.places.keys() - set(keep):
+    async def sweep(self, keep: Collection[str] | None) -> list[str]:
+        for vm_id in self.places.keys() - set(self.places if keep is None else keep):
             del self.places[vm_id]
+        return []
 
     async def state(self) -> NetworkState:
         taps = tuple(place.tap for place in self.places.values())

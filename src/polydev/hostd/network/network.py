@@ -99,11 +99,14 @@ class Network:
             inside = await self._place()
             await inside.run(self._detach, [vm_id])
 
-    async def sweep(self, keep: Collection[str]) -> None:
-        """Remove what belongs to no machine of `keep`: TAPs, rules and addresses."""
+    async def sweep(self, keep: Collection[str] | None) -> list[str]:
+        """Remove what belongs to no machine of `keep`: TAPs, rules and addresses.
+
+        None: every machine that has an address is kept. Returns the TAPs that had none.
+        """
         with _translated("The VM network cannot be swept"):
             inside = await self._place()
-            await inside.run(self._sweep, frozenset(keep))
+            return await inside.run(self._sweep, None if keep is None else frozenset(keep))
 
     async def state(self) -> NetworkState:
         """What is there now, by looking. Empty if there is no network."""
@@ -219,15 +222,17 @@ class Network:
             links.end_connections(sender.mark)
         self._pool.release(*vm_ids)
 
-    def _sweep(self, links: Links, keep: frozenset[str]) -> None:
-        self._detach(links, self._pool.leases().keys() - keep)
+    def _sweep(self, links: Links, keep: frozenset[str] | None) -> list[str]:
+        if keep is not None:
+            self._detach(links, self._pool.leases().keys() - keep)
         leased = {self._plan.tap_of(address) for address in self._pool.leases().values()}
-        for tap in links.taps():
-            if tap not in leased:
-                _log.warning("removing TAP %s, which belongs to no machine", tap)
-                links.remove(tap)
+        strays = [tap for tap in links.taps() if tap not in leased]
+        for tap in strays:
+            _log.warning("removing TAP %s, which belongs to no machine", tap)
+            links.remove(tap)
         if {element["tap"] for element in _elements()} - leased:
             firewall.load(firewall.vm_rules(self._plan, self._senders(links)))
+        return strays
 
     def _look(self, links: Links) -> NetworkState:
         return NetworkState(
