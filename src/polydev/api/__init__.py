@@ -4,8 +4,9 @@ A router per resource, `schemas.py` (what goes over the wire), `problems.py` (er
 `guard.py` (who may ask, and how much). A request writes what is wanted and answers; workflows do
 the work. It must not know DBOS, SQL or a host agent's wire.
 
-Everything but `/`, `/health` and `/openapi.json` needs `Authorization: Bearer <token>`; the
-administrator's token is in `POLYDEV_ADMIN_TOKEN` or in `<state_dir>/controller/admin-token`.
+Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Authorization: Bearer
+<token>`, or the sign-in cookie and, for changes, `X-CSRF-Token`. The administrator's token is in
+`POLYDEV_ADMIN_TOKEN` or in `<state_dir>/controller/admin-token`.
 
     GET  /                                    text/plain: what this is
     GET  /health                              {status, version, checks: {host: bool, store: bool}}
@@ -46,6 +47,25 @@ administrator's token is in `POLYDEV_ADMIN_TOKEN` or in `<state_dir>/controller/
     POST /api/credentials/{id}/revoke         202 Credential (`revoking`); gone once its machine is
                                               rid of it
     POST /api/credentials/{id}/export         {provider, path, credentials}: to its owner alone
+
+    GET  /api/account/ways                    {signUp, oidc: {name} or null, supabase}
+    POST /api/account/sign-up                 {email, password, invitation?}: 201 Account, cookie
+    POST /api/account/sign-in                 {email, password}: Account, cookie; 401, 429
+    POST /api/account/sign-out                204
+    GET  /api/account/oidc/start              303 to the OpenID provider; `?invitation=<code>`
+    GET  /api/account/oidc/callback           303 to `/`, cookie
+    GET  /api/account                         {id, email, role, createdAt, via, scopes, signInId,
+                                              csrfToken}
+    POST /api/account/password                {current, new}: {signInsEnded, tokensKept}
+    GET  /api/account/tokens                  [Token], never with what they are
+    POST /api/account/tokens                  {name, scopes, expiresInDays?}: 201, `token` this once
+    DELETE /api/account/tokens/{id}           204
+    GET  /api/account/sign-ins                [{signInId, source, userAgent, seenAt, current, ...}]
+    DELETE /api/account/sign-ins/{id}         204
+    GET  /api/admin/people                    [Person]; POST /api/admin/people/{id}/disable, /enable,
+                                              /role {role}
+    GET  /api/admin/invitations               [Invitation]; POST {email?, role?, expiresInDays?}:
+                                              201, `code` this once; DELETE …/{id}: 204
 
     DELETE /api/account {password}            202 Person (`deletingAt`): everything of theirs goes
     DELETE /api/admin/people/{id}             the same, for administrators; 404 once it is done
