@@ -62,8 +62,8 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     DELETE /api/account/tokens/{id}           204
     GET  /api/account/sign-ins                [{signInId, source, userAgent, seenAt, current, ...}]
     DELETE /api/account/sign-ins/{id}         204
-    GET  /api/admin/people                    [Person]; POST /api/admin/people/{id}/disable, /enable,
-                                              /role {role}
+    GET  /api/admin/people                    [Person]
+    POST /api/admin/people/{id}/disable       Person; also /enable, and /role {role}
     GET  /api/admin/invitations               [Invitation]; POST {email?, role?, expiresInDays?}:
                                               201, `code` this once; DELETE …/{id}: 204
 
