@@ -15,7 +15,7 @@ POINTS = ("before", "inside", "after")
 
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[World]:
-    async with a_world(DATABASE_URL=database_url) as it:
+    async with a_world(DATABASE_URL=database_url, POLYDEV_SIGN_UPS_PER_HOUR="1000") as it:
         await it.controller.start()
         yield it
 
