@@ -3,7 +3,7 @@ MAKEFLAGS += --no-print-directory
 RUN := scripts/with-env
 export POLYDEV_IMAGES_DIR ?= /var/cache/polydev/golden-images
 
-.PHONY: help setup lock check format images test demo down bench clean
+.PHONY: help setup setup-tests lock check format images test demo down bench clean
 
 help:            ## What can be made
 	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile | expand -t 16
@@ -11,13 +11,16 @@ help:            ## What can be made
 setup:           ## Install what Polydev needs on this machine
 	@scripts/setup
 
+setup-tests:
+	@scripts/setup --tests
+
 lock: setup      ## Write requirements.lock anew from pyproject.toml
 	@$(RUN) uv pip compile --quiet $(if $(UPGRADE),--upgrade) --generate-hashes --no-emit-index-url --no-annotate \
 		--python-version 3.11 --python-platform x86_64-unknown-linux-gnu --extra dev \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	@scripts/setup
 
-check: setup     ## Format, lint, types, import contracts, unit tests
+check: setup-tests ## Format, lint, types, import contracts, unit tests
 	@scripts/check
 
 format: setup    ## Format and fix what can be fixed by itself
@@ -27,7 +30,7 @@ format: setup    ## Format and fix what can be fixed by itself
 images: setup    ## Build the golden images that are not built yet
 	@bin/polydev image build
 
-test: setup      ## Everything: check, images, and all tests on real machines
+test: setup-tests  ## Everything: check, images, and all tests on real machines
 	@scripts/check --static
 	@bin/polydev image build
 	@$(RUN) python -m pytest --durations=15
@@ -38,7 +41,7 @@ demo: setup      ## Carry the main job through, offline, on real machines
 down: setup      ## End what `make demo` started, and leave nothing of it
 	@bin/polydev down --demo
 
-bench: setup     ## Measure; results are ratios of alternating runs
+bench: setup-tests ## Measure; results are ratios of alternating runs
 	@bin/polydev image build
 	@$(RUN) python -m bench
 
