@@ -88,6 +88,20 @@ def of_type(media_type: str, schema: dict[str, Any] | None = None, **about: Any)
     return {200: {"description": "As it comes", "content": content}}
 
 
+def events_of(model: str, *names: str) -> Responses:
+    """`responses=` of a 200 that is server-sent events, each of which carries that model as JSON.
+
+    The schema is of one event, as OpenAPI 3.2 has it.
+    """
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": f"#/components/schemas/{model}"},
+    }
+    event = {"type": "object", "properties": {"event": {"enum": list(names)}, "data": data}}
+    return of_type("text/event-stream", event | {"required": ["event", "data"]})
+
+
 def listing() -> Responses:
     """`responses=` of a listing in pages, besides: `answers(...) | listing()`."""
     link = {

@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from polydev.access.accounts import NOBODY
 from polydev.api.answers import answers, listing
-from polydev.api.ids import IdText
+from polydev.api.ids import IdText, Moment
 from polydev.api.pages import Page, Paged
 from polydev.api.services import Administering, OwningAccount, Reach
 from polydev.domain import PersonId
@@ -31,8 +31,8 @@ Action = Annotated[
     str | None,
     Query(max_length=64, pattern=_ACTION, description="`machine.destroy`, or all with `machine.`"),
 ]
-Since = Annotated[AwareDatetime | None, Query(description="From then on")]
-Until = Annotated[AwareDatetime | None, Query(description="Before then")]
+Since = Annotated[Moment | None, Query(description="From then on")]
+Until = Annotated[Moment | None, Query(description="Before then")]
 
 
 class AuditEntryView(BaseModel):

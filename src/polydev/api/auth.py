@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from polydev.api import streams
-from polydev.api.answers import answers, listing, of_type
+from polydev.api.answers import answers, events_of, listing
 from polydev.api.ids import SessionIdInPath
 from polydev.api.pages import Paged
 from polydev.api.repeats import Repeatable
@@ -111,7 +111,7 @@ async def get_session(
 @router.get(
     f"{_SESSION}/events",
     response_class=StreamingResponse,
-    responses=answers(NoSuchSession) | of_type("text/event-stream"),
+    responses=answers(NoSuchSession) | events_of("SessionView", "session"),
 )
 async def watch_session(
     session_id: SessionIdInPath, caller: Reading, services: Reach

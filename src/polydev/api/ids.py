@@ -6,10 +6,11 @@ database, which may refuse it in its own way (NUL characters) or search for it i
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Path
-from pydantic import StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, StringConstraints
 
 ID_PATTERN = r"^[A-Za-z0-9_.:@-]+$"
 MAX_ID = 64
@@ -45,6 +46,23 @@ VmIdInPath = Annotated[
         examples=[_VM_ID],
     ),
 ]
+
+
+def _written_out(value: object) -> object:
+    if isinstance(value, str) and "T" not in value.upper():
+        raise ValueError("a time is written as 2026-01-02T03:04:05Z")
+    return value
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time has a year between 1 and 9999, also in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
+"""A time with its zone, as RFC 3339 writes it: no seconds since some day."""
 
 Words = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
 """A text that a person wrote, for people: a reason, a name."""

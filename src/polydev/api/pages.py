@@ -10,7 +10,7 @@ import base64
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request, Response
@@ -82,7 +82,7 @@ def _read(cursor: str, kinds: Sequence[type]) -> tuple[Any, ...]:
         padded = cursor + "=" * (-len(cursor) % 4)
         parts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         return tuple(_part(part, kind) for part, kind in zip(parts, kinds, strict=True))
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise BadRequest(
             "This cursor was not given by this listing", hint="Start again without a cursor"
         ) from None
@@ -94,7 +94,7 @@ def _part(part: object, kind: type) -> datetime | str | int:
         at = datetime.fromisoformat(part)
         if at.tzinfo is None:
             raise ValueError("a time without a zone")
-        return at
+        return at.astimezone(UTC)
     if kind is int and type(part) is int and abs(part) <= _MAX_NUMBER:
         return part
     if kind is str and isinstance(part, str) and "\x00" not in part:

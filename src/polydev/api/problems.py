@@ -58,6 +58,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PolydevError, _ours)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(UnicodeEncodeError, _no_text)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -99,6 +100,11 @@ def _printable(name: str) -> str:
     return name[:_MAX_NAME].encode("ascii", "backslashreplace").decode()
 
 
+async def _no_text(request: Request, error: Exception) -> JSONResponse:
+    """Half of a surrogate pair, which JSON can name and no text can hold."""
+    return document(BadRequest("The request holds characters that are none"))
+
+
 async def _http(request: Request, error: Exception) -> JSONResponse:
     raised = cast(HTTPException, error)
     status = HTTPStatus(raised.status_code)
@@ -128,7 +134,7 @@ def _answer(status: int, code: str, detail: str, hint: str) -> JSONResponse:
         "title": HTTPStatus(status).phrase,
         "status": status,
         "code": code,
-        "detail": detail,
+        "detail": detail.encode(errors="replace").decode(),
         "hint": hint,
     }
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
