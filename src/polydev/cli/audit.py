@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -115,7 +115,7 @@ def _time(text: str) -> str:
     unit = _UNITS.get(text[-1:])
     try:
         if unit and text[:-1].isdecimal():
-            ago: Any = timedelta(**{unit: int(text[:-1])})
+            ago: timedelta = timedelta(**{unit: int(text[:-1])})
             return (datetime.now(UTC) - ago).isoformat()
         at = datetime.fromisoformat(text)
     except (ValueError, OverflowError):

@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -149,8 +150,22 @@ async def exported(
         yield
     finally:
         _tracer = None
-        ending = asyncio.create_task(asyncio.to_thread(provider.shutdown))
-        await asyncio.wait({ending}, timeout=_LAST_WORDS_S)
+        await _last_words(provider)
+
+
+async def _last_words(provider: TracerProvider) -> None:
+    """Send what still waits, if the collector takes it at once: nobody waits for it longer."""
+    loop, sent = asyncio.get_running_loop(), asyncio.Event()
+
+    def send() -> None:
+        provider.shutdown()
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(sent.set)
+
+    threading.Thread(target=send, daemon=True, name="last spans").start()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORDS_S):
+            await sent.wait()
 
 
 def _pairs(headers: SecretStr | None) -> Mapping[str, str]:
@@ -165,11 +180,24 @@ def _provider(endpoint: str, headers: Mapping[str, str], ratio: float) -> Tracer
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-    from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+    from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
     class Named(RandomIdGenerator):
         def generate_trace_id(self) -> int:
             return _trace_id.get() or super().generate_trace_id()
+
+    class Whole(Sampler):
+        """Takes a trace whole or not at all, by the first bits of its id, whoever goes on with
+        it. The last ones, by which others decide, are not random in a UUID."""
+
+        def should_sample(
+            self, parent_context: Any, trace_id: int, *_: Any, **__: Any
+        ) -> SamplingResult:
+            is_taken = trace_id >> 80 < ratio * 2**48
+            return SamplingResult(Decision.RECORD_AND_SAMPLE if is_taken else Decision.DROP)
+
+        def get_description(self) -> str:
+            return f"Whole({ratio:g})"
 
     class Quiet(SpanExporter):
         """Sends once, and says now and then that it could not."""
@@ -200,7 +228,7 @@ def _provider(endpoint: str, headers: Mapping[str, str], ratio: float) -> Tracer
         logging.getLogger(name).setLevel(logging.CRITICAL)
     about = {"service.name": "polydev-controller", "service.version": __version__}
     provider = TracerProvider(
-        sampler=TraceIdRatioBased(ratio),
+        sampler=Whole(),
         id_generator=Named(),
         resource=Resource.create(about),
         shutdown_on_exit=False,
