@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from controller_process import KEY, At
-from controller_world import World
+from controller_process import KEY, At, ControllerProcess
+from controller_world import World, a_world
 from pydantic import SecretStr
 
 from polydev.domain import CredentialId, Person, PersonId, SealedCredential, now
 from polydev.store import credentials, people
-from polydev.store.database import Database, open_database
 from polydev.vault import Binding, Vault, unlock
 
 NEW = "another encryption key of the tests only"
 OTHERS = "POLYDEV_OTHER_ENCRYPTION_KEYS"
 ANN = PersonId("ann")
 MANY = 45
-
-
-@asynccontextmanager
-async def _database(world: World) -> AsyncIterator[Database]:
-    """The controller's own database, beside the controller that works with it."""
-    database = open_database(None, world.controller.state_dir / "controller")
-    try:
-        yield database
-    finally:
-        await database.close()
 
 
 async def _started(world: World, key: str, *others: str) -> None:
@@ -48,7 +36,7 @@ async def _refused(world: World, key: str, words: str) -> None:
 
 async def _plaintexts(world: World, *texts: str) -> dict[str, bytes]:
     """Every credential, opened with the keys alone."""
-    async with _database(world) as database:
+    async with world.database() as database:
         async with database.write() as connection:
             first, *others = [SecretStr(text) for text in texts]
             vault = await unlock(connection, first, now(), others)
@@ -59,7 +47,7 @@ async def _plaintexts(world: World, *texts: str) -> dict[str, bytes]:
 
 async def _with_many(world: World) -> None:
     """Rows of this controller, and one of an earlier controller, which was bound to nobody."""
-    async with _database(world) as database, database.write() as connection:
+    async with world.database() as database, database.write() as connection:
         vault = await unlock(connection, SecretStr(KEY), now())
         await people.add(connection, Person(ANN, "ann@example.test", now()))
         for number in range(MANY):
@@ -186,7 +174,7 @@ async def test_a_row_that_does_not_open_is_left_and_counted(world: World) -> Non
     await _started(world, KEY)
     await _with_many(world)
     assert await world.controller.end() == 0
-    async with _database(world) as database, database.write() as connection:
+    async with world.database() as database, database.write() as connection:
         row = await credentials.get(connection, CredentialId("c-7"))
         assert row is not None
         await credentials.replace_sealed(connection, row, await _damaged(row))
@@ -199,3 +187,57 @@ async def _damaged(row: SealedCredential) -> SealedCredential:
     return await Vault(SecretStr(NEW), row.key_id or "").seal(
         b"x", Binding(CredentialId("other"), row.user_id, row.provider), now()
     )
+
+
+async def _all_started(controllers: Sequence[ControllerProcess], key: str, *others: str) -> None:
+    """Start controllers anew with other keys, one after another: one of them always answers."""
+    for controller in controllers:
+        assert await controller.end() == 0
+        controller.env |= {"ENCRYPTION_KEY": key, OTHERS: "\n".join(others)}
+        await controller.start()
+        await controller.ask("GET", "/health")
+
+
+async def _first_killed(controllers: Sequence[ControllerProcess]) -> ControllerProcess:
+    """Whichever of them comes to its order first, and is killed by it."""
+    waiting = {asyncio.create_task(it.ended()): it for it in controllers}
+    done, others = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    await asyncio.wait(others)
+    (killed,) = done
+    assert killed.result() == -9
+    return waiting[killed]
+
+
+async def test_two_controllers_change_the_key_one_after_another(postgresql_url: str) -> None:
+    """They roll through the steps while logins go on, and the one that seals anew is killed."""
+    async with a_world(DATABASE_URL=postgresql_url) as world:
+        both = [world.controller, world.another()]
+        first, second = both
+        for controller in both:
+            await controller.start()
+            await controller.ask("GET", "/health")
+        await _with_many(world)
+        for key, other in ((KEY, NEW), (NEW, KEY)):
+            for controller, another in ((first, second), (second, first)):
+                session_id = await another.connect("codex")
+                await _all_started([controller], key, other)
+                assert (await controller.until(session_id))["status"] == "completed"
+        before = await _plaintexts(world, NEW, KEY)
+        for controller in both:
+            controller.order(At("reseal", "inside"))
+        asked = await second.ask("POST", "/api/admin/keys/rotate")
+        killed = await _first_killed(both)
+        survivor = first if killed is second else second
+        survivor.order()
+        assert await _plaintexts(world, NEW, KEY) == before
+        world.controller = survivor
+        assert (await _over(world, asked["rotationId"]))["left"] == 0
+        assert await _plaintexts(world, NEW) == before
+        old = next(key["keyId"] for key in await _keys(world) if not key["seals"])
+        await _all_started([survivor], NEW)
+        async with survivor.client() as client:
+            assert (await client.delete(f"/api/admin/keys/{old}")).status_code == 204
+        assert await survivor.end() == 0
+        await _refused(world, KEY, "ENCRYPTION_KEY does not open what this database holds")
