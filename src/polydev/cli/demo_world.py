@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from polydev.cli.instance import Instance
 from polydev.cli.terminal import Terminal
-from polydev.errors import AlreadyRunning, Failed
+from polydev.errors import AlreadyRunning, BadSettings, Failed
 from polydev.hostd.network import netns
 
 ADDRESS = "198.51.100.1"
@@ -56,29 +56,57 @@ class DemoSettings(BaseSettings):
         return f"{self.name}-net"
 
 
+def settings() -> DemoSettings:
+    """Those of the environment. Raises BadSettings."""
+    try:
+        return DemoSettings()
+    except ValidationError as error:
+        raise BadSettings(
+            f"POLYDEV_DEMO_{str(error.errors()[0]['loc'][0]).upper()} is not usable: it must be at "
+            "most 25 lower-case letters, digits and hyphens, and begin with a letter",
+            hint="For example POLYDEV_DEMO_NAME=polydev-demo",
+        ) from None
+
+
 @contextmanager
 def alone(demo: DemoSettings) -> Iterator[None]:
-    """Be the only demo of this name that is being carried through. Raises AlreadyRunning."""
+    """Be the only one that carries a demo of this name through, or ends it.
+
+    Raises AlreadyRunning.
+    """
     path = Path(f"/run/{demo.name}.lock")
-    with path.open("w") as lock:
-        os.fchmod(lock.fileno(), 0o600)  # who can open it can hold it
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(
-                "Another demo is being carried through on this machine",
-                hint="Wait for it, or give this one a POLYDEV_DEMO_NAME, a "
-                "POLYDEV_DEMO_STATE_DIR and a PORT of its own",
-            ) from None
+    with _locked(path):
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                break  # else who held it removed it between our opening and our locking
+        except BlockingIOError:
+            os.close(descriptor)
+            raise AlreadyRunning(
+                "A demo is being carried through on this machine",
+                hint="Wait until it has ended, or end it with Ctrl-C; another one beside it needs "
+                "a POLYDEV_DEMO_NAME, a POLYDEV_DEMO_STATE_DIR and a PORT of its own",
+            ) from None
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def enter() -> DemoSettings:
     """Point this process, and what it starts, at the demo's Polydev instead of the real one."""
-    demo = DemoSettings()
+    demo = settings()
     os.environ.update(
         POLYDEV_STATE_DIR=str(demo.state_dir),
         POLYDEV_NETNS=demo.name,
@@ -108,7 +136,7 @@ async def remove(terminal: Terminal) -> bool:
     """End what runs in the outside namespace and remove it. False: it was not there."""
     from polydev.cli.down import kill_in_namespace
 
-    demo = DemoSettings()
+    demo = settings()
     if not netns.exists(demo.outside):
         return False
     async with terminal.step("Ending the stand-in provider"):

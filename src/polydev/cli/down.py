@@ -46,17 +46,19 @@ async def down(
     requirements.root()
     terminal = Terminal(as_json=as_json)
     if demo:
-        demo_world.enter()
-    settings = read(HostSettings)
-    if purge and not (yes or demo):
-        _confirm(settings)
-    did = await (end_and_purge(settings, terminal) if purge or demo else end(settings, terminal))
-    if demo:
-        did |= await demo_world.remove(terminal)
+        with demo_world.alone(demo_world.enter()):  # not in the middle of one
+            did = await end_and_purge(read(HostSettings), terminal)
+            did |= await demo_world.remove(terminal)
+    else:
+        settings = read(HostSettings)
+        if purge and not yes:
+            _confirm(settings)
+        did = await (end_and_purge if purge else end)(settings, terminal)
+    state_dir = read(HostSettings).state_dir
     if as_json:
-        terminal.answer({"ended": did, "state_dir": str(settings.state_dir)})
+        terminal.answer({"ended": did, "state_dir": str(state_dir)})
     elif not did:
-        terminal.say(f"Nothing runs in {settings.state_dir}.")
+        terminal.say(f"Nothing runs in {state_dir}.")
 
 
 async def end(settings: HostSettings, terminal: Terminal) -> bool:

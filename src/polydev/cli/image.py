@@ -1,20 +1,22 @@
-"""`polydev image`: builds, lists and verifies the golden images that machines boot from.
+"""`polydev image`: builds, lists, verifies and prunes the golden images that machines boot from.
 
 Works on this machine's image store directly; no controller is needed.
 """
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from polydev.cli import options
+from polydev.cli import options, requirements
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.terminal import Step, Terminal
 from polydev.errors import PolydevError
 from polydev.hostd.images import BuildProgress, GoldenImage, ImageKind, ImageStore, ProgressSink
+from polydev.hostd.inventory import images_in_use as in_use
 from polydev.settings import CommonSettings, read
 
 app = options.app("Golden images: what machines boot from.")
@@ -140,6 +142,38 @@ async def verify(
         terminal.answer([{"image": n, "ok": w is None, "error": w} for n, w in verdicts.items()])
     if any(verdicts.values()):
         raise typer.Exit(1)
+
+
+@app.command()
+@runs
+async def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove images that the current recipes did not make and that no machine uses.
+
+    A machine that is stopped starts from the current image. Examples: `polydev image prune
+    --dry-run`, `polydev image prune`.
+    """
+    requirements.root()
+    terminal = Terminal(as_json=as_json)
+    images, machines_dir = store(), read(CommonSettings).state_dir / "machines"
+    used = await asyncio.to_thread(in_use, images.root, machines_dir)
+    current = {made.name for kind in ImageKind if (made := images.find(kind))}
+    old = [image for image in images.list() if image.name not in current]
+    removed = [image for image in old if image.name not in used]
+    for image in [] if dry_run else removed:
+        async with terminal.step(f"Removing {image.name}"):
+            await images.remove(image)
+    if as_json:
+        kept = sorted(image.name for image in old if image.name in used)
+        rows = [_row(image) for image in removed]
+        return terminal.answer({"removed": rows, "in_use": kept, "dry_run": dry_run})
+    freed = sum(image.size for image in removed) / 2**20
+    verb = "would be removed" if dry_run else "removed"
+    terminal.say(f"{len(removed)} old images {verb}: {freed:.0f} MiB.")
 
 
 def _row(image: GoldenImage) -> dict[str, object]:

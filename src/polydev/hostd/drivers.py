@@ -63,4 +63,8 @@ def _simulation(settings: HostSettings) -> Simulation:
     try:
         return TypeAdapter(Simulation).validate_python(settings.simulation)
     except ValidationError as error:
-        raise BadSettings(f"POLYDEV_SIMULATION is not usable: {error.errors()[0]['msg']}") from None
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise BadSettings(
+            f"POLYDEV_SIMULATION is not usable: there is no `{where}` of that kind in a simulation",
+            hint=f"There are: {', '.join(Simulation.__dataclass_fields__)}",
+        ) from None

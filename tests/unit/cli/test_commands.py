@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from polydev.cli import demo_world
 from polydev.cli.main import app
 
 COMMANDS = (
@@ -30,6 +31,7 @@ COMMANDS = (
     "image build",
     "image list",
     "image verify",
+    "image prune",
     "credential list",
     "credential validate",
     "credential revoke",
@@ -239,3 +241,17 @@ def test_a_folder_that_was_never_polydevs_is_not_purged(polydev: Typed) -> None:
     precious.write_text("mine")
     assert_one_line(polydev("down", "--purge", "--yes"), "nothing is removed")
     assert precious.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the check for root comes first")
+def test_a_demo_that_is_being_carried_through_is_not_taken_down(polydev: Typed) -> None:
+    name = f"pdt-{os.getpid()}"
+    with demo_world.alone(demo_world.DemoSettings(name=name)):
+        ended = polydev("down", "--demo", POLYDEV_DEMO_NAME=name)
+        assert_one_line(ended, "A demo is being carried through", "Ctrl-C")
+    assert not Path(f"/run/{name}.lock").exists()
+    assert polydev("down", "--demo", POLYDEV_DEMO_NAME=name).returncode == 0
+
+
+def test_a_demo_of_a_bad_name_is_refused_in_words(polydev: Typed) -> None:
+    assert_one_line(polydev("down", "--demo", POLYDEV_DEMO_NAME="My Demo"), "POLYDEV_DEMO_NAME")

@@ -1,0 +1,50 @@
+"""`scripts/setup` removes environments that nobody needs, and no others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SETUP = Path(__file__).parents[2] / "scripts" / "setup"
+PRUNE = f"""
+eval "$(sed -n '/^prune_environments()/,/^}}/p' {SETUP})"
+say() {{ :; }}
+cache=$1
+prune_environments "$2"
+"""
+
+
+def environment(cache: Path, name: str, used_at: int) -> Path:
+    made = cache / f"env-{name}"
+    (made / "bin").mkdir(parents=True)
+    (made / "complete").touch()
+    for path in (made / "complete", made):
+        os.utime(path, (used_at, used_at))
+    return made
+
+
+def prune(cache: Path, current: Path) -> set[str]:
+    subprocess.run(["bash", "-euc", PRUNE, "-", str(cache), str(current)], check=True)
+    return {path.name for path in cache.iterdir()}
+
+
+def test_the_current_environment_and_the_one_used_last_before_it_stay(tmp_path: Path) -> None:
+    for age, name in enumerate("abcd"):
+        environment(tmp_path, name, 1_000_000 - age)
+    current = environment(tmp_path, "new", 1_000)  # whatever the clock says
+    assert prune(tmp_path, current) == {"env-new", "env-a"}
+
+
+def test_an_environment_that_a_program_runs_in_stays(tmp_path: Path) -> None:
+    environment(tmp_path, "a", 3000)
+    used = environment(tmp_path, "b", 2000)
+    environment(tmp_path, "c", 1000)
+    command = [sys.executable, "-c", "import time; time.sleep(60)", str(used / "bin" / "python")]
+    with subprocess.Popen(command) as running:
+        try:
+            current = environment(tmp_path, "new", 4000)
+            assert prune(tmp_path, current) == {"env-new", "env-a", "env-b"}
+        finally:
+            running.kill()
