@@ -20,6 +20,7 @@ from polydev.errors import CredentialDamaged, WrongEncryptionKey
 from polydev.store import credentials, keys, people
 from polydev.store.database import Database, open_database
 from polydev.vault import MAX_PLAINTEXT_BYTES, Binding, Vault, unlock
+from polydev.vault.sealing import Sealer
 
 NODE = "/usr/bin/node"
 KEY = SecretStr("correct horse battery staple, with ümlaut")
@@ -246,3 +247,23 @@ async def test_an_earlier_controllers_rows_prove_the_key(store: Database) -> Non
             await unlock(connection, SecretStr("another"), now())
     async with store.write() as connection:
         assert await (await unlock(connection, KEY, now())).open(row) == PLAINTEXT
+
+
+async def test_what_was_just_sealed_opens_once_without_deriving_its_key_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    derived: list[bytes] = []
+    derive = Sealer._derive
+
+    def noted(self: Sealer, salt: bytes) -> bytes:
+        derived.append(salt)
+        return derive(self, salt)
+
+    monkeypatch.setattr(Sealer, "_derive", noted)
+    sealer = Sealer(KEY, asyncio.Semaphore(1))
+    box = await sealer.seal(b"secret", None)
+    assert await sealer.open(box, None) == b"secret"
+    assert len(derived) == 1
+    assert await sealer.open(box, None) == b"secret"
+    assert len(derived) == 2
+    assert not vars(sealer)["_just_sealed"]

@@ -1,7 +1,9 @@
 """Sealing and opening with one key. Nothing else in the controller touches `cryptography`.
 
 scrypt takes 16 MiB and some 50 ms: it runs in threads, and whoever makes a `Sealer` says how many
-may run at once. A derived key lives no longer than the one sealing or opening it was derived for.
+may run at once. A derived key lives no longer than the one opening it was derived for, but for a
+key that has just sealed: it may open its box once, within a minute, since a login's credential is
+delivered right after it was sealed. ENCRYPTION_KEY, which opens every box, lives here all the time.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ _SALT_BYTES = 32
 _IV_BYTES = 16
 _TAG_BYTES = 16
 _KEY_BYTES = 32
+_KEPT_S = 60.0
+_KEPT_KEYS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +45,17 @@ class Sealer:
     def __init__(self, secret: SecretStr, turn: asyncio.Semaphore) -> None:
         self._secret = secret
         self._turn = turn
+        self._just_sealed: dict[bytes, bytes] = {}
+        """Salt to derived key."""
 
     async def seal(self, plaintext: bytes, data: bytes | None) -> Box:
         """Seal under a fresh salt and IV; `data` is authenticated with it, not stored."""
         if len(plaintext) > MAX_PLAINTEXT_BYTES:
             raise ValueError("plaintext is larger than the vault takes")
         salt, iv = os.urandom(_SALT_BYTES), os.urandom(_IV_BYTES)
-        async with self._turn:
-            sealed = await asyncio.to_thread(self._encrypt, salt, iv, plaintext, data)
+        key = await self._derived(salt)
+        sealed = AESGCM(key).encrypt(iv, plaintext, data)
+        self._keep(salt, key)
         return Box(
             ciphertext=_text(sealed[:-_TAG_BYTES]),
             iv=_text(iv),
@@ -63,17 +70,21 @@ class Sealer:
             tag, salt = _bytes(box.tag, _TAG_BYTES), _bytes(box.salt, _SALT_BYTES)
         except (binascii.Error, ValueError):
             return None
-        async with self._turn:
-            return await asyncio.to_thread(self._decrypt, salt, iv, ciphertext + tag, data)
-
-    def _encrypt(self, salt: bytes, iv: bytes, plaintext: bytes, data: bytes | None) -> bytes:
-        return AESGCM(self._derive(salt)).encrypt(iv, plaintext, data)
-
-    def _decrypt(self, salt: bytes, iv: bytes, sealed: bytes, data: bytes | None) -> bytes | None:
+        key = self._just_sealed.pop(salt, None) or await self._derived(salt)
         try:
-            return AESGCM(self._derive(salt)).decrypt(iv, sealed, data)
+            return AESGCM(key).decrypt(iv, ciphertext + tag, data)
         except InvalidTag:
             return None
+
+    def _keep(self, salt: bytes, key: bytes) -> None:
+        if len(self._just_sealed) < _KEPT_KEYS:
+            self._just_sealed[salt] = key
+            loop = asyncio.get_running_loop()
+            loop.call_later(_KEPT_S, self._just_sealed.pop, salt, None)
+
+    async def _derived(self, salt: bytes) -> bytes:
+        async with self._turn:
+            return await asyncio.to_thread(self._derive, salt)
 
     def _derive(self, salt: bytes) -> bytes:
         text = self._secret.get_secret_value().encode()
