@@ -6,11 +6,12 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+from collector import a_collector
 from controller_process import TOKEN, ControllerProcess
 from controller_world import World, a_world
 from listening import Listener
@@ -19,12 +20,24 @@ from prometheus_client.parser import text_string_to_metric_families
 METRICS_TOKEN = "only-for-prometheus-0123"
 
 
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
+@asynccontextmanager
+async def _world(**more: str) -> AsyncIterator[World]:
     told = {"POLYDEV_METRICS_TOKEN": METRICS_TOKEN, "POLYDEV_LOG_JSON": "1"}
-    async with a_world(**told) as it:
+    async with a_world(**told, **more) as it:
         await it.controller.start()
         await it.controller.ask("GET", "/health")
+        yield it
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with _world() as it:
+        yield it
+
+
+@pytest.fixture
+async def world_on_either(database_url: str) -> AsyncIterator[World]:
+    async with _world(DATABASE_URL=database_url) as it:
         yield it
 
 
@@ -39,8 +52,10 @@ async def _everything(controller: ControllerProcess, until: str) -> list[tuple[i
     return listener.heard
 
 
-async def test_a_listener_misses_nothing_while_the_controller_is_killed(world: World) -> None:
-    controller = world.controller
+async def test_a_listener_misses_nothing_while_the_controller_is_killed(
+    world_on_either: World,
+) -> None:
+    controller = world_on_either.controller
     done: set[str] = set()
     wanted: set[str] = set()
     client = controller.client()
@@ -105,6 +120,20 @@ async def test_a_listener_hears_what_happens_from_now_on(world: World) -> None:
             kind, data = await first()
     assert kind == "machine"
     assert data["kind"] == "cli"
+
+
+async def test_a_listener_hears_what_another_controller_does(postgresql_url: str) -> None:
+    async with _world(DATABASE_URL=postgresql_url) as world:
+        other = world.another()
+        await other.start()
+        async with other.client() as client:
+            listener = Listener(client)
+            async with asyncio.timeout(60), aclosing(listener.listen(after="0")) as events:
+                made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+                async for _, data in events:
+                    if (data["subject"], data["status"]) == (made["vm_id"], "running"):
+                        return
+    raise AssertionError("the stream ended")
 
 
 @pytest.mark.parametrize("wanted", ["999999999", "nonsense", "-1", "9" * 32])
@@ -270,3 +299,25 @@ async def test_log_lines_say_what_they_are_about(world: World) -> None:
     agents = world.agent.log.read_text()
     assert "operation=create-vm-" in agents
     assert TOKEN not in str(lines)
+
+
+async def test_a_sessions_trace_has_its_id_and_every_step() -> None:
+    with a_collector() as collector:
+        async with _world(POLYDEV_OTLP_ENDPOINT=collector.url) as world:
+            session_id = await world.controller.connect("codex")
+            assert (await world.controller.until(session_id, "completed"))["status"] == "completed"
+            await world.controller.end()
+        (workflow,) = collector.named("connect")
+        (request,) = collector.named("POST /api/auth/start")
+        steps = {it.name for it in collector.spans if it.parent_id == workflow.span_id}
+        operations = collector.named("host machine.create")
+    assert workflow.trace_id == uuid.UUID(session_id).hex
+    assert workflow.attributes == {"polydev.session": session_id, "polydev.workflow": "connect"}
+    assert {"create-machines", "browser-ready", "start-login", "capture", "write"} <= steps
+    assert {it.trace_id for it in operations} == {workflow.trace_id}
+    assert all(it.attributes["polydev.operation"].startswith("create-vm-") for it in operations)
+    assert request.attributes["http.response.status_code"] == 202
+    told = b"".join(collector.bodies)
+    assert TOKEN.encode() not in told
+    assert b"http://" not in told
+    assert b"code=" not in told
