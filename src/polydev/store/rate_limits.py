@@ -15,6 +15,8 @@ from polydev.store.tables import rate_limits
 _FULL_AGAIN = timedelta(days=1)
 """A bucket that nobody has taken from for so long is full, and so is one without a row."""
 
+_FORGOTTEN_AT_ONCE = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -32,6 +34,7 @@ async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datet
     """
     ordered = sorted(buckets, key=lambda bucket: bucket.key)  # so that nobody waits in a circle
     left = {bucket: await _left(connection, bucket, at) for bucket in ordered}
+    await _forget_full(connection, [bucket.key for bucket in ordered], at)
     wait_s = max((1 - left[bucket]) / bucket.per_s for bucket in ordered)
     if wait_s > 0:
         return wait_s
@@ -49,14 +52,23 @@ async def _left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> fl
     wanted = sa.select(rate_limits).where(rate_limits.c.key == bucket.key).with_for_update()
     row = (await connection.execute(wanted)).one_or_none()
     if row is None:
-        await connection.execute(sa.delete(rate_limits).where(rate_limits.c.at < at - _FULL_AGAIN))
         await _add_full(connection, bucket, at)
         row = (await connection.execute(wanted)).one()
-    elapsed_s: float = max(
-        0.0, (at - row.at).total_seconds()
-    )  # controllers' clocks differ a little
+    # Controllers' clocks differ a little.
+    elapsed_s: float = max(0.0, (at - row.at).total_seconds())
     filled: float = row.left + elapsed_s * bucket.per_s
     return min(bucket.capacity, filled)
+
+
+async def _forget_full(connection: AsyncConnection, but: Sequence[str], at: datetime) -> None:
+    """Remove rows that say nothing, but for those in use: ours and, as they are locked, others'."""
+    full = (
+        sa.select(rate_limits.c.key)
+        .where(rate_limits.c.at < at - _FULL_AGAIN, rate_limits.c.key.not_in(but))
+        .limit(_FORGOTTEN_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    await connection.execute(sa.delete(rate_limits).where(rate_limits.c.key.in_(full)))
 
 
 async def _add_full(connection: AsyncConnection, bucket: Bucket, at: datetime) -> None:

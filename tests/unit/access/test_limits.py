@@ -67,6 +67,15 @@ async def test_asking_at_once_takes_no_more_than_there_is(store: Database) -> No
     assert waits.count(0) == 5
 
 
+async def test_a_bucket_that_is_used_again_after_long_is_not_forgotten(store: Database) -> None:
+    old, new = Bucket("old", 1, 0.1), Bucket("new", 1, 0.1)
+    async with store.write() as connection:
+        await rate_limits.take(connection, [old], now() - timedelta(days=2))
+    async with store.write() as connection:
+        assert await rate_limits.take(connection, [old, new], now()) == 0
+        assert await rate_limits.take(connection, [old], now()) > 0
+
+
 async def test_buckets_that_are_full_again_are_forgotten(store: Database) -> None:
     async with store.write() as connection:
         await rate_limits.take(connection, [Bucket("old", 1, 1)], now() - timedelta(days=2))
