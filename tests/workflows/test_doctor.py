@@ -45,10 +45,10 @@ async def world() -> AsyncIterator[World]:
         yield it
 
 
-async def doctor(world: World, *words: str, **env: str) -> list[dict[str, Any]]:
-    """What the command finds. Its exit code says whether anything is wrong."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "polydev.cli", "doctor", "--json", *words),
+async def command(world: World, *words: str, **env: str) -> asyncio.subprocess.Process:
+    """`polydev ...`, by the administrator of this world."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "polydev.cli", *words),
         env={
             **world.agent.env,
             **{"PORT": str(world.controller.port), "POLYDEV_ADMIN_TOKEN": TOKEN},
@@ -57,6 +57,11 @@ async def doctor(world: World, *words: str, **env: str) -> list[dict[str, Any]]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def doctor(world: World, *words: str, **env: str) -> list[dict[str, Any]]:
+    """What the command finds. Its exit code says whether anything is wrong."""
+    process = await command(world, "doctor", "--json", *words, **env)
     out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
     assert out, err.decode()
     answer = json.loads(out)
@@ -186,6 +191,19 @@ async def test_a_machine_without_network_is_named(world: World) -> None:
     finding = wrong(await doctor(world), "TAPs")
     assert finding["vm_id"] == vm_id
     assert f"Machine {vm_id} runs without a network: its TAP {tap} is gone" in finding["message"]
+
+
+async def test_the_way_out_that_is_named_gives_a_machine_its_network_back(world: World) -> None:
+    vm_id = await connected(world)
+    async with world.agent.host() as host:
+        [tap] = (await host.inventory()).taps
+    await ip(world.agent, "link", "del", tap)
+    for words in wrong(await doctor(world), "TAPs")["hint"].partition(": ")[2].split(", then "):
+        assert words.split()[-1] == vm_id
+        process = await command(world, *words.split()[1:])
+        _, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
+        assert process.returncode == 0, err.decode()
+    assert well(await doctor(world))
 
 
 async def test_rules_that_were_flushed_are_told(world: World) -> None:

@@ -1,4 +1,4 @@
-"""`polydev machine`: makes machines, looks at them, runs programs in them, destroys them."""
+"""`polydev machine`: makes machines, looks at them, runs programs in them, ends them."""
 
 from __future__ import annotations
 
@@ -117,6 +117,30 @@ async def console(
         terminal.answer({"vm_id": vm_id, "console": text})
     else:
         terminal.piece(text)
+
+
+@app.command()
+@runs
+async def stop(which: Which, as_json: JsonFlag = False) -> None:
+    """End a machine; its disk and address stay. Example: `polydev machine stop cli`."""
+    await _ask(which, "stop", "Stopping", {"stopped"}, Terminal(as_json=as_json))
+
+
+@app.command()
+@runs
+async def start(which: Which, as_json: JsonFlag = False) -> None:
+    """Start a machine that is stopped or has failed. Example: `polydev machine start vm-0123`."""
+    await _ask(which, "start", "Starting", {"running"}, Terminal(as_json=as_json))
+
+
+async def _ask(which: str, verb: str, words: str, wanted: set[str], terminal: Terminal) -> None:
+    async with controller() as there:
+        vm_id = await resolve(there, which)
+        async with terminal.step(f"{words} {vm_id}"):
+            await there.post(f"/api/vm/{vm_id}/{verb}")
+            machine = await _until(there, vm_id, wanted)
+        if terminal.as_json:
+            terminal.answer(machine)
 
 
 @app.command()

@@ -27,6 +27,8 @@ COMMANDS = (
     "machine show",
     "machine exec",
     "machine console",
+    "machine stop",
+    "machine start",
     "machine destroy",
     "image build",
     "image list",
