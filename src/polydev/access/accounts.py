@@ -202,7 +202,8 @@ class Accounts:
 
     async def _note_refusal(self, address: str, person: Person | None, asked: Asked) -> None:
         owner = None if person is None else person.user_id
-        subject = f"address:{addresses.hashed(address)}"
+        # The log outlives people: of those it knows, not even a hash of the address goes in.
+        subject = f"address:{addresses.hashed(address)}" if person is None else person.user_id
         entry = AuditEntry(NOBODY, "account.sign-in-refused", subject, owner, VIA, asked.source)
         async with self._database.write() as connection:
             await audit.record(connection, entry)
