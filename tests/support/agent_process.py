@@ -50,6 +50,10 @@ class AgentProcess:
         return self.state_dir / "sockets" / "hostd.sock"
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

@@ -106,6 +106,19 @@ class Fleet:
         fitting = [host_id for host_id in self.hosts if self.fits(host_id, room)]
         return min(fitting, key=lambda it: (-self.free(it).memory_mib, it), default=None)
 
+    def choose_two(self, one: Room, other: Room) -> tuple[HostId, HostId] | None:
+        """Hosts for two machines: the same one if it can be, or None if both do not fit."""
+        together = self.choose(one + other)
+        if together is not None:
+            return together, together
+        first = self.choose(one)
+        second = None if first is None else self.without(first, one).choose(other)
+        if first is not None and second is not None:
+            return first, second
+        second = self.choose(other)
+        first = None if second is None else self.without(second, other).choose(one)
+        return None if first is None or second is None else (first, second)
+
     def take(self, host_id: HostId, room: Room) -> None:
         """That much of the host is taken from now on."""
         self.taken[host_id] = self.taken.get(host_id, Room()) + room

@@ -208,10 +208,21 @@ class Machines:
             )
 
     async def take_down(self, vm_id: VmId) -> None:
-        """Destroy a machine, with all that is its; done also when it never was."""
+        """Destroy a machine, with all that is its; done also when it never was.
+
+        On a dead host it stays `destroying`: the reconciler goes on when the host is back.
+        """
         async with self.database.write() as connection:
             await machines.set_state(connection, vm_id, MachineState.DESTROYING)
-        await self.erase(vm_id)
+        try:
+            await self.erase(vm_id)
+        except HostUnreachable:
+            machine = await self.find(vm_id)
+            async with self.database.read() as connection:
+                if not await self.is_on_dead_host(connection, machine):
+                    raise
+            log.warning("%s is destroyed when its host %s is back", vm_id, machine.host_id)
+            return
         async with self.database.write() as connection:
             await machines.set_state(connection, vm_id, MachineState.DESTROYED)
 

@@ -97,14 +97,11 @@ class SessionClaims:
     ) -> Refusal | None:
         """Claim room for two new machines: on one host, or else on two."""
         cli_room, browser_room = Room.of(cli.size), Room.of(browser.size)
-        cli_host = browser_host = fleet.choose(cli_room + browser_room)
-        if cli_host is None:
-            cli_host = fleet.choose(cli_room)
-            if cli_host is None:
-                return Refusal(fleet.no_capacity(cli_room))
-            browser_host = fleet.without(cli_host, cli_room).choose(browser_room)
-        if browser_host is None:
-            return Refusal(fleet.no_capacity(browser_room))
+        pair = fleet.choose_two(cli_room, browser_room)
+        if pair is None:
+            larger = max(cli_room, browser_room, key=lambda it: it.memory_mib)
+            return Refusal(fleet.no_capacity(larger))
+        cli_host, browser_host = pair
         fleet.take(cli_host, cli_room)
         await machines.add_if_absent(connection, replace(cli, host_id=cli_host))
         await self._add_browser(connection, fleet, browser, browser_host)

@@ -1,0 +1,83 @@
+"""Several host agents with simulated machines, and a controller over them: real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from agent_process import AgentProcess, agent_world
+from controller_process import ControllerProcess
+
+LIMIT_S = 90
+QUICKLY = {
+    "POLYDEV_HOST_PERIOD_S": "0.5",
+    "POLYDEV_HOST_UNSEEN_LIMIT_S": "3",
+    "POLYDEV_HOST_DEAD_LIMIT_S": "6",
+}
+"""Hosts are looked at often, and given up soon."""
+
+
+class HostsWorld:
+    """What there is of Polydev in a test with several hosts."""
+
+    def __init__(self, agents: Mapping[str, AgentProcess], controller: ControllerProcess) -> None:
+        self.agents = agents
+        self.controller = controller
+
+    async def machines(self) -> dict[str, dict[str, str]]:
+        """By host: the machines that it has, by kind, found by looking."""
+        found = {}
+        for name, agent in self.agents.items():
+            if agent.is_running:
+                async with agent.host() as host:
+                    there = await host.inventory()
+                    views = {it.vm_id: str(it.machine_kind) for it in await host.machines()}
+                assert sorted(there.folders) == sorted(there.addresses) == sorted(views)
+                assert len(there.taps) == len(there.firewall) == len(views)
+                found[name] = views
+        return found
+
+    async def until_clean(self, *cli_machines: str) -> None:
+        """Exactly these CLI machines are left, on all hosts together and in rows."""
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                by_host = (await self.machines()).values()
+                there = sorted(vm_id for views in by_host for vm_id in views)
+                rows = sorted(
+                    row["vm_id"] for row in await self.controller.ask("GET", "/api/vm/list")
+                )
+                if there == rows == sorted(cli_machines):
+                    return
+                await asyncio.sleep(0.3)
+
+    async def audit(self, via: str) -> list[dict[str, Any]]:
+        """The audit log's entries that came about that way."""
+        found: list[dict[str, Any]] = await self.controller.ask("GET", "/api/admin/audit")
+        return [it for it in found if it["via"] == via]
+
+
+@asynccontextmanager
+async def hosts_world(
+    hosts: Sequence[Mapping[str, str]],
+    simulation: Mapping[str, Any] | None = None,
+    **settings: str,
+) -> AsyncIterator[HostsWorld]:
+    """Hosts `a`, `b`, ... with these settings each, running, and a controller that is not."""
+    told = json.dumps(simulation or {})
+    async with AsyncExitStack() as closing:
+        agents = {}
+        for name, env in zip("abcdefgh", hosts, strict=False):
+            place = agent_world(POLYDEV_DRIVER="simulated", POLYDEV_SIMULATION=told, **env)
+            agents[name] = await closing.enter_async_context(place)
+            await agents[name].start()
+        named = " ".join(f"{name}={agent.socket}" for name, agent in agents.items())
+        folder = agents["a"].state_dir.parent / "control"
+        folder.mkdir()
+        controller = ControllerProcess(
+            folder / "state", POLYDEV_HOSTS=named, **{**QUICKLY, **settings}
+        )
+        closing.push_async_callback(controller.kill)
+        yield HostsWorld(agents, controller)
