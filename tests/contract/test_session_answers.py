@@ -1,0 +1,221 @@
+"""What is told of a session, in whichever state it is, names the CLI machine and never the browser
+machine; nor does `/api/vm/active-cli`, whatever runs beside it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from polydev.access import open_access
+from polydev.access.local import ADMINISTRATOR
+from polydev.api.server import make_api
+from polydev.api.services import Services
+from polydev.domain import (
+    ConnectSession,
+    Machine,
+    MachineKind,
+    MachineSize,
+    MachineState,
+    SessionId,
+    SessionStatus,
+    VmId,
+    now,
+    vm_id_for,
+)
+from polydev.settings import ControllerSettings
+from polydev.store import machines, sessions
+from polydev.store.database import Database, open_database
+
+TOKEN = "a-token-of-the-tests-only"
+STEPS = [
+    "wait-for-room",
+    "create-machines",
+    "browser-ready",
+    "start-login",
+    "wait-for-person",
+    "capture",
+    "write",
+    "destroy-browser",
+]
+STATES = [
+    (SessionStatus.QUEUED, None),
+    *((SessionStatus.RUNNING, step) for step in STEPS),
+    *((SessionStatus.WAITING, step) for step in STEPS[3:7]),
+    *((status, "destroy-browser") for status in SessionStatus if status.is_end),
+]
+BROWSER_ADDRESS = "192.168.100.77"
+CLI_ADDRESS = "192.168.100.5"
+
+
+@dataclass(frozen=True)
+class Api:
+    """The API over a database, without what does the work."""
+
+    database: Database
+    client: httpx.AsyncClient
+
+    async def get(self, path: str) -> httpx.Response:
+        return await self.client.get(path)
+
+    async def has(self, machine: Machine, state: MachineState, address: str | None) -> None:
+        async with self.database.write() as connection:
+            await machines.add_if_absent(connection, machine)
+            await machines.set_state(connection, machine.vm_id, state, address)
+
+
+@pytest.fixture
+async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
+    settings = ControllerSettings(state_dir=tmp_path, admin_token=TOKEN)
+    database = open_database(database_url, tmp_path)
+    await database.upgrade()
+    access = await open_access(database, settings)
+    services = cast(Services, SimpleNamespace(database=database, access=access))
+    transport = httpx.ASGITransport(make_api(services, "127.0.0.1"))
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://127.0.0.1", headers=headers
+    ) as client:
+        yield Api(database, client)
+    await database.close()
+
+
+def _machine(kind: MachineKind, vm_id: VmId, session_id: SessionId) -> Machine:
+    return Machine(
+        vm_id=vm_id,
+        user_id=ADMINISTRATOR,
+        vm_type=kind,
+        status=MachineState.CREATING,
+        ip_address=None,
+        session_id=session_id,
+        host_id=None,
+        size=MachineSize(1024, 1, 4096),
+        error_code=None,
+        error=None,
+        created_at=now(),
+    )
+
+
+def _session(number: int, provider: str) -> ConnectSession:
+    at = now()
+    return ConnectSession(
+        session_id=SessionId(f"00000000-0000-4000-8000-{number:012}"),
+        user_id=ADMINISTRATOR,
+        provider=provider,
+        status=SessionStatus.QUEUED,
+        step=None,
+        oauth_url=None,
+        own_browser_url=None,
+        cli_vm_id=None,
+        error_code=None,
+        error=None,
+        cancel_requested_at=None,
+        created_at=at,
+        expires_at=at + timedelta(minutes=15),
+        ended_at=None,
+    )
+
+
+async def _bring_to(
+    api: Api, session: ConnectSession, state: tuple[SessionStatus, str | None], cli: VmId | None
+) -> None:
+    """Have the session be there, in that state, with its steps and that CLI machine."""
+    status, step = state
+    async with api.database.write() as connection:
+        await sessions.add(connection, session)
+        await sessions.change(connection, session.session_id, step=step, cli_vm_id=cli)
+        for it in STEPS[: STEPS.index(step) + 1] if step else ():
+            await sessions.step_started(connection, session.session_id, it, now())
+        if status.is_end:
+            problem = None if status is SessionStatus.COMPLETED else ("login-failed", "It failed")
+            await sessions.end(connection, session.session_id, status, now(), problem)
+        else:
+            await sessions.change(connection, session.session_id, status=status)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda it: f"{it[0]} {it[1] or ''}".strip())
+async def test_a_session_names_its_cli_machine_alone(
+    api: Api, state: tuple[SessionStatus, str | None]
+) -> None:
+    first, second = _session(1, "codex"), _session(2, "claude_code")
+    browser = vm_id_for(first.session_id, MachineKind.BROWSER)
+    cli = vm_id_for(first.session_id, MachineKind.CLI)
+    others = vm_id_for(second.session_id, MachineKind.BROWSER)
+    await _bring_to(api, first, state, cli)
+    await _bring_to(api, second, (SessionStatus.RUNNING, "browser-ready"), cli)
+    browsers = [(browser, BROWSER_ADDRESS), (others, "192.168.100.78")]
+    for vm_id, address in browsers:
+        machine = _machine(MachineKind.BROWSER, vm_id, first.session_id)
+        await api.has(machine, MachineState.RUNNING, address)
+    seen: list[str] = []
+    for runs in (False, True):
+        if runs:
+            machine = _machine(MachineKind.CLI, cli, first.session_id)
+            await api.has(machine, MachineState.RUNNING, CLI_ADDRESS)
+        for session in (first, second):
+            await _check_session(api, session, cli if runs else None, seen)
+        await _check_active(api, cli if runs else None, seen)
+    assert browser not in "".join(seen)
+    assert BROWSER_ADDRESS not in "".join(seen)
+    assert others not in "".join(seen)
+
+
+async def _check_session(
+    api: Api, session: ConnectSession, cli: VmId | None, seen: list[str]
+) -> None:
+    path = f"/api/auth/session/{session.session_id}"
+    answer = await api.get(path)
+    listed, complete = await api.get("/api/auth/sessions"), await api.get(f"{path}/complete")
+    seen += [answer.text, listed.text, complete.text]
+    expected = None if cli is None else {"vmId": cli, "ipAddress": CLI_ADDRESS}
+    assert answer.json()["cliVM"] == expected
+    if answer.json()["status"] == "completed" and cli is not None:
+        told: dict[str, Any] = complete.json()
+        assert told == {"success": True, "sessionId": session.session_id, "cliVM": expected}
+    else:
+        assert (complete.status_code, complete.json()["code"]) == (409, "session-not-completed")
+    if answer.json()["endedAt"] is not None:
+        async with api.client.stream("GET", f"{path}/events") as stream:
+            seen += [text async for text in stream.aiter_text()]
+
+
+async def _check_active(api: Api, cli: VmId | None, seen: list[str]) -> None:
+    answer = await api.get("/api/vm/active-cli")
+    seen.append(answer.text)
+    if cli is None:
+        assert (answer.status_code, answer.json()["detail"]) == (404, "No active CLI VM")
+    else:
+        assert answer.status_code == 200
+        assert answer.json() | {"createdAt": ""} == {
+            "vmId": cli,
+            "ipAddress": CLI_ADDRESS,
+            "status": "running",
+            "createdAt": "",
+        }
+
+
+@pytest.mark.parametrize("state", [it for it in MachineState if it is not MachineState.RUNNING])
+async def test_a_cli_machine_that_does_not_run_is_not_active(api: Api, state: MachineState) -> None:
+    session_id = SessionId("00000000-0000-4000-8000-000000000001")
+    for kind, its_state in ((MachineKind.CLI, state), (MachineKind.BROWSER, MachineState.RUNNING)):
+        machine = _machine(kind, vm_id_for(session_id, kind), session_id)
+        await api.has(machine, its_state, BROWSER_ADDRESS)
+    await _check_active(api, None, [])
+
+
+async def test_of_several_cli_machines_the_oldest_that_runs_is_active(api: Api) -> None:
+    session_id = SessionId("00000000-0000-4000-8000-000000000001")
+    at = now()
+    states = [MachineState.STOPPED, MachineState.RUNNING, MachineState.RUNNING]
+    for number, state in zip(itertools.count(), states, strict=False):
+        machine = _machine(MachineKind.CLI, VmId(f"vm-{number}"), session_id)
+        machine = replace(machine, created_at=at + timedelta(seconds=number))
+        await api.has(machine, state, CLI_ADDRESS)
+    await _check_active(api, VmId("vm-1"), [])
