@@ -9,93 +9,40 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from agent_process import AgentProcess
-from controller_process import TOKEN
+from api_people import a_person
+from controller_process import KEY, TOKEN
 from controller_world import FILES, World, a_world
+from doctor_world import (
+    LIMIT_S,
+    asked,
+    command,
+    connected,
+    doctor,
+    in_database,
+    machine,
+    started,
+    well,
+    wrong,
+)
+from postgres import Cluster
 
 from polydev.cli.instance import Instance
 from polydev.domain import GuestFile, MachineKind, new_vm_id
-from polydev.hostapi import CreateMachine, DestroyMachine, RemoveFiles, WireFile, WriteFiles
+from polydev.hostapi import DestroyMachine, RemoveFiles, WireFile, WriteFiles
+from polydev.store.locks import number_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-LIMIT_S = 90
-NEVER = "3000"
-"""A period of the reconciler that does not come: it would put right what doctor is to find."""
-
-
-@asynccontextmanager
-async def started(**settings: str) -> AsyncIterator[World]:
-    async with a_world(**{"POLYDEV_RECONCILE_PERIOD_S": NEVER, **settings}) as world:
-        await world.controller.start()
-        await world.controller.ask("GET", "/health")
-        yield world
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     async with started() as it:
         yield it
-
-
-async def command(world: World, *words: str, **env: str) -> asyncio.subprocess.Process:
-    """`polydev ...`, by the administrator of this world."""
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "polydev.cli", *words),
-        env={
-            **world.agent.env,
-            **{"PORT": str(world.controller.port), "POLYDEV_ADMIN_TOKEN": TOKEN},
-            **env,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
-async def doctor(world: World, *words: str, **env: str) -> list[dict[str, Any]]:
-    """What the command finds. Its exit code says whether anything is wrong."""
-    process = await command(world, "doctor", "--json", *words, **env)
-    out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
-    assert out, err.decode()
-    answer = json.loads(out)
-    wrong = [it for it in answer["checks"] if it["ok"] is False]
-    assert process.returncode == bool(wrong)
-    assert answer["ok"] is not bool(wrong)
-    found: list[dict[str, Any]] = answer["checks"]
-    return found
-
-
-def wrong(found: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The one finding of that name that is wrong; like each that is, it says what to do."""
-    bad = [it for it in found if it["ok"] is False and it["name"] != "polydev"]  # `up` runs nowhere
-    assert all(it["hint"] for it in bad), bad
-    [it] = [it for it in bad if it["name"] == name]
-    return it
-
-
-def well(found: list[dict[str, Any]]) -> bool:
-    return all(it["ok"] for it in found if it["name"] != "polydev")
-
-
-async def connected(world: World, provider: str = "codex") -> str:
-    """A login that is complete: the CLI machine's id."""
-    session_id = await world.controller.connect(provider)
-    view = await world.controller.until(session_id, "completed")
-    assert view["status"] == "completed", view
-    return str(view["cliVM"]["vmId"])
-
-
-async def asked(world: World, operation: Any) -> None:
-    """Have the host do something behind the controller's back."""
-    async with world.agent.host() as host:
-        await host.run(f"test-{new_vm_id()}", operation, 60)
 
 
 # -- all is well -----------------------------------------------------------------------------------
@@ -230,15 +177,22 @@ async def test_a_host_agent_that_died_is_told_and_its_host_looked_at_all_the_sam
     assert any(it["name"] == "database" and it["ok"] for it in found)
 
 
-async def test_a_controller_that_died_is_told_with_its_last_words(world: World) -> None:
+async def test_a_controller_that_does_not_start_is_told_with_its_last_words(world: World) -> None:
     await world.controller.kill()
-    (world.agent.state_dir / "logs").mkdir(exist_ok=True)
-    words = "polydev: ENCRYPTION_KEY does not open what this database holds. Set the key"
-    (world.agent.state_dir / "logs" / "controller.log").write_text(words + "\n")
+    log = world.agent.state_dir / "logs" / "controller.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("wb") as words:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "polydev.app"),
+            env=world.controller.env
+            | {"PYTHONPATH": world.agent.env["PYTHONPATH"], "ENCRYPTION_KEY": f"not {KEY}"},
+            stderr=words,
+        )
+        assert await asyncio.wait_for(process.wait(), LIMIT_S) == 1
     found = await doctor(world)
     finding = wrong(found, "controller")
     assert "does not answer" in finding["message"]
-    assert "ENCRYPTION_KEY does not open what this database holds" in finding["message"]
+    assert "ENCRYPTION_KEY" in finding["message"]
     assert "polydev up" in finding["hint"]
     assert any(it["name"] == "host agent" and it["ok"] for it in found)
     assert wrong(found, "port")["message"].startswith("Nobody listens on port")
@@ -285,6 +239,52 @@ async def test_a_migration_that_is_missing_is_told(world: World) -> None:
     assert "older than this version" in wrong(found, "database")["message"]
 
 
+async def test_a_database_server_that_does_not_answer_is_told(
+    postgres: Cluster, postgresql_url: str
+) -> None:
+    async with started(DATABASE_URL=postgresql_url) as world:
+        assert well(await doctor(world))
+        postgres.stop()
+        try:
+            found = [it for it in await doctor(world) if it["ok"] is False]
+        finally:
+            postgres.start()
+        words = " ".join(it["message"] + it["hint"] for it in found)
+        assert "database" in words.lower()
+        assert "DATABASE_URL" in words
+        assert "polydev_app" not in words, "nothing of the URL but its variable's name"
+
+
+async def test_a_controller_whose_lease_has_lapsed_is_named(
+    postgres: Cluster, postgresql_url: str
+) -> None:
+    async with started(DATABASE_URL=postgresql_url) as world:
+        with postgres.superuser(postgresql_url) as administrator:
+            # As if another controller were about to look for dead ones: nobody buries it meanwhile.
+            administrator.execute(f"SELECT pg_advisory_lock({number_of('dead controllers')})")
+            administrator.execute(
+                "INSERT INTO controllers SELECT 'gone-controller', started_at, started_at,"
+                " version, key_ids FROM controllers"
+            )
+            finding = wrong(await doctor(world), "leases")
+    assert "The lease of controller gone-controller has lapsed" in finding["message"]
+    assert "polydev up" in finding["hint"]
+
+
+async def test_a_host_that_has_never_answered_is_named(world: World) -> None:
+    with in_database(world) as database:
+        database.execute(
+            "INSERT INTO hosts SELECT 'attic', '/run/none.sock', state, 0, 0, 0, 0, '', '', '',"
+            " NULL, created_at FROM hosts"
+        )
+    async with asyncio.timeout(LIMIT_S):
+        while well(found := await doctor(world)):
+            pass
+    finding = wrong(found, "host agent")
+    assert finding["host_id"] == "attic"
+    assert "it has never answered" in finding["message"]
+
+
 async def test_an_orphan_that_only_the_host_knows_is_told(world: World) -> None:
     vm_id = new_vm_id()
     await asked(world, machine(vm_id, MachineKind.CLI))
@@ -310,6 +310,27 @@ async def test_who_is_not_root_is_told_what_was_not_looked_at(world: World) -> N
     assert all(it["hint"] for it in found if it["ok"] is None)
 
 
+async def test_a_person_is_told_what_is_theirs_and_nothing_else(world: World) -> None:
+    others = await connected(world)
+    await asked(world, DestroyMachine(vm_id=others))
+    somebody = await a_person(world.controller, "somebody")
+    client = await somebody.by_token("read", "machines")
+    async with client:
+        made = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
+        answer = await client.get(f"/api/vm/{made['vm_id']}")
+        while answer.json()["status"] == "creating":
+            path = f"/api/vm/{made['vm_id']}?after={answer.json()['version']}&wait=20"
+            answer = await client.get(path)
+        well_so_far = (await client.get("/api/doctor")).json()
+        await asked(world, DestroyMachine(vm_id=made["vm_id"]))
+        told = (await client.get("/api/doctor")).json()
+    assert well_so_far["ok"], well_so_far
+    assert {it["name"] for it in told["checks"]} == {"controller", "machines", "logins"}
+    [lost] = [it for it in told["checks"] if not it["ok"]]
+    assert lost["vm_id"] == made["vm_id"]
+    assert others not in json.dumps(told)
+
+
 NOT_ROOT = f"""
 import sys
 sys.path[:] = {sys.path!r}
@@ -319,22 +340,7 @@ run()
 """
 
 
-def machine(vm_id: str, kind: MachineKind) -> CreateMachine:
-    return CreateMachine(vm_id=vm_id, machine_kind=kind, memory_mib=256, vcpus=1, disk_mib=256)
-
-
 async def ip(agent: AgentProcess, *words: str, here: bool = False) -> None:
     inside = () if here else ("-n", agent.netns)
     process = await asyncio.create_subprocess_exec("ip", *inside, *words)
     assert await process.wait() == 0
-
-
-@contextmanager
-def in_database(world: World) -> Iterator[sqlite3.Connection]:
-    """The controller's database, as another program sees it: each statement counts at once."""
-    path = world.agent.state_dir / "controller" / "polydev.db"
-    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
-    try:
-        yield connection
-    finally:
-        connection.close()
