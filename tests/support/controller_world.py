@@ -13,6 +13,14 @@ from typing import Any
 import psycopg
 from agent_process import AgentProcess, agent_world
 from controller_process import KEY, TOKEN, ControllerProcess
+from psycopg import sql
+
+from polydev.access.caller import LOCAL, Caller
+from polydev.access.tokens import Tokens
+from polydev.domain import Person, PersonId, Scope, now
+from polydev.store import machines, people, sessions
+from polydev.store.database import Database, open_database
+from polydev.workflows.journal import SCHEMA
 
 LIMIT_S = 60
 FILES = {
@@ -27,7 +35,39 @@ class World:
     def __init__(self, agent: AgentProcess, controller: ControllerProcess) -> None:
         self.agent = agent
         self.controller = controller
+        self.controllers = [controller]
         self.url = controller.env.get("DATABASE_URL")
+
+    def another(self) -> ControllerProcess:
+        """One more controller of the same database, not started."""
+        settings = self.controller.env
+        name = f"controller-{len(self.controllers) + 1}"
+        self.controllers.append(ControllerProcess(self.agent.state_dir, name, **settings))
+        return self.controllers[-1]
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator[Database]:
+        """The controllers' own database, beside them."""
+        database = open_database(self.url, self.agent.state_dir / "controller")
+        try:
+            yield database
+        finally:
+            await database.close()
+
+    async def people(self, count: int) -> dict[PersonId, str]:
+        """So many people, each with a token that may do everything."""
+        made = {}
+        async with self.database() as database:
+            for number in range(count):
+                person = Person(PersonId(f"person-{number}"), f"p{number}@example.test", now())
+                async with database.write() as connection:
+                    await people.add(connection, person)
+                scopes = frozenset(Scope) - {Scope.ADMIN}
+                caller = Caller(person, scopes, LOCAL, "127.0.0.1")
+                _, made[person.user_id] = await Tokens(database).create(
+                    caller, "tests", scopes, None
+                )
+        return made
 
     async def machines(self) -> dict[str, str]:
         """The host's machines by id, found by looking: everything else must belong to one."""
@@ -68,6 +108,13 @@ class World:
         assert view["status"] in statuses, view
         return dict(view)
 
+    def tell_troubles(self) -> None:
+        """What the controllers logged above the usual, for whoever reads why a test failed."""
+        for controller in self.controllers:
+            said = controller.log.read_text().splitlines() if controller.log.exists() else []
+            told = [line for line in said if " INFO " not in line]
+            print(f"-- {controller.log.name}", *told[-40:], sep="\n")
+
     @property
     def is_shared(self) -> bool:
         """Whether controllers share the database."""
@@ -77,6 +124,25 @@ class World:
         """Have the leases of controllers that were killed run out at once."""
         if self.is_shared:
             await asyncio.to_thread(self._bury)
+
+    def _dump(self) -> bytes:
+        """Everything in the database, the journal too, as text: each table in `COPY` form."""
+        with psycopg.connect(self.url or "") as connection:
+            connection.execute("SET ROLE polydev_worker")
+            tables = connection.execute(
+                "SELECT schemaname, tablename FROM pg_tables"
+                " WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+            ).fetchall()
+            connection.execute("RESET ROLE")
+            assert {schema for schema, _ in tables} == {"public", SCHEMA}
+            dumped = []
+            for schema, table in tables:
+                role = "polydev_worker" if schema == "public" else "none"
+                connection.execute("SELECT set_config('role', %s, false)", [role])
+                name = sql.Identifier(schema, table)
+                with connection.cursor().copy(sql.SQL("COPY {} TO STDOUT").format(name)) as rows:
+                    dumped += [bytes(row) for row in rows]
+        return b"".join(dumped)
 
     def _bury(self) -> None:
         with psycopg.connect(self.url or "", autocommit=True) as connection:
@@ -89,6 +155,17 @@ class World:
             found: dict[str, Any] = json.loads(await host.read_file(vm_id, FILES[provider]))
             return found
 
+    async def assert_exact(self, *cli_machines: str) -> None:
+        """Exactly these CLI machines exist, whosever they are, on the host and in rows; and every
+        session has ended."""
+        expected = dict.fromkeys(cli_machines, "cli")
+        assert await self.machines() == expected
+        async with self.database() as database, database.read() as connection:
+            rows = await machines.alive(connection)
+            assert {row.vm_id: str(row.vm_type) for row in rows} == expected
+            assert {str(row.status) for row in rows} <= {"running"}
+            assert await sessions.live(connection) == []
+
     async def assert_clean(self, *cli_machines: str) -> None:
         """Exactly these CLI machines exist, on the host and in rows, and nothing else."""
         expected = dict.fromkeys(cli_machines, "cli")
@@ -98,9 +175,15 @@ class World:
     def assert_no_trace_of(self, *secrets: str) -> None:
         """No file but the CLI machines' own disks, and no process' arguments, hold a secret."""
         needles = [secret.encode() for secret in (*secrets, KEY, TOKEN)]
-        files = [self.controller.log, self.agent.log, *self.agent.state_dir.rglob("*")]
+        logs = [controller.log for controller in self.controllers]
+        files = [*logs, self.agent.log, *self.agent.state_dir.rglob("*")]
         looked_at = [it for it in files if it.is_file() and "simulated-root" not in it.parts]
-        assert any(it.name == "journal.db" for it in looked_at)
+        if self.is_shared:
+            dump = self.agent.state_dir.parent / "dump.sql"
+            dump.write_bytes(self._dump())
+            looked_at.append(dump)
+        else:
+            assert any(it.name == "journal.db" for it in looked_at)
         for path in (*looked_at, *Path("/proc").glob("[0-9]*/cmdline")):
             try:
                 content = path.read_bytes()
@@ -121,10 +204,19 @@ async def a_world(
 ) -> AsyncIterator[World]:
     """A world whose simulated machines, and whose controller, are set up so."""
     told = json.dumps(simulation or {})
-    async with agent_world(POLYDEV_DRIVER="simulated", POLYDEV_SIMULATION=told) as agent:
+    async with agent_world(
+        POLYDEV_DRIVER="simulated",
+        POLYDEV_SIMULATION=told,
+        POLYDEV_HOST_MEMORY_MIB="4000000",
+        POLYDEV_HOST_VCPUS="4000",
+    ) as agent:
         await agent.start()
-        controller = ControllerProcess(agent.state_dir, **settings)
+        world = World(agent, ControllerProcess(agent.state_dir, **settings))
         try:
-            yield World(agent, controller)
+            yield world
+        except BaseException:
+            world.tell_troubles()
+            raise
         finally:
-            await controller.kill()
+            for controller in world.controllers:
+                await controller.kill()

@@ -1,0 +1,232 @@
+"""Several controllers over one PostgreSQL: any of them serves, and the others go on when one dies.
+
+The leases are the real ones: a dead controller is noticed ten seconds after its last breath.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from controller_process import TOKEN, At, ControllerProcess
+from controller_world import World, a_world, tokens_in
+from postgres import Cluster
+
+from polydev.store.tables import controllers, credentials, vms
+from polydev.workflows.leases import EXIT_CODE, VALID_S
+
+PASTED = {"callbackUrl": "http://localhost:1455/auth/callback?code=x&state=x"}
+LIMIT_S = 60
+
+
+@asynccontextmanager
+async def _several(
+    url: str, count: int = 2, **simulation: Any
+) -> AsyncIterator[tuple[World, list[ControllerProcess]]]:
+    async with a_world(simulation, DATABASE_URL=url) as world:
+        for _ in range(count - 1):
+            world.another()
+        await world.controller.start()
+        yield world, world.controllers
+
+
+async def _start(*controllers: ControllerProcess) -> None:
+    """Start those that are to have begun no workflow yet: each takes from the same queue."""
+    for controller in controllers:
+        await controller.start()
+        await controller.ask("GET", "/health")
+
+
+async def _begun(world: World, at: ControllerProcess, count: int) -> dict[str, str]:
+    """A session each of so many people: their tokens by the sessions' ids."""
+    tokens = list((await world.people(count)).values())
+    sessions = await asyncio.gather(*(at.of(token).connect("codex") for token in tokens))
+    return dict(zip(sessions, tokens, strict=True))
+
+
+async def _completed(at: ControllerProcess, sessions: dict[str, str]) -> list[str]:
+    """The CLI machines of sessions that must complete."""
+    views = await asyncio.gather(*(at.of(token).until(it) for it, token in sessions.items()))
+    for view in views:
+        assert view["status"] == "completed", view["error"]
+    return [view["cliVM"]["vmId"] for view in views]
+
+
+async def _log_in(at: ControllerProcess, sessions: dict[str, str]) -> None:
+    """Each person pastes where their login led to."""
+    for session_id, token in sessions.items():
+        view = await at.of(token).until(session_id, "waiting_for_person")
+        assert view["status"] == "waiting_for_person"
+        await at.of(token).ask("POST", f"/api/auth/session/{session_id}/input", PASTED)
+
+
+async def _one_waits(at: ControllerProcess, sessions: dict[str, str]) -> None:
+    """Return when the first of them waits for its person."""
+    session_id, token = next(iter(sessions.items()))
+    view = await at.of(token).until(session_id, "waiting_for_person")
+    assert view["status"] == "waiting_for_person"
+
+
+async def _counts(world: World) -> tuple[int, int]:
+    """How many machines there ever were, and how many credentials there are."""
+    async with world.database() as database, database.read() as connection:
+        machines = (await connection.execute(vms.select())).all()
+        kept = (await connection.execute(credentials.select())).all()
+    return len(machines), len(kept)
+
+
+async def _until_said(controller: ControllerProcess, words: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while words not in controller.log.read_text():
+            await asyncio.sleep(0.1)
+
+
+async def test_another_controller_goes_on_with_everything_of_a_killed_one(
+    postgresql_url: str,
+) -> None:
+    async with _several(postgresql_url, login_s=1) as (world, [first, second]):
+        first.order(At("write", "inside"))
+        sessions = await _begun(world, first, 12)
+        await _start(second)
+        assert await first.ended() == -9
+        killed = time.monotonic()
+        await _until_said(second, "dead controllers go on")
+        assert time.monotonic() - killed < VALID_S + LIMIT_S / 4
+        machines = await _completed(second, sessions)
+        await world.assert_exact(*machines)
+        assert await _counts(world) == (2 * len(sessions), len(sessions))
+
+
+async def test_of_two_survivors_one_takes_over(postgresql_url: str) -> None:
+    async with _several(postgresql_url, 3, login_end="never") as (world, [first, *others]):
+        sessions = await _begun(world, first, 6)
+        await _one_waits(first, sessions)
+        await _start(*others)
+        await first.kill()
+        await _log_in(others[0], sessions)
+        machines = await _completed(others[0], sessions)
+        await world.assert_exact(*machines)
+        assert await _counts(world) == (2 * len(sessions), len(sessions))
+        said = [it.log.read_text().count("dead controllers go on") for it in others]
+        assert sorted(said) == [0, 1]
+
+
+async def test_a_stopped_controller_that_goes_on_ends_at_once(postgresql_url: str) -> None:
+    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
+        sessions = await _begun(world, first, 4)
+        await _one_waits(first, sessions)
+        await _start(second)
+        os.kill(first.pid, signal.SIGSTOP)
+        try:
+            await _log_in(second, sessions)
+            machines = await _completed(second, sessions)
+            before = first.log.read_text()
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
+        continued = time.monotonic()
+        assert await first.ended() == EXIT_CODE
+        assert time.monotonic() - continued < 5
+        said = first.log.read_text().removeprefix(before).splitlines()
+        assert len([line for line in said if "lease has run out" in line]) == 1
+        assert not [line for line in said if "begins" in line], "it began a step"
+        await world.assert_exact(*machines)
+        assert await _counts(world) == (2 * len(sessions), len(sessions))
+
+
+async def test_a_controller_without_its_database_ends_and_can_be_started_again(
+    postgres: Cluster, postgresql_url: str
+) -> None:
+    async with a_world({"login_end": "never"}, DATABASE_URL=postgresql_url) as world:
+        controller = world.controller
+        await controller.start()
+        session_id = await controller.connect("codex")
+        await controller.until(session_id, "waiting_for_person")
+        postgres.stop()
+        try:
+            assert await controller.ended() == EXIT_CODE
+        finally:
+            postgres.start()
+        await controller.start()
+        await _until_said(controller, "dead controllers go on")
+        await controller.ask("POST", f"/api/auth/session/{session_id}/input", PASTED)
+        await world.assert_exact(*await _completed(controller, {session_id: TOKEN}))
+
+
+async def test_a_controller_that_is_ended_gives_its_workflows_up_at_once(
+    postgresql_url: str,
+) -> None:
+    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
+        await _one_waits(first, await _begun(world, first, 1))
+        await _start(second)
+        assert await first.end() == 0
+        ended = time.monotonic()
+        await _until_said(second, "dead controllers go on")
+        assert time.monotonic() - ended < VALID_S / 2
+        async with world.database() as database, database.read() as connection:
+            assert len((await connection.execute(controllers.select())).all()) == 1
+
+
+async def test_what_began_at_one_is_watched_and_completed_at_another(postgresql_url: str) -> None:
+    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
+        await _start(second)
+        async with second.client() as client, client.stream("GET", "/api/events") as events:
+            told = asyncio.create_task(_until_told(events.aiter_lines(), "waiting_for_person"))
+            session_id = await first.connect("codex")
+            began = time.monotonic()
+            await second.until(session_id, "waiting_for_person")
+            await asyncio.wait_for(told, LIMIT_S)
+        assert time.monotonic() - began < 20, "it was not told, but looked for again"
+        await second.ask("POST", f"/api/auth/session/{session_id}/input", PASTED)
+        [cli] = await _completed(second, {session_id: TOKEN})
+        assert await first.session(session_id) == await second.session(session_id)
+        await world.assert_exact(cli)
+
+
+async def test_what_began_at_one_is_cancelled_at_another(postgresql_url: str) -> None:
+    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
+        session_id = await first.connect("codex")
+        await first.until(session_id, "waiting_for_person")
+        await _start(second)
+        began = time.monotonic()
+        await second.ask("POST", f"/api/auth/session/{session_id}/cancel")
+        assert (await first.until(session_id))["status"] == "cancelled"
+        assert time.monotonic() - began < 15
+        await world.assert_exact()
+
+
+async def test_no_secret_is_in_the_database_or_its_journal(postgresql_url: str) -> None:
+    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
+        session_id = await first.connect("codex")
+        await first.until(session_id, "waiting_for_person")
+        await _start(second)
+        code = "a-pasted-code-that-is-a-secret"
+        pasted = {"callbackUrl": f"http://localhost:1455/auth/callback?code={code}&state=x"}
+        await second.ask("POST", f"/api/auth/session/{session_id}/input", pasted)
+        [cli] = await _completed(second, {session_id: TOKEN})
+        world.assert_no_trace_of(code, *tokens_in(await world.credentials(cli, "codex")))
+
+
+@pytest.mark.parametrize("step", ["create-machines", "write"])
+async def test_a_machine_made_by_a_dead_controller_keeps_its_token(
+    postgresql_url: str, step: str
+) -> None:
+    """The key that tokens are derived from is every controller's."""
+    async with _several(postgresql_url) as (world, [first, second]):
+        first.order(At(step, "after"))
+        session_id = await first.connect("codex")
+        assert await first.ended() == -9
+        await _start(second)
+        await world.assert_exact(*await _completed(second, {session_id: TOKEN}))
+
+
+async def _until_told(lines: Any, words: str) -> None:
+    async for line in lines:
+        if words in line:
+            return
+    raise AssertionError(f"the stream ended before it told of {words}")
