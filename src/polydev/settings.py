@@ -22,6 +22,9 @@ from polydev.errors import BadSettings
 
 _HOST_NAME = r"[a-z0-9][a-z0-9-]{0,31}"
 
+_MIN_JWT_SECRET = 32
+"""RFC 7518, section 3.2: as long as HS256's hash."""
+
 
 class Egress(StrEnum):
     """What machines may reach outside."""
@@ -193,7 +196,7 @@ class ControllerSettings(CommonSettings):
     )
     """Not needed to accept that project's access tokens."""
     supabase_jwt_secret: SecretStr | None = Field(
-        None, validation_alias=_named("SUPABASE_JWT_SECRET"), min_length=32
+        None, validation_alias=_named("SUPABASE_JWT_SECRET")
     )
     """For projects that sign with a shared secret; others' public keys are fetched."""
 
@@ -273,6 +276,12 @@ class ControllerSettings(CommonSettings):
             raise BadSettings(
                 "SUPABASE_JWT_SECRET needs SUPABASE_URL",
                 hint="Tokens name the project that made them, and are refused if it is another",
+            )
+        secret = self.supabase_jwt_secret
+        if secret is not None and len(secret.get_secret_value()) < _MIN_JWT_SECRET:
+            raise BadSettings(
+                f"SUPABASE_JWT_SECRET has fewer than {_MIN_JWT_SECRET} characters",
+                hint="Copy it whole from the project's settings",
             )
         for variable, url in (
             ("POLYDEV_OIDC_ISSUER", self.oidc_issuer),

@@ -50,7 +50,9 @@ _OPEN = {
 }
 
 
-async def test_everything_but_the_greeting_and_the_doors_needs_a_token(client: httpx.AsyncClient) -> None:
+async def test_everything_but_the_greeting_and_the_doors_needs_a_token(
+    client: httpx.AsyncClient,
+) -> None:
     description = (await client.get("/openapi.json")).json()
     asked = 0
     for path, methods in description["paths"].items():

@@ -204,5 +204,7 @@ def _raise() -> Any:
 async def test_settings_that_cannot_work_are_refused(make_access: MakeAccess) -> None:
     with pytest.raises(BadSettings, match="SUPABASE_URL"):
         await make_access(SUPABASE_JWT_SECRET=SECRET)
+    with pytest.raises(BadSettings, match="fewer than 32"):
+        await make_access(SUPABASE_URL=URL, SUPABASE_JWT_SECRET="short")
     with pytest.raises(BadSettings, match="SUPABASE_URL"):
         await make_access(SUPABASE_URL="http://project.example.test")
