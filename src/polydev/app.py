@@ -53,6 +53,7 @@ from polydev.workflows.retention import Retention
 from polydev.workflows.rotation import Rotation
 from polydev.workflows.saga import OnPoint
 from polydev.workflows.token_key import token_key
+from polydev.workflows.wishes import Wishes
 
 log = logging.getLogger("polydev.controller")
 
@@ -123,7 +124,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         lease = Lease(database, vault.key_ids)
         engine = Engine(journal, lease.executor_id, lease.check)
         requests = MachineRequests(machines, engine, on_point)
-        connect = Connect(database, vault, machines, admission, engine, on_point)
+        connect = Connect(database, vault, machines, admission, Wishes(database), engine, on_point)
         rotation = Rotation(database, vault, engine, on_point)
         custody = Custody(database, vault, machines, engine, on_point)
         removal = Removal(database, machines, engine, on_point)

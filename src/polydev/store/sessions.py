@@ -93,6 +93,14 @@ async def live(connection: AsyncConnection) -> list[ConnectSession]:
     return [_session(row) for row in await connection.execute(query)]
 
 
+async def wished_away(connection: AsyncConnection) -> list[SessionId]:
+    """Everybody's live sessions whose person wants them cancelled."""
+    query = sa.select(auth_sessions.c.session_id).where(
+        _LIVE, auth_sessions.c.cancel_requested_at.is_not(None)
+    )
+    return [SessionId(row.session_id) for row in await connection.execute(query)]
+
+
 async def every(
     connection: AsyncConnection, span: Span, *, user_id: PersonId | None = None, live: bool = False
 ) -> list[ConnectSession]:

@@ -54,6 +54,7 @@ from polydev.workflows.machines import ANSWER_GRACE_S, Machines
 from polydev.workflows.saga import OnPoint, Saga, Step
 from polydev.workflows.session_machines import SessionMachines
 from polydev.workflows.session_notes import WAIT_FOR_ROOM, SessionNotes
+from polydev.workflows.wishes import Wishes
 
 log = logging.getLogger("polydev.workflows")
 
@@ -68,6 +69,7 @@ class Connect:
     vault: Vault
     machines: Machines
     admission: Admission
+    wishes: Wishes
     engine: Engine
     on_point: OnPoint = lambda _step, _point: None
 
@@ -93,7 +95,7 @@ class Connect:
             ),
         ]  # fmt: skip
         always = [Step("destroy-browser", self._clean_up, limit.destroy_limit_s)]
-        notes = SessionNotes(self.database)
+        notes = SessionNotes(self.database, self.wishes)
         return Saga(CONNECT, steps, always, notes, limit.destroy_limit_s, self.on_point)
 
     def register(self) -> None:

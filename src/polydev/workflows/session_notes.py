@@ -12,6 +12,7 @@ from polydev.domain import SessionId, SessionStatus, credential_id_for, now
 from polydev.errors import LoginCancelled, LoginExpired, PolydevError
 from polydev.store import credentials, sessions
 from polydev.store.database import Database
+from polydev.workflows.wishes import Wishes
 
 log = logging.getLogger("polydev.workflows")
 
@@ -29,6 +30,7 @@ class SessionNotes:
     """The notes of connect sessions (saga.Notes)."""
 
     database: Database
+    wishes: Wishes
 
     async def begins(self, subject: str, step: str) -> None:
         """The session is in this step now."""
@@ -51,13 +53,8 @@ class SessionNotes:
 
     async def interrupted(self, subject: str) -> PolydevError:
         """Returns once the person wishes the session away."""
-        while True:
-            change = self.database.next_change()
-            async with self.database.read() as connection:
-                session = await sessions.get(connection, SessionId(subject))
-            if session.cancel_requested_at is not None:
-                return LoginCancelled("The login was cancelled")
-            await change.wait()
+        await self.wishes.cancelled(SessionId(subject))
+        return LoginCancelled("The login was cancelled")
 
     async def over(self, subject: str, failure: PolydevError | None) -> None:
         """The session's end. A credential that replaces others does so at the same moment."""
