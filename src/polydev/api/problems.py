@@ -124,7 +124,8 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         for frame in reversed(traceback.extract_tb(error.__traceback__)[-_FRAMES:])
     )
     kind = type(error).__name__
-    log.error("%s %s failed: %s at %s", request.method, request.url.path, kind, where)
+    route = getattr(request.scope.get("route"), "path", "none")  # a path may hold anything
+    log.error("%s %s failed: %s at %s", request.method, route, kind, where)
     return _answer(500, "internal", "Something unexpected happened; the log says where", "")
 
 

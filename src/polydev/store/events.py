@@ -9,7 +9,6 @@ An event is a hint to look again, never the thing itself: a few words, no URL, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -71,11 +70,10 @@ async def write_emitted(connection: AsyncConnection) -> None:
     people = sorted(told)
     for user_id in people:
         await locks.hold(connection, "events", user_id)
-    there = sa.select(users.c.id).where(users.c.id.in_(people))
-    known = {row.id for row in await connection.execute(there)}
-    rows = [row for user_id in people if user_id in known for row in _rows(user_id, told[user_id])]
-    for row in rows:  # one by one: each draws its id in this order
-        await connection.execute(sa.insert(events).values(**row))
+    at = now()
+    for user_id in people:
+        for it in told[user_id]:  # one by one: each draws its id in this order
+            await connection.execute(_insert(user_id, it, at))
 
 
 async def after(
@@ -137,12 +135,12 @@ def _key(connection: AsyncConnection) -> sa.Connection:
     return connection.sync_connection
 
 
-def _rows(user_id: PersonId, told: Iterable[_Emitted]) -> list[dict[str, Any]]:
-    at = now()
-    return [
-        {"user_id": user_id, "kind": it.kind, "subject": it.subject, "data": it.data, "at": at}
-        for it in told
-    ]
+def _insert(user_id: PersonId, told: _Emitted, at: datetime) -> sa.Insert:
+    """For a person who is there: what tells of somebody's end finds nobody to tell."""
+    values = {"kind": told.kind, "subject": told.subject, "data": told.data, "at": at}
+    row = [sa.literal(value, events.c[name].type) for name, value in values.items()]
+    query = sa.select(users.c.id, *row).where(users.c.id == user_id)
+    return sa.insert(events).from_select(["user_id", *values], query)
 
 
 def _event(row: sa.Row[Any]) -> Event:
