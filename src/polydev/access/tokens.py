@@ -9,7 +9,7 @@ from polydev.access.caller import Asked, Caller
 from polydev.access.standing import check_standing
 from polydev.domain import ApiToken, Scope, now
 from polydev.errors import BadRequest, NotAllowed, NotSignedIn, QuotaExceeded
-from polydev.store import audit, people, tokens
+from polydev.store import audit, locks, people, tokens
 from polydev.store.database import Database
 
 PREFIX = "pdt_"
@@ -73,6 +73,7 @@ class Tokens:
         secret = opaque.new_secret()
         entry = caller.did("token.create", token.token_id, caller.user_id, " ".join(sorted(scopes)))
         async with self._database.write(caller.user_id) as connection:
+            await locks.hold(connection, "tokens", caller.user_id)
             present = await tokens.of(connection, caller.user_id)
             _check_survives(caller, present, token.expires_at)
             if len(present) >= MAX_TOKENS:

@@ -57,14 +57,17 @@ OWNED = {
         select="*",
         insert="*",
     ),
-    "vms": _Own(select="*", update="status, attempt"),
-    "auth_sessions": _Own(select="*", insert="*", update="cancel_requested_at"),
+    "vms": _Own(select="*"),
+    "auth_sessions": _Own(select="*"),
     "session_steps": _Own(
         "EXISTS (SELECT FROM auth_sessions WHERE auth_sessions.session_id ="
         " session_steps.session_id AND auth_sessions.user_id = (SELECT polydev_person()))",
         select="*",
     ),
-    "credentials": _Own(select="*", delete=True),
+    "credentials": _Own(
+        select="credential_id, user_id, provider, key_id, created_at,"
+        " vm_id, expires_at, checked_at, validity, revoked_at"
+    ),
 }
 
 WORKERS_ONLY = (
