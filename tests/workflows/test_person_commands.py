@@ -136,3 +136,36 @@ async def test_keys_are_listed_changed_and_forgotten(world: World, polydev: Type
     (new,) = await polydev.json("key", "list")
     assert new["seals"]
     assert new["credentials"] == 1
+
+
+async def test_the_audit_log_is_shown_searched_and_followed(world: World, polydev: Typed) -> None:
+    made = await polydev.json("token", "create", "nightly", "-s", "read")
+    vm_id = (await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"}))["vm_id"]
+    entries = await polydev.json("audit")
+    assert [it["action"] for it in entries][-2:] == ["token.create", "machine.create"]
+    for about in (f"subject={vm_id}", "action=machine.", "action=machine.create"):
+        assert [it["subject"] for it in await polydev.json("audit", about, "--since", "1h")] == [
+            vm_id
+        ]
+    assert await polydev.json("audit", "actor=nobody-here", "--last", "5") == []
+    shown, _ = await polydev("audit", "--mine")
+    assert "machine.create" in shown
+    assert made["token"] not in shown
+    for words in (("audit", "who=ann"), ("audit", "actor=x", "--mine"), ("audit", "--since", "x")):
+        _, told = await polydev(*words, code=1)
+        assert told.startswith("polydev: ")
+
+    following = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "polydev.cli", "audit", "-f", "--json", "--last", "1"),
+        env=polydev.environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60):
+            assert following.stdout is not None
+            assert json.loads(await following.stdout.readline())["subject"] == vm_id
+            await world.controller.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
+            assert json.loads(await following.stdout.readline())["action"] == "machine.destroy"
+    finally:
+        following.terminate()
+        await following.wait()
