@@ -10,8 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import pytest
 from api_people import a_person
 from controller_world import LIMIT_S, World
+
+from polydev.errors import NoSuchFile
 
 Begin = Callable[[World, str], Awaitable[str]]
 Settle = Callable[[World, str], Awaitable[None]]
@@ -126,6 +129,32 @@ async def _goes(world: World, vm_id: str) -> None:
     await world.destroy(vm_id)
 
 
+# -- credentials -------------------------------------------------------------------------------
+
+
+async def _delivered(world: World) -> str:
+    """The machine that holds a credential; subjects below are machines, since one has one."""
+    session = await world.controller.until(await world.controller.connect("codex"))
+    assert session["status"] == "completed", session["error"]
+    return str(session["cliVM"]["vmId"])
+
+
+async def _revoke(world: World, vm_id: str) -> str:
+    (listed,) = await world.controller.ask("GET", "/api/credentials")
+    assert listed["vmId"] == vm_id
+    await world.controller.ask("POST", f"/api/credentials/{listed['credentialId']}/revoke")
+    return vm_id
+
+
+async def _is_revoked(world: World, vm_id: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while await world.controller.ask("GET", "/api/credentials"):
+            await asyncio.sleep(0.05)
+    with pytest.raises(NoSuchFile):
+        await world.credentials(vm_id, "codex")
+    await _goes(world, vm_id)
+
+
 # -- people ------------------------------------------------------------------------------------
 
 
@@ -165,12 +194,12 @@ CASES = (
     Case("create-machine", _make, _runs, _was_not_made),
     Case("destroy-machine", _destroy, _is_gone, _is_gone, _made),
     Case("stop-machine", _stop, _rests, _is_left, _made),
+    Case("revoke-credential", _revoke, _is_revoked, _is_revoked, _delivered),
     Case("delete-person", _delete_person, _nobody_is_left, _nobody_is_left, _somebody),
     Case("start-machine", _start, _runs, _is_left, _stopped),
 )
 
 ELSEWHERE = {
     "rotate-keys": "test_rotation.py: no saga, it seals rows anew one by one",
-    "revoke-credential": "test_custody.py: what it leaves is at the provider and in the audit log",
 }
 """Workflows that are killed, failed and done twice in a file of their own, and why."""
