@@ -16,10 +16,11 @@ from typing import cast
 import asyncssh
 
 from polydev.domain import GuestFile
-from polydev.errors import BadPath, GuestMisbehaved
+from polydev.errors import BadPath, DiskFull, GuestMisbehaved
 
 _PATH_BYTES = 1024
 _PARENT_MODE = 0o700
+_LEAST_BYTES = 64 * 1024
 
 
 def checked_path(path: str) -> str:
@@ -47,7 +48,19 @@ async def read_file(sftp: asyncssh.SFTPClient, path: str, max_bytes: int) -> byt
 
 
 async def write_file(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
-    """Put one file in its place, with its parents."""
+    """Put one file in its place, with its parents. Raises DiskFull when the machine's disk is."""
+    try:
+        await _write_whole(sftp, file)
+    except asyncssh.SFTPFailure:  # says no more than that; what is wrong, we must look for
+        if await _is_full(sftp):
+            raise DiskFull(
+                f"The machine's disk has no room for {file.path}",
+                hint="Free some of it: polydev machine exec <machine> sh",
+            ) from None
+        raise
+
+
+async def _write_whole(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
     if file.if_absent and await _is_there(sftp, file.path):
         return
     folder, name = posixpath.split(file.path)
@@ -109,6 +122,13 @@ async def _make_parents(sftp: asyncssh.SFTPClient, folder: str) -> None:
     for parent in reversed(missing):
         with contextlib.suppress(asyncssh.SFTPFailure):  # made meanwhile: opening will tell
             await sftp.mkdir(parent, asyncssh.SFTPAttrs(permissions=_PARENT_MODE))
+
+
+async def _is_full(sftp: asyncssh.SFTPClient) -> bool:
+    with contextlib.suppress(asyncssh.Error, OSError):
+        room = await sftp.statvfs("/")
+        return room.bavail * room.frsize < _LEAST_BYTES or room.favail == 0
+    return False
 
 
 async def _is_there(sftp: asyncssh.SFTPClient, path: str) -> bool:

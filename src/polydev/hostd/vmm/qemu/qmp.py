@@ -45,7 +45,12 @@ class Qmp:
                 await qmp._message()
             qmp._listening = asyncio.create_task(qmp._listen())
             await qmp.execute("qmp_capabilities")
-        except (TimeoutError, EOFError, OSError, ValueError) as error:
+        except TimeoutError as error:
+            await qmp.close()
+            raise VmmFailed(
+                f"QEMU runs, but has not answered on its control socket in {_ANSWER_LIMIT_S} s"
+            ) from error
+        except (EOFError, OSError, ValueError) as error:
             await qmp.close()
             raise VmmFailed(f"QEMU does not answer on its control socket: {error!r}") from error
         except BaseException:

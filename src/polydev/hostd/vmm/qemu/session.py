@@ -19,6 +19,7 @@ from typing import Any
 from polydev.errors import VmmFailed
 from polydev.hostd.logs import harmless
 from polydev.hostd.vmm.qemu import ends, process
+from polydev.hostd.vmm.qemu.command import PROGRAM
 from polydev.hostd.vmm.qemu.console import (
     CONSOLE_LOG_BYTES,
     ERROR_LOG_BYTES,
@@ -128,7 +129,10 @@ class Session:
             await self.kill()
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
-            raise VmmFailed(f"QEMU did not start: {self.last_words or error}") from error
+            raise VmmFailed(
+                f"QEMU did not start: {self.last_words or error}",
+                hint=f"See whether `{PROGRAM} --version` works on this host",
+            ) from error
         except BaseException:
             await self.kill()
             raise

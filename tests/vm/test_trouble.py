@@ -1,0 +1,147 @@
+"""Trouble that only a real VMM or a real guest can have, and the words for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from agent_process import AgentProcess, agent_world
+
+from polydev.domain import Finding, GuestFile, MachineKind, MachineState, new_vm_id
+from polydev.errors import DiskFull, VmmFailed
+from polydev.hostapi import (
+    CreateMachine,
+    MachineView,
+    Operation,
+    StartMachine,
+    StopMachine,
+    WireFile,
+    WriteFiles,
+)
+from polydev.hosts import Host
+
+pytestmark = pytest.mark.vm
+
+IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
+QEMU = "/usr/bin/qemu-system-x86_64"
+BOOT_LIMIT_S = 300
+CREDENTIALS = "/root/.codex/auth.json"
+
+
+def cli_machine(vm_id: str) -> CreateMachine:
+    return CreateMachine(
+        vm_id=vm_id,
+        machine_kind=MachineKind.CLI,
+        memory_mib=512,
+        vcpus=1,
+        disk_mib=256,
+        ready_timeout_s=BOOT_LIMIT_S,
+    )
+
+
+async def run(host: Host, operation: Operation) -> MachineView | None:
+    return await host.run(f"test-{uuid.uuid4()}", operation, BOOT_LIMIT_S)
+
+
+async def wrong(host: Host) -> dict[str, Finding]:
+    """What is wrong: the finding by its name. Each says what to do."""
+    found = [it for it in (await host.diagnosis()).findings if not it.ok]
+    assert all(it.hint for it in found)
+    return {it.name: it for it in found}
+
+
+@asynccontextmanager
+async def agent_with_qemu(script: str, folder: Path) -> AsyncIterator[AgentProcess]:
+    """An agent that sees another program where QEMU should be. Nobody else sees it."""
+    fake = folder / "fake-qemu"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    folder.chmod(0o755)
+    inside = f'mount --bind {fake} {QEMU}; exec "$@"'
+    async with agent_world(POLYDEV_DRIVER="qemu", POLYDEV_IMAGES_DIR=IMAGES) as agent:
+        await agent.start("unshare", "-m", "--", "sh", "-ec", inside, "sh")
+        yield agent
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("echo 'cannot load libmissing.so' >&2; exit 1", "cannot load libmissing.so"),
+        ("exec sleep 500", "has not answered on its control socket in"),
+    ],
+    ids=["ends at once", "never answers"],
+)
+async def test_a_vmm_that_does_not_answer_is_told_with_its_words_and_leaves_nothing(
+    tmp_path: Path, script: str, told: str
+) -> None:
+    async with agent_with_qemu(script, tmp_path) as agent, agent.host() as host:
+        driver = (await wrong(host))["driver"]
+        assert "No machine can be started on this host" in driver.message
+        assert told in driver.message
+        with pytest.raises(VmmFailed, match="QEMU did not start") as refused:
+            await run(host, cli_machine(vm_id := new_vm_id()))
+        assert told in refused.value.message
+        assert f"machines/{vm_id}/console.log" in refused.value.message
+        assert f"{Path(QEMU).name} --version" in refused.value.hint
+        assert (await wrong(host)).keys() == {"driver"}, "something of it is left"
+
+
+async def test_a_machine_whose_disk_is_full_loses_its_network_and_its_vmm_and_comes_back() -> None:
+    """One machine for all of it: booting one takes long."""
+    async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
+        await agent.start()
+        async with agent.host() as host:
+            await run(host, cli_machine(vm_id := new_vm_id()))
+            assert await wrong(host) == {}
+            await _full_disk(host, vm_id)
+            await _no_network(agent, host, vm_id)
+            await _dead_vmm(host, vm_id)
+            assert await wrong(host) == {}, "what doctor says to do does mend it"
+
+
+async def _full_disk(host: Host, vm_id: str) -> None:
+    """Credentials that do not reach the machine."""
+    filling = "cat /dev/zero > /root/full; sync; cat /dev/zero > /root/rest; sync; true"
+    await host.run_program(vm_id, ["sh", "-c", filling], timeout_s=120)
+    written = WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile(CREDENTIALS, b"x" * 100_000))])
+    with pytest.raises(DiskFull, match=f"no room for {CREDENTIALS}") as refused:
+        await run(host, written)
+    assert "polydev machine exec" in refused.value.hint
+    await host.run_program(vm_id, ["rm", "/root/full", "/root/rest"], timeout_s=60)
+    await run(host, written)
+    assert await host.read_file(vm_id, CREDENTIALS) == b"x" * 100_000
+
+
+async def _no_network(agent: AgentProcess, host: Host, vm_id: str) -> None:
+    [tap] = (await host.inventory()).taps
+    command = ["ip", "-n", agent.netns, "link", "del", tap]
+    await asyncio.to_thread(subprocess.run, command, check=True)
+    finding = (await wrong(host))["TAPs"]
+    assert finding.vm_id == vm_id
+    assert f"TAP {tap} is gone" in finding.message
+    assert f"polydev machine stop {vm_id}" in finding.hint
+    await run(host, StopMachine(vm_id=vm_id))
+    await run(host, StartMachine(vm_id=vm_id, ready_timeout_s=BOOT_LIMIT_S))
+    assert await wrong(host) == {}
+
+
+async def _dead_vmm(host: Host, vm_id: str) -> None:
+    pid = (await host.machine(vm_id)).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while (await host.machine(vm_id)).state is not MachineState.FAILED:
+            await asyncio.sleep(0.1)
+    finding = (await wrong(host))["machines"]
+    assert finding.vm_id == vm_id
+    assert f"The VMM of {vm_id} ended with signal 9" in finding.message
+    assert f"polydev machine start {vm_id}" in finding.hint
+    assert "console.log" in finding.hint
+    await run(host, StartMachine(vm_id=vm_id, ready_timeout_s=BOOT_LIMIT_S))
