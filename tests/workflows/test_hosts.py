@@ -48,7 +48,7 @@ async def test_a_sessions_machines_may_be_on_two_hosts() -> None:
 async def test_a_draining_host_is_given_nothing() -> None:
     async with hosts_world([LARGE, SMALL]) as world:
         await world.controller.start()
-        await world.controller.ask("POST", "/api/admin/hosts/a/drain", {})
+        await world.controller.ask("POST", "/api/admin/hosts/a/drain", {"reason": "repairs"})
         session = await world.controller.until(await world.controller.connect("codex"))
         assert await _host_of(world, session["cliVM"]["vmId"]) == "b"
 

@@ -1,0 +1,167 @@
+"""When hosts are full, sessions wait for room: all of them get it, or an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+from api_people import a_person
+from controller_process import ENDS, At
+from hosts_world import LIMIT_S, HostsWorld, hosts_world
+
+ROOM_FOR_ONE = {"POLYDEV_HOST_MEMORY_MIB": "2700"}
+NEVER = {"login_end": "never"}
+
+
+class Somebody:
+    """A person at the API."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
+        return await self._client.request(method, path, json=body)
+
+    async def connect(self, provider: str = "codex") -> str:
+        answer = await self.ask("POST", "/api/auth/start", {"provider": provider})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["sessionId"])
+
+    async def until(self, session_id: str, *statuses: str) -> dict[str, Any]:
+        path = f"/api/auth/session/{session_id}"
+        async with asyncio.timeout(LIMIT_S):
+            view = (await self.ask("GET", path)).json()
+            while view["status"] not in {*statuses, *ENDS}:
+                waiting = f"{path}?after={view['version']}&wait=20"
+                view = (await self.ask("GET", waiting)).json()
+        return dict(view)
+
+    async def cancel(self, session_id: str) -> None:
+        await self.ask("POST", f"/api/auth/session/{session_id}/cancel")
+
+
+async def people(world: HostsWorld, count: int) -> Sequence[Somebody]:
+    """So many people of a world whose controller runs."""
+    made = [await a_person(world.controller, f"person-{number}") for number in range(count)]
+    scopes = ("read", "connect", "machines")
+    return [Somebody(await it.by_token(*scopes)) for it in made]
+
+
+async def test_who_waits_is_queued_and_goes_on_when_there_is_room() -> None:
+    async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
+        await world.controller.start()
+        ann, bob = await people(world, 2)
+        first = await ann.connect()
+        await ann.until(first, "waiting_for_person")
+        second = await bob.connect()
+        queued = await bob.until(second, "queued")
+        assert (queued["status"], queued["cliVM"]) == ("queued", None)
+        await asyncio.sleep(1)
+        assert len((await world.machines())["a"]) == 2
+        await ann.cancel(first)
+        assert (await bob.until(second, "waiting_for_person"))["status"] == "waiting_for_person"
+        await bob.cancel(second)
+        await bob.until(second)
+        await world.until_clean()
+
+
+async def test_who_waits_may_cancel_and_leaves_nothing() -> None:
+    async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
+        await world.controller.start()
+        ann, bob = await people(world, 2)
+        first = await ann.connect()
+        await ann.until(first, "waiting_for_person")
+        second = await bob.connect()
+        await bob.cancel(second)
+        ended = await bob.until(second)
+        assert (ended["status"], ended["error"]["code"]) == ("cancelled", "login-cancelled")
+        assert ended["steps"][0]["step"] == "wait-for-room"
+        assert "create-machines" not in [step["step"] for step in ended["steps"]]
+        await ann.cancel(first)
+        await ann.until(first)
+        await world.until_clean()
+
+
+async def test_who_waits_too_long_is_told_so() -> None:
+    limit = {"POLYDEV_QUEUE_LIMIT_S": "3"}
+    async with hosts_world([ROOM_FOR_ONE], NEVER, **limit) as world:
+        await world.controller.start()
+        ann, bob = await people(world, 2)
+        await ann.until(await ann.connect(), "waiting_for_person")
+        ended = await bob.until(await bob.connect())
+        assert (ended["status"], ended["error"]["code"]) == ("failed", "no-capacity")
+        assert "within 3 s" in ended["error"]["message"]
+
+
+async def test_what_never_fits_is_refused_at_once() -> None:
+    async with hosts_world([{"POLYDEV_HOST_MEMORY_MIB": "1500"}]) as world:
+        await world.controller.start()
+        ended = await world.controller.until(await world.controller.connect("codex"))
+        assert (ended["status"], ended["error"]["code"]) == ("failed", "no-capacity")
+        assert "the largest has 1500 MiB" in ended["error"]["message"]
+        assert (await world.machines())["a"] == {}
+
+
+@pytest.mark.parametrize("point", ["before", "inside", "after"])
+async def test_the_queue_survives_the_controller(point: str) -> None:
+    async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
+        await world.controller.start()
+        ann, bob = await people(world, 2)
+        first = await ann.connect()
+        await ann.until(first, "waiting_for_person")
+        world.controller.order(At("wait-for-room", point))
+        second = await bob.connect()
+        if point == "before":
+            await world.controller.ended()
+            await world.controller.start()
+        await ann.cancel(first)
+        if point != "before":
+            await world.controller.ended()
+            await world.controller.start()
+        assert (await bob.until(second, "waiting_for_person"))["status"] == "waiting_for_person"
+        await bob.cancel(second)
+        await bob.until(second)
+        await world.until_clean()
+
+
+async def test_many_sessions_on_a_small_host_all_complete_and_never_exceed_it() -> None:
+    room_for_three = {"POLYDEV_HOST_MEMORY_MIB": "7700"}
+    async with hosts_world([room_for_three], {"login_s": 0.2}) as world:
+        await world.controller.start()
+        everybody = await people(world, 8)
+
+        async def log_in(somebody: Somebody) -> str:
+            view = await somebody.until(await somebody.connect())
+            assert view["status"] == "completed", view["error"]
+            answer = await somebody.ask("POST", "/api/vm/destroy", {"vmId": view["cliVM"]["vmId"]})
+            assert answer.status_code == 202
+            return str(view["status"])
+
+        async def watch() -> int:
+            most = 0
+            while True:
+                [host] = await world.controller.ask("GET", "/api/admin/hosts")
+                most = max(most, host["memoryTakenMib"])
+                assert most <= 7700
+                await asyncio.sleep(0.1)
+
+        watching = asyncio.create_task(watch())
+        try:
+            assert await asyncio.gather(*map(log_in, everybody)) == ["completed"] * 8
+            assert not watching.done(), watching.result()
+        finally:
+            watching.cancel()
+        await world.until_clean()
+
+
+async def test_a_machine_that_no_host_has_room_for_is_refused_at_once() -> None:
+    async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
+        await world.controller.start()
+        await world.controller.until(await world.controller.connect("codex"), "waiting_for_person")
+        async with world.controller.client() as client:
+            answer = await client.post("/api/vm/create", json={"vmType": "cli"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "no-capacity")
+        assert "a has 140 MiB" in answer.json()["detail"]
