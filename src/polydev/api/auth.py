@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from polydev.api import streams
@@ -24,8 +24,8 @@ from polydev.api.schemas import (
     SessionView,
     StartLogin,
 )
-from polydev.api.services import Connecting, Reach, Reading, Services, whom
-from polydev.domain import PersonId, SessionId, SessionStatus
+from polydev.api.services import Connecting, Reach, Reading, Services, still_may, whom
+from polydev.domain import PersonId, Scope, SessionId, SessionStatus
 from polydev.errors import (
     BadRequest,
     ChannelLost,
@@ -114,12 +114,15 @@ async def get_session(
     responses=answers(NoSuchSession) | events_of("SessionView", "session"),
 )
 async def watch_session(
-    session_id: SessionIdInPath, caller: Reading, services: Reach
+    session_id: SessionIdInPath, caller: Reading, services: Reach, request: Request
 ) -> StreamingResponse:
-    """A session as server-sent events (`event: session`, `data:` the session), until its end."""
+    """A session as server-sent events (`event: session`, `data:` the session), until its end, or
+    the end of the sign-in or token that asked."""
     look = _look(services, caller.user_id, session_id)
     await look()  # a session that is not there is a problem, not a stream
-    return StreamingResponse(_events(services, look), media_type="text/event-stream")
+    views = streams.until(services.database, look, lambda it: it.status.is_end)
+    told = _events(views, still_may(request, Scope.READ))
+    return StreamingResponse(told, media_type="text/event-stream")
 
 
 @router.get(f"{_SESSION}/complete", responses=answers(NoSuchSession, SessionNotCompleted))
@@ -179,7 +182,9 @@ def _look(
 
 
 async def _events(
-    services: Services, look: Callable[[], Coroutine[Any, Any, SessionView]]
+    views: AsyncIterator[SessionView], may_read: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[str]:
-    async for view in streams.until(services.database, look, lambda it: it.status.is_end):
+    async for view in views:
+        if not await may_read():
+            return
         yield f"event: session\ndata: {view.model_dump_json()}\n\n"

@@ -22,9 +22,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from polydev import domain
 from polydev.api.answers import answers, of_type
-from polydev.api.services import Reach, Reading, Services, caller_of
+from polydev.api.services import Reach, Reading, Services, still_may
 from polydev.domain import Event, PersonId
-from polydev.errors import PolydevError, TooManyRequests, Unavailable
+from polydev.errors import TooManyRequests
 from polydev.store import events
 from polydev.telemetry import metrics
 
@@ -120,7 +120,8 @@ async def listen_to_events(
     `account`; from now on, or after an event that is known. `reset`: look at everything anew."""
     _open.one_more(caller.user_id)
     wanted = _wanted(after, last_event_id)
-    return _EventStream(caller.user_id, _told(services, caller.user_id, wanted, _may_read(request)))
+    may_read = still_may(request, domain.Scope.READ)
+    return _EventStream(caller.user_id, _told(services, caller.user_id, wanted, may_read))
 
 
 def _wanted(after: int | None, last_event_id: str | None) -> int | None:
@@ -129,21 +130,6 @@ def _wanted(after: int | None, last_event_id: str | None) -> int | None:
         return after
     is_number = last_event_id.isascii() and last_event_id.isdecimal()
     return min(int(last_event_id), _MAX_ID) if is_number else -1
-
-
-def _may_read(request: Request) -> Callable[[], Awaitable[bool]]:
-    """Whether who opened the stream may still read."""
-
-    async def ask() -> bool:
-        try:
-            (await caller_of(request)).require(domain.Scope.READ)
-        except Unavailable:
-            return True  # nobody can say now; asked again at the next heartbeat
-        except PolydevError:
-            return False
-        return True
-
-    return ask
 
 
 async def _told(

@@ -17,7 +17,15 @@ from polydev.api.ids import VmIdInPath
 from polydev.api.pages import Paged
 from polydev.api.repeats import Repeatable, id_for
 from polydev.api.schemas import ActiveCli, CreateMachine, DestroyMachine, MachineView
-from polydev.api.services import Reach, Reading, Services, UsingMachines, caller_of, whom
+from polydev.api.services import (
+    Reach,
+    Reading,
+    Services,
+    UsingMachines,
+    caller_of,
+    still_may,
+    whom,
+)
 from polydev.domain import MachineState, PersonId, Scope, VmId
 from polydev.errors import (
     ChannelLost,
@@ -140,7 +148,7 @@ async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: Reach) -> 
         await socket.send_denial_response(problems.document(error))
         return
     await socket.accept()
-    await streams.relay_program(socket, host, VmId(vm_id))
+    await streams.relay_program(socket, host, VmId(vm_id), still_may(socket, Scope.MACHINES))
 
 
 async def _host_of(services: Services, vm_id: str) -> Host:

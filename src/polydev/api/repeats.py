@@ -32,7 +32,6 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 
 _KEY = r"^[\x21-\x7e]{1,255}$"
-_KEPT_FOR = timedelta(hours=24)
 _LIMIT_S = 60.0
 _GIVEN_UP_AFTER = timedelta(seconds=_LIMIT_S + 5)
 _NAMESPACE = uuid.UUID("b7c7a0c4-6f0e-4b62-9b39-27a0a2c1d9f4")
@@ -90,7 +89,7 @@ async def _once(
     at = now()
     asked = repeats.Taken(caller.user_id, key, await _digest(request), at, at)
     async with database.write(caller.user_id) as connection:
-        await repeats.prune(connection, at - _KEPT_FOR, caller.user_id)
+        await repeats.prune(connection, at - repeats.KEPT_FOR, caller.user_id)
         taken = await repeats.take(connection, asked, given_up=at - _GIVEN_UP_AFTER)
     if isinstance(taken, repeats.Before):
         return _again(taken, asked)

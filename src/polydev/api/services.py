@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -17,7 +18,7 @@ from polydev.access.cookies import SIGN_IN
 from polydev.access.network import source_of
 from polydev.chat import Chats
 from polydev.domain import PersonId, Scope
-from polydev.errors import NoSuchPerson
+from polydev.errors import NoSuchPerson, PolydevError, Unavailable
 from polydev.hosts import Hosts
 from polydev.store import people
 from polydev.store.database import Database
@@ -88,6 +89,21 @@ async def caller_of(connection: HTTPConnection) -> Caller:
     caller = await services_of(connection).access.caller(asked_of(connection))
     log_context.note(person=caller.user_id)
     return caller
+
+
+def still_may(connection: HTTPConnection, scope: Scope) -> Callable[[], Awaitable[bool]]:
+    """Whether who opened a stream may still have it: sign-ins end, and tokens are revoked."""
+
+    async def ask() -> bool:
+        try:
+            (await caller_of(connection)).require(scope)
+        except Unavailable:
+            return True  # nobody can say now; asked again later
+        except PolydevError:
+            return False
+        return True
+
+    return ask
 
 
 async def whom(services: Services, caller: Caller, user_id: str | None) -> PersonId:

@@ -15,12 +15,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from polydev.api.problems import on_wire
 from polydev.domain import VmId
-from polydev.errors import BadRequest, PolydevError
+from polydev.errors import BadRequest, NotSignedIn, PolydevError
 from polydev.hostapi import ExecControl, ExecEnd, ExecRequest
 from polydev.hosts import GuestProcess, Host
 from polydev.store.database import Database
 
 MAX_WAIT_S = 30.0
+ASKED_EVERY_S = 15.0
+"""How long a program may go on after its person may no longer."""
 _FIRST_FRAME_S = 10.0
 
 
@@ -33,6 +35,8 @@ class Versioned(Protocol):
 
 V = TypeVar("V", bound=Versioned)
 Look = Callable[[], Awaitable[V]]
+May = Callable[[], Awaitable[bool]]
+"""Whether who opened a stream may still have it."""
 
 
 async def when_changed(database: Database, look: Look[V], after: str | None, wait_s: float) -> V:
@@ -67,16 +71,16 @@ async def _views(database: Database, look: Look[V]) -> AsyncIterator[V]:
         await change.wait()
 
 
-async def relay_program(socket: WebSocket, host: Host, vm_id: VmId) -> None:
+async def relay_program(socket: WebSocket, host: Host, vm_id: VmId, may: May) -> None:
     """Carry a program's streams between an accepted WebSocket and a machine.
 
-    The frames are those of hostapi.py. Whoever goes away ends the program.
+    The frames are those of hostapi.py. Whoever goes away, or may no longer, ends the program.
     """
     try:
         async with asyncio.timeout(_FIRST_FRAME_S):
             request = ExecRequest.model_validate_json(await socket.receive_text())
         async with host.exec(vm_id, request) as process:
-            exit_code = await _relay(socket, process)
+            exit_code = await _relay(socket, process, may)
         end = ExecEnd(exit_code=exit_code)
     except WebSocketDisconnect:
         return
@@ -89,20 +93,30 @@ async def relay_program(socket: WebSocket, host: Host, vm_id: VmId) -> None:
         await socket.close()
 
 
-async def _relay(socket: WebSocket, process: GuestProcess) -> int | None:
+async def _relay(socket: WebSocket, process: GuestProcess, may: May) -> int | None:
     inward = asyncio.create_task(_to_program(socket, process))
     outward = asyncio.create_task(_to_person(socket, process))
-    both: set[asyncio.Task[None]] = {inward, outward}
+    asking = asyncio.create_task(_until_refused(may))
+    every: set[asyncio.Task[None]] = {inward, outward, asking}
     try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if inward.done():
-            inward.result()
+        await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
+        for task in (inward, asking):
+            if task.done():
+                task.result()
         await outward
         return process.exit_code
     finally:
-        for task in both:
+        for task in every:
             task.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
+        await asyncio.gather(*every, return_exceptions=True)
+
+
+async def _until_refused(may: May) -> None:
+    """Raises NotSignedIn when the person may no longer."""
+    while True:
+        await asyncio.sleep(ASKED_EVERY_S)
+        if not await may():
+            raise NotSignedIn("What this program was started with was signed out or revoked")
 
 
 async def _to_person(socket: WebSocket, process: GuestProcess) -> None:

@@ -6,7 +6,7 @@ A row without a status is a request that runs since `taken_at`, or whose control
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import PersonId
 from polydev.store.tables import idempotency_keys as keys
+
+KEPT_FOR = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from datetime import timedelta
 from polydev.domain import now
 from polydev.errors import PolydevError
 from polydev.settings import ControllerSettings
-from polydev.store import audit, events, machines, sessions
+from polydev.store import audit, events, machines, repeats, sessions
 from polydev.store.database import Database
 
 log = logging.getLogger("polydev.workflows")
@@ -49,6 +49,8 @@ class Retention:
             )
         async with self.database.write() as connection:
             noted = await audit.prune(connection, at - timedelta(days=keep.audit_days))
+        async with self.database.write() as connection:
+            await repeats.prune(connection, at - repeats.KEPT_FOR)
         async with self.database.write() as connection:
             before = at - timedelta(days=keep.history_days)
             ended = await sessions.prune(connection, before)
