@@ -14,6 +14,11 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     GET  /api/providers                       [{id, name, accepts}]
     GET  /api/doctor                          {ok, checks: [{name, ok, message, hint, vm_id, host_id}]};
                                               administrators: everything, others: what is theirs
+    GET  /metrics                             Prometheus; administrators, or POLYDEV_METRICS_TOKEN
+    GET  /api/events                          SSE: what changes of one's own, with ids; goes on
+                                              after `Last-Event-ID` or `?after=<id>`
+    GET  /api/account/audit                   [entry]: what one did, or was done to one's own
+    GET  /api/admin/audit                     [entry]: everything, for administrators
 
     POST /api/auth/start {provider}           202 {sessionId, status}; the live session if there is
          (also /api/vm/auth/start)                one for that provider already
