@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Set
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.store.locks import number_of
 from polydev.store.tables import controllers
 
 _NOW = sa.func.clock_timestamp()
-_TURN = number_of("dead controllers")
-"""Of the advisory lock that a controller holds while it looks for dead ones."""
-_TURN_LIMIT_MS = 5_000
+_CLAIM = "takes over "
+"""Before a dead controller's id: the row of who goes on with its workflows. No controller's."""
+_IS_CLAIM = controllers.c.executor_id.startswith(_CLAIM)
+_ALIVE = sa.and_(controllers.c.lease_until > _NOW, ~_IS_CLAIM)
+_RUN_OUT = sa.and_(controllers.c.lease_until <= _NOW, ~_IS_CLAIM)
 
 
 async def begin_lease(
@@ -56,7 +58,7 @@ async def end_leases(connection: AsyncConnection, executors: Set[str]) -> None:
 
 async def alive(connection: AsyncConnection) -> frozenset[str]:
     """Every controller whose lease has not run out."""
-    query = sa.select(controllers.c.executor_id).where(controllers.c.lease_until > _NOW)
+    query = sa.select(controllers.c.executor_id).where(_ALIVE)
     return frozenset(row.executor_id for row in await connection.execute(query))
 
 
@@ -64,9 +66,7 @@ async def with_key(connection: AsyncConnection, key_id: str) -> frozenset[str]:
     """Every living controller that was started with that key, where there are several."""
     if connection.dialect.name != "postgresql":
         return frozenset()
-    query = sa.select(controllers.c.executor_id, controllers.c.key_ids).where(
-        controllers.c.lease_until > _NOW
-    )
+    query = sa.select(controllers.c.executor_id, controllers.c.key_ids).where(_ALIVE)
     return frozenset(
         row.executor_id for row in await connection.execute(query) if key_id in row.key_ids.split()
     )
@@ -78,7 +78,7 @@ async def eldest(connection: AsyncConnection) -> str | None:
         return None
     query = (
         sa.select(controllers.c.executor_id)
-        .where(controllers.c.lease_until > _NOW)
+        .where(_ALIVE)
         .order_by(controllers.c.started_at, controllers.c.executor_id)
         .limit(1)
     )
@@ -86,22 +86,41 @@ async def eldest(connection: AsyncConnection) -> str | None:
 
 
 async def run_out(connection: AsyncConnection) -> frozenset[str]:
-    """Every controller whose lease has run out, and that has not been buried."""
-    query = sa.select(controllers.c.executor_id).where(controllers.c.lease_until <= _NOW)
+    """Every controller whose lease has run out, and that nobody has buried."""
+    query = sa.select(controllers.c.executor_id).where(_RUN_OUT)
     return frozenset(row.executor_id for row in await connection.execute(query))
 
 
-async def take_turn(connection: AsyncConnection) -> bool:
-    """Be the one controller that looks for dead ones until this transaction ends; False if
-    another one does. One that is stopped in the middle loses its turn, with its connection."""
-    taken = await connection.scalar(
-        sa.select(sa.func.pg_try_advisory_xact_lock(_TURN)).select_from(
-            sa.func.set_config(
-                "idle_in_transaction_session_timeout", str(_TURN_LIMIT_MS), True
-            ).alias("limited")
-        )
+async def claim(
+    connection: AsyncConnection, dead: Set[str], valid_s: float, version: str
+) -> frozenset[str]:
+    """Those of dead controllers whose workflows the caller is to go on with. Nobody else is told
+    so for so long: if the caller dies meanwhile, another one can claim them then."""
+    new = postgresql.insert(controllers).values(
+        [
+            {
+                "executor_id": _CLAIM + executor_id,
+                "lease_until": _until(valid_s),
+                "started_at": _NOW,
+                "version": version,
+                "key_ids": "",
+            }
+            for executor_id in sorted(dead)
+        ]
     )
-    return bool(taken)
+    rows = await connection.execute(
+        new.on_conflict_do_update(
+            index_elements=["executor_id"],
+            set_={"lease_until": new.excluded.lease_until},
+            where=controllers.c.lease_until <= _NOW,
+        ).returning(controllers.c.executor_id)
+    )
+    return frozenset(row.executor_id.removeprefix(_CLAIM) for row in rows)
+
+
+async def bury(connection: AsyncConnection, claimed: Set[str]) -> None:
+    """These dead controllers have no workflows any more."""
+    await end_leases(connection, claimed | {_CLAIM + executor_id for executor_id in claimed})
 
 
 def _until(valid_s: float) -> sa.ColumnElement[object]:

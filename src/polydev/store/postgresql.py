@@ -90,7 +90,8 @@ class Postgresql:
             return BadRequest("A text holds a NUL character, which cannot be kept")
         if isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None:
             return self._cannot_connect(words)
-        if isinstance(cause, psycopg.OperationalError):
+        ended = psycopg.errors.IdleInTransactionSessionTimeout  # no OperationalError to psycopg
+        if isinstance(cause, (psycopg.OperationalError, ended)):
             return DatabaseUnavailable(f"PostgreSQL gave up: {words}", hint="Try again")
         return error
 

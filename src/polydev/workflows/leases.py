@@ -131,18 +131,22 @@ class Survivors:
             await asyncio.sleep(LOOK_S)
 
     async def once(self) -> None:
-        """Look once. One controller does so at a time, and buries whom it has taken over from
-        only then: if it dies in the middle, the next one begins anew."""
+        """Look once. Of several survivors one goes on with a dead controller's workflows; should
+        it die in the middle, another one begins anew when its claim has run out. Should two do it
+        at once after all, the engine gives each workflow back once."""
         # Looked at first: an executor that begins meanwhile has its lease before its workflows.
         busy = await self.engine.executors()
+        async with self.database.read() as connection:
+            dead = busy | await controllers.run_out(connection)
+            dead -= await controllers.alive(connection)
+        if not dead:
+            return
         async with self.database.write() as connection:
-            if not await controllers.take_turn(connection):
-                return
-            alive = await controllers.alive(connection)
-            dead = (busy | await controllers.run_out(connection)) - alive
-            if dead:
-                await self.engine.take_over(dead)
-                await controllers.end_leases(connection, dead)
+            claimed = await controllers.claim(connection, dead, VALID_S, __version__)
+        if claimed:
+            await self.engine.take_over(claimed)
+            async with self.database.write() as connection:
+                await controllers.bury(connection, claimed)
 
 
 @asynccontextmanager
