@@ -12,8 +12,9 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     GET  /health                              {status, version, checks: {host: bool, store: bool}}
     GET  /openapi.json
     GET  /api/providers                       [{id, name, accepts}]
-    GET  /api/doctor                          {ok, checks: [{name, ok, message, hint, vm_id, host_id}]};
-                                              administrators: everything, others: what is theirs
+    GET  /api/doctor                          {ok, checks: [{name, ok, message, hint, vm_id,
+                                              host_id}]}; administrators: everything, others: what
+                                              is theirs
     GET  /metrics                             Prometheus; administrators, or POLYDEV_METRICS_TOKEN
     GET  /api/events                          SSE: what changes of one's own, with ids; goes on
                                               after `Last-Event-ID` or `?after=<id>`
@@ -22,6 +23,7 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
 
     POST /api/auth/start {provider}           202 {sessionId, status}; the live session if there is
          (also /api/vm/auth/start)                one for that provider already
+    GET  /api/auth/sessions?live=             [SessionSummary], the newest first
     GET  /api/auth/session/{id}               Session; `?after=<version>&wait=<s, at most 30>`
                                               answers when it is no longer that version
     GET  /api/auth/session/{id}/events        SSE: `event: session`, `data: Session`, until its end
@@ -33,7 +35,9 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
 
     POST /api/vm/create {vmType}              202 Machine (status `creating`); vmType: cli, browser
     POST /api/vm/destroy {vmId}               202 Machine (status `destroying`)
-    GET  /api/vm/list                         [Machine]
+    POST /api/vm/{vmId}/stop                  202 Machine; 409 if it is on its way elsewhere
+    POST /api/vm/{vmId}/start                 202 Machine; the same
+    GET  /api/vm/list                         [Machine], the oldest first
     GET  /api/vm/active-cli                   {vmId, ipAddress, status, createdAt}; 404
     GET  /api/vm/{vmId}                       Machine; `?after=<version>&wait=<s>` as above
     GET  /api/vm/{vmId}/console?tail_bytes=N  text/plain, without control characters
@@ -75,6 +79,13 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     DELETE /api/account {password}            202 Person (`deletingAt`): everything of theirs goes
     DELETE /api/admin/people/{id}             the same, for administrators; 404 once it is done
 
+    GET  /api/admin/hosts                     [{hostId, state, memoryMib, vcpus, machines, ...}]
+    POST /api/admin/hosts/{id}/drain {reason} Host; also /activate; DELETE …/{id}: 204
+    GET  /api/admin/machines?userId=          [Machine with user_id, host_id, session_id]
+    POST /api/admin/machines/{id}/destroy     {reason}: 202
+    GET  /api/admin/sessions?userId=&live=    [SessionSummary]
+    POST /api/admin/sessions/{id}/cancel      {reason}: 202 SessionSummary
+
     GET  /api/admin/keys                      [{keyId, createdAt, seals, opens, credentials,
                                               secrets}]
     POST /api/admin/keys/rotate               202 {rotationId, keyId, left, over}
@@ -89,5 +100,15 @@ failed, expired, cancelled.
 Machine: {vm_id, vm_type, ip_address, status, created_at, memory_mib, vcpus, disk_mib, error,
 version}; a machine that is gone is answered once more as `destroyed` by a waiting GET, then 404.
 
-Problems: application/problem+json {type, title, status, code, detail, hint}.
+SessionSummary: {sessionId, userId, provider, status, step, cliVmId, error, createdAt, expiresAt,
+endedAt}.
+
+Listings are JSON arrays, in pages: `?limit=` and `?cursor=`; `Link: <…>; rel="next"` says where
+they go on. `userId` in a body: 403 but for administrators, who may act for anybody; 404 if there is
+no such person. Most POSTs heed `Idempotency-Key` (`repeats.py`); those whose answers hold a secret
+ignore it.
+
+Problems: application/problem+json {type, title, status, code, detail, hint}; 401 with
+WWW-Authenticate, 429 and 503 with Retry-After. Which of them a route can answer, its `responses=`
+say (`answers.py`), and the contract test holds it to that.
 """
