@@ -108,45 +108,72 @@ class Tenants:
         return json.dumps(seen, indent=1)
 
 
+async def _connected(client: httpx.AsyncClient) -> str:
+    """A credential of whoever's client it is."""
+    started = (await client.post("/api/auth/start", json={"provider": "claude_code"})).json()
+    path = f"/api/auth/session/{started['sessionId']}"
+    session = (await client.get(path)).json()
+    while session["endedAt"] is None:
+        if session["status"] == "waiting_for_person":
+            await client.post(f"{path}/input", json={"code": "made-up#code"})
+        after = {"after": session["version"], "wait": 20}
+        session = (await client.get(path, params=after)).json()
+    assert session["status"] == "completed", session
+    (credential,) = (await client.get("/api/credentials")).json()
+    return str(credential["credentialId"])
+
+
 @asynccontextmanager
-async def _tenants() -> AsyncIterator[Tenants]:
-    async with a_world({"login_end": "never"}) as world:
-        controller = world.controller
-        await controller.start()
-        first, second = [await a_person(controller, name) for name in ("first", "second")]
+async def _tenants(**settings: str) -> AsyncIterator[Tenants]:
+    async with a_world({"login_end": "never"}, **settings) as world:
+        await world.controller.start()
+        first = await a_person(world.controller, "first")
+        second = await a_person(world.controller, "second")
         async with first.by_cookie() as client:
-            machine = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
-            while machine["status"] == "creating":
-                path = f"/api/vm/{machine['vm_id']}?after={machine['version']}&wait=20"
-                machine = (await client.get(path)).json()
-            started = await client.post("/api/auth/start", json={"provider": "codex"})
-            session = (await client.get(f"/api/auth/session/{started.json()['sessionId']}")).json()
-            while session["step"] != "wait-for-person":
-                path = (
-                    f"/api/auth/session/{session['sessionId']}?after={session['version']}&wait=20"
-                )
-                session = (await client.get(path)).json()
+            connected = await _login(client, "claude_code", "wait-for-person")
+            path = f"/api/auth/session/{connected['sessionId']}"
+            await client.post(f"{path}/input", json={"code": "a-code"})
+            while connected["endedAt"] is None:
+                connected = await _next(client, connected)
+            assert connected["status"] == "completed", connected
+            [credential] = (await client.get("/api/credentials")).json()
+            going_on = await _login(client, "codex", "wait-for-person")
             document = (await client.get("/openapi.json")).json()
         token_id, _ = await first.token("read")
-        firsts = {
-            "vmId": machine["vm_id"],
-            "sessionId": session["sessionId"],
-            "credential_id": NOBODYS["credential_id"],
+        firsts = NOBODYS | {
+            "vmId": connected["cliVM"]["vmId"],
+            "sessionId": going_on["sessionId"],
+            "credential_id": credential["credentialId"],
             "token_id": token_id,
             "sign_in_id": first.sign_in_id,
-            "invitation_id": NOBODYS["invitation_id"],
             "user_id": first.user_id,
             "userId": first.user_id,
             "hostId": "local",
-            "key_id": NOBODYS["key_id"],
-            "rotation_id": NOBODYS["rotation_id"],
         }
         yield Tenants(world, first, second, firsts, document)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def tenants() -> AsyncIterator[Tenants]:
-    async with _tenants() as it:
+async def _login(client: httpx.AsyncClient, provider: str, step: str) -> dict[str, Any]:
+    """A new connect session that has come to a step."""
+    started = (await client.post("/api/auth/start", json={"provider": provider})).json()
+    session = (await client.get(f"/api/auth/session/{started['sessionId']}")).json()
+    while session["step"] != step:
+        assert session["endedAt"] is None, session
+        session = await _next(client, session)
+    return dict(session)
+
+
+async def _next(client: httpx.AsyncClient, session: dict[str, Any]) -> dict[str, Any]:
+    path = f"/api/auth/session/{session['sessionId']}?after={session['version']}&wait=20"
+    return dict((await client.get(path)).json())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["sqlite", "postgresql"])
+async def tenants(request: pytest.FixtureRequest) -> AsyncIterator[Tenants]:
+    settings = {}
+    if request.param == "postgresql":
+        settings["DATABASE_URL"] = request.getfixturevalue("postgres").database()
+    async with _tenants(**settings) as it:
         yield it
 
 
