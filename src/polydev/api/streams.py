@@ -24,6 +24,9 @@ MAX_WAIT_S = 30.0
 ASKED_EVERY_S = 15.0
 """How long a program may go on after its person may no longer."""
 _FIRST_FRAME_S = 10.0
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 0.4
+"""Anybody's commit wakes everybody who waits: who looked in vain looks less often for a while."""
 
 
 class Versioned(Protocol):
@@ -65,10 +68,15 @@ async def until(
 
 
 async def _views(database: Database, look: Look[V]) -> AsyncIterator[V]:
+    version, pause_s = None, _FIRST_PAUSE_S
     while True:
         change = database.next_change()
-        yield await look()
+        view = await look()
+        pause_s = _FIRST_PAUSE_S if view.version != version else min(2 * pause_s, _LONGEST_PAUSE_S)
+        version = view.version
+        yield view
         await change.wait()
+        await asyncio.sleep(pause_s)
 
 
 async def relay_program(socket: WebSocket, host: Host, vm_id: VmId, may: May) -> None:
