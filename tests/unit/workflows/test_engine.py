@@ -1,31 +1,40 @@
-"""The engine: what is kept of a workflow, and what is not."""
+"""The engine on both databases: what is kept of a workflow, what not, and who goes on with it."""
 
 from __future__ import annotations
 
 import asyncio
 import pickle
-import sqlite3
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
 
 from polydev.domain import now
 from polydev.errors import LoginFailed, PolydevError
 from polydev.workflows.engine import Engine
-from polydev.workflows.journal import journal_of
+from polydev.workflows.journal import Journal, journal_of
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
-class Journal:
-    """A folder with a journal, over which one engine after another is started."""
+class Place:
+    """A journal, over which one engine after another is started."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url = url
+        self._folder = folder
         self.done: list[object] = []
 
-    async def run(self, *, cut: bool) -> list[object]:
+    def journal(self) -> Journal:
+        return journal_of(self._url, self._folder)
+
+    def engine(self) -> Engine:
+        return Engine(self.journal())
+
+    async def run(self, *, cut: bool, takes_over: int = 1) -> list[object]:
         """Start an engine, and let the workflow go on to its end, or to where it is cut."""
-        engine = Engine(journal_of(None, self.folder))
+        engine = self.engine()
         reached = asyncio.Event()
 
         async def one() -> dict[str, object]:
@@ -54,11 +63,26 @@ class Journal:
 
         engine.add("test", body)
         await engine.start()
-        await engine.take_over(await engine.executors())
+        dead = await engine.executors()
+        for _ in range(takes_over):
+            await engine.take_over(dead)
         await engine.enqueue("test", "it")
         await asyncio.wait_for(reached.wait(), LIMIT_S)
+        if not cut:
+            await _over(engine)
         await engine.stop()
         return self.done
+
+
+@pytest.fixture
+def place(database_url: str, tmp_path: Path) -> Place:
+    return Place(database_url, tmp_path)
+
+
+async def _over(engine: Engine) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not await engine.is_over("test", "it"):
+            await asyncio.sleep(0.05)
 
 
 GIVEN = [
@@ -68,31 +92,83 @@ GIVEN = [
 ]
 
 
-async def test_what_a_step_gave_is_given_again_after_a_restart(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    assert await journal.run(cut=True) == ["one", "two", "three"]
-    assert (await journal.run(cut=False))[3:] == ["three", GIVEN]
+async def test_what_a_step_gave_is_given_again_after_a_restart(place: Place) -> None:
+    assert await place.run(cut=True) == ["one", "two", "three"]
+    assert (await place.run(cut=False))[3:] == ["three", GIVEN]
 
 
-async def test_nothing_in_the_journal_is_a_pickle(tmp_path: Path) -> None:
-    await Journal(tmp_path).run(cut=False)
-    with sqlite3.connect(tmp_path / "journal.db") as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+async def test_a_workflow_that_is_taken_over_twice_runs_once(place: Place) -> None:
+    await place.run(cut=True)
+    assert (await place.run(cut=False, takes_over=3))[3:] == ["three", GIVEN]
+
+
+async def test_what_runs_is_not_taken_from_a_living_engine(place: Place) -> None:
+    engine, begun, go_on = place.engine(), [], asyncio.Event()
+
+    async def step() -> None:
+        begun.append(1)
+        await go_on.wait()
+
+    engine.add("test", lambda _: engine.step("step", step))
+    await engine.start()
+    await engine.enqueue("test", "it")
+    async with asyncio.timeout(LIMIT_S):
+        while not begun:
+            await asyncio.sleep(0.05)
+    assert await engine.executors() == {engine.executor_id}
+    assert await engine.take_over({"controller-that-died", engine.executor_id}) == 0
+    go_on.set()
+    await _over(engine)
+    assert await engine.executors() == frozenset()
+    assert begun == [1]
+    await engine.stop()
+
+
+async def test_no_step_begins_behind_the_fence(place: Place) -> None:
+    """Another executor may have taken the workflow over by then."""
+    asked, ran = asyncio.Event(), []
+
+    class Stopped(BaseException):
+        """Stands for the end of the process."""
+
+    def fence() -> None:
+        asked.set()
+        raise Stopped
+
+    async def step() -> None:
+        ran.append(1)
+
+    engine = Engine(place.journal(), fence=fence)
+    engine.add("test", lambda _: engine.step("step", step))
+    await engine.start()
+    await engine.enqueue("test", "it")
+    await asyncio.wait_for(asked.wait(), LIMIT_S)
+    await engine.stop()
+    assert ran == []
+
+
+async def test_nothing_in_the_journal_is_a_pickle(place: Place) -> None:
+    await place.run(cut=False)
+    journal = place.journal()
+    tables = sa.MetaData(schema=journal.schema)
+    tables.reflect(journal.engine)
+    with journal.engine.connect() as connection:
         cells = [
             cell
-            for (table,) in tables.fetchall()
-            for row in connection.execute(f'SELECT * FROM "{table}"')  # noqa: S608
+            for table in tables.sorted_tables
+            for row in connection.execute(sa.select(table))
             for cell in row
             if isinstance(cell, str)
         ]
+    journal.engine.dispose()
     assert any("it did" in cell for cell in cells)
     for told in (pickle.dumps(0)[:2], b"\x80\x04", b"\x80\x05"):
         assert not any(told in cell.encode() for cell in cells)
     assert not any(cell.startswith(("gAS", "gAR", "gAW")) for cell in cells)
 
 
-async def test_one_workflow_per_name_and_subject(tmp_path: Path) -> None:
-    engine, runs = Engine(journal_of(None, tmp_path)), []
+async def test_one_workflow_per_name_and_subject(place: Place) -> None:
+    engine, runs = place.engine(), []
 
     async def body(subject: str) -> None:
         runs.append(subject)
@@ -101,9 +177,7 @@ async def test_one_workflow_per_name_and_subject(tmp_path: Path) -> None:
     await engine.start()
     for _ in range(3):
         await engine.enqueue("test", "it")
-    async with asyncio.timeout(LIMIT_S):
-        while not await engine.is_over("test", "it"):
-            await asyncio.sleep(0.05)
+    await _over(engine)
     await engine.enqueue("test", "it")
     assert runs == ["it"]
     assert not await engine.is_over("test", "another")
@@ -112,8 +186,8 @@ async def test_one_workflow_per_name_and_subject(tmp_path: Path) -> None:
     await engine.stop()
 
 
-async def test_a_step_cannot_give_what_is_no_plain_value(tmp_path: Path) -> None:
-    engine = Engine(journal_of(None, tmp_path))
+async def test_a_step_cannot_give_what_is_no_plain_value(place: Place) -> None:
+    engine = place.engine()
     failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def give() -> object:

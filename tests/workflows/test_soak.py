@@ -1,0 +1,157 @@
+"""Many sessions of many people, while the controller and the host agent are killed again and again.
+
+Everything that is random is drawn from one seed, which is printed: POLYDEV_SOAK_SEED repeats it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from controller_world import World, a_world, tokens_in
+
+from polydev.store.tables import auth_sessions
+
+SESSIONS = int(os.environ.get("POLYDEV_SOAK_SESSIONS", "300"))
+PEOPLE = 60
+AT_ONCE = 40
+LIMIT_S = 600
+SETTLED_S = 90
+PROVIDERS = ("codex", "claude_code")
+ENDS = {"completed", "failed", "expired", "cancelled"}
+
+
+class Person:
+    """Connects one provider after another, sometimes cancels, and asks again whatever happens."""
+
+    def __init__(self, world: World, token: str, dice: random.Random) -> None:
+        self._world = world
+        self._token = token
+        self._dice = dice
+
+    async def connects(self) -> dict[str, Any]:
+        """One session, from its start to its end."""
+        asked = {"provider": self._dice.choice(PROVIDERS)}
+        started = await self._insist("POST", "/api/auth/start", asked)
+        path = f"/api/auth/session/{started['sessionId']}"
+        if self._dice.random() < 0.1:
+            await asyncio.sleep(self._dice.random() * 3)
+            await self._insist("POST", f"{path}/cancel")
+        view = await self._insist("GET", path)
+        while view["status"] not in ENDS:
+            view = await self._insist("GET", f"{path}?after={view['version']}&wait=20")
+        return dict(view)
+
+    async def _insist(self, method: str, path: str, body: object = None) -> Any:
+        """Ask until somebody answers: whoever was asked may have been killed. What has ended
+        already cannot be cancelled any more."""
+        async with self._world.controller.of(self._token).client() as client:
+            while True:
+                try:
+                    answer = await client.request(method, path, json=body)
+                except httpx.TransportError:
+                    await asyncio.sleep(0.3)
+                    continue
+                if answer.is_success or answer.status_code == 409:
+                    return answer.json()
+                assert answer.status_code == 503, answer.text
+                await asyncio.sleep(0.3)
+
+
+async def _kill(world: World, dice: random.Random, enough: asyncio.Event) -> Counter[str]:
+    """Kill one or the other every few seconds, and start it again, until it is enough."""
+    killed = Counter[str]()
+    while not enough.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(enough.wait(), dice.uniform(3, 8))
+        if dice.random() < 0.6:
+            killed["controller"] += 1
+            await world.controller.kill()
+            await world.bury()
+            await world.controller.start()
+        else:
+            killed["host agent"] += 1
+            await world.agent.kill()
+            await world.agent.start()
+    return killed
+
+
+async def _many(world: World, dice: random.Random) -> list[dict[str, Any]]:
+    """So many sessions, a few at a time; one person has one at a time."""
+    tokens = list((await world.people(PEOPLE)).values())
+    left = iter(range(SESSIONS))
+    views: list[dict[str, Any]] = []
+
+    async def of(token: str, its_dice: random.Random) -> None:
+        person = Person(world, token, its_dice)
+        for _ in left:
+            async with room:
+                views.append(await person.connects())
+
+    room = asyncio.Semaphore(AT_ONCE)
+    async with asyncio.TaskGroup() as group:
+        for token in tokens:
+            group.create_task(of(token, random.Random(dice.random())))
+    return views
+
+
+@pytest.mark.timeout(900)
+async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = int(os.environ.get("POLYDEV_SOAK_SEED", random.randrange(2**32)))
+    dice, enough, began = random.Random(seed), asyncio.Event(), time.monotonic()
+    with capsys.disabled():
+        print(f"\nsoak: seed {seed}", end="", flush=True)
+    async with a_world(
+        {"login_s": 0.2, "boot_s": 0.1},
+        DATABASE_URL=database_url,
+        POLYDEV_CONNECTS_PER_HOUR="100000",
+    ) as world:
+        await world.controller.start()
+        killing = asyncio.create_task(_kill(world, dice, enough))
+        async with asyncio.timeout(LIMIT_S):
+            views = await _many(world, dice)
+        enough.set()
+        killed, ends = await killing, Counter(view["status"] for view in views)
+        with capsys.disabled():
+            told = ", ".join(f"{count} {what}" for what, count in sorted((ends + killed).items()))
+            print(f": {told}, {time.monotonic() - began:.0f} s ", end="", flush=True)
+        await _assert_settled(world)
+        assert sum(ends.values()) == SESSIONS
+        assert ends["completed"] > SESSIONS / 2
+        for view in views:
+            assert view["status"] == "completed" or view["error"]["message"], view
+
+
+async def _assert_settled(world: World) -> None:
+    """In the end there are exactly the CLI machines that sessions completed with; what was left to
+    the reconciler it does in its next round."""
+    kept = sa.select(auth_sessions.c.cli_vm_id, auth_sessions.c.provider).where(
+        auth_sessions.c.status == "completed"
+    )
+    async with world.database() as database, database.read() as connection:
+        rows = (await connection.execute(kept)).all()
+    machines = {row.cli_vm_id for row in rows}
+    async with asyncio.timeout(SETTLED_S):
+        while not await _is_exact(world, *machines):
+            await asyncio.sleep(1)
+    await world.assert_exact(*machines)
+    for row in rows[:3]:
+        world.assert_no_trace_of(*tokens_in(await world.credentials(row.cli_vm_id, row.provider)))
+
+
+async def _is_exact(world: World, *machines: str) -> bool:
+    try:
+        await world.assert_exact(*machines)
+    except AssertionError:
+        return False
+    return True
