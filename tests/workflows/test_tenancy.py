@@ -168,12 +168,17 @@ async def _next(client: httpx.AsyncClient, session: dict[str, Any]) -> dict[str,
     return dict((await client.get(path)).json())
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["sqlite", "postgresql"])
-async def tenants(request: pytest.FixtureRequest) -> AsyncIterator[Tenants]:
-    settings = {}
-    if request.param == "postgresql":
-        settings["DATABASE_URL"] = request.getfixturevalue("postgres").database()
-    async with _tenants(**settings) as it:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The setting that names the database."""
+    if request.param == "sqlite":
+        return {}
+    return {"DATABASE_URL": request.getfixturevalue("postgres").database()}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tenants(database: dict[str, str]) -> AsyncIterator[Tenants]:
+    async with _tenants(**database) as it:
         yield it
 
 
