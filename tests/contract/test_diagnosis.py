@@ -171,7 +171,7 @@ async def test_a_machine_that_was_not_ready_in_time_names_limit_and_console_log(
     agent.env["POLYDEV_SIMULATION"] = '{"becomes_ready": false}'
     await agent.start()
     async with agent.host() as host:
-        with pytest.raises(MachineNotReady, match="was not ready within 0.5 s"):
+        with pytest.raises(MachineNotReady, match=r"was not ready within 0\.5 s"):
             await host.run("start", StartMachine(vm_id=vm_id, ready_timeout_s=0.5), 60)
     finding = wrong(await found(agent), "machines")
     assert finding.vm_id == vm_id

@@ -6,17 +6,20 @@ another program would use.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from wire import Surroundings, ip, surroundings
+from wire import WORLD, Surroundings, ip, surroundings
 
 from polydev.domain import Finding
-from polydev.hostd.network import Attachment, Network, NetworkPlan, netns
-from polydev.settings import HostSettings
+from polydev.hostd.network import Attachment, Network, NetworkPlan, netns, reach_outside
+from polydev.settings import Egress, HostSettings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -240,3 +243,28 @@ async def test_it_is_looked_at_without_an_agent_too(
     another = Network(plan)
     assert await wrong(another) == {}
     await another.close()
+
+
+# -- only when it is asked for --------------------------------------------------------------------
+
+
+async def test_a_proxy_and_resolvers_are_asked_from_where_machines_come_out(
+    network: Network, here: Surroundings, plan: NetworkPlan
+) -> None:
+    proxied = replace(plan, egress=Egress.PROXY, proxy=(IPv4Address(WORLD), 3128))
+    [silent] = await asyncio.to_thread(reach_outside, proxied)
+    assert silent.ok is False
+    assert f"The proxy {WORLD}:3128 does not answer" in silent.message
+    with here.listen_tcp(here.world, WORLD, 3128):
+        [answers] = await asyncio.to_thread(reach_outside, proxied)
+    assert answers.ok
+    resolving = replace(plan, dns=(IPv4Address(WORLD),))
+    [silent] = await asyncio.to_thread(reach_outside, resolving)
+    assert silent.ok is False
+    assert "POLYDEV_DNS" in silent.hint
+    with here.listen(here.world, WORLD, 53) as resolver:
+        asking = asyncio.create_task(asyncio.to_thread(reach_outside, resolving))
+        question, who = await asyncio.to_thread(resolver.recvfrom, 512)
+        resolver.sendto(question[:2] + b"\x81\x80" + question[4:], who)
+        [answers] = await asking
+    assert answers.ok
