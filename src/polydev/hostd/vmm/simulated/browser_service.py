@@ -24,6 +24,8 @@ SERVICE_PORT = 8080
 
 _LONGEST_WAIT_S = 55.0
 _BODY_BYTES = 64 * 1024
+_SHUTDOWN_S = 0.05
+"""A machine that ends does not wait for who still asks something; 0 would be for ever."""
 _ENDS = frozenset({"ready", "failed"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -87,7 +89,9 @@ class BrowserService:
     async def open_connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to the service, as if its port had been dialled."""
         if self._runner is None:
-            self._runner = web.AppRunner(self._application(), access_log=None)
+            self._runner = web.AppRunner(
+                self._application(), access_log=None, shutdown_timeout=_SHUTDOWN_S
+            )
             await self._runner.setup()
         ours, theirs = socket.socketpair()
         server = self._runner.server
