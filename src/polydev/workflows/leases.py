@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Set
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -43,6 +43,8 @@ EXIT_CODE = 75
 
 _EARLIER_S = 1.0
 """How long before the others may begin this process ends itself."""
+_ANSWER_S = 3.0
+"""Of the database, to one renewal: there is time for another one."""
 _BEHIND = (PolydevError, SQLAlchemyError, OSError, TimeoutError)
 
 
@@ -91,15 +93,16 @@ class Lease:
         finally:
             await _ended(renewing)
             self._over.set()
-            async with self.database.write() as connection:
-                await controllers.end_leases(connection, {self.executor_id})
+            with suppress(*_BEHIND):  # then it runs out by itself
+                async with self.database.write() as connection:
+                    await controllers.end_leases(connection, {self.executor_id})
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(PERIOD_S)
             asked_s = _clock_s()
             try:
-                async with asyncio.timeout(VALID_S), self.database.write() as connection:
+                async with asyncio.timeout(_ANSWER_S), self.database.write() as connection:
                     valid = await controllers.renew_lease(connection, self.executor_id, VALID_S)
             except _BEHIND as error:
                 log.warning("the lease is not renewed: %s", type(error).__name__)
@@ -126,7 +129,7 @@ class Survivors:
         while True:
             try:
                 await self.once()
-            except _BEHIND as error:
+            except Exception as error:  # whatever it is, it must not end the looking
                 log.warning("cannot look for dead controllers: %s", type(error).__name__)
             await asyncio.sleep(LOOK_S)
 
