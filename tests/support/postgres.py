@@ -30,9 +30,8 @@ APP, APP_PASSWORD = "polydev_app", "the tests' own"
 _SUPERUSER = "postgres"
 _TEMPLATE = "migrated"
 _START_LIMIT_S = 120
+_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 _OPTIONS = {
-    "fsync": "off",
-    "full_page_writes": "off",
     "max_connections": "300",
     "shared_buffers": "32MB",
     "autovacuum": "off",
@@ -44,14 +43,15 @@ class Cluster:
     """A PostgreSQL server on a port of its own. Databases belong to `polydev_app`, who is not a
     superuser: row-level security does not hold for one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
         self.folder = folder
+        self._settings = _OPTIONS if is_durable else _OPTIONS | _NOT_DURABLE
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
 
     def start(self) -> None:
-        options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
+        options = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -142,10 +142,10 @@ class Cluster:
 
 
 @contextmanager
-def a_cluster() -> Iterator[Cluster]:
-    """A running server with its template; it is gone afterwards."""
+def a_cluster(*, is_durable: bool = False) -> Iterator[Cluster]:
+    """A running server with its template; it is gone afterwards. Tests need no durable one."""
     folder = Path(tempfile.mkdtemp(prefix="polydev-pg-"))
-    cluster = Cluster(folder)
+    cluster = Cluster(folder, is_durable=is_durable)
     try:
         _make_data(folder)
         cluster.start()
