@@ -168,7 +168,7 @@ class Journey:
 
     async def _only_cli_machines(self, there: Controller) -> None:
         """Look with the controller, and at the host itself, for anything of a browser machine."""
-        machines = await there.get("/api/vm/list")
+        machines = await there.every("/api/vm/list")
         left = [row["vm_id"] for row in machines if row["vm_type"] != "cli"]
         known = {row["vm_id"] for row in machines}
         async with agent.agent(read(HostSettings).host_socket) as host:

@@ -51,7 +51,7 @@ async def list_machines(as_json: JsonFlag = False) -> None:
     """List the machines. Example: `polydev machine list --json`."""
     terminal = Terminal(as_json=as_json)
     async with controller() as there:
-        machines = await there.get("/api/vm/list")
+        machines = await there.every("/api/vm/list")
     if as_json:
         return terminal.answer(machines)
     if not machines:
@@ -169,7 +169,7 @@ async def resolve(there: Controller, which: str) -> str:
     """The id of the machine that a person means. Raises NoSuchMachine, Invalid."""
     if which == "cli":
         return str((await there.get("/api/vm/active-cli"))["vmId"])
-    ids = [str(row["vm_id"]) for row in await there.get("/api/vm/list")]
+    ids = [str(row["vm_id"]) for row in await there.every("/api/vm/list")]
     full = which if which.startswith("vm-") else f"vm-{which}"
     found = [vm_id for vm_id in ids if vm_id.startswith(full)]
     if full in found:
