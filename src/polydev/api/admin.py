@@ -10,14 +10,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from polydev.access import Caller
 from polydev.api.answers import answers, listing
 from polydev.api.ids import ID_PATTERN, MAX_ID, IdText, SessionIdInPath, VmIdInPath
 from polydev.api.pages import Paged
 from polydev.api.repeats import Repeatable
 from polydev.api.schemas import HostView, PlacedMachine, Reason, SessionSummary
 from polydev.api.services import Administering, Reach, Services
-from polydev.domain import HostId, HostState, PersonId, SessionId, VmId
+from polydev.domain import AuditEntry, HostId, HostState, PersonId, SessionId, VmId
 from polydev.errors import (
     HostInUse,
     IdempotencyConflict,
@@ -60,7 +59,8 @@ async def drain_host(
     host_id: HostIdInPath, asked: Reason, caller: Administering, services: Reach
 ) -> HostView:
     """Have a host take no more machines; those that it has stay."""
-    return await _set_state(services, caller, host_id, HostState.DRAINING, asked.reason)
+    entry = caller.did("host.drain", host_id, None, asked.reason)
+    return await _set_state(services, host_id, HostState.DRAINING, entry)
 
 
 @router.post("/hosts/{hostId}/activate", responses=answers(NoSuchHost, IdempotencyConflict))
@@ -68,7 +68,8 @@ async def activate_host(
     host_id: HostIdInPath, asked: Reason, caller: Administering, services: Reach
 ) -> HostView:
     """Have a host take machines again."""
-    return await _set_state(services, caller, host_id, HostState.ACTIVE, asked.reason)
+    entry = caller.did("host.activate", host_id, None, asked.reason)
+    return await _set_state(services, host_id, HostState.ACTIVE, entry)
 
 
 @router.delete("/hosts/{hostId}", status_code=204, responses=answers(NoSuchHost, HostInUse))
@@ -137,11 +138,11 @@ async def cancel_any_session(
 
 
 async def _set_state(
-    services: Services, caller: Caller, host_id: str, state: HostState, reason: str
+    services: Services, host_id: str, state: HostState, entry: AuditEntry
 ) -> HostView:
     async with services.database.write() as connection:
         await hosts.set_state(connection, HostId(host_id), state)
-        await audit.record(connection, caller.did(f"host.{state}", host_id, None, reason))
+        await audit.record(connection, entry)
         host = await hosts.get(connection, HostId(host_id))
         taken = await capacity.taken(connection)
     return HostView.of(host, taken.get(host.host_id, _NOTHING))
