@@ -41,11 +41,10 @@ async def sweep(
     removed = []
     for vm_id in sorted((folders | addresses) - records.keys()):
         async with alone(vm_id):
-            if vm_id in records or await asyncio.to_thread(site.folder(vm_id).record.exists):
-                continue
-            log.warning("removing what is left of %s, which is no machine", vm_id)
-            await erase(site, vm_id, None)
-            removed.append(vm_id)
+            if vm_id not in records and await _is_left(site, vm_id):
+                log.warning("removing what is left of %s, which is no machine", vm_id)
+                await erase(site, vm_id, None)
+                removed.append(vm_id)
     return Swept(
         processes=sorted(pids),
         folders=[vm_id for vm_id in removed if vm_id in folders],
@@ -53,6 +52,14 @@ async def sweep(
         taps=list(await site.network.sweep(None)),
         sockets=await asyncio.to_thread(_remove_sockets, site.sockets_dir, set(records)),
     )
+
+
+async def _is_left(site: Site, vm_id: str) -> bool:
+    """Whether there still is something of a machine that is not, and no record of it."""
+    folder = site.folder(vm_id)
+    if await asyncio.to_thread(folder.path.exists):
+        return not await asyncio.to_thread(folder.record.exists)
+    return vm_id in (await site.network.state()).addresses
 
 
 def _folders(root: Path) -> list[str]:

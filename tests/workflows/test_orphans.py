@@ -1,0 +1,182 @@
+"""What belongs to nobody goes, is only taken if it is ours, and the audit log says why."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+from contextlib import closing
+from typing import Any
+
+from controller_world import LIMIT_S, World
+
+from polydev.domain import MachineKind, VmId, new_vm_id
+from polydev.hostapi import CreateMachine, Swept
+
+_SIZE = {"memory_mib": 256, "vcpus": 1, "disk_mib": 256}
+
+
+def _database(world: World) -> sqlite3.Connection:
+    path = world.agent.state_dir / "controller" / "polydev.db"
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def _change(world: World, *statements: str) -> None:
+    with closing(_database(world)) as database:
+        for statement in statements:
+            database.execute(statement)
+
+
+def _installation(world: World) -> str:
+    with closing(_database(world)) as database:
+        return str(database.execute("SELECT installation_id FROM installation").fetchone()[0])
+
+
+async def _begun(world: World) -> None:
+    await world.controller.start()
+    await world.controller.ask("GET", "/health")
+
+
+async def _again(world: World) -> None:
+    """End the controller, and start it: the reconciler looks at once."""
+    await world.controller.end()
+    await _begun(world)
+
+
+async def _until_gone(world: World, *vm_ids: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while set(vm_ids) & set(await world.states()):
+            await asyncio.sleep(0.2)
+
+
+async def _told(world: World, action: str) -> list[dict[str, Any]]:
+    found = await world.controller.ask("GET", "/api/admin/audit")
+    return [it for it in found if (it["via"], it["action"]) == ("reconciler", action)]
+
+
+async def _made_by_hand(world: World, **labels: str) -> VmId:
+    vm_id = new_vm_id()
+    operation = CreateMachine(vm_id=vm_id, machine_kind=MachineKind.CLI, labels=labels, **_SIZE)
+    async with world.agent.host() as host:
+        await host.run(f"made-{vm_id}", operation, LIMIT_S)
+    return vm_id
+
+
+async def test_a_machine_without_a_row_goes_if_its_label_says_that_it_is_ours(
+    world: World,
+) -> None:
+    await _begun(world)
+    ours = await _made_by_hand(world, installation=_installation(world))
+    strangers = await _made_by_hand(world, installation="another one")
+    unlabelled = await _made_by_hand(world)
+    await _again(world)
+    await _until_gone(world, ours)
+    assert set(await world.states()) == {strangers, unlabelled}
+    [entry] = await _told(world, "machine.destroy")
+    assert entry["subject"] == ours
+    assert "label" in entry["reason"]
+    doctor = await world.controller.ask("GET", "/api/doctor")
+    orphans = {it["vm_id"] for it in doctor["checks"] if it["name"] == "orphans" and not it["ok"]}
+    assert orphans == {strangers, unlabelled}
+
+
+async def test_a_machine_whose_row_is_destroyed_goes(world: World) -> None:
+    await _begun(world)
+    made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+    await world.until_machine(made["vm_id"], "running")
+    _change(world, "UPDATE vms SET status = 'destroyed'")
+    await _again(world)
+    await _until_gone(world, made["vm_id"])
+    [entry] = await _told(world, "machine.destroy")
+    assert "its row is destroyed" in entry["reason"]
+    await world.assert_clean()
+
+
+async def test_a_tap_of_no_machine_goes_and_those_of_machines_stay(world: World) -> None:
+    await _begun(world)
+    made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+    await world.until_machine(made["vm_id"], "running")
+    add = ("ip", "-n", world.agent.netns, "tuntap", "add", "dev", "pd240", "mode", "tap")
+    subprocess.run(add, check=True)
+    await _again(world)
+    async with asyncio.timeout(LIMIT_S), world.agent.host() as host:
+        while "pd240" in (await host.inventory()).taps:
+            await asyncio.sleep(0.2)
+    await world.assert_clean(made["vm_id"])
+    async with asyncio.timeout(LIMIT_S):
+        while not (told := await _told(world, "host.sweep")):
+            await asyncio.sleep(0.2)
+    assert "TAPs pd240" in told[0]["reason"]
+
+
+async def test_a_folder_of_no_machine_goes_but_not_one_whose_record_cannot_be_read(
+    world: World,
+) -> None:
+    await _begun(world)
+    half, broken = (world.agent.state_dir / "machines" / new_vm_id() for _ in range(2))
+    for folder in (half, broken):
+        folder.mkdir()
+        (folder / "disk.img").write_bytes(b"x" * 4096)
+    (broken / "machine.json").write_text("{ not json")
+    await _again(world)
+    async with asyncio.timeout(LIMIT_S):
+        while half.exists():
+            await asyncio.sleep(0.2)
+    assert broken.exists()
+
+
+async def test_a_sweep_leaves_machines_that_are_being_made_alone(world: World) -> None:
+    await _begun(world)
+
+    async def sweep() -> None:
+        async with world.agent.host() as host:
+            while True:
+                swept = await host.sweep()
+                assert swept == Swept()
+
+    sweeping = asyncio.create_task(sweep())
+    made = [
+        (await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"}))["vm_id"]
+        for _ in range(8)
+    ]
+    for vm_id in made:
+        await world.until_machine(vm_id, "running")
+    for vm_id in made[:4]:
+        await world.destroy(vm_id)
+    assert not sweeping.done(), sweeping.result()
+    sweeping.cancel()
+    await world.assert_clean(*made[4:])
+
+
+async def test_a_browser_machine_older_than_its_session_goes(world: World) -> None:
+    await _begun(world)
+    session_id = await world.controller.connect("codex")
+    cli = (await world.controller.until(session_id))["cliVM"]["vmId"]
+    made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "browser"})
+    await world.until_machine(made["vm_id"], "running")
+    _change(world, f"UPDATE vms SET session_id = '{session_id}' WHERE vm_id = '{made['vm_id']}'")
+    await _again(world)
+    await _until_gone(world, made["vm_id"])
+    [entry] = await _told(world, "machine.destroy")
+    assert "the login that made it is completed" in entry["reason"]
+    await world.until_machine(made["vm_id"], "destroyed")
+    await world.assert_clean(cli)
+
+
+async def test_rows_that_disagree_with_the_host_are_put_right(world: World) -> None:
+    """What is taken of the host is told by rows: a stopped machine that runs is counted again."""
+    await _begun(world)
+    made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+    await world.until_machine(made["vm_id"], "running")
+    [before] = await world.controller.ask("GET", "/api/admin/hosts")
+    for state in ("stopped", "stopping", "resuming"):
+        _change(world, f"UPDATE vms SET status = '{state}'")
+        await _again(world)
+        wanted = "stopped" if state == "stopping" else "running"
+        await world.until_machine(made["vm_id"], wanted)
+        if wanted == "stopped":
+            await world.controller.ask("POST", f"/api/vm/{made['vm_id']}/start")
+            await world.until_machine(made["vm_id"], "running")
+    [after] = await world.controller.ask("GET", "/api/admin/hosts")
+    assert after["memoryTakenMib"] == before["memoryTakenMib"] > 0
+    await world.assert_clean(made["vm_id"])

@@ -1,0 +1,103 @@
+"""What a person may have is limited, also when they ask for everything at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from api_people import a_person
+from controller_world import World, a_world
+
+LIMITS = {
+    "POLYDEV_QUOTA_MACHINES": "2",
+    "POLYDEV_QUOTA_SESSIONS": "1",
+    "POLYDEV_QUOTA_MEMORY_MIB": "3072",  # two CLI machines and a browser machine
+}
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world({"login_end": "never"}, **LIMITS) as it:
+        await it.controller.start()
+        yield it
+
+
+@pytest.fixture
+async def ann(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    person = await a_person(world.controller, "ann")
+    async with await person.by_token("read", "connect", "machines") as client:
+        yield client
+
+
+def _refused(answers: list[httpx.Response]) -> list[str]:
+    """The words of those that were refused; all others were taken."""
+    assert {it.status_code for it in answers} <= {202, 403}, [it.text for it in answers]
+    refused = [it.json() for it in answers if it.status_code == 403]
+    assert {it["code"] for it in refused} <= {"quota-exceeded"}
+    assert all(it["hint"] for it in refused)
+    return [it["detail"] for it in refused]
+
+
+async def test_machines_at_once_do_not_exceed_the_quota(
+    world: World, ann: httpx.AsyncClient
+) -> None:
+    asked = (ann.post("/api/vm/create", json={"vmType": "cli"}) for _ in range(6))
+    words = _refused(await asyncio.gather(*asked))
+    assert len(words) == 4
+    assert all("POLYDEV_QUOTA_MACHINES" in it and "you use 2" in it for it in words)
+    assert len((await ann.get("/api/vm/list")).json()) == 2
+
+
+async def test_sessions_at_once_do_not_exceed_the_quota(ann: httpx.AsyncClient) -> None:
+    asked = (
+        ann.post("/api/auth/start", json={"provider": provider})
+        for provider in ("codex", "claude_code")
+    )
+    answers = await asyncio.gather(*asked)
+    assert Counter(it.status_code for it in answers) == {202: 1, 403: 1}
+    [words] = _refused(answers)
+    assert "1 connect sessions at once (POLYDEV_QUOTA_SESSIONS)" in words
+
+
+async def test_a_session_counts_with_the_machines_that_it_will_need(
+    ann: httpx.AsyncClient,
+) -> None:
+    for _ in range(2):
+        answer = await ann.post("/api/vm/create", json={"vmType": "cli"})
+        assert answer.status_code == 202, answer.text
+    assert (await ann.post("/api/auth/start", json={"provider": "codex"})).status_code == 202
+    answer = await ann.post("/api/vm/create", json={"vmType": "browser"})
+    [words] = _refused([answer])
+    assert "POLYDEV_QUOTA_MACHINES" in words
+
+
+async def test_memory_is_given_back_by_stopping_and_taken_by_starting(
+    world: World, ann: httpx.AsyncClient
+) -> None:
+    async def until(vm_id: str, status: str) -> None:
+        async with asyncio.timeout(60):
+            while (await ann.get(f"/api/vm/{vm_id}")).json()["status"] != status:
+                await asyncio.sleep(0.1)
+
+    browser, other = [
+        (await ann.post("/api/vm/create", json={"vmType": kind})).json()["vm_id"]
+        for kind in ("browser", "cli")
+    ]
+    await until(browser, "running")
+    [words] = _refused([await ann.post("/api/auth/start", json={"provider": "codex"})])
+    assert "MiB of memory at once (POLYDEV_QUOTA_MEMORY_MIB)" in words
+    assert (await ann.post(f"/api/vm/{browser}/stop")).status_code == 202
+    await until(browser, "stopped")
+    await until(other, "running")
+    assert (await ann.post("/api/auth/start", json={"provider": "codex"})).status_code == 202
+    [words] = _refused([await ann.post(f"/api/vm/{browser}/start")])
+    assert "MiB of memory" in words
+
+
+async def test_administrators_are_not_held_to_quotas(world: World) -> None:
+    for _ in range(3):
+        await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+    assert len(await world.rows()) == 3
