@@ -34,7 +34,6 @@ from postgres import Cluster
 from polydev.cli.instance import Instance
 from polydev.domain import GuestFile, MachineKind, new_vm_id
 from polydev.hostapi import DestroyMachine, RemoveFiles, WireFile, WriteFiles
-from polydev.store.locks import number_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -260,11 +259,11 @@ async def test_a_controller_whose_lease_has_lapsed_is_named(
 ) -> None:
     async with started(DATABASE_URL=postgresql_url) as world:
         with postgres.superuser(postgresql_url) as administrator:
-            # As if another controller were about to look for dead ones: nobody buries it meanwhile.
-            administrator.execute(f"SELECT pg_advisory_lock({number_of('dead controllers')})")
+            # The second row: as if another controller had claimed it, so that nobody buries it.
             administrator.execute(
-                "INSERT INTO controllers SELECT 'gone-controller', started_at, started_at,"
-                " version, key_ids FROM controllers"
+                "INSERT INTO controllers SELECT words || 'gone-controller', until, started_at,"
+                " version, key_ids FROM controllers, (VALUES ('', now()),"
+                " ('takes over ', now() + interval '1 hour')) AS row (words, until)"
             )
             finding = wrong(await doctor(world), "leases")
     assert "The lease of controller gone-controller has lapsed" in finding["message"]
