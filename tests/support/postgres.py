@@ -51,6 +51,7 @@ class Cluster:
         self._numbers = itertools.count(1)
 
     def start(self) -> None:
+        """In the tests' main thread: it ends when the thread that started it ends."""
         options = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -177,10 +178,12 @@ def _make_data(folder: Path) -> None:
 
 
 def _as_unprivileged() -> list[str]:
+    """Not as root, and ending also when the tests are killed."""
+    ending = ["setpriv", "--pdeathsig=INT"]
     if os.geteuid() != 0:
-        return []
+        return ending
     user = pwd.getpwnam(_SUPERUSER)
-    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    return [*ending, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 
 def _programs() -> Path:

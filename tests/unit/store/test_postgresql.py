@@ -155,10 +155,10 @@ async def test_it_goes_on_after_a_restart_of_the_server(
     await asyncio.gather(*(_add(store, f"p{number}") for number in range(8)))
     await _listens(store)
     heard = store.next_change()
-    await asyncio.to_thread(own_cluster.stop)
+    own_cluster.stop()
     with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1"):
         await _seen(store, None)
-    await asyncio.to_thread(own_cluster.start)
+    own_cluster.start()
     for _ in range(10):
         assert len(await _seen(store, None)) == 8
     await asyncio.wait_for(heard.wait(), LIMIT_S)  # something may have been missed meanwhile
