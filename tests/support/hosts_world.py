@@ -26,6 +26,7 @@ class HostsWorld:
     def __init__(self, agents: Mapping[str, AgentProcess], controller: ControllerProcess) -> None:
         self.agents = agents
         self.controller = controller
+        self._others: list[ControllerProcess] = []
 
     async def machines(self) -> dict[str, dict[str, str]]:
         """By host: the machines that it has, by kind, found by looking."""
@@ -39,6 +40,17 @@ class HostsWorld:
                 assert len(there.taps) == len(there.firewall) == len(views)
                 found[name] = views
         return found
+
+    def another(self, name: str) -> ControllerProcess:
+        """One more controller of the same database, not started."""
+        first = self.controller
+        self._others.append(ControllerProcess(first.state_dir, name, **_shared(first.env)))
+        return self._others[-1]
+
+    async def close(self) -> None:
+        """End all controllers."""
+        for controller in (self.controller, *self._others):
+            await controller.kill()
 
     async def until_clean(self, *cli_machines: str) -> None:
         """Exactly these CLI machines are left, on all hosts together and in rows."""
@@ -79,5 +91,11 @@ async def hosts_world(
         controller = ControllerProcess(
             folder / "state", POLYDEV_HOSTS=named, **{**QUICKLY, **settings}
         )
-        closing.push_async_callback(controller.kill)
-        yield HostsWorld(agents, controller)
+        world = HostsWorld(agents, controller)
+        closing.push_async_callback(world.close)
+        yield world
+
+
+def _shared(env: Mapping[str, str]) -> dict[str, str]:
+    """What controllers of one database have in common."""
+    return {name: value for name, value in env.items() if name != "PORT"}

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from api_people import a_person
-from controller_process import ENDS, At
+from controller_process import ENDS, At, ControllerProcess
 from hosts_world import LIMIT_S, HostsWorld, hosts_world
 
 ROOM_FOR_ONE = {"POLYDEV_HOST_MEMORY_MIB": "2700"}
@@ -21,6 +21,10 @@ class Somebody:
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
+
+    def turn_to(self, controller: ControllerProcess) -> None:
+        """Ask another controller from now on."""
+        self._client.base_url = f"http://127.0.0.1:{controller.port}"
 
     async def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
         return await self._client.request(method, path, json=body)
@@ -60,9 +64,11 @@ async def test_who_waits_is_queued_and_goes_on_when_there_is_room() -> None:
         queued = await bob.until(second, "queued")
         assert (queued["status"], queued["cliVM"]) == ("queued", None)
         await asyncio.sleep(1)
+        assert (await bob.until(second, "queued"))["ahead"] == 0
         assert len((await world.machines())["a"]) == 2
         await ann.cancel(first)
-        assert (await bob.until(second, "waiting_for_person"))["status"] == "waiting_for_person"
+        admitted = await bob.until(second, "waiting_for_person")
+        assert (admitted["status"], admitted["ahead"]) == ("waiting_for_person", None)
         await bob.cancel(second)
         await bob.until(second)
         await world.until_clean()
@@ -165,3 +171,30 @@ async def test_a_machine_that_no_host_has_room_for_is_refused_at_once() -> None:
             answer = await client.post("/api/vm/create", json={"vmType": "cli"})
         assert (answer.status_code, answer.json()["code"]) == (503, "no-capacity")
         assert "a has 140 MiB" in answer.json()["detail"]
+
+
+async def test_two_controllers_share_one_queue_and_one_of_them_dies(postgresql_url: str) -> None:
+    room_for_two = {"POLYDEV_HOST_MEMORY_MIB": "5200"}
+    async with hosts_world([room_for_two], {"login_s": 0.5}, DATABASE_URL=postgresql_url) as world:
+        other = world.another("other")
+        await world.controller.start()
+        everybody = await people(world, 4)
+        await other.start()
+        await other.ask("GET", "/health")
+        sessions = [await it.connect() for it in everybody]
+        await world.controller.kill()
+        for it in everybody:
+            it.turn_to(other)
+
+        async def finish(somebody: Somebody, session_id: str) -> str:
+            view = await somebody.until(session_id)
+            assert view["status"] == "completed", view["error"]
+            vm_id = str(view["cliVM"]["vmId"])
+            await somebody.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
+            return vm_id
+
+        made = await asyncio.gather(*map(finish, everybody, sessions))
+        assert len(set(made)) == 4
+        async with asyncio.timeout(LIMIT_S):
+            while (await world.machines())["a"]:
+                await asyncio.sleep(0.3)

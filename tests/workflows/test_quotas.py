@@ -49,6 +49,9 @@ async def test_machines_at_once_do_not_exceed_the_quota(
     assert len(words) == 4
     assert all("POLYDEV_QUOTA_MACHINES" in it and "you use 2" in it for it in words)
     assert len((await ann.get("/api/vm/list")).json()) == 2
+    told = (await ann.get("/api/account/usage")).json()
+    assert told["limits"] == {"machines": 2, "memoryMib": 3072, "sessions": 1}
+    assert (told["used"]["machines"], told["used"]["sessions"]) == (2, 0)
 
 
 async def test_sessions_at_once_do_not_exceed_the_quota(ann: httpx.AsyncClient) -> None:

@@ -66,6 +66,7 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     GET  /api/account                         {id, email, role, createdAt, via, scopes, signInId,
                                               csrfToken}
     POST /api/account/password                {current, new}: {signInsEnded, tokensKept}
+    GET  /api/account/usage                   {used, limits}: {machines, memoryMib, sessions} each
     GET  /api/account/tokens                  [Token], never with what they are
     POST /api/account/tokens                  {name, scopes, expiresInDays?}: 201, `token` this once
     DELETE /api/account/tokens/{id}           204
@@ -93,9 +94,9 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     DELETE /api/admin/keys/{keyId}            204; 409 `key-in-use` while it seals or is had
 
 Session: {sessionId, provider, status, step, steps: [{step, startedAt, endedAt, seconds, outcome}],
-oauthUrl, ownBrowserUrl, accepts, cliVM: {vmId, ipAddress} or null, error: {code, message} or null,
-createdAt, expiresAt, endedAt, version}. Statuses: queued, running, waiting_for_person, completed,
-failed, expired, cancelled.
+oauthUrl, ownBrowserUrl, accepts, ahead (in the queue, or null), cliVM: {vmId, ipAddress} or null,
+error: {code, message} or null, createdAt, expiresAt, endedAt, version}. Statuses: queued, running,
+waiting_for_person, completed, failed, expired, cancelled.
 
 Machine: {vm_id, vm_type, ip_address, status, created_at, memory_mib, vcpus, disk_mib, error,
 version}; a machine that is gone is answered once more as `destroyed` by a waiting GET, then 404.

@@ -176,7 +176,8 @@ def _look(
             found = await sessions.get(connection, SessionId(session_id), user_id)
             steps = await sessions.steps(connection, found.session_id)
             cli = await machines.find(connection, found.cli_vm_id) if found.cli_vm_id else None
-        return SessionView.of(found, steps, cli)
+        ahead = services.connect.ahead_of(found)
+        return SessionView.of(found, steps, cli, ahead)
 
     return look
 

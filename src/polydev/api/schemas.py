@@ -152,6 +152,9 @@ class SessionView(_Versioned):
         description="Where it can be done in one's own browser, pasting what comes of it"
     )
     accepts: str = Field(description="What may be pasted", examples=["callback-url"])
+    ahead: int | None = Field(
+        description="While it waits for room: how many sessions are before it", examples=[0]
+    )
     cliVM: CliMachine | None
     error: ErrorView | None
     createdAt: datetime
@@ -160,7 +163,11 @@ class SessionView(_Versioned):
 
     @classmethod
     def of(
-        cls, session: ConnectSession, steps: Sequence[SessionStep], cli: Machine | None
+        cls,
+        session: ConnectSession,
+        steps: Sequence[SessionStep],
+        cli: Machine | None,
+        ahead: int | None = None,
     ) -> SessionView:
         return cls(
             sessionId=session.session_id,
@@ -171,6 +178,7 @@ class SessionView(_Versioned):
             oauthUrl=session.oauth_url,
             ownBrowserUrl=session.own_browser_url,
             accepts=provider(session.provider).accepts,
+            ahead=ahead,
             cliVM=CliMachine(vmId=cli.vm_id, ipAddress=cli.ip_address) if cli else None,
             error=_error(session.error_code, session.error),
             createdAt=session.created_at,

@@ -25,12 +25,13 @@ from polydev.api import (
     people,
     problems,
     removal,
+    usage,
 )
 from polydev.api.guard import Guard
 from polydev.api.observed import Observed
 from polydev.api.services import Services
 
-_ACCOUNTS = (account, account_tokens, account_oidc, people, removal)
+_ACCOUNTS = (account, account_tokens, account_oidc, usage, people, removal)
 _OBSERVING = (events, audit, metrics)
 
 

@@ -140,6 +140,12 @@ class Connect:
             await audit.record(connection, entry)
             return await sessions.get(connection, session_id, caller.bounds)
 
+    def ahead_of(self, session: ConnectSession) -> int | None:
+        """How many sessions are before it in the queue; None if it does not wait for room."""
+        if session.status is not SessionStatus.QUEUED:
+            return None
+        return self.admission.ahead_of(session.session_id)
+
     async def paste(
         self,
         caller: Caller,

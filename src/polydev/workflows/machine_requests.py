@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from polydev.access import Caller
-from polydev.domain import Machine, MachineKind, MachineState, PersonId, VmId, new_vm_id
+from polydev.domain import Machine, MachineKind, MachineState, PersonId, Usage, VmId, new_vm_id
 from polydev.errors import MachineBusy, PolydevError
 from polydev.placement.claims import alone
 from polydev.placement.quotas import hold_person
@@ -138,6 +138,12 @@ class MachineRequests:
         machine = replace(machine, status=MachineState.RESUMING, attempt=attempt)
         await self.begin(START, machine)
         return machine
+
+    async def usage(self, caller: Caller) -> tuple[Usage, Usage | None]:
+        """What the caller uses, and what they may use; None for an administrator."""
+        async with self._means.database.read(caller.user_id) as connection:
+            used = await self._means.quotas.usage(connection, caller.user_id)
+        return used, None if caller.bounds is None else self._means.quotas.limits
 
     async def begin(self, name: str, machine: Machine) -> None:
         """Have the workflow of that name run for a machine, once for every wish."""
