@@ -163,7 +163,7 @@ class World:
         async with self.database() as database, database.read() as connection:
             rows = await machines.alive(connection)
             assert {row.vm_id: str(row.vm_type) for row in rows} == expected
-            assert {str(row.status) for row in rows} <= {"running"}
+            assert {str(row.status) for row in rows} <= {"running", "stopped"}
             assert await sessions.live(connection) == []
 
     async def assert_clean(self, *cli_machines: str) -> None:

@@ -1,4 +1,7 @@
-"""The connect session as its table has it: every step fails, runs twice, and is cut by kill -9."""
+"""The connect session: what it leaves when it completes, fails, is cancelled or waited for in vain.
+
+That each of its steps may fail, run twice and be cut is `test_matrix.py`'s.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,7 @@ STEPS = (
     "capture",
     "write",
     "destroy-browser",
-    "end connect",
 )
-POINTS = ("before", "inside", "after")
 
 
 async def _assert_completed(world: World, session_id: str, provider: str = "codex") -> str:
@@ -39,7 +40,7 @@ async def test_a_session_completes_and_leaves_only_the_cli_machine(world: World)
     session_id = await world.controller.connect("codex")
     cli = await _assert_completed(world, session_id)
     session = await world.controller.session(session_id)
-    assert [step["step"] for step in session["steps"]] == list(STEPS[:-1])
+    assert [step["step"] for step in session["steps"]] == list(STEPS)
     assert {step["outcome"] for step in session["steps"]} == {"done"}
     done = await world.controller.ask("POST", f"/api/auth/session/{session_id}/complete")
     assert done["success"] is True
@@ -70,43 +71,6 @@ async def test_connecting_again_replaces_the_credentials(world: World) -> None:
     assert await world.credentials(cli, "codex") != before
 
 
-@pytest.mark.parametrize("step", STEPS)
-async def test_killed_anywhere_it_completes(world: World, step: str) -> None:
-    await world.controller.start()
-    for point in POINTS:
-        world.controller.order(At(step, point))
-        session_id = await world.controller.connect("codex")
-        assert await world.controller.ended() == -9
-        await world.controller.start()
-        await world.destroy(await _assert_completed(world, session_id))
-    await world.assert_clean()
-    assert await world.controller.end() == 0
-
-
-async def test_failed_anywhere_it_leaves_a_clean_world(world: World) -> None:
-    await world.controller.start()
-    for step in STEPS[:-2]:
-        for point in ("before", "inside"):
-            world.controller.order(fail=At(step, point))
-            session = await world.controller.until(await world.controller.connect("codex"))
-            assert session["status"] == "failed", f"{point} {step}"
-            assert session["error"]["code"] == "login-failed"
-            assert session["cliVM"] is None
-            await world.assert_clean()
-    world.assert_no_trace_of()
-
-
-async def test_done_twice_every_step_is_done_once(world: World) -> None:
-    await world.controller.start(twice=True)
-    cli = await _assert_completed(world, await world.controller.connect("codex"))
-    world.controller.order(fail=At("write", "inside"))
-    before = await world.credentials(cli, "codex")
-    session = await world.controller.until(await world.controller.connect("codex"))
-    assert session["status"] == "failed"
-    await world.assert_clean(cli)
-    assert await world.credentials(cli, "codex") == before
-
-
 @pytest.mark.parametrize("step", ["capture", "write"])
 async def test_a_machine_that_was_there_is_left_as_it_was(world: World, step: str) -> None:
     await world.controller.start()
@@ -117,19 +81,6 @@ async def test_a_machine_that_was_there_is_left_as_it_was(world: World, step: st
     assert session["status"] == "failed"
     await world.assert_clean(cli)
     assert await world.credentials(cli, "codex") == before
-
-
-@pytest.mark.parametrize("step", ["undo write", "undo capture", "undo create-machines"])
-async def test_killed_while_undoing_it_is_undone(world: World, step: str) -> None:
-    await world.controller.start()
-    for point in POINTS:
-        world.controller.order(At(step, point), fail=At("write", "inside"))
-        session_id = await world.controller.connect("codex")
-        assert await world.controller.ended() == -9
-        await world.controller.start()
-        session = await world.controller.until(session_id)
-        assert session["status"] == "failed"
-        await world.assert_clean()
 
 
 async def test_a_person_who_cancels_leaves_nothing() -> None:

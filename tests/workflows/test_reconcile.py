@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
 from controller_process import At
 from controller_world import World, a_world
 
@@ -122,31 +121,6 @@ async def test_machines_of_another_controller_are_left_alone(world: World) -> No
     doctor = await world.controller.ask("GET", "/api/doctor")
     assert [it["vm_id"] for it in doctor["checks"] if not it["ok"]] == [cli]
     assert list(await world.machines()) == [cli]
-
-
-@pytest.mark.parametrize("point", ["before", "inside", "after"])
-async def test_a_machine_whose_making_was_cut_is_made(world: World, point: str) -> None:
-    await world.controller.start()
-    world.controller.order(At("create-machine", point))
-    view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
-    assert await world.controller.ended() == -9
-    await world.controller.start()
-    await _until_row(world, view["vm_id"], "running")
-    await world.assert_clean(view["vm_id"])
-
-
-@pytest.mark.parametrize("point", ["before", "inside", "after"])
-async def test_a_machine_whose_destruction_was_cut_is_destroyed(world: World, point: str) -> None:
-    await world.controller.start()
-    cli = await _connected(world)
-    world.controller.order(At("destroy-machine", point))
-    await world.controller.ask("POST", "/api/vm/destroy", {"vmId": cli})
-    assert await world.controller.ended() == -9
-    await world.controller.start()
-    async with asyncio.timeout(LIMIT_S):
-        while cli in await world.rows():
-            await asyncio.sleep(0.2)
-    await world.assert_clean()
 
 
 async def test_a_host_agent_killed_while_machines_are_made_is_waited_for() -> None:
