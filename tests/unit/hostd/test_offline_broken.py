@@ -58,7 +58,7 @@ async def test_a_disk_scribbled_over_is_written_or_refused_but_never_believed(
     tmp_path: Path, seed: int
 ) -> None:
     disk = used_disk(tmp_path, codex_folder, size_mib=16)
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     with disk.open("r+b") as file:
         for _ in range(chance.choice([1, 20, 400])):
             file.seek(chance.randrange(0, 2 << 20))
@@ -102,7 +102,7 @@ asyncio.run(main())
 
 
 async def test_an_agent_killed_while_it_writes_damages_nothing(fresh: Path) -> None:
-    chance = random.Random(7)  # noqa: S311
+    chance = random.Random(7)
     for _ in range(4):
         agent = subprocess.Popen(
             [sys.executable, "-c", _WRITE_FOREVER, fresh],
