@@ -170,7 +170,8 @@ async def test_a_host_agent_that_is_away_for_a_while_ends_nothing(world: World) 
     await world.controller.start()
     await world.agent.kill()
     session_id = await world.controller.connect("codex")
-    await world.controller.until(session_id, "running")
+    view = await world.controller.until(session_id, "queued", "running")
+    assert view["error"] is None
     await world.agent.start()
     await _assert_completed(world, session_id)
 
