@@ -1,8 +1,9 @@
 """Passwords: which are taken, and how they are kept and looked at.
 
 Argon2id with RFC 9106's second profile (64 MiB, three passes). Whether an address is known must
-not show in how long an answer takes, so a password for nobody is looked at just as long. It must
-not know who has which password: hashes come in and go out.
+not show in how long an answer takes, so a password for nobody is looked at just as long. Few are
+looked at together and few wait, so that many who ask cost neither memory nor everybody's time. It
+must not know who has which password: hashes come in and go out.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cached_property
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.profiles import RFC_9106_LOW_MEMORY
 
-from polydev.errors import PasswordRefused
+from polydev.errors import PasswordRefused, TooManyRequests
 
 MIN_CHARACTERS = 12
 MAX_BYTES = 256
 _MIN_DIFFERENT = 5
 _AT_ONCE = 2
 """Each takes 64 MiB and a few threads."""
+_WAITING = 32
+"""How many more may wait for that: about five seconds' work. Limits count networks and addresses,
+and somebody may have very many of both."""
 
 
 def accepted(password: str, address: str) -> str:
@@ -55,22 +61,26 @@ class Passwords:
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher.from_parameters(RFC_9106_LOW_MEMORY)
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._asked = 0
 
     async def prepare(self) -> None:
         """Make what the first look at an unknown address would otherwise take longer for."""
         await asyncio.to_thread(getattr, self, "_nobodys")
 
     async def hash(self, accepted_password: str) -> str:
-        """The text that is kept."""
-        async with self._turns:
+        """The text that is kept. Raises TooManyRequests."""
+        async with self._turn():
             return await asyncio.to_thread(self._hasher.hash, _bytes(accepted_password))
 
     async def matches(self, password: str, kept: str | None) -> bool:
-        """Whether it is the password of which that was kept; as slow when nothing was kept."""
+        """Whether it is the password of which that was kept; as slow when nothing was kept.
+
+        Raises TooManyRequests.
+        """
         text = _normalised(password)
         if len(_bytes(text)) > MAX_BYTES:
             return False
-        async with self._turns:
+        async with self._turn():
             return await asyncio.to_thread(self._matches, _bytes(text), kept)
 
     async def renewed(self, password: str, kept: str) -> str | None:
@@ -78,6 +88,19 @@ class Passwords:
         if not self._hasher.check_needs_rehash(kept):
             return None
         return await self.hash(_normalised(password))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._asked >= _AT_ONCE + _WAITING:
+            raise TooManyRequests(
+                "Too many passwords are being looked at", hint="Try again", retry_after_s=5
+            )
+        self._asked += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._asked -= 1
 
     def _matches(self, password: bytes, kept: str | None) -> bool:
         try:

@@ -97,8 +97,12 @@ class Tokens:
 
 def _check_survives(caller: Caller, present: list[ApiToken], expires_at: datetime | None) -> None:
     """A token that was stolen must not be made to last: what it makes ends when it does."""
+    if caller.token_id is None:
+        return
     own = next((it for it in present if it.token_id == caller.token_id), None)
-    if own is None or own.expires_at is None:
+    if own is None:
+        raise _unknown()  # it was revoked at this very moment
+    if own.expires_at is None:
         return
     if expires_at is None or expires_at > own.expires_at:
         raise NotAllowed(

@@ -22,9 +22,10 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from polydev.access import Caller
+from polydev.api.answers import answers
 from polydev.api.services import caller_of, services_of
 from polydev.domain import now
-from polydev.errors import BadRequest, IdempotencyConflict
+from polydev.errors import BadRequest, IdempotencyConflict, TooManyRequests
 from polydev.store import repeats
 from polydev.store.database import Database
 
@@ -47,6 +48,8 @@ _PARAMETER = {
     "example": "3f6c1d0e-make-my-machine",
 }
 
+_TOO_MANY_KEYS = {429: answers(TooManyRequests)[429]}
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -59,6 +62,7 @@ class Repeatable(APIRoute):
             if _PARAMETER not in extra.get("parameters", []):
                 extra = {**extra, "parameters": [*extra.get("parameters", []), _PARAMETER]}
             how["openapi_extra"] = extra
+            how["responses"] = _TOO_MANY_KEYS | (how.get("responses") or {})
         super().__init__(path, endpoint, **how)
 
     def get_route_handler(self) -> Handler:

@@ -10,7 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import Invitation, PersonId, Role
 from polydev.errors import NoSuchToken
-from polydev.store.tables import invitations
+from polydev.store.tables import invitations, users
+
+# Who was shut out, or is no administrator any more, must not have left a way back in.
+_MAKER_MAY_INVITE = sa.exists().where(
+    users.c.id == invitations.c.created_by,
+    users.c.role == Role.ADMINISTRATOR,
+    users.c.disabled_at.is_(None),
+    users.c.deleting_at.is_(None),
+)
 
 
 async def add(connection: AsyncConnection, invitation: Invitation, secret_hash: str) -> None:
@@ -29,8 +37,10 @@ async def add(connection: AsyncConnection, invitation: Invitation, secret_hash: 
 
 
 async def by_hash(connection: AsyncConnection, secret_hash: str) -> Invitation | None:
-    """The invitation with that code, whether it still holds or not."""
-    wanted = sa.select(invitations).where(invitations.c.secret_hash == secret_hash)
+    """The invitation with that code, used or over perhaps; None if who made it may no longer."""
+    wanted = sa.select(invitations).where(
+        invitations.c.secret_hash == secret_hash, _MAKER_MAY_INVITE
+    )
     row = (await connection.execute(wanted)).one_or_none()
     return None if row is None else _invitation(row)
 
@@ -44,10 +54,14 @@ async def every(connection: AsyncConnection) -> list[Invitation]:
 
 
 async def use(connection: AsyncConnection, invitation_id: str, by: PersonId, at: datetime) -> bool:
-    """Use it up. False: somebody was faster, or it was taken back."""
+    """Use it up. False: somebody was faster, it was taken back, or who made it may no longer."""
     used = await connection.execute(
         sa.update(invitations)
-        .where(invitations.c.invitation_id == invitation_id, invitations.c.used_at.is_(None))
+        .where(
+            invitations.c.invitation_id == invitation_id,
+            invitations.c.used_at.is_(None),
+            _MAKER_MAY_INVITE,
+        )
         .values(used_at=at, used_by=by)
     )
     return used.rowcount == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -33,10 +34,13 @@ async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datet
     In a write transaction; on PostgreSQL the rows stay locked until its end.
     """
     ordered = sorted(buckets, key=lambda bucket: bucket.key)  # so that nobody waits in a circle
+    fresh = [bucket.key for bucket in ordered if await _lock(connection, bucket, at)]
     left = {bucket: await _left(connection, bucket, at) for bucket in ordered}
     await _forget_full(connection, [bucket.key for bucket in ordered], at)
     wait_s = max((1 - left[bucket]) / bucket.per_s for bucket in ordered)
     if wait_s > 0:
+        # Who is refused leaves no rows: made-up names must not fill the table.
+        await connection.execute(sa.delete(rate_limits).where(rate_limits.c.key.in_(fresh)))
         return wait_s
     for bucket in ordered:
         await connection.execute(
@@ -47,13 +51,16 @@ async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datet
     return 0
 
 
+async def _lock(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
+    """See that a bucket has a row, and lock it; whether it is a new one."""
+    if (await connection.execute(_locked(bucket))).one_or_none() is not None:
+        return False
+    return await _add_full(connection, bucket, at)
+
+
 async def _left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> float:
-    """What is in a bucket. Its row exists, and is locked, afterwards."""
-    wanted = sa.select(rate_limits).where(rate_limits.c.key == bucket.key).with_for_update()
-    row = (await connection.execute(wanted)).one_or_none()
-    if row is None:
-        await _add_full(connection, bucket, at)
-        row = (await connection.execute(wanted)).one()
+    """What is in a bucket, which has a row."""
+    row = (await connection.execute(_locked(bucket))).one()
     # Controllers' clocks differ a little.
     elapsed_s: float = max(0.0, (at - row.at).total_seconds())
     filled: float = row.left + elapsed_s * bucket.per_s
@@ -71,11 +78,17 @@ async def _forget_full(connection: AsyncConnection, but: Sequence[str], at: date
     await connection.execute(sa.delete(rate_limits).where(rate_limits.c.key.in_(full)))
 
 
-async def _add_full(connection: AsyncConnection, bucket: Bucket, at: datetime) -> None:
+def _locked(bucket: Bucket) -> sa.Select[Any]:
+    return sa.select(rate_limits).where(rate_limits.c.key == bucket.key).with_for_update()
+
+
+async def _add_full(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
+    """False: another controller was faster."""
     try:
         async with connection.begin_nested():
             await connection.execute(
                 sa.insert(rate_limits).values(key=bucket.key, left=bucket.capacity, at=at)
             )
     except IntegrityError:
-        pass  # another controller was faster
+        return False
+    return True

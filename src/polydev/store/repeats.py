@@ -13,9 +13,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import PersonId
+from polydev.errors import TooManyRequests
 from polydev.store.tables import idempotency_keys as keys
 
 KEPT_FOR = timedelta(hours=24)
+MOST_KEYS = 2000
+"""How many keys of a person are kept at a time."""
+_FULL_FOR_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,10 @@ class Before:
 
 
 async def take(connection: AsyncConnection, taken: Taken, *, given_up: datetime) -> Taken | Before:
-    """Take a key if it is free, or held without an answer since before `given_up`."""
+    """Take a key if it is free, or held without an answer since before `given_up`.
+
+    Raises TooManyRequests if the person has as many as are kept.
+    """
     theirs = _key_of(taken)
     row = (await connection.execute(sa.select(keys).where(*theirs))).one_or_none()
     if row is None:
@@ -77,6 +84,13 @@ async def prune(
 
 
 async def _take_new(connection: AsyncConnection, taken: Taken) -> Taken | Before:
+    whose = sa.select(sa.func.count()).where(keys.c.user_id == taken.user_id)
+    if (await connection.scalar(whose) or 0) >= MOST_KEYS:
+        raise TooManyRequests(
+            f"{MOST_KEYS} requests with an Idempotency-Key within 24 hours are kept, and no more",
+            hint="Ask without a key, or later",
+            retry_after_s=_FULL_FOR_S,
+        )
     try:
         async with connection.begin_nested():
             await connection.execute(

@@ -134,6 +134,24 @@ async def test_an_invitation_is_for_its_address_and_time_and_may_be_taken_back(
     assert (await access.accounts.sign_up(ANN, PASSWORD, anns[1], from_browser())).secret
 
 
+@pytest.mark.parametrize("how", ["disabled", "demoted"])
+async def test_an_administrator_who_is_no_longer_one_has_left_no_way_in(
+    make_access: MakeAccess, how: str
+) -> None:
+    access = await make_access(sign_up="open")
+    root, ann = await _root(access), (await _ann(access)).person.user_id
+    await access.administration.set_role(root, ann, Role.ADMINISTRATOR)
+    begun = await access.accounts.sign_in(ANN, PASSWORD, from_browser())
+    caller = await access.caller(from_browser(begun.secret))
+    _, code = await access.invitations.create(caller, None, Role.ADMINISTRATOR, timedelta(days=1))
+    if how == "disabled":
+        await access.administration.disable(root, ann)
+    else:
+        await access.administration.set_role(root, ann, Role.PERSON)
+    with pytest.raises(NotAllowed, match="not known"):
+        await access.accounts.sign_up("anns-other@example.test", PASSWORD, code, from_browser())
+
+
 async def test_one_invitation_lets_one_person_in(make_access: MakeAccess) -> None:
     access = await make_access()
     _, code = await access.invitations.create(

@@ -114,6 +114,18 @@ async def test_the_right_password_is_refused_too_when_it_is_asked_too_often(
         await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="192.0.2.2"))
 
 
+async def test_who_is_refused_leaves_nothing_behind(
+    make_access: MakeAccess, store: Database
+) -> None:
+    access = await make_access(sign_ins_per_hour=6)
+    assert await _tries(access, 2) == 1
+    for number in range(5):  # names that nobody has
+        assert await _tries(access, 1, f"p{number}@example.test") == 0
+    async with store.read() as connection:
+        found = (await connection.execute(sa.select(rows.c.key))).scalars().all()
+    assert len(found) == 2, found  # the network's, and the address that was looked at
+
+
 async def test_accounts_are_made_so_fast(make_access: MakeAccess) -> None:
     access = await make_access(sign_up="open", sign_ups_per_hour=12)
     for number in range(2):

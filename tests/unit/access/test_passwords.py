@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from polydev.access import addresses, passwords
 from polydev.access.passwords import Passwords
-from polydev.errors import BadRequest, PasswordRefused, PolydevError
+from polydev.errors import BadRequest, PasswordRefused, PolydevError, TooManyRequests
 
 ANN = "ann@example.test"
 GOOD = "correct horse battery"
@@ -152,3 +152,14 @@ def test_whatever_is_typed_is_an_address_or_is_refused(local: str, domain: str) 
     assert addresses.normalised(address) == address
     assert address.isprintable()
     address.encode()
+
+
+async def test_few_wait_for_their_password_to_be_looked_at() -> None:
+    ours = quick_passwords()
+    kept = await ours.hash(GOOD)
+    together = await asyncio.gather(
+        *(ours.matches(GOOD, kept) for _ in range(100)), return_exceptions=True
+    )
+    assert together.count(True) == 34
+    assert sum(isinstance(it, TooManyRequests) for it in together) == 66
+    assert await ours.matches(GOOD, kept)  # they are gone

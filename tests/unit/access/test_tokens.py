@@ -81,6 +81,16 @@ async def test_no_token_makes_one_that_may_more_or_lasts_longer(access: Access) 
     await access.tokens.create(script, "less", frozenset({Scope.READ}), timedelta(days=1))
 
 
+async def test_a_token_that_is_revoked_meanwhile_makes_none(access: Access) -> None:
+    ann = await _person(access)
+    token, text = await access.tokens.create(ann, "some", SOME, DAYS)
+    script = await access.caller(with_token(text))
+    await access.tokens.revoke(ann, token.token_id)
+    with pytest.raises(NotSignedIn):
+        await access.tokens.create(script, "heir", SOME, None)
+    assert await access.tokens.of(ann) == []
+
+
 async def test_only_an_administrator_makes_a_token_for_administration(access: Access) -> None:
     with pytest.raises(NotAllowed, match="administrators"):
         await access.tokens.create(await _person(access), "root", frozenset({Scope.ADMIN}), DAYS)

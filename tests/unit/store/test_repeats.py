@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from polydev.domain import Person, PersonId
+from polydev.errors import TooManyRequests
 from polydev.store import people, repeats
 from polydev.store.database import Database
 from polydev.store.repeats import Before, Taken
@@ -82,3 +83,15 @@ async def test_old_keys_are_forgotten(kept: Database) -> None:
         await repeats.prune(connection, _AT + _MINUTE, _ANN)
     assert await _take(kept, _at(1)) == _at(1)
     assert isinstance(await _take(kept, _at(1, user_id=_BEN)), Before)
+
+
+async def test_a_person_cannot_fill_the_table(
+    kept: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeats, "MOST_KEYS", 3)
+    for number in range(3):
+        assert isinstance(await _take(kept, _at(0, key=f"key-{number}")), Taken)
+    with pytest.raises(TooManyRequests):
+        await _take(kept, _at(0, key="key-3"))
+    assert isinstance(await _take(kept, _at(0, key="key-2")), Before)
+    assert isinstance(await _take(kept, _at(0, user_id=_BEN)), Taken)
