@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 PROVIDERS = ("codex", "claude_code")
 CREDENTIALS = {"codex": "/root/.codex/auth.json", "claude_code": "/root/.claude/.credentials.json"}
 STEPS = (
+    "wait-for-room",
     "create-machines",
     "browser-ready",
     "start-login",

@@ -139,6 +139,13 @@ class Engine:
         status = await DBOS.get_workflow_status_async(_workflow_id(name, subject))
         return status is not None and status.status not in _GOING_ON
 
+    async def going_on(self, name: str) -> frozenset[str]:
+        """The subjects of all workflows of that name that have not ended, in one question."""
+        found = await DBOS.list_workflows_async(
+            status=list(_GOING_ON), name=name, load_input=False, load_output=False
+        )
+        return frozenset(it.workflow_id.removeprefix(_workflow_id(name, "")) for it in found)
+
     async def forget(self, before: datetime) -> int:
         """Remove the journal of workflows that have ended and were made before that time."""
         old = await DBOS.list_workflows_async(

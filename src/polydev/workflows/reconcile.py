@@ -1,7 +1,7 @@
 """The reconciler: looks what fell between rows, workflows and hosts, and puts it right.
 
-`app.py` runs it beside the API, at start and then every half minute; of several controllers the
-eldest does it. It finishes what a workflow could not (a host that was away too long), and what a
+`app.py` runs it beside the API, at start and then every `reconcile_period_s`; of several
+controllers the eldest does it. It finishes what a workflow could not (a host that was away too long), and what a
 controller that died between a row and its workflow left. `orphans.py` looks for what is on hosts
 and in no row. What it does is explained in the audit log. It may be cut anywhere, and two may be at
 it for a moment: each thing is looked at again right before it is changed.
@@ -37,7 +37,6 @@ from polydev.workflows.orphans import Orphans, entry
 
 log = logging.getLogger("polydev.workflows")
 
-PERIOD_S = 30.0
 _KEEP_JOURNAL = timedelta(days=7)
 _SETTLED = (MachineState.RUNNING, MachineState.STOPPED, MachineState.FAILED)
 
@@ -61,7 +60,7 @@ class Reconciler:
                 log.warning("reconciling: %s", error.line())
             except Exception:
                 log.exception("reconciling failed")
-            await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(self.machines.settings.reconcile_period_s)
 
     async def once(self) -> None:
         """Look at everything once. A host that does not answer is passed over."""
@@ -91,7 +90,10 @@ class Reconciler:
         """Every live session has a workflow; one whose workflow ended without it is failed."""
         async with self.database.read() as connection:
             live = await sessions.live(connection)
+        going_on = await self.engine.going_on(CONNECT) if live else frozenset()
         for session in live:
+            if session.session_id in going_on:
+                continue
             if not await self.engine.is_over(CONNECT, session.session_id):
                 await self.engine.enqueue(CONNECT, session.session_id)
                 continue
