@@ -1,10 +1,10 @@
 """The reconciler: looks what fell between rows, workflows and hosts, and puts it right.
 
 `app.py` runs it beside the API, at start and then every `reconcile_period_s`; of several
-controllers the eldest does it. It finishes what a workflow could not (a host that was away too long), and what a
-controller that died between a row and its workflow left. `orphans.py` looks for what is on hosts
-and in no row. What it does is explained in the audit log. It may be cut anywhere, and two may be at
-it for a moment: each thing is looked at again right before it is changed.
+controllers the eldest does it. It finishes what a workflow could not (a host that was away too
+long), and what a controller that died between a row and its workflow left. `orphans.py` looks for
+what is on hosts and in no row. What it does is explained in the audit log. It may be cut anywhere,
+and two may be at it for a moment: each thing is looked at again right before it is changed.
 """
 
 from __future__ import annotations
