@@ -271,7 +271,10 @@ class ControllerSettings(CommonSettings):
     def check(self) -> Self:
         """Refuse combinations that each variable alone does not show."""
         if (self.oidc_issuer is None) != (self.oidc_client_id is None):
-            raise BadSettings("POLYDEV_OIDC_ISSUER and POLYDEV_OIDC_CLIENT_ID need each other")
+            raise BadSettings(
+                "POLYDEV_OIDC_ISSUER and POLYDEV_OIDC_CLIENT_ID need each other",
+                hint="Set both, or neither",
+            )
         if self.supabase_jwt_secret is not None and self.supabase_url is None:
             raise BadSettings(
                 "SUPABASE_JWT_SECRET needs SUPABASE_URL",
@@ -288,7 +291,10 @@ class ControllerSettings(CommonSettings):
             ("SUPABASE_URL", self.supabase_url),
         ):
             if url is not None and not _trustworthy(url):
-                raise BadSettings(f"{variable} must begin with https://")
+                raise BadSettings(
+                    f"{variable} must begin with https://",
+                    hint="Only a loopback address may be asked without it",
+                )
         return self
 
     @field_validator("hosts", mode="before")

@@ -28,7 +28,7 @@ _PATTERNS = {
     "public_url": ("an http or https address without a path", "https://polydev.example.org"),
     "oidc_issuer": ("an http or https address", "https://accounts.example.org"),
     "supabase_url": ("an http or https address", "https://project.example.org"),
-    "otlp_endpoint": ("an http or https address", "http://127.0.0.1:4318"),
+    "otlp_endpoint": ("an http or https address", "http://127.0.0.1:4318/v1/traces"),
 }
 """What a field of a pattern must be, and an example."""
 

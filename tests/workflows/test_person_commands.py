@@ -87,7 +87,7 @@ async def test_a_token_makes_the_command_act_as_its_person(world: World, polydev
     assert made["token"] not in json.dumps(listed)
     _, err = await polydev("user", "list", code=1, **own)
     assert "administrators" in err
-    await polydev("token", "revoke", made["tokenId"], **own)
+    await polydev("token", "revoke", made["tokenId"][:8], **own)
     _, err = await polydev("machine", "list", code=1, POLYDEV_TOKEN=made["token"])
     assert err.startswith("polydev: ")
 

@@ -60,7 +60,10 @@ class Administration:
 async def _other(connection: AsyncConnection, user_id: PersonId) -> Person:
     """The person, who is not the local administrator: there is always one. Raises NoSuchPerson."""
     if user_id == ADMINISTRATOR:
-        raise NotAllowed("The local administrator stays what they are")
+        raise NotAllowed(
+            "The local administrator stays what they are",
+            hint="Their token is changed by removing the file admin-token, and a restart",
+        )
     person = await people.get(connection, user_id)
     if person is None:
         raise NoSuchPerson(f"No person has the id {user_id}")

@@ -67,7 +67,7 @@ class Caller:
     def require(self, scope: Scope) -> None:
         """Raises NotAllowed unless the caller may do that."""
         if scope is Scope.ADMIN and self.person.role is not Role.ADMINISTRATOR:
-            raise NotAllowed("This is for administrators")
+            raise NotAllowed("This is for administrators", hint="Ask one, or use a token of theirs")
         if scope not in self.scopes:
             raise NotAllowed(
                 f"This token is not for that: it lacks the scope `{scope}`",
@@ -84,7 +84,9 @@ class Caller:
         try:
             self.require(Scope.ADMIN)
         except NotAllowed:
-            raise NotAllowed("You cannot act for somebody else") from None
+            raise NotAllowed(
+                "You cannot act for somebody else", hint="Leave `userId` out, or give your own"
+            ) from None
         return PersonId(user_id)
 
     def did(

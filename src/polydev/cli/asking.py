@@ -18,5 +18,5 @@ async def confirmed(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Invalid(f"This asks first: {question}", hint="Say --yes")
+        raise Invalid(f"This would ask first ({question})", hint="Say --yes")
     await asyncio.to_thread(typer.confirm, question, abort=True)

@@ -11,7 +11,7 @@ import typer
 
 from polydev.cli.controller import Controller, Json, controller
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.terminal import Terminal
+from polydev.cli.terminal import Terminal, moment
 from polydev.errors import ControllerUnreachable, Invalid
 
 _ALL, _MINE = "/api/admin/audit", "/api/account/audit"
@@ -95,7 +95,7 @@ def _print(terminal: Terminal, entry: Json) -> None:
 
 
 def _row(entry: Json) -> list[str]:
-    return [str(entry[name] or "-") for name in _COLUMNS]
+    return [moment(entry["at"]), *(str(entry[name] or "-") for name in _COLUMNS[1:])]
 
 
 def _wanted(about: list[str], names: frozenset[str]) -> Json:

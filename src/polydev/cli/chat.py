@@ -15,8 +15,10 @@ from polydev.errors import ChatFailed, Invalid, by_code
 
 @runs
 async def chat(
-    provider: Annotated[str, typer.Argument(help="`codex` or `claude_code`.")],
-    text: Annotated[str, typer.Argument(help="What to say; `-` reads it from standard input.")],
+    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="`codex` or `claude_code`.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="What to say; `-` reads it from standard input.")
+    ],
     as_json: JsonFlag = False,
 ) -> None:
     """Say something to a CLI that is logged in; its answer is printed as it comes.

@@ -25,7 +25,7 @@ LONGEST_PASTE = 8192
 
 @runs
 async def connect(
-    provider: Annotated[str, typer.Argument(help="`codex` or `claude_code`.")],
+    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="`codex` or `claude_code`.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Log a CLI in: a browser machine is made for it, and destroyed when it is done.

@@ -15,7 +15,7 @@ from polydev.cli import options
 from polydev.cli.asking import confirmed
 from polydev.cli.controller import Controller, Json, controller
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.terminal import Terminal
+from polydev.cli.terminal import Terminal, moment
 from polydev.cli.waiting import until
 from polydev.errors import BadPath, Failed, Invalid, NoSuchCredential
 
@@ -89,7 +89,9 @@ async def export(
     which: Which,
     to: Annotated[
         Path,
-        typer.Argument(help="A file, which only you can read then; `-` is standard output."),
+        typer.Argument(
+            metavar="FILE", help="A file, which only you can read then; `-` is standard output."
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Write over the file.")] = False,
     as_json: JsonFlag = False,
@@ -166,5 +168,5 @@ def _row(credential: Json) -> tuple[str, ...]:
         credential["provider"],
         credential["vmId"] or "-",
         said,
-        credential["expiresAt"] or "-",
+        moment(credential["expiresAt"]),
     )

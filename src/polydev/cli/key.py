@@ -14,7 +14,7 @@ from polydev.cli import options
 from polydev.cli.asking import confirmed
 from polydev.cli.controller import Controller, Json, controller
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.terminal import Terminal
+from polydev.cli.terminal import Terminal, moment
 from polydev.cli.waiting import LOOK_EVERY_S
 from polydev.errors import Failed
 
@@ -66,7 +66,9 @@ async def rotate(as_json: JsonFlag = False) -> None:
 @app.command()
 @runs
 async def retire(
-    key: Annotated[str, typer.Argument(help="A key's id, as `polydev key list` tells it.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="A key's id, as `polydev key list` tells it.")
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -88,7 +90,7 @@ def _row(key: Json) -> tuple[str, ...]:
         "yes" if key["opens"] else "no",
         str(key["credentials"]),
         str(key["secrets"]),
-        key["createdAt"] or "-",
+        moment(key["createdAt"]),
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from polydev.cli import execute, options
+from polydev.cli.asking import confirmed
 from polydev.cli.controller import Controller, Json, controller
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.terminal import Terminal
+from polydev.cli.terminal import Terminal, moment
 from polydev.domain import MachineKind
 from polydev.errors import Failed, Invalid, Missing, NoSuchMachine, by_code
 from polydev.hostapi import ExecRequest
@@ -29,7 +30,9 @@ Which = Annotated[
 @app.command()
 @runs
 async def create(
-    kind: Annotated[MachineKind, typer.Argument(help="What it is for.")] = MachineKind.CLI,
+    kind: Annotated[
+        MachineKind, typer.Argument(metavar="KIND", help="What it is for.")
+    ] = MachineKind.CLI,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a machine and start it. Example: `polydev machine create cli`."""
@@ -56,8 +59,8 @@ async def list_machines(as_json: JsonFlag = False) -> None:
         return terminal.answer(machines)
     if not machines:
         return terminal.say("No machines; `polydev connect codex` makes what it needs.")
-    columns = ("vm_id", "vm_type", "ip_address", "status", "created_at")
-    terminal.table(columns, (tuple(str(row[name] or "-") for name in columns) for row in machines))
+    columns = ("machine", "kind", "address", "status", "since")
+    terminal.table(columns, (_row(machine) for machine in machines))
 
 
 @app.command()
@@ -69,14 +72,17 @@ async def show(which: Which, as_json: JsonFlag = False) -> None:
         machine = await there.get(f"/api/vm/{await resolve(there, which)}")
     if as_json:
         return terminal.answer(machine)
-    terminal.table(("what", "value"), ((key, str(value)) for key, value in machine.items()))
+    terminal.table(("what", "value"), _about(machine))
 
 
 @app.command(name="exec")
 @runs
 async def execute_in(
     which: Which,
-    argv: Annotated[list[str], typer.Argument(help="The program and its arguments, after `--`.")],
+    argv: Annotated[
+        list[str],
+        typer.Argument(metavar="PROGRAM...", help="The program and its arguments, after `--`."),
+    ],
     pty: Annotated[
         bool, typer.Option("--tty", "-t", help="Give it a terminal (for shells and editors).")
     ] = False,
@@ -90,7 +96,9 @@ async def execute_in(
     `polydev machine exec -t cli -- bash -l`, `polydev machine exec cli -- tee /root/x < x`.
     """
     if pty and (as_json or not sys.stdin.isatty()):
-        raise Invalid("-t needs a terminal, and cannot be used with --json")
+        raise Invalid(
+            "-t needs a terminal, and cannot be used with --json", hint="Leave one of them out"
+        )
     request = ExecRequest(argv=argv, cwd=cwd, pty=execute.terminal_size() if pty else None)
     async with controller() as there:
         vm_id = await resolve(there, which)
@@ -154,10 +162,7 @@ async def destroy(
     terminal = Terminal(as_json=as_json)
     async with controller() as there:
         vm_id = await resolve(there, which)
-        if not yes:
-            if not sys.stdin.isatty():
-                raise Invalid(f"{vm_id} would be destroyed with its disk", hint="Say --yes")
-            await asyncio.to_thread(typer.confirm, f"Destroy {vm_id} with its disk?", abort=True)
+        await confirmed(f"Destroy {vm_id} with its disk?", yes=yes)
         async with terminal.step(f"Destroying {vm_id}"):
             await there.post("/api/vm/destroy", {"vmId": vm_id})
             machine = await _until(there, vm_id, {"destroyed"})
@@ -199,3 +204,23 @@ async def _until(there: Controller, vm_id: str, wanted: set[str]) -> Json:
     raise by_code(error.get("code", Failed.code))(
         error.get("message", f"{vm_id} is {machine['status']}"), hint=error.get("hint") or ""
     )
+
+
+def _row(machine: Json) -> tuple[str, ...]:
+    return (
+        machine["vm_id"],
+        machine["vm_type"],
+        machine["ip_address"] or "-",
+        machine["status"],
+        moment(machine["created_at"]),
+    )
+
+
+def _about(machine: Json) -> Iterator[tuple[str, str]]:
+    """What there is to tell of a machine, a line each."""
+    told = ("machine", "kind", "address", "status", "since")
+    yield from zip(told, _row(machine), strict=True)
+    for name, unit in (("memory_mib", " MiB"), ("vcpus", ""), ("disk_mib", " MiB")):
+        yield name.removesuffix("_mib"), f"{machine[name]}{unit}"
+    if error := machine["error"]:
+        yield "error", f"{error['message']} ({error['code']})"

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -172,6 +173,13 @@ class Terminal:
 def clock(seconds: float) -> str:
     """Seconds, in a column."""
     return f"{seconds:6.1f} s"
+
+
+def moment(text: str | None, without: str = "-") -> str:
+    """A time of the API's, in a column: to the second, in UTC. `without`: when there is none."""
+    if not text:
+        return without
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def printable(text: str) -> str:

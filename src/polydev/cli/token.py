@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from polydev.cli import options
-from polydev.cli.controller import Json, controller
+from polydev.cli.controller import Controller, Json, controller
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.terminal import Terminal
+from polydev.cli.terminal import Terminal, moment
 from polydev.domain import Scope
+from polydev.errors import Invalid, NoSuchToken
 
 app = options.app("API tokens, for scripts.")
 
@@ -21,7 +22,7 @@ _DAYS = 90
 @app.command()
 @runs
 async def create(
-    name: Annotated[str, typer.Argument(help="What it is for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")],
     scopes: Annotated[
         list[Scope], typer.Option("--scope", "-s", help="What it may do; may be said again.")
     ],
@@ -57,17 +58,30 @@ async def list_tokens(as_json: JsonFlag = False) -> None:
 @app.command()
 @runs
 async def revoke(
-    token: Annotated[str, typer.Argument(help="A token's id, as `polydev token list` tells it.")],
+    which: Annotated[str, typer.Argument(metavar="TOKEN", help="A token's id or its beginning.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Revoke a token: it opens nothing from now on. Example: `polydev token revoke 3f6c1d0e`."""
     terminal = Terminal(as_json=as_json)
     async with controller() as there:
-        await there.delete(f"{_TOKENS}/{token}")
+        found = await _resolve(there, which)
+        await there.delete(f"{_TOKENS}/{found['tokenId']}")
     if as_json:
-        terminal.answer({"tokenId": token, "revoked": True})
+        terminal.answer({"tokenId": found["tokenId"], "revoked": True})
     else:
-        terminal.say(f"{token} is revoked.")
+        terminal.say(f"{found['name']} ({found['tokenId']}) is revoked.")
+
+
+async def _resolve(there: Controller, which: str) -> Json:
+    """The token that is meant. Raises NoSuchToken, Invalid."""
+    found = [it for it in await there.every(_TOKENS) if it["tokenId"].startswith(which)]
+    if len(found) > 1:
+        raise Invalid(f"{which} is the beginning of {len(found)} tokens", hint="Say more of it")
+    if not found:
+        raise NoSuchToken(
+            f"There is no API token {which}", hint="`polydev token list` tells those there are"
+        )
+    return found[0]
 
 
 def _row(token: Json) -> tuple[str, ...]:
@@ -75,6 +89,6 @@ def _row(token: Json) -> tuple[str, ...]:
         token["tokenId"],
         token["name"],
         " ".join(token["scopes"]),
-        token["expiresAt"] or "it is revoked",
-        token["lastUsedAt"] or "never",
+        moment(token["expiresAt"], "it is revoked"),
+        moment(token["lastUsedAt"], "never"),
     )

@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,17 +30,10 @@ from polydev.cli.supervisor import Listener, Log, Program, supervise
 from polydev.cli.terminal import Terminal
 from polydev.errors import PortTaken
 from polydev.settings import CommonSettings, ControllerSettings, HostSettings, read
+from polydev.settings_words import variable_of
 
 CONTROLLERS_OWN = ("ENCRYPTION_KEY", "DATABASE_URL", "PORT", "SUPABASE_")
 """Variables, or beginnings of them, that the host agent must never see."""
-
-CONTROLLERS_SECRETS = (
-    "POLYDEV_ADMIN_TOKEN",
-    "POLYDEV_TOKEN",
-    "POLYDEV_OTHER_ENCRYPTION_KEYS",
-    "POLYDEV_OIDC_CLIENT_SECRET",
-)
-"""Variables of everyone's kind that it must not see either."""
 
 EVERYONES = ("PATH", "LANG", "LC_", "TZ", "POLYDEV_")
 
@@ -152,7 +145,7 @@ async def keep_running(plan: Plan, listener: Listener) -> None:
 def host_agent(plan: Plan, owner: account.Account, program: Path) -> Program:
     """The host agent, as root, with nothing that is the controller's in its environment."""
     env = _environment(EVERYONES, program)
-    for name in CONTROLLERS_SECRETS:
+    for name in (*_controllers_settings(), "POLYDEV_TOKEN"):
         env.pop(name, None)
     env |= {"POLYDEV_SOCKET_GROUP": owner.group, "HOME": "/root"}
     return Program(
@@ -186,6 +179,13 @@ async def answers(url: str, owners: Owners) -> bool:
             return answer.is_success and bool(answer.json()["status"] == "ok")
     except (httpx.HTTPError, PortTaken, ValueError, KeyError, TypeError):
         return False
+
+
+def _controllers_settings() -> Iterator[str]:
+    """The variables that are the controller's alone, its secrets among them."""
+    own = ControllerSettings.model_fields.keys() - HostSettings.model_fields.keys()
+    for name in own:
+        yield variable_of(name, ControllerSettings.model_fields[name])
 
 
 def _python(module: str) -> tuple[str, ...]:

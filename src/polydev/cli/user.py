@@ -10,7 +10,7 @@ from polydev.cli import options
 from polydev.cli.asking import confirmed
 from polydev.cli.controller import Controller, Json, controller
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.terminal import Terminal
+from polydev.cli.terminal import Terminal, moment
 from polydev.cli.waiting import until
 from polydev.domain import Role
 from polydev.errors import Failed, Invalid, NoSuchPerson
@@ -42,7 +42,8 @@ async def list_people(as_json: JsonFlag = False) -> None:
 @runs
 async def invite(
     email: Annotated[
-        str | None, typer.Argument(help="Whom; without one, whoever has the code.")
+        str | None,
+        typer.Argument(metavar="E-MAIL", help="Whom; without one, whoever has the code."),
     ] = None,
     role: Annotated[Role, typer.Option(help="What they will be.")] = Role.PERSON,
     days: Annotated[int, typer.Option(help="How long it holds.")] = 7,
@@ -56,7 +57,9 @@ async def invite(
     if as_json:
         return terminal.answer(made)
     terminal.say(f"The code, which is told this once: {made['code']}")
-    terminal.say(f"It is for {made['email'] or 'whoever has it'}, until {made['expiresAt']}.")
+    terminal.say(
+        f"It is for {made['email'] or 'whoever has it'}, until {moment(made['expiresAt'])}."
+    )
 
 
 @app.command()
@@ -77,7 +80,7 @@ async def enable(who: Who, as_json: JsonFlag = False) -> None:
 @runs
 async def role(
     who: Who,
-    role: Annotated[Role, typer.Argument(help="What they are from now on.")],
+    role: Annotated[Role, typer.Argument(metavar="ROLE", help="What they are from now on.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Say what somebody is. Example: `polydev user role ann@example.org administrator`."""
@@ -144,7 +147,13 @@ async def _until_gone(there: Controller, user_id: str) -> None:
 
 
 def _row(person: Json) -> tuple[str, ...]:
-    return (person["id"], person["email"], person["role"], _state(person), person["createdAt"])
+    return (
+        person["id"],
+        person["email"],
+        person["role"],
+        _state(person),
+        moment(person["createdAt"]),
+    )
 
 
 def _state(person: Json) -> str:

@@ -65,7 +65,7 @@ async def end(connection: AsyncConnection, user_id: PersonId, sign_in_id: str) -
         )
     )
     if not ended.rowcount:
-        raise NoSuchToken("No sign-in of that id")
+        raise NoSuchToken("There is no such sign-in", hint="GET /api/account/sign-ins lists yours")
     await events.emit(connection, user_id, "account", user_id, status="signed-out")
 
 

@@ -65,7 +65,7 @@ async def revoke(connection: AsyncConnection, user_id: PersonId, token_id: str) 
         )
     )
     if not gone.rowcount:
-        raise NoSuchToken("No API token of that id")
+        raise NoSuchToken("There is no such API token", hint="GET /api/account/tokens lists yours")
     await events.emit(connection, user_id, "token", token_id, status="revoked")
 
 

@@ -1,6 +1,6 @@
-"""What is kept only for a while: events, the audit log, and what ended long
-ago. `app.py` runs it beside the API.
+"""What is kept only for a while: events, the audit log, and what ended long ago.
 
+`app.py` runs it beside the API.
 Several controllers may do it at once: what one has removed, the others do not find.
 """
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polydev.cli.terminal import Terminal, printable
+from polydev.cli.terminal import Terminal, moment, printable
 
 
 async def test_a_step_is_told_once_with_its_detail_and_time(
@@ -22,7 +22,8 @@ async def test_a_step_that_fails_is_told_as_failed(capsys: pytest.CaptureFixture
     with pytest.raises(ValueError, match="no"):
         async with Terminal().step("Making a machine"):
             raise ValueError("no")
-    assert "✗" in capsys.readouterr().out or "!!" in capsys.readouterr().out
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.split()[0] in {"✗", "!!"}
 
 
 async def test_a_long_step_says_that_it_goes_on(
@@ -77,3 +78,10 @@ def test_tables_cut_nothing_off(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_printable_keeps_every_script() -> None:
     assert printable("Grüße, 你好, здравствуйте ✓") == "Grüße, 你好, здравствуйте ✓"
+
+
+def test_times_are_told_to_the_second_in_utc() -> None:
+    assert moment("2026-01-31T12:00:01.923231Z") == "2026-01-31 12:00:01Z"
+    assert moment("2026-01-31T12:00:01+02:00") == "2026-01-31 10:00:01Z"
+    assert moment(None) == "-"
+    assert moment(None, "never") == "never"
