@@ -13,21 +13,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from polydev.domain import PersonId
 from polydev.errors import BadSettings, DatabaseUnavailable
-from polydev.store import events
+from polydev.store import events, shape
 from polydev.store.changes import Changes
 from polydev.store.postgresql import Postgresql
 from polydev.store.sqlite import Sqlite, file_of
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _URL_HINT = (
     "Leave it unset, or set it to sqlite:////path/to/file.db or postgresql://user@server/database"
 )
@@ -96,9 +92,14 @@ class Database:
         """
         async with self._begun(self._kind.owners_options()) as connection:
             await self._kind.prepare(connection)
-            moved = await connection.run_sync(_upgrade)
-            await connection.commit()
-        return moved
+            was = await shape.revision_of(connection)
+            if was != shape.NEWEST:
+                shape.require_known(was)
+                from polydev.store import migrating  # Alembic is large, and seldom needed
+
+                await connection.run_sync(migrating.upgrade)
+                await connection.commit()
+        return was, shape.NEWEST
 
     async def close(self) -> None:
         await self._kind.changes.close()
@@ -183,12 +184,3 @@ def _parsed(url: str | None) -> sa.URL | None:
         f"DATABASE_URL names a {parsed.drivername} database, which Polydev cannot use",
         hint=_URL_HINT,
     )
-
-
-def _upgrade(connection: sa.Connection) -> tuple[str | None, str | None]:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["connection"] = connection
-    was = MigrationContext.configure(connection).get_current_revision()
-    command.upgrade(config, "head")
-    return was, MigrationContext.configure(connection).get_current_revision()

@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from polydev.domain import Person, PersonId, now
 from polydev.errors import BadSettings
-from polydev.store import locks, people
+from polydev.store import locks, people, shape
 from polydev.store.database import Database, migrate, open_database
 from polydev.store.tables import metadata, users
 
@@ -119,3 +120,17 @@ def test_the_password_of_a_database_url_is_not_told(tmp_path: Path) -> None:
     with pytest.raises(BadSettings) as caught:
         open_database("mysql://me:hunter2@db.example.test/polydev", tmp_path)
     assert "hunter2" not in caught.value.line()
+
+
+def test_migrations_are_named_after_their_revisions() -> None:
+    scripts = ScriptDirectory(str(shape.MIGRATIONS))
+    assert scripts.get_heads() == [shape.NEWEST]
+    assert sorted(it.revision for it in scripts.walk_revisions()) == list(shape.KNOWN)
+
+
+async def test_a_database_of_a_newer_version_is_refused(store: Database) -> None:
+    async with store._begun(store._kind.owners_options()) as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        await connection.commit()
+    with pytest.raises(BadSettings, match="newer version"):
+        await store.upgrade()
