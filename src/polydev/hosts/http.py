@@ -6,8 +6,10 @@ route to any guest. The guest is hostile: answers are bounded, and never decompr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -16,6 +18,11 @@ import httpx
 
 from polydev.errors import ChannelLost, GuestMisbehaved
 from polydev.hosts.streams import GuestStream
+
+if find_spec("sniffio") is None:
+    # httpcore tries to import it several times for each request; where it is not installed, Python
+    # would look through every folder of its path each time: a third of a request's cost.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
