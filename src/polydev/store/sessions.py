@@ -6,11 +6,13 @@ per person and provider is the database's own rule (a unique index), so it holds
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import (
@@ -229,15 +231,18 @@ async def step_started(
     connection: AsyncConnection, session_id: SessionId, step: str, at: datetime
 ) -> None:
     """Note that a step began; when it runs again, its first beginning counts."""
-    known = await connection.execute(
-        sa.select(session_steps.c.step).where(
-            session_steps.c.session_id == session_id, session_steps.c.step == step
-        )
-    )
-    if known.one_or_none() is None:
-        await connection.execute(
-            sa.insert(session_steps).values(session_id=session_id, step=step, started_at=at)
-        )
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    new = insert(session_steps).values(session_id=session_id, step=step, started_at=at)
+    await connection.execute(new.on_conflict_do_nothing())
+
+
+async def advance(
+    connection: AsyncConnection, session_id: SessionId, step: str, leaves: Collection[SessionStatus]
+) -> None:
+    """The session is in this step now, and runs if its status is one that the step leaves."""
+    status = auth_sessions.c.status
+    runs = sa.case((status.in_(leaves), SessionStatus.RUNNING), else_=status)
+    await change(connection, session_id, step=step, status=runs)
 
 
 async def step_ended(

@@ -34,15 +34,14 @@ class SessionNotes:
 
     async def begins(self, subject: str, step: str) -> None:
         """The session is in this step now."""
-        session_id = SessionId(subject)
+        session_id, leaves = SessionId(subject), set[SessionStatus]()
+        if step != WAIT_FOR_ROOM:
+            leaves.add(SessionStatus.QUEUED)
+        if step not in ("start-login", "wait-for-person"):
+            leaves.add(SessionStatus.WAITING)
         async with self.database.write() as connection:
             await sessions.step_started(connection, session_id, step, now())
-            session = await sessions.get(connection, session_id)
-            is_new = session.status is SessionStatus.QUEUED and step != WAIT_FOR_ROOM
-            status = SessionStatus.RUNNING if is_new else session.status
-            if status is SessionStatus.WAITING and step not in ("start-login", "wait-for-person"):
-                status = SessionStatus.RUNNING
-            await sessions.change(connection, session_id, step=step, status=status)
+            await sessions.advance(connection, session_id, step, leaves)
         log.info("session %s: %s begins", subject, step)
 
     async def ends(self, subject: str, step: str, outcome: str) -> None:
