@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from polydev.api import streams
 from polydev.api.answers import answers, events_of, listing
+from polydev.api.at_once import SESSION_STREAMS, WAITING
 from polydev.api.ids import SessionIdInPath
 from polydev.api.pages import Paged
 from polydev.api.repeats import Repeatable
@@ -93,7 +95,7 @@ async def list_sessions(
     ]
 
 
-@router.get(_SESSION, responses=answers(NoSuchSession))
+@router.get(_SESSION, responses=answers(NoSuchSession, TooManyRequests))
 async def get_session(
     session_id: SessionIdInPath,
     caller: Reading,
@@ -105,13 +107,14 @@ async def get_session(
     look = _look(services, caller.user_id, session_id)
     if after is None:
         return await look()
-    return await streams.when_changed(services.database, look, after, wait)
+    with WAITING.of(caller):
+        return await streams.when_changed(services.database, look, after, wait)
 
 
 @router.get(
     f"{_SESSION}/events",
     response_class=StreamingResponse,
-    responses=answers(NoSuchSession) | events_of("SessionView", "session"),
+    responses=answers(NoSuchSession, TooManyRequests) | events_of("SessionView", "session"),
 )
 async def watch_session(
     session_id: SessionIdInPath, caller: Reading, services: Reach, request: Request
@@ -119,10 +122,12 @@ async def watch_session(
     """A session as server-sent events (`event: session`, `data:` the session), until its end, or
     the end of the sign-in or token that asked."""
     look = _look(services, caller.user_id, session_id)
-    await look()  # a session that is not there is a problem, not a stream
-    views = streams.until(services.database, look, lambda it: it.status.is_end)
-    told = _events(views, still_may(request, Scope.READ))
-    return StreamingResponse(told, media_type="text/event-stream")
+    with ExitStack() as held:
+        held.enter_context(SESSION_STREAMS.of(caller))
+        await look()  # a session that is not there is a problem, not a stream
+        views = streams.until(services.database, look, lambda it: it.status.is_end)
+        told = _events(views, still_may(request, Scope.READ))
+        return streams.HeldStream(told, streams.SSE, held.pop_all())
 
 
 @router.get(f"{_SESSION}/complete", responses=answers(NoSuchSession, SessionNotCompleted))
@@ -184,7 +189,7 @@ def _look(
 
 async def _events(
     views: AsyncIterator[SessionView], may_read: Callable[[], Awaitable[bool]]
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     async for view in views:
         if not await may_read():
             return

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
+from polydev.api import streams
 from polydev.api.answers import answers, of_type
+from polydev.api.at_once import CHAT_TURNS
 from polydev.api.problems import on_wire
 from polydev.api.schemas import ChatTurn
-from polydev.api.services import Chatting, Reach
+from polydev.api.services import Chatting, Reach, still_may
 from polydev.chat import Turn, TurnEvent
-from polydev.errors import NotConnected, UnknownProvider
+from polydev.domain import Scope
+from polydev.errors import NotConnected, NotSignedIn, TooManyRequests, UnknownProvider
 
 router = APIRouter(prefix="/api/chat", tags=["chat"])
 
@@ -22,17 +27,40 @@ router = APIRouter(prefix="/api/chat", tags=["chat"])
 @router.post(
     "/turn",
     response_class=StreamingResponse,
-    responses=answers(UnknownProvider, NotConnected) | of_type("application/x-ndjson"),
+    responses=answers(UnknownProvider, NotConnected, TooManyRequests)
+    | of_type("application/x-ndjson"),
 )
-async def take_turn(asked: ChatTurn, caller: Chatting, services: Reach) -> StreamingResponse:
+async def take_turn(
+    asked: ChatTurn, caller: Chatting, services: Reach, request: Request
+) -> StreamingResponse:
     """One turn: the answer as it comes, one JSON object a line, and `end` as the last."""
-    opened = await services.chats.open(caller.user_id, asked.provider, asked.text)
-    return StreamingResponse(_lines(opened), media_type="application/x-ndjson")
+    with ExitStack() as held:
+        held.enter_context(CHAT_TURNS.of(caller))
+        opened = await services.chats.open(caller.user_id, asked.provider, asked.text)
+        told = _lines(opened, still_may(request, Scope.CHAT))
+        return streams.HeldStream(told, "application/x-ndjson", held.pop_all())
 
 
-async def _lines(opened: Turn) -> AsyncIterator[str]:
-    async for event in opened.events():
-        yield json.dumps(_on_wire(event)) + "\n"
+async def _lines(opened: Turn, may: streams.May) -> AsyncGenerator[str]:
+    """The turn as it goes, told as long as the person may have it; going away ends it."""
+    asked_at = time.monotonic()
+    async with aclosing(opened.events()) as events:
+        async for event in events:
+            if time.monotonic() - asked_at >= streams.ASKED_EVERY_S:
+                asked_at = time.monotonic()
+                if not await may():
+                    yield _line(TurnEvent("error", error=_ended()))
+                    yield _line(TurnEvent("end", ok=False))
+                    return
+            yield _line(event)
+
+
+def _ended() -> NotSignedIn:
+    return NotSignedIn("What this turn was asked with was signed out or revoked")
+
+
+def _line(event: TurnEvent) -> str:
+    return json.dumps(_on_wire(event)) + "\n"
 
 
 def _on_wire(event: TurnEvent) -> dict[str, Any]:

@@ -12,11 +12,17 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.api.answers import answers, listing
+from polydev.api.at_once import EXAMINATIONS
 from polydev.api.ids import Id
 from polydev.api.pages import Paged
 from polydev.api.services import Connecting, Reach, Reading
 from polydev.domain import Credential, CredentialId, Validity
-from polydev.errors import CredentialDamaged, NoSuchCredential, WrongEncryptionKey
+from polydev.errors import (
+    CredentialDamaged,
+    NoSuchCredential,
+    TooManyRequests,
+    WrongEncryptionKey,
+)
 from polydev.store import credentials
 from polydev.workflows.custody import Verdict
 
@@ -94,12 +100,13 @@ async def list_credentials(caller: Reading, services: Reach, paged: Paged) -> li
     return [CredentialView.of(row) for row in page]
 
 
-@router.post("/{credential_id}/validate", responses=answers(NoSuchCredential))
+@router.post("/{credential_id}/validate", responses=answers(NoSuchCredential, TooManyRequests))
 async def validate_credential(
     credential_id: Id, caller: Connecting, services: Reach
 ) -> VerdictView:
     """Ask the CLI in the CLI machine whether it is logged in; take over tokens that it renewed."""
-    verdict = await services.custody.validate(caller, CredentialId(credential_id))
+    with EXAMINATIONS.of(caller):
+        verdict = await services.custody.validate(caller, CredentialId(credential_id))
     return VerdictView.of(verdict)
 
 

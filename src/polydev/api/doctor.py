@@ -10,8 +10,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.api.answers import answers
+from polydev.api.at_once import EXAMINATIONS
 from polydev.api.services import Reach, Reading
 from polydev.domain import Finding
+from polydev.errors import TooManyRequests
 
 router = APIRouter(prefix="/api/doctor", tags=["general"])
 
@@ -49,10 +51,11 @@ class DoctorView(BaseModel):
     checks: list[FindingView]
 
 
-@router.get("", responses=answers())
+@router.get("", responses=answers(TooManyRequests))
 async def examine(caller: Reading, services: Reach) -> DoctorView:
     """Look for what is wrong and say what to do: everything, or what is the caller's."""
-    found = await services.checkup.examine(caller.bounds)
+    with EXAMINATIONS.of(caller):
+        found = await services.checkup.examine(caller.bounds)
     return DoctorView(
         ok=all(finding.ok is not False for finding in found),
         checks=[FindingView.of(finding) for finding in found],

@@ -4,6 +4,7 @@ An event says what changed and its new state in a few words; what it is now, the
 Ids make it whole: who comes again with `Last-Event-ID` (browsers do by themselves) is told what
 happened meanwhile, from whichever controller answers. If that was pruned, `event: reset` says so:
 then everything is to be looked at anew. A stream ends with the sign-in or token that opened it.
+What a reader does not take stays in the database: a page of events is all that waits in memory.
 """
 
 from __future__ import annotations
@@ -11,19 +12,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
 
-from polydev import domain
+from polydev.api import streams
 from polydev.api.answers import answers, of_type
+from polydev.api.at_once import EVENT_STREAMS
 from polydev.api.services import Reach, Reading, Services, still_may
-from polydev.domain import Event, PersonId
+from polydev.domain import Event, PersonId, Scope
 from polydev.errors import TooManyRequests
 from polydev.store import events
 from polydev.telemetry import metrics
@@ -32,12 +32,8 @@ router = APIRouter(prefix="/api", tags=["events"])
 
 HEARTBEAT_S = 15.0
 """How often a comment keeps the connection up, and who listens is asked about anew."""
-STREAMS_EACH = 16
-"""How many streams a person may have open at one controller."""
 _PACE_S = 0.1
 """Changes that come closer together are told together: commits of others wake everybody."""
-_STALLED_S = 30.0
-"""For how long a reader may take nothing before the stream ends."""
 _MAX_ID = 2**63 - 1
 _ABOUT_ACCESS = frozenset({"account", "token"})
 
@@ -56,56 +52,6 @@ LastEventId = Annotated[
 ]
 
 
-class _Open:
-    """How many streams each person has open in this process."""
-
-    def __init__(self) -> None:
-        self._streams: Counter[PersonId] = Counter()
-
-    def one_more(self, user_id: PersonId) -> None:
-        """Raises TooManyRequests."""
-        if self._streams[user_id] >= STREAMS_EACH:
-            raise TooManyRequests(
-                f"You have {STREAMS_EACH} event streams open already",
-                hint="Close one of them, or share one between what listens",
-                retry_after_s=int(HEARTBEAT_S),
-            )
-        self._streams[user_id] += 1
-        metrics.event_streams.inc()
-
-    def one_less(self, user_id: PersonId) -> None:
-        metrics.event_streams.dec()
-        self._streams[user_id] -= 1
-        if not self._streams[user_id]:
-            del self._streams[user_id]
-
-
-_open = _Open()
-
-
-class _EventStream(StreamingResponse):
-    """A stream that counts as open, and ends when its reader takes nothing for long. What is not
-    taken stays in the database: a page of events is all that waits in memory."""
-
-    def __init__(self, user_id: PersonId, told: AsyncIterator[str]) -> None:
-        super().__init__(told, media_type="text/event-stream")
-        self._user_id = user_id
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            _open.one_less(self._user_id)
-
-    async def stream_response(self, send: Send) -> None:
-        async def send_within_limit(message: Message) -> None:
-            async with asyncio.timeout(_STALLED_S):
-                await send(message)
-
-        with suppress(TimeoutError):
-            await super().stream_response(send_within_limit)
-
-
 @router.get(
     "/events", response_class=StreamingResponse, responses=answers(TooManyRequests) | _STREAM
 )
@@ -118,10 +64,13 @@ async def listen_to_events(
 ) -> StreamingResponse:
     """What changes of yours, as it happens: `session`, `machine`, `credential`, `token`,
     `account`; from now on, or after an event that is known. `reset`: look at everything anew."""
-    _open.one_more(caller.user_id)
-    wanted = _wanted(after, last_event_id)
-    may_read = still_may(request, domain.Scope.READ)
-    return _EventStream(caller.user_id, _told(services, caller.user_id, wanted, may_read))
+    with ExitStack() as held:
+        held.enter_context(EVENT_STREAMS.of(caller))
+        held.enter_context(metrics.event_streams.track_inprogress())
+        wanted = _wanted(after, last_event_id)
+        may_read = still_may(request, Scope.READ)
+        told = _told(services, caller.user_id, wanted, may_read)
+        return streams.HeldStream(told, streams.SSE, held.pop_all())
 
 
 def _wanted(after: int | None, last_event_id: str | None) -> int | None:
@@ -137,7 +86,7 @@ async def _told(
     user_id: PersonId,
     wanted: int | None,
     may_read: Callable[[], Awaitable[bool]],
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     known, greeting = await _start(services, user_id, wanted)
     yield greeting
     asked_at = time.monotonic()

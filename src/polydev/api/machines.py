@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from starlette.websockets import WebSocket
 
 from polydev.api import problems, streams
 from polydev.api.answers import answers, listing, of_type
+from polydev.api.at_once import PROGRAMS, WAITING
 from polydev.api.auth import After, Wait
 from polydev.api.ids import VmIdInPath
 from polydev.api.pages import Paged
@@ -38,6 +40,7 @@ from polydev.errors import (
     NoSuchPerson,
     PolydevError,
     QuotaExceeded,
+    TooManyRequests,
 )
 from polydev.hosts import Host
 from polydev.store import machines
@@ -106,7 +109,7 @@ async def get_active_cli(caller: Reading, services: Reach) -> ActiveCli:
     )
 
 
-@router.get("/{vmId}", responses=answers(NoSuchMachine))
+@router.get("/{vmId}", responses=answers(NoSuchMachine, TooManyRequests))
 async def get_machine(
     vm_id: VmIdInPath, caller: Reading, services: Reach, after: After = None, wait: Wait = 0
 ) -> MachineView:
@@ -117,7 +120,8 @@ async def get_machine(
     look = _look(services, caller.user_id, vm_id, also_gone=after is not None)
     if after is None:
         return await look()
-    return await streams.when_changed(services.database, look, after, wait)
+    with WAITING.of(caller):
+        return await streams.when_changed(services.database, look, after, wait)
 
 
 @router.get(
@@ -144,11 +148,14 @@ async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: Reach) -> 
         caller.require(Scope.MACHINES)
         await _look(services, caller.user_id, vm_id)()
         host = await _host_of(services, vm_id)
+        counted = ExitStack()
+        counted.enter_context(PROGRAMS.of(caller))
     except PolydevError as error:
         await socket.send_denial_response(problems.document(error))
         return
-    await socket.accept()
-    await streams.relay_program(socket, host, VmId(vm_id), still_may(socket, Scope.MACHINES))
+    with counted:
+        await socket.accept()
+        await streams.relay_program(socket, host, VmId(vm_id), still_may(socket, Scope.MACHINES))
 
 
 async def _host_of(services: Services, vm_id: str) -> Host:

@@ -6,11 +6,13 @@ The routers use them. Nothing looks again and again: the database tells of each 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, suppress
 from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from polydev.api.problems import on_wire
@@ -23,10 +25,38 @@ from polydev.store.database import Database
 MAX_WAIT_S = 30.0
 ASKED_EVERY_S = 15.0
 """How long a program may go on after its person may no longer."""
+STALLED_S = 30.0
+"""For how long a reader may take nothing before its stream ends."""
+SSE = "text/event-stream"
 _FIRST_FRAME_S = 10.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.4
 """Anybody's commit wakes everybody who waits: who looked in vain looks less often for a while."""
+
+
+class HeldStream(StreamingResponse):
+    """A stream that holds something while it is open, and ends when its reader takes nothing for
+    long: whoever just goes away without a word holds it no longer than that."""
+
+    def __init__(self, told: AsyncGenerator[str], media_type: str, held: ExitStack) -> None:
+        super().__init__(told, media_type=media_type)
+        self._told = told
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                await self._told.aclose()
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_within_limit(message: Message) -> None:
+            async with asyncio.timeout(STALLED_S):
+                await send(message)
+
+        with suppress(TimeoutError):
+            await super().stream_response(send_within_limit)
 
 
 class Versioned(Protocol):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from polydev.domain import MachineState, PersonId, VmId
@@ -46,7 +46,7 @@ class Turn:
     vm_id: VmId
     prompt: str
 
-    async def events(self) -> AsyncIterator[TurnEvent]:
+    async def events(self) -> AsyncGenerator[TurnEvent]:
         """The answer as it comes. Raises nothing of ours: an error is an event.
 
         What the CLI calls an error need not be one (it tells of tries that it repeats): the turn

@@ -12,7 +12,6 @@ import pytest
 
 from polydev.api import events as api
 from polydev.domain import Person, PersonId, now
-from polydev.errors import TooManyRequests
 from polydev.store import events, people
 from polydev.store.database import Database, open_database
 
@@ -103,30 +102,3 @@ async def test_a_reader_whose_place_was_pruned_is_told(store: Database) -> None:
     assert await _next(stream) == "id: 10\nevent: reset\ndata: {}\n\n"
     await _emit(store)
     assert "id: 11\nevent: machine\n" in await _next(stream)
-
-
-async def test_a_reader_that_takes_nothing_loses_its_stream(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(api, "_STALLED_S", 0.1)
-
-    async def told() -> AsyncIterator[str]:
-        yield "never taken"
-
-    async def receive() -> Any:
-        await asyncio.Event().wait()
-
-    async def send(_message: Any) -> None:
-        await asyncio.Event().wait()
-
-    for _ in range(api.STREAMS_EACH):
-        api._open.one_more(ANN)
-    with pytest.raises(TooManyRequests):
-        api._open.one_more(ANN)
-    stream = api._EventStream(ANN, told())
-    scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
-    await asyncio.wait_for(stream(scope, receive, send), LIMIT_S)
-    api._open.one_more(ANN)
-    for _ in range(api.STREAMS_EACH):
-        api._open.one_less(ANN)
-    assert not api._open._streams
