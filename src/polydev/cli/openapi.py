@@ -24,7 +24,10 @@ async def openapi(
         Path | None, typer.Option("--output", "-o", help="A file to write instead of printing.")
     ] = None,
 ) -> None:
-    """Print the HTTP API's description, an OpenAPI document."""
+    """Print the HTTP API's description, an OpenAPI document (JSON).
+
+    Example: `polydev openapi --output openapi.json`.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", _PRINTS_IT),
         stdin=asyncio.subprocess.DEVNULL,
