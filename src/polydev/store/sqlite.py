@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from polydev.domain import PersonId
 from polydev.errors import BadSettings
 from polydev.store.changes import Changes
+from polydev.store.sqlite_connection import connect
 
 _BUSY_TIMEOUT_MS = 30_000
 _WRITES = "polydev_writes"
@@ -62,7 +63,7 @@ def file_of(url: sa.URL | None, controller_dir: Path) -> Path:
 def _engine(file: Path) -> AsyncEngine:
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=str(file)),
-        connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000},
+        connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000, "async_creator_fn": connect},
     )
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "begin", _begin)
