@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from starlette.types import ASGIApp
 
 from polydev import logging_setup
 from polydev.access import open_access
+from polydev.api.connections import Impatient
 from polydev.api.server import make_api
 from polydev.api.services import Services
 from polydev.chat import Chats
@@ -35,7 +36,7 @@ from polydev.settings import ControllerSettings, read
 from polydev.store import installation as installations
 from polydev.store.database import Database, open_database, sqlite_folder
 from polydev.telemetry import traces
-from polydev.vault import unlock
+from polydev.vault import Vault, unlock
 from polydev.workflows.admission import Admission
 from polydev.workflows.checkup import Checkup
 from polydev.workflows.connect import Connect
@@ -92,7 +93,8 @@ async def _serve_until_told(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with _services(settings, on_point) as services:
+    traced = traces.exported(settings.otlp_endpoint, settings.otlp_headers, settings.trace_ratio)
+    async with traced, _services(settings, on_point) as services:
         await _serve(make_api(services, settings.listen, settings.public_url), listener, stop)
     log.info("ended; machines go on, and so will workflows")
 
@@ -101,26 +103,16 @@ async def _serve_until_told(
 async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIterator[Services]:
     """The parts of the controller, put together and running."""
     async with AsyncExitStack() as closing:
-        await closing.enter_async_context(
-            traces.exported(settings.otlp_endpoint, settings.otlp_headers, settings.trace_ratio)
-        )
-        database = open_database(settings.database_url, settings.controller_dir)
+        where = settings.database_url, settings.controller_dir
+        database = open_database(*where)
         closing.push_async_callback(database.close)
         await database.upgrade()
-        async with database.write() as connection:
-            current, others = settings.required_encryption_key(), settings.opening_keys()
-            vault = await unlock(connection, current, now(), others)
+        vault = await _unlocked(database, settings)
         access = await open_access(database, settings)
         hosts = await _watched_hosts(closing, database, settings)
-        async with database.write() as connection:
-            installation = await installations.id_of(connection)
-        earlier = settings.controller_dir / "browser-token-key"
-        key = await token_key(database, vault, earlier)
-        machines = Machines(database, hosts, settings, installation, key)
+        machines = await _machines(database, vault, hosts, settings)
         admission = Admission(database, machines)
-        journal = await asyncio.to_thread(
-            journal_of, settings.database_url, settings.controller_dir
-        )
+        journal = await asyncio.to_thread(journal_of, *where)
         lease = Lease(database, vault.key_ids)
         engine = Engine(journal, lease.executor_id, lease.check)
         requests = MachineRequests(machines, engine, on_point)
@@ -128,34 +120,43 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         rotation = Rotation(database, vault, engine, on_point)
         custody = Custody(database, vault, machines, engine, on_point)
         removal = Removal(database, machines, engine, on_point)
-        requests.register()
-        connect.register()
-        rotation.register()
-        custody.register()
-        removal.register()
+        for what in (requests, connect, rotation, custody, removal):
+            what.register()
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
-        queue = asyncio.create_task(admission.run())
-        closing.push_async_callback(_ended, queue)
-        reconciling = asyncio.create_task(Reconciler(database, engine, machines, requests).run())
-        closing.push_async_callback(_ended, reconciling)
-        resuming = asyncio.create_task(resume_now_and_then((custody.resume, removal.resume)))
-        closing.push_async_callback(_ended, resuming)
-        forgetting = asyncio.create_task(Retention(database, settings).run())
-        closing.push_async_callback(_ended, forgetting)
-        chats = Chats(database, hosts)
+        _beside(closing, admission.run())
+        _beside(closing, Reconciler(database, engine, machines, requests).run())
+        _beside(closing, resume_now_and_then((custody.resume, removal.resume)))
+        _beside(closing, Retention(database, settings).run())
         yield Services(
             database,
             access,
             hosts,
             connect,
             requests,
-            chats,
+            Chats(database, hosts),
             rotation,
             custody,
             removal,
             Checkup(database, hosts, settings),
             metrics_token=settings.metrics_token,
         )
+
+
+async def _unlocked(database: Database, settings: ControllerSettings) -> Vault:
+    """The vault, with the keys of the settings. Raises WrongEncryptionKey, BadSettings."""
+    current, others = settings.required_encryption_key(), settings.opening_keys()
+    async with database.write() as connection:
+        return await unlock(connection, current, now(), others)
+
+
+async def _machines(
+    database: Database, vault: Vault, hosts: Hosts, settings: ControllerSettings
+) -> Machines:
+    """People's machines, labelled as this installation's."""
+    async with database.write() as connection:
+        installation = await installations.id_of(connection)
+    key = await token_key(database, vault, settings.controller_dir / "browser-token-key")
+    return Machines(database, hosts, settings, installation, key)
 
 
 async def _watched_hosts(
@@ -166,8 +167,13 @@ async def _watched_hosts(
     closing.push_async_callback(hosts.aclose)
     watch = HostWatch(database, hosts, settings)
     await watch.begin()
-    closing.push_async_callback(_ended, asyncio.create_task(watch.run()))
+    _beside(closing, watch.run())
     return hosts
+
+
+def _beside(closing: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+    """Have it done beside everything else, until that is closed."""
+    closing.push_async_callback(_ended, asyncio.create_task(work))
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -184,7 +190,7 @@ async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> 
         server_header=False,
         lifespan="off",
         loop="asyncio",
-        http="h11",
+        http=Impatient,
         ws="websockets-sansio",
         ws_max_size=_WS_FRAME_BYTES,
         timeout_graceful_shutdown=_LINGER_S,

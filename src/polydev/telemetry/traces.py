@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace.sampling import Sampler
     from opentelemetry.trace import Tracer
 
 log = logging.getLogger("polydev.telemetry")
@@ -175,16 +177,37 @@ def _pairs(headers: SecretStr | None) -> Mapping[str, str]:
 
 
 def _provider(endpoint: str, headers: Mapping[str, str], ratio: float) -> TracerProvider:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-    from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
     class Named(RandomIdGenerator):
         def generate_trace_id(self) -> int:
             return _trace_id.get() or super().generate_trace_id()
+
+    for name in ("opentelemetry", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    about = {"service.name": "polydev-controller", "service.version": __version__}
+    provider = TracerProvider(
+        sampler=_sampler(ratio),
+        id_generator=Named(),
+        resource=Resource.create(about),
+        shutdown_on_exit=False,
+    )
+    provider.add_span_processor(
+        BatchSpanProcessor(
+            _exporter(endpoint, headers),
+            max_queue_size=_QUEUE_SPANS,
+            max_export_batch_size=_BATCH_SPANS,
+            schedule_delay_millis=_SEND_EVERY_MS,
+        )
+    )
+    return provider
+
+
+def _sampler(ratio: float) -> Sampler:
+    from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
     class Whole(Sampler):
         """Takes a trace whole or not at all, by the first bits of its id, whoever goes on with
@@ -198,6 +221,13 @@ def _provider(endpoint: str, headers: Mapping[str, str], ratio: float) -> Tracer
 
         def get_description(self) -> str:
             return f"Whole({ratio:g})"
+
+    return Whole()
+
+
+def _exporter(endpoint: str, headers: Mapping[str, str]) -> SpanExporter:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
     class Quiet(SpanExporter):
         """Sends once, and says now and then that it could not."""
@@ -224,21 +254,4 @@ def _provider(endpoint: str, headers: Mapping[str, str], ratio: float) -> Tracer
                 self._complained_at = at
                 log.warning("%d spans of traces were dropped: the collector took none", count)
 
-    for name in ("opentelemetry", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    about = {"service.name": "polydev-controller", "service.version": __version__}
-    provider = TracerProvider(
-        sampler=Whole(),
-        id_generator=Named(),
-        resource=Resource.create(about),
-        shutdown_on_exit=False,
-    )
-    provider.add_span_processor(
-        BatchSpanProcessor(
-            Quiet(),
-            max_queue_size=_QUEUE_SPANS,
-            max_export_batch_size=_BATCH_SPANS,
-            schedule_delay_millis=_SEND_EVERY_MS,
-        )
-    )
-    return provider
+    return Quiet()
