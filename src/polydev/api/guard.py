@@ -8,6 +8,7 @@ ends TLS that is the name that the proxy passes on; X-Forwarded-Host is not beli
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from polydev.errors import BadRequest, NotAllowed, PolydevError, TooLarge
 MAX_BODY_BYTES = 128 * 1024
 MAX_HEADERS = 100
 MAX_PATH_BYTES = 4096
+BODY_LIMIT_S = 30.0
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
@@ -108,12 +110,18 @@ def _body_too_large() -> TooLarge:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Bodies without a length are bounded as they come."""
-    seen = 0
+    """Bodies are bounded as they come: those without a length, and those that come slowly."""
+    seen, is_whole, until = 0, False, None
 
     async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, is_whole, until
+        until = until or asyncio.get_running_loop().time() + BODY_LIMIT_S
+        try:
+            async with asyncio.timeout_at(None if is_whole else until):
+                message = await receive()
+        except TimeoutError:
+            raise BadRequest(f"A request's body must come within {BODY_LIMIT_S:g} s") from None
+        is_whole = not message.get("more_body", False)
         seen += len(message.get("body", b""))
         if seen > MAX_BODY_BYTES:
             raise _body_too_large()
