@@ -92,7 +92,8 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
 async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     first = cast(RequestValidationError, error).errors()[0]
     where = _printable(".".join(str(part) for part in first["loc"]))
-    return document(BadRequest(f"The request is not what the API takes: {where}: {first['msg']}"))
+    words = f"The request is not what the API takes: {where}: {first['msg']}"
+    return document(BadRequest(words, hint="/openapi.json says what it takes"))
 
 
 def _printable(name: str) -> str:

@@ -46,7 +46,7 @@ async def invite(
         typer.Argument(metavar="E-MAIL", help="Whom; without one, whoever has the code."),
     ] = None,
     role: Annotated[Role, typer.Option(help="What they will be.")] = Role.PERSON,
-    days: Annotated[int, typer.Option(help="How long it holds.")] = 7,
+    days: Annotated[int, typer.Option(min=1, help="How long it holds.")] = 7,
     as_json: JsonFlag = False,
 ) -> None:
     """Make an invitation, and print its code. Example: `polydev user invite ann@example.org`."""
