@@ -120,7 +120,9 @@ class Accounts:
         """Raises: NotSignedIn (in the same words for everybody), NotAllowed, TooManyRequests."""
         self._doors.origins.check_form(asked)
         address = addresses.normalised(email)
-        await self._doors.limits.sign_in(address, asked.source)
+        async with self._database.read() as connection:
+            known = await sign_ins.sources_of(connection, address)
+        await self._doors.limits.sign_in(address, asked.source, known)
         async with self._database.read() as connection:
             person = await people.by_email(connection, address)
             user_id = person.user_id if person else PersonId("")

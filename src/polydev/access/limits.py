@@ -7,6 +7,7 @@ sixth of them at once.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from polydev.access import addresses
 from polydev.access.caller import LOCAL, Caller
@@ -33,12 +34,19 @@ class Limits:
         self._sign_ups = settings.sign_ups_per_hour
         self._connects = settings.connects_per_hour
 
-    async def sign_in(self, address: str, source: str) -> None:
-        """A try to sign in: counted for its address and for the network that it comes from."""
+    async def sign_in(self, address: str, source: str, known: Sequence[str]) -> None:
+        """A try to sign in: counted for its address and for the network that it comes from.
+
+        `known`: where the address's person is signed in already. Tries from there are counted by
+        themselves, so that nobody elsewhere can shut them out by guessing.
+        """
+        network, name = network_of(source), addresses.hashed(address)
+        if network in map(network_of, known):
+            name = f"{network}:{name}"
         await self._take(
             "Too many tries to sign in",
-            _bucket(f"sign-in:{network_of(source)}", self._sign_ins),
-            self._of_address(addresses.hashed(address)),
+            _bucket(f"sign-in:{network}", self._sign_ins),
+            self._of_address(name),
         )
 
     async def arrival(self, source: str) -> None:

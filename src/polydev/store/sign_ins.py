@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polydev.domain import PersonId, SignIn
 from polydev.errors import NoSuchToken
 from polydev.store import events
-from polydev.store.tables import sign_ins
+from polydev.store.tables import sign_ins, users
 
 # A person's own role may read everything but hashes.
 _TOLD = [it for it in sign_ins.c if it is not sign_ins.c.secret_hash]
@@ -48,6 +48,12 @@ async def of(connection: AsyncConnection, user_id: PersonId, seen_since: datetim
         .order_by(sign_ins.c.seen_at.desc(), sign_ins.c.sign_in_id)
     )
     return [_sign_in(row) for row in await connection.execute(wanted)]
+
+
+async def sources_of(connection: AsyncConnection, email: str) -> list[str]:
+    """Where the person with that address has signed in, as far as that has not ended."""
+    wanted = sa.select(sign_ins.c.source).join(users).where(users.c.email == email).distinct()
+    return list((await connection.execute(wanted)).scalars())
 
 
 async def seen(connection: AsyncConnection, sign_in_id: str, at: datetime) -> None:

@@ -107,11 +107,24 @@ async def test_tries_are_limited_for_a_network_whomever_they_are_for(
 async def test_the_right_password_is_refused_too_when_it_is_asked_too_often(
     access: Access,
 ) -> None:
-    await access.accounts.sign_up(ANN, PASSWORD, None, from_browser())
+    await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(source="192.0.2.1"))
     for _ in range(10):
         await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="192.0.2.1"))
     with pytest.raises(TooManyRequests, match="sign in"):
-        await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="192.0.2.2"))
+        await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="192.0.2.1"))
+
+
+async def test_who_guesses_elsewhere_shuts_nobody_out_from_where_they_are_signed_in(
+    access: Access,
+) -> None:
+    await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(source="2001:db8::1"))
+    for number in range(12):
+        source = f"192.0.2.{number}"
+        with pytest.raises(NotSignedIn if number < 10 else TooManyRequests):
+            await access.accounts.sign_in(ANN, "a wrong password", from_browser(source=source))
+    assert (await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="2001:db8::2"))).secret
+    with pytest.raises(TooManyRequests):
+        await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="2001:db8:1::1"))
 
 
 async def test_who_is_refused_leaves_nothing_behind(
