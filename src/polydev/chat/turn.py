@@ -23,6 +23,8 @@ log = logging.getLogger("polydev.chat")
 
 MAX_PROMPT_CHARACTERS = 32 * 1024
 MAX_OUTPUT_BYTES = 32 * 1024 * 1024
+MAX_ANSWER_CHARACTERS = 4 * 1024 * 1024
+"""It is held here until the turn ends."""
 TURN_LIMIT_S = 15 * 60.0
 _WORKING_FOLDER = "/root"
 
@@ -95,12 +97,15 @@ class Turn:
                 )
 
     async def _read(self, process: GuestProcess) -> AsyncIterator[ChatEvent]:
-        reader, total = AnswerReader(self.provider.chat.output), 0
+        reader, total, told = AnswerReader(self.provider.chat.output), 0, 0
         async for chunk in process.stdout():
             total += len(chunk)
             if total > MAX_OUTPUT_BYTES:
                 raise GuestMisbehaved(f"{self.provider.name} printed too much")
             for event in reader.feed(chunk):
+                told += len(event.text)
+                if told > MAX_ANSWER_CHARACTERS:
+                    raise GuestMisbehaved(f"{self.provider.name} answered too much")
                 yield event
         for event in reader.close():
             yield event
