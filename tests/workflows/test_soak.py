@@ -142,12 +142,17 @@ async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
         killed, ends = await killing, Counter(view["status"] for view in views)
         with capsys.disabled():
             told = ", ".join(f"{count} {what}" for what, count in sorted((ends + killed).items()))
-            print(f": {told}, {time.monotonic() - began:.0f} s ", end="", flush=True)
+            print(f": {told}, {time.monotonic() - began:.0f} s, {dict(_reasons(views))} ", end="")
         await _assert_settled(world)
         assert sum(ends.values()) == count
         assert ends["completed"] > count / 5
         for view in views:
             assert view["status"] == "completed" or view["error"]["message"], view
+        assert "failed" not in _reasons(views), "something unexpected happened: the log says where"
+
+
+def _reasons(views: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(view["error"]["code"] for view in views if view["error"])
 
 
 async def _assert_settled(world: World) -> None:
