@@ -68,6 +68,7 @@ class ControllerProcess:
         self.port = _free_port()
         self.env = {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "POLYDEV_STATE_DIR": str(state_dir),
             "PORT": str(self.port),
             "ENCRYPTION_KEY": KEY,
