@@ -77,7 +77,8 @@ async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
     database = open_database(database_url, tmp_path)
     await database.upgrade()
     access = await open_access(database, settings)
-    services = cast(Services, SimpleNamespace(database=database, access=access))
+    queue = SimpleNamespace(ahead_of=lambda session: None)
+    services = cast(Services, SimpleNamespace(database=database, access=access, connect=queue))
     transport = httpx.ASGITransport(make_api(services, "127.0.0.1"))
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(
