@@ -15,7 +15,10 @@ from polydev.store.tables import shared_secrets
 from polydev.vault import Vault
 from polydev.workflows.token_key import token_key
 
-VAULT = Vault(SecretStr("an encryption key of the tests only"), "key-1")
+
+@pytest.fixture
+async def vault() -> Vault:
+    return Vault(SecretStr("an encryption key of the tests only"), "key-1")
 
 
 @pytest.fixture
@@ -27,22 +30,22 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
 
 
 async def test_controllers_that_start_at_once_have_one_key(
-    database: Database, tmp_path: Path
+    database: Database, vault: Vault, tmp_path: Path
 ) -> None:
-    asked = (token_key(database, VAULT, tmp_path / "none") for _ in range(4))
+    asked = (token_key(database, vault, tmp_path / "none") for _ in range(4))
     [key, *others] = await asyncio.gather(*asked)
     assert len(key) == 32
     assert others == [key] * 3
 
 
 async def test_a_key_that_an_earlier_version_kept_in_a_file_is_taken_over_once(
-    database: Database, tmp_path: Path
+    database: Database, vault: Vault, tmp_path: Path
 ) -> None:
     earlier, kept = tmp_path / "browser-token-key", bytes(range(32))
     earlier.write_text(f"{kept.hex()}\n")
-    assert await token_key(database, VAULT, earlier) == kept
+    assert await token_key(database, vault, earlier) == kept
     assert not earlier.exists(), "it would lie there for anybody to read"
-    assert await token_key(database, VAULT, earlier) == kept
+    assert await token_key(database, vault, earlier) == kept
     async with database.read() as connection:
         [row] = (await connection.execute(sa.select(shared_secrets))).all()
     assert kept.hex() not in str(row)
