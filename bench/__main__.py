@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import platform
+import signal
 
 from tests.support.postgres import a_cluster
 
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs a side")
     parser.add_argument("--sessions", type=int, default=200, help="of `load`, at once")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then too
     run(arguments.names or list(NAMES), arguments.rounds, arguments.sessions)
 
 

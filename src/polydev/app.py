@@ -13,6 +13,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -81,6 +82,7 @@ def run(settings: ControllerSettings, on_point: OnPoint = lambda _step, _point: 
     Raises, before anything has started: BadSettings, PortTaken, AlreadyRunning, WrongEncryptionKey.
     """
     os.umask(0o077)
+    _take_all_descriptors()
     settings.required_encryption_key()
     listener = _listener(settings.listen, settings.port)
     with contextlib.closing(listener), _alone(settings):
@@ -211,6 +213,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals are ours: there is more to close than the server."""
         yield
+
+
+def _take_all_descriptors() -> None:
+    """Every connection costs one: as many as this process may have, not as many as it is given."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listener(address: str, port: int) -> socket.socket:
