@@ -169,3 +169,22 @@ async def test_the_audit_log_is_shown_searched_and_followed(world: World, polyde
     finally:
         following.terminate()
         await following.wait()
+
+
+async def test_hosts_are_listed_drained_and_activated(world: World, polydev: Typed) -> None:
+    vm_id = await _connected(world)
+    why = ("--reason", "new disks")
+    [host] = await polydev.json("host", "list")
+    assert (host["hostId"], host["state"], host["machines"]) == ("local", "active", 1)
+    drained, _ = await polydev("host", "drain", "local", *why)
+    assert drained == "local: draining, 1 machines\n"
+    table, _ = await polydev("host", "list")
+    assert "draining" in table
+    _, words = await polydev("host", "remove", "local", "--yes", code=1)
+    assert "local" in words
+    assert await polydev.json("host", "activate", "local", *why) == host | {
+        "seenAt": (await polydev.json("host", "list"))[0]["seenAt"]
+    }
+    _, words = await polydev("host", "drain", "none", *why, code=1)
+    assert "none" in words
+    assert vm_id in {it["vm_id"] for it in await polydev.json("machine", "list")}

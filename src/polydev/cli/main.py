@@ -20,6 +20,7 @@ from polydev.cli import (
     demo,
     doctor,
     down,
+    host,
     image,
     key,
     machine,
@@ -63,6 +64,7 @@ app.add_typer(machine.app, name="machine")
 app.add_typer(image.app, name="image")
 app.add_typer(credential.app, name="credential")
 app.add_typer(user.app, name="user")
+app.add_typer(host.app, name="host")
 app.add_typer(token.app, name="token")
 app.add_typer(key.app, name="key")
 app.add_typer(db.app, name="db")
