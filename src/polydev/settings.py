@@ -229,6 +229,9 @@ class ControllerSettings(CommonSettings):
     """A host that has not answered for so long is given no machines."""
     host_dead_limit_s: float = Field(45, gt=0)
     """A host that has not answered for so long loses the machines that were still being made."""
+    sessions_at_once: int = Field(16, ge=1)
+    """Connect sessions of everybody that are underway at once; those that wait for their person do
+    not count, and others wait for their turn."""
     queue_limit_s: float = Field(600, gt=0)
     """How long a connect session may wait for room."""
 

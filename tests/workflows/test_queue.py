@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -198,3 +199,23 @@ async def test_two_controllers_share_one_queue_and_one_of_them_dies(postgresql_u
         async with asyncio.timeout(LIMIT_S):
             while (await world.machines())["a"]:
                 await asyncio.sleep(0.3)
+
+
+async def test_only_so_many_are_underway_and_those_that_wait_for_their_person_do_not_count() -> (
+    None
+):
+    one = {"POLYDEV_SESSIONS_AT_ONCE": "1"}
+    async with hosts_world([{}], {**NEVER, "boot_s": 0.3}, **one) as world:
+        await world.controller.start()
+        everybody = await people(world, 3)
+        session_ids = [await one.connect() for one in everybody]
+        views = [
+            await person.until(session_id, "waiting_for_person")
+            for person, session_id in zip(everybody, session_ids, strict=True)
+        ]
+        assert {view["status"] for view in views} == {"waiting_for_person"}
+        spans = sorted(
+            (steps["create-machines"]["startedAt"], steps["start-login"]["startedAt"])
+            for steps in ({step["step"]: step for step in view["steps"]} for view in views)
+        )
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans)), spans

@@ -149,6 +149,12 @@ async def any_completed_with(connection: AsyncConnection, vm_id: VmId) -> bool:
     return (await connection.execute(query.limit(1))).first() is not None
 
 
+async def underway(connection: AsyncConnection) -> int:
+    """How many sessions neither wait for room, nor for their person, nor have ended."""
+    query = sa.select(sa.func.count()).where(_LIVE, auth_sessions.c.status == SessionStatus.RUNNING)
+    return int((await connection.execute(query)).scalar_one())
+
+
 async def queued(connection: AsyncConnection) -> list[Waiting]:
     """The sessions that wait for room, the oldest first."""
     query = (

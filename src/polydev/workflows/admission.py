@@ -9,6 +9,9 @@ Whose turn it is: whoever has the fewest machines running, then whoever has wait
 has waited for `_PATIENCE_S` goes before all that have not. If the first does not fit, nobody goes
 before it, so that a large one is not overtaken for ever; one that needs room on the single host
 that has its CLI machine's disk keeps others from that host only.
+
+Only so many sessions are underway at once, those that wait for their person aside: machines that
+all boot at the same moment are ready later than one after the other, and so is every answer.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ class Admission:
         self._machines = machines
         self._claims = SessionClaims(machines)
         self._limit = timedelta(seconds=machines.settings.queue_limit_s)
+        self._at_once = machines.settings.sessions_at_once
         self._here: dict[SessionId, asyncio.Event] = {}
         self._refusals: dict[SessionId, Refusal] = {}
         self._ahead: dict[SessionId, int] = {}
@@ -118,14 +122,16 @@ class Admission:
             running = Counter(await capacity.running_by_person(connection))
             waiting = list(queue)
             self._refusals.clear()
-            for _ in range(_AT_ONCE):
+            free = self._at_once - await sessions.underway(connection)
+            for _ in range(min(free, _AT_ONCE)):
                 chosen = await self._admit_next(connection, fleet, waiting, running)
                 if chosen is None:
                     break
                 waiting.remove(chosen)
                 running[chosen.user_id] += 1
             else:
-                self._newcomer.set()  # there may be room for more
+                if free > _AT_ONCE:
+                    self._newcomer.set()  # there may be room for more
         at = now()
         return sorted(waiting, key=lambda it: _turn(it, running, at))
 
