@@ -1,0 +1,149 @@
+"""Machines, what goes into them, and the hosts that run them."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from polydev.domain.ids import NAMESPACE, HostId, PersonId, SessionId, VmId
+
+
+class MachineKind(StrEnum):
+    """What a machine is for."""
+
+    CLI = "cli"
+    BROWSER = "browser"
+
+
+class MachineState(StrEnum):
+    """Where a machine is in its life (SPEC section 3)."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    RESUMING = "resuming"
+    """On its way back to running."""
+    DESTROYING = "destroying"
+    DESTROYED = "destroyed"
+    FAILED = "failed"
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether its host's memory and processors are taken, or will be in a moment."""
+        return self not in _AT_REST
+
+
+_AT_REST = frozenset({MachineState.STOPPED, MachineState.FAILED, MachineState.DESTROYED})
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSize:
+    """What a machine is made with."""
+
+    memory_mib: int
+    vcpus: int
+    disk_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much of what is limited a person uses, or may use."""
+
+    machines: int
+    memory_mib: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A row of `vms`: what the controller knows of a machine."""
+
+    vm_id: VmId
+    user_id: PersonId
+    vm_type: MachineKind
+    status: MachineState
+    ip_address: str | None
+    session_id: SessionId | None
+    """The connect session that created it, if one did."""
+    host_id: HostId | None
+    """Where it was placed; None: nowhere yet."""
+    size: MachineSize
+    error_code: str | None
+    error: str | None
+    created_at: datetime
+    attempt: int = 0
+    """How often it was asked to stop or start, or to be made anew: names what does it."""
+
+
+class HostState(StrEnum):
+    """Whether a host takes machines."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    """Keeps its machines and takes no new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmHost:
+    """A row of `hosts`: a machine that runs a host agent, and what it offers."""
+
+    host_id: HostId
+    socket: str
+    """Path of the host agent's Unix socket."""
+    state: HostState
+    memory_mib: int
+    """What its machines may have together."""
+    vcpus: int
+    """Virtual processors that its machines may have together."""
+    max_machines: int
+    """How many machines it has addresses for."""
+    disk_free_mib: int
+    driver: str
+    accelerator: str
+    version: str
+    seen_at: datetime | None
+    """When it last answered; None: it never did, and nothing is placed there."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `polydev doctor`: something that was looked at, and how it is."""
+
+    name: str
+    """What was looked at: `database`, `bridge`, `orphans`, ..."""
+    ok: bool | None
+    """None: it could not be looked at; the message says why."""
+    message: str
+    hint: str = ""
+    """What to do, when it is not ok."""
+    vm_id: str | None = None
+    """The machine that it is about, if it is about one."""
+    host_id: str | None = None
+    """The VM host that said it, if one did."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GuestFile:
+    """A file to be put into a machine. `content` may be secret, so it has no repr."""
+
+    path: str
+    content: bytes
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+    if_absent: bool = False
+
+    def __repr__(self) -> str:
+        return f"GuestFile({self.path!r}, {len(self.content)} bytes, {self.mode:#o})"
+
+
+def vm_id_for(session_id: SessionId, kind: MachineKind) -> VmId:
+    """The machine id that a session's machine of one kind has, the same every time it is asked.
+
+    A workflow step that runs twice therefore asks the host for the same machine twice.
+    """
+    return VmId(f"vm-{uuid.uuid5(NAMESPACE, f'{session_id}/{kind}')}")
