@@ -114,7 +114,7 @@ async def _is_gone(world: World, vm_id: str) -> None:
 
 async def _was_not_made(world: World, vm_id: str) -> None:
     view = await world.until_machine(vm_id, "failed")
-    assert view["error"]["code"] == "login-failed"
+    assert view["error"]["code"] == "login-failed", view["error"]
     assert await world.states() == {}
     await _goes(world, vm_id)
 

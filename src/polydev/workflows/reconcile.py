@@ -31,7 +31,14 @@ from polydev.store import audit, controllers, machines, sessions
 from polydev.store.database import Database
 from polydev.workflows.connect import CONNECT
 from polydev.workflows.engine import Engine
-from polydev.workflows.machine_requests import CREATE, DESTROY, START, STOP, MachineRequests
+from polydev.workflows.machine_requests import (
+    CREATE,
+    DESTROY,
+    START,
+    STOP,
+    MachineRequests,
+    subject_of,
+)
 from polydev.workflows.machines import Machines, set_failed
 from polydev.workflows.orphans import Orphans, entry
 
@@ -176,7 +183,9 @@ class Reconciler:
     async def _compare(self, row: Machine, view: MachineView | None) -> None:
         """A machine at rest or running: its host knows which."""
         if view is None:
-            if row.status is not MachineState.FAILED and not await self._is_there(row):
+            if row.status is MachineState.FAILED or await self._is_worked_on(row):
+                return
+            if not await self._is_there(row):
                 await self._fail(row, "Its host has lost it. Destroy it and make another")
         elif view.state is MachineState.STOPPING and row.status is not MachineState.STOPPING:
             await self.machines.halt(row.vm_id)  # a stop that was cut at its end
@@ -190,6 +199,14 @@ class Reconciler:
                     why = f"its host says so; its row said {row.status}"
                     done = entry(f"machine.{view.state}", row.vm_id, row.user_id, why)
                     await audit.record(connection, done)
+
+    async def _is_worked_on(self, row: Machine) -> bool:
+        """Whether a workflow still makes or starts it: one that undoes what it did has taken the
+        machine from its host, and says so in the row at its end."""
+        for name in (CREATE, START):
+            if subject_of(name, row) in await self.engine.going_on(name):
+                return True
+        return False
 
     async def _is_there(self, row: Machine) -> bool:
         """Whether it was made while we looked elsewhere; so also if nobody can tell."""
