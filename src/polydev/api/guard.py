@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -79,6 +79,8 @@ class Guard:
             return TooLarge(f"A request has at most {MAX_HEADERS} header fields")
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_PATH_BYTES:
             return TooLarge(f"A path and its query have at most {MAX_PATH_BYTES} bytes")
+        if _is_ambiguous(scope["query_string"]):
+            return BadRequest("The query gives a parameter more than once")
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal()):
             return BadRequest("Content-Length is not a number")
@@ -103,6 +105,13 @@ def _names(listen: str, public_url: str | None) -> Iterable[str]:
 def _without_port(host: str) -> str:
     name, colon, port = host.lower().rpartition(":")
     return name if colon and port.isdecimal() else host.lower()
+
+
+def _is_ambiguous(query: bytes) -> bool:
+    """Whether it gives a parameter twice: no route takes lists there, and which one is meant
+    nobody can tell."""
+    names = [name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
+    return len(set(names)) < len(names)
 
 
 def _body_too_large() -> TooLarge:
