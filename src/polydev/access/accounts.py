@@ -10,7 +10,6 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.access import addresses, passwords
@@ -22,7 +21,7 @@ from polydev.access.passwords import Passwords
 from polydev.access.sign_ins import VIA, Begun, SignIns
 from polydev.access.standing import check_standing
 from polydev.domain import ApiToken, AuditEntry, Invitation, Person, PersonId, Role, now
-from polydev.errors import AlreadyExists, NotAllowed, NotSignedIn
+from polydev.errors import NotAllowed, NotSignedIn
 from polydev.settings import SignUp
 from polydev.store import audit, events, invitations, people, sign_ins, tokens
 from polydev.store import passwords as kept_passwords
@@ -101,13 +100,7 @@ class Accounts:
         asked: Asked,
     ) -> None:
         """Add a person, and use their invitation up. Raises AlreadyExists, NotAllowed."""
-        try:
-            async with connection.begin_nested():
-                await people.add(connection, person)
-        except IntegrityError:
-            raise AlreadyExists(
-                "There is an account with this e-mail address", hint="Sign in instead"
-            ) from None
+        await people.add(connection, person)
         if invited is not None and not await invitations.use(
             connection, invited.invitation_id, person.user_id, now()
         ):

@@ -13,12 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from pydantic import SecretStr
-from sqlalchemy.exc import IntegrityError
 
 from polydev.access import opaque
 from polydev.access.caller import LOCAL, Asked, Caller
 from polydev.domain import Person, PersonId, Role, Scope, now
-from polydev.errors import BadSettings
+from polydev.errors import AlreadyExists, BadSettings
 from polydev.store import people
 from polydev.store.database import Database
 
@@ -60,9 +59,8 @@ async def open_local(database: Database, folder: Path, token: SecretStr | None) 
         )
     administrator = Person(ADMINISTRATOR, "admin@localhost", now(), Role.ADMINISTRATOR)
     async with database.write() as connection:
-        with suppress(IntegrityError):  # another start of a controller was faster
-            async with connection.begin_nested():
-                await people.add(connection, administrator)
+        with suppress(AlreadyExists):  # since an earlier start, or one of another controller
+            await people.add(connection, administrator)
         there = await people.get(connection, ADMINISTRATOR)
     return Local(there or administrator, text)
 

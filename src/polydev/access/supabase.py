@@ -11,7 +11,6 @@ import uuid
 
 from joserfc.jwk import OctKey
 from joserfc.jwt import JWTClaimsRegistry
-from sqlalchemy.exc import IntegrityError
 
 from polydev.access import addresses
 from polydev.access.accounts import by
@@ -28,7 +27,7 @@ from polydev.access.issuer_keys import (
 )
 from polydev.access.standing import check_standing
 from polydev.domain import Person, PersonId, Scope, now
-from polydev.errors import BadRequest, NotAllowed, NotSignedIn
+from polydev.errors import AlreadyExists, BadRequest, NotAllowed, NotSignedIn
 from polydev.settings import ControllerSettings
 from polydev.store import audit, events, people
 from polydev.store.database import Database
@@ -90,9 +89,8 @@ class Supabase:
         person = Person(user_id, _address(user_id, claims), now())
         async with self._database.write() as connection:
             try:
-                async with connection.begin_nested():
-                    await people.add(connection, person)
-            except IntegrityError:
+                await people.add(connection, person)
+            except AlreadyExists:
                 there = await people.get(connection, user_id)
                 if there is None:
                     raise _address_taken() from None

@@ -6,9 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import Person, PersonId, Role
+from polydev.errors import AlreadyExists
 from polydev.store import events
 from polydev.store.keyset import Span, page
 from polydev.store.tables import users
@@ -33,15 +35,18 @@ async def every(connection: AsyncConnection, span: Span | None = None) -> list[P
 
 
 async def add(connection: AsyncConnection, person: Person) -> None:
-    """A new person. Their id and address must both be new."""
-    await connection.execute(
-        sa.insert(users).values(
-            id=person.user_id,
-            email=person.email,
-            created_at=person.created_at,
-            role=person.role,
-        )
+    """A new person. Raises AlreadyExists if their id or address is somebody's; the transaction can
+    go on."""
+    row = sa.insert(users).values(
+        id=person.user_id, email=person.email, created_at=person.created_at, role=person.role
     )
+    try:
+        async with connection.begin_nested():
+            await connection.execute(row)
+    except IntegrityError:
+        raise AlreadyExists(
+            "There is an account with this e-mail address", hint="Sign in instead"
+        ) from None
 
 
 async def set_disabled(
