@@ -7,10 +7,9 @@ reconciler has workflows begun that a dying controller did not begin.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from polydev.access import Caller
@@ -23,6 +22,7 @@ from polydev.store.database import Database
 from polydev.workflows.engine import Engine
 from polydev.workflows.machines import Machines, set_failed
 from polydev.workflows.saga import OnPoint, Saga, Step, Work
+from polydev.workflows.unattended import Unattended
 
 log = logging.getLogger("polydev.workflows")
 
@@ -196,23 +196,13 @@ def _on_machine(work: Callable[[VmId], Awaitable[None]]) -> Work:
     return lambda subject: work(_vm_id(subject))
 
 
-@dataclass(frozen=True, slots=True)
-class _Notes:
+class _Notes(Unattended):
     """A machine's row tells how it went; nobody cancels these."""
 
-    database: Database
-
-    async def begins(self, subject: str, step: str) -> None:
-        log.info("%s: %s", subject, step)
-
-    async def ends(self, subject: str, step: str, outcome: str) -> None:
-        log.info("%s: %s %s", subject, step, outcome)
-
-    async def interrupted(self, subject: str) -> PolydevError:
-        never: asyncio.Future[PolydevError] = asyncio.get_running_loop().create_future()
-        return await never
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def over(self, subject: str, failure: PolydevError | None) -> None:
         if failure is not None:
-            async with self.database.write() as connection:
+            async with self._database.write() as connection:
                 await set_failed(connection, _vm_id(subject), failure)
