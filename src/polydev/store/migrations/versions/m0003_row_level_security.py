@@ -53,7 +53,7 @@ OWNED = {
     "events": _Own(select="*", insert="*"),
     "audit_log": _Own(
         f"{_MINE.format(column='owner')} OR {_MINE.format(column='actor')}",
-        written=_MINE.format(column="owner"),
+        written=f"{_MINE.format(column='owner')} AND {_MINE.format(column='actor')}",
         select="*",
         insert="*",
     ),
