@@ -75,18 +75,9 @@ class Guard:
                 hint="Ask http://127.0.0.1 or http://localhost, and its port; POLYDEV_PUBLIC_URL "
                 "says by which other name it goes",
             )
-        if len(scope["headers"]) > MAX_HEADERS:
-            return TooLarge(f"A request has at most {MAX_HEADERS} header fields")
-        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_PATH_BYTES:
-            return TooLarge(f"A path and its query have at most {MAX_PATH_BYTES} bytes")
         if _is_ambiguous(scope["query_string"]):
             return BadRequest("The query gives a parameter more than once")
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdecimal()):
-            return BadRequest("Content-Length is not a number")
-        if len(length) > len(str(MAX_BODY_BYTES)) or int(length) > MAX_BODY_BYTES:
-            return _body_too_large()
-        return None
+        return _too_large(scope, headers.get("content-length", "0"))
 
 
 def _names(listen: str, public_url: str | None) -> Iterable[str]:
@@ -105,6 +96,18 @@ def _names(listen: str, public_url: str | None) -> Iterable[str]:
 def _without_port(host: str) -> str:
     name, colon, port = host.lower().rpartition(":")
     return name if colon and port.isdecimal() else host.lower()
+
+
+def _too_large(scope: Scope, length: str) -> PolydevError | None:
+    if len(scope["headers"]) > MAX_HEADERS:
+        return TooLarge(f"A request has at most {MAX_HEADERS} header fields")
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_PATH_BYTES:
+        return TooLarge(f"A path and its query have at most {MAX_PATH_BYTES} bytes")
+    if not (length.isascii() and length.isdecimal()):
+        return BadRequest("Content-Length is not a number")
+    if len(length) > len(str(MAX_BODY_BYTES)) or int(length) > MAX_BODY_BYTES:
+        return _body_too_large()
+    return None
 
 
 def _is_ambiguous(query: bytes) -> bool:
