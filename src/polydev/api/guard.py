@@ -75,9 +75,10 @@ class Guard:
                 hint="Ask http://127.0.0.1 or http://localhost, and its port; POLYDEV_PUBLIC_URL "
                 "says by which other name it goes",
             )
-        if _is_ambiguous(scope["query_string"]):
+        fault = _too_large(scope, headers.get("content-length", "0"))
+        if fault is None and _is_ambiguous(scope["query_string"]):
             return BadRequest("The query gives a parameter more than once")
-        return _too_large(scope, headers.get("content-length", "0"))
+        return fault
 
 
 def _names(listen: str, public_url: str | None) -> Iterable[str]:
@@ -99,6 +100,7 @@ def _without_port(host: str) -> str:
 
 
 def _too_large(scope: Scope, length: str) -> PolydevError | None:
+    """What of a request is more than is taken; `length` is its Content-Length."""
     if len(scope["headers"]) > MAX_HEADERS:
         return TooLarge(f"A request has at most {MAX_HEADERS} header fields")
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_PATH_BYTES:
