@@ -96,6 +96,30 @@ async def test_everybodys_sessions_are_listed_and_cancelled_for_a_reason() -> No
             assert (again.status_code, again.json()["code"]) == (409, "session-ended")
 
 
+async def test_a_lost_password_is_replaced_by_the_machines_own_administrator_alone(
+    world: World,
+) -> None:
+    await world.controller.start()
+    ann = await a_person(world.controller, "ann")
+    path = f"/api/admin/people/{ann.user_id}/password"
+    async with world.controller.client() as client, ann.by_cookie() as anns:
+        made = (await client.post(path)).json()
+        assert (await anns.get("/api/account")).status_code == 401, "her sign-ins have ended"
+        assert await _noted(client, "person.password") == [(ann.user_id, "")]
+        nobody = await client.post("/api/admin/people/nobody/password")
+        assert (nobody.status_code, nobody.json()["code"]) == (404, "no-such-person")
+        role = {"role": "administrator"}
+        await client.post(f"/api/admin/people/{ann.user_id}/role", json=role)
+    anew = httpx.AsyncClient(base_url=f"http://127.0.0.1:{world.controller.port}")
+    async with anew:
+        told = {"email": made["email"], "password": made["password"]}
+        signed_in = await anew.post("/api/account/sign-in", json=told)
+        assert signed_in.status_code == 200, signed_in.text
+        csrf = {"X-CSRF-Token": signed_in.json()["csrfToken"]}
+        refused = await anew.post("/api/admin/people/admin/password", headers=csrf)
+        assert (refused.status_code, refused.json()["code"]) == (403, "not-allowed")
+
+
 async def test_a_draining_host_keeps_its_machines_and_takes_no_more(world: World) -> None:
     await world.controller.start()
     ann = await a_person(world.controller, "ann")

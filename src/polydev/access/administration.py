@@ -1,4 +1,5 @@
-"""What administrators do to people: shut them out, let them in, give them a role."""
+"""What administrators do to people: shut them out, let them in, give them a role or
+another password."""
 
 from __future__ import annotations
 
@@ -6,11 +7,12 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.access.caller import Caller
+from polydev.access.caller import LOCAL, Caller
 from polydev.access.local import ADMINISTRATOR
+from polydev.access.passwords import Passwords, made_up
 from polydev.domain import Person, PersonId, Role, now
 from polydev.errors import NoSuchPerson, NotAllowed
-from polydev.store import audit, people, sign_ins
+from polydev.store import audit, events, passwords, people, sign_ins
 from polydev.store.database import Database
 from polydev.store.keyset import Span
 
@@ -18,8 +20,9 @@ from polydev.store.keyset import Span
 class Administration:
     """Callers are checked to be administrators before."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, passwords: Passwords) -> None:
         self._database = database
+        self._passwords = passwords
 
     async def people(self, span: Span | None = None) -> list[Person]:
         """Everybody in the order in which they came, or a span of that."""
@@ -41,6 +44,27 @@ class Administration:
             await people.set_role(connection, user_id, role)
             await audit.record(connection, caller.did("person.role", user_id, user_id, role))
         return replace(person, role=role)
+
+    async def reset_password(self, caller: Caller, user_id: PersonId) -> tuple[Person, str]:
+        """A made-up password in place of a lost one: told this once. Their sign-ins end.
+
+        Whoever has it comes in as that person, so it takes the machine's own administrator, whose
+        token lies beside the database. Raises NoSuchPerson, NotAllowed, TooManyRequests.
+        """
+        if caller.via != LOCAL:
+            raise NotAllowed(
+                "Only the machine's own administrator gives people another password",
+                hint="`polydev user password`, on the controller's machine",
+            )
+        password = made_up()
+        kept = await self._passwords.hash(password)
+        async with self._database.write() as connection:
+            person = await _somebody(connection, user_id)
+            await passwords.put(connection, user_id, kept)
+            await sign_ins.end_all(connection, user_id)
+            await audit.record(connection, caller.did("person.password", user_id, user_id))
+            await events.emit(connection, user_id, "account", user_id, status="password-changed")
+        return person, password
 
     async def _change(self, caller: Caller, user_id: PersonId, *, disable: bool) -> Person:
         """Raises NoSuchPerson; NotAllowed for the local administrator."""
@@ -64,6 +88,11 @@ async def _other(connection: AsyncConnection, user_id: PersonId) -> Person:
             "The local administrator stays what they are",
             hint="Their token is changed by removing the file admin-token, and a restart",
         )
+    return await _somebody(connection, user_id)
+
+
+async def _somebody(connection: AsyncConnection, user_id: PersonId) -> Person:
+    """Raises NoSuchPerson."""
     person = await people.get(connection, user_id)
     if person is None:
         raise NoSuchPerson(f"No person has the id {user_id}")

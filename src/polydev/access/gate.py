@@ -46,7 +46,7 @@ class Access:
         self.tokens = Tokens(database)
         self.invitations = Invitations(database)
         self.sign_ins = SignIns(database, settings, origins)
-        self.administration = Administration(database)
+        self.administration = Administration(database, passwords)
         doors = Doors(settings.sign_up, origins, self.limits, self.invitations)
         self.accounts = Accounts(database, doors, passwords, self.sign_ins)
         self.arrivals = None

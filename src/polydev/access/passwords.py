@@ -55,6 +55,11 @@ def accepted(password: str, address: str) -> str:
     return text
 
 
+def made_up() -> str:
+    """A new password that nobody can guess, for a person to type once."""
+    return "-".join(secrets.token_hex(3) for _ in range(4))
+
+
 class Passwords:
     """Hashes and looks at passwords, in threads and a few at a time."""
 

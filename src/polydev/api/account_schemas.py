@@ -228,3 +228,8 @@ class PersonView(_Answer):
             disabledAt=person.disabled_at,
             deletingAt=person.deleting_at,
         )
+
+
+class MadePassword(_Answer):
+    email: str = Field(description="What they sign in with, beside it")
+    password: str = Field(description="The new password: nobody is told it again")

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from polydev.api.account_schemas import (
     CreatedInvitation,
     InvitationView,
+    MadePassword,
     NewInvitation,
     NewRole,
     PersonView,
@@ -18,7 +19,7 @@ from polydev.api.ids import Id
 from polydev.api.pages import Paged
 from polydev.api.services import Administering, Reach
 from polydev.domain import PersonId
-from polydev.errors import NoSuchPerson, NoSuchToken
+from polydev.errors import NoSuchPerson, NoSuchToken, TooManyRequests
 
 router = APIRouter(prefix="/api/admin", tags=["administration"])
 
@@ -55,6 +56,15 @@ async def set_role(
     """Make somebody an administrator, or no longer one."""
     done = await services.access.administration.set_role(caller, PersonId(user_id), told.role)
     return PersonView.of(done)
+
+
+@router.post(f"{_PERSON}/password", responses=answers(NoSuchPerson, TooManyRequests))
+async def reset_password(user_id: Id, caller: Administering, services: Reach) -> MadePassword:
+    """A made-up password in place of a lost one; their sign-ins end. For the machine's own
+    administrator alone."""
+    administration = services.access.administration
+    person, password = await administration.reset_password(caller, PersonId(user_id))
+    return MadePassword(email=person.email, password=password)
 
 
 @router.get("/invitations", responses=answers())

@@ -89,6 +89,23 @@ async def role(
 
 @app.command()
 @runs
+async def password(who: Who, as_json: JsonFlag = False) -> None:
+    """Give somebody a made-up password in place of a lost one, and print it.
+
+    Example: `polydev user password admin@localhost`, which opens the page to who runs Polydev.
+    """
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        person = await _resolve(there, who)
+        made = await there.post(f"{_PEOPLE}/{person['id']}/password")
+    if as_json:
+        return terminal.answer(made)
+    terminal.say(f"The new password, which is told this once: {made['password']}")
+    terminal.say(f"Sign in with it as {made['email']}, and change it under Settings.")
+
+
+@app.command()
+@runs
 async def delete(
     who: Who,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

@@ -46,3 +46,9 @@ async def keep(
         .values(hash=renewed_hash or kept_hash)
     )
     return held.rowcount == 1
+
+
+async def put(connection: AsyncConnection, user_id: PersonId, password_hash: str) -> None:
+    """A person's password, whether they had one or not."""
+    await connection.execute(sa.delete(passwords).where(passwords.c.user_id == user_id))
+    await add(connection, user_id, password_hash)
