@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +50,9 @@ WORDS = {
 }
 """The demo's own steps, in its table."""
 
+STANDIN_ACCOUNT = "ada@example.test, password analytical-engine"
+"""Who can sign in there (docs/standin.md)."""
+
 QUESTION = "Say hello to whoever reads this, in one sentence."
 
 
@@ -72,6 +75,8 @@ class Report:
     state_dir: str = ""
     machines: dict[str, str] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
+    account: dict[str, str] = field(default_factory=dict)
+    """With what the page is signed in to: the demo's own, made up for it."""
     seconds: float = 0.0
     error: dict[str, str] | None = None
 
@@ -81,11 +86,15 @@ async def demo(
     provider: list[str] = typer.Option(  # noqa: B008  (how typer takes lists)
         list(STATUS), help="Which CLIs to log in, in this order."
     ),
+    by_hand: Annotated[
+        bool, typer.Option("--by-hand", help="Start everything, and leave the logins to you.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Log the real CLIs in and talk to them, in real microVMs, against a local provider.
 
-    Example: `polydev demo`, then `polydev down --demo`.
+    Examples: `polydev demo`, then `polydev down --demo`; `polydev demo --by-hand`, and then log
+    in yourself on the page.
     """
     for name in provider:
         if name not in STATUS:
@@ -95,7 +104,7 @@ async def demo(
     requirements.root()
     world = demo_world.enter()
     with demo_world.alone(world):
-        await _carry_out(world, provider, Terminal(as_json=as_json))
+        await _carry_out(world, [] if by_hand else provider, Terminal(as_json=as_json))
 
 
 async def _carry_out(
@@ -104,10 +113,12 @@ async def _carry_out(
     journey = Journey(terminal, Report(state_dir=str(world.state_dir)))
     began = time.monotonic()
     try:
-        await journey.prepare(world)
+        standin = await journey.prepare(world, by_hand=not providers)
         async with controller() as there:
             for provider in providers:
                 await journey.carry_through(there, provider)
+            await journey.open_the_page(there)
+        standin.wait_for_people()
         journey.report.ok = True
     except PolydevError as error:
         journey.report.error = {"code": error.code, "message": error.message, "hint": error.hint}
@@ -127,7 +138,7 @@ class Journey:
         self._terminal = terminal
         self.report = report
 
-    async def prepare(self, world: demo_world.DemoSettings) -> None:
+    async def prepare(self, world: demo_world.DemoSettings, *, by_hand: bool) -> demo_world.StandIn:
         """End an earlier demo, build what machines boot from, start the world and Polydev."""
         self._terminal.heading("Preparing")
         settings = read(HostSettings)
@@ -138,13 +149,14 @@ class Journey:
             await image.build_missing(self._terminal, list(ImageKind), renew=False)
         plan.check()
         async with self._step(None, "stand-in", "Starting the stand-in provider"):
-            await demo_world.build(world)
+            standin = await demo_world.build(world, by_hand=by_hand)
         async with self._step(None, "start", "Starting host agent and controller"):
             await background.start(plan.up.state_dir)
         self.report.url = plan.url
         async with agent.agent(settings.host_socket) as host:
             health = await host.health()
         self._terminal.say(f"    {plan.url}, machines by {health.driver} ({health.accelerator})")
+        return standin
 
     async def carry_through(self, there: Controller, provider: str) -> None:
         """Log a CLI in, look that it is true, and talk to it."""
@@ -165,6 +177,12 @@ class Journey:
         async with self._step(provider, "chat", "A chat turn, in the CLI machine"):
             answer = await chat.turn(there, provider, QUESTION, self._terminal, quiet=True)
             self.report.answers[provider] = answer
+
+    async def open_the_page(self, there: Controller) -> None:
+        """Give the account that did all this a password, for whoever wants to look around."""
+        me = await there.get("/api/account")
+        made = await there.post(f"/api/admin/people/{me['id']}/password")
+        self.report.account = {"email": made["email"], "password": made["password"]}
 
     async def _only_cli_machines(self, there: Controller) -> None:
         """Look with the controller, and at the host itself, for anything of a browser machine."""
@@ -213,6 +231,20 @@ def _first_line(text: str) -> str:
 
 
 def _tell_success(terminal: Terminal, report: Report) -> None:
+    if report.answers:
+        _tell_journey(terminal, report)
+    url = report.url.replace("127.0.0.1", "localhost")
+    terminal.heading(f"The page is up at {url}")
+    terminal.say(f"  sign in as      {report.account['email']}")
+    terminal.say(f"  with password   {report.account['password']}")
+    terminal.say(f"  the stand-in provider knows {STANDIN_ACCOUNT}")
+    here = f"POLYDEV_STATE_DIR={report.state_dir} bin/polydev"
+    terminal.say(f'  {here} chat codex "What can you do?"')
+    terminal.say(f"  {here} machine list")
+    terminal.say("  make down       ends it and leaves nothing")
+
+
+def _tell_journey(terminal: Terminal, report: Report) -> None:
     terminal.heading("What it took")
     terminal.table(
         ("", "step", "seconds"),
@@ -225,11 +257,6 @@ def _tell_success(terminal: Terminal, report: Report) -> None:
     for provider, answer in report.answers.items():
         terminal.heading(f"{provider} answered")
         terminal.say(answer)
-    terminal.heading(f"The controller is up at {report.url.replace('127.0.0.1', 'localhost')}")
-    here = f"POLYDEV_STATE_DIR={report.state_dir} bin/polydev"
-    terminal.say(f'  {here} chat codex "What can you do?"')
-    terminal.say(f"  {here} machine list")
-    terminal.say("  make down       ends it and leaves nothing")
 
 
 def _tell_failure(terminal: Terminal, report: Report) -> None:

@@ -11,10 +11,12 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -66,6 +68,17 @@ def settings() -> DemoSettings:
             "most 25 lower-case letters, digits and hyphens, and begin with a letter",
             hint="For example POLYDEV_DEMO_NAME=polydev-demo",
         ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """The provider that runs. It outlives the demo's command."""
+
+    process: asyncio.subprocess.Process
+
+    def wait_for_people(self) -> None:
+        """From now on nobody is signed in there but by their own hand."""
+        self.process.send_signal(signal.SIGUSR1)
 
 
 @contextmanager
@@ -126,10 +139,13 @@ def enter() -> DemoSettings:
     return demo
 
 
-async def build(demo: DemoSettings) -> None:
-    """Make the namespace, start the stand-in in it, keep the demo's own encryption key."""
+async def build(demo: DemoSettings, *, by_hand: bool) -> StandIn:
+    """Make the namespace, start the stand-in in it, keep the demo's own encryption key.
+
+    `by_hand`: its sign-in form waits for a person from the beginning.
+    """
     await asyncio.to_thread(_prepare, demo)
-    await _start_standin(demo)
+    return await _start_standin(demo, () if by_hand else ("--approve-automatically",))
 
 
 async def remove(terminal: Terminal) -> bool:
@@ -163,13 +179,13 @@ def _prepare(demo: DemoSettings) -> None:
             raise Failed(f"The demo's network cannot be made: {made.stderr.strip()[-200:]}")
 
 
-async def _start_standin(demo: DemoSettings) -> None:
+async def _start_standin(demo: DemoSettings, how: Sequence[str]) -> StandIn:
     log = demo.state_dir / "logs" / "standin.log"
     with log.open("ab") as words:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "polydev.standin"),
             *("--netns", demo.outside, "--listen", ADDRESS, "--proxy-port", str(PROXY_PORT)),
-            *("--folder", str(demo.state_dir / "standin"), "--approve-automatically"),
+            *("--folder", str(demo.state_dir / "standin"), *how),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=words,
@@ -179,7 +195,7 @@ async def _start_standin(demo: DemoSettings) -> None:
     try:
         line = await asyncio.wait_for(process.stdout.readline(), START_LIMIT_S)
         if json.loads(line)["ready"] is True:
-            return
+            return StandIn(process)
     except (TimeoutError, ValueError, KeyError):
         pass
     raise Failed("The stand-in provider has not started", hint=f"Its log is {log}")

@@ -53,6 +53,7 @@ async def _run(options: argparse.Namespace) -> None:
     listening = await proxy.listen(options.listen, options.proxy_port)
     address, port = listening.sockets[0].getsockname()[:2]
     ready = {"ready": True, "proxy": f"http://{address}:{port}", "ca": str(authority.ca)}
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, identity.wait_for_people)
     print(json.dumps(ready), flush=True)
     await _until_signalled()
     listening.close()
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--approve-automatically",
         action="store_true",
-        help="the sign-in and consent forms submit themselves after a moment",
+        help="the sign-in and consent forms submit themselves after a moment, until SIGUSR1",
     )
     parser.add_argument(
         "--access-token-lifetime-s",

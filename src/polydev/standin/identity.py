@@ -38,6 +38,10 @@ class Identity:
     approve_automatically: bool = False
     _sign_ins: dict[str, _SignIn] = field(default_factory=dict)
 
+    def wait_for_people(self) -> None:
+        """From now on the forms wait until somebody submits them."""
+        self.approve_automatically = False
+
     async def authorize(self, request: web.Request) -> web.StreamResponse:
         query = request.query
         client = client_named(query.get("client_id", ""))
