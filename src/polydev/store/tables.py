@@ -89,6 +89,16 @@ api_tokens = sa.Table(
     sa.Column("last_used_at", UtcDateTime),
 )
 
+view_tickets = sa.Table(
+    "view_tickets",
+    metadata,
+    sa.Column("secret_hash", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False, index=True),
+)
+
 invitations = sa.Table(
     "invitations",
     metadata,
