@@ -23,6 +23,8 @@ from urllib.parse import urljoin
 
 import httpx
 
+from polydev.hostd.images.npm import COMMANDS
+
 Result = TypeVar("Result")
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,34 +32,35 @@ ADDRESS = "198.51.100.1"  # TEST-NET-2, on the namespace's loopback
 CLONE_NEWNET = 0x40000000
 PATIENCE_S = 120
 
-# Where the native programs are in their npm packages.
-PROGRAMS = {
-    "codex": "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex",
-    "claude": "@anthropic-ai/claude-code-linux-x64/claude",
-}
+BUNDLES = ("clis", "adapters")
 
 
 def installed_clis() -> Path:
-    """A folder with `codex` and `claude`: POLYDEV_TEST_CLIS, or made from the locked packages."""
+    """A folder with the commands of a CLI machine: POLYDEV_TEST_CLIS, or of the locked packages."""
     given = os.environ.get("POLYDEV_TEST_CLIS")
     if given:
         return Path(given)
-    locked = REPOSITORY / "images" / "clis"
-    lock = (locked / "package-lock.json").read_bytes()
-    folder = Path("/var/cache/polydev") / f"clis-{hashlib.sha256(lock).hexdigest()[:16]}"
+    recipes = REPOSITORY / "images"
+    locks = b"".join((recipes / name / "package-lock.json").read_bytes() for name in BUNDLES)
+    folder = Path("/var/cache/polydev") / f"clis-{hashlib.sha256(locks).hexdigest()[:16]}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix="clis-new-"))
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(locked / name, aside)
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--force"]
-        subprocess.run(command, cwd=aside, check=True, stdout=subprocess.DEVNULL)
-        (aside / "bin").mkdir()
-        for name, path in PROGRAMS.items():
-            (aside / "bin" / name).symlink_to(Path("../node_modules") / path)
+        _install(recipes, aside)
         with contextlib.suppress(OSError):  # another run was faster
             aside.rename(folder)
     return folder / "bin"
+
+
+def _install(recipes: Path, folder: Path) -> None:
+    for name in BUNDLES:
+        shutil.copytree(recipes / name, folder / name)
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(command, cwd=folder / name, check=True, stdout=subprocess.DEVNULL)
+    (folder / "bin").mkdir()
+    for command in COMMANDS:
+        packages = Path("..", command.bundle, "node_modules")
+        (folder / "bin" / command.name).symlink_to(packages / command.package / command.program)
 
 
 class Namespace:

@@ -75,6 +75,7 @@ def silent(_: BuildProgress) -> None:
         ("recipes/cli/packages", {"cli", "browser"}),
         ("recipes/browser/packages", {"browser"}),
         ("recipes/clis/package-lock.json", {"cli", "browser"}),
+        ("recipes/adapters/package-lock.json", {"cli"}),
         ("providers/codex.toml", {"cli", "browser"}),
     ],
 )

@@ -59,10 +59,14 @@ class Recipe:
         """The HTTP service of a browser machine."""
         return self.guest / "browser_service"
 
-    @property
-    def clis(self) -> Path:
-        """package.json and package-lock.json of the real CLIs."""
-        return self.recipes / "clis"
+    def bundle(self, name: str) -> Path:
+        """The folder with package.json and package-lock.json of some npm packages."""
+        return self.recipes / name
+
+    @staticmethod
+    def bundles(kind: ImageKind) -> tuple[str, ...]:
+        """Names of the npm bundles of a kind of machine: chats are led in CLI machines only."""
+        return ("clis", "adapters") if kind is ImageKind.CLI else ("clis",)
 
     def provider_files(self) -> list[Path]:
         """Provider data that machines carry."""
@@ -107,8 +111,8 @@ class Recipe:
             return {"kernel": self.recipes / "kernel"}
         folders = {
             "cli": self.recipes / "cli",
-            "clis": self.clis,
             "machine": self.machine_files,
+            **{name: self.bundle(name) for name in self.bundles(kind)},
         }
         if kind is ImageKind.BROWSER:
             folders["browser"] = self.recipes / "browser"

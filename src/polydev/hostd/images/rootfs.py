@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -43,7 +44,7 @@ _PACKAGES = "packages"
 async def build_rootfs(shop: Workshop, recipe: Recipe, cache: StageCache, out: Path) -> Ingredients:
     """Write `root.img` into `out`."""
     base = await _base(shop, recipe, cache)
-    clis = await _clis(shop, recipe, cache)
+    bundles = await _bundles(shop, recipe, cache)
     shop.stage("files")
     root = shop.folder / "root"
     root.mkdir(mode=0o755)
@@ -53,13 +54,13 @@ async def build_rootfs(shop: Workshop, recipe: Recipe, cache: StageCache, out: P
             *("--numeric-owner", "--xattrs", "--xattrs-include=*"),
         ]
     )
-    await asyncio.to_thread(tree.furnish, root, shop.kind, recipe, clis)
+    await asyncio.to_thread(tree.furnish, root, shop.kind, recipe, bundles)
     if shop.kind is ImageKind.BROWSER:
         await _cache_fonts(shop, root)
     shop.stage("filesystem")
     await _make_filesystem(shop, root, out / "root.img")
     packages = dict(line.split("\t") for line in (base / _PACKAGES).read_text().splitlines())
-    versions = npm.versions(recipe)
+    versions = npm.versions(recipe, shop.kind)
     if shop.kind is ImageKind.BROWSER:
         versions["chromium"] = packages["chromium"]
     return Ingredients(versions, packages | {f"npm:{key}": v for key, v in versions.items()})
@@ -109,9 +110,17 @@ def _installed(status: str) -> str:
     return "".join(sorted(rows))
 
 
-async def _clis(shop: Workshop, recipe: Recipe, cache: StageCache) -> Path:
+async def _bundles(shop: Workshop, recipe: Recipe, cache: StageCache) -> dict[str, Path]:
+    """Folders with the npm packages of this kind of machine, under their bundles' names."""
     shop.stage("clis")
-    return await cache.get("npm", npm.cache_key(recipe), lambda out: npm.fetch(shop, recipe, out))
+    return {
+        name: await cache.get(
+            f"npm-{name}",
+            npm.cache_key(recipe, name),
+            functools.partial(npm.fetch, shop, recipe, name),
+        )
+        for name in recipe.bundles(shop.kind)
+    }
 
 
 async def _cache_fonts(shop: Workshop, root: Path) -> None:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from polydev.hostd.images.model import ImageKind
-from polydev.hostd.images.npm import CLIS
+from polydev.hostd.images.npm import commands
 from polydev.hostd.images.recipe import Recipe, source_files
 
-_CLIS_FOLDER = Path("opt/polydev/clis")
+_BUNDLES_FOLDER = Path("opt/polydev")
 _CA_BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
 # The parts of a machine's boot, and what they are called inside.
 _SCRIPTS = ("announce", "boot", "shutdown", "sshd-config")
@@ -29,12 +30,12 @@ _LEFTOVERS = (
 _EMPTIED = ("var/cache/apt", "var/cache/debconf", "var/lib/apt/lists", "var/log", "tmp")
 
 
-def furnish(root: Path, kind: ImageKind, recipe: Recipe, clis: Path) -> None:
-    """Make the tree at `root` a machine of a kind; `clis` is what `npm.fetch` installed."""
+def furnish(root: Path, kind: ImageKind, recipe: Recipe, bundles: Mapping[str, Path]) -> None:
+    """Make the tree at `root` a machine of a kind; `bundles` are what `npm.fetch` installed."""
     _clean(root)
     _lock_root_password(root)
     _boot_files(root, kind, recipe)
-    _link_clis(root, clis)
+    _link_commands(root, kind, bundles)
     providers = root / "usr/share/polydev/providers"
     providers.mkdir(parents=True, exist_ok=True)
     for path in recipe.provider_files():
@@ -80,17 +81,19 @@ def _boot_files(root: Path, kind: ImageKind, recipe: Recipe) -> None:
         link.symlink_to("/bin/busybox")
 
 
-def _link_clis(root: Path, clis: Path) -> None:
+def _link_commands(root: Path, kind: ImageKind, bundles: Mapping[str, Path]) -> None:
     # Hard links: the programs are large, and this tree lives only until it is an image.
-    shutil.copytree(
-        clis / "node_modules",
-        root / _CLIS_FOLDER / "node_modules",
-        symlinks=True,
-        copy_function=_hard_link,
-    )
-    for cli in CLIS:
-        program = Path("/") / _CLIS_FOLDER / "node_modules" / cli.package / cli.program
-        (root / "usr/local/bin" / cli.command).symlink_to(program)
+    for name, folder in bundles.items():
+        shutil.copytree(
+            folder / "node_modules",
+            root / _BUNDLES_FOLDER / name / "node_modules",
+            symlinks=True,
+            copy_function=_hard_link,
+        )
+    for command in commands(kind):
+        packages = Path("/") / _BUNDLES_FOLDER / command.bundle / "node_modules"
+        link = root / "usr/local/bin" / command.name
+        link.symlink_to(packages / command.package / command.program)
 
 
 def _browser_files(root: Path, recipe: Recipe) -> None:
