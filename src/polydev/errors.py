@@ -12,7 +12,8 @@
     │   ├── NoSuchPerson, NoSuchToken, NoSuchCredential, NoSuchHost, NoSuchKey
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
-    │   ├── LoginNotWaiting, AlreadyRunning, AlreadyExists, IdempotencyConflict, HostInUse, KeyInUse
+    │   ├── LoginNotWaiting, AlreadyRunning, AlreadyExists, IdempotencyConflict, HostInUse,
+    │   └── KeyInUse, FileRefused
     ├── Unavailable   not now; retried                          (503)
     │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken,
     │   └── DatabaseUnavailable, IssuerUnreachable
@@ -222,6 +223,10 @@ class AlreadyRunning(Conflict):
 
 class AlreadyExists(Conflict):
     """Something of that name is there already."""
+
+
+class FileRefused(Conflict):
+    """The machine does not let that be done to a file: not empty, read-only, not permitted."""
 
 
 class IdempotencyConflict(Conflict):
