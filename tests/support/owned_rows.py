@@ -67,7 +67,8 @@ def value_of(column: sa.Column[Any], person: PersonId) -> Any:
         return _WORDS.get(column.name, f"{person}-{column.name}")
     if column.identity is not None:
         return None
-    return {sa.Integer: 1, sa.Float: 1.0, sa.JSON: {}, sa.Boolean: True}.get(type(column.type), AT)
+    known = {sa.Integer: 1, sa.BigInteger: 1, sa.Float: 1.0, sa.JSON: {}, sa.Boolean: True}
+    return known.get(type(column.type), AT)
 
 
 def row_of(table: sa.Table, person: PersonId) -> dict[str, Any]:

@@ -299,3 +299,66 @@ vault_keys = sa.Table(
     sa.Column("canary_salt", sa.Text, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
+
+chats = sa.Table(
+    "chats",
+    metadata,
+    sa.Column("chat_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("titled_by", sa.Text, nullable=False),
+    sa.Column("vm_id", sa.Text),
+    sa.Column("acp_session_id", sa.Text),
+    sa.Column("turn", sa.Integer, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("executor_id", sa.Text),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index("chats_by_person", "user_id", "created_at"),
+)
+
+sa.Index(
+    "chats_at_work",
+    chats.c.status,
+    sqlite_where=chats.c.status != "idle",
+    postgresql_where=chats.c.status != "idle",
+)
+
+chat_turns = sa.Table(
+    "chat_turns",
+    metadata,
+    sa.Column("chat_id", sa.ForeignKey("chats.chat_id"), primary_key=True),
+    sa.Column("turn", sa.Integer, primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("bytes", sa.Integer, nullable=False),
+    sa.Column("stop_requested_at", UtcDateTime),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Column("reason", sa.Text),
+)
+
+chat_events = sa.Table(
+    "chat_events",
+    metadata,
+    sa.Column("chat_id", sa.ForeignKey("chats.chat_id"), primary_key=True),
+    sa.Column("event_id", sa.BigInteger, primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+
+chat_permissions = sa.Table(
+    "chat_permissions",
+    metadata,
+    sa.Column("chat_id", sa.ForeignKey("chats.chat_id"), primary_key=True),
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("turn", sa.Integer, nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("option_id", sa.Text),
+    sa.Column("asked_at", UtcDateTime, nullable=False),
+    sa.Column("answered_at", UtcDateTime),
+)
