@@ -12,6 +12,7 @@ from api_people import a_person
 from controller_world import World, a_world
 
 LIMITS = {
+    "POLYDEV_CLI_MEMORY_MIB": "512",
     "POLYDEV_QUOTA_MACHINES": "2",
     "POLYDEV_QUOTA_SESSIONS": "1",
     "POLYDEV_QUOTA_MEMORY_MIB": "3072",  # two CLI machines and a browser machine

@@ -118,7 +118,21 @@ def _claude(message: dict[str, Any]) -> Iterator[ChatEvent]:
         yield from _event("error", message.get("result") or message.get("subtype"))
 
 
+def _gemini(message: dict[str, Any]) -> Iterator[ChatEvent]:
+    """`gemini --output-format stream-json`: pieces of the answer, and never the whole of it."""
+    kind = message.get("type")
+    if kind == "message" and message.get("role") == "assistant":
+        yield from _event("delta" if message.get("delta") else "text", message.get("content"))
+    elif kind == "tool_use":
+        yield from _event("tool", message.get("tool_name"))
+    elif kind == "error":
+        yield from _event("error", message.get("message"))
+    elif kind == "result" and isinstance(message.get("error"), dict):
+        yield from _event("error", message["error"].get("message"))
+
+
 _READERS: dict[str, Callable[[dict[str, Any]], Iterator[ChatEvent]]] = {
     "codex-exec-json": _codex,
     "claude-stream-json": _claude,
+    "gemini-stream-json": _gemini,
 }

@@ -38,7 +38,8 @@ class CredentialsFile:
     ends: str | None
     """JSON pointer to when the login itself ends, in milliseconds since 1970."""
     logout_argv: tuple[str, ...]
-    """Has the CLI give the login back to its provider; it may need the network, and may fail."""
+    """Has the CLI give the login back to its provider; it may need the network, and may fail.
+    Empty where the CLI has no command for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Chat:
 
     argv: tuple[str, ...]
     output: str
-    """Which reader understands it: `claude-stream-json` or `codex-exec-json`."""
+    """Which reader understands it: a name that `answers.py` knows."""
 
 
 @dataclass(frozen=True, slots=True)

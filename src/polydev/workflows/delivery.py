@@ -85,7 +85,7 @@ class Delivery:
         In one that runs the CLI is first asked to give the login back to its provider. That needs
         the network and is the guest's to do, so it may fail and has little time.
         """
-        if running:
+        if running and provider.credentials.logout_argv:
             try:
                 ended = await self.host.run_program(
                     vm_id,

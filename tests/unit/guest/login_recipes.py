@@ -4,13 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from polydev.guest.browser_service.login import Login
-from polydev.guest.browser_service.recipes import LoginRecipe
+from polydev.guest.browser_service.recipes import LoginKind, LoginRecipe
 from polydev.guest.browser_service.settings import ServiceSettings
 
 URL = "https://id.example.test/authorize?redirect_uri=http%3A%2F%2Flocalhost%3A4444%2Fback&state=S1"
 
 RECIPE = LoginRecipe(
     provider="made_up",
+    kind=LoginKind.TERMINAL,
+    method="",
     argv=("true",),
     environment={"MADE_UP": "yes"},
     folders=("/root/.made-up",),

@@ -15,6 +15,7 @@ TOKEN = "a-token-of-this-machine"
 PROVIDER = """
 id = "made_up"
 [login]
+kind = "terminal"
 argv = ["sh", "-c", "sleep 1000"]
 url_hosts = ["id.example.test"]
 callback_path = "/back"

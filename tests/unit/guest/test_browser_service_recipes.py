@@ -1,7 +1,9 @@
 """Every provider's data can be used by the browser service, and nothing else can."""
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -11,7 +13,7 @@ from polydev.guest.browser_service.recipes import UnknownProvider, load_recipe
 PROVIDERS = Path(__file__).parents[3] / "src/polydev/providers"
 TOKEN = "t" * 40
 JWT = "aa.bb.cc"
-CREDENTIALS = {
+CREDENTIALS: dict[str, dict[str, Any]] = {
     "codex": {
         "auth_mode": "chatgpt",
         "OPENAI_API_KEY": None,
@@ -32,6 +34,14 @@ CREDENTIALS = {
             "scopes": ["user:inference"],
             "subscriptionType": "max",
         }
+    },
+    "gemini_cli": {
+        "access_token": TOKEN,
+        "refresh_token": TOKEN,
+        "id_token": JWT,
+        "scope": "openid email",
+        "token_type": "Bearer",
+        "expiry_date": 1795487254996,
     },
 }
 
@@ -58,9 +68,13 @@ def test_the_schema_takes_credentials_and_nothing_less(provider: str) -> None:
     whole = CREDENTIALS[provider]
     jsonschema.validate(whole, schema)
     for pointer in load_recipe(PROVIDERS, provider).credentials_required:
-        outer, inner = pointer.split("/")[1:]
+        *outer, inner = pointer.split("/")[1:]
         for wrong in ("", None, 7, "with blank", "x" * 20_000):
-            damaged = {**whole, outer: {**whole[outer], inner: wrong}}  # type: ignore[dict-item]
+            damaged = copy.deepcopy(whole)
+            place: Any = damaged
+            for name in outer:
+                place = place[name]
+            place[inner] = wrong
             if inner == "account_id" and wrong == "with blank":
                 continue
             with pytest.raises(jsonschema.ValidationError):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from polydev.providers import AnswerReader, ChatEvent, cleaned
 from polydev.providers.answers import MAX_LINE_BYTES, MAX_TEXT_CHARACTERS
 
-CODEX, CLAUDE = "codex-exec-json", "claude-stream-json"
+CODEX, CLAUDE, GEMINI = "codex-exec-json", "claude-stream-json", "gemini-stream-json"
 
 
 def _read(output: str, *lines: object) -> list[ChatEvent]:
@@ -52,6 +52,24 @@ def test_claude_gives_deltas_messages_tools_and_errors() -> None:
         ChatEvent("text", "Hello"),
         ChatEvent("tool", "Bash"),
         ChatEvent("error", "not logged in"),
+    ]
+
+
+def test_gemini_gives_deltas_tools_and_errors() -> None:
+    events = _read(
+        GEMINI,
+        {"type": "init", "session_id": "s", "model": "m"},
+        {"type": "message", "role": "user", "content": "the question"},
+        {"type": "message", "role": "assistant", "content": "Hel", "delta": True},
+        {"type": "tool_use", "tool_name": "run_shell_command", "tool_id": "t", "parameters": {}},
+        {"type": "error", "severity": "warning", "message": "slow"},
+        {"type": "result", "status": "error", "error": {"type": "Error", "message": "no more"}},
+    )
+    assert events == [
+        ChatEvent("delta", "Hel"),
+        ChatEvent("tool", "run_shell_command"),
+        ChatEvent("error", "slow"),
+        ChatEvent("error", "no more"),
     ]
 
 

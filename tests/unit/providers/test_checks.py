@@ -40,6 +40,13 @@ GOOD: dict[str, dict[str, Any]] = {
             "scopes": ["user:inference"],
         }
     },
+    "gemini_cli": {
+        "access_token": TOKEN,
+        "refresh_token": TOKEN,
+        "id_token": JWT,
+        "token_type": "Bearer",
+        "expiry_date": 1,
+    },
 }
 CODEX = provider("codex")
 
@@ -55,14 +62,14 @@ def _with(change: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_provider_can_be_read() -> None:
-    assert [it.id for it in all_providers()] == ["claude_code", "codex"]
+    assert [it.id for it in all_providers()] == ["claude_code", "codex", "gemini_cli"]
     assert {it.accepts for it in all_providers()} <= {"code", "callback_url"}
 
 
 def test_an_unknown_provider_names_those_there_are() -> None:
     with pytest.raises(UnknownProvider, match="nope") as caught:
         provider("nope")
-    assert caught.value.hint == "There are: claude_code, codex"
+    assert caught.value.hint == "There are: claude_code, codex, gemini_cli"
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -6,6 +6,7 @@ The controller reads the same files; the keys are explained in them.
 import re
 import tomllib
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,23 @@ class UnknownProvider(Exception):
     """There is no such provider, or its data cannot be read."""
 
 
+class LoginKind(StrEnum):
+    """How a CLI is made to log in."""
+
+    TERMINAL = "terminal"
+    """A login command, under a terminal."""
+    ACP = "acp"
+    """An agent, asked to authenticate in the Agent Client Protocol."""
+
+
 @dataclass(frozen=True)
 class LoginRecipe:
     """How one CLI logs in, and what its credentials must hold."""
 
     provider: str
+    kind: LoginKind
+    method: str
+    """Which of an agent's ways to authenticate; empty for a terminal."""
     argv: tuple[str, ...]
     environment: dict[str, str]
     folders: tuple[str, ...]
@@ -54,6 +67,8 @@ def _recipe(data: dict[str, Any]) -> LoginRecipe:
     login, paste, credentials = data["login"], data["paste"], data["credentials"]
     return LoginRecipe(
         provider=data["id"],
+        kind=LoginKind(login["kind"]),
+        method=login.get("method", ""),
         argv=tuple(login["argv"]),
         environment={**data.get("environment", {}), **login.get("environment", {})},
         folders=tuple(login.get("folders", ())),
