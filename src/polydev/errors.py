@@ -9,11 +9,12 @@
     │   ├── TooManyRequests
     ├── Missing       what was named is not there               (404)
     │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, NoSuchOperation, MissingImage, NotConnected,
-    │   ├── NoSuchPerson, NoSuchToken, NoSuchCredential, NoSuchHost, NoSuchKey
+    │   ├── NoSuchPerson, NoSuchToken, NoSuchCredential, NoSuchHost, NoSuchKey, NoSuchChat,
+    │   ├── NoSuchPermission
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
     │   ├── LoginNotWaiting, AlreadyRunning, AlreadyExists, IdempotencyConflict, HostInUse,
-    │   └── KeyInUse, FileRefused
+    │   └── KeyInUse, FileRefused, ChatBusy, PermissionAnswered
     ├── Unavailable   not now; retried                          (503)
     │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken,
     │   └── DatabaseUnavailable, IssuerUnreachable
@@ -193,6 +194,14 @@ class NoSuchKey(Missing):
     """No encryption key of that id, or no rotation."""
 
 
+class NoSuchChat(Missing):
+    """No chat of that id, or none of the caller's."""
+
+
+class NoSuchPermission(Missing):
+    """The CLI did not ask permission for that in this chat."""
+
+
 class MachineBusy(Conflict):
     """The machine is in a state that does not allow the operation."""
 
@@ -239,6 +248,14 @@ class HostInUse(Conflict):
 
 class KeyInUse(Conflict):
     """The encryption key still seals something, or is about to."""
+
+
+class ChatBusy(Conflict):
+    """A turn of this chat goes on: the next one is taken when it has ended."""
+
+
+class PermissionAnswered(Conflict):
+    """What the CLI asked permission for is decided, or no longer asked."""
 
 
 class HostUnreachable(Unavailable):

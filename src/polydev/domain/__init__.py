@@ -3,6 +3,17 @@
 Everything may import this package; it imports nothing of Polydev.
 """
 
+from polydev.domain.chats import (
+    LAST_IN_TURN,
+    TURN_IDS,
+    Chat,
+    ChatEvent,
+    ChatStatus,
+    ChatTurn,
+    EventKind,
+    TitledBy,
+    TurnEnd,
+)
 from polydev.domain.credentials import (
     Credential,
     KeyUse,
@@ -13,6 +24,7 @@ from polydev.domain.credentials import (
 )
 from polydev.domain.ids import (
     LOCAL_HOST,
+    ChatId,
     CredentialId,
     HostId,
     PersonId,
@@ -47,13 +59,21 @@ from polydev.domain.people import (
 from polydev.domain.sessions import ConnectSession, SessionStatus, SessionStep
 
 __all__ = [
+    "LAST_IN_TURN",
     "LOCAL_HOST",
+    "TURN_IDS",
     "ApiToken",
     "AuditEntry",
+    "Chat",
+    "ChatEvent",
+    "ChatId",
+    "ChatStatus",
+    "ChatTurn",
     "ConnectSession",
     "Credential",
     "CredentialId",
     "Event",
+    "EventKind",
     "Finding",
     "GuestFile",
     "HostId",
@@ -74,6 +94,8 @@ __all__ = [
     "SessionStep",
     "SharedSecret",
     "SignIn",
+    "TitledBy",
+    "TurnEnd",
     "Usage",
     "Validity",
     "VaultKey",

@@ -16,6 +16,8 @@ PersonId = NewType("PersonId", str)
 
 CredentialId = NewType("CredentialId", str)
 
+ChatId = NewType("ChatId", str)
+
 HostId = NewType("HostId", str)
 """Names a VM host: `local` for the one beside the controller."""
 
