@@ -52,6 +52,17 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True)
+class Acp:
+    """How a CLI is started to speak the Agent Client Protocol on its standard input and output."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    """Besides the provider's own."""
+    mode: str
+    """The session mode in which the agent asks the person, and nobody else, for permissions."""
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """One CLI and its provider."""
 
@@ -66,6 +77,7 @@ class Provider:
     files: tuple[GuestFile, ...]
     status_argv: tuple[str, ...]
     chat: Chat
+    acp: Acp
 
 
 def provider(provider_id: str) -> Provider:
@@ -107,6 +119,7 @@ def _read(path: Path) -> Provider:
         files=tuple(_file(entry) for entry in data.get("files", [])),
         status_argv=tuple(data["status"]["argv"]),
         chat=Chat(tuple(data["chat"]["argv"]), data["chat"]["output"]),
+        acp=_acp(data["acp"]),
     )
 
 
@@ -124,6 +137,11 @@ def _credentials(data: dict[str, Any]) -> CredentialsFile:
         ends=about["ends"],
         logout_argv=tuple(about["logout"]),
     )
+
+
+def _acp(data: dict[str, Any]) -> Acp:
+    environment = MappingProxyType(dict(data.get("environment", {})))
+    return Acp(argv=tuple(data["argv"]), environment=environment, mode=data["mode"])
 
 
 def _file(entry: dict[str, Any]) -> GuestFile:
