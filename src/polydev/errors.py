@@ -14,7 +14,8 @@
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
     │   ├── LoginNotWaiting, AlreadyRunning, AlreadyExists, IdempotencyConflict, HostInUse,
-    │   └── KeyInUse, FileRefused, ChatBusy, PermissionAnswered
+    │   ├── KeyInUse, FileRefused, ChatBusy, PermissionAnswered,
+    │   └── NoLiveView
     ├── Unavailable   not now; retried                          (503)
     │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken,
     │   └── DatabaseUnavailable, IssuerUnreachable
@@ -224,6 +225,10 @@ class SessionEnded(Conflict):
 
 class LoginNotWaiting(Conflict):
     """The login does not wait for what was handed in, or no longer does."""
+
+
+class NoLiveView(Conflict):
+    """The connect session has no browser machine that could be seen now."""
 
 
 class AlreadyRunning(Conflict):

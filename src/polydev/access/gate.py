@@ -22,6 +22,7 @@ from polydev.access.sign_ins import SignIns
 from polydev.access.supabase import Supabase
 from polydev.access.tokens import PREFIX as TOKEN_PREFIX
 from polydev.access.tokens import Tokens
+from polydev.access.view_tickets import ViewTickets
 from polydev.errors import NotSignedIn
 from polydev.settings import ControllerSettings, SignUp
 from polydev.store.database import Database
@@ -44,6 +45,7 @@ class Access:
         self.trusted_proxies = settings.trusted_proxies
         self.limits = Limits(database, settings)
         self.tokens = Tokens(database)
+        self.view_tickets = ViewTickets(database)
         self.invitations = Invitations(database)
         self.sign_ins = SignIns(database, settings, origins)
         self.administration = Administration(database, passwords)

@@ -32,6 +32,9 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     POST /api/auth/session/{id}/cancel        202 Session; 409 `session-ended` if it has ended
     POST /api/auth/session/{id}/input         {code} or {callbackUrl}: 202 {accepted: true};
                                               409 if nobody waits for it, 422 if it is refused
+    POST /api/auth/session/{id}/view          201 {ticket, expiresAt}: one look into its browser
+                                              machine; 409 if there is none now
+    WS   /api/auth/session/{id}/view?ticket=  RFB of that machine, both ways
 
     POST /api/vm/create {vmType}              202 Machine (status `creating`); vmType: cli, browser
     POST /api/vm/destroy {vmId}               202 Machine (status `destroying`)

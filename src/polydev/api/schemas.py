@@ -84,6 +84,11 @@ class LoginStarted(_Schema):
     status: SessionStatus
 
 
+class ViewTicket(_Schema):
+    ticket: str = Field(description="Counts once", examples=["3q2-7w8kJf..."])
+    expiresAt: datetime
+
+
 class CliMachine(_Schema):
     vmId: str = Field(examples=[_VM_ID])
     ipAddress: str | None = Field(examples=["192.168.100.5"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from collections.abc import Sequence
+
+from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from polydev import __version__
@@ -19,6 +21,7 @@ from polydev.api import (
     events,
     general,
     keys,
+    live_view,
     machines,
     metrics,
     openapi,
@@ -41,8 +44,9 @@ def make_api(services: Services, listen: str, public_url: str | None = None) -> 
     return Observed(Guard(routes_of(services), listen, public_url))
 
 
-def routes_of(services: Services | None) -> FastAPI:
-    """The routes, and their description. Without services they can only be described."""
+def routes_of(services: Services | None, pages: Sequence[APIRouter] = ()) -> FastAPI:
+    """The routes, and their description. Without services they can only be described. `pages` come
+    first: for a browser, `/` is a page."""
     api = FastAPI(
         title="Polydev",
         version=__version__,
@@ -52,9 +56,12 @@ def routes_of(services: Services | None) -> FastAPI:
     )
     api.state.services = services
     problems.install(api)
+    for router in pages:
+        api.include_router(router)
     of_services = (auth, machines, chat, admin, keys, credentials)
     for part in (general, doctor, *_ACCOUNTS, *_OBSERVING, *of_services):
         api.include_router(part.router)
     api.include_router(auth.plain)
+    api.include_router(live_view.router)
     openapi.describe(api)
     return api

@@ -134,7 +134,7 @@ async def relay_program(socket: WebSocket, host: Host, vm_id: VmId, may: May) ->
 async def _relay(socket: WebSocket, process: GuestProcess, may: May) -> int | None:
     inward = asyncio.create_task(_to_program(socket, process))
     outward = asyncio.create_task(_to_person(socket, process))
-    asking = asyncio.create_task(_until_refused(may))
+    asking = asyncio.create_task(until_refused(may))
     every: set[asyncio.Task[None]] = {inward, outward, asking}
     try:
         await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
@@ -149,12 +149,12 @@ async def _relay(socket: WebSocket, process: GuestProcess, may: May) -> int | No
         await asyncio.gather(*every, return_exceptions=True)
 
 
-async def _until_refused(may: May) -> None:
+async def until_refused(may: May) -> None:
     """Raises NotSignedIn when the person may no longer."""
     while True:
         await asyncio.sleep(ASKED_EVERY_S)
         if not await may():
-            raise NotSignedIn("What this program was started with was signed out or revoked")
+            raise NotSignedIn("What this was opened with was signed out or revoked")
 
 
 async def _to_person(socket: WebSocket, process: GuestProcess) -> None:
