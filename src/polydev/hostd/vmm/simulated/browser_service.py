@@ -100,6 +100,11 @@ class BrowserService:
         await asyncio.get_running_loop().connect_accepted_socket(server, theirs)
         return await asyncio.open_connection(sock=ours)
 
+    async def hand_in(self) -> None:
+        """The person logs in on the machine's screen."""
+        if self._session is not None:
+            await self._session.end(LoginEnd.CREDENTIALS)
+
     async def close(self) -> None:
         if self._logging_in is not None:
             self._logging_in.cancel()
