@@ -11,11 +11,19 @@ socket; the streams are WebSockets over the same socket.
     GET  /machines/{vm_id}/console?tail_bytes=N   text/plain   (bounded; control characters removed)
     GET  /machines/{vm_id}/errors?tail_bytes=N    text/plain
     GET  /machines/{vm_id}/files?path=/abs        application/octet-stream
+    GET  /machines/{vm_id}/usage                  Usage
+    GET  /machines/{vm_id}/folder?path=           FolderView; PUT: makes it
+    POST /machines/{vm_id}/move?path=&to=         gives something another name
+    GET  /machines/{vm_id}/content?path=&max_bytes=  a file; PUT (&replace=): takes one -> Uploaded;
+                                                  DELETE (&with_content=): removes it
     WS   /machines/{vm_id}/exec                   ExecRequest, then frames
     WS   /machines/{vm_id}/tcp/{port}             binary frames: TCP to its 127.0.0.1:port
     GET  /inventory                               Inventory
     POST /sweep                                   Swept: what belonged to no machine and is gone
     GET  /diagnosis                               Diagnosis
+
+In `folder`, `move` and `content` a path is bytes, percent-encoded within its parameter; they are
+for people who look around in a machine that runs, and stream files of any size.
 
 Errors are `{"code", "message", "hint"}` with the kind's status (errors.py).
 
@@ -233,6 +241,47 @@ class ExecEnd(_Wire):
 
     exit_code: int | None = None
     error: Problem | None = None
+
+
+class UsageSample(_Wire):
+    """What a machine's VMM used up to `at`, since the sample before."""
+
+    at: datetime
+    cpu: float = Field(ge=0)
+    """Processor cores, on average."""
+    memory_bytes: int = Field(ge=0)
+    """Of the host's memory, at that moment."""
+
+
+class Usage(_Wire):
+    """What is known of a machine's use of its host, the oldest sample first."""
+
+    period_s: float
+    samples: list[UsageSample]
+
+
+class FileEntry(_Wire):
+    """Something in a folder of a machine; a machine may answer any name."""
+
+    name: str
+    """Bytes, percent-encoded."""
+    kind: Literal["folder", "file", "link", "other"]
+    size: int = Field(ge=0)
+    modified_at: datetime
+    mode: int
+
+
+class FolderView(_Wire):
+    """What is in a folder, in no order. `more`: that is not all."""
+
+    entries: list[FileEntry]
+    more: bool
+
+
+class Uploaded(_Wire):
+    """A file that was taken."""
+
+    size: int
 
 
 class Inventory(_Wire):

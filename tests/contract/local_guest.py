@@ -23,6 +23,7 @@ from polydev.hostd.__main__ import server_config
 from polydev.hostd.journal import Journal
 from polydev.hostd.listening import listening
 from polydev.hostd.operations import Operations
+from polydev.hostd.usage import UsageLog
 
 VM = "vm-00000000-0000-4000-8000-000000000001"
 STOPPED = "vm-00000000-0000-4000-8000-000000000002"
@@ -155,6 +156,12 @@ class LocalGuest:
         except FileNotFoundError:
             raise NoSuchFile(f"No {path}") from None
 
+    def vmm_pids(self) -> dict[str, int]:
+        return {}
+
+    def known(self) -> list[str]:
+        return [VM, STOPPED]
+
     async def perform(self, operation: object) -> None:
         return
 
@@ -173,7 +180,8 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Path, LocalGuest]]:
         return []
 
     with listening(folder / "h.sock", None) as listener:
-        app = server.build(guest, operations, health, diagnose)  # type: ignore[arg-type]
+        usage = UsageLog(guest)
+        app = server.build(guest, operations, health, diagnose, usage)  # type: ignore[arg-type]
         http = uvicorn.Server(server_config(app))
         http.capture_signals = suppress  # type: ignore[method-assign, assignment]
         task = asyncio.create_task(http.serve(sockets=[listener]))

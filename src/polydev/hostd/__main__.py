@@ -31,6 +31,7 @@ from polydev.hostd.network import Network
 from polydev.hostd.operations import Operations
 from polydev.hostd.perform import perform
 from polydev.hostd.site import Site
+from polydev.hostd.usage import UsageLog
 from polydev.settings import HostSettings, read
 
 log = logging.getLogger("polydev.hostd")
@@ -81,7 +82,9 @@ async def _run(settings: HostSettings) -> None:
         health = capacity.Capacity.of(settings, choice)
         with listening.listening(settings.host_socket, settings.socket_group) as listener:
             diagnose = partial(Examiner(settings, network).diagnose, machines, choice.probe)
-            app = server.build(machines, operations, health.health, diagnose)
+            usage = UsageLog(machines)
+            closing.callback(asyncio.create_task(usage.run()).cancel)
+            app = server.build(machines, operations, health.health, diagnose, usage)
             await _serve(app, listener, operations, stop)
 
 

@@ -67,6 +67,9 @@ class _Configured:
 
     async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> SiteChannel:
         """The channel of a machine; it connects when it is first used."""
+        return await self._over_ssh(folder, vmm)
+
+    async def _over_ssh(self, folder: MachineFolder, vmm: RunningVmm) -> Channel:
         keys = await make_keys(folder.keys)
         return Channel(vmm.open_channel, keys.host_public, keys.client_private.decode())
 
@@ -127,8 +130,9 @@ class SimulatedFurnishing(_Configured):
         folder.disk.touch(mode=0o600)
 
     async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> SiteChannel:
-        direct = vmm.direct_channel() if isinstance(vmm, SimulatedVmm) else None
-        return direct or await super().channel(folder, vmm)
+        channel = await self._over_ssh(folder, vmm)
+        direct = vmm.direct_channel(channel) if isinstance(vmm, SimulatedVmm) else None
+        return direct or channel
 
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
         for file in files:

@@ -30,6 +30,7 @@ from polydev.hostapi import (
     WriteFiles,
 )
 from polydev.hostd import inventory, recovery, sweeping
+from polydev.hostd.channel.guest_files import GuestFiles
 from polydev.hostd.machine import RunningMachine, erase, has_logs, keep_logs, naming_logs, prepare
 from polydev.hostd.problems import as_polydev_error, problem_of
 from polydev.hostd.record import MachineRecord, view_of
@@ -154,6 +155,14 @@ class Machines:
         """What is wanted of each machine, and what it was given."""
         return list(self._records.values())
 
+    def vmm_pids(self) -> dict[str, int]:
+        """The VMM of each machine that runs."""
+        return {vm_id: machine.vmm.pid for vm_id, machine in self._running.items()}
+
+    def known(self) -> list[str]:
+        """The ids of all machines."""
+        return list(self._records)
+
     def view(self, vm_id: str) -> MachineView:
         """One machine. Raises NoSuchMachine."""
         machine = self._running.get(vm_id)
@@ -193,6 +202,10 @@ class Machines:
     async def open_tcp(self, vm_id: str, port: int) -> GuestConnection:
         """Connect to a port on a running machine's 127.0.0.1."""
         return await self._channel(vm_id).open_tcp(port)
+
+    def guest_files(self, vm_id: str) -> GuestFiles:
+        """The files of a running machine, for people who look around in it."""
+        return self._channel(vm_id).guest_files()
 
     async def read_file(self, vm_id: str, path: str, max_bytes: int) -> bytes:
         """A file of a machine, running or not. Raises NoSuchFile, GuestMisbehaved when larger."""

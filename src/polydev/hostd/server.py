@@ -29,11 +29,13 @@ from polydev.hostapi import (
     Operation,
     OperationView,
     Swept,
+    Usage,
 )
-from polydev.hostd import logs, streams
+from polydev.hostd import file_routes, logs, streams
 from polydev.hostd.machines import Machines
 from polydev.hostd.operations import Operations
 from polydev.hostd.problems import as_polydev_error, problem_of, status_of
+from polydev.hostd.usage import UsageLog
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -51,6 +53,7 @@ def build(
     operations: Operations,
     health: Callable[[], Awaitable[Health]],
     diagnose: Callable[[], Awaitable[list[Finding]]],
+    usage: UsageLog,
 ) -> FastAPI:
     """The application that answers for these machines."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -60,6 +63,12 @@ def build(
     _add_operations(app, operations)
     _add_machines(app, machines)
     _add_streams(app, machines)
+    app.include_router(file_routes.routes(machines))
+
+    @app.get("/machines/{vm_id}/usage")
+    async def _usage(vm_id: VmId) -> Usage:
+        machines.view(vm_id)
+        return usage.of(vm_id)
 
     @app.get("/health")
     async def _health() -> Health:

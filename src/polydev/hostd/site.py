@@ -13,6 +13,7 @@ from typing import Protocol
 
 from polydev.domain import GuestFile, MachineKind
 from polydev.hostapi import ExecRequest
+from polydev.hostd.channel.guest_files import GuestFiles
 from polydev.hostd.kept_logs import KeptLogs
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.streams import GuestConnection, GuestProgram
@@ -84,6 +85,9 @@ class Channel(Protocol):
     async def read_file(self, path: str, max_bytes: int) -> bytes: ...
     async def write_files(self, files: Sequence[GuestFile]) -> None: ...
     async def remove_files(self, paths: Sequence[str]) -> None: ...
+    def guest_files(self) -> GuestFiles:
+        """For people who look around in their machine."""
+
     async def close(self) -> None: ...
 
 

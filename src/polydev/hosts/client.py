@@ -16,11 +16,11 @@ from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from websockets.asyncio.client import ClientConnection, unix_connect
 
 from polydev import log_context
-from polydev.errors import ChannelLost, Failed, HostUnreachable, PolydevError
+from polydev.errors import ChannelLost, HostUnreachable, PolydevError
 from polydev.hostapi import (
     Diagnosis,
     ExecRequest,
@@ -30,8 +30,10 @@ from polydev.hostapi import (
     Operation,
     OperationView,
     Swept,
+    Usage,
 )
 from polydev.hosts import problems
+from polydev.hosts.files import MachineFiles
 from polydev.hosts.http import MAX_BODY_BYTES, GuestTransport
 from polydev.hosts.streams import GuestProcess, GuestStream, collect
 from polydev.telemetry import metrics, traces
@@ -100,7 +102,7 @@ class Host:
 
     async def health(self) -> Health:
         """The agent's version and driver."""
-        return _parsed(Health, await self._get("/health"))
+        return problems.shaped(Health, await self._get("/health"))
 
     async def run(
         self, operation_id: str, operation: Operation, timeout_s: float
@@ -135,7 +137,7 @@ class Host:
                     timeout=_WAIT_S + _ANSWER_LIMIT_S,
                 )
             )
-            view = _parsed(OperationView, answer)
+            view = problems.shaped(OperationView, answer)
             if view.error:
                 raise problems.raised_from(view.error)
             if view.state == "done":
@@ -146,11 +148,11 @@ class Host:
 
     async def machine(self, vm_id: str) -> MachineView:
         """One machine. Raises NoSuchMachine."""
-        return _parsed(MachineView, await self._get(f"/machines/{vm_id}"))
+        return problems.shaped(MachineView, await self._get(f"/machines/{vm_id}"))
 
     async def machines(self) -> list[MachineView]:
         """All machines of the host, oldest first."""
-        return _parsed(_machine_views, await self._get("/machines"))
+        return problems.shaped(_machine_views, await self._get("/machines"))
 
     async def console(self, vm_id: str, tail_bytes: int = _TAIL_BYTES) -> str:
         """The end of what the machine printed on its console; nothing in it is to be trusted."""
@@ -166,17 +168,27 @@ class Host:
         """A file of a machine, at most 4 MiB. Raises NoSuchFile, GuestMisbehaved."""
         return await self._get(f"/machines/{vm_id}/files", {"path": path})
 
+    def files(self, vm_id: str) -> MachineFiles:
+        """The files of a running machine, for people who look around in it."""
+        return MachineFiles(self._client, vm_id)
+
+    async def usage(self, vm_id: str) -> Usage:
+        """What a machine has used lately. Raises NoSuchMachine."""
+        return problems.shaped(Usage, await self._get(f"/machines/{vm_id}/usage"))
+
     async def inventory(self) -> Inventory:
         """What exists on the host, by looking."""
-        return _parsed(Inventory, await self._get("/inventory"))
+        return problems.shaped(Inventory, await self._get("/inventory"))
 
     async def sweep(self) -> Swept:
         """Have it remove what belongs to no machine. May be asked at any time."""
-        return _parsed(Swept, await self._send(self._client.build_request("POST", "/sweep")))
+        return problems.shaped(
+            Swept, await self._send(self._client.build_request("POST", "/sweep"))
+        )
 
     async def diagnosis(self) -> Diagnosis:
         """What is well on the host, and what to do about what is not."""
-        return _parsed(Diagnosis, await self._get("/diagnosis"))
+        return problems.shaped(Diagnosis, await self._get("/diagnosis"))
 
     @asynccontextmanager
     async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[GuestProcess]:
@@ -288,14 +300,3 @@ async def _unwrapped(work: Awaitable[T]) -> T:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
     raise error
-
-
-def _parsed(kind: type[T] | TypeAdapter[T], body: bytes) -> T:
-    adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
-    try:
-        return adapter.validate_json(body)
-    except ValidationError:
-        raise Failed(
-            "The host agent answered something of the wrong shape",
-            hint="Controller and host agent must be of the same version",
-        ) from None

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from polydev.errors import ChannelLost, Failed, HostUnreachable, PolydevError, by_code
 from polydev.hostapi import Problem
+
+T = TypeVar("T")
 
 _START_IT = "See that the host agent runs: `polydev doctor`"
 
@@ -39,6 +41,18 @@ def parsed(text: str | bytes) -> Any:
         return json.loads(text)
     except ValueError:
         raise Failed("The host agent answered something that is not JSON") from None
+
+
+def shaped(kind: type[T] | TypeAdapter[T], body: bytes) -> T:
+    """What the host agent answered, as its type. Raises Failed."""
+    adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+    try:
+        return adapter.validate_json(body)
+    except ValidationError:
+        raise Failed(
+            "The host agent answered something of the wrong shape",
+            hint="Controller and host agent must be of the same version",
+        ) from None
 
 
 @contextmanager

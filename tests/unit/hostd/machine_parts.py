@@ -13,6 +13,7 @@ from pathlib import Path
 from polydev.domain import GuestFile, MachineKind
 from polydev.errors import ChannelLost, VmmFailed
 from polydev.hostapi import ExecRequest
+from polydev.hostd.channel.guest_files import GuestFiles
 from polydev.hostd.kept_logs import KeptLogs
 from polydev.hostd.network import Attachment, NetworkState
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
@@ -211,6 +212,9 @@ class NobodysChannel:
         raise _nobody()
 
     async def remove_files(self, paths: Sequence[str]) -> None:
+        raise _nobody()
+
+    def guest_files(self) -> GuestFiles:
         raise _nobody()
 
     async def close(self) -> None:

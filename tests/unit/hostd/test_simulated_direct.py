@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncssh
 import pytest
 from test_simulated import http, spec_in
 
 from polydev.domain import GuestFile, MachineKind
 from polydev.errors import BadPath, ChannelLost, GuestMisbehaved, NoSuchFile
 from polydev.hostapi import STDERR, STDOUT, ExecRequest
+from polydev.hostd.channel import Channel
 from polydev.hostd.vmm.simulated import SimulatedDriver, SimulatedVmm, Simulation
 from polydev.hostd.vmm.simulated.direct import DirectChannel
 
@@ -27,9 +29,16 @@ async def vmm(tmp_path: Path) -> AsyncIterator[SimulatedVmm]:
 
 @pytest.fixture
 async def channel(vmm: SimulatedVmm) -> DirectChannel:
-    found = vmm.direct_channel()
+    found = vmm.direct_channel(over_ssh(vmm))
     assert found is not None
     return found
+
+
+def over_ssh(vmm: SimulatedVmm) -> Channel:
+    """A channel that nothing here uses."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    public, private = key.export_public_key().decode(), key.export_private_key().decode()
+    return Channel(vmm.open_channel, public, private)
 
 
 async def test_programs_read_print_and_end(channel: DirectChannel) -> None:
@@ -85,5 +94,5 @@ async def test_nothing_of_it_works_once_the_machine_has_ended(
 async def test_a_machine_has_no_such_channel_unless_it_is_wanted(tmp_path: Path) -> None:
     spec, _ = await spec_in(tmp_path, MachineKind.CLI)
     made = await SimulatedDriver().launch(spec)
-    assert made.direct_channel() is None
+    assert made.direct_channel(over_ssh(made)) is None
     await made.kill()

@@ -23,8 +23,9 @@ import asyncssh
 from polydev.domain import GuestFile
 from polydev.errors import ChannelLost, GuestMisbehaved, Invalid
 from polydev.hostapi import STDOUT, ExecRequest
-from polydev.hostd.channel import files as guest_files
+from polydev.hostd.channel import files as whole_files
 from polydev.hostd.channel.failures import translated
+from polydev.hostd.channel.guest_files import GuestFiles
 from polydev.hostd.channel.limits import ChannelLimits
 from polydev.hostd.channel.process import (
     RUN,
@@ -126,9 +127,9 @@ class Channel:
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
         """A regular file's content. Raises NoSuchFile, GuestMisbehaved, ChannelLost, BadPath."""
-        guest_files.checked_path(path)
+        whole_files.checked_path(path)
         async with self._sftp(f"{path} cannot be read") as sftp:
-            return await guest_files.read_file(sftp, path, max_bytes)
+            return await whole_files.read_file(sftp, path, max_bytes)
 
     async def write_files(self, files: Sequence[GuestFile]) -> None:
         """Put files in their places, each whole or not at all, parents (0700) included.
@@ -136,18 +137,22 @@ class Channel:
         Raises: BadPath, GuestMisbehaved, ChannelLost.
         """
         for file in files:
-            guest_files.checked_path(file.path)
+            whole_files.checked_path(file.path)
         async with self._sftp("Files cannot be written") as sftp:
             for file in files:
-                await guest_files.write_file(sftp, file)
+                await whole_files.write_file(sftp, file)
 
     async def remove_files(self, paths: Sequence[str]) -> None:
         """Remove files; those that are not there are passed over."""
         for path in paths:
-            guest_files.checked_path(path)
+            whole_files.checked_path(path)
         async with self._sftp("Files cannot be removed") as sftp:
             for path in paths:
-                await guest_files.remove_file(sftp, path)
+                await whole_files.remove_file(sftp, path)
+
+    def guest_files(self) -> GuestFiles:
+        """What people do with the machine's files."""
+        return GuestFiles(self._open_sftp, self._limits.files_s)
 
     async def open_tcp(self, port: int) -> TcpStream:
         """Connect to a port on the machine's 127.0.0.1. Raises ChannelLost if nobody listens."""
@@ -160,6 +165,11 @@ class Channel:
                     "127.0.0.1", port, encoding=None, window=self._limits.stream_window
                 )
         return TcpStream(reader, writer, port)
+
+    async def _open_sftp(self) -> asyncssh.SFTPClient:
+        connection = await self._connected(self._limits.connect_s)
+        async with asyncio.timeout(self._limits.open_s):
+            return await connection.start_sftp_client()
 
     @asynccontextmanager
     async def _sftp(self, what: str) -> AsyncIterator[asyncssh.SFTPClient]:

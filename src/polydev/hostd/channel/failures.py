@@ -14,7 +14,7 @@ from polydev.errors import ChannelLost, GuestMisbehaved, NoSuchFile, PolydevErro
 
 _WORDS = 160
 
-_CUT = (
+CUT = (
     asyncssh.ConnectionLost,
     asyncssh.SFTPConnectionLost,
     asyncssh.SFTPNoConnection,
@@ -43,12 +43,16 @@ def _ours(what: str, error: Exception) -> PolydevError:
             return NoSuchFile(f"{what}: no such file")
         case asyncssh.ChannelOpenError():
             return ChannelLost(f"{what}: {_words(error)}")
-        case asyncssh.SFTPError() if not isinstance(error, _CUT):
+        case asyncssh.SFTPError() if not isinstance(error, CUT):
             return GuestMisbehaved(f"{what}: {_words(error)}")
         case _:
             return ChannelLost(f"{what}: {_words(error)}")
 
 
+def shown(text: str) -> str:
+    """A guest's words, short, and without what a terminal or a page would obey."""
+    return "".join(char if char.isprintable() else " " for char in text[:_WORDS]).strip()
+
+
 def _words(error: Exception) -> str:
-    text = "".join(char if char.isprintable() else " " for char in str(error))
-    return text[:_WORDS].strip() or type(error).__name__
+    return shown(str(error)) or type(error).__name__

@@ -52,7 +52,7 @@ async def write_file(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
     try:
         await _write_whole(sftp, file)
     except asyncssh.SFTPFailure:  # says no more than that; what is wrong, we must look for
-        if await _is_full(sftp):
+        if await is_full(sftp):
             raise DiskFull(
                 f"The machine's disk has no room for {file.path}",
                 hint="Free some of it: polydev machine exec <machine> sh",
@@ -124,7 +124,8 @@ async def _make_parents(sftp: asyncssh.SFTPClient, folder: str) -> None:
             await sftp.mkdir(parent, asyncssh.SFTPAttrs(permissions=_PARENT_MODE))
 
 
-async def _is_full(sftp: asyncssh.SFTPClient) -> bool:
+async def is_full(sftp: asyncssh.SFTPClient) -> bool:
+    """Whether the machine's disk has no room left."""
     with contextlib.suppress(asyncssh.Error, OSError):
         room = await sftp.statvfs("/")
         return room.bavail * room.frsize < _LEAST_BYTES or room.favail == 0

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from polydev.domain import GuestFile
 from polydev.errors import ChannelLost, GuestMisbehaved, NoSuchFile
 from polydev.hostapi import STDERR, STDOUT, ExecRequest
 from polydev.hostd.atomic import write_whole
+from polydev.hostd.channel import Channel
 from polydev.hostd.channel.files import checked_path
-from polydev.hostd.vmm.simulated.browser_service import SERVICE_PORT, BrowserService
+from polydev.hostd.channel.guest_files import GuestFiles
 from polydev.hostd.vmm.simulated.programs import Command, Programs
 
 _SIGNALLED = 128
+
+Ports = dict[int, Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]]
+"""How a connection to each port of a machine is made."""
 
 
 class DirectChannel:
@@ -30,13 +34,16 @@ class DirectChannel:
         self,
         root: Path,
         programs: Programs,
-        service: BrowserService | None,
+        ports: Ports,
         ended: asyncio.Event,
+        over_ssh: Channel,
     ) -> None:
+        """`over_ssh`: for what load runs do without: people who look around in their machine."""
         self._root = root
         self._programs = programs
-        self._service = service
+        self._ports = ports
         self._ended = ended
+        self._over_ssh = over_ssh
 
     async def connect(self, timeout_s: float | None = None) -> None:
         """Raises ChannelLost when the machine has ended."""
@@ -44,7 +51,7 @@ class DirectChannel:
             raise ChannelLost("The machine does not run")
 
     async def close(self) -> None:
-        """Nothing is held."""
+        await self._over_ssh.close()
 
     async def exec(self, request: ExecRequest) -> DirectProgram:
         await self.connect()
@@ -52,9 +59,9 @@ class DirectChannel:
 
     async def open_tcp(self, port: int) -> DirectConnection:
         await self.connect()
-        if self._service is None or port != SERVICE_PORT:
+        if port not in self._ports:
             raise ChannelLost(f"Port {port} in the machine cannot be reached: Connection refused")
-        return DirectConnection(*await self._service.open_connection())
+        return DirectConnection(*await self._ports[port]())
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
         await self.connect()
@@ -81,6 +88,9 @@ class DirectChannel:
         await self.connect()
         for path in paths:
             self._place(path).unlink(missing_ok=True)
+
+    def guest_files(self) -> GuestFiles:
+        return self._over_ssh.guest_files()
 
     def _place(self, path: str) -> Path:
         return self._root / checked_path(path).lstrip("/")
@@ -143,7 +153,7 @@ class _Inside:
 
 
 class DirectConnection:
-    """A connection to the browser service of a simulated machine."""
+    """A connection to a port of a simulated machine."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader

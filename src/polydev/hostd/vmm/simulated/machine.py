@@ -17,10 +17,12 @@ from pathlib import Path
 import asyncssh
 
 from polydev.errors import ChannelLost, VmmFailed
+from polydev.hostd.channel import Channel
 from polydev.hostd.vmm.simulated.browser_service import SERVICE_PORT, BrowserService
 from polydev.hostd.vmm.simulated.config import GuestConfig
-from polydev.hostd.vmm.simulated.direct import DirectChannel
+from polydev.hostd.vmm.simulated.direct import DirectChannel, Ports
 from polydev.hostd.vmm.simulated.programs import Programs
+from polydev.hostd.vmm.simulated.screen import SCREEN_PORT, Screen
 from polydev.hostd.vmm.simulated.simulation import Simulation
 from polydev.hostd.vmm.vmm import ExitReport, LaunchSpec
 
@@ -45,6 +47,7 @@ class SimulatedVmm:
         self._tasks: set[asyncio.Task[None]] = set()
         self._programs = Programs(root, simulation, power_off=self._end)
         self._service = BrowserService(config.token, simulation) if config.token else None
+        self._screen = Screen(root, self._service.hand_in) if self._service else None
         self._config = config
         self._ready = asyncio.create_task(self._boot())
 
@@ -68,11 +71,11 @@ class SimulatedVmm:
         self._start(self._serve(theirs))
         return ours
 
-    def direct_channel(self) -> DirectChannel | None:
+    def direct_channel(self, over_ssh: Channel) -> DirectChannel | None:
         """A channel without SSH, if the simulation is to have that."""
         if self._simulation.channel != "direct":
             return None
-        return DirectChannel(self._root, self._programs, self._service, self._ended)
+        return DirectChannel(self._root, self._programs, self._ports(), self._ended, over_ssh)
 
     async def request_shutdown(self) -> None:
         self._end()
@@ -124,15 +127,23 @@ class SimulatedVmm:
             compression_algs=["none"],
         )
 
+    def _ports(self) -> Ports:
+        """What listens in the machine."""
+        ports: Ports = {}
+        if self._service is not None and self._screen is not None:
+            ports[SERVICE_PORT] = self._service.open_connection
+            ports[SCREEN_PORT] = self._screen.open_connection
+        return ports
+
     def _connect_to(self, host: str, port: int) -> Handler:
-        service = self._service
-        if service is None or host != "127.0.0.1" or port != SERVICE_PORT:
+        open_connection = self._ports().get(port) if host == "127.0.0.1" else None
+        if open_connection is None:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "Connection refused")
 
         async def carry(
             reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]
         ) -> None:
-            inner_reader, inner_writer = await service.open_connection()
+            inner_reader, inner_writer = await open_connection()
             await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
 
         return carry
@@ -146,6 +157,8 @@ class SimulatedVmm:
             task.cancel()
         if self._service is not None:
             self._start(self._service.close())
+        if self._screen is not None:
+            self._start(self._screen.close())
 
     async def _settled(self) -> None:
         await asyncio.gather(*self._tasks, self._ready, return_exceptions=True)
