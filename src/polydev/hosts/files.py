@@ -95,7 +95,7 @@ class MachineFiles:
         return self._client.build_request(
             method,
             f"{self._base}/{what}",
-            params=quoted | told,
+            params={**quoted, **told},
             content=content,
             timeout=_PIECE_LIMIT_S,
         )
