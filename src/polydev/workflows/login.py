@@ -17,7 +17,15 @@ import httpx
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from polydev.domain import SessionId, VmId
-from polydev.errors import ChannelLost, GuestMisbehaved, LoginFailed, LoginNotWaiting, PasteRefused
+from polydev.errors import (
+    ChannelLost,
+    GuestMisbehaved,
+    LoginFailed,
+    LoginNotWaiting,
+    MachineBusy,
+    NoSuchMachine,
+    PasteRefused,
+)
 from polydev.hosts import Host
 from polydev.providers import cleaned
 
@@ -65,8 +73,9 @@ class _Problem(_Answer):
 class BrowserService:
     """The service of one browser machine.
 
-    Raises, from every call: ChannelLost, HostUnreachable, NoSuchMachine, MachineBusy as the host
-    does; GuestMisbehaved for an answer that the service cannot give.
+    Raises, from every call: ChannelLost, HostUnreachable as the host does; LoginFailed if the
+    machine has ended, and its login with it; GuestMisbehaved for an answer that the service cannot
+    give.
     """
 
     host: Host
@@ -140,6 +149,11 @@ class BrowserService:
         try:
             async with client:
                 yield client
+        except (MachineBusy, NoSuchMachine):
+            raise LoginFailed(
+                f"The browser machine {self.vm_id} ended before the login was done",
+                hint="Connect again",
+            ) from None
         except httpx.HTTPError as error:
             raise ChannelLost(
                 f"The browser machine {self.vm_id} broke off its answer ({type(error).__name__})"
