@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import Chromium, a_chromium
 from postgres import Cluster, a_cluster
 
 # A shell that starts tests in the background has SIGINT ignored, and programs inherit that: then
@@ -37,3 +38,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         url: str = request.getfixturevalue("postgresql_url")
         return url
     return f"sqlite:///{tmp_path}/polydev.db"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """A Chromium of this test process' own; each test has windows of its own in it."""
+    with a_chromium() as it:
+        yield it

@@ -27,9 +27,8 @@ from starlette.types import ASGIApp
 from polydev import logging_setup
 from polydev.access import open_access
 from polydev.api.connections import Impatient
-from polydev.api.server import make_api
 from polydev.api.services import Services
-from polydev.chat import Chats
+from polydev.chat import Chats, SingleTurns
 from polydev.domain import now
 from polydev.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
 from polydev.hosts import Hosts
@@ -38,6 +37,8 @@ from polydev.store import installation as installations
 from polydev.store.database import Database, open_database, sqlite_folder
 from polydev.telemetry import traces
 from polydev.vault import Vault, unlock
+from polydev.web.assets import Assets, default_folder
+from polydev.web.server import make_site
 from polydev.workflows.admission import Admission
 from polydev.workflows.checkup import Checkup
 from polydev.workflows.connect import Connect
@@ -96,8 +97,10 @@ async def _serve_until_told(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     traced = traces.exported(settings.otlp_endpoint, settings.otlp_headers, settings.trace_ratio)
+    assets = Assets(settings.assets_dir or default_folder(settings.cache_dir))
     async with traced, _services(settings, on_point) as services:
-        await _serve(make_api(services, settings.listen, settings.public_url), listener, stop)
+        site = make_site(services, assets, settings.listen, settings.public_url)
+        await _serve(site, listener, stop)
     log.info("ended; machines go on, and so will workflows")
 
 
@@ -135,7 +138,8 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
             hosts,
             connect,
             requests,
-            Chats(database, hosts),
+            Chats(database, settings),
+            SingleTurns(database, hosts),
             rotation,
             custody,
             removal,

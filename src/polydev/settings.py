@@ -160,6 +160,11 @@ class ControllerSettings(CommonSettings):
     admin_token: SecretStr | None = None
     """The administrator's API token; None: made at first start and kept in `admin-token`."""
 
+    assets_dir: Path | None = None
+    """The pages' npm packages, a `node_modules`; None: where `make setup` installs them."""
+    cache_dir: Path = Path("/var/cache/polydev")
+    """Where `make setup` installs."""
+
     public_url: str | None = Field(None, pattern=r"^https?://[^/?#@\s]+$")
     """Where browsers reach this controller, without a path. With https, cookies are sent over
     https alone. None: `http://localhost:<PORT>`."""
@@ -241,6 +246,27 @@ class ControllerSettings(CommonSettings):
     """Of all machines of a person that run, their sessions' too."""
     quota_sessions: int = Field(3, ge=0)
     """Connect sessions of a person at once."""
+
+    chats_each: int = Field(200, ge=1)
+    """How many chats a person may have."""
+    chat_turns_each: int = Field(6, ge=1)
+    """In how many chats of a person a turn may go on at once."""
+    chat_turns_at_once: int = Field(64, ge=1)
+    """How many turns one controller does at once; others wait."""
+    chat_turn_limit_s: float = Field(3600, gt=0)
+    """How long a turn may take, the person's thinking about permissions included."""
+    chat_stop_grace_s: float = Field(10, gt=0)
+    """How long a CLI may take to stop a turn before it is ended."""
+    chat_start_limit_s: float = Field(120, gt=0)
+    """How long a CLI's agent may take to start, and to take up a conversation."""
+    chat_idle_s: float = Field(600, gt=0)
+    """How long an agent without a turn is kept: it takes 150 to 350 MB in its machine."""
+    chat_agents_each: int = Field(2, ge=1)
+    """How many agents may run in one machine at once; one serves all chats with its CLI."""
+    chat_turn_mib: int = Field(8, ge=1)
+    """What is kept of one turn; a CLI that says more is stopped."""
+    chat_mib: int = Field(64, ge=1)
+    """What is kept of one chat; the oldest turns go."""
 
     browser_memory_mib: int = Field(2048, ge=512)
     browser_vcpus: int = Field(2, ge=1)

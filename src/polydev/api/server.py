@@ -16,6 +16,7 @@ from polydev.api import (
     audit,
     auth,
     chat,
+    chats,
     credentials,
     doctor,
     events,
@@ -58,7 +59,7 @@ def routes_of(services: Services | None, pages: Sequence[APIRouter] = ()) -> Fas
     problems.install(api)
     for router in pages:
         api.include_router(router)
-    of_services = (auth, machines, chat, admin, keys, credentials)
+    of_services = (auth, machines, chat, chats, admin, keys, credentials)
     for part in (general, doctor, *_ACCOUNTS, *_OBSERVING, *of_services):
         api.include_router(part.router)
     api.include_router(auth.plain)

@@ -92,6 +92,12 @@ chat_turns = Histogram(
 audited = Counter(
     "polydev_audit_entries", "Entries of the audit log, by action", ("action",), registry=registry
 )
+csp_reports = Counter(
+    "polydev_csp_reports",
+    "What browsers blocked of the pages, by the directive that says so",
+    ("directive",),
+    registry=registry,
+)
 reconciled = Counter(
     "polydev_reconciler_actions",
     "What the reconciler put right, by action",

@@ -1,0 +1,109 @@
+"""The site as one ASGI application: the API, the pages in front of it, and their files.
+
+`app.py` makes and serves it. Errors of a page are pages too, for whoever asked with a browser; the
+API's stay problem documents.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp
+
+from polydev.api.guard import Guard
+from polydev.api.observed import Observed
+from polydev.api.server import routes_of
+from polydev.api.services import Services
+from polydev.errors import PolydevError, Unavailable
+from polydev.web import csp, home, sign_in
+from polydev.web.assets import Assets
+from polydev.web.rendering import known, make_site_of, page, site_of
+
+log = logging.getLogger("polydev.web")
+
+_FOR_EVER = "public, max-age=31536000, immutable"
+_PAGES: tuple[APIRouter, ...] = (home.router, sign_in.router, csp.router)
+
+files = APIRouter(include_in_schema=False)
+
+
+def make_site(
+    services: Services, assets: Assets, listen: str, public_url: str | None = None
+) -> ASGIApp:
+    """The application; `listen` is the address that it will be served on, `public_url` where
+    browsers reach it."""
+    site = routes_of(services, (files, *_PAGES))
+    site.state.site = make_site_of(assets)
+    site.state.files = {}
+    for kind in (PolydevError, HTTPException, RequestValidationError, Exception):
+        _show(site, kind)
+    return Observed(Guard(site, listen, public_url))
+
+
+@files.get("/static/{hash_}/{name:path}")
+async def get_file(hash_: str, name: str, request: Request) -> Response:
+    """A file that browsers keep: its path changes whenever one of them does."""
+    assets = site_of(request).assets
+    asset = assets.find(name)
+    if asset is None or hash_ != assets.hash:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    kept: dict[str, tuple[bytes, bytes | None]] = request.app.state.files
+    if name not in kept:
+        kept[name] = await run_in_threadpool(asset.read)
+    plain, packed = kept[name]
+    headers = {"Cache-Control": _FOR_EVER, "Vary": "Accept-Encoding"}
+    if packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+        return Response(packed, headers=headers, media_type=asset.media_type)
+    return Response(plain, headers=headers, media_type=asset.media_type)
+
+
+def _show(site: FastAPI, kind: type[Exception]) -> None:
+    """Have such errors of pages shown as pages; those of the API stay as they are."""
+    otherwise: Callable[[Request, Exception], Awaitable[Response]]
+    otherwise = site.exception_handlers[kind]  # type: ignore[assignment]
+
+    async def shown(request: Request, error: Exception) -> Response:
+        answer = await otherwise(request, error)
+        if not _is_for_people(request):
+            return answer
+        if answer.status_code == HTTPStatus.SEE_OTHER:
+            return RedirectResponse(answer.headers["location"], HTTPStatus.SEE_OTHER)
+        try:
+            return await _error_page(request, error, answer.status_code)
+        except Exception:
+            log.exception("an error's page could not be made")
+            return answer
+
+    site.add_exception_handler(kind, shown)
+
+
+def _is_for_people(request: Request) -> bool:
+    is_page = not request.url.path.startswith(("/api/", "/static/", "/fragments/"))
+    return (
+        is_page
+        and request.method in ("GET", "HEAD")
+        and "text/html" in request.headers.get("accept", "")
+    )
+
+
+async def _error_page(request: Request, error: Exception, status: int) -> Response:
+    if getattr(request.state, "caller", None) is None and not isinstance(error, Unavailable):
+        await known(request)
+    told = error if isinstance(error, PolydevError) else None
+    return page(
+        request,
+        "error.html",
+        status=status,
+        code=status,
+        detail=told.message if told else "",
+        hint=told.hint if told else "",
+        request_id=getattr(request.state, "request_id", ""),
+    )

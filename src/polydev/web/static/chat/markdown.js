@@ -1,0 +1,219 @@
+/**
+ * Markdown of a model as elements: sanitised, without scripts, pictures or HTML of its own.
+ *
+ * Three walls, each enough by itself: marked is told to write HTML as text; DOMPurify lets through
+ * a short list of elements and attributes; what is left of links and code is made by our own hands.
+ * The page's Content-Security-Policy is the fourth.
+ *
+ * While an answer grows, only its last blocks are read and rendered again; finished ones keep
+ * their elements, so nothing jumps, and selections live.
+ */
+
+import { Lexer, Marked, Parser } from "../vendor/marked/marked.js";
+import DOMPurify from "../vendor/dompurify/purify.js";
+import { icon } from "../app.js";
+import { copyButton, el } from "./dom.js";
+import { bounded, oneLine, visible } from "./words.js";
+
+const INLINE_LIMIT = 8_192; // characters in which emphasis and links are looked for
+const SLOW_MS = 400; // a text that takes longer is shown as it was written
+const UNSETTLED = 2; // blocks at the end that the next piece may still change
+
+/** What stands in an element: the text, as markdown, as far as it has come. */
+export class MarkdownView {
+  constructor(element) {
+    this.element = element;
+    this.blocks = []; // {raw, type, element}
+    this.settled = { length: 0, blocks: 0 };
+    this.plain = false;
+  }
+
+  /** Show the text; `done` says that nothing more comes. */
+  show(source, done) {
+    const text = proseText(source);
+    const started = performance.now();
+    if (!this.plain) this.tryShow(text, done);
+    if (performance.now() - started > SLOW_MS) this.plain = true;
+    if (this.plain) this.showPlain(text);
+  }
+
+  tryShow(text, done) {
+    const { length, blocks } = done ? { length: 0, blocks: 0 } : this.settled;
+    try {
+      const tokens = tokensOf(text.slice(length));
+      this.replace(blocks, tokens.filter(isShown), done && tokens.some((it) => it.type === "def"));
+      if (!done) this.settle(tokens, text.length);
+    } catch {
+      this.plain = true; // nested too deeply for the parser
+    }
+  }
+
+  /** Make the blocks from `kept` on say what the tokens say; those that say it already stay. */
+  replace(kept, tokens, all) {
+    let same = 0;
+    const stays = (token) => token && this.blocks[kept + same]?.raw === token.raw;
+    while (!all && stays(tokens[same])) same++;
+    const old = this.blocks.splice(kept + same);
+    const fresh = tokens.slice(same);
+    if (fresh.length && old.length && grows(old[0], fresh[0])) {
+      this.blocks.push(grown(old.shift(), fresh.shift()));
+    }
+    for (const block of old) block.element.remove();
+    const elements = rendered(fresh);
+    fresh.forEach(({ raw, type, lang, text }, at) =>
+      this.blocks.push({ raw, type, lang, text, element: elements[at] }));
+    this.element.append(...elements);
+  }
+
+  settle(tokens, length) {
+    const shown = tokens.filter(isShown).length;
+    const first = this.settled;
+    if (tokens.reduce((sum, token) => sum + token.raw.length, first.length) !== length) return;
+    let settling = Math.max(0, shown - UNSETTLED);
+    for (const token of tokens) {
+      if (isShown(token) && settling-- <= 0) break;
+      if (isShown(token)) this.settled.blocks++;
+      this.settled.length += token.raw.length;
+    }
+  }
+
+  showPlain(text) {
+    if (!this.plainText) {
+      this.plainText = document.createTextNode("");
+      this.blocks = [];
+      this.element.replaceChildren(el("pre", { class: "as-written" }, this.plainText));
+    }
+    if (text.startsWith(this.plainText.data)) {
+      this.plainText.appendData(text.slice(this.plainText.length));
+    } else this.plainText.data = text;
+  }
+}
+
+/** The text with nothing that overrides its direction. Marks that prose needs stay. */
+function proseText(source) {
+  const text = source.replace(/\r\n?/g, "\n");
+  return text.replace(/[\u202a-\u202e\u2066-\u2069\p{Cc}\u{e0000}-\u{e0fff}]/gu, (character) =>
+    character === "\n" || character === "\t" ? character : visible(character));
+}
+
+const marked = new Marked({
+  gfm: true,
+  renderer: {
+    html: ({ text }) => escaped(text),
+    image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || "picture")}</a>`,
+    link({ href, tokens }) {
+      return `<a href="${escaped(href)}">${this.parser.parseInline(tokens)}</a>`;
+    },
+    heading({ depth, tokens }) {
+      const level = Math.min(depth + 2, 6); // the page has headings of its own above
+      return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>`;
+    },
+    code({ text, lang }) {
+      const language = bounded((lang ?? "").split(/\s/)[0], 30);
+      return `<pre data-language="${escaped(language)}"><code>${escaped(visible(text))}</code></pre>`;
+    },
+    codespan: ({ text }) => `<code>${escaped(visible(text))}</code>`,
+    checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
+  },
+});
+
+const ALLOWED = {
+  ALLOWED_TAGS: [
+    ..."p br hr h3 h4 h5 h6 strong em del code pre blockquote ul ol li a div".split(" "),
+    ..."table thead tbody tr th td".split(" "),
+  ],
+  ALLOWED_ATTR: ["href", "align", "start", "data-language"],
+  ALLOW_ARIA_ATTR: false,
+  ALLOW_DATA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true,
+};
+
+/** Block tokens with their inline tokens. Throws RangeError if they are nested too deeply. */
+function tokensOf(text) {
+  const lexer = new Lexer(marked.defaults);
+  lexer.blockTokens(text, lexer.tokens);
+  for (let i = 0; i < lexer.inlineQueue.length; i++) {
+    const { src, tokens } = lexer.inlineQueue[i];
+    if (src.length <= INLINE_LIMIT) lexer.inlineTokens(src, tokens);
+    else tokens.push({ type: "text", raw: src, text: src, escaped: false });
+  }
+  return lexer.tokens;
+}
+
+function isShown(token) {
+  return token.type !== "space" && token.type !== "def";
+}
+
+/** An element per token. */
+function rendered(tokens) {
+  if (!tokens.length) return [];
+  const parser = new Parser(marked.defaults);
+  const html = tokens.map((token) => `<div>${parser.parse([token])}</div>`).join("");
+  const elements = [...DOMPurify.sanitize(html, ALLOWED).children];
+  if (elements.length !== tokens.length) return tokens.map(({ raw }) => el("div", {}, raw));
+  for (const element of elements) finish(element);
+  return elements;
+}
+
+/** Links, code and tables, as they are here. */
+function finish(element) {
+  for (const link of element.querySelectorAll("a")) link.replaceWith(outside(link));
+  for (const code of element.querySelectorAll("pre")) code.replaceWith(codeBlock(code));
+  for (const table of element.querySelectorAll("table")) {
+    const frame = el("div", { class: "table-frame", tabindex: "0", role: "group" });
+    frame.setAttribute("aria-label", "Table");
+    table.replaceWith(frame);
+    frame.append(table);
+  }
+}
+
+/** A link that says where it leads; what leads nowhere outside is words. */
+function outside(link) {
+  const words = [...link.childNodes];
+  const url = outsideUrl(link.getAttribute("href"));
+  if (!url) return el("span", {}, ...words);
+  const host = url.protocol === "mailto:" ? "mail" : url.host;
+  const attributes = { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow" };
+  const isPlain = !url.username && [url.href, `${url.href}/`].includes(`${link.textContent}/`);
+  const told = isPlain ? null : el("span", { class: "link-host" }, oneLine(host, 80));
+  return el("a", { class: "outside", ...attributes }, ...words, told, icon("external"));
+}
+
+/** The address, if it is one of another site or a mailbox; else null. */
+export function outsideUrl(href) {
+  try {
+    const url = new URL(href);
+    return ["http:", "https:", "mailto:"].includes(url.protocol) ? url : null;
+  } catch {
+    return null; // relative, or not an address
+  }
+}
+
+function codeBlock(pre) {
+  const code = el("code", {}, pre.textContent);
+  const language = oneLine(pre.dataset.language ?? "", 30);
+  const label = language ? `Code, ${language}` : "Code";
+  const head = el("div", { class: "code-head" }, el("span", {}, language),
+    copyButton(() => code.textContent, "Copy this code"));
+  const body = el("pre", { tabindex: "0", role: "group", "aria-label": label }, code);
+  return el("div", { class: "code-block" }, head, body);
+}
+
+/** Whether a block is code that only went on. */
+function grows(block, token) {
+  return block.type === "code" && token.type === "code" && block.lang === token.lang
+    && token.text.startsWith(block.text);
+}
+
+function grown(block, token) {
+  const code = block.element.querySelector("pre code");
+  const more = visible(token.text.slice(block.text.length));
+  if (code.firstChild) code.firstChild.appendData(more);
+  else code.append(more);
+  return { ...block, raw: token.raw, text: token.text };
+}
+
+function escaped(text) {
+  const named = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
+  return String(text).replace(/[&<>"']/g, (character) => named[character]);
+}

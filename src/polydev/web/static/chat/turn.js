@@ -1,0 +1,129 @@
+/**
+ * One turn as elements: what was asked, what came of it, and how it ended.
+ */
+
+import { icon } from "../app.js";
+import { el, setText } from "./dom.js";
+import { AnswerView, NoticeView, PlanView, ThoughtView, ToolView } from "./entries.js";
+import { PermissionView } from "./permission.js";
+import { oneLine, visible } from "./words.js";
+
+const VIEWS = {
+  answer: AnswerView,
+  thought: ThoughtView,
+  tool: ToolView,
+  plan: PlanView,
+  permission: PermissionView,
+  notice: NoticeView,
+};
+
+/** `page` says whose chat it is, and does what buttons here ask for. */
+export class TurnView {
+  constructor(turn, page) {
+    this.turn = turn;
+    this.page = page;
+    this.views = new Map(); // key -> view
+    this.element = el("article", { class: "turn", dataset: { turn: turn.number } });
+    this.came = el("div", { class: "came" });
+    this.end = el("div", { class: "turn-end" });
+    this.element.append(this.came, this.end);
+  }
+
+  update() {
+    const { turn } = this;
+    if (turn.prompt && !this.asked) this.showPrompt(turn.prompt);
+    for (const entry of turn.entries) {
+      let view = this.views.get(entry.key);
+      if (!view) {
+        view = new VIEWS[entry.kind](entry, this.page);
+        this.views.set(entry.key, view);
+        this.came.append(view.element);
+      }
+      view.update(entry, turn);
+    }
+    if (turn.ended && !this.ended) this.showEnd(turn.ended);
+  }
+
+  showPrompt({ text, at }) {
+    const label = el("h2", { class: "visually-hidden" }, "You");
+    this.asked = el("div", { class: "asked", dir: "auto" }, visible(text));
+    if (at) this.asked.title = new Date(at).toLocaleString();
+    this.element.prepend(label, this.asked);
+    this.came.before(el("h2", { class: "visually-hidden" }, this.page.cli));
+  }
+
+  showEnd(ended) {
+    this.ended = ended;
+    this.end.append(...(endings[ended.reason] ?? endings.end_turn)(ended, this.page));
+  }
+
+  /** What somebody who listens is told of an entry. */
+  static words(entry) {
+    return entry.kind === "answer" ? oneLine(entry.text, 1000) : "";
+  }
+}
+
+const endings = {
+  end_turn: () => [],
+  max_tokens: (_, page) => [
+    ended("alert", "The answer reached the longest that the model gives.", goOn(page)),
+  ],
+  refusal: () => [ended("info", "The model declined to go on with this.")],
+  cancelled: () => [ended("stop", "Stopped.")],
+  interrupted: ({ error }, page) => [
+    ended("alert", told(error) || "Polydev was interrupted here. What was done until then is kept.",
+      goOn(page)),
+  ],
+  failed: ({ error }, page) => [problem(error, page)],
+};
+
+function ended(symbol, words, ...buttons) {
+  return el("p", { class: "ended" }, icon(symbol), el("span", {}, words), ...buttons);
+}
+
+function told(error) {
+  return [error?.message, error?.hint].filter(Boolean).map((it) => oneLine(it, 500)).join(". ");
+}
+
+function goOn(page) {
+  const click = (event) => page.send("Go on from where you were interrupted.", event.currentTarget);
+  return button("Continue", "button small", { click }, { "data-last-turn": true });
+}
+
+/** A turn that failed: why, what to do, and the button that does it. */
+function problem(error, page) {
+  const box = el("div", { class: "problem turn-problem" }, icon("alert"));
+  const words = el("div", {}, el("strong", {}, oneLine(error?.message, 500) || "The turn failed"));
+  if (error?.hint) words.append(el("p", {}, oneLine(error.hint, 500)));
+  words.append(el("p", { class: "actions" }, ...helps(error?.code, page)));
+  box.append(words);
+  return box;
+}
+
+const CONNECT = new Set(["not-connected", "credentials-not-accepted", "login-expired"]);
+const START = new Set(["machine-stopped", "machine-busy", "no-such-machine", "machine-not-ready"]);
+
+function helps(code, page) {
+  const again = button("Try again", "button small", {
+    click: (event) => page.sendAgain(event.currentTarget),
+  }, { "data-last-turn": true });
+  if (CONNECT.has(code)) {
+    const words = `Connect ${page.cli} again`;
+    return [button(words, "button small primary", { click: (event) => page.connect(event.currentTarget) }), again];
+  }
+  if (START.has(code)) {
+    const look = el("a", { class: "button small", href: page.machine ? `/machine/${page.machine}` : "/machine" },
+      "Look at the machine");
+    const start = page.machine && button("Start the machine", "button small primary", {
+      click: (event) => page.startMachine(event.currentTarget),
+    });
+    return [start, look, again].filter(Boolean);
+  }
+  return [again];
+}
+
+function button(words, style, on, attributes = {}) {
+  const made = el("button", { type: "button", class: style, on, ...attributes });
+  setText(made, words);
+  return made;
+}

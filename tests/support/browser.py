@@ -1,0 +1,236 @@
+"""Debian's Chromium for tests: one for all tests of a process, a window of its own for each.
+
+A test asks the fixture `chromium` (tests/conftest.py) for a `Visit`:
+
+    async with chromium.visit(f"http://127.0.0.1:{port}") as visit:
+        await visit.sign_up(world.controller, "ann")
+        await visit.open("/settings")
+        await visit.assert_accessible()
+
+What no page may do makes the test fail at the visit's end: an error in the console, an exception, a
+report of the Content-Security-Policy, a file that is not there. Answers of the API that are
+problems are none of these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from api_people import PASSWORD
+from controller_process import ControllerProcess
+from playwright.async_api import (
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    async_playwright,
+)
+
+from polydev.web.assets import default_folder
+
+PROGRAM = "/usr/bin/chromium"
+LAPTOP = (1280, 800)
+PHONE = (360, 740)
+
+_READY_LIMIT_S = 60
+_ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",  # tests run as root
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--force-color-profile=srgb",
+    "--remote-debugging-port=0",
+)
+_CACHE = Path(os.environ.get("POLYDEV_CACHE_DIR", "/var/cache/polydev"))
+_AXE = Path("axe-core/axe.min.js")
+_AXE_RUN = """async (options) => {
+  const found = await axe.run(document, options);
+  return found.violations.map(({ id, impact, help, nodes }) => ({
+    id, impact, help,
+    nodes: nodes.slice(0, 4).map((it) => `${it.target.join(" ")}: ${it.failureSummary}`),
+  }));
+}"""
+
+
+class Chromium:
+    """A Chromium that runs, and listens for tests."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+
+    @asynccontextmanager
+    async def visit(
+        self,
+        url: str,
+        *,
+        size: tuple[int, int] = LAPTOP,
+        scheme: Literal["light", "dark"] = "light",
+        **options: Any,
+    ) -> AsyncIterator[Visit]:
+        """A window without any history, on the site at `url`. Fails at its end if a page did what
+        none may do."""
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.connect_over_cdp(self._endpoint)
+            width, height = size
+            context = await browser.new_context(
+                base_url=url,
+                viewport={"width": width, "height": height},
+                color_scheme=scheme,
+                locale="en-GB",
+                timezone_id="UTC",
+                **options,
+            )
+            context.set_default_timeout(30_000)
+            try:
+                visit = Visit(context, await context.new_page(), url)
+                yield visit
+                await visit.assert_faultless()
+            finally:
+                with suppress(Exception):
+                    await context.close()
+                await browser.close()
+
+
+class Visit:
+    """One person's window."""
+
+    def __init__(self, context: BrowserContext, page: Page, url: str) -> None:
+        self.context = context
+        self.page = page
+        self.url = url
+        self.faults: list[str] = []
+        self._watch(page)
+        context.on("page", self._watch)
+
+    async def open(self, path: str) -> Response | None:
+        """Go to a page."""
+        return await self.page.goto(path, wait_until="load")
+
+    async def another_page(self) -> Page:
+        """A second tab of the same person."""
+        return await self.context.new_page()
+
+    async def sign_up(self, controller: ControllerProcess, name: str, role: str = "person") -> str:
+        """Invite somebody and have them sign up in this window, without pages; their address."""
+        invited = await controller.ask("POST", "/api/admin/invitations", {"role": role})
+        email = f"{name}@example.org"
+        asked = {"email": email, "password": PASSWORD, "invitation": invited["code"]}
+        answer = await self.context.request.post("/api/account/sign-up", data=asked)
+        assert answer.status == 201, await answer.text()
+        return email
+
+    async def sign_in(self, email: str, password: str = PASSWORD) -> None:
+        """Sign in in this window, without pages."""
+        asked = {"email": email, "password": password}
+        answer = await self.context.request.post("/api/account/sign-in", data=asked)
+        assert answer.status == 200, await answer.text()
+
+    async def assert_accessible(self) -> None:
+        """No serious or critical finding of axe-core on the page as it stands, nor is the page
+        wider than the window."""
+        source = await asyncio.to_thread((default_folder(_CACHE) / _AXE).read_text)
+        await self.page.evaluate(source)
+        found = await self.page.evaluate(_AXE_RUN, {"resultTypes": ["violations"]})
+        bad = [it for it in found if it["impact"] in ("serious", "critical")]
+        assert not bad, "\n".join(f"{it['id']}: {it['help']}\n  {it['nodes']}" for it in bad)
+        wide = await self.page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert wide <= 0, f"the page is {wide} px wider than the window"
+
+    async def assert_faultless(self) -> None:
+        """Nothing happened that must not."""
+        with suppress(Exception):  # what the page still has to tell
+            await self.page.evaluate("1")
+        assert not self.faults, "\n".join(self.faults)
+
+    async def shoot(self, file: Path) -> None:
+        """A picture of the whole page."""
+        await self.page.screenshot(path=file, full_page=True, animations="disabled")
+
+    def _watch(self, page: Page) -> None:
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.faults.append(f"exception: {error}"))
+        page.on("request", self._request)
+        page.on("response", self._response)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type not in ("error", "warning"):
+            return
+        where = message.location.get("url", "")
+        # The console tells every answer that is no success; `_response` knows which are faults.
+        if re.match("Failed to load resource: the server responded", message.text):
+            return
+        self.faults.append(f"console {message.type}: {message.text} at {where}")
+
+    def _request(self, request: Request) -> None:
+        if urlsplit(request.url).path == "/csp-report":
+            self.faults.append(f"Content-Security-Policy: {request.post_data}")
+        if request.url.startswith("http") and not request.url.startswith(self.url):
+            self.faults.append(f"a request to elsewhere: {request.url}")
+
+    def _response(self, response: Response) -> None:
+        path = urlsplit(response.url).path
+        is_file = path.startswith(("/static/", "/fragments/")) or path == "/favicon.ico"
+        if response.status >= 500 or (is_file and response.status >= 400):
+            self.faults.append(f"{response.status} for {path}")
+
+
+@contextmanager
+def a_chromium() -> Iterator[Chromium]:
+    """A Chromium of one's own, ended afterwards with everything it made."""
+    profile = Path(tempfile.mkdtemp(prefix="polydev-chromium-"))
+    process = subprocess.Popen(
+        [PROGRAM, *_ARGUMENTS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HOME": str(profile)},
+        start_new_session=True,
+    )
+    try:
+        yield Chromium(_endpoint(process))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+def _endpoint(process: subprocess.Popen[bytes]) -> str:
+    """Where it says that it listens."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line.decode(errors="replace"))
+        found = re.search(r"DevTools listening on (ws://\S+)", said[-1])
+        if found:
+            _drain(process)
+            return found[1]
+    raise AssertionError(f"Chromium did not start: {''.join(said[-20:])}")
+
+
+def _drain(process: subprocess.Popen[bytes]) -> None:
+    """Have what it says further read and forgotten, or it would wait for a reader."""
+    import threading
+
+    stream = process.stderr
+    assert stream is not None
+    threading.Thread(target=lambda: [None for _ in stream], daemon=True).start()
