@@ -26,6 +26,7 @@ LIMIT_S = 60
 FILES = {
     "codex": "/root/.codex/auth.json",
     "claude_code": "/root/.claude/.credentials.json",
+    "gemini_cli": "/root/.gemini/oauth_creds.json",
 }
 
 

@@ -158,7 +158,7 @@ async def test_files_are_written_read_and_removed(launch: Launch, tmp_path: Path
         await channel.read_file(file.path, 10)
 
 
-@pytest.mark.parametrize("provider_id", ["codex", "claude_code"])
+@pytest.mark.parametrize("provider_id", ["codex", "claude_code", "gemini_cli"])
 async def test_a_login_gives_credentials_that_the_other_machine_accepts(
     launch: Launch, provider_id: str
 ) -> None:
@@ -178,7 +178,7 @@ async def test_a_login_gives_credentials_that_the_other_machine_accepts(
     assert (await cli.run(provider.status_argv)).exit_code == 0
 
 
-@pytest.mark.parametrize("provider_id", ["codex", "claude_code"])
+@pytest.mark.parametrize("provider_id", ["codex", "claude_code", "gemini_cli"])
 async def test_a_chat_turn_is_answered_as_the_real_cli_answers(
     launch: Launch, provider_id: str
 ) -> None:

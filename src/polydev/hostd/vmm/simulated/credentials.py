@@ -84,6 +84,24 @@ def _claude_code() -> dict[str, Any]:
     }
 
 
+def _gemini_cli() -> dict[str, Any]:
+    now = int(time.time())
+    claims = {
+        "iss": "https://accounts.google.com",
+        "sub": secrets.token_hex(8),
+        "exp": now + _HOUR_S,
+        "email": "standin@example.test",
+    }
+    return {
+        "access_token": f"standin-access-{secrets.token_hex(16)}",
+        "refresh_token": f"standin-refresh-{secrets.token_hex(16)}",
+        "scope": "openid https://www.googleapis.com/auth/cloud-platform",
+        "token_type": "Bearer",
+        "id_token": _unsigned_jwt(claims),
+        "expiry_date": (now + _HOUR_S) * 1000,
+    }
+
+
 def _unsigned_jwt(claims: dict[str, Any]) -> str:
     parts = ({"alg": "none", "typ": "JWT"}, claims)
     encoded = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in parts)
@@ -104,5 +122,12 @@ LOGINS = {
         redirect_uri="http://localhost:45454/callback",
         accepts="code",
         credentials=_claude_code,
+    ),
+    "gemini_cli": SimulatedLogin(
+        authorize="https://accounts.google.com/o/oauth2/v2/auth",
+        client_id="standin-gemini-cli",
+        redirect_uri="http://127.0.0.1:45455/oauth2callback",
+        accepts="callback_url",
+        credentials=_gemini_cli,
     ),
 }

@@ -19,12 +19,16 @@ from typing import Protocol
 import asyncssh
 
 from polydev.hostd.channel.process import DEATH_SIGNAL, RUN, signal_argv
+from polydev.hostd.vmm.simulated.acp_agent import AcpAgent
+from polydev.hostd.vmm.simulated.acp_wire import Wire
 from polydev.hostd.vmm.simulated.simulation import Simulation
 
 _CODEX_LOGIN = "root/.codex/auth.json"
 _CLAUDE_LOGIN = "root/.claude/.credentials.json"
+_GEMINI_LOGIN = "root/.gemini/oauth_creds.json"
 _CHUNK = 64 * 1024
 _PROMPT_BYTES = 1024 * 1024
+_GEMINI_NOT_LOGGED_IN = 41
 _NOT_FOUND = 127
 _SIGNALLED = 128
 
@@ -124,6 +128,11 @@ class Programs:
             ("cat",): _cat,
             ("codex", "login", "status"): self._codex_status,
             ("claude", "auth", "status"): self._claude_status,
+            ("/usr/lib/polydev/gemini-status",): self._gemini_status,
+            ("claude-agent-acp",): lambda it: self._agent(it, _CLAUDE_LOGIN),
+            ("codex-acp",): lambda it: self._agent(it, _CODEX_LOGIN),
+            ("gemini", "--acp"): lambda it: self._agent(it, _GEMINI_LOGIN),
+            ("gemini",): self._gemini_turn,
             ("codex", "exec"): self._codex_turn,
             ("claude", "-p"): self._claude_turn,
         }
@@ -148,6 +157,20 @@ class Programs:
         method = "claude.ai" if is_in else "none"
         _print_json(process, {"loggedIn": is_in, "authMethod": method})
         return 0 if is_in else 1
+
+    async def _gemini_status(self, process: ServerProcess) -> int:
+        is_in = self._has(_GEMINI_LOGIN)
+        process.stdout.write(b"Logged in\n" if is_in else b"Not logged in\n")
+        return 0 if is_in else 1
+
+    async def _agent(self, process: ServerProcess, login: str) -> int:
+        agent = AcpAgent(
+            self._root,
+            Wire(process.stdout),
+            is_logged_in=lambda: self._has(login),
+            answer_s=self._simulation.answer_s,
+        )
+        return await agent.run(process.stdin)
 
     async def _codex_turn(self, process: ServerProcess) -> int:
         prompt = await self._prompt(process)
@@ -178,6 +201,18 @@ class Programs:
         result = {"type": "result", "subtype": "success", "is_error": not is_in, "result": text}
         _print_json(process, {**result, **session})
         return 0 if is_in else 1
+
+    async def _gemini_turn(self, process: ServerProcess) -> int:
+        prompt = await self._prompt(process)
+        _print_json(process, {"type": "init", "session_id": str(uuid.uuid4()), "model": "auto"})
+        if not self._has(_GEMINI_LOGIN):
+            error = {"type": "FatalAuthenticationError", "message": "Please set an Auth method"}
+            _print_json(process, {"type": "result", "status": "error", "error": error})
+            return _GEMINI_NOT_LOGGED_IN
+        message = {"type": "message", "role": "assistant", "delta": True}
+        _print_json(process, {**message, "content": _answer(prompt)})
+        _print_json(process, {"type": "result", "status": "success", "stats": {}})
+        return 0
 
     async def _prompt(self, process: ServerProcess) -> str:
         prompt = b""
