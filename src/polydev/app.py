@@ -144,6 +144,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
             custody,
             removal,
             Checkup(database, hosts, settings),
+            file_limit_bytes=settings.file_limit_mib * 1024 * 1024,
             metrics_token=settings.metrics_token,
         )
 

@@ -247,6 +247,9 @@ class ControllerSettings(CommonSettings):
     quota_sessions: int = Field(3, ge=0)
     """Connect sessions of a person at once."""
 
+    file_limit_mib: int = Field(256, ge=1, le=65536)
+    """The largest file that people bring into their machines, or out of them."""
+
     chats_each: int = Field(200, ge=1)
     """How many chats a person may have."""
     chat_turns_each: int = Field(6, ge=1)

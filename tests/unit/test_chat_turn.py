@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from polydev.chat import Turn, turn
+from polydev.chat import Turn
+from polydev.chat import single as turn
 from polydev.domain import VmId
 from polydev.errors import GuestMisbehaved
 from polydev.providers import provider

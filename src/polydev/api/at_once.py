@@ -54,8 +54,11 @@ class AtOnce:
 WAITING = AtOnce(64, "requests that wait")
 SESSION_STREAMS = AtOnce(16, "streams of sessions")
 EVENT_STREAMS = AtOnce(16, "event streams", everybodys=True)
+CHAT_STREAMS = AtOnce(16, "streams of chats", everybodys=True)
 PROGRAMS = AtOnce(32, "programs in machines")
 LIVE_VIEWS = AtOnce(4, "live views", everybodys=True)
+TERMINALS = AtOnce(16, "terminals", everybodys=True)
+TRANSFERS = AtOnce(8, "files on their way")
 CHAT_TURNS = AtOnce(4, "chat turns")
 """What a turn answers is held until it ends."""
 EXAMINATIONS = AtOnce(4, "examinations")

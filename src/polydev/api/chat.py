@@ -36,7 +36,7 @@ async def take_turn(
     """One turn: the answer as it comes, one JSON object a line, and `end` as the last."""
     with ExitStack() as held:
         held.enter_context(CHAT_TURNS.of(caller))
-        opened = await services.chats.open(caller.user_id, asked.provider, asked.text)
+        opened = await services.single_turns.open(caller.user_id, asked.provider, asked.text)
         told = _lines(opened, still_may(request, Scope.CHAT))
         return streams.HeldStream(told, "application/x-ndjson", held.pop_all())
 

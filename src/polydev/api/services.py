@@ -16,7 +16,7 @@ from polydev import log_context
 from polydev.access import Access, Asked, Caller
 from polydev.access.cookies import SIGN_IN
 from polydev.access.network import source_of
-from polydev.chat import Chats
+from polydev.chat import Chats, SingleTurns
 from polydev.domain import PersonId, Scope
 from polydev.errors import NoSuchPerson, PolydevError, Unavailable
 from polydev.hosts import Hosts
@@ -54,10 +54,13 @@ class Services:
     connect: Connect
     machines: MachineRequests
     chats: Chats
+    single_turns: SingleTurns
     rotation: Rotation
     custody: Custody
     removal: Removal
     checkup: Checkup
+    file_limit_bytes: int = 256 * 1024 * 1024
+    """The largest file that people bring into their machines, or out of them."""
     metrics_token: SecretStr | None = None
     """What opens `/metrics`, besides administrators' tokens."""
 

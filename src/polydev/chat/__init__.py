@@ -1,9 +1,20 @@
 """Chat: a person talks to a CLI in their CLI machine.
 
-`turn.py` does one turn without a person in between: a prompt in, an answer out. The API streams it.
-It must not know DBOS or HTTP; what the CLI prints is hostile, and `providers` reads it.
+`chats.py` is what people ask, as rows; `runner.py` has the turns done, `turns.py` does one, with an
+agent (`agents.py`, `agent.py`) that runs in the machine and speaks the Agent Client Protocol; what
+it tells goes through `updates.py` into `live.py` and the store, and `following.py` reads it.
+`single.py` is one turn without a chat. All of it must not know DBOS or HTTP; what a machine says is
+hostile: bounded and cleaned where it comes in.
 """
 
-from polydev.chat.turn import MAX_PROMPT_CHARACTERS, Chats, Turn, TurnEvent
+from polydev.chat.chats import MAX_PROMPT_CHARACTERS, MAX_TITLE_CHARACTERS, Chats
+from polydev.chat.single import SingleTurns, Turn, TurnEvent
 
-__all__ = ["MAX_PROMPT_CHARACTERS", "Chats", "Turn", "TurnEvent"]
+__all__ = [
+    "MAX_PROMPT_CHARACTERS",
+    "MAX_TITLE_CHARACTERS",
+    "Chats",
+    "SingleTurns",
+    "Turn",
+    "TurnEvent",
+]

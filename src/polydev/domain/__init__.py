@@ -4,6 +4,7 @@ Everything may import this package; it imports nothing of Polydev.
 """
 
 from polydev.domain.chats import (
+    ASKING_IDS,
     LAST_IN_TURN,
     TURN_IDS,
     Chat,
@@ -59,6 +60,7 @@ from polydev.domain.people import (
 from polydev.domain.sessions import ConnectSession, SessionStatus, SessionStep
 
 __all__ = [
+    "ASKING_IDS",
     "LAST_IN_TURN",
     "LOCAL_HOST",
     "TURN_IDS",

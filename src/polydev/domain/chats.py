@@ -11,6 +11,8 @@ from polydev.domain.ids import ChatId, PersonId, VmId
 
 TURN_IDS = 1_000_000
 """An event's id is its turn's number times this, and its own number within the turn."""
+ASKING_IDS = 9
+"""So many first numbers of a turn are of what asks it, written with the asking."""
 LAST_IN_TURN = TURN_IDS - 1
 """The number of a turn's end, whoever ends it: after all that a controller that died may have told
 and not stored."""

@@ -1,4 +1,4 @@
-"""One turn: the prompt goes to the CLI's standard input, its answer comes as events.
+"""One turn without a chat: the prompt goes to the CLI's standard input, its answer comes as events.
 
 Called by the API, which streams the events. A turn is not durable: who goes away ends it.
 """
@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
+from polydev.chat.chats import MAX_PROMPT_CHARACTERS
 from polydev.domain import MachineState, PersonId, VmId
 from polydev.errors import BadRequest, ChatFailed, GuestMisbehaved, NotConnected, PolydevError
 from polydev.hostapi import ExecRequest
@@ -21,7 +22,6 @@ from polydev.telemetry import metrics
 
 log = logging.getLogger("polydev.chat")
 
-MAX_PROMPT_CHARACTERS = 32 * 1024
 MAX_OUTPUT_BYTES = 32 * 1024 * 1024
 MAX_ANSWER_CHARACTERS = 4 * 1024 * 1024
 """It is held here until the turn ends."""
@@ -112,8 +112,8 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Chats:
-    """Opens turns."""
+class SingleTurns:
+    """Opens turns that belong to no chat."""
 
     database: Database
     hosts: Hosts

@@ -1,0 +1,38 @@
+"""Where a chat's CLI is: the person's credential, and the machine that the CLI runs in."""
+
+from __future__ import annotations
+
+from polydev.domain import Chat, Machine, MachineKind, MachineState
+from polydev.errors import MachineBusy, NotConnected
+from polydev.providers import provider
+from polydev.store import credentials, machines
+from polydev.store.database import Database
+
+_GONE = (MachineState.DESTROYING, MachineState.DESTROYED)
+_THERE = tuple(state for state in MachineState if state not in _GONE)
+
+
+async def machine_for(database: Database, chat: Chat) -> Machine:
+    """The running machine whose CLI takes the chat's next turn: the one that knows the chat while
+    it is there, otherwise the person's CLI machine.
+
+    Raises: NotConnected; MachineBusy when that machine does not run.
+    """
+    about = provider(chat.provider)
+    hint = f"Connect {about.name}"
+    async with database.read() as connection:
+        credential = await credentials.newest_of(connection, chat.user_id, about.id)
+        found = None if chat.vm_id is None else await machines.find(connection, chat.vm_id)
+        if found is None or found.status in _GONE or found.vm_type is not MachineKind.CLI:
+            running = await machines.cli_of(connection, chat.user_id, MachineState.RUNNING)
+            found = running or await machines.cli_of(connection, chat.user_id, *_THERE)
+    if credential is None:
+        raise NotConnected(f"You have not connected {about.name}", hint=hint)
+    if found is None:
+        raise NotConnected(f"You have no CLI machine for {about.name}", hint=hint)
+    if found.status is not MachineState.RUNNING:
+        raise MachineBusy(
+            f"Your CLI machine is {found.status}: {about.name} cannot be asked",
+            hint="Start the machine, or wait until it runs",
+        )
+    return found
