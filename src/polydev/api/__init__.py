@@ -44,7 +44,17 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     GET  /api/vm/active-cli                   {vmId, ipAddress, status, createdAt}; 404
     GET  /api/vm/{vmId}                       Machine; `?after=<version>&wait=<s>` as above
     GET  /api/vm/{vmId}/console?tail_bytes=N  text/plain, without control characters
+    GET  /api/vm/{vmId}/errors?tail_bytes=N   the same of its VMM
+    GET  /api/vm/{vmId}/usage?last=N          {periodSeconds, limits: {cpu, memoryBytes},
+                                              samples: [{at, cpu, memoryBytes}]}
     WS   /api/vm/{vmId}/exec                  the frames of hostapi.py: first a text ExecRequest
+    WS   /api/vm/{vmId}/terminal              ?columns=&rows=&name=: binary frames both ways, text
+                                              {resize: [columns, rows]}; ends with an ExecEnd
+    GET  /api/vm/{vmId}/files?path=           {path, entries: [{name, path, kind, size,
+         DELETE (&withContent=)                   modifiedAt}], more}; 204
+    GET  /api/vm/{vmId}/files/content?path=   the file, as an attachment
+         PUT (&replace=)                          its bytes: 201 {name, path, size}
+    POST /api/vm/{vmId}/files/folder?path=    204; also /move?path=&to=
 
     POST /api/chat/turn {provider, text}      200 application/x-ndjson, one event a line:
              {type: "delta", text}                a piece of the answer as it comes

@@ -20,15 +20,18 @@ from polydev.api import (
     credentials,
     doctor,
     events,
+    files,
     general,
     keys,
     live_view,
+    machine_usage,
     machines,
     metrics,
     openapi,
     people,
     problems,
     removal,
+    terminal,
     usage,
 )
 from polydev.api.guard import Guard
@@ -59,7 +62,7 @@ def routes_of(services: Services | None, pages: Sequence[APIRouter] = ()) -> Fas
     problems.install(api)
     for router in pages:
         api.include_router(router)
-    of_services = (auth, machines, chat, chats, admin, keys, credentials)
+    of_services = (auth, machines, machine_usage, terminal, files, chat, chats, admin, keys, credentials)
     for part in (general, doctor, *_ACCOUNTS, *_OBSERVING, *of_services):
         api.include_router(part.router)
     api.include_router(auth.plain)

@@ -6,9 +6,9 @@ The routers use them. Nothing looks again and again: the database tells of each 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack, suppress
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 from starlette.responses import StreamingResponse
@@ -38,8 +38,14 @@ class HeldStream(StreamingResponse):
     """A stream that holds something while it is open, and ends when its reader takes nothing for
     long: whoever just goes away without a word holds it no longer than that."""
 
-    def __init__(self, told: AsyncGenerator[str], media_type: str, held: ExitStack) -> None:
-        super().__init__(told, media_type=media_type)
+    def __init__(
+        self,
+        told: AsyncGenerator[str | bytes],
+        media_type: str,
+        held: ExitStack,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(told, media_type=media_type, headers=headers)
         self._told = told
         self._held = held
 
@@ -118,22 +124,33 @@ async def relay_program(socket: WebSocket, host: Host, vm_id: VmId, may: May) ->
         async with asyncio.timeout(_FIRST_FRAME_S):
             request = ExecRequest.model_validate_json(await socket.receive_text())
         async with host.exec(vm_id, request) as process:
-            exit_code = await _relay(socket, process, may)
-        end = ExecEnd(exit_code=exit_code)
+            await both_ways(_to_program(socket, process), _to_person(socket, process), may)
+        end = ExecEnd(exit_code=process.exit_code)
     except WebSocketDisconnect:
         return
     except (ValidationError, KeyError, TimeoutError):
-        end = _ended_by(BadRequest("The first frame must be a text frame with an ExecRequest"))
+        end = ended_by(BadRequest("The first frame must be a text frame with an ExecRequest"))
     except PolydevError as error:
-        end = _ended_by(error)
+        end = ended_by(error)
+    await send_end(socket, end)
+
+
+async def send_end(socket: WebSocket, end: ExecEnd) -> None:
+    """The last frame of a program's stream, if anybody is there to read it."""
     with suppress(WebSocketDisconnect, RuntimeError):
         await socket.send_text(end.model_dump_json())
         await socket.close()
 
 
-async def _relay(socket: WebSocket, process: GuestProcess, may: May) -> int | None:
-    inward = asyncio.create_task(_to_program(socket, process))
-    outward = asyncio.create_task(_to_person(socket, process))
+async def both_ways(
+    to_program: Coroutine[Any, Any, None], to_person: Coroutine[Any, Any, None], may: May
+) -> None:
+    """Carry both directions until the program ends.
+
+    Raises: WebSocketDisconnect when the person is gone, NotSignedIn when they may no longer.
+    """
+    inward = asyncio.create_task(to_program)
+    outward = asyncio.create_task(to_person)
     asking = asyncio.create_task(until_refused(may))
     every: set[asyncio.Task[None]] = {inward, outward, asking}
     try:
@@ -142,7 +159,6 @@ async def _relay(socket: WebSocket, process: GuestProcess, may: May) -> int | No
             if task.done():
                 task.result()
         await outward
-        return process.exit_code
     finally:
         for task in every:
             task.cancel()
@@ -181,5 +197,6 @@ async def _control(control: ExecControl, process: GuestProcess) -> None:
         await process.send_signal(control.signal)
 
 
-def _ended_by(error: PolydevError) -> ExecEnd:
+def ended_by(error: PolydevError) -> ExecEnd:
+    """The end of a program that could not go on."""
     return ExecEnd(error=on_wire(error))
