@@ -1,0 +1,107 @@
+"""A live view from the other side: as much of an RFB client as the tests need."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+
+from polydev.domain import MachineKind, SessionId, vm_id_for
+from polydev.errors import NoSuchFile
+from polydev.hostd.vmm.simulated.screen import HEARD
+from polydev.hosts import Host
+
+ENTER = 0xFF0D
+
+
+class RfbClient:
+    """Over a WebSocket, as noVNC."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self._pending = b""
+
+    async def shake_hands(self) -> tuple[int, int]:
+        """The size of the screen."""
+        version = await self._read(12)
+        assert version == b"RFB 003.008\n"
+        await self.socket.send(version)
+        (count,) = await self._read(1)
+        assert 1 in await self._read(count)
+        await self.socket.send(b"\1")
+        assert await self._read(4) == bytes(4)
+        await self.socket.send(b"\1")
+        width, height, _, length = struct.unpack("!HH16sI", await self._read(24))
+        await self._read(length)
+        await self.socket.send(struct.pack("!BxHi", 2, 1, 0))  # raw alone
+        return width, height
+
+    async def picture(self) -> bytes:
+        """The next rectangle that there is to be seen: all of the screen at first."""
+        await self.socket.send(struct.pack("!BBHHHH", 3, 0, 0, 0, 0xFFFF, 0xFFFF))
+        _, count, _, _, width, height, encoding = struct.unpack("!BxHHHHHi", await self._read(16))
+        assert (count, encoding) == (1, 0)
+        return await self._read(width * height * 4)
+
+    async def key(self, keysym: int) -> None:
+        for is_down in (1, 0):
+            await self.socket.send(struct.pack("!BBxxI", 4, is_down, keysym))
+
+    async def click(self, x: int, y: int) -> None:
+        for buttons in (1, 0):
+            await self.socket.send(struct.pack("!BBHH", 5, buttons, x, y))
+
+    async def _read(self, count: int) -> bytes:
+        while len(self._pending) < count:
+            part = await self.socket.recv()
+            assert isinstance(part, bytes)
+            self._pending += part
+        read, self._pending = self._pending[:count], self._pending[count:]
+        return read
+
+
+async def ticket_for(client: httpx.AsyncClient, session_id: str) -> str:
+    answer = await client.post(f"/api/auth/session/{session_id}/view")
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["ticket"])
+
+
+def view_url(client: httpx.AsyncClient, session_id: str, ticket: str) -> str:
+    base = str(client.base_url).replace("http", "ws", 1).rstrip("/")
+    return f"{base}/api/auth/session/{session_id}/view?ticket={ticket}"
+
+
+@asynccontextmanager
+async def a_view(
+    client: httpx.AsyncClient, session_id: str, **options: Any
+) -> AsyncIterator[RfbClient]:
+    """A live view that is open, as that client's caller."""
+    url = view_url(client, session_id, await ticket_for(client, session_id))
+    async with connect(url, additional_headers=headers_of(client), **options) as socket:
+        yield RfbClient(socket)
+
+
+def headers_of(client: httpx.AsyncClient) -> dict[str, str]:
+    """How a client of the API says who it is, for a WebSocket."""
+    if "authorization" in client.headers:
+        return {"Authorization": client.headers["authorization"]}
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    return {"Cookie": cookie, "Origin": str(client.base_url).rstrip("/")}
+
+
+async def heard_by_screen(host: Host, session_id: str, count: int) -> list[dict[str, Any]]:
+    """What the session's simulated screen noted, once that is so much."""
+    vm_id = vm_id_for(SessionId(session_id), MachineKind.BROWSER)
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(NoSuchFile):
+                heard = await host.read_file(vm_id, f"/{HEARD}")
+                if heard.count(b"\n") >= count:
+                    return [json.loads(line) for line in heard.splitlines()]
+            await asyncio.sleep(0.05)

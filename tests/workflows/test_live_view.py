@@ -1,0 +1,259 @@
+"""The live view: a session's person sees and uses its browser machine, and nobody else does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from api_people import TestPerson, a_person
+from controller_world import World, a_world
+from rfb import ENTER, RfbClient, a_view, headers_of, heard_by_screen, ticket_for, view_url
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from polydev.api import streams
+from polydev.api.at_once import LIVE_VIEWS
+from polydev.api.live_view import Close
+from polydev.domain import MachineKind, SessionId, vm_id_for
+from polydev.hostd.vmm.simulated.screen import HEIGHT, WIDTH
+
+LIMIT_S = 60
+NEVER = {"login_end": "never"}
+DOT_BYTES = 6 * 6 * 4
+"""A click leaves a dot on the simulated screen."""
+
+
+@asynccontextmanager
+async def _world(**settings: str) -> AsyncIterator[World]:
+    async with a_world(NEVER, **settings) as it:
+        await it.controller.start()
+        yield it
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with _world() as it:
+        yield it
+
+
+@pytest.fixture(params=["ssh", "direct"])
+async def world_over(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """Over each of the channels that simulated machines have."""
+    async with a_world({**NEVER, "channel": request.param}) as it:
+        await it.controller.start()
+        yield it
+
+
+@pytest.fixture
+async def ann(world: World) -> TestPerson:
+    return await a_person(world.controller, "ann")
+
+
+async def _waiting(client: httpx.AsyncClient, world: World) -> str:
+    """A session of the client's whose login waits for its person."""
+    started = await client.post("/api/auth/start", json={"provider": "codex"})
+    assert started.status_code == 202, started.text
+    session_id = str(started.json()["sessionId"])
+    await _until(client, session_id, "waiting_for_person")
+    return session_id
+
+
+async def _until(client: httpx.AsyncClient, session_id: str, status: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        view = (await client.get(f"/api/auth/session/{session_id}")).json()
+        while view["status"] != status:
+            asked = {"after": view["version"], "wait": 20}
+            view = (await client.get(f"/api/auth/session/{session_id}", params=asked)).json()
+
+
+async def _status_of(url: str, **options: object) -> tuple[int, str]:
+    """How a WebSocket that does not open is refused."""
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(url, **options):  # type: ignore[arg-type]
+            pass
+    response = refused.value.response
+    return response.status_code, bytes(response.body or b"").decode()
+
+
+async def _ended(view: RfbClient, limit_s: float = LIMIT_S) -> tuple[int, str]:
+    """The code and the words with which a view closes."""
+    async with asyncio.timeout(limit_s):
+        await view.socket.wait_closed()
+    assert view.socket.close_code is not None
+    return view.socket.close_code, view.socket.close_reason or ""
+
+
+async def test_clicks_keys_and_the_login_itself_go_through_the_view(world_over: World) -> None:
+    world = world_over
+    ann = await a_person(world.controller, "ann")
+    async with ann.by_cookie() as client:
+        session_id = await _waiting(client, world)
+        async with a_view(client, session_id, subprotocols=["binary"]) as view:
+            assert view.socket.subprotocol == "binary"
+            assert await view.shake_hands() == (WIDTH, HEIGHT)
+            assert len(await view.picture()) == WIDTH * HEIGHT * 4
+            await view.click(200, 190)
+            await view.key(ord("a"))
+            heard = await heard_by_screen(world.controller.host(), session_id, 2)
+            assert heard == [{"click": [200, 190]}, {"key": ord("a")}]
+            assert len(await view.picture()) == DOT_BYTES, "what was clicked is seen"
+            await view.key(ENTER)
+            await _until(client, session_id, "completed")
+            assert (await _ended(view))[0] == Close.GONE
+        refused = await client.post(f"/api/auth/session/{session_id}/view")
+        assert (refused.status_code, refused.json()["code"]) == (409, "no-live-view")
+
+
+async def test_nobody_else_gets_a_ticket_or_uses_one(world: World, ann: TestPerson) -> None:
+    ben = await a_person(world.controller, "ben")
+    async with ann.by_cookie() as client, ben.by_cookie() as bens:
+        session_id = await _waiting(client, world)
+        theirs = await bens.post(f"/api/auth/session/{session_id}/view")
+        nobodys = await bens.post("/api/auth/session/00000000-0000-4000-8000-000000000000/view")
+        assert theirs.status_code == nobodys.status_code == 404
+        root = await world.controller.client().post(f"/api/auth/session/{session_id}/view")
+        assert root.status_code == 404, "an administrator sees machines, and nobody's login"
+        ticket = await ticket_for(client, session_id)
+        url = view_url(client, session_id, ticket)
+        assert (await _status_of(url))[0] == 401
+        status, _ = await _status_of(url, additional_headers=headers_of(bens))
+        assert status == 404
+        by_token = await ann.by_token("connect")
+        status, words = await _status_of(url, additional_headers=headers_of(by_token))
+        assert (status, "does not count" in words) == (403, True)
+        reader = await ann.by_token("read")
+        assert (await reader.post(f"/api/auth/session/{session_id}/view")).status_code == 403
+        assert (await _status_of(url, additional_headers=headers_of(reader)))[0] == 403
+        from_elsewhere = headers_of(client) | {"Origin": "http://elsewhere.example"}
+        status, words = await _status_of(url, additional_headers=from_elsewhere)
+        assert (status, "Another page" in words) == (403, True)
+        without = headers_of(client)
+        del without["Origin"]
+        assert (await _status_of(url, additional_headers=without))[0] == 403
+
+
+async def test_a_ticket_opens_one_view_alone(world: World, ann: TestPerson) -> None:
+    async with ann.by_cookie() as client:
+        session_id = await _waiting(client, world)
+        own = headers_of(client)
+        for wrong in ("", "x", "é" * 50):
+            status, _ = await _status_of(
+                view_url(client, session_id, wrong), additional_headers=own
+            )
+            assert status == 403
+        url = view_url(client, session_id, await ticket_for(client, session_id))
+        async with connect(url, additional_headers=own) as socket:
+            await RfbClient(socket).shake_hands()
+            assert (await _status_of(url, additional_headers=own))[0] == 403
+
+
+async def test_a_ticket_of_one_controller_opens_a_view_at_another(database_url: str) -> None:
+    async with _world(DATABASE_URL=database_url) as world:
+        ann = await a_person(world.controller, "ann")
+        async with ann.by_cookie() as client:
+            session_id = await _waiting(client, world)
+            here = client
+            if world.is_shared:
+                other = world.another()
+                await other.start()
+                there = TestPerson(other, ann.user_id, "", ann.cookies, ann.csrf, ann.sign_in_id)
+                here = there.by_cookie()
+                assert (await here.get("/api/account")).status_code == 200
+            url = view_url(here, session_id, await ticket_for(client, session_id))
+            async with connect(url, additional_headers=headers_of(here)) as socket:
+                assert await RfbClient(socket).shake_hands() == (WIDTH, HEIGHT)
+            used = view_url(client, session_id, url.rpartition("=")[2])
+            assert (await _status_of(used, additional_headers=headers_of(client)))[0] == 403
+
+
+async def test_the_end_of_a_session_closes_its_view(world: World, ann: TestPerson) -> None:
+    async with ann.by_cookie() as client:
+        session_id = await _waiting(client, world)
+        async with a_view(client, session_id) as view:
+            await view.shake_hands()
+            cancelled = await client.post(f"/api/auth/session/{session_id}/cancel")
+            assert cancelled.status_code == 202
+            code, words = await _ended(view)
+            assert (code, words) == (Close.GONE, "The browser machine is gone")
+        await _until(client, session_id, "cancelled")
+        assert (await client.post(f"/api/auth/session/{session_id}/view")).status_code == 409
+
+
+async def test_signing_out_closes_the_view(world: World, ann: TestPerson) -> None:
+    async with ann.by_cookie() as client:
+        session_id = await _waiting(client, world)
+        async with a_view(client, session_id) as view:
+            await view.shake_hands()
+            assert (await client.post("/api/account/sign-out")).status_code == 204
+            code, words = await _ended(view, streams.ASKED_EVERY_S + LIMIT_S)
+            assert code == Close.SIGNED_OUT
+            assert "signed out" in words
+
+
+async def test_a_machine_that_is_lost_cuts_the_view(world: World, ann: TestPerson) -> None:
+    async with ann.by_cookie() as client:
+        session_id = await _waiting(client, world)
+        async with a_view(client, session_id) as view:
+            await view.shake_hands()
+            await world.agent.kill()
+            code, _ = await _ended(view)
+            assert code == Close.CUT
+
+
+async def test_so_many_views_are_open_at_a_time(world: World, ann: TestPerson) -> None:
+    async with ann.by_cookie() as client:
+        session_id = await _waiting(client, world)
+        held = [a_view(client, session_id) for _ in range(LIVE_VIEWS.limit)]
+        for it in held:
+            await (await it.__aenter__()).shake_hands()
+        async with a_view(client, session_id) as one_more:
+            code, words = await _ended(one_more)
+            assert code == Close.TOO_MANY
+            assert f"{LIVE_VIEWS.limit} live views" in words
+        await held.pop().__aexit__(None, None, None)
+        async with asyncio.timeout(LIMIT_S):
+            while True:  # the server hears of the close a moment later
+                async with a_view(client, session_id) as again:
+                    try:
+                        assert await again.shake_hands() == (WIDTH, HEIGHT)
+                    except ConnectionClosed:
+                        continue
+                break
+        for it in held:
+            await it.__aexit__(None, None, None)
+
+
+async def test_there_is_no_view_before_there_is_a_machine_and_none_of_a_cli_machine() -> None:
+    async with a_world({**NEVER, "becomes_ready": False}) as world:
+        await world.controller.start()
+        ann = await a_person(world.controller, "ann")
+        async with ann.by_cookie() as client:
+            started = await client.post("/api/auth/start", json={"provider": "codex"})
+            session_id = started.json()["sessionId"]
+            refused = await client.post(f"/api/auth/session/{session_id}/view")
+            assert (refused.status_code, refused.json()["code"]) == (409, "no-live-view")
+            assert refused.json()["hint"]
+
+
+async def test_what_a_view_is_of_is_the_sessions_own_browser_machine(
+    world: World, ann: TestPerson
+) -> None:
+    async with ann.by_cookie() as client:
+        one = await _waiting(client, world)
+        started = await client.post("/api/auth/start", json={"provider": "claude_code"})
+        other = started.json()["sessionId"]
+        await _until(client, other, "waiting_for_person")
+        async with a_view(client, other) as view:
+            await view.shake_hands()
+            await view.click(10, 10)
+            host = world.controller.host()
+            assert await heard_by_screen(host, other, 1) == [{"click": [10, 10]}]
+            listed = await host.machines()
+            silent = vm_id_for(SessionId(one), MachineKind.BROWSER)
+            assert silent in {it.vm_id for it in listed}
+        ticket = await ticket_for(client, one)
+        own = headers_of(client)
+        assert (await _status_of(view_url(client, other, ticket), additional_headers=own))[0] == 403
