@@ -2,7 +2,7 @@
 
     PolydevError
     ├── Invalid       what was asked cannot be meant            (413, 422)
-    │   ├── BadSettings, UnknownProvider, BadCredentials, BadOAuthUrl, BadPath,
+    │   ├── BadSettings, UnknownProvider, BadCredentials, BadApiKey, BadOAuthUrl, BadPath,
     │   └── BadRequest, TooLarge, PasteRefused, PasswordRefused
     ├── Refused       who asks may not                          (401, 403, 429)
     │   ├── NotSignedIn, NotAllowed, WrongEncryptionKey, NotRoot, QuotaExceeded,
@@ -13,8 +13,8 @@
     │   ├── NoSuchPermission
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
-    │   ├── LoginNotWaiting, AlreadyRunning, AlreadyExists, IdempotencyConflict, HostInUse,
-    │   ├── KeyInUse, FileRefused, ChatBusy, PermissionAnswered,
+    │   ├── LoginNotWaiting, LoginUnderway, AlreadyRunning, AlreadyExists, IdempotencyConflict,
+    │   ├── HostInUse, KeyInUse, FileRefused, ChatBusy, PermissionAnswered,
     │   └── NoLiveView
     ├── Unavailable   not now; retried                          (503)
     │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken,
@@ -22,8 +22,8 @@
     └── Failed        it was tried and undone                   (502)
         ├── MachineNotReady, VmmFailed, ImageDamaged, ImageBuildFailed, DiskFull,
         ├── MissingTool, NetworkFailed, LoginFailed, LoginExpired, LoginCancelled,
-        ├── CredentialsNotAccepted, CredentialDamaged, GuestMisbehaved, ChatFailed,
-        └── HostLost, StepTimedOut
+        ├── CredentialsNotAccepted, CredentialDamaged, SettingsUnreadable, GuestMisbehaved,
+        └── ChatFailed, HostLost, StepTimedOut
 
 Each has a stable `code`, says what happened and to what, and a `hint` says what to do. The kind
 alone decides how it is answered; HTTP statuses live in `api/problems.py`. Foreign exceptions are
@@ -97,6 +97,10 @@ class UnknownProvider(Invalid):
 
 class BadCredentials(Invalid):
     """What a machine reported as credentials is malformed, incomplete or too large."""
+
+
+class BadApiKey(Invalid):
+    """What a person handed in is no key of that provider."""
 
 
 class BadOAuthUrl(Invalid):
@@ -223,6 +227,10 @@ class SessionEnded(Conflict):
     """The connect session has ended already."""
 
 
+class LoginUnderway(Conflict):
+    """Another session of the person connects the same provider."""
+
+
 class LoginNotWaiting(Conflict):
     """The login does not wait for what was handed in, or no longer does."""
 
@@ -333,6 +341,10 @@ class LoginCancelled(Failed):
 
 class CredentialsNotAccepted(Failed):
     """The CLI in the CLI machine does not report itself logged in after the writing."""
+
+
+class SettingsUnreadable(Failed):
+    """A settings file of the person's, in which the CLI must be told something, is not JSON."""
 
 
 class CredentialDamaged(Failed):

@@ -17,6 +17,7 @@ from polydev.domain.chats import (
 )
 from polydev.domain.credentials import (
     Credential,
+    CredentialKind,
     KeyUse,
     SealedCredential,
     SharedSecret,
@@ -74,6 +75,7 @@ __all__ = [
     "ConnectSession",
     "Credential",
     "CredentialId",
+    "CredentialKind",
     "Event",
     "EventKind",
     "Finding",

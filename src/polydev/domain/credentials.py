@@ -9,6 +9,15 @@ from enum import StrEnum
 from polydev.domain.ids import CredentialId, PersonId, VmId
 
 
+class CredentialKind(StrEnum):
+    """How a person connected, and so what is kept of it."""
+
+    LOGIN = "login"
+    """What the CLI wrote when the person logged in."""
+    API_KEY = "api_key"
+    """A key that the person got from the provider and handed in."""
+
+
 @dataclass(frozen=True, slots=True)
 class SealedCredential:
     """A row of `credentials`: ciphertext, IV, tag and salt as base64 (SPEC section 6).
@@ -26,6 +35,7 @@ class SealedCredential:
     encryption_salt: str
     key_id: str | None
     created_at: datetime
+    kind: CredentialKind = CredentialKind.LOGIN
 
 
 class Validity(StrEnum):
@@ -53,6 +63,7 @@ class Credential:
     validity: Validity | None
     revoked_at: datetime | None
     """Since when it is being removed: what was sealed is gone already."""
+    kind: CredentialKind = CredentialKind.LOGIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from polydev.domain.credentials import CredentialKind
 from polydev.domain.ids import PersonId, SessionId, VmId
 
 
@@ -55,6 +56,8 @@ class ConnectSession:
     expires_at: datetime
     """When the person's time is over. Set anew, once, when the waiting begins."""
     ended_at: datetime | None
+    method: CredentialKind = CredentialKind.LOGIN
+    """How the person connects: a login in a browser machine, or a key, which needs none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polydev.domain import (
     Credential,
     CredentialId,
+    CredentialKind,
     PersonId,
     SealedCredential,
     Validity,
@@ -191,7 +192,7 @@ async def not_sealed_with(
         .order_by(credentials.c.credential_id)
         .limit(limit)
     )
-    return [SealedCredential(**row._mapping) for row in await connection.execute(query)]
+    return [_sealed(row) for row in await connection.execute(query)]
 
 
 async def replace_sealed(
@@ -231,7 +232,7 @@ async def _one(
         .limit(1)
     )
     row = (await connection.execute(query)).one_or_none()
-    return None if row is None else SealedCredential(**row._mapping)
+    return None if row is None else _sealed(row)
 
 
 async def _delete(
@@ -255,8 +256,14 @@ async def _tell(
     )
 
 
+def _sealed(row: sa.Row[Any]) -> SealedCredential:
+    values = dict(row._mapping)
+    return SealedCredential(**{**values, "kind": CredentialKind(values["kind"])})
+
+
 def _told(row: sa.Row[Any]) -> Credential:
     values = dict(row._mapping)
+    values["kind"] = CredentialKind(values["kind"])
     if values["validity"] is not None:
         values["validity"] = Validity(values["validity"])
     return Credential(**values)

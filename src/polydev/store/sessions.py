@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import (
     ConnectSession,
+    CredentialKind,
     Machine,
     PersonId,
     SessionId,
@@ -42,6 +43,7 @@ class Waiting:
     user_id: PersonId
     created_at: datetime
     is_cancelled: bool
+    method: CredentialKind = CredentialKind.LOGIN
 
 
 _TOLD = [auth_sessions.c[name] for name in ("user_id", "session_id", "provider", "status", "step")]
@@ -55,6 +57,7 @@ async def add(connection: AsyncConnection, session: ConnectSession) -> None:
             user_id=session.user_id,
             provider=session.provider,
             status=session.status,
+            method=session.method,
             created_at=session.created_at,
             expires_at=session.expires_at,
         )
@@ -163,6 +166,7 @@ async def queued(connection: AsyncConnection) -> list[Waiting]:
             auth_sessions.c.user_id,
             auth_sessions.c.created_at,
             auth_sessions.c.cancel_requested_at,
+            auth_sessions.c.method,
         )
         .where(_LIVE, auth_sessions.c.status == SessionStatus.QUEUED)
         .order_by(auth_sessions.c.created_at, auth_sessions.c.session_id)
@@ -173,6 +177,7 @@ async def queued(connection: AsyncConnection) -> list[Waiting]:
             PersonId(row.user_id),
             row.created_at,
             row.cancel_requested_at is not None,
+            CredentialKind(row.method),
         )
         for row in await connection.execute(query)
     ]
@@ -300,4 +305,5 @@ def _session(row: sa.Row[Any]) -> ConnectSession:
         created_at=row.created_at,
         expires_at=row.expires_at,
         ended_at=row.ended_at,
+        method=CredentialKind(row.method),
     )

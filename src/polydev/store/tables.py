@@ -248,6 +248,7 @@ auth_sessions = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False),
     sa.Column("ended_at", UtcDateTime),
+    sa.Column("method", sa.Text, nullable=False, server_default="login"),
 )
 
 sa.Index(
@@ -286,6 +287,7 @@ credentials = sa.Table(
     sa.Column("checked_at", UtcDateTime),
     sa.Column("validity", sa.Text),
     sa.Column("revoked_at", UtcDateTime),
+    sa.Column("kind", sa.Text, nullable=False, server_default="login"),
     sa.Index("credentials_by_person", "user_id", "provider"),
 )
 

@@ -10,7 +10,14 @@ from datetime import datetime
 
 from pydantic import SecretStr
 
-from polydev.domain import CredentialId, PersonId, SealedCredential, SharedSecret, VaultKey
+from polydev.domain import (
+    CredentialId,
+    CredentialKind,
+    PersonId,
+    SealedCredential,
+    SharedSecret,
+    VaultKey,
+)
 from polydev.errors import CredentialDamaged, WrongEncryptionKey
 from polydev.telemetry import metrics
 from polydev.vault.sealing import Box, Sealer
@@ -27,10 +34,17 @@ class Binding:
     credential_id: CredentialId
     user_id: PersonId
     provider: str
+    kind: CredentialKind = CredentialKind.LOGIN
+
+    @classmethod
+    def of(cls, row: SealedCredential) -> Binding:
+        """What a row is bound to."""
+        return cls(row.credential_id, row.user_id, row.provider, row.kind)
 
     def authenticated_data(self) -> bytes:
         """The additional authenticated data, the same bytes for the same binding for ever."""
-        return _authenticated_data("credential", self.user_id, self.provider, self.credential_id)
+        what = "credential" if self.kind is CredentialKind.LOGIN else str(self.kind)
+        return _authenticated_data(what, self.user_id, self.provider, self.credential_id)
 
 
 class Vault:
@@ -76,6 +90,7 @@ class Vault:
             encryption_salt=box.salt,
             key_id=with_key,
             created_at=now,
+            kind=to.kind,
         )
 
     async def open(self, row: SealedCredential) -> bytes:
@@ -95,7 +110,7 @@ class Vault:
                 if plaintext is not None:
                     break
         else:
-            data = Binding(row.credential_id, row.user_id, row.provider).authenticated_data()
+            data = Binding.of(row).authenticated_data()
             plaintext = await self._sealer(row.key_id).open(_box(row), data)
         if plaintext is None:
             raise CredentialDamaged(

@@ -201,7 +201,7 @@ class Custody:
             return Verdict(Validity.VALID, f"{about.name} says that it is logged in")
         if not same_account(about, ours, theirs):
             return _unknown(f"{about.name} is logged in there to another account")
-        binding = Binding(row.credential_id, row.user_id, row.provider)
+        binding = Binding.of(row)
         sealed = await self.vault.seal(theirs, binding, row.created_at)
         ends = end_of_login(about, theirs)
         async with self.database.write() as connection:

@@ -185,7 +185,7 @@ class Rotation:
         except (WrongEncryptionKey, CredentialDamaged) as error:
             log.error("credential %s is not sealed anew: %s", row.credential_id, error.line())
             return None
-        to = Binding(row.credential_id, row.user_id, row.provider)
+        to = Binding.of(row)
         return await self.vault.seal(plaintext, to, row.created_at, key_id=target)
 
     async def _replace_secret(self, secret: SharedSecret, target: str) -> None:

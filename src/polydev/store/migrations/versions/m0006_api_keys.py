@@ -1,0 +1,19 @@
+"""API keys beside logins: how a session connects, and what a credential is."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    for table, column in (("auth_sessions", "method"), ("credentials", "kind")):
+        op.add_column(table, sa.Column(column, sa.Text, nullable=False, server_default="login"))
+    if op.get_bind().dialect.name == "postgresql":
+        # Of credentials a person's role reads named columns only; of sessions it reads all.
+        op.execute("GRANT SELECT (kind) ON credentials TO polydev_person")
