@@ -171,11 +171,12 @@ export class PlanView {
 /** A word of Polydev itself about the turn. */
 export class NoticeView {
   constructor() {
-    this.element = el("p", { class: "notice" });
+    this.words = el("div", {});
+    this.element = el("div", { class: "notice" }, icon("info"), this.words);
   }
 
   update(entry) {
-    setText(this.element, oneLine(entry.text, 500));
+    setText(this.words, oneLine(entry.text, 500));
   }
 }
 

@@ -11,9 +11,6 @@ export class Follow {
     Object.assign(this, { frame, content, button });
     this.following = true;
     frame.addEventListener("scroll", () => this.scrolled(), { passive: true });
-    for (const name of ["wheel", "touchmove", "keydown"]) {
-      frame.addEventListener(name, () => (this.moved = performance.now()), { passive: true });
-    }
     button.addEventListener("click", () => this.toEnd());
     new ResizeObserver(() => this.grown()).observe(content);
     new ResizeObserver(() => this.following && this.jump()).observe(frame);

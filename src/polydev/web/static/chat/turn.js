@@ -54,30 +54,37 @@ export class TurnView {
 
   showEnd(ended) {
     this.ended = ended;
-    this.end.append(...(endings[ended.reason] ?? endings.end_turn)(ended, this.page));
+    const made = Object.hasOwn(endings, ended.reason) ? endings[ended.reason] : endings.end_turn;
+    this.end.append(...made(ended, this.page));
   }
 
-  /** What somebody who listens is told of an entry. */
+  /** What those who listen are told of an entry that is finished. */
   static words(entry) {
     return entry.kind === "answer" ? oneLine(entry.text, 1000) : "";
+  }
+
+  /** The same of a turn's end. */
+  static wordsOfEnd({ ended }, page) {
+    if (ended.reason === "end_turn") return `${page.cli} has finished`;
+    return told(ended.error) || `The turn ended: ${oneLine(ended.reason, 40)}`;
   }
 }
 
 const endings = {
   end_turn: () => [],
   max_tokens: (_, page) => [
-    ended("alert", "The answer reached the longest that the model gives.", goOn(page)),
+    note("alert", "The answer reached the longest that the model gives.", goOn(page)),
   ],
   refusal: () => [ended("info", "The model declined to go on with this.")],
   cancelled: () => [ended("stop", "Stopped.")],
   interrupted: ({ error }, page) => [
-    ended("alert", told(error) || "Polydev was interrupted here. What was done until then is kept.",
+    note("alert", told(error) || "Polydev was interrupted here. What was done until then is kept.",
       goOn(page)),
   ],
   failed: ({ error }, page) => [problem(error, page)],
 };
 
-function ended(symbol, words, ...buttons) {
+function note(symbol, words, ...buttons) {
   return el("p", { class: "ended" }, icon(symbol), el("span", {}, words), ...buttons);
 }
 

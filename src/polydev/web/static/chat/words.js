@@ -9,7 +9,6 @@
 
 // C0 and C1 controls but tab and newline; marks of direction and width; tags; separators.
 const UNSEEN =
-  // eslint-disable-next-line no-control-regex
   /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffc]|[\u{e0000}-\u{e0fff}]/gu;
 const EMOJI_JOINED = /\p{Extended_Pictographic}\ufe0f?\u200d(?=\p{Extended_Pictographic})/gu;
 const JOINER = "\ue000";
@@ -43,15 +42,11 @@ export function shortPath(path, limit = 120) {
 
 // Sequences of ECMA-48: CSI; OSC and the other strings with their terminator; two-character ones.
 const SEQUENCES =
-  // eslint-disable-next-line no-control-regex
   /(?:\u001b\[|\u009b)[0-?]*[ -/]*[@-~]|(?:\u001b[\]PX^_]|[\u0090\u0098\u009d-\u009f])[^\u0007\u001b\u009c]*(?:\u0007|\u001b\\|\u009c)|\u001b[ -/]*[0-~]/g;
-// The same, where the escape character itself was already taken out on its way here.
-const REMAINS = /\[(?:\d{1,3}(?:;\d{1,3}){0,8})?m|\[\?\d{1,4}[hl]|\[\d{0,3}[JK]/g;
 
 /** What a terminal would have been left showing, as text: no colours, lines overwritten by CR. */
 export function terminalText(text) {
-  const plain = String(text).replace(SEQUENCES, "").replaceAll("\r\n", "\n");
-  const lines = (plain === text ? plain.replace(REMAINS, "") : plain).split("\n");
+  const lines = String(text).replace(SEQUENCES, "").replaceAll("\r\n", "\n").split("\n");
   return visible(lines.map(overwritten).join("\n"));
 }
 
