@@ -25,7 +25,7 @@ MAX_HEADERS = 100
 MAX_PATH_BYTES = 4096
 BODY_LIMIT_S = 30.0
 
-_LENGTH_DIGITS = 20
+_UPLOAD_DIGITS = 15
 _UPLOAD = re.compile(r"/api/vm/[^/]+/files/content")
 """`files.upload_file`."""
 
@@ -110,11 +110,10 @@ def _too_large(scope: Scope, length: str) -> PolydevError | None:
         return TooLarge(f"A request has at most {MAX_HEADERS} header fields")
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_PATH_BYTES:
         return TooLarge(f"A path and its query have at most {MAX_PATH_BYTES} bytes")
-    if not (length.isascii() and length.isdecimal() and len(length) < _LENGTH_DIGITS):
+    if not (length.isascii() and length.isdecimal()):
         return BadRequest("Content-Length is not a number")
-    if _is_upload(scope):
-        return None
-    if int(length) > MAX_BODY_BYTES:
+    most_digits = _UPLOAD_DIGITS if _is_upload(scope) else len(str(MAX_BODY_BYTES))
+    if len(length) > most_digits or (int(length) > MAX_BODY_BYTES and not _is_upload(scope)):
         return _body_too_large()
     return None
 

@@ -40,6 +40,7 @@ from polydev.api.services import Services
 
 _ACCOUNTS = (account, account_tokens, account_oidc, usage, people, removal)
 _OBSERVING = (events, audit, metrics)
+_MACHINES = (machines, machine_usage, terminal, files)
 
 
 def make_api(services: Services, listen: str, public_url: str | None = None) -> ASGIApp:
@@ -62,7 +63,7 @@ def routes_of(services: Services | None, pages: Sequence[APIRouter] = ()) -> Fas
     problems.install(api)
     for router in pages:
         api.include_router(router)
-    of_services = (auth, machines, machine_usage, terminal, files, chat, chats, admin, keys, credentials)
+    of_services = (auth, *_MACHINES, chat, chats, admin, keys, credentials)
     for part in (general, doctor, *_ACCOUNTS, *_OBSERVING, *of_services):
         api.include_router(part.router)
     api.include_router(auth.plain)

@@ -22,6 +22,7 @@ from polydev.hostd.channel.process import DEATH_SIGNAL, RUN, signal_argv
 from polydev.hostd.vmm.simulated.acp_agent import AcpAgent
 from polydev.hostd.vmm.simulated.acp_wire import Wire
 from polydev.hostd.vmm.simulated.simulation import Simulation
+from polydev.hostd.vmm.simulated.terminals import TERMINAL, Terminals, print_zeros, zeros_of
 
 _CODEX_LOGIN = "root/.codex/auth.json"
 _CLAUDE_LOGIN = "root/.claude/.credentials.json"
@@ -95,6 +96,7 @@ class Programs:
         self._simulation = simulation
         self._power_off = power_off
         self._running: dict[str, tuple[ServerProcess, asyncio.Task[int]]] = {}
+        self._terminals = Terminals()
 
     async def run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         """Serve one SSH session."""
@@ -120,6 +122,10 @@ class Programs:
         argv = command.argv
         if len(argv) > 4 and list(argv[:4]) == signal_argv("", "TERM")[:4]:
             return lambda process: self._signal(argv[4], argv[-1])
+        if argv[:2] == ("sh", "-c") and argv[3:4] == (TERMINAL,):
+            return lambda process: self._terminals.attach(argv[4], process)
+        if argv[:2] == ("sh", "-c") and (printed := zeros_of(argv[2])) is not None:
+            return lambda process: print_zeros(printed, process)
         if argv[:1] == ("sleep",) and len(argv) == 2:
             return lambda process: _sleep(float(argv[1]))
         known: dict[tuple[str, ...], Callable[[ServerProcess], Awaitable[int]]] = {

@@ -1,0 +1,166 @@
+"""Terminals of the API, over a real controller, a real host agent and simulated machines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from api_people import a_person
+from controller_process import TOKEN
+from controller_world import World
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from polydev.hostapi import ExecEnd
+
+LIMIT_S = 20
+
+
+async def a_machine(world: World) -> str:
+    """A CLI machine that runs."""
+    await world.controller.start()
+    view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+    return str((await world.until_machine(view["vm_id"], "running"))["vm_id"])
+
+
+@asynccontextmanager
+async def a_terminal(
+    world: World, vm_id: str, query: str = "columns=100&rows=30", token: str = TOKEN
+) -> AsyncIterator[ClientConnection]:
+    url = f"ws://127.0.0.1:{world.controller.port}/api/vm/{vm_id}/terminal?{query}"
+    headers = {"Authorization": f"Bearer {token}"}
+    async with connect(url, additional_headers=headers, max_size=None) as socket:
+        yield socket
+
+
+async def until_shown(socket: ClientConnection, text: bytes) -> bytes:
+    """All that is shown up to a text."""
+    shown = b""
+    async with asyncio.timeout(LIMIT_S):
+        while text not in shown:
+            frame = await socket.recv()
+            assert isinstance(frame, bytes), frame
+            shown += frame
+    return shown
+
+
+async def the_end(socket: ClientConnection) -> ExecEnd:
+    async with asyncio.timeout(LIMIT_S):
+        async for frame in socket:
+            if isinstance(frame, str):
+                return ExecEnd.model_validate_json(frame)
+    raise AssertionError("the terminal ended without its end")
+
+
+async def test_what_is_typed_is_run_and_shown(world: World) -> None:
+    vm_id = await a_machine(world)
+    async with a_terminal(world, vm_id) as socket:
+        await socket.send("echo Grüße\r".encode())
+        await until_shown(socket, "\r\nGrüße\r\n".encode())
+        await socket.send(b"exit\r")
+        end = await the_end(socket)
+        assert (end.exit_code, end.error) == (0, None)
+
+
+async def test_it_has_the_size_of_the_window_from_the_start_and_after_a_change(
+    world: World,
+) -> None:
+    vm_id = await a_machine(world)
+    async with a_terminal(world, vm_id) as socket:
+        await socket.send(b"stty size\r")
+        await until_shown(socket, b"\r\n30 100\r\n")
+        await socket.send(json.dumps({"resize": [120, 40]}))
+        await socket.send(b"stty size\r")
+        await until_shown(socket, b"\r\n40 120\r\n")
+
+
+async def test_a_terminal_outlives_its_connection_and_its_controller(world: World) -> None:
+    vm_id = await a_machine(world)
+    async with a_terminal(world, vm_id) as socket:
+        await socket.send(b"echo before\r")
+        await until_shown(socket, b"\r\nbefore\r\n")
+    async with a_terminal(world, vm_id) as socket:
+        await until_shown(socket, b"\r\nbefore\r\n")
+    await world.controller.kill()
+    await world.controller.start()
+    await world.controller.ask("GET", "/health")
+    async with a_terminal(world, vm_id) as socket, a_terminal(world, vm_id) as beside:
+        await until_shown(socket, b"\r\nbefore\r\n")
+        await until_shown(beside, b"\r\nbefore\r\n")
+        await socket.send(b"echo after\r")
+        await until_shown(beside, b"\r\nafter\r\n")
+    async with a_terminal(world, vm_id, "name=other") as other:
+        assert b"before" not in await until_shown(other, b"$ ")
+
+
+async def test_frames_that_cannot_be_meant_end_it_with_words(world: World) -> None:
+    vm_id = await a_machine(world)
+    for frame in ('{"resize": [0, 10]}', '{"resize": [10, 100000]}', "{}", "resize"):
+        async with a_terminal(world, vm_id) as socket:
+            await socket.send(frame)
+            end = await the_end(socket)
+            assert end.error is not None
+            assert end.error.code == "bad-request"
+
+
+async def test_strangers_and_other_people_have_no_terminal_nor_has_one_that_cannot_be_meant(
+    world: World,
+) -> None:
+    vm_id = await a_machine(world)
+    for query in ("columns=0", "rows=501", "name=../x", "name=a%20b"):
+        with pytest.raises(InvalidStatus):
+            async with a_terminal(world, vm_id, query):
+                pass
+    [(_, other)] = (await world.people(1)).items()
+    for token, status in (("wrong", 401), (other, 404)):
+        with pytest.raises(InvalidStatus) as refused:
+            async with a_terminal(world, vm_id, token=token):
+                pass
+        assert refused.value.response.status_code == status
+
+
+async def test_a_page_of_another_origin_opens_none(world: World) -> None:
+    await a_machine(world)
+    person = await a_person(world.controller, "owner")
+    async with person.by_cookie() as client:
+        made = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
+        vm_id = made["vm_id"]
+        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    while (await world.states()).get(vm_id) != "running":
+        await asyncio.sleep(0.05)
+    base = f"127.0.0.1:{world.controller.port}"
+    for origin, status in (("http://evil.test", 403), (f"http://{base}", None)):
+        headers = {"Cookie": cookie}
+        opening = connect(
+            f"ws://{base}/api/vm/{vm_id}/terminal", additional_headers=headers, origin=origin
+        )
+        if status is None:
+            async with opening as socket:
+                await until_shown(socket, b"$ ")
+            continue
+        with pytest.raises(InvalidStatus) as refused:
+            async with opening:
+                pass
+        assert refused.value.response.status_code == status
+
+
+async def test_a_machine_that_is_stopped_says_so(world: World) -> None:
+    vm_id = await a_machine(world)
+    await world.controller.ask("POST", f"/api/vm/{vm_id}/stop")
+    await world.until_machine(vm_id, "stopped")
+    async with a_terminal(world, vm_id) as socket:
+        end = await the_end(socket)
+    assert end.error is not None
+    assert end.error.code == "machine-busy"
+
+
+async def test_much_output_comes_whole_and_in_order(world: World) -> None:
+    vm_id = await a_machine(world)
+    async with a_terminal(world, vm_id) as socket:
+        await until_shown(socket, b"$ ")
+        await socket.send(b"head -c 6000000 /dev/zero | base64\r")
+        shown = await until_shown(socket, b"A\n$ ")
+        assert shown.count(b"A") == 8_000_000
