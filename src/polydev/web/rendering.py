@@ -20,9 +20,10 @@ from starlette.responses import HTMLResponse
 
 from polydev.access import Caller
 from polydev.access.origins import csrf_token
-from polydev.api.services import asked_of, caller_of
+from polydev.api.services import asked_of, caller_of, services_of
 from polydev.domain import Role, Scope
 from polydev.errors import NotSignedIn
+from polydev.store import events
 from polydev.web import formats
 from polydev.web.assets import HERE, Assets
 from polydev.web.paths import safe_next
@@ -113,6 +114,7 @@ def fragment(request: Request, name: str, /, *, status: int = 200, **context: An
         "csrf": csrf_token(cookie) if caller is not None and cookie else "",
         "theme": theme if theme in _THEMES else "",
         "here": request.url.path,
+        "events_after": getattr(request.state, "events_after", 0),
     }
     html = site_of(request).templates.get_template(name).render(about | context)
     return HTMLResponse(html, status, {"Cache-Control": "no-store", "Vary": "Cookie"})
@@ -129,6 +131,9 @@ async def known(request: Request) -> Caller | None:
     if found.sign_in_id is None:
         return None
     request.state.caller = found
+    if not request.url.path.startswith("/fragments/"):
+        async with services_of(request).database.read(found.user_id) as connection:
+            request.state.events_after = await events.newest(connection, found.user_id)
     return found
 
 

@@ -190,7 +190,8 @@ async function send(element, body) {
     if (reset !== undefined) element.reset();
     if (said) say(said);
     element.dispatchEvent(new CustomEvent("polydev:done", { bubbles: true, detail: answer }));
-    if (goto) location.assign(goto);
+    // `{sessionId}` in a path is that field of the answer.
+    if (goto) location.assign(goto.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(answer?.[name] ?? "")));
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     showProblem(problem, element);
@@ -297,36 +298,47 @@ const KINDS = ["session", "machine", "credential", "token", "account", "chat", "
 
 class Events {
   constructor(person) {
-    this.last = null;
+    this.last = Number(meta("events-after"));
     this.pause = 1000;
-    this.name = `polydev-events-${person}`;
-    this.channel = new BroadcastChannel(this.name);
-    this.channel.onmessage = ({ data }) => this.tell(data);
+    const name = `polydev-events-${person}`;
+    this.channel = new BroadcastChannel(name);
+    this.channel.onmessage = ({ data }) => this.hear(data);
     // Without a lock (plain http under another name than localhost) every tab listens itself.
-    if (navigator.locks) navigator.locks.request(this.name, () => new Promise(() => this.listen(true)));
-    else this.listen(false);
+    if (!navigator.locks) return this.listen();
+    this.channel.postMessage({ since: this.last });
+    navigator.locks.request(name, () => new Promise(() => this.listen()));
   }
 
-  listen(forOthers) {
-    const after = this.last === null ? "" : `?after=${this.last}`;
-    const source = new EventSource(`/api/events${after}`);
+  /** Listen, and tell the other tabs. From what this page knew when it was made, nothing is missed. */
+  listen() {
+    const source = new EventSource(`/api/events?after=${this.last}`);
     source.onopen = () => (this.pause = 1000);
     for (const kind of KINDS) {
       source.addEventListener(kind, (event) => {
-        const told = { kind, id: event.lastEventId, data: JSON.parse(event.data) };
-        if (forOthers) this.channel.postMessage(told);
+        const told = { kind, id: Number(event.lastEventId), data: JSON.parse(event.data) };
+        this.channel.postMessage(told);
         this.tell(told);
       });
     }
     source.onerror = () => {
       if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself
-      setTimeout(() => this.listen(forOthers), this.pause);
+      setTimeout(() => this.listen(), this.pause);
       this.pause = Math.min(this.pause * 2, 30_000);
     };
+    this.listens = true;
+  }
+
+  /** What another tab says: an event, or what it knew when it was opened. */
+  hear(told) {
+    if (told.kind) {
+      if (told.kind === "reset" || told.id > this.last) this.tell(told);
+    } else if (this.listens && told.since < this.last) {
+      this.channel.postMessage({ kind: "reset", id: this.last, data: {} });
+    }
   }
 
   tell({ kind, id, data }) {
-    if (id) this.last = id;
+    this.last = id;
     document.body.dispatchEvent(new CustomEvent(`polydev:${kind}`, { detail: data }));
   }
 }
