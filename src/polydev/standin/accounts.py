@@ -20,6 +20,11 @@ class Account:
         """A UUID that is always the same for this account and purpose."""
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"standin:{what}:{self.email}"))
 
+    def api_key(self, provider: str) -> str:
+        """The account's key for a provider's API, of the length and form of a real one."""
+        prefix, characters = API_KEYS[provider]
+        return (prefix + self.email.partition("@")[0]).ljust(characters, "0")
+
 
 @dataclass(frozen=True)
 class Client:
@@ -29,10 +34,21 @@ class Client:
     provider: str
     name: str
     redirect_uri: re.Pattern[str]
+    needs_challenge: bool = True
+    """Whether it must use PKCE (RFC 7636). Gemini CLI does so only where a code is pasted."""
+    rotates: bool = True
+    """Whether a refresh token works once. Google's work until they are revoked."""
 
     def may_redirect_to(self, uri: str) -> bool:
         return self.redirect_uri.fullmatch(uri) is not None
 
+
+# How an API key begins, and how long it is. They are for show as well.
+API_KEYS = {
+    "anthropic": ("sk-ant-api03-standin-", 108),
+    "openai": ("sk-proj-standin-", 164),
+    "google": ("AIzaSyStandin-", 39),
+}
 
 PASTE_A_CODE_URI = "https://platform.claude.com/oauth/code/callback"
 
@@ -57,11 +73,28 @@ CLIENTS = (
             r"http://(localhost|127\.0\.0\.1):[0-9]{1,5}/callback|" + re.escape(PASTE_A_CODE_URI)
         ),
     ),
+    Client(
+        "681255809395-oo8ft2oprdrnp9e3aqf6av3hmdib135j.apps.googleusercontent.com",
+        "google",
+        "Gemini CLI",
+        re.compile(
+            r"http://(localhost|127\.0\.0\.1):[0-9]{1,5}/oauth2callback|"
+            r"https://codeassist\.google\.com/authcode"
+        ),
+        needs_challenge=False,
+        rotates=False,
+    ),
 )
 
 
 def client_named(client_id: str) -> Client | None:
     return next((client for client in CLIENTS if client.client_id == client_id), None)
+
+
+def account_with_key(key: str, provider: str) -> Account | None:
+    """Whose API key it is."""
+    found = (it for it in ACCOUNTS if hmac.compare_digest(it.api_key(provider), key))
+    return next(found, None) if key.isascii() else None
 
 
 def account_signing_in(email: str, password: str) -> Account | None:

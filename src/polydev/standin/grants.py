@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .accounts import Account, Client
+from .accounts import API_KEYS, Account, Client
 
 CODE_LIFETIME_S = 60.0
-ACCESS_TOKEN_LIFETIME_S = {"openai": 3600, "anthropic": 8 * 3600}
+ACCESS_TOKEN_LIFETIME_S = {"openai": 3600, "anthropic": 8 * 3600, "google": 3599}
 CODE_PREFIX = "code_standin_"
 
 
@@ -101,13 +101,15 @@ class Grants:
             raise GrantRefused("invalid_grant", "the code has expired")
         if redirect_uri != known.request.redirect_uri:
             raise GrantRefused("invalid_grant", "redirect_uri is not the one of the request")
-        if not verifier_matches(verifier, known.request.code_challenge):
+        challenge = known.request.code_challenge
+        if challenge and not verifier_matches(verifier, challenge):
             raise GrantRefused("invalid_grant", "code_verifier does not match the challenge")
         known.family = _Family(client, known.account, known.request.scope)
         return self._issue(known.family, self.first_lifetime_s)
 
     def rotate(self, client: Client, refresh_token: str) -> IssuedTokens:
-        """Exchange a refresh token for new tokens. Each one works once."""
+        """Exchange a refresh token for new tokens. Each one works once, unless the client's do not
+        rotate: then it goes on working, and there is no new one in the answer."""
         presented = _hash(refresh_token)
         family = self._refresh.get(presented)
         if family is None or family.client != client:
@@ -141,8 +143,11 @@ class Grants:
         lifetime_s = lifetime_s or ACCESS_TOKEN_LIFETIME_S[family.client.provider]
         expires_at = self.clock() + lifetime_s
         access, refresh, identity = _new_tokens(family, int(self.clock()), int(expires_at))
-        family.refresh_hash = _hash(refresh)
-        self._refresh[family.refresh_hash] = family
+        if family.client.rotates or not family.refresh_hash:
+            family.refresh_hash = _hash(refresh)
+            self._refresh[family.refresh_hash] = family
+        else:
+            refresh = ""
         self._access[_hash(access)] = (family, expires_at)
         return IssuedTokens(family.account, family.scope, access, refresh, identity, lifetime_s)
 
@@ -158,11 +163,28 @@ def _new_tokens(family: _Family, now: int, expires_at: int) -> tuple[str, str, s
     if family.client.provider == "anthropic":
         access = f"sk-ant-oat01-standin-{random}"
         return access, f"sk-ant-ort01-standin-{secrets.token_urlsafe(32)}", ""
+    if family.client.provider == "google":
+        access = f"ya29.standin-{random}"
+        claims = _google_claims(family, now, expires_at)
+        return access, f"1//standin-{secrets.token_urlsafe(32)}", _unsigned_jwt(claims)
     claims = _openai_claims(family.account, now, expires_at)
     identity = {**claims, "aud": [family.client.client_id]}
     access_claims = {**claims, "aud": ["https://api.openai.com/v1"], "jti": random}
     refresh = f"rt_standin_{secrets.token_urlsafe(32)}"
     return _unsigned_jwt(access_claims), refresh, _unsigned_jwt(identity)
+
+
+def _google_claims(family: _Family, now: int, expires_at: int) -> dict[str, object]:
+    return {
+        "iss": "https://accounts.google.com",
+        "azp": family.client.client_id,
+        "aud": family.client.client_id,
+        "sub": str(int(family.account.identifier("user").replace("-", ""), 16))[:21],
+        "email": family.account.email,
+        "email_verified": True,
+        "iat": now,
+        "exp": expires_at,
+    }
 
 
 def _openai_claims(account: Account, now: int, expires_at: int) -> dict[str, object]:
@@ -211,6 +233,9 @@ TOKEN_PREFIXES = (
     "sk-ant-oat01-standin-",
     "sk-ant-ort01-standin-",
     "rt_standin_",
+    "ya29.standin-",
+    "1//standin-",
     CODE_PREFIX,
     JWT_HEADER + ".",
+    *(prefix for prefix, _ in API_KEYS.values()),
 )

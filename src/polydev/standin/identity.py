@@ -1,4 +1,4 @@
-"""The identity provider's endpoints, as the real CLIs call them at both providers.
+"""The identity provider's endpoints, as the real CLIs call them at their providers.
 
 Owns the way from an authorization request through sign-in and consent to a code, and the token,
 revocation and profile endpoints. `server.py` puts the routes under the providers' host names.
@@ -49,7 +49,7 @@ class Identity:
         if client is None or not client.may_redirect_to(redirect_uri):
             # Never redirect to an address that the client did not register (RFC 6749 4.1.2.1).
             return _html(pages.message("Bad request", "Unknown client or redirect address."), 400)
-        wrong = _what_is_wrong(query)
+        wrong = _what_is_wrong(query, client)
         if wrong:
             return _redirect(redirect_uri, {"error": wrong, "state": query.get("state", "")})
         sign_in_id = secrets.token_urlsafe(24)
@@ -59,7 +59,7 @@ class Identity:
             AuthorizationRequest(
                 client,
                 redirect_uri,
-                query["code_challenge"],
+                query.get("code_challenge", ""),
                 query.get("state", ""),
                 query.get("scope", ""),
             )
@@ -100,10 +100,17 @@ class Identity:
         code, state = request.query.get("code", ""), request.query.get("state", "")
         if not code:
             return _html(pages.message("Not authorized", "You did not authorize the login."))
-        return _html(pages.code_to_paste(code, state))
+        return _html(pages.code_to_paste(f"{code}#{state}"))
 
     async def succeeded(self, request: web.Request) -> web.StreamResponse:
         return _html(pages.message("You are signed in", "You can close this page now."))
+
+    async def did_not_succeed(self, request: web.Request) -> web.StreamResponse:
+        return _html(pages.message("You are not signed in", "Start the login again."))
+
+    async def show_bare_code(self, request: web.Request) -> web.StreamResponse:
+        """Google's page with a code to paste, which is the code alone."""
+        return _html(pages.code_to_paste(request.query.get("code", "")))
 
     async def token(self, request: web.Request) -> web.StreamResponse:
         form = await _fields(request)
@@ -146,10 +153,12 @@ class Identity:
         return pages.Prefilled(ACCOUNTS[0].email, ACCOUNTS[0].password, automatic=True)
 
 
-def _what_is_wrong(query: Mapping[str, str]) -> str:
+def _what_is_wrong(query: Mapping[str, str], client: Client) -> str:
     if query.get("response_type") != "code":
         return "unsupported_response_type"
     challenge = query.get("code_challenge", "")
+    if not challenge and not client.needs_challenge:
+        return ""
     if query.get("code_challenge_method") != "S256" or len(challenge) != 43:  # RFC 7636 4.2
         return "invalid_request"
     return ""
@@ -197,11 +206,14 @@ def _token_answer(client: Client, tokens: IssuedTokens) -> dict[str, object]:
     answer: dict[str, object] = {
         "token_type": "Bearer",
         "access_token": tokens.access_token,
-        "refresh_token": tokens.refresh_token,
         "expires_in": tokens.expires_in_s,
     }
+    if tokens.refresh_token:
+        answer["refresh_token"] = tokens.refresh_token
     if client.provider == "openai":
         return {**answer, "id_token": tokens.id_token}
+    if client.provider == "google":
+        return {**answer, "id_token": tokens.id_token, "scope": tokens.scope}
     account = tokens.account
     return {
         **answer,

@@ -83,9 +83,9 @@ def consent(sign_in_id: str, client_name: str, email: str, *, automatic: bool) -
     return _page(f"Authorize {client_name}", body, automatic)
 
 
-def code_to_paste(code: str, state: str) -> Page:
+def code_to_paste(code: str) -> Page:
     body = f"""<p>Paste this into the terminal that asked for it:</p>
-<code id="code">{html.escape(code)}#{html.escape(state)}</code>"""
+<code id="code">{html.escape(code)}</code>"""
     return _page("Authentication code", body, automatic=False)
 
 

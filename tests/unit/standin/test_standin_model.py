@@ -5,8 +5,9 @@ import json
 import pytest
 from standin_client import Attempt, Provider
 
+from polydev.standin import anthropic as anthropic_api
+from polydev.standin.conversation import PREFACE
 from polydev.standin.grants import TOKEN_PREFIXES
-from polydev.standin.model import answer_to, last_user_text
 
 
 async def bearer(provider: Provider, attempt: Attempt, host: str, path: str) -> dict[str, str]:
@@ -41,7 +42,7 @@ async def test_anthropic_streams_the_question_back(provider: Provider) -> None:
     got = events(await answer.text())
     deltas = [event["delta"]["text"] for event in got if event["type"] == "content_block_delta"]
     assert len(deltas) > 3
-    assert "".join(deltas) == answer_to("Why is 7 odd?")
+    assert "".join(deltas) == f"{PREFACE} Why is 7 odd?"
     assert got[-1] == {"type": "message_stop"}
 
 
@@ -50,7 +51,7 @@ async def test_anthropic_answers_whole_when_not_asked_to_stream(provider: Provid
     answer = await provider.post(
         "api.anthropic.com", "/v1/messages", json=body, headers=await anthropic(provider)
     )
-    assert (await answer.json())["content"][0]["text"] == answer_to("Hi")
+    assert (await answer.json())["content"][0]["text"] == f"{PREFACE} Hi"
 
 
 async def test_openai_streams_the_question_back(provider: Provider) -> None:
@@ -60,7 +61,7 @@ async def test_openai_streams_the_question_back(provider: Provider) -> None:
     answer = await provider.post("chatgpt.com", path, json=body, headers=await openai(provider))
     got = events(await answer.text())
     deltas = [event["delta"] for event in got if event["type"] == "response.output_text.delta"]
-    assert "".join(deltas) == answer_to("Why is 9 odd?")
+    assert "".join(deltas) == f"{PREFACE} Why is 9 odd?"
     assert got[-1]["response"]["status"] == "completed"
 
 
@@ -104,9 +105,9 @@ def test_what_the_clis_add_is_not_the_question() -> None:
             ],
         },
     ]
-    assert last_user_text(turns) == "second"
+    assert anthropic_api.conversation({"messages": turns}).prompt == "second"
 
 
 @pytest.mark.parametrize("turns", [None, [], "x", [1], [{"role": "user"}], [{"role": "tool"}]])
 def test_a_conversation_without_a_question_has_no_text(turns: object) -> None:
-    assert last_user_text(turns) == ""
+    assert anthropic_api.conversation({"messages": turns}).prompt == ""
