@@ -24,7 +24,7 @@ from polydev.api.services import asked_of, caller_of, services_of
 from polydev.domain import Role, Scope
 from polydev.errors import NotSignedIn
 from polydev.store import events
-from polydev.web import formats
+from polydev.web import formats, words
 from polydev.web.assets import HERE, Assets
 from polydev.web.paths import safe_next
 
@@ -76,6 +76,8 @@ def make_site_of(assets: Assets) -> Site:
         "mib": formats.mib,
         "size": formats.size,
         "lasted": formats.lasted,
+        "action": words.action,
+        "browser": words.browser,
     }
     return Site(assets, templates)
 

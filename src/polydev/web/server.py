@@ -22,14 +22,21 @@ from polydev.api.observed import Observed
 from polydev.api.server import routes_of
 from polydev.api.services import Services
 from polydev.errors import PolydevError, Unavailable
-from polydev.web import chat, csp, home, sign_in
+from polydev.web import chat, connect, csp, home, settings_page, sign_in
 from polydev.web.assets import Assets
 from polydev.web.rendering import known, make_site_of, page, site_of
 
 log = logging.getLogger("polydev.web")
 
 _FOR_EVER = "public, max-age=31536000, immutable"
-_PAGES: tuple[APIRouter, ...] = (home.router, chat.router, sign_in.router, csp.router)
+_PAGES: tuple[APIRouter, ...] = (
+    home.router,
+    connect.router,
+    chat.router,
+    sign_in.router,
+    settings_page.router,
+    csp.router,
+)
 
 files = APIRouter(include_in_schema=False)
 

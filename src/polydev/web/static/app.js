@@ -2,7 +2,7 @@
 //
 // Forms and buttons with `data-api="POST /api/..."` are sent as JSON; a page's own module listens to
 // `polydev:done` (detail: the answer), or the element says what comes then: `data-goto="/x"`,
-// `data-said="Saved"`, `data-reset`. Problems are shown in the nearest `[data-problem]`.
+// `data-said="Saved"`, `data-reset`, `data-refresh="id"` of a piece to fetch again. Problems are shown in the nearest `[data-problem]`.
 
 const meta = (name) => document.querySelector(`meta[name="${name}"]`)?.content ?? "";
 
@@ -186,9 +186,10 @@ async function send(element, body) {
   hideProblem(element);
   try {
     const answer = await busy(button, () => api(method, path, body));
-    const { goto, said, reset } = element.dataset;
+    const { goto, said, reset, refresh } = element.dataset;
     if (reset !== undefined) element.reset();
     if (said) say(said);
+    if (refresh) window.htmx.trigger(`#${refresh}`, "refresh");
     element.dispatchEvent(new CustomEvent("polydev:done", { bubbles: true, detail: answer }));
     // `{sessionId}` in a path is that field of the answer.
     if (goto) location.assign(goto.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(answer?.[name] ?? "")));
