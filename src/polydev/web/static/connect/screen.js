@@ -1,0 +1,214 @@
+// The live view: noVNC over a WebSocket of the controller's, one ticket for each connection.
+//
+// What the machine shows is a stranger's word: noVNC draws it, and nothing of it is put into the
+// page. Its clipboard is not taken; a text goes into the machine only when the person says so.
+
+import { api, busy, Problem } from "../app.js";
+import { Typing } from "./typing.js";
+
+const GONE = 4000;
+const TOO_MANY = 4429;
+const FIRST_PAUSE_MS = 1000;
+const LONGEST_PAUSE_MS = 15_000;
+const MAX_PASTED = 8192;
+const CONTROL = [0xffe3, "ControlLeft"];
+const V = [0x76, "KeyV"];
+
+const STARTING = "The browser that you log in with is being started. It is a machine of its own, for this login alone.";
+const CONNECTING = "Connecting to the browser machine";
+const LOST = "The connection to the browser machine was lost. It is tried again.";
+
+export class Screen {
+  /** `root` is the card; `session` whose browser machine it is. */
+  constructor(root, session) {
+    this.root = root;
+    this.session = session;
+    this.part = (name) => document.getElementById(`screen-${name}`);
+    this.isWanted = false;
+    this.rfb = null;
+    this.pause = FIRST_PAUSE_MS;
+    this.typing = new Typing(this.part("typing"), (keysym, code, isDown) => this.rfb?.sendKey(keysym, code, isDown));
+    this.part("paste").addEventListener("click", () => this.paste());
+    this.part("keys").addEventListener("click", () => this.useKeyboard());
+    this.part("full").addEventListener("click", () => this.toggleFull());
+    this.part("again").addEventListener("click", () => this.connect());
+    this.part("box").addEventListener("keydown", (event) => this.leave(event), { capture: true });
+    document.addEventListener("fullscreenchange", () => {
+      if (!document.fullscreenElement) this.setFull(false);
+    });
+    this.cover(STARTING, "Starting", "busy");
+  }
+
+  /** Show it, and come again whenever the connection is lost. */
+  show() {
+    if (this.isWanted) return;
+    this.isWanted = true;
+    this.connect();
+  }
+
+  /** Show it no longer, and say why. */
+  hide(words) {
+    this.isWanted = false;
+    clearTimeout(this.later);
+    this.drop();
+    this.setFull(false);
+    this.cover(words || "The browser machine is removed.", "Finished", "off", { isStill: true });
+  }
+
+  async connect() {
+    clearTimeout(this.later);
+    this.drop();
+    if (!this.isWanted) return;
+    this.cover(CONNECTING, "Connecting", "busy");
+    const attempt = (this.attempt = Symbol("attempt"));
+    try {
+      const [{ default: Rfb }, { ticket }] = await Promise.all([
+        import("../vendor/novnc/core/rfb.js"),
+        api("POST", `/api/auth/session/${this.session}/view`),
+      ]);
+      if (attempt === this.attempt && this.isWanted) this.open(Rfb, ticket);
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      if (attempt === this.attempt) this.tryLater(`${problem.message} ${problem.hint}`.trim());
+    }
+  }
+
+  open(Rfb, ticket) {
+    const there = new URL(`/api/auth/session/${this.session}/view`, location.href);
+    there.protocol = there.protocol.replace("http", "ws");
+    there.searchParams.set("ticket", ticket);
+    const socket = new WebSocket(there, ["binary"]);
+    socket.addEventListener("close", ({ code, reason }) => {
+      if (this.socket === socket) this.closed(code, reason);
+    });
+    this.socket = socket;
+    const rfb = (this.rfb = new Rfb(this.part("view"), socket, { shared: true }));
+    rfb.scaleViewport = true;
+    rfb.background = "transparent";
+    rfb.showDotCursor = true;
+    rfb.addEventListener("connect", () => this.connected());
+    rfb.addEventListener("securityfailure", () => socket.close());
+    rfb.addEventListener("credentialsrequired", () => socket.close());
+    const canvas = this.part("view").querySelector("canvas");
+    canvas.setAttribute("role", "application");
+    canvas.setAttribute("aria-label", "The browser machine's screen");
+    canvas.setAttribute("aria-describedby", "screen-help");
+  }
+
+  connected() {
+    this.pause = FIRST_PAUSE_MS;
+    this.part("cover").hidden = true;
+    this.badge("Live", "ok");
+    this.part("paste").disabled = this.part("keys").disabled = false;
+  }
+
+  closed(code, reason) {
+    this.drop();
+    if (!this.isWanted) return;
+    if (code === TOO_MANY) this.cover(reason, "Not shown", "attention", { isStill: true, again: true });
+    else this.tryLater(code === GONE ? reason : LOST);
+  }
+
+  tryLater(words) {
+    if (!this.isWanted) return;
+    this.cover(words, "Interrupted", "attention", { again: true });
+    this.later = setTimeout(() => this.connect(), this.pause);
+    this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
+  }
+
+  drop() {
+    const { rfb, socket } = this;
+    this.rfb = this.socket = null;
+    this.part("paste").disabled = this.part("keys").disabled = true;
+    if (socket && socket.readyState <= WebSocket.OPEN) rfb?.disconnect();
+    this.part("view").replaceChildren();
+  }
+
+  cover(words, badge, kind, { isStill = false, again = false } = {}) {
+    this.part("words").textContent = words;
+    this.part("cover").hidden = false;
+    this.part("cover").classList.toggle("still", isStill);
+    this.part("again").hidden = !again;
+    this.badge(badge, kind);
+  }
+
+  badge(words, kind) {
+    const badge = this.part("state");
+    if (badge.textContent !== words) badge.textContent = words;
+    badge.className = `badge ${kind}`;
+  }
+
+  // -- keyboard and clipboard ----------------------------------------------------------------------
+
+  /** On a phone the on-screen keyboard comes up; elsewhere the keys go to the machine at once. */
+  useKeyboard() {
+    if (matchMedia("(pointer: coarse)").matches) this.typing.begin();
+    else this.rfb?.focus();
+  }
+
+  /** Ctrl + Alt + X gives the keyboard back to the page. */
+  leave(event) {
+    if (!event.ctrlKey || !event.altKey || event.code !== "KeyX") return;
+    event.preventDefault();
+    event.stopPropagation();
+    for (const [keysym, code] of [CONTROL, [0xffe9, "AltLeft"]]) this.rfb?.sendKey(keysym, code, false);
+    this.rfb?.blur();
+    this.part("keys").focus();
+  }
+
+  async paste() {
+    let text = "";
+    try {
+      text = await navigator.clipboard.readText();
+    } catch {
+      text = ""; // the browser does not let the page read it: the person pastes it into a field
+    }
+    text ||= await askForText();
+    if (text) await busy(this.part("paste"), () => this.putIn(text.slice(0, MAX_PASTED)));
+  }
+
+  /** Into the machine's clipboard, and from there to where its cursor is. */
+  async putIn(text) {
+    this.rfb?.clipboardPasteFrom(text);
+    await new Promise((resolve) => setTimeout(resolve, 150)); // its clipboard takes a moment
+    this.rfb?.sendKey(...CONTROL, true);
+    this.rfb?.sendKey(...V, true);
+    this.rfb?.sendKey(...V, false);
+    this.rfb?.sendKey(...CONTROL, false);
+    this.rfb?.focus();
+  }
+
+  // -- size ----------------------------------------------------------------------------------------
+
+  async toggleFull() {
+    const isFull = !this.root.classList.contains("full");
+    this.setFull(isFull);
+    try {
+      if (isFull) await this.root.requestFullscreen();
+      else if (document.fullscreenElement) await document.exitFullscreen();
+    } catch {
+      // Some phones cannot: then it fills the window.
+    }
+  }
+
+  setFull(isFull) {
+    this.root.classList.toggle("full", isFull);
+    this.part("full").setAttribute("aria-pressed", String(isFull));
+    this.part("full").querySelector("span").textContent = isFull ? "Smaller" : "Full screen";
+  }
+}
+
+function askForText() {
+  const dialog = document.getElementById("paste-dialog");
+  const text = document.getElementById("paste-into");
+  text.value = "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  text.focus();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      resolve(dialog.returnValue === "yes" ? text.value : "");
+      text.value = "";
+    }, { once: true });
+  });
+}
