@@ -28,7 +28,7 @@ from polydev import logging_setup
 from polydev.access import open_access
 from polydev.api.connections import Impatient
 from polydev.api.services import Services
-from polydev.chat import Chats, SingleTurns
+from polydev.chat import Chats, Runner, SingleTurns
 from polydev.domain import now
 from polydev.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
 from polydev.hosts import Hosts
@@ -128,7 +128,10 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         for what in (requests, connect, rotation, custody, removal):
             what.register()
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
+        chats = Chats(database, settings)
+        turns = Runner(database, hosts, settings, chats.lives, lease.executor_id)
         _beside(closing, admission.run())
+        _beside(closing, turns.run())
         _beside(closing, Reconciler(database, engine, machines, requests).run())
         _beside(closing, resume_now_and_then((custody.resume, removal.resume)))
         _beside(closing, Retention(database, settings).run())
@@ -138,7 +141,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
             hosts,
             connect,
             requests,
-            Chats(database, settings),
+            chats,
             SingleTurns(database, hosts),
             rotation,
             custody,

@@ -8,12 +8,14 @@ hostile: bounded and cleaned where it comes in.
 """
 
 from polydev.chat.chats import MAX_PROMPT_CHARACTERS, MAX_TITLE_CHARACTERS, Chats
+from polydev.chat.runner import Runner
 from polydev.chat.single import SingleTurns, Turn, TurnEvent
 
 __all__ = [
     "MAX_PROMPT_CHARACTERS",
     "MAX_TITLE_CHARACTERS",
     "Chats",
+    "Runner",
     "SingleTurns",
     "Turn",
     "TurnEvent",

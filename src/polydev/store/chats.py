@@ -2,7 +2,7 @@
 
 A chat has one turn at a time. A turn that waits (`queued`) is claimed by a controller, which writes
 its name beside it; who does a turn changes nothing of it once it is somebody else's, or over
-(`hold_turn`). What happens in a turn is in `chat_events.py`.
+(`require_turn`). What happens in a turn is in `chat_events.py`.
 """
 
 from __future__ import annotations
@@ -128,8 +128,14 @@ async def at_work(connection: AsyncConnection) -> list[AtWork]:
 
 async def holders(connection: AsyncConnection, user_id: PersonId, provider: str) -> set[str]:
     """The controllers that hold agents of a person's chats with a provider."""
-    query = sa.select(chats.c.executor_id.distinct()).where(
-        chats.c.user_id == user_id, chats.c.provider == provider, chats.c.executor_id.is_not(None)
+    query = (
+        sa.select(chats.c.executor_id)
+        .distinct()
+        .where(
+            chats.c.user_id == user_id,
+            chats.c.provider == provider,
+            chats.c.executor_id.is_not(None),
+        )
     )
     return {row[0] for row in await connection.execute(query)}
 
@@ -182,9 +188,9 @@ async def turn_of(connection: AsyncConnection, chat_id: ChatId, turn: int) -> Ch
     return None if row is None else _turn(row)
 
 
-async def claim(connection: AsyncConnection, chat: Chat, executor_id: str) -> bool:
-    """Have a controller do the chat's turn, if it still waits as it was seen. Whether it did."""
-    changed = await change(
+async def claim(connection: AsyncConnection, chat: Chat, executor_id: str) -> Chat | None:
+    """Have a controller do the chat's turn, if it still waits as it was seen. The chat, if so."""
+    return await change(
         connection,
         chat.chat_id,
         chats.c.status == ChatStatus.QUEUED,
@@ -193,20 +199,21 @@ async def claim(connection: AsyncConnection, chat: Chat, executor_id: str) -> bo
         status=ChatStatus.RUNNING,
         executor_id=executor_id,
     )
-    return changed is not None
 
 
-async def hold_turn(
-    connection: AsyncConnection, chat_id: ChatId, turn: int, executor_id: str
-) -> bool:
-    """Whether the controller still does that turn; nobody changes that in this transaction."""
+async def require_turn(connection: AsyncConnection, chat: Chat) -> None:
+    """Return if that turn goes on, done by whom it was; nobody changes that in this transaction.
+
+    Raises NoSuchChat.
+    """
     query = sa.select(chats.c.chat_id).where(
-        chats.c.chat_id == chat_id,
-        chats.c.turn == turn,
-        chats.c.executor_id == executor_id,
+        chats.c.chat_id == chat.chat_id,
+        chats.c.turn == chat.turn,
+        chats.c.executor_id == chat.executor_id,
         _RUNS,
     )
-    return (await connection.execute(query.with_for_update())).one_or_none() is not None
+    if (await connection.execute(query.with_for_update())).one_or_none() is None:
+        raise NoSuchChat(f"Turn {chat.turn} of chat {chat.chat_id} is over")
 
 
 async def request_stop(

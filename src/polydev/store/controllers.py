@@ -62,6 +62,13 @@ async def alive(connection: AsyncConnection) -> frozenset[str]:
     return frozenset(row.executor_id for row in await connection.execute(query))
 
 
+async def alive_beside(connection: AsyncConnection, executor_id: str) -> frozenset[str]:
+    """Every other living controller, where there can be others."""
+    if connection.dialect.name != "postgresql":
+        return frozenset()
+    return await alive(connection) - {executor_id}
+
+
 async def with_key(connection: AsyncConnection, key_id: str) -> frozenset[str]:
     """Every living controller that was started with that key, where there are several."""
     if connection.dialect.name != "postgresql":
