@@ -146,7 +146,7 @@ class Visit:
     async def assert_accessible(self) -> None:
         """No serious or critical finding of axe-core on the page as it stands, nor is the page
         wider than the window."""
-        source = await asyncio.to_thread((default_folder(_CACHE) / _AXE).read_text)
+        source = await asyncio.to_thread((packages() / _AXE).read_text)
         await self.page.evaluate(source)
         found = await self.page.evaluate(_AXE_RUN, {"resultTypes": ["violations"]})
         bad = [it for it in found if it["impact"] in ("serious", "critical")]
@@ -192,6 +192,11 @@ class Visit:
         is_file = path.startswith(("/static/", "/fragments/")) or path == "/favicon.ico"
         if response.status >= 500 or (is_file and response.status >= 400):
             self.faults.append(f"{response.status} for {path}")
+
+
+def packages() -> Path:
+    """Where the pages' npm packages are."""
+    return default_folder(_CACHE)
 
 
 @contextmanager

@@ -99,11 +99,14 @@ def page(
     """A whole page. `policy` replaces directives of the Content-Security-Policy, for the few pages
     whose libraries need more than the others: `{"style-src": "'self' 'unsafe-inline'"}`."""
     answer = fragment(request, name, status=status, **context)
-    directives = _POLICY | (policy or {})
-    answer.headers["Content-Security-Policy"] = "; ".join(
-        f"{directive} {value}" for directive, value in directives.items()
-    )
+    answer.headers["Content-Security-Policy"] = policy_of(policy)
     return answer
+
+
+def policy_of(replaced: dict[str, str] | None = None) -> str:
+    """The Content-Security-Policy of a page."""
+    directives = _POLICY | (replaced or {})
+    return "; ".join(f"{directive} {value}" for directive, value in directives.items())
 
 
 def fragment(request: Request, name: str, /, *, status: int = 200, **context: Any) -> HTMLResponse:
