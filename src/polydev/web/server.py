@@ -22,7 +22,18 @@ from polydev.api.observed import Observed
 from polydev.api.server import routes_of
 from polydev.api.services import Services
 from polydev.errors import PolydevError, Unavailable
-from polydev.web import chat, connect, csp, home, settings_page, sign_in
+from polydev.web import (
+    administration,
+    chat,
+    connect,
+    csp,
+    home,
+    machine,
+    machine_files,
+    settings_page,
+    sign_in,
+    terminal,
+)
 from polydev.web.assets import Assets
 from polydev.web.rendering import known, make_site_of, page, site_of
 
@@ -33,8 +44,12 @@ _PAGES: tuple[APIRouter, ...] = (
     home.router,
     connect.router,
     chat.router,
+    machine.router,
+    terminal.router,
+    machine_files.router,
     sign_in.router,
     settings_page.router,
+    administration.router,
     csp.router,
 )
 
