@@ -121,8 +121,8 @@ _PARTS = (
     Part("connections", "Connections", "plug", _connections, ("credential", "machine")),
     Part("tokens", "API tokens", "key", _tokens, ("token",)),
     Part("password", "Password", "shield", _password),
-    Part("sign-ins", "Where you are signed in", "machine", _sign_ins, ("account",)),
+    Part("sign-ins", "Sign-ins", "machine", _sign_ins, ("account",)),
     Part("usage", "Use and limits", "heart", _usage, ("session", "machine")),
     Part("activity", "Activity", "list", _activity, ("account", "token", "credential")),
-    Part("leave", "Delete the account", "trash", _nothing),
+    Part("leave", "Delete account", "trash", _nothing),
 )
