@@ -50,7 +50,7 @@ def place() -> Iterator[Place]:
 @pytest.fixture(scope="module")
 def report(place: Place) -> dict[str, Any]:
     """What `polydev demo --json` ends with."""
-    ended = place.run("demo", "--json", limit_s=1500)
+    ended = place.run("demo", "--keep-approving", "--json", limit_s=1500)
     last = ended.stdout.splitlines()[-1] if ended.stdout else ""
     assert ended.returncode == 0, f"{ended.stderr[-8000:]}\n{last}"
     answer: dict[str, Any] = json.loads(last)

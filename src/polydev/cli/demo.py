@@ -89,6 +89,12 @@ async def demo(
     by_hand: Annotated[
         bool, typer.Option("--by-hand", help="Start everything, and leave the logins to you.")
     ] = False,
+    keep_approving: Annotated[
+        bool,
+        typer.Option(
+            "--keep-approving", help="Have the stand-in sign people in by itself afterwards, too."
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Log the real CLIs in and talk to them, in real microVMs, against a local provider.
@@ -104,12 +110,15 @@ async def demo(
     requirements.root()
     world = demo_world.enter()
     with demo_world.alone(world):
-        await _carry_out(world, [] if by_hand else provider, Terminal(as_json=as_json))
+        terminal = Terminal(as_json=as_json)
+        standin = await _carry_out(world, [] if by_hand else provider, terminal)
+        if not keep_approving:
+            standin.wait_for_people()
 
 
 async def _carry_out(
     world: demo_world.DemoSettings, providers: list[str], terminal: Terminal
-) -> None:
+) -> demo_world.StandIn:
     journey = Journey(terminal, Report(state_dir=str(world.state_dir)))
     began = time.monotonic()
     try:
@@ -118,7 +127,6 @@ async def _carry_out(
             for provider in providers:
                 await journey.carry_through(there, provider)
             await journey.open_the_page(there)
-        standin.wait_for_people()
         journey.report.ok = True
     except PolydevError as error:
         journey.report.error = {"code": error.code, "message": error.message, "hint": error.hint}
@@ -129,6 +137,7 @@ async def _carry_out(
         if terminal.as_json:
             terminal.answer(asdict(journey.report))
     _tell_success(terminal, journey.report)
+    return standin
 
 
 class Journey:
