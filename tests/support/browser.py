@@ -93,6 +93,8 @@ class Chromium:
             context = await browser.new_context(
                 base_url=url,
                 viewport={"width": width, "height": height},
+                is_mobile=size == PHONE,
+                has_touch=size == PHONE,
                 color_scheme=scheme,
                 locale="en-GB",
                 timezone_id="UTC",
