@@ -178,7 +178,7 @@ class World:
 
         With `reaches_callbacks=False` the browser is on another machine than the CLI.
         """
-        person = _Person(self.standin.proxy, self.standin.ca, reaches_callbacks)
+        person = Person(self.standin.proxy, self.standin.ca, reaches_callbacks)
         return self.namespace.call(person.log_in, url)
 
 
@@ -206,7 +206,7 @@ class Page:
 
 
 @dataclass(frozen=True)
-class _Person:
+class Person:
     """Ada, with a browser that knows forms and redirects."""
 
     proxy: str

@@ -1,0 +1,106 @@
+"""A person's hand and eye at the live view: finds the stand-in's forms by their colours, and clicks
+and types there as the page passes it on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.async_api import Page
+
+EMAIL, PASSWORD = "ada@example.test", "analytical-engine"
+
+_PATIENCE_S = 240
+_LOOK_EVERY_S = 0.5
+_ABOVE_THE_BUTTON_PX = 150
+"""How far the middle of the field for the e-mail address is above that of the form's button."""
+_FIND_BUTTON = """(canvas) => {
+  // The stand-in's buttons are #2456c8; what the screen shows was perhaps compressed.
+  const { width, height } = canvas;
+  const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+  let left = width, top = height, right = -1, bottom = -1;
+  for (let at = 0, i = 0; i < pixels.length; i += 4, at += 1) {
+    if (Math.abs(pixels[i] - 36) + Math.abs(pixels[i + 1] - 86) + Math.abs(pixels[i + 2] - 200) > 30) continue;
+    const x = at % width, y = Math.floor(at / width);
+    left = Math.min(left, x); right = Math.max(right, x);
+    top = Math.min(top, y); bottom = Math.max(bottom, y);
+  }
+  if (right - left < 30 || bottom - top < 15) return null;
+  return { left, top, right, bottom, width, height };
+}"""
+
+
+@dataclass(frozen=True)
+class Button:
+    """Where a form's button is, in pixels of the browser machine's screen."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    width: int
+    height: int
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        return (self.left + self.right) / 2, (self.top + self.bottom) / 2
+
+
+class Hand:
+    """At one connect page."""
+
+    def __init__(self, page: Page, calls: Path) -> None:
+        self._page = page
+        self._screen = page.locator("#screen-view canvas")
+        self._calls = calls
+
+    async def log_in(self) -> None:
+        """Sign in as Ada, and authorize the CLI."""
+        before = self._codes()
+        button = await self._button(lambda it: it.top > it.height // 4)
+        x, y = button.middle
+        await self._click(x, y - _ABOVE_THE_BUTTON_PX, button)
+        await self._page.keyboard.type(EMAIL, delay=40)
+        await self._page.keyboard.press("Tab")
+        await self._page.keyboard.type(PASSWORD, delay=40)
+        await self._page.keyboard.press("Enter")
+        consent = await self._button(lambda it: abs(it.top - button.top) > 40)
+        await self._click(*consent.middle, consent)
+        await _until(lambda: self._codes() > before, "authorized")
+
+    async def _button(self, is_it: Callable[[Button], bool]) -> Button:
+        """A form's button, as soon as the screen shows it at the same place twice."""
+        last = None
+        async with asyncio.timeout(_PATIENCE_S):
+            while True:
+                found = None
+                if await self._screen.count():
+                    found = await self._screen.evaluate(_FIND_BUTTON)
+                seen = Button(**found) if found else None
+                if seen is not None and seen == last and is_it(seen):
+                    return seen
+                last = seen
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _click(self, x: float, y: float, on: Button) -> None:
+        box = await self._screen.bounding_box()
+        assert box is not None
+        scale = box["width"] / on.width
+        await self._page.mouse.click(box["x"] + x * scale, box["y"] + y * scale)
+
+    def _codes(self) -> int:
+        """How many times somebody has authorized a CLI."""
+        lines = self._calls.read_text().splitlines()
+        return sum(json.loads(line)["event"] == "code-issued" for line in lines)
+
+
+async def _until(holds: Callable[[], bool], what: str) -> None:
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            while not holds():
+                await asyncio.sleep(_LOOK_EVERY_S)
+    except TimeoutError:
+        raise AssertionError(f"not {what} within {_PATIENCE_S} s") from None

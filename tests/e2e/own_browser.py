@@ -1,0 +1,16 @@
+"""A person's own browser, in the network where the stand-in is: signs in, and prints the address
+at which that ends, which on their machine nobody answers.
+
+Run as a program: `ip netns exec NAME python own_browser.py URL PROXY CA`.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from contract.cli_world import Person
+
+if __name__ == "__main__":
+    url, proxy, authority = sys.argv[1:]
+    print(Person(proxy, authority, reaches_callbacks=False).log_in(url).url)

@@ -1,0 +1,203 @@
+"""The whole journey in Debian's Chromium, on real machines with the real CLIs: what a person does
+on the page, by clicks and keys, from signing in to a chat that was left and found again."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import PHONE, Chromium, Visit
+from playwright.async_api import Page, expect
+
+from e2e.by_hand import Hand
+from e2e.place import Place
+
+pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
+
+NAMES = {"claude_code": "Claude Code", "codex": "Codex", "gemini_cli": "Gemini CLI"}
+LOGIN_MS = 400_000
+TURN_MS = 240_000
+"""Machines are emulated in software, two at a time on two processors."""
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    place = Place()
+    try:
+        yield place
+    finally:
+        place.run("down", "--demo")
+
+
+@pytest.fixture(scope="module")
+def world(place: Place) -> dict[str, Any]:
+    """Polydev and the stand-in, which waits for somebody's hand; nobody is logged in yet."""
+    report: dict[str, Any] = place.json("demo", "--by-hand", limit_s=900)
+    return report
+
+
+@asynccontextmanager
+async def _at_home(
+    place: Place, world: dict[str, Any], chromium: Chromium, **how: Any
+) -> AsyncIterator[Visit]:
+    """The page, with its administrator signed in."""
+    async with chromium.visit(f"http://localhost:{place.port}", **how) as visit:
+        await visit.open("/")
+        await visit.page.get_by_label("E-mail address").fill(world["account"]["email"])
+        await visit.page.get_by_label("Password", exact=True).fill(world["account"]["password"])
+        await visit.page.get_by_role("button", name="Sign in").click()
+        await expect(visit.page.locator("#provider-codex")).to_be_visible()
+        yield visit
+
+
+async def _chat_with(page: Page, provider: str) -> None:
+    """A new chat, from the page at home."""
+    made = await page.evaluate(
+        """async (provider) => {
+          const { api } = await import(document.querySelector('script[src*="/app.js"]').src);
+          return (await api("POST", "/api/chats", { provider })).chatId;
+        }""",
+        provider,
+    )
+    await page.goto(f"/chat/{made}")
+
+
+async def _say(page: Page, words: str) -> None:
+    await page.get_by_label(re.compile("Message to")).fill(words)
+    await page.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize("provider", NAMES)
+async def test_a_login_by_hand_leads_to_a_chat_that_asks_before_it_acts(
+    place: Place, world: dict[str, Any], chromium: Chromium, provider: str
+) -> None:
+    async with _at_home(place, world, chromium) as visit:
+        page, calls = visit.page, place.state_dir / "standin" / "calls.jsonl"
+        await page.locator(f"#provider-{provider}").get_by_role("button", name="Connect").click()
+        await expect(page).to_have_url(re.compile(r"/connect/"))
+        await expect(page.locator("[data-waiting=yes]")).to_be_attached(timeout=LOGIN_MS)
+        await Hand(page, calls).log_in()
+        await expect(page.locator("#connect-state")).to_have_attribute(
+            "data-status", "completed", timeout=LOGIN_MS
+        )
+        shown = await page.locator(".facts a[href='/machine']").first.inner_text()
+        [cli] = place.json("machine", "list")
+        assert (shown, cli["vm_type"]) == (cli["vm_id"], "cli"), "never the browser machine"
+
+        await expect(page).to_have_url(re.compile(r"/chat/"), timeout=30_000)
+        file = f"/root/{provider}.txt"
+        await _say(page, f"write {file}: it works")
+        permission = page.locator(".permission[data-state=open]")
+        await expect(permission).to_be_visible(timeout=TURN_MS)
+        await permission.locator("button.primary").first.click()
+        await expect(page.locator(".permission[data-state=answered]")).to_be_visible()
+        await expect(page.locator("[data-stop]")).to_be_hidden(timeout=TURN_MS)
+        told = place.ok("machine", "exec", cli["vm_id"], "--", "cat", file)
+        assert told.strip() == "it works"
+
+
+async def test_a_login_in_ones_own_browser_is_handed_in_by_its_address(
+    place: Place, world: dict[str, Any], chromium: Chromium
+) -> None:
+    async with _at_home(place, world, chromium, size=PHONE) as visit:
+        page = visit.page
+        before = [it["vm_id"] for it in place.json("machine", "list")]
+        session = await page.evaluate(
+            """async () => {
+              const { api } = await import(document.querySelector('script[src*="/app.js"]').src);
+              return (await api("POST", "/api/auth/start", { provider: "codex" })).sessionId;
+            }"""
+        )
+        await page.goto(f"/connect/{session}")
+        await expect(page.locator("[data-waiting=yes]")).to_be_attached(timeout=LOGIN_MS)
+        await page.locator("#own summary").click()
+        url = await page.locator("#own-url").inner_text()
+        await page.get_by_label("The address that could not be reached").fill("not this")
+        await page.get_by_role("button", name="Hand it in").click()
+        await expect(page.locator("#paste-problem")).to_be_visible()
+        await page.get_by_label("The address that could not be reached").fill(
+            await _ends_at(place, url)
+        )
+        await page.get_by_role("button", name="Hand it in").click()
+        await expect(page.locator("#connect-state")).to_have_attribute(
+            "data-status", "completed", timeout=LOGIN_MS
+        )
+        assert [it["vm_id"] for it in place.json("machine", "list")] == before
+
+
+async def _ends_at(place: Place, url: str) -> str:
+    """Sign in at a URL with a browser that is in the stand-in's network."""
+    standin = place.state_dir / "standin"
+    process = await asyncio.create_subprocess_exec(
+        *("ip", "netns", "exec", f"{place.name}-net", sys.executable),
+        *(Path(__file__).with_name("own_browser.py"), url),
+        *("http://198.51.100.1:3128", standin / "ca.pem"),
+        env=place.environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out.decode().strip()
+
+
+async def test_a_turn_goes_on_while_the_page_is_away_and_is_told_once(
+    place: Place, world: dict[str, Any], chromium: Chromium
+) -> None:
+    async with _at_home(place, world, chromium) as visit:
+        page = visit.page
+        await _chat_with(page, "codex")
+        await _say(page, "slowly: 60")
+        await expect(page.locator("[data-log]")).to_contain_text(
+            re.compile(r"\b3\b"), timeout=TURN_MS
+        )
+        here = page.url
+        await page.goto("/machine")
+        await page.goto(here)
+        await expect(page.locator("[data-log]")).to_contain_text(
+            re.compile(r"\b60\b"), timeout=TURN_MS
+        )
+        await expect(page.locator("[data-stop]")).to_be_hidden(timeout=TURN_MS)
+        said = await page.locator("[data-log]").inner_text()
+        for piece in (3, 30, 60):
+            pattern = rf"\b{piece}\b"
+            assert len(re.findall(pattern, said.split("slowly: 60", 1)[1])) == 1, said
+
+
+async def test_the_terminal_is_a_shell_in_the_cli_machine(
+    place: Place, world: dict[str, Any], chromium: Chromium
+) -> None:
+    [cli] = place.json("machine", "list")
+    async with _at_home(place, world, chromium) as visit:
+        page = visit.page
+        await page.goto(f"/terminal/{cli['vm_id']}")
+        await expect(page.locator("[data-state]").first).to_have_text("Connected", timeout=60_000)
+        await page.locator(".xterm").click()
+        await page.keyboard.type("cat /root/codex.txt; hostname\n", delay=20)
+        await expect(page.locator(".xterm-rows")).to_contain_text("it works", timeout=60_000)
+        await page.reload()
+        await expect(page.locator(".xterm-rows")).to_contain_text("it works", timeout=60_000)
+
+
+async def test_a_second_person_sees_nothing_of_the_first(
+    place: Place, world: dict[str, Any], chromium: Chromium
+) -> None:
+    [cli] = place.json("machine", "list")
+    code = place.json("user", "invite")["code"]
+    async with chromium.visit(f"http://localhost:{place.port}") as visit:
+        asked = {"email": "bea@example.org", "password": "seven quiet lanterns", "invitation": code}
+        answer = await visit.context.request.post("/api/account/sign-up", data=asked)
+        assert answer.status == 201, await answer.text()
+        await visit.open("/")
+        for provider in NAMES:
+            card = visit.page.locator(f"#provider-{provider}")
+            await expect(card.get_by_role("button", name="Connect")).to_be_visible()
+        for path in (f"/machine/{cli['vm_id']}", f"/terminal/{cli['vm_id']}"):
+            found = await visit.open(path)
+            assert found is not None
+            assert found.status == 404
