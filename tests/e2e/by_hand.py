@@ -23,7 +23,8 @@ _FIND_BUTTON = """(canvas) => {
   const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
   let left = width, top = height, right = -1, bottom = -1;
   for (let at = 0, i = 0; i < pixels.length; i += 4, at += 1) {
-    if (Math.abs(pixels[i] - 36) + Math.abs(pixels[i + 1] - 86) + Math.abs(pixels[i + 2] - 200) > 30) continue;
+    const [red, green, blue] = [pixels[i] - 36, pixels[i + 1] - 86, pixels[i + 2] - 200];
+    if (Math.abs(red) + Math.abs(green) + Math.abs(blue) > 30) continue;
     const x = at % width, y = Math.floor(at / width);
     left = Math.min(left, x); right = Math.max(right, x);
     top = Math.min(top, y); bottom = Math.max(bottom, y);
