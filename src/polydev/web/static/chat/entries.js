@@ -39,7 +39,7 @@ export class ThoughtView {
   constructor() {
     this.label = el("span", {});
     this.body = el("div", { class: "folded markdown" });
-    const summary = el("summary", {}, icon("dots"), this.label);
+    const summary = el("summary", {}, foldMark(), this.label);
     this.element = el("details", { class: "thought" }, summary, this.body);
     this.element.addEventListener("toggle", () => this.show());
     this.markdown = new MarkdownView(this.body);
@@ -87,7 +87,7 @@ export class ToolView {
     this.title = el("span", { class: "tool-title" });
     this.told = el("span", { class: "tool-told" });
     this.state = el("span", { class: "tool-state" });
-    const summary = el("summary", {}, this.kind, this.title, this.told, this.state);
+    const summary = el("summary", {}, this.kind, this.title, this.told, this.state, foldMark());
     this.body = el("div", { class: "folded" });
     this.element = el("details", { class: "tool" }, summary, this.body);
     this.element.addEventListener("toggle", () => this.show());
@@ -178,6 +178,12 @@ export class NoticeView {
   update(entry) {
     setText(this.words, oneLine(entry.text, 500));
   }
+}
+
+function foldMark() {
+  const mark = icon("chevron-right");
+  mark.classList.add("fold-mark");
+  return mark;
 }
 
 function list(value) {

@@ -16,7 +16,7 @@ import { copyButton, el } from "./dom.js";
 import { bounded, oneLine, visible } from "./words.js";
 
 const INLINE_LIMIT = 8_192; // characters in which emphasis and links are looked for
-const SLOW_MS = 400; // a text that takes longer is shown as it was written
+const SLOW = { ms: 1_000, length: 20_000 }; // what is so long, and takes so long, stays as written
 const UNSETTLED = 2; // blocks at the end that the next piece may still change
 
 /** What stands in an element: the text, as markdown, as far as it has come. */
@@ -33,7 +33,8 @@ export class MarkdownView {
     const text = proseText(source);
     const started = performance.now();
     if (!this.plain) this.tryShow(text, done);
-    if (performance.now() - started > SLOW_MS) this.plain = true;
+    const isLong = text.length - this.settled.length > SLOW.length;
+    if (isLong && performance.now() - started > SLOW.ms) this.plain = true;
     if (this.plain) this.showPlain(text);
   }
 
@@ -159,6 +160,9 @@ function rendered(tokens) {
 function finish(element) {
   for (const link of element.querySelectorAll("a")) link.replaceWith(outside(link));
   for (const code of element.querySelectorAll("pre")) code.replaceWith(codeBlock(code));
+  for (const item of element.querySelectorAll("li")) {
+    item.classList.toggle("task", /^[☐☑] /.test(item.textContent));
+  }
   for (const table of element.querySelectorAll("table")) {
     const frame = el("div", { class: "table-frame", tabindex: "0", role: "group" });
     frame.setAttribute("aria-label", "Table");

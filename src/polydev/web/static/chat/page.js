@@ -37,6 +37,10 @@ export class ChatPage {
       send: (text) => this.send(text),
       stop: (button) => this.stop(button),
     });
+    this.seen = new IntersectionObserver((sights) => {
+      this.isCardSeen = sights.at(-1).isIntersecting;
+      this.tellState();
+    }, { root: this.frame });
     this.find("to-permission").addEventListener("click", () => this.card?.focus());
     this.find("earlier").addEventListener("click", (event) => this.earlier(event.currentTarget));
     for (const button of element.querySelectorAll("[data-suggestion]")) {
@@ -117,7 +121,7 @@ export class ChatPage {
     const reason = waiting ? `${this.cli} waits for your permission`
       : running ? `${this.cli} is working. Stop it to say something else` : "";
     this.composer.state({ reason, running });
-    this.find("to-permission").hidden = !waiting;
+    this.find("to-permission").hidden = !waiting || this.isCardSeen;
     if (transcript.title) this.entitle(transcript.title);
     this.element.dataset.running = String(running);
     for (const button of this.frame.querySelectorAll("[data-last-turn]")) {
@@ -133,6 +137,8 @@ export class ChatPage {
     this.log.draw();
     this.log.say(`${this.cli} asks for permission: ${oneLine(asked.title, 200)}`);
     this.card = this.log.asking(asked);
+    this.seen.disconnect();
+    if (this.card) this.seen.observe(this.card.element);
     if (this.composer.idle && !document.querySelector("dialog[open]")) this.card?.focus();
   }
 

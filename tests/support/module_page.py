@@ -1,0 +1,68 @@
+"""The pages' own ES modules in Chromium, without a controller: files as `web/assets.py` serves
+them, under the Content-Security-Policy that every page has.
+
+    result = await modules.run("const { diff } = await load('chat/diff.js'); return diff(given, '')",
+                               "old text")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from browser import Chromium, Visit, packages
+from playwright.async_api import Route
+
+from polydev.web.assets import Assets
+from polydev.web.rendering import policy_of
+
+URL = "http://modules.test"
+_PAGE = (
+    "<!doctype html><html lang=en><title>Modules</title>"
+    "<link rel=icon href=data:,><main></main><div id=status></div>"
+)
+
+
+class ModulePage:
+    """A page that can load any of the modules."""
+
+    def __init__(self, visit: Visit) -> None:
+        self.visit = visit
+        self.page = visit.page
+
+    async def run(self, body: str, given: Any = None) -> Any:
+        """What the body of a function returns; it has `given`, and `load` for modules."""
+        return await self.page.evaluate(
+            f"async (given) => {{ const load = (name) => import(`/static/${{name}}`); {body} }}",
+            given,
+        )
+
+    async def steady(self) -> None:
+        """Give the page time for what it would do after a moment: load, run, report."""
+        await self.page.evaluate(
+            "new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))"
+        )
+
+
+@asynccontextmanager
+async def a_module_page(chromium: Chromium) -> AsyncIterator[ModulePage]:
+    """Fails at its end if the page did what none may do, as every visit does."""
+    assets = Assets(packages())
+    async with chromium.visit(URL) as visit:
+
+        async def answer(route: Route) -> None:
+            path = route.request.url.removeprefix(URL)
+            asset = assets.find(path.removeprefix("/static/"))
+            if path == "/":
+                headers = {"Content-Security-Policy": policy_of()}
+                await route.fulfill(body=_PAGE, content_type="text/html", headers=headers)
+            elif asset is None:
+                await route.fulfill(status=404, body=json.dumps({"code": "missing"}))
+            else:
+                await route.fulfill(path=asset.path, content_type=asset.media_type)
+
+        await visit.context.route(f"{URL}/**", answer)
+        await visit.open("/")
+        yield ModulePage(visit)
