@@ -42,6 +42,7 @@ from polydev.web.server import make_site
 from polydev.workflows.admission import Admission
 from polydev.workflows.checkup import Checkup
 from polydev.workflows.connect import Connect
+from polydev.workflows.connect_by_key import ConnectByKey
 from polydev.workflows.custody import Custody
 from polydev.workflows.engine import Engine
 from polydev.workflows.host_watch import HostWatch
@@ -121,11 +122,13 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         lease = Lease(database, vault.key_ids)
         engine = Engine(journal, lease.executor_id, lease.check)
         requests = MachineRequests(machines, engine, on_point)
-        connect = Connect(database, vault, machines, admission, Wishes(database), engine, on_point)
+        wishes = Wishes(database)
+        connect = Connect(database, vault, machines, admission, wishes, engine, on_point)
+        by_key = ConnectByKey(database, vault, machines, admission, wishes, engine, on_point)
         rotation = Rotation(database, vault, engine, on_point)
         custody = Custody(database, vault, machines, engine, on_point)
         removal = Removal(database, machines, engine, on_point)
-        for what in (requests, connect, rotation, custody, removal):
+        for what in (requests, connect, by_key, rotation, custody, removal):
             what.register()
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         chats = Chats(database, settings)
@@ -140,6 +143,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
             access,
             hosts,
             connect,
+            by_key,
             requests,
             chats,
             SingleTurns(database, hosts),

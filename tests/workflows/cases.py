@@ -61,6 +61,34 @@ async def _not_connected(world: World, session_id: str) -> None:
     assert session["cliVM"] is None
 
 
+# -- connect by key ------------------------------------------------------------------------------
+
+API_KEY = "standin-key-0123456789abcdefghijklmnop"
+
+
+async def _connect_by_key(world: World, _: str) -> str:
+    asked = {"provider": "codex", "apiKey": API_KEY}
+    return str((await world.controller.ask("POST", "/api/auth/key", asked))["sessionId"])
+
+
+async def _connected_by_key(world: World, session_id: str) -> None:
+    session = await world.controller.until(session_id)
+    assert session["status"] == "completed", session["error"]
+    cli = session["cliVM"]["vmId"]
+    await world.assert_clean(cli)
+    kept = await world.credentials(cli, "codex")
+    assert kept == {"auth_mode": "apikey", "OPENAI_API_KEY": API_KEY}
+    (listed,) = await world.controller.ask("GET", "/api/credentials")
+    assert (listed["kind"], listed["vmId"], listed["validity"]) == ("api_key", cli, "valid")
+    await world.destroy(cli)
+
+
+async def _not_connected_by_key(world: World, session_id: str) -> None:
+    await _not_connected(world, session_id)
+    standing = await world.controller.ask("GET", "/api/credentials")
+    assert [it for it in standing if it["vmId"] is None] == []
+
+
 # -- machines ----------------------------------------------------------------------------------
 
 
@@ -191,6 +219,7 @@ async def _is_listed(world: World, user_id: str) -> bool:
 
 CASES = (
     Case("connect", _connect, _connected, _not_connected),
+    Case("connect-by-key", _connect_by_key, _connected_by_key, _not_connected_by_key),
     Case("create-machine", _make, _runs, _was_not_made),
     Case("destroy-machine", _destroy, _is_gone, _is_gone, _made),
     Case("stop-machine", _stop, _rests, _is_left, _made),

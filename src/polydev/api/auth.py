@@ -19,6 +19,7 @@ from polydev.api.repeats import Repeatable
 from polydev.api.schemas import (
     Accepted,
     CliMachine,
+    HandInKey,
     LoginCompleted,
     LoginStarted,
     Paste,
@@ -29,14 +30,17 @@ from polydev.api.schemas import (
 from polydev.api.services import Connecting, Reach, Reading, Services, still_may, whom
 from polydev.domain import PersonId, Scope, SessionId, SessionStatus
 from polydev.errors import (
+    BadApiKey,
     BadRequest,
     ChannelLost,
+    CredentialDamaged,
     Failed,
     GuestMisbehaved,
     HostUnreachable,
     IdempotencyConflict,
     LoginFailed,
     LoginNotWaiting,
+    LoginUnderway,
     NoCapacity,
     NoSuchMachine,
     NoSuchPerson,
@@ -47,6 +51,7 @@ from polydev.errors import (
     SessionNotCompleted,
     TooManyRequests,
     UnknownProvider,
+    WrongEncryptionKey,
 )
 from polydev.store import machines, sessions
 
@@ -57,6 +62,10 @@ plain = APIRouter(prefix="/api", tags=["connect sessions"])
 _SESSION = "/auth/session/{sessionId}"
 _STARTED = answers(
     UnknownProvider, NoSuchPerson, QuotaExceeded, TooManyRequests, NoCapacity, IdempotencyConflict
+)
+_KEY_TAKEN = answers(
+    *(UnknownProvider, BadApiKey, NoSuchPerson, QuotaExceeded, TooManyRequests, NoCapacity),
+    *(LoginUnderway, WrongEncryptionKey, CredentialDamaged),
 )
 _PASTED = answers(
     *(NoSuchSession, LoginNotWaiting, PasteRefused, LoginFailed, GuestMisbehaved, Failed),
@@ -79,6 +88,15 @@ async def start_session(asked: StartLogin, caller: Connecting, services: Reach) 
     person = await whom(services, caller, asked.userId)
     await services.access.limits.connect(caller)
     session = await services.connect.start(caller, person, asked.provider)
+    return LoginStarted(sessionId=session.session_id, status=session.status)
+
+
+@plain.post("/auth/key", status_code=202, responses=_KEY_TAKEN)
+async def connect_by_key(asked: HandInKey, caller: Connecting, services: Reach) -> LoginStarted:
+    """Connect a CLI with an API key instead of a login; the live session, if it has that key."""
+    person = await whom(services, caller, asked.userId)
+    await services.access.limits.connect(caller)
+    session = await services.by_key.start(caller, person, asked.provider, asked.apiKey)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 

@@ -16,7 +16,7 @@ from polydev.api.at_once import EXAMINATIONS
 from polydev.api.ids import Id
 from polydev.api.pages import Paged
 from polydev.api.services import Connecting, Reach, Reading
-from polydev.domain import Credential, CredentialId, Validity
+from polydev.domain import Credential, CredentialId, CredentialKind, Validity
 from polydev.errors import (
     CredentialDamaged,
     NoSuchCredential,
@@ -38,6 +38,7 @@ class CredentialView(BaseModel):
 
     credentialId: str = Field(examples=[_ID])
     provider: str = Field(examples=["codex"])
+    kind: CredentialKind = Field(description="What a login left, or an API key")
     createdAt: datetime
     keyId: str | None = Field(description="The key that seals it")
     vmId: str | None = Field(description="The CLI machine that it was written into")
@@ -51,6 +52,7 @@ class CredentialView(BaseModel):
         return cls(
             credentialId=credential.credential_id,
             provider=credential.provider,
+            kind=credential.kind,
             createdAt=credential.created_at,
             keyId=credential.key_id,
             vmId=credential.vm_id,
@@ -83,11 +85,13 @@ class ExportView(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     provider: str = Field(examples=["codex"])
+    kind: CredentialKind
     path: str = Field(
         examples=["/root/.codex/auth.json"], description="Where the CLI keeps it in its machine"
     )
     credentials: dict[str, Any] = Field(
-        examples=[{"tokens": {"access_token": "..."}}], description="What the file holds"
+        examples=[{"tokens": {"access_token": "..."}}],
+        description="What the file holds; of an API key: `apiKey`",
     )
 
 
@@ -126,10 +130,11 @@ async def export_credential(
     credential_id: Id, caller: Connecting, services: Reach, response: Response
 ) -> ExportView:
     """The credential itself, for its owner alone. The answer is kept nowhere."""
-    provider, plaintext = await services.custody.export(caller, CredentialId(credential_id))
+    found, kind, plaintext = await services.custody.export(caller, CredentialId(credential_id))
     response.headers["Cache-Control"] = "no-store"
     return ExportView(
-        provider=provider.id,
-        path=provider.credentials.path,
+        provider=found.id,
+        kind=kind,
+        path=found.credentials.path if kind is CredentialKind.LOGIN else found.api_key.path,
         credentials=json.loads(plaintext),
     )

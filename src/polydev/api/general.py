@@ -41,7 +41,7 @@ async def get_health(services: Reach) -> HealthView:
 @router.get("/api/providers", responses=answers())
 async def list_providers(caller: Reading) -> list[ProviderView]:
     """The CLIs that can be connected."""
-    return [ProviderView(id=it.id, name=it.name, accepts=it.accepts) for it in all_providers()]
+    return [ProviderView.of(it) for it in all_providers()]
 
 
 async def _reads(services: Services) -> bool:

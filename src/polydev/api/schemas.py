@@ -15,6 +15,7 @@ from polydev.api.ids import IdText, Words
 from polydev.chat import MAX_PROMPT_CHARACTERS
 from polydev.domain import (
     ConnectSession,
+    CredentialKind,
     HostState,
     Machine,
     MachineKind,
@@ -23,7 +24,7 @@ from polydev.domain import (
     SessionStep,
     VmHost,
 )
-from polydev.providers import all_providers, provider
+from polydev.providers import MAX_KEY_CHARACTERS, Provider, all_providers, provider
 
 _VM_ID = "vm-5e3c5f0a-2f7b-4f0e-9c3d-6a1b2c3d4e5f"
 _SESSION_ID = "0b1f6a52-8d1e-4f6d-9a55-3c1d0e7f2b11"
@@ -49,6 +50,14 @@ class _Question(_Schema):
 
 class StartLogin(_Question):
     provider: ProviderId
+    userId: IdText | None = _FOR_WHOM
+
+
+class HandInKey(_Question):
+    """An API key in place of a login. Kept sealed, and nowhere else."""
+
+    provider: ProviderId
+    apiKey: SecretStr = Field(min_length=1, max_length=2 * MAX_KEY_CHARACTERS)
     userId: IdText | None = _FOR_WHOM
 
 
@@ -146,6 +155,7 @@ class SessionView(_Versioned):
 
     sessionId: str = Field(examples=[_SESSION_ID])
     provider: str = Field(examples=["codex"])
+    method: CredentialKind = Field(description="A login in a browser machine, or an API key")
     status: SessionStatus
     step: str | None = Field(examples=["wait-for-person"])
     steps: list[StepView]
@@ -177,6 +187,7 @@ class SessionView(_Versioned):
         return cls(
             sessionId=session.session_id,
             provider=session.provider,
+            method=session.method,
             status=session.status,
             step=session.step,
             steps=[StepView.of(step) for step in steps],
@@ -198,6 +209,7 @@ class SessionSummary(_Schema):
     sessionId: str = Field(examples=[_SESSION_ID])
     userId: str
     provider: str = Field(examples=["codex"])
+    method: CredentialKind
     status: SessionStatus
     step: str | None = Field(examples=["wait-for-person"])
     cliVmId: str | None = Field(examples=[_VM_ID])
@@ -212,6 +224,7 @@ class SessionSummary(_Schema):
             sessionId=session.session_id,
             userId=session.user_id,
             provider=session.provider,
+            method=session.method,
             status=session.status,
             step=session.step,
             cliVmId=session.cli_vm_id,
@@ -311,10 +324,24 @@ class Accepted(_Schema):
     accepted: bool = True
 
 
+class ApiKeyView(_Schema):
+    url: str = Field(
+        description="Where the provider hands keys out",
+        examples=["https://platform.openai.com/api-keys"],
+    )
+    example: str = Field(description="What one looks like", examples=["sk-proj-..."])
+
+
 class ProviderView(_Schema):
     id: str = Field(examples=["codex"])
     name: str = Field(examples=["Codex"])
     accepts: str = Field(description="What a person may paste in a login")
+    apiKey: ApiKeyView = Field(description="What to know of connecting with an API key")
+
+    @classmethod
+    def of(cls, one: Provider) -> ProviderView:
+        key = ApiKeyView(url=one.api_key.url, example=one.api_key.example)
+        return cls(id=one.id, name=one.name, accepts=one.accepts, apiKey=key)
 
 
 class HealthView(_Schema):

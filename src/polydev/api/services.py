@@ -24,6 +24,7 @@ from polydev.store import people
 from polydev.store.database import Database
 from polydev.workflows.checkup import Checkup
 from polydev.workflows.connect import Connect
+from polydev.workflows.connect_by_key import ConnectByKey
 from polydev.workflows.custody import Custody
 from polydev.workflows.machine_requests import MachineRequests
 from polydev.workflows.removal import Removal
@@ -52,6 +53,7 @@ class Services:
     access: Access
     hosts: Hosts
     connect: Connect
+    by_key: ConnectByKey
     machines: MachineRequests
     chats: Chats
     single_turns: SingleTurns

@@ -2,27 +2,45 @@
 
 Mostly data: one `<id>.toml` and one JSON schema per provider beside this file; browser machines
 carry the same files. Workflows, chat and the API ask `provider(id)`; `checks.py` holds what a
-machine reports against the data, `answers.py` reads what a CLI prints in a chat turn. Nothing here
+machine reports against the data, `places.py` says where credentials stand in a CLI machine,
+`answers.py` reads what a CLI prints in a chat turn. Nothing here
 knows machines, rows or HTTP. What a machine says is hostile: everything is bounded.
 """
 
 from polydev.providers.answers import AnswerReader, ChatEvent, cleaned
-from polydev.providers.checks import check_credentials, check_oauth_url, files_for_cli_machine
+from polydev.providers.checks import check_credentials, check_oauth_url
+from polydev.providers.places import (
+    MAX_KEY_CHARACTERS,
+    Change,
+    check_api_key,
+    key_held,
+    places,
+    shared,
+    to_place,
+    to_remove,
+)
 from polydev.providers.registry import Chat, Provider, all_providers, provider
 from polydev.providers.telling import end_of_login, same_account, same_login
 
 __all__ = [
+    "MAX_KEY_CHARACTERS",
     "AnswerReader",
+    "Change",
     "Chat",
     "ChatEvent",
     "Provider",
     "all_providers",
+    "check_api_key",
     "check_credentials",
     "check_oauth_url",
     "cleaned",
     "end_of_login",
-    "files_for_cli_machine",
+    "key_held",
+    "places",
     "provider",
     "same_account",
     "same_login",
+    "shared",
+    "to_place",
+    "to_remove",
 ]

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from polydev.domain import GuestFile
 from polydev.errors import BadCredentials, BadOAuthUrl
 from polydev.providers.registry import Provider
 
@@ -71,13 +70,6 @@ def check_oauth_url(provider: Provider, text: object) -> str:
     if port not in (None, 443) or parts.hostname not in provider.url_hosts:
         raise _bad_url(provider, "its host is not one of the provider's")
     return text
-
-
-def files_for_cli_machine(provider: Provider, credentials: bytes) -> tuple[GuestFile, ...]:
-    """What a CLI machine needs so that its CLI counts as logged in: the provider's own files,
-    where they are not there yet, and then the credentials."""
-    where = provider.credentials
-    return (*provider.files, GuestFile(path=where.path, content=credentials, mode=where.mode))
 
 
 def _parsed(provider: Provider, text: bytes) -> object:

@@ -7,9 +7,11 @@ and shows when the first provider is asked for.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +23,15 @@ from polydev.domain import GuestFile
 from polydev.errors import UnknownProvider
 
 _FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """An entry of a settings file of the person's: JSON, in which all else is theirs."""
+
+    path: str
+    pointer: str
+    value: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,37 @@ class CredentialsFile:
     logout_argv: tuple[str, ...]
     """Has the CLI give the login back to its provider; it may need the network, and may fail.
     Empty where the CLI has no command for it."""
+    settings: tuple[Setting, ...]
+    """What tells the CLI to use its login."""
+
+
+class KeyForm(StrEnum):
+    """How an API key stands in its file."""
+
+    TEXT = "text"
+    """Alone."""
+    JSON = "json"
+    """As a member of an object, in a file of ours."""
+    DOTENV = "dotenv"
+    """As a variable, in a file of the person's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """How a person connects with an API key, and where the CLI reads it."""
+
+    url: str
+    """Where the provider hands them out."""
+    example: str
+    pattern: re.Pattern[str]
+    path: str
+    form: KeyForm
+    name: str
+    """Of the member or the variable."""
+    beside: Mapping[str, object]
+    """The object's other members."""
+    settings: tuple[Setting, ...]
+    """What tells the CLI to use the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +116,7 @@ class Provider:
     accepts: str
     """What a person may paste instead of logging in in the machine: `code` or `callback_url`."""
     credentials: CredentialsFile
+    api_key: ApiKey
     files: tuple[GuestFile, ...]
     status_argv: tuple[str, ...]
     chat: Chat
@@ -116,6 +159,7 @@ def _read(path: Path) -> Provider:
         url_hosts=frozenset(data["login"]["url_hosts"]),
         accepts=data["paste"]["accepts"],
         credentials=_credentials(data["credentials"]),
+        api_key=_api_key(data["api_key"]),
         files=tuple(_file(entry) for entry in data.get("files", [])),
         status_argv=tuple(data["status"]["argv"]),
         chat=Chat(tuple(data["chat"]["argv"]), data["chat"]["output"]),
@@ -136,7 +180,26 @@ def _credentials(data: dict[str, Any]) -> CredentialsFile:
         account=tuple(about["account"]),
         ends=about["ends"],
         logout_argv=tuple(about["logout"]),
+        settings=_settings(data),
     )
+
+
+def _api_key(data: dict[str, Any]) -> ApiKey:
+    return ApiKey(
+        url=data["url"],
+        example=data["example"],
+        pattern=re.compile(data["pattern"], re.ASCII),
+        path=data["path"],
+        form=KeyForm(data["form"]),
+        name=data.get("name", ""),
+        beside=MappingProxyType(dict(data.get("beside", {}))),
+        settings=_settings(data),
+    )
+
+
+def _settings(data: dict[str, Any]) -> tuple[Setting, ...]:
+    entries = data.get("settings", [])
+    return tuple(Setting(it["path"], it["pointer"], it["value"]) for it in entries)
 
 
 def _acp(data: dict[str, Any]) -> Acp:

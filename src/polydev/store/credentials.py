@@ -68,6 +68,12 @@ async def forget(connection: AsyncConnection, credential_id: CredentialId) -> No
     await _delete(connection, "forgotten", credentials.c.credential_id == credential_id)
 
 
+async def forget_undelivered(connection: AsyncConnection, credential_id: CredentialId) -> None:
+    """Delete a credential that is in no CLI machine."""
+    which = credentials.c.credential_id == credential_id
+    await _delete(connection, "forgotten", which, credentials.c.vm_id.is_(None))
+
+
 async def forget_others(connection: AsyncConnection, keep: CredentialId) -> None:
     """Delete what the credential `keep` replaces: a login has one live owner."""
     kept = sa.select(credentials.c.user_id, credentials.c.provider).where(

@@ -147,7 +147,7 @@ class Admission:
         for it in sorted(waiting, key=lambda it: _turn(it, running, at)):
             if it.session_id in self._refusals:
                 continue
-            refusal = await self._claims.claim(connection, fleet, it.session_id, it.user_id)
+            refusal = await self._claims.claim(connection, fleet, it)
             if refusal is None:
                 log.info("session %s: there is room for its machines", it.session_id)
                 return it

@@ -19,39 +19,37 @@ from functools import partial
 from typing import Literal
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.access import Caller
 from polydev.domain import (
     ConnectSession,
+    CredentialKind,
     PersonId,
     SessionId,
     SessionStatus,
-    VmId,
     credential_id_for,
     now,
 )
 from polydev.errors import (
-    ChannelLost,
     DatabaseUnavailable,
     HostUnreachable,
     LoginExpired,
-    LoginFailed,
     LoginNotWaiting,
-    MachineBusy,
     SessionEnded,
 )
-from polydev.placement.quotas import hold_person
+from polydev.placement.quotas import Quotas, hold_person
 from polydev.providers import check_credentials, end_of_login, provider
 from polydev.store import audit, credentials, sessions
 from polydev.store.database import Database
 from polydev.vault import Binding, Vault
 from polydev.workflows.admission import Admission
-from polydev.workflows.delivery import Delivery
 from polydev.workflows.engine import Engine
 from polydev.workflows.login import LoginUrl
 from polydev.workflows.login_watch import LoginWatch
 from polydev.workflows.machines import ANSWER_GRACE_S, Machines
 from polydev.workflows.saga import OnPoint, Saga, Step
+from polydev.workflows.session_delivery import SessionDelivery
 from polydev.workflows.session_machines import SessionMachines
 from polydev.workflows.session_notes import WAIT_FOR_ROOM, SessionNotes
 from polydev.workflows.wishes import Wishes
@@ -59,6 +57,29 @@ from polydev.workflows.wishes import Wishes
 log = logging.getLogger("polydev.workflows")
 
 CONNECT = "connect"
+CONNECT_BY_KEY = "connect-by-key"
+"""In `connect_by_key.py`: the same without a browser machine."""
+
+
+def workflow_of(session: ConnectSession) -> str:
+    """The workflow that drives a session."""
+    return CONNECT if session.method is CredentialKind.LOGIN else CONNECT_BY_KEY
+
+
+async def add_unless_live(
+    connection: AsyncConnection, quotas: Quotas, caller: Caller, session: ConnectSession
+) -> ConnectSession | None:
+    """Add a session, in the caller's transaction; the live one instead, if there is one for that
+    person and provider. Raises: QuotaExceeded."""
+    await hold_person(connection, session.user_id)
+    live = await sessions.live_of(connection, session.user_id, session.provider)
+    if live is None:
+        if caller.bounds is not None:
+            await quotas.require_session(connection, session.user_id)
+        await sessions.add(connection, session)
+        entry = caller.did("session.start", session.session_id, session.user_id)
+        await audit.record(connection, entry)
+    return live
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +97,7 @@ class Connect:
     def saga(self) -> Saga:
         """The steps, what undoes each, and how long each may take."""
         its, limit = SessionMachines(self.database, self.machines), self.machines.settings
+        delivery = self._delivery()
         steps = [
             Step(
                 WAIT_FOR_ROOM, self.admission.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
@@ -88,10 +110,10 @@ class Connect:
             Step("browser-ready", its.browser_ready, limit.healthy_limit_s + ANSWER_GRACE_S),
             Step("start-login", self._start_login, limit.login_start_limit_s),
             Step("wait-for-person", self._wait_for_person, limit.person_limit_s + ANSWER_GRACE_S),
-            Step("capture", self._capture, limit.capture_limit_s, undo=self._forget),
+            Step("capture", self._capture, limit.capture_limit_s, undo=delivery.forget),
             Step(
-                "write", self._write, limit.write_limit_s,
-                undo=self._take_back, interruptible=False,
+                "write", delivery.write, limit.write_limit_s,
+                undo=delivery.take_back, interruptible=False,
             ),
         ]  # fmt: skip
         always = [Step("destroy-browser", self._clean_up, limit.destroy_limit_s)]
@@ -112,20 +134,12 @@ class Connect:
         session = self._new_session(caller.whom(user_id), provider(provider_id).id)
         try:
             async with self.database.write() as connection:
-                await hold_person(connection, session.user_id)
-                live = await sessions.live_of(connection, user_id, session.provider)
-                if live is None:
-                    if caller.bounds is not None:
-                        quotas = self.machines.quotas
-                        await quotas.require_session(connection, session.user_id)
-                    await sessions.add(connection, session)
-                    entry = caller.did("session.start", session.session_id, session.user_id)
-                    await audit.record(connection, entry)
+                live = await add_unless_live(connection, self.machines.quotas, caller, session)
         except IntegrityError:
             async with self.database.read(session.user_id) as connection:
                 live = await sessions.live_of(connection, user_id, session.provider)
         session = live or session
-        await self.engine.enqueue(CONNECT, session.session_id)
+        await self.engine.enqueue(workflow_of(session), session.session_id)
         return session
 
     async def cancel(
@@ -217,37 +231,10 @@ class Connect:
         async with self.database.write() as connection:
             await credentials.put(connection, sealed, end_of_login(about, plaintext))
 
-    async def _forget(self, subject: str) -> None:
-        async with self.database.write() as connection:
-            await credentials.forget(connection, credential_id_for(SessionId(subject)))
-
-    async def _write(self, subject: str) -> None:
-        session = await self._session(subject)
-        if session.cli_vm_id is None:
-            raise LoginFailed("The session has lost its CLI machine", hint="Connect again")
-        credential, about = credential_id_for(session.session_id), provider(session.provider)
-        await self.machines.bring_up(session.cli_vm_id)
-        try:
-            delivery = await self._delivery(session.cli_vm_id)
-            await delivery.deliver(credential, about, session.cli_vm_id)
-        except MachineBusy as error:  # It stopped meanwhile: the next try starts it again.
-            raise ChannelLost(error.message, hint=error.hint) from None
-
-    async def _take_back(self, subject: str) -> None:
-        session = await self._session(subject)
-        if session.cli_vm_id is not None:
-            delivery = await self._delivery(session.cli_vm_id)
-            await delivery.take_back(provider(session.provider), session.cli_vm_id)
-
     async def _clean_up(self, subject: str) -> None:
         """The browser machine goes, whatever happened; and a delivery that stands is settled."""
         await SessionMachines(self.database, self.machines).destroy_browser(subject)
-        session = await self._session(subject)
-        async with self.database.read() as connection:
-            stands = await credentials.get(connection, credential_id_for(session.session_id))
-        if stands is not None and session.cli_vm_id is not None:
-            delivery = await self._delivery(session.cli_vm_id)
-            await delivery.settle(provider(session.provider), session.cli_vm_id)
+        await self._delivery().settle(subject)
 
     # -- what they share -------------------------------------------------------------------------
 
@@ -260,9 +247,8 @@ class Connect:
         is_lost = partial(its.has_lost_browser, session.session_id)
         return LoginWatch(await its.browser_service(session.session_id), session, is_lost)
 
-    async def _delivery(self, vm_id: VmId) -> Delivery:
-        machine = await self.machines.find(vm_id)
-        return Delivery(self.database, self.vault, self.machines.hosts.of(machine.host_id))
+    def _delivery(self) -> SessionDelivery:
+        return SessionDelivery(self.database, self.vault, self.machines)
 
     def _new_session(self, user_id: PersonId, provider_id: str) -> ConnectSession:
         limit, at = self.machines.settings, now()

@@ -19,6 +19,7 @@ from polydev.access import Caller
 from polydev.domain import (
     Credential,
     CredentialId,
+    CredentialKind,
     Machine,
     MachineKind,
     MachineState,
@@ -102,8 +103,11 @@ class Custody:
             await credentials.checked(connection, credential_id, verdict.validity, now())
         return verdict
 
-    async def export(self, caller: Caller, credential_id: CredentialId) -> tuple[Provider, bytes]:
-        """The plaintext, for its owner alone, whoever else may reach it.
+    async def export(
+        self, caller: Caller, credential_id: CredentialId
+    ) -> tuple[Provider, CredentialKind, bytes]:
+        """Whose CLI it is for, what it is, and the plaintext; for its owner alone, whoever else
+        may reach it.
 
         Raises: NoSuchCredential, CredentialDamaged, WrongEncryptionKey.
         """
@@ -114,7 +118,7 @@ class Custody:
                 raise _revoked(credential_id)
             entry = caller.did("credential.export", credential_id, caller.user_id)
             await audit.record(connection, entry)
-        return provider(row.provider), await self.vault.open(row)
+        return provider(row.provider), row.kind, await self.vault.open(row)
 
     async def revoke(self, caller: Caller, credential_id: CredentialId) -> Credential:
         """Forget a credential, here at once and in its CLI machine soon. Raises NoSuchCredential.
@@ -161,7 +165,8 @@ class Custody:
         if found is not None:
             running = found.status is MachineState.RUNNING
             about = provider(which)
-            await self._delivery(found).withdraw(about, found.vm_id, running=running)
+            delivery = self._delivery(found)
+            await delivery.withdraw(about, credential.kind, found.vm_id, running=running)
         async with self.database.write() as connection:
             await credentials.gone(connection, credential)
 
@@ -171,17 +176,30 @@ class Custody:
         about = provider(credential.provider)
         machine = await self._machine(credential)
         if machine is None:
-            return _unknown("It is in no CLI machine any more: connect again")
+            return _unknown("It is in no CLI machine: connect again")
         if machine.status is not MachineState.RUNNING:
             return _unknown(f"Its CLI machine {machine.vm_id} is {machine.status}")
         delivery = self._delivery(machine)
         if not await delivery.is_logged_in(about, machine.vm_id):
             words = f"{about.name} in {machine.vm_id} says that it is not logged in"
             return Verdict(Validity.INVALID, words)
-        held = await delivery.kept_in(about, machine.vm_id)
+        held = await delivery.kept_in(about, credential.kind, machine.vm_id)
         if held is None:
             return _unknown(f"{about.name} in {machine.vm_id} is logged in in another way")
+        if credential.kind is CredentialKind.API_KEY:
+            return await self._compared(about, credential, held)
         return await self._taken_back(caller, about, credential, held)
+
+    async def _compared(self, about: Provider, credential: Credential, held: bytes) -> Verdict:
+        """A key is not renewed: it is the one that is held, or somebody put another there."""
+        async with self.database.read() as connection:
+            row = await credentials.get(connection, credential.credential_id)
+        if row is None:
+            raise _revoked(credential.credential_id)
+        if not same_login(await self.vault.open(row), held):
+            return _unknown(f"{about.name} has another API key there")
+        words = f"{about.name} has the API key; whether it is good, the provider says in a chat"
+        return Verdict(Validity.VALID, words)
 
     async def _taken_back(
         self, caller: Caller, about: Provider, credential: Credential, held: bytes
@@ -222,7 +240,10 @@ class Custody:
     async def _machine(self, credential: Credential) -> Machine | None:
         """The CLI machine that holds it, if that is still there."""
         async with self.database.read() as connection:
-            if credential.vm_id is None:  # written before that was noted
+            if credential.vm_id is None:
+                if credential.kind is CredentialKind.API_KEY:  # it waits to be written
+                    return None
+                # It was written before that was noted.
                 owned = await machines.of_person(connection, credential.user_id)
                 return next((it for it in owned if it.vm_type is MachineKind.CLI), None)
             machine = await machines.find(connection, credential.vm_id)

@@ -22,14 +22,15 @@ from polydev.domain import (
     MachineKind,
     MachineState,
     SessionStatus,
+    credential_id_for,
     now,
 )
 from polydev.errors import Failed, HostUnreachable, NoSuchSession, PolydevError
 from polydev.hostapi import MachineView
 from polydev.placement.claims import alone
-from polydev.store import audit, controllers, machines, sessions
+from polydev.store import audit, controllers, credentials, machines, sessions
 from polydev.store.database import Database
-from polydev.workflows.connect import CONNECT
+from polydev.workflows.connect import CONNECT, CONNECT_BY_KEY, workflow_of
 from polydev.workflows.engine import Engine
 from polydev.workflows.machine_requests import (
     CREATE,
@@ -97,12 +98,15 @@ class Reconciler:
         """Every live session has a workflow; one whose workflow ended without it is failed."""
         async with self.database.read() as connection:
             live = await sessions.live(connection)
-        going_on = await self.engine.going_on(CONNECT) if live else frozenset()
+        going_on = set[str]()
+        for workflow in (CONNECT, CONNECT_BY_KEY) if live else ():
+            going_on |= await self.engine.going_on(workflow)
         for session in live:
             if session.session_id in going_on:
                 continue
-            if not await self.engine.is_over(CONNECT, session.session_id):
-                await self.engine.enqueue(CONNECT, session.session_id)
+            workflow = workflow_of(session)
+            if not await self.engine.is_over(workflow, session.session_id):
+                await self.engine.enqueue(workflow, session.session_id)
                 continue
             log.error("session %s: its workflow ended without it", session.session_id)
             problem = (Failed.code, "Something unexpected ended the login. Connect again")
@@ -111,6 +115,9 @@ class Reconciler:
                     continue
                 await sessions.end(
                     connection, session.session_id, SessionStatus.FAILED, now(), problem
+                )
+                await credentials.forget_undelivered(
+                    connection, credential_id_for(session.session_id)
                 )
                 why = "its workflow had ended without it"
                 done = entry("session.fail", session.session_id, session.user_id, why)

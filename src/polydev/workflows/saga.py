@@ -34,6 +34,7 @@ OnPoint = Callable[[str, Point], None]
 
 _NOUNS = {
     "connect": "session",
+    "connect-by-key": "session",
     "create-machine": "machine",
     "destroy-machine": "machine",
     "stop-machine": "machine",

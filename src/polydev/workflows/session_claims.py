@@ -1,9 +1,9 @@
-"""What machines a connect session needs, and claiming room for both of them at once.
+"""What machines a connect session needs, and claiming room for all of them at once.
 
 `admission.py` claims for sessions that wait, `session_machines.py` when a CLI machine turns out to
 be lost. The person's own CLI machine is used in whatever state it is; one is made if there is none.
 The browser machine goes where the CLI machine is, if it fits there: then the login depends on one
-host alone.
+host alone. A session that brings an API key needs no browser machine.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.domain import (
+    CredentialKind,
     HostId,
     Machine,
     MachineKind,
@@ -25,6 +26,7 @@ from polydev.domain import (
 from polydev.errors import LoginFailed, MachineBusy, NoCapacity, PolydevError
 from polydev.placement import Fleet, Room
 from polydev.store import machines, sessions
+from polydev.store.sessions import Waiting
 from polydev.workflows.machines import Machines
 
 _BY_PREFERENCE = (
@@ -57,21 +59,30 @@ class SessionClaims:
     machines: Machines
 
     async def claim(
-        self, connection: AsyncConnection, fleet: Fleet, session_id: SessionId, user_id: PersonId
+        self, connection: AsyncConnection, fleet: Fleet, waiting: Waiting
     ) -> Refusal | None:
-        """Claim both machines of a session, or say why not; then nothing is changed."""
+        """Claim the machines of a session, or say why not; then nothing is changed."""
+        session_id, user_id = waiting.session_id, waiting.user_id
         cli = await cli_machine_of(connection, user_id)
         new_cli = self._plan(session_id, user_id, MachineKind.CLI)
-        browser = self._plan(session_id, user_id, MachineKind.BROWSER)
-        for machine in (browser, *([new_cli] if cli is None else [])):
-            if not fleet.can_ever_fit(Room.of(machine.size)):
+        needs_browser = waiting.method is CredentialKind.LOGIN
+        browser = self._plan(session_id, user_id, MachineKind.BROWSER) if needs_browser else None
+        for machine in (browser, new_cli if cli is None else None):
+            if machine is not None and not fleet.can_ever_fit(Room.of(machine.size)):
                 return Refusal(fleet.no_capacity(Room.of(machine.size)), for_good=True)
-        if cli is None:
-            return await self._claim_new(connection, fleet, new_cli, browser)
-        if cli.status is MachineState.STOPPING:
+        if cli is not None and cli.status is MachineState.STOPPING:
             busy = MachineBusy(f"Your CLI machine {cli.vm_id} is stopping")
             return Refusal(busy, is_for_room=False)
-        return await self._claim_with(connection, fleet, cli, browser)
+        if cli is not None:
+            refusal = await self._claim_with(connection, fleet, cli, browser)
+        elif browser is not None:
+            refusal = await self._claim_new(connection, fleet, new_cli, browser)
+        else:
+            refusal = await self._claim_alone(connection, fleet, new_cli)
+        if refusal is None and await sessions.leave_queue(connection, session_id):
+            vm_id = (cli or new_cli).vm_id
+            await sessions.change(connection, session_id, cli_vm_id=vm_id)
+        return refusal
 
     async def replace_cli(
         self, connection: AsyncConnection, session_id: SessionId, user_id: PersonId
@@ -105,14 +116,26 @@ class SessionClaims:
         fleet.take(cli_host, cli_room)
         await machines.add_if_absent(connection, replace(cli, host_id=cli_host))
         await self._add_browser(connection, fleet, browser, browser_host)
-        await _begin(connection, browser, cli.vm_id)
+        return None
+
+    async def _claim_alone(
+        self, connection: AsyncConnection, fleet: Fleet, cli: Machine
+    ) -> Refusal | None:
+        """Claim room for a new CLI machine: all that an API key needs."""
+        room = Room.of(cli.size)
+        host_id = fleet.choose(room)
+        if host_id is None:
+            return Refusal(fleet.no_capacity(room))
+        fleet.take(host_id, room)
+        await machines.add_if_absent(connection, replace(cli, host_id=host_id))
         return None
 
     async def _claim_with(
-        self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine
+        self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine | None
     ) -> Refusal | None:
-        """Claim room for a browser machine, and for a CLI machine at rest to run again."""
-        browser_room, after = Room.of(browser.size), fleet
+        """Claim room for a browser machine, if one is needed, and for a CLI machine at rest to run
+        again."""
+        after = fleet
         if not cli.status.holds_memory:
             room = Room.of(cli.size, new=False)
             try:
@@ -121,14 +144,17 @@ class SessionClaims:
                 is_for_room = isinstance(error, NoCapacity)
                 return Refusal(error, host_id=cli.host_id, is_for_room=is_for_room)
             after = fleet.without(host_id, room)
-        browser_host = after.choose(browser_room, prefer=cli.host_id)
-        if browser_host is None:
-            return Refusal(after.no_capacity(browser_room))
+        browser_host = None
+        if browser is not None:
+            browser_room = Room.of(browser.size)
+            browser_host = after.choose(browser_room, prefer=cli.host_id)
+            if browser_host is None:
+                return Refusal(after.no_capacity(browser_room))
         if not cli.status.holds_memory and cli.host_id is not None:
             fleet.take(cli.host_id, Room.of(cli.size, new=False))
             await machines.set_state(connection, cli.vm_id, MachineState.RESUMING)
-        await self._add_browser(connection, fleet, browser, browser_host)
-        await _begin(connection, browser, cli.vm_id)
+        if browser is not None and browser_host is not None:
+            await self._add_browser(connection, fleet, browser, browser_host)
         return None
 
     async def _add_browser(
@@ -148,11 +174,3 @@ async def cli_machine_of(connection: AsyncConnection, user_id: PersonId) -> Mach
         if found is not None:
             return found
     return None
-
-
-async def _begin(connection: AsyncConnection, browser: Machine, cli: VmId) -> None:
-    """The session has its machines, and waits no longer."""
-    if browser.session_id is not None and await sessions.leave_queue(
-        connection, browser.session_id
-    ):
-        await sessions.change(connection, browser.session_id, cli_vm_id=cli)

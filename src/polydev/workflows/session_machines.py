@@ -57,6 +57,10 @@ class SessionMachines:
             # What cannot be tried again decides.
             raise min(errors.exceptions, key=lambda it: isinstance(it, Unavailable)) from None
 
+    async def create_cli(self, subject: str) -> None:
+        """Bring the CLI machine up: all that a session with an API key needs."""
+        await self.machines.bring_up(await self._cli_machine(SessionId(subject)))
+
     async def browser_ready(self, subject: str) -> None:
         """Return when the browser machine's service answers.
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from polydev import providers
-from polydev.domain import GuestFile, MachineKind
+from polydev.domain import CredentialKind, GuestFile, MachineKind
 from polydev.errors import ChannelLost, GuestMisbehaved, NoSuchFile, VmmFailed
 from polydev.hostapi import STDERR, STDOUT, ExecRequest
 from polydev.hostd.channel import Channel, ChannelLimits
@@ -174,7 +174,7 @@ async def test_a_login_gives_credentials_that_the_other_machine_accepts(
     assert outcome["ready"]
     credentials = providers.check_credentials(provider, outcome["credentials"])
     assert (await cli.run(provider.status_argv)).exit_code == 1
-    await cli.write_files(providers.files_for_cli_machine(provider, credentials))
+    await cli.write_files(providers.to_place(provider, CredentialKind.LOGIN, credentials).files)
     assert (await cli.run(provider.status_argv)).exit_code == 0
 
 
@@ -185,7 +185,7 @@ async def test_a_chat_turn_is_answered_as_the_real_cli_answers(
     provider = providers.provider(provider_id)
     _, cli = await launch()
     assert [event.kind for event in await turn(cli, provider)][-1] == "error"
-    await cli.write_files(providers.files_for_cli_machine(provider, b"{}"))
+    await cli.write_files(providers.to_place(provider, CredentialKind.LOGIN, b"{}").files)
     events = await turn(cli, provider)
     assert "hello" in "".join(event.text for event in events)
     assert "error" not in [event.kind for event in events]

@@ -14,7 +14,6 @@ from polydev.providers import (
     all_providers,
     check_credentials,
     check_oauth_url,
-    files_for_cli_machine,
     provider,
 )
 
@@ -173,11 +172,3 @@ def test_any_other_url_is_refused(url: object) -> None:
 def test_no_text_crashes_the_check_of_urls(text: str) -> None:
     with pytest.raises(BadOAuthUrl):
         check_oauth_url(CODEX, text)
-
-
-def test_credentials_come_last_and_other_files_only_where_there_are_none() -> None:
-    *others, credentials = files_for_cli_machine(provider("claude_code"), b"{}")
-    assert (credentials.path, credentials.mode) == ("/root/.claude/.credentials.json", 0o600)
-    assert not credentials.if_absent
-    assert [it.path for it in others] == ["/root/.claude.json"]
-    assert all(it.if_absent for it in others)

@@ -19,14 +19,12 @@ from typing import Protocol
 import asyncssh
 
 from polydev.hostd.channel.process import DEATH_SIGNAL, RUN, signal_argv
+from polydev.hostd.vmm.simulated import logins
 from polydev.hostd.vmm.simulated.acp_agent import AcpAgent
 from polydev.hostd.vmm.simulated.acp_wire import Wire
 from polydev.hostd.vmm.simulated.simulation import Simulation
 from polydev.hostd.vmm.simulated.terminals import TERMINAL, Terminals, print_zeros, zeros_of
 
-_CODEX_LOGIN = "root/.codex/auth.json"
-_CLAUDE_LOGIN = "root/.claude/.credentials.json"
-_GEMINI_LOGIN = "root/.gemini/oauth_creds.json"
 _CHUNK = 64 * 1024
 _PROMPT_BYTES = 1024 * 1024
 _GEMINI_NOT_LOGGED_IN = 41
@@ -135,9 +133,9 @@ class Programs:
             ("codex", "login", "status"): self._codex_status,
             ("claude", "auth", "status"): self._claude_status,
             ("/usr/lib/polydev/gemini-status",): self._gemini_status,
-            ("claude-agent-acp",): lambda it: self._agent(it, _CLAUDE_LOGIN),
-            ("codex-acp",): lambda it: self._agent(it, _CODEX_LOGIN),
-            ("gemini", "--acp"): lambda it: self._agent(it, _GEMINI_LOGIN),
+            ("claude-agent-acp",): lambda it: self._agent(it, logins.CLAUDE),
+            ("codex-acp",): lambda it: self._agent(it, logins.CODEX),
+            ("gemini", "--acp"): lambda it: self._agent(it, logins.GEMINI),
             ("gemini",): self._gemini_turn,
             ("codex", "exec"): self._codex_turn,
             ("claude", "-p"): self._claude_turn,
@@ -154,18 +152,18 @@ class Programs:
         return 0
 
     async def _codex_status(self, process: ServerProcess) -> int:
-        is_in = self._has(_CODEX_LOGIN)
+        is_in = self._has(logins.CODEX)
         process.stderr.write(b"Logged in using ChatGPT\n" if is_in else b"Not logged in\n")
         return 0 if is_in else 1
 
     async def _claude_status(self, process: ServerProcess) -> int:
-        is_in = self._has(_CLAUDE_LOGIN)
+        is_in = self._has(logins.CLAUDE)
         method = "claude.ai" if is_in else "none"
         _print_json(process, {"loggedIn": is_in, "authMethod": method})
         return 0 if is_in else 1
 
     async def _gemini_status(self, process: ServerProcess) -> int:
-        is_in = self._has(_GEMINI_LOGIN)
+        is_in = self._has(logins.GEMINI)
         process.stdout.write(b"Logged in\n" if is_in else b"Not logged in\n")
         return 0 if is_in else 1
 
@@ -182,7 +180,7 @@ class Programs:
         prompt = await self._prompt(process)
         _print_json(process, {"type": "thread.started", "thread_id": str(uuid.uuid4())})
         _print_json(process, {"type": "turn.started"})
-        if not self._has(_CODEX_LOGIN):
+        if not self._has(logins.CODEX):
             error = {"message": "unexpected status 401 Unauthorized"}
             _print_json(process, {"type": "turn.failed", "error": error})
             return 1
@@ -196,7 +194,7 @@ class Programs:
         prompt = await self._prompt(process)
         session = {"session_id": str(uuid.uuid4())}
         _print_json(process, {"type": "system", "subtype": "init", **session})
-        is_in = self._has(_CLAUDE_LOGIN)
+        is_in = self._has(logins.CLAUDE)
         text = _answer(prompt) if is_in else "Not logged in · Please run /login"
         if is_in:
             delta = {"type": "text_delta", "text": text}
@@ -211,7 +209,7 @@ class Programs:
     async def _gemini_turn(self, process: ServerProcess) -> int:
         prompt = await self._prompt(process)
         _print_json(process, {"type": "init", "session_id": str(uuid.uuid4()), "model": "auto"})
-        if not self._has(_GEMINI_LOGIN):
+        if not self._has(logins.GEMINI):
             error = {"type": "FatalAuthenticationError", "message": "Please set an Auth method"}
             _print_json(process, {"type": "result", "status": "error", "error": error})
             return _GEMINI_NOT_LOGGED_IN
@@ -227,10 +225,8 @@ class Programs:
         await asyncio.sleep(self._simulation.answer_s)
         return prompt.decode(errors="replace").strip()
 
-    def _has(self, path: str) -> bool:
-        """A CLI that finds nothing in its file is not logged in."""
-        file = self._root / path
-        return file.is_file() and file.stat().st_size > 0
+    def _has(self, login: str) -> bool:
+        return logins.is_logged_in(self._root, login)
 
 
 async def _true(process: ServerProcess) -> int:

@@ -1,0 +1,236 @@
+"""Connecting with an API key: exactly one credential counts, and the key is where it belongs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from controller_world import LIMIT_S, World, a_world
+
+from polydev.domain import GuestFile, VmId
+from polydev.errors import BadApiKey, LoginUnderway, NoSuchFile, SettingsUnreadable
+from polydev.hostapi import WireFile, WriteFiles
+from polydev.providers import all_providers, places, provider
+
+KEY = "standin-key-of-ann-0123456789abcdef"
+OTHER_KEY = "standin-key-of-ann-fedcba9876543210"
+PROVIDERS = [it.id for it in all_providers()]
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    async with a_world(DATABASE_URL=database_url) as it:
+        await it.controller.start()
+        yield it
+
+
+async def hand_in(world: World, of: str, key: str = KEY) -> str:
+    asked = {"provider": of, "apiKey": key}
+    return str((await world.controller.ask("POST", "/api/auth/key", asked))["sessionId"])
+
+
+async def connected(world: World, session_id: str) -> VmId:
+    session = await world.controller.until(session_id)
+    assert session["status"] == "completed", session["error"]
+    return VmId(session["cliVM"]["vmId"])
+
+
+async def contents(world: World, vm_id: VmId, of: str) -> dict[str, bytes]:
+    """What stands at the provider's places, and at those where delivery sets things aside."""
+    found = {}
+    async with world.agent.host() as host:
+        for path in places(provider(of)):
+            for it in (path, f"{path}.before-connect"):
+                try:
+                    found[it] = await host.read_file(vm_id, it)
+                except NoSuchFile:
+                    continue
+    return found
+
+
+async def put(world: World, vm_id: VmId, path: str, content: bytes) -> None:
+    async with world.agent.host() as host:
+        files = [WireFile.of(GuestFile(path, content))]
+        await host.run(f"put-{uuid.uuid4()}", WriteFiles(vm_id=vm_id, files=files), 30)
+
+
+async def the_credential(world: World) -> dict[str, Any]:
+    (listed,) = await world.controller.ask("GET", "/api/credentials")
+    return dict(listed)
+
+
+@pytest.mark.parametrize("of", PROVIDERS)
+async def test_a_key_connects_without_a_browser_machine(world: World, of: str) -> None:
+    session_id = await hand_in(world, of)
+    cli = await connected(world, session_id)
+    await world.assert_clean(cli)
+    view = await world.controller.ask("GET", f"/api/auth/session/{session_id}")
+    assert view["method"] == "api_key"
+    done = [step["step"] for step in view["steps"]]
+    assert done == ["wait-for-room", "create-cli-machine", "write", "settle"]
+    listed = await the_credential(world)
+    assert (listed["kind"], listed["provider"], listed["vmId"]) == ("api_key", of, cli)
+    path = f"/api/credentials/{listed['credentialId']}"
+    verdict = await world.controller.ask("POST", f"{path}/validate")
+    assert verdict["validity"] == "valid", verdict
+    exported = await world.controller.ask("POST", f"{path}/export")
+    assert exported["credentials"] == {"apiKey": KEY}
+    assert exported["path"] == provider(of).api_key.path
+
+
+@pytest.mark.parametrize("of", PROVIDERS)
+async def test_from_a_login_to_a_key_and_back_one_of_them_counts(world: World, of: str) -> None:
+    about = provider(of)
+    cli = await connected(world, await world.controller.connect(of))
+    after_login = await contents(world, cli, of)
+    assert await connected(world, await hand_in(world, of)) == cli
+    after_key = await contents(world, cli, of)
+    assert KEY.encode() in after_key[about.api_key.path]
+    if about.api_key.path != about.credentials.path:
+        assert about.credentials.path not in after_key
+    assert (await the_credential(world))["kind"] == "api_key"
+    assert await connected(world, await world.controller.connect(of)) == cli
+    back = await contents(world, cli, of)
+    assert KEY.encode() not in b"".join(back.values())
+    assert set(back) == set(after_login)
+    assert (await the_credential(world))["kind"] == "login"
+
+
+async def test_what_is_the_persons_own_stays(world: World) -> None:
+    cli = await connected(world, await hand_in(world, "claude_code"))
+    settings = "/root/.gemini/settings.json"
+    theirs = {"ui": {"theme": "Ünique"}, "security": {"auth": {"enforced": True}}}
+    await put(world, cli, settings, json.dumps(theirs).encode())
+    await put(world, cli, "/root/.gemini/.env", b"# mine\nHTTP_TIMEOUT=3")
+    await connected(world, await hand_in(world, "gemini_cli"))
+    found = await contents(world, cli, "gemini_cli")
+    assert found["/root/.gemini/.env"].decode() == f"# mine\nHTTP_TIMEOUT=3\nGEMINI_API_KEY={KEY}\n"
+    told = json.loads(found[settings])
+    assert told["ui"] == theirs["ui"]
+    assert told["security"]["auth"] == {"enforced": True, "selectedType": "gemini-api-key"}
+    listed = await world.controller.ask("GET", "/api/credentials")
+    which = next(it for it in listed if it["provider"] == "gemini_cli")
+    await revoked(world, which["credentialId"])
+    found = await contents(world, cli, "gemini_cli")
+    assert found["/root/.gemini/.env"] == b"# mine\nHTTP_TIMEOUT=3\n"
+    assert json.loads(found[settings]) == theirs
+
+
+async def test_settings_that_cannot_be_read_are_left_alone_and_the_person_is_told(
+    world: World,
+) -> None:
+    cli = await connected(world, await hand_in(world, "codex"))
+    mine = b'{"theme": "dark", // the one I like\n}'
+    await put(world, cli, "/root/.claude/settings.json", mine)
+    session = await world.controller.until(await hand_in(world, "claude_code"))
+    assert session["status"] == "failed"
+    assert session["error"]["code"] == SettingsUnreadable.code
+    assert "/root/.claude/settings.json" in session["error"]["message"]
+    assert await contents(world, cli, "claude_code") == {"/root/.claude/settings.json": mine}
+    assert (await the_credential(world))["provider"] == "codex"
+
+
+@pytest.mark.parametrize("of", PROVIDERS)
+async def test_a_revoked_key_is_gone_from_a_stopped_machine_too(world: World, of: str) -> None:
+    cli = await connected(world, await hand_in(world, of))
+    await world.controller.ask("POST", f"/api/vm/{cli}/stop")
+    await world.until_machine(cli, "stopped")
+    await revoked(world, (await the_credential(world))["credentialId"])
+    left = await contents(world, cli, of)
+    assert KEY.encode() not in b"".join(left.values())
+    assert b"apiKeyHelper" not in b"".join(left.values())
+
+
+async def test_another_key_replaces_the_first_one(world: World) -> None:
+    cli = await connected(world, await hand_in(world, "codex"))
+    first = await the_credential(world)
+    assert await connected(world, await hand_in(world, "codex", OTHER_KEY)) == cli
+    second = await the_credential(world)
+    assert first["credentialId"] != second["credentialId"]
+    kept = await world.credentials(cli, "codex")
+    assert kept["OPENAI_API_KEY"] == OTHER_KEY
+    verdict = await validated(world, second)
+    assert verdict["validity"] == "valid"
+    await put(world, cli, "/root/.codex/auth.json", json.dumps({"OPENAI_API_KEY": KEY}).encode())
+    assert "another API key" in (await validated(world, second))["reason"]
+
+
+async def test_the_same_key_again_is_the_same_session_and_another_is_refused(
+    world: World,
+) -> None:
+    login = await world.controller.connect("claude_code")
+    status, problem = await refused(world, "claude_code", KEY)
+    assert (status, problem["code"]) == (409, LoginUnderway.code)
+    assert login in problem["detail"]
+    again = await asyncio.gather(*(hand_in(world, "codex") for _ in range(3)))
+    assert len(set(again)) == 1
+    await connected(world, again[0])
+
+
+NO_KEYS = {
+    "too short": ("codex", "short"),
+    "too long": ("codex", "k" * 600),
+    "far too long": ("codex", "k" * 5000),
+    "another provider's": ("codex", "sk-ant-api03-0123456789abcdef0123456789"),
+    "a login's token": ("claude_code", "sk-ant-oat01-0123456789abcdef0123456789"),
+    "not Google's": ("gemini_cli", "sk-proj-0123456789abcdef0123456789"),
+    "two words": ("codex", "key-with-spaces 0123456789 0123456789"),
+    "two lines": ("gemini_cli", "key-0123456789-0123456789\nGOOGLE_API_KEY=0123456789"),
+    "quotes": ("gemini_cli", "key-0123456789-'0123456789'"),
+    "controls": ("codex", "key\x00with\x1bcontrols0123456789"),
+    "digits of another script": ("codex", "٠١٢٣٤٥٦٧٨٩" * 4),
+}
+
+
+async def test_what_is_no_key_is_refused_before_anything_is_made(world: World) -> None:
+    for of, text in NO_KEYS.values():
+        status, problem = await refused(world, of, text)
+        assert status == 422
+        assert problem["code"] in (BadApiKey.code, "bad-request")
+        assert text not in json.dumps(problem, ensure_ascii=False)
+    assert await world.controller.ask("GET", "/api/auth/sessions") == []
+    await world.assert_clean()
+
+
+async def test_the_key_is_in_the_machine_and_sealed_and_nowhere_else(
+    world: World, tmp_path: Path
+) -> None:
+    await connected(world, await hand_in(world, "codex"))
+    await refused(world, "claude_code", f"{KEY} {KEY}")
+    await validated(world, await the_credential(world))
+    session_id = await hand_in(world, "gemini_cli")
+    await world.controller.ask("POST", f"/api/auth/session/{session_id}/cancel")
+    await world.controller.until(session_id)
+    await world.controller.end()
+    world.assert_no_trace_of(KEY)
+    for file in tmp_path.rglob("*"):  # the database, if it is not PostgreSQL's
+        assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
+    assert world.is_shared or (tmp_path / "polydev.db").stat().st_size > 0
+
+
+async def refused(world: World, of: str, key: str) -> tuple[int, dict[str, Any]]:
+    """The status and the problem that handing in that key is answered with."""
+    async with world.controller.client() as client:
+        asked = {"provider": of, "apiKey": key}
+        answer = await client.post("/api/auth/key", json=asked)
+    assert answer.is_error, answer.text
+    return answer.status_code, answer.json()
+
+
+async def validated(world: World, credential: dict[str, Any]) -> dict[str, Any]:
+    path = f"/api/credentials/{credential['credentialId']}/validate"
+    return dict(await world.controller.ask("POST", path))
+
+
+async def revoked(world: World, credential_id: str) -> None:
+    await world.controller.ask("POST", f"/api/credentials/{credential_id}/revoke")
+    async with asyncio.timeout(LIMIT_S):
+        while credential_id in {
+            it["credentialId"] for it in await world.controller.ask("GET", "/api/credentials")
+        }:
+            await asyncio.sleep(0.05)
