@@ -155,6 +155,7 @@ def check_credentials(here: World, provider: str, outcome: dict[str, Any]) -> No
     [
         ("codex", ["codex", "login", "status"]),
         ("claude_code", ["claude", "auth", "status", "--json"]),
+        ("gemini_cli", [str(SERVICE / "machine/gemini-status.js")]),
     ],
 )
 def test_a_login_in_the_machines_browser_ends_with_complete_credentials(
@@ -187,7 +188,7 @@ def test_a_code_from_the_persons_own_browser_is_typed_for_claude_code(
     check_credentials(here, "claude_code", service.outcome("claude_code"))
 
 
-@pytest.mark.parametrize("provider", ["codex", "claude_code"])
+@pytest.mark.parametrize("provider", ["codex", "claude_code", "gemini_cli"])
 def test_a_callback_url_from_the_persons_own_browser_is_delivered(
     here: World, service: Service, provider: str
 ) -> None:

@@ -17,9 +17,10 @@ import aiohttp
 from yarl import URL
 
 from . import urls
+from .agent import Agent
 from .chromium import BrowserUnavailable, open_page
 from .credentials import CredentialsIncomplete, FileIdentity, identity_of, read_credentials
-from .recipes import LoginRecipe
+from .recipes import LoginKind, LoginRecipe
 from .redaction import reportable
 from .settings import (
     CALLBACK_TIMEOUT_S,
@@ -64,7 +65,7 @@ class Login:
     credentials: dict[str, Any] | None = None
     reason: str = ""
     version: int = 0  # grows with every change that a caller can see
-    _terminal: Terminal | None = None
+    _cli: Terminal | Agent | None = None
     _urls_seen: int = 0
     _typed: list[str] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,10 +77,10 @@ class Login:
         """Run the CLI until it ends or the time is over; whatever happens becomes an outcome."""
         try:
             before = identity_of(self.settings.in_home(self.recipe.credentials_path))
-            self._terminal = await self._start()
+            self._cli = await self._start()
             async with asyncio.timeout(self.settings.login_limit_s):
-                code = await self._terminal.wait()
-            self._finish(code, before)
+                refusal = await self._cli.wait()
+            self._finish(refusal, before)
         except TimeoutError:
             self._fail(f"the login took longer than {self.settings.login_limit_s:.0f} s")
         except Exception as error:
@@ -88,10 +89,10 @@ class Login:
         finally:
             if self._opening is not None:
                 self._opening.cancel()
-            if self._terminal is not None:
-                await self._terminal.end()
+            if self._cli is not None:
+                await self._cli.end()
 
-    async def _start(self) -> Terminal:
+    async def _start(self) -> Terminal | Agent:
         for folder in self.recipe.folders:
             self.settings.in_home(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         environment = {
@@ -102,15 +103,17 @@ class Login:
             "TERM": "xterm-256color",
             "BROWSER": str(self.settings.open_url),
             "POLYDEV_URL_FIFO": str(self.settings.url_fifo),
+            "PATH": f"{self.settings.commands}:{os.environ.get('PATH', os.defpath)}",
         }
         log.info("login of %s starts", self.recipe.provider)
-        return await Terminal.start(
-            self.recipe.argv, environment, self.settings.home, self._output_came
-        )
+        what = (self.recipe.argv, environment, self.settings.home)
+        if self.recipe.kind is LoginKind.ACP:
+            return await Agent.start(*what, self.recipe.method, self._output_came)
+        return await Terminal.start(*what, self._output_came)
 
-    def _finish(self, code: int, before: FileIdentity | None) -> None:
-        if code != 0:
-            self._fail(f"{self.recipe.argv[0]} ended with exit code {code} and without a login")
+    def _finish(self, refusal: str, before: FileIdentity | None) -> None:
+        if refusal:
+            self._fail(f"{self.recipe.argv[0]} did not log in: {refusal}")
             return
         path = self.settings.in_home(self.recipe.credentials_path)
         try:
@@ -164,8 +167,8 @@ class Login:
         self._notify()
 
     def _look_for_own_browser_url(self) -> None:
-        if self.url is not None and self._terminal is not None:
-            found = urls.own_browser_url(self._terminal.output, self.recipe, self.url)
+        if self.url is not None and self._cli is not None:
+            found = urls.own_browser_url(self._cli.output, self.recipe, self.url)
             self.own_browser_url = found or self.own_browser_url
 
     # -- pasting ---------------------------------------------------------------------------------
@@ -182,11 +185,11 @@ class Login:
         await self.wait_for(
             lambda: self.has_ended or wanted in self._output(), self.recipe.paste_ready_within_s
         )
-        if self.has_ended or self._terminal is None or wanted not in self._output():
+        if self.has_ended or self._cli is None or wanted not in self._output():
             raise NotWaiting("the CLI is not asking for a code")
         self._typed.append(code)
         try:
-            self._terminal.type(code + "\r")
+            self._cli.type(code + "\r")
         except OSError:
             raise NotWaiting("the CLI does not take the code") from None
         log.info("a pasted code was typed")
@@ -223,7 +226,7 @@ class Login:
         return holds()
 
     def reported_output(self) -> str:
-        """The end of the terminal's output without controls, URL queries, codes and tokens."""
+        """The end of the CLI's output without controls, URL queries, codes and tokens."""
         output = self._output()
         for code in self._typed:
             for part in (code, *code.split("#")):
@@ -231,7 +234,7 @@ class Login:
         return reportable(output, REPORTED_OUTPUT_BYTES)
 
     def _output(self) -> bytes:
-        return b"" if self._terminal is None else self._terminal.output
+        return b"" if self._cli is None else self._cli.output
 
     def _notify(self) -> None:
         self.version += 1

@@ -29,6 +29,8 @@ class ServiceSettings:
     browser_limit_s: float = 180.0
     login_limit_s: float = 20 * 60.0
     open_url: Path = Path(__file__).parent / "open-url"
+    commands: Path = Path(__file__).parent / "commands"
+    """Found first by a CLI: in place of what it would open a browser with."""
 
     def environment(self) -> dict[str, str]:
         """What the host sets for every process that runs a CLI: proxy, certificates."""

@@ -8,17 +8,16 @@ import contextlib
 import fcntl
 import os
 import pty
-import signal
 import struct
 import termios
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from .processes import end_group
 from .settings import OUTPUT_BYTES
 
 COLUMNS, LINES = 120, 40
 CHUNK_BYTES = 64 * 1024
-END_GRACE_S = 3.0
 
 
 class Terminal:
@@ -76,28 +75,19 @@ class Terminal:
         if os.write(self._master, typed) != len(typed):
             raise OSError("the terminal took only part of the text")
 
-    async def wait(self) -> int:
-        """The exit code, after everything it printed was read (negative: the signal)."""
+    async def wait(self) -> str:
+        """Why it ended without a login, after everything it printed was read; nothing if it ended
+        well."""
         code = await self._process.wait()
         # A grandchild may hold the terminal open: then there is no end of output to wait for.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._drained.wait(), 1)
-        return code
+        return f"it ended with exit code {code}" if code else ""
 
     async def end(self) -> None:
         """End the command and its children, gently first; idempotent."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._process.returncode is not None:
-                break
-            self._signal(number)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), END_GRACE_S)
-        self._signal(signal.SIGKILL)  # what it left behind in its group
+        await end_group(self._process)
         self._close()
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
 
     def _drain(self) -> None:
         try:

@@ -73,6 +73,7 @@ def _boot_files(root: Path, kind: ImageKind, recipe: Recipe) -> None:
         _place(source / f"{name}.sh", library / name, 0o755)
     _place(source / "phases.sh", library / "phases.sh", 0o644)
     _place(source / f"inittab.{kind}", root / "etc/inittab", 0o644)
+    _place(source / "gemini-status.js", library / "gemini-status", 0o755)
     _place(source / "environment", root / "usr/share/polydev/environment", 0o644)
     _place(root / _CA_BUNDLE, root / "usr/share/polydev/ca-certificates.crt", 0o644)
     for name in ("init", "poweroff", "reboot", "halt"):
