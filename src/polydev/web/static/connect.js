@@ -59,7 +59,8 @@ function react() {
   frame.dataset.phase = phase;
   tick();
   if (!screen) return;
-  if (phase === "seeing") screen.show();
+  if (phase === "preparing") screen.prepare(state().querySelector("li.now .step-words")?.textContent ?? "");
+  else if (phase === "seeing") screen.show();
   else if (phase === "finishing") screen.hide("You are logged in. What is left is done for you.");
   else if (phase === "ended") screen.hide("");
   offerOwnBrowser(waiting === "yes" ? state().dataset.ownUrl : "");

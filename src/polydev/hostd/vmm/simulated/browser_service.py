@@ -188,6 +188,8 @@ class BrowserService:
             return _problem(422, "invalid_input", "give either code or callbackUrl, as text")
         if session.step in _ENDS:
             return _problem(409, "not_waiting", "the login has ended")
+        if "code=" not in str(body.get("callbackUrl") or "code="):
+            return _problem(422, "invalid_input", "the address holds no code")
         await session.end(LoginEnd.CREDENTIALS)
         return web.json_response({"accepted": True}, status=202)
 

@@ -14,7 +14,6 @@ const MAX_PASTED = 8192;
 const CONTROL = [0xffe3, "ControlLeft"];
 const V = [0x76, "KeyV"];
 
-const STARTING = "The browser that you log in with is being started. It is a machine of its own, for this login alone.";
 const CONNECTING = "Connecting to the browser machine";
 const LOST = "The connection to the browser machine was lost. It is tried again.";
 
@@ -36,7 +35,11 @@ export class Screen {
     document.addEventListener("fullscreenchange", () => {
       if (!document.fullscreenElement) this.setFull(false);
     });
-    this.cover(STARTING, "Starting", "busy");
+  }
+
+  /** There is nothing to be seen yet; say what is done meanwhile. */
+  prepare(words) {
+    this.cover(words, "Starting", "busy");
   }
 
   /** Show it, and come again whenever the connection is lost. */

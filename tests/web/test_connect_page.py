@@ -1,0 +1,275 @@
+"""The connect page in a browser: every step of it over simulated machines, to every end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from browser import PHONE, Chromium, Visit
+from controller_world import World, a_world
+from playwright.async_api import Page, expect
+from rfb import heard_by_screen
+
+NEVER = {"login_end": "never"}
+WAITING = "#connect-state[data-waiting=yes]"
+ENDED = "#connect-state[data-phase=ended]"
+CALLBACK = "http://localhost:1455/auth/callback?code=x&state=x"
+SLOW_MS = 60_000
+INNER = {"x": 320, "y": 190}
+"""A point of the simulated screen, which has 640 by 400."""
+
+
+@asynccontextmanager
+async def _visited(
+    chromium: Chromium, simulation: dict[str, Any], **options: Any
+) -> AsyncIterator[tuple[World, Visit]]:
+    """A world of such machines, and a page of somebody who is signed in."""
+    async with a_world(simulation) as world:
+        await world.controller.start()
+        async with chromium.visit(f"http://localhost:{world.controller.port}", **options) as visit:
+            await visit.sign_up(world.controller, "ann")
+            yield world, visit
+
+
+@pytest.fixture
+async def place(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
+    async with _visited(chromium, NEVER) as it:
+        yield it
+
+
+async def _connect(visit: Visit, provider: str = "codex") -> str:
+    """Press Connect on the home page; the session's id."""
+    await visit.open("/")
+    body = json.dumps({"provider": provider})
+    # Whatever home looks like, this is what its button sends.
+    session_id: str = await visit.page.evaluate(
+        """async (body) => {
+          const csrf = document.querySelector('meta[name="csrf-token"]').content;
+          const headers = {"Content-Type": "application/json", "X-CSRF-Token": csrf};
+          const answer = await fetch("/api/auth/start", {method: "POST", body, headers});
+          return (await answer.json()).sessionId;
+        }""",
+        body,
+    )
+    await visit.open(f"/connect/{session_id}")
+    return session_id
+
+
+async def _ask(page: Page, path: str) -> Any:
+    return await page.evaluate("async (path) => (await fetch(path)).json()", path)
+
+
+async def _until_live(page: Page) -> None:
+    await page.wait_for_selector(WAITING, timeout=SLOW_MS)
+    await expect(page.locator("#screen-state")).to_have_text("Live", timeout=SLOW_MS)
+
+
+async def _click_inside(page: Page) -> None:
+    """Click at INNER of the machine's screen, wherever that is on the page."""
+    canvas = page.locator("#screen-view canvas")
+    box = await canvas.bounding_box()
+    assert box is not None
+    scale = box["width"] / 640
+    await canvas.click(position={"x": INNER["x"] * scale, "y": INNER["y"] * scale})
+
+
+async def test_a_login_by_clicks_and_keys_leads_to_the_chat_in_the_cli_machine(
+    place: tuple[World, Visit],
+) -> None:
+    world, visit = place
+    session_id = await _connect(visit)
+    page = visit.page
+    await _until_live(page)
+    await visit.assert_accessible()
+    await _click_inside(page)
+    await page.keyboard.type("aB@")
+    heard = await heard_by_screen(world.controller.host(), session_id, 4)
+    (click,) = [it["click"] for it in heard if "click" in it]
+    assert abs(click[0] - INNER["x"]) <= 2
+    assert abs(click[1] - INNER["y"]) <= 2
+    keys = [it["key"] for it in heard if "key" in it]
+    assert [it for it in keys if it < 0xFF00] == [ord("a"), ord("B"), ord("@")]
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector(ENDED, timeout=SLOW_MS)
+    await expect(page.locator("h1")).to_have_text("Codex is connected")
+    await visit.assert_accessible()
+    view = await _ask(page, f"/api/auth/session/{session_id}")
+    active = await _ask(page, "/api/vm/active-cli")
+    assert view["cliVM"]["vmId"] == active["vmId"]
+    await expect(page.locator(".end")).to_contain_text(active["vmId"])
+    await page.wait_for_url("**/chat/*")
+    chat = await _ask(page, f"/api/chats/{page.url.rpartition('/')[2]}")
+    assert chat["provider"] == "codex"
+
+
+async def test_what_was_done_in_ones_own_browser_is_pasted(place: tuple[World, Visit]) -> None:
+    _, visit = place
+    await _connect(visit)
+    page = visit.page
+    await page.wait_for_selector(WAITING, timeout=SLOW_MS)
+    await page.click("#own summary")
+    link = page.locator("#own-open")
+    await expect(link).to_have_attribute("target", "_blank")
+    await expect(link).to_have_attribute("rel", "noopener noreferrer")
+    assert (await link.get_attribute("href") or "").startswith("https://auth.openai.com/")
+    field, problem = page.locator("#paste-text"), page.locator("#paste-problem")
+    await page.click("#paste button[type=submit]")
+    await expect(problem).to_contain_text("Nothing is pasted yet")
+    await field.fill("http://localhost:1455/auth/callback?error=denied")
+    await page.click("#paste button[type=submit]")
+    await expect(problem).to_contain_text("the address holds no code")
+    await expect(field).to_have_attribute("aria-invalid", "true")
+    await expect(field).to_be_focused()
+    await visit.assert_accessible()
+    await field.fill(CALLBACK.removeprefix("http://"))
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector(ENDED, timeout=SLOW_MS)
+    await expect(page.locator("h1")).to_have_text("Codex is connected")
+
+
+async def test_a_reload_in_the_middle_shows_how_it_stands(place: tuple[World, Visit]) -> None:
+    world, visit = place
+    session_id = await _connect(visit)
+    page = visit.page
+    await _until_live(page)
+    await page.reload()
+    await _until_live(page)
+    await _click_inside(page)
+    assert await heard_by_screen(world.controller.host(), session_id, 1)
+    await visit.open("/")  # closing the page ends nothing
+    other = await visit.another_page()
+    await other.goto(f"/connect/{session_id}")
+    await _until_live(other)
+
+
+async def test_the_live_view_comes_again_with_another_ticket(place: tuple[World, Visit]) -> None:
+    world, visit = place
+    session_id = await _connect(visit)
+    page = visit.page
+    await _until_live(page)
+    await world.controller.kill()
+    await expect(page.locator("#screen-state")).to_have_text("Interrupted")
+    await world.controller.start()
+    await expect(page.locator("#screen-state")).to_have_text("Live", timeout=SLOW_MS)
+    await _click_inside(page)
+    assert await heard_by_screen(world.controller.host(), session_id, 1)
+    visit.faults[:] = [it for it in visit.faults if not _is_of_the_outage(it)]
+
+
+def _is_of_the_outage(fault: str) -> bool:
+    """What a browser says by itself when a server is away."""
+    return "ERR_CONNECTION_REFUSED" in fault or "ERR_INCOMPLETE" in fault or "WebSocket" in fault
+
+
+async def test_cancelling_asks_first_and_another_try_is_one_click_away(
+    place: tuple[World, Visit],
+) -> None:
+    _, visit = place
+    session_id = await _connect(visit)
+    page = visit.page
+    await page.wait_for_selector(WAITING, timeout=SLOW_MS)
+    await page.click("#cancel")
+    await page.click("dialog[open] button[value=no]")
+    view = await _ask(page, f"/api/auth/session/{session_id}")
+    assert view["status"] == "waiting_for_person"
+    await page.click("#cancel")
+    await page.click("dialog[open] button[value=yes]")
+    await page.wait_for_selector(ENDED, timeout=SLOW_MS)
+    await expect(page.locator("h1")).to_have_text("You cancelled this")
+    await visit.assert_accessible()
+    await page.click("#again")
+    await page.wait_for_url(lambda url: "/connect/" in url and session_id not in url)
+    await _until_live(page)
+
+
+async def test_a_failure_says_what_happened_and_what_helps(chromium: Chromium) -> None:
+    async with _visited(chromium, {"login_end": "failure"}) as (_, visit):
+        session_id = await _connect(visit, "claude_code")
+        page = visit.page
+        await page.wait_for_selector(ENDED, timeout=SLOW_MS)
+        await expect(page.locator("h1")).to_have_text("Claude Code could not be connected")
+        end = page.locator(".end")
+        await expect(end).to_contain_text("the simulated login was told to fail")
+        await expect(end).to_contain_text("login-failed")
+        await expect(page.locator("#steps li.failed .step-words")).to_have_text("You log in")
+        await visit.assert_accessible()
+        await page.click("#again")
+        await page.wait_for_url(lambda url: "/connect/" in url and session_id not in url)
+
+
+async def test_it_is_used_on_a_phone(chromium: Chromium) -> None:
+    options: dict[str, Any] = {"size": PHONE, "has_touch": True, "is_mobile": True}
+    async with _visited(chromium, NEVER, **options) as (world, visit):
+        session_id = await _connect(visit)
+        page = visit.page
+        await _until_live(page)
+        await visit.assert_accessible()
+        await page.click("#own summary")
+        await visit.assert_accessible()
+        await page.click("#screen-keys")
+        await expect(page.locator("#screen-typing")).to_be_focused()
+        await page.keyboard.insert_text("né")
+        await page.keyboard.press("Backspace")
+        heard = await heard_by_screen(world.controller.host(), session_id, 3)
+        assert [it["key"] for it in heard] == [ord("n"), ord("é"), 0xFF08]
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector(ENDED, timeout=SLOW_MS)
+        await visit.assert_accessible()
+
+
+async def test_a_text_is_pasted_into_the_machine_and_keys_let_go(
+    place: tuple[World, Visit],
+) -> None:
+    world, visit = place
+    session_id = await _connect(visit)
+    page = visit.page
+    await _until_live(page)
+    await page.click("#screen-paste")
+    await page.fill("#paste-into", "correct horse")
+    await page.click("#paste-dialog button[value=yes]")
+    heard = await heard_by_screen(world.controller.host(), session_id, 3)
+    assert {"pasted": "correct horse"} in heard
+    assert [it["key"] for it in heard if "key" in it] == [0xFFE3, ord("v")]
+    await page.keyboard.press("Control+Alt+KeyX")
+    await expect(page.locator("#screen-keys")).to_be_focused()
+    await page.click("#screen-full")
+    await expect(page.locator("#screen-full")).to_have_text("Smaller")
+    await page.click("#screen-full")
+    await expect(page.locator("#screen-full")).to_have_text("Full screen")
+
+
+async def test_two_logins_of_one_person_stay_apart(place: tuple[World, Visit]) -> None:
+    """The wrong-machine fault: after the end every view reads the active CLI machine."""
+    world, visit = place
+    one = await _connect(visit)
+    await _until_live(visit.page)
+    second = await visit.another_page()
+    first, visit.page = visit.page, second
+    other = await _connect(visit, "claude_code")
+    await _until_live(second)
+    await _click_inside(second)
+    await second.keyboard.press("Enter")
+    await second.wait_for_selector(ENDED, timeout=SLOW_MS)
+    active = await _ask(second, "/api/vm/active-cli")
+    await expect(second.locator(".end")).to_contain_text(active["vmId"])
+    await expect(first.locator("#screen-state")).to_have_text("Live")
+    await first.bring_to_front()
+    await _click_inside(first)
+    assert await heard_by_screen(world.controller.host(), one, 1)
+    await first.keyboard.press("Enter")
+    await first.wait_for_selector(ENDED, timeout=SLOW_MS)
+    views = [await _ask(first, f"/api/auth/session/{it}") for it in (one, other)]
+    assert {it["cliVM"]["vmId"] for it in views} == {active["vmId"]}
+    assert (await _ask(first, "/api/vm/active-cli"))["vmId"] == active["vmId"]
+    assert [it["vm_type"] for it in await _ask(first, "/api/vm/list")] == ["cli"]
+
+
+async def test_somebody_elses_session_is_not_there(place: tuple[World, Visit]) -> None:
+    world, visit = place
+    theirs = await world.controller.connect("codex")
+    answer = await visit.open(f"/connect/{theirs}")
+    assert answer is not None
+    assert answer.status == 404
