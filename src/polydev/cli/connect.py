@@ -7,6 +7,7 @@ passed on, and Ctrl-C asks for its cancellation and waits until it is undone.
 from __future__ import annotations
 
 import asyncio
+import getpass
 import sys
 from typing import Annotated
 
@@ -15,7 +16,7 @@ import typer
 from polydev.cli.controller import Controller, Json, controller
 from polydev.cli.options import INTERRUPTED, JsonFlag, runs
 from polydev.cli.terminal import Step, Terminal
-from polydev.errors import PolydevError, by_code
+from polydev.errors import Invalid, PolydevError, by_code
 
 ENDS = {"completed", "failed", "expired", "cancelled"}
 WAITING = "waiting_for_person"
@@ -25,19 +26,31 @@ LONGEST_PASTE = 8192
 
 @runs
 async def connect(
-    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="`codex` or `claude_code`.")],
+    provider: Annotated[
+        str, typer.Argument(metavar="PROVIDER", help="`codex`, `claude_code` or `gemini_cli`.")
+    ],
+    api_key: Annotated[
+        bool, typer.Option("--api-key", help="Bring an API key instead: it is asked for, unseen.")
+    ] = False,
+    api_key_stdin: Annotated[
+        bool, typer.Option("--api-key-stdin", help="The same, read from standard input.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Log a CLI in: a browser machine is made for it, and destroyed when it is done.
 
     The steps are shown as they happen. Where the provider hands out a code, or your own browser
     ended at an address it cannot open, paste that here. Ctrl-C cancels and leaves nothing behind.
+    An API key needs no browser machine; it is never an argument, which others could see.
 
-    Examples: `polydev connect codex`, `polydev connect claude_code --json`.
+    Examples: `polydev connect codex`, `polydev connect claude_code --json`, `polydev connect
+    gemini_cli --api-key`, `polydev connect codex --api-key-stdin < key`.
     """
     terminal = Terminal(as_json=as_json)
+    by_key = api_key or api_key_stdin
+    key = await _key(provider, from_stdin=api_key_stdin) if by_key else None
     async with controller() as there:
-        session = await connected(there, provider, terminal)
+        session = await connected(there, provider, terminal, api_key=key)
         if as_json:
             terminal.answer({"ok": session["status"] == "completed", **session})
         if session["status"] == "cancelled":
@@ -50,9 +63,27 @@ async def connect(
         terminal.say(f'Try: polydev chat {provider} "Say hello"')
 
 
-async def connected(there: Controller, provider: str, terminal: Terminal) -> Json:
+async def _key(provider: str, *, from_stdin: bool) -> str:
+    """The person's API key, from where nobody sees it. Raises Invalid."""
+    if from_stdin:
+        key: str = await asyncio.to_thread(sys.stdin.readline, LONGEST_PASTE)
+    elif sys.stdin.isatty():
+        key = await asyncio.to_thread(getpass.getpass, f"The API key for {provider}: ")
+    else:
+        raise Invalid("There is no terminal to ask for the key", hint="Say --api-key-stdin")
+    if not key.strip():
+        raise Invalid("No API key was given")
+    return key.strip()
+
+
+async def connected(
+    there: Controller, provider: str, terminal: Terminal, *, api_key: str | None = None
+) -> Json:
     """Start a session, or join the one that goes on, and show it until its end."""
-    started = await there.post("/api/auth/start", {"provider": provider})
+    if api_key is None:
+        started = await there.post("/api/auth/start", {"provider": provider})
+    else:
+        started = await there.post("/api/auth/key", {"provider": provider, "apiKey": api_key})
     path = f"/api/auth/session/{started['sessionId']}"
     view = SessionView(terminal)
     typing = asyncio.create_task(_pass_on_what_is_typed(there, path, view))
@@ -177,6 +208,7 @@ def words_of(step: str) -> str:
 
 WORDS = {
     "wait-for-room": "Waiting for room",
+    "create-cli-machine": "Making the CLI machine",
     "create-machines": "Making the CLI machine and the browser machine",
     "browser-ready": "Waiting for the browser machine's service",
     "start-login": "Starting the CLI's own login, catching its URL",
@@ -184,4 +216,5 @@ WORDS = {
     "capture": "Reading the credentials once, and sealing them",
     "write": "Writing them into the CLI machine, asking the CLI",
     "destroy-browser": "Destroying the browser machine",
+    "settle": "Forgetting what stood there before",
 }

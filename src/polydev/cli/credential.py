@@ -45,7 +45,7 @@ async def list_credentials(as_json: JsonFlag = False) -> None:
         return terminal.answer(found)
     if not found:
         return terminal.say("No credentials; `polydev connect codex` makes one.")
-    columns = ("credential", "provider", "in machine", "said to be", "ends")
+    columns = ("credential", "provider", "kind", "in machine", "said to be", "ends")
     terminal.table(columns, (_row(it) for it in found))
 
 
@@ -166,6 +166,7 @@ def _row(credential: Json) -> tuple[str, ...]:
     return (
         credential["credentialId"],
         credential["provider"],
+        credential["kind"].replace("_", " "),
         credential["vmId"] or "-",
         said,
         moment(credential["expiresAt"]),
