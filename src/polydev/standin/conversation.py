@@ -7,7 +7,7 @@ answered already, so the models keep nothing between two requests.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from polydev import scripted
@@ -31,16 +31,18 @@ class Conversation:
 
     @cached_property
     def script(self) -> scripted.Script:
+        """What the prompt asks for, as far as there are tools for it."""
         if not self.has_tools:
             return scripted.Script(self.prompt)
-        return scripted.script_of(self.prompt)
+        script = scripted.script_of(self.prompt)
+        usable = (tool for tool in script.tools if type(tool) in self.tools)
+        return replace(script, tools=tuple(usable))
 
     @property
     def next_tool(self) -> scripted.Tool | None:
         """The tool to use now; None when it is time to answer."""
-        usable = [tool for tool in self.script.tools if type(tool) in self.tools]
         done = len(self.results)
-        return usable[done] if done < len(usable) else None
+        return self.script.tools[done] if done < len(self.script.tools) else None
 
     @property
     def pieces(self) -> tuple[str, ...]:
