@@ -61,7 +61,7 @@ def _read(body: bytes) -> tuple[str, str]:
         return "unreadable", ""
     known = told if told in _DIRECTIVES else "other"
     source = f"{parts.scheme}://{parts.netloc}" if parts.netloc else blocked
-    return known, source[:_MAX_SOURCE].encode("ascii", "backslashreplace").decode()
+    return known, source[:_MAX_SOURCE].encode("unicode_escape").decode()
 
 
 _DIRECTIVES = frozenset(

@@ -22,6 +22,8 @@ _ACTIONS = {
     "account.sign-in-refused": "A sign-in was refused",
     "account.sign-out": "Signed out",
     "account.sign-up": "Made the account",
+    "chat.create": "Began a chat",
+    "chat.delete": "Deleted a chat",
     "credential.export": "Exported a login",
     "credential.refresh": "A login was renewed",
     "credential.revoke": "Disconnected a CLI",
