@@ -20,7 +20,7 @@ from polydev.api.auth import After, Wait, get_session
 from polydev.api.ids import SessionIdInPath
 from polydev.api.schemas import SessionView, StepView
 from polydev.api.services import Reach
-from polydev.domain import SessionStatus, now
+from polydev.domain import CredentialKind, SessionStatus, now
 from polydev.providers import provider
 from polydev.web.rendering import Signed, fragment, page
 
@@ -94,7 +94,7 @@ def _told(view: SessionView) -> dict[str, Any]:
         "own_url": view.ownBrowserUrl or view.oauthUrl or "",
         "wants_code": view.accepts == "code",
         "is_waiting": view.status is SessionStatus.WAITING,
-        "by_key": _by_key(view),
+        "by_key": view.method is CredentialKind.API_KEY,
         "at": now(),
     }
 
@@ -112,10 +112,9 @@ def phase(view: SessionView) -> Phase:
 def steps(view: SessionView, name: str) -> Iterator[Step]:
     """Every step that there is, those that have not begun too: so the list keeps its place."""
     known = {it.step: it for it in view.steps}
-    words = {it: text.format(name=name) for it, text in _WORDS.items()}
-    wanted = [it for it in words if not _by_key(view) or it in _BY_KEY or it in known]
-    for it in [*wanted, *(step for step in known if step not in words)]:
-        told = words.get(it, it.replace("-", " ").capitalize())
+    words = _BY_KEY if view.method is CredentialKind.API_KEY else _BY_LOGIN
+    for it in [*words, *(step for step in known if step not in words)]:
+        told = words.get(it, it.replace("-", " ").capitalize()).format(name=name)
         yield _step(view, told, known.get(it), is_now=it == view.step)
 
 
@@ -144,11 +143,7 @@ def _ahead(count: int) -> str:
     return "1 login is before yours" if count == 1 else f"{count} logins are before yours"
 
 
-def _by_key(view: SessionView) -> bool:
-    return getattr(view, "method", "login") == "api_key"
-
-
-_WORDS = {
+_BY_LOGIN = {
     "wait-for-room": "Waiting for room",
     "create-machines": "Starting your machines",
     "browser-ready": "Opening a browser for you",
@@ -159,8 +154,12 @@ _WORDS = {
     "destroy-browser": "Removing the browser machine",
 }
 
-_BY_KEY = frozenset({"wait-for-room", "create-machines", "write"})
-"""The steps of a session without a login."""
+_BY_KEY = {
+    "wait-for-room": "Waiting for room",
+    "create-cli-machine": "Starting your machine",
+    "write": "Handing the key to {name} in your machine",
+    "settle": "Tidying up",
+}
 
 _TITLES = {
     SessionStatus.EXPIRED: "The time to log in is over",

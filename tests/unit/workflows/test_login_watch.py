@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from polydev.domain import ConnectSession, PersonId, SessionId, SessionStatus, VmId, now
+from polydev.errors import LoginFailed, MachineBusy
 from polydev.hosts import Host
 from polydev.workflows.login import BrowserService
 from polydev.workflows.login_watch import LoginWatch
@@ -68,3 +69,22 @@ async def test_a_machine_that_does_not_let_us_wait_is_asked_seldom(what: str) ->
         async with asyncio.timeout(1):
             await getattr(watch_of(machine), what)()
     assert 1 <= machine.asked <= 5
+
+
+class EndedMachine(HastyMachine):
+    """Does not run any more, as its host agent says."""
+
+    def http(self, vm_id: str, port: int, **_: object) -> httpx.AsyncClient:
+        def refused(request: httpx.Request) -> httpx.Response:
+            raise MachineBusy("vm is failed", hint="Start it first")
+
+        return httpx.AsyncClient(
+            transport=httpx.MockTransport(refused), base_url=f"http://127.0.0.1:{port}"
+        )
+
+
+@pytest.mark.parametrize("what", ["start", "until_done"])
+async def test_a_machine_that_has_ended_ends_the_login_with_what_helps(what: str) -> None:
+    with pytest.raises(LoginFailed, match="browser machine vm ended") as caught:
+        await getattr(watch_of(EndedMachine()), what)()
+    assert caught.value.hint == "Connect again"

@@ -1,0 +1,109 @@
+"""What the connect page says of a session, at each moment of it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import timedelta
+
+import pytest
+
+from polydev import errors
+from polydev.api.schemas import SessionView
+from polydev.domain import (
+    ConnectSession,
+    CredentialKind,
+    PersonId,
+    SessionId,
+    SessionStatus,
+    SessionStep,
+    now,
+)
+from polydev.web import connect
+from polydev.web.connect import Phase
+
+AT = now()
+HERE = SessionId("this-session")
+LOGIN = [
+    "wait-for-room",
+    "create-machines",
+    "browser-ready",
+    "start-login",
+    "wait-for-person",
+    "capture",
+    "write",
+    "destroy-browser",
+]
+
+
+def _view(done: int, status: SessionStatus = SessionStatus.RUNNING, **more: object) -> SessionView:
+    """A session that has done so many of its steps, and is in the next unless it has ended."""
+    told: dict[str, object] = {it.name: None for it in fields(ConnectSession)}
+    told |= {"session_id": HERE, "user_id": PersonId("ann"), "provider": "codex", "status": status}
+    told |= {"created_at": AT, "expires_at": AT, "method": CredentialKind.LOGIN}
+    told["step"] = LOGIN[min(done, len(LOGIN) - 1)]
+    told |= {"ended_at": AT} if status.is_end else {}
+    over = [SessionStep(HERE, it, AT, AT + timedelta(seconds=2), "done") for it in LOGIN[:done]]
+    begun = [SessionStep(HERE, it, AT, None, None) for it in LOGIN[done : done + 1]]
+    session = ConnectSession(**(told | more))  # type: ignore[arg-type]
+    return SessionView.of(session, [*over, *([] if status.is_end else begun)], None)
+
+
+def test_every_step_stands_in_the_list_from_the_beginning() -> None:
+    for done in range(len(LOGIN)):
+        shown = list(connect.steps(_view(done), "Codex"))
+        states = ["done"] * done + ["now"] + ["later"] * (len(LOGIN) - done - 1)
+        assert [it.state for it in shown] == states
+        assert all("{" not in it.words and "-" not in it.words for it in shown)
+        assert {it.seconds for it in shown[:done]} <= {2.0}
+
+
+@pytest.mark.parametrize(
+    ("done", "phase"),
+    [
+        (0, Phase.PREPARING),
+        (2, Phase.PREPARING),
+        (3, Phase.SEEING),
+        (4, Phase.SEEING),
+        (5, Phase.FINISHING),
+        (7, Phase.FINISHING),
+    ],
+)
+def test_the_browser_can_be_seen_from_when_it_is_ready_until_the_login_is_done(
+    done: int, phase: Phase
+) -> None:
+    assert connect.phase(_view(done)) is phase
+    assert connect.phase(_view(done, SessionStatus.CANCELLED)) is Phase.ENDED
+
+
+def test_what_did_not_come_about_is_neither_awaited_nor_failed() -> None:
+    view = _view(2, SessionStatus.CANCELLED)
+    assert [it.state for it in connect.steps(view, "Codex")] == ["done"] * 2 + ["skipped"] * 6
+
+
+def test_a_key_needs_few_steps_and_no_browser() -> None:
+    view = _view(0, method=CredentialKind.API_KEY)
+    words = " ".join(it.words for it in connect.steps(view, "Codex"))
+    assert "browser" not in words
+    assert "key" in words
+
+
+@pytest.mark.parametrize(
+    ("ahead", "words"), [(0, "You are next"), (1, "1 login is"), (7, "7 logins are")]
+)
+def test_the_place_in_the_queue_is_told(ahead: int, words: str) -> None:
+    view = _view(0, SessionStatus.QUEUED).model_copy(update={"ahead": ahead})
+    assert next(connect.steps(view, "Codex")).note.startswith(words)
+
+
+def test_every_kind_of_failure_has_an_advice() -> None:
+    known = {kind.code for kind in vars(errors).values() if isinstance(kind, type)
+             and issubclass(kind, errors.PolydevError)}  # fmt: skip
+    statuses = set(SessionStatus)
+    assert set(connect._ADVICE) <= known | {str(it) for it in statuses}
+    for code in known:
+        status = SessionStatus.FAILED
+        view = _view(4, status, error_code=code, error="It broke")
+        end = connect.end(view, "Codex")
+        assert end.title == "Codex could not be connected"
+        assert end.advice
+        assert "{" not in end.advice
