@@ -119,6 +119,8 @@ class Provider:
     api_key: ApiKey
     files: tuple[GuestFile, ...]
     status_argv: tuple[str, ...]
+    status_within_s: float
+    """How long that may take in a slow machine."""
     chat: Chat
     acp: Acp
 
@@ -162,6 +164,7 @@ def _read(path: Path) -> Provider:
         api_key=_api_key(data["api_key"]),
         files=tuple(_file(entry) for entry in data.get("files", [])),
         status_argv=tuple(data["status"]["argv"]),
+        status_within_s=float(data["status"]["within_s"]),
         chat=Chat(tuple(data["chat"]["argv"]), data["chat"]["output"]),
         acp=_acp(data["acp"]),
     )

@@ -36,7 +36,6 @@ from polydev.vault import Vault
 log = logging.getLogger("polydev.workflows")
 
 _TRIES = 3
-_PROGRAM_S = 30.0
 _WRITE_S = 30.0
 _LOGOUT_S = 15.0
 
@@ -79,7 +78,10 @@ class Delivery:
     async def is_logged_in(self, provider: Provider, vm_id: VmId) -> bool:
         """What the CLI's own status command says."""
         output = await self.host.run_program(
-            vm_id, provider.status_argv, env=provider.environment, timeout_s=_PROGRAM_S
+            vm_id,
+            provider.status_argv,
+            env=provider.environment,
+            timeout_s=provider.status_within_s,
         )
         return output.exit_code == 0
 
