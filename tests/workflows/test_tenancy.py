@@ -52,6 +52,8 @@ NOBODYS = {
     "hostId": "nowhere",
     "key_id": "key-000000000000",
     "rotation_id": "key-000000000000.000000000000",
+    "chatId": "00000000-0000-4000-8000-000000000000",
+    "requestId": "1-1",
 }
 """Ids that name nothing: whoever sends another person's must be answered as for these."""
 
@@ -69,6 +71,8 @@ WORDS: dict[str, Any] = {
     "new": f"{PASSWORD}, another one",
     "code": "a-code",
     "state": "a-state",
+    "title": "A title",
+    "optionId": "allow_once",
 }
 """What else operations take, as it could be meant."""
 
@@ -138,6 +142,7 @@ async def _tenants(**settings: str) -> AsyncIterator[Tenants]:
             assert connected["status"] == "completed", connected
             [credential] = (await client.get("/api/credentials")).json()
             going_on = await _login(client, "codex", "wait-for-person")
+            chat_id = await _chatting(client)
             document = (await client.get("/openapi.json")).json()
         token_id, _ = await first.token("read")
         firsts = NOBODYS | {
@@ -149,8 +154,22 @@ async def _tenants(**settings: str) -> AsyncIterator[Tenants]:
             "user_id": first.user_id,
             "userId": first.user_id,
             "hostId": "local",
+            "chatId": chat_id,
         }
         yield Tenants(world, first, second, firsts, document)
+
+
+async def _chatting(client: httpx.AsyncClient) -> str:
+    """A new chat in which the CLI waits to be allowed something."""
+    chat = (await client.post("/api/chats", json={"provider": "claude_code"})).json()
+    path = f"/api/chats/{chat['chatId']}"
+    asked = await client.post(f"{path}/turns", json={"text": "write a.txt: something"})
+    assert asked.status_code == 202, asked.text
+    async with asyncio.timeout(20):
+        while chat["status"] != "waiting":
+            await asyncio.sleep(0.05)
+            chat = (await client.get(path)).json()
+    return str(chat["chatId"])
 
 
 async def _login(client: httpx.AsyncClient, provider: str, step: str) -> dict[str, Any]:

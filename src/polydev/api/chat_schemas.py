@@ -125,4 +125,4 @@ class ChatEventView(_Schema):
 def on_wire(event: ChatEvent) -> dict[str, Any]:
     """An event as JSON has it."""
     told = {"id": event.event_id, "turn": event.turn, "kind": event.kind.value}
-    return told | {"at": event.at.isoformat()} | event.data
+    return told | {"at": event.at.isoformat().replace("+00:00", "Z")} | event.data

@@ -1,0 +1,137 @@
+"""A person who chats, over the API of a controller under test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from controller_process import ControllerProcess
+
+Event = dict[str, Any]
+LIMIT_S = 60
+
+
+async def connected(controller: ControllerProcess, provider: str) -> str:
+    """Have a CLI logged in by a simulated person; the CLI machine's id."""
+    session_id = await controller.connect(provider)
+    path = f"/api/auth/session/{session_id}"
+    session = await controller.ask("GET", path)
+    while session["endedAt"] is None:
+        after = f"{path}?after={session['version']}&wait=20"
+        session = await controller.ask("GET", after)
+    assert session["status"] == "completed", session
+    return str(session["cliVM"]["vmId"])
+
+
+async def a_chat(controller: ControllerProcess, provider: str = "codex") -> Talk:
+    """A new chat with a CLI."""
+    chat = await controller.ask("POST", "/api/chats", {"provider": provider})
+    return Talk(controller, str(chat["chatId"]))
+
+
+@dataclass(frozen=True)
+class Talk:
+    """One chat."""
+
+    controller: ControllerProcess
+    chat_id: str
+
+    @property
+    def path(self) -> str:
+        return f"/api/chats/{self.chat_id}"
+
+    def at(self, controller: ControllerProcess) -> Talk:
+        """The same chat, asked of another controller."""
+        return Talk(controller, self.chat_id)
+
+    async def view(self) -> dict[str, Any]:
+        return dict(await self.controller.ask("GET", self.path))
+
+    async def ask(self, text: str) -> int:
+        """Say something; the turn's number."""
+        taken = await self.controller.ask("POST", f"{self.path}/turns", {"text": text})
+        return int(taken["turn"])
+
+    async def allow(self, event: Event, kind: str = "allow_once") -> None:
+        """Answer a request for permission with the choice of a kind."""
+        [option] = [it["optionId"] for it in event["options"] if it["optionKind"] == kind]
+        path = f"{self.path}/permissions/{event['requestId']}"
+        await self.controller.ask("POST", path, {"optionId": option})
+
+    async def listen(self, after: int = 0) -> AsyncIterator[Event]:
+        """Every event after a known one, as the stream has it; its ids ever grow."""
+        headers = {"last-event-id": str(after)} if after else {}
+        async with (
+            self.controller.client() as client,
+            client.stream("GET", f"{self.path}/stream", headers=headers) as answer,
+        ):
+            assert answer.status_code == 200, await answer.aread()
+            known = after
+            async for line in _lines(answer):
+                if line.startswith("id: "):
+                    assert int(line[4:]) > known, (known, line)
+                    known = int(line[4:])
+                elif line.startswith("data: "):
+                    event = json.loads(line[6:])
+                    assert event["id"] == known
+                    yield event
+
+    async def until(self, kind: str, turn: int, after: int = 0) -> list[Event]:
+        """The events up to the first one of a kind in a turn."""
+        heard: list[Event] = []
+        async with asyncio.timeout(LIMIT_S), aclosing(self.listen(after)) as events:
+            async for event in events:
+                heard.append(event)
+                if event["kind"] == kind and event["turn"] == turn:
+                    return heard
+        raise AssertionError(f"the stream ended before {kind}: {heard}")
+
+    async def turn(self, text: str, allow: str = "allow_once") -> list[Event]:
+        """A whole turn, with every request for permission answered so; its events."""
+        number = await self.ask(text)
+        heard: list[Event] = []
+        async with asyncio.timeout(LIMIT_S), aclosing(self.listen(number * 10**6)) as events:
+            async for event in events:
+                heard.append(event)
+                if event["kind"] == "permission":
+                    await self.allow(event, allow)
+                if event["kind"] == "turn_ended":
+                    return heard
+        raise AssertionError("the stream ended")
+
+    async def stored(self) -> list[Event]:
+        """All that the database has of it, page by page."""
+        found: list[Event] = []
+        while True:
+            after = found[-1]["id"] if found else 0
+            page = await self.controller.ask("GET", f"{self.path}/events?after={after}&limit=7")
+            if not page:
+                return found
+            found += page
+
+
+async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
+    try:
+        async for line in answer.aiter_lines():
+            yield line
+    except httpx.HTTPError:
+        return  # the controller was killed
+
+
+def said(events: list[Event], kind: str = "text") -> str:
+    """The pieces of one text, together."""
+    return "".join(it["text"] for it in events if it["kind"] == kind)
+
+
+def kinds(events: list[Event]) -> list[str]:
+    """The kinds in their order, each run of one kind once."""
+    found: list[str] = []
+    for event in events:
+        if not found or found[-1] != event["kind"]:
+            found.append(event["kind"])
+    return found
