@@ -17,7 +17,7 @@ import posixpath
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, ExitStack
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -66,34 +66,34 @@ _REACHED = (NoSuchMachine, MachineBusy, HostUnreachable, ChannelLost, GuestMisbe
 _FOUND = (*_REACHED, NoSuchFile, BadPath, FileRefused)
 
 
-def _path(name: str, about: str) -> Any:
-    """The dependency that reads a path from the query: bytes, which need not be text."""
-
-    async def read(
-        request: Request,
-        _text: Annotated[
-            str,
-            Query(
-                alias=name,
-                min_length=1,
-                max_length=_MAX_PATH,
-                pattern=r"^/[^\x00]*$",
-                description=about,
-                examples=["/root/notes.md"],
-            ),
-        ],
-    ) -> bytes:
-        for pair in request.scope["query_string"].split(b"&"):
-            key, _, value = pair.replace(b"+", b" ").partition(b"=")
-            if unquote_to_bytes(key) == name.encode():
-                return unquote_to_bytes(value)
-        raise BadRequest(f"The query names no {name}")
-
-    return Depends(read)
+_ABSOLUTE = Query(
+    min_length=1,
+    max_length=_MAX_PATH,
+    pattern=r"^/[^\x00]*$",
+    description="An absolute path in the machine; it need not be UTF-8",
+    examples=["/root/notes.md"],
+)
 
 
-Place = Annotated[bytes, _path("path", "An absolute path in the machine")]
-NewPlace = Annotated[bytes, _path("to", "An absolute path in the machine that is free")]
+async def _place(request: Request, path: Annotated[str, _ABSOLUTE]) -> bytes:
+    return _exactly(request, b"path")
+
+
+async def _new_place(request: Request, to: Annotated[str, _ABSOLUTE]) -> bytes:
+    return _exactly(request, b"to")
+
+
+def _exactly(request: Request, name: bytes) -> bytes:
+    """A parameter's bytes, which need not be text."""
+    for pair in request.scope["query_string"].split(b"&"):
+        key, _, value = pair.replace(b"+", b" ").partition(b"=")
+        if unquote_to_bytes(key) == name:
+            return unquote_to_bytes(value)
+    raise BadRequest(f"The query names no {name.decode()}")
+
+
+Place = Annotated[bytes, Depends(_place)]
+NewPlace = Annotated[bytes, Depends(_new_place)]
 
 
 class FileInFolder(BaseModel):

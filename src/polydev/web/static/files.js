@@ -87,7 +87,10 @@ function row(entry) {
   const actions = document.createElement("td");
   actions.className = "end";
   if (entry.kind === "file" || entry.kind === "link") actions.append(download(entry));
-  actions.append(button(entry, "rename", "edit", "Rename"), button(entry, "remove", "trash", "Delete"));
+  // What lies at the top is the machine's: the API neither moves nor removes it.
+  if (folder !== "/") {
+    actions.append(button(entry, "rename", "edit", "Rename"), button(entry, "remove", "trash", "Delete"));
+  }
   made.append(name, bytes, changed, actions);
   return made;
 }

@@ -9,7 +9,7 @@ const TAIL_BYTES = 64 * 1024;
 
 const page = document.querySelector("[data-machine]");
 const base = `/api/vm/${encodeURIComponent(page.dataset.machine)}`;
-const cores = (value) => `${value < 0.095 ? value.toFixed(2) : value.toFixed(1).replace(/\.0$/, "")} core${value === 1 ? "" : "s"}`;
+const cores = (value) => `${value.toFixed(value < 0.095 ? 2 : 1).replace(/\.0+$/, "")} core${value === 1 ? "" : "s"}`;
 
 async function drawUsage() {
   const { samples, limits, periodSeconds } = await api("GET", `${base}/usage`);

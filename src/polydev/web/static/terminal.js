@@ -1,10 +1,10 @@
 // The terminal's page: xterm.js on the screen, a Link to the machine, and the keys that a phone lacks.
 
 import { copy, hideProblem, showProblem } from "./app.js";
-import { styledDocument } from "./styled_document.js";
 import { Link } from "./terminal_link.js";
 import { FitAddon } from "./vendor/xterm/addon-fit.mjs";
 import { Terminal } from "./vendor/xterm/xterm.mjs";
+import { allowStyles } from "./xterm_styles.js";
 
 const SCROLLBACK_LINES = 10_000;
 const KEYS = { esc: "\x1b", tab: "\t", up: "\x1b[A", down: "\x1b[B", right: "\x1b[C", left: "\x1b[D" };
@@ -16,8 +16,8 @@ const again = find('[data-do="again"]');
 const ctrl = find('[data-key="ctrl"]');
 const encoder = new TextEncoder();
 
+allowStyles(document.querySelector('meta[name="style-nonce"]').content);
 const terminal = new Terminal({
-  documentOverride: styledDocument(document.querySelector('meta[name="style-nonce"]').content),
   fontFamily: getComputedStyle(document.documentElement).getPropertyValue("--mono"),
   fontSize: matchMedia("(max-width: 40rem)").matches ? 13 : 14,
   lineHeight: 1.15,
