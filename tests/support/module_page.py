@@ -1,8 +1,7 @@
 """The pages' own ES modules in Chromium, without a controller: files as `web/assets.py` serves
 them, under the Content-Security-Policy that every page has.
 
-    result = await modules.run("const { diff } = await load('chat/diff.js'); return diff(given, '')",
-                               "old text")
+    told = await modules.run("return (await load('chat/words.js')).visible(given)", "a text")
 """
 
 from __future__ import annotations
