@@ -1,0 +1,136 @@
+"""A login that is asked for in ACP ends in an outcome, whatever the agent does."""
+
+import asyncio
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from login_recipes import RECIPE, URL, login_of
+
+from polydev.guest.browser_service.agent import LINE_BYTES
+from polydev.guest.browser_service.login import Login, Step
+from polydev.guest.browser_service.recipes import LoginKind
+from polydev.guest.browser_service.url_inbox import UrlInbox
+
+ANSWERS = """
+import json, os, pathlib, subprocess, sys, time
+def say(**message):
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+def write(token="secret-refresh-token"):
+    file = pathlib.Path(os.environ["HOME"], ".made-up/login.json")
+    file.write_text(json.dumps({"tokens": {"refresh": token}}))
+def asked(method):
+    line = sys.stdin.readline()
+    message = json.loads(line)
+    assert message["method"] == method, line
+    return message
+hello = asked("initialize")
+assert hello["params"]["protocolVersion"] == 1
+"""
+HELLO = 'say(id=hello["id"], result={"protocolVersion": 1})\n'
+ASKED = HELLO + 'it = asked("authenticate")\nassert it["params"] == {"methodId": "by-hand"}\n'
+DONE = 'write()\nsay(id=it["id"], result={})\nsys.stdin.read()\n'
+
+
+def agent_login(home: Path, *script: str, **changed: object) -> Login:
+    """A login by an agent that is a script in the folder `home`."""
+    login = login_of("", home, **changed)
+    argv = (sys.executable, "-c", ANSWERS + "".join(script))
+    recipe = replace(RECIPE, kind=LoginKind.ACP, method="by-hand", argv=argv)
+    return replace(login, recipe=recipe)
+
+
+async def outcome(login: Login) -> tuple[Step, str]:
+    async with asyncio.timeout(30):
+        await login.run()
+    return login.step, login.reason
+
+
+async def test_an_agent_that_authenticates_leaves_credentials(tmp_path: Path) -> None:
+    login = agent_login(tmp_path, ASKED, DONE)
+    assert await outcome(login) == (Step.READY, "")
+    assert login.credentials == {"tokens": {"refresh": "secret-refresh-token"}}
+
+
+async def test_what_it_writes_when_its_input_ends_counts(tmp_path: Path) -> None:
+    late = 'say(id=it["id"], result={})\nsys.stdin.read()\nwrite()\n'
+    assert await outcome(agent_login(tmp_path, ASKED, late)) == (Step.READY, "")
+
+
+async def test_other_lines_and_messages_are_passed_over(tmp_path: Path) -> None:
+    noise = (
+        'print("Waiting for authentication...\\n[1, 2]\\n{\\"a\\": 1}\\nnull", flush=True)\n'
+        f'print("x" * {2 * LINE_BYTES}, flush=True)\n'
+        'say(method="session/update", params={})\nsay(id=it["id"] + 7, result={})\n'
+        'say(method="fs/read_text_file", id=it["id"], params={"path": "/etc/shadow"})\n'
+        'refused = json.loads(sys.stdin.readline())\nassert refused["error"]["code"] == -32601\n'
+    )
+    login = agent_login(tmp_path, ASKED, noise, DONE)
+    assert await outcome(login) == (Step.READY, "")
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("sys.exit(3)", "it ended with exit code 3"),
+        (ASKED + "sys.exit(41)", "it ended with exit code 41"),
+        (ASKED + 'say(id=it["id"], error={"code": 1, "message": "timed out"})', "says: timed out"),
+        (ASKED + 'say(id=it["id"], error="?")', "it did not say why"),
+        ('say(id=hello["id"], error={"message": "too old"})', "says: too old"),
+        (ASKED + 'say(id=it["id"], result={})', "the CLI wrote no credentials file"),
+    ],
+)
+async def test_every_refusal_is_a_reason(tmp_path: Path, script: str, why: str) -> None:
+    step, reason = await outcome(agent_login(tmp_path, script))
+    assert step is Step.FAILED
+    assert why in reason
+
+
+async def test_a_reason_is_short_and_holds_no_secret(tmp_path: Path) -> None:
+    words = "no: https://id.test/x?code=c0de1234567890123456789 ya29.aB0cDeFgHiJkLmNoPqRs \x1b[31m"
+    error = json.dumps({"code": 1, "message": words * 100})
+    login = agent_login(tmp_path, ASKED, f'say(id=it["id"], error={error})')
+    _, reason = await outcome(login)
+    assert len(reason) < 400
+    for secret in ("c0de", "ya29", "\x1b", "\n"):
+        assert secret not in reason
+
+
+async def test_what_it_prints_elsewhere_is_told_when_it_fails(tmp_path: Path) -> None:
+    script = 'print("cannot reach the provider", file=sys.stderr, flush=True)\ntime.sleep(0.3)\n'
+    login = agent_login(tmp_path, ASKED, script, "sys.exit(1)")
+    await outcome(login)
+    assert "cannot reach the provider" in login.reported_output()
+
+
+async def test_an_agent_that_never_answers_ends_with_its_children(tmp_path: Path) -> None:
+    script = 'child = subprocess.Popen(["sleep", "1000"])\n'
+    script += 'pathlib.Path(os.environ["HOME"], "child").write_text(str(child.pid))\n'
+    login = agent_login(tmp_path, ASKED, script, "sys.stdin.read()", login_limit_s=2.0)
+    step, reason = await outcome(login)
+    assert (step, "longer than 2 s" in reason) == (Step.FAILED, True)
+    child = Path("/proc", (tmp_path / "child").read_text(), "stat")
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+async def test_the_url_comes_by_the_command_that_would_open_a_browser(tmp_path: Path) -> None:
+    script = f'subprocess.run(["xdg-open", {URL!r}], check=True)\n'
+    # Once this is answered, the URL has been read as well.
+    script += 'say(method="are/you/there", id="x")\nsys.stdin.readline()\n'
+    login = agent_login(tmp_path, ASKED, script, DONE)
+    inbox = UrlInbox(tmp_path / "fifo", login.url_arrived)
+    try:
+        assert await outcome(login) == (Step.READY, "")
+    finally:
+        inbox.close()
+    assert login.url is not None
+    assert login.url.text == URL
+
+
+async def test_nothing_is_typed_to_an_agent(tmp_path: Path) -> None:
+    login = agent_login(tmp_path, ASKED, DONE)
+    assert await outcome(login) == (Step.READY, "")
+    with pytest.raises(OSError, match="no terminal"):
+        login._cli.type("x")  # type: ignore[union-attr]
