@@ -1,0 +1,231 @@
+"""The real CLIs use an API key that stands where `providers.places` says, in every way that they
+are asked; and from a login to a key and back, exactly one of them counts.
+
+Should a new version of a CLI read its key elsewhere, this is where it shows.
+"""
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_world import PATIENCE_S, REPOSITORY, World, world
+
+from polydev.domain import CredentialKind
+from polydev.providers import (
+    AnswerReader,
+    Provider,
+    check_api_key,
+    key_held,
+    places,
+    provider,
+    to_place,
+)
+from polydev.standin.accounts import ACCOUNTS
+
+pytestmark = pytest.mark.clis
+
+QUESTION = "How many legs has a spider in Zanzibar?"
+ANSWER = f"The stand-in model heard you say: {QUESTION}"
+VENDORS = {"claude_code": "anthropic", "codex": "openai", "gemini_cli": "google"}
+GEMINI_STATUS = REPOSITORY / "src" / "polydev" / "guest" / "machine" / "gemini-status.js"
+TOKEN = "made-up-token-0123456789"
+LOGINS = {
+    "claude_code": {
+        "claudeAiOauth": {
+            "accessToken": TOKEN,
+            "refreshToken": TOKEN,
+            "expiresAt": 4102444800000,
+            "scopes": ["user:inference", "user:profile"],
+        }
+    },
+    "codex": {
+        "auth_mode": "chatgpt",
+        "tokens": {
+            "id_token": "e30.e30.e30",
+            "access_token": "e30.e30.e30",
+            "refresh_token": TOKEN,
+            "account_id": "a",
+        },
+    },
+    "gemini_cli": {"access_token": TOKEN, "refresh_token": TOKEN, "expiry_date": 4102444800000},
+}
+
+
+@pytest.fixture
+def here() -> Iterator[World]:
+    with world() as made:
+        yield made
+
+
+@pytest.fixture(params=VENDORS)
+def about(request: pytest.FixtureRequest) -> Provider:
+    return provider(request.param)
+
+
+def the_key(about: Provider) -> str:
+    return ACCOUNTS[0].api_key(VENDORS[about.id])
+
+
+def deliver(here: World, about: Provider, kind: CredentialKind, plaintext: bytes) -> None:
+    """What `delivery.py` does, with this world's home in place of the machine's."""
+    found = {path: read(here, path) for path in places(about)}
+    change = to_place(about, kind, plaintext, found)
+    for file in change.files:
+        path = at_home(here, file.path)
+        if file.if_absent and path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.content.replace(b"/root/", f"{here.home}/".encode()))
+        path.chmod(file.mode)
+    for removed in change.removed:
+        at_home(here, removed).unlink(missing_ok=True)
+
+
+def at_home(here: World, path: str) -> Path:
+    return here.home / path.removeprefix("/root/")
+
+
+def read(here: World, path: str) -> bytes | None:
+    file = at_home(here, path)
+    if not file.exists():
+        return None
+    return file.read_bytes().replace(f"{here.home}/".encode(), b"/root/")
+
+
+def run(
+    here: World, about: Provider, argv: tuple[str, ...], cwd: Path | None = None, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    environment = here.environment(**about.environment)
+    return here.namespace.run(argv, environment, cwd=cwd or here.home, **options)
+
+
+def status(here: World, about: Provider) -> "subprocess.CompletedProcess[str]":
+    argv = about.status_argv
+    if about.id == "gemini_cli":
+        argv = ("node", str(GEMINI_STATUS))
+    return run(here, about, argv)
+
+
+def said(agent: "subprocess.Popen[str]", folder: Path) -> str:
+    """What an agent answers to the question, by the Agent Client Protocol."""
+    assert agent.stdin is not None
+    assert agent.stdout is not None
+    ask(agent, 0, "initialize", {"protocolVersion": 1, "clientCapabilities": {}})
+    text = ""
+    for line in agent.stdout:
+        message = json.loads(line)
+        assert "error" not in message, message
+        if message.get("id") == 0:
+            ask(agent, 1, "session/new", {"cwd": str(folder), "mcpServers": []})
+        elif message.get("id") == 1:
+            prompt = [{"type": "text", "text": QUESTION}]
+            session = message["result"]["sessionId"]
+            ask(agent, 2, "session/prompt", {"sessionId": session, "prompt": prompt})
+        elif message.get("id") == 2:
+            return text
+        update = message.get("params", {}).get("update", {})
+        if update.get("sessionUpdate") == "agent_message_chunk":
+            text += update["content"]["text"]
+    raise AssertionError("the agent ended")
+
+
+def ask(agent: "subprocess.Popen[str]", number: int, method: str, what: Mapping[str, Any]) -> None:
+    assert agent.stdin is not None
+    message = {"jsonrpc": "2.0", "id": number, "method": method, "params": what}
+    agent.stdin.write(json.dumps(message) + "\n")
+    agent.stdin.flush()
+
+
+def test_a_key_is_all_that_the_cli_needs(here: World, about: Provider) -> None:
+    for path in ("/root/.codex", "/root/.gemini"):
+        at_home(here, path).mkdir()
+    assert status(here, about).returncode != 0
+    key = the_key(about)
+    deliver(here, about, CredentialKind.API_KEY, check_api_key(about, key))
+    assert at_home(here, about.api_key.path).stat().st_mode & 0o777 == 0o600
+    done = status(here, about)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert key not in done.stdout + done.stderr
+    project = here.home / "project"
+    project.mkdir()
+    (project / ".env").write_text("SOMETHING=of the project's own\n")
+    turn = run(here, about, about.chat.argv, cwd=project, input=QUESTION)
+    assert turn.returncode == 0, turn.stdout + turn.stderr
+    events = list(AnswerReader(about.chat.output).feed(turn.stdout.encode()))
+    deltas = "".join(event.text for event in events if event.kind == "delta")
+    assert ANSWER in (deltas, *(event.text for event in events if event.kind == "text"))
+    held = key_held(about, at_home(here, about.api_key.path).read_bytes())
+    assert held == check_api_key(about, key)
+
+
+def test_its_agent_uses_the_key_too(here: World, about: Provider) -> None:
+    deliver(here, about, CredentialKind.API_KEY, check_api_key(about, the_key(about)))
+    project = here.home / "project"
+    project.mkdir()
+    (project / ".env").write_text("SOMETHING=of the project's own\n")
+    places_of_clis = {
+        name: str(here.clis / Path(value).name)
+        for name, value in about.acp.environment.items()
+        if value.startswith("/usr/local/bin/")
+    }
+    environment = {**about.environment, **about.acp.environment, **places_of_clis}
+    agent = here.namespace.start(
+        about.acp.argv,
+        here.environment(**environment),
+        cwd=project,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    limit = threading.Timer(PATIENCE_S, agent.kill)
+    limit.start()
+    try:
+        assert ANSWER in said(agent, project)
+        agent.communicate()  # at the end of its input it ends, and what it started
+    finally:
+        agent.kill()
+        agent.wait()
+        limit.cancel()
+
+
+def test_from_a_key_to_a_login_the_key_counts_no_more(here: World, about: Provider) -> None:
+    key = check_api_key(about, the_key(about))
+    login = json.dumps(LOGINS[about.id]).encode()
+    deliver(here, about, CredentialKind.API_KEY, key)
+    deliver(here, about, CredentialKind.LOGIN, login)
+    assert the_key(about) not in "".join(everything(here))
+    told = way(here, about)
+    deliver(here, about, CredentialKind.API_KEY, key)
+    assert TOKEN not in "".join(everything(here))
+    assert way(here, about) != told
+
+
+def test_codex_keeps_a_key_as_it_is_delivered(here: World) -> None:
+    about = provider("codex")
+    at_home(here, "/root/.codex").mkdir()
+    key = the_key(about)
+    assert here.run("codex", "login", "--with-api-key", input=f"{key}\n").returncode == 0
+    theirs = read(here, about.api_key.path)
+    assert theirs is not None
+    change = to_place(about, CredentialKind.API_KEY, check_api_key(about, key))
+    assert json.loads(change.files[-1].content) == json.loads(theirs)
+
+
+def way(here: World, about: Provider) -> str:
+    """How the CLI says that it is logged in, without asking anybody."""
+    if about.id == "claude_code":
+        return str(json.loads(status(here, about).stdout)["authMethod"])
+    if about.id == "codex":
+        return status(here, about).stderr.split(" - ")[0]
+    settings = json.loads(read(here, "/root/.gemini/settings.json") or b"{}")
+    return str(settings["security"]["auth"]["selectedType"])
+
+
+def everything(here: World) -> Iterator[str]:
+    for path in here.home.rglob("*"):
+        if path.is_file() and path.stat().st_size < 1024 * 1024:
+            yield path.read_text(errors="replace")
