@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -131,9 +132,10 @@ class Visit:
         return await self.context.new_page()
 
     async def sign_up(self, controller: ControllerProcess, name: str, role: str = "person") -> str:
-        """Invite somebody and have them sign up in this window, without pages; their address."""
+        """Invite somebody and have them sign up in this window, without pages; their address,
+        which nobody else in this test process has."""
         invited = await controller.ask("POST", "/api/admin/invitations", {"role": role})
-        email = f"{name}@example.org"
+        email = f"{name}-{secrets.token_hex(3)}@example.org"
         asked = {"email": email, "password": PASSWORD, "invitation": invited["code"]}
         answer = await self.context.request.post("/api/account/sign-up", data=asked)
         assert answer.status == 201, await answer.text()

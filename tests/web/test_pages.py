@@ -1,0 +1,374 @@
+"""The doors, home, settings and the administration, as people use them in Chromium."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from api_people import PASSWORD, a_person
+from browser import LAPTOP, PHONE, Chromium, Visit
+from controller_world import World, a_world
+from playwright.async_api import expect
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NEW_PASSWORD = "another password of the tests"
+MANY = {"POLYDEV_SIGN_UPS_PER_HOUR": "60000", "POLYDEV_SIGN_INS_PER_HOUR": "60000"}
+PAGES = (
+    "/",
+    "/settings",
+    "/administration",
+    "/administration/machines",
+    "/administration/sessions",
+    "/administration/hosts",
+    "/administration/keys",
+    "/administration/audit",
+    "/administration/doctor",
+    "/no-such-page",
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world() -> AsyncIterator[World]:
+    """One for all tests here, which are about different people. Logins take a moment, so that a
+    session can be seen to go on."""
+    async with a_world({"login_s": 2}, **MANY) as it:
+        await it.controller.start()
+        await it.controller.ask("GET", "/api/account")
+        yield it
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(world: World, chromium: Chromium) -> AsyncIterator[Visit]:
+    async with chromium.visit(url_of(world)) as it:
+        yield it
+
+
+def url_of(world: World) -> str:
+    return f"http://127.0.0.1:{world.controller.port}"
+
+
+async def invited(world: World, **wishes: str) -> str:
+    made = await world.controller.ask("POST", "/api/admin/invitations", wishes)
+    return str(made["code"])
+
+
+async def test_where_nobody_is_yet_the_door_says_how_the_first_account_is_made(
+    chromium: Chromium,
+) -> None:
+    async with a_world() as fresh:
+        await fresh.controller.start()
+        await fresh.controller.ask("GET", "/api/account")
+        async with chromium.visit(url_of(fresh)) as visit:
+            await visit.open("/")
+            assert visit.page.url.endswith("/sign-in")
+            for path in ("/sign-in", "/sign-up"):
+                await visit.open(path)
+                command = visit.page.get_by_text("polydev user invite --role administrator")
+                await expect(command).to_be_visible()
+                await visit.assert_accessible()
+            await visit.sign_up(fresh.controller, "ann")
+            await visit.context.clear_cookies()
+            await visit.open("/sign-in")
+            await expect(visit.page.get_by_text("polydev user invite")).to_have_count(0)
+
+
+async def test_somebody_new_signs_up_with_an_invitation_and_lands_at_home(
+    world: World, visit: Visit
+) -> None:
+    page = visit.page
+    code = await invited(world)
+    await visit.open(f"/sign-up#invitation={code}&email=ann%40example.org")
+    await visit.assert_accessible()
+    assert await page.input_value("#invitation") == code
+    assert code not in page.url
+    await page.fill("#password", "short")
+    await page.click("button[type=submit]")
+    await expect(page.locator("[data-problem]")).to_contain_text("Password")
+    await page.fill("#password", "aaaaaaaaaaaaaaaa")
+    await page.click("button[type=submit]")
+    await expect(page.locator("[data-problem]")).to_contain_text("repeats a few characters")
+    await page.fill("#password", PASSWORD)
+    await page.click("button[type=submit]")
+    await expect(page.get_by_role("heading", name="Your CLIs")).to_be_visible()
+
+
+async def test_somebody_signs_in_where_they_wanted_to_go_and_out_again(
+    world: World, visit: Visit
+) -> None:
+    ann = await a_person(world.controller, f"ann-{secrets.token_hex(3)}")
+    page = visit.page
+    await visit.open("/settings")
+    assert page.url.endswith("/sign-in?next=%2Fsettings")
+    await page.fill("#email", ann.email)
+    await page.fill("#password", "not her password at all")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("[data-problem]")).to_contain_text(
+        "The e-mail address or the password is wrong."
+    )
+    await visit.assert_accessible()
+    await page.fill("#password", PASSWORD)
+    await page.get_by_role("button", name="Show the password").click()
+    assert await page.get_attribute("#password", "type") == "text"
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+    await expect(page.get_by_role("heading", name="Settings", exact=True)).to_be_visible()
+    await page.get_by_role("button", name=re.compile("^Sign out")).click()
+    await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    await visit.open("/settings")
+    assert "/sign-in" in page.url
+
+
+@pytest.mark.parametrize("wanted", ["https://evil.example/", "//evil.example", "/\\evil.example"])
+async def test_a_link_to_the_door_cannot_lead_elsewhere(
+    world: World, visit: Visit, wanted: str
+) -> None:
+    ann = await a_person(world.controller, f"ann-{secrets.token_hex(3)}")
+    await visit.page.goto(f"{url_of(world)}/sign-in?next={wanted}")
+    await visit.page.fill("#email", ann.email)
+    await visit.page.fill("#password", PASSWORD)
+    await visit.page.keyboard.press("Enter")
+    await expect(visit.page.get_by_role("heading", name="Your CLIs")).to_be_visible()
+    assert visit.page.url == f"{url_of(world)}/"
+
+
+async def test_home_tells_how_a_connection_comes_to_be_without_being_reloaded(
+    world: World, visit: Visit
+) -> None:
+    await visit.sign_up(world.controller, "ann")
+    await visit.open("/")
+    page = visit.page
+    codex = page.locator("#provider-codex")
+    await expect(codex).to_contain_text("Not connected")
+    await page.evaluate("window.isTheSamePage = true")
+    top = await codex.bounding_box()
+
+    other = await visit.another_page()  # started elsewhere: this page hears of it by an event
+    await other.goto(f"{url_of(world)}/")
+    await other.locator("#provider-codex").get_by_role("button", name="Connect").click()
+    await expect(codex).to_contain_text("Waiting for you")
+    await expect(codex.get_by_role("link", name="Log in now")).to_be_visible()
+    await visit.assert_accessible()
+    await expect(codex).to_contain_text("Ready in your machine.")
+    await expect(codex.get_by_role("link", name="Chat")).to_be_visible()
+    assert await page.evaluate("window.isTheSamePage") is True
+    assert await codex.bounding_box() == top
+
+
+async def test_home_says_what_is_wrong_and_the_button_puts_it_right(
+    world: World, visit: Visit
+) -> None:
+    await visit.sign_up(world.controller, "ann")
+    await visit.open("/")
+    page = visit.page
+    codex = page.locator("#provider-codex")
+    await codex.get_by_role("button", name="Connect").click()
+    await page.wait_for_url("**/connect/*")
+    await visit.open("/")
+    await expect(codex).to_contain_text("Connected", timeout=60_000)
+    vm_id = await page.evaluate("fetch('/api/vm/active-cli').then(r => r.json()).then(v => v.vmId)")
+    await page.evaluate(
+        "id => import(document.querySelector('script[type=module]').src)"
+        ".then(it => it.api('POST', `/api/vm/${id}/stop`))",
+        vm_id,
+    )
+    await expect(codex).to_contain_text("Its machine is stopped.")
+    await visit.assert_accessible()
+    await codex.get_by_role("button", name="Start the machine").click()
+    await expect(codex).to_contain_text("Ready in your machine.")
+
+
+async def test_a_token_is_shown_once_and_works_until_it_is_revoked(
+    world: World, visit: Visit
+) -> None:
+    await visit.sign_up(world.controller, "ann")
+    await visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await visit.open("/settings")
+    page = visit.page
+    await page.get_by_role("button", name="New token").click()
+    await visit.assert_accessible()
+    await page.fill("#token-name", "<b>nightly</b>")
+    await page.get_by_role("button", name="Make the token").click()
+    made = page.locator("#made-token-text")
+    await expect(made).not_to_be_empty()
+    text = (await made.text_content()) or ""
+    await page.get_by_role("button", name="Copy the token").click()
+    assert await page.evaluate("navigator.clipboard.readText()") == text
+    asked = world.controller.of(text)
+    assert (await asked.ask("GET", "/api/account"))["via"].startswith("token:")
+    await page.get_by_role("button", name="I have it").click()
+    assert text not in await page.content()
+    line = page.locator("#tokens .line")
+    await expect(line).to_contain_text("<b>nightly</b>")
+    await line.get_by_role("button", name="Revoke").click()
+    await visit.assert_accessible()
+    await page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    await expect(page.locator("#tokens")).to_contain_text("No tokens")
+    async with asked.client() as client:
+        assert (await client.get("/api/account")).status_code == 401
+
+
+async def test_the_password_is_changed_and_every_other_browser_is_signed_out(
+    world: World, visit: Visit, chromium: Chromium
+) -> None:
+    email = await visit.sign_up(world.controller, "ann")
+    await visit.open("/settings")
+    page = visit.page
+    async with chromium.visit(url_of(world)) as elsewhere:
+        await elsewhere.sign_in(email)
+        await elsewhere.open("/")
+        await page.fill("#current-password", "wrong wrong wrong")
+        await page.fill("#new-password", NEW_PASSWORD)
+        await page.get_by_role("button", name="Change the password").click()
+        await expect(page.locator("#password [data-problem]")).to_contain_text("is wrong")
+        await page.fill("#current-password", PASSWORD)
+        await page.get_by_role("button", name="Change the password").click()
+        await expect(page.locator("#status")).to_contain_text("one other browser was signed out")
+        await elsewhere.open("/")
+        assert "/sign-in" in elsewhere.page.url
+        await elsewhere.sign_in(email, NEW_PASSWORD)
+
+
+async def test_another_sign_in_is_seen_and_ended(
+    world: World, visit: Visit, chromium: Chromium
+) -> None:
+    email = await visit.sign_up(world.controller, "ann")
+    async with chromium.visit(url_of(world)) as elsewhere:
+        await elsewhere.sign_in(email)
+        await visit.open("/settings")
+        await visit.page.locator("#sign-ins").get_by_role("button", name="End").click()
+        await expect(visit.page.locator("#sign-ins .line")).to_have_count(1)
+        await elsewhere.open("/settings")
+        assert "/sign-in" in elsewhere.page.url
+
+
+async def test_an_account_is_deleted_only_when_its_address_was_typed(
+    world: World, visit: Visit
+) -> None:
+    email = await visit.sign_up(world.controller, "ann")
+    await visit.open("/settings")
+    page = visit.page
+    await page.fill("#leave-password", PASSWORD)
+    await page.get_by_role("button", name="Delete my account").click()
+    sure = page.get_by_role("button", name="Delete everything")
+    await expect(sure).to_be_disabled()
+    await page.get_by_label(re.compile("Type “")).fill("somebody@else.example")
+    await expect(sure).to_be_disabled()
+    await page.get_by_label(re.compile("Type “")).fill(email)
+    await sure.click()
+    await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    people = await world.controller.ask("GET", "/api/admin/people")
+    assert not any(it["email"] == email and not it["deletingAt"] for it in people)
+
+
+async def test_an_administrator_invites_somebody_who_can_come_in_with_the_link(
+    world: World, visit: Visit, chromium: Chromium
+) -> None:
+    await visit.sign_up(world.controller, "root", "administrator")
+    await visit.open("/administration")
+    page = visit.page
+    await page.get_by_role("button", name="Invite").click()
+    await visit.assert_accessible()
+    await page.fill("#invite-email", "bob@example.org")
+    await page.get_by_role("button", name="Make the invitation").click()
+    shown = page.locator("#invited-link")
+    await expect(shown).not_to_be_empty()
+    link = (await shown.text_content()) or ""
+    await page.get_by_role("button", name="Done").click()
+    await expect(page.get_by_text("bob@example.org")).to_be_visible()
+    async with chromium.visit(url_of(world)) as bobs:
+        await bobs.page.goto(link)
+        assert await bobs.page.input_value("#email") == "bob@example.org"
+        await bobs.page.fill("#password", PASSWORD)
+        await bobs.page.click("button[type=submit]")
+        await expect(bobs.page.get_by_role("heading", name="Your CLIs")).to_be_visible()
+        await bobs.open("/administration")
+        await expect(bobs.page.get_by_role("heading", name="This is not for you")).to_be_visible()
+
+
+async def test_a_host_is_drained_for_a_reason_that_the_audit_log_keeps(
+    world: World, visit: Visit
+) -> None:
+    await visit.sign_up(world.controller, "root", "administrator")
+    await visit.open("/administration/hosts")
+    page = visit.page
+    await page.get_by_role("button", name="Drain").click()
+    await page.locator("#why-reason").fill("new memory modules")
+    await page.locator("#why-button").click()
+    await expect(page.get_by_text("Drained")).to_be_visible()
+    await visit.open("/administration/audit?action=host.")
+    await expect(page.locator("#part")).to_contain_text("new memory modules")
+    await visit.open("/administration/hosts")
+    await page.get_by_role("button", name="Activate").click()
+    await page.locator("#why-reason").fill("they are in")
+    await page.locator("#why-button").click()
+    await expect(page.get_by_text("Takes machines")).to_be_visible()
+
+
+async def test_a_long_list_goes_on_over_pages(world: World, visit: Visit) -> None:
+    await visit.sign_up(world.controller, "root", "administrator")
+    for _ in range(3):
+        await invited(world)
+    await visit.open("/administration/audit?limit=2")
+    page = visit.page
+    first = [await page.locator(".line").nth(it).get_attribute("id") for it in range(2)]
+    await page.get_by_role("link", name="Further").click()
+    await expect(page.get_by_role("link", name="To the beginning")).to_be_visible()
+    entries = page.locator(".line")
+    assert await entries.count() == 2
+    assert "cursor=" in page.url
+    ids = [await entries.nth(it).get_attribute("id") for it in range(2)]
+    assert not set(ids) & set(first)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+async def test_every_page_is_accessible_at_every_size_and_in_both_colours(
+    world: World, chromium: Chromium, size: tuple[int, int], scheme: str
+) -> None:
+    async with chromium.visit(url_of(world), size=size, scheme=scheme) as visit:  # type: ignore[arg-type]
+        await visit.sign_up(world.controller, "root", "administrator")
+        for path in PAGES:
+            await visit.open(path)
+            if path.endswith("doctor"):
+                await expect(visit.page.locator(".findings")).to_be_visible()
+            await visit.assert_accessible()
+
+
+async def test_pages_are_light_and_quick(world: World, visit: Visit) -> None:
+    await visit.sign_up(world.controller, "root", "administrator")
+    for path in ("/", "/settings", "/administration"):
+        sizes: list[int] = []
+        painted_ms: list[float] = []
+        for _ in range(3):
+            await visit.open(path)
+            measured = await visit.page.evaluate(
+                """() => [
+                  [...performance.getEntriesByType("resource"),
+                   ...performance.getEntriesByType("navigation")]
+                    .reduce((sum, it) => sum + it.encodedBodySize, 0),
+                  performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? 0]"""
+            )
+            sizes.append(measured[0])
+            painted_ms.append(measured[1])
+        assert max(sizes) <= 150 * 1024, (path, sizes)
+        assert min(painted_ms) <= 1000, (path, painted_ms)
+
+
+async def test_the_theme_that_was_chosen_is_there_from_the_first_paint(visit: Visit) -> None:
+    await visit.open("/sign-in")
+    await visit.page.get_by_role("button", name="Dark or light").click()
+    answer = await visit.open("/sign-in")
+    assert answer is not None
+    assert 'data-theme="dark"' in await answer.text()
+
+
+async def test_the_keyboard_alone_leads_to_the_content(visit: Visit) -> None:
+    await visit.open("/sign-up")
+    await visit.page.keyboard.press("Tab")
+    await expect(visit.page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    await visit.page.keyboard.press("Enter")
+    await visit.page.keyboard.press("Tab")
+    await expect(visit.page.locator("#invitation")).to_be_focused()
