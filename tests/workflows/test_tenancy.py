@@ -73,6 +73,7 @@ WORDS: dict[str, Any] = {
     "state": "a-state",
     "title": "A title",
     "optionId": "allow_once",
+    "apiKey": "standin-key-0123456789abcdefghijklmnop",
 }
 """What else operations take, as it could be meant."""
 

@@ -135,6 +135,6 @@ async def export_credential(
     return ExportView(
         provider=found.id,
         kind=kind,
-        path=found.credentials.path if kind is CredentialKind.LOGIN else found.api_key.path,
+        path=found.path_of(kind),
         credentials=json.loads(plaintext),
     )

@@ -91,11 +91,12 @@ def to_place(
     """
     was = found or {}
     after = _without(provider, was, settings_of=_other(kind))
+    where = provider.path_of(kind)
     if kind is CredentialKind.LOGIN:
-        where, settings, own = provider.credentials.path, provider.credentials.settings, plaintext
+        settings, own = provider.credentials.settings, plaintext
     else:
-        where, settings = provider.api_key.path, provider.api_key.settings
-        own = _with_key(provider.api_key, str(json.loads(plaintext)["apiKey"]), after.get(where))
+        settings, key = provider.api_key.settings, str(json.loads(plaintext)["apiKey"])
+        own = _with_key(provider.api_key, key, after.get(where))
     for setting in settings:
         before = after.get(setting.path) or _initial(provider, setting.path)
         after[setting.path] = _with_setting(setting, before)

@@ -19,7 +19,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from polydev.domain import GuestFile
+from polydev.domain import CredentialKind, GuestFile
 from polydev.errors import UnknownProvider
 
 _FOLDER = Path(__file__).parent
@@ -123,6 +123,10 @@ class Provider:
     """How long that may take in a slow machine."""
     chat: Chat
     acp: Acp
+
+    def path_of(self, kind: CredentialKind) -> str:
+        """Where a credential of that kind stands in a CLI machine."""
+        return self.credentials.path if kind is CredentialKind.LOGIN else self.api_key.path
 
 
 def provider(provider_id: str) -> Provider:

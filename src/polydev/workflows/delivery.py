@@ -88,10 +88,10 @@ class Delivery:
     async def kept_in(self, provider: Provider, kind: CredentialKind, vm_id: VmId) -> bytes | None:
         """What the CLI keeps in that machine now: a machine's word, not checked yet. A key has the
         form in which it is sealed."""
-        if kind is CredentialKind.LOGIN:
-            return await self._read(vm_id, provider.credentials.path)
-        content = await self._read(vm_id, provider.api_key.path)
-        return None if content is None else key_held(provider, content)
+        content = await self._read(vm_id, provider.path_of(kind))
+        if content is None or kind is CredentialKind.LOGIN:
+            return content
+        return key_held(provider, content)
 
     async def withdraw(
         self, provider: Provider, kind: CredentialKind, vm_id: VmId, *, running: bool

@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from polydev.domain import Credential, Finding, Machine, MachineKind, MachineState, PersonId, now
+from polydev.domain import (
+    Credential,
+    CredentialKind,
+    Finding,
+    Machine,
+    MachineKind,
+    MachineState,
+    PersonId,
+    now,
+)
 from polydev.errors import NoSuchFile, PolydevError
 from polydev.hosts import Hosts
 from polydev.providers import Provider, provider
@@ -75,13 +84,15 @@ async def _asked(
     hosts: Hosts, cli: Provider, machine: Machine, credential: Credential
 ) -> Finding | None:
     host, vm_id = hosts.of(machine.host_id), machine.vm_id
-    again = f"Log in again: polydev connect {cli.id}"
+    by_key = " --api-key" if credential.kind is CredentialKind.API_KEY else ""
+    again = f"Connect again: polydev connect {cli.id}{by_key}"
+    path = cli.path_of(credential.kind)
     try:
-        await host.read_file(vm_id, cli.credentials.path)
+        await host.read_file(vm_id, path)
     except NoSuchFile:
         words = (
-            f"The credentials of {cli.name} are not in machine {vm_id}: {cli.credentials.path} is "
-            "missing there, though they were delivered"
+            f"The credentials of {cli.name} are not in machine {vm_id}: {path} is missing there, "
+            "though they were delivered"
         )
         return Finding("logins", False, words, again, vm_id)
     output = await host.run_program(vm_id, cli.status_argv, env=cli.environment, timeout_s=_LIMIT_S)
