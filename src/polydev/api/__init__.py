@@ -11,7 +11,7 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     GET  /                                    text/plain: what this is
     GET  /health                              {status, version, checks: {host: bool, store: bool}}
     GET  /openapi.json
-    GET  /api/providers                       [{id, name, accepts}]
+    GET  /api/providers                       [{id, name, accepts, apiKey: {url, example}}]
     GET  /api/doctor                          {ok, checks: [{name, ok, message, hint, vm_id,
                                               host_id}]}; administrators: everything, others: what
                                               is theirs
@@ -23,6 +23,8 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
 
     POST /api/auth/start {provider}           202 {sessionId, status}; the live session if there is
          (also /api/vm/auth/start)                one for that provider already
+    POST /api/auth/key {provider, apiKey}     202 {sessionId, status}: the same without a login; 409
+                                              while another session of that provider goes on
     GET  /api/auth/sessions?live=             [SessionSummary], the newest first
     GET  /api/auth/session/{id}               Session; `?after=<version>&wait=<s, at most 30>`
                                               answers when it is no longer that version
@@ -68,7 +70,7 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
                                               over tokens that it has renewed
     POST /api/credentials/{id}/revoke         202 Credential (`revoking`); gone once its machine is
                                               rid of it
-    POST /api/credentials/{id}/export         {provider, path, credentials}: to its owner alone
+    POST /api/credentials/{id}/export         {provider, kind, path, credentials}: to its owner alone
 
     GET  /api/account/ways                    {signUp, oidc: {name} or null, supabase}
     POST /api/account/sign-up                 {email, password, invitation?}: 201 Account, cookie
