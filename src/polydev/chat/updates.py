@@ -68,7 +68,7 @@ class Telling:
 
     def update(self, update: Json) -> None:
         """Tell what a session's update says."""
-        kind = update.get("sessionUpdate")
+        kind = _text(update, "sessionUpdate", 32)
         if kind in _CHUNKS:
             text = _text_of(update.get("content"), _MAX_TEXT)
             if text:
@@ -118,8 +118,8 @@ class Telling:
             told["title"] = one_line(call["title"], _MAX_TITLE)
         if "kind" in call and call["kind"] is not None:
             told["toolKind"] = _one_of(call["kind"], _KINDS, "other")
-        if call.get("status") in _STATUSES:
-            told["status"] = call["status"]
+        if status := _one_of(call.get("status"), _STATUSES, ""):
+            told["status"] = status
         if isinstance(call.get("locations"), list):
             told["locations"] = _locations(call["locations"])
         if isinstance(call.get("content"), list):

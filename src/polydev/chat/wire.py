@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from polydev.chat import words
 from polydev.errors import ChatFailed, GuestMisbehaved, PolydevError
 from polydev.hosts import GuestProcess
+
+log = logging.getLogger("polydev.chat")
 
 Update = Callable[[str, dict[str, Any]], None]
 """Told of a session's update."""
@@ -75,6 +78,9 @@ class Wire:
             self.failure = self._end_of_program()
         except PolydevError as error:
             self.failure = error
+        except Exception:
+            log.exception("what %s says cannot be read", self._name)
+            self.failure = GuestMisbehaved(f"{self._name} says what cannot be read")
         self.ended.set()
         return None
 

@@ -1,0 +1,133 @@
+"""Agents that run on this machine instead of in a virtual one: real programs, often bad ones.
+
+`LocalHost.exec` is what `hosts.Host.exec` is: a program whose streams are carried, ended when the
+block is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any, cast
+
+from polydev.domain import VmId
+from polydev.hostapi import ExecRequest
+from polydev.hosts import Host
+from polydev.providers import Provider, provider
+
+VM_ID = VmId("vm-00000000-0000-4000-8000-00000000000a")
+
+BEGINNING = """
+import json, sys, time
+
+def say(**message):
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+
+def update(**update):
+    say(method="session/update", params={"sessionId": "s-1", "update": update})
+
+def text(words):
+    update(sessionUpdate="agent_message_chunk", content={"type": "text", "text": words})
+
+RESULTS = {
+    "initialize": {"protocolVersion": 1, "agentCapabilities": {}},
+    "session/new": {"sessionId": "s-1"},
+    "session/set_mode": {},
+}
+def answer(message, result):
+    say(id=message["id"], result=result)
+
+for line in sys.stdin:
+    message = json.loads(line)
+    method = message.get("method")
+    if method in RESULTS:
+        answer(message, RESULTS[method])
+    elif method == "session/prompt":
+"""
+"""A whole agent but for what it does with a prompt, which follows, indented by eight."""
+
+
+class LocalHost:
+    """Runs the programs of agents here."""
+
+    @asynccontextmanager
+    async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[LocalProcess]:
+        program = await asyncio.create_subprocess_exec(
+            *request.argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        process = LocalProcess(program)
+        try:
+            yield process
+        finally:
+            await process.aclose()
+
+
+class LocalProcess:
+    """What `hosts.GuestProcess` is to its reader."""
+
+    def __init__(self, program: asyncio.subprocess.Process) -> None:
+        self._program = program
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._program.returncode
+
+    async def write(self, data: bytes) -> None:
+        assert self._program.stdin is not None
+        with suppress(ConnectionError):
+            self._program.stdin.write(data)
+            await self._program.stdin.drain()
+
+    async def stdout(self) -> AsyncIterator[bytes]:
+        assert self._program.stdout is not None
+        while chunk := await self._program.stdout.read(64 * 1024):
+            yield chunk
+        await self._program.wait()
+
+    async def aclose(self) -> None:
+        """Kill it; what it has printed and nobody read must not keep it."""
+        with suppress(ProcessLookupError):
+            self._program.kill()
+        assert self._program.stdout is not None
+        with suppress(RuntimeError):  # somebody still reads: then it ends by itself
+            while await self._program.stdout.read(64 * 1024):
+                pass
+        await self._program.wait()
+
+
+def local_host() -> Host:
+    return cast(Host, LocalHost())
+
+
+def an_agent(on_prompt: str, beginning: str = BEGINNING) -> Provider:
+    """A provider whose agent does that with a prompt."""
+    indented = "\n".join(f"        {line}" for line in on_prompt.strip().splitlines())
+    argv = (sys.executable, "-c", beginning + indented)
+    codex = provider("codex")
+    return replace(codex, acp=replace(codex.acp, argv=argv))
+
+
+class Heard:
+    """A turn that only listens, and chooses the first of what it may."""
+
+    def __init__(self, choice: str | None = None) -> None:
+        self.updates: list[dict[str, Any]] = []
+        self.questions: list[dict[str, Any]] = []
+        self._choice = choice
+
+    def told(self, update: dict[str, Any]) -> None:
+        self.updates.append(update)
+
+    async def asked(self, params: dict[str, Any]) -> str | None:
+        self.questions.append(params)
+        return self._choice
+
+    @property
+    def text(self) -> str:
+        return "".join(it["content"]["text"] for it in self.updates)
