@@ -10,11 +10,13 @@ const GONE = 4000;
 const TOO_MANY = 4429;
 const FIRST_PAUSE_MS = 1000;
 const LONGEST_PAUSE_MS = 15_000;
+const LOOK_EVERY_MS = 500;
 const MAX_PASTED = 8192;
 const CONTROL = [0xffe3, "ControlLeft"];
 const V = [0x76, "KeyV"];
 
 const CONNECTING = "Connecting to the browser machine";
+const OPENING = "The browser is opening the login page";
 const LOST = "The connection to the browser machine was lost. It is tried again.";
 
 export class Screen {
@@ -100,6 +102,18 @@ export class Screen {
 
   connected() {
     this.pause = FIRST_PAUSE_MS;
+    this.cover(OPENING, "Opening", "busy");
+    this.uncover();
+  }
+
+  /** Show the screen as soon as there is something on it: a browser takes a while to open. */
+  uncover() {
+    clearTimeout(this.later);
+    if (!this.rfb) return;
+    if (isEmpty(this.part("view").querySelector("canvas"))) {
+      this.later = setTimeout(() => this.uncover(), LOOK_EVERY_MS);
+      return;
+    }
     this.part("cover").hidden = true;
     this.badge("Live", "ok");
     this.part("paste").disabled = this.part("keys").disabled = false;
@@ -199,6 +213,15 @@ export class Screen {
     this.part("full").setAttribute("aria-pressed", String(isFull));
     this.part("full").querySelector("span").textContent = isFull ? "Smaller" : "Full screen";
   }
+}
+
+/** Whether a canvas is of one colour all over. */
+function isEmpty(canvas) {
+  if (!canvas?.width || !canvas.height) return true;
+  const small = new OffscreenCanvas(64, 40).getContext("2d", { willReadFrequently: true });
+  small.drawImage(canvas, 0, 0, 64, 40);
+  const pixels = new Uint32Array(small.getImageData(0, 0, 64, 40).data.buffer);
+  return pixels.every((pixel) => pixel === pixels[0]);
 }
 
 function askForText() {
