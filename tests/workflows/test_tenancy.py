@@ -109,7 +109,8 @@ class Tenants:
                         continue
                     answer = await client.request(**it.request(self.firsts | WORDS))
                     assert answer.status_code != 401, it
-                    seen[str(it)] = answer.text
+                    if not it.path.endswith("/usage"):  # a machine uses more and more by itself
+                        seen[str(it)] = answer.text
         return json.dumps(seen, indent=1)
 
 
