@@ -108,7 +108,8 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     GET  /api/admin/keys/rotate/{rotationId}  how far it is
     DELETE /api/admin/keys/{keyId}            204; 409 `key-in-use` while it seals or is had
 
-Session: {sessionId, provider, status, step, steps: [{step, startedAt, endedAt, seconds, outcome}],
+Session: {sessionId, provider, method (login, api_key), status, step, steps: [{step, startedAt,
+endedAt, seconds, outcome}],
 oauthUrl, ownBrowserUrl, accepts, ahead (in the queue, or null), cliVM: {vmId, ipAddress} or null,
 error: {code, message} or null, createdAt, expiresAt, endedAt, version}. Statuses: queued, running,
 waiting_for_person, completed, failed, expired, cancelled.
@@ -116,8 +117,8 @@ waiting_for_person, completed, failed, expired, cancelled.
 Machine: {vm_id, vm_type, ip_address, status, created_at, memory_mib, vcpus, disk_mib, error,
 version}; a machine that is gone is answered once more as `destroyed` by a waiting GET, then 404.
 
-SessionSummary: {sessionId, userId, provider, status, step, cliVmId, error, createdAt, expiresAt,
-endedAt}.
+SessionSummary: {sessionId, userId, provider, method, status, step, cliVmId, error, createdAt,
+expiresAt, endedAt}.
 
 Listings are JSON arrays, in pages: `?limit=` and `?cursor=`; `Link: <…>; rel="next"` says where
 they go on. `userId` in a body: 403 but for administrators, who may act for anybody; 404 if there is
