@@ -5,15 +5,17 @@ Should a new version of a CLI behave differently, this is where it shows.
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_world import PATIENCE_S, World, world
+from cli_world import PATIENCE_S, REPOSITORY, World, world
 
 pytestmark = pytest.mark.clis
 
 QUESTION = "How many legs has a spider in Zanzibar?"
+GEMINI_STATUS = (str(REPOSITORY / "src/polydev/guest/machine/gemini-status.js"),)
 ANSWER = f"The stand-in model heard you say: {QUESTION}"
 
 
@@ -62,6 +64,54 @@ def claude_login(here: World) -> Path:
     return here.home / ".claude" / ".credentials.json"
 
 
+def gemini_login(here: World) -> Path:
+    """Gemini CLI has no login command: it is asked in ACP, and runs `xdg-open`."""
+    inbox, commands = here.folder / "browser-url", here.folder / "commands"
+    os.mkfifo(inbox)
+    commands.mkdir()
+    (commands / "xdg-open").write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" > {inbox}\n')
+    (commands / "xdg-open").chmod(0o755)
+    environment = here.environment(DISPLAY=":0", GEMINI_CLI_NO_RELAUNCH="true")
+    environment["PATH"] = f"{commands}:{environment['PATH']}"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    agent = here.namespace.start(("gemini", "--acp"), environment, cwd=here.home, **pipes)
+    assert agent.stdin is not None
+    assert agent.stdout is not None
+    with agent, agent.stdin:
+        for number, (method, params) in enumerate(
+            (
+                ("initialize", {"protocolVersion": 1, "clientCapabilities": {}}),
+                ("authenticate", {"methodId": "oauth-personal"}),
+            )
+        ):
+            message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+            agent.stdin.write(json.dumps(message) + "\n")
+            agent.stdin.flush()
+            if method == "authenticate":
+                url = inbox.read_text().strip()
+                assert url.startswith("https://accounts.google.com/o/oauth2/v2/auth?")
+                here.log_in(url)
+            lines = iter(agent.stdout.readline, "")
+            answers = (json.loads(line) for line in lines if line.startswith("{"))
+            assert "result" in next(answer for answer in answers if answer.get("id") == number)
+    return here.home / ".gemini" / "oauth_creds.json"
+
+
+def gemini_chose_google(home: Path) -> None:
+    """What the CLI needs besides its credentials."""
+    chosen = {"security": {"auth": {"selectedType": "oauth-personal"}}}
+    (home / ".gemini" / "settings.json").write_text(json.dumps(chosen))
+
+
+def ask_gemini(here: World) -> str:
+    command = ["gemini", "--skip-trust", "--output-format", "stream-json"]
+    done = here.run(*command, input=QUESTION)
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    said = [event for event in events if event.get("role") == "assistant"]
+    return "".join(event["content"] for event in said)
+
+
 def ask_codex(here: World) -> str:
     done = here.run("codex", "exec", "--json", "--skip-git-repo-check", "-", input=QUESTION)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -103,6 +153,41 @@ def test_claude_code_logs_in_and_chats(here: World) -> None:
     assert 200 in here.standin.answered("/v1/messages")
 
 
+def test_gemini_logs_in_and_chats(here: World) -> None:
+    assert here.run(*GEMINI_STATUS).returncode == 1
+    file = gemini_login(here)
+    assert file.stat().st_mode & 0o777 == 0o600
+    kept = json.loads(file.read_text())
+    assert kept["refresh_token"].startswith("1//standin-")
+    assert kept["token_type"] == "Bearer"
+    chosen = json.loads((here.home / ".gemini/settings.json").read_text())
+    assert chosen["security"]["auth"]["selectedType"] == "oauth-personal"
+    assert here.run(*GEMINI_STATUS).returncode == 0
+    assert 200 not in here.standin.answered("/v1internal:streamGenerateContent")
+    assert ask_gemini(here) == ANSWER
+    assert 200 in here.standin.answered("/v1internal:streamGenerateContent")
+
+
+def test_gemini_refreshes_an_expired_token_and_keeps_its_refresh_token(here: World) -> None:
+    file = gemini_login(here)
+    before = json.loads(file.read_text())
+    file.write_text(json.dumps({**before, "expiry_date": before["expiry_date"] - 24 * 3600 * 1000}))
+    assert ask_gemini(here) == ANSWER
+    assert here.standin.grants() == ["authorization_code", "refresh_token"]
+    after = json.loads(file.read_text())
+    assert after["access_token"] != before["access_token"]
+    assert after["refresh_token"] == before["refresh_token"]
+
+
+@pytest.mark.parametrize("kept", ["{}", '{"access_token": "ya29.a", "refresh_token": "1//b"}'])
+def test_gemini_says_that_a_login_does_not_hold_any_more(here: World, kept: str) -> None:
+    (here.home / ".gemini").mkdir()
+    gemini_chose_google(here.home)
+    (here.home / ".gemini" / "oauth_creds.json").write_text(kept)
+    status = here.run(*GEMINI_STATUS)
+    assert (status.returncode, "Not logged in" in status.stdout) == (1, True)
+
+
 def test_codex_refreshes_an_expiring_token_and_keeps_the_rotation(short_lived: World) -> None:
     file = codex_login(short_lived)
     before = json.loads(file.read_text())["tokens"]
@@ -131,6 +216,7 @@ def test_claude_code_refreshes_an_expired_token_and_keeps_the_rotation(here: Wor
     [
         (codex_login, ("codex", "login", "status")),
         (claude_login, ("claude", "auth", "status", "--json")),
+        (gemini_login, GEMINI_STATUS),
     ],
 )
 def test_the_credentials_file_alone_moves_the_login(
@@ -141,5 +227,7 @@ def test_the_credentials_file_alone_moves_the_login(
     copy = elsewhere / file.relative_to(here.home)
     copy.parent.mkdir(parents=True)
     copy.write_bytes(file.read_bytes())
+    if login is gemini_login:
+        gemini_chose_google(elsewhere)
     environment = here.environment(HOME=str(elsewhere))
     assert here.namespace.run(argv, environment).returncode == 0
