@@ -30,7 +30,7 @@ from polydev.api.server import routes_of
 EXAMPLES = 12
 """How many requests each operation gets of each kind."""
 
-ENDLESS = {"listenToEvents"}
+ENDLESS = {"listenToEvents", "listenToChat"}
 """Streams that no request ends; tests of their own read them."""
 ENDS_WHO_ASKS = {"deleteMyAccount", "deleteAccount", "signOut"}
 """Asked by nobody but who may go."""
@@ -65,6 +65,7 @@ async def _ids(world: World, person: TestPerson) -> dict[str, str]:
             path = f"/api/auth/session/{session['sessionId']}?after={session['version']}&wait=20"
             session = (await client.get(path)).json()
         credentials = (await client.get("/api/credentials")).json()
+        chat = (await client.post("/api/chats", json={"provider": "codex"})).json()
     token_id, _ = await person.token("read")
     keys = await controller.ask("GET", "/api/admin/keys")
     return {
@@ -75,6 +76,7 @@ async def _ids(world: World, person: TestPerson) -> dict[str, str]:
         "sign_in_id": "0123456789abcdef",
         "invitation_id": "0123456789abcdef",
         "hostId": "local",
+        "chatId": chat["chatId"],
         "key_id": keys[0]["keyId"],
     }
 

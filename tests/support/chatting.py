@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +63,7 @@ class Talk:
         path = f"{self.path}/permissions/{event['requestId']}"
         await self.controller.ask("POST", path, {"optionId": option})
 
-    async def listen(self, after: int = 0) -> AsyncIterator[Event]:
+    async def listen(self, after: int = 0) -> AsyncGenerator[Event]:
         """Every event after a known one, as the stream has it; its ids ever grow."""
         headers = {"last-event-id": str(after)} if after else {}
         async with (

@@ -65,6 +65,16 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
              {type: "error", code, message, hint}
              {type: "end", ok, text}              always last; text is the whole answer
 
+    GET  /api/chats?provider=                 [Chat], the newest first
+    POST /api/chats {provider, title?}        201 Chat
+    GET  /api/chats/{id}                      Chat; PATCH {title}: Chat; DELETE: 204
+    POST /api/chats/{id}/turns {text}         202 {chatId, turn}; 409 while a turn goes on
+    POST /api/chats/{id}/stop                 202 Chat; `turn_ended` tells when it has stopped
+    POST /api/chats/{id}/permissions/{requestId} {optionId}  202 {accepted}; 409 if it is decided
+    GET  /api/chats/{id}/events?after=&limit= [ChatEvent], as far as they are stored
+    GET  /api/chats/{id}/stream               SSE: `data: ChatEvent`; goes on after `Last-Event-ID`
+                                              or `?after=<id>`, with every event once, in order
+
     GET  /api/credentials                     [Credential], never with what is sealed
     POST /api/credentials/{id}/validate       {validity, reason, refreshed}: asks the CLI, and takes
                                               over tokens that it has renewed
@@ -116,6 +126,10 @@ waiting_for_person, completed, failed, expired, cancelled.
 
 Machine: {vm_id, vm_type, ip_address, status, created_at, memory_mib, vcpus, disk_mib, error,
 version}; a machine that is gone is answered once more as `destroyed` by a waiting GET, then 404.
+
+Chat: {chatId, provider, title, status, turn, vmId, createdAt, updatedAt}; statuses: idle, queued,
+running, waiting (for its person to allow something). ChatEvent: {id, turn, kind, at, ...}; what
+else it has, `ChatEventView` in `chat_schemas.py` says of each kind.
 
 SessionSummary: {sessionId, userId, provider, method, status, step, cliVmId, error, createdAt,
 expiresAt, endedAt}.
