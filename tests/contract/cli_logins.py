@@ -1,0 +1,89 @@
+"""A person logs in to each real CLI at the stand-in, in a browser that the CLI opens."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from cli_world import PATIENCE_S, World
+
+
+def codex_login(here: World) -> Path:
+    """Codex' credentials file, after a login."""
+    (here.home / ".codex").mkdir(exist_ok=True)
+    _log_in(here, "https://auth.openai.com/oauth/authorize?", "codex", "login")
+    return here.home / ".codex" / "auth.json"
+
+
+def claude_login(here: World) -> Path:
+    """Claude Code's credentials file, after a login."""
+    _log_in(here, "https://claude.com/cai/oauth/authorize?", "claude", "auth", "login")
+    return here.home / ".claude" / ".credentials.json"
+
+
+def gemini_login(here: World) -> Path:
+    """Gemini CLI's credentials file, after its agent was asked to authenticate."""
+    browser = _Browser(here)
+    pipe = subprocess.PIPE
+    environment = browser.environment(DISPLAY=":0", GEMINI_CLI_NO_RELAUNCH="true")
+    with (here.folder / "login.out").open("w") as log:
+        agent = here.namespace.start(
+            ["gemini", "--acp"], environment, cwd=here.home, stdin=pipe, stdout=pipe, stderr=log
+        )
+    assert agent.stdin is not None
+    assert agent.stdout is not None
+    try:
+        asked = {"method": "authenticate", "params": {"methodId": "oauth-personal"}}
+        agent.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, **asked}) + "\n")
+        agent.stdin.flush()
+        here.log_in(browser.opened("https://accounts.google.com/o/oauth2/"))
+        assert "result" in json.loads(agent.stdout.readline())
+    finally:
+        agent.stdin.close()
+        assert agent.wait(PATIENCE_S) == 0
+        agent.stdout.close()
+    return here.home / ".gemini" / "oauth_creds.json"
+
+
+LOGINS: dict[str, Callable[[World], Path]] = {
+    "claude_code": claude_login,
+    "codex": codex_login,
+    "gemini_cli": gemini_login,
+}
+
+
+class _Browser:
+    """What the CLIs start in place of a browser: it keeps the address."""
+
+    def __init__(self, here: World) -> None:
+        self._inbox = here.folder / "browser-url"
+        os.mkfifo(self._inbox)
+        self._program = here.folder / "xdg-open"  # Gemini CLI knows no BROWSER
+        self._program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" > {self._inbox}\n')
+        self._program.chmod(0o755)
+        self._here = here
+
+    def environment(self, **more: str) -> dict[str, str]:
+        environment = self._here.environment(BROWSER=str(self._program), **more)
+        return environment | {"PATH": f"{self._program.parent}:{environment['PATH']}"}
+
+    def opened(self, begins: str) -> str:
+        url = self._inbox.read_text().strip()
+        assert url.startswith(begins)
+        return url
+
+
+def _log_in(here: World, begins: str, *argv: str) -> None:
+    browser = _Browser(here)
+    heard = here.folder / "login.out"
+    with heard.open("w") as out:
+        login = here.namespace.start(
+            argv, browser.environment(), cwd=here.home, stdout=out, stderr=out
+        )
+    try:
+        here.log_in(browser.opened(begins))
+        assert login.wait(PATIENCE_S) == 0, heard.read_text()
+    finally:
+        login.kill()
+        login.wait()

@@ -1,0 +1,253 @@
+"""The real CLIs' agents do on the wire what docs/chat-agents.md says, and `chat/` relies on.
+
+Should a new version of a CLI or an adapter behave differently, this is where it shows.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from acp import Client, RequestError, connect_to_agent, text_block
+from acp.client import ClientSideConnection
+from acp.schema import (
+    AgentMessageChunk,
+    AllowedOutcome,
+    DeniedOutcome,
+    InitializeResponse,
+    RequestPermissionResponse,
+    SessionInfoUpdate,
+    ToolCallProgress,
+    ToolCallStart,
+    UserMessageChunk,
+)
+from cli_logins import LOGINS
+from cli_world import PATIENCE_S, World, world
+
+from polydev.providers import Provider, provider
+
+pytestmark = pytest.mark.clis
+
+QUESTION = "How many legs has a spider in Zanzibar?"
+ANSWER = f"The stand-in model heard you say: {QUESTION}"
+LINE_BYTES = 16 * 1024 * 1024
+
+
+@pytest.fixture
+def here() -> Iterator[World]:
+    with world() as made:
+        (made.folder / "work").mkdir()
+        yield made
+
+
+@pytest.fixture(params=LOGINS)
+def about(request: pytest.FixtureRequest) -> Provider:
+    return provider(request.param)
+
+
+@dataclass
+class Listener(Client):
+    """Hears what an agent says, and answers for the person."""
+
+    choice: str | None = None
+    """The kind of option that is chosen when it asks; None: it is not expected to."""
+    updates: list[Any] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+
+    async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
+        self.updates.append(update)
+
+    async def request_permission(
+        self, session_id: str, tool_call: Any, options: list[Any], **_: Any
+    ) -> RequestPermissionResponse:
+        self.requests.append(tool_call)
+        chosen = [it for it in options if it.kind == self.choice]
+        if not chosen:
+            return RequestPermissionResponse(outcome=DeniedOutcome(outcome="cancelled"))
+        outcome = AllowedOutcome(outcome="selected", option_id=chosen[0].option_id)
+        return RequestPermissionResponse(outcome=outcome)
+
+    async def ext_notification(self, method: str, params: dict[str, Any]) -> None:
+        """`_auth/status_update`, of which nothing is needed."""
+
+    def of(self, *kinds: type) -> list[Any]:
+        return [it for it in self.updates if isinstance(it, kinds)]
+
+    @property
+    def text(self) -> str:
+        return "".join(it.content.text for it in self.of(AgentMessageChunk))
+
+
+@dataclass
+class Running:
+    """An agent that has been initialized."""
+
+    agent: ClientSideConnection
+    listener: Listener
+    can: InitializeResponse
+    about: Provider
+    folder: Path
+
+    async def new_session(self) -> str:
+        """One in the mode in which the person is asked."""
+        made = await self.agent.new_session(cwd=str(self.folder), mcp_servers=[])
+        assert self.about.acp.mode in [it.id for it in made.modes.available_modes]
+        await self.take_mode(made.session_id)
+        return str(made.session_id)
+
+    async def take_mode(self, session_id: str) -> None:
+        await self.agent.set_session_mode(session_id=session_id, mode_id=self.about.acp.mode)
+
+    async def prompt(self, session_id: str, text: str) -> str:
+        """Why the turn ended."""
+        turn = self.agent.prompt(session_id=session_id, prompt=[text_block(text)])
+        return str((await asyncio.wait_for(turn, PATIENCE_S)).stop_reason)
+
+
+@asynccontextmanager
+async def running(
+    here: World, about: Provider, listener: Listener | None = None
+) -> AsyncIterator[Running]:
+    """An agent as `chat/` starts it, with the programs of this world for those of the image."""
+    ours = {
+        name: value.replace("/usr/local/bin", str(here.clis))
+        for name, value in about.acp.environment.items()
+    }
+    process = await asyncio.create_subprocess_exec(
+        *("ip", "netns", "exec", here.namespace.name, *about.acp.argv),
+        env=here.environment(**about.environment, **ours),
+        cwd=here.folder / "work",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        limit=LINE_BYTES,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    listener = listener or Listener()
+    try:
+        agent = connect_to_agent(listener, process.stdin, process.stdout)
+        can = await asyncio.wait_for(agent.initialize(protocol_version=1), PATIENCE_S)
+        yield Running(agent, listener, can, about, here.folder / "work")
+        process.stdin.close()
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def test_it_answers_what_the_person_asks(here: World, about: Provider) -> None:
+    LOGINS[about.id](here)
+    async with running(here, about) as it:
+        assert it.can.protocol_version == 1
+        session = await it.new_session()
+        assert await it.prompt(session, QUESTION) == "end_turn"
+        assert it.listener.text == ANSWER
+        assert len(it.listener.of(AgentMessageChunk)) > 1, "it comes as it is made"
+
+
+async def test_without_a_login_it_says_so(here: World, about: Provider) -> None:
+    (here.home / ".codex").mkdir()
+    async with running(here, about) as it:
+        with pytest.raises(RequestError) as refused:
+            await it.prompt(await it.new_session(), QUESTION)
+        assert refused.value.code == -32000
+
+
+@pytest.mark.parametrize("choice", ["allow_once", "reject_once"])
+async def test_it_asks_before_it_runs_a_command(here: World, about: Provider, choice: str) -> None:
+    LOGINS[about.id](here)
+    made = here.folder / "work" / "made"
+    async with running(here, about, Listener(choice)) as it:
+        session = await it.new_session()
+        ended = await it.prompt(session, f"run: touch {made}")
+        [request] = it.listener.requests
+        assert str(made) in request.title
+        assert request.kind == "execute"
+        assert made.exists() == (choice == "allow_once")
+        refused_ends_it = about.id == "codex" and choice == "reject_once"
+        assert ended == ("cancelled" if refused_ends_it else "end_turn")
+        calls = it.listener.of(ToolCallStart, ToolCallProgress)
+        assert {call.tool_call_id for call in calls} <= {request.tool_call_id}
+        if choice == "allow_once":
+            assert calls[-1].status == "completed"
+        assert await it.prompt(session, QUESTION) == "end_turn"
+
+
+async def test_it_shows_what_it_writes(here: World, about: Provider) -> None:
+    LOGINS[about.id](here)
+    file = here.folder / "work" / "note.txt"
+    async with running(here, about, Listener("allow_once")) as it:
+        assert await it.prompt(await it.new_session(), f"write {file}: a line") == "end_turn"
+        heard = [*it.listener.of(ToolCallStart, ToolCallProgress), *it.listener.requests]
+        contents = [content for call in heard for content in call.content or []]
+        diffs = [content for content in contents if content.type == "diff"]
+        assert {(it.path, it.old_text or "", it.new_text) for it in diffs} == {
+            (str(file), "", "a line\n")
+        }
+    assert file.read_text() == "a line\n"
+
+
+async def test_it_stops_when_told_to(here: World, about: Provider) -> None:
+    LOGINS[about.id](here)
+    async with running(here, about) as it:
+        session = await it.new_session()
+        turn = asyncio.create_task(it.prompt(session, "slowly: 1000"))
+        async with asyncio.timeout(PATIENCE_S):
+            while not it.listener.of(AgentMessageChunk):
+                await asyncio.sleep(0.05)
+        await it.agent.cancel(session_id=session)
+        assert await turn == "cancelled"
+        assert await it.prompt(session, QUESTION) == "end_turn"
+
+
+async def test_a_session_goes_on_in_another_process(here: World, about: Provider) -> None:
+    LOGINS[about.id](here)
+    async with running(here, about) as it:
+        session = await it.new_session()
+        await it.prompt(session, QUESTION)
+    _let_a_minute_pass(here, session)
+    async with running(here, about) as it:
+        capabilities = it.can.agent_capabilities
+        can_resume = capabilities.session_capabilities.resume is not None
+        assert can_resume == (about.id != "gemini_cli")
+        assert capabilities.load_session
+        again = {"cwd": str(it.folder), "session_id": session, "mcp_servers": []}
+        if can_resume:
+            await it.agent.resume_session(**again)
+            assert not it.listener.of(UserMessageChunk, AgentMessageChunk)
+        else:
+            await it.agent.load_session(**again)
+        await it.take_mode(session)
+        assert await it.prompt(session, "Go on") == "end_turn"
+        assert it.listener.text.endswith("heard you say: Go on")
+
+
+async def test_a_session_that_is_not_there_is_an_error(here: World, about: Provider) -> None:
+    LOGINS[about.id](here)
+    unknown = "0199f3c8-0000-7000-8000-00000000abcd"
+    async with running(here, about) as it:
+        again = {"cwd": str(it.folder), "session_id": unknown, "mcp_servers": []}
+        with pytest.raises(RequestError):
+            await it.agent.load_session(**again)
+        assert await it.prompt(await it.new_session(), QUESTION) == "end_turn"
+
+
+async def test_codex_names_the_session(here: World) -> None:
+    LOGINS["codex"](here)
+    async with running(here, provider("codex")) as it:
+        await it.prompt(await it.new_session(), QUESTION)
+        assert [t.title for t in it.listener.of(SessionInfoUpdate) if t.title] == [QUESTION]
+
+
+def _let_a_minute_pass(here: World, session: str) -> None:
+    """For Gemini CLI, which spoils a session that is loaded in the minute in which it was made.
+
+    The file's name has that minute, and the load writes a file of the same name.
+    """
+    for file in here.home.glob(f".gemini/tmp/*/chats/session-*-{session[:8]}.jsonl"):
+        file.rename(file.with_name(f"session-2020-01-01T00-00-{session[:8]}.jsonl"))
