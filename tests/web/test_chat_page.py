@@ -18,6 +18,8 @@ NAMES = {"claude_code": "Claude Code", "codex": "Codex", "gemini_cli": "Gemini C
 IDLE = ".chat[data-state=loaded][data-running=false]"
 RUNNING = ".chat[data-running=true]"
 
+expect.set_options(timeout=LIMIT_S * 1000)
+
 
 @asynccontextmanager
 async def _visited(chromium: Chromium, **options: Any) -> AsyncIterator[tuple[World, Visit]]:

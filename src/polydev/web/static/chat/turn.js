@@ -75,8 +75,8 @@ const endings = {
   max_tokens: (_, page) => [
     note("alert", "The answer reached the longest that the model gives.", goOn(page)),
   ],
-  refusal: () => [ended("info", "The model declined to go on with this.")],
-  cancelled: () => [ended("stop", "Stopped.")],
+  refusal: () => [note("info", "The model declined to go on with this.")],
+  cancelled: () => [note("stop", "Stopped.")],
   interrupted: ({ error }, page) => [
     note("alert", told(error) || "Polydev was interrupted here. What was done until then is kept.",
       goOn(page)),
