@@ -11,6 +11,7 @@ const TOO_MANY = 4429;
 const FIRST_PAUSE_MS = 1000;
 const LONGEST_PAUSE_MS = 15_000;
 const LOOK_EVERY_MS = 500;
+const POINTER_PIXELS = 16; // of 64 by 40
 const MAX_PASTED = 8192;
 const CONTROL = [0xffe3, "ControlLeft"];
 const V = [0x76, "KeyV"];
@@ -215,13 +216,13 @@ export class Screen {
   }
 }
 
-/** Whether a canvas is of one colour all over. */
+/** Whether a canvas is of one colour all over, but for a mouse pointer. */
 function isEmpty(canvas) {
   if (!canvas?.width || !canvas.height) return true;
   const small = new OffscreenCanvas(64, 40).getContext("2d", { willReadFrequently: true });
   small.drawImage(canvas, 0, 0, 64, 40);
   const pixels = new Uint32Array(small.getImageData(0, 0, 64, 40).data.buffer);
-  return pixels.every((pixel) => pixel === pixels[0]);
+  return pixels.filter((pixel) => pixel !== pixels[0]).length < POINTER_PIXELS;
 }
 
 function askForText() {
