@@ -202,9 +202,16 @@ async def test_a_first_frame_that_is_none_ends_the_stream(
         assert end.error.code == "bad-request"
 
 
-@pytest.mark.parametrize("provider", ["codex", "claude_code"])
+@pytest.mark.parametrize(
+    ("provider", "kinds"),
+    [
+        ("codex", ["text", "end"]),
+        ("claude_code", ["delta", "text", "end"]),
+        ("gemini_cli", ["delta", "end"]),
+    ],
+)
 async def test_a_turn_is_answered_line_by_line(
-    world: World, client: httpx.AsyncClient, provider: str
+    world: World, client: httpx.AsyncClient, provider: str, kinds: list[str]
 ) -> None:
     session = await world.controller.until(await world.controller.connect(provider))
     assert session["status"] == "completed"
@@ -213,8 +220,7 @@ async def test_a_turn_is_answered_line_by_line(
     assert answer.headers["content-type"] == "application/x-ndjson"
     events = [json.loads(line) for line in answer.text.splitlines()]
     assert events[-1] == {"type": "end", "ok": True, "text": "You said: -- say Grüße $HOME"}
-    kinds = [event["type"] for event in events]
-    assert kinds == (["text", "end"] if provider == "codex" else ["delta", "text", "end"])
+    assert [event["type"] for event in events] == kinds
 
 
 async def test_a_turn_without_a_login_in_the_machine_ends_with_an_error(

@@ -13,6 +13,7 @@ from controller_process import At
 from controller_world import World, a_world, tokens_in
 
 from polydev.hostapi import StopMachine
+from polydev.providers import all_providers
 
 STEPS = (
     "wait-for-room",
@@ -47,19 +48,20 @@ async def test_a_session_completes_and_leaves_only_the_cli_machine(world: World)
     assert done["cliVM"]["vmId"] == cli
 
 
-async def test_a_second_provider_takes_the_machine_that_there_is(world: World) -> None:
+async def test_other_providers_take_the_machine_that_there_is(world: World) -> None:
     await world.controller.start()
     codex = await _assert_completed(world, await world.controller.connect("codex"))
-    session_id = await world.controller.connect("claude_code")
-    assert await _assert_completed(world, session_id, "claude_code") == codex
+    for other in ("claude_code", "gemini_cli"):
+        session_id = await world.controller.connect(other)
+        assert await _assert_completed(world, session_id, other) == codex
 
 
-async def test_two_providers_at_once_share_one_machine(world: World) -> None:
+async def test_all_providers_at_once_share_one_machine(world: World) -> None:
     await world.controller.start()
-    first, second = [await world.controller.connect(it) for it in ("codex", "claude_code")]
-    views = [await world.controller.until(it) for it in (first, second)]
-    assert [view["status"] for view in views] == ["completed", "completed"]
-    assert views[0]["cliVM"] == views[1]["cliVM"]
+    sessions = [await world.controller.connect(it.id) for it in all_providers()]
+    views = [await world.controller.until(it) for it in sessions]
+    assert [view["status"] for view in views] == ["completed"] * 3
+    assert views[0]["cliVM"] == views[1]["cliVM"] == views[2]["cliVM"]
     await world.assert_clean(views[0]["cliVM"]["vmId"])
 
 

@@ -27,7 +27,7 @@ AT_ONCE = 40
 LIMIT_S = 600
 SETTLED_S = 90
 PATIENCE_S = 60
-PROVIDERS = ("codex", "claude_code")
+PROVIDERS = ("codex", "claude_code", "gemini_cli")
 ENDS = {"completed", "failed", "expired", "cancelled"}
 
 
