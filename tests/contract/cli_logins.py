@@ -37,7 +37,7 @@ def gemini_login(here: World) -> Path:
         asked = {"method": "authenticate", "params": {"methodId": "oauth-personal"}}
         agent.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, **asked}) + "\n")
         agent.stdin.flush()
-        here.log_in(browser.opened("https://accounts.google.com/o/oauth2/"))
+        here.log_in(browser.opened("https://accounts.google.com/o/oauth2/v2/auth?"))
         assert "result" in json.loads(agent.stdout.readline())
     finally:
         agent.stdin.close()

@@ -4,13 +4,12 @@ Should a new version of a CLI behave differently, this is where it shows.
 """
 
 import json
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_world import PATIENCE_S, REPOSITORY, World, world
+from cli_logins import claude_login, codex_login, gemini_login
+from cli_world import REPOSITORY, World, world
 
 pytestmark = pytest.mark.clis
 
@@ -29,72 +28,6 @@ def here() -> Iterator[World]:
 def short_lived() -> Iterator[World]:
     with world("--access-token-lifetime-s", "30") as made:
         yield made
-
-
-def log_in(here: World, *argv: str) -> str:
-    """Run a CLI's login, and be the person when it opens the browser; the URL it opened."""
-    inbox = here.folder / "browser-url"
-    os.mkfifo(inbox)
-    browser = here.folder / "browser"
-    browser.write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" > {inbox}\n')
-    browser.chmod(0o755)
-    environment = here.environment(BROWSER=str(browser))
-    with (here.folder / "login.out").open("w") as out:
-        login = here.namespace.start(argv, environment, cwd=here.home, stdout=out, stderr=out)
-    try:
-        url = inbox.read_text().strip()
-        here.log_in(url)
-        assert login.wait(PATIENCE_S) == 0, (here.folder / "login.out").read_text()
-    finally:
-        login.kill()
-        login.wait()
-    return url
-
-
-def codex_login(here: World) -> Path:
-    (here.home / ".codex").mkdir(exist_ok=True)
-    url = log_in(here, "codex", "login")
-    assert url.startswith("https://auth.openai.com/oauth/authorize?")
-    return here.home / ".codex" / "auth.json"
-
-
-def claude_login(here: World) -> Path:
-    url = log_in(here, "claude", "auth", "login")
-    assert url.startswith("https://claude.com/cai/oauth/authorize?")
-    return here.home / ".claude" / ".credentials.json"
-
-
-def gemini_login(here: World) -> Path:
-    """Gemini CLI has no login command: it is asked in ACP, and runs `xdg-open`."""
-    inbox, commands = here.folder / "browser-url", here.folder / "commands"
-    os.mkfifo(inbox)
-    commands.mkdir()
-    (commands / "xdg-open").write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" > {inbox}\n')
-    (commands / "xdg-open").chmod(0o755)
-    environment = here.environment(DISPLAY=":0", GEMINI_CLI_NO_RELAUNCH="true")
-    environment["PATH"] = f"{commands}:{environment['PATH']}"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    agent = here.namespace.start(("gemini", "--acp"), environment, cwd=here.home, **pipes)
-    assert agent.stdin is not None
-    assert agent.stdout is not None
-    with agent, agent.stdin:
-        for number, (method, params) in enumerate(
-            (
-                ("initialize", {"protocolVersion": 1, "clientCapabilities": {}}),
-                ("authenticate", {"methodId": "oauth-personal"}),
-            )
-        ):
-            message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
-            agent.stdin.write(json.dumps(message) + "\n")
-            agent.stdin.flush()
-            if method == "authenticate":
-                url = inbox.read_text().strip()
-                assert url.startswith("https://accounts.google.com/o/oauth2/v2/auth?")
-                here.log_in(url)
-            lines = iter(agent.stdout.readline, "")
-            answers = (json.loads(line) for line in lines if line.startswith("{"))
-            assert "result" in next(answer for answer in answers if answer.get("id") == number)
-    return here.home / ".gemini" / "oauth_creds.json"
 
 
 def gemini_chose_google(home: Path) -> None:
