@@ -144,6 +144,20 @@ class Controller:
         except httpx.HTTPError as error:
             raise self._unreachable(type(error).__name__) from None
 
+    async def stream(self, path: str, **parameters: Any) -> AsyncIterator[Json]:
+        """The `data:` of server-sent events, until the controller ends the stream."""
+        limits = httpx.Timeout(REQUEST_LIMIT_S, read=None)
+        try:
+            async with self._client.stream("GET", path, params=parameters, timeout=limits) as told:
+                if not told.is_success:
+                    await told.aread()
+                    raise problem_in(told.status_code, told.content)
+                async for line in told.aiter_lines():
+                    if line.startswith("data:"):
+                        yield json.loads(line.removeprefix("data:"))
+        except httpx.HTTPError as error:
+            raise self._unreachable(type(error).__name__) from None
+
     @asynccontextmanager
     async def websocket(self, path: str) -> AsyncIterator[ClientConnection]:
         """An upgraded connection. Raises what the controller answers instead of upgrading."""

@@ -1,0 +1,162 @@
+"""Commands that need a terminal, in a real one: a key that nobody sees, and conversations."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+from controller_world import LIMIT_S, World
+
+KEY = "standin-key-typed-0123456789abcdef"
+
+
+class AtTerminal:
+    """A command in a terminal of its own, and the person who looks at it and types."""
+
+    def __init__(self, process: asyncio.subprocess.Process, terminal: int) -> None:
+        self.process = process
+        self._terminal = terminal
+        self.seen = ""
+        self._read_to = 0
+        self._more = asyncio.Event()
+
+    def look(self) -> None:
+        try:
+            self.seen += os.read(self._terminal, 65536).decode(errors="replace")
+        except OSError:  # nobody has the other end any more
+            asyncio.get_running_loop().remove_reader(self._terminal)
+        self._more.set()
+
+    async def until(self, words: str) -> None:
+        """Wait until that is shown, after what was waited for before."""
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while words not in self.seen[self._read_to :]:
+                    self._more.clear()
+                    await self._more.wait()
+        except TimeoutError:
+            raise AssertionError(f"{words!r} is not shown after: {self.seen}") from None
+        self._read_to = self.seen.index(words, self._read_to) + len(words)
+
+    def type(self, text: str) -> None:
+        os.write(self._terminal, text.encode())
+
+    async def ended(self) -> int:
+        return await asyncio.wait_for(self.process.wait(), LIMIT_S)
+
+
+@contextmanager
+def _terminal() -> Iterator[tuple[int, int]]:
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+
+
+def _environment(world: World) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "POLYDEV_URL": f"http://127.0.0.1:{world.controller.port}",
+        "POLYDEV_ADMIN_TOKEN": world.controller.env["POLYDEV_ADMIN_TOKEN"],
+        "TERM": "dumb",
+        "COLUMNS": "200",
+    }
+
+
+@asynccontextmanager
+async def polydev(world: World, *words: str) -> AsyncIterator[AtTerminal]:
+    with _terminal() as (ours, theirs):
+        process = await asyncio.create_subprocess_exec(
+            *("setsid", "--ctty", sys.executable, "-P", "-m", "polydev.cli", *words),
+            env=_environment(world),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        it = AtTerminal(process, ours)
+        asyncio.get_running_loop().add_reader(ours, it.look)
+        try:
+            yield it
+        finally:
+            asyncio.get_running_loop().remove_reader(ours)
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+async def here(world: World) -> World:
+    await world.controller.start()
+    await world.controller.ask("GET", "/health")
+    return world
+
+
+async def test_a_key_is_asked_for_and_not_shown(here: World) -> None:
+    async with polydev(here, "connect", "codex", "--api-key") as it:
+        await it.until("The API key for codex:")
+        it.type(f"{KEY}\n")
+        await it.until("codex is logged in")
+        assert await it.ended() == 0
+    assert KEY not in it.seen
+    (listed,) = await here.controller.ask("GET", "/api/credentials")
+    assert listed["kind"] == "api_key"
+    kept = await here.credentials(listed["vmId"], "codex")
+    assert kept["OPENAI_API_KEY"] == KEY
+
+
+async def test_a_key_comes_from_standard_input_in_scripts(here: World) -> None:
+    for given, code, told in ((f"{KEY}\n", 0, b"is logged in"), ("", 1, b"No API key")):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "polydev.cli", "connect", "codex", "--api-key-stdin"),
+            env=_environment(here),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await asyncio.wait_for(process.communicate(given.encode()), LIMIT_S)
+        assert (process.returncode, told in out) == (code, True), out.decode()
+        assert KEY.encode() not in out
+
+
+async def test_a_conversation_asks_stops_and_goes_on_later(here: World) -> None:
+    asked = {"provider": "codex", "apiKey": KEY}
+    started = await here.controller.ask("POST", "/api/auth/key", asked)
+    await here.controller.until(started["sessionId"])
+    async with polydev(here, "chat", "codex") as it:
+        await it.until("> ")
+        it.type("Hello there\n")
+        await it.until("Hello there")  # as it was typed
+        await it.until("Hello there")  # as it was answered
+        await it.until("> ")
+        it.type("\x04")
+        await it.until("Go on with it: polydev chat ")
+        assert await it.ended() == 0
+    (chat,) = await here.controller.ask("GET", "/api/chats")
+    async with polydev(here, "chat", "list") as it:
+        await it.until(chat["chatId"])
+        assert await it.ended() == 0
+    async with polydev(here, "chat", chat["chatId"][:8]) as it:
+        await it.until("> Hello there")  # what was said before
+        await it.until("\n> ")
+        it.type("\x03")
+        assert await it.ended() == 0
+
+
+async def test_a_conversation_in_which_nothing_is_said_leaves_no_chat(here: World) -> None:
+    started = await here.controller.ask(
+        "POST", "/api/auth/key", {"provider": "codex", "apiKey": KEY}
+    )
+    await here.controller.until(started["sessionId"])
+    async with polydev(here, "chat", "codex") as it:
+        await it.until("> ")
+        it.type("\x03")
+        assert await it.ended() == 0
+    assert await here.controller.ask("GET", "/api/chats") == []
