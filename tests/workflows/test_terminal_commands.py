@@ -150,6 +150,33 @@ async def test_a_conversation_asks_stops_and_goes_on_later(here: World) -> None:
         assert await it.ended() == 0
 
 
+async def test_in_a_conversation_the_person_allows_and_stops(here: World) -> None:
+    started = await here.controller.ask(
+        "POST", "/api/auth/key", {"provider": "codex", "apiKey": KEY}
+    )
+    await here.controller.until(started["sessionId"])
+    async with polydev(here, "chat", "codex") as it:
+        await it.until("> ")
+        it.type("write notes.txt: by hand\n")
+        await it.until("May it?")
+        await it.until("1  ")
+        await it.until("or Ctrl-C to stop: ")
+        it.type("9\n")  # none of those offered: asked again
+        await it.until("or Ctrl-C to stop: ")
+        it.type("1\n")
+        await it.until("\n> ")
+        it.type("slowly: 400\n")
+        await it.until("slowly: 400")
+        await it.until("1")
+        it.type("\x03")
+        await it.until("The turn ended: cancelled")
+        await it.until("> ")
+        it.type("\x03")
+        assert await it.ended() == 0
+    (chat,) = await here.controller.ask("GET", "/api/chats")
+    assert (chat["status"], chat["turn"]) == ("idle", 2)
+
+
 async def test_a_conversation_in_which_nothing_is_said_leaves_no_chat(here: World) -> None:
     started = await here.controller.ask(
         "POST", "/api/auth/key", {"provider": "codex", "apiKey": KEY}
