@@ -37,6 +37,7 @@ from polydev.api.services import Chatting, Reach, still_may
 from polydev.domain import ChatEvent, ChatId, Scope
 from polydev.errors import (
     ChatBusy,
+    IdempotencyConflict,
     MachineBusy,
     NoSuchChat,
     NoSuchPermission,
@@ -93,7 +94,9 @@ async def list_chats(
     return [ChatView.of(it) for it in paged.of(rows, lambda it: (it.created_at, it.chat_id))]
 
 
-@router.post("", status_code=201, responses=answers(UnknownProvider, QuotaExceeded))
+@router.post(
+    "", status_code=201, responses=answers(UnknownProvider, QuotaExceeded, IdempotencyConflict)
+)
 async def create_chat(
     asked: NewChat, caller: Chatting, services: Reach, request: Request
 ) -> ChatView:
@@ -125,7 +128,9 @@ async def delete_chat(chat_id: ChatIdInPath, caller: Chatting, services: Reach) 
 @router.post(
     "/{chatId}/turns",
     status_code=202,
-    responses=answers(NoSuchChat, ChatBusy, NotConnected, MachineBusy, TooManyRequests),
+    responses=answers(
+        *(NoSuchChat, ChatBusy, NotConnected, MachineBusy, TooManyRequests, IdempotencyConflict)
+    ),
 )
 async def ask_chat(
     chat_id: ChatIdInPath, asked: TurnAsked, caller: Chatting, services: Reach
@@ -135,7 +140,7 @@ async def ask_chat(
     return TurnTaken(chatId=chat_id, turn=turn)
 
 
-@router.post("/{chatId}/stop", status_code=202, responses=answers(NoSuchChat))
+@router.post("/{chatId}/stop", status_code=202, responses=answers(NoSuchChat, IdempotencyConflict))
 async def stop_chat(chat_id: ChatIdInPath, caller: Chatting, services: Reach) -> ChatView:
     """Have the CLI stop, if it still answers; `turn_ended` tells when it has."""
     return ChatView.of(await services.chats.stop(caller, ChatId(chat_id)))
@@ -144,7 +149,7 @@ async def stop_chat(chat_id: ChatIdInPath, caller: Chatting, services: Reach) ->
 @router.post(
     "/{chatId}/permissions/{requestId}",
     status_code=202,
-    responses=answers(NoSuchChat, NoSuchPermission, PermissionAnswered),
+    responses=answers(NoSuchChat, NoSuchPermission, PermissionAnswered, IdempotencyConflict),
 )
 async def answer_permission(
     chat_id: ChatIdInPath,

@@ -70,7 +70,7 @@ class MachineUsage(BaseModel):
 
 
 @router.get("/{vmId}/usage", responses=answers(NoSuchMachine, HostUnreachable, Failed))
-async def get_usage(
+async def get_machine_usage(
     vm_id: VmIdInPath,
     caller: Reading,
     services: Reach,
