@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from http import HTTPStatus
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -21,7 +22,7 @@ from polydev.api.guard import Guard
 from polydev.api.observed import Observed
 from polydev.api.server import routes_of
 from polydev.api.services import Services
-from polydev.errors import PolydevError, Unavailable
+from polydev.errors import PolydevError
 from polydev.web import (
     administration,
     chat,
@@ -52,6 +53,9 @@ _PAGES: tuple[APIRouter, ...] = (
     administration.router,
     csp.router,
 )
+
+_AT_PROVIDER = "/api/account/oidc/"
+"""Where browsers go, and come back, by themselves."""
 
 files = APIRouter(include_in_schema=False)
 
@@ -108,17 +112,19 @@ def _show(site: FastAPI, kind: type[Exception]) -> None:
 
 
 def _is_for_people(request: Request) -> bool:
-    is_page = not request.url.path.startswith(("/api/", "/static/", "/fragments/"))
+    path = request.url.path
+    is_page = not path.startswith(("/api/", "/static/", "/fragments/"))
     return (
-        is_page
+        (is_page or path.startswith(_AT_PROVIDER))
         and request.method in ("GET", "HEAD")
         and "text/html" in request.headers.get("accept", "")
     )
 
 
 async def _error_page(request: Request, error: Exception, status: int) -> Response:
-    if getattr(request.state, "caller", None) is None and not isinstance(error, Unavailable):
-        await known(request)
+    if getattr(request.state, "caller", None) is None:
+        with suppress(PolydevError):
+            await known(request)
     told = error if isinstance(error, PolydevError) else None
     return page(
         request,
@@ -127,5 +133,4 @@ async def _error_page(request: Request, error: Exception, status: int) -> Respon
         code=status,
         detail=told.message if told else "",
         hint=told.hint if told else "",
-        request_id=getattr(request.state, "request_id", ""),
     )

@@ -323,6 +323,8 @@ class Events {
     }
     source.onerror = () => {
       if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself
+      // Who is signed out, elsewhere perhaps, is led to the door by `api`.
+      api("GET", "/api/account").catch(() => {});
       setTimeout(() => this.listen(), this.pause);
       this.pause = Math.min(this.pause * 2, 30_000);
     };
