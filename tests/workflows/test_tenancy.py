@@ -54,6 +54,8 @@ NOBODYS = {
     "rotation_id": "key-000000000000.000000000000",
     "chatId": "00000000-0000-4000-8000-000000000000",
     "requestId": "1-1",
+    "path": "/root/x",
+    "to": "/root/y",
 }
 """Ids that name nothing: whoever sends another person's must be answered as for these."""
 

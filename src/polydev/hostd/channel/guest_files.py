@@ -56,7 +56,7 @@ class GuestFiles:
                 sftp = await self._open_sftp()
                 closing.callback(sftp.exit)
                 async with asyncio.timeout(self._limit_s):
-                    file, size = await transfers.opened(sftp, path, max_bytes, closing)
+                    file, size = await transfers.opened(sftp, path, max_bytes)
             return transfers.Download(file, size, what, closing.pop_all(), self._limit_s)
 
     async def upload(

@@ -65,17 +65,17 @@ class Download:
 
 
 async def opened(
-    sftp: asyncssh.SFTPClient, path: bytes, max_bytes: int, closing: AsyncExitStack
+    sftp: asyncssh.SFTPClient, path: bytes, max_bytes: int
 ) -> tuple[asyncssh.SFTPClientFile, int]:
-    """A regular file and its size. Raises BadPath for anything else, FileRefused.
+    """A regular file and its size. It closes with its session: no guest can put that off.
 
-    It is looked at before it is opened, since opening a FIFO waits for its writer, and once more
-    when it is open, since the guest may have put something else in its place.
+    Raises BadPath for anything else, FileRefused. It is looked at before it is opened, since
+    opening a FIFO waits for its writer, and once more when it is open, since the guest may have put
+    something else in its place.
     """
     with refusals(path):
         _size_of(path, await sftp.stat(path), max_bytes)
         file = await sftp.open(path, asyncssh.FXF_READ, encoding=None)
-        closing.push_async_callback(_closed, file)
         return file, _size_of(path, await file.stat(), max_bytes)
 
 
@@ -188,8 +188,3 @@ def _size_of(path: bytes, attributes: asyncssh.SFTPAttrs, max_bytes: int) -> int
             hint="Pack or split it in the terminal, for example with `split -b 200M`",
         )
     return size
-
-
-async def _closed(file: asyncssh.SFTPClientFile) -> None:
-    with contextlib.suppress(asyncssh.Error, OSError):
-        await file.close()

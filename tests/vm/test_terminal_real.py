@@ -1,0 +1,130 @@
+"""A person's terminal and files in a real machine: tmux, sshd and a kernel of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from real_machines import RealMachine, fleet
+
+from polydev.api.terminal import MAX_SESSIONS, terminal_request
+from polydev.errors import BadPath, FileRefused
+from polydev.hostd.channel.process import Process
+from polydev.settings import Egress, Uplink
+
+pytestmark = pytest.mark.vm
+
+LIMIT_S = 60
+NONE = {"uplink": Uplink.NONE, "egress": Egress.NONE, "dns": ()}
+
+
+@pytest.fixture
+async def machine() -> AsyncIterator[RealMachine]:
+    async with fleet(netns=f"pdt-{secrets.token_hex(3)}", **NONE) as made:
+        yield await made.start()
+
+
+class Screen:
+    """What a terminal has shown."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.shown = b""
+
+    async def until(self, text: bytes) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while text not in self.shown:
+                chunk = await self.process.read()
+                assert chunk is not None, self.shown
+                self.shown += chunk[1]
+
+    async def run(self, line: bytes, shows: bytes) -> None:
+        await self.process.write(line + b"\r")
+        await self.until(shows)
+
+
+@asynccontextmanager
+async def a_terminal(
+    machine: RealMachine, name: str = "main", columns: int = 100, rows: int = 30
+) -> AsyncIterator[Screen]:
+    request = terminal_request(name, columns, rows)
+    async with await machine.channel.exec(request) as process:
+        yield Screen(process)
+
+
+async def test_a_terminal_goes_on_without_its_connection_and_tells_what_has_scrolled_away(
+    machine: RealMachine,
+) -> None:
+    async with a_terminal(machine) as screen:
+        await screen.run(b"stty size; echo $TERM $LANG; pwd", b"/root\r\n")
+        assert b"30 100" in screen.shown
+        assert b"tmux-256color C.UTF-8" in screen.shown
+        assert b"\x1b[?1049h" not in screen.shown  # what scrolls away stays in the emulator
+        await screen.run(b"for n in $(seq 1 300); do echo line-$n; done; echo d''one", b"done\r\n")
+        await screen.run("V='Grüße'; echo \"still $V\"".encode(), "still Grüße".encode())
+    async with a_terminal(machine, columns=90, rows=20) as screen:
+        await screen.run(b'echo "V is $V"', "V is Grüße".encode())
+        assert b"line-1\r\n" in screen.shown
+        assert b"line-200\r\n" in screen.shown
+        await screen.process.resize(70, 25)
+        await screen.run(b"sleep 1; stty size", b"25 70")
+        await screen.process.write(b"exit\r")
+        assert await asyncio.wait_for(_ended(screen.process), LIMIT_S) == 0
+
+
+async def test_there_are_so_many_terminals_and_no_more(machine: RealMachine) -> None:
+    for number in range(MAX_SESSIONS):
+        async with a_terminal(machine, f"t{number}") as screen:
+            await screen.run(b"echo r''eady", b"ready")
+    async with a_terminal(machine, "onemore") as screen:
+        assert await asyncio.wait_for(_ended(screen.process), LIMIT_S) == 75
+    async with a_terminal(machine, "t0") as screen:
+        await screen.until(b"ready")
+
+
+async def _ended(process: Process) -> int:
+    while await process.read() is not None:
+        pass
+    return await process.wait()
+
+
+async def test_files_of_a_real_machine(machine: RealMachine) -> None:
+    files = machine.channel.guest_files()
+
+    async def content() -> AsyncIterator[bytes]:
+        for number in range(64):
+            yield bytes([number]) * 65536
+
+    await files.make_folder(b"/root/made")
+    size = await files.upload(b"/root/made/big", content(), 2**24, replace=False)
+    assert size == 64 * 65536
+    download = await files.download(b"/root/made/big", 2**24)
+    read = b"".join([piece async for piece in download])
+    await download.aclose()
+    assert read == b"".join([piece async for piece in content()])
+    await machine.channel.run(
+        [
+            "sh",
+            "-c",
+            "cd /root/made; mkfifo pipe; truncate -s 9G sparse; ln -s /root deep; "
+            "printf x > \"$(printf 'two\\nlines\\377')\"",
+        ]
+    )
+    entries, more = await files.entries(b"/root/made")
+    kinds = {entry.name: entry.kind for entry in entries}
+    assert not more
+    assert kinds[b"pipe"] == "other"
+    assert kinds[b"deep"] == "link"
+    assert kinds[b"two\nlines\xff"] == "file"
+    with pytest.raises(BadPath):
+        await files.download(b"/root/made/pipe", 2**24)
+    with pytest.raises(FileRefused):
+        await files.download(b"/root/made/sparse", 2**24)
+    with pytest.raises(FileRefused):
+        await files.remove(b"/root/made", with_content=False)
+    await files.remove(b"/root/made", with_content=True)
+    entries, _ = await files.entries(b"/root")
+    assert b"made" not in {entry.name for entry in entries}
