@@ -19,6 +19,7 @@ _ABOVE_THE_BUTTON_PX = 150
 """How far the middle of the field for the e-mail address is above that of the form's button."""
 _FIND_BUTTON = """(canvas) => {
   // The stand-in's buttons are #2456c8; what the screen shows was perhaps compressed.
+  const BROWSERS_OWN = 100; // the browser's tabs and buttons, blue ones among them
   const { width, height } = canvas;
   const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
   let left = width, top = height, right = -1, bottom = -1;
@@ -26,6 +27,7 @@ _FIND_BUTTON = """(canvas) => {
     const [red, green, blue] = [pixels[i] - 36, pixels[i + 1] - 86, pixels[i + 2] - 200];
     if (Math.abs(red) + Math.abs(green) + Math.abs(blue) > 30) continue;
     const x = at % width, y = Math.floor(at / width);
+    if (y < BROWSERS_OWN) continue;
     left = Math.min(left, x); right = Math.max(right, x);
     top = Math.min(top, y); bottom = Math.max(bottom, y);
   }
