@@ -8,7 +8,7 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
 <token>`, or the sign-in cookie and, for changes, `X-CSRF-Token`. The administrator's token is in
 `POLYDEV_ADMIN_TOKEN` or in `<state_dir>/controller/admin-token`.
 
-    GET  /                                    text/plain: what this is
+    GET  /                                    text/plain: what this is; to browsers the pages
     GET  /health                              {status, version, checks: {host: bool, store: bool}}
     GET  /openapi.json
     GET  /api/providers                       [{id, name, accepts, apiKey: {url, example}}]
