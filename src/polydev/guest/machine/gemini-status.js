@@ -6,7 +6,7 @@
 const { spawn } = require("node:child_process");
 const readline = require("node:readline");
 
-const LIMIT_MS = 120_000;
+const LIMIT_MS = 165_000;
 const WORDS = 300;
 
 const cli = spawn("gemini", ["--acp"], {
