@@ -80,7 +80,7 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
                                               over tokens that it has renewed
     POST /api/credentials/{id}/revoke         202 Credential (`revoking`); gone once its machine is
                                               rid of it
-    POST /api/credentials/{id}/export         {provider, kind, path, credentials}: to its owner alone
+    POST /api/credentials/{id}/export         {provider, kind, path, credentials}: to its owner
 
     GET  /api/account/ways                    {signUp, oidc: {name} or null, supabase}
     POST /api/account/sign-up                 {email, password, invitation?}: 201 Account, cookie
