@@ -9,6 +9,7 @@ import { setText } from "./dom.js";
 import { Follow } from "./follow.js";
 import { Log } from "./log.js";
 import { Transcript } from "./transcript.js";
+import { trouble } from "./turn.js";
 import { oneLine } from "./words.js";
 
 const TURNS_AT_ONCE = 12;
@@ -161,10 +162,17 @@ export class ChatPage {
 
   /** Ask the CLI. True once the API took it. */
   async send(text, button) {
-    return this.tried(async () => {
+    const place = this.find("trouble");
+    try {
       await busy(button, () => api("POST", this.path("turns"), { text }));
-      this.follow.toEnd();
-    });
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      place.replaceChildren(trouble(problem, this));
+      return false;
+    }
+    place.replaceChildren();
+    this.follow.toEnd();
+    return true;
   }
 
   sendAgain(button) {
@@ -186,6 +194,7 @@ export class ChatPage {
   startMachine(button) {
     return this.tried(async () => {
       await busy(button, () => api("POST", `/api/vm/${this.machine}/start`));
+      this.find("trouble").replaceChildren();
       say("The machine starts");
     });
   }

@@ -81,7 +81,7 @@ const endings = {
     note("alert", told(error) || "Polydev was interrupted here. What was done until then is kept.",
       goOn(page)),
   ],
-  failed: ({ error }, page) => [problem(error, page)],
+  failed: ({ error }, page) => [trouble(error, page, again(page))],
 };
 
 function note(symbol, words, ...buttons) {
@@ -97,12 +97,12 @@ function goOn(page) {
   return button("Continue", "button small", { click }, { "data-last-turn": true });
 }
 
-/** A turn that failed: why, what to do, and the button that does it. */
-function problem(error, page) {
+/** What went wrong, what to do, and the buttons that do it. */
+export function trouble(error, page, ...buttons) {
   const box = el("div", { class: "problem turn-problem" }, icon("alert"));
   const words = el("div", {}, el("strong", {}, oneLine(error?.message, 500) || "The turn failed"));
   if (error?.hint) words.append(el("p", {}, oneLine(error.hint, 500)));
-  words.append(el("p", { class: "actions" }, ...helps(error?.code, page)));
+  words.append(el("p", { class: "actions" }, ...helps(error?.code, page), ...buttons));
   box.append(words);
   return box;
 }
@@ -110,23 +110,24 @@ function problem(error, page) {
 const CONNECT = new Set(["not-connected", "credentials-not-accepted", "login-expired"]);
 const START = new Set(["machine-stopped", "machine-busy", "no-such-machine", "machine-not-ready"]);
 
+function again(page) {
+  const click = (event) => page.sendAgain(event.currentTarget);
+  return button("Try again", "button small", { click }, { "data-last-turn": true });
+}
+
 function helps(code, page) {
-  const again = button("Try again", "button small", {
-    click: (event) => page.sendAgain(event.currentTarget),
-  }, { "data-last-turn": true });
   if (CONNECT.has(code)) {
     const words = `Connect ${page.cli} again`;
-    return [button(words, "button small primary", { click: (event) => page.connect(event.currentTarget) }), again];
+    const click = (event) => page.connect(event.currentTarget);
+    return [button(words, "button small primary", { click })];
   }
   if (START.has(code)) {
-    const look = el("a", { class: "button small", href: page.machine ? `/machine/${page.machine}` : "/machine" },
-      "Look at the machine");
-    const start = page.machine && button("Start the machine", "button small primary", {
-      click: (event) => page.startMachine(event.currentTarget),
-    });
-    return [start, look, again].filter(Boolean);
+    const href = page.machine ? `/machine/${page.machine}` : "/machine";
+    const look = el("a", { class: "button small", href }, "Look at the machine");
+    const click = (event) => page.startMachine(event.currentTarget);
+    return page.machine ? [button("Start the machine", "button small primary", { click }), look] : [look];
   }
-  return [again];
+  return [];
 }
 
 function button(words, style, on, attributes = {}) {
