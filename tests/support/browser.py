@@ -208,7 +208,8 @@ def a_chromium() -> Iterator[Chromium]:
     """A Chromium of one's own, ended afterwards with everything it made."""
     profile = Path(tempfile.mkdtemp(prefix="polydev-chromium-"))
     process = subprocess.Popen(
-        [PROGRAM, *_ARGUMENTS, f"--user-data-dir={profile}", "about:blank"],
+        # Ends with whoever runs the tests, however that ends.
+        ["setpriv", "--pdeathsig=KILL", PROGRAM, *_ARGUMENTS, f"--user-data-dir={profile}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "HOME": str(profile)},
