@@ -1,4 +1,4 @@
-"""`python -m bench [machine] [disk] [connect] [load]`: all of them, or those that are named."""
+"""`python -m bench [machine] [disk] [connect] [chat] [load]`: all of them, or those named."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from tests.support.postgres import a_cluster
 
 from bench import measure
 from bench.agent import running_agent
+from bench.chat import chat_relay
 from bench.connect import connect_steps
 from bench.disk import new_disk
 from bench.load import load as under_load
 from bench.machine_start import machine_start
+from bench.terminal import terminal
 
-NAMES = ("disk", "machine", "connect", "load")
+NAMES = ("disk", "machine", "connect", "chat", "terminal", "load")
 
 
 def run(names: list[str], rounds: int, sessions: int) -> None:
@@ -29,6 +31,10 @@ def run(names: list[str], rounds: int, sessions: int) -> None:
     if "connect" in names:
         print("connect, each step: seconds and share", flush=True)
         print(*asyncio.run(connect_steps()), sep="\n", flush=True)
+    if "chat" in names:
+        print(*asyncio.run(chat_relay()), sep="\n", flush=True)
+    if "terminal" in names:
+        print(asyncio.run(terminal(rounds)).row(), flush=True)
     if "load" in names:
         load(sessions)
 

@@ -14,6 +14,8 @@ from api_people import a_person
 from chatting import Event, Talk, a_chat, connected, kinds, said
 from controller_world import World, a_world
 
+from polydev.hostapi import RemoveFiles, StartMachine
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
@@ -200,8 +202,6 @@ async def test_a_login_that_is_gone_is_told(world: World, talk: Talk) -> None:
     await talk.turn("hello")
     machine = (await talk.view())["vmId"]
     async with world.agent.host() as host:
-        from polydev.hostapi import RemoveFiles
-
         files = RemoveFiles(vm_id=machine, paths=["/root/.codex/auth.json"])
         await host.run("test-remove", files, 30)
     assert ending(await talk.turn("hello again")) == ("failed", "not-connected")
@@ -232,15 +232,22 @@ async def test_a_controller_that_is_told_to_end_ends_its_turns(world: World, tal
     assert ending(await talk.until("turn_ended", number)) == ("interrupted", "chat-failed")
 
 
-async def test_a_host_agent_that_is_started_again_is_asked_again(world: World, talk: Talk) -> None:
+async def test_a_host_agent_and_machine_that_are_started_again_are_asked_again(
+    world: World, talk: Talk
+) -> None:
+    """Simulated machines end with their host agent, so both are gone at once."""
     number = await talk.ask("slowly: 400")
     await talk.until("text", number)
+    machine = (await talk.view())["vmId"]
     await world.agent.kill()
     events = await talk.until("turn_ended", number)
     assert events[-1]["reason"] == "interrupted"
     await world.agent.start()
+    async with world.agent.host() as host:
+        await host.run("test-start", StartMachine(vm_id=machine), 30)
     events = await talk.turn("are you there")
-    assert said(events) == "You said: are you there"
+    assert said(events) == "You said: are you there", events[-1]
+    assert "notice" not in kinds(events), "the conversation was taken up, not begun anew"
 
 
 async def test_a_conversation_that_the_cli_forgot_begins_anew_and_says_so(
@@ -330,11 +337,10 @@ async def test_a_dead_controllers_turn_is_ended_by_another(postgres: Any) -> Non
         talk = await a_chat(world.controller)
         number = await talk.ask("slowly: 400")
         await talk.until("text", number)
-        other = world.another()
-        await other.start()
-        await other.ask("GET", "/health")
         await world.controller.kill()
         await world.bury()
+        other = world.another()
+        await other.start()
         elsewhere = talk.at(other)
         assert ending(await elsewhere.until("turn_ended", number)) == ("interrupted", "chat-failed")
         assert said(await elsewhere.turn("hello")) == "You said: hello"

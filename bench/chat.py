@@ -1,0 +1,190 @@
+"""What the relay of a chat adds: from an agent's standard output to a listener's socket.
+
+A real program speaks as an agent, a real turn records what it says (SQLite), a real server streams
+it over HTTP on loopback. The reference is the agent's output as it is, sent over loopback at once.
+Both listeners time each piece; the difference is what the relay adds. All of it shares one process
+and its event loop: the worst case, and what else the machine does slows both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from typing import cast
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from tests.support.local_agents import VM_ID, LocalHost, LocalProcess, an_agent
+
+from polydev.api.chat_schemas import on_wire
+from polydev.api.streams import SSE, HeldStream
+from polydev.chat.agent import Agent
+from polydev.chat.following import follow
+from polydev.chat.live import Lives
+from polydev.chat.recording import Recording
+from polydev.chat.updates import Telling
+from polydev.domain import Chat, ChatId, ChatStatus, Person, PersonId, TitledBy, TurnEnd, now
+from polydev.hostapi import ExecRequest
+from polydev.hosts import Host
+from polydev.store import chats, people
+from polydev.store.database import Database, open_database
+
+GOAL_MS = 5.0
+_PIECES = 1500
+_PAUSE_S = 0.01
+_CHAT, _ANN = ChatId("bench"), PersonId("ann")
+_PIECE = re.compile(rb"<(\d+)>")
+_SPEAKING = f"""
+for n in range({_PIECES}):
+    text(f"<{{n}}> some words of an answer ")
+    time.sleep({_PAUSE_S})
+answer(message, {{"stopReason": "end_turn"}})
+"""
+
+
+class _CopyingHost(LocalHost):
+    """Sends all that an agent prints to a listener, too, as it is."""
+
+    def __init__(self, listener: asyncio.StreamWriter) -> None:
+        self._listener = listener
+
+    @asynccontextmanager
+    async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[LocalProcess]:
+        async with super().exec(vm_id, request) as process:
+            chunks = process.stdout()
+
+            async def copied() -> AsyncIterator[bytes]:
+                async for chunk in chunks:
+                    self._listener.write(chunk)
+                    yield chunk
+
+            process.stdout = copied  # type: ignore[method-assign]
+            yield process
+
+
+class _Turn:
+    """The listener of an agent that a turn is."""
+
+    def __init__(self, recording: Recording) -> None:
+        telling = Telling(recording.tell, recording.entitle)
+        self.told = telling.update
+
+    async def asked(self, params: dict[str, object]) -> str | None:
+        return None
+
+
+async def chat_relay() -> list[str]:
+    """Rows: the median, the 99th percentile and the worst of what the relay adds."""
+    with tempfile.TemporaryDirectory(prefix="pdb-") as folder:
+        database = open_database(None, Path(folder))
+        await database.upgrade()
+        try:
+            added_ms = sorted(await _measured(database))
+        finally:
+            await database.close()
+    assert len(added_ms) == _PIECES, f"{_PIECES - len(added_ms)} pieces were lost"
+    p99 = quantiles(added_ms, n=100)[98]
+    verdict = "ok" if p99 <= GOAL_MS else "MISSED"
+    return [
+        f"chat relay adds: median {median(added_ms):.2f} ms, p99 {p99:.2f} ms "
+        f"(goal <= {GOAL_MS:g}), worst {added_ms[-1]:.2f} ms   {verdict}"
+    ]
+
+
+async def _measured(database: Database) -> list[float]:
+    chat, lives = await _a_chat(database), Lives()
+    recording = Recording(database, lives, chat, 2**30)
+    async with _served(database, lives) as port, _direct() as (writer, reading):
+        host = cast(Host, _CopyingHost(writer))
+        agent = Agent(host, VM_ID, an_agent(_SPEAKING), 60)
+        agent.start(lambda _: None)
+        listening = asyncio.create_task(_heard(port))
+        keeping = asyncio.create_task(recording.keep_up())
+        session = await agent.take_up(None)
+        await agent.prompt(session.session_id, ["go"], _Turn(recording))
+        keeping.cancel()
+        await recording.end(TurnEnd.END_TURN, None)
+        relayed, direct = await listening, await reading
+        await agent.aclose()
+    return [(relayed[n] - direct[n]) * 1000 for n in relayed]
+
+
+async def _a_chat(database: Database) -> Chat:
+    """A chat whose first turn has been claimed."""
+    nothing = (None, None, 0, ChatStatus.IDLE, None, now(), now())
+    chat = Chat(_CHAT, _ANN, "codex", "", TitledBy.NOBODY, *nothing)
+    async with database.write() as connection:
+        await people.add(connection, Person(_ANN, "ann@example.test", now()))
+        await chats.add(connection, chat)
+        await chats.add_turn(connection, chat, "go", "go", now())
+        asked = await chats.get(connection, _CHAT, _ANN)
+        claimed = await chats.claim(connection, asked, "bench")
+    assert claimed is not None
+    return claimed
+
+
+@asynccontextmanager
+async def _served(database: Database, lives: Lives) -> AsyncIterator[int]:
+    """A server of the chat's stream; its port."""
+    app = FastAPI()
+
+    async def frames() -> AsyncGenerator[str]:
+        async for events in follow(database, lives, _CHAT, _ANN, 0, 15):
+            for event in events:
+                yield f"id: {event.event_id}\ndata: {json.dumps(on_wire(event))}\n\n"
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return HeldStream(frames(), SSE, ExitStack())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", loop="asyncio")
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        yield listener.getsockname()[1]
+        server.should_exit = server.force_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def _direct() -> AsyncIterator[tuple[asyncio.StreamWriter, asyncio.Task[dict[int, float]]]]:
+    """A loopback connection: what to write to, and when each piece came out of it."""
+    came: asyncio.Future[asyncio.StreamReader] = asyncio.Future()
+    server = await asyncio.start_server(lambda reader, _: came.set_result(reader), "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    reading = asyncio.create_task(_pieces(await came))
+    yield writer, reading
+    writer.close()
+    server.close()
+
+
+async def _heard(port: int) -> dict[int, float]:
+    """When each piece came to a listener of the stream."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /stream HTTP/1.1\r\nHost: bench\r\n\r\n")
+    heard = await _pieces(reader)
+    writer.close()
+    return heard
+
+
+async def _pieces(reader: asyncio.StreamReader) -> dict[int, float]:
+    """When each piece came, up to the last one."""
+    times: dict[int, float] = {}
+    rest = b""
+    while len(times) < _PIECES:
+        chunk = await reader.read(64 * 1024)
+        assert chunk, "it ended before the last piece"
+        at = time.monotonic()
+        for found in _PIECE.finditer(rest + chunk):
+            times.setdefault(int(found[1]), at)
+        rest = (rest + chunk)[-16:]
+    return times
