@@ -34,7 +34,7 @@ def run(names: list[str], rounds: int, sessions: int) -> None:
     if "chat" in names:
         print(*asyncio.run(chat_relay()), sep="\n", flush=True)
     if "terminal" in names:
-        print(asyncio.run(terminal(rounds)).row(), flush=True)
+        print(asyncio.run(terminal(rounds * 3)).row(), flush=True)
     if "load" in names:
         load(sessions)
 

@@ -76,10 +76,10 @@ class Load:
 async def load(urls: tuple[str, str] | None, sessions: int) -> Load:
     """Both parts, each on a database of its own; None: on SQLite."""
     first, second = urls or (None, None)
-    async with _world(first, "credentials") as world:
+    async with simulated_world(first, login_end="credentials", channel="direct") as world:
         idle_mb = world.resident_kb() / 1024
         seconds, gets_ms, step_ms = await world.connect_all(sessions)
-    async with _world(second, "never") as world:
+    async with simulated_world(second, login_end="never", channel="direct") as world:
         waiting_kb = await world.wait_all(sessions)
     name = "sqlite" if urls is None else "postgresql"
     return Load(name, sessions, seconds, tuple(gets_ms), idle_mb, waiting_kb, step_ms)
@@ -89,8 +89,9 @@ class World:
     """A controller that answers, and its client."""
 
     def __init__(self, client: aiohttp.ClientSession, url: str, pid: int, state_dir: Path) -> None:
-        self._client, self._url, self._pid = client, url, pid
-        self._state_dir = state_dir
+        self._client, self._pid = client, pid
+        self.url, self.token = url, _TOKEN
+        self.state_dir = state_dir
         self.database_url: str | None = None
 
     def resident_kb(self) -> int:
@@ -123,14 +124,14 @@ class World:
         return (self.resident_kb() - before) / (count - count // 10)
 
     async def ask(self, method: str, path: str, body: object = None) -> object:
-        async with self._client.request(method, self._url + path, json=body) as answer:
+        async with self._client.request(method, self.url + path, json=body) as answer:
             text = await answer.text()
             if answer.status >= 400:
                 raise SystemExit(f"{method} {path}: {answer.status} {text[:300]}")
             return json.loads(text)
 
     async def _people(self, count: int) -> list[str]:
-        database = open_database(self.database_url, self._state_dir / "controller")
+        database = open_database(self.database_url, self.state_dir / "controller")
         ids = [secrets.token_hex(8) for _ in range(count)]
         async with database.write() as connection:
             for name in ids:
@@ -151,14 +152,14 @@ class World:
 
         from polydev.store.tables import auth_sessions
 
-        database = open_database(self.database_url, self._state_dir / "controller")
+        database = open_database(self.database_url, self.state_dir / "controller")
         query = sa.select(auth_sessions.c.status, sa.func.count()).group_by(auth_sessions.c.status)
         try:
             while True:
                 async with database.read() as connection:
                     found = dict((await connection.execute(query)).tuples().all())
                 if failed := found.get("failed"):
-                    raise SystemExit(f"{failed} sessions failed; see {self._state_dir}")
+                    raise SystemExit(f"{failed} sessions failed; see {self.state_dir}")
                 if found.get(status, 0) >= count:
                     return
                 await asyncio.sleep(0.1)
@@ -171,7 +172,7 @@ class World:
         while True:
             for path in paths:
                 began = time.monotonic()
-                async with self._client.get(self._url + path) as answer:
+                async with self._client.get(self.url + path) as answer:
                     await answer.read()
                 gets_ms.append((time.monotonic() - began) * 1000)
                 await asyncio.sleep(_PROBE_PAUSE_S)
@@ -181,7 +182,7 @@ class World:
 
         from polydev.store.tables import session_steps
 
-        database = open_database(self.database_url, self._state_dir / "controller")
+        database = open_database(self.database_url, self.state_dir / "controller")
         spent: dict[str, list[float]] = {}
         async with database.read() as connection:
             for row in await connection.execute(
@@ -195,8 +196,11 @@ class World:
 
 
 @asynccontextmanager
-async def _world(database_url: str | None, login_end: str) -> AsyncIterator[World]:
-    """Everything is ended and removed afterwards, by the ids that it got."""
+async def simulated_world(
+    database_url: str | None = None, **simulation: str
+) -> AsyncIterator[World]:
+    """A host agent with machines that behave so, and a controller; all of it is ended and removed
+    afterwards, by the ids that it got."""
     state_dir = Path(tempfile.mkdtemp(prefix="pdb-", dir="/var/tmp"))
     name = f"pdb-{secrets.token_hex(3)}"
     port = _free_port()
@@ -206,7 +210,7 @@ async def _world(database_url: str | None, login_end: str) -> AsyncIterator[Worl
         "POLYDEV_UPLINK": "none",
         "POLYDEV_SUBNET": "192.168.0.0/16",
         "POLYDEV_DRIVER": "simulated",
-        "POLYDEV_SIMULATION": json.dumps({"login_end": login_end, "channel": "direct"}),
+        "POLYDEV_SIMULATION": json.dumps(simulation),
         "POLYDEV_ADMIN_TOKEN": _TOKEN,
         "ENCRYPTION_KEY": secrets.token_hex(32),
         "PORT": str(port),
