@@ -30,7 +30,7 @@ async def follow(
         live = lives.get(chat_id)
         if live is not None and known >= live.floor:
             found = live.after(known)
-            if not found and not await _first_of(idle_s, news):
+            if not found and not await _set_within(news, idle_s):
                 yield []
         else:
             floor = None if live is None else live.floor
@@ -42,12 +42,20 @@ async def follow(
                 if not await _first_of(idle_s, change, news):
                     yield []
                 elif not news.is_set():
-                    await _first_of(pause_s, news)
+                    await _set_within(news, pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         if found:
             pause_s = _FIRST_PAUSE_S
             known = found[-1].event_id
             yield chat_events.joined(found)
+
+
+async def _set_within(event: asyncio.Event, limit_s: float) -> bool:
+    try:
+        async with asyncio.timeout(limit_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 async def _first_of(limit_s: float, *events: asyncio.Event) -> bool:

@@ -139,13 +139,12 @@ class Recording:
             await chats.require_turn(connection, self._chat)
             await self._add(connection, [*self._live.to_store(), end_of(self._chat, reason, error)])
             await chat_events.close(connection, self.chat_id, now())
-            await chats.end_turn(connection, self.chat_id, self._chat.turn, reason, now())
+            await chats.end_turn(connection, self._chat, reason, self._bytes, now())
 
     async def _add(self, connection: Any, events: list[ChatEvent]) -> None:
         if events:
             chat = self._chat
-            size = await chat_events.add(connection, chat.chat_id, chat.user_id, events)
-            await chats.grow_turn(connection, chat.chat_id, chat.turn, size)
+            await chat_events.add(connection, chat.chat_id, chat.user_id, events)
         if self._title is not None:
             title, by = self._title, TitledBy.AGENT
             await chats.entitle(connection, self.chat_id, title, by, _BUT_PERSON)

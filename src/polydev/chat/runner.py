@@ -142,9 +142,8 @@ class Runner:
                 told = [end_of(chat, TurnEnd.INTERRUPTED, error)]
                 await chat_events.add(connection, chat.chat_id, chat.user_id, told)
                 await chat_events.close(connection, chat.chat_id, now())
-                await chats.end_turn(
-                    connection, chat.chat_id, chat.turn, TurnEnd.INTERRUPTED, now()
-                )
+                size = await chat_events.size_of(connection, chat.chat_id, chat.turn)
+                await chats.end_turn(connection, chat, TurnEnd.INTERRUPTED, size, now())
                 await chats.change(connection, chat.chat_id, executor_id=None)
         except NoSuchChat:
             return

@@ -6,7 +6,6 @@ joins pieces of text that follow each other, since a CLI tells words one by one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -40,8 +39,8 @@ class Permission:
 
 async def add(
     connection: AsyncConnection, chat_id: ChatId, user_id: PersonId, events: Sequence[ChatEvent]
-) -> int:
-    """Add events with their ids. How many bytes that were."""
+) -> None:
+    """Add events with their ids."""
     rows = [
         {
             "chat_id": chat_id,
@@ -54,7 +53,16 @@ async def add(
         for it in events
     ]
     await connection.execute(sa.insert(chat_events), rows)
-    return sum(len(json.dumps(it.data)) for it in events)
+
+
+async def size_of(connection: AsyncConnection, chat_id: ChatId, turn: int) -> int:
+    """About how many bytes are kept of what happened in a turn."""
+    size = sa.func.sum(sa.func.length(sa.cast(chat_events.c.data, sa.Text)))
+    query = sa.select(size).where(
+        chat_events.c.chat_id == chat_id,
+        chat_events.c.event_id.between(turn * TURN_IDS, turn * TURN_IDS + LAST_IN_TURN),
+    )
+    return int((await connection.execute(query)).scalar_one() or 0)
 
 
 async def after(

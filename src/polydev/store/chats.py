@@ -229,26 +229,15 @@ async def request_stop(
 
 
 async def end_turn(
-    connection: AsyncConnection, chat_id: ChatId, turn: int, reason: TurnEnd, at: datetime
+    connection: AsyncConnection, chat: Chat, reason: TurnEnd, kept_bytes: int, at: datetime
 ) -> None:
-    """Note how a turn ended; the chat does nothing now."""
+    """Note how a chat's turn ended, and how much is kept of it; the chat does nothing now."""
     await connection.execute(
         sa.update(chat_turns)
-        .where(chat_turns.c.chat_id == chat_id, chat_turns.c.turn == turn)
-        .values(ended_at=at, reason=reason)
+        .where(chat_turns.c.chat_id == chat.chat_id, chat_turns.c.turn == chat.turn)
+        .values(ended_at=at, reason=reason, bytes=chat_turns.c.bytes + kept_bytes)
     )
-    await change(connection, chat_id, status=ChatStatus.IDLE, updated_at=at)
-
-
-async def grow_turn(
-    connection: AsyncConnection, chat_id: ChatId, turn: int, more_bytes: int
-) -> None:
-    """Note that more was stored of a turn."""
-    await connection.execute(
-        sa.update(chat_turns)
-        .where(chat_turns.c.chat_id == chat_id, chat_turns.c.turn == turn)
-        .values(bytes=chat_turns.c.bytes + more_bytes)
-    )
+    await change(connection, chat.chat_id, status=ChatStatus.IDLE, updated_at=at)
 
 
 async def turns_beyond(connection: AsyncConnection, chat_id: ChatId, max_bytes: int) -> int:
