@@ -21,7 +21,9 @@ _FIND_BUTTON = """(canvas) => {
   // The stand-in's buttons are #2456c8; what the screen shows was perhaps compressed.
   const BROWSERS_OWN = 100; // the browser's tabs and buttons, blue ones among them
   const { width, height } = canvas;
-  const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+  const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const pixels = copy.getImageData(0, 0, width, height).data;
   let left = width, top = height, right = -1, bottom = -1;
   for (let at = 0, i = 0; i < pixels.length; i += 4, at += 1) {
     const [red, green, blue] = [pixels[i] - 36, pixels[i + 1] - 86, pixels[i + 2] - 200];

@@ -3,7 +3,7 @@
 // What the machine shows is a stranger's word: noVNC draws it, and nothing of it is put into the
 // page. Its clipboard is not taken; a text goes into the machine only when the person says so.
 
-import { api, busy, Problem } from "../app.js";
+import { api, Problem } from "../app.js";
 import { Typing } from "./typing.js";
 
 const GONE = 4000;
@@ -13,8 +13,7 @@ const LONGEST_PAUSE_MS = 15_000;
 const LOOK_EVERY_MS = 500;
 const POINTER_PIXELS = 16; // of 64 by 40
 const MAX_PASTED = 8192;
-const CONTROL = [0xffe3, "ControlLeft"];
-const V = [0x76, "KeyV"];
+const MODIFIERS = [[0xffe3, "ControlLeft"], [0xffe9, "AltLeft"]];
 
 const CONNECTING = "Connecting to the browser machine";
 const OPENING = "The browser is opening the login page";
@@ -169,7 +168,7 @@ export class Screen {
     if (!event.ctrlKey || !event.altKey || event.code !== "KeyX") return;
     event.preventDefault();
     event.stopPropagation();
-    for (const [keysym, code] of [CONTROL, [0xffe9, "AltLeft"]]) this.rfb?.sendKey(keysym, code, false);
+    for (const [keysym, code] of MODIFIERS) this.rfb?.sendKey(keysym, code, false);
     this.rfb?.blur();
     this.part("keys").focus();
   }
@@ -182,17 +181,8 @@ export class Screen {
       text = ""; // the browser does not let the page read it: the person pastes it into a field
     }
     text ||= await askForText();
-    if (text) await busy(this.part("paste"), () => this.putIn(text.slice(0, MAX_PASTED)));
-  }
-
-  /** Into the machine's clipboard, and from there to where its cursor is. */
-  async putIn(text) {
-    this.rfb?.clipboardPasteFrom(text);
-    await new Promise((resolve) => setTimeout(resolve, 150)); // its clipboard takes a moment
-    this.rfb?.sendKey(...CONTROL, true);
-    this.rfb?.sendKey(...V, true);
-    this.rfb?.sendKey(...V, false);
-    this.rfb?.sendKey(...CONTROL, false);
+    // Typed, not put into its clipboard: it comes whole wherever the cursor is, and stays nowhere.
+    this.typing.write(text.slice(0, MAX_PASTED).replace(/[\r\n]/g, ""));
     this.rfb?.focus();
   }
 

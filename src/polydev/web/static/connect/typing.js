@@ -34,12 +34,17 @@ export class Typing {
     let same = 0;
     while (same < now.length && same < this.before.length && now[same] === this.before[same]) same += 1;
     for (let gone = this.before.length - same; gone > 0; gone -= 1) this.press(...BACKSPACE);
-    for (const character of now.slice(same)) {
+    this.write(now.slice(same));
+    this.before = now;
+    if (now.length < 8 || now.length > 4 * PADDING.length) this.reset();
+  }
+
+  /** Type a text, key by key. */
+  write(text) {
+    for (const character of text) {
       if (character === "\n") this.press(...ENTER);
       else this.press(keysymOf(character), null);
     }
-    this.before = now;
-    if (now.length < 8 || now.length > 4 * PADDING.length) this.reset();
   }
 
   press(keysym, code) {
