@@ -42,8 +42,9 @@ Rows = Annotated[int, Query(ge=1, le=MAX_ROWS)]
 Name = Annotated[str, Query(max_length=16, pattern=r"^[a-z0-9](-?[a-z0-9])*$")]
 
 # $1 name, $2 rows, $3 sessions at most, $4 lines of history.
-# tmux draws on the screen itself (smcup@), never on the alternate one, so that what scrolls away
-# stays in the emulator's own scrollback; it takes no keys, has no status line, and reads no files.
+# tmux draws on the screen itself (smcup@), never on the alternate one, and scrolls by newlines alone
+# (indn@), so that what scrolls away stays in the emulator's own scrollback; it takes no keys, has no
+# status line, and reads no files.
 _SCRIPT = """\
 cd ~ 2>/dev/null
 command -v tmux >/dev/null || exec "${SHELL:-/bin/sh}" -l
@@ -58,7 +59,7 @@ exec tmux -u -L polydev -f /dev/null start-server \\; \
   set-option -s escape-time 10 \\; \
   set-option -s default-terminal tmux-256color \\; \
   set-option -s set-clipboard off \\; \
-  set-option -s terminal-overrides 'xterm*:smcup@:rmcup@:Tc' \\; \
+  set-option -s terminal-overrides 'xterm*:smcup@:rmcup@:indn@:Tc' \\; \
   set-option -g prefix None \\; set-option -g prefix2 None \\; unbind-key -a -T root \\; \
   set-option -g status off \\; set-option -g mouse off \\; \
   set-option -g history-limit "$4" \\; set-option -g window-size latest \\; \
