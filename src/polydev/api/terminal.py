@@ -42,8 +42,8 @@ Rows = Annotated[int, Query(ge=1, le=MAX_ROWS)]
 Name = Annotated[str, Query(max_length=16, pattern=r"^[a-z0-9](-?[a-z0-9])*$")]
 
 # $1 name, $2 rows, $3 sessions at most, $4 lines of history.
-# tmux draws on the screen itself (smcup@), never on the alternate one, and scrolls by newlines alone
-# (indn@), so that what scrolls away stays in the emulator's own scrollback; it takes no keys, has no
+# tmux draws on the screen itself, not the alternate one (smcup@), and scrolls by newlines alone
+# (indn@): so what scrolls away stays in the emulator's own scrollback. It takes no keys, has no
 # status line, and reads no files.
 _SCRIPT = """\
 cd ~ 2>/dev/null
