@@ -13,7 +13,7 @@ from api_people import a_person
 from controller_process import ENDS, At, ControllerProcess
 from hosts_world import LIMIT_S, HostsWorld, hosts_world
 
-ROOM_FOR_ONE = {"POLYDEV_HOST_MEMORY_MIB": "2700"}
+ROOM_FOR_ONE = {"POLYDEV_HOST_MEMORY_MIB": "3200"}
 NEVER = {"login_end": "never"}
 
 
@@ -135,7 +135,7 @@ async def test_the_queue_survives_the_controller(point: str) -> None:
 
 
 async def test_many_sessions_on_a_small_host_all_complete_and_never_exceed_it() -> None:
-    room_for_three = {"POLYDEV_HOST_MEMORY_MIB": "7700"}
+    room_for_three = {"POLYDEV_HOST_MEMORY_MIB": "9300"}
     async with hosts_world([room_for_three], {"login_s": 0.2}) as world:
         await world.controller.start()
         everybody = await people(world, 8)
@@ -152,7 +152,7 @@ async def test_many_sessions_on_a_small_host_all_complete_and_never_exceed_it() 
             while True:
                 [host] = await world.controller.ask("GET", "/api/admin/hosts")
                 most = max(most, host["memoryTakenMib"])
-                assert most <= 7700
+                assert most <= 9300
                 await asyncio.sleep(0.1)
 
         watching = asyncio.create_task(watch())
@@ -171,11 +171,11 @@ async def test_a_machine_that_no_host_has_room_for_is_refused_at_once() -> None:
         async with world.controller.client() as client:
             answer = await client.post("/api/vm/create", json={"vmType": "cli"})
         assert (answer.status_code, answer.json()["code"]) == (503, "no-capacity")
-        assert "a has 140 MiB" in answer.json()["detail"]
+        assert "a has 128 MiB" in answer.json()["detail"]
 
 
 async def test_two_controllers_share_one_queue_and_one_of_them_dies(postgresql_url: str) -> None:
-    room_for_two = {"POLYDEV_HOST_MEMORY_MIB": "5200"}
+    room_for_two = {"POLYDEV_HOST_MEMORY_MIB": "6200"}
     async with hosts_world([room_for_two], {"login_s": 0.5}, DATABASE_URL=postgresql_url) as world:
         other = world.another("other")
         await world.controller.start()
