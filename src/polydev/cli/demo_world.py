@@ -40,6 +40,8 @@ GENEROUS = {
     "POLYDEV_CAPTURE_LIMIT_S": "120",
     "POLYDEV_WRITE_LIMIT_S": "180",
     "POLYDEV_DESTROY_LIMIT_S": "120",
+    "POLYDEV_CHAT_START_LIMIT_S": "600",
+    "POLYDEV_CHAT_STOP_GRACE_S": "60",
 }
 """Limits for machines that are emulated in software, on a machine that does other work too."""
 
