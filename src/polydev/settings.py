@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from polydev import settings_words
 from polydev.domain import LOCAL_HOST, HostId
 from polydev.errors import BadSettings
+from polydev.settings_chat import ChatLimits
 
 _HOST_NAME = r"[a-z0-9][a-z0-9-]{0,31}"
 
@@ -143,7 +144,7 @@ class HostSettings(CommonSettings):
         return self
 
 
-class ControllerSettings(CommonSettings):
+class ControllerSettings(ChatLimits, CommonSettings):
     """The controller's settings."""
 
     port: int = Field(4000, ge=1, le=65535, validation_alias=_named("PORT"))
@@ -249,27 +250,6 @@ class ControllerSettings(CommonSettings):
 
     file_limit_mib: int = Field(256, ge=1, le=65536)
     """The largest file that people bring into their machines, or out of them."""
-
-    chats_each: int = Field(200, ge=1)
-    """How many chats a person may have."""
-    chat_turns_each: int = Field(6, ge=1)
-    """In how many chats of a person a turn may go on at once."""
-    chat_turns_at_once: int = Field(64, ge=1)
-    """How many turns one controller does at once; others wait."""
-    chat_turn_limit_s: float = Field(3600, gt=0)
-    """How long a turn may take, the person's thinking about permissions included."""
-    chat_stop_grace_s: float = Field(10, gt=0)
-    """How long a CLI may take to stop a turn before it is ended."""
-    chat_start_limit_s: float = Field(120, gt=0)
-    """How long a CLI's agent may take to start, and to take up a conversation."""
-    chat_idle_s: float = Field(600, gt=0)
-    """How long an agent without a turn is kept: it takes 150 to 350 MB in its machine."""
-    chat_agents_each: int = Field(2, ge=1)
-    """How many agents may run in one machine at once; one serves all chats with its CLI."""
-    chat_turn_mib: int = Field(8, ge=1)
-    """What is kept of one turn; a CLI that says more is stopped."""
-    chat_mib: int = Field(64, ge=1)
-    """What is kept of one chat; the oldest turns go."""
 
     browser_memory_mib: int = Field(2048, ge=512)
     browser_vcpus: int = Field(2, ge=1)
