@@ -24,7 +24,8 @@ from polydev.store.database import Database
 MOST = 24
 """How many CLIs are asked at most: each question starts a program in somebody's machine."""
 _AT_ONCE = 6
-_LIMIT_S = 15.0
+_LIMIT_S = 45.0
+"""Gemini CLI needs half a minute to start in an emulated machine."""
 
 
 async def ask(database: Database, hosts: Hosts, person: PersonId | None) -> Sequence[Finding]:
