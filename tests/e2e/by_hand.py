@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,12 @@ _PATIENCE_S = 240
 _LOOK_EVERY_S = 0.5
 _ABOVE_THE_BUTTON_PX = 150
 """How far the middle of the field for the e-mail address is above that of the form's button."""
+_HALF_A_FIELD_PX = 22
+_LOOK_AT = """(canvas, { x, y }) => {
+  const copy = new OffscreenCanvas(360, 44).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, x, y, 360, 44, 0, 0, 360, 44);
+  return copy.getImageData(0, 0, 360, 44).data.join();
+}"""
 _FIND_BUTTON = """(canvas) => {
   // The stand-in's buttons are #2456c8; what the screen shows was perhaps compressed.
   const BROWSERS_OWN = 100; // the browser's tabs and buttons, blue ones among them
@@ -67,9 +74,13 @@ class Hand:
         before = self._codes()
         button = await self._button(lambda it: it.top > it.height // 4)
         x, y = button.middle
-        await self._click(x, y - _ABOVE_THE_BUTTON_PX, button)
+        fields = {"x": button.left, "y": y - _ABOVE_THE_BUTTON_PX - _HALF_A_FIELD_PX}
+        async with self._answered(fields):  # the field shows that it has the focus
+            await self._click(x, y - _ABOVE_THE_BUTTON_PX, button)
         await self._page.keyboard.type(EMAIL, delay=40)
-        await self._page.keyboard.press("Tab")
+        fields["y"] = button.top - _HALF_A_FIELD_PX * 3
+        async with self._answered(fields):
+            await self._page.keyboard.press("Tab")
         await self._page.keyboard.type(PASSWORD, delay=40)
         await self._page.keyboard.press("Enter")
         consent = await self._button(lambda it: abs(it.top - button.top) > 40)
@@ -88,6 +99,15 @@ class Hand:
                 if seen is not None and seen == last and is_it(seen):
                     return seen
                 last = seen
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    @asynccontextmanager
+    async def _answered(self, where: dict[str, float]) -> AsyncIterator[None]:
+        """Wait until the screen there is no longer as it was before."""
+        before = await self._screen.evaluate(_LOOK_AT, where)
+        yield
+        async with asyncio.timeout(_PATIENCE_S):
+            while await self._screen.evaluate(_LOOK_AT, where) == before:
                 await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _click(self, x: float, y: float, on: Button) -> None:
