@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -30,9 +31,13 @@ MAX_STRAY_BYTES = 1024 * 1024
 MAX_REQUESTS = 32
 """That the agent may have open at once."""
 MAX_SESSION_ID = 256
+MAX_BRACKETS = 250_000
+"""In a line: what holds nothing takes twenty times its length in memory, and a second to read."""
 _BYTES_PER_S = 8 * 1024 * 1024
 _MESSAGES_PER_S = 4000
 _BURST_S = 2.0
+_LOOP_SHARE = 0.25
+"""Of this process' time: so much may reading one agent take."""
 _MAX_REQUEST_ID = 128
 _MAX_ERROR_CHARACTERS = 500
 _INTERNAL_ERROR = -32603
@@ -70,7 +75,7 @@ class Wire:
         try:
             while True:
                 while self._lines:
-                    message = self._read(self._lines.popleft())
+                    message = self._read_at_its_cost(self._lines.popleft())
                     if message is not None:
                         return message
                 await self._read_on()
@@ -102,8 +107,18 @@ class Wire:
             raise GuestMisbehaved(f"{self._name} said more than {MAX_LINE_BYTES} bytes at once")
         await self._pace.spend(len(chunk), len(whole))
 
+    def _read_at_its_cost(self, line: bytes) -> dict[str, Any] | None:
+        """`_read`; an agent whose lines take long to read is read the less often."""
+        began = time.thread_time()
+        try:
+            return self._read(line)
+        finally:
+            self._pace.owe((time.thread_time() - began) / _LOOP_SHARE)
+
     def _read(self, line: bytes) -> dict[str, Any] | None:
         """The message for the library, if it is one."""
+        if len(line) > MAX_BRACKETS and line.count(b"[") + line.count(b"{") > MAX_BRACKETS:
+            raise GuestMisbehaved(f"{self._name} said more values at once than are read")
         message = _parsed(line)
         method = message.get("method")
         params = message.get("params")
@@ -184,6 +199,10 @@ class _Pace:
     def __init__(self) -> None:
         self._spent_s = 0.0
         self._at = asyncio.get_running_loop().time()
+
+    def owe(self, seconds: float) -> None:
+        """What came has cost so much besides; the next `spend` waits for that, too."""
+        self._spent_s += seconds
 
     async def spend(self, byte_count: int, messages: int) -> None:
         """Wait as long as that costs."""

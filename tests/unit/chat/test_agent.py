@@ -66,6 +66,12 @@ async def test_what_is_no_message_is_passed_over() -> None:
     [
         ("a line that never ends", 'while True: sys.stdout.write("x" * 65536)'),
         ("a line that is too long", 'text("x" * 9_000_000)'),
+        (
+            "more values than a line may hold",
+            'sys.stdout.write(\'{"method": "session/update", "params": {"sessionId": "s-1", \'\n'
+            '    \'"update": {"sessionUpdate": "plan", "entries": [\' + "[]," * 2_500_000\n'
+            f'    + "0]}}}}}}\\n")\n{END}',
+        ),
         ("what is no message, for ever", 'while True: print("hello " * 1000)'),
         (
             "questions without end",
@@ -83,6 +89,14 @@ async def test_an_agent_that_says_too_much_is_given_up(what: str, on_prompt: str
     finally:
         tracemalloc.stop()
     assert most < 8 * wire.MAX_LINE_BYTES, what
+
+
+async def test_an_agent_that_is_costly_to_read_is_read_less_often() -> None:
+    pace = wire._Pace()
+    pace.owe(wire._BURST_S + 0.3)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.15):
+            await pace.spend(1, 1)
 
 
 class _NeverAnswers(Heard):
