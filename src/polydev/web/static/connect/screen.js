@@ -67,10 +67,12 @@ export class Screen {
     this.cover(CONNECTING, "Connecting", "busy");
     const attempt = (this.attempt = Symbol("attempt"));
     try {
-      const [{ default: Rfb }, { ticket }] = await Promise.all([
+      const [{ default: Rfb }, { initLogging }, { ticket }] = await Promise.all([
         import("../vendor/novnc/core/rfb.js"),
+        import("../vendor/novnc/core/util/logging.js"),
         api("POST", `/api/auth/session/${this.session}/view`),
       ]);
+      initLogging("none"); // how a connection ends is told on the page
       if (attempt === this.attempt && this.isWanted) this.open(Rfb, ticket);
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
