@@ -20,6 +20,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -121,39 +122,63 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         journal = await asyncio.to_thread(journal_of, *where)
         lease = Lease(database, vault.key_ids)
         engine = Engine(journal, lease.executor_id, lease.check)
-        requests = MachineRequests(machines, engine, on_point)
-        wishes = Wishes(database)
-        connect = Connect(database, vault, machines, admission, wishes, engine, on_point)
-        by_key = ConnectByKey(database, vault, machines, admission, wishes, engine, on_point)
-        rotation = Rotation(database, vault, engine, on_point)
-        custody = Custody(database, vault, machines, engine, on_point)
-        removal = Removal(database, machines, engine, on_point)
-        for what in (requests, connect, by_key, rotation, custody, removal):
-            what.register()
+        its = _workflows(database, vault, machines, admission, engine, on_point)
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         chats = Chats(database, settings)
         turns = Runner(database, hosts, settings, chats.lives, lease.executor_id)
         _beside(closing, admission.run())
         _beside(closing, turns.run())
-        _beside(closing, Reconciler(database, engine, machines, requests).run())
-        _beside(closing, resume_now_and_then((custody.resume, removal.resume)))
+        _beside(closing, Reconciler(database, engine, machines, its.requests).run())
+        _beside(closing, resume_now_and_then((its.custody.resume, its.removal.resume)))
         _beside(closing, Retention(database, settings).run())
         yield Services(
             database,
             access,
             hosts,
-            connect,
-            by_key,
-            requests,
+            its.connect,
+            its.by_key,
+            its.requests,
             chats,
             SingleTurns(database, hosts),
-            rotation,
-            custody,
-            removal,
+            its.rotation,
+            its.custody,
+            its.removal,
             Checkup(database, hosts, settings),
             file_limit_bytes=settings.file_limit_mib * 1024 * 1024,
             metrics_token=settings.metrics_token,
         )
+
+
+class _Workflows(NamedTuple):
+    requests: MachineRequests
+    connect: Connect
+    by_key: ConnectByKey
+    rotation: Rotation
+    custody: Custody
+    removal: Removal
+
+
+def _workflows(
+    database: Database,
+    vault: Vault,
+    machines: Machines,
+    admission: Admission,
+    engine: Engine,
+    on_point: OnPoint,
+) -> _Workflows:
+    """All that the engine does, which must know it before its start."""
+    wishes = Wishes(database)
+    its = _Workflows(
+        MachineRequests(machines, engine, on_point),
+        Connect(database, vault, machines, admission, wishes, engine, on_point),
+        ConnectByKey(database, vault, machines, admission, wishes, engine, on_point),
+        Rotation(database, vault, engine, on_point),
+        Custody(database, vault, machines, engine, on_point),
+        Removal(database, machines, engine, on_point),
+    )
+    for each in its:
+        each.register()
+    return its
 
 
 async def _unlocked(database: Database, settings: ControllerSettings) -> Vault:
