@@ -15,26 +15,25 @@ from polydev.errors import ChatFailed, Invalid, NoSuchChat, by_code
 
 _CHATS = "/api/chats"
 
+_Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROVIDER|CHAT",
+        help="`codex`, `claude_code` or `gemini_cli`; or a chat's id or its beginning, to go on "
+        "with it; or `list`, which shows the chats.",
+    ),
+]
+_Text = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TEXT",
+        help="What to say, once; `-` reads it from standard input. Without: a conversation.",
+    ),
+]
+
 
 @runs
-async def chat(
-    which: Annotated[
-        str,
-        typer.Argument(
-            metavar="PROVIDER|CHAT",
-            help="`codex`, `claude_code` or `gemini_cli`; or a chat's id or its beginning, to go "
-            "on with it; or `list`, which shows the chats.",
-        ),
-    ],
-    text: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TEXT",
-            help="What to say, once; `-` reads it from standard input. Without: a conversation.",
-        ),
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
+async def chat(which: _Which, text: _Text = None, as_json: JsonFlag = False) -> None:
     """Talk to a CLI that is logged in; its answers are printed as they come.
 
     In a conversation it asks before it does what it must ask for, Ctrl-C stops what it does, and
