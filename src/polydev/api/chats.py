@@ -171,7 +171,8 @@ async def list_chat_events(
     after: After = 0,
     limit: Annotated[int, Query(ge=1, le=_MAX_EVENTS)] = _MAX_EVENTS,
 ) -> list[ChatEventView]:
-    """What happened in a chat, the oldest first, as far as it is stored."""
+    """What happened in a chat, the oldest first, as far as it is stored. Fewer than `limit` come
+    where they are large; none come when there are no more."""
     found = await services.chats.events(caller, ChatId(chat_id), after, limit)
     return [ChatEventView.of(it) for it in found]
 

@@ -43,6 +43,8 @@ MAX_TITLE_CHARACTERS = 120
 
 _MIB = 1024 * 1024
 _RETRY_AFTER_S = 15
+_MOST_PIECES = 4000
+"""Of stored events that one request reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +179,18 @@ class Chats:
     async def events(
         self, caller: Caller, chat_id: ChatId, after: int, limit: int
     ) -> list[ChatEvent]:
-        """What is stored of a chat after an event, as far as so many. Raises NoSuchChat."""
+        """What is stored of a chat after an event: so many at most, fewer if they are large, none
+        only if there are none. Raises NoSuchChat."""
         async with self.database.read(caller.user_id) as connection:
             await chats.get(connection, chat_id, caller.user_id)
             found: list[ChatEvent] = []
-            while len(found) < limit:
+            read = 0
+            while len(found) < limit and read < _MOST_PIECES:
                 known = found[-1].event_id if found else after
                 more = await chat_events.after(connection, chat_id, known)
+                read += len(more)
                 found = chat_events.joined([*found, *more])
-                if not more:
+                if len(more) < chat_events.PAGE:
                     break
         return found[:limit]
 

@@ -101,9 +101,10 @@ class Conversation:
         if self._chat["status"] != "idle":
             await self._follow(keys, shows_question=True)
             return
-        for event in await self._there.get(f"{self._path}/events", after=self._known):
-            self._known = event["id"]
-            self._show(event, shows_question=True)
+        while found := await self._there.get(f"{self._path}/events", after=self._known):
+            for event in found:
+                self._known = event["id"]
+                self._show(event, shows_question=True)
 
     async def _turn(self, text: str, keys: Keys) -> None:
         try:

@@ -18,8 +18,11 @@ from polydev.domain import LAST_IN_TURN, TURN_IDS, ChatEvent, ChatId, EventKind,
 from polydev.store.tables import chat_events, chat_permissions
 
 PAGE = 500
+MAX_PAGE_CHARACTERS = 2 * 1024 * 1024
+"""Of the events that are read at once, but for the last one: a CLI fills them as it likes."""
 MAX_JOINED_CHARACTERS = 64 * 1024
 _JOINED = (EventKind.TEXT, EventKind.THOUGHT)
+_size = sa.func.length(sa.cast(chat_events.c.data, sa.Text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,7 @@ async def add(
 
 async def size_of(connection: AsyncConnection, chat_id: ChatId, turn: int) -> int:
     """About how many bytes are kept of what happened in a turn."""
-    size = sa.func.sum(sa.func.length(sa.cast(chat_events.c.data, sa.Text)))
-    query = sa.select(size).where(
+    query = sa.select(sa.func.sum(_size)).where(
         chat_events.c.chat_id == chat_id,
         chat_events.c.event_id.between(turn * TURN_IDS, turn * TURN_IDS + LAST_IN_TURN),
     )
@@ -68,12 +70,21 @@ async def size_of(connection: AsyncConnection, chat_id: ChatId, turn: int) -> in
 async def after(
     connection: AsyncConnection, chat_id: ChatId, event_id: int, limit: int = PAGE
 ) -> list[ChatEvent]:
-    """A chat's events after an id, the oldest first."""
-    query = (
-        sa.select(chat_events)
+    """A chat's events after an id, the oldest first: as many as fit a page, and one at least."""
+    sizes = (
+        sa.select(chat_events.c.event_id, _size.label("size"))
         .where(chat_events.c.chat_id == chat_id, chat_events.c.event_id > event_id)
         .order_by(chat_events.c.event_id)
         .limit(limit)
+        .subquery()
+    )
+    total = sa.func.sum(sizes.c.size).over(order_by=sizes.c.event_id)
+    fits = sa.select(sizes.c.event_id, (total - sizes.c.size).label("before")).subquery()
+    query = (
+        sa.select(chat_events)
+        .join(fits, fits.c.event_id == chat_events.c.event_id)
+        .where(chat_events.c.chat_id == chat_id, fits.c.before < MAX_PAGE_CHARACTERS)
+        .order_by(chat_events.c.event_id)
     )
     return [
         ChatEvent(row.event_id, EventKind(row.kind), row.data, row.at)
