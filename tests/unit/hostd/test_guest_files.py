@@ -262,6 +262,31 @@ class TestLying:
         assert entry.kind == "file"
 
 
+class Endless(asyncssh.SFTPServer):
+    """Never comes to the end of a folder in which there is nothing."""
+
+    async def scandir(self, path: bytes) -> AsyncIterator[asyncssh.SFTPName]:
+        while True:
+            yield asyncssh.SFTPName(b".", attrs=asyncssh.SFTPAttrs(permissions=0o40755))
+
+
+class TestEndless:
+    @pytest.fixture
+    def server(self) -> type[asyncssh.SFTPServer]:
+        return Endless
+
+    @pytest.mark.parametrize("with_content", [False, True])
+    async def test_a_folder_of_nothing_has_an_end(
+        self, files: GuestFiles, tmp_path: Path, with_content: bool
+    ) -> None:
+        (tmp_path / "root" / "a").mkdir(parents=True)
+        with pytest.raises(GuestMisbehaved):
+            if with_content:
+                await files.remove(b"/root/a", with_content=True)
+            else:
+                await files.entries(b"/")
+
+
 class Silent(asyncssh.SFTPServer):
     """Never answers to a read."""
 

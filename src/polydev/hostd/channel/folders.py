@@ -17,13 +17,15 @@ from typing import Literal, cast
 
 import asyncssh
 
-from polydev.errors import AlreadyExists, BadPath, FileRefused, PolydevError
+from polydev.errors import AlreadyExists, BadPath, FileRefused, GuestMisbehaved, PolydevError
 from polydev.hostd.channel.failures import CUT, shown
 
 MAX_ENTRIES = 2000
 """Of a folder, that are told."""
 MAX_REMOVED = 20_000
 """Files and folders that one removal takes."""
+MAX_PASSED_OVER = 1000
+"""Names in a folder that are none."""
 _PATH_BYTES = 1024
 _NAME_BYTES = 255
 _LARGEST = 2**53 - 1
@@ -191,9 +193,17 @@ async def _found(sftp: asyncssh.SFTPClient, path: bytes, *, follow: bool) -> Ent
 async def _scanned(
     sftp: asyncssh.SFTPClient, path: bytes
 ) -> AsyncIterator[tuple[bytes, asyncssh.SFTPAttrs]]:
-    """What a folder holds, without what none can hold: its guest may answer anything."""
+    """What a folder holds, without what none can hold: its guest may answer anything.
+
+    Raises GuestMisbehaved when too much of it is nothing: it could go on for as long as it may.
+    """
+    passed_over = 0
     async for it in sftp.scandir(path):
         name = it.filename
         plain = isinstance(name, bytes) and b"/" not in name and b"\0" not in name
         if plain and 0 < len(name) <= _NAME_BYTES and name not in (b".", b".."):
             yield cast(bytes, name), it.attrs
+            continue
+        passed_over += 1
+        if passed_over > MAX_PASSED_OVER:
+            raise GuestMisbehaved(f"{called(path)} holds names that cannot be")
