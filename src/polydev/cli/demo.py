@@ -37,6 +37,7 @@ from polydev.settings import HostSettings, read
 STATUS = {
     "codex": ("codex", "login", "status"),
     "claude_code": ("claude", "auth", "status"),
+    "gemini_cli": ("/usr/lib/polydev/gemini-status",),
 }
 """How each CLI itself tells whether it is logged in."""
 
