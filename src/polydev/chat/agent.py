@@ -130,12 +130,23 @@ class Agent:
             taken = None if known is None else await self._found_again(known)
             if taken is None:
                 answer = await self._call("session/new", {"cwd": WORKING_FOLDER, "mcpServers": []})
-                taken = TakenUp(_session_id(answer, self.provider.name), is_new=True)
+                taken = TakenUp(self._new_session_id(answer), is_new=True)
             mode = {"sessionId": taken.session_id, "modeId": self.provider.acp.mode}
             await self._call("session/set_mode", mode)
             self._sessions[taken.session_id] = None
             await self._let_go_of_others(taken.session_id)
             return taken
+
+    def _new_session_id(self, answer: Json) -> str:
+        """Raises GuestMisbehaved also for one that another conversation has already."""
+        name, session_id = self.provider.name, answer.get("sessionId")
+        if not isinstance(session_id, str) or not 0 < len(session_id) <= MAX_SESSION_ID:
+            raise GuestMisbehaved(f"{name} began a conversation without a name")
+        if not session_id.isprintable():
+            raise GuestMisbehaved(f"{name} began a conversation with a name that cannot be written")
+        if session_id in self._sessions:
+            raise GuestMisbehaved(f"{name} began two conversations under one name")
+        return session_id
 
     async def _found_again(self, session_id: str) -> TakenUp | None:
         way = next((it for it in ("resume", "load") if it in self._can), None)
@@ -144,10 +155,10 @@ class Agent:
         params = {"sessionId": session_id, "cwd": WORKING_FOLDER, "mcpServers": []}
         try:
             await self._call(f"session/{way}", params)
-        except ChatFailed as error:
+        except ChatFailed:
             if self.is_over:
                 raise
-            log.info("%s in %s knows a session no more: %s", self.provider.id, self.vm_id, error)
+            log.info("%s in %s knows a session no more", self.provider.id, self.vm_id)
             return None
         if way == "load":
             await self._until_quiet()
@@ -168,6 +179,8 @@ class Agent:
 
     async def prompt(self, session_id: str, texts: list[str], listener: Listener) -> TurnEnd:
         """Have it take a turn; the listener hears what it says. Raises NotConnected, ChatFailed."""
+        if session_id in self._listeners:
+            raise GuestMisbehaved(f"{self.provider.name} has one conversation for two chats")
         self._listeners[session_id] = listener
         blocks = [{"type": "text", "text": it} for it in texts]
         try:
@@ -293,15 +306,6 @@ class Agent:
         if not self._ready.done():
             self._ready.set_exception(error)
             self._ready.exception()  # whether somebody waits for it or not
-
-
-def _session_id(answer: Json, name: str) -> str:
-    session_id = answer.get("sessionId")
-    if not isinstance(session_id, str) or not 0 < len(session_id) <= MAX_SESSION_ID:
-        raise GuestMisbehaved(f"{name} began a conversation without a name")
-    if not session_id.isprintable():
-        raise GuestMisbehaved(f"{name} began a conversation with a name that cannot be written")
-    return session_id
 
 
 def _dict(value: object) -> Json:

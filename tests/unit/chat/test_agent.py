@@ -162,6 +162,21 @@ async def test_an_agent_that_does_not_answer_in_time_is_ended() -> None:
             await agent.ready()
 
 
+async def test_no_two_chats_share_a_conversation() -> None:
+    async with running(an_agent("pass")) as agent:
+        await agent.ready()
+        session = await agent.take_up(None)
+        with pytest.raises(GuestMisbehaved, match="under one name"):
+            await agent.take_up(None)
+        first, second = Heard(), Heard()
+        prompting = asyncio.create_task(agent.prompt(session.session_id, ["one"], first))
+        await asyncio.sleep(0)
+        with pytest.raises(GuestMisbehaved, match="for two chats"):
+            await agent.prompt(session.session_id, ["two"], second)
+        prompting.cancel()
+        await asyncio.gather(prompting, return_exceptions=True)
+
+
 _CAPABLE = {
     "load": '"agentCapabilities": {"loadSession": True}',
     "resume": '"agentCapabilities": {"sessionCapabilities": {"resume": {}}}',
