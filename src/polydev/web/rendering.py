@@ -158,13 +158,21 @@ async def _administers(request: Request) -> Caller:
 def _sign_in_first(request: Request) -> HTTPException:
     """Leads to the page for signing in, and from there back to where somebody wanted to go."""
     if request.url.path.startswith("/fragments/"):
-        wanted = urlsplit(request.headers.get("hx-current-url", ""))
-        there = safe_next(wanted.path + (f"?{wanted.query}" if wanted.query else ""))
+        there = safe_next(_path_of(request.headers.get("hx-current-url", "")))
         return HTTPException(401, headers={"HX-Redirect": f"/sign-in?next={quote(there, safe='')}"})
     query = f"?{request.url.query}" if request.url.query else ""
     there = safe_next(request.url.path + query)
     where = "/sign-in" if there == "/" else f"/sign-in?next={quote(there, safe='')}"
     return HTTPException(303, headers={"Location": where})
+
+
+def _path_of(url: str) -> str:
+    """The path of an address and its query; nothing for what is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return parts.path + (f"?{parts.query}" if parts.query else "")
 
 
 def _icons(assets: Assets) -> Any:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
+from starlette.requests import Request
 
 from polydev.settings import ControllerSettings
 from polydev.web.assets import HERE, Assets, default_folder
-from polydev.web.rendering import make_site_of, policy_of
+from polydev.web.rendering import _sign_in_first, make_site_of, policy_of
 
 SITE = make_site_of(Assets(default_folder(ControllerSettings.model_fields["cache_dir"].default)))
 TEMPLATES = sorted((HERE / "templates").rglob("*.html"))
@@ -78,3 +79,21 @@ def test_every_symbol_that_a_template_names_exists(path: Path) -> None:
     there = set(re.findall(r'id="([\w-]+)"', (HERE / "static" / "icons.svg").read_text()))
     named = set(re.findall(r"icon\('([\w-]+)'", path.read_text()))
     assert named <= there
+
+
+@pytest.mark.parametrize(
+    ("told", "leads"),
+    [
+        ("http://localhost:4000/chat?provider=codex", "%2Fchat%3Fprovider%3Dcodex"),
+        ("http://[", "%2F"),
+        ("https://other.example//elsewhere", "%2F"),
+        ("javascript:alert(1)", "%2F"),
+        ("", "%2F"),
+    ],
+)
+def test_a_fragment_leads_who_is_not_signed_in_to_the_door(told: str, leads: str) -> None:
+    headers = [(b"host", b"localhost:4000"), (b"hx-current-url", told.encode())]
+    asked = {"path": "/fragments/home", "query_string": b"", "headers": headers}
+    refused = _sign_in_first(Request({"type": "http", "method": "GET", **asked}))
+    assert refused.status_code == 401
+    assert refused.headers == {"HX-Redirect": f"/sign-in?next={leads}"}
