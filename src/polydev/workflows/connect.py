@@ -66,6 +66,33 @@ def workflow_of(session: ConnectSession) -> str:
     return CONNECT if session.method is CredentialKind.LOGIN else CONNECT_BY_KEY
 
 
+def new_session(
+    user_id: PersonId,
+    provider_id: str,
+    within_s: float,
+    method: CredentialKind = CredentialKind.LOGIN,
+) -> ConnectSession:
+    """A session of which nothing is done yet, and that is to be done within that time."""
+    at = now()
+    return ConnectSession(
+        session_id=SessionId(str(uuid.uuid4())),
+        user_id=user_id,
+        provider=provider_id,
+        status=SessionStatus.QUEUED,
+        step=None,
+        oauth_url=None,
+        own_browser_url=None,
+        cli_vm_id=None,
+        error_code=None,
+        error=None,
+        cancel_requested_at=None,
+        created_at=at,
+        expires_at=at + timedelta(seconds=within_s),
+        ended_at=None,
+        method=method,
+    )
+
+
 async def add_unless_live(
     connection: AsyncConnection, quotas: Quotas, caller: Caller, session: ConnectSession
 ) -> ConnectSession | None:
@@ -251,22 +278,7 @@ class Connect:
         return SessionDelivery(self.database, self.vault, self.machines)
 
     def _new_session(self, user_id: PersonId, provider_id: str) -> ConnectSession:
-        limit, at = self.machines.settings, now()
+        limit = self.machines.settings
         before_s = limit.queue_limit_s + limit.machine_limit_s
         before_s += limit.healthy_limit_s + limit.login_start_limit_s
-        return ConnectSession(
-            session_id=SessionId(str(uuid.uuid4())),
-            user_id=user_id,
-            provider=provider_id,
-            status=SessionStatus.QUEUED,
-            step=None,
-            oauth_url=None,
-            own_browser_url=None,
-            cli_vm_id=None,
-            error_code=None,
-            error=None,
-            cancel_requested_at=None,
-            created_at=at,
-            expires_at=at + timedelta(seconds=before_s + limit.person_limit_s),
-            ended_at=None,
-        )
+        return new_session(user_id, provider_id, before_s + limit.person_limit_s)

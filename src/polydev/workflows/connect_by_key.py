@@ -8,9 +8,7 @@ else: a session without its key, or a key without its session, never is.
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
-from datetime import timedelta
 
 from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
@@ -21,8 +19,6 @@ from polydev.domain import (
     CredentialKind,
     PersonId,
     SealedCredential,
-    SessionId,
-    SessionStatus,
     credential_id_for,
     now,
 )
@@ -32,7 +28,7 @@ from polydev.store import credentials, sessions
 from polydev.store.database import Database
 from polydev.vault import Binding, Vault
 from polydev.workflows.admission import Admission
-from polydev.workflows.connect import CONNECT_BY_KEY, add_unless_live
+from polydev.workflows.connect import CONNECT_BY_KEY, add_unless_live, new_session
 from polydev.workflows.engine import Engine
 from polydev.workflows.machines import ANSWER_GRACE_S, Machines
 from polydev.workflows.saga import OnPoint, Saga, Step
@@ -127,22 +123,6 @@ class ConnectByKey:
         )
 
     def _new_session(self, user_id: PersonId, provider_id: str) -> ConnectSession:
-        limit, at = self.machines.settings, now()
+        limit = self.machines.settings
         within_s = limit.queue_limit_s + limit.machine_limit_s + limit.write_limit_s
-        return ConnectSession(
-            session_id=SessionId(str(uuid.uuid4())),
-            user_id=user_id,
-            provider=provider_id,
-            status=SessionStatus.QUEUED,
-            step=None,
-            oauth_url=None,
-            own_browser_url=None,
-            cli_vm_id=None,
-            error_code=None,
-            error=None,
-            cancel_requested_at=None,
-            created_at=at,
-            expires_at=at + timedelta(seconds=within_s),
-            ended_at=None,
-            method=CredentialKind.API_KEY,
-        )
+        return new_session(user_id, provider_id, within_s, CredentialKind.API_KEY)
