@@ -21,8 +21,12 @@ from polydev.hosts import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 
-PROVIDERS = ("codex", "claude_code")
-CREDENTIALS = {"codex": "/root/.codex/auth.json", "claude_code": "/root/.claude/.credentials.json"}
+PROVIDERS = ("codex", "claude_code", "gemini_cli")
+CREDENTIALS = {
+    "codex": "/root/.codex/auth.json",
+    "claude_code": "/root/.claude/.credentials.json",
+    "gemini_cli": "/root/.gemini/oauth_creds.json",
+}
 STEPS = (
     "wait-for-room",
     "create-machines",
@@ -76,7 +80,11 @@ def test_one_cli_machine_is_left_and_no_browser_machine(
 
 @pytest.mark.parametrize(
     ("provider", "argv"),
-    [("codex", ("codex", "login", "status")), ("claude_code", ("claude", "auth", "status"))],
+    [
+        ("codex", ("codex", "login", "status")),
+        ("claude_code", ("claude", "auth", "status")),
+        ("gemini_cli", ("/usr/lib/polydev/gemini-status",)),
+    ],
 )
 def test_the_cli_itself_says_that_it_is_logged_in(
     place: Place, report: dict[str, Any], provider: str, argv: tuple[str, ...]
@@ -109,7 +117,7 @@ def test_no_token_is_anywhere_but_in_the_cli_machine(place: Place, report: dict[
     for provider, path in CREDENTIALS.items():
         text = place.ok("machine", "exec", report["machines"][provider], "--", "cat", path)
         tokens |= tokens_in(json.loads(text))
-    assert len(tokens) == 5, "Codex has three, Claude Code two"
+    assert len(tokens) == 8, "Codex and Gemini CLI have three, Claude Code two"
     needles = [token.encode() for token in tokens]
     for words in place.processes().values():
         assert not any(needle.decode() in words for needle in needles)
