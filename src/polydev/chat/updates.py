@@ -86,7 +86,7 @@ class Telling:
         """Tell what the agent asks permission for."""
         call = params.get("toolCall")
         call = call if isinstance(call, dict) else {}
-        call_id = _text(call, "toolCallId", _MAX_CALL_ID)
+        call_id = one_line(_text(call, "toolCallId", _MAX_CALL_ID), _MAX_CALL_ID)
         if call_id and call_id not in self._open:
             self._call({"status": "pending", **call})
         asked = {
@@ -110,7 +110,7 @@ class Telling:
         self._open.clear()
 
     def _call(self, call: Json) -> None:
-        call_id = _text(call, "toolCallId", _MAX_CALL_ID)
+        call_id = one_line(_text(call, "toolCallId", _MAX_CALL_ID), _MAX_CALL_ID)
         if not call_id:
             return
         told: Json = {"toolCallId": call_id}

@@ -98,6 +98,19 @@ def test_a_question_about_an_unknown_call_tells_the_call_first() -> None:
     assert told[1][1]["options"] == [{"optionId": "o", "name": "Yes", "optionKind": "allow_once"}]
 
 
+def test_ids_of_calls_are_texts_that_every_answer_can_hold() -> None:
+    it, told, _ = telling()
+    call = {"toolCallId": "c\ud800\x00\x1b[2J\u202e" + "x" * 500, "title": "Look"}
+    it.update({"sessionUpdate": "tool_call", **call})
+    it.ask("1-1", {"toolCall": call, "options": [{"optionId": "yes", "name": "Yes"}]})
+    it.close()
+    names = {data["toolCallId"] for _, data in told}
+    assert len(names) == 1
+    for name in names:
+        assert len(name) <= 128
+        assert name.encode().decode().isprintable()
+
+
 def test_choices_without_a_fit_id_are_none() -> None:
     wrong: list[Any] = [{"optionId": it, "kind": "x"} for it in ("", 5, "x" * 300, "a\x00b")]
     assert options_of({"options": [*wrong, "x", {"optionId": "fine", "kind": "made up"}]}) == [
