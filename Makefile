@@ -33,7 +33,7 @@ images: setup    ## Build the golden images that are not built yet
 test: setup-tests  ## Everything: check, images, and all tests on real machines
 	@scripts/check --static
 	@bin/polydev image build
-	@$(RUN) python -m pytest --durations=15
+	@scripts/test
 
 demo: setup      ## Carry the main job through, offline, on real machines
 	@bin/polydev demo
