@@ -15,7 +15,6 @@ import pytest
 
 from polydev.errors import DiskFull, ImageBuildFailed, ImageDamaged, MissingImage, MissingTool
 from polydev.hostd.images import BuildProgress, Distribution, ImageKind, ImageStore, Recipe, store
-from polydev.hostd.images.cache import StageCache
 from polydev.hostd.images.model import Ingredients
 from polydev.hostd.images.recipe import source_files
 from polydev.hostd.images.workshop import Workshop
@@ -361,30 +360,6 @@ async def test_kill_of_a_real_build_leaves_no_program_and_nothing_that_looks_fin
     images = ImageStore(root)
     assert images.list() == []
     assert len(_remains(images)) == 1, "the unfinished folder, under its own name"
-
-
-async def test_a_stage_of_the_cache_appears_whole_or_not(tmp_path: Path) -> None:
-    aside = tmp_path / "aside"
-    aside.mkdir()
-    cache = StageCache(tmp_path / "cache", aside)
-
-    async def half(out: Path) -> None:
-        out.mkdir()
-        raise ImageBuildFailed("half")
-
-    async def whole(out: Path) -> None:
-        out.mkdir()
-        (out / "file").write_text("whole")
-
-    with pytest.raises(ImageBuildFailed):
-        await cache.get("npm", "0" * 16, half)
-    assert not (tmp_path / "cache").exists()
-    shutil.rmtree(aside / "npm-fresh")
-    first = await cache.get("npm", "0" * 16, whole)
-    assert await cache.get("npm", "0" * 16, half) == first
-    other = await cache.get("npm", "1" * 16, whole)
-    assert (other / "file").read_text() == "whole"
-    assert not first.exists(), "only the newest entry of a stage is kept"
 
 
 async def test_the_manifest_says_what_docs_machines_promises(
