@@ -204,17 +204,7 @@ async def simulated_world(
     state_dir = Path(tempfile.mkdtemp(prefix="pdb-", dir="/var/tmp"))
     name = f"pdb-{secrets.token_hex(3)}"
     port = _free_port()
-    environment = os.environ | {
-        "POLYDEV_STATE_DIR": str(state_dir),
-        "POLYDEV_NETNS": name,
-        "POLYDEV_UPLINK": "none",
-        "POLYDEV_SUBNET": "192.168.0.0/16",
-        "POLYDEV_DRIVER": "simulated",
-        "POLYDEV_SIMULATION": json.dumps(simulation),
-        "POLYDEV_ADMIN_TOKEN": _TOKEN,
-        "ENCRYPTION_KEY": secrets.token_hex(32),
-        "PORT": str(port),
-    }
+    environment = _environment(state_dir, name, port, simulation)
     if database_url is not None:
         environment["DATABASE_URL"] = database_url
     running: list[asyncio.subprocess.Process] = []
@@ -239,6 +229,22 @@ async def simulated_world(
         await asyncio.to_thread(netns.remove, name)
         if sys.exc_info()[0] is None:
             shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def _environment(
+    state_dir: Path, netns_name: str, port: int, simulation: dict[str, str]
+) -> dict[str, str]:
+    return os.environ | {
+        "POLYDEV_STATE_DIR": str(state_dir),
+        "POLYDEV_NETNS": netns_name,
+        "POLYDEV_UPLINK": "none",
+        "POLYDEV_SUBNET": "192.168.0.0/16",
+        "POLYDEV_DRIVER": "simulated",
+        "POLYDEV_SIMULATION": json.dumps(simulation),
+        "POLYDEV_ADMIN_TOKEN": _TOKEN,
+        "ENCRYPTION_KEY": secrets.token_hex(32),
+        "PORT": str(port),
+    }
 
 
 async def _program(
