@@ -16,6 +16,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
+from polydev.access import Caller
 from polydev.api import streams
 from polydev.api.answers import answers, listing, of_type
 from polydev.api.at_once import CHAT_STREAMS
@@ -33,7 +34,7 @@ from polydev.api.chat_schemas import (
 from polydev.api.ids import ID_PATTERN, MAX_ID
 from polydev.api.pages import Paged
 from polydev.api.repeats import Repeatable, id_for
-from polydev.api.services import Chatting, Reach, still_may
+from polydev.api.services import Chatting, Reach, Services, still_may
 from polydev.domain import ChatEvent, ChatId, Scope
 from polydev.errors import (
     ChatBusy,
@@ -45,6 +46,7 @@ from polydev.errors import (
     PermissionAnswered,
     QuotaExceeded,
     TooManyRequests,
+    Unavailable,
     UnknownProvider,
 )
 from polydev.telemetry import metrics
@@ -198,7 +200,8 @@ async def listen_to_chat(
         held.enter_context(metrics.event_streams.track_inprogress())
         known = _known(after, last_event_id)
         followed = services.chats.follow(caller, ChatId(chat_id), known, HEARTBEAT_S)
-        told = _told(followed, still_may(request, Scope.CHAT))
+        may = still_may(request, Scope.CHAT)
+        told = _told(followed, _while_there(services, caller, ChatId(chat_id), may))
         return streams.HeldStream(told, streams.SSE, held.pop_all())
 
 
@@ -208,6 +211,23 @@ def _known(after: int, last_event_id: str | None) -> int:
         return after
     is_number = last_event_id.isascii() and last_event_id.isdecimal()
     return min(int(last_event_id), _MAX_EVENT_ID) if is_number else 0
+
+
+def _while_there(
+    services: Services, caller: Caller, chat_id: ChatId, may: streams.May
+) -> streams.May:
+    """Whether who listens still may, and there is still a chat to listen to."""
+
+    async def ask() -> bool:
+        try:
+            await services.chats.get(caller, chat_id)
+        except NoSuchChat:
+            return False
+        except Unavailable:
+            return True  # nobody can say now; asked again later
+        return await may()
+
+    return ask
 
 
 async def _told(followed: AsyncGenerator[list[ChatEvent]], may: streams.May) -> AsyncGenerator[str]:
