@@ -45,7 +45,6 @@ PROGRAM = "/usr/bin/chromium"
 LAPTOP = (1280, 800)
 PHONE = (360, 740)
 
-_READY_LIMIT_S = 60
 _ARGUMENTS = (
     "--headless=new",
     "--no-sandbox",  # tests run as root
@@ -165,10 +164,6 @@ class Visit:
         with suppress(Exception):  # what the page still has to tell
             await self.page.evaluate("1")
         assert not self.faults, "\n".join(self.faults)
-
-    async def shoot(self, file: Path) -> None:
-        """A picture of the whole page."""
-        await self.page.screenshot(path=file, full_page=True, animations="disabled")
 
     def _watch(self, page: Page) -> None:
         page.on("console", self._console)
