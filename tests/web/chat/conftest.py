@@ -1,11 +1,15 @@
-"""The chat page's modules, in a page of Chromium that the tests of a file share."""
+"""The chat page: its modules, in a page of Chromium that the tests of a file share; and all of it
+over simulated machines, for each test anew."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
-from browser import Chromium
+from browser import Chromium, Visit
+from chat_page import connect, visited
+from controller_world import World
 from module_page import ModulePage, a_module_page
 
 
@@ -13,3 +17,16 @@ from module_page import ModulePage, a_module_page
 async def modules(chromium: Chromium) -> AsyncIterator[ModulePage]:
     async with a_module_page(chromium) as it:
         yield it
+
+
+@pytest.fixture
+async def place(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
+    async with visited(chromium) as it:
+        yield it
+
+
+@pytest.fixture
+async def visit(place: tuple[World, Visit]) -> Visit:
+    """Somebody who is signed in, and has connected Codex."""
+    await connect(place[1], "codex")
+    return place[1]

@@ -1,0 +1,206 @@
+"""The chat page over simulated machines: a person talks to CLIs, and whatever they say is tame."""
+
+from __future__ import annotations
+
+import pytest
+from browser import Visit
+from chat_page import a_chat, allow, answers, ask, open_chat, say, until_idle
+from playwright.async_api import expect
+
+# -- turns ---------------------------------------------------------------------------------------
+
+
+async def test_a_person_asks_and_the_answer_comes(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await expect(page.locator("[data-empty]")).to_be_visible()
+    await say(page, "Is there\nanybody?")
+    await until_idle(page)
+    await expect(page.locator(".asked")).to_have_text("Is there\nanybody?")
+    await expect(answers(page).last).to_contain_text("Is there anybody?")
+    await expect(page.locator("[data-empty]")).to_be_hidden()
+    await expect(page.locator("[data-spoken]")).to_contain_text("anybody?")
+    await expect(page.locator("[data-spoken]")).to_contain_text("Codex has finished")
+    await visit.assert_accessible()
+
+
+async def test_enter_sends_and_with_shift_starts_a_line(visit: Visit) -> None:
+    await a_chat(visit)
+    area = visit.page.locator("textarea")
+    await area.press_sequentially("one")
+    before = await area.bounding_box()
+    await area.press("Shift+Enter")
+    await area.press("Shift+Enter")
+    await area.press_sequentially("two")
+    after = await area.bounding_box()
+    assert before
+    assert after
+    assert after["height"] > before["height"]
+    await area.press("Enter")
+    await expect(visit.page.locator(".asked")).to_have_text("one\n\ntwo")
+
+
+async def test_thoughts_tools_and_plans_are_folded_and_say_how_they_ended(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "think: I had better look\nplan\nrun: echo here I am")
+    await allow(page, 1)
+    await until_idle(page)
+    await expect(page.locator(".plan-title")).to_contain_text("3 of 3 steps done")
+    thought = page.locator(".thought")
+    await expect(thought.locator(".folded")).to_be_hidden()
+    await thought.locator("summary").click()
+    await expect(thought.locator(".folded")).to_have_text("I had better look")
+    tool = page.locator(".tool").last
+    await expect(tool).to_have_attribute("data-state", "completed")
+    await expect(tool).to_contain_text("echo here I am")
+    await tool.locator("summary").click()
+    await expect(tool.locator(".output").first).to_contain_text("here I am")
+    await visit.assert_accessible()
+
+
+async def test_a_turn_that_fails_says_why_and_can_be_tried_again(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "fail: the model is tired")
+    await until_idle(page)
+    problem = page.locator(".turn-problem")
+    await expect(problem).to_be_visible()
+    await visit.assert_accessible()
+    await problem.get_by_role("button", name="Try again").click()
+    await until_idle(page, turns=2)
+    await expect(page.locator(".asked")).to_have_count(2)
+    await expect(page.get_by_role("button", name="Try again")).to_have_count(1)
+
+
+async def test_a_turn_can_be_stopped(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "slowly: 400")
+    await expect(answers(page).last).to_contain_text("piece 3 of 400")
+    await expect(page.locator("[data-send]")).to_be_hidden()
+    await expect(page.locator("[data-composer-told]")).to_contain_text("Codex is working")
+    await page.get_by_role("button", name="Stop Codex").click()
+    await until_idle(page)
+    await expect(page.locator(".turn-end")).to_contain_text("Stopped")
+    await say(page, "and now?")
+    await until_idle(page, turns=2)
+
+
+async def test_a_machine_that_does_not_run_is_started_from_here(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    vm_id = await page.locator("[data-machine]").get_attribute("data-machine")
+    await ask(visit, "POST", f"/api/vm/{vm_id}/stop")
+    await expect(page.locator(".where-machine")).to_contain_text("Stopped")
+    await page.locator("textarea").fill("Are you there?")
+    await page.locator("textarea").press("Enter")
+    await expect(page.locator("[data-trouble]")).to_contain_text("Your CLI machine is stopped")
+    await expect(page.locator("textarea")).to_have_value("Are you there?")
+    await visit.assert_accessible()
+    await page.get_by_role("button", name="Start the machine").click()
+    await expect(page.locator(".where-machine")).to_contain_text("Running")
+    await expect(page.locator("[data-trouble]")).to_be_empty()
+    await page.locator("textarea").press("Enter")
+    await until_idle(page)
+    await expect(answers(page).last).to_contain_text("Are you there?")
+
+
+# -- permissions ---------------------------------------------------------------------------------
+async def test_a_permission_is_allowed_with_a_key(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "write notes.txt: remember the milk")
+    card = page.locator(".permission[data-state=open]")
+    await expect(card).to_contain_text("Codex asks for permission")
+    await expect(card).to_contain_text("notes.txt")
+    await expect(card.locator(".diff .added")).to_contain_text("remember the milk")
+    await expect(page.locator("[data-spoken]")).to_contain_text("asks for permission")
+    await visit.assert_accessible()
+    await allow(page, 1)
+    await until_idle(page)
+    answered = page.locator(".permission")
+    await expect(answered).to_have_attribute("data-answer", "allowed")
+    await expect(answered).to_contain_text("You chose: Allow")
+    await expect(page.locator(".tool").last).to_have_attribute("data-state", "completed")
+    await expect(page.locator("textarea")).to_be_focused()
+
+
+async def test_a_permission_is_refused_with_a_click(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "run: rm -r everything")
+    await page.get_by_role("button", name="Reject").click()
+    await until_idle(page)
+    await expect(page.locator(".permission")).to_have_attribute("data-answer", "refused")
+    await expect(answers(page).last).to_contain_text("You did not allow it")
+
+
+async def test_a_key_that_was_meant_for_something_else_decides_nothing(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "run: echo 1")
+    card = page.locator(".permission[data-state=open]")
+    await expect(card).to_be_focused()
+    for key in ("Enter", "Space", "1"):
+        await page.keyboard.press(key)
+    await page.wait_for_timeout(300)
+    await expect(card).to_be_visible()
+    await expect(card.locator("button").first).to_be_enabled()
+
+
+async def test_who_writes_keeps_the_focus_and_is_led_to_the_card(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "slowly: 8\nrun: echo 1")
+    await page.locator("textarea").fill("my next thought")
+    await page.wait_for_selector(".permission[data-state=open]")
+    await expect(page.locator("textarea")).to_be_focused()
+    await expect(page.locator("textarea")).to_have_value("my next thought")
+    await page.locator("textarea").press("Enter")
+    await expect(page.locator(".turn")).to_have_count(1)
+    await expect(page.locator("[data-composer-told]")).to_contain_text("waits for your permission")
+
+
+async def test_two_tabs_show_the_same_and_one_answers_for_both(visit: Visit) -> None:
+    chat_id = await a_chat(visit)
+    first, second = visit.page, await visit.another_page()
+    await open_chat(second, chat_id)
+    await say(first, "run: echo both")
+    await expect(second.locator(".permission[data-state=open]")).to_be_visible()
+    await second.get_by_role("button", name="Allow", exact=False).first.click()
+    for page in (first, second):
+        await until_idle(page)
+        await expect(page.locator(".permission")).to_contain_text("You chose: Allow")
+    told = [await page.locator("[data-log]").inner_text() for page in (first, second)]
+    assert told[0] == told[1]
+
+
+# -- what is hostile -----------------------------------------------------------------------------
+
+
+async def test_what_a_model_writes_is_never_script(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "markdown")
+    await until_idle(page)
+    answer = answers(page).last
+    await expect(answer.locator("h3")).to_have_text("A heading")
+    await expect(answer.locator("td").first).to_have_text("a")
+    await expect(answer).to_contain_text("<script>document.body.dataset.hostile")
+    await expect(answer.locator("script, img, [onerror]")).to_have_count(0)
+    await expect(answer.get_by_role("link")).to_have_count(1)
+    await answer.get_by_text("Do not press").click()
+    assert await page.evaluate("document.body.dataset.hostile") is None
+    await visit.assert_accessible()
+
+
+@pytest.mark.parametrize("hostile", ["<img src=x onerror=alert(1)>", "\u202eevil", "x" * 120])
+async def test_a_title_is_text(visit: Visit, hostile: str) -> None:
+    chat_id = await a_chat(visit)
+    await ask(visit, "PATCH", f"/api/chats/{chat_id}", {"title": hostile})
+    await open_chat(visit.page, chat_id)
+    await expect(visit.page.locator(".chat-row .chat-title")).to_have_text(
+        hostile.replace("\u202e", "")
+    )
+    await visit.assert_accessible()

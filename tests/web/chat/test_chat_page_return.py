@@ -1,0 +1,169 @@
+"""Coming back to a chat: nothing is missed, and what was is where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from browser import Visit
+from chat_page import LIMIT_S, RUNNING, a_chat, answers, ask, connect, open_chat, say, until_idle
+from controller_world import World
+from playwright.async_api import expect
+
+from polydev.domain import TURN_IDS, ChatEvent, ChatId, EventKind, PersonId, now
+from polydev.store import chat_events
+from polydev.store.tables import chats
+
+_Told = tuple[str, list[tuple[EventKind, dict[str, Any]]], str]
+
+
+async def test_a_reload_in_the_middle_of_a_turn_misses_nothing(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "slowly: 24")
+    for piece in (3, 9, 15):
+        await expect(answers(page).last).to_contain_text(f"piece {piece} of 24")
+        await page.reload()
+        await page.wait_for_selector(RUNNING)
+    await until_idle(page)
+    text = await answers(page).last.inner_text()
+    assert re.findall(r"piece (\d+) of 24", text) == [str(it) for it in range(1, 25)]
+
+
+async def test_a_connection_that_goes_away_is_told_and_comes_back(
+    place: tuple[World, Visit],
+) -> None:
+    world, visit = place
+    await connect(visit, "codex")
+    await a_chat(visit)
+    page = visit.page
+    await say(page, "Hello")
+    await until_idle(page)
+    await world.controller.kill()
+    await expect(page.locator("[data-away]")).to_be_visible()
+    await page.locator("textarea").fill("Are you back?")
+    await page.locator("textarea").press("Enter")
+    await expect(page.locator("[data-trouble]")).to_contain_text("does not answer")
+    await expect(page.locator("textarea")).to_have_value("Are you back?")
+    visit.faults.clear()  # the console tells of each connection that failed
+    await world.controller.start()
+    await expect(page.locator("[data-away]")).to_be_hidden(timeout=LIMIT_S * 1000)
+    visit.faults.clear()
+    await page.locator("textarea").press("Enter")
+    await until_idle(page, turns=2)
+    await expect(page.locator(".asked")).to_have_count(2)
+
+
+async def test_a_draft_is_there_again(visit: Visit) -> None:
+    chat_id = await a_chat(visit)
+    page = visit.page
+    await page.locator("textarea").fill("not yet sent")
+    await page.reload()
+    await page.wait_for_selector(".chat[data-state=loaded]")
+    await expect(page.locator("textarea")).to_have_value("not yet sent")
+    other = await ask(visit, "POST", "/api/chats", {"provider": "codex"})
+    await open_chat(page, other["chatId"])
+    await expect(page.locator("textarea")).to_have_value("")
+    await open_chat(page, chat_id)
+    await expect(page.locator("textarea")).to_have_value("not yet sent")
+
+
+async def test_who_reads_further_up_is_left_there(visit: Visit) -> None:
+    await a_chat(visit)
+    page = visit.page
+    frame = page.locator("[data-transcript]")
+    await say(page, "slowly: 60")
+    await expect(answers(page).last).to_contain_text("piece 25 of 60")
+    at_end = "it => it.scrollHeight - it.clientHeight - it.scrollTop < 60"
+    assert await frame.evaluate(at_end)
+    await frame.hover()
+    await page.mouse.wheel(0, -2000)
+    await expect(page.locator("[data-to-end]")).to_be_visible()
+    assert await frame.evaluate("it => it.scrollTop") == 0
+    await page.locator("[data-to-end]").click()
+    await expect(page.locator("[data-to-end]")).to_be_hidden()
+    await expect(answers(page).last).to_contain_text("piece 60 of 60", timeout=LIMIT_S * 1000)
+    assert await frame.evaluate(at_end)
+
+
+async def _told(world: World, visit: Visit, turns: Sequence[_Told]) -> str:
+    """A chat in which these turns were: of each, what was asked, and what came of it."""
+    chat = await ask(visit, "POST", "/api/chats", {"provider": "codex"})
+    account = await ask(visit, "GET", "/api/account")
+    chat_id, user_id = ChatId(chat["chatId"]), PersonId(account["id"])
+    events = []
+    for turn, (asked, came, reason) in enumerate(turns, 1):
+        ended = {"reason": reason, "error": None}
+        kinds = [(EventKind.USER, {"text": asked}), *came, (EventKind.TURN_ENDED, ended)]
+        first = turn * TURN_IDS + 1
+        events += [
+            ChatEvent(first + at, kind, data, now()) for at, (kind, data) in enumerate(kinds)
+        ]
+    async with world.database() as database, database.write() as connection:
+        await chat_events.add(connection, chat_id, user_id, events)
+        mine = chats.c.chat_id == chat_id
+        await connection.execute(sa.update(chats).where(mine).values(turn=len(turns)))
+    return chat_id
+
+
+async def test_an_interrupted_turn_goes_on_when_it_is_told_to(place: tuple[World, Visit]) -> None:
+    world, visit = place
+    await connect(visit, "codex")
+    half = (EventKind.TEXT, {"text": "Half an ans"})
+    chat_id = await _told(world, visit, [("Go", [half], "interrupted")])
+    await open_chat(visit.page, chat_id)
+    await expect(visit.page.locator(".turn-end")).to_contain_text("interrupted")
+    await visit.page.get_by_role("button", name="Continue").click()
+    await until_idle(visit.page, turns=2)
+    await expect(visit.page.get_by_role("button", name="Continue")).to_have_count(0)
+
+
+async def test_earlier_turns_come_when_they_are_wanted(place: tuple[World, Visit]) -> None:
+    world, visit = place
+    turns: list[_Told] = [
+        (f"question {it}", [(EventKind.TEXT, {"text": f"answer {it}\n\n" * 5})], "end_turn")
+        for it in range(1, 31)
+    ]
+    await open_chat(visit.page, await _told(world, visit, turns))
+    asked, frame = visit.page.locator(".asked"), visit.page.locator("[data-transcript]")
+    await expect(asked).to_have_count(12)
+    await expect(asked.first).to_have_text("question 19")
+    await frame.evaluate("it => it.scrollTo(0, 0)")
+    before = await asked.first.bounding_box()
+    await visit.page.get_by_role("button", name="Show earlier messages").click()
+    await expect(asked).to_have_count(24)
+    after = await asked.nth(12).bounding_box()
+    assert before
+    assert after
+    assert abs(before["y"] - after["y"]) < 4  # what was looked at stays where it was
+    await visit.page.get_by_role("button", name="Show earlier messages").click()
+    await expect(asked).to_have_text([f"question {it}" for it in range(1, 31)])
+    await expect(visit.page.locator("[data-earlier]")).to_be_hidden()
+
+
+async def test_a_turn_of_thousands_of_events_opens_quickly(place: tuple[World, Visit]) -> None:
+    world, visit = place
+    came: list[tuple[EventKind, dict[str, Any]]] = []
+    for it in range(1000):
+        tool = {"toolCallId": f"t{it}", "title": f"Edit {it}", "toolKind": "edit"}
+        diff = {"type": "diff", "path": f"/root/{it}", "oldText": "a\n" * 50, "newText": "b\n" * 50}
+        came.append((EventKind.TOOL, {**tool, "status": "in_progress"}))
+        came.append((EventKind.TOOL, {"toolCallId": f"t{it}", "content": [diff]}))
+        came.append((EventKind.TOOL, {"toolCallId": f"t{it}", "status": "completed"}))
+        came.append((EventKind.TEXT, {"text": f"Number **{it}** is done.\n\n- `{it}`\n"}))
+    chat_id = await _told(world, visit, [("Edit all", came, "end_turn")])
+    async with asyncio.timeout(LIMIT_S):
+        await open_chat(visit.page, chat_id)
+    await expect(visit.page.locator(".tool")).to_have_count(1000)
+    await expect(visit.page.locator(".answer").last).to_contain_text("Number 999 is done")
+    drawn = await visit.page.evaluate(
+        """async () => {
+          const started = performance.now();
+          await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+          return performance.now() - started;
+        }"""
+    )
+    assert drawn < 2_000  # nothing is still being drawn
