@@ -92,7 +92,7 @@ async def test_a_login_by_hand_leads_to_a_chat_that_asks_before_it_acts(
 
         await expect(page).to_have_url(re.compile(r"/chat/"), timeout=30_000)
         file = f"/root/{provider}.txt"
-        await _say(page, f"write {file}: it works")
+        await _say(page, f"run: echo it works > {file}")
         permission = page.locator(".permission[data-state=open]")
         await expect(permission).to_be_visible(timeout=TURN_MS)
         await permission.locator("button.primary").first.click()
