@@ -145,6 +145,19 @@ async def test_files_come_and_go(world: World, chromium: Chromium, tmp_path: Pat
         await page.get_by_role("button", name="Replace").click()
         await expect(row).to_contain_text("3 B")
 
+
+async def test_folders_are_made_and_what_is_there_renamed_and_deleted(
+    world: World, chromium: Chromium, tmp_path: Path
+) -> None:
+    async with a_visit(world, chromium) as visit:
+        page = visit.page
+        await visit.open(f"/files/{await a_machine(visit)}")
+        small = tmp_path / "größe & more.txt"
+        small.write_bytes(b"new")
+        await page.locator("[data-input]").set_input_files([small])
+        row = page.get_by_role("row", name=small.name)
+        await expect(row).to_be_visible()
+
         await page.get_by_role("button", name="New folder").click()
         await page.get_by_label("Name", exact=True).fill("a folder")
         await page.get_by_role("button", name="Save").click()
