@@ -52,6 +52,8 @@ NOBODYS = [name for name in TABLES if name not in OWNED]
 
 _WORDS = {
     "status": "running",
+    "titled_by": "person",
+    "kind": "login",
     "role": "person",
     "vm_type": "cli",
     "scopes": "read",

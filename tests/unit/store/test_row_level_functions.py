@@ -68,7 +68,7 @@ def _anns(kind: Any, name: str) -> Any:  # noqa: PLR0911
     if origin is dict:
         return {}
     if origin is tuple:
-        return tuple(_anns(part, name) for part in parts)
+        return tuple(_anns(part, name) for part in parts if part is not Ellipsis)
     if origin is not None and issubclass(origin, Iterable):
         one = [_anns(parts[0], name)]
         return frozenset(one) if issubclass(origin, Set) else one
@@ -76,9 +76,9 @@ def _anns(kind: Any, name: str) -> Any:  # noqa: PLR0911
         hints = typing.get_type_hints(kind)
         fields = [field.name for field in dataclasses.fields(kind)]
         return kind(**{field: _anns(hints[field], field) for field in fields})
-    if issubclass(kind, enum.Enum):
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return next(iter(kind))
-    assert kind is str, f"say in _OTHERS what to hand to a {kind}"
+    assert kind in (str, Any), f"say in _OTHERS what to hand to a {kind}"
     return f"ann-{name}"
 
 
@@ -87,6 +87,8 @@ def _anns_arguments(function: Callable[..., Any]) -> tuple[list[Any], dict[str, 
     values: list[Any] = []
     named: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            continue  # further conditions: without them more is asked for
         if parameter.kind is parameter.VAR_KEYWORD:
             dated = "datetime" in str(hints[name])
             named |= {"expires_at": AT} if dated else {"status": "failed"}
