@@ -69,6 +69,7 @@ async def _chat_with(page: Page, provider: str) -> None:
 
 
 async def _say(page: Page, words: str) -> None:
+    await expect(page.locator(".chat")).not_to_have_attribute("data-state", "loading")
     await page.get_by_label(re.compile("Message to")).fill(words)
     await page.keyboard.press("Enter")
 
