@@ -72,7 +72,7 @@ class Hand:
     async def log_in(self) -> None:
         """Sign in as Ada, and authorize the CLI."""
         before = self._codes()
-        button = await self._button(lambda it: it.top > it.height // 4)
+        button = await self.button(lambda it: it.top > it.height // 4)
         x, y = button.middle
         fields = {"x": button.left, "y": y - _ABOVE_THE_BUTTON_PX - _HALF_A_FIELD_PX}
         async with self._answered(fields):  # the field shows that it has the focus
@@ -83,11 +83,11 @@ class Hand:
             await self._page.keyboard.press("Tab")
         await self._page.keyboard.type(PASSWORD, delay=40)
         await self._page.keyboard.press("Enter")
-        consent = await self._button(lambda it: abs(it.top - button.top) > 40)
+        consent = await self.button(lambda it: abs(it.top - button.top) > 40)
         await self._click(*consent.middle, consent)
         await _until(lambda: self._codes() > before, "authorized")
 
-    async def _button(self, is_it: Callable[[Button], bool]) -> Button:
+    async def button(self, is_it: Callable[[Button], bool]) -> Button:
         """A form's button, as soon as the screen shows it at the same place twice."""
         last = None
         async with asyncio.timeout(_PATIENCE_S):
