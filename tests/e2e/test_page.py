@@ -4,6 +4,7 @@ on the page, by clicks and keys, from signing in to a chat that was left and fou
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +18,7 @@ from playwright.async_api import Page, expect
 
 from e2e.by_hand import Hand
 from e2e.place import Place
+from e2e.test_journey import searched, tokens_in
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 
@@ -101,6 +103,20 @@ async def test_a_login_by_hand_leads_to_a_chat_that_asks_before_it_acts(
         await expect(page.locator("[data-stop]")).to_be_hidden(timeout=TURN_MS)
         told = place.ok("machine", "exec", cli["vm_id"], "--", "cat", file)
         assert told.strip() == "it works"
+
+
+def test_no_token_of_gemini_is_anywhere_but_in_the_cli_machine(
+    place: Place, world: dict[str, Any]
+) -> None:
+    [cli] = place.json("machine", "list")
+    path = "/root/.gemini/oauth_creds.json"
+    tokens = tokens_in(json.loads(place.ok("machine", "exec", cli["vm_id"], "--", "cat", path)))
+    assert len(tokens) == 3
+    words = "\n".join(place.processes().values())
+    assert not any(token in words for token in tokens)
+    for file in searched(place.state_dir):
+        content = file.read_bytes()
+        assert not any(token.encode() in content for token in tokens), file
 
 
 async def test_a_login_in_ones_own_browser_is_handed_in_by_its_address(
