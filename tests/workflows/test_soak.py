@@ -20,7 +20,7 @@ from controller_world import World, a_world, tokens_in
 
 from polydev.store.tables import auth_sessions
 
-SESSIONS = {"sqlite": 150, "postgresql": 50}
+SESSIONS = {"sqlite": 300, "postgresql": 60}
 """POLYDEV_SOAK_SESSIONS says otherwise."""
 PEOPLE = 60
 AT_ONCE = 40
