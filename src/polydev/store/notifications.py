@@ -27,7 +27,7 @@ log = logging.getLogger("polydev.store")
 _CHANNEL = "polydev_change"
 _GATHER_S = 0.02
 """How long writes are gathered into one notification."""
-_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_AGAIN_S = (0.2, 0.5, 1.0, 2.0)
 
 
 class SharedChanges(Changes):

@@ -18,7 +18,7 @@ from polydev.store import people
 from polydev.store.database import Database, migrate, open_database
 
 ANN, BEN = PersonId("ann"), PersonId("ben")
-LIMIT_S = 60
+LIMIT_S = 20
 
 
 @pytest.fixture
