@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +39,6 @@ STEPS = (
     "status",
     "chat",
 )
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    place = Place()
-    try:
-        yield place
-    finally:
-        place.run("down", "--demo")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,6 @@ NAMES = {"claude_code": "Claude Code", "codex": "Codex", "gemini_cli": "Gemini C
 LOGIN_MS = 400_000
 TURN_MS = 240_000
 """Machines are emulated in software, two at a time on two processors."""
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    place = Place()
-    try:
-        yield place
-    finally:
-        place.run("down", "--demo")
 
 
 @pytest.fixture(scope="module")

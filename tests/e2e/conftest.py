@@ -1,0 +1,19 @@
+"""What the journeys on real machines have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.place import Place
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    """A Polydev of the module's own, which nothing is left of afterwards."""
+    place = Place()
+    try:
+        yield place
+    finally:
+        place.run("down", "--demo")
