@@ -23,7 +23,7 @@
         ├── MachineNotReady, VmmFailed, ImageDamaged, ImageBuildFailed, DiskFull,
         ├── MissingTool, NetworkFailed, LoginFailed, LoginExpired, LoginCancelled,
         ├── CredentialsNotAccepted, CredentialDamaged, SettingsUnreadable, GuestMisbehaved,
-        └── ChatFailed, HostLost, StepTimedOut
+        └── ChatFailed, HostLost, StepTimedOut, SnapshotUnusable
 
 Each has a stable `code`, says what happened and to what, and a `hint` says what to do. The kind
 alone decides how it is answered; HTTP statuses live in `api/problems.py`. Foreign exceptions are
@@ -317,6 +317,10 @@ class ImageBuildFailed(Failed):
 
 class DiskFull(Failed):
     """The disk has no room for what was asked; the message names the folder."""
+
+
+class SnapshotUnusable(Failed):
+    """A machine's saved memory is damaged, or of another version or host; its disk is not."""
 
 
 class MissingTool(Failed):

@@ -103,6 +103,25 @@ class StartMachine(_Wire):
     ready_timeout_s: float = Field(60, gt=0, le=3600)
 
 
+class HibernateMachine(_Wire):
+    """Write a machine's memory to disk and free the host's. Done also when it sleeps already."""
+
+    kind: Literal["machine.hibernate"] = "machine.hibernate"
+    vm_id: VmIdText
+
+
+class ResumeMachine(_Wire):
+    """Wake a machine that hibernates, or start one that is stopped. Done when its channel answers.
+
+    Memory that cannot be used (damaged, of another version or host) is thrown away and the disk is
+    booted instead; `MachineView.wake` says which it was, and why.
+    """
+
+    kind: Literal["machine.resume"] = "machine.resume"
+    vm_id: VmIdText
+    ready_timeout_s: float = Field(60, gt=0, le=3600)
+
+
 class ForgetMachine(_Wire):
     """Remove what is kept of a machine that is gone: its last words. Done also when nothing is."""
 
@@ -160,6 +179,8 @@ Operation = Annotated[
     | DestroyMachine
     | StopMachine
     | StartMachine
+    | HibernateMachine
+    | ResumeMachine
     | ForgetMachine
     | WriteFiles
     | RemoveFiles,
@@ -173,6 +194,17 @@ class Problem(_Wire):
     code: str
     message: str
     hint: str = ""
+
+
+class Wake(_Wire):
+    """How a machine last came to run after it was asked to wake or start."""
+
+    how: Literal["resumed", "booted"]
+    """`booted`: from its disk, without what was in its memory."""
+    reason: str = ""
+    """Why it was booted although it hibernated, in words; empty otherwise."""
+    at: datetime
+    took_s: float = Field(ge=0)
 
 
 class MachineView(_Wire):
@@ -193,6 +225,10 @@ class MachineView(_Wire):
     console_log: str
     error_log: str
     error: Problem | None = None
+    wake: Wake | None = None
+    """None for a machine that has only ever been made."""
+    memory_on_disk_bytes: int = Field(0, ge=0)
+    """What the memory of a machine that hibernates takes on its host's disk."""
 
 
 class OperationView(_Wire):

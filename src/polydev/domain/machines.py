@@ -24,6 +24,10 @@ class MachineState(StrEnum):
     RUNNING = "running"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    HIBERNATING = "hibernating"
+    """Its memory is being written to disk."""
+    HIBERNATED = "hibernated"
+    """Its memory is on disk, and its host's is free."""
     RESUMING = "resuming"
     """On its way back to running."""
     DESTROYING = "destroying"
@@ -36,7 +40,14 @@ class MachineState(StrEnum):
         return self not in _AT_REST
 
 
-_AT_REST = frozenset({MachineState.STOPPED, MachineState.FAILED, MachineState.DESTROYED})
+_AT_REST = frozenset(
+    {
+        MachineState.STOPPED,
+        MachineState.HIBERNATED,
+        MachineState.FAILED,
+        MachineState.DESTROYED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ Promises of every driver:
 - `RunningVmm.wait` ends when the process has ended, whoever ended it, child or not.
 - `kill` and `wait` may be called any number of times, in any order.
 - The console log is bounded, whatever the guest prints.
+- A guest that was saved stands still until `go_on` or `kill`; `adopt` finds it standing still.
+- `restore` returns a guest that stands still and remembers everything; it reads the snapshot once,
+  in order, and never writes to it. One that was cut short is ended by `adopt`.
 """
 
 from __future__ import annotations
@@ -67,6 +70,23 @@ class ExitReport:
     words: str
 
 
+class SnapshotSink(Protocol):
+    """Where a snapshot's bytes go: compressed and sealed behind it (`snapshots.py`)."""
+
+    async def write(self, content: bytes) -> None:
+        """Take the next bytes. Raises: DiskFull."""
+
+
+class SnapshotSource(Protocol):
+    """Where a snapshot's bytes come from, each checked before it is handed out."""
+
+    async def read(self) -> bytes:
+        """The next bytes, in pieces of any size up to 1 MiB; empty at the end.
+
+        Raises: SnapshotUnusable when they are not what was written.
+        """
+
+
 class RunningVmm(Protocol):
     """A VMM process with a machine in it."""
 
@@ -84,6 +104,15 @@ class RunningVmm(Protocol):
 
     async def request_shutdown(self) -> None:
         """Ask the guest to end (ACPI power button, where the guest listens to it)."""
+
+    async def save(self, sink: SnapshotSink) -> None:
+        """Stop the guest's processors and write its memory and devices; it stands still after.
+
+        Raises: VmmFailed, DiskFull; the guest stands still then, too: the caller lets it go on.
+        """
+
+    async def go_on(self) -> None:
+        """Let a guest that stands still go on; nothing happens to one that runs."""
 
     async def kill(self) -> None:
         """End the process now, and return when it has ended and its sockets are gone."""
@@ -105,6 +134,17 @@ class Driver(Protocol):
 
     async def launch(self, spec: LaunchSpec) -> RunningVmm:
         """Start a machine. Raises VmmFailed, MissingTool, DiskFull."""
+
+    async def fingerprint(self, spec: LaunchSpec) -> str:
+        """What a snapshot of such a machine fits: VMM and version, processor, kernel, devices,
+        sizes. One with another fingerprint is not restored. Raises: MissingTool, VmmFailed."""
+
+    async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningVmm:
+        """A VMM with a guest that was saved, standing still, on the same disk, TAP and channel
+        port. Its console is read from the start, its ready marker is taken as seen.
+
+        Raises: SnapshotUnusable, and what `launch` raises; nothing is left behind then.
+        """
 
     async def adopt(self, spec: LaunchSpec) -> RunningVmm | None:
         """The machine's VMM if it still runs, else None (and its leftovers are removed)."""
