@@ -52,10 +52,15 @@ async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datet
 
 
 async def _lock(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
-    """See that a bucket has a row, and lock it; whether it is a new one."""
-    if (await connection.execute(_locked(bucket))).one_or_none() is not None:
-        return False
-    return await _add_full(connection, bucket, at)
+    """See that a bucket has a row, and lock it; whether it is a new one.
+
+    A row that another controller made meanwhile is there, but not ours yet: going on to the next
+    bucket without it would make two wait in a circle. Each round, somebody's transaction has ended.
+    """
+    while (await connection.execute(_locked(bucket))).one_or_none() is None:
+        if await _add_full(connection, bucket, at):
+            return True
+    return False
 
 
 async def _left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> float:
