@@ -1,6 +1,7 @@
 """A real host agent process for tests: `python -m polydev.hostd` in its own folder and namespace.
 
-Whatever a test does to it, `agent_world` leaves no process, folder or namespace behind.
+One that plays its machines itself is a fork, which starts sooner (`forks.py`). Whatever a test does
+to it, `agent_world` leaves no process, folder or namespace behind.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+import forks
 
 import polydev
 from polydev.hostd.network import netns
@@ -34,7 +37,7 @@ class AgentProcess:
         self.netns = netns_name
         self.log = root / "hostd.log"
         self._notices = root / "notify.sock"
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | forks.Forked | None = None
         self.env = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(polydev.__file__).parents[1]),
@@ -84,6 +87,9 @@ class AgentProcess:
         return code, self.log.read_text().splitlines()[-1]
 
     async def _spawn(self, prefix: Sequence[str]) -> None:
+        if self.env.get("POLYDEV_DRIVER") == "simulated" and not prefix:
+            self._process = await asyncio.to_thread(forks.fork, "agent", (), self.env, self.log)
+            return
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *prefix,
@@ -101,7 +107,7 @@ class AgentProcess:
     async def kill(self) -> None:
         """kill -9."""
         if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+            self._process.send_signal(signal.SIGKILL)
             await self._process.wait()
 
     async def end(self) -> int:

@@ -76,12 +76,12 @@ class ControllerProcess:
             **{name: value for name, value in env.items() if name != "PORT"},
         }
         self.token = TOKEN
-        self._pid: int | None = None
+        self._process: forks.Forked | None = None
 
     @property
     def pid(self) -> int:
-        assert self._pid is not None
-        return self._pid
+        assert self._process is not None
+        return self._process.pid
 
     def order(self, *kill: At, fail: At | None = None) -> None:
         """Have it kill itself at points, one after another, and fail the step at another one."""
@@ -101,11 +101,12 @@ class ControllerProcess:
     async def start(self, *, twice: bool = False) -> None:
         """Start it; `twice` has it do every step twice."""
         argv = [str(self._orders), str(self._told), "twice" if twice else "once"]
-        self._pid = await asyncio.to_thread(forks.fork, argv, self.env, self.log)
+        self._process = await asyncio.to_thread(forks.fork, "controller", argv, self.env, self.log)
 
     async def ended(self) -> int:
-        code = await asyncio.wait_for(forks.reap(self.pid), _LIMIT_S)
-        self._pid = None
+        assert self._process is not None
+        code = await asyncio.wait_for(self._process.wait(), _LIMIT_S)
+        self._process = None
         return code
 
     async def end(self) -> int:
@@ -114,8 +115,8 @@ class ControllerProcess:
         return await self.ended()
 
     async def kill(self) -> None:
-        if self._pid is not None:
-            os.kill(self._pid, signal.SIGKILL)
+        if self._process is not None:
+            os.kill(self._process.pid, signal.SIGKILL)
             await self.ended()
 
     def of(self, token: str) -> ControllerProcess:

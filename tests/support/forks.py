@@ -1,8 +1,8 @@
-"""Controller processes that start quickly: forks of one that has imported everything already.
+"""Controllers and host agents that start quickly: forks of one that has imported everything.
 
-Importing takes a controller more than a second of a processor, and the tests start hundreds. A
-fork is a process like any other: it may be killed, stopped, and waited for. Run as a program this
-is the one that forks; `fork` and `reap` ask it.
+Importing takes either more than a second of a processor, and the tests start hundreds. A fork is a
+process like any other: it may be killed, stopped, and waited for. Run as a program this is the one
+that forks; `fork` and `Forked.wait` ask it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,33 @@ _PR_SET_PDEATHSIG = 1
 _asking: list[socket.socket] = []
 
 
-def fork(argv: Sequence[str], env: Mapping[str, str], log: Path) -> int:
-    """Start `controller_process.main(argv)` in a process of its own; its id."""
-    return int(_ask({"argv": list(argv), "env": dict(env), "log": str(log)}))
+class Forked:
+    """A process that was forked."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._end: asyncio.Task[int] | None = None
+
+    async def wait(self) -> int:
+        """Wait for its end; its exit code, or the negative number of its signal."""
+        if self._end is None:
+            self._end = asyncio.create_task(_reap(self.pid))
+        self.returncode = await asyncio.shield(self._end)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)  # it is not reaped before `wait` was told
 
 
-async def reap(pid: int) -> int:
-    """Wait until a fork has ended; its exit code, or the negative number of its signal."""
+def fork(program: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Forked:
+    """Start a program in a process of its own: `controller` (controller_process.main) or `agent`
+    (the host agent, which takes no arguments)."""
+    what = {"program": program, "argv": list(argv), "env": dict(env), "log": str(log)}
+    return Forked(int(_ask(what)))
+
+
+async def _reap(pid: int) -> int:
     descriptor = os.pidfd_open(pid)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -73,6 +93,10 @@ def _begin() -> socket.socket:
 def _serve(asked: socket.socket) -> None:
     import controller_process
 
+    import polydev.app  # noqa: F401 - a controller imports it when it starts: every fork has it
+    from polydev.hostd import __main__ as host_agent
+
+    programs = {"controller": controller_process.main, "agent": lambda _: host_agent.main()}
     with asked.makefile("rw") as stream:
         for line in stream:
             what = json.loads(line)
@@ -82,7 +106,7 @@ def _serve(asked: socket.socket) -> None:
                 answer = os.fork()
                 if answer == 0:
                     _become(what, asked)
-                    os._exit(controller_process.main(what["argv"]))
+                    os._exit(programs[what["program"]](what["argv"]))
             stream.write(f"{answer}\n")
             stream.flush()
 
