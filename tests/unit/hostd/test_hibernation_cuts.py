@@ -31,7 +31,7 @@ from polydev.hostd.machines import Machines
 from polydev.hostd.record import MachineFolder
 from polydev.hostd.snapshots import writer
 
-MEMORY = random.Random(3).randbytes(2_500_000)
+MEMORY = random.Random(3).randbytes(1_200_000)
 
 
 class Killed(BaseException):
