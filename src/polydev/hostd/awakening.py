@@ -7,6 +7,7 @@ so all of it is tried, bounded, and not relied upon.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -42,7 +43,8 @@ async def flush(machine: RunningMachine) -> None:
             await _ended(await machine.channel.exec(ExecRequest(argv=["sync"])))
     except (PolydevError, TimeoutError) as error:
         log.info("%s did not write out what it holds: %s", machine.folder.vm_id, error)
-    await machine.channel.close()
+    with contextlib.suppress(Exception):
+        await machine.channel.close()
 
 
 async def awaken(machine: RunningMachine) -> None:
