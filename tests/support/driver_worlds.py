@@ -21,8 +21,8 @@ from polydev.hostd.config_drive import MachineConfig, write_config_drive
 from polydev.hostd.disks import make_disk
 from polydev.hostd.images import GoldenImage, ImageStore
 from polydev.hostd.keys import make_keys
+from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.qemu import QemuDriver
-from polydev.hostd.vmm.qemu.probe import BootFiles
 from polydev.hostd.vmm.simulated import SimulatedDriver
 from polydev.hostd.vmm.vmm import Driver, LaunchSpec
 

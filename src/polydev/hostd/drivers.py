@@ -14,8 +14,8 @@ from polydev.errors import BadSettings
 from polydev.hostd.furnishing import GoldenFurnishing, SimulatedFurnishing
 from polydev.hostd.images import ImageStore
 from polydev.hostd.site import Furnishing
+from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.qemu import QemuDriver
-from polydev.hostd.vmm.qemu.probe import BootFiles
 from polydev.hostd.vmm.simulated import SimulatedDriver, Simulation
 from polydev.hostd.vmm.vmm import Driver, Probe
 from polydev.settings import HostSettings

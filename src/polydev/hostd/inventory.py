@@ -13,7 +13,7 @@ from polydev.hostapi import Inventory
 from polydev.hostd.machine import RunningMachine
 from polydev.hostd.record import MachineFolder
 from polydev.hostd.site import Network, Site
-from polydev.hostd.vmm.qemu import process
+from polydev.hostd.vmm import process
 from polydev.hostd.vmm.qemu.command import PROGRAM
 from polydev.settings import HostSettings
 

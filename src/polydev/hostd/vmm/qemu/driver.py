@@ -20,7 +20,10 @@ from polydev.errors import (
 )
 from polydev.hostd.confine import confined, tool
 from polydev.hostd.room import room_in
-from polydev.hostd.vmm.qemu import ends, process
+from polydev.hostd.vmm import process
+from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.console import Marker
+from polydev.hostd.vmm.qemu import ends
 from polydev.hostd.vmm.qemu.command import (
     PACKAGE,
     PROGRAM,
@@ -29,8 +32,7 @@ from polydev.hostd.vmm.qemu.command import (
     MachineDescriptors,
     machine_arguments,
 )
-from polydev.hostd.vmm.qemu.console import Marker
-from polydev.hostd.vmm.qemu.probe import BootFiles, Prober
+from polydev.hostd.vmm.qemu.probe import Prober
 from polydev.hostd.vmm.qemu.running import RunningQemu
 from polydev.hostd.vmm.qemu.session import Session
 from polydev.hostd.vmm.qemu.tap import open_tap
