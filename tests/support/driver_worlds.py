@@ -22,6 +22,9 @@ from polydev.hostd.disks import make_disk
 from polydev.hostd.images import GoldenImage, ImageStore
 from polydev.hostd.keys import make_keys
 from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.firecracker.driver import FirecrackerDriver
+from polydev.hostd.vmm.firecracker.limits import RateLimits
+from polydev.hostd.vmm.firecracker.programs import Programs
 from polydev.hostd.vmm.qemu import QemuDriver
 from polydev.hostd.vmm.simulated import SimulatedDriver
 from polydev.hostd.vmm.vmm import Driver, LaunchSpec
@@ -120,6 +123,24 @@ class QemuWorld:
         return path
 
 
+class FirecrackerWorld(QemuWorld):
+    """Firecracker machines, or the stand-ins' that play them, in a namespace with their TAPs."""
+
+    driver: FirecrackerDriver
+
+    def __init__(self, folder: Path, netns: str, programs: Programs) -> None:
+        super().__init__(folder, netns)
+        self.programs = programs
+        self.driver = FirecrackerDriver(
+            machines_dir=self.machines_dir,
+            cache_dir=folder / "cache",
+            boot_files=boot_files,
+            programs=lambda: programs,
+            rates=RateLimits(),
+            parent_cgroup=netns,
+        )
+
+
 class SimulatedWorld:
     """Machines that the driver plays itself."""
 
@@ -199,7 +220,8 @@ async def until(claim: object, limit_s: float = 60, every_s: float = 0.02) -> No
 
 def left_in(folder: Path) -> set[str]:
     """What a VMM left in its machine's folder, the logs apart."""
-    ours = {"config.tar", "disk.img", "keys", "initramfs.cpio", "console.log", "error.log"}
+    ours = {"config.tar", "disk.img", "keys", "initramfs.cpio"}
+    ours |= {"console.log", "error.log", "metrics.log"}
     return {path.name for path in folder.iterdir()} - ours - {"simulated-root"}
 
 
