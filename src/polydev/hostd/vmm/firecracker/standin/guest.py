@@ -19,6 +19,7 @@ from typing import Any
 from polydev.hostd.vmm.firecracker.standin.memory import GUEST
 from polydev.hostd.vmm.simulated.config import read_config
 from polydev.hostd.vmm.simulated.machine import SimulatedVmm
+from polydev.hostd.vmm.simulated.memory import Memory
 from polydev.hostd.vmm.simulated.simulation import Simulation
 from polydev.hostd.vmm.vmm import LaunchSpec
 
@@ -71,23 +72,21 @@ class StandinGuest:
 
     async def _live(self) -> None:
         if not self._is_new:
-            self._vmm = self._machine()
+            self._vmm = self._machine(Memory(_ROOT))
             await self._runs.wait()
         elif len(self._drives) <= _CONFIG_DRIVE:
             _say("POLYDEV-BOOT drives", "POLYDEV-FAILED drives /dev/vda is missing")
             self._status.set_result(0)
             return
         else:
-            _ROOT.mkdir(parents=True)
-            for name in ("root", "tmp"):
-                (_ROOT / name).mkdir()
+            memory = Memory.fresh(_ROOT)
             shutil.copyfile(self._drives[_CONFIG_DRIVE], _CONFIG)
-            self._vmm = self._machine()
+            self._vmm = self._machine(memory)
             _say("POLYDEV-BOOT services", f"POLYDEV-READY {_nonce(_CONFIG)}")
         await self._vmm.wait()
         self._status.set_result(0)
 
-    def _machine(self) -> SimulatedVmm:
+    def _machine(self, memory: Memory) -> SimulatedVmm:
         here = GUEST / "console"
         here.mkdir(exist_ok=True)
         spec = LaunchSpec(
@@ -95,7 +94,7 @@ class StandinGuest:
             disk=here, config_drive=_CONFIG, memory_mib=0, vcpus=1, netns="", tap="", mac="",
             channel_mac="", channel_port=0, uid=os.getuid(), ready_marker="",
         )  # fmt: skip
-        return SimulatedVmm(spec, read_config(_CONFIG), _ROOT, Simulation())
+        return SimulatedVmm(spec, read_config(_CONFIG), memory, Simulation())
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Source: docs/vsock.md of Firecracker, "Host-Initiated Connections"."""
