@@ -70,7 +70,7 @@ class FirecrackerDriver:
             await self._prober.require_guest(programs, boot_files)
         except PolydevError as error:
             return Probe(False, "none", error.line())
-        return Probe(True, "kvm", f"Firecracker {version} ran a guest under KVM")
+        return Probe(True, "kvm", f"Firecracker {version} ran a guest under KVM", version)
 
     async def launch(self, spec: LaunchSpec) -> RunningFirecracker:
         """Start a machine.
