@@ -16,7 +16,7 @@ import launch_cut
 import pytest
 from driver_worlds import FirecrackerWorld, firecracker_standin_world, left_in
 
-from polydev.errors import AlreadyRunning, PolydevError, SnapshotUnusable, VmmFailed
+from polydev.errors import AlreadyRunning, DiskFull, PolydevError, SnapshotUnusable, VmmFailed
 from polydev.hostd.vmm.firecracker import api, cgroup, jail, mounts, session
 from polydev.hostd.vmm.firecracker.api import Api, Refused
 from polydev.hostd.vmm.firecracker.standin import install
@@ -70,9 +70,10 @@ async def test_a_vmm_is_jailed_by_what_the_kernel_says(world: FirecrackerWorld) 
     assert f"Uid:\t{spec.uid}\t{spec.uid}\t{spec.uid}\t{spec.uid}\n" in status
     assert f"Gid:\t{spec.uid}\t{spec.uid}\t{spec.uid}\t{spec.uid}\n" in status
     assert "CapEff:\t0000000000000000\n" in status
-    limits = (process / "limits").read_text()
-    assert any(line.split()[:3] == ["Max", "open", "files"] and "256" in line
-               for line in limits.splitlines())  # fmt: skip
+    lines = (process / "limits").read_text().splitlines()
+    limits = {line[:25].strip(): line[26:].split()[:2] for line in lines[1:]}
+    assert limits["Max open files"] == ["256", "256"]
+    assert limits["Max core file size"] == ["0", "0"]
     netns = Path(f"/run/netns/{spec.netns}").stat().st_ino
     assert (process / "ns/net").stat().st_ino == netns
     lines = (process / "mounts").read_text().splitlines()
@@ -108,6 +109,18 @@ async def test_ctrl_alt_del_ends_a_guest(world: FirecrackerWorld) -> None:
         await vmm.request_shutdown()
         assert (await vmm.wait()).status == 0
     assert nothing_is_left(world, spec)
+
+
+async def test_a_host_whose_disk_is_full_is_told_as_that(world: FirecrackerWorld) -> None:
+    spec = dataclasses.replace(await world.spec(), ready_marker="never printed")
+    vmm = await world.driver.launch(spec)
+    waiting = asyncio.create_task(vmm.wait_ready())
+    with (spec.folder / "errors.fifo").open("wb") as said_by_the_vmm:
+        said_by_the_vmm.write(b'Os { code: 28, message: "No space left on device" }\n')
+    async with asyncio.timeout(READY_S):
+        with pytest.raises(DiskFull):
+            await waiting
+    await vmm.kill()
 
 
 async def test_a_vmm_that_hangs_is_ended_and_says_so(
