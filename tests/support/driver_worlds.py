@@ -149,6 +149,11 @@ class FirecrackerWorld(QemuWorld):
             parent_cgroup=netns,
         )
 
+    async def spec(
+        self, init: str | None = None, *, disk_mib: int = 256, has_channel_nic: bool = False
+    ) -> LaunchSpec:
+        return await super().spec(init, disk_mib=disk_mib, has_channel_nic=has_channel_nic)
+
     def remove_cgroups(self) -> None:
         """What the driver does not: the cgroup of all its machines."""
         if mounted := cgroup.root():

@@ -61,12 +61,13 @@ class FirecrackerDriver:
         self._rates = rates
         self._cgroups = Cgroups(parent_cgroup)
         self._prober = Prober(cache_dir, self._cgroups)
+        self._version: tuple[object, str] | None = None
+        """Of which file of the program it is, and the version."""
 
     async def probe(self) -> Probe:
         """What this host can do. Takes a moment the first time, then it is remembered."""
         try:
-            programs = await asyncio.to_thread(self._programs)
-            version = await version_of(programs)
+            programs, version = await self._installed()
             boot_files = await asyncio.to_thread(self._boot_files)
             await self._prober.require_guest(programs, boot_files)
         except PolydevError as error:
@@ -88,7 +89,7 @@ class FirecrackerDriver:
 
     async def fingerprint(self, spec: LaunchSpec) -> str:
         """What a snapshot of such a machine fits. Raises: MissingTool, VmmFailed."""
-        version = await version_of(await asyncio.to_thread(self._programs))
+        _, version = await self._installed()
         return await asyncio.to_thread(fingerprint, spec, version)
 
     async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningFirecracker:
@@ -143,7 +144,7 @@ class FirecrackerDriver:
     async def _start(
         self, spec: LaunchSpec, marker: Marker, prepare: Preparing
     ) -> RunningFirecracker:
-        programs = await asyncio.to_thread(self._programs)
+        programs, _ = await self._installed()
         try:
             with room_in(spec.folder), ExitStack() as stack:
                 await self._refuse_second(spec)
@@ -160,6 +161,18 @@ class FirecrackerDriver:
             await session.kill()
             raise
         return RunningFirecracker(spec, session)
+
+    async def _installed(self) -> tuple[Programs, str]:
+        """The programs and their version, asked again when they were replaced.
+
+        Raises: MissingTool, VmmFailed when they are too old.
+        """
+        programs = await asyncio.to_thread(self._programs)
+        file = programs.firecracker.stat()
+        found = (programs, file.st_ino, file.st_mtime_ns)
+        if self._version is None or self._version[0] != found:
+            self._version = (found, await version_of(programs))
+        return programs, self._version[1]
 
     async def _session(
         self, spec: LaunchSpec, starting: Callable[[], jail.Jailed], marker: Marker
