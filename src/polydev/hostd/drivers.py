@@ -88,7 +88,9 @@ async def chosen(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[Driver
     if wanted == "auto":
         for driver in (firecracker, qemu):
             if await asyncio.to_thread(driver.leftovers, []):
-                return driver, await driver.probe()
+                probe = await driver.probe()
+                reason = f"{probe.reason}; no other driver is tried while its machines run"
+                return driver, replace(probe, reason=reason)
         first = await firecracker.probe()
         if first.usable:
             return firecracker, first

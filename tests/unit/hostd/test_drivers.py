@@ -46,8 +46,9 @@ async def test_auto_is_qemu_where_none_does_and_says_why() -> None:
 
 
 async def test_auto_stays_with_the_driver_whose_machines_run() -> None:
-    name, _ = await chosen("auto", Played("firecracker"), Played("qemu", pids=[1]))
+    name, probe = await chosen("auto", Played("firecracker"), Played("qemu", pids=[1]))
     assert name == "qemu"
+    assert "while its machines run" in probe.reason
     broken = Played("firecracker", usable=False, pids=[1])
     name, probe = await chosen("auto", broken, Played("qemu"))
     assert (name, probe.usable) == ("firecracker", False)
