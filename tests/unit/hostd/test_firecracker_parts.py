@@ -65,7 +65,7 @@ def test_a_vmm_is_jailed_with_everything_that_it_may_have() -> None:
         "/usr/bin/jailer", "--id", VM_ID, "--exec-file", "/usr/bin/firecracker",
         "--uid", "64700", "--gid", "64700", "--chroot-base-dir", "/m/jail",
         "--cgroup-version", "2", "--parent-cgroup", "polydev",
-        "--cgroup", f"memory.max={(512 + 96) * MIB}", "--cgroup", "cpu.max=225000 100000",
+        "--cgroup", f"memory.max={(512 + 4 + 96) * MIB}", "--cgroup", "cpu.max=225000 100000",
         "--cgroup", "pids.max=18", "--netns", "/run/netns/polydev",
         "--resource-limit", f"fsize={4096 * MIB}", "--resource-limit", "no-file=256",
         "--", "--api-sock", "/api.sock",

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 _MIB = 1024 * 1024
 _CPU_PERIOD_US = 100_000
 _OVERHEAD_MIB = 96
-"""Of the VMM itself: it needs 5 MiB, page tables and the kernel's buffers for it come on top."""
+"""Of the VMM itself: it needs 5 MiB, the kernel's buffers for it come on top."""
+_PAGE_TABLES = 128
+"""One part in so many of the guest's memory: the processor's tables and the guest's, twice over."""
 _OVERHEAD_VCPUS = 0.25
 _OWN_THREADS = 16
 
@@ -55,7 +57,7 @@ def network_buckets(limits: RateLimits) -> TokenBuckets:
 
 def memory_bytes(memory_mib: int) -> int:
     """`memory.max` of a VMM whose guest has so much. A snapshot of it comes on top."""
-    return (memory_mib + _OVERHEAD_MIB) * _MIB
+    return (memory_mib + memory_mib // _PAGE_TABLES + _OVERHEAD_MIB) * _MIB
 
 
 def cpu_max(vcpus: int) -> str:
