@@ -223,6 +223,19 @@ async def test_what_may_not_be_asked_is_refused(world: FirecrackerWorld) -> None
 # Cut in the middle
 
 
+@pytest.mark.parametrize("after_s", [0, 0.05, 0.5])
+async def test_a_launch_that_nobody_waits_for_any_more_leaves_nothing(
+    world: FirecrackerWorld, after_s: float
+) -> None:
+    spec = await world.spec()
+    launching = asyncio.create_task(world.driver.launch(spec))
+    await asyncio.sleep(after_s)
+    launching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launching
+    assert nothing_is_left(world, spec)
+
+
 REQUESTS = 13
 """Of a launch, the question whether it is there included."""
 

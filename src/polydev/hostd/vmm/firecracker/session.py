@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polydev.errors import VmmFailed
+from polydev.errors import PolydevError, VmmFailed
 from polydev.hostd.logs import harmless
 from polydev.hostd.vmm.console import (
     CONSOLE_LOG_BYTES,
@@ -250,10 +250,11 @@ async def _started(starting: Callable[[], Jailed]) -> Jailed:
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        jailed = await running
-        await jailed.process.kill()
-        jailed.process.release()
-        os.close(jailed.root)
+        with suppress(PolydevError, OSError):
+            jailed = await running
+            os.close(jailed.root)
+            await jailed.process.kill()
+            jailed.process.release()
         raise
 
 
