@@ -67,7 +67,7 @@ def start(
     prlimit = [tool("prlimit", "util-linux"), "--core=0:0", "--"]
     argv = [*prlimit, *jailer.arguments(cell, programs)]
     root = jailer.root_of(cell, programs)
-    root.mkdir(mode=0o700, parents=True)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def inside() -> Jailed:
         size_bytes = (2 * cell.memory_mib + _SPACE_MIB) * _MIB
