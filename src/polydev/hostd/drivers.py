@@ -73,7 +73,7 @@ def _drivers(settings: HostSettings, images: ImageStore) -> tuple[Driver, Driver
             disk_operations_s=settings.disk_limit_operations_s,
             network_mib_s=settings.network_limit_mib_s,
         ),
-        parent_cgroup=settings.netns,
+        parent_cgroup=settings.machines_cgroup or settings.netns,
     )
     qemu = QemuDriver(machines_dir=machines_dir, cache_dir=cache_dir, boot_files=boot_files)
     return firecracker, qemu
