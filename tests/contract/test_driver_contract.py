@@ -10,7 +10,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from driver_worlds import World, left_in, qemu_world, simulated_world
+from driver_worlds import (
+    World,
+    firecracker_standin_world,
+    firecracker_world,
+    left_in,
+    qemu_world,
+    simulated_world,
+)
 from kept_memory import KeptMemory
 
 from polydev.domain import GuestFile
@@ -19,8 +26,13 @@ from polydev.hostd.channel import Channel
 from polydev.hostd.keys import make_keys
 from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm
 
-WORLDS = {"qemu": qemu_world, "simulated": simulated_world}
-WITH_PROCESSES = ["qemu"]
+WORLDS = {
+    "firecracker": firecracker_world,
+    "firecracker-standin": firecracker_standin_world,
+    "qemu": qemu_world,
+    "simulated": simulated_world,
+}
+WITH_PROCESSES = ["firecracker", "firecracker-standin", "qemu"]
 """The drivers whose machines are processes, which go on without the agent."""
 READY_S = 240
 

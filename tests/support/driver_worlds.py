@@ -12,21 +12,30 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
 from polydev.domain import MachineKind, VmId, new_vm_id
+from polydev.errors import MissingTool
 from polydev.hostd.config_drive import MachineConfig, write_config_drive
 from polydev.hostd.disks import make_disk
 from polydev.hostd.images import GoldenImage, ImageStore
 from polydev.hostd.keys import make_keys
+from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.firecracker import cgroup
+from polydev.hostd.vmm.firecracker.driver import FirecrackerDriver
+from polydev.hostd.vmm.firecracker.limits import RateLimits
+from polydev.hostd.vmm.firecracker.programs import Programs
+from polydev.hostd.vmm.firecracker.standin import install
 from polydev.hostd.vmm.qemu import QemuDriver
-from polydev.hostd.vmm.qemu.probe import BootFiles
 from polydev.hostd.vmm.simulated import SimulatedDriver
 from polydev.hostd.vmm.vmm import Driver, LaunchSpec
 
 UID = 64700
+CHANNEL_MAC = "02:02:c0:a8:64:05"
 IMAGES = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
 
 _PREAMBLE = """#!/bin/busybox sh
@@ -63,17 +72,20 @@ class QemuWorld:
         )
         self._count = 0
 
-    async def spec(self, init: str | None = None, *, disk_mib: int = 256) -> LaunchSpec:
+    async def spec(
+        self, init: str | None = None, *, disk_mib: int = 256, has_channel_nic: bool = True
+    ) -> LaunchSpec:
         """A CLI machine; with `init`, a guest that runs this instead of any golden image.
 
-        `init` is a busybox shell script, run with the machine's drives and no more.
+        `init` is a busybox shell script, run with the machine's drives and no more. Without a
+        channel's NIC the guest is told that its channel is vsock.
         """
         self._count += 1
         vm_id = new_vm_id()
         folder = self.machines_dir / vm_id
         folder.mkdir(mode=0o711)
         boot = boot_files()
-        config = await _write_config(folder, vm_id, UID)
+        config = await _write_config(folder, vm_id, UID, has_channel_nic=has_channel_nic)
         await make_disk(folder / "disk.img", disk_mib, uid=UID, cache_dir=self.folder / "cache")
         return LaunchSpec(
             vm_id=vm_id,
@@ -88,7 +100,7 @@ class QemuWorld:
             netns=self.netns,
             tap=self._tap(),
             mac=config.mac,
-            channel_mac=config.channel_mac,
+            channel_mac=CHANNEL_MAC,
             channel_port=22000 + self._count,
             uid=UID,
             ready_marker=f"POLYDEV-READY {config.ready_nonce}",
@@ -120,6 +132,36 @@ class QemuWorld:
         return path
 
 
+class FirecrackerWorld(QemuWorld):
+    """Firecracker machines, or the stand-ins' that play them, in a namespace with their TAPs."""
+
+    driver: FirecrackerDriver  # type: ignore[assignment]
+
+    def __init__(self, folder: Path, netns: str, programs: Programs) -> None:
+        super().__init__(folder, netns)
+        self.programs = programs
+        self.driver = FirecrackerDriver(
+            machines_dir=self.machines_dir,
+            cache_dir=folder / "cache",
+            boot_files=boot_files,
+            programs=lambda: programs,
+            rates=RateLimits(),
+            parent_cgroup=netns,
+        )
+
+    async def spec(
+        self, init: str | None = None, *, disk_mib: int = 256, has_channel_nic: bool = False
+    ) -> LaunchSpec:
+        return await super().spec(init, disk_mib=disk_mib, has_channel_nic=has_channel_nic)
+
+    def remove_cgroups(self) -> None:
+        """What the driver does not: the cgroup of all its machines."""
+        if mounted := cgroup.root():
+            self.driver.leftovers([])
+            with suppress(FileNotFoundError):
+                (mounted / self.netns).rmdir()
+
+
 class SimulatedWorld:
     """Machines that the driver plays itself."""
 
@@ -146,7 +188,7 @@ class SimulatedWorld:
             netns="nowhere",
             tap="nowhere",
             mac=config.mac,
-            channel_mac=config.channel_mac,
+            channel_mac=CHANNEL_MAC,
             channel_port=22001,
             uid=os.getuid(),
             ready_marker=f"POLYDEV-READY {config.ready_nonce}",
@@ -156,17 +198,65 @@ class SimulatedWorld:
 @asynccontextmanager
 async def qemu_world(folder: Path) -> AsyncIterator[QemuWorld]:
     """A world of its own; nothing of it remains."""
+    with _namespace() as netns:
+        world = QemuWorld(folder, netns)
+        try:
+            yield world
+        finally:
+            await _end_all(world)
+
+
+@asynccontextmanager
+async def firecracker_standin_world(folder: Path) -> AsyncIterator[FirecrackerWorld]:
+    """Where the stand-ins are Firecracker and its jailer."""
+    bin_dir = folder / "bin"
+    bin_dir.mkdir()
+    async with _firecracker_world(folder, install(bin_dir)) as world:
+        yield world
+
+
+@asynccontextmanager
+async def firecracker_world(folder: Path) -> AsyncIterator[FirecrackerWorld]:
+    """The real ones, where they are on PATH and a guest runs; else the test is skipped, and says
+    what was missing."""
+    try:
+        programs = Programs.find()
+    except MissingTool as error:
+        pytest.skip(f"no real Firecracker here: {error.message}")
+    async with _firecracker_world(folder, programs) as world:
+        probe = await world.driver.probe()
+        if not probe.usable:
+            pytest.skip(f"no guest runs under the real Firecracker here: {probe.reason}")
+        yield world
+
+
+@asynccontextmanager
+async def _firecracker_world(folder: Path, programs: Programs) -> AsyncIterator[FirecrackerWorld]:
+    with _namespace() as netns:
+        world = FirecrackerWorld(folder, netns, programs)
+        try:
+            yield world
+        finally:
+            await _end_all(world)
+            world.remove_cgroups()
+
+
+@contextmanager
+def _namespace() -> Iterator[str]:
     netns = f"pdt-{secrets.token_hex(4)}"
     _ip("netns", "add", netns)
     try:
         _ip("-n", netns, "link", "set", "lo", "up")
-        world = QemuWorld(folder, netns)
-        yield world
+        yield netns
     finally:
-        for pid in QemuDriver.leftovers(world.driver, []):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         _ip("netns", "del", netns)
+
+
+async def _end_all(world: QemuWorld) -> None:
+    for pid in world.pids():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    await until(lambda: not world.pids())
 
 
 @asynccontextmanager
@@ -199,11 +289,14 @@ async def until(claim: object, limit_s: float = 60, every_s: float = 0.02) -> No
 
 def left_in(folder: Path) -> set[str]:
     """What a VMM left in its machine's folder, the logs apart."""
-    ours = {"config.tar", "disk.img", "keys", "initramfs.cpio", "console.log", "error.log"}
+    ours = {"config.tar", "disk.img", "keys", "initramfs.cpio"}
+    ours |= {"console.log", "error.log", "metrics.log"}
     return {path.name for path in folder.iterdir()} - ours - {"simulated-root"}
 
 
-async def _write_config(folder: Path, vm_id: VmId, uid: int) -> MachineConfig:
+async def _write_config(
+    folder: Path, vm_id: VmId, uid: int, *, has_channel_nic: bool = True
+) -> MachineConfig:
     keys = await make_keys(folder / "keys")
     config = MachineConfig(
         vm_id=vm_id,
@@ -213,7 +306,7 @@ async def _write_config(folder: Path, vm_id: VmId, uid: int) -> MachineConfig:
         mac="02:01:c0:a8:64:05",
         gateway="192.168.100.1",
         dns=(),
-        channel_mac="02:02:c0:a8:64:05",
+        channel_mac=CHANNEL_MAC if has_channel_nic else None,
         ready_nonce=secrets.token_hex(8),
         clock_s=int(time.time()),
         host_key=keys.host_private,

@@ -38,6 +38,7 @@ class Capacity:
     disk: Path
     driver: str
     accelerator: str
+    driver_version: str
 
     @classmethod
     def of(cls, settings: HostSettings, choice: Choice) -> Capacity:
@@ -52,6 +53,7 @@ class Capacity:
             disk=settings.state_dir,
             driver=choice.driver.name,
             accelerator=choice.probe.accelerator,
+            driver_version=choice.probe.version,
         )
 
     async def health(self) -> Health:
@@ -61,6 +63,7 @@ class Capacity:
             version=__version__,
             driver=self.driver,
             accelerator=self.accelerator,
+            driver_version=self.driver_version,
             memory_mib=self.memory_mib,
             vcpus=self.vcpus,
             max_machines=self.max_machines,

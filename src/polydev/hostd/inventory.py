@@ -13,7 +13,8 @@ from polydev.hostapi import Inventory
 from polydev.hostd.machine import RunningMachine
 from polydev.hostd.record import MachineFolder
 from polydev.hostd.site import Network, Site
-from polydev.hostd.vmm.qemu import process
+from polydev.hostd.vmm import process
+from polydev.hostd.vmm.firecracker import jail, mounts
 from polydev.hostd.vmm.qemu.command import PROGRAM
 from polydev.settings import HostSettings
 
@@ -62,6 +63,9 @@ def images_in_use(images_dir: Path, machines_dir: Path) -> frozenset[str]:
     for path in machines_dir.glob("vm-*"):
         if record := MachineFolder(machines_dir, path.name).read():
             named |= {record.image, record.kernel}
+    for _, where in mounts.marked():  # a jail hides what its VMM has open
+        if record := MachineFolder(where.parent, where.name).read():
+            named |= {record.image, record.kernel}
     root = images_dir.resolve()
     for opened in Path("/proc").glob("[0-9]*/fd/*"):
         try:
@@ -95,5 +99,6 @@ def _sockets_in(*folders: Path) -> list[str]:
 
 
 def _vmms_in(folder: Path) -> dict[str, int]:
-    found = process.running_in(folder.resolve(), PROGRAM)
+    root = folder.resolve()
+    found = (*process.running_in(root, PROGRAM), *jail.running_in(root))
     return {where.name if exists else f"unknown-{pid}": pid for pid, where, exists in found}
