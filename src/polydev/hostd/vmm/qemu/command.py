@@ -108,6 +108,8 @@ def machine_arguments(
         *("-netdev", "user,id=channel,restrict=on,ipv6=off,"
           f"hostfwd=tcp:127.0.0.1:{spec.channel_port}-{_GUEST_CHANNEL}:22"),
         *("-device", f"virtio-net-device,netdev=channel,mac={spec.channel_mac}"),
+        # What the guest frees goes back to the host by itself. Last: it has the last slot but one.
+        *("-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on"),
     ]  # fmt: skip
 
 
