@@ -24,12 +24,14 @@ from polydev.errors import PolydevError
 from polydev.hostd import capacity, listening, requirements, server
 from polydev.hostd.diagnosis import Examiner
 from polydev.hostd.drivers import choose
+from polydev.hostd.images import ImageStore
 from polydev.hostd.journal import Journal
 from polydev.hostd.kept_logs import KeptLogs
 from polydev.hostd.machines import Machines
 from polydev.hostd.network import Network
 from polydev.hostd.operations import Operations
 from polydev.hostd.perform import perform
+from polydev.hostd.renewal import Collector
 from polydev.hostd.site import Site
 from polydev.hostd.usage import UsageLog
 from polydev.settings import HostSettings, read
@@ -84,6 +86,9 @@ async def _run(settings: HostSettings) -> None:
             diagnose = partial(Examiner(settings, network).diagnose, machines, choice.probe)
             usage = UsageLog(machines)
             closing.callback(asyncio.create_task(usage.run()).cancel)
+            if settings.driver != "simulated":
+                collector = Collector(ImageStore(settings.images_dir), site.machines_dir)
+                closing.callback(asyncio.create_task(collector.run()).cancel)
             app = server.build(machines, operations, health.health, diagnose, usage)
             await _serve(app, listener, operations, stop)
 

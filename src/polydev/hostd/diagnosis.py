@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.domain import Finding, MachineState
-from polydev.errors import ImageDamaged, PolydevError
+from polydev.errors import ImageDamaged, MissingImage, PolydevError
 from polydev.hostapi import Inventory
 from polydev.hostd import inventory
 from polydev.hostd.images import GoldenImage, ImageKind, ImageStore
@@ -90,18 +90,26 @@ def images(settings: HostSettings) -> Iterator[Finding]:
 
 
 def _image(store: ImageStore, kind: ImageKind, found: Sequence[GoldenImage]) -> Finding:
+    """Of what starts take: the image that a person said, else what the recipe made."""
     current = store.find(kind)
     build = f"Build it: polydev image build {kind}"
-    if current is None and found:
-        words = f"{found[0].name} in {store.root} is out of date: the recipe has changed since"
-        return Finding("images", False, words, build)
-    if current is None:
-        return Finding("images", False, f"There is no image `{kind}` in {store.root}", build)
     try:
-        store.compare_sizes(current)
-    except ImageDamaged as error:
+        pinned = store.pinned(kind)
+        if pinned is None and current is None:
+            words = f"There is no image `{kind}` in {store.root}"
+            if found:
+                where = f"{found[0].name} in {store.root}"
+                words = f"{where} is out of date: the recipe has changed since"
+            return Finding("images", False, words, build)
+        image = store.require(kind)
+        store.compare_sizes(image)
+    except (ImageDamaged, MissingImage) as error:
         return Finding("images", False, error.message, error.hint)
-    return Finding("images", True, f"{current.name}, {current.size / 2**20:.0f} MiB")
+    words = f"{image.name}, {image.size / 2**20:.0f} MiB"
+    if pinned is not None:
+        newest = "" if current is None or current == image else f" rather than {current.name}"
+        words += f", as somebody said (`polydev image use`){newest}"
+    return Finding("images", True, words)
 
 
 def disk_space(folder: Path) -> Finding:
