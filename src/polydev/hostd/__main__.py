@@ -67,6 +67,7 @@ async def _run(settings: HostSettings) -> None:
         network = Network.from_settings(settings)
         closing.push_async_callback(network.close)
         await network.ensure()
+        health = capacity.Capacity.of(settings, choice)
         site = Site(
             machines_dir=settings.state_dir / "machines",
             sockets_dir=settings.sockets_dir,
@@ -75,6 +76,7 @@ async def _run(settings: HostSettings) -> None:
             network=network,
             furnishing=choice.furnishing,
             memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
+            admission=health.admission(settings),
         )
         machines = Machines(site)
         closing.push_async_callback(machines.close)
@@ -83,7 +85,6 @@ async def _run(settings: HostSettings) -> None:
             Journal(settings.state_dir / "operations"), partial(perform, machines)
         )
         await operations.open()
-        health = capacity.Capacity.of(settings, choice)
         with listening.listening(settings.host_socket, settings.socket_group) as listener:
             diagnose = partial(Examiner(settings, network).diagnose, machines, choice.probe)
             usage = UsageLog(machines)
