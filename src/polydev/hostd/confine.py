@@ -38,10 +38,12 @@ def confined(
     """`argv` run as user and group `uid`, without capabilities, and never with more than that.
 
     `groups` are its only supplementary groups; `netns` names the network namespace it runs in.
-    Source: prlimit(1), setpriv(1), nsenter(1). Raises: MissingTool.
+    Source: choom(1), prlimit(1), setpriv(1), nsenter(1). Raises: MissingTool.
     """
     supplementary = ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
     chain = [
+        # Where memory runs out, what works for a guest goes before anything of the host.
+        *(tool("choom", "util-linux"), "-n", "1000", "--"),
         # A core file would hold the guest's memory, credentials included.
         *(tool("prlimit", "util-linux"), "--core=0:0", "--"),
         *(tool("setpriv", "util-linux"), "--reuid", str(uid), "--regid", str(uid)),

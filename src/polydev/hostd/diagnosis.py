@@ -18,10 +18,12 @@ from polydev.domain import Finding, MachineState
 from polydev.errors import ImageDamaged, MissingImage, PolydevError
 from polydev.hostapi import Inventory
 from polydev.hostd import inventory
+from polydev.hostd.admission import available_mib
 from polydev.hostd.images import GoldenImage, ImageKind, ImageStore
 from polydev.hostd.machines import Machines
 from polydev.hostd.network import Network
 from polydev.hostd.record import MachineFolder, MachineRecord
+from polydev.hostd.vmm.cgroups import Cgroups
 from polydev.hostd.vmm.vmm import Probe
 from polydev.settings import HostSettings
 
@@ -61,6 +63,7 @@ class Examiner:
         return [
             *await asyncio.to_thread(lambda: list(images(self.settings))),
             await asyncio.to_thread(disk_space, folders),
+            *await asyncio.to_thread(lambda: list(memory(self.settings, records, there))),
             *_machines(folders, records, there),
             *await self._network(uids),
             *_sockets(self.settings, there),
@@ -124,6 +127,21 @@ def disk_space(folder: Path) -> Finding:
         return Finding("disk space", True, words)
     hint = "Destroy machines that nobody needs, remove old images (`polydev image prune`), or move "
     return Finding("disk space", False, f"Only {words}", hint + "POLYDEV_STATE_DIR")
+
+
+def memory(
+    settings: HostSettings, records: Mapping[str, MachineRecord], there: Inventory
+) -> Iterator[Finding]:
+    """What machines have of the host's memory, and what keeps them to it. Blocking."""
+    if settings.driver == "simulated":
+        return
+    running = [record for vm_id, record in records.items() if vm_id in there.processes]
+    words = f"Machines that run have {sum(it.memory_mib for it in running)} MiB; {available_mib()}"
+    cgroups = Cgroups.seen(settings.netns)
+    bound = f"each is bounded {cgroups.reason}"
+    if cgroups.root is None:
+        bound = f"none has a bound ({cgroups.reason}), but the kernel ends them before all else"
+    yield Finding("memory", True, f"{words} MiB are left; {bound}")
 
 
 def _driver(probe: Probe) -> Finding:

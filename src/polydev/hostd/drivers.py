@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from polydev.errors import BadSettings
 from polydev.hostd.furnishing import GoldenFurnishing, SimulatedFurnishing
 from polydev.hostd.images import ImageStore
 from polydev.hostd.site import Furnishing
+from polydev.hostd.vmm.cgroups import Cgroups
 from polydev.hostd.vmm.qemu import QemuDriver
 from polydev.hostd.vmm.qemu.probe import BootFiles
 from polydev.hostd.vmm.simulated import SimulatedDriver, Simulation
@@ -47,6 +49,7 @@ async def choose(settings: HostSettings) -> Choice:
         machines_dir=settings.state_dir / "machines",
         cache_dir=settings.state_dir / "cache",
         boot_files=lambda: _kernel(images),
+        cgroups=await asyncio.to_thread(Cgroups.made, settings.netns),
     )
     probe = await qemu.probe()
     if not probe.usable:

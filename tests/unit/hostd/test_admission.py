@@ -141,7 +141,7 @@ def test_overcommitment_is_what_the_settings_say() -> None:
     capacity = Capacity.of(settings, choice)
     assert capacity.memory_mib == 1500, "the controller places by the same figure"
     room = capacity.admission(settings)
-    with room.admitted("a", 1000, {"b": 500}), pytest.raises(NoCapacity):
+    with room.admitted("a", 1000, {"b": 500}), pytest.raises(NoCapacity):  # noqa: SIM117
         with room.admitted("c", 1, {"b": 500}):
             pass
     generous = Admission(None, 2.0, lambda: 256 + SPARE_MIB)
