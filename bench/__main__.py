@@ -1,4 +1,4 @@
-"""`python -m bench [machine] [disk] [connect] [chat] [load]`: all of them, or those named."""
+"""`python -m bench [machine] [memory] [disk] [connect] [chat] [load]`: all, or those named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 
 from tests.support.postgres import a_cluster
 
-from bench import measure
+from bench import measure, memory
 from bench.agent import running_agent
 from bench.chat import chat_relay
 from bench.connect import connect_steps
@@ -19,14 +19,18 @@ from bench.load import load as under_load
 from bench.machine_start import machine_start
 from bench.terminal import terminal
 
-NAMES = ("disk", "machine", "connect", "chat", "terminal", "load")
+NAMES = ("disk", "machine", "memory", "many", "connect", "chat", "terminal", "load")
+ON_A_HOST = {"disk", "machine", "memory", "many"}
+
+MANY = 10
+"""Machines at once."""
 
 
 def run(names: list[str], rounds: int, sessions: int) -> None:
     """Measure, and print a table as it grows."""
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", flush=True)
     print(measure.HEADER, flush=True)
-    if {"disk", "machine"} & set(names):
+    if ON_A_HOST & set(names):
         asyncio.run(machines(names, rounds))
     if "connect" in names:
         print("connect, each step: seconds and share", flush=True)
@@ -58,6 +62,10 @@ async def machines(names: list[str], rounds: int) -> None:
             health = await agent.host.health()
             found = await machine_start(agent, rounds)
             print(found.row(), f"({health.driver}, {health.accelerator})", flush=True)
+        if "memory" in names:
+            print(*await memory.idle(agent, rounds), sep="\n", flush=True)
+        if "many" in names:
+            print(*await memory.many(agent, MANY), sep="\n", flush=True)
 
 
 def main() -> None:
