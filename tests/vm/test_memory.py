@@ -42,13 +42,14 @@ def run(vm_id, work, memory_mib=200, pids=16):
     return program.returncode, said.decode().strip()
 
 made = Cgroups.made("test")
-assert made.root == Path("/sys/fs/cgroup/polydev/test"), made.reason
+assert made.root == Path("/sys/fs/cgroup/test"), made.reason
 assert Cgroups.seen("test").root == made.root
 eat = "kept = [b'1' * (1 << 20) for _ in range(100)]; print('ate')"
 assert run("vm-hungry", eat, memory_mib=32)[0] == -9
-assert "oom_kill 1" in (made.root / "vm-hungry/memory.events").read_text()
-assert (made.root / "vm-hungry/memory.swap.max").exists() is False or (
-    (made.root / "vm-hungry/memory.swap.max").read_text() == "0\\n")
+events = (made.root / "vm-hungry/memory.events").read_text()
+assert "\\noom_kill 0\\n" not in events, events
+for swap in made.root.glob("vm-hungry/memory.swap.max"):  # where the kernel knows of swap
+    assert swap.read_text() == "0\\n"
 assert run("vm-modest", eat) == (0, "ate")
 fork = "import os; [os.fork() or os._exit(0) for _ in range(50)]"
 assert run("vm-forks", fork, pids=8)[0] == 1
@@ -64,7 +65,7 @@ again = Cgroups.made("test")  # another agent, after the first was killed
 assert [it.name for it in made.root.glob("vm-*")] == ["vm-runs"]
 left.kill(); left.wait()
 again.remove()
-assert not Path("/sys/fs/cgroup/polydev").exists()
+assert not Path("/sys/fs/cgroup/test").exists()
 print("well")
 """
 

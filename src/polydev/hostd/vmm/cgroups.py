@@ -10,15 +10,17 @@ Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 log = logging.getLogger("polydev.hostd")
 
-PARENT = "polydev"
 NEEDED = ("memory", "pids")
 _WANTED = (*NEEDED, "cpu")
+_TRIES = 50
+_PAUSE_S = 0.02
 _MOUNTS = Path("/proc/self/mounts")
 
 
@@ -34,7 +36,7 @@ class Bounds:
 
 
 class Cgroups:
-    """The control groups of one Polydev's machines: `<mount>/polydev/<name>/<vm_id>`."""
+    """The control groups of one Polydev's machines: `<mount>/<name>/<vm_id>`."""
 
     def __init__(self, root: Path | None, reason: str) -> None:
         self.root = root
@@ -49,11 +51,11 @@ class Cgroups:
         mount, why_not = _mount(mounts)
         if mount is None:
             return cls(None, why_not)
-        root = mount / PARENT / name
+        root = mount / name
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            for folder in (mount, root.parent, root):
-                _enable(folder)
+            root.mkdir(exist_ok=True)
+            _enable(mount)
+            _enable(root)
         except OSError as error:
             with suppress(OSError):
                 root.rmdir()
@@ -68,7 +70,7 @@ class Cgroups:
         mount, why_not = _mount(mounts)
         if mount is None:
             return cls(None, why_not)
-        root = mount / PARENT / name
+        root = mount / name
         if not set(NEEDED) <= set(_words(root / "cgroup.subtree_control")):
             return cls(None, f"there is no folder for machines' control groups at {root}")
         return cls(root, f"by its control group in {root}")
@@ -113,7 +115,6 @@ class Cgroups:
         if self.root is not None:
             with suppress(OSError):
                 self.root.rmdir()
-                self.root.parent.rmdir()
 
 
 def _mount(mounts: Path) -> tuple[Path | None, str]:
@@ -146,9 +147,13 @@ def _words(path: Path) -> list[str]:
 
 
 def _remove(group: Path) -> None:
-    try:
-        group.rmdir()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        log.warning("the control group %s is not removed: %s", group, error.strerror)
+    """The kernel lets go of a process' last thread a moment after it has ended."""
+    for _ in range(_TRIES):
+        try:
+            return group.rmdir()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            why_not = error.strerror
+        time.sleep(_PAUSE_S)
+    log.warning("the control group %s is not removed: %s", group, why_not)
