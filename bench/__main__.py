@@ -22,16 +22,13 @@ from bench.terminal import terminal
 NAMES = ("disk", "machine", "memory", "many", "connect", "chat", "terminal", "load")
 ON_A_HOST = {"disk", "machine", "memory", "many"}
 
-MANY = 10
-"""Machines at once."""
 
-
-def run(names: list[str], rounds: int, sessions: int) -> None:
+def run(names: list[str], rounds: int, sessions: int, count: int) -> None:
     """Measure, and print a table as it grows."""
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", flush=True)
     print(measure.HEADER, flush=True)
     if ON_A_HOST & set(names):
-        asyncio.run(machines(names, rounds))
+        asyncio.run(machines(names, rounds, count))
     if "connect" in names:
         print("connect, each step: seconds and share", flush=True)
         print(*asyncio.run(connect_steps()), sep="\n", flush=True)
@@ -52,7 +49,7 @@ def load(sessions: int) -> None:
         print(*asyncio.run(under_load(urls, sessions)).rows(), sep="\n", flush=True)
 
 
-async def machines(names: list[str], rounds: int) -> None:
+async def machines(names: list[str], rounds: int, count: int) -> None:
     """What needs golden images and a host agent that starts them."""
     async with running_agent() as agent:
         if "disk" in names:
@@ -65,7 +62,7 @@ async def machines(names: list[str], rounds: int) -> None:
         if "memory" in names:
             print(*await memory.idle(agent, rounds), sep="\n", flush=True)
         if "many" in names:
-            print(*await memory.many(agent, MANY), sep="\n", flush=True)
+            print(*await memory.many(agent, count), sep="\n", flush=True)
 
 
 def main() -> None:
@@ -73,9 +70,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[[], *NAMES], help="default: all")
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs a side")
     parser.add_argument("--sessions", type=int, default=200, help="of `load`, at once")
+    parser.add_argument("--machines", type=int, default=10, help="of `many`, at once")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then too
-    run(arguments.names or list(NAMES), arguments.rounds, arguments.sessions)
+    names = arguments.names or list(NAMES)
+    run(names, arguments.rounds, arguments.sessions, arguments.machines)
 
 
 main()
