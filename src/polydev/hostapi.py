@@ -247,6 +247,8 @@ class Health(_Wire):
     version: str
     driver: str
     accelerator: str
+    driver_version: str = ""
+    """Of the VMM, as far as the driver knows it."""
     memory_mib: int = Field(0, ge=0)
     """What its machines may have together, as `vcpus` and `max_machines`."""
     vcpus: int = Field(0, ge=0)

@@ -20,6 +20,7 @@ from polydev import settings_words
 from polydev.domain import LOCAL_HOST, HostId
 from polydev.errors import BadSettings
 from polydev.settings_chat import ChatLimits
+from polydev.settings_vmm import VmmSettings
 
 _HOST_NAME = r"[a-z0-9][a-z0-9-]{0,31}"
 
@@ -89,13 +90,8 @@ class CommonSettings(_Base):
         return self.state_dir / "logs"
 
 
-class HostSettings(CommonSettings):
+class HostSettings(VmmSettings, CommonSettings):
     """The host agent's settings."""
-
-    driver: str = Field("auto", pattern="^(auto|qemu|simulated)$")
-    """`auto` probes; `simulated` runs no guest at all (load tests)."""
-    simulation: dict[str, str | float | bool] = {}
-    """How simulated machines behave, as JSON: vmm/simulated/simulation.py."""
 
     socket_group: str | None = None
     """The group that may connect to the host agent's socket, besides root."""

@@ -10,12 +10,24 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from driver_worlds import World, left_in, qemu_world, simulated_world
+from driver_worlds import (
+    World,
+    firecracker_standin_world,
+    firecracker_world,
+    left_in,
+    qemu_world,
+    simulated_world,
+)
 
 from polydev.errors import ChannelLost, PolydevError, VmmFailed
 
-WORLDS = {"qemu": qemu_world, "simulated": simulated_world}
-WITH_PROCESSES = ["qemu"]
+WORLDS = {
+    "firecracker": firecracker_world,
+    "firecracker-standin": firecracker_standin_world,
+    "qemu": qemu_world,
+    "simulated": simulated_world,
+}
+WITH_PROCESSES = ["firecracker", "firecracker-standin", "qemu"]
 """The drivers whose machines are processes, which go on without the agent."""
 READY_S = 240
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import polydev
 from polydev.hostd.network import netns
-from polydev.hostd.vmm.qemu import process
+from polydev.hostd.vmm import process
 from polydev.hosts import Host
 
 READY_LIMIT_S = 120

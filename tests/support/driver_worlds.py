@@ -12,17 +12,25 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
 from polydev.domain import MachineKind, VmId, new_vm_id
+from polydev.errors import MissingTool
 from polydev.hostd.config_drive import MachineConfig, write_config_drive
 from polydev.hostd.disks import make_disk
 from polydev.hostd.images import GoldenImage, ImageStore
 from polydev.hostd.keys import make_keys
+from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.firecracker import cgroup
+from polydev.hostd.vmm.firecracker.driver import FirecrackerDriver
+from polydev.hostd.vmm.firecracker.limits import RateLimits
+from polydev.hostd.vmm.firecracker.programs import Programs
+from polydev.hostd.vmm.firecracker.standin import install
 from polydev.hostd.vmm.qemu import QemuDriver
-from polydev.hostd.vmm.qemu.probe import BootFiles
 from polydev.hostd.vmm.simulated import SimulatedDriver
 from polydev.hostd.vmm.vmm import Driver, LaunchSpec
 
@@ -120,6 +128,31 @@ class QemuWorld:
         return path
 
 
+class FirecrackerWorld(QemuWorld):
+    """Firecracker machines, or the stand-ins' that play them, in a namespace with their TAPs."""
+
+    driver: FirecrackerDriver  # type: ignore[assignment]
+
+    def __init__(self, folder: Path, netns: str, programs: Programs) -> None:
+        super().__init__(folder, netns)
+        self.programs = programs
+        self.driver = FirecrackerDriver(
+            machines_dir=self.machines_dir,
+            cache_dir=folder / "cache",
+            boot_files=boot_files,
+            programs=lambda: programs,
+            rates=RateLimits(),
+            parent_cgroup=netns,
+        )
+
+    def remove_cgroups(self) -> None:
+        """What the driver does not: the cgroup of all its machines."""
+        if mounted := cgroup.root():
+            self.driver.leftovers([])
+            with suppress(FileNotFoundError):
+                (mounted / self.netns).rmdir()
+
+
 class SimulatedWorld:
     """Machines that the driver plays itself."""
 
@@ -156,17 +189,65 @@ class SimulatedWorld:
 @asynccontextmanager
 async def qemu_world(folder: Path) -> AsyncIterator[QemuWorld]:
     """A world of its own; nothing of it remains."""
+    with _namespace() as netns:
+        world = QemuWorld(folder, netns)
+        try:
+            yield world
+        finally:
+            await _end_all(world)
+
+
+@asynccontextmanager
+async def firecracker_standin_world(folder: Path) -> AsyncIterator[FirecrackerWorld]:
+    """Where the stand-ins are Firecracker and its jailer."""
+    bin_dir = folder / "bin"
+    bin_dir.mkdir()
+    async with _firecracker_world(folder, install(bin_dir)) as world:
+        yield world
+
+
+@asynccontextmanager
+async def firecracker_world(folder: Path) -> AsyncIterator[FirecrackerWorld]:
+    """The real ones, where they are on PATH and a guest runs; else the test is skipped, and says
+    what was missing."""
+    try:
+        programs = Programs.find()
+    except MissingTool as error:
+        pytest.skip(f"no real Firecracker here: {error.message}")
+    async with _firecracker_world(folder, programs) as world:
+        probe = await world.driver.probe()
+        if not probe.usable:
+            pytest.skip(f"no guest runs under the real Firecracker here: {probe.reason}")
+        yield world
+
+
+@asynccontextmanager
+async def _firecracker_world(folder: Path, programs: Programs) -> AsyncIterator[FirecrackerWorld]:
+    with _namespace() as netns:
+        world = FirecrackerWorld(folder, netns, programs)
+        try:
+            yield world
+        finally:
+            await _end_all(world)
+            world.remove_cgroups()
+
+
+@contextmanager
+def _namespace() -> Iterator[str]:
     netns = f"pdt-{secrets.token_hex(4)}"
     _ip("netns", "add", netns)
     try:
         _ip("-n", netns, "link", "set", "lo", "up")
-        world = QemuWorld(folder, netns)
-        yield world
+        yield netns
     finally:
-        for pid in QemuDriver.leftovers(world.driver, []):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         _ip("netns", "del", netns)
+
+
+async def _end_all(world: QemuWorld) -> None:
+    for pid in world.pids():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    await until(lambda: not world.pids())
 
 
 @asynccontextmanager
@@ -199,7 +280,8 @@ async def until(claim: object, limit_s: float = 60, every_s: float = 0.02) -> No
 
 def left_in(folder: Path) -> set[str]:
     """What a VMM left in its machine's folder, the logs apart."""
-    ours = {"config.tar", "disk.img", "keys", "initramfs.cpio", "console.log", "error.log"}
+    ours = {"config.tar", "disk.img", "keys", "initramfs.cpio"}
+    ours |= {"console.log", "error.log", "metrics.log"}
     return {path.name for path in folder.iterdir()} - ours - {"simulated-root"}
 
 

@@ -27,8 +27,8 @@ from polydev.errors import (
     VmmFailed,
 )
 from polydev.hostd import confine
+from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.qemu import QemuDriver, session
-from polydev.hostd.vmm.qemu.probe import BootFiles
 from polydev.hostd.vmm.vmm import LaunchSpec
 
 pytestmark = pytest.mark.vm

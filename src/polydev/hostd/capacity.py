@@ -40,6 +40,7 @@ class Capacity:
     disk: Path
     driver: str
     accelerator: str
+    driver_version: str
 
     @classmethod
     def of(cls, settings: HostSettings, choice: Choice) -> Capacity:
@@ -56,6 +57,7 @@ class Capacity:
             disk=settings.state_dir,
             driver=choice.driver.name,
             accelerator=choice.probe.accelerator,
+            driver_version=choice.probe.version,
         )
 
     def admission(self, settings: HostSettings) -> Admission:
@@ -70,6 +72,7 @@ class Capacity:
             version=__version__,
             driver=self.driver,
             accelerator=self.accelerator,
+            driver_version=self.driver_version,
             memory_mib=self.memory_mib,
             vcpus=self.vcpus,
             max_machines=self.max_machines,

@@ -35,7 +35,8 @@ class MachineConfig:
     mac: str
     gateway: str
     dns: tuple[str, ...]
-    channel_mac: str
+    channel_mac: str | None
+    """Of the private channel's NIC; None: the channel is vsock."""
     ready_nonce: str
     clock_s: int
     """The host's Unix time at the start."""
@@ -86,7 +87,7 @@ def _machine_env(config: MachineConfig) -> bytes:
         "POLYDEV_GATEWAY": config.gateway,
         "POLYDEV_DNS": " ".join(config.dns),
         "POLYDEV_CHANNEL_ADDRESS": config.channel_address,
-        "POLYDEV_CHANNEL_MAC": config.channel_mac.lower(),
+        "POLYDEV_CHANNEL_MAC": (config.channel_mac or "").lower(),
         "POLYDEV_READY_NONCE": config.ready_nonce,
         "POLYDEV_CLOCK_S": str(config.clock_s),
     }

@@ -1,23 +1,27 @@
 """Which driver runs the machines of this host: named in the settings, or found by probing.
 
-`__main__.py` asks once at start. `auto` is the first driver whose probe saw a guest run.
+`__main__.py` asks once at start. `auto` is Firecracker if its probe saw a guest run, else QEMU.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
 from polydev.errors import BadSettings
 from polydev.hostd.furnishing import GoldenFurnishing, SimulatedFurnishing
 from polydev.hostd.images import ImageStore
+from polydev.hostd.recovery import end_leftovers
 from polydev.hostd.site import Furnishing
+from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.cgroups import Cgroups
+from polydev.hostd.vmm.firecracker.driver import FirecrackerDriver
+from polydev.hostd.vmm.firecracker.limits import RateLimits
+from polydev.hostd.vmm.firecracker.programs import Programs
 from polydev.hostd.vmm.qemu import QemuDriver
-from polydev.hostd.vmm.qemu.probe import BootFiles
 from polydev.hostd.vmm.simulated import SimulatedDriver, Simulation
 from polydev.hostd.vmm.vmm import Driver, Probe
 from polydev.settings import HostSettings
@@ -35,7 +39,7 @@ class Choice:
 
 
 async def choose(settings: HostSettings) -> Choice:
-    """The driver to use. Raises MissingTool, BadSettings.
+    """The driver to use. Raises BadSettings.
 
     One whose probe fails is taken all the same: machines that run already can still be looked
     after, and making one says what is missing.
@@ -44,22 +48,62 @@ async def choose(settings: HostSettings) -> Choice:
         simulated = SimulatedDriver(_simulation(settings))
         return Choice(simulated, await simulated.probe(), SimulatedFurnishing(settings))
     images = ImageStore(settings.images_dir)
-    furnishing = GoldenFurnishing(settings, images)
-    qemu = QemuDriver(
-        machines_dir=settings.state_dir / "machines",
-        cache_dir=settings.state_dir / "cache",
-        boot_files=lambda: _kernel(images),
-        cgroups=await asyncio.to_thread(Cgroups.made, settings.netns),
-    )
-    probe = await qemu.probe()
+    cgroups = await asyncio.to_thread(Cgroups.made, settings.netns)
+    driver, probe = await chosen(settings.driver, *_drivers(settings, images, cgroups))
     if not probe.usable:
         log.warning("no machine can be started on this host: %s", probe.reason)
-    return Choice(qemu, probe, furnishing)
+    # Firecracker's channel is vsock: docs/machines.md, "Network devices".
+    furnishing = GoldenFurnishing(settings, images, has_channel_nic=driver.name != "firecracker")
+    return Choice(driver, probe, furnishing)
 
 
-def _kernel(images: ImageStore) -> BootFiles:
-    image = images.require("kernel")
-    return BootFiles(image.kernel, image.initramfs)
+def _drivers(settings: HostSettings, images: ImageStore, cgroups: Cgroups) -> tuple[Driver, Driver]:
+    """Firecracker's and QEMU's."""
+    machines_dir, cache_dir = settings.state_dir / "machines", settings.state_dir / "cache"
+
+    def boot_files() -> BootFiles:
+        image = images.require("kernel")
+        return BootFiles(image.kernel, image.initramfs)
+
+    firecracker = FirecrackerDriver(
+        machines_dir=machines_dir,
+        cache_dir=cache_dir,
+        boot_files=boot_files,
+        programs=lambda: Programs.find(settings.firecracker, settings.jailer),
+        rates=RateLimits(
+            disk_mib_s=settings.disk_limit_mib_s,
+            disk_operations_s=settings.disk_limit_operations_s,
+            network_mib_s=settings.network_limit_mib_s,
+        ),
+        parent_cgroup=settings.netns,
+    )
+    qemu = QemuDriver(
+        machines_dir=machines_dir, cache_dir=cache_dir, boot_files=boot_files, cgroups=cgroups
+    )
+    return firecracker, qemu
+
+
+async def chosen(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[Driver, Probe]:
+    """The driver, and what it can do.
+
+    Machines that run are not another driver's to look after: `auto` stays with theirs until they
+    have ended; a driver that is named ends them, since their disks would be used twice.
+    """
+    if wanted == "auto":
+        for driver in (firecracker, qemu):
+            if await asyncio.to_thread(driver.leftovers, []):
+                return driver, await driver.probe()
+        first = await firecracker.probe()
+        if first.usable:
+            return firecracker, first
+        second = await qemu.probe()
+        reason = f"{second.reason}; not Firecracker: {first.reason}"
+        return qemu, replace(second, reason=reason)
+    driver, other = (qemu, firecracker) if wanted == "qemu" else (firecracker, qemu)
+    if pids := await asyncio.to_thread(other.leftovers, []):
+        log.warning("ending machines that run under %s: the settings name another", other.name)
+        await end_leftovers(pids)
+    return driver, await driver.probe()
 
 
 def _simulation(settings: HostSettings) -> Simulation:

@@ -36,6 +36,9 @@ _HOSTNAME_LENGTH = 11
 class _Configured:
     """What both have in common: config drive and channel."""
 
+    has_channel_nic = True
+    """False where the VMM's private channel is vsock."""
+
     def __init__(self, settings: HostSettings) -> None:
         """Raises BadSettings when the additional authorities cannot be read."""
         self._settings = settings
@@ -54,7 +57,7 @@ class _Configured:
             mac=place.mac,
             gateway=str(self._settings.gateway),
             dns=tuple(str(address) for address in self._settings.dns),
-            channel_mac=place.channel_mac,
+            channel_mac=place.channel_mac if self.has_channel_nic else None,
             ready_nonce=nonce,
             clock_s=int(time.time()),
             host_key=keys.host_private,
@@ -80,9 +83,12 @@ class _Configured:
 class GoldenFurnishing(_Configured):
     """Furnishes machines that boot from golden images."""
 
-    def __init__(self, settings: HostSettings, images: ImageStore) -> None:
+    def __init__(
+        self, settings: HostSettings, images: ImageStore, *, has_channel_nic: bool = True
+    ) -> None:
         super().__init__(settings)
         self._images = images
+        self.has_channel_nic = has_channel_nic
 
     async def boot_files(self, kind: MachineKind) -> BootFiles:
         """What a machine of this kind boots from. Raises MissingImage, ImageDamaged."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from polydev.hostapi import Inventory
 from polydev.hostd.machine import RunningMachine
 from polydev.hostd.site import Network, Site
-from polydev.hostd.vmm.qemu import process
+from polydev.hostd.vmm import process
+from polydev.hostd.vmm.firecracker import jail
 from polydev.hostd.vmm.qemu.command import PROGRAM
 from polydev.settings import HostSettings
 
@@ -74,5 +75,6 @@ def _sockets_in(*folders: Path) -> list[str]:
 
 
 def _vmms_in(folder: Path) -> dict[str, int]:
-    found = process.running_in(folder.resolve(), PROGRAM)
+    root = folder.resolve()
+    found = (*process.running_in(root, PROGRAM), *jail.running_in(root))
     return {where.name if exists else f"unknown-{pid}": pid for pid, where, exists in found}

@@ -22,6 +22,7 @@ from polydev.errors import MissingImage, PolydevError
 from polydev.hostd.atomic import write_whole
 from polydev.hostd.images import GoldenImage, ImageKind, ImageStore
 from polydev.hostd.record import MachineFolder
+from polydev.hostd.vmm.firecracker import mounts
 
 log = logging.getLogger("polydev.hostd")
 
@@ -92,7 +93,8 @@ def named_by_machines(store: ImageStore, machines_dir: Path) -> Counter[str]:
     Blocking.
     """
     named: Counter[str] = Counter()
-    for folder in {machines_dir.resolve(), *_introduced(store)}:
+    jailed = (where.parent.resolve() for _, where in mounts.marked())  # whoever's they are
+    for folder in {machines_dir.resolve(), *_introduced(store), *jailed}:
         for path in folder.glob("vm-*"):
             if record := MachineFolder(folder, path.name).read():
                 named.update({record.image, record.kernel} - {""})

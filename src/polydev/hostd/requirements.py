@@ -15,8 +15,8 @@ _FOR_GUESTS = {
     "mke2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
     "debugfs": "e2fsprogs",
-    "qemu-system-x86_64": "qemu-system-x86",
 }
+_FOR_QEMU = {"qemu-system-x86_64": "qemu-system-x86"}
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -26,8 +26,15 @@ def require(driver: str) -> None:
         raise Refused("The host agent must run as root", hint="Run it with sudo, or as a service")
     if "/usr/sbin" not in os.environ.get("PATH", "").split(":"):
         os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}".lstrip(":")
-    for tool, package in (_ALWAYS if driver == "simulated" else _ALWAYS | _FOR_GUESTS).items():
+    for tool, package in _needed(driver).items():
         if shutil.which(tool) is None:
             raise MissingTool(
                 f"{tool} is not installed", hint=f"Install it: apt-get install {package}"
             )
+
+
+def _needed(driver: str) -> dict[str, str]:
+    """`auto` needs QEMU, too: it is what is left where Firecracker runs no guest."""
+    if driver == "simulated":
+        return _ALWAYS
+    return _ALWAYS | _FOR_GUESTS | ({} if driver == "firecracker" else _FOR_QEMU)

@@ -20,14 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polydev.errors import VmmFailed
-from polydev.hostd.vmm.qemu import console, process, qmp
+from polydev.hostd.vmm import console, process
+from polydev.hostd.vmm.console import BoundedLog, Marker, Reader
+from polydev.hostd.vmm.qemu import qmp
 from polydev.hostd.vmm.qemu.command import (
     Acceleration,
     BootDescriptors,
     MachineDescriptors,
     machine_arguments,
 )
-from polydev.hostd.vmm.qemu.console import BoundedLog, Marker, Reader
 from polydev.hostd.vmm.qemu.qmp import Qmp
 from polydev.hostd.vmm.qemu.tsc import tsc_khz
 from polydev.hostd.vmm.vmm import LaunchSpec

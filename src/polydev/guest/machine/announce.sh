@@ -13,5 +13,14 @@ until [ -s /run/sshd.pid ]; do
     [ "$tries" -lt 3000 ] || fail "sshd does not listen"
     usleep 20000
 done
+# The same question that the host asks, put to vsock-door over the guest's own side of vsock.
+if [ -z "$POLYDEV_CHANNEL_MAC" ]; then
+    tries=0
+    until [ "$(socat -T 5 -u VSOCK-CONNECT:1:22 STDOUT 2>/dev/null | head -c 4)" = SSH- ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 600 ] || fail "nothing answers on vsock port 22"
+        usleep 50000
+    done
+fi
 boot_done
 say "POLYDEV-READY $POLYDEV_READY_NONCE"

@@ -42,17 +42,22 @@ nic_with_mac() {
     done
     fail "no network device has the MAC $1"
 }
-ip link set dev lo up
-lan=$(nic_with_mac "$POLYDEV_MAC")
-channel=$(nic_with_mac "$POLYDEV_CHANNEL_MAC")
 # Linux takes a packet for any of its addresses on any device; the channel's address must not be
 # reachable from the VM network, so packets for it that arrive there are dropped while routing.
-ip rule add pref 20 table local
-ip rule del pref 0
-ip route add blackhole default table 100
-ip rule add pref 10 iif "$lan" to "${POLYDEV_CHANNEL_ADDRESS%/*}" table 100
-ip addr add "$POLYDEV_CHANNEL_ADDRESS" dev "$channel"
-ip link set dev "$channel" up
+channel_on() {
+    ip rule add pref 20 table local
+    ip rule del pref 0
+    ip route add blackhole default table 100
+    ip rule add pref 10 iif "$lan" to "${POLYDEV_CHANNEL_ADDRESS%/*}" table 100
+    ip addr add "$POLYDEV_CHANNEL_ADDRESS" dev "$1"
+    ip link set dev "$1" up
+}
+ip link set dev lo up
+lan=$(nic_with_mac "$POLYDEV_MAC")
+# Without a NIC of its own the channel is vsock, which nobody reaches but the host (vsock-door).
+if [ -n "$POLYDEV_CHANNEL_MAC" ]; then
+    channel_on "$(nic_with_mac "$POLYDEV_CHANNEL_MAC")"
+fi
 ip addr add "$POLYDEV_ADDRESS" dev "$lan"
 ip link set dev "$lan" up
 ip route add default via "$POLYDEV_GATEWAY" dev "$lan"

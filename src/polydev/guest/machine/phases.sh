@@ -11,11 +11,21 @@ phase() {
     say "POLYDEV-BOOT $PHASE"
 }
 
+# Ends the machine. Firecracker has no power switch to turn off: there the kernel's line says how to
+# reset (`reboot=k`), and a reset is the end.
+power_off() {
+    read -r line </proc/cmdline
+    case " $line " in
+    *" reboot=k "*) exec /bin/busybox reboot -f ;;
+    esac
+    exec /bin/busybox poweroff -f
+}
+
 # A machine that cannot boot must end, or the host waits for its whole time limit.
 fail() {
     trap - EXIT
     say "POLYDEV-FAILED $PHASE $*"
-    exec /bin/busybox poweroff -f
+    power_off
 }
 
 # `set -e` ends the script at the first command that fails; this says which phase it was.

@@ -3,6 +3,8 @@
 # `reboot` was asked for. Left to itself, init would sleep for seconds between its signals.
 set -u
 exec </dev/null >/dev/console 2>&1
+. /usr/lib/polydev/phases.sh
+boot_done
 
 others_live() {
     for stat in /proc/[0-9]*/cmdline; do
@@ -38,4 +40,4 @@ sync
 # A killed program lets go of its files a little after it is gone from the list of processes.
 insist mount -o remount,ro / || echo "the root filesystem is still in use"
 insist mount -o remount,ro /run/disk || echo "the machine's disk is still in use"
-poweroff -f
+power_off

@@ -1,5 +1,6 @@
 #!/bin/busybox sh
-# Prints the configuration of the machine's only way in: sshd on the private channel.
+# Prints the configuration of the machine's only way in: sshd on the private channel, or behind
+# vsock-door, which is its other end.
 # Called by boot.sh, after machine.env and the addresses are in place.
 set -eu
 . /run/polydev/machine.env
@@ -21,9 +22,12 @@ set_env() {
     printf '%s\n' "$directive"
 }
 
+listen=127.0.0.1
+[ -z "$POLYDEV_CHANNEL_MAC" ] || listen=${POLYDEV_CHANNEL_ADDRESS%/*}
+
 cat <<CONFIG
 AddressFamily inet
-ListenAddress ${POLYDEV_CHANNEL_ADDRESS%/*}:22
+ListenAddress $listen:22
 HostKey /run/polydev/ssh_host_ed25519_key
 PidFile /run/sshd.pid
 LogLevel ERROR

@@ -34,6 +34,8 @@ class Probe:
     """`kvm`, `tcg`, or `none`."""
     reason: str
     """Why, in words for `polydev doctor`."""
+    version: str = ""
+    """Of the VMM, where the driver depends on it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,11 @@ from polydev.errors import (
 )
 from polydev.hostd.confine import confined, tool
 from polydev.hostd.room import room_in
+from polydev.hostd.vmm import process
+from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.cgroups import Bounds, Cgroups
-from polydev.hostd.vmm.qemu import ends, migration, process
+from polydev.hostd.vmm.console import Marker
+from polydev.hostd.vmm.qemu import ends, migration
 from polydev.hostd.vmm.qemu.command import (
     INCOMING,
     PACKAGE,
@@ -33,9 +36,8 @@ from polydev.hostd.vmm.qemu.command import (
     machine_arguments,
     overhead_mib,
 )
-from polydev.hostd.vmm.qemu.console import Marker
 from polydev.hostd.vmm.qemu.fingerprint import fingerprint
-from polydev.hostd.vmm.qemu.probe import BootFiles, Prober
+from polydev.hostd.vmm.qemu.probe import Prober
 from polydev.hostd.vmm.qemu.running import RunningQemu
 from polydev.hostd.vmm.qemu.session import Session
 from polydev.hostd.vmm.qemu.tap import open_tap

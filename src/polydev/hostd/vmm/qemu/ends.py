@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.hostd.vmm.qemu.process import IDENTITY
+from polydev.hostd.vmm.process import IDENTITY
 
 QMP_SOCKET = "qmp.sock"
 CONSOLE_SOCKET = "console.sock"

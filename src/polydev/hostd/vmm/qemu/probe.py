@@ -21,6 +21,8 @@ from pathlib import Path
 from polydev.errors import BadSettings, MissingImage, VmmFailed
 from polydev.hostd.atomic import write_whole
 from polydev.hostd.confine import confined, tool
+from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.console import Marker
 from polydev.hostd.vmm.qemu import ends
 from polydev.hostd.vmm.qemu.command import (
     PACKAGE,
@@ -29,7 +31,6 @@ from polydev.hostd.vmm.qemu.command import (
     BootDescriptors,
     guest_arguments,
 )
-from polydev.hostd.vmm.qemu.console import Marker
 from polydev.hostd.vmm.qemu.session import Session
 from polydev.hostd.vmm.qemu.tsc import tsc_khz
 
@@ -40,14 +41,6 @@ _MEMORY_MIB = 256
 _NOBODY = 65534
 _FIRST_LINE = "POLYDEV-BOOT "
 """What the initramfs prints first (docs/machines.md, "Boot, in order")."""
-
-
-@dataclass(frozen=True, slots=True)
-class BootFiles:
-    """What any guest boots from."""
-
-    kernel: Path
-    initramfs: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,16 @@ from typing import Any
 
 from polydev.errors import VmmFailed
 from polydev.hostd.logs import harmless
-from polydev.hostd.vmm.qemu import ends, process
-from polydev.hostd.vmm.qemu.command import PROGRAM
-from polydev.hostd.vmm.qemu.console import (
+from polydev.hostd.vmm import process
+from polydev.hostd.vmm.console import (
     CONSOLE_LOG_BYTES,
     ERROR_LOG_BYTES,
     BoundedLog,
     Marker,
     Reader,
 )
+from polydev.hostd.vmm.qemu import ends
+from polydev.hostd.vmm.qemu.command import PROGRAM
 from polydev.hostd.vmm.qemu.qmp import Qmp
 from polydev.hostd.vmm.vmm import ExitReport
 

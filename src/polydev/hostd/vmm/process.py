@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,15 @@ class VmmProcess:
         """Raises: FileNotFoundError when the process has ended and was reaped."""
         return Identity(self.pid, _start_ticks(self.pid), _boot_id())
 
+    @property
+    def has_ended(self) -> bool:
+        """True once it is no more, whether or not it was reaped."""
+        if self._pidfd < 0:
+            return True
+        looking = select.poll()
+        looking.register(self._pidfd, select.POLLIN)
+        return bool(looking.poll(0))
+
     async def ended(self) -> int | None:
         """Wait for its end, and reap it if it is ours: its exit status (-n for signal n).
 
@@ -96,12 +106,21 @@ class VmmProcess:
             self._end.set_result(_reap(self._pidfd))
 
 
-def start(argv: Sequence[str], descriptors: Sequence[int], errors: int, folder: Path) -> VmmProcess:
-    """Start a VMM in a session of its own, in `folder`. Blocking. Raises: OSError."""
+def start(
+    argv: Sequence[str],
+    descriptors: Sequence[int],
+    errors: int,
+    folder: Path,
+    output: int | None = None,
+) -> VmmProcess:
+    """Start a VMM in a session of its own, in `folder`. Blocking. Raises: OSError.
+
+    `output` is where it prints, if that is another place than where it complains.
+    """
     process = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
-        stdout=errors,
+        stdout=errors if output is None else output,
         stderr=errors,
         pass_fds=descriptors,
         cwd=folder,

@@ -1,0 +1,223 @@
+"""The Firecracker driver: starts machines, finds them again, and says what this host can do.
+
+It obeys `vmm.py`; `machines.py` calls it. See `configuration.py` for what a machine is made of, and
+`jail.py` for where it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polydev.errors import AlreadyRunning, PolydevError, SnapshotUnusable, VmmFailed
+from polydev.hostd.room import room_in
+from polydev.hostd.vmm import process
+from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.console import Marker
+from polydev.hostd.vmm.firecracker import configuration, ends, jail, snapshot
+from polydev.hostd.vmm.firecracker.cgroup import Cgroups
+from polydev.hostd.vmm.firecracker.fingerprint import fingerprint
+from polydev.hostd.vmm.firecracker.jailer import Cell
+from polydev.hostd.vmm.firecracker.limits import RateLimits
+from polydev.hostd.vmm.firecracker.probe import Prober
+from polydev.hostd.vmm.firecracker.programs import Programs, version_of
+from polydev.hostd.vmm.firecracker.running import MEMORY, SNAPSHOT, STATE, RunningFirecracker
+from polydev.hostd.vmm.firecracker.session import Place, Session, remove_traces
+from polydev.hostd.vmm.vmm import LaunchSpec, Probe, SnapshotSource
+
+_MIB = 1024 * 1024
+_STATE_ROOM_BYTES = 64 * _MIB
+
+Preparing = Callable[[Session], Coroutine[Any, Any, None]]
+
+
+class FirecrackerDriver:
+    """Machines on Firecracker, each under its own jailer."""
+
+    name = "firecracker"
+
+    def __init__(
+        self,
+        *,
+        machines_dir: Path,
+        cache_dir: Path,
+        boot_files: Callable[[], BootFiles],
+        programs: Callable[[], Programs],
+        rates: RateLimits,
+        parent_cgroup: str = "polydev",
+    ) -> None:
+        """`boot_files` finds the kernel to probe with (raises MissingImage), `programs` finds
+        Firecracker and its jailer (raises MissingTool). `parent_cgroup` is this agent's alone.
+        """
+        self._machines_dir = machines_dir
+        self._boot_files = boot_files
+        self._programs = programs
+        self._rates = rates
+        self._cgroups = Cgroups(parent_cgroup)
+        self._prober = Prober(cache_dir, self._cgroups)
+
+    async def probe(self) -> Probe:
+        """What this host can do. Takes a moment the first time, then it is remembered."""
+        try:
+            programs = await asyncio.to_thread(self._programs)
+            version = await version_of(programs)
+            boot_files = await asyncio.to_thread(self._boot_files)
+            await self._prober.require_guest(programs, boot_files)
+        except PolydevError as error:
+            return Probe(False, "none", error.line())
+        return Probe(True, "kvm", f"Firecracker {version} ran a guest under KVM", version)
+
+    async def launch(self, spec: LaunchSpec) -> RunningFirecracker:
+        """Start a machine.
+
+        Raises: VmmFailed, MissingTool, DiskFull, MissingImage; AlreadyRunning if its VMM runs
+        already.
+        """
+
+        async def configure(session: Session) -> None:
+            await configuration.machine(session.api, spec, self._rates)
+            await session.api.start()
+
+        return await self._start(spec, Marker(spec.ready_marker), configure)
+
+    async def fingerprint(self, spec: LaunchSpec) -> str:
+        """What a snapshot of such a machine fits. Raises: MissingTool, VmmFailed."""
+        version = await version_of(await asyncio.to_thread(self._programs))
+        return await asyncio.to_thread(fingerprint, spec, version)
+
+    async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningFirecracker:
+        """A VMM with a guest that was saved, standing still.
+
+        Raises: SnapshotUnusable, and what `launch` raises; nothing is left behind then.
+        """
+        marker = Marker("-")
+        marker.seen.set()
+
+        async def load(session: Session) -> None:
+            await configuration.speak(session.api)
+            await _fill(session.root, spec, source)
+            try:
+                await session.api.load_snapshot(
+                    SNAPSHOT, interface=configuration.INTERFACE, tap=spec.tap
+                )
+            except VmmFailed as error:
+                raise SnapshotUnusable(f"{spec.vm_id} cannot go on: {error.message}") from error
+            # The memory stays mapped, and must stay as it is; the next snapshot is another file.
+            jail.remove_file(session.root, STATE)
+            jail.remove_file(session.root, MEMORY)
+
+        return await self._start(spec, marker, load)
+
+    async def adopt(self, spec: LaunchSpec) -> RunningFirecracker | None:
+        """Take a VMM over. One that hangs, or whose start was cut short, is ended."""
+        known = await asyncio.to_thread(process.Identity.read, spec.folder)
+        running = process.find(known, spec.uid) if known else None
+        if running is not None:
+            with suppress(VmmFailed):
+                return await self._take_over(spec, running)
+        for pid in await asyncio.to_thread(_pids_in, spec.folder):
+            if (stray := process.hold(pid)) is not None:
+                await stray.kill()
+                stray.release()
+        await remove_traces(self._place(spec))
+        return None
+
+    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+        """VMMs under `machines_dir` whose folder is none of these. Blocking.
+
+        Cgroups that nobody is in, and whose machine is none of these, are removed on the way.
+        """
+        known = {folder.resolve() for folder in folders}
+        found = list(jail.running_in(self._machines_dir.resolve()))
+        self._cgroups.sweep(
+            {folder.name for folder in known} | {where.name for _, where, _ in found}
+        )
+        return [pid for pid, where, exists in found if not exists or where not in known]
+
+    async def _start(
+        self, spec: LaunchSpec, marker: Marker, prepare: Preparing
+    ) -> RunningFirecracker:
+        programs = await asyncio.to_thread(self._programs)
+        try:
+            with room_in(spec.folder), ExitStack() as stack:
+                await self._refuse_second(spec)
+                cell = _cell(spec, self._cgroups.parent)
+                pipes = stack.enter_context(ends.made_in(spec.folder, spec.uid))
+                files = configuration.machine_files(spec)
+                starting = partial(jail.start, spec.folder, cell, files, programs, pipes)
+                session = await self._session(spec, starting, marker)
+        except OSError as error:
+            raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
+        try:
+            await prepare(session)
+        except BaseException:
+            await session.kill()
+            raise
+        return RunningFirecracker(spec, session)
+
+    async def _session(
+        self, spec: LaunchSpec, starting: Callable[[], jail.Jailed], marker: Marker
+    ) -> Session:
+        place = self._place(spec)
+        try:
+            return await Session.start(place, starting, marker)
+        except BaseException:
+            await remove_traces(place)
+            raise
+
+    async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningFirecracker:
+        jailed = await asyncio.to_thread(jail.entered, running)
+        session = await Session.resume(self._place(spec), jailed)
+        try:
+            if await session.api.state() == "Not started":
+                raise VmmFailed("Its guest was never started")
+        except BaseException:
+            await session.kill()
+            raise
+        return RunningFirecracker(spec, session)
+
+    async def _refuse_second(self, spec: LaunchSpec) -> None:
+        if pids := await asyncio.to_thread(_pids_in, spec.folder):
+            raise AlreadyRunning(
+                f"{spec.vm_id} has a VMM already: process {pids[0]}",
+                hint="Adopt it, or end it",
+            )
+
+    def _place(self, spec: LaunchSpec) -> Place:
+        return Place(spec.folder, spec.uid, spec.vm_id, self._cgroups)
+
+
+def _cell(spec: LaunchSpec, parent_cgroup: str) -> Cell:
+    memory_bytes = spec.memory_mib * _MIB + _STATE_ROOM_BYTES
+    return Cell(
+        id=spec.vm_id,
+        base=spec.folder / jail.FOLDER,
+        uid=spec.uid,
+        parent_cgroup=parent_cgroup,
+        netns=spec.netns,
+        memory_mib=spec.memory_mib,
+        vcpus=spec.vcpus,
+        largest_file_bytes=max(spec.disk.stat().st_size, memory_bytes),
+    )
+
+
+async def _fill(root: int, spec: LaunchSpec, source: SnapshotSource) -> None:
+    """Put the two files of a snapshot into the jail. Raises: SnapshotUnusable, VmmFailed."""
+    with ExitStack() as stack:
+        try:
+            files = []
+            for name in (STATE, MEMORY):
+                files.append(jail.made_file(root, name, spec.uid))
+                stack.callback(os.close, files[-1])
+            await snapshot.read(source, files[0], files[1], spec.memory_mib * _MIB)
+        except OSError as error:
+            raise VmmFailed(f"{spec.vm_id}'s snapshot cannot be taken in: {error}") from error
+
+
+def _pids_in(folder: Path) -> list[int]:
+    return [pid for pid, _, _ in jail.running_in(folder.resolve())]

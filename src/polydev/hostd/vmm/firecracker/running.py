@@ -1,0 +1,124 @@
+"""A machine that runs under Firecracker, as `machines.py` sees it (`vmm.RunningVmm`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import ExitStack, suppress
+
+from polydev.errors import ChannelLost, VmmFailed
+from polydev.hostd.vmm.firecracker import jail, limits, snapshot, vsock
+from polydev.hostd.vmm.firecracker.api import SnapshotPaths
+from polydev.hostd.vmm.firecracker.session import Session
+from polydev.hostd.vmm.vmm import ExitReport, LaunchSpec, SnapshotSink
+
+STATE, MEMORY = "snapshot.state", "snapshot.memory"
+"""In the jail, which is in memory: a guest's secrets lie on no disk as they are."""
+SNAPSHOT = SnapshotPaths(f"/{STATE}", f"/{MEMORY}")
+_SSH_PORT = 22
+_MIB = 1024 * 1024
+
+
+class RunningFirecracker:
+    """Made by `FirecrackerDriver.launch`, `restore` and `adopt`."""
+
+    def __init__(self, spec: LaunchSpec, session: Session) -> None:
+        self._spec = spec
+        self._session = session
+
+    @property
+    def pid(self) -> int:
+        return self._session.process.pid
+
+    async def wait_ready(self) -> None:
+        """Return when the guest printed its ready marker; at once if it was adopted or restored.
+
+        Raises: VmmFailed if the VMM ends before.
+        """
+        session = self._session
+        news = [
+            asyncio.create_task(session.marker.seen.wait()),
+            asyncio.create_task(session.ended()),
+        ]
+        try:
+            await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in news:
+                task.cancel()
+        if session.marker.seen.is_set():
+            return
+        report = await session.ended()
+        words = " | ".join(filter(None, (report.words, session.last_lines)))
+        raise VmmFailed(
+            f"{self._spec.vm_id} ended before it was ready: {words or 'it said nothing'}",
+            hint=f"Its console is in {self._spec.folder / 'console.log'}",
+        )
+
+    async def open_channel(self) -> socket.socket:
+        """A fresh connection to the guest's vsock port 22. Raises: ChannelLost."""
+        if self._session.root < 0:
+            raise ChannelLost(f"{self._spec.vm_id} does not run")
+        return await vsock.connect(self._session.root, self._spec.uid, _SSH_PORT)
+
+    async def request_shutdown(self) -> None:
+        """Press Ctrl+Alt+Del, which the guest takes for a wish to end. Nothing if it has ended."""
+        with suppress(VmmFailed):
+            await self._session.api.send_ctrl_alt_del()
+
+    async def save(self, sink: SnapshotSink) -> None:
+        """Stop the guest and write its memory and devices; it stands still after.
+
+        Raises: VmmFailed, and what the sink raises.
+        """
+        await self._pause()
+        # What is written into the jail counts as the VMM's memory, until it is removed again.
+        guest_bytes = self._spec.memory_mib * _MIB
+        most_bytes = limits.memory_bytes(self._spec.memory_mib)
+        await self._allow(most_bytes + guest_bytes)
+        try:
+            await self._session.api.create_snapshot(SNAPSHOT)
+            with ExitStack() as stack:
+                state, memory = (self._opened(stack, name) for name in (STATE, MEMORY))
+                await snapshot.write(sink, state, memory, guest_bytes)
+        finally:
+            self._forget_files()
+            await self._allow(most_bytes)
+
+    async def go_on(self) -> None:
+        """Let a guest that stands still go on; nothing happens to one that runs."""
+        if await self._session.api.state() == "Paused":
+            await self._session.api.resume()
+
+    async def kill(self) -> None:
+        """End the process now; returns when it has ended and nothing of it is left."""
+        await self._session.kill()
+
+    async def wait(self) -> ExitReport:
+        """Return when the process has ended, whoever ended it."""
+        return await self._session.ended()
+
+    async def close(self) -> None:
+        """Let go of it; the machine goes on."""
+        await self._session.close()
+
+    async def _pause(self) -> None:
+        if await self._session.api.state() == "Running":
+            await self._session.api.pause()
+
+    async def _allow(self, size_bytes: int) -> None:
+        place = self._session.place
+        await asyncio.to_thread(place.cgroups.allow_memory, place.name, size_bytes)
+
+    def _opened(self, stack: ExitStack, name: str) -> int:
+        try:
+            descriptor = jail.opened_file(self._session.root, name)
+        except OSError as error:
+            raise VmmFailed(f"The VMM wrote no snapshot: {error.strerror}") from error
+        stack.callback(os.close, descriptor)
+        return descriptor
+
+    def _forget_files(self) -> None:
+        if self._session.root >= 0:
+            for name in (STATE, MEMORY):
+                jail.remove_file(self._session.root, name)

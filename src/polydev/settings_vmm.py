@@ -1,0 +1,29 @@
+"""The settings of what runs machines: which VMM, and what each may do. A part of the host agent's
+settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+
+class VmmSettings(BaseModel):
+    """Each is an environment variable, `POLYDEV_` and its name."""
+
+    driver: str = Field("auto", pattern="^(auto|firecracker|qemu|simulated)$")
+    """`auto` is Firecracker where a guest runs under it, else QEMU; `simulated` runs no guest at
+    all (load tests)."""
+    simulation: dict[str, str | float | bool] = {}
+    """How simulated machines behave, as JSON: vmm/simulated/simulation.py."""
+
+    firecracker: Path | None = None
+    """The program; None: the one on PATH."""
+    jailer: Path | None = None
+    """Firecracker's own, of the same release; None: the one on PATH."""
+
+    disk_limit_mib_s: int = Field(256, ge=0, le=65536)
+    """What each drive of a Firecracker machine may read and write; 0: as much as it can."""
+    disk_limit_operations_s: int = Field(20_000, ge=0)
+    network_limit_mib_s: int = Field(125, ge=0, le=65536)
+    """What each Firecracker machine may send, and receive; 0: as much as it can."""
