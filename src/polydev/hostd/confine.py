@@ -42,8 +42,7 @@ def confined(
     """
     supplementary = ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
     chain = [
-        # Where memory runs out, what works for a guest goes before anything of the host.
-        *(tool("choom", "util-linux"), "-n", "1000", "--"),
+        *expendable(),
         # A core file would hold the guest's memory, credentials included.
         *(tool("prlimit", "util-linux"), "--core=0:0", "--"),
         *(tool("setpriv", "util-linux"), "--reuid", str(uid), "--regid", str(uid)),
@@ -53,6 +52,12 @@ def confined(
     if netns is None:
         return chain
     return [tool("nsenter", "util-linux"), f"--net={path_of(netns)}", "--", *chain]
+
+
+def expendable() -> list[str]:
+    """What to put before a command that works for a guest: where memory runs out, it is ended
+    before anything of the host. Raises: MissingTool."""
+    return [tool("choom", "util-linux"), "-n", "1000", "--"]
 
 
 def tool(name: str, package: str) -> str:

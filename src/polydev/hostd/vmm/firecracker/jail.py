@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.errors import MissingImage, VmmFailed
+from polydev.hostd.confine import expendable
 from polydev.hostd.vmm import process
 from polydev.hostd.vmm.firecracker import jailer, mounts
 from polydev.hostd.vmm.firecracker.ends import FirecrackerEnds
@@ -72,7 +73,7 @@ def start(
             mounts.bind_file(file.path.resolve(), root / file.name, writable=file.writable)
         descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            argv = jailer.arguments(cell, programs)
+            argv = [*expendable(), *jailer.arguments(cell, programs)]
             started = process.start(argv, (), ends.errors, folder, output=ends.console)
         except BaseException:
             os.close(descriptor)
