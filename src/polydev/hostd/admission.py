@@ -44,8 +44,7 @@ class Admission:
         others = {**running, **self._coming}
         others.pop(vm_id, None)
         self._require_limit(vm_id, memory_mib, sum(others.values()))
-        starting_mib = sum(self._coming.values())  # they have not taken theirs yet
-        self._require_available(vm_id, memory_mib, starting_mib)
+        self._require_available(vm_id, memory_mib)
         self._coming[vm_id] = memory_mib
         try:
             yield
@@ -61,11 +60,11 @@ class Admission:
                 "POLYDEV_MEMORY_OVERCOMMIT",
             )
 
-    def _require_available(self, vm_id: str, memory_mib: int, starting_mib: int) -> None:
+    def _require_available(self, vm_id: str, memory_mib: int) -> None:
         """Guests take their memory as they use it; who overcommits counts on them not to."""
         if self._available_mib is None:
             return
-        needed_mib = int((memory_mib + starting_mib) / max(self._overcommit, 1.0)) + SPARE_MIB
+        needed_mib = int(memory_mib / max(self._overcommit, 1.0)) + SPARE_MIB
         available_mib = self._available_mib()
         if available_mib < needed_mib:
             raise NoCapacity(

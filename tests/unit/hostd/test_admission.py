@@ -128,13 +128,6 @@ def test_room_is_given_back_when_a_start_fails() -> None:
         pass
 
 
-def test_those_that_start_are_to_get_theirs_too() -> None:
-    room = Admission(None, available_mib=lambda: 1024 + SPARE_MIB)
-    with room.admitted("a", 512, {}), room.admitted("b", 512, {}), pytest.raises(NoCapacity):  # noqa: SIM117
-        with room.admitted("c", 1, {}):
-            pass
-
-
 def test_overcommitment_is_what_the_settings_say() -> None:
     choice = Choice(SimulatedDriver(), Probe(True, "none", ""), None)  # type: ignore[arg-type]
     settings = HostSettings(host_memory_mib=1000, memory_overcommit=1.5)
