@@ -20,6 +20,7 @@ from pathlib import Path
 import polydev
 from polydev.hostd.network import netns
 from polydev.hostd.vmm import process
+from polydev.hostd.vmm.firecracker import cgroup, jail
 from polydev.hosts import Host
 
 READY_LIMIT_S = 120
@@ -112,8 +113,9 @@ class AgentProcess:
 
     def vmm_pids(self) -> list[int]:
         """VMM processes of this state folder, by looking."""
-        found = process.running_in((self.state_dir / "machines").resolve(), "qemu-system-x86_64")
-        return sorted(pid for pid, _, _ in found)
+        machines_dir = (self.state_dir / "machines").resolve()
+        found = process.running_in(machines_dir, "qemu-system-x86_64")
+        return sorted(pid for pid, _, _ in (*found, *jail.running_in(machines_dir)))
 
 
 @asynccontextmanager
@@ -128,9 +130,21 @@ async def agent_world(**env: str) -> AsyncIterator[AgentProcess]:
         for pid in agent.vmm_pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        await _remove_cgroups(agent.netns)
         await asyncio.to_thread(_remove_netns, agent.netns)
         Path(f"/run/polydev-{agent.netns}.lock").unlink(missing_ok=True)
         shutil.rmtree(root)
+
+
+async def _remove_cgroups(name: str) -> None:
+    """Of an agent that ran Firecracker: the cgroup of all its machines is not the driver's."""
+    mounted = cgroup.root()
+    async with asyncio.timeout(_ENDED_LIMIT_S):
+        while mounted and (mounted / name).exists():
+            cgroup.Cgroups(name).sweep(())
+            with suppress(OSError):
+                (mounted / name).rmdir()
+            await asyncio.sleep(0.02)
 
 
 def _remove_netns(name: str) -> None:

@@ -35,6 +35,7 @@ from polydev.hostd.vmm.simulated import SimulatedDriver
 from polydev.hostd.vmm.vmm import Driver, LaunchSpec
 
 UID = 64700
+CHANNEL_MAC = "02:02:c0:a8:64:05"
 IMAGES = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
 
 _PREAMBLE = """#!/bin/busybox sh
@@ -71,17 +72,20 @@ class QemuWorld:
         )
         self._count = 0
 
-    async def spec(self, init: str | None = None, *, disk_mib: int = 256) -> LaunchSpec:
+    async def spec(
+        self, init: str | None = None, *, disk_mib: int = 256, has_channel_nic: bool = True
+    ) -> LaunchSpec:
         """A CLI machine; with `init`, a guest that runs this instead of any golden image.
 
-        `init` is a busybox shell script, run with the machine's drives and no more.
+        `init` is a busybox shell script, run with the machine's drives and no more. Without a
+        channel's NIC the guest is told that its channel is vsock.
         """
         self._count += 1
         vm_id = new_vm_id()
         folder = self.machines_dir / vm_id
         folder.mkdir(mode=0o711)
         boot = boot_files()
-        config = await _write_config(folder, vm_id, UID)
+        config = await _write_config(folder, vm_id, UID, has_channel_nic=has_channel_nic)
         await make_disk(folder / "disk.img", disk_mib, uid=UID, cache_dir=self.folder / "cache")
         return LaunchSpec(
             vm_id=vm_id,
@@ -96,7 +100,7 @@ class QemuWorld:
             netns=self.netns,
             tap=self._tap(),
             mac=config.mac,
-            channel_mac=config.channel_mac,
+            channel_mac=CHANNEL_MAC,
             channel_port=22000 + self._count,
             uid=UID,
             ready_marker=f"POLYDEV-READY {config.ready_nonce}",
@@ -179,7 +183,7 @@ class SimulatedWorld:
             netns="nowhere",
             tap="nowhere",
             mac=config.mac,
-            channel_mac=config.channel_mac,
+            channel_mac=CHANNEL_MAC,
             channel_port=22001,
             uid=os.getuid(),
             ready_marker=f"POLYDEV-READY {config.ready_nonce}",
@@ -285,7 +289,9 @@ def left_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - ours - {"simulated-root"}
 
 
-async def _write_config(folder: Path, vm_id: VmId, uid: int) -> MachineConfig:
+async def _write_config(
+    folder: Path, vm_id: VmId, uid: int, *, has_channel_nic: bool = True
+) -> MachineConfig:
     keys = await make_keys(folder / "keys")
     config = MachineConfig(
         vm_id=vm_id,
@@ -295,7 +301,7 @@ async def _write_config(folder: Path, vm_id: VmId, uid: int) -> MachineConfig:
         mac="02:01:c0:a8:64:05",
         gateway="192.168.100.1",
         dns=(),
-        channel_mac="02:02:c0:a8:64:05",
+        channel_mac=CHANNEL_MAC if has_channel_nic else None,
         ready_nonce=secrets.token_hex(8),
         clock_s=int(time.time()),
         host_key=keys.host_private,

@@ -19,8 +19,8 @@ from polydev.settings import CommonSettings, ControllerSettings, HostSettings, r
          "POLYDEV_CLI_VCPUS=1"),
         (ControllerSettings, "POLYDEV_MACHINE_LIMIT_S", "-1", "must be a number above 0"),
         (ControllerSettings, "POLYDEV_TRACE_RATIO", "2", "must be a number from 0 to 1"),
-        (HostSettings, "POLYDEV_DRIVER", "vmware", "must be one of auto, firecracker, qemu, simulated. "
-         "For example POLYDEV_DRIVER=auto"),
+        (HostSettings, "POLYDEV_DRIVER", "vmware", "must be one of auto, firecracker, qemu, "
+         "simulated. For example POLYDEV_DRIVER=auto"),
         (HostSettings, "POLYDEV_EGRESS", "some", "must be one of open, proxy, none"),
         (HostSettings, "POLYDEV_SUBNET", "192.168.100.0/99", "must be an IPv4 network. For example "
          "POLYDEV_SUBNET=192.168.100.0/24"),

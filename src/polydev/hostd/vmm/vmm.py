@@ -1,6 +1,7 @@
 """The driver contract: what every VMM can do, and what it promises.
 
-`machines.py` calls it; `qemu/` and `simulated.py` obey it; `tests/contract/` proves that they do.
+`machines.py` calls it; `qemu/`, `firecracker/` and `simulated/` obey it; `tests/contract/` proves
+that they do.
 A driver knows processes, sockets and files of one machine. It must not know addresses' owners,
 images' recipes, operations or people.
 

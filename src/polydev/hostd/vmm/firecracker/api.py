@@ -57,7 +57,11 @@ class Api:
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         self._client = httpx.AsyncClient(
-            transport=transport, base_url="http://localhost", headers=headers, timeout=_LONGEST_S
+            transport=transport,
+            base_url="http://localhost",
+            headers=headers,
+            timeout=_LONGEST_S,
+            trust_env=False,
         )
         self._asking = asyncio.Lock()
 

@@ -20,6 +20,7 @@ from polydev.hostd.vmm import process
 from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.console import Marker
 from polydev.hostd.vmm.firecracker import configuration, ends, jail, snapshot
+from polydev.hostd.vmm.firecracker.api import Refused
 from polydev.hostd.vmm.firecracker.cgroup import Cgroups
 from polydev.hostd.vmm.firecracker.fingerprint import fingerprint
 from polydev.hostd.vmm.firecracker.jailer import Cell
@@ -105,7 +106,7 @@ class FirecrackerDriver:
                 await session.api.load_snapshot(
                     SNAPSHOT, interface=configuration.INTERFACE, tap=spec.tap
                 )
-            except VmmFailed as error:
+            except Refused as error:
                 raise SnapshotUnusable(f"{spec.vm_id} cannot go on: {error.message}") from error
             # The memory stays mapped, and must stay as it is; the next snapshot is another file.
             jail.remove_file(session.root, STATE)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.errors import MissingImage, VmmFailed
-from polydev.hostd.confine import expendable
+from polydev.hostd.confine import expendable, tool
 from polydev.hostd.vmm import process
 from polydev.hostd.vmm.firecracker import jailer, mounts
 from polydev.hostd.vmm.firecracker.ends import FirecrackerEnds
@@ -59,10 +59,13 @@ def start(
 ) -> Jailed:
     """Build the jail and start the jailer in it. Blocking.
 
-    Raises: MissingImage, VmmFailed, OSError; nothing remains then but the empty mountpoint.
+    Raises: MissingImage, MissingTool, VmmFailed, OSError; nothing remains then but the mountpoint.
     """
     for file in files:
         _require(file, cell.uid)
+    # A core file would hold the guest's memory.
+    prlimit = [tool("prlimit", "util-linux"), "--core=0:0", "--"]
+    argv = [*expendable(), *prlimit, *jailer.arguments(cell, programs)]
     root = jailer.root_of(cell, programs)
     root.mkdir(mode=0o700, parents=True)
 
@@ -73,7 +76,6 @@ def start(
             mounts.bind_file(file.path.resolve(), root / file.name, writable=file.writable)
         descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            argv = [*expendable(), *jailer.arguments(cell, programs)]
             started = process.start(argv, (), ends.errors, folder, output=ends.console)
         except BaseException:
             os.close(descriptor)

@@ -7,7 +7,7 @@ import os
 import socket
 from contextlib import ExitStack, suppress
 
-from polydev.errors import ChannelLost, VmmFailed
+from polydev.errors import ChannelLost, DiskFull, VmmFailed
 from polydev.hostd.vmm.firecracker import jail, limits, snapshot, vsock
 from polydev.hostd.vmm.firecracker.api import SnapshotPaths
 from polydev.hostd.vmm.firecracker.session import Session
@@ -34,11 +34,13 @@ class RunningFirecracker:
     async def wait_ready(self) -> None:
         """Return when the guest printed its ready marker; at once if it was adopted or restored.
 
-        Raises: VmmFailed if the VMM ends before.
+        Raises: VmmFailed if the VMM ends before; DiskFull if the guest could not write because the
+        host has no room.
         """
         session = self._session
         news = [
             asyncio.create_task(session.marker.seen.wait()),
+            asyncio.create_task(session.host_full.seen.wait()),
             asyncio.create_task(session.ended()),
         ]
         try:
@@ -48,6 +50,11 @@ class RunningFirecracker:
                 task.cancel()
         if session.marker.seen.is_set():
             return
+        if session.host_full.seen.is_set():
+            raise DiskFull(
+                f"The host's disk that holds {self._spec.disk} is full",
+                hint="Free some space there, then start the machine again",
+            )
         report = await session.ended()
         words = " | ".join(filter(None, (report.words, session.last_lines)))
         raise VmmFailed(

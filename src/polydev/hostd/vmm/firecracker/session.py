@@ -8,6 +8,7 @@ one that no longer answers is ended.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
@@ -60,7 +61,9 @@ class Session:
         self.marker = marker
         folder = place.folder
         self._console = Reader(BoundedLog(folder / "console.log", CONSOLE_LOG_BYTES), marker)
-        self._errors = Reader(BoundedLog(folder / "error.log", ERROR_LOG_BYTES))
+        self.host_full = Marker(os.strerror(errno.ENOSPC))
+        """Seen when the guest could not write because the host's disk is full."""
+        self._errors = Reader(BoundedLog(folder / "error.log", ERROR_LOG_BYTES), self.host_full)
         self._metrics = Reader(BoundedLog(folder / METRICS_LOG, _METRICS_LOG_BYTES))
         self._held = ExitStack()
         self._pipes: ends.FirecrackerEnds | None = None
@@ -136,6 +139,8 @@ class Session:
             await self._or_end(self._connect())
         except (OSError, VmmFailed) as error:  # TimeoutError is an OSError
             await self.kill()
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
             raise VmmFailed(
                 f"Firecracker did not start: {self.last_words or self.last_lines or error}",
                 hint="See what `polydev doctor` says about the driver",

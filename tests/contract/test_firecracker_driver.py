@@ -1,0 +1,294 @@
+"""What the Firecracker driver promises beyond the contract, with the stand-ins as its programs."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import launch_cut
+import pytest
+from driver_worlds import FirecrackerWorld, firecracker_standin_world, left_in
+
+from polydev.errors import AlreadyRunning, DiskFull, PolydevError, SnapshotUnusable, VmmFailed
+from polydev.hostd.vmm.firecracker import api, cgroup, jail, mounts, session
+from polydev.hostd.vmm.firecracker.api import Api, Refused
+from polydev.hostd.vmm.firecracker.standin import install
+from polydev.hostd.vmm.vmm import LaunchSpec
+
+pytestmark = pytest.mark.vm
+READY_S = 60
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[FirecrackerWorld]:
+    async with firecracker_standin_world(tmp_path) as made:
+        yield made
+
+
+class Kept:
+    """A snapshot in this process."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    async def write(self, content: bytes) -> None:
+        self.content += content
+
+    async def read(self) -> bytes:
+        content, self.content = self.content, b""
+        return content
+
+
+def cgroups_of(world: FirecrackerWorld) -> set[str]:
+    mounted = cgroup.root()
+    if mounted is None or not (mounted / world.netns).is_dir():
+        return set()
+    return {path.name for path in (mounted / world.netns).iterdir() if path.is_dir()}
+
+
+def nothing_is_left(world: FirecrackerWorld, spec: LaunchSpec) -> bool:
+    return (
+        left_in(spec.folder) == set()
+        and not list(jail.running_in(world.machines_dir.resolve()))
+        and cgroups_of(world) == set()
+        and str(spec.folder) not in Path("/proc/self/mounts").read_text()
+    )
+
+
+async def test_a_vmm_is_jailed_by_what_the_kernel_says(world: FirecrackerWorld) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    process = Path(f"/proc/{vmm.pid}")
+    status = (process / "status").read_text()
+    assert f"Uid:\t{spec.uid}\t{spec.uid}\t{spec.uid}\t{spec.uid}\n" in status
+    assert f"Gid:\t{spec.uid}\t{spec.uid}\t{spec.uid}\t{spec.uid}\n" in status
+    assert "CapEff:\t0000000000000000\n" in status
+    lines = (process / "limits").read_text().splitlines()
+    limits = {line[:25].strip(): line[26:].split()[:2] for line in lines[1:]}
+    assert limits["Max open files"] == ["256", "256"]
+    assert limits["Max core file size"] == ["0", "0"]
+    netns = Path(f"/run/netns/{spec.netns}").stat().st_ino
+    assert (process / "ns/net").stat().st_ino == netns
+    lines = (process / "mounts").read_text().splitlines()
+    mounted = {line.split()[1]: line.split()[3].split(",") for line in lines}
+    assert set(mounted) == {
+        "/", "/kernel", "/initramfs", "/errors", "/metrics", "/root", "/disk", "/config",
+    }  # fmt: skip
+    for name in ("/kernel", "/initramfs", "/root", "/config"):
+        assert "ro" in mounted[name]
+    assert spec.root_image.stat().st_uid == 0, "golden images are nobody's"
+    if cgroup.root():
+        assert f"0::/{spec.netns}/{spec.vm_id}\n" in (process / "cgroup").read_text()
+    assert str(spec.folder) not in Path("/proc/self/mounts").read_text(), "it is the VMM's alone"
+    await vmm.kill()
+    assert nothing_is_left(world, spec)
+
+
+async def test_a_machine_has_one_vmm(world: FirecrackerWorld) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    with pytest.raises(AlreadyRunning):
+        await world.driver.launch(spec)
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+    await vmm.kill()
+
+
+async def test_ctrl_alt_del_ends_a_guest(world: FirecrackerWorld) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+        await vmm.request_shutdown()
+        assert (await vmm.wait()).status == 0
+    assert nothing_is_left(world, spec)
+
+
+async def test_a_host_whose_disk_is_full_is_told_as_that(world: FirecrackerWorld) -> None:
+    spec = dataclasses.replace(await world.spec(), ready_marker="never printed")
+    vmm = await world.driver.launch(spec)
+    waiting = asyncio.create_task(vmm.wait_ready())
+    with (spec.folder / "errors.fifo").open("wb") as said_by_the_vmm:
+        said_by_the_vmm.write(b'Os { code: 28, message: "No space left on device" }\n')
+    async with asyncio.timeout(READY_S):
+        with pytest.raises(DiskFull):
+            await waiting
+    await vmm.kill()
+
+
+async def test_a_vmm_that_hangs_is_ended_and_says_so(
+    world: FirecrackerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "WATCH_EVERY_S", 0.05)
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    monkeypatch.setattr(api, "_LIMIT_S", 0.1)
+    os.kill(vmm.pid, signal.SIGSTOP)
+    async with asyncio.timeout(READY_S):
+        report = await vmm.wait()
+    assert "ended because it hung" in report.words
+    assert nothing_is_left(world, spec)
+
+
+async def test_a_snapshot_lies_in_memory_and_not_for_longer_than_needed(
+    world: FirecrackerWorld,
+) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    root = Path(f"/proc/{vmm.pid}/root")
+    seen: set[str] = set()
+
+    class Looking(Kept):
+        async def write(self, content: bytes) -> None:
+            seen.update(path.name for path in root.iterdir())
+            await super().write(content)
+
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+        kept = Looking()
+        await vmm.save(kept)
+        assert {"snapshot.memory", "snapshot.state"} <= seen
+        assert not any(path.name.startswith("snapshot") for path in root.iterdir())
+        await vmm.close()
+        adopted = await world.driver.adopt(spec)
+        assert adopted is not None
+        assert await adopted._session.api.state() == "Paused"
+        await adopted.kill()
+        restored = await world.driver.restore(spec, kept)
+        root = Path(f"/proc/{restored.pid}/root")
+        assert not any(path.name.startswith("snapshot") for path in root.iterdir())
+        await restored.go_on()
+        again = Kept()
+        await restored.save(again)
+        assert again.content
+        await restored.kill()
+    assert nothing_is_left(world, spec)
+
+
+async def test_a_sink_that_is_full_leaves_the_guest_standing_still(
+    world: FirecrackerWorld,
+) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+
+    class Full(Kept):
+        async def write(self, content: bytes) -> None:
+            raise VmmFailed("no room")
+
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+        with pytest.raises(VmmFailed, match="no room"):
+            await vmm.save(Full())
+        assert await vmm._session.api.state() == "Paused"
+        await vmm.go_on()
+        assert await vmm._session.api.state() == "Running"
+    await vmm.kill()
+
+
+async def test_a_snapshot_of_another_version_is_refused_and_its_process_ends(
+    world: FirecrackerWorld, tmp_path: Path
+) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+        kept = Kept()
+        await vmm.save(kept)
+        await vmm.kill()
+        install(tmp_path / "bin", version="1.14.0")
+        with pytest.raises(SnapshotUnusable, match=r"version 1\.13\.1"):
+            await world.driver.restore(spec, kept)
+    assert nothing_is_left(world, spec)
+
+
+async def test_what_may_not_be_asked_is_refused(world: FirecrackerWorld) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    api = vmm._session.api
+    for asked in (api.start(), api.put_vsock("/other", 3), api.put_entropy()):
+        with pytest.raises(Refused, match="after starting"):
+            await asked
+    await api.patch_balloon(amount_mib=64)
+    assert (await api.balloon_statistics())["target_mib"] == 64
+    await vmm.kill()
+
+
+# Cut in the middle
+
+
+REQUESTS = 13
+"""Of a launch, the question whether it is there included."""
+
+
+@pytest.mark.parametrize("at", [0, 5, REQUESTS - 1])
+async def test_a_vmm_killed_in_the_middle_of_its_launch_leaves_nothing(
+    world: FirecrackerWorld, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    spec = await world.spec()
+    ask, left = Api._ask, at
+
+    async def counted(self: Api, *what: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            for pid, _, _ in jail.running_in(world.machines_dir.resolve()):
+                os.kill(pid, signal.SIGKILL)
+        left -= 1
+        return await ask(self, *what)
+
+    monkeypatch.setattr(Api, "_ask", counted)
+    with pytest.raises(PolydevError):
+        await world.driver.launch(spec)
+    assert left < 0, "it was killed"
+    assert nothing_is_left(world, spec)
+
+
+async def cut_agent(world: FirecrackerWorld, spec: LaunchSpec, at: int) -> None:
+    """Run an agent that kills itself before request `at` of a launch."""
+    asked = {
+        "spec": {k: str(v) if isinstance(v, Path) else v
+                 for k, v in dataclasses.asdict(spec).items()},
+        "firecracker": str(world.programs.firecracker),
+        "jailer": str(world.programs.jailer),
+        "parent_cgroup": world.netns,
+        "at": at,
+    }  # fmt: skip
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        launch_cut.__file__,
+        json.dumps(asked),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert await agent.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("at", [-1, 5, REQUESTS - 1])
+async def test_an_agent_killed_in_the_middle_of_a_launch_leaves_what_adopting_removes(
+    world: FirecrackerWorld, at: int
+) -> None:
+    spec = await world.spec()
+    await cut_agent(world, spec, at)
+    if at >= 0:
+        assert len(list(world.driver.leftovers([]))) == 1
+    assert await world.driver.adopt(spec) is None
+    assert nothing_is_left(world, spec)
+
+
+async def test_what_a_dead_agent_left_of_a_machine_that_is_gone_is_found(
+    world: FirecrackerWorld,
+) -> None:
+    spec = await world.spec()
+    await cut_agent(world, spec, 3)
+    before = dict(mounts.marked())
+    (pid,) = world.driver.leftovers([])
+    assert before[pid] == spec.folder.resolve()
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(READY_S):
+        while world.driver.leftovers([]) or cgroups_of(world):
+            await asyncio.sleep(0.01)

@@ -1,0 +1,60 @@
+"""A host agent that dies in the middle of a launch: run as a program by test_firecracker_driver.
+
+Its argument is JSON: which machine, with which programs, and before which request of the API it
+kills itself (`at`; -1: as soon as the VMM's process is there).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.firecracker import session
+from polydev.hostd.vmm.firecracker.api import Api
+from polydev.hostd.vmm.firecracker.driver import FirecrackerDriver
+from polydev.hostd.vmm.firecracker.limits import RateLimits
+from polydev.hostd.vmm.firecracker.programs import Programs
+from polydev.hostd.vmm.vmm import LaunchSpec
+
+_PATHS = ("folder", "kernel", "initramfs", "root_image", "disk", "config_drive")
+
+
+def die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def main(asked: dict[str, Any]) -> None:
+    fields = asked["spec"]
+    spec = LaunchSpec(**{k: Path(v) if k in _PATHS else v for k, v in fields.items()})
+    left = asked["at"]
+    ask = Api._ask
+
+    async def counted(self: Api, method: str, path: str, *rest: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            die()
+        left -= 1
+        return await ask(self, method, path, *rest)
+
+    Api._ask = counted  # type: ignore[method-assign]
+    if left < 0:
+        session.Session._take_up = die  # type: ignore[method-assign, assignment]
+    driver = FirecrackerDriver(
+        machines_dir=spec.folder.parent,
+        cache_dir=spec.folder,
+        boot_files=lambda: BootFiles(spec.kernel, spec.initramfs),
+        programs=lambda: Programs(Path(asked["firecracker"]), Path(asked["jailer"])),
+        rates=RateLimits(),
+        parent_cgroup=asked["parent_cgroup"],
+    )
+    await driver.launch(spec)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))

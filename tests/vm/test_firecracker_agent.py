@@ -1,0 +1,118 @@
+"""The host agent with the Firecracker driver and the stand-ins: all of it but a guest.
+
+What `drivers.py`, furnishing, recovery, hibernation and inventory make of the driver; the driver
+itself is held to its promises in tests/contract.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tarfile
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from agent_process import AgentProcess, agent_world
+
+from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
+from polydev.hostapi import (
+    CreateMachine,
+    DestroyMachine,
+    HibernateMachine,
+    MachineView,
+    ResumeMachine,
+    WireFile,
+    WriteFiles,
+)
+from polydev.hostd.vmm.firecracker import cgroup
+from polydev.hostd.vmm.firecracker.standin import VERSION, install
+from polydev.hosts import Host
+
+pytestmark = pytest.mark.vm
+
+IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
+LIMIT_S = 120
+
+
+@pytest.fixture
+async def agent(tmp_path: Path) -> AsyncIterator[AgentProcess]:
+    programs = install(tmp_path)
+    async with agent_world(
+        POLYDEV_DRIVER="firecracker",
+        POLYDEV_IMAGES_DIR=IMAGES,
+        POLYDEV_FIRECRACKER=str(programs.firecracker),
+        POLYDEV_JAILER=str(programs.jailer),
+    ) as agent:
+        await agent.start()
+        yield agent
+
+
+async def run(host: Host, operation: object) -> MachineView | None:
+    return await host.run(f"test-{uuid.uuid4()}", operation, LIMIT_S)  # type: ignore[arg-type]
+
+
+async def test_a_machine_lives_through_the_agents_death_and_sleep_and_leaves_nothing(
+    agent: AgentProcess,
+) -> None:
+    vm_id = new_vm_id()
+    create = CreateMachine(
+        vm_id=vm_id,
+        machine_kind=MachineKind.CLI,
+        memory_mib=512,
+        vcpus=1,
+        disk_mib=1024,
+        ready_timeout_s=LIMIT_S,
+    )
+    async with agent.host() as host:
+        made = await run(host, create)
+        assert made is not None
+        assert made.state is MachineState.RUNNING
+        health = await host.health()
+        assert (health.driver, health.driver_version) == ("firecracker", VERSION)
+        assert "POLYDEV_CHANNEL_MAC=''" in told(agent, vm_id)
+        thought = WireFile.of(GuestFile("/run/thought", b"in memory"))
+        await run(host, WriteFiles(vm_id=vm_id, files=[thought]))
+        (pid,) = agent.vmm_pids()
+
+    await agent.kill()
+    await agent.start()
+    assert agent.vmm_pids() == [pid]
+
+    async with agent.host() as host:
+        assert (await host.run_program(vm_id, ["true"], timeout_s=LIMIT_S)).exit_code == 0
+        assert (await host.inventory()).processes == {vm_id: pid}
+
+        asleep = await run(host, HibernateMachine(vm_id=vm_id))
+        assert asleep is not None
+        assert asleep.state is MachineState.HIBERNATED
+        assert agent.vmm_pids() == []
+
+        awake = await run(host, ResumeMachine(vm_id=vm_id, ready_timeout_s=LIMIT_S))
+        assert awake is not None
+        assert awake.state is MachineState.RUNNING
+        assert awake.wake is not None
+        assert awake.wake.how == "resumed"
+        assert await host.read_file(vm_id, "/run/thought") == b"in memory"
+
+        await run(host, DestroyMachine(vm_id=vm_id))
+        seen = await host.inventory()
+        assert seen.folders == seen.taps == []
+        assert seen.processes == {}
+        assert agent.vmm_pids() == []
+    if mounted := cgroup.root():
+        folder = mounted / agent.netns
+        assert [path.name for path in await asyncio.to_thread(folders_in, folder)] == []
+
+
+def folders_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()]
+
+
+def told(agent: AgentProcess, vm_id: str) -> str:
+    """What the config drive says of the machine."""
+    with tarfile.open(agent.state_dir / "machines" / vm_id / "config.tar") as archive:
+        file = archive.extractfile("machine.env")
+        assert file is not None
+        return file.read().decode()
