@@ -1,4 +1,4 @@
-"""`python -m bench [machine] [memory] [disk] [connect] [chat] [load]`: all, or those named."""
+"""`python -m bench [NAME]…`: all benchmarks, or those named (`NAMES`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from bench.agent import running_agent
 from bench.chat import chat_relay
 from bench.connect import connect_steps
 from bench.disk import new_disk
+from bench.hibernate import hibernate
 from bench.load import load as under_load
 from bench.machine_start import machine_start
 from bench.terminal import terminal
 
-NAMES = ("disk", "machine", "memory", "many", "connect", "chat", "terminal", "load")
-ON_A_HOST = {"disk", "machine", "memory", "many"}
+NAMES = (
+    *("disk", "machine", "memory", "many", "hibernate"),
+    *("connect", "chat", "terminal", "load"),
+)
+ON_A_HOST = {"disk", "machine", "memory", "many", "hibernate"}
 
 
 def run(names: list[str], rounds: int, sessions: int, count: int) -> None:
@@ -63,6 +67,9 @@ async def machines(names: list[str], rounds: int, count: int) -> None:
             print(*await memory.idle(agent, rounds), sep="\n", flush=True)
         if "many" in names:
             print(*await memory.many(agent, count), sep="\n", flush=True)
+        if "hibernate" in names:
+            found, slept = await hibernate(agent, rounds)
+            print(found.row(), *slept.rows(), sep="\n", flush=True)
 
 
 def main() -> None:
