@@ -10,7 +10,7 @@ import signal
 
 from tests.support.postgres import a_cluster
 
-from bench import measure
+from bench import measure, memory
 from bench.agent import running_agent
 from bench.chat import chat_relay
 from bench.connect import connect_steps
@@ -20,15 +20,19 @@ from bench.load import load as under_load
 from bench.machine_start import machine_start
 from bench.terminal import terminal
 
-NAMES = ("disk", "machine", "hibernate", "connect", "chat", "terminal", "load")
+NAMES = (
+    *("disk", "machine", "memory", "many", "hibernate"),
+    *("connect", "chat", "terminal", "load"),
+)
+ON_A_HOST = {"disk", "machine", "memory", "many", "hibernate"}
 
 
-def run(names: list[str], rounds: int, sessions: int) -> None:
+def run(names: list[str], rounds: int, sessions: int, count: int) -> None:
     """Measure, and print a table as it grows."""
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", flush=True)
     print(measure.HEADER, flush=True)
-    if {"disk", "machine", "hibernate"} & set(names):
-        asyncio.run(machines(names, rounds))
+    if ON_A_HOST & set(names):
+        asyncio.run(machines(names, rounds, count))
     if "connect" in names:
         print("connect, each step: seconds and share", flush=True)
         print(*asyncio.run(connect_steps()), sep="\n", flush=True)
@@ -49,7 +53,7 @@ def load(sessions: int) -> None:
         print(*asyncio.run(under_load(urls, sessions)).rows(), sep="\n", flush=True)
 
 
-async def machines(names: list[str], rounds: int) -> None:
+async def machines(names: list[str], rounds: int, count: int) -> None:
     """What needs golden images and a host agent that starts them."""
     async with running_agent() as agent:
         if "disk" in names:
@@ -59,6 +63,10 @@ async def machines(names: list[str], rounds: int) -> None:
             health = await agent.host.health()
             found = await machine_start(agent, rounds)
             print(found.row(), f"({health.driver}, {health.accelerator})", flush=True)
+        if "memory" in names:
+            print(*await memory.idle(agent, rounds), sep="\n", flush=True)
+        if "many" in names:
+            print(*await memory.many(agent, count), sep="\n", flush=True)
         if "hibernate" in names:
             found, slept = await hibernate(agent, rounds)
             print(found.row(), *slept.rows(), sep="\n", flush=True)
@@ -69,9 +77,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[[], *NAMES], help="default: all")
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs a side")
     parser.add_argument("--sessions", type=int, default=200, help="of `load`, at once")
+    parser.add_argument("--machines", type=int, default=10, help="of `many`, at once")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then too
-    run(arguments.names or list(NAMES), arguments.rounds, arguments.sessions)
+    names = arguments.names or list(NAMES)
+    run(names, arguments.rounds, arguments.sessions, arguments.machines)
 
 
 main()

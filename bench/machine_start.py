@@ -99,6 +99,7 @@ class Bench:
             *("-device", f"virtio-net-device,netdev=lan,mac={self.place.mac}"),
             *("-netdev", f"user,id=channel,restrict=on,ipv6=off,{forward}"),
             *("-device", f"virtio-net-device,netdev=channel,mac={self.place.channel_mac}"),
+            *("-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on"),
         ]
 
     async def __call__(self) -> float:

@@ -119,6 +119,8 @@ class HostSettings(VmmSettings, CommonSettings):
     """What this host's machines may have together; None: nearly all that the host has."""
     host_vcpus: int | None = Field(None, ge=0)
     """None: four times the host's processors."""
+    memory_overcommit: float = Field(1.0, gt=0, le=16)
+    """How many times its memory this host promises to machines that run at once."""
 
     @field_validator("dns", mode="before")
     @classmethod

@@ -64,6 +64,8 @@ async def test_the_vmm_is_nobody_in_the_vm_namespace(world: QemuWorld) -> None:
         assert f"Cap{kind}:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
     assert "Seccomp:\t2" in status
+    last = Path(f"/proc/{vmm.pid}/oom_score_adj").read_text()
+    assert last == "1000\n", "something else would be ended first where memory runs out"
     inside = Path(f"/proc/{vmm.pid}/ns/net").stat().st_ino
     assert inside == Path(f"/run/netns/{world.netns}").stat().st_ino
     limits = Path(f"/proc/{vmm.pid}/limits").read_text()

@@ -23,6 +23,7 @@ from polydev.cli.options import JsonFlag, runs
 from polydev.cli.terminal import Terminal
 from polydev.errors import Invalid, PolydevError
 from polydev.hostd.network import Network
+from polydev.hostd.vmm.cgroups import Cgroups
 from polydev.settings import HostSettings, read
 
 END_LIMIT_S = 60.0
@@ -84,6 +85,7 @@ async def end_and_purge(settings: HostSettings, terminal: Terminal) -> bool:
     async with terminal.step("Removing network and state"):
         await kill_in_namespace(settings.netns)
         await Network.from_settings(settings).remove()
+        await asyncio.to_thread(Cgroups.seen(settings.netns).remove)
         await asyncio.to_thread(_remove_state, settings)
     return True
 

@@ -1,4 +1,4 @@
-"""`polydev image`: builds, lists, verifies and prunes the golden images that machines boot from.
+"""`polydev image`: the golden images that machines boot from: built, listed, chosen, removed.
 
 Works on this machine's image store directly; no controller is needed.
 """
@@ -6,6 +6,7 @@ Works on this machine's image store directly; no controller is needed.
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,9 @@ import typer
 from polydev.cli import options, requirements
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.terminal import Step, Terminal
-from polydev.errors import PolydevError
+from polydev.errors import BadRequest, MissingImage, PolydevError
+from polydev.hostd import renewal
 from polydev.hostd.images import BuildProgress, GoldenImage, ImageKind, ImageStore, ProgressSink
-from polydev.hostd.inventory import images_in_use as in_use
 from polydev.settings import CommonSettings, read
 
 app = options.app("Golden images: what machines boot from.")
@@ -31,8 +32,13 @@ def store() -> ImageStore:
     return ImageStore(read(CommonSettings).images_dir)
 
 
+def machines_dir() -> Path:
+    """Where this machine's machines are (POLYDEV_STATE_DIR)."""
+    return read(CommonSettings).state_dir / "machines"
+
+
 def require_all(images_dir: Path) -> None:
-    """Raises MissingImage for the first kind that has not been built."""
+    """Raises MissingImage for the first kind that no machine could start from."""
     images = ImageStore(images_dir)
     for kind in ImageKind:
         images.require(kind)
@@ -78,40 +84,126 @@ async def build(
     terminal = Terminal(as_json=as_json)
     wanted = kinds or list(ImageKind)
     built = await build_missing(terminal, wanted, renew=renew)
-    current = [store().require(kind) for kind in wanted]
+    current = [image for kind in wanted if (image := store().find(kind))]
     if as_json:
-        terminal.answer({"built": built, "images": [_row(image) for image in current]})
-    elif not built:
+        return terminal.answer({"built": built, "images": [_row(image) for image in current]})
+    if not built:
         terminal.say(f"Golden images are up to date: {', '.join(i.name for i in current)}")
+    for image in current:
+        pinned = store().pinned(image.kind)
+        if pinned not in {None, image.name}:
+            terminal.say(
+                f"Machines still start from {pinned}; to change that: polydev image use --newest "
+                f"{image.kind}"
+            )
 
 
 @app.command(name="list")
 @runs
 async def list_images(as_json: JsonFlag = False) -> None:
-    """List the images of this machine. Example: `polydev image list --json`."""
+    """List the images of this machine, and what machines use them.
+
+    `current` is what today's recipe made last, `next` what a machine that starts now boots from.
+    Example: `polydev image list --json`.
+    """
     terminal = Terminal(as_json=as_json)
     images = store()
-    current = {made.name for kind in ImageKind if (made := images.find(kind))}
-    found = images.list()
+    found = await asyncio.to_thread(renewal.standings, images, machines_dir())
     if as_json:
-        return terminal.answer(
-            [_row(image) | {"current": image.name in current} for image in found]
-        )
+        return terminal.answer([_standing_row(it) for it in found])
     if not found:
         return terminal.say(f"No images in {images.root}; `polydev image build` makes them.")
     terminal.table(
-        ("image", "current", "MiB", "made", "versions"),
+        ("image", "current", "next", "machines", "MiB", "made", "versions"),
         (
             (
-                image.name,
-                "yes" if image.name in current else "no",
-                f"{image.size / 2**20:.0f}",
-                f"{image.created_at:%Y-%m-%d %H:%M}",
-                ", ".join(f"{name} {version}" for name, version in image.versions.items()),
+                it.image.name,
+                "yes" if it.is_current else "no",
+                "pinned" if it.is_pinned else "yes" if it.is_next else "no",
+                str(it.machines) if _sees_machines() else "?",
+                f"{it.image.size / 2**20:.0f}",
+                f"{it.image.created_at:%Y-%m-%d %H:%M}",
+                ", ".join(f"{name} {version}" for name, version in it.image.versions.items()),
             )
-            for image in found
+            for it in found
         ),
     )
+
+
+@app.command()
+@runs
+async def use(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of images; with --newest, kinds.")
+    ] = None,
+    newest: Annotated[
+        bool, typer.Option("--newest", help="Start from the current images again.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which image of its kind machines start from, from their next start on.
+
+    It stays so, whatever is built, until `--newest` ends it. Machines that run or hibernate are
+    left alone. Examples: `polydev image use cli-0123456789abcdef`, `polydev image use --newest`.
+    """
+    requirements.root()
+    images = store()
+    if newest:
+        for kind in [_kind(name) for name in names] if names else list(ImageKind):
+            images.use_newest(kind)
+    elif names:
+        for image in [images.named(name) for name in names]:
+            await asyncio.to_thread(images.use, image)
+    else:
+        raise BadRequest("No image was named", hint="See what there is: polydev image list")
+    _tell_next(images, as_json=as_json)
+
+
+@app.command()
+@runs
+async def rollback(kinds: Kinds = None, as_json: JsonFlag = False) -> None:
+    """Have machines start from the image before the one that they start from now.
+
+    Without a kind: each that has an earlier one. `polydev image use --newest` goes back to the
+    current ones. Examples: `polydev image rollback`, `polydev image rollback cli`.
+    """
+    requirements.root()
+    images = store()
+    wanted = kinds or list(ImageKind)
+    found = [image for kind in wanted if (image := _earlier(images, kind)) is not None]
+    if not found or (kinds and len(found) < len(set(kinds))):
+        missing = ", ".join(sorted(set(wanted) - {image.kind for image in found}))
+        hint = "See what there is: polydev image list"
+        raise MissingImage(f"There is no earlier image of: {missing}", hint=hint)
+    for image in found:
+        await asyncio.to_thread(images.use, image)
+    _tell_next(images, as_json=as_json)
+
+
+def _earlier(images: ImageStore, kind: ImageKind) -> GoldenImage | None:
+    """What the next start took before; None if nothing did, or if it takes nothing now."""
+    try:
+        return renewal.earlier_than(images, images.require(kind))
+    except MissingImage:
+        return None
+
+
+def _kind(name: str) -> ImageKind:
+    try:
+        return ImageKind(name)
+    except ValueError:
+        raise BadRequest(
+            f"There is no kind of image {name!r}", hint=f"There are: {', '.join(ImageKind)}"
+        ) from None
+
+
+def _tell_next(images: ImageStore, *, as_json: bool) -> None:
+    terminal = Terminal(as_json=as_json)
+    pinned = {str(kind): images.pinned(kind) for kind in ImageKind}
+    if as_json:
+        return terminal.answer({"pinned": {kind: name for kind, name in pinned.items() if name}})
+    for kind, name in pinned.items():
+        terminal.say(f"{kind}: the next start takes {name or 'the current image'}")
 
 
 @app.command()
@@ -152,28 +244,40 @@ async def prune(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove images that the current recipes did not make and that no machine uses.
+    """Remove images that no machine uses or would start from, those to roll back to included.
 
     A machine that is stopped starts from the current image. Examples: `polydev image prune
     --dry-run`, `polydev image prune`.
     """
     requirements.root()
     terminal = Terminal(as_json=as_json)
-    images, machines_dir = store(), read(CommonSettings).state_dir / "machines"
-    used = await asyncio.to_thread(in_use, images.root, machines_dir)
-    current = {made.name for kind in ImageKind if (made := images.find(kind))}
-    old = [image for image in images.list() if image.name not in current]
-    removed = [image for image in old if image.name not in used]
+    images = store()
+    unused, used = await asyncio.to_thread(renewal.old, images, machines_dir())
+    removed = [it.image for it in unused]
     for image in [] if dry_run else removed:
         async with terminal.step(f"Removing {image.name}"):
             await images.remove(image)
     if as_json:
-        kept = sorted(image.name for image in old if image.name in used)
+        kept = sorted(it.image.name for it in used)
         rows = [_row(image) for image in removed]
         return terminal.answer({"removed": rows, "in_use": kept, "dry_run": dry_run})
     freed = sum(image.size for image in removed) / 2**20
     verb = "would be removed" if dry_run else "removed"
     terminal.say(f"{len(removed)} old images {verb}: {freed:.0f} MiB.")
+
+
+def _standing_row(it: renewal.Standing) -> dict[str, object]:
+    return _row(it.image) | {
+        "current": it.is_current,
+        "next": it.is_next,
+        "pinned": it.is_pinned,
+        "machines": it.machines if _sees_machines() else None,
+    }
+
+
+def _sees_machines() -> bool:
+    """Machines' records are root's to read."""
+    return os.geteuid() == 0
 
 
 def _row(image: GoldenImage) -> dict[str, object]:

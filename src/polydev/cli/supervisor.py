@@ -27,6 +27,7 @@ LINE_BYTES = 64 * 1024
 GRACE_S = 20.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
+_SPARED = -900
 STEADY_S = 60.0
 """A program that ran this long starts again without waiting."""
 
@@ -41,6 +42,8 @@ class Program:
     log: Path
     is_ready: Callable[[], Awaitable[bool]]
     start_limit_s: float = 120
+    is_spared: bool = False
+    """When memory runs out, the kernel ends other programs first."""
 
 
 Say = Callable[[str, str], None]
@@ -128,6 +131,8 @@ class Run:
             )
         except FileNotFoundError:
             raise MissingTool(f"{program.argv[0]} is not on PATH") from None
+        if program.is_spared:
+            await asyncio.to_thread(_spare, process.pid)
         return cls(program, process, echo)
 
     async def until_ready(self) -> None:
@@ -186,6 +191,12 @@ class Run:
             while line := await _line(stream):
                 log.write(line)
                 echo(self._program.name, line.decode(errors="replace").rstrip())
+
+
+def _spare(pid: int) -> None:
+    """Source: proc_pid_oom_score_adj(5). Without the right to do so it is as any program."""
+    with suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(_SPARED))
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:

@@ -154,6 +154,7 @@ def host_agent(plan: Plan, owner: account.Account, program: Path) -> Program:
         env,
         plan.up.logs_dir / "hostd.log",
         lambda: agent.answers(plan.up.host_socket),
+        is_spared=True,
     )
 
 
@@ -167,6 +168,7 @@ def controller(plan: Plan, owner: account.Account, program: Path) -> Program:
         env,
         plan.up.logs_dir / "controller.log",
         lambda: answers(plan.url, Owners(frozenset({owner.uid}))),
+        is_spared=True,
     )
 
 

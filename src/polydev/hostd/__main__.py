@@ -24,12 +24,14 @@ from polydev.errors import PolydevError
 from polydev.hostd import capacity, listening, requirements, server
 from polydev.hostd.diagnosis import Examiner
 from polydev.hostd.drivers import choose
+from polydev.hostd.images import ImageStore
 from polydev.hostd.journal import Journal
 from polydev.hostd.kept_logs import KeptLogs
 from polydev.hostd.machines import Machines
 from polydev.hostd.network import Network
 from polydev.hostd.operations import Operations
 from polydev.hostd.perform import perform
+from polydev.hostd.renewal import Collector
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import MemoryKeys
 from polydev.hostd.usage import UsageLog
@@ -65,6 +67,7 @@ async def _run(settings: HostSettings) -> None:
         network = Network.from_settings(settings)
         closing.push_async_callback(network.close)
         await network.ensure()
+        health = capacity.Capacity.of(settings, choice)
         site = Site(
             machines_dir=settings.state_dir / "machines",
             sockets_dir=settings.sockets_dir,
@@ -73,6 +76,7 @@ async def _run(settings: HostSettings) -> None:
             network=network,
             furnishing=choice.furnishing,
             memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
+            admission=health.admission(settings),
         )
         machines = Machines(site)
         closing.push_async_callback(machines.close)
@@ -81,11 +85,13 @@ async def _run(settings: HostSettings) -> None:
             Journal(settings.state_dir / "operations"), partial(perform, machines)
         )
         await operations.open()
-        health = capacity.Capacity.of(settings, choice)
         with listening.listening(settings.host_socket, settings.socket_group) as listener:
             diagnose = partial(Examiner(settings, network).diagnose, machines, choice.probe)
             usage = UsageLog(machines)
             closing.callback(asyncio.create_task(usage.run()).cancel)
+            if settings.driver != "simulated":
+                collector = Collector(ImageStore(settings.images_dir), site.machines_dir)
+                closing.callback(asyncio.create_task(collector.run()).cancel)
             app = server.build(machines, operations, health.health, diagnose, usage)
             await _serve(app, listener, operations, stop)
 

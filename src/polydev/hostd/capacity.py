@@ -14,6 +14,7 @@ from pathlib import Path
 
 from polydev import __version__
 from polydev.hostapi import Health
+from polydev.hostd.admission import Admission, available_mib, total_mib
 from polydev.hostd.drivers import Choice
 from polydev.hostd.network.plan import NetworkPlan
 from polydev.settings import HostSettings
@@ -33,6 +34,7 @@ class Capacity:
     """What the machines of this host may have together."""
 
     memory_mib: int
+    """Overcommitment included."""
     vcpus: int
     max_machines: int
     disk: Path
@@ -44,10 +46,12 @@ class Capacity:
     def of(cls, settings: HostSettings, choice: Choice) -> Capacity:
         """By the settings, the driver and what the host has. Blocks for a moment."""
         is_simulated = choice.driver.name == "simulated"
-        memory_mib = _SIMULATED_MEMORY_MIB if is_simulated else usable_memory_mib(_memory_mib())
+        memory_mib = _SIMULATED_MEMORY_MIB if is_simulated else usable_memory_mib(total_mib())
+        if settings.host_memory_mib is not None:
+            memory_mib = settings.host_memory_mib
         vcpus = _SIMULATED_VCPUS if is_simulated else (os.cpu_count() or 1) * _VCPUS_PER_CORE
         return cls(
-            memory_mib=memory_mib if settings.host_memory_mib is None else settings.host_memory_mib,
+            memory_mib=int(memory_mib * settings.memory_overcommit),
             vcpus=vcpus if settings.host_vcpus is None else settings.host_vcpus,
             max_machines=NetworkPlan.from_settings(settings).address_count,
             disk=settings.state_dir,
@@ -55,6 +59,11 @@ class Capacity:
             accelerator=choice.probe.accelerator,
             driver_version=choice.probe.version,
         )
+
+    def admission(self, settings: HostSettings) -> Admission:
+        """Who keeps to it. Simulated machines have no memory of the host."""
+        look = None if self.driver == "simulated" else available_mib
+        return Admission(self.memory_mib, settings.memory_overcommit, look)
 
     async def health(self) -> Health:
         """That the agent lives, and what it offers."""
@@ -74,12 +83,3 @@ class Capacity:
 def usable_memory_mib(total_mib: int) -> int:
     """What of a host's memory its machines may have."""
     return max(total_mib - max(_RESERVE_MIB, int(total_mib * _RESERVE_SHARE)), 0)
-
-
-def _memory_mib() -> int:
-    """Source: proc(5), `/proc/meminfo`, MemTotal in kB."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemTotal":
-            return int(value.split()[0]) // 1024
-    return 0

@@ -38,10 +38,11 @@ def confined(
     """`argv` run as user and group `uid`, without capabilities, and never with more than that.
 
     `groups` are its only supplementary groups; `netns` names the network namespace it runs in.
-    Source: prlimit(1), setpriv(1), nsenter(1). Raises: MissingTool.
+    Source: choom(1), prlimit(1), setpriv(1), nsenter(1). Raises: MissingTool.
     """
     supplementary = ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
     chain = [
+        *expendable(),
         # A core file would hold the guest's memory, credentials included.
         *(tool("prlimit", "util-linux"), "--core=0:0", "--"),
         *(tool("setpriv", "util-linux"), "--reuid", str(uid), "--regid", str(uid)),
@@ -51,6 +52,12 @@ def confined(
     if netns is None:
         return chain
     return [tool("nsenter", "util-linux"), f"--net={path_of(netns)}", "--", *chain]
+
+
+def expendable() -> list[str]:
+    """What to put before a command that works for a guest: where memory runs out, it is ended
+    before anything of the host. Raises: MissingTool."""
+    return [tool("choom", "util-linux"), "-n", "1000", "--"]
 
 
 def tool(name: str, package: str) -> str:

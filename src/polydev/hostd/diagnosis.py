@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.domain import Finding, MachineState
-from polydev.errors import ImageDamaged, PolydevError
+from polydev.errors import ImageDamaged, MissingImage, PolydevError
 from polydev.hostapi import Inventory
 from polydev.hostd import inventory
+from polydev.hostd.admission import available_mib
 from polydev.hostd.images import GoldenImage, ImageKind, ImageStore
 from polydev.hostd.machines import Machines
 from polydev.hostd.network import Network
 from polydev.hostd.record import MachineFolder, MachineRecord
+from polydev.hostd.vmm.cgroups import Cgroups
 from polydev.hostd.vmm.vmm import Probe
 from polydev.settings import HostSettings
 
@@ -61,6 +63,7 @@ class Examiner:
         return [
             *await asyncio.to_thread(lambda: list(images(self.settings))),
             await asyncio.to_thread(disk_space, folders),
+            *await asyncio.to_thread(lambda: list(memory(self.settings, records, there))),
             *_machines(folders, records, there),
             *await self._network(uids),
             *_sockets(self.settings, there),
@@ -90,18 +93,26 @@ def images(settings: HostSettings) -> Iterator[Finding]:
 
 
 def _image(store: ImageStore, kind: ImageKind, found: Sequence[GoldenImage]) -> Finding:
+    """Of what starts take: the image that a person said, else what the recipe made."""
     current = store.find(kind)
     build = f"Build it: polydev image build {kind}"
-    if current is None and found:
-        words = f"{found[0].name} in {store.root} is out of date: the recipe has changed since"
-        return Finding("images", False, words, build)
-    if current is None:
-        return Finding("images", False, f"There is no image `{kind}` in {store.root}", build)
     try:
-        store.compare_sizes(current)
-    except ImageDamaged as error:
+        pinned = store.pinned(kind)
+        if pinned is None and current is None:
+            words = f"There is no image `{kind}` in {store.root}"
+            if found:
+                where = f"{found[0].name} in {store.root}"
+                words = f"{where} is out of date: the recipe has changed since"
+            return Finding("images", False, words, build)
+        image = store.require(kind)
+        store.compare_sizes(image)
+    except (ImageDamaged, MissingImage) as error:
         return Finding("images", False, error.message, error.hint)
-    return Finding("images", True, f"{current.name}, {current.size / 2**20:.0f} MiB")
+    words = f"{image.name}, {image.size / 2**20:.0f} MiB"
+    if pinned is not None:
+        newest = "" if current is None or current == image else f" rather than {current.name}"
+        words += f", as somebody said (`polydev image use`){newest}"
+    return Finding("images", True, words)
 
 
 def disk_space(folder: Path) -> Finding:
@@ -116,6 +127,21 @@ def disk_space(folder: Path) -> Finding:
         return Finding("disk space", True, words)
     hint = "Destroy machines that nobody needs, remove old images (`polydev image prune`), or move "
     return Finding("disk space", False, f"Only {words}", hint + "POLYDEV_STATE_DIR")
+
+
+def memory(
+    settings: HostSettings, records: Mapping[str, MachineRecord], there: Inventory
+) -> Iterator[Finding]:
+    """What machines have of the host's memory, and what keeps them to it. Blocking."""
+    if settings.driver == "simulated":
+        return
+    running = [record for vm_id, record in records.items() if vm_id in there.processes]
+    words = f"Machines that run have {sum(it.memory_mib for it in running)} MiB; {available_mib()}"
+    cgroups = Cgroups.seen(settings.netns)
+    bound = f"each is bounded {cgroups.reason}"
+    if cgroups.root is None:
+        bound = f"none has a bound ({cgroups.reason}), but the kernel ends them before all else"
+    yield Finding("memory", True, f"{words} MiB are left; {bound}")
 
 
 def _driver(probe: Probe) -> Finding:

@@ -17,6 +17,7 @@ from polydev.hostd.images import ImageStore
 from polydev.hostd.recovery import end_leftovers
 from polydev.hostd.site import Furnishing
 from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.cgroups import Cgroups
 from polydev.hostd.vmm.firecracker.driver import FirecrackerDriver
 from polydev.hostd.vmm.firecracker.limits import RateLimits
 from polydev.hostd.vmm.firecracker.programs import Programs
@@ -47,7 +48,8 @@ async def choose(settings: HostSettings) -> Choice:
         simulated = SimulatedDriver(_simulation(settings))
         return Choice(simulated, await simulated.probe(), SimulatedFurnishing(settings))
     images = ImageStore(settings.images_dir)
-    driver, probe = await chosen(settings.driver, *_drivers(settings, images))
+    cgroups = await asyncio.to_thread(Cgroups.made, settings.netns)
+    driver, probe = await chosen(settings.driver, *_drivers(settings, images, cgroups))
     if not probe.usable:
         log.warning("no machine can be started on this host: %s", probe.reason)
     # Firecracker's channel is vsock: docs/machines.md, "Network devices".
@@ -55,7 +57,7 @@ async def choose(settings: HostSettings) -> Choice:
     return Choice(driver, probe, furnishing)
 
 
-def _drivers(settings: HostSettings, images: ImageStore) -> tuple[Driver, Driver]:
+def _drivers(settings: HostSettings, images: ImageStore, cgroups: Cgroups) -> tuple[Driver, Driver]:
     """Firecracker's and QEMU's."""
     machines_dir, cache_dir = settings.state_dir / "machines", settings.state_dir / "cache"
 
@@ -75,7 +77,9 @@ def _drivers(settings: HostSettings, images: ImageStore) -> tuple[Driver, Driver
         ),
         parent_cgroup=settings.machines_cgroup or settings.netns,
     )
-    qemu = QemuDriver(machines_dir=machines_dir, cache_dir=cache_dir, boot_files=boot_files)
+    qemu = QemuDriver(
+        machines_dir=machines_dir, cache_dir=cache_dir, boot_files=boot_files, cgroups=cgroups
+    )
     return firecracker, qemu
 
 

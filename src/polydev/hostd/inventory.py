@@ -11,10 +11,9 @@ from pathlib import Path
 
 from polydev.hostapi import Inventory
 from polydev.hostd.machine import RunningMachine
-from polydev.hostd.record import MachineFolder
 from polydev.hostd.site import Network, Site
 from polydev.hostd.vmm import process
-from polydev.hostd.vmm.firecracker import jail, mounts
+from polydev.hostd.vmm.firecracker import jail
 from polydev.hostd.vmm.qemu.command import PROGRAM
 from polydev.settings import HostSettings
 
@@ -52,29 +51,6 @@ async def look_without_agent(
         firewall=list(state.firewall),
         sockets=_sockets_in(machines_dir, settings.sockets_dir),
     )
-
-
-def images_in_use(images_dir: Path, machines_dir: Path) -> frozenset[str]:
-    """Names of golden images that machines' records name, or that any process holds open.
-
-    The latter are those of machines of other state folders too. Blocking; needs root.
-    """
-    named: set[str] = set()
-    for path in machines_dir.glob("vm-*"):
-        if record := MachineFolder(machines_dir, path.name).read():
-            named |= {record.image, record.kernel}
-    for _, where in mounts.marked():  # a jail hides what its VMM has open
-        if record := MachineFolder(where.parent, where.name).read():
-            named |= {record.image, record.kernel}
-    root = images_dir.resolve()
-    for opened in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            target = opened.readlink()
-        except OSError:
-            continue
-        if target.is_relative_to(root) and target != root:
-            named.add(target.relative_to(root).parts[0])
-    return frozenset(named)
 
 
 def _on_disk_and_running(

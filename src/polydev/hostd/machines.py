@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,7 +67,8 @@ class Machines:
         async with self._roster.alone(asked.vm_id):
             known = self._roster.records.get(asked.vm_id)
             if known is None:
-                return await self._roster.cuttable(asked.vm_id, self._create(asked))
+                with self._admitted(asked):
+                    return await self._roster.cuttable(asked.vm_id, self._create(asked))
             self._require_same(known, asked)
             if known.state in (*AT_REST, MachineState.HIBERNATED):
                 return await self._up(known, asked.ready_timeout_s)
@@ -239,11 +241,17 @@ class Machines:
             raise
 
     async def _up(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
-        if record.state is MachineState.HIBERNATED:
-            work = self._hibernation.resume(record, ready_timeout_s)
-        else:
-            work = self._start(record, ready_timeout_s)
-        return await self._roster.cuttable(record.vm_id, work)
+        with self._admitted(record):
+            if record.state is MachineState.HIBERNATED:
+                work = self._hibernation.resume(record, ready_timeout_s)
+            else:
+                work = self._start(record, ready_timeout_s)
+            return await self._roster.cuttable(record.vm_id, work)
+
+    def _admitted(self, machine: CreateMachine | MachineRecord) -> AbstractContextManager[None]:
+        """Raises NoCapacity when this host has no memory for it; it stays as it is then."""
+        running = self._roster.memory_mib()
+        return self._site.admission.admitted(machine.vm_id, machine.memory_mib, running)
 
     async def _start(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
         try:

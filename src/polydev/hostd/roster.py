@@ -94,6 +94,11 @@ class Roster:
         folder = self._site.folder(record.vm_id)
         await to_its_end(asyncio.to_thread(folder.write, record))
 
+    def memory_mib(self) -> dict[str, int]:
+        """The memory of each machine that has a VMM."""
+        there = self.records.keys() & self.running.keys()
+        return {vm_id: self.records[vm_id].memory_mib for vm_id in there}
+
     def watch(self, vm_id: str, machine: RunningMachine) -> None:
         """From now on a VMM that ends by itself is noticed."""
         self.running[vm_id] = machine

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from polydev.domain import GuestFile, MachineKind
 from polydev.hostapi import ExecRequest
+from polydev.hostd.admission import Admission
 from polydev.hostd.channel.guest_files import GuestFiles
 from polydev.hostd.kept_logs import KeptLogs
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
@@ -128,6 +129,7 @@ class Site:
     network: Network
     furnishing: Furnishing
     memory_keys: MemoryKeys = field(default=MemoryKeys(None))
+    admission: Admission = field(default_factory=lambda: Admission(None))
     stop_grace_s: float = field(default=20.0)
     wake_limit_s: float = field(default=60.0)
     """From a guest's going on until its channel must answer."""

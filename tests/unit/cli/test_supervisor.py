@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,28 @@ async def test_a_program_that_dies_is_started_again(tmp_path: Path) -> None:
     heard.lines.remove(f"mortal: pid {first}")
     assert "killed by SIGKILL" in await heard.until("starting it again")
     assert int((await heard.until("pid")).split()[-1]) != first
+    supervising.cancel()
+    await asyncio.wait({supervising})
+
+
+def what_may_be_spared() -> str:
+    """The score of a spared program: lower than usual only where this user may do so."""
+    with subprocess.Popen(["sleep", "100"]) as bystander:
+        score = Path(f"/proc/{bystander.pid}/oom_score_adj")
+        with contextlib.suppress(OSError):
+            score.write_text("-900")
+        found = score.read_text()
+        bystander.kill()
+    return found
+
+
+async def test_a_program_that_is_spared_says_so_to_the_kernel_where_it_may(tmp_path: Path) -> None:
+    heard = Heard()
+    code = f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
+    spared = replace(program(tmp_path, "spared", code), is_spared=True)
+    supervising = asyncio.create_task(supervise([spared], heard.listener))
+    pid = int((await heard.until("pid")).split()[-1])
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == what_may_be_spared()
     supervising.cancel()
     await asyncio.wait({supervising})
 

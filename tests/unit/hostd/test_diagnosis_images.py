@@ -10,7 +10,7 @@ import pytest
 
 from polydev.domain import Finding
 from polydev.hostd import diagnosis
-from polydev.hostd.images import GoldenImage, ImageKind
+from polydev.hostd.images import GoldenImage, ImageKind, ImageStore
 from polydev.hostd.images.model import ImageFile, write_manifest
 from polydev.hostd.images.recipe import Recipe, digest_file
 from polydev.settings import HostSettings
@@ -87,3 +87,15 @@ def test_a_manifest_that_is_none_is_named(images: Path) -> None:
 def test_simulated_machines_need_no_images(tmp_path: Path) -> None:
     settings = HostSettings(images_dir=tmp_path, driver="simulated")
     assert [it.ok for it in diagnosis.images(settings)] == [True]
+
+
+def test_an_image_that_somebody_chose_is_well_and_told(images: Path) -> None:
+    chosen = images / "cli-00aa"
+    shutil.copytree(images / "cli-0123456789abcdef", chosen)
+    store = ImageStore(images)
+    store.use(store.named("cli-00aa"))
+    [finding] = [it for it in found(images) if "cli-00aa" in it.message]
+    assert finding.ok
+    assert "`polydev image use`" in finding.message
+    shutil.rmtree(chosen)
+    assert "polydev image use --newest cli" in wrong(images).hint

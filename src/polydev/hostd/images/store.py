@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from polydev.errors import ImageBuildFailed, MissingImage
+from polydev.hostd.images import pins
 from polydev.hostd.images.cache import StageCache
 from polydev.hostd.images.kernel import build_kernel
 from polydev.hostd.images.model import (
@@ -60,7 +62,11 @@ class ImageStore:
         return next((image for image in self.list() if image.recipe == wanted), None)
 
     def require(self, kind: ImageKind | str) -> GoldenImage:
-        """The same as `find`. Raises: MissingImage."""
+        """What machines that start now boot from: the image that the kind is pinned to, else the
+        current one. Raises: MissingImage; ImageDamaged for a broken pin."""
+        pinned = self.pinned(kind)
+        if pinned is not None:
+            return self._pinned_image(ImageKind(kind), pinned)
         image = self.find(kind)
         if image is None:
             raise MissingImage(
@@ -68,6 +74,31 @@ class ImageStore:
                 hint=f"build it: polydev image build {kind}",
             )
         return image
+
+    def pinned(self, kind: ImageKind | str) -> str | None:
+        """The name that a kind is pinned to, if it is. Raises: ImageDamaged for a broken pin."""
+        return pins.read(self.root, ImageKind(kind))
+
+    def use(self, image: GoldenImage) -> None:
+        """Have machines of its kind start from this image from now on, whatever is built later.
+
+        Raises: ImageDamaged if it is not whole. Blocking.
+        """
+        self.compare_sizes(image)
+        pins.write(self.root, image.kind, image.name)
+
+    def use_newest(self, kind: ImageKind | str) -> bool:
+        """Have machines of a kind start from its current image again. False: they did."""
+        return pins.lift(self.root, ImageKind(kind))
+
+    def _pinned_image(self, kind: ImageKind, name: str) -> GoldenImage:
+        try:
+            return self.named(name)
+        except MissingImage as error:
+            raise MissingImage(
+                f"machines of the kind {kind} are to boot from {name}, but {error.message}",
+                hint=f"use the current one again: polydev image use --newest {kind}",
+            ) from None
 
     def list(self) -> list[GoldenImage]:
         """All finished images, newest first. Raises: ImageDamaged for a broken manifest."""
@@ -93,11 +124,16 @@ class ImageStore:
         """Compare every file with the manifest. Raises: ImageDamaged naming the file."""
         await asyncio.to_thread(_verify, image)
 
-    async def remove(self, image: GoldenImage) -> None:
-        """Delete an image. The caller knows that no machine boots from it any more."""
-        aside = self.root / f"{_ASIDE}removed-{image.name}"
-        image.folder.rename(aside)
-        await asyncio.to_thread(shutil.rmtree, aside)
+    async def remove(self, image: GoldenImage) -> bool:
+        """Delete an image; False: somebody else did. What is left of one that was half deleted is
+        swept by the next build. The caller knows that no machine boots from it any more."""
+        aside = self.root / f"{_ASIDE}removed-{secrets.token_hex(4)}-{image.name}"
+        try:
+            image.folder.rename(aside)
+        except FileNotFoundError:
+            return False
+        await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+        return True
 
     async def build(
         self, kind: ImageKind | str, progress: ProgressSink, *, renew: bool = False
@@ -185,7 +221,7 @@ class ImageStore:
 
     def _sweep(self) -> None:
         for path in self.root.glob(f"{_ASIDE}*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=path.name.startswith(f"{_ASIDE}removed-"))
         logs = sorted((self.root / "logs").glob("build-*.log"), key=lambda log: log.stat().st_mtime)
         for log in logs[:-_LOGS_KEPT]:
             log.unlink()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.errors import MissingImage, VmmFailed
-from polydev.hostd.confine import tool
+from polydev.hostd.confine import expendable, tool
 from polydev.hostd.vmm import process
 from polydev.hostd.vmm.firecracker import jailer, mounts
 from polydev.hostd.vmm.firecracker.ends import FirecrackerEnds
@@ -65,7 +65,7 @@ def start(
         _require(file, cell.uid)
     # A core file would hold the guest's memory.
     prlimit = [tool("prlimit", "util-linux"), "--core=0:0", "--"]
-    argv = [*prlimit, *jailer.arguments(cell, programs)]
+    argv = [*expendable(), *prlimit, *jailer.arguments(cell, programs)]
     root = jailer.root_of(cell, programs)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from polydev.errors import (
@@ -22,6 +23,7 @@ from polydev.hostd.confine import confined, tool
 from polydev.hostd.room import room_in
 from polydev.hostd.vmm import process
 from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.cgroups import Bounds, Cgroups
 from polydev.hostd.vmm.console import Marker
 from polydev.hostd.vmm.qemu import ends, migration
 from polydev.hostd.vmm.qemu.command import (
@@ -32,6 +34,7 @@ from polydev.hostd.vmm.qemu.command import (
     BootDescriptors,
     MachineDescriptors,
     machine_arguments,
+    overhead_mib,
 )
 from polydev.hostd.vmm.qemu.fingerprint import fingerprint
 from polydev.hostd.vmm.qemu.probe import Prober
@@ -39,6 +42,9 @@ from polydev.hostd.vmm.qemu.running import RunningQemu
 from polydev.hostd.vmm.qemu.session import Session
 from polydev.hostd.vmm.qemu.tap import open_tap
 from polydev.hostd.vmm.vmm import LaunchSpec, Probe, SnapshotSource
+
+_THREADS = 128
+"""QEMU's own, at most: it reads and writes drives in up to 64."""
 
 
 class QemuDriver:
@@ -53,14 +59,16 @@ class QemuDriver:
         cache_dir: Path,
         boot_files: Callable[[], BootFiles],
         accelerator: str = "auto",
+        cgroups: Cgroups | None = None,
     ) -> None:
-        """`boot_files` finds the kernel to probe with (raises MissingImage).
+        """`boot_files` finds the kernel to probe with (raises MissingImage); `cgroups` bound VMMs.
 
         `accelerator`: `auto` probes; `kvm` and `tcg` are taken at their word.
         """
         self._machines_dir = machines_dir
         self._boot_files = boot_files
         self._prober = Prober(cache_dir, accelerator)
+        self._cgroups = cgroups or Cgroups(None, "nobody asked for any")
 
     async def probe(self) -> Probe:
         """What this host can do. Takes seconds the first time, then it is remembered."""
@@ -130,12 +138,26 @@ class QemuDriver:
                 boot = _open_boot_files(stack, spec)
                 how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
                 await self._refuse_second(spec)
-                return await _start(stack, [program, *more], spec, boot, how)
+                session = await _start(stack, [program, *more], spec, boot, how)
         except OSError as error:
             raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
+        return await self._bounded(session, spec, how)
+
+    async def _bounded(self, session: Session, spec: LaunchSpec, how: Acceleration) -> Session:
+        """The same, held to what it may have, before its guest has touched any memory."""
+        session.after_end = partial(self._cgroups.release, spec.vm_id)
+        memory_mib = spec.memory_mib + overhead_mib(how, spec.memory_mib)
+        bounds = Bounds(memory_mib << 20, _THREADS + spec.vcpus, 100 * spec.vcpus)
+        try:
+            await asyncio.to_thread(self._cgroups.hold, spec.vm_id, session.process.pid, bounds)
+        except BaseException:
+            await session.kill()
+            raise
+        return session
 
     async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningQemu:
         session = await Session.resume(spec.folder, running)
+        session.after_end = partial(self._cgroups.release, spec.vm_id)
         try:
             await migration.is_standing(session)
         except BaseException:

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class Session:
         """Set when the guest could not write because the host's disk is full."""
         self.migration_news = asyncio.Event()
         """Set whenever a snapshot that QEMU writes or reads comes a step further."""
+        self.after_end: Callable[[], object] = bool
+        """What else is to be tidied when the process has ended. Blocking."""
         self._console = Reader(BoundedLog(folder / "console.log", CONSOLE_LOG_BYTES), marker)
         self._errors = Reader(BoundedLog(folder / "error.log", ERROR_LOG_BYTES))
         self._fifo = -1
@@ -169,6 +171,7 @@ class Session:
             await asyncio.wait(self._tasks[1:], timeout=_LAST_CONSOLE_S)
         await self._hang_up()
         await asyncio.to_thread(ends.remove_from, self.folder)
+        await asyncio.to_thread(self.after_end)
         return ExitReport(status, self.last_words)
 
     async def _hang_up(self) -> None:

@@ -1,0 +1,121 @@
+"""`polydev image use`, `rollback` and `list`: which image machines start from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from image_stores import current_image, image, machine
+from typer.testing import CliRunner
+
+from polydev.cli.main import app
+from polydev.domain import MachineState
+from polydev.errors import BadRequest, ImageDamaged, MissingImage
+from polydev.hostd.images import ImageStore
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="images are root's")
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store with three CLI images, the newest of them today's, and one browser image."""
+    monkeypatch.setenv("POLYDEV_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("POLYDEV_IMAGES_DIR", str(tmp_path / "images"))
+    images = tmp_path / "images"
+    image(images, "cli-1111", days_old=60)
+    image(images, "cli-2222", days_old=30)
+    current_image(images, "cli-3333", days_old=1)
+    current_image(images, "browser-4444", days_old=1)
+    return images
+
+
+def answer(*words: str) -> Any:
+    ended = CliRunner().invoke(app, ["image", *words, "--json"])
+    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    assert ended.exit_code == 0, ended.output
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def next_cli(images: Path) -> str:
+    return ImageStore(images).require("cli").name
+
+
+def test_an_image_that_was_chosen_is_used_whatever_is_newer(images: Path) -> None:
+    assert next_cli(images) == "cli-3333"
+    assert answer("use", "cli-1111") == {"pinned": {"cli": "cli-1111"}}
+    assert next_cli(images) == "cli-1111"
+    assert ImageStore(images).require("browser").name == "browser-4444"
+    found = ImageStore(images).find("cli")
+    assert found is not None
+    assert found.name == "cli-3333", "a build would make it again"
+    current_image(images, "cli-5555")
+    assert next_cli(images) == "cli-1111"
+    assert answer("use", "--newest", "browser") == {"pinned": {"cli": "cli-1111"}}
+    assert answer("use", "--newest") == {"pinned": {}}
+    assert next_cli(images) == "cli-5555"
+
+
+def test_rolling_back_goes_one_image_back_each_time(images: Path) -> None:
+    assert answer("rollback", "cli") == {"pinned": {"cli": "cli-2222"}}
+    assert answer("rollback") == {"pinned": {"cli": "cli-1111"}}
+    with pytest.raises(MissingImage, match="no earlier image of: cli"):
+        answer("rollback", "cli")
+    with pytest.raises(MissingImage, match="no earlier image of: browser"):
+        answer("rollback", "cli", "browser")
+    assert next_cli(images) == "cli-1111"
+
+
+def test_what_cannot_be_used_is_refused_and_nothing_changes(images: Path) -> None:
+    (images / "cli-2222" / "root.img").unlink()
+    with pytest.raises(ImageDamaged):
+        answer("use", "cli-2222")
+    with pytest.raises(MissingImage):
+        answer("use", "cli-0000")
+    with pytest.raises(BadRequest):
+        answer("use")
+    with pytest.raises(BadRequest, match="cli-2222"):
+        answer("use", "--newest", "cli-2222")
+    assert next_cli(images) == "cli-3333"
+
+
+def test_a_chosen_image_that_is_gone_is_told_with_the_way_out(images: Path) -> None:
+    answer("use", "cli-1111")
+    (images / "cli-1111").rename(images.parent / "elsewhere")
+    with pytest.raises(MissingImage, match="cli-1111") as refused:
+        next_cli(images)
+    assert "polydev image use --newest cli" in refused.value.hint
+    (images / ".use-cli").write_text("../../etc")
+    with pytest.raises(ImageDamaged) as damaged:
+        next_cli(images)
+    assert "polydev image use --newest cli" in damaged.value.hint
+    answer("use", "--newest", "cli")
+    assert next_cli(images) == "cli-3333"
+
+
+def test_the_list_says_what_starts_take_and_what_machines_use(images: Path) -> None:
+    machine(images.parent / "machines", "cli-1111", MachineState.HIBERNATED)
+    machine(images.parent / "machines", "cli-2222")
+    machine(images.parent / "machines", "cli-2222", MachineState.STOPPED)
+    answer("use", "cli-2222")
+    rows = {row["image"]: row for row in answer("list")}
+    seen = {
+        name: (row["current"], row["next"], row["pinned"], row["machines"])
+        for name, row in rows.items()
+    }
+    assert seen == {
+        "browser-4444": (True, True, False, 0),
+        "cli-3333": (True, False, False, 0),
+        "cli-2222": (False, True, True, 2),
+        "cli-1111": (False, False, False, 1),
+    }
+
+
+def test_what_was_chosen_is_never_pruned(images: Path) -> None:
+    answer("use", "cli-1111")
+    assert [row["image"] for row in answer("prune")["removed"]] == ["cli-2222"]
+    assert next_cli(images) == "cli-1111"
+    assert (images / "cli-3333").exists(), "the current one stays to go back to"

@@ -1,0 +1,133 @@
+"""Memory of a real machine: what its guest frees, and what the kernel does to one without bounds.
+
+The guest is also where control groups of version 2 are sure to be had: there they end and bound
+real processes, whatever host the tests run on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+from agent_process import agent_world
+
+import polydev
+from polydev.domain import GuestFile, MachineKind, new_vm_id
+from polydev.hostapi import CreateMachine, WireFile, WriteFiles
+from polydev.hosts import Host
+
+pytestmark = pytest.mark.vm
+
+IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
+BOOT_LIMIT_S = 240
+MEMORY_MIB = 512
+USED_MIB = 150
+GIVEN_BACK_LIMIT_S = 60
+SOURCES = ("__init__.py", "hostd/__init__.py", "hostd/vmm/__init__.py", "hostd/vmm/cgroups.py")
+_CGROUPS = """
+import subprocess, sys
+from pathlib import Path
+from polydev.hostd.vmm.cgroups import Bounds, Cgroups
+
+def run(vm_id, work, memory_mib=200, pids=16):
+    program = subprocess.Popen(
+        [sys.executable, "-c", "input()\\n" + work],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )
+    made.hold(vm_id, program.pid, Bounds(memory_mib << 20, pids, 100))
+    said, _ = program.communicate(b"\\n")
+    return program.returncode, said.decode().strip()
+
+made = Cgroups.made("test")
+assert made.root == Path("/sys/fs/cgroup/test"), made.reason
+assert Cgroups.seen("test").root == made.root
+eat = "kept = [b'1' * (1 << 20) for _ in range(100)]; print('ate')"
+assert run("vm-hungry", eat, memory_mib=32)[0] == -9
+events = (made.root / "vm-hungry/memory.events").read_text()
+assert "\\noom_kill 0\\n" not in events, events
+for swap in made.root.glob("vm-hungry/memory.swap.max"):  # where the kernel knows of swap
+    assert swap.read_text() == "0\\n"
+assert run("vm-modest", eat) == (0, "ate")
+fork = "import os; [os.fork() or os._exit(0) for _ in range(50)]"
+assert run("vm-forks", fork, pids=8)[0] == 1
+assert run("vm-forks", fork, pids=80)[0] == 0
+made.release("vm-modest")
+made.release("vm-never-was")
+assert sorted(it.name for it in made.root.glob("vm-*")) == ["vm-forks", "vm-hungry"]
+
+left = subprocess.Popen(["sleep", "100"])
+made.hold("vm-runs", left.pid, Bounds(32 << 20, 16, 200))
+assert (made.root / "vm-runs/cpu.weight").read_text() == "200\\n"
+again = Cgroups.made("test")  # another agent, after the first was killed
+assert [it.name for it in made.root.glob("vm-*")] == ["vm-runs"]
+left.kill(); left.wait()
+again.remove()
+assert not Path("/sys/fs/cgroup/test").exists()
+print("well")
+"""
+
+
+async def said(host: Host, vm_id: str, *argv: str) -> str:
+    output = await host.run_program(vm_id, argv, timeout_s=120)
+    assert output.exit_code == 0, output.stderr
+    return output.stdout.decode().strip()
+
+
+def guest_memory_mib(pid: int) -> int:
+    """What a guest's memory takes of the host's: that of the one mapping of its size."""
+    size_kib, found = 0, []
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Size":
+            size_kib = int(value.split()[0])
+        elif name == "Rss" and size_kib == MEMORY_MIB * 1024:
+            found.append(int(value.split()[0]) // 1024)
+    [it] = found
+    return it
+
+
+async def test_what_a_guest_frees_goes_back_and_what_takes_too_much_is_ended() -> None:
+    async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
+        await agent.start()
+        async with agent.host() as host:
+            vm_id = new_vm_id()
+            made = await host.run(
+                f"test-{uuid.uuid4()}",
+                CreateMachine(
+                    vm_id=vm_id,
+                    machine_kind=MachineKind.CLI,
+                    memory_mib=MEMORY_MIB,
+                    vcpus=1,
+                    disk_mib=256,
+                    ready_timeout_s=BOOT_LIMIT_S,
+                ),
+                BOOT_LIMIT_S,
+            )
+            assert made is not None
+            assert made.pid is not None
+            await _gives_back(host, vm_id, made.pid)
+            await _is_bounded(host, vm_id)
+
+
+async def _gives_back(host: Host, vm_id: str, pid: int) -> None:
+    before_mib = guest_memory_mib(pid)
+    use = f"x = b'1' * ({USED_MIB} << 20); print('used')"
+    async with asyncio.timeout(GIVEN_BACK_LIMIT_S):
+        assert await said(host, vm_id, "python3", "-c", use) == "used"
+        assert guest_memory_mib(pid) > before_mib + USED_MIB * 2 // 3, "it was not used"
+        while guest_memory_mib(pid) > before_mib + USED_MIB // 3:
+            await asyncio.sleep(0.2)
+
+
+async def _is_bounded(host: Host, vm_id: str) -> None:
+    package = Path(polydev.__file__).parent
+    files = [
+        WireFile.of(GuestFile(f"/root/sources/polydev/{name}", (package / name).read_bytes()))
+        for name in SOURCES
+    ]
+    await host.run(f"test-{uuid.uuid4()}", WriteFiles(vm_id=vm_id, files=files), 60)
+    words = ("env", "PYTHONPATH=/root/sources", "python3", "-c", _CGROUPS)
+    assert (await said(host, vm_id, *words)).endswith("well")
