@@ -87,7 +87,7 @@ async def stop_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach
 
 @router.post("/{vmId}/start", status_code=202, responses=_ASKED_OF_ONE)
 async def start_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
-    """Have a machine at rest run again: one that is stopped is started, one that sleeps is woken."""
+    """Have a machine at rest run again: a stopped one is started, one that sleeps is woken."""
     return MachineView.of(await services.machines.start(Cause.asked(caller), VmId(vm_id)))
 
 
