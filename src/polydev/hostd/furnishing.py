@@ -19,7 +19,7 @@ from polydev.hostd.atomic import write_whole
 from polydev.hostd.channel import Channel
 from polydev.hostd.config_drive import MachineConfig, write_config_drive
 from polydev.hostd.disks import make_disk
-from polydev.hostd.images import ImageStore
+from polydev.hostd.images import GoldenImage, ImageStore
 from polydev.hostd.keys import make_keys
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles
@@ -89,7 +89,14 @@ class GoldenFurnishing(_Configured):
         kernel, image = await asyncio.to_thread(
             lambda: (self._images.require("kernel"), self._images.require(kind))
         )
-        return BootFiles(image.name, kernel.name, image.root_image, kernel.kernel, kernel.initramfs)
+        return _boot_files(image, kernel)
+
+    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
+        """What a machine was booted from, current or not. Raises MissingImage, ImageDamaged."""
+        image, kernel = await asyncio.to_thread(
+            lambda: (self._images.named(record.image), self._images.named(record.kernel))
+        )
+        return _boot_files(image, kernel)
 
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         """The machine's own empty disk. Raises DiskFull."""
@@ -126,6 +133,9 @@ class SimulatedFurnishing(_Configured):
         nothing = Path("/dev/null")
         return BootFiles(f"{kind}-simulated", "kernel-simulated", nothing, nothing, nothing)
 
+    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
+        return await self.boot_files(record.machine_kind)
+
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         folder.disk.touch(mode=0o600)
 
@@ -160,6 +170,10 @@ class SimulatedFurnishing(_Configured):
         if not path.startswith("/") or ".." in path.split("/"):
             raise BadPath(f"{path!r} is not an absolute, plain path to a file")
         return self._folder(record).path / SIMULATED_ROOT / path.lstrip("/")
+
+
+def _boot_files(image: GoldenImage, kernel: GoldenImage) -> BootFiles:
+    return BootFiles(image.name, kernel.name, image.root_image, kernel.kernel, kernel.initramfs)
 
 
 def _bounded(content: bytes, path: str, max_bytes: int) -> bytes:

@@ -27,6 +27,8 @@ MACHINE = (
     ",pit=on,pic=on"
 )
 _GUEST_CHANNEL = "10.0.2.15"
+INCOMING = ("-incoming", "defer")
+"""Besides a machine's arguments: wait for its memory instead of booting (`migration.py`)."""
 _TRANSLATION_MIB = 256, 512
 """Translated code under emulation, for small and for large machines: QEMU would take up to 1 GiB
 of the host's memory for each."""

@@ -20,8 +20,9 @@ from polydev.errors import (
 )
 from polydev.hostd.confine import confined, tool
 from polydev.hostd.room import room_in
-from polydev.hostd.vmm.qemu import ends, process
+from polydev.hostd.vmm.qemu import ends, migration, process
 from polydev.hostd.vmm.qemu.command import (
+    INCOMING,
     PACKAGE,
     PROGRAM,
     Acceleration,
@@ -30,11 +31,12 @@ from polydev.hostd.vmm.qemu.command import (
     machine_arguments,
 )
 from polydev.hostd.vmm.qemu.console import Marker
+from polydev.hostd.vmm.qemu.fingerprint import fingerprint
 from polydev.hostd.vmm.qemu.probe import BootFiles, Prober
 from polydev.hostd.vmm.qemu.running import RunningQemu
 from polydev.hostd.vmm.qemu.session import Session
 from polydev.hostd.vmm.qemu.tap import open_tap
-from polydev.hostd.vmm.vmm import LaunchSpec, Probe
+from polydev.hostd.vmm.vmm import LaunchSpec, Probe, SnapshotSource
 
 
 class QemuDriver:
@@ -74,20 +76,28 @@ class QemuDriver:
         Raises: VmmFailed, MissingTool, DiskFull, MissingImage, NetworkFailed; AlreadyRunning if its
         VMM runs already.
         """
-        program = tool(PROGRAM, PACKAGE)
-        try:
-            with room_in(spec.folder), ExitStack() as stack:
-                boot = _open_boot_files(stack, spec)
-                how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
-                await self._refuse_second(spec)
-                session = await _start(stack, program, spec, boot, how)
-        except OSError as error:
-            raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
+        session = await self._started(spec)
         try:
             await session.qmp.execute("cont")
         except BaseException:
             await session.kill()
             raise
+        return RunningQemu(spec, session)
+
+    async def fingerprint(self, spec: LaunchSpec) -> str:
+        """What a snapshot of this machine fits. Raises: MissingTool, VmmFailed, MissingImage."""
+        how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
+        return await asyncio.to_thread(fingerprint, spec, how)
+
+    async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningQemu:
+        """A guest that was saved, standing still. Raises: SnapshotUnusable, and as `launch`."""
+        session = await self._started(spec, INCOMING)
+        try:
+            await migration.load(session, source)
+        except BaseException:
+            await session.kill()
+            raise
+        session.marker.seen.set()
         return RunningQemu(spec, session)
 
     async def adopt(self, spec: LaunchSpec) -> RunningQemu | None:
@@ -110,12 +120,22 @@ class QemuDriver:
         found = process.running_in(self._machines_dir.resolve(), PROGRAM)
         return [pid for pid, where, exists in found if not exists or where not in known]
 
+    async def _started(self, spec: LaunchSpec, more: Sequence[str] = ()) -> Session:
+        """A QEMU whose guest does not run yet; with `more` arguments."""
+        program = tool(PROGRAM, PACKAGE)
+        try:
+            with room_in(spec.folder), ExitStack() as stack:
+                boot = _open_boot_files(stack, spec)
+                how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
+                await self._refuse_second(spec)
+                return await _start(stack, [program, *more], spec, boot, how)
+        except OSError as error:
+            raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
+
     async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningQemu:
         session = await Session.resume(spec.folder, running)
         try:
-            status = await session.qmp.execute("query-status")
-            if not isinstance(status, dict) or status.get("status") != "running":
-                raise VmmFailed(f"The guest does not run: {status}")
+            await migration.is_standing(session)
         except BaseException:
             await session.kill()
             raise
@@ -130,7 +150,11 @@ class QemuDriver:
 
 
 async def _start(
-    stack: ExitStack, program: str, spec: LaunchSpec, boot: tuple[int, int], how: Acceleration
+    stack: ExitStack,
+    program: Sequence[str],
+    spec: LaunchSpec,
+    boot: tuple[int, int],
+    how: Acceleration,
 ) -> Session:
     files = MachineDescriptors(
         root_image=_open(stack, spec.root_image, "golden image", spec.uid),
@@ -144,7 +168,9 @@ async def _start(
     arguments = machine_arguments(spec, descriptors, files, how)
     # A VMM that a guest has taken over must not fill the host: its disk is all that may grow.
     most = [tool("prlimit", "util-linux"), f"--fsize={spec.disk.stat().st_size}", "--"]
-    argv = confined([*most, program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns)
+    argv = confined(
+        [*most, *program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns
+    )
     opened = (*boot, files.root_image, files.disk, files.config_drive, files.tap)
     return await Session.start(spec.folder, argv, opened, given, Marker(spec.ready_marker))
 

@@ -26,8 +26,13 @@ class Qmp:
     """A connection. `execute` asks, events go to the handler as they come."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, on_event: EventHandler
+        self,
+        connected: socket.socket,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_event: EventHandler,
     ) -> None:
+        self._socket = connected
         self._reader = reader
         self._writer = writer
         self._on_event = on_event
@@ -39,7 +44,8 @@ class Qmp:
     async def over(cls, connected: socket.socket, on_event: EventHandler) -> Qmp:
         """Greet QEMU over a connected socket, which is closed if that fails. Raises: VmmFailed."""
         reader, writer = await asyncio.open_unix_connection(sock=connected, limit=_LINE_LIMIT)
-        qmp = cls(reader, writer, on_event)
+        writer.transport.set_write_buffer_limits(0)
+        qmp = cls(connected, reader, writer, on_event)
         try:
             async with asyncio.timeout(_ANSWER_LIMIT_S):
                 await qmp._message()
@@ -60,6 +66,13 @@ class Qmp:
 
     async def execute(self, command: str, **arguments: object) -> Any:
         """What QEMU answers. Raises: VmmFailed if it refuses, or does not answer in time."""
+        return await self._ask(command, arguments, [])
+
+    async def give(self, name: str, descriptor: int) -> None:
+        """Give QEMU a copy of an open descriptor, under a name. Raises: VmmFailed."""
+        await self._ask("getfd", {"fdname": name}, [descriptor])
+
+    async def _ask(self, command: str, arguments: dict[str, object], descriptors: list[int]) -> Any:
         self._next_id += 1
         number = self._next_id
         answer = asyncio.get_running_loop().create_future()
@@ -67,13 +80,21 @@ class Qmp:
         asked = {"execute": command, "arguments": arguments, "id": number}
         try:
             async with asyncio.timeout(_ANSWER_LIMIT_S):
-                self._writer.write(json.dumps(asked).encode() + b"\n")
-                await self._writer.drain()
+                await self._send(json.dumps(asked).encode() + b"\n", descriptors)
                 return await answer
         except (TimeoutError, OSError) as error:
             raise VmmFailed(f"QEMU does not answer `{command}`: {error!r}") from error
         finally:
             self._waiting.pop(number, None)
+
+    async def _send(self, line: bytes, descriptors: list[int]) -> None:
+        if descriptors:
+            # Beside asyncio's stream, which has no such thing. Every line before this one was
+            # drained below a buffer that is kept empty (`over`), so none is overtaken.
+            sent = socket.send_fds(self._socket, [line], descriptors)
+            line = line[sent:]
+        self._writer.write(line)
+        await self._writer.drain()
 
     async def close(self) -> None:
         """Hang up."""

@@ -8,12 +8,13 @@ from contextlib import suppress
 
 from polydev.errors import DiskFull, VmmFailed
 from polydev.hostd.network.netns import dial
+from polydev.hostd.vmm.qemu import migration
 from polydev.hostd.vmm.qemu.session import Session
-from polydev.hostd.vmm.vmm import ExitReport, LaunchSpec
+from polydev.hostd.vmm.vmm import ExitReport, LaunchSpec, SnapshotSink
 
 
 class RunningQemu:
-    """Made by `QemuDriver.launch` and `QemuDriver.adopt`."""
+    """Made by `QemuDriver`."""
 
     def __init__(self, spec: LaunchSpec, session: Session) -> None:
         self._spec = spec
@@ -62,6 +63,15 @@ class RunningQemu:
         """Press the guest's power button. Nothing happens if the VMM has ended."""
         with suppress(VmmFailed):
             await self._session.qmp.execute("system_powerdown")
+
+    async def save(self, sink: SnapshotSink) -> None:
+        """Stop the guest and write it out. Raises: VmmFailed, and what the sink raises."""
+        await migration.save(self._session, sink)
+
+    async def go_on(self) -> None:
+        """Let a guest that stands still go on. Raises: VmmFailed."""
+        await migration.settle(self._session)
+        await self._session.qmp.execute("cont")
 
     async def kill(self) -> None:
         """End the process now; returns when it has ended and its sockets are gone."""

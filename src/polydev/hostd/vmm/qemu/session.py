@@ -42,6 +42,8 @@ class Session:
         self.marker = marker
         self.host_full = asyncio.Event()
         """Set when the guest could not write because the host's disk is full."""
+        self.migration_news = asyncio.Event()
+        """Set whenever a snapshot that QEMU writes or reads comes a step further."""
         self._console = Reader(BoundedLog(folder / "console.log", CONSOLE_LOG_BYTES), marker)
         self._errors = Reader(BoundedLog(folder / "error.log", ERROR_LOG_BYTES))
         self._fifo = -1
@@ -188,6 +190,8 @@ class Session:
         # `nospace` is only told of drives that stop the machine; the reason is strerror(3)'s.
         if name == "BLOCK_IO_ERROR" and data.get("reason") == os.strerror(errno.ENOSPC):
             self.host_full.set()
+        if name == "MIGRATION":
+            self.migration_news.set()
 
 
 async def _started(

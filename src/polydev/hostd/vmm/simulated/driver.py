@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polydev.errors import VmmFailed
-from polydev.hostd.vmm.simulated.config import read_config
+from polydev.hostd.vmm.simulated.config import GuestConfig, read_config
 from polydev.hostd.vmm.simulated.machine import SimulatedVmm
+from polydev.hostd.vmm.simulated.memory import Memory
 from polydev.hostd.vmm.simulated.simulation import Simulation
-from polydev.hostd.vmm.vmm import LaunchSpec, Probe
+from polydev.hostd.vmm.vmm import LaunchSpec, Probe, SnapshotSource
 
 ROOT = "simulated-root"
 """Name of the folder, in a machine's own, that is the machine's filesystem."""
@@ -35,15 +36,21 @@ class SimulatedDriver:
 
     async def launch(self, spec: LaunchSpec) -> SimulatedVmm:
         """Start a machine. Raises VmmFailed if its config drive is not one."""
-        try:
-            config = await asyncio.to_thread(read_config, spec.config_drive)
-            root = spec.folder / ROOT
-            await asyncio.to_thread(_make_root, root)
-        except (OSError, ValueError, KeyError) as error:
-            raise VmmFailed(
-                f"{spec.vm_id} has no config drive that can be read: {error}"
-            ) from error
-        return SimulatedVmm(spec, config, root, self._simulation)
+        config = await _config(spec)
+        memory = await asyncio.to_thread(Memory.fresh, spec.folder / ROOT)
+        return SimulatedVmm(spec, config, memory, self._simulation)
+
+    async def fingerprint(self, spec: LaunchSpec) -> str:
+        return f"simulation: 1\nmemory: {spec.memory_mib} MiB\nprocessors: {spec.vcpus}\n"
+
+    async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> SimulatedVmm:
+        """A machine that was saved, standing still. Raises VmmFailed, SnapshotUnusable."""
+        config = await _config(spec)
+        saved = b""
+        while piece := await source.read():
+            saved += piece
+        memory = await asyncio.to_thread(Memory.restored, spec.folder / ROOT, saved)
+        return SimulatedVmm(spec, config, memory, self._simulation, is_restored=True)
 
     async def adopt(self, spec: LaunchSpec) -> None:
         return None
@@ -52,6 +59,8 @@ class SimulatedDriver:
         return ()
 
 
-def _make_root(root: Path) -> None:
-    (root / "root").mkdir(mode=0o700, parents=True, exist_ok=True)
-    (root / "tmp").mkdir(exist_ok=True)
+async def _config(spec: LaunchSpec) -> GuestConfig:
+    try:
+        return await asyncio.to_thread(read_config, spec.config_drive)
+    except (OSError, ValueError, KeyError) as error:
+        raise VmmFailed(f"{spec.vm_id} has no config drive that can be read: {error}") from error

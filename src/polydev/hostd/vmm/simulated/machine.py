@@ -12,7 +12,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import asyncssh
 
@@ -21,10 +20,11 @@ from polydev.hostd.channel import Channel
 from polydev.hostd.vmm.simulated.browser_service import SERVICE_PORT, BrowserService
 from polydev.hostd.vmm.simulated.config import GuestConfig
 from polydev.hostd.vmm.simulated.direct import DirectChannel, Ports
+from polydev.hostd.vmm.simulated.memory import Memory
 from polydev.hostd.vmm.simulated.programs import Programs
 from polydev.hostd.vmm.simulated.screen import SCREEN_PORT, Screen
 from polydev.hostd.vmm.simulated.simulation import Simulation
-from polydev.hostd.vmm.vmm import ExitReport, LaunchSpec
+from polydev.hostd.vmm.vmm import ExitReport, LaunchSpec, SnapshotSink
 
 _CHUNK = 64 * 1024
 _BOOT_LINES = ("POLYDEV-BOOT simulated",)
@@ -36,10 +36,18 @@ class SimulatedVmm:
     """A running machine."""
 
     def __init__(
-        self, spec: LaunchSpec, config: GuestConfig, root: Path, simulation: Simulation
+        self,
+        spec: LaunchSpec,
+        config: GuestConfig,
+        memory: Memory,
+        simulation: Simulation,
+        *,
+        is_restored: bool = False,
     ) -> None:
+        """One that is restored has booted long ago, and stands still."""
         self._spec = spec
-        self._root = root
+        self._memory = memory
+        self._root = root = memory.root
         self._simulation = simulation
         self._ended = asyncio.Event()
         self._status = 0
@@ -49,7 +57,10 @@ class SimulatedVmm:
         self._service = BrowserService(config.token, simulation) if config.token else None
         self._screen = Screen(root, self._service.hand_in) if self._service else None
         self._config = config
-        self._ready = asyncio.create_task(self._boot())
+        self._runs = asyncio.Event()
+        if not is_restored:
+            self._runs.set()
+        self._ready = asyncio.create_task(self._runs.wait() if is_restored else self._boot())
 
     @property
     def pid(self) -> int:
@@ -80,6 +91,20 @@ class SimulatedVmm:
     async def request_shutdown(self) -> None:
         self._end()
 
+    async def save(self, sink: SnapshotSink) -> None:
+        """Nothing new begins in it from here on; what it holds in memory is handed out."""
+        if self._ended.is_set():
+            raise VmmFailed(f"{self._spec.vm_id} has ended")
+        self._runs.clear()
+        saved = await asyncio.to_thread(self._memory.saved)
+        for start in range(0, len(saved), _CHUNK):
+            await sink.write(saved[start : start + _CHUNK])
+
+    async def go_on(self) -> None:
+        if self._ended.is_set():
+            raise VmmFailed(f"{self._spec.vm_id} has ended")
+        self._runs.set()
+
     async def kill(self) -> None:
         if not self._ended.is_set():
             self._status = -9
@@ -95,7 +120,7 @@ class SimulatedVmm:
         self._end()
         await self._settled()
 
-    async def _boot(self) -> None:
+    async def _boot(self) -> bool:
         await asyncio.sleep(self._simulation.boot_s)
         if not self._simulation.becomes_ready:
             await self._ended.wait()
@@ -103,8 +128,14 @@ class SimulatedVmm:
         console = self._spec.folder / "console.log"
         console.write_text("".join(f"{line}\n" for line in lines))
         (self._spec.folder / "error.log").touch()
+        return True
 
     async def _serve(self, sock: socket.socket) -> None:
+        try:
+            await self._runs.wait()
+        except asyncio.CancelledError:
+            sock.close()
+            raise
         with contextlib.suppress(asyncssh.Error, OSError, TimeoutError):
             options = self._server_options(self._config)
             connection = await asyncssh.run_server(sock, options=options)
