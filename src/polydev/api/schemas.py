@@ -242,7 +242,7 @@ class SleepView(_Schema):
 
     slept_at: datetime | None
     slept_why: str = Field(examples=["not used for 30 minutes"])
-    trouble: str = Field(description="Why it could not be put to sleep, when it last was to be")
+    trouble: str = Field(description="Why it could not be put to sleep, or woken, the last time")
     memory_on_disk_bytes: int | None = Field(
         description="While it sleeps, and until it has woken", examples=[104857600]
     )

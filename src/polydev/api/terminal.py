@@ -32,7 +32,13 @@ from polydev.api.ids import VmIdInPath
 from polydev.api.own_machines import Reached, own_machine
 from polydev.api.services import Reach, caller_of, still_may
 from polydev.domain import MachineState, Scope, VmId
-from polydev.errors import BadRequest, MachineAsleep, PolydevError, QuotaExceeded
+from polydev.errors import (
+    BadRequest,
+    ChannelLost,
+    MachineAsleep,
+    PolydevError,
+    QuotaExceeded,
+)
 from polydev.hostapi import ExecEnd, ExecRequest
 from polydev.hosts import GuestProcess, Host
 from polydev.workflows.waking import WAKES, SignsOfUse, can_be_used
@@ -174,8 +180,19 @@ async def _relay(socket: WebSocket, reached: Reached, wanted: _Wanted, may: stre
     except ValidationError:
         end = streams.ended_by(BadRequest('A text frame is {"resize": [columns, rows]}'))
     except PolydevError as error:
-        end = streams.ended_by(error)
+        end = streams.ended_by(await _why(reached, error))
     await streams.send_end(socket, end)
+
+
+async def _why(reached: Reached, error: PolydevError) -> PolydevError:
+    """Why a terminal was cut: its machine may have been put to sleep."""
+    try:
+        services = reached.services
+        machine = await own_machine(services, reached.caller.user_id, reached.vm_id)
+    except PolydevError:
+        return error
+    sleeps = machine.status in (MachineState.HIBERNATING, MachineState.HIBERNATED)
+    return _asleep(reached.vm_id) if sleeps and isinstance(error, ChannelLost) else error
 
 
 async def _host(socket: WebSocket, reached: Reached) -> Host:

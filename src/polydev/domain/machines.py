@@ -84,7 +84,7 @@ class Sleep:
     slept_at: datetime | None = None
     slept_why: str = ""
     trouble: str = ""
-    """Why it could not be put to sleep, the last time that it was to be."""
+    """Why it could not be put to sleep, or woken, the last time that it was to be."""
     woke_at: datetime | None = None
     woke_why: str = ""
     woke_how: WokeHow | None = None

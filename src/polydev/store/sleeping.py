@@ -75,10 +75,21 @@ async def stayed_awake(
     )
 
 
+async def slept_on(connection: AsyncConnection, vm_id: VmId, trouble: str) -> None:
+    """A machine that was to wake did not; its memory is still on disk."""
+    noting = {"sleep_trouble": trouble}
+    before = [MachineState.RESUMING]
+    await machines.set_state(
+        connection, vm_id, MachineState.HIBERNATED, instead_of=before, noting=noting
+    )
+
+
 async def note_why_woken(connection: AsyncConnection, vm_id: VmId, why: str) -> None:
     """Why a machine is being woken, in the transaction that claims its room."""
     query = sa.update(vms).where(vms.c.vm_id == vm_id)
-    await connection.execute(query.values(woke_why=why, woke_how=None, boot_reason=None))
+    await connection.execute(
+        query.values(woke_why=why, woke_how=None, boot_reason=None, sleep_trouble=None)
+    )
 
 
 def woken(at: datetime, how: WokeHow, boot_reason: str, took_s: float) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -37,7 +36,8 @@ from polydev.store.database import Database
 from polydev.workflows.causes import Cause
 from polydev.workflows.engine import Engine
 from polydev.workflows.machines import ANSWER_GRACE_S, Machines, set_failed
-from polydev.workflows.saga import OnPoint, Saga, Step, Work
+from polydev.workflows.saga import Notes, OnPoint, Saga, Step, Work
+from polydev.workflows.sleep_notes import SleepNotes, WakeNotes
 from polydev.workflows.unattended import Unattended
 
 log = logging.getLogger("polydev.workflows")
@@ -113,7 +113,8 @@ class MachineRequests:
         return machine
 
     async def stop(self, caller: Caller, vm_id: VmId) -> Machine:
-        """Have a machine stopped; its disk stays. Answers with its row, `stopping`.
+        """Have a machine stopped; its disk stays. Answers with its row, `stopping`. One that sleeps
+        loses its memory.
 
         Raises: NoSuchMachine; MachineBusy when it does not run, or a login uses it.
         """
@@ -122,7 +123,8 @@ class MachineRequests:
             machine = await machines.get(connection, vm_id, caller.bounds)
             if machine.status in _ON_ITS_WAY_DOWN:
                 return machine
-            await _require_free(connection, machine)
+            if machine.status is not MachineState.HIBERNATED:
+                await _require_free(connection, machine)
             await machines.set_state(connection, vm_id, MachineState.STOPPING)
             attempt = await machines.next_attempt(connection, vm_id)
             await audit.record(connection, caller.did("machine.stop", vm_id, machine.user_id))
@@ -215,7 +217,7 @@ class MachineRequests:
     def _starting(self, name: str) -> Saga:
         means = self._means
         step = Step(name=name, do=_on_machine(means.bring_up), limit_s=means.bring_up_limit_s)
-        return self._saga(name, step)
+        return self._saga(name, step, notes=WakeNotes(means) if name == RESUME else None)
 
     def _destroying(self) -> Saga:
         limit_s = self._means.settings.destroy_limit_s
@@ -229,11 +231,12 @@ class MachineRequests:
     def _hibernating(self) -> Saga:
         means, limit_s = self._means, self._means.settings.hibernate_limit_s + ANSWER_GRACE_S
         step = Step(name=HIBERNATE, do=_on_machine(means.hibernate), limit_s=limit_s)
-        notes, undo_limit_s = _SleepNotes(means), means.settings.destroy_limit_s
-        return Saga(HIBERNATE, [step], [], notes, undo_limit_s, self._on_point)
+        return self._saga(HIBERNATE, step, notes=SleepNotes(means))
 
-    def _saga(self, name: str, *steps: Step, always: Step | None = None) -> Saga:
-        notes, limit_s = _Notes(self._means.database), self._means.settings.destroy_limit_s
+    def _saga(
+        self, name: str, *steps: Step, always: Step | None = None, notes: Notes | None = None
+    ) -> Saga:
+        notes, limit_s = notes or _Notes(self._means.database), self._means.settings.destroy_limit_s
         return Saga(name, steps, [always] if always else [], notes, limit_s, self._on_point)
 
 
@@ -282,24 +285,3 @@ class _Notes(Unattended):
         if failure is not None:
             async with self._database.write() as connection:
                 await set_failed(connection, _vm_id(subject), failure)
-
-
-class _SleepNotes(Unattended):
-    """A machine that could not be put to sleep runs on, and its row says why it does."""
-
-    def __init__(self, means: Machines) -> None:
-        self._means = means
-
-    async def over(self, subject: str, failure: PolydevError | None) -> None:
-        if failure is None:
-            return
-        vm_id, view = _vm_id(subject), None
-        with suppress(PolydevError):
-            view = await self._means.at_host(await self._means.find(vm_id))
-        async with self._means.database.write() as connection:
-            if view is not None and view.state is MachineState.HIBERNATED:
-                await sleeping.slept(connection, vm_id, view.memory_on_disk_bytes)
-            elif await sleeping.stayed_awake(connection, vm_id, failure.line(), now()):
-                machine = await machines.get(connection, vm_id, None)
-                cause = Cause.of_controller("workflow", failure.line())
-                await audit.record(connection, cause.entry("machine.stay-awake", machine))

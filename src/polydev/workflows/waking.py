@@ -82,6 +82,7 @@ class Waking:
                     _require_usable(machine, asked=asked)
                     tells()
                     if machine.status is MachineState.HIBERNATED:
+                        _require_not_tried(machine, asked=asked)
                         asked = await self._asked(cause, vm_id) or asked
                         continue
                     await change.wait()
@@ -180,6 +181,15 @@ async def usable_cli_of(connection: AsyncConnection, user_id: PersonId) -> Machi
 def can_be_used(machine: Machine) -> bool:
     """Whether it runs, or will by itself when somebody uses it."""
     return machine.status in _CAN_BE_USED
+
+
+def _require_not_tried(machine: Machine, *, asked: bool) -> None:
+    """Raises MachineNotReady for one that was asked to wake, and sleeps on."""
+    if asked:
+        raise MachineNotReady(
+            f"Machine {machine.vm_id} did not wake up: {machine.sleep.trouble}",
+            hint="Try again later; `polydev doctor` looks for the cause",
+        )
 
 
 def _require_usable(machine: Machine, *, asked: bool) -> None:
