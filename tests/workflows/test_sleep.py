@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,20 +159,21 @@ async def test_whatever_reaches_into_a_machine_that_sleeps_wakes_it(
             assert sleep["memory_on_disk_bytes"] is None
         woken = await audited(world, "machine.resume")
         assert {it["reason"] for it in woken} == {why for _, why in USES} - {"a login"}
-        assert (await world.controller.ask("GET", "/api/vm/active-cli"))["vmId"] == vm_id
-
-
-async def test_a_revoked_login_is_removed_from_a_machine_that_slept() -> None:
-    async with a_connected() as (world, vm_id):
         await asleep(world, vm_id)
-        [listed] = await world.controller.ask("GET", "/api/credentials")
+        assert (await world.controller.ask("GET", "/api/vm/active-cli"))["vmId"] == vm_id
+        await _is_revoked(world)
+        sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+        assert sleep["woke_why"] == "a login is removed from it"
+
+
+async def _is_revoked(world: World) -> None:
+    """All logins are removed from the machine, which is woken for it: its disk is in use."""
+    for listed in await world.controller.ask("GET", "/api/credentials"):
         await world.controller.ask("POST", f"/api/credentials/{listed['credentialId']}/revoke")
-        async with asyncio.timeout(LIMIT_S):
-            while await world.controller.ask("GET", "/api/credentials"):
-                await asyncio.sleep(0.05)
-        assert not list(world.agent.state_dir.rglob("simulated-root/root/.codex/auth.json"))
-        view = await world.controller.ask("GET", f"/api/vm/{vm_id}")
-        assert view["sleep"]["woke_why"] == "a login is removed from it"
+    async with asyncio.timeout(LIMIT_S):
+        while await world.controller.ask("GET", "/api/credentials"):
+            await asyncio.sleep(0.05)
+    assert not list(world.agent.state_dir.rglob("simulated-root/root/.codex/auth.json"))
 
 
 # -- what it is not done to ------------------------------------------------------------------------
@@ -227,11 +227,9 @@ def _callback_of(session: dict[str, Any]) -> str:
     return f"{asked['redirect_uri'][0]}?code=made-up&state={asked['state'][0]}"
 
 
-async def test_idle_machines_sleep_and_one_in_which_a_cli_answers_does_not(
-    database: dict[str, str],
-) -> None:
+async def test_idle_machines_sleep_and_one_in_which_a_cli_answers_does_not() -> None:
     idle = {"POLYDEV_HIBERNATE_IDLE_S": "2", "POLYDEV_HIBERNATE_CPU": "1000"}
-    async with a_connected(**database, **idle) as (world, vm_id):
+    async with a_connected(**idle) as (world, vm_id):
         talk = await a_chat(world.controller)
         number = await _waits_for_permission(talk)
         made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
@@ -284,44 +282,47 @@ async def test_a_machine_whose_host_is_full_says_so_and_sleeps_on() -> None:
 # -- bad luck ----------------------------------------------------------------------------------
 
 
-def _memory_of(world: World) -> list[Path]:
-    return [it for it in world.agent.state_dir.rglob("memory*") if it.is_file()]
+async def _is_damaged(world: World, vm_id: str) -> None:
+    """Memory that is damaged is not used, and that is said."""
+    await asleep(world, vm_id)
+    [memory] = [it for it in world.agent.state_dir.rglob("memory*") if it.is_file()]
+    content = memory.read_bytes()
+    memory.write_bytes(content[: len(content) // 2])
+    events = await (await a_chat(world.controller)).turn("hello")
+    assert said(events) == "You said: hello"
+    sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+    assert (sleep["woke_how"], sleep["woke_why"]) == ("booted", CHAT)
+    assert sleep["boot_reason"]
 
 
-async def test_memory_that_is_damaged_is_not_used_and_that_is_said() -> None:
-    async with a_connected() as (world, vm_id):
-        await asleep(world, vm_id)
-        for path in _memory_of(world):
-            content = path.read_bytes()
-            path.write_bytes(content[: len(content) // 2])
-        events = await (await a_chat(world.controller)).turn("hello")
-        assert said(events) == "You said: hello"
-        sleep = (await world.controller.ask("GET", f"/api/vm/{vm_id}"))["sleep"]
-        assert (sleep["woke_how"], sleep["woke_why"]) == ("booted", CHAT)
-        assert sleep["boot_reason"]
+async def _dies(world: World, vm_id: str) -> None:
+    """A host agent that dies while a machine sleeps still wakes it."""
+    await asleep(world, vm_id)
+    await world.agent.kill()
+    await world.agent.start()
+    await _by_files(world, vm_id)
+    sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+    assert (sleep["woke_how"], sleep["boot_reason"]) == ("resumed", "")
 
 
-async def test_the_word_of_a_host_counts_whether_a_machine_sleeps() -> None:
-    async with a_connected() as (world, vm_id):
-        for operation, status in (
-            (HibernateMachine(vm_id=vm_id), "hibernated"),
-            (ResumeMachine(vm_id=vm_id), "running"),
-        ):
-            async with world.agent.host() as host:
-                await host.run(f"behind-its-back-{status}", operation, 30)
-            await world.controller.end()
-            await world.controller.start()
-            view = await world.until_machine(vm_id, status)
-        assert view["sleep"]["woke_how"] == "resumed"
-        assert len(await audited(world, "machine.hibernated")) == 1
-        doctor = await world.controller.ask("GET", "/api/doctor")
-        assert [it for it in doctor["checks"] if it["name"] == "machines" and not it["ok"]] == []
+async def _differs(world: World, vm_id: str) -> None:
+    """The word of a host counts: it says whether a machine sleeps."""
+    for operation, status in (
+        (HibernateMachine(vm_id=vm_id), "hibernated"),
+        (ResumeMachine(vm_id=vm_id), "running"),
+    ):
+        async with world.agent.host() as host:
+            await host.run(f"behind-its-back-{status}", operation, 30)
+        view = await world.until_machine(vm_id, status)
+    assert view["sleep"]["woke_how"] == "resumed"
+    assert len(await audited(world, "machine.hibernated")) == 1
+    doctor = await world.controller.ask("GET", "/api/doctor")
+    assert [it for it in doctor["checks"] if it["name"] == "machines" and not it["ok"]] == []
 
 
-async def test_a_host_that_dies_while_machines_sleep_still_wakes_them() -> None:
-    async with a_connected() as (world, vm_id):
-        await asleep(world, vm_id)
-        await world.agent.kill()
-        await world.agent.start()
-        await _by_files(world, vm_id)
-        assert (await world.controller.ask("GET", f"/api/vm/{vm_id}"))["status"] == "running"
+async def test_whatever_happens_to_a_machine_that_sleeps_it_can_be_used_again() -> None:
+    async with a_connected(POLYDEV_RECONCILE_PERIOD_S="0.5") as (world, vm_id):
+        await _is_damaged(world, vm_id)
+        await _differs(world, vm_id)
+        await _dies(world, vm_id)
+        await world.assert_clean(vm_id)
