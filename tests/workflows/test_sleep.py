@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -279,6 +281,44 @@ async def test_a_machine_whose_host_is_full_says_so_and_sleeps_on() -> None:
         assert said(await talk.turn("hello")) == "You said: hello"
 
 
+# -- the commands ----------------------------------------------------------------------------------
+
+
+async def _typed(world: World, *words: str) -> tuple[str, str]:
+    """What a command prints, and what it says beside that."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "POLYDEV_URL": f"http://127.0.0.1:{world.controller.port}",
+        "POLYDEV_ADMIN_TOKEN": TOKEN,
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "polydev.cli", *words),
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    assert process.returncode == 0, f"{words}: {err.decode()}"
+    return out.decode(), err.decode()
+
+
+async def _by_commands(world: World, vm_id: str) -> None:
+    out, _ = await _typed(world, "machine", "hibernate", "cli", "--json")
+    assert json.loads(out)["status"] == "hibernated"
+    shown, _ = await _typed(world, "machine", "show", "cli")
+    assert "hibernated" in shown
+    assert "asked for; its memory takes" in shown
+    out, err = await _typed(world, "machine", "exec", "cli", "--", "echo", "here")
+    assert out == "here\n"
+    assert f"Waking {vm_id}" in err
+    await asleep(world, vm_id)
+    out, _ = await _typed(world, "machine", "resume", "cli")
+    assert "It went on where it was" in out
+    assert "it went on where it was" in (await _typed(world, "machine", "show", "cli"))[0]
+
+
 # -- bad luck ----------------------------------------------------------------------------------
 
 
@@ -322,6 +362,7 @@ async def _differs(world: World, vm_id: str) -> None:
 
 async def test_whatever_happens_to_a_machine_that_sleeps_it_can_be_used_again() -> None:
     async with a_connected(POLYDEV_RECONCILE_PERIOD_S="0.5") as (world, vm_id):
+        await _by_commands(world, vm_id)
         await _is_damaged(world, vm_id)
         await _differs(world, vm_id)
         await _dies(world, vm_id)
