@@ -41,7 +41,7 @@ async def test_a_machine_is_put_to_sleep_and_woken_and_says_why(chromium: Chromi
         await expect(page.locator(".where-machine")).to_contain_text("Asleep")
         await say(page, "Are you there?")
         await until_idle(page)
-        await expect(page.locator(".came .notice")).to_have_text("Its machine wakes up")
+        await expect(page.locator(".came .passing")).to_have_text("Its machine slept, and woke up")
         await expect(answers(page).last).to_contain_text("Are you there?")
         await visit.open("/machine")
         await expect(page.locator(".facts")).to_contain_text(
@@ -69,6 +69,7 @@ async def test_a_terminal_that_is_only_open_wakes_nothing_and_who_types_wakes(
 
         await _asleep(world, visit, vm_id)
         await expect(state).to_have_text("Asleep: type to wake it")
+        await expect(screen).to_contain_text("[The machine sleeps. Type to wake it.]")
         await visit.assert_accessible()
         other = await visit.another_page()  # an event comes, and nobody is at this page
         await other.goto("/machine")

@@ -44,8 +44,14 @@ const link = new Link({
   },
   bytes: (bytes) => terminal.write(bytes),
   cut: () => tell("attention", "Connecting again"),
-  waits: () => tell("busy", "Waking the machine…"),
-  asleep: () => tell("off", "Asleep: type to wake it"),
+  waits: () => {
+    tell("busy", "Waking the machine…");
+    note("Waking the machine…");
+  },
+  asleep: () => {
+    tell("off", "Asleep: type to wake it");
+    note("The machine sleeps. Type to wake it.");
+  },
   ended: ({ error }) => {
     tell("off", error ? "Not connected" : "Closed");
     again.hidden = false;
@@ -57,6 +63,12 @@ const link = new Link({
 function tell(kind, words) {
   state.className = `badge ${kind}`;
   if (state.textContent !== words) state.textContent = words;
+}
+
+/** A word of the page's own on the screen: a phone has no room for it above. It goes with the next
+ *  opening, which tells all of the screen again. */
+function note(words) {
+  terminal.write(`\r\n\x1b[2m[${words}]\x1b[0m`);
 }
 
 function open() {
