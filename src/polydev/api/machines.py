@@ -54,7 +54,11 @@ MAX_TAIL_BYTES = 1024 * 1024
 BY_HAND = "asked for"
 """Why a machine slept or woke, when somebody simply wanted it."""
 
-_ASKED_OF_ONE = answers(NoSuchMachine, MachineBusy, NoCapacity, QuotaExceeded, IdempotencyConflict)
+_ASKED_OF_ONE = answers(NoSuchMachine, MachineBusy, IdempotencyConflict)
+_BROUGHT_UP = answers(
+    *(NoSuchMachine, NoSuchPerson, MachineBusy, QuotaExceeded, NoCapacity, HostUnreachable),
+    IdempotencyConflict,
+)
 
 
 @router.post(
@@ -85,7 +89,7 @@ async def stop_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach
     return MachineView.of(await services.machines.stop(caller, VmId(vm_id)))
 
 
-@router.post("/{vmId}/start", status_code=202, responses=_ASKED_OF_ONE)
+@router.post("/{vmId}/start", status_code=202, responses=_BROUGHT_UP)
 async def start_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
     """Have a machine at rest run again: a stopped one is started, one that sleeps is woken."""
     return MachineView.of(await services.machines.start(Cause.asked(caller), VmId(vm_id)))
@@ -101,7 +105,7 @@ async def hibernate_machine(
     return MachineView.of(await services.machines.hibernate(cause, VmId(vm_id)))
 
 
-@router.post("/{vmId}/resume", status_code=202, responses=_ASKED_OF_ONE)
+@router.post("/{vmId}/resume", status_code=202, responses=_BROUGHT_UP)
 async def resume_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
     """Have a machine that sleeps woken; one that is stopped is started."""
     cause = Cause.asked(caller, BY_HAND)
