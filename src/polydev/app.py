@@ -47,6 +47,7 @@ from polydev.workflows.connect_by_key import ConnectByKey
 from polydev.workflows.custody import Custody
 from polydev.workflows.engine import Engine
 from polydev.workflows.host_watch import HostWatch
+from polydev.workflows.idle import IdlePolicy
 from polydev.workflows.journal import journal_of
 from polydev.workflows.leases import Lease, at_work
 from polydev.workflows.machine_requests import MachineRequests
@@ -58,6 +59,7 @@ from polydev.workflows.retention import Retention
 from polydev.workflows.rotation import Rotation
 from polydev.workflows.saga import OnPoint
 from polydev.workflows.token_key import token_key
+from polydev.workflows.waking import Waking
 from polydev.workflows.wishes import Wishes
 
 log = logging.getLogger("polydev.controller")
@@ -125,10 +127,11 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         its = _workflows(database, vault, machines, admission, engine, on_point)
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         chats = Chats(database, settings)
-        turns = Runner(database, hosts, settings, chats.lives, lease.executor_id)
+        turns = Runner(database, hosts, settings, chats.lives, lease.executor_id, its.waking)
         _beside(closing, admission.run())
         _beside(closing, turns.run())
         _beside(closing, Reconciler(database, engine, machines, its.requests).run())
+        _beside(closing, IdlePolicy(database, machines, its.requests, lease.executor_id).run())
         _beside(closing, resume_now_and_then((its.custody.resume, its.removal.resume)))
         _beside(closing, Retention(database, settings).run())
         yield Services(
@@ -139,17 +142,19 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
             its.by_key,
             its.requests,
             chats,
-            SingleTurns(database, hosts),
+            SingleTurns(database, hosts, its.waking),
             its.rotation,
             its.custody,
             its.removal,
             Checkup(database, hosts, settings),
+            its.waking,
             file_limit_bytes=settings.file_limit_mib * 1024 * 1024,
             metrics_token=settings.metrics_token,
         )
 
 
 class _Workflows(NamedTuple):
+    waking: Waking
     requests: MachineRequests
     connect: Connect
     by_key: ConnectByKey
@@ -168,15 +173,18 @@ def _workflows(
 ) -> _Workflows:
     """All that the engine does, which must know it before its start."""
     wishes = Wishes(database)
+    requests = MachineRequests(machines, engine, on_point)
+    waking = Waking(database, requests, machines.settings)
     its = _Workflows(
-        MachineRequests(machines, engine, on_point),
+        waking,
+        requests,
         Connect(database, vault, machines, admission, wishes, engine, on_point),
         ConnectByKey(database, vault, machines, admission, wishes, engine, on_point),
         Rotation(database, vault, engine, on_point),
-        Custody(database, vault, machines, engine, on_point),
+        Custody(database, vault, machines, engine, waking, on_point),
         Removal(database, machines, engine, on_point),
     )
-    for each in its:
+    for each in its[1:]:
         each.register()
     return its
 

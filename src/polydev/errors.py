@@ -14,7 +14,7 @@
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
     │   ├── LoginNotWaiting, LoginUnderway, AlreadyRunning, AlreadyExists, IdempotencyConflict,
-    │   ├── HostInUse, KeyInUse, FileRefused, ChatBusy, PermissionAnswered,
+    │   ├── HostInUse, KeyInUse, FileRefused, ChatBusy, PermissionAnswered, MachineAsleep,
     │   └── NoLiveView
     ├── Unavailable   not now; retried                          (503)
     │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken,
@@ -209,6 +209,10 @@ class NoSuchPermission(Missing):
 
 class MachineBusy(Conflict):
     """The machine is in a state that does not allow the operation."""
+
+
+class MachineAsleep(Conflict):
+    """The machine sleeps, and whoever asked does not want it woken."""
 
 
 class ImageInUse(Conflict):

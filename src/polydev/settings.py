@@ -21,6 +21,7 @@ from polydev.domain import LOCAL_HOST, HostId
 from polydev.errors import BadSettings
 from polydev.settings_chat import ChatLimits
 from polydev.settings_vmm import VmmSettings
+from polydev.settings_sleep import SleepLimits
 
 _HOST_NAME = r"[a-z0-9][a-z0-9-]{0,31}"
 
@@ -146,7 +147,7 @@ class HostSettings(VmmSettings, CommonSettings):
         return self
 
 
-class ControllerSettings(ChatLimits, CommonSettings):
+class ControllerSettings(ChatLimits, SleepLimits, CommonSettings):
     """The controller's settings."""
 
     port: int = Field(4000, ge=1, le=65535, validation_alias=_named("PORT"))

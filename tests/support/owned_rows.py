@@ -58,6 +58,7 @@ _WORDS = {
     "vm_type": "cli",
     "scopes": "read",
     "validity": "valid",
+    "woke_how": "resumed",
 }
 
 

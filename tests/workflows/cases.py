@@ -124,6 +124,38 @@ async def _start(world: World, vm_id: str) -> str:
     return vm_id
 
 
+async def _asleep(world: World) -> str:
+    vm_id = await _hibernate(world, await _made(world))
+    await world.until_machine(vm_id, "hibernated")
+    return vm_id
+
+
+async def _hibernate(world: World, vm_id: str) -> str:
+    await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
+    return vm_id
+
+
+async def _resume(world: World, vm_id: str) -> str:
+    await world.controller.ask("POST", f"/api/vm/{vm_id}/resume")
+    return vm_id
+
+
+async def _sleeps(world: World, vm_id: str) -> None:
+    view = await world.until_machine(vm_id, "hibernated")
+    assert view["sleep"]["memory_on_disk_bytes"] > 0
+    assert view["sleep"]["slept_why"] == "asked for"
+    assert await world.states() == {vm_id: "hibernated"}
+    await _goes(world, vm_id)
+
+
+async def _is_awake(world: World, vm_id: str) -> None:
+    view = await world.until_machine(vm_id, "running")
+    sleep = view["sleep"]
+    assert (sleep["woke_how"], sleep["boot_reason"], sleep["trouble"]) == ("resumed", "", "")
+    assert sleep["memory_on_disk_bytes"] is None
+    await _runs(world, vm_id)
+
+
 async def _runs(world: World, vm_id: str) -> None:
     await world.until_machine(vm_id, "running")
     assert await world.states() == {vm_id: "running"}
@@ -148,8 +180,10 @@ async def _was_not_made(world: World, vm_id: str) -> None:
 
 
 async def _is_left(world: World, vm_id: str) -> None:
-    view = await world.until_machine(vm_id, "failed", "running", "stopped")
+    view = await world.until_machine(vm_id, "failed", "running", "stopped", "hibernated")
     assert list(await world.states()) == [view["vm_id"]]
+    if "hibernated" in (told := (view["status"], (await world.states())[vm_id])):
+        assert told == ("hibernated", "hibernated"), "its row says what its host says"
     await _goes(world, vm_id)
 
 
@@ -226,6 +260,8 @@ CASES = (
     Case("revoke-credential", _revoke, _is_revoked, _is_revoked, _delivered),
     Case("delete-person", _delete_person, _nobody_is_left, _nobody_is_left, _somebody),
     Case("start-machine", _start, _runs, _is_left, _stopped),
+    Case("hibernate-machine", _hibernate, _sleeps, _is_left, _made),
+    Case("resume-machine", _resume, _is_awake, _is_left, _asleep),
 )
 
 ELSEWHERE = {

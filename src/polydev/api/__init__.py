@@ -42,6 +42,8 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     POST /api/vm/destroy {vmId}               202 Machine (status `destroying`)
     POST /api/vm/{vmId}/stop                  202 Machine; 409 if it is on its way elsewhere
     POST /api/vm/{vmId}/start                 202 Machine; the same
+    POST /api/vm/{vmId}/hibernate             202 Machine; 409 also while it is in use
+    POST /api/vm/{vmId}/resume                202 Machine; starts one that is stopped
     GET  /api/vm/list                         [Machine], the oldest first
     GET  /api/vm/active-cli                   {vmId, ipAddress, status, createdAt}; 404
     GET  /api/vm/{vmId}                       Machine; `?after=<version>&wait=<s>` as above
@@ -50,8 +52,9 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
     GET  /api/vm/{vmId}/usage?last=N          {periodSeconds, limits: {cpu, memoryBytes},
                                               samples: [{at, cpu, memoryBytes}]}
     WS   /api/vm/{vmId}/exec                  the frames of hostapi.py: first a text ExecRequest
-    WS   /api/vm/{vmId}/terminal              ?columns=&rows=&name=: binary frames both ways, text
-                                              {resize: [columns, rows]}; ends with an ExecEnd
+    WS   /api/vm/{vmId}/terminal              ?columns=&rows=&name=&wake=: binary frames both ways,
+                                              text {resize: [columns, rows]}; {notice} while its
+                                              machine wakes up; ends with an ExecEnd
     GET  /api/vm/{vmId}/files?path=           {path, entries: [{name, path, kind, size,
          DELETE (&withContent=)                   modifiedAt}], more}; 204
     GET  /api/vm/{vmId}/files/content?path=   the file, as an attachment
@@ -62,6 +65,7 @@ Everything but `/`, `/health`, `/openapi.json` and signing up and in needs `Auth
              {type: "delta", text}                a piece of the answer as it comes
              {type: "text", text}                 a finished message (repeats its deltas, if any)
              {type: "tool", name}                 the CLI uses a tool
+             {type: "notice", text}               a word of Polydev's: its machine wakes up
              {type: "error", code, message, hint}
              {type: "end", ok, text}              always last; text is the whole answer
 
@@ -124,8 +128,10 @@ oauthUrl, ownBrowserUrl, accepts, ahead (in the queue, or null), cliVM: {vmId, i
 error: {code, message} or null, createdAt, expiresAt, endedAt, version}. Statuses: queued, running,
 waiting_for_person, completed, failed, expired, cancelled.
 
-Machine: {vm_id, vm_type, ip_address, status, created_at, memory_mib, vcpus, disk_mib, error,
-version}; a machine that is gone is answered once more as `destroyed` by a waiting GET, then 404.
+Machine: {vm_id, vm_type, ip_address, status, created_at, memory_mib, vcpus, disk_mib, error, sleep,
+version}; `sleep` tells when, why and how it last slept and woke (`SleepView`). One that sleeps is
+woken by whatever reaches into it: terminal, files, exec, chats, logins. A machine that is gone is
+answered once more as `destroyed` by a waiting GET, then 404.
 
 Chat: {chatId, provider, title, status, turn, vmId, createdAt, updatedAt}; statuses: idle, queued,
 running, waiting (for its person to allow something). ChatEvent: {id, turn, kind, at, ...}; what

@@ -1,4 +1,4 @@
-"""`/api/vm/{vmId}/files`: the files of a person's running machine.
+"""`/api/vm/{vmId}/files`: the files of a person's machine, which is woken for them if it sleeps.
 
 As in the terminal, a person is root there: any path may be named, but nothing at the top of the
 tree be moved or removed by a slip. Names are bytes, and a hostile machine has any: `path` in an
@@ -26,13 +26,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from polydev.access import Caller
 from polydev.api.answers import answers, of_type
 from polydev.api.at_once import TRANSFERS
 from polydev.api.ids import VmIdInPath
-from polydev.api.own_machines import host_of_own
+from polydev.api.own_machines import Reached
 from polydev.api.services import Reach, Services, UsingMachines
 from polydev.api.streams import STALLED_S, HeldStream
-from polydev.domain import PersonId, VmId
+from polydev.domain import VmId
 from polydev.errors import (
     AlreadyExists,
     BadPath,
@@ -44,9 +45,13 @@ from polydev.errors import (
     GuestMisbehaved,
     HostUnreachable,
     MachineBusy,
+    MachineNotReady,
+    NoCapacity,
     NoSuchFile,
     NoSuchMachine,
+    NoSuchPerson,
     PolydevError,
+    QuotaExceeded,
     TooLarge,
     TooManyRequests,
 )
@@ -62,7 +67,8 @@ _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _OCTETS = "application/octet-stream"
 _UNDER_NO_NAME = "file"
 
-_REACHED = (NoSuchMachine, MachineBusy, HostUnreachable, ChannelLost, GuestMisbehaved, Failed)
+_WOKEN = (NoSuchMachine, MachineBusy, MachineNotReady, NoCapacity, QuotaExceeded, NoSuchPerson)
+_REACHED = (*_WOKEN, HostUnreachable, ChannelLost, GuestMisbehaved, Failed)
 _FOUND = (*_REACHED, NoSuchFile, BadPath, FileRefused)
 
 
@@ -153,7 +159,7 @@ async def list_files(
     vm_id: VmIdInPath, caller: UsingMachines, services: Reach, place: Place
 ) -> Folder:
     """What is in a folder of a machine that runs."""
-    files = await _files_of(services, caller.user_id, vm_id)
+    files = await _files_of(services, caller, vm_id)
     found = await files.folder(place)
     entries = [FileInFolder.of(place, entry) for entry in found.entries]
     entries.sort(key=lambda it: (it.kind != "folder", it.name.casefold(), it.path))
@@ -165,7 +171,7 @@ async def make_folder(
     vm_id: VmIdInPath, caller: UsingMachines, services: Reach, place: Place
 ) -> None:
     """Make a folder, in one that is there."""
-    await (await _files_of(services, caller.user_id, vm_id)).make_folder(place)
+    await (await _files_of(services, caller, vm_id)).make_folder(place)
 
 
 @router.post("/{vmId}/files/move", status_code=204, responses=answers(*_FOUND, AlreadyExists))
@@ -173,7 +179,7 @@ async def move_file(
     vm_id: VmIdInPath, caller: UsingMachines, services: Reach, place: Place, to: NewPlace
 ) -> None:
     """Give a file or a folder another name, or another folder; nothing is replaced."""
-    await (await _files_of(services, caller.user_id, vm_id)).move(place, to)
+    await (await _files_of(services, caller, vm_id)).move(place, to)
 
 
 @router.delete("/{vmId}/files", status_code=204, responses=answers(*_FOUND))
@@ -187,7 +193,7 @@ async def remove_file(
     ] = False,
 ) -> None:
     """Remove a file, a symbolic link or a folder."""
-    files = await _files_of(services, caller.user_id, vm_id)
+    files = await _files_of(services, caller, vm_id)
     await files.remove(place, with_content=with_content)
 
 
@@ -202,7 +208,7 @@ async def download_file(
 ) -> StreamingResponse:
     """A file, up to POLYDEV_FILE_LIMIT_MIB; a larger one is refused."""
     async with AsyncExitStack() as held:
-        files = await _files_of(services, caller.user_id, vm_id)
+        files = await _files_of(services, caller, vm_id)
         held.enter_context(TRANSFERS.of(caller))
         found = await held.enter_async_context(files.download(place, services.file_limit_bytes))
         return _Attachment(found, place, held.pop_all())
@@ -232,7 +238,7 @@ async def upload_file(
     limit = services.file_limit_bytes
     if int(request.headers.get("content-length", 0)) > limit:
         raise TooLarge(f"A file has at most {limit} bytes", hint="Pack it, or send it in parts")
-    files = await _files_of(services, caller.user_id, vm_id)
+    files = await _files_of(services, caller, vm_id)
     with TRANSFERS.of(caller):
         size = await files.upload(place, _pieces(request), limit, replace=replace)
     name = visible(posixpath.basename(place))
@@ -287,5 +293,6 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _files_of(services: Services, user_id: PersonId, vm_id: str) -> MachineFiles:
-    return (await host_of_own(services, user_id, vm_id)).files(VmId(vm_id))
+async def _files_of(services: Services, caller: Caller, vm_id: str) -> MachineFiles:
+    reached = Reached(services, caller, VmId(vm_id), "its files")
+    return (await reached.host()).files(VmId(vm_id))

@@ -16,6 +16,7 @@ from polydev.api.answers import answers, listing, of_type
 from polydev.api.at_once import PROGRAMS, WAITING
 from polydev.api.auth import After, Wait
 from polydev.api.ids import VmIdInPath
+from polydev.api.own_machines import Reached
 from polydev.api.pages import Paged
 from polydev.api.repeats import Repeatable, id_for
 from polydev.api.schemas import ActiveCli, CreateMachine, DestroyMachine, MachineView
@@ -28,7 +29,7 @@ from polydev.api.services import (
     still_may,
     whom,
 )
-from polydev.domain import MachineState, PersonId, Scope, VmId
+from polydev.domain import PersonId, Scope, VmId
 from polydev.errors import (
     ChannelLost,
     Failed,
@@ -44,12 +45,20 @@ from polydev.errors import (
 )
 from polydev.hosts import Host
 from polydev.store import machines
+from polydev.workflows.causes import Cause
+from polydev.workflows.waking import usable_cli_of
 
 router = APIRouter(prefix="/api/vm", tags=["machines"], route_class=Repeatable)
 
 MAX_TAIL_BYTES = 1024 * 1024
+BY_HAND = "asked for"
+"""Why a machine slept or woke, when somebody simply wanted it."""
 
-_ASKED_OF_ONE = answers(NoSuchMachine, MachineBusy, NoCapacity, QuotaExceeded, IdempotencyConflict)
+_ASKED_OF_ONE = answers(NoSuchMachine, MachineBusy, IdempotencyConflict)
+_BROUGHT_UP = answers(
+    *(NoSuchMachine, NoSuchPerson, MachineBusy, QuotaExceeded, NoCapacity, HostUnreachable),
+    IdempotencyConflict,
+)
 
 
 @router.post(
@@ -80,10 +89,27 @@ async def stop_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach
     return MachineView.of(await services.machines.stop(caller, VmId(vm_id)))
 
 
-@router.post("/{vmId}/start", status_code=202, responses=_ASKED_OF_ONE)
+@router.post("/{vmId}/start", status_code=202, responses=_BROUGHT_UP)
 async def start_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
-    """Have a stopped machine started again."""
-    return MachineView.of(await services.machines.start(caller, VmId(vm_id)))
+    """Have a machine at rest run again: a stopped one is started, one that sleeps is woken."""
+    return MachineView.of(await services.machines.start(Cause.asked(caller), VmId(vm_id)))
+
+
+@router.post("/{vmId}/hibernate", status_code=202, responses=_ASKED_OF_ONE)
+async def hibernate_machine(
+    vm_id: VmIdInPath, caller: UsingMachines, services: Reach
+) -> MachineView:
+    """Have a machine sleep: its memory is written to disk, and its host's is freed. It wakes when
+    it is used. Refused while a CLI answers in it, or a login uses it."""
+    cause = Cause.asked(caller, BY_HAND)
+    return MachineView.of(await services.machines.hibernate(cause, VmId(vm_id)))
+
+
+@router.post("/{vmId}/resume", status_code=202, responses=_BROUGHT_UP)
+async def resume_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
+    """Have a machine that sleeps woken; one that is stopped is started."""
+    cause = Cause.asked(caller, BY_HAND)
+    return MachineView.of(await services.machines.start(cause, VmId(vm_id)))
 
 
 @router.get("/list", responses=answers() | listing())
@@ -96,9 +122,10 @@ async def list_machines(caller: Reading, services: Reach, paged: Paged) -> list[
 
 @router.get("/active-cli", responses=answers(NoSuchMachine))
 async def get_active_cli(caller: Reading, services: Reach) -> ActiveCli:
-    """The CLI machine that runs; never a browser machine."""
+    """The CLI machine that runs, or that sleeps and wakes when it is used; never a browser
+    machine."""
     async with services.database.read(caller.user_id) as connection:
-        found = await machines.cli_of(connection, caller.user_id, MachineState.RUNNING)
+        found = await usable_cli_of(connection, caller.user_id)
     if found is None:
         raise NoSuchMachine("No active CLI VM", hint="`polydev connect codex` makes one")
     return ActiveCli(
@@ -142,12 +169,11 @@ async def get_console(
 
 @router.websocket("/{vmId}/exec")
 async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: Reach) -> None:
-    """Run a program in a machine."""
+    """Run a program in a machine, which is woken if it sleeps."""
     try:
         caller = await caller_of(socket)
         caller.require(Scope.MACHINES)
         await _look(services, caller.user_id, vm_id)()
-        host = await _host_of(services, vm_id)
         counted = ExitStack()
         counted.enter_context(PROGRAMS.of(caller))
     except PolydevError as error:
@@ -155,7 +181,8 @@ async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: Reach) -> 
         return
     with counted:
         await socket.accept()
-        await streams.relay_program(socket, host, VmId(vm_id), still_may(socket, Scope.MACHINES))
+        reach = Reached(services, caller, VmId(vm_id), "a program")
+        await streams.relay_program(socket, reach, still_may(socket, Scope.MACHINES))
 
 
 async def _host_of(services: Services, vm_id: str) -> Host:

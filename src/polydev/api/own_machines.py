@@ -1,14 +1,22 @@
 """The way to a person's machine: whose it is, and the host that it runs on.
 
-The routers of terminals, files and usage use it; what is somebody else's is not there.
+The routers of terminals, files, programs and usage use it; what is somebody else's is not there.
+Who only looks (`own_machine`, `host_of_own`) lets a machine sleep; who reaches into one (`Reached`)
+has it woken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polydev.access import Caller
 from polydev.api.services import Services
 from polydev.domain import Machine, PersonId, VmId
 from polydev.hosts import Host
 from polydev.store import machines
+from polydev.workflows.causes import Cause
+from polydev.workflows.waking import Waking
 
 
 async def own_machine(services: Services, user_id: PersonId, vm_id: str) -> Machine:
@@ -20,3 +28,31 @@ async def own_machine(services: Services, user_id: PersonId, vm_id: str) -> Mach
 async def host_of_own(services: Services, user_id: PersonId, vm_id: str) -> Host:
     """The host of a person's machine. Raises NoSuchMachine, HostUnreachable."""
     return services.hosts.of((await own_machine(services, user_id, vm_id)).host_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A person's own machine that they reach into, for a reason in words: `a terminal`."""
+
+    services: Services
+    caller: Caller
+    vm_id: VmId
+    reason: str
+
+    @property
+    def waking(self) -> Waking:
+        return self.services.waking
+
+    async def host(self, waits: Callable[[], None] = lambda: None) -> Host:
+        """Its host, once the machine runs; `waits` is told if that takes time.
+
+        Raises: NoSuchMachine, and what `Waking.awake` raises.
+        """
+        await own_machine(self.services, self.caller.user_id, self.vm_id)
+        cause = Cause.asked(self.caller, self.reason)
+        machine = await self.waking.awake(cause, self.vm_id, waits)
+        return self.services.hosts.of(machine.host_id)
+
+    async def host_as_it_is(self) -> Host:
+        """Its host, whether the machine runs or not. Raises: NoSuchMachine."""
+        return await host_of_own(self.services, self.caller.user_id, self.vm_id)

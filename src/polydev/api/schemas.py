@@ -22,7 +22,9 @@ from polydev.domain import (
     MachineState,
     SessionStatus,
     SessionStep,
+    Sleep,
     VmHost,
+    WokeHow,
 )
 from polydev.providers import MAX_KEY_CHARACTERS, Provider, all_providers, provider
 
@@ -235,6 +237,38 @@ class SessionSummary(_Schema):
         )
 
 
+class SleepView(_Schema):
+    """How a machine last went to sleep, and how it woke."""
+
+    slept_at: datetime | None
+    slept_why: str = Field(examples=["not used for 30 minutes"])
+    trouble: str = Field(description="Why it could not be put to sleep, or woken, the last time")
+    memory_on_disk_bytes: int | None = Field(
+        description="While it sleeps, and until it has woken", examples=[104857600]
+    )
+    woke_at: datetime | None
+    woke_why: str = Field(examples=["a message in a chat"])
+    woke_how: WokeHow | None = Field(
+        description="`resumed`, with everything in its memory; or `booted`, from its disk"
+    )
+    boot_reason: str = Field(description="Why its memory could not be used, if it was booted")
+    took_seconds: float | None = Field(description="How long waking took", examples=[0.8])
+
+    @classmethod
+    def of(cls, sleep: Sleep) -> SleepView:
+        return cls(
+            slept_at=sleep.slept_at,
+            slept_why=sleep.slept_why,
+            trouble=sleep.trouble,
+            memory_on_disk_bytes=sleep.memory_on_disk_bytes,
+            woke_at=sleep.woke_at,
+            woke_why=sleep.woke_why,
+            woke_how=sleep.woke_how,
+            boot_reason=sleep.boot_reason,
+            took_seconds=sleep.took_s,
+        )
+
+
 class MachineView(_Versioned):
     """A machine."""
 
@@ -247,6 +281,7 @@ class MachineView(_Versioned):
     vcpus: int = Field(examples=[1])
     disk_mib: int = Field(examples=[4096])
     error: ErrorView | None
+    sleep: SleepView | None = Field(description="null: it never slept, nor was to")
 
     @classmethod
     def of(cls, machine: Machine) -> MachineView:
@@ -260,6 +295,7 @@ class MachineView(_Versioned):
             vcpus=machine.size.vcpus,
             disk_mib=machine.size.disk_mib,
             error=_error(machine.error_code, machine.error),
+            sleep=None if machine.sleep == Sleep() else SleepView.of(machine.sleep),
         ).with_version()
 
 

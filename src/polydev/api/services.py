@@ -29,6 +29,7 @@ from polydev.workflows.custody import Custody
 from polydev.workflows.machine_requests import MachineRequests
 from polydev.workflows.removal import Removal
 from polydev.workflows.rotation import Rotation
+from polydev.workflows.waking import Waking
 
 CSRF_HEADER = "X-CSRF-Token"
 
@@ -61,6 +62,7 @@ class Services:
     custody: Custody
     removal: Removal
     checkup: Checkup
+    waking: Waking
     file_limit_bytes: int = 256 * 1024 * 1024
     """The largest file that people bring into their machines, or out of them."""
     metrics_token: SecretStr | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from polydev.errors import BadRequest, NotSignedIn, PolydevError
 from polydev.hostapi import ExecControl, ExecEnd, ExecRequest
 from polydev.hosts import GuestProcess, Host
 from polydev.store.database import Database
+from polydev.workflows.waking import SignsOfUse, Waking
 
 MAX_WAIT_S = 30.0
 ASKED_EVERY_S = 15.0
@@ -115,16 +116,34 @@ async def _views(database: Database, look: Look[V]) -> AsyncIterator[V]:
         await asyncio.sleep(pause_s)
 
 
-async def relay_program(socket: WebSocket, host: Host, vm_id: VmId, may: May) -> None:
+class Program(Protocol):
+    """A machine in which a program is to run: `own_machines.Reached`."""
+
+    @property
+    def vm_id(self) -> VmId: ...
+
+    @property
+    def waking(self) -> Waking: ...
+
+    async def host(self) -> Host:
+        """Its host, once the machine runs."""
+
+
+async def relay_program(socket: WebSocket, reached: Program, may: May) -> None:
     """Carry a program's streams between an accepted WebSocket and a machine.
 
-    The frames are those of hostapi.py. Whoever goes away, or may no longer, ends the program.
+    The frames are those of hostapi.py. Whoever goes away, or may no longer, ends the program. The
+    machine is in use as long as it runs; one with a terminal, as long as somebody types.
     """
     try:
         async with asyncio.timeout(_FIRST_FRAME_S):
             request = ExecRequest.model_validate_json(await socket.receive_text())
-        async with host.exec(vm_id, request) as process:
-            await both_ways(_to_program(socket, process), _to_person(socket, process), may)
+        host, vm_id, waking = await reached.host(), reached.vm_id, reached.waking
+        typed = waking.signs_of_use(vm_id)
+        in_use = nullcontext() if request.pty else waking.in_use(vm_id)
+        async with in_use, host.exec(vm_id, request) as process:
+            inward = _to_program(socket, process, typed)
+            await both_ways(inward, _to_person(socket, process), may)
         end = ExecEnd(exit_code=process.exit_code)
     except WebSocketDisconnect:
         return
@@ -178,12 +197,13 @@ async def _to_person(socket: WebSocket, process: GuestProcess) -> None:
         await socket.send_bytes(bytes([stream]) + chunk)
 
 
-async def _to_program(socket: WebSocket, process: GuestProcess) -> None:
+async def _to_program(socket: WebSocket, process: GuestProcess, typed: SignsOfUse) -> None:
     """Raises WebSocketDisconnect when the person is gone."""
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1000))
+        await typed.show()
         if (data := message.get("bytes")) is not None:
             await (process.write(data) if data else process.write_eof())
         elif (text := message.get("text")) is not None:

@@ -25,6 +25,7 @@ from polydev.settings import ControllerSettings
 from polydev.store import chat_events, chats, controllers
 from polydev.store.chats import AtWork
 from polydev.store.database import Database
+from polydev.workflows.waking import Waking
 
 log = logging.getLogger("polydev.chat")
 
@@ -49,12 +50,13 @@ class Runner:
         settings: ControllerSettings,
         lives: Lives,
         executor_id: str,
+        waking: Waking,
     ) -> None:
         self._database = database
         self._settings = settings
         self._executor_id = executor_id
         self._agents = Agents(hosts, settings, self._on_agent_over)
-        self._means = Means(database, settings, self._agents, lives)
+        self._means = Means(database, settings, self._agents, lives, waking)
         self._running: dict[ChatId, _Running] = {}
         self._letting_go: set[asyncio.Task[None]] = set()
 

@@ -16,9 +16,11 @@ from polydev.errors import BadRequest, ChatFailed, GuestMisbehaved, NotConnected
 from polydev.hostapi import ExecRequest
 from polydev.hosts import GuestProcess, Host, Hosts
 from polydev.providers import AnswerReader, ChatEvent, Provider, provider
-from polydev.store import credentials, machines
+from polydev.store import credentials
 from polydev.store.database import Database
 from polydev.telemetry import metrics
+from polydev.workflows.causes import Cause
+from polydev.workflows.waking import WAKES, Waking, usable_cli_of
 
 log = logging.getLogger("polydev.chat")
 
@@ -31,7 +33,8 @@ _WORKING_FOLDER = "/root"
 
 @dataclass(frozen=True, slots=True)
 class TurnEvent:
-    """`delta`, `text`, `tool` as ChatEvent has them; `error`; and `end`, always the last."""
+    """`delta`, `text`, `tool` as ChatEvent has them; `notice`, a word of Polydev's own; `error`;
+    and `end`, always the last."""
 
     type: str
     text: str = ""
@@ -47,6 +50,10 @@ class Turn:
     provider: Provider
     vm_id: VmId
     prompt: str
+    waking: Waking
+    cause: Cause
+    waits: bool
+    """Whether its machine sleeps, or nearly so."""
 
     async def events(self) -> AsyncGenerator[TurnEvent]:
         """The answer as it comes. Raises nothing of ours: an error is an event.
@@ -58,7 +65,10 @@ class Turn:
         failure: PolydevError | None = None
         try:
             with metrics.timed(metrics.chat_turns, self.provider.id):
-                async with asyncio.timeout(TURN_LIMIT_S):
+                if self.waits:
+                    yield TurnEvent("notice", WAKES)
+                await self.waking.awake(self.cause, self.vm_id)
+                async with asyncio.timeout(TURN_LIMIT_S), self.waking.in_use(self.vm_id):
                     async for event in self._answer():
                         said[event.kind].append(event.text)
                         if event.kind != "error":
@@ -117,6 +127,7 @@ class SingleTurns:
 
     database: Database
     hosts: Hosts
+    waking: Waking
 
     async def open(self, user_id: PersonId, provider_id: str, prompt: str) -> Turn:
         """A turn with the person's CLI. Raises UnknownProvider, NotConnected, BadRequest."""
@@ -125,10 +136,13 @@ class SingleTurns:
             raise BadRequest(f"A prompt has between 1 and {MAX_PROMPT_CHARACTERS} characters")
         async with self.database.read() as connection:
             credential = await credentials.newest_of(connection, user_id, about.id)
-            machine = await machines.cli_of(connection, user_id, MachineState.RUNNING)
+            machine = await usable_cli_of(connection, user_id)
         hint = f"`polydev connect {about.id}` logs it in"
         if credential is None:
             raise NotConnected(f"You have not connected {about.name}", hint=hint)
         if machine is None:
             raise NotConnected(f"You have no running CLI machine for {about.name}", hint=hint)
-        return Turn(self.hosts.of(machine.host_id), about, machine.vm_id, prompt)
+        cause = Cause.of_person(user_id, "chat", "a message to a CLI")
+        waits = machine.status is not MachineState.RUNNING
+        host = self.hosts.of(machine.host_id)
+        return Turn(host, about, machine.vm_id, prompt, self.waking, cause, waits)

@@ -27,6 +27,8 @@ from polydev.providers import provider
 from polydev.settings import ControllerSettings
 from polydev.store.database import Database
 from polydev.telemetry import metrics
+from polydev.workflows.causes import Cause
+from polydev.workflows.waking import WAKES, Waking
 
 log = logging.getLogger("polydev.chat")
 
@@ -43,6 +45,7 @@ class Means:
     settings: ControllerSettings
     agents: Agents
     lives: Lives
+    waking: Waking
 
 
 class TakenTurn:
@@ -163,8 +166,13 @@ class TakenTurn:
 
     async def _work(self) -> TurnEnd:
         means, chat = self._means, self.chat
-        machine = await machine_for(means.database, chat)
-        async with means.agents.lent(machine, self._about) as agent:
+        there = await machine_for(means.database, chat)
+        cause = Cause.of_person(chat.user_id, "chat", "a message in a chat")
+        machine = await means.waking.awake(cause, there.vm_id, self._tell_that_it_wakes)
+        async with (
+            means.waking.in_use(machine.vm_id),
+            means.agents.lent(machine, self._about) as agent,
+        ):
             self._agent = agent
             known = chat.acp_session_id if chat.vm_id == machine.vm_id else None
             session = await agent.take_up(known)
@@ -177,6 +185,9 @@ class TakenTurn:
                     self._recording.tell(EventKind.NOTICE, {"code": "session-lost", "text": words})
             self._session_id = session.session_id
             return await agent.prompt(session.session_id, texts, self)
+
+    def _tell_that_it_wakes(self) -> None:
+        self._recording.tell(EventKind.NOTICE, {"code": "machine-wakes", "text": WAKES})
 
     async def _halt(self, work: asyncio.Task[TurnEnd]) -> None:
         """Have the agent stop, and end it if it does not."""

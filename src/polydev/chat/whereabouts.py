@@ -7,16 +7,17 @@ from polydev.errors import MachineBusy, NotConnected
 from polydev.providers import provider
 from polydev.store import credentials, machines
 from polydev.store.database import Database
+from polydev.workflows.waking import can_be_used, usable_cli_of
 
 _GONE = (MachineState.DESTROYING, MachineState.DESTROYED)
 _THERE = tuple(state for state in MachineState if state not in _GONE)
 
 
 async def machine_for(database: Database, chat: Chat) -> Machine:
-    """The running machine whose CLI takes the chat's next turn: the one that knows the chat while
-    it is there, otherwise the person's CLI machine.
+    """The machine whose CLI takes the chat's next turn: the one that knows the chat while it is
+    there, otherwise the person's CLI machine. It runs, or wakes when it is used.
 
-    Raises: NotConnected; MachineBusy when that machine does not run.
+    Raises: NotConnected; MachineBusy when that machine is at rest otherwise.
     """
     about = provider(chat.provider)
     hint = f"Connect {about.name}"
@@ -24,13 +25,13 @@ async def machine_for(database: Database, chat: Chat) -> Machine:
         credential = await credentials.newest_of(connection, chat.user_id, about.id)
         found = None if chat.vm_id is None else await machines.find(connection, chat.vm_id)
         if found is None or found.status in _GONE or found.vm_type is not MachineKind.CLI:
-            running = await machines.cli_of(connection, chat.user_id, MachineState.RUNNING)
-            found = running or await machines.cli_of(connection, chat.user_id, *_THERE)
+            found = await usable_cli_of(connection, chat.user_id)
+            found = found or await machines.cli_of(connection, chat.user_id, *_THERE)
     if credential is None:
         raise NotConnected(f"You have not connected {about.name}", hint=hint)
     if found is None:
         raise NotConnected(f"You have no CLI machine for {about.name}", hint=hint)
-    if found.status is not MachineState.RUNNING:
+    if not can_be_used(found):
         raise MachineBusy(
             f"Your CLI machine is {found.status}: {about.name} cannot be asked",
             hint="Start the machine, or wait until it runs",

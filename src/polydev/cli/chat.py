@@ -113,6 +113,8 @@ async def turn(
                 streamed = False
             case "tool" if not quiet:
                 terminal.say(f"[{printable(event['name'])}]", "dim")
+            case "notice" if not quiet:
+                terminal.say(f"({event['text']}.)", "dim")
             case "error":
                 raise by_code(event["code"])(event["message"], hint=event.get("hint") or "")
             case "end":

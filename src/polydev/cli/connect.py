@@ -208,8 +208,8 @@ def words_of(step: str) -> str:
 
 WORDS = {
     "wait-for-room": "Waiting for room",
-    "create-cli-machine": "Making the CLI machine",
-    "create-machines": "Making the CLI machine and the browser machine",
+    "create-cli-machine": "Making the CLI machine, or waking it",
+    "create-machines": "Making the CLI machine, or waking it, and the browser machine",
     "browser-ready": "Waiting for the browser machine's service",
     "start-login": "Starting the CLI's own login, catching its URL",
     "wait-for-person": "Waiting for the person to sign in",

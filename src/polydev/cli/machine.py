@@ -19,6 +19,8 @@ from polydev.hostapi import ExecRequest
 
 app = options.app("Machines: private microVMs.")
 
+_ASLEEP = ("hibernating", "hibernated")
+
 Which = Annotated[
     str,
     typer.Argument(
@@ -102,6 +104,7 @@ async def execute_in(
     request = ExecRequest(argv=argv, cwd=cwd, pty=execute.terminal_size() if pty else None)
     async with controller() as there:
         vm_id = await resolve(there, which)
+        await awake(there, vm_id, Terminal(as_json=True))  # its words are not the program's
         if as_json:
             result = await execute.captured(there, vm_id, request)
             Terminal(as_json=True).answer({"vm_id": vm_id, **result})
@@ -141,14 +144,51 @@ async def start(which: Which, as_json: JsonFlag = False) -> None:
     await _ask(which, "start", "Starting", {"running"}, Terminal(as_json=as_json))
 
 
-async def _ask(which: str, verb: str, words: str, wanted: set[str], terminal: Terminal) -> None:
+@app.command()
+@runs
+async def hibernate(which: Which, as_json: JsonFlag = False) -> None:
+    """Put a machine to sleep: its memory goes to disk, and it wakes when it is used.
+
+    Example: `polydev machine hibernate cli`.
+    """
+    terminal = Terminal(as_json=as_json)
+    machine = await _ask(which, "hibernate", "Putting to sleep", {"hibernated"}, terminal)
+    size = machine["sleep"]["memory_on_disk_bytes"] or 0
+    if not as_json:
+        terminal.say(f"It sleeps; its memory takes {size / 2**20:.0f} MiB on disk.")
+
+
+@app.command()
+@runs
+async def resume(which: Which, as_json: JsonFlag = False) -> None:
+    """Wake a machine that sleeps, or start one that is stopped. Example: `polydev machine resume
+    cli`."""
+    terminal = Terminal(as_json=as_json)
+    machine = await _ask(which, "resume", "Waking", {"running"}, terminal)
+    if not as_json and (words := _how_it_woke(machine)):
+        terminal.say(f"{words[0].upper()}{words[1:]}.")
+
+
+async def _ask(which: str, verb: str, words: str, wanted: set[str], terminal: Terminal) -> Json:
     async with controller() as there:
         vm_id = await resolve(there, which)
         async with terminal.step(f"{words} {vm_id}"):
             await there.post(f"/api/vm/{vm_id}/{verb}")
             machine = await _until(there, vm_id, wanted)
-        if terminal.as_json:
-            terminal.answer(machine)
+    if terminal.as_json:
+        terminal.answer(machine)
+    return machine
+
+
+async def awake(there: Controller, vm_id: str, terminal: Terminal) -> None:
+    """Wake a machine that sleeps, and say so; others are left as they are."""
+    machine = await there.get(f"/api/vm/{vm_id}")
+    if machine["status"] in _ASLEEP:
+        async with terminal.step(f"Waking {vm_id}"):
+            if machine["status"] == "hibernating":
+                await _until(there, vm_id, {"hibernated"})
+            await there.post(f"/api/vm/{vm_id}/resume")
+            await _until(there, vm_id, {"running"})
 
 
 @app.command()
@@ -194,16 +234,25 @@ async def _until(there: Controller, vm_id: str, wanted: set[str]) -> Json:
         async for machine in there.changes(f"/api/vm/{vm_id}"):
             if machine["status"] in wanted:
                 return machine
-            if machine["status"] == "failed":
+            if machine["status"] == "failed" or _cannot(machine, wanted):
                 break
     except Missing:
         if "destroyed" in wanted:
             return machine | {"status": "destroyed"}
         raise
+    if trouble := _cannot(machine, wanted):
+        raise Failed(f"{vm_id} is {machine['status']} as before: {trouble}")
     error = machine.get("error") or {}
     raise by_code(error.get("code", Failed.code))(
         error.get("message", f"{vm_id} is {machine['status']}"), hint=error.get("hint") or ""
     )
+
+
+def _cannot(machine: Json, wanted: set[str]) -> str:
+    """Why a machine that was to sleep, or to wake, did not and will not; empty otherwise."""
+    back = {"running"} if "hibernated" in wanted else {"hibernated"}
+    stays = machine["status"] in back and machine.get("sleep") is not None
+    return str(machine["sleep"]["trouble"]) if stays else ""
 
 
 def _row(machine: Json) -> tuple[str, ...]:
@@ -222,5 +271,29 @@ def _about(machine: Json) -> Iterator[tuple[str, str]]:
     yield from zip(told, _row(machine), strict=True)
     for name, unit in (("memory_mib", " MiB"), ("vcpus", ""), ("disk_mib", " MiB")):
         yield name.removesuffix("_mib"), f"{machine[name]}{unit}"
+    yield from _about_sleep(machine["sleep"] or {}, machine)
     if error := machine["error"]:
         yield "error", f"{error['message']} ({error['code']})"
+
+
+def _about_sleep(sleep: Json, machine: Json) -> Iterator[tuple[str, str]]:
+    if sleep.get("slept_at"):
+        size = sleep["memory_on_disk_bytes"]
+        on_disk = f"; its memory takes {size / 2**20:.0f} MiB on disk" if size else ""
+        yield "slept", f"{moment(sleep['slept_at'])}: {sleep['slept_why'] or '-'}{on_disk}"
+    if words := _how_it_woke(machine):
+        yield "woke", f"{moment(sleep['woke_at'])}: {sleep['woke_why'] or '-'}; {words}"
+    if sleep.get("trouble"):
+        yield "trouble", sleep["trouble"]
+
+
+def _how_it_woke(machine: Json) -> str:
+    """In words; empty for one that never slept, or sleeps."""
+    sleep = machine["sleep"] or {}
+    if not sleep.get("woke_how") or machine["status"] in _ASLEEP:
+        return ""
+    took = f"{sleep['took_seconds']:.1f} s"
+    if sleep["woke_how"] == "resumed":
+        return f"it went on where it was ({took})"
+    why = sleep["boot_reason"]
+    return f"it was started from its disk ({took}): {why or 'its memory could not be used'}"

@@ -44,8 +44,10 @@ from polydev.domain.machines import (
     MachineKind,
     MachineSize,
     MachineState,
+    Sleep,
     Usage,
     VmHost,
+    WokeHow,
     vm_id_for,
 )
 from polydev.domain.people import (
@@ -98,6 +100,7 @@ __all__ = [
     "SessionStep",
     "SharedSecret",
     "SignIn",
+    "Sleep",
     "TitledBy",
     "TurnEnd",
     "Usage",
@@ -105,6 +108,7 @@ __all__ = [
     "VaultKey",
     "VmHost",
     "VmId",
+    "WokeHow",
     "credential_id_for",
     "new_vm_id",
     "now",

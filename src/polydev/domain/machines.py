@@ -68,6 +68,34 @@ class Usage:
     sessions: int
 
 
+class WokeHow(StrEnum):
+    """How a machine that slept came to run again."""
+
+    RESUMED = "resumed"
+    """With everything in its memory as it was."""
+    BOOTED = "booted"
+    """From its disk: its memory could not be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """How a machine last went to sleep, and how it last woke; nothing of it, if it never did."""
+
+    slept_at: datetime | None = None
+    slept_why: str = ""
+    trouble: str = ""
+    """Why it could not be put to sleep, or woken, the last time that it was to be."""
+    woke_at: datetime | None = None
+    woke_why: str = ""
+    woke_how: WokeHow | None = None
+    boot_reason: str = ""
+    """Why it was booted although its memory was on disk."""
+    took_s: float | None = None
+    """How long its host took to wake it."""
+    memory_on_disk_bytes: int | None = None
+    """While it sleeps, and until it has woken: what its memory takes on its host's disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A row of `vms`: what the controller knows of a machine."""
@@ -86,7 +114,16 @@ class Machine:
     error: str | None
     created_at: datetime
     attempt: int = 0
-    """How often it was asked to stop or start, or to be made anew: names what does it."""
+    """How often it was asked to stop, start, sleep or wake, or to be made anew: names what does
+    it."""
+    used_at: datetime | None = None
+    """When somebody last used it; None: not yet."""
+    sleep: Sleep = Sleep()
+
+    @property
+    def wakes(self) -> bool:
+        """Whether it is on its way back from sleep, or will be when somebody wants it."""
+        return self.sleep.memory_on_disk_bytes is not None
 
 
 class HostState(StrEnum):

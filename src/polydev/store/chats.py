@@ -23,6 +23,7 @@ from polydev.domain import (
     ChatStatus,
     ChatTurn,
     EventKind,
+    Machine,
     PersonId,
     TitledBy,
     TurnEnd,
@@ -32,7 +33,7 @@ from polydev.errors import NoSuchChat
 from polydev.store import chat_events, keyset, tables
 from polydev.store.events import emit
 from polydev.store.keyset import Span
-from polydev.store.tables import chat_permissions, chat_turns, chats
+from polydev.store.tables import GONE_STATES, chat_permissions, chat_turns, chats, vms
 
 _AT_WORK = chats.c.status != "idle"
 _RUNS = chats.c.status.in_([ChatStatus.RUNNING, ChatStatus.WAITING])
@@ -110,6 +111,23 @@ async def busy_of(connection: AsyncConnection, user_id: PersonId) -> int:
     """In how many of a person's chats a turn waits or goes on."""
     query = sa.select(sa.func.count()).where(chats.c.user_id == user_id, _AT_WORK)
     return int((await connection.execute(query)).scalar_one())
+
+
+async def answers_in(connection: AsyncConnection, machine: Machine) -> bool:
+    """Whether a turn waits or goes on in a chat whose CLI is in that machine, or may be.
+
+    Under the lock of `locks.hold("chats", owner)` no turn is added meanwhile.
+    """
+    others = sa.select(vms.c.vm_id).where(
+        vms.c.user_id == machine.user_id,
+        vms.c.vm_id != machine.vm_id,
+        vms.c.status.not_in(GONE_STATES),
+    )
+    may_be_here = sa.or_(chats.c.vm_id.is_(None), chats.c.vm_id.not_in(others))
+    query = sa.select(chats.c.chat_id).where(
+        chats.c.user_id == machine.user_id, _AT_WORK, may_be_here
+    )
+    return (await connection.execute(query.limit(1))).first() is not None
 
 
 async def at_work(connection: AsyncConnection) -> list[AtWork]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,9 @@ from polydev.domain import (
     MachineState,
     PersonId,
     SessionId,
+    Sleep,
     VmId,
+    WokeHow,
     now,
 )
 from polydev.errors import NoSuchMachine
@@ -27,6 +29,8 @@ from polydev.store.keyset import Span
 from polydev.store.tables import GONE_STATES, vms
 
 _ALIVE = vms.c.status.not_in(GONE_STATES)
+_MEMORY_ON_DISK = (MachineState.HIBERNATED, MachineState.RESUMING)
+"""States in which a machine's memory may be on its host's disk."""
 
 
 async def add_if_absent(connection: AsyncConnection, machine: Machine) -> None:
@@ -108,12 +112,16 @@ async def set_state(
     ip_address: str | None = None,
     *,
     instead_of: Collection[MachineState] | None = None,
+    noting: Mapping[str, Any] | None = None,
 ) -> bool:
     """A machine's state, and its address when it became known. Destroyed machines stay so.
 
-    `instead_of`: only if it is in one of these. Whether it was changed.
+    `instead_of`: only if it is in one of these. `noting`: what is written beside it
+    (`sleeping.py`). Whether it was changed.
     """
-    values: dict[str, Any] = {"status": state}
+    values: dict[str, Any] = {"status": state, **(noting or {})}
+    if state not in _MEMORY_ON_DISK:
+        values["memory_on_disk_bytes"] = None
     if ip_address is not None:
         values["ip_address"] = ip_address
     if state in GONE_STATES:
@@ -140,7 +148,8 @@ async def prune(connection: AsyncConnection, before: datetime) -> int:
 
 
 async def next_attempt(connection: AsyncConnection, vm_id: VmId) -> int:
-    """Number a wish to stop or start a machine, or to make it anew: what does it is named by it."""
+    """Number a wish to stop or start a machine, to have it sleep or wake, or to make it anew: what
+    does it is named by it."""
     query = (
         sa.update(vms)
         .where(vms.c.vm_id == vm_id)
@@ -156,7 +165,13 @@ async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[st
     query = sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE)
     await _change(
         connection,
-        query.values(status=MachineState.FAILED, error_code=code, error=words, ip_address=None),
+        query.values(
+            status=MachineState.FAILED,
+            error_code=code,
+            error=words,
+            ip_address=None,
+            memory_on_disk_bytes=None,
+        ),
     )
 
 
@@ -196,4 +211,16 @@ def _machine(row: sa.Row[Any]) -> Machine:
         error=row.error,
         created_at=row.created_at,
         attempt=row.attempt,
+        used_at=row.used_at,
+        sleep=Sleep(
+            slept_at=row.slept_at,
+            slept_why=row.slept_why or "",
+            trouble=row.sleep_trouble or "",
+            woke_at=row.woke_at,
+            woke_why=row.woke_why or "",
+            woke_how=None if row.woke_how is None else WokeHow(row.woke_how),
+            boot_reason=row.boot_reason or "",
+            took_s=row.wake_took_s,
+            memory_on_disk_bytes=row.memory_on_disk_bytes,
+        ),
     )

@@ -229,6 +229,16 @@ vms = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
     sa.Column("destroyed_at", UtcDateTime),
+    sa.Column("used_at", UtcDateTime),
+    sa.Column("slept_at", UtcDateTime),
+    sa.Column("slept_why", sa.Text),
+    sa.Column("sleep_trouble", sa.Text),
+    sa.Column("woke_at", UtcDateTime),
+    sa.Column("woke_why", sa.Text),
+    sa.Column("woke_how", sa.Text),
+    sa.Column("boot_reason", sa.Text),
+    sa.Column("wake_took_s", sa.Float),
+    sa.Column("memory_on_disk_bytes", sa.BigInteger),
 )
 
 auth_sessions = sa.Table(

@@ -23,6 +23,8 @@ from polydev.hostapi import MachineView
 from polydev.providers import all_providers
 from polydev.store import credentials, machines
 from polydev.web.rendering import Signed, fragment, page
+from polydev.web.words import machine_badge
+from polydev.workflows.waking import can_be_used
 
 router = APIRouter(include_in_schema=False)
 
@@ -32,21 +34,13 @@ _BEST_FIRST = (
     MachineState.RUNNING,
     MachineState.RESUMING,
     MachineState.CREATING,
+    MachineState.HIBERNATED,
+    MachineState.HIBERNATING,
     MachineState.STOPPING,
     MachineState.STOPPED,
     MachineState.FAILED,
 )
 _ENDED = (MachineState.DESTROYING, MachineState.DESTROYED)
-_BADGES = {
-    MachineState.CREATING: ("busy", "Being made"),
-    MachineState.RUNNING: ("ok", "Running"),
-    MachineState.STOPPING: ("busy", "Stopping"),
-    MachineState.STOPPED: ("off", "Stopped"),
-    MachineState.RESUMING: ("busy", "Starting"),
-    MachineState.DESTROYING: ("busy", "Being destroyed"),
-    MachineState.DESTROYED: ("off", "Destroyed"),
-    MachineState.FAILED: ("attention", "Failed"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +98,15 @@ async def _told(services: Services, caller: Caller, machine: Machine) -> dict[st
 
 def _row(machine: Machine) -> dict[str, Any]:
     """A machine, and how its state and kind are called."""
-    state, words = _BADGES[machine.status]
+    state, words = machine_badge(machine)
     return {
         "machine": machine,
         "state": state,
         "words": words,
         "kind": "CLI machine" if machine.vm_type is MachineKind.CLI else "Browser machine",
         "runs": machine.status is MachineState.RUNNING,
+        "usable": can_be_used(machine),
+        "sleeps": machine.status is MachineState.HIBERNATED,
         "rests": machine.status in (MachineState.STOPPED, MachineState.FAILED),
         "ends": machine.status in _ENDED,
     }

@@ -13,6 +13,7 @@ from polydev.api.own_machines import own_machine
 from polydev.api.services import Reach
 from polydev.domain import MachineState
 from polydev.web.rendering import Signed, page
+from polydev.workflows.waking import can_be_used
 
 router = APIRouter(include_in_schema=False)
 
@@ -25,6 +26,7 @@ async def show_files(request: Request, vm_id: Id, caller: Signed, services: Reac
         request,
         "files.html",
         machine=machine,
-        runs=machine.status is MachineState.RUNNING,
+        runs=can_be_used(machine),
+        wakes=machine.status is not MachineState.RUNNING,
         limit=services.file_limit_bytes,
     )

@@ -77,6 +77,8 @@ def make_site_of(assets: Assets) -> Site:
         "size": formats.size,
         "lasted": formats.lasted,
         "action": words.action,
+        "machine_badge": words.machine_badge,
+        "state_badge": words.state_badge,
         "browser": words.browser,
     }
     return Site(assets, templates)

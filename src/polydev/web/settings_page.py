@@ -80,6 +80,7 @@ async def _connections(services: Services, caller: Caller) -> Told:
             for row in rows
         ],
         "running": MachineState.RUNNING,
+        "asleep": (MachineState.HIBERNATED, MachineState.HIBERNATING),
     }
 
 

@@ -1,10 +1,11 @@
-"""Words for what the API calls by a name: scopes, actions of the audit log, browsers."""
+"""Words for what the API calls by a name: scopes, machines' states, actions of the audit log,
+browsers."""
 
 from __future__ import annotations
 
 import re
 
-from polydev.domain import Scope
+from polydev.domain import Machine, MachineState, Scope
 
 SCOPES = {
     Scope.READ: "See what is yours",
@@ -13,6 +14,19 @@ SCOPES = {
     Scope.CHAT: "Talk to CLIs",
     Scope.ACCOUNT: "Change the password, make tokens, delete the account",
     Scope.ADMIN: "Administer this Polydev",
+}
+
+_MACHINES = {
+    MachineState.CREATING: ("busy", "Being made"),
+    MachineState.RUNNING: ("ok", "Running"),
+    MachineState.STOPPING: ("busy", "Stopping"),
+    MachineState.STOPPED: ("off", "Stopped"),
+    MachineState.HIBERNATING: ("busy", "Falling asleep"),
+    MachineState.HIBERNATED: ("off", "Asleep"),
+    MachineState.RESUMING: ("busy", "Starting"),
+    MachineState.DESTROYING: ("busy", "Being destroyed"),
+    MachineState.DESTROYED: ("off", "Destroyed"),
+    MachineState.FAILED: ("attention", "Failed"),
 }
 
 _ACTIONS = {
@@ -38,8 +52,12 @@ _ACTIONS = {
     "machine.create": "Made a machine",
     "machine.destroy": "Destroyed a machine",
     "machine.fail": "A machine failed",
+    "machine.hibernate": "Sent a machine to sleep",
     "machine.move": "Moved a machine to another host",
+    "machine.resume": "Woke a machine",
+    "machine.sleep-on": "A machine could not be woken",
     "machine.start": "Started a machine",
+    "machine.stay-awake": "A machine could not be put to sleep",
     "machine.stop": "Stopped a machine",
     "person.delete": "Removed an account",
     "person.disable": "Shut somebody out",
@@ -73,6 +91,18 @@ _SYSTEMS = (
     ("Linux", r"\bLinux\b"),
 )
 _MAX_AGENT = 40
+
+
+def machine_badge(machine: Machine) -> tuple[str, str]:
+    """What a machine's badge is like, and what it says."""
+    if machine.status is MachineState.RESUMING and machine.wakes:
+        return "busy", "Waking up"
+    return _MACHINES[machine.status]
+
+
+def state_badge(status: str) -> tuple[str, str]:
+    """The same, where a state is all that is known."""
+    return _MACHINES[MachineState(status)]
 
 
 def action(name: str) -> str:

@@ -43,11 +43,13 @@ from polydev.providers import (
 from polydev.store import audit, credentials, machines, sessions
 from polydev.store.database import Database
 from polydev.vault import Binding, Vault
+from polydev.workflows.causes import Cause
 from polydev.workflows.delivery import Delivery
 from polydev.workflows.engine import Engine
 from polydev.workflows.machines import Machines
 from polydev.workflows.saga import OnPoint, Saga, Step
 from polydev.workflows.unattended import Unattended
+from polydev.workflows.waking import Waking, can_be_used
 
 log = logging.getLogger("polydev.workflows")
 
@@ -76,6 +78,7 @@ class Custody:
     vault: Vault
     machines: Machines
     engine: Engine
+    waking: Waking
     on_point: OnPoint = lambda _step, _point: None
 
     def register(self) -> None:
@@ -163,6 +166,9 @@ class Custody:
             raise MachineBusy(f"A login to {which} goes on, which writes the same file")
         found = await self._machine(credential) if replaced is None else None
         if found is not None:
+            if can_be_used(found):  # one that sleeps has its disk in use
+                cause = Cause.of_person(whose, "workflow", "a login is removed from it")
+                found = await self.waking.awake(cause, found.vm_id)
             running = found.status is MachineState.RUNNING
             about = provider(which)
             delivery = self._delivery(found)
@@ -177,8 +183,9 @@ class Custody:
         machine = await self._machine(credential)
         if machine is None:
             return _unknown("It is in no CLI machine: connect again")
-        if machine.status is not MachineState.RUNNING:
+        if not can_be_used(machine):
             return _unknown(f"Its CLI machine {machine.vm_id} is {machine.status}")
+        machine = await self.waking.awake(Cause.asked(caller, "a login is checked"), machine.vm_id)
         delivery = self._delivery(machine)
         if not await delivery.is_logged_in(about, machine.vm_id):
             words = f"{about.name} in {machine.vm_id} says that it is not logged in"

@@ -29,7 +29,7 @@ from polydev.errors import (
 from polydev.hostapi import RemoveFiles, WireFile, WriteFiles
 from polydev.hosts import Host
 from polydev.providers import Change, Provider, key_held, places, shared, to_place, to_remove
-from polydev.store import credentials
+from polydev.store import credentials, sleeping
 from polydev.store.database import Database
 from polydev.vault import Vault
 
@@ -68,6 +68,7 @@ class Delivery:
             if await self.is_logged_in(provider, vm_id):
                 async with self.database.write() as connection:
                     await credentials.delivered(connection, credential, vm_id, now())
+                    await sleeping.note_use(connection, vm_id, now())
                 return
             log.warning("%s in %s is not logged in (try %d)", provider.name, vm_id, attempt)
         raise CredentialsNotAccepted(

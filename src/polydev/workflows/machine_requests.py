@@ -1,4 +1,5 @@
-"""What people ask of machines: create, destroy, stop, start; and the workflows that do it.
+"""What people ask of machines: create, destroy, stop, start, sleep, wake; and the workflows that do
+it.
 
 The API asks `MachineRequests`; each wish is a change of the machine's row, with its entry in the
 audit log, and a workflow that makes it true. An administrator may ask for anybody's machine. The
@@ -10,26 +11,44 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from polydev.access import Caller
-from polydev.domain import Machine, MachineKind, MachineState, PersonId, Usage, VmId, new_vm_id
+from polydev.domain import (
+    Machine,
+    MachineKind,
+    MachineState,
+    PersonId,
+    Role,
+    Usage,
+    VmId,
+    new_vm_id,
+    now,
+)
 from polydev.errors import MachineBusy, PolydevError
 from polydev.placement.claims import alone
 from polydev.placement.quotas import hold_person
-from polydev.store import audit, machines, sessions
+from polydev.store import audit, chats, locks, machines, people, sessions, sleeping
 from polydev.store.database import Database
+from polydev.workflows.causes import Cause
 from polydev.workflows.engine import Engine
-from polydev.workflows.machines import Machines, set_failed
-from polydev.workflows.saga import OnPoint, Saga, Step, Work
+from polydev.workflows.machines import ANSWER_GRACE_S, Machines, set_failed
+from polydev.workflows.saga import Notes, OnPoint, Saga, Step, Work
+from polydev.workflows.sleep_notes import SleepNotes, WakeNotes
 from polydev.workflows.unattended import Unattended
 
 log = logging.getLogger("polydev.workflows")
 
 CREATE, DESTROY = "create-machine", "destroy-machine"
 STOP, START = "stop-machine", "start-machine"
+HIBERNATE, RESUME = "hibernate-machine", "resume-machine"
 
-_STARTABLE = (MachineState.STOPPED, MachineState.FAILED)
+_AGAIN_AND_AGAIN = (STOP, START, HIBERNATE, RESUME)
+_AT_REST = (MachineState.STOPPED, MachineState.FAILED, MachineState.HIBERNATED)
+_ON_ITS_WAY_TO_SLEEP = (MachineState.HIBERNATED, MachineState.HIBERNATING)
 _ON_ITS_WAY_UP = (MachineState.RUNNING, MachineState.RESUMING)
 _ON_ITS_WAY_DOWN = (MachineState.STOPPED, MachineState.STOPPING)
 
@@ -48,7 +67,9 @@ class MachineRequests:
             (CREATE, self._creating()),
             (DESTROY, self._destroying()),
             (STOP, self._stopping()),
-            (START, self._starting()),
+            (START, self._starting(START)),
+            (HIBERNATE, self._hibernating()),
+            (RESUME, self._starting(RESUME)),
         ):
             self._engine.add(name, partial(saga.run, self._engine))
 
@@ -92,7 +113,8 @@ class MachineRequests:
         return machine
 
     async def stop(self, caller: Caller, vm_id: VmId) -> Machine:
-        """Have a machine stopped; its disk stays. Answers with its row, `stopping`.
+        """Have a machine stopped; its disk stays. Answers with its row, `stopping`. One that sleeps
+        loses its memory.
 
         Raises: NoSuchMachine; MachineBusy when it does not run, or a login uses it.
         """
@@ -101,13 +123,8 @@ class MachineRequests:
             machine = await machines.get(connection, vm_id, caller.bounds)
             if machine.status in _ON_ITS_WAY_DOWN:
                 return machine
-            if machine.status is not MachineState.RUNNING:
-                raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
-            if await sessions.live_with(connection, machine):
-                raise MachineBusy(
-                    f"A login that goes on uses machine {vm_id}",
-                    hint="Complete the login, or cancel it",
-                )
+            if machine.status is not MachineState.HIBERNATED:
+                await _require_free(connection, machine)
             await machines.set_state(connection, vm_id, MachineState.STOPPING)
             attempt = await machines.next_attempt(connection, vm_id)
             await audit.record(connection, caller.did("machine.stop", vm_id, machine.user_id))
@@ -115,28 +132,62 @@ class MachineRequests:
         await self.begin(STOP, machine)
         return machine
 
-    async def start(self, caller: Caller, vm_id: VmId) -> Machine:
-        """Have a stopped machine started again; answers with its row, `resuming`.
+    async def hibernate(
+        self, cause: Cause, vm_id: VmId, unused_since: datetime | None = None
+    ) -> Machine:
+        """Have a machine's memory written to disk, and its host's freed. Answers with its row,
+        `hibernating`. `unused_since`: only if nobody has used it since then.
 
-        Raises: NoSuchMachine; MachineBusy when it is being made, stopped or destroyed;
-        QuotaExceeded; NoCapacity when the host that has its disk has no room now.
+        Raises: NoSuchMachine; MachineBusy when it does not run, a login uses it, a CLI answers in
+        it, or it was used.
         """
         async with self._means.database.write() as connection:
-            owner = (await machines.get(connection, vm_id, caller.bounds)).user_id
+            await alone(connection)
+            machine = await machines.get(connection, vm_id, cause.bounds)
+            if machine.status in _ON_ITS_WAY_TO_SLEEP:
+                return machine
+            await _require_free(connection, machine)
+            await locks.hold(connection, "chats", machine.user_id)  # turns are added under it
+            if await chats.answers_in(connection, machine):
+                raise MachineBusy(
+                    f"A CLI answers in machine {vm_id}", hint="Wait for its end, or stop it"
+                )
+            if not await sleeping.begin(connection, vm_id, cause.reason, now(), unused_since):
+                raise MachineBusy(f"Machine {vm_id} is in use", hint="Try again later")
+            await machines.next_attempt(connection, vm_id)
+            await audit.record(connection, cause.entry("machine.hibernate", machine))
+            machine = await machines.get(connection, vm_id, None)
+        await self.begin(HIBERNATE, machine)
+        return machine
+
+    async def start(self, cause: Cause, vm_id: VmId) -> Machine:
+        """Have a machine at rest run again: one that sleeps is woken, another one is started.
+        Answers with its row, `resuming`.
+
+        Raises: NoSuchMachine; MachineBusy when it is being made, stopped, put to sleep or
+        destroyed; QuotaExceeded; NoCapacity when the host that has its disk has no room now.
+        """
+        async with self._means.database.write() as connection:
+            owner = (await machines.get(connection, vm_id, cause.bounds)).user_id
             await hold_person(connection, owner)
             await alone(connection)
-            machine = await machines.get(connection, vm_id, caller.bounds)
+            machine = await machines.get(connection, vm_id, cause.bounds)
             if machine.status in _ON_ITS_WAY_UP:
                 return machine
-            if machine.status not in _STARTABLE:
+            if machine.status not in _AT_REST:
                 raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
-            if caller.bounds is not None:
+            if cause.bounds is not None and not await _is_administrator(connection, owner):
                 await self._means.quotas.require_start(connection, owner, machine.size)
             await self._means.placement.start(connection, machine)
-            attempt = await machines.next_attempt(connection, vm_id)
-            await audit.record(connection, caller.did("machine.start", vm_id, machine.user_id))
-        machine = replace(machine, status=MachineState.RESUMING, attempt=attempt)
-        await self.begin(START, machine)
+            await machines.next_attempt(connection, vm_id)
+            if machine.wakes:
+                await sleeping.note_why_woken(connection, vm_id, cause.reason)
+                entry = cause.entry("machine.resume", machine)
+            else:
+                entry = cause.entry("machine.start", machine)
+            await audit.record(connection, entry)
+            machine = await machines.get(connection, vm_id, None)
+        await self.begin(rising(machine), machine)
         return machine
 
     async def usage(self, caller: Caller) -> tuple[Usage, Usage | None]:
@@ -163,10 +214,10 @@ class MachineRequests:
         )
         return self._saga(CREATE, step)
 
-    def _starting(self) -> Saga:
+    def _starting(self, name: str) -> Saga:
         means = self._means
-        step = Step(name=START, do=_on_machine(means.bring_up), limit_s=means.bring_up_limit_s)
-        return self._saga(START, step)
+        step = Step(name=name, do=_on_machine(means.bring_up), limit_s=means.bring_up_limit_s)
+        return self._saga(name, step, notes=WakeNotes(means) if name == RESUME else None)
 
     def _destroying(self) -> Saga:
         limit_s = self._means.settings.destroy_limit_s
@@ -177,15 +228,43 @@ class MachineRequests:
         limit_s = self._means.settings.stop_limit_s
         return self._saga(STOP, Step(name=STOP, do=_on_machine(self._means.halt), limit_s=limit_s))
 
-    def _saga(self, name: str, *steps: Step, always: Step | None = None) -> Saga:
-        notes, limit_s = _Notes(self._means.database), self._means.settings.destroy_limit_s
+    def _hibernating(self) -> Saga:
+        means, limit_s = self._means, self._means.settings.hibernate_limit_s + ANSWER_GRACE_S
+        step = Step(name=HIBERNATE, do=_on_machine(means.hibernate), limit_s=limit_s)
+        return self._saga(HIBERNATE, step, notes=SleepNotes(means))
+
+    def _saga(
+        self, name: str, *steps: Step, always: Step | None = None, notes: Notes | None = None
+    ) -> Saga:
+        notes, limit_s = notes or _Notes(self._means.database), self._means.settings.destroy_limit_s
         return Saga(name, steps, [always] if always else [], notes, limit_s, self._on_point)
 
 
 def subject_of(name: str, machine: Machine) -> str:
     """What a workflow is about: a machine, and for what may be wished again and again, the how
     manieth wish."""
-    return f"{machine.vm_id}/{machine.attempt}" if name in (STOP, START) else machine.vm_id
+    return f"{machine.vm_id}/{machine.attempt}" if name in _AGAIN_AND_AGAIN else machine.vm_id
+
+
+def rising(machine: Machine) -> str:
+    """The workflow that a machine which is `resuming` is brought up by."""
+    return RESUME if machine.wakes else START
+
+
+async def _require_free(connection: AsyncConnection, machine: Machine) -> None:
+    """Raises MachineBusy unless it runs, and no login uses it."""
+    if machine.status is not MachineState.RUNNING:
+        raise MachineBusy(f"Machine {machine.vm_id} is {machine.status}", hint="Try again later")
+    if await sessions.live_with(connection, machine):
+        raise MachineBusy(
+            f"A login that goes on uses machine {machine.vm_id}",
+            hint="Complete the login, or cancel it",
+        )
+
+
+async def _is_administrator(connection: AsyncConnection, user_id: PersonId) -> bool:
+    person = await people.get(connection, user_id)
+    return person is not None and person.role is Role.ADMINISTRATOR
 
 
 def _vm_id(subject: str) -> VmId:

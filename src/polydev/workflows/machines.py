@@ -14,6 +14,7 @@ import itertools
 import logging
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,6 +29,7 @@ from polydev.domain import (
     PersonId,
     SessionId,
     VmId,
+    WokeHow,
     now,
 )
 from polydev.errors import (
@@ -42,8 +44,10 @@ from polydev.errors import (
 from polydev.hostapi import (
     CreateMachine,
     DestroyMachine,
+    HibernateMachine,
     MachineView,
     Operation,
+    ResumeMachine,
     StartMachine,
     StopMachine,
 )
@@ -52,7 +56,7 @@ from polydev.placement import Placement, Quotas
 from polydev.placement.claims import alone
 from polydev.providers import all_providers
 from polydev.settings import ControllerSettings
-from polydev.store import audit, hosts, machines, sessions
+from polydev.store import audit, hosts, machines, sessions, sleeping
 from polydev.store.database import Database
 
 log = logging.getLogger("polydev.workflows")
@@ -63,7 +67,14 @@ ANSWER_GRACE_S = 15.0
 _ATTEMPTS = 20
 _AT_REST = (MachineState.STOPPED, MachineState.FAILED)
 _COMING_UP = (MachineState.CREATING, MachineState.RESUMING, MachineState.RUNNING)
-_GOING_DOWN = (MachineState.STOPPING, MachineState.DESTROYING, MachineState.DESTROYED)
+_GOING_DOWN = (
+    MachineState.STOPPING,
+    MachineState.HIBERNATING,
+    MachineState.DESTROYING,
+    MachineState.DESTROYED,
+)
+_ASLEEP = (MachineState.HIBERNATED, MachineState.HIBERNATING, MachineState.RESUMING)
+"""What a host calls a machine that it has to wake, or wakes already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +150,7 @@ class Machines:
             return None
 
     async def bring_up(self, vm_id: VmId) -> None:
-        """Create a machine whose row is there, or start it again; done when its channel answers.
+        """Create a machine whose row is there, or start or wake it; done when its channel answers.
 
         Raises what the host agent says (MachineNotReady names the console log), NoCapacity, and
         HostLost for a machine that cannot be made anew elsewhere.
@@ -153,9 +164,15 @@ class Machines:
         address = view.ip_address if view else None
         if (machine.status, machine.ip_address) == (MachineState.RUNNING, address):
             return
+        noting = {"used_at": now(), **woken_by(machine, view)}
         async with self.database.write() as connection:
             await machines.set_state(
-                connection, vm_id, MachineState.RUNNING, address, instead_of=_COMING_UP
+                connection,
+                vm_id,
+                MachineState.RUNNING,
+                address,
+                instead_of=_COMING_UP,
+                noting=noting,
             )
 
     async def leave_dead_host(self, vm_id: VmId) -> bool:
@@ -206,6 +223,20 @@ class Machines:
             await machines.set_state(
                 connection, vm_id, MachineState.STOPPED, instead_of=[MachineState.STOPPING]
             )
+
+    async def hibernate(self, vm_id: VmId) -> None:
+        """Have a machine's memory written to disk. Done also when it is there already.
+
+        Raises what the host agent says (DiskFull, ...): the machine runs on then.
+        """
+        machine = await self.find(vm_id)
+        operation = HibernateMachine(vm_id=vm_id)
+        operation_id = f"hibernate-{vm_id}-{uuid.uuid4().hex[:12]}"  # idempotent in itself
+        host = self.hosts.of(machine.host_id)
+        view = await host.run(operation_id, operation, self.settings.hibernate_limit_s)
+        async with self.database.write() as connection:
+            size = 0 if view is None else view.memory_on_disk_bytes
+            await sleeping.slept(connection, vm_id, size)
 
     async def take_down(self, vm_id: VmId) -> None:
         """Destroy a machine, with all that is its; done also when it never was.
@@ -258,6 +289,8 @@ class Machines:
         view = await self.at_host(machine)
         if view is not None and view.state in _AT_REST:
             return await self._start(machine)
+        if view is not None and view.state in _ASLEEP:
+            return await self._wake(machine)
         if view is None or view.state is not MachineState.RUNNING:
             return await self._create(machine)
         return view
@@ -293,6 +326,12 @@ class Machines:
         prefix = f"start-{machine.vm_id}-{uuid.uuid4().hex[:12]}"
         return await self._operate(machine, prefix, operation)
 
+    async def _wake(self, machine: Machine) -> MachineView | None:
+        limit_s = self.settings.machine_limit_s
+        operation = ResumeMachine(vm_id=machine.vm_id, ready_timeout_s=limit_s)
+        prefix = f"resume-{machine.vm_id}-{uuid.uuid4().hex[:12]}"
+        return await self._operate(machine, prefix, operation)
+
     async def _operate(
         self, machine: Machine, prefix: str, operation: Operation
     ) -> MachineView | None:
@@ -319,6 +358,14 @@ def size_of(wanted: ControllerSettings, kind: MachineKind) -> MachineSize:
     # One CLI machine serves every CLI that its person connects: enough for the hungriest.
     memory_mib = wanted.cli_memory_mib or max(it.memory_mib for it in all_providers())
     return MachineSize(memory_mib, wanted.cli_vcpus, wanted.cli_disk_mib)
+
+
+def woken_by(machine: Machine, view: MachineView | None) -> dict[str, Any]:
+    """What its host says of how a machine that slept came to run; nothing of one that did not."""
+    if not machine.wakes or view is None or view.wake is None:
+        return {}
+    wake = view.wake
+    return sleeping.woken(wake.at, WokeHow(wake.how), wake.reason, wake.took_s)
 
 
 async def set_failed(connection: AsyncConnection, vm_id: VmId, failure: PolydevError) -> None:

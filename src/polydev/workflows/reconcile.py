@@ -13,6 +13,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -35,18 +36,26 @@ from polydev.workflows.engine import Engine
 from polydev.workflows.machine_requests import (
     CREATE,
     DESTROY,
+    HIBERNATE,
+    RESUME,
     START,
     STOP,
     MachineRequests,
+    rising,
     subject_of,
 )
-from polydev.workflows.machines import Machines, set_failed
+from polydev.workflows.machines import Machines, set_failed, woken_by
 from polydev.workflows.orphans import Orphans, entry
 
 log = logging.getLogger("polydev.workflows")
 
 _KEEP_JOURNAL = timedelta(days=7)
-_SETTLED = (MachineState.RUNNING, MachineState.STOPPED, MachineState.FAILED)
+_SETTLED = (
+    MachineState.RUNNING,
+    MachineState.STOPPED,
+    MachineState.HIBERNATED,
+    MachineState.FAILED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +143,10 @@ class Reconciler:
                 await self._creating(row)
             case MachineState.STOPPING:
                 await self._going_on(row, view, STOP)
+            case MachineState.HIBERNATING:
+                await self._going_on(row, view, HIBERNATE)
             case MachineState.RESUMING:
-                await self._going_on(row, view, START)
+                await self._going_on(row, view, rising(row))
             case _:
                 await self._compare(row, view)
 
@@ -177,8 +188,8 @@ class Reconciler:
             await self.requests.begin(CREATE, row)
 
     async def _going_on(self, row: Machine, view: MachineView | None, name: str) -> None:
-        """A machine that is to stop or to start: its workflow goes on, or the host's word counts.
-        One that a login starts is that login's."""
+        """A machine that is to stop or start, to sleep or wake: its workflow goes on, or the host's
+        word counts. One that a login starts is that login's."""
         async with self.database.read() as connection:
             if await sessions.live_with(connection, row):
                 return
@@ -188,7 +199,7 @@ class Reconciler:
             await self._compare(row, view)
 
     async def _compare(self, row: Machine, view: MachineView | None) -> None:
-        """A machine at rest or running: its host knows which."""
+        """A machine at rest, asleep or running: its host knows which."""
         if view is None:
             if row.status is MachineState.FAILED or await self._is_worked_on(row):
                 return
@@ -197,20 +208,31 @@ class Reconciler:
         elif view.state is MachineState.STOPPING and row.status is not MachineState.STOPPING:
             await self.machines.halt(row.vm_id)  # a stop that was cut at its end
         elif view.state in _SETTLED and view.state is not row.status:
-            async with self.database.write() as connection:
-                await alone(connection)
-                changed = await machines.set_state(
-                    connection, row.vm_id, view.state, view.ip_address, instead_of=[row.status]
-                )
-                if changed:
-                    why = f"its host says so; its row said {row.status}"
-                    done = entry(f"machine.{view.state}", row.vm_id, row.user_id, why)
-                    await audit.record(connection, done)
+            await self._take_word_of_host(row, view)
+
+    async def _take_word_of_host(self, row: Machine, view: MachineView) -> None:
+        noting: dict[str, Any] = woken_by(row, view)
+        if view.state is MachineState.HIBERNATED:
+            noting = {"memory_on_disk_bytes": view.memory_on_disk_bytes}
+        async with self.database.write() as connection:
+            await alone(connection)
+            changed = await machines.set_state(
+                connection,
+                row.vm_id,
+                view.state,
+                view.ip_address,
+                instead_of=[row.status],
+                noting=noting,
+            )
+            if changed:
+                why = f"its host says so; its row said {row.status}"
+                done = entry(f"machine.{view.state}", row.vm_id, row.user_id, why)
+                await audit.record(connection, done)
 
     async def _is_worked_on(self, row: Machine) -> bool:
         """Whether a workflow still makes or starts it: one that undoes what it did has taken the
         machine from its host, and says so in the row at its end."""
-        for name in (CREATE, START):
+        for name in (CREATE, START, RESUME):
             if subject_of(name, row) in await self.engine.going_on(name):
                 return True
         return False

@@ -39,6 +39,8 @@ _NOUNS = {
     "destroy-machine": "machine",
     "stop-machine": "machine",
     "start-machine": "machine",
+    "hibernate-machine": "machine",
+    "resume-machine": "machine",
     "delete-person": "person",
     "revoke-credential": "credential",
 }

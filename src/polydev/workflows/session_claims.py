@@ -25,7 +25,7 @@ from polydev.domain import (
 )
 from polydev.errors import LoginFailed, MachineBusy, NoCapacity, PolydevError
 from polydev.placement import Fleet, Room
-from polydev.store import machines, sessions
+from polydev.store import machines, sessions, sleeping
 from polydev.store.sessions import Waiting
 from polydev.workflows.machines import Machines
 
@@ -33,10 +33,13 @@ _BY_PREFERENCE = (
     MachineState.RUNNING,
     MachineState.RESUMING,
     MachineState.CREATING,
+    MachineState.HIBERNATED,
     MachineState.STOPPED,
+    MachineState.HIBERNATING,
     MachineState.STOPPING,
     MachineState.FAILED,
 )
+_GOING_TO_REST = (MachineState.STOPPING, MachineState.HIBERNATING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,8 @@ class SessionClaims:
         for machine in (browser, new_cli if cli is None else None):
             if machine is not None and not fleet.can_ever_fit(Room.of(machine.size)):
                 return Refusal(fleet.no_capacity(Room.of(machine.size)), for_good=True)
-        if cli is not None and cli.status is MachineState.STOPPING:
-            busy = MachineBusy(f"Your CLI machine {cli.vm_id} is stopping")
+        if cli is not None and cli.status in _GOING_TO_REST:
+            busy = MachineBusy(f"Your CLI machine {cli.vm_id} is {cli.status}")
             return Refusal(busy, is_for_room=False)
         if cli is not None:
             refusal = await self._claim_with(connection, fleet, cli, browser)
@@ -153,6 +156,8 @@ class SessionClaims:
         if not cli.status.holds_memory and cli.host_id is not None:
             fleet.take(cli.host_id, Room.of(cli.size, new=False))
             await machines.set_state(connection, cli.vm_id, MachineState.RESUMING)
+            if cli.wakes:
+                await sleeping.note_why_woken(connection, cli.vm_id, "a login")
         if browser is not None and browser_host is not None:
             await self._add_browser(connection, fleet, browser, browser_host)
         return None

@@ -25,7 +25,7 @@ Api = Callable[..., httpx.AsyncClient]
 def _services(store: Database, access: Access) -> Services:
     """Only what accounts need: a request that reached further would fail."""
     elsewhere: Any = object()
-    return Services(store, access, *[elsewhere] * 10)
+    return Services(store, access, *[elsewhere] * 11)
 
 
 @pytest.fixture

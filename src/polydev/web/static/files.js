@@ -14,6 +14,7 @@ const symbols = { folder: "folder", file: "file", link: "external", other: "dots
 let folder = HOME;
 let entries = [];
 let asked = 0;
+let sleeps = false; // it wakes when it is asked for something
 
 const uploads = new Uploads({
   base,
@@ -26,6 +27,10 @@ const uploads = new Uploads({
 async function show(path, keep = false) {
   const mine = ++asked;
   hideProblem(page);
+  if (sleeps) {
+    find("loading-words").textContent = "Waking the machine…";
+    find("loading").hidden = false;
+  }
   try {
     const told = await api("GET", `${base}/files?path=${path}`);
     if (mine !== asked) return; // somebody went elsewhere meanwhile
@@ -228,6 +233,8 @@ const wanted = /[?&]path=([^&]*)/.exec(location.search)?.[1]?.replaceAll("%2F", 
 if (page.dataset.runs === "yes") show(wanted || HOME);
 else find("loading").hidden = true;
 document.body.addEventListener("polydev:machine", (event) => {
-  const runs = event.detail.subject === page.dataset.files && event.detail.status === "running";
+  if (event.detail.subject !== page.dataset.files) return;
+  sleeps = ["hibernating", "hibernated"].includes(event.detail.status);
+  const runs = event.detail.status === "running";
   if (runs && page.dataset.runs === "no") location.reload();
 });

@@ -31,9 +31,9 @@ terminal.loadAddon(fit);
 terminal.open(find("[data-screen]"));
 
 const link = new Link({
-  url: (columns, rows) => {
+  url: (columns, rows, wake) => {
     const where = `/api/vm/${encodeURIComponent(page.dataset.terminal)}/terminal`;
-    const query = `?columns=${columns}&rows=${rows}&name=${encodeURIComponent(page.dataset.name)}`;
+    const query = `?columns=${columns}&rows=${rows}&name=${encodeURIComponent(page.dataset.name)}&wake=${wake}`;
     return `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}${where}${query}`;
   },
   size: () => [terminal.cols, terminal.rows],
@@ -44,6 +44,14 @@ const link = new Link({
   },
   bytes: (bytes) => terminal.write(bytes),
   cut: () => tell("attention", "Connecting again"),
+  waits: () => {
+    tell("busy", "Waking the machine…");
+    note("Waking the machine…");
+  },
+  asleep: () => {
+    tell("off", "Asleep: type to wake it");
+    note("The machine sleeps. Type to wake it.");
+  },
   ended: ({ error }) => {
     tell("off", error ? "Not connected" : "Closed");
     again.hidden = false;
@@ -57,12 +65,18 @@ function tell(kind, words) {
   if (state.textContent !== words) state.textContent = words;
 }
 
+/** A word of the page's own on the screen: a phone has no room for it above. It goes with the next
+ *  opening, which tells all of the screen again. */
+function note(words) {
+  terminal.write(`\r\n\x1b[2m[${words}]\x1b[0m`);
+}
+
 function open() {
   again.hidden = true;
   hideProblem(again);
   tell("busy", "Connecting");
   fit.fit();
-  link.open();
+  link.open(true);
   terminal.focus();
 }
 
@@ -73,7 +87,7 @@ terminal.onData((text) => {
     ctrl.ariaPressed = "false";
     text = String.fromCharCode(text.toUpperCase().charCodeAt(0) & 0x1f);
   }
-  link.send(encoder.encode(text));
+  if (!link.wake()) link.send(encoder.encode(text));
 });
 terminal.onBinary((text) => link.send(Uint8Array.from(text, (it) => it.charCodeAt(0))));
 terminal.onResize(({ cols, rows }) => link.resize(cols, rows));
@@ -117,7 +131,7 @@ page.addEventListener("click", ({ target }) => {
   if (what === "paste") paste();
   const key = target.closest("[data-key]")?.dataset.key;
   if (key === "ctrl") ctrl.ariaPressed = String(ctrl.ariaPressed !== "true");
-  else if (key) {
+  else if (key && !link.wake()) {
     const moves = terminal.modes.applicationCursorKeysMode && KEYS[key].length === 3;
     link.send(encoder.encode(moves ? KEYS[key].replace("[", "O") : KEYS[key]));
   }

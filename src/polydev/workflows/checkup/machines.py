@@ -22,7 +22,12 @@ from polydev.store import machines, sessions
 from polydev.store.database import Database
 
 _LIMIT_S = 10.0
-_SETTLED = (MachineState.RUNNING, MachineState.STOPPED, MachineState.FAILED)
+_SETTLED = (
+    MachineState.RUNNING,
+    MachineState.STOPPED,
+    MachineState.HIBERNATED,
+    MachineState.FAILED,
+)
 _BY_ITSELF = "It is put right within a minute; if not"
 
 

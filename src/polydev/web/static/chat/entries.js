@@ -170,13 +170,16 @@ export class PlanView {
 
 /** A word of Polydev itself about the turn. */
 export class NoticeView {
-  constructor() {
+  constructor(entry) {
+    this.passes = entry.code === "machine-wakes";
     this.words = el("div", {});
-    this.element = el("div", { class: "notice" }, icon("info"), this.words);
+    const kind = this.passes ? "passing" : "notice";
+    this.element = el("div", { class: kind }, icon(this.passes ? "sun" : "info"), this.words);
   }
 
-  update(entry) {
-    setText(this.words, oneLine(entry.text, 500));
+  update(entry, turn) {
+    const isOver = this.passes && turn.entries.at(-1) !== entry;
+    setText(this.words, isOver ? "Its machine slept, and woke up" : oneLine(entry.text, 500));
   }
 }
 

@@ -43,6 +43,11 @@ export class ChatPage {
       this.tellState();
     }, { root: this.frame });
     this.find("to-permission").addEventListener("click", () => this.card?.focus());
+    document.body.addEventListener("polydev:machine", ({ detail }) => {
+      if (detail.subject !== this.machine) return;
+      this.isAwake = detail.status === "running";
+      this.tellState();
+    });
     this.find("earlier").addEventListener("click", (event) => this.earlier(event.currentTarget));
     for (const button of element.querySelectorAll("[data-suggestion]")) {
       button.addEventListener("click", () => this.suggest(button.textContent.trim()));
@@ -117,9 +122,11 @@ export class ChatPage {
     const isNew = transcript.turns.size === 0 && this.first <= 1;
     this.find("empty").hidden = !isNew;
     const waiting = running && asked !== null;
+    const wakes = !this.isAwake && last?.entries.at(-1)?.code === "machine-wakes";
     const working = last?.entries.length ? `${this.cli} is working` : `${this.cli} is starting`;
-    this.log.busy(running && !waiting ? working : "");
+    this.log.busy(running && !waiting ? (wakes ? "Waking the machine…" : working) : "");
     const reason = waiting ? `${this.cli} waits for your permission`
+      : running && wakes ? "The machine wakes up, and then gets your message"
       : running ? `${this.cli} is working. Stop it to say something else` : "";
     this.composer.state({ reason, running });
     this.find("to-permission").hidden = !waiting || this.isCardSeen;

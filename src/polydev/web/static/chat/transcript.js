@@ -80,7 +80,7 @@ export class Turn {
       plan: () => this.setPlan(event),
       permission: () => this.addPermission(event),
       permission_answered: () => this.answer(event),
-      notice: () => this.add("notice", event, { text: String(event.text ?? "") }),
+      notice: () => this.add("notice", event, { text: String(event.text ?? ""), code: event.code ?? "" }),
       turn_ended: () => this.end(event),
     };
     if (Object.hasOwn(folds, event.kind)) folds[event.kind]();

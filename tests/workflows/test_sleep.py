@@ -1,0 +1,369 @@
+"""Machines that sleep: what wakes them, what keeps them awake, and what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from chatting import Talk, a_chat, connected, kinds, said
+from controller_process import TOKEN
+from controller_world import World, a_world
+from websockets.asyncio.client import ClientConnection, connect
+
+from polydev.hostapi import ExecEnd, ExecRequest, HibernateMachine, ResumeMachine
+
+LIMIT_S = 60
+CHAT = "a message in a chat"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The setting that names the database."""
+    if request.param == "sqlite":
+        return {}
+    return {"DATABASE_URL": request.getfixturevalue("postgres").database()}
+
+
+@asynccontextmanager
+async def a_connected(**settings: str) -> AsyncIterator[tuple[World, str]]:
+    """A world in which Codex is logged in; its CLI machine."""
+    async with a_world(**settings) as world:
+        await world.controller.start()
+        yield world, await connected(world.controller, "codex")
+
+
+async def asleep(world: World, vm_id: str) -> dict[str, Any]:
+    """Have a machine sleep, and wait until it does."""
+    await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
+    return await world.until_machine(vm_id, "hibernated")
+
+
+async def audited(world: World, action: str) -> list[dict[str, Any]]:
+    return list(await world.controller.ask("GET", f"/api/admin/audit?action={action}"))
+
+
+@asynccontextmanager
+async def a_socket(world: World, vm_id: str, path: str) -> AsyncIterator[ClientConnection]:
+    url = f"ws://127.0.0.1:{world.controller.port}/api/vm/{vm_id}/{path}"
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with connect(url, additional_headers=headers, max_size=None) as socket:
+        yield socket
+
+
+async def the_end(socket: ClientConnection) -> ExecEnd:
+    """The last frame of a program's stream."""
+    async with asyncio.timeout(LIMIT_S):
+        async for frame in socket:
+            if isinstance(frame, str) and "notice" not in frame:
+                return ExecEnd.model_validate_json(frame)
+    raise AssertionError("the stream ended without its end")
+
+
+# -- what wakes one --------------------------------------------------------------------------------
+
+
+async def _by_chat(world: World, vm_id: str) -> None:
+    """In two turns: the CLI goes on with the conversation that it knew before it slept."""
+    talk = await a_chat(world.controller)
+    await talk.turn("the first")
+    await asleep(world, vm_id)
+    events = await talk.turn("the second")
+    assert kinds(events) == ["user", "notice", "text", "turn_ended"], "and the session is not lost"
+    [notice] = [it for it in events if it["kind"] == "notice"]
+    assert (notice["code"], notice["text"]) == ("machine-wakes", "Its machine wakes up")
+    assert said(events) == "You said: the second"
+
+
+async def _by_single_turn(world: World, vm_id: str) -> None:
+    asked = {"provider": "codex", "text": "hello"}
+    async with world.controller.client() as client:
+        answer = await client.post("/api/chat/turn", json=asked)
+    events = [json.loads(line) for line in answer.text.splitlines()]
+    assert events[0] == {"type": "notice", "text": "Its machine wakes up"}
+    assert events[-1]["ok"], events
+
+
+async def _by_terminal(world: World, vm_id: str) -> None:
+    async with a_socket(world, vm_id, "terminal?wake=false") as socket:
+        error = (await the_end(socket)).error
+        assert error is not None
+        assert error.code == "machine-asleep"
+    assert (await world.states())[vm_id] == "hibernated", "nobody wanted it woken"
+    async with a_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
+        assert json.loads(await socket.recv()) == {"notice": "Its machine wakes up"}
+        assert isinstance(await socket.recv(), bytes)
+        await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
+        error = (await the_end(socket)).error
+        assert error is not None
+        assert error.code == "machine-asleep", "whoever it cuts is told why"
+    await world.until_machine(vm_id, "hibernated")
+    async with a_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
+        while not isinstance(await socket.recv(), bytes):
+            pass
+
+
+async def _by_program(world: World, vm_id: str) -> None:
+    async with a_socket(world, vm_id, "exec") as socket:
+        request = ExecRequest(argv=["codex", "login", "status"])
+        await socket.send(request.model_dump_json())
+        await socket.send(b"")
+        assert (await the_end(socket)).exit_code == 0
+
+
+async def _by_files(world: World, vm_id: str) -> None:
+    """By many at once, of whom one wakes it."""
+    before = len(await audited(world, "machine.resume"))
+    path = f"/api/vm/{vm_id}/files?path=/root"
+    await asyncio.gather(*(world.controller.ask("GET", path) for _ in range(6)))
+    assert len(await audited(world, "machine.resume")) == before + 1
+
+
+async def _by_validating(world: World, vm_id: str) -> None:
+    [listed] = await world.controller.ask("GET", "/api/credentials")
+    path = f"/api/credentials/{listed['credentialId']}/validate"
+    verdict = await world.controller.ask("POST", path)
+    assert verdict["validity"] == "valid", verdict
+
+
+async def _by_login(world: World, vm_id: str) -> None:
+    assert await connected(world.controller, "claude_code") == vm_id
+
+
+Use = Callable[[World, str], Coroutine[Any, Any, None]]
+USES: tuple[tuple[Use, str], ...] = (
+    (_by_chat, CHAT),
+    (_by_single_turn, "a message to a CLI"),
+    (_by_terminal, "a terminal"),
+    (_by_program, "a program"),
+    (_by_files, "its files"),
+    (_by_validating, "a login is checked"),
+    (_by_login, "a login"),
+)
+
+
+async def test_whatever_reaches_into_a_machine_that_sleeps_wakes_it(
+    database: dict[str, str],
+) -> None:
+    async with a_connected(**database) as (world, vm_id):
+        for use, why in USES:
+            if use is not _by_chat:
+                await asleep(world, vm_id)
+            await use(world, vm_id)
+            sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+            assert (sleep["woke_why"], sleep["woke_how"]) == (why, "resumed"), use
+            assert sleep["slept_why"] == "asked for"
+            assert sleep["memory_on_disk_bytes"] is None
+        woken = await audited(world, "machine.resume")
+        assert {it["reason"] for it in woken} == {why for _, why in USES} - {"a login"}
+        await asleep(world, vm_id)
+        assert (await world.controller.ask("GET", "/api/vm/active-cli"))["vmId"] == vm_id
+        await _is_revoked(world)
+        sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+        assert sleep["woke_why"] == "a login is removed from it"
+
+
+async def _is_revoked(world: World) -> None:
+    """All logins are removed from the machine, which is woken for it: its disk is in use."""
+    for listed in await world.controller.ask("GET", "/api/credentials"):
+        await world.controller.ask("POST", f"/api/credentials/{listed['credentialId']}/revoke")
+    async with asyncio.timeout(LIMIT_S):
+        while await world.controller.ask("GET", "/api/credentials"):
+            await asyncio.sleep(0.05)
+    assert not list(world.agent.state_dir.rglob("simulated-root/root/.codex/auth.json"))
+
+
+# -- what it is not done to ------------------------------------------------------------------------
+
+
+async def _refused(world: World, vm_id: str, verb: str) -> tuple[int, str]:
+    async with world.controller.client() as client:
+        answer = await client.post(f"/api/vm/{vm_id}/{verb}")
+    return answer.status_code, answer.json()["code"]
+
+
+async def _waits_for_permission(talk: Talk) -> int:
+    number = await talk.ask("write a.txt: b")
+    await talk.until("permission", number)
+    return number
+
+
+async def test_only_a_machine_that_nobody_uses_is_put_to_sleep() -> None:
+    async with a_world({"login_end": "never"}) as world:
+        await world.controller.start()
+        session_id = await world.controller.connect("codex")
+        session = await world.controller.until(session_id, "waiting_for_person")
+        [vm_id] = [it for it, kind in (await world.rows()).items() if kind == "cli"]
+        assert await _refused(world, vm_id, "hibernate") == (409, "machine-busy")
+        path = f"/api/auth/session/{session_id}/input"
+        await world.controller.ask("POST", path, {"callbackUrl": _callback_of(session)})
+        assert (await world.controller.until(session_id))["status"] == "completed"
+
+        talk = await a_chat(world.controller)
+        number = await _waits_for_permission(talk)
+        assert await _refused(world, vm_id, "hibernate") == (409, "machine-busy")
+        await world.controller.ask("POST", f"{talk.path}/stop")
+        await talk.until("turn_ended", number)
+        await asleep(world, vm_id)
+        assert (await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate"))["status"] == (
+            "hibernated"
+        )
+        await world.controller.ask("POST", f"/api/vm/{vm_id}/stop")
+        view = await world.until_machine(vm_id, "stopped")
+        assert view["sleep"]["memory_on_disk_bytes"] is None
+        assert await _refused(world, vm_id, "hibernate") == (409, "machine-busy")
+        await world.controller.ask("POST", f"/api/vm/{vm_id}/resume")
+        assert (await world.until_machine(vm_id, "running"))["sleep"]["woke_how"] is None
+
+
+def _callback_of(session: dict[str, Any]) -> str:
+    """Where a simulated login ends."""
+    from urllib.parse import parse_qs, urlsplit
+
+    asked = parse_qs(urlsplit(session["oauthUrl"]).query)
+    return f"{asked['redirect_uri'][0]}?code=made-up&state={asked['state'][0]}"
+
+
+async def test_idle_machines_sleep_and_one_in_which_a_cli_answers_does_not() -> None:
+    idle = {"POLYDEV_HIBERNATE_IDLE_S": "2", "POLYDEV_HIBERNATE_CPU": "1000"}
+    async with a_connected(**idle) as (world, vm_id):
+        talk = await a_chat(world.controller)
+        number = await _waits_for_permission(talk)
+        made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+        view = await world.until_machine(made["vm_id"], "hibernated")
+        assert view["sleep"]["slept_why"] == "not used for 2 seconds"
+        assert (await world.states())[vm_id] == "running", "a CLI waits for its person in it"
+        [entry] = await audited(world, "machine.hibernate")
+        assert (entry["actor"], entry["via"]) == ("controller", "idle")
+        assert entry["reason"] == "not used for 2 seconds"
+
+        await world.controller.ask("POST", f"{talk.path}/stop")
+        await talk.until("turn_ended", number)
+        async with a_socket(world, vm_id, "terminal") as socket:  # a tab that somebody forgot
+            await world.until_machine(vm_id, "hibernated")
+            error = (await the_end(socket)).error
+            assert error is not None
+            assert error.code == "machine-asleep"
+
+
+async def test_a_machine_whose_host_is_full_says_so_and_sleeps_on() -> None:
+    async with a_world(POLYDEV_CLI_MEMORY_MIB="1024") as world:
+        await world.agent.kill()
+        world.agent.env["POLYDEV_HOST_MEMORY_MIB"] = "4096"
+        await world.agent.start()
+        await world.controller.start()
+        vm_id = await connected(world.controller, "codex")
+        await asleep(world, vm_id)
+        others = []
+        for kind in ("browser", "cli", "cli"):
+            made = await world.controller.ask("POST", "/api/vm/create", {"vmType": kind})
+            others.append(made["vm_id"])
+            await world.until_machine(made["vm_id"], "running")
+        assert await _refused(world, vm_id, "resume") == (503, "no-capacity")
+        talk = await a_chat(world.controller)
+        async with world.controller.client() as client:
+            answer = await client.get(f"/api/vm/{others[1]}")
+            assert answer.json()["status"] == "running"
+        for other in others[1:]:  # the person's other CLI machines would be asked instead
+            await world.destroy(other)
+        made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "browser"})
+        await world.until_machine(made["vm_id"], "running")
+        events = await talk.turn("hello")
+        assert events[-1]["reason"] == "failed"
+        assert events[-1]["error"]["code"] == "no-capacity"
+        assert (await world.states())[vm_id] == "hibernated"
+        await world.destroy(made["vm_id"])
+        assert said(await talk.turn("hello")) == "You said: hello"
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+async def _typed(world: World, *words: str) -> tuple[str, str]:
+    """What a command prints, and what it says beside that."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "POLYDEV_URL": f"http://127.0.0.1:{world.controller.port}",
+        "POLYDEV_ADMIN_TOKEN": TOKEN,
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "polydev.cli", *words),
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    assert process.returncode == 0, f"{words}: {err.decode()}"
+    return out.decode(), err.decode()
+
+
+async def _by_commands(world: World, vm_id: str) -> None:
+    out, _ = await _typed(world, "machine", "hibernate", "cli", "--json")
+    assert json.loads(out)["status"] == "hibernated"
+    shown, _ = await _typed(world, "machine", "show", "cli")
+    assert "hibernated" in shown
+    assert "asked for; its memory takes" in shown
+    out, err = await _typed(world, "machine", "exec", "cli", "--", "echo", "here")
+    assert out == "here\n"
+    assert f"Waking {vm_id}" in err
+    await asleep(world, vm_id)
+    out, _ = await _typed(world, "machine", "resume", "cli")
+    assert "It went on where it was" in out
+    assert "it went on where it was" in (await _typed(world, "machine", "show", "cli"))[0]
+
+
+# -- bad luck ----------------------------------------------------------------------------------
+
+
+async def _is_damaged(world: World, vm_id: str) -> None:
+    """Memory that is damaged is not used, and that is said."""
+    await asleep(world, vm_id)
+    [memory] = [it for it in world.agent.state_dir.rglob("memory*") if it.is_file()]
+    content = memory.read_bytes()
+    memory.write_bytes(content[: len(content) // 2])
+    events = await (await a_chat(world.controller)).turn("hello")
+    assert said(events) == "You said: hello"
+    sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+    assert (sleep["woke_how"], sleep["woke_why"]) == ("booted", CHAT)
+    assert sleep["boot_reason"]
+
+
+async def _dies(world: World, vm_id: str) -> None:
+    """A host agent that dies while a machine sleeps still wakes it."""
+    await asleep(world, vm_id)
+    await world.agent.kill()
+    await world.agent.start()
+    await _by_files(world, vm_id)
+    sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+    assert (sleep["woke_how"], sleep["boot_reason"]) == ("resumed", "")
+
+
+async def _differs(world: World, vm_id: str) -> None:
+    """The word of a host counts: it says whether a machine sleeps."""
+    for operation, status in (
+        (HibernateMachine(vm_id=vm_id), "hibernated"),
+        (ResumeMachine(vm_id=vm_id), "running"),
+    ):
+        async with world.agent.host() as host:
+            await host.run(f"behind-its-back-{status}", operation, 30)
+        view = await world.until_machine(vm_id, status)
+    assert view["sleep"]["woke_how"] == "resumed"
+    assert len(await audited(world, "machine.hibernated")) == 1
+    doctor = await world.controller.ask("GET", "/api/doctor")
+    assert [it for it in doctor["checks"] if it["name"] == "machines" and not it["ok"]] == []
+
+
+async def test_whatever_happens_to_a_machine_that_sleeps_it_can_be_used_again() -> None:
+    async with a_connected(POLYDEV_RECONCILE_PERIOD_S="0.5") as (world, vm_id):
+        await _by_commands(world, vm_id)
+        await _is_damaged(world, vm_id)
+        await _differs(world, vm_id)
+        await _dies(world, vm_id)
+        await world.assert_clean(vm_id)
