@@ -20,8 +20,8 @@ from polydev import settings_words
 from polydev.domain import LOCAL_HOST, HostId
 from polydev.errors import BadSettings
 from polydev.settings_chat import ChatLimits
-from polydev.settings_vmm import VmmSettings
 from polydev.settings_sleep import SleepLimits
+from polydev.settings_vmm import VmmSettings
 
 _HOST_NAME = r"[a-z0-9][a-z0-9-]{0,31}"
 
