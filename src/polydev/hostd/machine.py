@@ -35,7 +35,7 @@ class PreparedMachine:
         """Start its VMM; the guest is not ready yet. Raises VmmFailed, MissingTool, DiskFull."""
         vmm = await site.driver.launch(self.spec)
         try:
-            return await _running(site, self.folder, vmm)
+            return await running(site, self.folder, vmm)
         except BaseException:
             await vmm.kill()
             raise
@@ -101,7 +101,8 @@ class RunningMachine:
             await self.vmm.request_shutdown()
 
 
-async def _running(site: Site, folder: MachineFolder, vmm: RunningVmm) -> RunningMachine:
+async def running(site: Site, folder: MachineFolder, vmm: RunningVmm) -> RunningMachine:
+    """A machine with a VMM, and the channel that its folder has the keys of."""
     return RunningMachine(folder, vmm, await site.furnishing.channel(folder, vmm))
 
 
@@ -133,7 +134,7 @@ async def adopt(site: Site, record: MachineRecord) -> RunningMachine | None:
     boot = BootFiles(record.image, record.kernel, folder.disk, folder.disk, folder.disk)
     spec = _spec(site, record, boot, record.place, nonce="")
     vmm = await site.driver.adopt(spec)
-    return await _running(site, folder, vmm) if vmm else None
+    return await running(site, folder, vmm) if vmm else None
 
 
 async def erase(site: Site, vm_id: str, machine: RunningMachine | None) -> None:
