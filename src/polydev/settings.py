@@ -129,6 +129,10 @@ class HostSettings(CommonSettings):
     def _split(cls, value: object) -> object:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
+    memory_key_dir: Path | None = None
+    """Where the key to sleeping machines' memory lies; None: in the first of /run and /dev/shm that
+    is a filesystem in memory. On a disk it would protect nothing."""
+
     def check(self) -> Self:
         """Refuse combinations that each variable alone does not show."""
         if self.egress is Egress.PROXY and not self.egress_proxy:

@@ -23,6 +23,7 @@ from polydev.hostd.machine import RunningMachine, prepare
 from polydev.hostd.network import Network
 from polydev.hostd.record import MachineRecord, Place
 from polydev.hostd.site import UID_BASE, Site
+from polydev.hostd.snapshots import MemoryKeys
 from polydev.settings import HostSettings
 
 IMAGES = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
@@ -92,6 +93,7 @@ async def fleet(**settings: object) -> AsyncIterator[Fleet]:
             driver=choice.driver,
             network=network,
             furnishing=choice.furnishing,
+            memory_keys=MemoryKeys.for_state(state_dir, state_dir),
         )
         made = Fleet(site, network)
         try:

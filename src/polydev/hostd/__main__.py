@@ -31,6 +31,7 @@ from polydev.hostd.network import Network
 from polydev.hostd.operations import Operations
 from polydev.hostd.perform import perform
 from polydev.hostd.site import Site
+from polydev.hostd.snapshots import MemoryKeys
 from polydev.hostd.usage import UsageLog
 from polydev.settings import HostSettings, read
 
@@ -71,6 +72,7 @@ async def _run(settings: HostSettings) -> None:
             driver=choice.driver,
             network=network,
             furnishing=choice.furnishing,
+            memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
         )
         machines = Machines(site)
         closing.push_async_callback(machines.close)

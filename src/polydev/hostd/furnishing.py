@@ -22,7 +22,7 @@ from polydev.hostd.atomic import write_whole
 from polydev.hostd.channel import Channel
 from polydev.hostd.config_drive import MachineConfig, write_config_drive
 from polydev.hostd.disks import copy_disk, make_disk
-from polydev.hostd.images import ImageStore
+from polydev.hostd.images import GoldenImage, ImageStore
 from polydev.hostd.keys import make_keys
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles
@@ -111,7 +111,14 @@ class GoldenFurnishing(_Configured):
         kernel, image = await asyncio.to_thread(
             lambda: (self._images.require("kernel"), self._images.require(kind))
         )
-        return BootFiles(image.name, kernel.name, image.root_image, kernel.kernel, kernel.initramfs)
+        return _boot_files(image, kernel)
+
+    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
+        """What a machine was booted from, current or not. Raises MissingImage, ImageDamaged."""
+        image, kernel = await asyncio.to_thread(
+            lambda: (self._images.named(record.image), self._images.named(record.kernel))
+        )
+        return _boot_files(image, kernel)
 
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         """The machine's own empty disk. Raises DiskFull."""
@@ -157,6 +164,9 @@ class SimulatedFurnishing(_Configured):
     async def boot_files(self, kind: MachineKind) -> BootFiles:
         nothing = Path("/dev/null")
         return BootFiles(f"{kind}-simulated", "kernel-simulated", nothing, nothing, nothing)
+
+    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
+        return await self.boot_files(record.machine_kind)
 
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         folder.disk.touch(mode=0o600)
@@ -215,6 +225,10 @@ def _copy_simulated(source: MachineFolder, target: MachineFolder) -> None:
     root = source.path / SIMULATED_ROOT
     in_memory = shutil.ignore_patterns("run")
     shutil.copytree(root, target.path / SIMULATED_ROOT, ignore=in_memory, dirs_exist_ok=True)
+
+
+def _boot_files(image: GoldenImage, kernel: GoldenImage) -> BootFiles:
+    return BootFiles(image.name, kernel.name, image.root_image, kernel.kernel, kernel.initramfs)
 
 
 def _bounded(content: bytes, path: str, max_bytes: int) -> bytes:

@@ -12,11 +12,18 @@ import logging
 import secrets
 from dataclasses import dataclass
 
-from polydev.errors import ChannelLost, MachineNotReady, PolydevError, VmmFailed
+from polydev.errors import (
+    ChannelLost,
+    MachineBusy,
+    MachineNotReady,
+    PolydevError,
+    SnapshotUnusable,
+    VmmFailed,
+)
 from polydev.hostapi import ExecRequest
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles, Channel, Site
-from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm
+from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm, SnapshotSource
 
 log = logging.getLogger("polydev.hostd")
 
@@ -33,7 +40,16 @@ class PreparedMachine:
 
     async def launch(self, site: Site) -> RunningMachine:
         """Start its VMM; the guest is not ready yet. Raises VmmFailed, MissingTool, DiskFull."""
-        vmm = await site.driver.launch(self.spec)
+        return await self._with(site, await site.driver.launch(self.spec))
+
+    async def restore(self, site: Site, source: SnapshotSource) -> RunningMachine:
+        """Put its guest back into a VMM, where it stands still.
+
+        Raises: SnapshotUnusable, and what `launch` raises.
+        """
+        return await self._with(site, await site.driver.restore(self.spec, source))
+
+    async def _with(self, site: Site, vmm: RunningVmm) -> RunningMachine:
         try:
             return await running(site, self.folder, vmm)
         except BaseException:
@@ -121,6 +137,25 @@ async def prepare(site: Site, record: MachineRecord, *, fresh: bool) -> Prepared
     nonce = secrets.token_hex(16)
     await site.furnishing.write_config(folder, record, place, nonce)
     return PreparedMachine(record, folder, _spec(site, record, boot, place, nonce))
+
+
+async def prepare_again(site: Site, record: MachineRecord) -> PreparedMachine:
+    """As it was started last, for a guest that has booted already and knows its configuration.
+
+    Raises: MissingImage, NetworkFailed; SnapshotUnusable if it would not find its place again.
+    """
+    place = Place.model_validate(await site.network.attach(record.vm_id, record.uid))
+    if place != record.place:
+        raise SnapshotUnusable("The VM network has changed since its memory was saved")
+    return PreparedMachine(record, site.folder(record.vm_id), await spec_of(site, record))
+
+
+async def spec_of(site: Site, record: MachineRecord) -> LaunchSpec:
+    """What a machine was started with last. Raises: MissingImage."""
+    if record.place is None:
+        raise MachineBusy(f"Machine {record.vm_id} was never started")
+    boot = await site.furnishing.boot_files_of(record)
+    return _spec(site, record, boot, record.place, nonce="")
 
 
 async def adopt(site: Site, record: MachineRecord) -> RunningMachine | None:

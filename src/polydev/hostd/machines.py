@@ -8,18 +8,13 @@ creation, start or stop short. Every operation may run twice and be cut anywhere
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary
 
 from polydev.domain import MachineState
-from polydev.errors import MachineBusy, NoSuchMachine
+from polydev.errors import MachineBusy
 from polydev.hostapi import (
     CreateMachine,
     ExecRequest,
@@ -27,19 +22,20 @@ from polydev.hostapi import (
     MachineView,
     RemoveFiles,
     Swept,
+    Wake,
     WriteFiles,
 )
 from polydev.hostd import inventory, recovery, sweeping
 from polydev.hostd.channel.guest_files import GuestFiles
+from polydev.hostd.hibernation import Hibernation
 from polydev.hostd.machine import RunningMachine, erase, has_logs, keep_logs, naming_logs, prepare
 from polydev.hostd.problems import as_polydev_error, problem_of
-from polydev.hostd.record import MachineRecord, view_of
-from polydev.hostd.site import UID_BASE, Channel, Site
+from polydev.hostd.record import MachineRecord
+from polydev.hostd.roster import AT_REST, Roster
+from polydev.hostd.site import Site
 from polydev.hostd.streams import GuestConnection, GuestProgram
 
 log = logging.getLogger("polydev.hostd")
-_LET_GO_LIMIT_S = 5.0
-_AT_REST = (MachineState.STOPPED, MachineState.FAILED)
 
 
 class Machines:
@@ -47,28 +43,16 @@ class Machines:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._records: dict[str, MachineRecord] = {}
-        self._running: dict[str, RunningMachine] = {}
-        self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._cuttable: dict[str, asyncio.Task[MachineView]] = {}
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._roster = Roster(site)
+        self._hibernation = Hibernation(site, self._roster, self._start)
 
     async def recover(self) -> None:
         """Take over what an earlier agent left: adopt what runs, remove what is half made."""
-        found = await recovery.recover(self._site)
-        self._records = {record.vm_id: record for record in found.records}
-        for vm_id, machine in found.running.items():
-            self._watch(vm_id, machine)
+        self._roster.begin(await recovery.recover(self._site))
 
     async def close(self) -> None:
         """Let go of all machines; they run on."""
-        for watcher in self._watchers.values():
-            watcher.cancel()
-        machines = list(self._running.values())
-        self._running.clear()
-        if machines:
-            letting_go = [asyncio.create_task(machine.let_go()) for machine in machines]
-            await asyncio.wait(letting_go, timeout=_LET_GO_LIMIT_S)
+        await self._roster.let_go()
 
     # What is asked ---------------------------------------------------------------------------
 
@@ -78,142 +62,156 @@ class Machines:
         One that is there already is started if it is at rest: its VMM may have ended between its
         creation and the answer to whoever asked. When that fails the machine stays, as failed.
         """
-        async with self._alone(asked.vm_id):
-            known = self._records.get(asked.vm_id)
+        async with self._roster.alone(asked.vm_id):
+            known = self._roster.records.get(asked.vm_id)
             if known is None:
-                return await self._interruptible(asked.vm_id, self._create(asked))
+                return await self._roster.cuttable(asked.vm_id, self._create(asked))
             self._require_same(known, asked)
-            if known.state in _AT_REST:
-                start = self._start(known, asked.ready_timeout_s)
-                return await self._interruptible(asked.vm_id, start)
+            if known.state in (*AT_REST, MachineState.HIBERNATED):
+                return await self._up(known, asked.ready_timeout_s)
             if known.state is not MachineState.RUNNING:
                 raise MachineBusy(f"Machine {known.vm_id} exists already, and is {known.state}")
             return self.view(known.vm_id)
 
     async def destroy(self, vm_id: str) -> None:
         """End a machine and remove all that is its. Done also when it never was."""
-        if work := self._cuttable.get(vm_id):
-            work.cancel()
-        async with self._alone(vm_id):
-            if record := self._records.get(vm_id):
-                await self._keep(record.now(state=MachineState.DESTROYING))
+        self._roster.cut(vm_id)
+        async with self._roster.alone(vm_id):
+            if record := self._roster.records.get(vm_id):
+                await self._roster.keep(record.now(state=MachineState.DESTROYING))
             await self._erase(vm_id)
 
     async def stop(self, vm_id: str) -> MachineView:
-        """End the guest cleanly, or kill it after a grace time; disk and address stay."""
-        async with self._alone(vm_id):
-            record = self._record(vm_id)
-            machine = self._running.get(vm_id)
+        """End the guest cleanly, or kill it after a grace time; disk and address stay.
+
+        One that hibernates loses its memory.
+        """
+        async with self._roster.alone(vm_id):
+            record = self._roster.record(vm_id)
+            machine = self._roster.running.get(vm_id)
             if machine is not None:
-                return await self._interruptible(vm_id, self._stop(record, machine))
+                return await self._roster.cuttable(vm_id, self._stop(record, machine))
+            if record.state is MachineState.HIBERNATED:
+                await self._hibernation.forget(record)
             if record.state is MachineState.STOPPING:  # an earlier stop was cut at its end
-                await self._keep(record.now(state=MachineState.STOPPED))
+                await self._roster.keep(record.now(state=MachineState.STOPPED))
             return self.view(vm_id)
 
     async def start(self, vm_id: str, ready_timeout_s: float) -> MachineView:
-        """Start a machine that is at rest; when that fails it stays, as failed."""
-        async with self._alone(vm_id):
-            record = self._record(vm_id)
+        """Start a machine that is at rest, or wake one that hibernates.
+
+        When a start fails the machine stays, as failed.
+        """
+        async with self._roster.alone(vm_id):
+            record = self._roster.record(vm_id)
             if record.state is MachineState.RUNNING:
                 return self.view(vm_id)
-            return await self._interruptible(vm_id, self._start(record, ready_timeout_s))
+            return await self._up(record, ready_timeout_s)
+
+    async def hibernate(self, vm_id: str) -> MachineView:
+        """Write a machine's memory to disk and end its VMM; when that fails it runs on."""
+        async with self._roster.alone(vm_id):
+            record = self._roster.record(vm_id)
+            if record.state is MachineState.HIBERNATED:
+                return self.view(vm_id)
+            return await self._roster.cuttable(vm_id, self._hibernation.hibernate(record))
 
     async def forget(self, vm_id: str) -> None:
         """Remove what is kept of a machine that is gone. Raises MachineBusy for one that is not."""
-        async with self._alone(vm_id):
-            if vm_id in self._records:
+        async with self._roster.alone(vm_id):
+            if vm_id in self._roster.records:
                 raise MachineBusy(f"Machine {vm_id} is still there", hint="Destroy it first")
             await asyncio.to_thread(self._site.kept_logs.forget, vm_id)
 
     async def write_files(self, asked: WriteFiles) -> MachineView:
         """Put files into a machine: through its channel while it runs, else into its disk."""
         files = [file.guest_file() for file in asked.files]
-        async with self._alone(asked.vm_id):
-            if record := self._at_rest(asked.vm_id):
+        async with self._roster.alone(asked.vm_id):
+            if record := self._roster.at_rest(asked.vm_id):
                 await self._site.furnishing.write_offline(record, files)
             else:
-                await self._channel(asked.vm_id).write_files(files)
+                await self._roster.channel(asked.vm_id).write_files(files)
             return self.view(asked.vm_id)
 
     async def remove_files(self, asked: RemoveFiles) -> MachineView:
         """Delete files of a machine; done also when they are not there."""
-        async with self._alone(asked.vm_id):
-            if record := self._at_rest(asked.vm_id):
+        async with self._roster.alone(asked.vm_id):
+            if record := self._roster.at_rest(asked.vm_id):
                 await self._site.furnishing.remove_offline(record, asked.paths)
             else:
-                await self._channel(asked.vm_id).remove_files(asked.paths)
+                await self._roster.channel(asked.vm_id).remove_files(asked.paths)
             return self.view(asked.vm_id)
 
     # What can be looked at -------------------------------------------------------------------
 
     def views(self) -> list[MachineView]:
         """All machines, oldest first."""
-        records = sorted(self._records.values(), key=lambda record: record.created_at)
+        records = sorted(self._roster.records.values(), key=lambda record: record.created_at)
         return [self.view(record.vm_id) for record in records]
 
     def records(self) -> list[MachineRecord]:
         """What is wanted of each machine, and what it was given."""
-        return list(self._records.values())
+        return list(self._roster.records.values())
 
     def vmm_pids(self) -> dict[str, int]:
         """The VMM of each machine that runs."""
-        return {vm_id: machine.vmm.pid for vm_id, machine in self._running.items()}
+        return {vm_id: machine.vmm.pid for vm_id, machine in self._roster.running.items()}
 
     def known(self) -> list[str]:
         """The ids of all machines."""
-        return list(self._records)
+        return list(self._roster.records)
 
     def view(self, vm_id: str) -> MachineView:
         """One machine. Raises NoSuchMachine."""
-        machine = self._running.get(vm_id)
-        pid = machine.vmm.pid if machine else None
-        return view_of(self._record(vm_id), self._site.folder(vm_id), pid)
+        return self._roster.view(vm_id)
 
     def console_log(self, vm_id: str) -> Path:
         """Where a machine's console log is, also of one that failed and is gone."""
-        if vm_id in self._records:
+        if vm_id in self._roster.records:
             return self._site.folder(vm_id).console_log
         return self._kept(vm_id, self._site.kept_logs.console_log(vm_id))
 
     def error_log(self, vm_id: str) -> Path:
         """Where a machine's error log is, also of one that failed and is gone."""
-        if vm_id in self._records:
+        if vm_id in self._roster.records:
             return self._site.folder(vm_id).error_log
         return self._kept(vm_id, self._site.kept_logs.error_log(vm_id))
 
     async def inventory(self) -> Inventory:
         """What exists on this host, by looking."""
-        return await inventory.look(self._site, list(self._records), dict(self._running))
+        return await inventory.look(
+            self._site, list(self._roster.records), dict(self._roster.running)
+        )
 
     async def sweep(self) -> Swept:
         """Remove what belongs to no machine."""
-        return await sweeping.sweep(self._site, self._records, self._alone)
+        return await sweeping.sweep(self._site, self._roster.records, self._roster.alone)
 
     # Ways in ---------------------------------------------------------------------------------
 
     def require_running(self, vm_id: str) -> None:
         """Raises NoSuchMachine, or MachineBusy when it does not run."""
-        self._channel(vm_id)
+        self._roster.channel(vm_id)
 
     async def exec(self, vm_id: str, request: ExecRequest) -> GuestProgram:
         """Start a program in a running machine."""
-        return await self._channel(vm_id).exec(request)
+        return await self._roster.channel(vm_id).exec(request)
 
     async def open_tcp(self, vm_id: str, port: int) -> GuestConnection:
         """Connect to a port on a running machine's 127.0.0.1."""
-        return await self._channel(vm_id).open_tcp(port)
+        return await self._roster.channel(vm_id).open_tcp(port)
 
     def guest_files(self, vm_id: str) -> GuestFiles:
         """The files of a running machine, for people who look around in it."""
-        return self._channel(vm_id).guest_files()
+        return self._roster.channel(vm_id).guest_files()
 
     async def read_file(self, vm_id: str, path: str, max_bytes: int) -> bytes:
         """A file of a machine, running or not. Raises NoSuchFile, GuestMisbehaved when larger."""
-        if self._at_rest(vm_id):
-            async with self._alone(vm_id):
-                if record := self._at_rest(vm_id):
+        if self._roster.at_rest(vm_id):
+            async with self._roster.alone(vm_id):
+                if record := self._roster.at_rest(vm_id):
                     return await self._site.furnishing.read_offline(record, path, max_bytes)
-        return await self._channel(vm_id).read_file(path, max_bytes)
+        return await self._roster.channel(vm_id).read_file(path, max_bytes)
 
     # How it is done --------------------------------------------------------------------------
 
@@ -224,9 +222,9 @@ class Machines:
                 hint="Destroy it first",
             )
         record = self._new_record(asked)
-        self._records[asked.vm_id] = record
+        self._roster.records[asked.vm_id] = record
         try:
-            await self._keep(record)
+            await self._roster.keep(record)
             if asked.token:
                 await asyncio.to_thread(
                     self._site.folder(asked.vm_id).write_token, asked.token.get_secret_value()
@@ -239,24 +237,31 @@ class Machines:
             await self._undo(asked.vm_id, keeping_logs=False)
             raise
 
+    async def _up(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
+        if record.state is MachineState.HIBERNATED:
+            work = self._hibernation.resume(record, ready_timeout_s)
+        else:
+            work = self._start(record, ready_timeout_s)
+        return await self._roster.cuttable(record.vm_id, work)
+
     async def _start(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
         try:
             return await self._launch(record, ready_timeout_s, fresh=False)
         except BaseException as error:
-            if machine := self._running.get(record.vm_id):
+            if machine := self._roster.running.get(record.vm_id):
                 await machine.kill()
-                self._running.pop(record.vm_id, None)
+                self._roster.running.pop(record.vm_id, None)
             if isinstance(error, Exception):
                 record = record.now(state=MachineState.FAILED, error=problem_of(error))
-            await self._keep(record)
+            await self._roster.keep(record)
             raise
 
     async def _stop(self, record: MachineRecord, machine: RunningMachine) -> MachineView:
-        await self._keep(record.now(state=MachineState.STOPPING))
-        self._unwatch(record.vm_id)
+        await self._roster.keep(record.now(state=MachineState.STOPPING))
+        self._roster.unwatch(record.vm_id)
         await machine.end(self._site.stop_grace_s)
-        self._running.pop(record.vm_id, None)
-        await self._keep(record.now(state=MachineState.STOPPED, error=None))
+        self._roster.running.pop(record.vm_id, None)
+        await self._roster.keep(record.now(state=MachineState.STOPPED, error=None))
         return self.view(record.vm_id)
 
     async def _launch(
@@ -264,10 +269,10 @@ class Machines:
     ) -> MachineView:
         began = time.monotonic()
         prepared = await prepare(self._site, record, fresh=fresh)
-        self._records[record.vm_id] = prepared.record
+        self._roster.records[record.vm_id] = prepared.record
         prepared_at = time.monotonic()
         machine = await prepared.launch(self._site)
-        self._running[record.vm_id] = machine
+        self._roster.running[record.vm_id] = machine
         launched_at = time.monotonic()
         await machine.until_ready(ready_timeout_s)
         log.info(
@@ -277,13 +282,22 @@ class Machines:
             launched_at - prepared_at,
             time.monotonic() - launched_at,
         )
-        await self._keep(prepared.record.now(state=MachineState.RUNNING, error=None))
-        self._watch(record.vm_id, machine)
+        running = prepared.record.now(state=MachineState.RUNNING, error=None, memory_lost="")
+        if not fresh:
+            wake = Wake(
+                how="booted",
+                reason=record.memory_lost,
+                at=datetime.now(UTC),
+                took_s=time.monotonic() - began,
+            )
+            running = running.now(wake=wake)
+        await self._roster.keep(running)
+        self._roster.watch(record.vm_id, machine)
         return self.view(record.vm_id)
 
     async def _undo(self, vm_id: str, *, keeping_logs: bool) -> None:
         try:
-            if machine := self._running.get(vm_id):
+            if machine := self._roster.running.get(vm_id):
                 await machine.kill()
             if keeping_logs:
                 await keep_logs(self._site, vm_id)
@@ -292,56 +306,11 @@ class Machines:
             log.error("%s is not wholly undone: %s", vm_id, problem_of(error).message)
 
     async def _erase(self, vm_id: str) -> None:
-        self._unwatch(vm_id)
-        await erase(self._site, vm_id, self._running.get(vm_id))
-        self._running.pop(vm_id, None)
-        self._records.pop(vm_id, None)
-
-    async def _interruptible(
-        self, vm_id: str, work: Coroutine[Any, Any, MachineView]
-    ) -> MachineView:
-        """Do work that destroying the machine cuts short."""
-        task = asyncio.create_task(work)
-        self._cuttable[vm_id] = task
-        try:
-            return await task
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current and current.cancelling():
-                raise
-            raise MachineBusy(f"Machine {vm_id} was destroyed meanwhile") from None
-        finally:
-            del self._cuttable[vm_id]
-
-    async def _keep(self, record: MachineRecord) -> None:
-        self._records[record.vm_id] = record
-        await asyncio.to_thread(self._site.folder(record.vm_id).write, record)
-
-    def _watch(self, vm_id: str, machine: RunningMachine) -> None:
-        self._running[vm_id] = machine
-        self._watchers[vm_id] = asyncio.create_task(
-            self._notice_end(vm_id, machine), name=f"watch {vm_id}"
-        )
-
-    def _unwatch(self, vm_id: str) -> None:
-        if watcher := self._watchers.pop(vm_id, None):
-            watcher.cancel()
-
-    async def _notice_end(self, vm_id: str, machine: RunningMachine) -> None:
-        """When a VMM ends by itself, or is ended from outside: say so in the machine's record."""
-        report = await machine.vmm.wait()
-        async with self._alone(vm_id):
-            if self._running.get(vm_id) is not machine:
-                return
-            self._watchers.pop(vm_id, None)
-            await machine.kill()
-            del self._running[vm_id]
-            record = self._record(vm_id).now(**recovery.ended(vm_id, report))
-            log.warning("%s: %s", vm_id, record.error.message if record.error else "ended")
-            await self._keep(record)
+        self._roster.unwatch(vm_id)
+        await erase(self._site, vm_id, self._roster.running.get(vm_id))
+        self._roster.forget(vm_id)
 
     def _new_record(self, asked: CreateMachine) -> MachineRecord:
-        taken = {record.uid for record in self._records.values()}
         return MachineRecord(
             vm_id=asked.vm_id,
             machine_kind=asked.machine_kind,
@@ -351,7 +320,7 @@ class Machines:
             labels=asked.labels,
             state=MachineState.CREATING,
             created_at=datetime.now(UTC),
-            uid=next(uid for uid in itertools.count(UID_BASE) if uid not in taken),
+            uid=self._roster.free_uid(),
         )
 
     def _require_same(self, known: MachineRecord, asked: CreateMachine) -> None:
@@ -359,32 +328,7 @@ class Machines:
         if any(getattr(known, name) != getattr(asked, name) for name in shape):
             raise MachineBusy(f"Machine {known.vm_id} exists already, with another shape")
 
-    def _record(self, vm_id: str) -> MachineRecord:
-        record = self._records.get(vm_id)
-        if record is None:
-            raise NoSuchMachine(f"No machine {vm_id} on this host")
-        return record
-
-    def _channel(self, vm_id: str) -> Channel:
-        record = self._record(vm_id)
-        machine = self._running.get(vm_id)
-        if machine is None or record.state is not MachineState.RUNNING:
-            raise MachineBusy(f"Machine {vm_id} is {record.state}", hint="Start it first")
-        return machine.channel
-
-    def _at_rest(self, vm_id: str) -> MachineRecord | None:
-        """The record of a machine that has a disk and no VMM."""
-        record = self._record(vm_id)
-        return record if record.state in _AT_REST else None
-
     def _kept(self, vm_id: str, path: Path) -> Path:
         if not path.exists():
-            self._record(vm_id)
+            self._roster.record(vm_id)
         return path
-
-    @asynccontextmanager
-    async def _alone(self, vm_id: str) -> AsyncIterator[None]:
-        """One operation at a time on this machine."""
-        lock = self._locks.setdefault(vm_id, asyncio.Lock())
-        async with lock:
-            yield

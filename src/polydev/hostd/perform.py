@@ -9,9 +9,11 @@ from polydev.hostapi import (
     CreateMachine,
     DestroyMachine,
     ForgetMachine,
+    HibernateMachine,
     MachineView,
     Operation,
     RemoveFiles,
+    ResumeMachine,
     StartMachine,
     StopMachine,
     WriteFiles,
@@ -21,19 +23,22 @@ from polydev.hostd.machines import Machines
 
 async def perform(machines: Machines, operation: Operation) -> MachineView | None:
     """Carry out an operation. Returns what it left; raises what errors.py has."""
+    view: MachineView | None = None
     match operation:
         case CreateMachine():
-            return await machines.create(operation)
+            view = await machines.create(operation)
         case StopMachine():
-            return await machines.stop(operation.vm_id)
-        case StartMachine():
-            return await machines.start(operation.vm_id, operation.ready_timeout_s)
+            view = await machines.stop(operation.vm_id)
+        case HibernateMachine():
+            view = await machines.hibernate(operation.vm_id)
+        case StartMachine() | ResumeMachine():
+            view = await machines.start(operation.vm_id, operation.ready_timeout_s)
         case WriteFiles():
-            return await machines.write_files(operation)
+            view = await machines.write_files(operation)
         case RemoveFiles():
-            return await machines.remove_files(operation)
+            view = await machines.remove_files(operation)
         case DestroyMachine():
             await machines.destroy(operation.vm_id)
         case ForgetMachine():
             await machines.forget(operation.vm_id)
-    return None
+    return view

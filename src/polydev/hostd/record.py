@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from polydev.domain import MachineKind, MachineState
-from polydev.hostapi import MachineView, Problem
+from polydev.hostapi import MachineView, Problem, Wake
 from polydev.hostd.atomic import sync_folder, write_whole
 
 
@@ -48,6 +48,11 @@ class MachineRecord(BaseModel):
     kernel: str = ""
     place: Place | None = None
     error: Problem | None = None
+    wake: Wake | None = None
+    memory_bytes: int = 0
+    """Of its saved memory, while it hibernates."""
+    memory_lost: str = ""
+    """Why its memory was thrown away, until it is booted and that was told (`Wake.reason`)."""
 
     def now(self, **changes: object) -> MachineRecord:
         """The record with some fields changed."""
@@ -62,6 +67,7 @@ class MachineFolder:
         self.vm_id = vm_id
         self.record = self.path / "machine.json"
         self.disk = self.path / "disk.img"
+        self.memory = self.path / "memory.saved"
         self.config_drive = self.path / "config.tar"
         self.keys = self.path / "keys"
         self.token = self.path / "token"
@@ -120,4 +126,6 @@ def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> Ma
         console_log=str(folder.console_log),
         error_log=str(folder.error_log),
         error=record.error,
+        wake=record.wake,
+        memory_on_disk_bytes=record.memory_bytes,
     )

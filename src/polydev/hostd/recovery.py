@@ -1,7 +1,8 @@
 """At the agent's start: what of an earlier agent's machines still is, and what must go.
 
 `machines.py` calls it once, before anything is asked. A running machine is adopted without touching
-it; what was half made or half destroyed is removed; what belongs to nobody is swept.
+it; what was half made or half destroyed is removed; what was cut on its way to sleep or back does
+one or the other whole; what belongs to nobody is swept.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from polydev.domain import MachineState
-from polydev.errors import VmmFailed
+from polydev.errors import PolydevError, VmmFailed
 from polydev.hostapi import VM_ID_PATTERN
+from polydev.hostd import snapshots
+from polydev.hostd.awakening import awaken
 from polydev.hostd.machine import RunningMachine, adopt, erase
 from polydev.hostd.problems import problem_of
 from polydev.hostd.record import MachineFolder, MachineRecord
@@ -28,6 +31,7 @@ from polydev.hostd.vmm.vmm import ExitReport
 log = logging.getLogger("polydev.hostd")
 
 _HALF = (MachineState.CREATING, MachineState.DESTROYING, MachineState.DESTROYED)
+_ON_THE_EDGE = (MachineState.HIBERNATING, MachineState.HIBERNATED, MachineState.RESUMING)
 _KILL_LIMIT_S = 10.0
 
 
@@ -73,18 +77,57 @@ async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
         log.warning("removing %s, which was left %s", vm_id, record.state)
         await erase(site, vm_id, machine)
         return
-    if record.state in (MachineState.RUNNING, MachineState.STOPPING):
-        if machine:
-            record = record.now(state=MachineState.RUNNING, error=None)
-            found.running[vm_id] = machine
-        elif record.state is MachineState.STOPPING:
-            record = record.now(state=MachineState.STOPPED)
-        else:
-            record = record.now(**ended(vm_id, ExitReport(None, "while no host agent ran")))
+    if record.state in _ON_THE_EDGE:
+        record, machine = await _off_the_edge(site, record, machine)
+    elif record.state in (MachineState.RUNNING, MachineState.STOPPING):
+        record = _as_found(record, machine)
     elif machine:  # Its start was cut: it will be asked for again.
         await machine.kill()
+        machine = None
+    if record.state is not MachineState.HIBERNATED:
+        await asyncio.to_thread(snapshots.discard, site.folder(vm_id).memory)
     await asyncio.to_thread(site.folder(vm_id).write, record)
     found.records.append(record)
+    if machine:
+        found.running[vm_id] = machine
+
+
+def _as_found(record: MachineRecord, machine: RunningMachine | None) -> MachineRecord:
+    """What a machine is that should have a VMM, or had one to the end."""
+    if machine:
+        return record.now(state=MachineState.RUNNING, error=None)
+    if record.state is MachineState.STOPPING:
+        return record.now(state=MachineState.STOPPED)
+    return record.now(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
+
+
+async def _off_the_edge(
+    site: Site, record: MachineRecord, machine: RunningMachine | None
+) -> tuple[MachineRecord, RunningMachine | None]:
+    """A machine that was on its way to sleep or back, or slept.
+
+    While its memory's file is in its place, its disk has not gone on without it: it sleeps, and a
+    VMM that stands still with the same memory, or has read part of it, is one too many. Without
+    that file its memory is in the VMM, or nowhere.
+    """
+    memory = site.folder(record.vm_id).memory
+    if await asyncio.to_thread(memory.exists):
+        if machine:
+            await machine.kill()
+        size = (await asyncio.to_thread(memory.stat)).st_size
+        return record.now(state=MachineState.HIBERNATED, memory_bytes=size), None
+    record = record.now(memory_bytes=0)
+    if machine and record.state is not MachineState.HIBERNATED:
+        try:
+            await machine.vmm.go_on()
+            await awaken(machine)
+            return record.now(state=MachineState.RUNNING, error=None), machine
+        except PolydevError as error:
+            log.warning("%s stands still, and cannot go on: %s", record.vm_id, error.message)
+    if machine:
+        await machine.kill()
+    gone = record.now(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
+    return gone.now(memory_lost="Its saved memory is gone"), None
 
 
 async def end_leftovers(pids: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from polydev.hostapi import ExecRequest
 from polydev.hostd.channel.guest_files import GuestFiles
 from polydev.hostd.kept_logs import KeptLogs
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
+from polydev.hostd.snapshots import MemoryKeys
 from polydev.hostd.streams import GuestConnection, GuestProgram
 from polydev.hostd.vmm.vmm import Driver, RunningVmm
 
@@ -97,6 +98,9 @@ class Furnishing(Protocol):
     async def boot_files(self, kind: MachineKind) -> BootFiles:
         """Raises MissingImage, ImageDamaged."""
 
+    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
+        """What a machine was booted from. Raises MissingImage if that is there no more."""
+
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         """The machine's own empty disk and its keys. Raises DiskFull."""
 
@@ -140,7 +144,10 @@ class Site:
     driver: Driver
     network: Network
     furnishing: Furnishing
+    memory_keys: MemoryKeys = field(default=MemoryKeys(None))
     stop_grace_s: float = field(default=20.0)
+    wake_limit_s: float = field(default=30.0)
+    """From a guest's going on until its channel must answer."""
 
     def folder(self, vm_id: str) -> MachineFolder:
         """A machine's folder, there or not."""

@@ -172,6 +172,9 @@ class BareFurnishing:
     async def boot_files(self, kind: MachineKind) -> BootFiles:
         return BootFiles(f"{kind}-simulated", "kernel-simulated", _NOTHING, _NOTHING, _NOTHING)
 
+    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
+        return await self.boot_files(record.machine_kind)
+
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         folder.disk.touch(mode=0o600)
 

@@ -94,7 +94,7 @@ async def test_creating_twice_gives_the_same_machine(machines: Machines) -> None
 async def test_many_machines_are_made_side_by_side(machines: Machines) -> None:
     views = await asyncio.gather(*(machines.create(asked()) for _ in range(12)))
     assert len({view.ip_address for view in views}) == 12
-    uids = {world_record.uid for world_record in machines._records.values()}
+    uids = {world_record.uid for world_record in machines._roster.records.values()}
     assert len(uids) == 12
 
 
@@ -265,7 +265,7 @@ async def test_what_was_half_made_or_half_destroyed_is_removed(
 ) -> None:
     whole = await machines.create(asked())
     half = await machines.create(asked())
-    await machines._keep(machines._record(half.vm_id).now(state=state))
+    await machines._roster.keep(machines._roster.record(half.vm_id).now(state=state))
     again = await after_death(machines, world)
     assert [view.vm_id for view in again.views()] == [whole.vm_id]
     assert world.network.places.keys() == {whole.vm_id}
@@ -296,7 +296,7 @@ async def test_folders_processes_and_places_of_nobody_are_swept(
 
 async def test_a_start_that_was_cut_is_undone(machines: Machines, world: World) -> None:
     view = await machines.create(asked())
-    await machines._keep(machines._record(view.vm_id).now(state=MachineState.STOPPED))
+    await machines._roster.keep(machines._roster.record(view.vm_id).now(state=MachineState.STOPPED))
     again = await after_death(machines, world)
     assert again.view(view.vm_id).state is MachineState.STOPPED
     assert not world.driver.leftovers([])

@@ -2,8 +2,18 @@
 restarted: docs/machines.md, "Hibernation"."""
 
 from polydev.hostd.snapshots.key import MemoryKey, MemoryKeys
-from polydev.hostd.snapshots.layout import difference
+from polydev.hostd.snapshots.layout import Header, Labels
 from polydev.hostd.snapshots.reader import SnapshotFile, reading
-from polydev.hostd.snapshots.writer import writing
+from polydev.hostd.snapshots.writer import SnapshotWriter, discard, writing
 
-__all__ = ["MemoryKey", "MemoryKeys", "SnapshotFile", "difference", "reading", "writing"]
+__all__ = [
+    "Header",
+    "Labels",
+    "MemoryKey",
+    "MemoryKeys",
+    "SnapshotFile",
+    "SnapshotWriter",
+    "discard",
+    "reading",
+    "writing",
+]

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field
 
+from polydev.errors import SnapshotUnusable
 from polydev.hostd.snapshots.key import MemoryKey
 
 MAGIC = b"POLYDEV MEMORY\r\n"
@@ -47,6 +49,24 @@ class Header(BaseModel):
     key_id: str
     salt: str
     """Hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a snapshot fits: the driver, and its `fingerprint` of the machine."""
+
+    driver: str
+    fingerprint: str
+
+    def require(self, saved: Header) -> None:
+        """Raises: SnapshotUnusable that says in what a snapshot is another's."""
+        if saved.driver != self.driver:
+            raise SnapshotUnusable(
+                f"Its memory was saved by the driver {saved.driver}, and this host runs"
+                f" {self.driver}"
+            )
+        if words := difference(saved.fingerprint, self.fingerprint):
+            raise SnapshotUnusable(f"Since its memory was saved this has changed: {words}")
 
 
 class Seal:

@@ -27,6 +27,7 @@ from polydev.hostd.snapshots.layout import (
     PLAIN,
     SALT_BYTES,
     Header,
+    Labels,
     Seal,
 )
 from polydev.hostd.uncut import to_its_end
@@ -87,16 +88,18 @@ class SnapshotWriter:
 
 
 @asynccontextmanager
-async def writing(
-    path: Path, *, driver: str, fingerprint: str, key: MemoryKey
-) -> AsyncIterator[SnapshotWriter]:
+async def writing(path: Path, labels: Labels, key: MemoryKey) -> AsyncIterator[SnapshotWriter]:
     """A sink for a snapshot that is at `path` when this ends, whole and on the disk itself; when it
     ends by an error, nothing is. Raises: DiskFull, OSError.
     """
     aside = aside_of(path)
     salt = os.urandom(SALT_BYTES)
     described = Header(
-        format=FORMAT, driver=driver, fingerprint=fingerprint, key_id=key.id, salt=salt.hex()
+        format=FORMAT,
+        driver=labels.driver,
+        fingerprint=labels.fingerprint,
+        key_id=key.id,
+        salt=salt.hex(),
     )
     header = described.model_dump_json().encode()
     try:

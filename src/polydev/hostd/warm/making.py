@@ -18,7 +18,7 @@ from polydev.errors import MachineNotReady
 from polydev.hostd.machine import PreparedMachine, RunningMachine, prepare
 from polydev.hostd.roster import Roster
 from polydev.hostd.site import Site
-from polydev.hostd.snapshots import MemoryKey, writing
+from polydev.hostd.snapshots import Labels, MemoryKey, writing
 from polydev.hostd.uncut import to_its_end
 from polydev.hostd.vmm.vmm import LaunchSpec
 from polydev.hostd.warm import guest, nobodys
@@ -97,10 +97,8 @@ async def _saved(
 ) -> Template:
     """Memory first, then the disk as the memory knows it: nothing writes to it any more."""
     with templates.draft() as draft:
-        name, prints = site.driver.name, described.fingerprint
-        async with writing(
-            draft.path / "memory", driver=name, fingerprint=prints, key=key
-        ) as sink:
+        labels = Labels(site.driver.name, described.fingerprint)
+        async with writing(draft.path / "memory", labels, key) as sink:
             await machine.vmm.save(sink)
         await machine.vmm.kill()
         await to_its_end(site.furnishing.keep_disk(prepared.folder, draft))

@@ -25,6 +25,8 @@ from polydev.hostd.vmm.simulated.acp_wire import Wire
 from polydev.hostd.vmm.simulated.simulation import Simulation
 from polydev.hostd.vmm.simulated.terminals import TERMINAL, Terminals, print_zeros, zeros_of
 
+_AWAKE = "polydev-awake"
+"""`awakening.AWAKE`, which this room must not import."""
 _CHUNK = 64 * 1024
 _PROMPT_BYTES = 1024 * 1024
 _GEMINI_NOT_LOGGED_IN = 41
@@ -124,10 +126,13 @@ class Programs:
             return lambda process: self._terminals.attach(argv[4], process)
         if argv[:2] == ("sh", "-c") and (printed := zeros_of(argv[2])) is not None:
             return lambda process: print_zeros(printed, process)
+        if argv[:2] == ("sh", "-c") and argv[3:4] == (_AWAKE,):
+            return lambda process: self._awake(argv[4], process)
         if argv[:1] == ("sleep",) and len(argv) == 2:
             return lambda process: _sleep(float(argv[1]))
         known: dict[tuple[str, ...], Callable[[ServerProcess], Awaitable[int]]] = {
             ("true",): _true,
+            ("sync",): _true,
             ("poweroff",): _true,
             ("cat",): _cat,
             ("codex", "login", "status"): self._codex_status,
@@ -149,6 +154,12 @@ class Programs:
             process, work = self._running[run]
             process.exit(_SIGNALLED + signal.Signals[f"SIG{name}"])
             work.cancel()
+        return 0
+
+    async def _awake(self, clock: str, process: ServerProcess) -> int:
+        """As guest/awake.sh does it, as far as a machine without a clock can."""
+        await process.stdin.read()
+        (self._root / "run" / "awake_since").write_text(f"{clock}\n")
         return 0
 
     async def _codex_status(self, process: ServerProcess) -> int:

@@ -1,0 +1,195 @@
+"""Sleep and wake: a machine's memory to its host's disk, and back into a VMM.
+
+`machines.py` calls it, alone at the machine; `recovery.py` ends what was cut, by the same rules:
+
+- Memory is used once. Its file is gone before the guest goes on, since a disk that has gone on
+  without it would be damaged by it.
+- Until the file is whole and in its place the VMM is kept, and goes on if anything fails; from then
+  on the machine sleeps, whatever comes.
+- Memory that cannot be used is thrown away, and the disk is booted: what was lost is said.
+
+docs/machines.md, "Hibernation", tells what each cut leads to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from polydev.domain import MachineState
+from polydev.errors import (
+    GuestMisbehaved,
+    MachineBusy,
+    MachineNotReady,
+    MissingImage,
+    PolydevError,
+    SnapshotUnusable,
+    VmmFailed,
+)
+from polydev.hostapi import MachineView, Wake
+from polydev.hostd import snapshots
+from polydev.hostd.awakening import awaken, flush
+from polydev.hostd.machine import RunningMachine, prepare_again, spec_of
+from polydev.hostd.problems import problem_of
+from polydev.hostd.record import MachineRecord
+from polydev.hostd.roster import Roster
+from polydev.hostd.site import Site
+from polydev.hostd.snapshots import Labels
+from polydev.hostd.uncut import to_its_end
+
+log = logging.getLogger("polydev.hostd")
+
+Boot = Callable[[MachineRecord, float], Awaitable[MachineView]]
+
+_LOST = (SnapshotUnusable, VmmFailed, MissingImage, MachineNotReady, GuestMisbehaved)
+"""What says that a machine's memory will not come back, however often it is tried."""
+
+
+class Hibernation:
+    """Of one host's machines."""
+
+    def __init__(self, site: Site, roster: Roster, boot: Boot) -> None:
+        """`boot` starts a machine at rest from its disk."""
+        self._site = site
+        self._roster = roster
+        self._boot = boot
+
+    # To sleep --------------------------------------------------------------------------------
+
+    async def hibernate(self, record: MachineRecord) -> MachineView:
+        """Raises: VmmFailed, DiskFull, MachineBusy; the machine goes on then."""
+        machine = self._roster.running.get(record.vm_id)
+        if machine is None or record.state is not MachineState.RUNNING:
+            raise MachineBusy(f"Machine {record.vm_id} is {record.state}", hint="Start it first")
+        began = time.monotonic()
+        await self._roster.keep(record.now(state=MachineState.HIBERNATING))
+        try:
+            size = await self._save(record, machine)
+        except BaseException as error:
+            await to_its_end(self._stay_awake(record, machine, error))
+            raise
+        await to_its_end(self._let_sleep(record, machine, size))
+        log.info("%s: asleep in %.2f s, %d bytes", record.vm_id, time.monotonic() - began, size)
+        return self._roster.view(record.vm_id)
+
+    async def _save(self, record: MachineRecord, machine: RunningMachine) -> int:
+        """Bring the memory's file in its place; the guest stands still then."""
+        path = self._site.folder(record.vm_id).memory
+        fingerprint = await self._site.driver.fingerprint(await spec_of(self._site, record))
+        key = await asyncio.to_thread(self._site.memory_keys.made)
+        await flush(machine)
+        labels = Labels(self._site.driver.name, fingerprint)
+        async with snapshots.writing(path, labels, key) as sink:
+            await machine.vmm.save(sink)
+        return path.stat().st_size
+
+    async def _let_sleep(self, record: MachineRecord, machine: RunningMachine, size: int) -> None:
+        self._roster.unwatch(record.vm_id)
+        await machine.kill()
+        self._roster.running.pop(record.vm_id, None)
+        await self._roster.keep(
+            record.now(state=MachineState.HIBERNATED, error=None, memory_bytes=size)
+        )
+
+    async def _stay_awake(
+        self, record: MachineRecord, machine: RunningMachine, error: BaseException
+    ) -> None:
+        """The guest goes on as if nothing had been. That its VMM has ended is noticed elsewhere."""
+        try:
+            await self._discard(record)
+            await machine.vmm.go_on()
+            if isinstance(error, Exception):  # else somebody waits for us to end
+                await awaken(machine)
+        except (PolydevError, OSError) as another:
+            log.error("%s may stand still: %s", record.vm_id, problem_of(another).message)
+        await self._roster.keep(record)
+
+    async def forget(self, record: MachineRecord) -> None:
+        """Throw a sleeping machine's memory away: it is at rest then, with its disk."""
+        await self._roster.keep(record.now(state=MachineState.STOPPED, memory_bytes=0))
+        await self._discard(record)
+
+    # Awake again -----------------------------------------------------------------------------
+
+    async def resume(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
+        """Wake a machine that sleeps, or boot its disk if that cannot be.
+
+        Raises: what booting raises; and what keeps the host from trying: it sleeps on then.
+        """
+        began = time.monotonic()
+        await self._roster.keep(record.now(state=MachineState.RESUMING))
+        try:
+            machine = await self._restored(record)
+            await to_its_end(self._use_memory(record, machine))
+            await machine.until_ready(min(ready_timeout_s, self._site.wake_limit_s))
+            await awaken(machine)
+        except _LOST as error:
+            await to_its_end(self._give_up(record, error))
+            return await self._boot(self._roster.record(record.vm_id), ready_timeout_s)
+        except BaseException:
+            await to_its_end(self._settle(record))
+            raise
+        wake = Wake(how="resumed", at=datetime.now(UTC), took_s=time.monotonic() - began)
+        await to_its_end(self._run_on(record.now(wake=wake), machine))
+        log.info("%s: awake in %.2f s", record.vm_id, wake.took_s)
+        return self._roster.view(record.vm_id)
+
+    async def _restored(self, record: MachineRecord) -> RunningMachine:
+        """The guest in a VMM, standing still; its memory's file is as it was."""
+        try:
+            return await self._restored_once(record)
+        except VmmFailed as error:  # whatever ended the VMM: the memory is still whole
+            log.warning("%s: trying again to wake it: %s", record.vm_id, error.message)
+            return await self._restored_once(record)
+
+    async def _restored_once(self, record: MachineRecord) -> RunningMachine:
+        path = self._site.folder(record.vm_id).memory
+        key = await asyncio.to_thread(self._site.memory_keys.known)
+        async with snapshots.reading(path, key) as source:
+            prepared = await prepare_again(self._site, record)
+            here = Labels(
+                self._site.driver.name, await self._site.driver.fingerprint(prepared.spec)
+            )
+            here.require(source.header)
+            machine = await prepared.restore(self._site, source)
+            self._roster.running[record.vm_id] = machine
+        return machine
+
+    async def _use_memory(self, record: MachineRecord, machine: RunningMachine) -> None:
+        await self._discard(record)
+        await machine.vmm.go_on()
+
+    async def _run_on(self, record: MachineRecord, machine: RunningMachine) -> None:
+        await self._roster.keep(
+            record.now(state=MachineState.RUNNING, error=None, memory_bytes=0, memory_lost="")
+        )
+        self._roster.watch(record.vm_id, machine)
+
+    async def _settle(self, record: MachineRecord) -> None:
+        """After a cut: its memory is in the VMM, which runs on, or still whole in its file."""
+        machine = self._roster.running.get(record.vm_id)
+        if machine and not self._site.folder(record.vm_id).memory.exists():
+            await self._run_on(record, machine)
+            return
+        await self._end(record, machine)
+        await self._roster.keep(record)
+
+    async def _give_up(self, record: MachineRecord, error: PolydevError) -> None:
+        log.warning("%s is booted without its memory: %s", record.vm_id, error.message)
+        await self._end(record, self._roster.running.get(record.vm_id))
+        await self._roster.keep(
+            record.now(state=MachineState.STOPPED, memory_bytes=0, memory_lost=error.message)
+        )
+        await self._discard(record)
+
+    async def _end(self, record: MachineRecord, machine: RunningMachine | None) -> None:
+        if machine:
+            await machine.kill()
+            self._roster.running.pop(record.vm_id, None)
+
+    async def _discard(self, record: MachineRecord) -> None:
+        path = self._site.folder(record.vm_id).memory
+        await to_its_end(asyncio.to_thread(snapshots.discard, path))
