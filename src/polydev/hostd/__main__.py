@@ -33,6 +33,7 @@ from polydev.hostd.perform import perform
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import MemoryKeys
 from polydev.hostd.usage import UsageLog
+from polydev.hostd.warm import Room, WarmPolicy
 from polydev.settings import HostSettings, read
 
 log = logging.getLogger("polydev.hostd")
@@ -74,7 +75,13 @@ async def _run(settings: HostSettings) -> None:
             furnishing=choice.furnishing,
             memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
         )
-        machines = Machines(site)
+        warm = WarmPolicy(
+            root=settings.state_dir / "warm",
+            room=Room(settings.state_dir),
+            is_on=settings.warm_start,
+            quiet_s=settings.warm_quiet_s,
+        )
+        machines = Machines(site, warm)
         closing.push_async_callback(machines.close)
         await machines.recover()
         operations = Operations(
@@ -86,6 +93,7 @@ async def _run(settings: HostSettings) -> None:
             diagnose = partial(Examiner(settings, network).diagnose, machines, choice.probe)
             usage = UsageLog(machines)
             closing.callback(asyncio.create_task(usage.run()).cancel)
+            closing.push_async_callback(_end, asyncio.create_task(machines.warm_browsers.run()))
             app = server.build(machines, operations, health.health, diagnose, usage)
             await _serve(app, listener, operations, stop)
 
@@ -104,6 +112,12 @@ async def _serve(
     await operations.stop(_STOP_GRACE_S)
     http.should_exit = True
     await serving
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel it, and wait while it undoes what it is at."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=_STOP_GRACE_S)
 
 
 def server_config(app: FastAPI) -> uvicorn.Config:

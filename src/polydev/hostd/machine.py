@@ -185,6 +185,12 @@ async def erase(site: Site, vm_id: str, machine: RunningMachine | None) -> None:
         await asyncio.to_thread(site.folder(vm_id).remove)
 
 
+async def clear(site: Site, record: MachineRecord) -> None:
+    """Take away what a machine that was not made was given, so that it can be made anew."""
+    await asyncio.to_thread(site.folder(record.vm_id).clear)
+    await asyncio.to_thread(site.folder(record.vm_id).write, record)
+
+
 async def keep_logs(site: Site, vm_id: str) -> None:
     """Keep the logs of a machine that failed and is about to be erased."""
     folder = site.folder(vm_id)

@@ -34,6 +34,7 @@ from polydev.hostd.record import MachineRecord
 from polydev.hostd.roster import AT_REST, Roster
 from polydev.hostd.site import Site
 from polydev.hostd.streams import GuestConnection, GuestProgram
+from polydev.hostd.warm import WarmBrowsers, WarmPolicy
 
 log = logging.getLogger("polydev.hostd")
 
@@ -41,9 +42,11 @@ log = logging.getLogger("polydev.hostd")
 class Machines:
     """The machines of one host."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, warm: WarmPolicy | None = None) -> None:
+        """`warm`: how browser machines are cloned of one that is up; None: they are not."""
         self._site = site
         self._roster = Roster(site)
+        self.warm_browsers = WarmBrowsers(site, self._roster, warm)
         self._hibernation = Hibernation(site, self._roster, self._start)
 
     async def recover(self) -> None:
@@ -229,7 +232,11 @@ class Machines:
                 await asyncio.to_thread(
                     self._site.folder(asked.vm_id).write_token, asked.token.get_secret_value()
                 )
-            return await self._launch(record, asked.ready_timeout_s, fresh=True)
+            until_s = time.monotonic() + asked.ready_timeout_s
+            made = await self.warm_browsers.take(record, asked.ready_timeout_s)
+            if made is not None:
+                return await self._cloned(*made)
+            return await self._launch(record, until_s - time.monotonic(), fresh=True)
         except Exception as error:
             await self._undo(asked.vm_id, keeping_logs=has_logs(error))
             raise naming_logs(as_polydev_error(error), self._site, asked.vm_id) from error
@@ -292,6 +299,12 @@ class Machines:
             )
             running = running.now(wake=wake)
         await self._roster.keep(running)
+        self._roster.watch(record.vm_id, machine)
+        return self.view(record.vm_id)
+
+    async def _cloned(self, record: MachineRecord, machine: RunningMachine) -> MachineView:
+        self._roster.running[record.vm_id] = machine
+        await self._roster.keep(record.now(state=MachineState.RUNNING, is_clone=True))
         self._roster.watch(record.vm_id, machine)
         return self.view(record.vm_id)
 

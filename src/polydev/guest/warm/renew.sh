@@ -1,13 +1,16 @@
 # Makes a clone of a warm machine a machine of its own: the host runs it over the channel, which
-# still has the keys of the machine that was saved, right after the clone was restored. Standard
-# input is 64 bytes of the host's randomness, then the clone's config drive. What it puts in place is
-# what `boot` puts in place of a machine that boots. Its argument is
-# reseed.pl. It may be cut: the host throws such a clone away.
+# still has the keys of the machine that was saved, right after the clone was restored. What it puts
+# in place is what `boot` puts in place of a machine that boots. It may be cut: the host throws such
+# a clone away.
+#
+# Its arguments are awake.sh, wipe.pl and the host's Unix time; its standard input is 64 bytes of the
+# host's randomness, then the clone's config drive.
 set -eu
 umask 077
 
 # Before anything that draws a random number.
-perl -e "$1" /run/warm/pages
+dd bs=64 count=1 iflag=fullblock 2>/dev/null | sh -c "$1" polydev-awake "$3"
+perl -e "$2" /run/warm/pages
 
 new=/run/warm/config
 mkdir "$new"
@@ -18,7 +21,6 @@ done
 . "$new/machine.env"
 read -r lan </run/warm/lan
 
-date -s "@$POLYDEV_CLOCK_S" >/dev/null
 hostname "$POLYDEV_HOSTNAME"
 umask 022
 echo "$POLYDEV_HOSTNAME" >/etc/hostname
@@ -36,7 +38,14 @@ ip addr add "$POLYDEV_ADDRESS" dev "$lan"
 ip link set dev "$lan" up
 ip route add default via "$POLYDEV_GATEWAY" dev "$lan"
 
-# An sshd that never knew the other keys; whoever came in with them stays only to hear how this ends.
+# The page went with the process that showed it; another one is there soon, and nobody waits for it.
+setsid sh -c '
+    old=$(curl -s "$1/list" | sed -n "s/^ *\"id\": \"\([0-9A-F]*\)\",$/\1/p")
+    curl -s -X PUT "$1/new?about:blank"
+    for id in $old; do curl -s "$1/close/$id"; done
+' polydev-page http://127.0.0.1:9222/json </dev/null >/dev/null 2>&1 &
+
+# An sshd that never knew the other keys. Its pid file tells when it listens.
 read -r sshd </run/sshd.pid
 rm /run/sshd.pid
 kill -HUP "$sshd"

@@ -8,6 +8,8 @@ time, so that they fit this agent and not the image. What a guest prints is boun
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from functools import cache
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from polydev.hostapi import STDERR, ExecRequest
 from polydev.hostd.channel.failures import shown
 from polydev.hostd.site import Channel
 
-SEED_BYTES = 64
 _SCRIPTS = Path(__file__).resolve().parents[2] / "guest" / "warm"
 _SHELL = ("/bin/busybox", "sh", "-c")
+_SEED_BYTES = 64
 _OUTPUT_BYTES = 16 * 1024
 
 
@@ -27,16 +29,17 @@ async def settle(channel: Channel) -> None:
 
     The caller sets the limit. Raises: GuestMisbehaved, ChannelLost.
     """
-    await _run(channel, "settle", [*_SHELL, _text("settle.sh"), "settle", _text("painted.py")])
+    await _run(channel, "settle", [*_SHELL, _text("settle.sh"), "polydev-settle", _text("painted.py")])
 
 
-async def renew(channel: Channel, seed: bytes, config_drive: bytes) -> None:
+async def renew(channel: Channel, config_drive: bytes) -> None:
     """Make the guest the machine that the config drive describes. The caller sets the limit.
 
     Raises: GuestMisbehaved, ChannelLost.
     """
-    argv = [*_SHELL, _text("renew.sh"), "renew", _text("reseed.pl")]
-    await _run(channel, "renew", argv, seed + config_drive)
+    words = [_text("renew.sh"), "polydev-renew", _text("../awake.sh"), _text("wipe.pl")]
+    argv = [*_SHELL, *words, f"{time.time():.6f}"]
+    await _run(channel, "renew", argv, os.urandom(_SEED_BYTES) + config_drive)
 
 
 @cache

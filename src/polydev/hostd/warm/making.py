@@ -1,6 +1,6 @@
 """Makes a template: boots a browser machine that is nobody's, waits for its browser, saves it.
 
-`warmth.py` has it done in the background. The machine has keys and a token of its own that no clone
+`warm_browsers.py` has it done in the background. The machine has keys and a token of its own that no clone
 keeps, and is gone afterwards, whatever happens.
 """
 
@@ -11,11 +11,13 @@ import logging
 import os
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from polydev.domain import MachineKind
+from polydev.domain import MachineKind, MachineState
 from polydev.errors import MachineNotReady
-from polydev.hostd.machine import PreparedMachine, RunningMachine, prepare
+from polydev.hostd.machine import PreparedMachine, RunningMachine, spec_of
+from polydev.hostd.record import MachineRecord, Place
 from polydev.hostd.roster import Roster
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import Labels, MemoryKey, writing
@@ -28,11 +30,12 @@ log = logging.getLogger("polydev.hostd")
 
 PURPOSE = "warm-template"
 _NICE = 10
+_NOWHERE = Place(tap="", mac="", address="", prefix=0, channel_port=0, channel_mac="")
 _CLOSE_LIMIT_S = 5
 
 
 async def make(
-    site: Site, roster: Roster, templates: Templates, key: MemoryKey, shape: Shape, limit_s: float
+    site: Site, roster: Roster, templates: Templates, shape: Shape, limit_s: float
 ) -> Template:
     """The template for browser machines of that shape; it takes the place of any other.
 
@@ -40,9 +43,8 @@ async def make(
     raise.
     """
     began = time.monotonic()
-    async with nobodys.passing(site, roster, shape, PURPOSE) as record:
-        prepared = await prepare(site, record, fresh=True)
-        roster.records[record.vm_id] = prepared.record
+    key = await asyncio.to_thread(site.memory_keys.made)
+    async with nobodys.passing(site, roster, shape, PURPOSE) as prepared:
         described = Description(
             shape=shape,
             image=prepared.record.image,
@@ -51,13 +53,13 @@ async def make(
             key_id=key.id,
         )
         machine = await prepared.launch(site)
-        roster.running[record.vm_id] = machine
+        roster.running[prepared.record.vm_id] = machine
         try:
             async with asyncio.timeout(limit_s):
                 await _settled(machine, limit_s)
         except TimeoutError:
             raise MachineNotReady(
-                f"The browser of {record.vm_id} was not up within {limit_s:g} s"
+                f"The browser of {prepared.record.vm_id} was not up within {limit_s:g} s"
             ) from None
         template = await _saved(site, templates, key, prepared, machine, described)
     log.info("a template of warm browser machines was made in %.1f s", time.monotonic() - began)
@@ -77,6 +79,29 @@ async def fits(site: Site, template: Template, spec: LaunchSpec) -> bool:
     """Whether a clone of a template would be what the machine `spec` is to be."""
     here = await fingerprint(site, replace(spec, disk=template.folder.disk))
     return here == template.described.fingerprint
+
+
+async def fits_now(site: Site, template: Template, shape: Shape) -> bool:
+    """Whether it is what a browser machine of that shape would be cloned of.
+
+    Raises: MissingImage, MissingTool, VmmFailed.
+    """
+    if template.described.shape != shape:
+        return False
+    boot = await site.furnishing.boot_files(MachineKind.BROWSER)
+    record = MachineRecord(
+        vm_id=template.folder.vm_id,
+        machine_kind=MachineKind.BROWSER,
+        **shape.model_dump(),
+        labels={},
+        state=MachineState.CREATING,
+        created_at=datetime.now(UTC),
+        uid=0,
+        image=boot.image,
+        kernel=boot.kernel,
+        place=_NOWHERE,
+    )
+    return await fits(site, template, await spec_of(site, record))
 
 
 async def _settled(machine: RunningMachine, limit_s: float) -> None:

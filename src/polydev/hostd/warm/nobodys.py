@@ -1,6 +1,6 @@
-"""Machines that are nobody's: those that the host makes for itself, to make templates and spares.
+"""Machines that are nobody's: those that the host makes for itself, to make templates of them.
 
-`making.py` and `spares.py` make them. To everybody else such a machine is one that is still being
+`making.py` makes them. To everybody else such a machine is one that is still being
 made: nobody is let into it, a sweep leaves it alone, and the next agent removes it. Its label says
 what it is.
 """
@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from polydev.domain import MachineKind, MachineState, new_vm_id
-from polydev.hostd.machine import erase
+from polydev.hostd.machine import PreparedMachine, erase, prepare
 from polydev.hostd.problems import problem_of
 from polydev.hostd.record import MachineRecord
 from polydev.hostd.roster import Roster
@@ -29,13 +29,14 @@ LABEL = "purpose"
 _TOKEN_BYTES = 32
 
 
-def is_nobodys(record: MachineRecord) -> bool:
-    """Whether the host made it for itself."""
-    return LABEL in record.labels
+@asynccontextmanager
+async def passing(
+    site: Site, roster: Roster, shape: Shape, purpose: str
+) -> AsyncIterator[PreparedMachine]:
+    """One that has everything but a VMM, with a token that nobody is told; gone when this ends.
 
-
-async def made(site: Site, roster: Roster, shape: Shape, purpose: str) -> MachineRecord:
-    """A browser machine's record, with a token that nobody is told. Raises: OSError."""
+    Raises: what `prepare` raises.
+    """
     record = MachineRecord(
         vm_id=new_vm_id(),
         machine_kind=MachineKind.BROWSER,
@@ -45,28 +46,26 @@ async def made(site: Site, roster: Roster, shape: Shape, purpose: str) -> Machin
         created_at=datetime.now(UTC),
         uid=roster.free_uid(),
     )
+    roster.records[record.vm_id] = record
+    try:
+        yield await to_its_end(_prepared(site, roster, record))
+    finally:
+        await _unmade(site, roster, record.vm_id)
+
+
+async def _prepared(site: Site, roster: Roster, record: MachineRecord) -> PreparedMachine:
     await roster.keep(record)
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     await asyncio.to_thread(site.folder(record.vm_id).write_token, token)
-    return record
+    prepared = await prepare(site, record, fresh=True)
+    roster.records[record.vm_id] = prepared.record
+    return prepared
 
 
-async def unmade(site: Site, roster: Roster, vm_id: str) -> None:
-    """End it and remove all that is its; what cannot be removed now is swept later."""
+async def _unmade(site: Site, roster: Roster, vm_id: str) -> None:
+    """What cannot be removed now is swept later."""
     try:
         await to_its_end(erase(site, vm_id, roster.running.get(vm_id)))
     except Exception as error:
         log.error("%s is not wholly removed: %s", vm_id, problem_of(error).message)
     roster.forget(vm_id)
-
-
-@asynccontextmanager
-async def passing(
-    site: Site, roster: Roster, shape: Shape, purpose: str
-) -> AsyncIterator[MachineRecord]:
-    """One that is gone when this ends."""
-    record = await made(site, roster, shape, purpose)
-    try:
-        yield record
-    finally:
-        await unmade(site, roster, record.vm_id)

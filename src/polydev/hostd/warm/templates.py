@@ -66,12 +66,19 @@ class Template:
     def memory(self) -> Path:
         return self.folder.path / "memory"
 
+    @property
+    def size(self) -> int:
+        """Bytes on disk; 0 once it is gone. Blocks."""
+        with suppress(OSError):
+            return sum(path.stat().st_blocks for path in (self.memory, self.folder.disk)) * 512
+        return 0
+
 
 class Templates:
     """The templates of one host."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self.root = state_dir / "warm"
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     def all(self) -> list[Template]:
         """What there is, newest first."""
