@@ -10,7 +10,7 @@ date -s "@$1" >/dev/null || failed="$failed clock"
 # Mixed in by being written, and taken up at once by RNDRESEEDCRNG (random(4)), not only minutes
 # later: what another guest of the same memory would draw must not be what this one draws.
 cat >/dev/urandom &&
-    perl -e 'open(my $random, "<", "/dev/urandom") && ioctl($random, 0x5207, 0) or die "$!\n"' ||
+    perl -e 'open(my $random, "<", "/dev/urandom") or die "$!\n"; ioctl($random, 0x5207, 0) or die "$!\n"' ||
     failed="$failed randomness"
 
 # Connections to the host from before are dead, which this guest would not notice by itself.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,9 @@ import pytest
 from machine_parts import BookNetwork, Faults
 
 from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
-from polydev.errors import DiskFull, MachineBusy
 from polydev.hostapi import (
     CreateMachine,
     HibernateMachine,
-    MachineView,
-    RemoveFiles,
     ResumeMachine,
     WireFile,
     WriteFiles,

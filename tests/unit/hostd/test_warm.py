@@ -39,7 +39,9 @@ async def with_a_template(machines: Machines) -> None:
 async def status_of(machines: Machines, vm_id: str, token: str) -> bytes:
     """How the browser service answers who brings a token."""
     connection = await machines.open_tcp(vm_id, 8080)
-    request = f"GET /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAuthorization: Bearer {token}\r\n"
+    request = (
+        f"GET /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAuthorization: Bearer {token}\r\n"
+    )
     await connection.write(f"{request}Connection: close\r\n\r\n".encode())
     answer = await connection.read(4096)
     await connection.close()

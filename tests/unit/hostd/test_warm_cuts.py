@@ -52,7 +52,7 @@ class Cut:
         self.hangs = False
         self.is_done = False
         self._real: Callable[..., Awaitable[Any]] = getattr(place, name)
-        monkeypatch.setattr(place, name, lambda *given, **named: self._step(*given, **named))
+        monkeypatch.setattr(place, name, self._step)
 
     async def _step(self, *given: Any, **named: Any) -> Any:
         if self.is_done:

@@ -87,7 +87,10 @@ class WarmHost:
                 await asyncio.wait({making})
 
 
-def wanted(memory_mib: int = 2048, token: str = "the clone's") -> CreateMachine:
+TOKEN = "the clone's"
+
+
+def wanted(memory_mib: int = 2048, token: str = TOKEN) -> CreateMachine:
     """A browser machine as a controller asks for one."""
     return CreateMachine(
         vm_id=new_vm_id(),

@@ -9,7 +9,7 @@ set -eu
 umask 077
 
 # Before anything that draws a random number.
-dd bs=64 count=1 iflag=fullblock 2>/dev/null | sh -c "$1" polydev-awake "$3"
+dd bs=64 count=1 iflag=fullblock 2>/dev/null | /bin/sh -c "$1" polydev-awake "$3"
 perl -e "$2" /run/warm/pages
 
 new=/run/warm/config

@@ -65,9 +65,7 @@ async def _renew(site: Site, template: Template, machine: RunningMachine) -> Non
 
 async def _require_shut(site: Site, template: Template, machine: RunningMachine) -> None:
     """That who has the template's keys is refused. Raises: GuestMisbehaved, ChannelLost."""
-    stranger = await site.furnishing.strangers_channel(
-        machine.folder, template.folder, machine.vmm
-    )
+    stranger = await site.furnishing.strangers_channel(machine.folder, template.folder, machine.vmm)
     if stranger is None:
         return
     try:

@@ -29,7 +29,9 @@ async def settle(channel: Channel) -> None:
 
     The caller sets the limit. Raises: GuestMisbehaved, ChannelLost.
     """
-    await _run(channel, "settle", [*_SHELL, _text("settle.sh"), "polydev-settle", _text("painted.py")])
+    await _run(
+        channel, "settle", [*_SHELL, _text("settle.sh"), "polydev-settle", _text("painted.py")]
+    )
 
 
 async def renew(channel: Channel, config_drive: bytes) -> None:

@@ -1,7 +1,7 @@
 """Makes a template: boots a browser machine that is nobody's, waits for its browser, saves it.
 
-`warm_browsers.py` has it done in the background. The machine has keys and a token of its own that no clone
-keeps, and is gone afterwards, whatever happens.
+`warm_browsers.py` has it done in the background. The machine has keys and a token of its own that
+no clone keeps, and is gone afterwards, whatever happens.
 """
 
 from __future__ import annotations

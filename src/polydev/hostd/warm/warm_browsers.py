@@ -120,6 +120,8 @@ class WarmBrowsers:
         if self._making_since_s is not None:
             took = time.monotonic() - self._making_since_s
             return WarmView(state="making", words=f"a template is being made, {took:.0f} s so far")
+        if self._asked.is_set():
+            return WarmView(state="making", words="a template is asked for")
         shape = await asyncio.to_thread(self._templates.wanted)
         if shape is None:
             return WarmView(state="none", words="no browser machine has been asked for")
@@ -139,12 +141,13 @@ class WarmBrowsers:
                 async with asyncio.timeout(self._policy.look_s):
                     await self._asked.wait()
             try:
-                await self._look()
+                await self._look(is_asked=self._asked.is_set())
             except Exception as error:
                 log.warning("no template of warm browser machines: %s", as_polydev_error(error))
                 self._why_not = f"the last could not be made: {as_polydev_error(error).message}"
                 self._not_before_s = time.monotonic() + self._pause_s
                 self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            self._asked.clear()
 
     # How it is done --------------------------------------------------------------------------
 
@@ -175,10 +178,8 @@ class WarmBrowsers:
                     return template
         return None
 
-    async def _look(self) -> None:
+    async def _look(self, *, is_asked: bool) -> None:
         """Make a template if one is due. Raises: what making one raises."""
-        is_asked = self._asked.is_set()
-        self._asked.clear()
         shape = await asyncio.to_thread(self._templates.wanted)
         if not is_asked and not self._is_quiet():
             return

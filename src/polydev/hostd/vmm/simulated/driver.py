@@ -36,9 +36,7 @@ class SimulatedDriver:
     async def launch(self, spec: LaunchSpec) -> SimulatedVmm:
         """Start a machine. Raises VmmFailed if its config drive is not one."""
         try:
-            memory = await asyncio.to_thread(
-                Memory.fresh, spec.folder / ROOT, spec.config_drive
-            )
+            memory = await asyncio.to_thread(Memory.fresh, spec.folder / ROOT, spec.config_drive)
             config = await asyncio.to_thread(memory.config)
         except (OSError, ValueError, KeyError) as error:
             raise VmmFailed(
@@ -66,4 +64,3 @@ class SimulatedDriver:
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
         return ()
-

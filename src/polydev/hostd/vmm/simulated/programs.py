@@ -136,12 +136,8 @@ class Programs:
             return lambda process: self._terminals.attach(argv[4], process)
         if argv[:2] == ("sh", "-c") and (printed := zeros_of(argv[2])) is not None:
             return lambda process: print_zeros(printed, process)
-        if argv[:2] == ("sh", "-c") and argv[3:4] == (_AWAKE,):
-            return lambda process: self._awake(argv[4], process)
-        if argv[1:3] == ("sh", "-c") and argv[4:5] == (_SETTLE,):
-            return self._settle
-        if argv[1:3] == ("sh", "-c") and argv[4:5] == (_RENEW,):
-            return self._renew
+        if (script := self._script(argv)) is not None:
+            return script
         if argv[:1] == ("sleep",) and len(argv) == 2:
             return lambda process: _sleep(float(argv[1]))
         known: dict[tuple[str, ...], Callable[[ServerProcess], Awaitable[int]]] = {
@@ -162,6 +158,15 @@ class Programs:
         return next(
             (run for words, run in known.items() if argv[: len(words)] == words), _not_found
         )
+
+    def _script(self, argv: tuple[str, ...]) -> Callable[[ServerProcess], Awaitable[int]] | None:
+        """What the host sends along as a script (`guest/`), by the name that it gives it."""
+        known: dict[str, Callable[[ServerProcess], Awaitable[int]]] = {
+            _AWAKE: lambda process: self._awake(argv[4], process),
+            _SETTLE: self._settle,
+            _RENEW: self._renew,
+        }
+        return next((known[word] for word in argv[3:5] if word in known), None)
 
     async def _signal(self, name: str, run: str) -> int:
         if run in self._running:
