@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 from driver_worlds import World, left_in, qemu_world, simulated_world
+from kept_memory import KeptMemory
 
-from polydev.errors import ChannelLost, PolydevError, VmmFailed
+from polydev.domain import GuestFile
+from polydev.errors import ChannelLost, PolydevError, SnapshotUnusable, VmmFailed
+from polydev.hostd.channel import Channel
+from polydev.hostd.keys import make_keys
+from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm
 
 WORLDS = {"qemu": qemu_world, "simulated": simulated_world}
 WITH_PROCESSES = ["qemu"]
@@ -29,6 +34,11 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 on_processes = pytest.mark.parametrize("world", WITH_PROCESSES, indirect=True)
+
+
+async def channel_of(spec: LaunchSpec, vmm: RunningVmm) -> Channel:
+    keys = await make_keys(spec.folder / "keys")
+    return Channel(vmm.open_channel, keys.host_public, keys.client_private.decode())
 
 
 async def test_a_machine_becomes_ready_and_its_channel_speaks_ssh(world: World) -> None:
@@ -127,3 +137,59 @@ async def test_leftovers_are_the_vmms_of_nobodys_folder(world: World) -> None:
     assert list(world.driver.leftovers([mine.folder])) == [vmms[1].pid]
     for vmm in vmms:
         await vmm.kill()
+
+
+async def test_a_guest_that_was_saved_stands_still_and_one_that_is_restored_remembers(
+    world: World,
+) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+        channel = await channel_of(spec, vmm)
+        await channel.write_files([GuestFile("/run/thought", b"only in memory")])
+        await channel.close()
+
+        fingerprint = await world.driver.fingerprint(spec)
+        await vmm.go_on()  # one that runs runs on
+        await vmm.save(KeptMemory())
+        with pytest.raises(ChannelLost):
+            await (await channel_of(spec, vmm)).connect(1)
+        await vmm.go_on()
+        channel = await channel_of(spec, vmm)
+        await channel.write_files([GuestFile("/run/thought", b"something else")])
+        await channel.close()
+
+        kept = KeptMemory()
+        await vmm.save(kept)
+        await vmm.kill()
+        with pytest.raises(VmmFailed):
+            await vmm.save(KeptMemory())
+        assert left_in(spec.folder) == set()
+
+        restored = await world.driver.restore(spec, kept.source())
+        assert await world.driver.fingerprint(spec) == fingerprint
+        with pytest.raises(ChannelLost):
+            await (await channel_of(spec, restored)).connect(1)
+        await restored.go_on()
+        await restored.wait_ready()
+        channel = await channel_of(spec, restored)
+        assert await channel.read_file("/run/thought", 100) == b"something else"
+        await channel.close()
+    await restored.kill()
+    assert left_in(spec.folder) == set()
+    assert list(world.driver.leftovers([])) == []
+
+
+async def test_machines_of_another_size_do_not_fit(world: World) -> None:
+    spec = await world.spec()
+    other = dataclasses.replace(spec, memory_mib=spec.memory_mib * 2)
+    assert await world.driver.fingerprint(spec) != await world.driver.fingerprint(other)
+
+
+async def test_a_restore_that_fails_leaves_nothing(world: World) -> None:
+    spec = await world.spec()
+    with pytest.raises((SnapshotUnusable, VmmFailed)):
+        await world.driver.restore(spec, KeptMemory(bytearray(b"no memory")).source())
+    assert left_in(spec.folder) == set()
+    assert list(world.driver.leftovers([])) == []

@@ -33,7 +33,6 @@ from polydev.hostapi import MachineView, Wake
 from polydev.hostd import snapshots
 from polydev.hostd.awakening import awaken, flush
 from polydev.hostd.machine import RunningMachine, prepare_again, spec_of
-from polydev.hostd.problems import problem_of
 from polydev.hostd.record import MachineRecord
 from polydev.hostd.roster import Roster
 from polydev.hostd.site import Site
@@ -65,8 +64,8 @@ class Hibernation:
         if machine is None or record.state is not MachineState.RUNNING:
             raise MachineBusy(f"Machine {record.vm_id} is {record.state}", hint="Start it first")
         began = time.monotonic()
-        await self._roster.keep(record.now(state=MachineState.HIBERNATING))
         try:
+            await self._roster.keep(record.now(state=MachineState.HIBERNATING))
             size = await self._save(record, machine)
         except BaseException as error:
             await to_its_end(self._stay_awake(record, machine, error))
@@ -97,20 +96,23 @@ class Hibernation:
     async def _stay_awake(
         self, record: MachineRecord, machine: RunningMachine, error: BaseException
     ) -> None:
-        """The guest goes on as if nothing had been. That its VMM has ended is noticed elsewhere."""
+        """The guest goes on as if nothing had been; that its VMM has ended is noticed elsewhere."""
+        path = self._site.folder(record.vm_id).memory
         try:
-            await self._discard(record)
-            await machine.vmm.go_on()
-            if isinstance(error, Exception):  # else somebody waits for us to end
-                await awaken(machine)
-        except (PolydevError, OSError) as another:
-            log.error("%s may stand still: %s", record.vm_id, problem_of(another).message)
-        await self._roster.keep(record)
+            await self.discard(record)
+        except OSError as another:
+            log.error("%s cannot be removed: %s", path, another.strerror)
+            if path.exists():  # beside it the guest must not go on
+                await self._let_sleep(record, machine, path.stat().st_size)
+                return
+        if await _goes_on(machine) and isinstance(error, Exception):
+            await awaken(machine)  # not when we are cut: somebody waits for us to end
+        await self._keep_if_possible(record)
 
     async def forget(self, record: MachineRecord) -> None:
         """Throw a sleeping machine's memory away: it is at rest then, with its disk."""
         await self._roster.keep(record.now(state=MachineState.STOPPED, memory_bytes=0))
-        await self._discard(record)
+        await self.discard(record)
 
     # Awake again -----------------------------------------------------------------------------
 
@@ -120,8 +122,8 @@ class Hibernation:
         Raises: what booting raises; and what keeps the host from trying: it sleeps on then.
         """
         began = time.monotonic()
-        await self._roster.keep(record.now(state=MachineState.RESUMING))
         try:
+            await self._roster.keep(record.now(state=MachineState.RESUMING))
             machine = await self._restored(record)
             await to_its_end(self._use_memory(record, machine))
             await machine.until_ready(min(ready_timeout_s, self._site.wake_limit_s))
@@ -130,11 +132,9 @@ class Hibernation:
             await to_its_end(self._give_up(record, error))
             return await self._boot(self._roster.record(record.vm_id), ready_timeout_s)
         except BaseException:
-            await to_its_end(self._settle(record))
+            await to_its_end(self._settle(record, began))
             raise
-        wake = Wake(how="resumed", at=datetime.now(UTC), took_s=time.monotonic() - began)
-        await to_its_end(self._run_on(record.now(wake=wake), machine))
-        log.info("%s: awake in %.2f s", record.vm_id, wake.took_s)
+        await to_its_end(self._run_on(record, machine, began))
         return self._roster.view(record.vm_id)
 
     async def _restored(self, record: MachineRecord) -> RunningMachine:
@@ -159,23 +159,25 @@ class Hibernation:
         return machine
 
     async def _use_memory(self, record: MachineRecord, machine: RunningMachine) -> None:
-        await self._discard(record)
+        await self.discard(record)
         await machine.vmm.go_on()
 
-    async def _run_on(self, record: MachineRecord, machine: RunningMachine) -> None:
-        await self._roster.keep(
-            record.now(state=MachineState.RUNNING, error=None, memory_bytes=0, memory_lost="")
-        )
+    async def _run_on(self, record: MachineRecord, machine: RunningMachine, began: float) -> None:
         self._roster.watch(record.vm_id, machine)
+        wake = Wake(how="resumed", at=datetime.now(UTC), took_s=time.monotonic() - began)
+        log.info("%s: awake in %.2f s", record.vm_id, wake.took_s)
+        now = {"state": MachineState.RUNNING, "error": None, "memory_bytes": 0}
+        await self._roster.keep(record.now(**now, wake=wake))
 
-    async def _settle(self, record: MachineRecord) -> None:
+    async def _settle(self, record: MachineRecord, began: float) -> None:
         """After a cut: its memory is in the VMM, which runs on, or still whole in its file."""
         machine = self._roster.running.get(record.vm_id)
         if machine and not self._site.folder(record.vm_id).memory.exists():
-            await self._run_on(record, machine)
-            return
-        await self._end(record, machine)
-        await self._roster.keep(record)
+            await _goes_on(machine)
+            await self._run_on(record, machine, began)
+        else:
+            await self._end(record, machine)
+            await self._keep_if_possible(record)
 
     async def _give_up(self, record: MachineRecord, error: PolydevError) -> None:
         log.warning("%s is booted without its memory: %s", record.vm_id, error.message)
@@ -183,13 +185,32 @@ class Hibernation:
         await self._roster.keep(
             record.now(state=MachineState.STOPPED, memory_bytes=0, memory_lost=error.message)
         )
-        await self._discard(record)
+        await self.discard(record)
 
     async def _end(self, record: MachineRecord, machine: RunningMachine | None) -> None:
         if machine:
             await machine.kill()
             self._roster.running.pop(record.vm_id, None)
 
-    async def _discard(self, record: MachineRecord) -> None:
+    async def _keep_if_possible(self, record: MachineRecord) -> None:
+        """On the way out of a failure, which is what is to be told. Recovery needs no record."""
+        try:
+            await self._roster.keep(record)
+        except OSError as error:
+            log.error("the record of %s was not kept: %s", record.vm_id, error.strerror)
+
+    async def discard(self, record: MachineRecord) -> None:
+        """Remove what is saved of a machine's memory, whole or not. Raises: OSError."""
         path = self._site.folder(record.vm_id).memory
         await to_its_end(asyncio.to_thread(snapshots.discard, path))
+
+
+async def _goes_on(machine: RunningMachine) -> bool:
+    """Let a guest go on; one that cannot is ended, which whoever watches it notices and says."""
+    try:
+        await machine.vmm.go_on()
+    except PolydevError as error:
+        log.error("%s does not go on, and is ended: %s", machine.folder.vm_id, error.message)
+        await machine.kill()
+        return False
+    return True

@@ -275,6 +275,8 @@ class Machines:
         self, record: MachineRecord, ready_timeout_s: float, *, fresh: bool
     ) -> MachineView:
         began = time.monotonic()
+        if not fresh:  # a disk that goes on must never meet memory from before
+            await self._hibernation.discard(record)
         prepared = await prepare(self._site, record, fresh=fresh)
         self._roster.records[record.vm_id] = prepared.record
         prepared_at = time.monotonic()

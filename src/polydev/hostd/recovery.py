@@ -16,10 +16,11 @@ import select
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from polydev.domain import MachineState
 from polydev.errors import PolydevError, VmmFailed
-from polydev.hostapi import VM_ID_PATTERN
+from polydev.hostapi import VM_ID_PATTERN, Wake
 from polydev.hostd import snapshots
 from polydev.hostd.awakening import awaken
 from polydev.hostd.machine import RunningMachine, adopt, erase
@@ -121,6 +122,8 @@ async def _off_the_edge(
         try:
             await machine.vmm.go_on()
             await awaken(machine)
+            if record.state is MachineState.RESUMING:
+                record = record.now(wake=Wake(how="resumed", at=datetime.now(UTC), took_s=0))
             return record.now(state=MachineState.RUNNING, error=None), machine
         except PolydevError as error:
             log.warning("%s stands still, and cannot go on: %s", record.vm_id, error.message)

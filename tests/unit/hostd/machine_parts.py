@@ -18,8 +18,16 @@ from polydev.hostd.kept_logs import KeptLogs
 from polydev.hostd.network import Attachment, NetworkState
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles, Site
+from polydev.hostd.snapshots import MemoryKeys
 from polydev.hostd.streams import GuestConnection, GuestProgram
-from polydev.hostd.vmm.vmm import ExitReport, LaunchSpec, Probe, RunningVmm
+from polydev.hostd.vmm.vmm import (
+    ExitReport,
+    LaunchSpec,
+    Probe,
+    RunningVmm,
+    SnapshotSink,
+    SnapshotSource,
+)
 
 STEPS = ("boot_files", "attach", "make_disk", "write_config", "launch", "channel", "ready")
 
@@ -48,9 +56,11 @@ class Faults:
 class SleepingVmm:
     """A process that does nothing, in the place of a VMM."""
 
-    def __init__(self, pid: int, faults: Faults) -> None:
+    def __init__(self, pid: int, faults: Faults, driver: SleepingDriver, folder: Path) -> None:
         self.pid = pid
         self._faults = faults
+        self._driver = driver
+        self._folder = folder
         self._pidfd = os.pidfd_open(pid)
         self._ended = asyncio.Event()
         self._status: int | None = None
@@ -74,7 +84,23 @@ class SleepingVmm:
     async def request_shutdown(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
 
+    async def save(self, sink: SnapshotSink) -> None:
+        await self._faults.here("stand still")
+        os.kill(self.pid, signal.SIGSTOP)
+        memory = self._driver.memories[self.pid]
+        for start in range(0, len(memory), 1_000_000):
+            await self._faults.here("save")
+            await sink.write(memory[start : start + 1_000_000])
+
+    async def go_on(self) -> None:
+        await self._faults.here("go_on")
+        if self._ended.is_set():
+            raise VmmFailed("It has ended")
+        assert not (self._folder / "memory.saved").exists(), "its memory would be used twice"
+        os.kill(self.pid, signal.SIGCONT)
+
     async def kill(self) -> None:
+        await self._faults.here("kill")
         if not self._ended.is_set():
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             await self._ended.wait()
@@ -95,6 +121,8 @@ class SleepingDriver:
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self.pids: dict[Path, int] = {}
+        self.memories: dict[int, bytes] = {}
+        """What each process remembers: of this world, as the processes are, and not of an agent."""
 
     async def probe(self) -> Probe:
         return Probe(usable=True, accelerator="none", reason="")
@@ -102,15 +130,32 @@ class SleepingDriver:
     async def launch(self, spec: LaunchSpec) -> RunningVmm:
         await self._faults.here("launch")
         (spec.folder / "console.log").write_bytes(b"boot\x1b[2J\x07 of a machine\n" * 20)
+        return self._started(spec, b"")
+
+    async def fingerprint(self, spec: LaunchSpec) -> str:
+        return f"memory: {spec.memory_mib}\n"
+
+    async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningVmm:
+        await self._faults.here("restore")
+        memory = b""
+        while piece := await source.read():
+            await self._faults.here("load")
+            memory += piece
+        vmm = self._started(spec, memory)
+        os.kill(vmm.pid, signal.SIGSTOP)
+        return vmm
+
+    def _started(self, spec: LaunchSpec, memory: bytes) -> SleepingVmm:
         pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {})
         self.pids[spec.folder] = pid
+        self.memories[pid] = memory
         (spec.folder / "pid").write_text(str(pid))
-        return SleepingVmm(pid, self._faults)
+        return SleepingVmm(pid, self._faults, self, spec.folder)
 
     async def adopt(self, spec: LaunchSpec) -> RunningVmm | None:
         try:
             pid = int((spec.folder / "pid").read_text())
-            return SleepingVmm(pid, self._faults)
+            return SleepingVmm(pid, self._faults, self, spec.folder) if _is_alive(pid) else None
         except (OSError, ValueError):
             return None
 
@@ -272,6 +317,7 @@ class World:
             driver=self.driver,
             network=self.network,
             furnishing=Furniture(self.faults),
+            memory_keys=MemoryKeys.for_state(self.root, self.root / "keys"),
             stop_grace_s=5,
         )
 

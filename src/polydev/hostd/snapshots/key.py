@@ -20,6 +20,7 @@ from polydev.hostd.atomic import write_whole
 KEY_FILE = "memory.key"
 _KEY_BYTES = 32
 _FOLDERS = (Path("/run"), Path("/dev/shm"))  # noqa: S108 - whose they are is checked
+_NAME = "polydev-keys"
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
@@ -47,7 +48,7 @@ class MemoryKeys:
         """In `folder`, or else in a place of its own in the first of the host's that is memory."""
         name = hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:16]
         if folder is None:
-            folder = next((path / "polydev" for path in _FOLDERS if _is_in_memory(path)), None)
+            folder = next((path / _NAME for path in _FOLDERS if _is_in_memory(path)), None)
         return cls(folder / name if folder else None)
 
     def known(self) -> MemoryKey | None:

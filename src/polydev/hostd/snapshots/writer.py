@@ -113,15 +113,17 @@ async def writing(path: Path, labels: Labels, key: MemoryKey) -> AsyncIterator[S
             await to_its_end(writer.let_go())
         await to_its_end(asyncio.to_thread(_put_in_place, aside, path))
     except BaseException:
-        await to_its_end(asyncio.to_thread(discard, path))
+        with suppress(OSError):  # whoever goes on discards it once more, and is told
+            await to_its_end(asyncio.to_thread(discard, path))
         raise
 
 
 def discard(path: Path) -> None:
     """Remove a snapshot, finished or not, so that it is gone for good. Blocking."""
-    for name in (aside_of(path), path):
+    there = [name for name in (aside_of(path), path) if name.exists()]
+    for name in there:
         name.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
+    if there:
         sync_folder(path.parent)
 
 
@@ -133,9 +135,11 @@ def aside_of(path: Path) -> Path:
 def _opened(aside: Path, path: Path) -> BinaryIO:
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(aside, flags, 0o600), "wb")
+    with room_in(path.parent):
+        return os.fdopen(os.open(aside, flags, 0o600), "wb")
 
 
 def _put_in_place(aside: Path, path: Path) -> None:
-    aside.replace(path)
-    sync_folder(path.parent)
+    with room_in(path.parent):
+        aside.replace(path)
+        sync_folder(path.parent)
