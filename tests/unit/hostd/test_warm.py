@@ -188,9 +188,7 @@ async def test_making_that_is_cut_leaves_nothing(host: WarmHost) -> None:
         await machines.warm_browsers.ask(SHAPE)
 
         async def is_making() -> bool:
-            return (await machines.warm_browsers.view()).state == "making" and bool(
-                machines.views()
-            )
+            return bool((await machines.inventory()).folders)
 
         await until(is_making)
         [view] = machines.views()

@@ -22,7 +22,7 @@ from polydev.hostd.vmm.simulated import SimulatedDriver, Simulation
 from polydev.hostd.warm import Room, WarmPolicy
 from polydev.settings import HostSettings
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 PLENTY = "MemAvailable:   16000000 kB\n"
 NEXT_TO_NOTHING = "MemAvailable:     500000 kB\n"
 
@@ -99,7 +99,7 @@ def wanted(memory_mib: int = 2048, token: str = TOKEN) -> CreateMachine:
         vcpus=2,
         disk_mib=6144,
         token=token,  # type: ignore[arg-type]
-        ready_timeout_s=20,
+        ready_timeout_s=180,
     )
 
 
