@@ -60,7 +60,7 @@ async def renew(channel: Channel) -> None:
     try:
         async with asyncio.timeout(_AWAKEN_LIMIT_S):
             await channel.connect(_AWAKEN_LIMIT_S)
-            argv = ["sh", "-c", _script(), AWAKE, f"{time.time():.6f}"]
+            argv = ["sh", "-c", _script(), AWAKE, f"{time.time():.9f}"]
             program = await channel.exec(ExecRequest(argv=argv))
             await program.write(os.urandom(_RANDOMNESS_BYTES))
             await program.write_eof()
