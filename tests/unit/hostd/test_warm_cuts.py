@@ -52,7 +52,11 @@ class Cut:
         self.hangs = False
         self.is_done = False
         self._real: Callable[..., Awaitable[Any]] = getattr(place, name)
-        monkeypatch.setattr(place, name, self._step)
+
+        async def step(*given: Any, **named: Any) -> Any:
+            return await self._step(*given, **named)
+
+        monkeypatch.setattr(place, name, step)  # a function, so that it is bound to its object
 
     async def _step(self, *given: Any, **named: Any) -> Any:
         if self.is_done:

@@ -39,8 +39,7 @@ async def renew(channel: Channel, config_drive: bytes) -> None:
 
     Raises: GuestMisbehaved, ChannelLost.
     """
-    words = [_text("renew.sh"), "polydev-renew", _text("../awake.sh"), _text("wipe.pl")]
-    argv = [*_SHELL, *words, f"{time.time():.6f}"]
+    argv = ["perl", "-e", _text("renew.pl"), "polydev-renew", f"{time.time():.9f}"]
     await _run(channel, "renew", argv, os.urandom(_SEED_BYTES) + config_drive)
 
 

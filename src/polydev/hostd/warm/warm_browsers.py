@@ -33,7 +33,7 @@ log = logging.getLogger("polydev.hostd")
 
 _FAILURES = 2
 """So many clones in a row may fail before their template is thrown away."""
-_SHARE = 1 / 3
+_SHARE = 1 / 2
 """Of the time that a machine may take: for the clone, so that there is enough left to boot."""
 _MAKE_LIMIT_S = 600.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 6 * 3600.0
@@ -88,7 +88,7 @@ class WarmBrowsers:
         """A clone that is the machine of this record, which is kept but has nothing yet.
 
         None when there is none to be had: the record is as it was then, and nothing is left.
-        Takes at most a third of `limit_s`.
+        Takes at most half of `limit_s`.
         """
         if not self._policy.is_on or record.machine_kind is not MachineKind.BROWSER:
             return None
