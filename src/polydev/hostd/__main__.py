@@ -78,7 +78,7 @@ async def _run(settings: HostSettings) -> None:
         warm = WarmPolicy(
             root=settings.state_dir / "warm",
             room=Room(settings.state_dir),
-            is_on=settings.warm_start,
+            is_on=settings.warm_start and choice.driver.name != "simulated",
             quiet_s=settings.warm_quiet_s,
         )
         machines = Machines(site, warm)

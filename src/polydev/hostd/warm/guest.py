@@ -19,6 +19,8 @@ from polydev.hostd.channel.failures import shown
 from polydev.hostd.site import Channel
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "guest" / "warm"
+PAINTED = _SCRIPTS / "painted.py"
+"""Ends when a page is painted; for the guest's own Python."""
 _SHELL = ("/bin/busybox", "sh", "-c")
 _SEED_BYTES = 64
 _OUTPUT_BYTES = 16 * 1024
