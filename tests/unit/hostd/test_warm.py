@@ -279,8 +279,12 @@ async def test_none_is_made_beside_a_login(host: WarmHost) -> None:
 async def test_it_can_be_switched_off(host: WarmHost) -> None:
     async with host.working() as machines:
         await with_a_template(machines)
-        machines.warm_browsers._policy = type(machines.warm_browsers._policy)(
-            host.root / "warm", machines.warm_browsers._room, is_on=False
-        )
+    host.is_on = False
+    async with host.working() as machines:
         assert (await machines.warm_browsers.view()).state == "off"
         assert not (await created_and_gone(machines)).is_clone
+
+        async def is_gone() -> bool:
+            return not host.templates
+
+        await until(is_gone)

@@ -35,6 +35,7 @@ class WarmHost:
     simulation: Simulation = field(default_factory=Simulation)
     settings: dict[str, object] = field(default_factory=dict)
     quiet_s: float = 0
+    is_on: bool = True
 
     def __post_init__(self) -> None:
         self.network = BookNetwork(Faults())
@@ -67,7 +68,9 @@ class WarmHost:
             memory_keys=MemoryKeys.for_state(self.root, self.root / "keys"),
         )
         room = Room(self.root, self.meminfo)
-        policy = WarmPolicy(self.root / "warm", room, quiet_s=self.quiet_s, look_s=0.02)
+        policy = WarmPolicy(
+            self.root / "warm", room, is_on=self.is_on, quiet_s=self.quiet_s, look_s=0.02
+        )
         machines = Machines(site, policy)
         await machines.recover()
         try:

@@ -89,7 +89,7 @@ sub name {
 sub connect_to_network {
     my (%self) = @_;
     chomp(my $lan = content("/run/warm/lan"));
-    open my $ip, "|-", "ip", "-batch", "-" or die "ip: $!\n";
+    open my $ip, "|-", "/bin/ip", "-batch", "-" or die "ip: $!\n";
     print $ip "link set dev $lan address $self{POLYDEV_MAC}\n",
         "addr add $self{POLYDEV_ADDRESS} dev $lan\n",
         "link set dev $lan up\n",

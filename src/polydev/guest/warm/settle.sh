@@ -42,4 +42,4 @@ sync
 echo 3 >/proc/sys/vm/drop_caches
 # But what `renew` starts is at hand.
 perl -MSocket -e 1
-ip -Version >/dev/null
+/bin/ip -V >/dev/null

@@ -121,7 +121,7 @@ class Templates:
         shutil.rmtree(gone, ignore_errors=True)
 
     def clean(self, key_id: str | None) -> None:
-        """Remove what an earlier agent left half made, and what no key opens any more."""
+        """Remove what an earlier agent left half made, and what no key opens (None: everything)."""
         if not self.root.is_dir():
             return
         usable = {it.folder.path for it in self.all() if it.described.key_id == key_id}

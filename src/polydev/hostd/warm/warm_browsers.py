@@ -132,10 +132,10 @@ class WarmBrowsers:
 
     async def run(self) -> None:
         """Make templates when they are due, until cancelled."""
+        key = await asyncio.to_thread(self._site.memory_keys.known) if self._policy.is_on else None
+        await asyncio.to_thread(self._templates.clean, key.id if key else None)
         if not self._policy.is_on:
             return
-        key = await asyncio.to_thread(self._site.memory_keys.known)
-        await asyncio.to_thread(self._templates.clean, key.id if key else None)
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._policy.look_s):
