@@ -19,9 +19,10 @@ from bench.hibernate import hibernate
 from bench.load import load as under_load
 from bench.machine_start import machine_start
 from bench.terminal import terminal
+from bench.warm import warm_browsers
 
 NAMES = (
-    *("disk", "machine", "memory", "many", "hibernate"),
+    *("disk", "machine", "memory", "many", "hibernate", "warm"),
     *("connect", "chat", "terminal", "load"),
 )
 ON_A_HOST = {"disk", "machine", "memory", "many", "hibernate"}
@@ -33,6 +34,8 @@ def run(names: list[str], rounds: int, sessions: int, count: int) -> None:
     print(measure.HEADER, flush=True)
     if ON_A_HOST & set(names):
         asyncio.run(machines(names, rounds, count))
+    if "warm" in names:
+        asyncio.run(warm(rounds))
     if "connect" in names:
         print("connect, each step: seconds and share", flush=True)
         print(*asyncio.run(connect_steps()), sep="\n", flush=True)
@@ -70,6 +73,12 @@ async def machines(names: list[str], rounds: int, count: int) -> None:
         if "hibernate" in names:
             found, slept = await hibernate(agent, rounds)
             print(found.row(), *slept.rows(), sep="\n", flush=True)
+
+
+async def warm(rounds: int) -> None:
+    """Two agents side by side: one clones its browser machines, the other may not."""
+    async with running_agent(POLYDEV_WARM_START="true") as agent, running_agent() as cold:
+        print((await warm_browsers(agent, cold, rounds)).row(), flush=True)
 
 
 def main() -> None:

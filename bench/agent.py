@@ -31,7 +31,7 @@ class BenchAgent:
 
 
 @asynccontextmanager
-async def running_agent() -> AsyncIterator[BenchAgent]:
+async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
     """Start an agent with no uplink; end it, its machines, its namespace and folder afterwards."""
     images_dir = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/lib/polydev/golden-images"))
     state_dir = Path(tempfile.mkdtemp(prefix="pdb-", dir="/var/tmp"))
@@ -44,6 +44,8 @@ async def running_agent() -> AsyncIterator[BenchAgent]:
         "POLYDEV_UPLINK": "none",
         "POLYDEV_EGRESS": "none",
         "POLYDEV_DNS": "",
+        "POLYDEV_WARM_START": "false",
+        **settings,
     }
     with (state_dir / "agent.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(

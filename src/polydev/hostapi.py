@@ -21,6 +21,9 @@ socket; the streams are WebSockets over the same socket.
     GET  /inventory                               Inventory
     POST /sweep                                   Swept: what belonged to no machine and is gone
     GET  /diagnosis                               Diagnosis
+    GET  /warm                                    WarmView
+    POST /warm                                    WarmShape: have a template of warm browser
+                                                  machines made -> WarmView
 
 In `folder`, `move` and `content` a path is bytes, percent-encoded within its parameter; they are
 for people who look around in a machine that runs, and stream files of any size.
@@ -227,6 +230,8 @@ class MachineView(_Wire):
     error: Problem | None = None
     wake: Wake | None = None
     """None for a machine that has only ever been made."""
+    is_clone: bool = False
+    """Made of a browser machine that was up already, instead of booted."""
     memory_on_disk_bytes: int = Field(0, ge=0)
     """What the memory of a machine that hibernates takes on its host's disk."""
 
@@ -238,6 +243,22 @@ class OperationView(_Wire):
     state: Literal["running", "done", "failed"]
     machine: MachineView | None = None
     error: Problem | None = None
+
+
+class WarmShape(_Wire):
+    """How large the browser machines are that a template of warm ones is to be for."""
+
+    memory_mib: int = Field(ge=128, le=262144)
+    vcpus: int = Field(ge=1, le=64)
+    disk_mib: int = Field(ge=64, le=4194304)
+
+
+class WarmView(_Wire):
+    """Whether browser machines are cloned of one whose browser is up, instead of booted."""
+
+    state: Literal["off", "none", "making", "ready"]
+    words: str
+    """Why it is so, or how far."""
 
 
 class Health(_Wire):
@@ -255,6 +276,7 @@ class Health(_Wire):
     max_machines: int = Field(0, ge=0)
     disk_free_mib: int = Field(0, ge=0)
     """What is free where its machines' disks lie."""
+    warm: WarmView | None = None
 
 
 class ExecRequest(_Wire):

@@ -116,6 +116,12 @@ class HostSettings(VmmSettings, CommonSettings):
 
     channel_port_base: int = Field(22000, ge=1024, le=65000)
 
+    warm_start: bool = True
+    """Browser machines are cloned of one whose browser is up, where that can be had."""
+    warm_quiet_s: float = Field(60, ge=0)
+    """How long nothing must be going on before that one is made: it takes two processors a while
+    where machines are emulated."""
+
     host_memory_mib: int | None = Field(None, ge=0)
     """What this host's machines may have together; None: nearly all that the host has."""
     host_vcpus: int | None = Field(None, ge=0)

@@ -43,6 +43,7 @@ class Place:
             "POLYDEV_STATE_DIR": str(self.state_dir),
             "POLYDEV_IMAGES_DIR": IMAGES,
             "POLYDEV_NETNS": self.name,
+            "POLYDEV_WARM_START": "false",
             "POLYDEV_DEMO_NAME": self.name,
             "POLYDEV_DEMO_STATE_DIR": str(self.state_dir),
             **self.extra,

@@ -46,6 +46,7 @@ class AgentProcess:
             "POLYDEV_MEMORY_KEY_DIR": str(root),
             "POLYDEV_NETNS": netns_name,
             "POLYDEV_UPLINK": "none",
+            "POLYDEV_WARM_START": "false",
             "NOTIFY_SOCKET": str(self._notices),
             **env,
         }

@@ -17,7 +17,16 @@ from pydantic import ValidationError
 
 from polydev.domain import Finding
 from polydev.errors import HostUnreachable, by_code
-from polydev.hostapi import DestroyMachine, Diagnosis, Health, Inventory, OperationView, Problem
+from polydev.hostapi import (
+    DestroyMachine,
+    Diagnosis,
+    Health,
+    Inventory,
+    OperationView,
+    Problem,
+    WarmShape,
+    WarmView,
+)
 
 DESTROY_LIMIT_S = 120.0
 
@@ -37,6 +46,14 @@ class Agent:
 
     async def diagnosis(self) -> list[Finding]:
         return Diagnosis.model_validate(await self._ask("GET", "/diagnosis")).findings
+
+    async def warmth(self) -> WarmView:
+        """Whether its browser machines are cloned of one that is up."""
+        return WarmView.model_validate(await self._ask("GET", "/warm"))
+
+    async def warm_up(self, shape: WarmShape) -> None:
+        """Have it make what browser machines of that shape are cloned of. It takes a while."""
+        await self._ask("POST", "/warm", json=shape.model_dump())
 
     async def destroy(self, vm_id: str) -> None:
         """End a machine and remove what is its. Raises what the host says when it cannot."""

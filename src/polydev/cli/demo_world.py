@@ -131,6 +131,8 @@ def enter() -> DemoSettings:
         POLYDEV_EGRESS_PROXY=f"http://{ADDRESS}:{PROXY_PORT}",
         POLYDEV_EGRESS_CA_FILE=str(demo.state_dir / "standin" / "ca.pem"),
         POLYDEV_DNS="",
+        # The demo is a few minutes of logging in: it would end before this gains anything.
+        POLYDEV_WARM_START="false",
         ENCRYPTION_KEY=secrets.token_hex(32),
     )
     os.environ.setdefault("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")

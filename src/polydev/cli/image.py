@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from polydev.cli import options, requirements
+from polydev.cli import image_warm, options, requirements
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.terminal import Step, Terminal
 from polydev.errors import BadRequest, MissingImage, PolydevError
@@ -264,6 +264,9 @@ async def prune(
     freed = sum(image.size for image in removed) / 2**20
     verb = "would be removed" if dry_run else "removed"
     terminal.say(f"{len(removed)} old images {verb}: {freed:.0f} MiB.")
+
+
+app.command(name="warm")(image_warm.warm)
 
 
 def _standing_row(it: renewal.Standing) -> dict[str, object]:

@@ -35,6 +35,7 @@ from polydev.hostd.renewal import Collector
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import MemoryKeys
 from polydev.hostd.usage import UsageLog
+from polydev.hostd.warm import Room, WarmPolicy
 from polydev.settings import HostSettings, read
 
 log = logging.getLogger("polydev.hostd")
@@ -78,7 +79,13 @@ async def _run(settings: HostSettings) -> None:
             memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
             admission=health.admission(settings),
         )
-        machines = Machines(site)
+        warm = WarmPolicy(
+            root=settings.state_dir / "warm",
+            room=Room(settings.state_dir),
+            is_on=settings.warm_start and choice.driver.name != "simulated",
+            quiet_s=settings.warm_quiet_s,
+        )
+        machines = Machines(site, warm)
         closing.push_async_callback(machines.close)
         await machines.recover()
         operations = Operations(
@@ -92,6 +99,7 @@ async def _run(settings: HostSettings) -> None:
             if settings.driver != "simulated":
                 collector = Collector(ImageStore(settings.images_dir), site.machines_dir)
                 closing.callback(asyncio.create_task(collector.run()).cancel)
+            closing.push_async_callback(_end, asyncio.create_task(machines.warm_browsers.run()))
             app = server.build(machines, operations, health.health, diagnose, usage)
             await _serve(app, listener, operations, stop)
 
@@ -110,6 +118,12 @@ async def _serve(
     await operations.stop(_STOP_GRACE_S)
     http.should_exit = True
     await serving
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel it, and wait while it undoes what it is at."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=_STOP_GRACE_S)
 
 
 def server_config(app: FastAPI) -> uvicorn.Config:

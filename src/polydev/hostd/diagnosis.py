@@ -45,7 +45,9 @@ class Examiner:
         before = machines.records()
         there = await machines.inventory()
         records = {record.vm_id: record for record in (*before, *machines.records())}
-        return [_driver(probe), *await self._all(records, there)]
+        warm = await machines.warm_browsers.view()
+        found = await self._all(records, there)
+        return [_driver(probe), *found, Finding("warm start", True, warm.words)]
 
     async def diagnose_without_agent(self) -> list[Finding]:
         """Of a host whose agent does not answer: by looking alone. Needs root."""

@@ -36,14 +36,27 @@ async def make_disk(path: Path, size_mib: int, *, uid: int, cache_dir: Path) -> 
     await asyncio.to_thread(_make_disk, path, size_mib, uid, cache_dir)
 
 
+async def copy_disk(source: Path, path: Path, *, uid: int) -> None:
+    """Make a machine's disk a copy of another one's, 0600 and owned by `uid`, whole or not at all.
+
+    Nothing may write to `source` meanwhile. Raises: DiskFull, OSError.
+    """
+    await asyncio.to_thread(_copy_disk, source, path, uid)
+
+
 def _make_disk(path: Path, size_mib: int, uid: int, cache_dir: Path) -> None:
     if path.exists():
         return
     with room_in(path.parent):
         template = _template(size_mib, cache_dir)
+    _copy_disk(template, path, uid)
+
+
+def _copy_disk(source: Path, path: Path, uid: int) -> None:
+    with room_in(path.parent):
         aside = path.with_name(f".{path.name}.new")
         try:
-            _copy_sparse(template, aside)
+            _copy_sparse(source, aside)
             os.chown(aside, uid, uid)
             aside.replace(path)
         except BaseException:

@@ -8,6 +8,9 @@ know each other, and decide nothing but the environment that the egress policy n
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ from polydev.hostd import offline
 from polydev.hostd.atomic import write_whole
 from polydev.hostd.channel import Channel
 from polydev.hostd.config_drive import MachineConfig, write_config_drive
-from polydev.hostd.disks import make_disk
+from polydev.hostd.disks import copy_disk, make_disk
 from polydev.hostd.images import GoldenImage, ImageStore
 from polydev.hostd.keys import make_keys
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
@@ -76,6 +79,25 @@ class _Configured:
         keys = await make_keys(folder.keys)
         return Channel(vmm.open_channel, keys.host_public, keys.client_private.decode())
 
+    def alike(self, kind: MachineKind) -> str:
+        """Changes with what all machines of a kind are told alike. Blocks."""
+        settings = self._settings
+        told = {
+            "kind": kind,
+            "environment": environment(settings),
+            "authorities": hashlib.sha256(self._ca_pem or b"").hexdigest(),
+            "gateway": f"{settings.gateway} of {settings.subnet}",
+            "dns": [str(address) for address in settings.dns],
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+    async def strangers_channel(
+        self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
+    ) -> SiteChannel | None:
+        """To a machine, but with another one's key."""
+        keys, others = await make_keys(folder.keys), await make_keys(stranger.keys)
+        return Channel(vmm.open_channel, keys.host_public, others.client_private.decode())
+
     def _folder(self, record: MachineRecord) -> MachineFolder:
         return MachineFolder(self._settings.state_dir / "machines", record.vm_id)
 
@@ -108,6 +130,16 @@ class GoldenFurnishing(_Configured):
         """The machine's own empty disk. Raises DiskFull."""
         cache = self._settings.state_dir / "cache"
         await make_disk(folder.disk, record.disk_mib, uid=record.uid, cache_dir=cache)
+
+    async def keep_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
+        """Copy the disk of a machine whose VMM has ended. Raises DiskFull."""
+        await copy_disk(folder.disk, template.disk, uid=0)
+
+    async def clone_disk(
+        self, template: MachineFolder, folder: MachineFolder, record: MachineRecord
+    ) -> None:
+        """A machine's disk, as its template left it. Raises DiskFull."""
+        await copy_disk(template.disk, folder.disk, uid=record.uid)
 
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
         """Write files into the disk of a machine at rest."""
@@ -150,6 +182,21 @@ class SimulatedFurnishing(_Configured):
         direct = vmm.direct_channel(channel) if isinstance(vmm, SimulatedVmm) else None
         return direct or channel
 
+    async def keep_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
+        await asyncio.to_thread(_copy_simulated, folder, template)
+
+    async def clone_disk(
+        self, template: MachineFolder, folder: MachineFolder, record: MachineRecord
+    ) -> None:
+        await asyncio.to_thread(_copy_simulated, template, folder)
+
+    async def strangers_channel(
+        self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
+    ) -> SiteChannel | None:
+        if isinstance(vmm, SimulatedVmm) and vmm.has_direct_channel:
+            return None
+        return await super().strangers_channel(folder, stranger, vmm)
+
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
         for file in files:
             await asyncio.to_thread(self._write, record, file)
@@ -176,6 +223,14 @@ class SimulatedFurnishing(_Configured):
         if not path.startswith("/") or ".." in path.split("/"):
             raise BadPath(f"{path!r} is not an absolute, plain path to a file")
         return self._folder(record).path / SIMULATED_ROOT / path.lstrip("/")
+
+
+def _copy_simulated(source: MachineFolder, target: MachineFolder) -> None:
+    """A simulated machine's files, but for those that it has in memory."""
+    target.disk.touch(mode=0o600)
+    root = source.path / SIMULATED_ROOT
+    in_memory = shutil.ignore_patterns("run")
+    shutil.copytree(root, target.path / SIMULATED_ROOT, ignore=in_memory, dirs_exist_ok=True)
 
 
 def _boot_files(image: GoldenImage, kernel: GoldenImage) -> BootFiles:

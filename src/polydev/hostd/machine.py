@@ -51,7 +51,7 @@ class PreparedMachine:
 
     async def _with(self, site: Site, vmm: RunningVmm) -> RunningMachine:
         try:
-            return await _running(site, self.folder, vmm)
+            return await running(site, self.folder, vmm)
         except BaseException:
             await vmm.kill()
             raise
@@ -117,7 +117,8 @@ class RunningMachine:
             await self.vmm.request_shutdown()
 
 
-async def _running(site: Site, folder: MachineFolder, vmm: RunningVmm) -> RunningMachine:
+async def running(site: Site, folder: MachineFolder, vmm: RunningVmm) -> RunningMachine:
+    """A machine with a VMM, and the channel that its folder has the keys of."""
     return RunningMachine(folder, vmm, await site.furnishing.channel(folder, vmm))
 
 
@@ -168,7 +169,7 @@ async def adopt(site: Site, record: MachineRecord) -> RunningMachine | None:
     boot = BootFiles(record.image, record.kernel, folder.disk, folder.disk, folder.disk)
     spec = _spec(site, record, boot, record.place, nonce="")
     vmm = await site.driver.adopt(spec)
-    return await _running(site, folder, vmm) if vmm else None
+    return await running(site, folder, vmm) if vmm else None
 
 
 async def erase(site: Site, vm_id: str, machine: RunningMachine | None) -> None:
@@ -182,6 +183,12 @@ async def erase(site: Site, vm_id: str, machine: RunningMachine | None) -> None:
         await site.network.detach(vm_id)
     finally:
         await asyncio.to_thread(site.folder(vm_id).remove)
+
+
+async def clear(site: Site, record: MachineRecord) -> None:
+    """Take away what a machine that was not made was given, so that it can be made anew."""
+    await asyncio.to_thread(site.folder(record.vm_id).clear)
+    await asyncio.to_thread(site.folder(record.vm_id).write, record)
 
 
 async def keep_logs(site: Site, vm_id: str) -> None:

@@ -8,7 +8,6 @@ creation, start or stop short. Every operation may run twice and be cut anywhere
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from contextlib import AbstractContextManager
@@ -34,8 +33,9 @@ from polydev.hostd.machine import RunningMachine, erase, has_logs, keep_logs, na
 from polydev.hostd.problems import as_polydev_error, problem_of
 from polydev.hostd.record import MachineRecord
 from polydev.hostd.roster import AT_REST, Roster
-from polydev.hostd.site import UID_BASE, Site
+from polydev.hostd.site import Site
 from polydev.hostd.streams import GuestConnection, GuestProgram
+from polydev.hostd.warm import WarmBrowsers, WarmPolicy
 
 log = logging.getLogger("polydev.hostd")
 
@@ -43,9 +43,11 @@ log = logging.getLogger("polydev.hostd")
 class Machines:
     """The machines of one host."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, warm: WarmPolicy | None = None) -> None:
+        """`warm`: how browser machines are cloned of one that is up; None: they are not."""
         self._site = site
         self._roster = Roster(site)
+        self.warm_browsers = WarmBrowsers(site, self._roster, warm)
         self._hibernation = Hibernation(site, self._roster, self._start)
 
     async def recover(self) -> None:
@@ -232,7 +234,11 @@ class Machines:
                 await asyncio.to_thread(
                     self._site.folder(asked.vm_id).write_token, asked.token.get_secret_value()
                 )
-            return await self._launch(record, asked.ready_timeout_s, fresh=True)
+            until_s = time.monotonic() + asked.ready_timeout_s
+            made = await self.warm_browsers.take(record, asked.ready_timeout_s)
+            if made is not None:
+                return await self._cloned(*made)
+            return await self._launch(record, until_s - time.monotonic(), fresh=True)
         except Exception as error:
             await self._undo(asked.vm_id, keeping_logs=has_logs(error))
             raise naming_logs(as_polydev_error(error), self._site, asked.vm_id) from error
@@ -306,6 +312,12 @@ class Machines:
         self._roster.watch(record.vm_id, machine)
         return self.view(record.vm_id)
 
+    async def _cloned(self, record: MachineRecord, machine: RunningMachine) -> MachineView:
+        self._roster.running[record.vm_id] = machine
+        await self._roster.keep(record.now(state=MachineState.RUNNING, is_clone=True))
+        self._roster.watch(record.vm_id, machine)
+        return self.view(record.vm_id)
+
     async def _undo(self, vm_id: str, *, keeping_logs: bool) -> None:
         try:
             if machine := self._roster.running.get(vm_id):
@@ -322,7 +334,6 @@ class Machines:
         self._roster.forget(vm_id)
 
     def _new_record(self, asked: CreateMachine) -> MachineRecord:
-        taken = {record.uid for record in self._roster.records.values()}
         return MachineRecord(
             vm_id=asked.vm_id,
             machine_kind=asked.machine_kind,
@@ -332,7 +343,7 @@ class Machines:
             labels=asked.labels,
             state=MachineState.CREATING,
             created_at=datetime.now(UTC),
-            uid=next(uid for uid in itertools.count(UID_BASE) if uid not in taken),
+            uid=self._roster.free_uid(),
         )
 
     def _require_same(self, known: MachineRecord, asked: CreateMachine) -> None:

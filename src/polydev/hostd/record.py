@@ -47,6 +47,8 @@ class MachineRecord(BaseModel):
     image: str = ""
     kernel: str = ""
     place: Place | None = None
+    is_clone: bool = False
+    """Made of a template of warm machines; see `hostd/warm/`."""
     error: Problem | None = None
     wake: Wake | None = None
     memory_bytes: int = 0
@@ -100,12 +102,19 @@ class MachineFolder:
         """Remove all of it. The record goes last: half removed, it still says what it was."""
         if not self.path.exists():
             return
+        self._remove_but(self.record)
+        shutil.rmtree(self.path)
+
+    def clear(self) -> None:
+        """Remove all but what was asked for: record and token."""
+        self._remove_but(self.record, self.token)
+
+    def _remove_but(self, *kept: Path) -> None:
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry != self.record:
+            elif entry not in kept:
                 entry.unlink(missing_ok=True)
-        shutil.rmtree(self.path)
 
 
 def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> MachineView:
@@ -126,6 +135,7 @@ def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> Ma
         console_log=str(folder.console_log),
         error_log=str(folder.error_log),
         error=record.error,
+        is_clone=record.is_clone,
         wake=record.wake,
         memory_on_disk_bytes=record.memory_bytes,
     )

@@ -8,6 +8,7 @@ cuts it short. It starts, ends and removes nothing by itself.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from polydev.hostapi import MachineView
 from polydev.hostd import recovery
 from polydev.hostd.machine import RunningMachine
 from polydev.hostd.record import MachineRecord, view_of
-from polydev.hostd.site import Channel, Site
+from polydev.hostd.site import UID_BASE, Channel, Site
 from polydev.hostd.uncut import to_its_end
 
 log = logging.getLogger("polydev.hostd")
@@ -110,6 +111,11 @@ class Roster:
         """Its end is our doing."""
         if watcher := self._watchers.pop(vm_id, None):
             watcher.cancel()
+
+    def free_uid(self) -> int:
+        """One that no machine's VMM runs as; it is taken once a record has it."""
+        taken = {record.uid for record in self.records.values()}
+        return next(uid for uid in itertools.count(UID_BASE) if uid not in taken)
 
     def forget(self, vm_id: str) -> None:
         """There is no such machine any more."""

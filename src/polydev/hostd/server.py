@@ -30,6 +30,8 @@ from polydev.hostapi import (
     OperationView,
     Swept,
     Usage,
+    WarmShape,
+    WarmView,
 )
 from polydev.hostd import file_routes, logs, streams
 from polydev.hostd.machines import Machines
@@ -72,7 +74,7 @@ def build(
 
     @app.get("/health")
     async def _health() -> Health:
-        return await health()
+        return (await health()).model_copy(update={"warm": await machines.warm_browsers.view()})
 
     @app.get("/inventory")
     async def _inventory() -> Inventory:
@@ -81,6 +83,15 @@ def build(
     @app.post("/sweep")
     async def _sweep() -> Swept:
         return await machines.sweep()
+
+    @app.get("/warm")
+    async def _warm() -> WarmView:
+        return await machines.warm_browsers.view()
+
+    @app.post("/warm")
+    async def _warm_up(shape: WarmShape) -> WarmView:
+        await machines.warm_browsers.ask(shape)
+        return await machines.warm_browsers.view()
 
     @app.get("/diagnosis")
     async def _diagnosis() -> Diagnosis:

@@ -112,6 +112,23 @@ class Furnishing(Protocol):
 
     async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> Channel: ...
 
+    # Warm machines: what a template keeps of a machine, and a clone gets of a template.
+    def alike(self, kind: MachineKind) -> str:
+        """Changes with what all machines of a kind are told alike. Blocks."""
+
+    async def keep_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
+        """Copy the disk of a machine whose VMM has ended. Raises DiskFull."""
+
+    async def clone_disk(
+        self, template: MachineFolder, folder: MachineFolder, record: MachineRecord
+    ) -> None:
+        """A machine's disk, as its template left it. Raises DiskFull."""
+
+    async def strangers_channel(
+        self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
+    ) -> Channel | None:
+        """To a machine, but with another one's key; None where keys open nothing."""
+
     # Into and out of the disk of a machine at rest. Raise ImageInUse, ImageDamaged, BadPath.
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None: ...
     async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None: ...

@@ -31,6 +31,8 @@ from polydev.hostapi import (
     OperationView,
     Swept,
     Usage,
+    WarmShape,
+    WarmView,
 )
 from polydev.hosts import problems
 from polydev.hosts.files import MachineFiles
@@ -189,6 +191,15 @@ class Host:
     async def diagnosis(self) -> Diagnosis:
         """What is well on the host, and what to do about what is not."""
         return problems.shaped(Diagnosis, await self._get("/diagnosis"))
+
+    async def warmth(self) -> WarmView:
+        """Whether its browser machines are cloned of one that is up."""
+        return problems.shaped(WarmView, await self._get("/warm"))
+
+    async def warm_up(self, shape: WarmShape) -> WarmView:
+        """Have it make what browser machines of that shape are cloned of. It takes a while."""
+        request = self._client.build_request("POST", "/warm", json=shape.model_dump())
+        return problems.shaped(WarmView, await self._send(request))
 
     @asynccontextmanager
     async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[GuestProcess]:

@@ -80,7 +80,7 @@ class BrowserService:
     """The service of one machine."""
 
     def __init__(self, token: str, simulation: Simulation) -> None:
-        self._token = token
+        self.token = token
         self._simulation = simulation
         self._session: _Session | None = None
         self._logging_in: asyncio.Task[None] | None = None
@@ -128,7 +128,7 @@ class BrowserService:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        may = request.path == "/health" or hmac.compare_digest(given.encode(), self._token.encode())
+        may = request.path == "/health" or hmac.compare_digest(given.encode(), self.token.encode())
         if not may:
             return _problem(401, "wrong_token", "the bearer token of this machine is needed")
         try:

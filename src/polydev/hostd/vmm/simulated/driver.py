@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from polydev.errors import VmmFailed
-from polydev.hostd.vmm.simulated.config import GuestConfig, read_config
+from polydev.errors import SnapshotUnusable, VmmFailed
 from polydev.hostd.vmm.simulated.machine import SimulatedVmm
 from polydev.hostd.vmm.simulated.memory import Memory
 from polydev.hostd.vmm.simulated.simulation import Simulation
@@ -36,20 +35,28 @@ class SimulatedDriver:
 
     async def launch(self, spec: LaunchSpec) -> SimulatedVmm:
         """Start a machine. Raises VmmFailed if its config drive is not one."""
-        config = await _config(spec)
-        memory = await asyncio.to_thread(Memory.fresh, spec.folder / ROOT)
+        try:
+            memory = await asyncio.to_thread(Memory.fresh, spec.folder / ROOT, spec.config_drive)
+            config = await asyncio.to_thread(memory.config)
+        except (OSError, ValueError, KeyError) as error:
+            raise VmmFailed(
+                f"{spec.vm_id} has no config drive that can be read: {error}"
+            ) from error
         return SimulatedVmm(spec, config, memory, self._simulation)
 
     async def fingerprint(self, spec: LaunchSpec) -> str:
         return f"simulation: 1\nmemory: {spec.memory_mib} MiB\nprocessors: {spec.vcpus}\n"
 
     async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> SimulatedVmm:
-        """A machine that was saved, standing still. Raises VmmFailed, SnapshotUnusable."""
-        config = await _config(spec)
+        """A machine that was saved, standing still. Raises SnapshotUnusable."""
         saved = b""
         while piece := await source.read():
             saved += piece
         memory = await asyncio.to_thread(Memory.restored, spec.folder / ROOT, saved)
+        try:
+            config = await asyncio.to_thread(memory.config)
+        except (OSError, ValueError, KeyError) as error:
+            raise SnapshotUnusable(f"A simulated machine cannot read it: {error}") from error
         return SimulatedVmm(spec, config, memory, self._simulation, is_restored=True)
 
     async def adopt(self, spec: LaunchSpec) -> None:
@@ -57,10 +64,3 @@ class SimulatedDriver:
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
         return ()
-
-
-async def _config(spec: LaunchSpec) -> GuestConfig:
-    try:
-        return await asyncio.to_thread(read_config, spec.config_drive)
-    except (OSError, ValueError, KeyError) as error:
-        raise VmmFailed(f"{spec.vm_id} has no config drive that can be read: {error}") from error

@@ -53,7 +53,7 @@ class SimulatedVmm:
         self._status = 0
         self._connections: set[asyncssh.SSHServerConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._programs = Programs(root, simulation, power_off=self._end)
+        self._programs = Programs(root, simulation, power_off=self._end, renew=self._renew)
         self._service = BrowserService(config.token, simulation) if config.token else None
         self._screen = Screen(root, self._service.hand_in) if self._service else None
         self._config = config
@@ -82,9 +82,14 @@ class SimulatedVmm:
         self._start(self._serve(theirs))
         return ours
 
+    @property
+    def has_direct_channel(self) -> bool:
+        """Whether it is reached without SSH, so that keys open nothing."""
+        return self._simulation.channel == "direct"
+
     def direct_channel(self, over_ssh: Channel) -> DirectChannel | None:
         """A channel without SSH, if the simulation is to have that."""
-        if self._simulation.channel != "direct":
+        if not self.has_direct_channel:
             return None
         return DirectChannel(self._root, self._programs, self._ports(), self._ended, over_ssh)
 
@@ -157,6 +162,12 @@ class SimulatedVmm:
             agent_forwarding=False,
             compression_algs=["none"],
         )
+
+    def _renew(self, config_drive: bytes) -> None:
+        """Be the machine that another config drive describes: what `renew` does in a real clone."""
+        self._config = config = self._memory.renewed(config_drive)
+        if self._service is not None and config.token:
+            self._service.token = config.token
 
     def _ports(self) -> Ports:
         """What listens in the machine."""

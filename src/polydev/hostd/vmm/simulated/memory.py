@@ -16,6 +16,7 @@ from typing import Self
 from pydantic import Base64Bytes, TypeAdapter, ValidationError
 
 from polydev.errors import SnapshotUnusable
+from polydev.hostd.vmm.simulated.config import GuestConfig, read_config
 
 _files = TypeAdapter(dict[str, Base64Bytes])
 
@@ -27,10 +28,11 @@ class Memory:
     root: Path
 
     @classmethod
-    def fresh(cls, root: Path) -> Self:
-        """After a boot. Makes the folder if need be."""
+    def fresh(cls, root: Path, config_drive: Path) -> Self:
+        """After a boot. Makes the folder if need be. Raises: OSError."""
         memory = cls(root)
         memory._empty()
+        memory._config.write_bytes(config_drive.read_bytes())
         (root / "root").mkdir(mode=0o700, exist_ok=True)
         (root / "tmp").mkdir(exist_ok=True)
         (memory._place / "boot_id").write_text(f"{uuid.uuid4()}\n")
@@ -56,6 +58,19 @@ class Memory:
         return _files.dump_json(
             {str(path.relative_to(self._place)): path.read_bytes() for path in paths}
         )
+
+    def config(self) -> GuestConfig:
+        """What the machine was told of itself. Raises: OSError, ValueError, KeyError."""
+        return read_config(self._config)
+
+    def renewed(self, config_drive: bytes) -> GuestConfig:
+        """What a clone is told of itself. Raises: OSError, ValueError, KeyError."""
+        self._config.write_bytes(config_drive)
+        return self.config()
+
+    @property
+    def _config(self) -> Path:
+        return self._place / "config.tar"
 
     @property
     def _place(self) -> Path:

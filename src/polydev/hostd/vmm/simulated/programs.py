@@ -27,7 +27,9 @@ from polydev.hostd.vmm.simulated.terminals import TERMINAL, Terminals, print_zer
 
 _AWAKE = "polydev-awake"
 """`awakening.AWAKE`, which this room must not import."""
-_SEED_BYTES = 64
+_SETTLE, _RENEW = "polydev-settle", "polydev-renew"
+"""`warm/guest.py`'s, likewise."""
+_SEED_BYTES, _CONFIG_BYTES = 64, 1024 * 1024
 _CHUNK = 64 * 1024
 _PROMPT_BYTES = 1024 * 1024
 _GEMINI_NOT_LOGGED_IN = 41
@@ -91,11 +93,18 @@ class Programs:
     """Runs programs on one machine's filesystem."""
 
     def __init__(
-        self, root: Path, simulation: Simulation, *, power_off: Callable[[], None]
+        self,
+        root: Path,
+        simulation: Simulation,
+        *,
+        power_off: Callable[[], None],
+        renew: Callable[[bytes], None],
     ) -> None:
+        """`renew`: makes the machine that of another config drive."""
         self._root = root
         self._simulation = simulation
         self._power_off = power_off
+        self._renew_with = renew
         self._running: dict[str, tuple[ServerProcess, asyncio.Task[int]]] = {}
         self._terminals = Terminals()
 
@@ -127,8 +136,8 @@ class Programs:
             return lambda process: self._terminals.attach(argv[4], process)
         if argv[:2] == ("sh", "-c") and (printed := zeros_of(argv[2])) is not None:
             return lambda process: print_zeros(printed, process)
-        if argv[:2] == ("sh", "-c") and argv[3:4] == (_AWAKE,):
-            return self._awake
+        if (script := self._script(argv)) is not None:
+            return script
         if argv[:1] == ("sleep",) and len(argv) == 2:
             return lambda process: _sleep(float(argv[1]))
         known: dict[tuple[str, ...], Callable[[ServerProcess], Awaitable[int]]] = {
@@ -150,6 +159,15 @@ class Programs:
             (run for words, run in known.items() if argv[: len(words)] == words), _not_found
         )
 
+    def _script(self, argv: tuple[str, ...]) -> Callable[[ServerProcess], Awaitable[int]] | None:
+        """What the host sends along as a script (`guest/`), by the name that it gives it."""
+        known: dict[str, Callable[[ServerProcess], Awaitable[int]]] = {
+            _AWAKE: self._awake,
+            _SETTLE: self._settle,
+            _RENEW: self._renew,
+        }
+        return next((known[word] for word in argv[3:5] if word in known), None)
+
     async def _signal(self, name: str, run: str) -> int:
         if run in self._running:
             process, work = self._running[run]
@@ -162,6 +180,23 @@ class Programs:
         process.stdout.write(b"ready\n")
         told = await process.stdin.read()
         (self._root / "run" / "awake_since").write_bytes(told[_SEED_BYTES:] + b"\n")
+        return 0
+
+    async def _settle(self, process: ServerProcess) -> int:
+        """As guest/warm/settle.sh: its browser is up once it has had the time for that."""
+        await asyncio.sleep(self._simulation.browser_s)
+        return 0
+
+    async def _renew(self, process: ServerProcess) -> int:
+        """As guest/warm/renew.sh, as far as a machine without a network can."""
+        given = b""
+        while (data := await process.stdin.read(_CHUNK)) and len(given) < _CONFIG_BYTES:
+            given += data
+        await asyncio.sleep(self._simulation.renew_s)
+        if not self._simulation.renews:
+            process.stderr.write(b"it does not renew itself\n")
+            return 1
+        self._renew_with(given[_SEED_BYTES:])
         return 0
 
     async def _codex_status(self, process: ServerProcess) -> int:

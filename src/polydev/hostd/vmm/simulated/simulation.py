@@ -22,6 +22,12 @@ class Simulation:
 
     boot_s: float = 0
     becomes_ready: bool = True
+    browser_s: float = 0
+    """How long a browser takes to be up, once its machine is."""
+    renews: bool = True
+    """Whether clones of warm machines become machines of their own."""
+    renew_s: float = 0
+    """How long that takes."""
     login_s: float = 0
     """From the start of a login until its end."""
     login_end: LoginEnd = LoginEnd.CREDENTIALS

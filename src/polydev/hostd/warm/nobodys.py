@@ -1,0 +1,71 @@
+"""Machines that are nobody's: those that the host makes for itself, to make templates of them.
+
+`making.py` makes them. To everybody else such a machine is one that is still being
+made: nobody is let into it, a sweep leaves it alone, and the next agent removes it. Its label says
+what it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from polydev.domain import MachineKind, MachineState, new_vm_id
+from polydev.hostd.machine import PreparedMachine, erase, prepare
+from polydev.hostd.problems import problem_of
+from polydev.hostd.record import MachineRecord
+from polydev.hostd.roster import Roster
+from polydev.hostd.site import Site
+from polydev.hostd.uncut import to_its_end
+from polydev.hostd.warm.templates import Shape
+
+log = logging.getLogger("polydev.hostd")
+
+LABEL = "purpose"
+_TOKEN_BYTES = 32
+
+
+@asynccontextmanager
+async def passing(
+    site: Site, roster: Roster, shape: Shape, purpose: str
+) -> AsyncIterator[PreparedMachine]:
+    """One that has everything but a VMM, with a token that nobody is told; gone when this ends.
+
+    Raises: what `prepare` raises.
+    """
+    record = MachineRecord(
+        vm_id=new_vm_id(),
+        machine_kind=MachineKind.BROWSER,
+        **shape.model_dump(),
+        labels={LABEL: purpose},
+        state=MachineState.CREATING,
+        created_at=datetime.now(UTC),
+        uid=roster.free_uid(),
+    )
+    roster.records[record.vm_id] = record
+    try:
+        yield await to_its_end(_prepared(site, roster, record))
+    finally:
+        await _unmade(site, roster, record.vm_id)
+
+
+async def _prepared(site: Site, roster: Roster, record: MachineRecord) -> PreparedMachine:
+    await roster.keep(record)
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    await asyncio.to_thread(site.folder(record.vm_id).write_token, token)
+    prepared = await prepare(site, record, fresh=True)
+    roster.records[record.vm_id] = prepared.record
+    return prepared
+
+
+async def _unmade(site: Site, roster: Roster, vm_id: str) -> None:
+    """What cannot be removed now is swept later."""
+    try:
+        await to_its_end(erase(site, vm_id, roster.running.get(vm_id)))
+    except Exception as error:
+        log.error("%s is not wholly removed: %s", vm_id, problem_of(error).message)
+    roster.forget(vm_id)

@@ -1,0 +1,263 @@
+"""A template of a real browser machine, and two clones of it at once: what they do not share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import asyncssh
+import pytest
+from real_machines import Fleet, fleet
+
+from polydev.domain import MachineKind, new_vm_id
+from polydev.errors import GuestMisbehaved
+from polydev.hostapi import CreateMachine, ExecRequest, MachineView, WarmShape
+from polydev.hostd.channel import Channel
+from polydev.hostd.keys import make_keys
+from polydev.hostd.machines import Machines
+from polydev.hostd.network.netns import NamespaceThread, dial
+from polydev.hostd.warm import Room, WarmPolicy
+from polydev.hostd.warm.templates import Templates
+
+pytestmark = pytest.mark.vm
+
+SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
+MAKE_LIMIT_S, CLONE_LIMIT_S, ANSWER_LIMIT_S = 600.0, 600.0, 300.0
+_OUTGOING = 4
+"""Source: packet(7), PACKET_OUTGOING: what the host sends to a machine."""
+_FACTS = """
+cat /etc/machine-id /proc/sys/kernel/hostname /run/polydev/token
+echo
+head -c 32 /dev/urandom | od -An -tx1 -w32
+cat /sys/class/net/eth0/address
+ip -4 -o addr show dev eth0
+date +%s.%N
+ping -c 1 -W 5 192.168.100.1 >/dev/null 2>&1 || true
+"""
+_PAGE = """
+import asyncio, json, aiohttp
+async def go():
+    async with aiohttp.ClientSession() as session:
+        port = "http://127.0.0.1:9222/json"
+        async with session.put(port + "/new?http://127.0.0.1:8080/health") as answer:
+            page = await answer.json(content_type=None)
+        async with session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as line:
+            async def ask(number, method, **params):
+                await line.send_json({"id": number, "method": method, "params": params})
+                while (found := await line.receive_json()).get("id") != number:
+                    pass
+                return found["result"]
+            while True:
+                said = await ask(1, "Runtime.evaluate", returnByValue=True, expression='''[
+                    document.readyState, document.body.innerText, Math.random(),
+                    Array.from(crypto.getRandomValues(new Uint32Array(4))), document.cookie]''')
+                value = said["result"]["value"]
+                if value[0] == "complete" and value[1]:
+                    break
+                await asyncio.sleep(0.2)
+            shot = await ask(2, "Page.captureScreenshot")
+            print(json.dumps({"text": value[1], "math": value[2], "crypto": value[3],
+                              "cookie": value[4], "picture": len(shot["data"])}))
+asyncio.run(go())
+"""
+
+
+@dataclass
+class Wire:
+    """Who sent what into the VM network: TAP, and the MAC of the sender."""
+
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+
+@contextmanager
+def listening(sock: socket.socket) -> Iterator[Wire]:
+    """Listen to everything that passes any device of a namespace."""
+    wire = Wire()
+
+    def listen() -> None:
+        while True:
+            try:
+                frame, (device, _, kind, *_) = sock.recvfrom(2048)
+            except OSError:
+                return
+            if kind != _OUTGOING:
+                wire.seen.add((device, frame[6:12].hex(":")))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    try:
+        yield wire
+    finally:
+        sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
+        thread.join()
+
+
+def _packets() -> socket.socket:
+    every_protocol = 3
+    return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(every_protocol))
+
+
+def _wanted() -> CreateMachine:
+    return CreateMachine(
+        vm_id=new_vm_id(),
+        machine_kind=MachineKind.BROWSER,
+        **SHAPE.model_dump(),
+        token=secrets.token_urlsafe(32),  # type: ignore[arg-type]
+        ready_timeout_s=CLONE_LIMIT_S,
+    )
+
+
+async def _said(machines: Machines, vm_id: str, *argv: str) -> str:
+    """What a program in a machine prints."""
+    async with asyncio.timeout(ANSWER_LIMIT_S):
+        program = await machines.exec(vm_id, ExecRequest(argv=list(argv)))
+        said = b""
+        while (chunk := await program.read()) is not None:
+            said += chunk[1]
+        assert await program.wait() == 0, said
+    return said.decode()
+
+
+async def _status(machines: Machines, vm_id: str, token: str) -> bytes:
+    """How a machine's browser service answers who brings a token."""
+    connection = await machines.open_tcp(vm_id, 8080)
+    lines = ("GET /nothing HTTP/1.1", "Host: 127.0.0.1:8080", f"Authorization: Bearer {token}")
+    await connection.write("\r\n".join((*lines, "Connection: close", "", "")).encode())
+    async with asyncio.timeout(ANSWER_LIMIT_S):
+        answer = await connection.read(4096)
+    await connection.close()
+    return answer.split()[1]
+
+
+async def _reaches(machines: Machines, vm_id: str, address: str) -> bool:
+    """Whether a machine gets any answer from an address, a refusal included."""
+    script = (
+        "import socket, sys\ntry: socket.create_connection((sys.argv[1], 22), 3)\n"
+        "except ConnectionRefusedError: print('answers')\nexcept OSError: print('silent')\n"
+        "else: print('answers')"
+    )
+    return "answers" in await _said(machines, vm_id, "/usr/bin/python3", "-c", script, address)
+
+
+async def test_two_clones_at_once_share_nothing_that_is_theirs() -> None:
+    async with fleet(
+        netns=f"pdt-{secrets.token_hex(3)}", uplink="none", egress="none", dns=()
+    ) as f:
+        root = f.site.machines_dir.parent / "warm"
+        policy = WarmPolicy(root, Room(root.parent), quiet_s=3600, look_s=0.5)
+        machines = Machines(f.site, policy)
+        making = asyncio.create_task(machines.warm_browsers.run())
+        try:
+            await _template_is_made(machines)
+            await _share_nothing(f, machines)
+        finally:
+            making.cancel()
+            await asyncio.wait({making})
+            for view in machines.views():
+                await machines.destroy(view.vm_id)
+            await machines.close()
+
+
+async def _template_is_made(machines: Machines) -> None:
+    await machines.warm_browsers.ask(SHAPE)
+    async with asyncio.timeout(MAKE_LIMIT_S):
+        while (view := await machines.warm_browsers.view()).state == "making":
+            await asyncio.sleep(0.5)
+    assert view.state == "ready", view.words
+    inventory = await machines.inventory()
+    assert not inventory.machines, "the machine that was saved is gone"
+    assert not inventory.folders
+    assert not inventory.taps
+    assert not inventory.processes
+
+
+async def _share_nothing(f: Fleet, machines: Machines) -> None:
+    thread = NamespaceThread(f.site.network.netns)
+    packets = await thread.run(_packets)
+    thread.close()
+    asked = (_wanted(), _wanted())
+    with listening(packets) as wire:
+        views = await asyncio.gather(*(machines.create(it) for it in asked))
+        assert all(view.is_clone for view in views)
+        facts = [(await _said(machines, it.vm_id, "sh", "-c", _FACTS)).split("\n") for it in asked]
+        now_s = time.time()
+    for it, view, fact in zip(asked, views, facts, strict=True):
+        machine_id, hostname, token, _, mac, address, clock_s = fact[:7]
+        assert machine_id == it.vm_id.removeprefix("vm-").replace("-", "")
+        assert hostname == it.vm_id[:11]
+        assert it.token is not None
+        assert token == it.token.get_secret_value()
+        assert mac == view.mac
+        assert f"inet {view.ip_address}/24" in address
+        assert abs(float(clock_s) - now_s) < ANSWER_LIMIT_S / 2, "its clock goes right"
+    assert len({fact[3] for fact in facts}) == 2, "they draw the same random numbers"
+    await _say_who_they_are(f, wire, views)
+    await _are_closed_to_the_template(f, machines, views)
+    await _have_browsers_of_their_own(machines, asked, views)
+
+
+async def _say_who_they_are(f: Fleet, wire: Wire, views: list[MachineView]) -> None:
+    """Nothing came from a clone's TAP but under its own MAC."""
+    places = (await f.site.network.state()).addresses
+    assert set(places) == {view.vm_id for view in views}
+    taps = set((await f.site.network.state()).taps)
+    sent = {(device, mac) for device, mac in wire.seen if device in taps}
+    assert {mac for _, mac in sent} == {view.mac for view in views}
+    assert len(sent) == len(views)
+
+
+async def _are_closed_to_the_template(
+    f: Fleet, machines: Machines, views: list[MachineView]
+) -> None:
+    [template] = Templates(f.site.machines_dir.parent / "warm").all()
+    old = await make_keys(template.folder.keys)
+    host_keys = set()
+    for view in views:
+        folder = f.site.folder(view.vm_id)
+        record = folder.read()
+        assert record is not None
+        assert record.place is not None
+        port = record.place.channel_port
+
+        async def opened(port: int = port) -> socket.socket:
+            return await dial(f.site.network.netns, "127.0.0.1", port)
+
+        new = await make_keys(folder.keys)
+        host_keys.add(new.host_public)
+        stranger = Channel(opened, new.host_public, old.client_private.decode())
+        with pytest.raises(GuestMisbehaved, match="no longer accepts"):
+            await stranger.connect(ANSWER_LIMIT_S)
+        answers = await asyncssh.get_server_host_key("machine", sock=await opened(), config=None)
+        assert answers is not None
+        assert answers.export_public_key("openssh").decode().split()[1] in new.host_public
+    assert len(host_keys | {old.host_public}) == 3
+
+
+async def _have_browsers_of_their_own(
+    machines: Machines, asked: tuple[CreateMachine, ...], views: list[MachineView]
+) -> None:
+    pages = [
+        json.loads(await _said(machines, it.vm_id, "/usr/bin/python3", "-c", _PAGE)) for it in asked
+    ]
+    assert all(page["text"] and page["picture"] for page in pages)
+    assert len({page["math"] for page in pages}) == 2
+    assert len({tuple(page["crypto"]) for page in pages}) == 2
+    assert all(not page["cookie"] for page in pages)
+    tokens = [it.token.get_secret_value() for it in asked if it.token]
+    for it, own in zip(asked, tokens, strict=True):
+        answers = {token: await _status(machines, it.vm_id, token) for token in tokens}
+        assert answers[own] == b"404"
+        assert set(answers.values()) == {b"401", b"404"}
+    first, second = views
+    assert first.ip_address
+    assert second.ip_address
+    assert not await _reaches(machines, first.vm_id, second.ip_address)
+    assert await _reaches(machines, first.vm_id, first.ip_address)
