@@ -17,7 +17,15 @@ from pydantic import ValidationError
 
 from polydev.domain import Finding
 from polydev.errors import HostUnreachable, by_code
-from polydev.hostapi import DestroyMachine, Diagnosis, Health, Inventory, OperationView, Problem
+from polydev.hostapi import (
+    DestroyMachine,
+    Diagnosis,
+    Health,
+    Inventory,
+    OperationView,
+    Problem,
+    StopMachine,
+)
 
 DESTROY_LIMIT_S = 120.0
 
@@ -40,13 +48,16 @@ class Agent:
 
     async def destroy(self, vm_id: str) -> None:
         """End a machine and remove what is its. Raises what the host says when it cannot."""
+        await self._do(DestroyMachine(vm_id=vm_id))
+
+    async def stop(self, vm_id: str) -> None:
+        """End a machine's guest; its disk stays. Raises what the host says when it cannot."""
+        await self._do(StopMachine(vm_id=vm_id))
+
+    async def _do(self, what: DestroyMachine | StopMachine) -> None:
         operation_id = f"down-{uuid.uuid4()}"
         view = OperationView.model_validate(
-            await self._ask(
-                "PUT",
-                f"/operations/{operation_id}",
-                json=DestroyMachine(vm_id=vm_id).model_dump(mode="json"),
-            )
+            await self._ask("PUT", f"/operations/{operation_id}", json=what.model_dump(mode="json"))
         )
         while view.state == "running":
             view = OperationView.model_validate(
