@@ -60,6 +60,8 @@ class ControllersUser:
             return [f"the user {self.user}, who owns {self.home}"]
         if ids_of(self.place, self.user) is not None:
             self._run("userdel")
+        if any(fields[0] == self.user for fields in _lines(self.place.at("/etc/group"))):
+            self._run("groupdel")  # userdel does it only where login.defs says so
         self.place.forget(f"user {self.user}")
         return []
 

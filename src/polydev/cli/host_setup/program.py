@@ -49,16 +49,16 @@ class Program:
     name: str = "program"
 
     def look(self) -> Verdict:
-        copy, wanted = f"app-{account.program_hash()}", f"{LIBRARY}/env -> {sys.prefix}"
+        copy, wanted = f"app-{account.program_hash()}", f"{LIBRARY}/env -> {_environment()}"
         hint = "`polydev host setup` installs it; then the units start it"
         if not self.place.is_link(f"{LIBRARY}/app", copy) or not self._copy(copy).is_dir():
             return Verdict(self.name, State.MISSING, f"{LIBRARY}/app is not this version", hint)
-        if not self.place.is_link(f"{LIBRARY}/env", sys.prefix):
+        if not self.place.is_link(f"{LIBRARY}/env", _environment()):
             return Verdict(self.name, State.MISSING, f"There is no {wanted}", hint)
         if not self.place.is_file(COMMAND, _SCRIPT.encode(), Shape(0o755)):
             return Verdict(self.name, State.MISSING, f"{COMMAND} is not this version's", hint)
-        self._require_open(Path(sys.prefix))
-        return Verdict(self.name, State.OK, f"{LIBRARY}/{copy}, run by {sys.prefix}/bin/python")
+        self._require_open(Path(_environment()))
+        return Verdict(self.name, State.OK, f"{LIBRARY}/{copy}, run by {_environment()}/bin/python")
 
     def make(self) -> None:
         self.place.folder(LIBRARY, Shape(0o755))
@@ -68,7 +68,7 @@ class Program:
             self.place.at(LIBRARY), keep=before, runs_in=Path(LIBRARY)
         ).parent
         self.place.link(f"{LIBRARY}/app", copy.name)
-        self.place.link(f"{LIBRARY}/env", sys.prefix)
+        self.place.link(f"{LIBRARY}/env", _environment())
         self.place.file(COMMAND, _SCRIPT.encode(), Shape(0o755))
 
     def undo(self, *, purge: bool) -> Sequence[str]:
@@ -98,3 +98,8 @@ class Program:
                     hint="The controller is one: make the environment with `make setup`, and run "
                     "this from there",
                 )
+
+
+def _environment() -> str:
+    """The environment that this runs in; the installed program comes to it through the link."""
+    return str(Path(sys.prefix).resolve())

@@ -98,6 +98,22 @@ def is_booted(place: Place) -> bool:
     return place.is_this_machine and _RUNNING.is_dir()
 
 
+def is_installed(state_dir: Path) -> bool:
+    """Whether systemd runs this machine, and units are set up for that state folder."""
+    if not is_booted(Place()):
+        return False
+    try:
+        unit = Path(FOLDER, AGENT).read_text("utf-8")
+    except OSError:
+        return False
+    return f"POLYDEV_STATE_DIR={state_dir} " in unit
+
+
+def is_active(unit: str) -> bool:
+    """Whether systemd says that it runs. Raises Failed, MissingTool."""
+    return systemctl("show", unit, "--property=ActiveState").strip() == "ActiveState=active"
+
+
 def systemctl(*arguments: str) -> str:
     """Ask systemd; what it says. Raises Failed with its words, MissingTool."""
     program = which("systemctl")
