@@ -58,7 +58,9 @@ async def port(client: ClientSettings) -> Sequence[Finding]:
             error = stranger(client.port, owner, program)
             return [Finding("port", False, error.message, error.hint)]
     if not found:
-        hint = "The controller should: start Polydev (`polydev up`, or its units); PORT names the port"
+        hint = (
+            "The controller should: start Polydev (`polydev up`, or its units); PORT names the port"
+        )
         return [Finding("port", False, f"Nobody listens on port {client.port}", hint)]
     return [Finding("port", True, f"{client.port} is served by {found[0].name}")]
 

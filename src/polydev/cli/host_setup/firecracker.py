@@ -82,6 +82,7 @@ class Firecracker:
         for program in PROGRAMS:
             if self.place.is_link(f"/usr/local/bin/{program}", f"{_LINK}/{program}"):
                 self.place.remove(f"/usr/local/bin/{program}")
+        self.place.remove_empty("/usr/local/bin")
         self.place.remove(_LINK)
         for folder in (self.place.at(_ASIDE), *self.place.at(LIBRARY).glob("firecracker-*")):
             shutil.rmtree(folder, ignore_errors=True)

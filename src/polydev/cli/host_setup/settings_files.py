@@ -63,12 +63,13 @@ class SettingsFiles:
 
     def undo(self, *, purge: bool) -> Sequence[str]:
         """They are kept: without the key nothing that is stored can be opened."""
-        made = [path for path, _ in self._wanted() if self.place.at(path).exists()]
-        if not purge:
-            return [f"{CONFIG}, with settings and encryption key"] if made else []
-        for path in made:
-            self.place.remove(path)
-        return []
+        paths = [path for path, _ in self._wanted()]
+        if purge:
+            for path in paths:
+                self.place.remove(path)
+            return []
+        is_there = any(self.place.at(path).exists() for path in paths)
+        return [f"{CONFIG}, with settings and encryption key"] if is_there else []
 
     def _wanted(self) -> Sequence[tuple[str, Shape]]:
         _, gid = ids_of(self.place, self.user) or (0, 0)

@@ -26,6 +26,8 @@ MACHINES, AGENT, CONTROLLER = (
 )
 UNITS = (MACHINES, AGENT, CONTROLLER)
 STARTED = (AGENT, CONTROLLER)
+_SLICE = "polydev.slice"
+"""Made by systemd for the units that name it."""
 _SHAPE = Shape(0o644)
 _WANTS = f"{FOLDER}/multi-user.target.wants"
 _RUNNING = Path("/run/systemd/system")
@@ -66,7 +68,7 @@ class Units:
     def undo(self, *, purge: bool) -> Sequence[str]:
         if is_booted(self.place):
             there = [unit for unit in UNITS if self.place.at(f"{FOLDER}/{unit}").exists()]
-            for unit in reversed(there):
+            for unit in (*reversed(there), _SLICE):
                 systemctl("stop", unit)
         for unit in UNITS:
             self.place.remove(f"{_WANTS}/{unit}")

@@ -56,7 +56,9 @@ def test_without_purge_peoples_data_and_the_key_that_opens_it_stay(root: Path) -
     assert len(answer["kept"]) == 3, answer
     assert data.read_bytes() == b"people's"
     assert (root / "etc/polydev/encryption-key").read_bytes() == key
-    assert f"polydev:x:{owner}:" in (root / "etc/passwd").read_text(), "its number is not given anew"
+    assert f"polydev:x:{owner}:" in (root / "etc/passwd").read_text(), (
+        "its number is not given anew"
+    )
     assert not list((root / "etc/systemd/system").glob("polydev*"))
     assert not (root / "usr/local/lib/polydev").exists()
 
