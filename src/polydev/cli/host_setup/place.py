@@ -143,8 +143,11 @@ class Place:
 
         False: it stays, because something is in it.
         """
-        path = Path(folder)
-        while self.remembers(f"folder {path}"):
+        for path in (Path(folder), *Path(folder).parents):
+            if not self.remembers(f"folder {path}"):
+                if self.at(path).exists():
+                    break
+                continue  # a removal that was cut had come so far
             try:
                 self.at(path).rmdir()
             except FileNotFoundError:
@@ -152,7 +155,6 @@ class Place:
             except OSError:
                 return False
             self.forget(f"folder {path}")
-            path = path.parent
         return True
 
     def remember(self, what: str) -> None:
@@ -166,9 +168,9 @@ class Place:
         return what in self._memory()
 
     def forget(self, *what: str) -> None:
-        """It is gone. The last thing to be forgotten takes the memory with it."""
+        """It is gone. The last thing to be forgotten takes the memory with it, and its folder."""
         known = self._memory()
-        if known and not known.isdisjoint(what):
+        if not known or not known.isdisjoint(what):
             self._write(known.difference(what))
 
     def _memory(self) -> frozenset[str]:
