@@ -5,7 +5,9 @@ Machines go on while the host agent and the controller are started again.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ from polydev.cli.host_setup.items import State, Verdict
 from polydev.cli.host_setup.place import LIBRARY, Place
 from polydev.cli.host_setup.settings_files import CONTROLLERS, KEY, SETTINGS
 from polydev.cli.instance import Instance
-from polydev.errors import PolydevError
+from polydev.errors import Failed, PolydevError
 from polydev.settings import HostSettings
 
+_JOURNAL_LIMIT_S = 30
 _COMMON = (f"{LIBRARY}/app", f"{LIBRARY}/env", SETTINGS)
 _OF_UNIT = {
     units.AGENT: (*_COMMON, f"{LIBRARY}/firecracker", f"{units.FOLDER}/{units.AGENT}"),
@@ -52,7 +55,7 @@ class Services:
             return
         for unit in units.STARTED:
             if self._fault(unit):
-                units.systemctl("restart", unit)
+                _restart(unit)
 
     def undo(self, *, purge: bool) -> Sequence[str]:
         """`units.py` stops them; before that, `removal.py` ends the machines."""
@@ -93,3 +96,31 @@ class Services:
             with suppress(OSError):
                 newest = max(newest, int(os.lstat(self.place.at(Path(path))).st_mtime))
         return newest
+
+
+def _restart(unit: str) -> None:
+    """Start a unit anew, until it answers. Raises Failed with the program's last words."""
+    try:
+        units.systemctl("restart", unit)
+    except Failed as error:
+        raise Failed(
+            f"{unit} does not start: {_last_words(unit) or error.message}",
+            hint=f"`journalctl -u {unit}` holds the rest",
+        ) from None
+
+
+def _last_words(unit: str) -> str:
+    """The last line that a unit's program itself said."""
+    said = subprocess.run(
+        ["journalctl", f"--unit={unit}", "--lines=50", "--output=json", "--no-pager", "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_JOURNAL_LIMIT_S,
+    )
+    words = ""
+    for line in said.stdout.splitlines():
+        entry = json.loads(line)
+        if entry.get("_TRANSPORT") == "stdout" and isinstance(entry.get("MESSAGE"), str):
+            words = entry["MESSAGE"]
+    return words[:300]
