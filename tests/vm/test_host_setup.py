@@ -15,6 +15,10 @@ from systemd_world import SystemdWorld, a_systemd
 CHECKOUT = Path(__file__).parents[2]
 IN_CHECKOUT = CHECKOUT / "bin" / "polydev"
 INSTALLED = "/usr/local/bin/polydev"
+AGENTS_CAPABILITIES = (0, 1, 3, 5, 6, 7, 8, 12, 18, 19, 21, 24, 27)
+"""capabilities(7), by the numbers of <linux/capability.h>: chown, dac_override, fowner, kill,
+setgid, setuid, setpcap, net_admin, sys_chroot, sys_ptrace, sys_admin, sys_resource, mknod."""
+
 UNITS = ("polydev-machines", "polydev-hostd", "polydev-controller")
 
 
@@ -65,7 +69,7 @@ def test_a_host_is_set_up_runs_and_is_taken_back(world: SystemdWorld) -> None:
     assert controller["Uid"].split()[0] != "0"
     assert int(controller["CapBnd"], 16) == 0
     assert (controller["NoNewPrivs"], controller["Seccomp"]) == ("1", "2")
-    assert bin(int(agent["CapBnd"], 16)).count("1") == 13
+    assert int(agent["CapBnd"], 16) & ~sum(1 << bit for bit in AGENTS_CAPABILITIES) == 0
     assert (agent["NoNewPrivs"], agent["Seccomp"]) == ("1", "2")
     keeper = world.root / "sys/fs/cgroup/polydev.slice/polydev-machines.service/keeper"
     assert keeper.is_dir()

@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar, cast
 
 from polydev.errors import PolydevError
+
+T = TypeVar("T")
 
 
 class State(StrEnum):
@@ -45,7 +50,7 @@ class Verdict:
 
 
 class Item(Protocol):
-    """Something that must be so on a host. Its methods block: they are called in threads.
+    """Something that must be so on a host. Its methods block: each is called in a thread.
 
     Cut anywhere, `make` and `undo` are right again when they are called once more.
     """
@@ -70,21 +75,49 @@ class Item(Protocol):
 async def check(items: Sequence[Item]) -> AsyncIterator[Verdict]:
     """How each item stands."""
     for item in items:
-        yield await asyncio.to_thread(_looked_at, item)
+        yield await _beside(partial(_looked_at, item))
 
 
 async def make(items: Sequence[Item]) -> AsyncIterator[Verdict]:
     """Make each item so. One that cannot be keeps no other from being made."""
     for item in items:
-        yield await asyncio.to_thread(_made, item)
+        yield await _beside(partial(_made, item))
 
 
 async def undo(items: Sequence[Item], *, purge: bool) -> list[str]:
     """Take everything back, last first; what stays, in words. Raises PolydevError."""
     kept: list[str] = []
     for item in reversed(items):
-        kept += await asyncio.to_thread(item.undo, purge=purge)
+        kept += await _beside(partial(item.undo, purge=purge))
     return kept
+
+
+async def _beside(call: Callable[[], T]) -> T:
+    """What a blocking call returns. Nothing waits for it when this is cancelled (Ctrl-C): it ends
+    with the process, cut anywhere, which items are made for. A pool's thread would be waited for,
+    and a download may take a quarter of an hour."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if answer.cancelled():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(cast(T, result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop has been closed meanwhile
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await answer
 
 
 def _looked_at(item: Item) -> Verdict:

@@ -176,8 +176,9 @@ def test_a_mirror_that_is_away_or_has_it_not_is_told(place: Place, mirror: Mirro
     assert "--firecracker-archive" in words
 
 
-def test_one_that_is_killed_while_it_fetches_leaves_nothing_that_looks_installed(
-    place: Place, mirror: Mirror, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_one_that_is_ended_while_it_fetches_leaves_nothing_that_looks_installed(
+    place: Place, mirror: Mirror, tmp_path: Path, number: signal.Signals
 ) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
@@ -186,7 +187,8 @@ def test_one_that_is_killed_while_it_fetches_leaves_nothing_that_looks_installed
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", INSTALL, *words], env=env) as installing:
         assert mirror.asked.wait(60)
-        installing.send_signal(signal.SIGKILL)
+        installing.send_signal(number)
+        assert installing.wait(15) != 0, "Ctrl-C does not wait for a mirror that says nothing"
     mirror.go_on.set()
     it = item(place, sha256, mirror.url)
     assert it.look().state is State.MISSING
@@ -197,13 +199,20 @@ def test_one_that_is_killed_while_it_fetches_leaves_nothing_that_looks_installed
 
 
 INSTALL = """
+import asyncio
 import sys
 from pathlib import Path
+from polydev.cli.host_setup import items
 from polydev.cli.host_setup.firecracker import Firecracker
 from polydev.cli.host_setup.place import Place
 from polydev.cli.host_setup.release import Release
-root, *release = sys.argv[1:]
-Firecracker(Place(Path(root)), Release(*release), None, "firecracker").make()
+
+async def install(root, *release):
+    it = Firecracker(Place(Path(root)), Release(*release), None, "firecracker")
+    async for verdict in items.make([it]):
+        print(verdict)
+
+asyncio.run(install(*sys.argv[1:]))
 """
 
 
