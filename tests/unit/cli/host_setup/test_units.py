@@ -102,6 +102,15 @@ def test_machines_outlive_the_host_agent_and_one_another(folder: Path) -> None:
     assert "\nOOMPolicy=continue\n" in machines
 
 
+def test_machines_have_the_devices_that_they_run_on(folder: Path) -> None:
+    """A unit's device rules hold for every cgroup below its own, which is where jails are."""
+    for unit in (AGENT, MACHINES):
+        text = (folder / unit).read_text()
+        allowed = re.findall(r"(?m)^DeviceAllow=(\S+) rwm$", text)
+        assert {"/dev/kvm", "/dev/net/tun"} <= set(allowed)
+        assert "\nPrivateDevices=" not in text
+
+
 def test_the_host_agent_reads_no_secret_of_the_controllers(folder: Path) -> None:
     text = (folder / AGENT).read_text()
     assert "controller.env" not in text
