@@ -33,6 +33,7 @@ from polydev.chat import Chats, Runner, SingleTurns
 from polydev.domain import now
 from polydev.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
 from polydev.hosts import Hosts
+from polydev.readiness import tell_ready
 from polydev.settings import ControllerSettings, read
 from polydev.store import installation as installations
 from polydev.store.database import Database, open_database, sqlite_folder
@@ -247,6 +248,7 @@ async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> 
     stopping = asyncio.create_task(stop.wait())
     address, port = listener.getsockname()[:2]
     log.info("the API answers at http://%s:%d", address, port)
+    tell_ready()
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     stopping.cancel()

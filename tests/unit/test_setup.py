@@ -25,8 +25,12 @@ def environment(cache: Path, name: str, used_at: int) -> Path:
     return made
 
 
-def prune(cache: Path, current: Path) -> set[str]:
-    subprocess.run(["bash", "-euc", PRUNE, "-", str(cache), str(current)], check=True)
+def prune(cache: Path, current: Path, library: Path = Path("/nowhere")) -> set[str]:
+    subprocess.run(
+        ["bash", "-euc", PRUNE, "-", str(cache), str(current)],
+        check=True,
+        env={**os.environ, "POLYDEV_LIBRARY_DIR": str(library)},
+    )
     return {path.name for path in cache.iterdir()}
 
 
@@ -48,3 +52,13 @@ def test_an_environment_that_a_program_runs_in_stays(tmp_path: Path) -> None:
             assert prune(tmp_path, current) == {"env-new", "env-a", "env-b"}
         finally:
             running.kill()
+
+
+def test_the_environment_that_this_hosts_units_start_stays(tmp_path: Path) -> None:
+    library, cache = tmp_path / "library", tmp_path / "cache"
+    for age, name in enumerate("abcd"):
+        environment(cache, name, 1_000_000 - age)
+    library.mkdir()
+    (library / "env").symlink_to(cache / "env-d")
+    current = environment(cache, "new", 1_000)
+    assert prune(cache, current, library) == {"env-new", "env-a", "env-d"}

@@ -99,27 +99,44 @@ def prepare_folders(state_dir: Path, owner: Account) -> None:
         folder.chmod(mode)
 
 
-def copy_program(state_dir: Path) -> Path:
+def copy_program(folder: Path, *, keep: str = "", runs_in: Path | None = None) -> Path:
     """Put a copy of this program where the controller's user can read it; older ones go.
 
-    The copy is laid out like a checkout: `src/polydev` and the recipes in `images`.
-    Returns the folder for PYTHONPATH. Only whoever holds the instance may call it.
+    The copy is laid out like a checkout: `src/polydev`, the recipes in `images`, the units in
+    `deploy`. `keep` names an older one that stays; `runs_in` is what `folder` is called where the
+    copy will run, if that is elsewhere. Returns the folder for PYTHONPATH. Only whoever holds the
+    instance may call it.
     """
-    parts = {"src/polydev": Path(polydev.__file__).parent, "images": Recipe().recipes}
-    target = state_dir / f"app-{_hash(parts)}"
-    for old in state_dir.glob("app-*"):
-        if old != target:
+    parts = _parts()
+    target = folder / f"app-{_hash(parts)}"
+    for old in folder.glob("app-*"):
+        if old != target and old.name != keep:
             shutil.rmtree(old)
     if not target.exists():
-        aside = Path(tempfile.mkdtemp(prefix="app-new-", dir=state_dir))
+        aside = Path(tempfile.mkdtemp(prefix="app-new-", dir=folder))
         for name, source in parts.items():
             shutil.copytree(source, aside / name, ignore=_ignored)
         for path in (aside, *aside.rglob("*")):
             os.chown(path, 0, 0)
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-        compileall.compile_dir(aside / "src", quiet=2, stripdir=str(aside), prependdir=str(target))
+        named = (runs_in or folder) / target.name
+        compileall.compile_dir(aside / "src", quiet=2, stripdir=str(aside), prependdir=str(named))
         aside.rename(target)
     return target / "src"
+
+
+def program_hash() -> str:
+    """What names the copy of this program."""
+    return _hash(_parts())
+
+
+def _parts() -> dict[str, Path]:
+    recipes = Recipe().recipes
+    return {
+        "src/polydev": Path(polydev.__file__).parent,
+        "images": recipes,
+        "deploy": recipes.parent / "deploy",
+    }
 
 
 _ignored = shutil.ignore_patterns("__pycache__", "node_modules")

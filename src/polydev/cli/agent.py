@@ -24,6 +24,7 @@ from polydev.hostapi import (
     Inventory,
     OperationView,
     Problem,
+    StopMachine,
     WarmShape,
     WarmView,
 )
@@ -57,13 +58,16 @@ class Agent:
 
     async def destroy(self, vm_id: str) -> None:
         """End a machine and remove what is its. Raises what the host says when it cannot."""
+        await self._do(DestroyMachine(vm_id=vm_id))
+
+    async def stop(self, vm_id: str) -> None:
+        """End a machine's guest; its disk stays. Raises what the host says when it cannot."""
+        await self._do(StopMachine(vm_id=vm_id))
+
+    async def _do(self, what: DestroyMachine | StopMachine) -> None:
         operation_id = f"down-{uuid.uuid4()}"
         view = OperationView.model_validate(
-            await self._ask(
-                "PUT",
-                f"/operations/{operation_id}",
-                json=DestroyMachine(vm_id=vm_id).model_dump(mode="json"),
-            )
+            await self._ask("PUT", f"/operations/{operation_id}", json=what.model_dump(mode="json"))
         )
         while view.state == "running":
             view = OperationView.model_validate(

@@ -10,12 +10,15 @@ import typer
 from polydev.cli import options
 from polydev.cli.asking import confirmed
 from polydev.cli.controller import Json, controller
+from polydev.cli.host_setup import setup
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.terminal import Terminal, moment
 
 app = options.app("VM hosts: where machines run. `POLYDEV_HOSTS` names them.")
 
 _HOSTS = "/api/admin/hosts"
+
+app.command(name="setup")(setup)
 
 Which = Annotated[str, typer.Argument(metavar="HOST", help="Its name, as `host list` tells it.")]
 

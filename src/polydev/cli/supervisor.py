@@ -12,7 +12,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.errors import Failed, MissingTool
+from polydev.readiness import tell_ready
 
 LOG_BYTES = 8 * 1024 * 1024
 LOG_FILES = 3
@@ -72,7 +72,7 @@ async def supervise(programs: Sequence[Program], listener: Listener) -> None:
             await asyncio.wait({ready, *keepers}, return_when=asyncio.FIRST_COMPLETED)
             ready.cancel()
             _raise_first(keepers)
-        notify_ready()
+        tell_ready()
         await asyncio.wait(keepers, return_when=asyncio.FIRST_COMPLETED)
         _raise_first(keepers)
     finally:
@@ -253,13 +253,3 @@ def last_words(log: Path) -> str:
 def how_ended(code: int) -> str:
     """An exit status in words."""
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-
-
-def notify_ready() -> None:
-    """Tell whoever started us that everything answers. Source: sd_notify(3), `READY=1`."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-        notifier.connect("\0" + address[1:] if address.startswith("@") else address)
-        notifier.send(b"READY=1")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
@@ -36,6 +35,7 @@ from polydev.hostd.site import Site
 from polydev.hostd.snapshots import MemoryKeys
 from polydev.hostd.usage import UsageLog
 from polydev.hostd.warm import Room, WarmPolicy
+from polydev.readiness import tell_ready
 from polydev.settings import HostSettings, read
 
 log = logging.getLogger("polydev.hostd")
@@ -111,7 +111,7 @@ async def _serve(
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     log.info("ready at %s", listener.getsockname())
-    _notify_ready()
+    tell_ready()
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     log.info("ending; the machines run on")
@@ -150,15 +150,6 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _notify_ready() -> None:
-    """Tell systemd, if it asked. Source: sd_notify(3), `READY=1`."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
-            notifier.connect("\0" + address[1:] if address.startswith("@") else address)
-            notifier.send(b"READY=1")
 
 
 if __name__ == "__main__":

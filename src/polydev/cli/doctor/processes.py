@@ -12,6 +12,7 @@ from pathlib import Path
 
 from polydev.cli import agent
 from polydev.cli.controller import ClientSettings
+from polydev.cli.host_setup import units
 from polydev.cli.instance import Instance
 from polydev.cli.peers import listeners, program_of, stranger
 from polydev.cli.supervisor import last_words
@@ -25,12 +26,24 @@ _AGENT_LIMIT_S = 15.0
 
 
 async def instance(settings: HostSettings) -> Sequence[Finding]:
-    """The supervisor that `polydev up` is. Raises PermissionError."""
+    """The supervisor that `polydev up` is, or systemd where the host is set up for it. Raises
+    PermissionError."""
     pid = Instance(settings.state_dir).pid()
     if pid is not None:
         return [Finding("polydev", True, f"Runs in {settings.state_dir} as process {pid}")]
+    if units.is_installed(settings.state_dir):
+        return [Finding("polydev", *await asyncio.to_thread(_units))]
     hint = "Start it: polydev up. POLYDEV_STATE_DIR names the folder of the Polydev that you mean"
     return [Finding("polydev", False, f"Nothing runs in {settings.state_dir}", hint)]
+
+
+def _units() -> tuple[bool, str, str]:
+    """Whether systemd runs both programs: ok, words, hint."""
+    resting = [unit for unit in units.STARTED if not units.is_active(unit)]
+    if not resting:
+        return True, f"systemd runs {' and '.join(units.STARTED)}", ""
+    words = f"systemd does not run {' and '.join(resting)}"
+    return False, words, "`polydev host setup` starts what is set up; `journalctl -u` tells more"
 
 
 async def port(client: ClientSettings) -> Sequence[Finding]:
@@ -45,7 +58,9 @@ async def port(client: ClientSettings) -> Sequence[Finding]:
             error = stranger(client.port, owner, program)
             return [Finding("port", False, error.message, error.hint)]
     if not found:
-        hint = "The controller should: start Polydev with `polydev up`; PORT names the port"
+        hint = (
+            "The controller should: start Polydev (`polydev up`, or its units); PORT names the port"
+        )
         return [Finding("port", False, f"Nobody listens on port {client.port}", hint)]
     return [Finding("port", True, f"{client.port} is served by {found[0].name}")]
 

@@ -1,0 +1,150 @@
+"""Users of a host: the controller's, and the numbers that machines' VMMs run as.
+
+A place's own account files are read, not this process' (`getpwnam`), so that a folder that looks
+like a machine is looked at and not the machine that it lies on. shadow's own programs write them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polydev.cli.host_setup.items import State, Verdict
+from polydev.cli.host_setup.place import Place
+from polydev.errors import BadSettings, Failed, MissingTool
+from polydev.hostd.site import UID_BASE
+
+UIDS = 65536
+"""How many numbers from UID_BASE on must be nobody's: more than a host has machines."""
+
+_FIELDS = 4
+_LIMIT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ControllersUser:
+    """The system user that the controller runs as, without a home, a shell or a password."""
+
+    place: Place
+    user: str
+    home: Path
+    """What it owns: the user stays as long as that does."""
+    name: str = "user"
+
+    def look(self) -> Verdict:
+        found = ids_of(self.place, self.user)
+        if found is None:
+            hint = "`polydev host setup` makes it"
+            return Verdict(self.name, State.MISSING, f"There is no user {self.user}", hint)
+        if found[0] == 0:
+            raise BadSettings(
+                f"POLYDEV_USER is {self.user}, which is root",
+                hint="The controller must not have root's rights: name an ordinary user",
+            )
+        return Verdict(self.name, State.OK, f"{self.user} is uid {found[0]}, gid {found[1]}")
+
+    def make(self) -> None:
+        self.place.remember(f"user {self.user}")
+        self._run(
+            *("useradd", "--system", "--user-group", "--no-create-home"),
+            *("--home-dir=/nonexistent", "--shell=/usr/sbin/nologin"),
+        )
+
+    def undo(self, *, purge: bool) -> Sequence[str]:
+        """The next user that is made would be given its number, and with it what it owned."""
+        if not self.place.remembers(f"user {self.user}"):
+            return []
+        if self.place.at(self.home).exists():
+            return [f"the user {self.user}, who owns {self.home}"]
+        if ids_of(self.place, self.user) is not None:
+            self._run("userdel")
+        if any(fields[0] == self.user for fields in _lines(self.place.at("/etc/group"))):
+            self._run("groupdel")  # userdel does it only where login.defs says so
+        self.place.forget(f"user {self.user}")
+        return []
+
+    def _run(self, program: str, *options: str) -> None:
+        where = [] if self.place.is_this_machine else [f"--prefix={self.place.root}"]
+        try:
+            subprocess.run(
+                [program, *where, *options, "--", self.user],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=_LIMIT_S,
+            )
+        except FileNotFoundError:
+            raise MissingTool(
+                f"{program} is not installed", hint="Install the Debian package passwd"
+            ) from None
+        except subprocess.CalledProcessError as error:
+            raise Failed(
+                f"{program} {self.user}: {error.stderr.strip()[-200:]}",
+                hint="Mend that, or name another user in POLYDEV_USER",
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class MachinesUids:
+    """Each machine's VMM is a user of its own, from UID_BASE on: those must be nobody's."""
+
+    place: Place
+    name: str = "uids"
+
+    def look(self) -> Verdict:
+        last = UID_BASE + UIDS - 1
+        for file, who, first, count in _ranges(self.place):
+            if first <= last and first + count > UID_BASE:
+                return Verdict(
+                    self.name,
+                    State.MISSING,
+                    f"{self.place.at(file)} gives {who} numbers between {UID_BASE} and {last}, "
+                    "which machines run as",
+                    f"Give {who} others: whoever has a machine's number can end it and read it",
+                )
+        return Verdict(self.name, State.OK, f"{UID_BASE} to {last} are nobody's")
+
+    def make(self) -> None:
+        """Only the one who gave them away can take them back."""
+
+    def undo(self, *, purge: bool) -> Sequence[str]:
+        return []
+
+
+def ids_of(place: Place, user: str) -> tuple[int, int] | None:
+    """uid and gid of a user of that place."""
+    for fields in _lines(place.at("/etc/passwd")):
+        if fields[0] == user and len(fields) >= _FIELDS and fields[2].isdigit():
+            return int(fields[2]), int(fields[3])
+    return None
+
+
+def group_of(place: Place, user: str) -> str:
+    """The name of a user's own group; the user's where there is none of that number."""
+    ids = ids_of(place, user)
+    for fields in _lines(place.at("/etc/group")):
+        if ids and len(fields) >= _FIELDS and fields[2] == str(ids[1]):
+            return fields[0]
+    return user
+
+
+def _ranges(place: Place) -> Iterator[tuple[str, str, int, int]]:
+    """File, who, first number and how many: of users, groups, and what containers were given."""
+    for file in ("/etc/passwd", "/etc/group"):
+        for fields in _lines(place.at(file)):
+            if len(fields) >= _FIELDS and fields[2].isdigit():
+                yield file, fields[0], int(fields[2]), 1
+    for file in ("/etc/subuid", "/etc/subgid"):
+        for fields in _lines(place.at(file)):
+            if len(fields) == 3 and fields[1].isdigit() and fields[2].isdigit():
+                yield file, fields[0], int(fields[1]), int(fields[2])
+
+
+def _lines(path: Path) -> list[list[str]]:
+    try:
+        text = path.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    return [line.split(":") for line in text.splitlines() if line]

@@ -1,0 +1,132 @@
+"""The command `polydev host setup`: which items there are, in their order, and what is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import Field
+
+from polydev.cli import requirements
+from polydev.cli.asking import confirmed
+from polydev.cli.host_setup import items, kernel
+from polydev.cli.host_setup.accounts import ControllersUser, MachinesUids
+from polydev.cli.host_setup.firecracker import Firecracker
+from polydev.cli.host_setup.folders import StateFolder
+from polydev.cli.host_setup.items import Item, State, Verdict
+from polydev.cli.host_setup.place import Place
+from polydev.cli.host_setup.program import Program
+from polydev.cli.host_setup.release import Release
+from polydev.cli.host_setup.removal import uninstall as take_back
+from polydev.cli.host_setup.services import Services
+from polydev.cli.host_setup.settings_files import SettingsFiles, remember_settings
+from polydev.cli.host_setup.units import Units
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.terminal import Terminal
+from polydev.errors import Invalid
+from polydev.settings import HostSettings, read
+
+_GOOD = {State.OK: True, State.CHANGED: True, State.MISSING: False, State.ADVICE: None}
+
+
+class SetupSettings(HostSettings):
+    """What the set-up needs to know besides what the host agent does."""
+
+    user: str = Field("polydev", pattern="^[a-z_][a-z0-9_-]{0,31}$")
+    """The system user that the controller runs as."""
+    setup_root: Path = Path("/")
+    """The root of the system that is set up, if it is not the one that this runs on."""
+    firecracker_mirror: str | None = Field(None, pattern=r"^https?://[^?#@\s]+$")
+    """Where releases of Firecracker lie; None: where the project publishes them."""
+    firecracker_sha256: str | None = None
+    """SHA-256 of the release's archive; None: as it is pinned."""
+
+
+@runs
+async def setup(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look; exit code 1 if something is missing.")
+    ] = False,
+    uninstall: Annotated[
+        bool, typer.Option("--uninstall", help="Stop the machines and take everything back.")
+    ] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="With --uninstall: people's data and keys, too.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    firecracker_archive: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take Firecracker from this file instead of the network.", dir_okay=False
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make this machine a VM host: user, folders, units, Firecracker. It may be run again.
+
+    Each line says ok, what was changed, or what to do. Examples: `polydev host setup`, `polydev
+    host setup --check --json`, `polydev host setup --uninstall`.
+    """
+    if (check and uninstall) or (purge and not uninstall):
+        raise Invalid("--check, --uninstall and --uninstall --purge do not go together otherwise")
+    requirements.root()
+    place = Place(read(SetupSettings).setup_root)
+    remember_settings(place, os.environ)
+    settings = read(SetupSettings)
+    order = items_of(place, settings, firecracker_archive)
+    terminal = Terminal(as_json=as_json)
+    if check:
+        return await _tell(items.check(order), terminal)
+    if not uninstall:
+        with place.alone():
+            return await _tell(items.make(order), terminal)
+    what = "with all data of its people" if purge else "and stop its machines; data stays"
+    await confirmed(f"Remove Polydev from this machine, {what}?", yes=yes)
+    with place.alone():
+        kept = await take_back(place, settings, order, terminal, purge=purge)
+    if as_json:
+        return terminal.answer({"ok": True, "kept": kept})
+    for words in kept:
+        terminal.say(f"Kept: {words}")
+    if kept and not purge:
+        terminal.say("`polydev host setup --uninstall --purge` removes that, too.")
+
+
+def items_of(place: Place, settings: SetupSettings, archive: Path | None = None) -> list[Item]:
+    """Everything that must be so on a host; each relies on those before it."""
+    release = Release.wanted(settings.firecracker_mirror, settings.firecracker_sha256)
+    state_dir, user = settings.state_dir, settings.user
+    return [
+        kernel.Tools(),
+        ControllersUser(place, user, state_dir / "controller"),
+        MachinesUids(place),
+        StateFolder(place, user, state_dir),
+        SettingsFiles(place, user),
+        Program(place),
+        kernel.Modules(place),
+        kernel.Kvm(),
+        kernel.Sysctls(place),
+        kernel.Cgroups(place),
+        kernel.Neighbours(place),
+        Firecracker(place, release, archive, settings.driver),
+        Units(place, user, state_dir),
+        Services(place, settings),
+    ]
+
+
+async def _tell(verdicts: AsyncIterator[Verdict], terminal: Terminal) -> None:
+    """Tell each verdict as it comes; exit code 1 if something is missing."""
+    told = []
+    async for verdict in verdicts:
+        told.append(verdict)
+        if not terminal.as_json:
+            did = "changed: " if verdict.state is State.CHANGED else ""
+            terminal.check(_GOOD[verdict.state], verdict.name, did + verdict.message, verdict.hint)
+    is_well = all(verdict.is_well for verdict in told)
+    if terminal.as_json:
+        terminal.answer({"ok": is_well, "items": [verdict.as_json() for verdict in told]})
+    if not is_well:
+        raise typer.Exit(1)

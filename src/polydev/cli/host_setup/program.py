@@ -1,0 +1,105 @@
+"""The program that the units run: a copy of this one, its Python environment, and the command.
+
+    /usr/local/lib/polydev/app-<hash>/   the copy, as `up` makes one (decision 0004)
+    /usr/local/lib/polydev/app -> app-<hash>
+    /usr/local/lib/polydev/env -> the environment that this runs in
+    /usr/local/bin/polydev               the command, with the settings of this host
+
+A link is turned only when what it leads to is complete, so that a unit that starts at any moment
+starts one version or the other.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polydev.cli import account
+from polydev.cli.host_setup.items import State, Verdict
+from polydev.cli.host_setup.place import CONFIG, LIBRARY, Place, Shape
+from polydev.errors import Failed
+
+COMMAND = "/usr/local/bin/polydev"
+
+_SCRIPT = f"""\
+#!/bin/sh
+# Made by `polydev host setup`: the polydev command of this host, with the settings of its units.
+# What is set already stays as it is set.
+if [ -r {CONFIG}/polydev.env ]; then
+    while IFS= read -r line; do
+        case $line in
+            POLYDEV_*=* | PORT=*) printenv "${{line%%=*}}" >/dev/null || export "$line" ;;
+        esac
+    done <{CONFIG}/polydev.env
+fi
+export PYTHONPATH={LIBRARY}/app/src
+exec {LIBRARY}/env/bin/python -P -m polydev.cli "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The installed program."""
+
+    place: Place
+    name: str = "program"
+
+    def look(self) -> Verdict:
+        copy, wanted = f"app-{account.program_hash()}", f"{LIBRARY}/env -> {_environment()}"
+        hint = "`polydev host setup` installs it; then the units start it"
+        if not self.place.is_link(f"{LIBRARY}/app", copy) or not self._copy(copy).is_dir():
+            return Verdict(self.name, State.MISSING, f"{LIBRARY}/app is not this version", hint)
+        if not self.place.is_link(f"{LIBRARY}/env", _environment()):
+            return Verdict(self.name, State.MISSING, f"There is no {wanted}", hint)
+        if not self.place.is_file(COMMAND, _SCRIPT.encode(), Shape(0o755)):
+            return Verdict(self.name, State.MISSING, f"{COMMAND} is not this version's", hint)
+        self._require_open(Path(_environment()))
+        return Verdict(self.name, State.OK, f"{LIBRARY}/{copy}, run by {_environment()}/bin/python")
+
+    def make(self) -> None:
+        self.place.folder(LIBRARY, Shape(0o755))
+        # What ran before is kept until the next set-up: modules are loaded as they are needed.
+        before = self._linked()
+        copy = account.copy_program(
+            self.place.at(LIBRARY), keep=before, runs_in=Path(LIBRARY)
+        ).parent
+        self.place.link(f"{LIBRARY}/app", copy.name)
+        self.place.link(f"{LIBRARY}/env", _environment())
+        self.place.file(COMMAND, _SCRIPT.encode(), Shape(0o755))
+
+    def undo(self, *, purge: bool) -> Sequence[str]:
+        self.place.remove(COMMAND)
+        for name in ("app", "env"):
+            self.place.remove(f"{LIBRARY}/{name}")
+        for copy in self.place.at(LIBRARY).glob("app-*"):
+            shutil.rmtree(copy)
+        self.place.remove_empty(LIBRARY)
+        return []
+
+    def _copy(self, name: str) -> Path:
+        return self.place.at(f"{LIBRARY}/{name}")
+
+    def _linked(self) -> str:
+        try:
+            return str(self.place.at(f"{LIBRARY}/app").readlink())
+        except OSError:
+            return ""
+
+    def _require_open(self, prefix: Path) -> None:
+        """Raises Failed when the controller's user cannot run the environment's Python."""
+        for folder in (prefix / "bin", prefix, *prefix.parents):
+            if not folder.stat().st_mode & stat.S_IXOTH:
+                raise Failed(
+                    f"The Python environment {prefix} is closed to ordinary users by {folder}",
+                    hint="The controller is one: make the environment with `make setup`, and run "
+                    "this from there",
+                )
+
+
+def _environment() -> str:
+    """The environment that this runs in; the installed program comes to it through the link."""
+    return str(Path(sys.prefix).resolve())

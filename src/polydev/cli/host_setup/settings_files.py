@@ -1,0 +1,109 @@
+"""The files that the units read their settings from, and the key that seals.
+
+    /etc/polydev/polydev.env      0640 root:<controller's group>   of both programs; no secrets
+    /etc/polydev/controller.env   0600 root   the controller's own, secrets too; systemd reads it
+    /etc/polydev/encryption-key   0600 root   given to the controller as a systemd credential
+
+Each is made once and belongs to whoever runs this host from then on. The key is never printed, and
+the host agent's unit reads neither of the last two.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+
+from polydev.cli.host_setup.accounts import ids_of
+from polydev.cli.host_setup.items import State, Verdict
+from polydev.cli.host_setup.place import CONFIG, Place, Shape
+from polydev.settings import ControllerSettings, HostSettings, read
+from polydev.settings_words import variable_of
+
+SETTINGS = f"{CONFIG}/polydev.env"
+CONTROLLERS = f"{CONFIG}/controller.env"
+KEY = f"{CONFIG}/encryption-key"
+
+_ROOTS = Shape(0o600)
+_COMMON = """\
+# Settings of Polydev's host agent and controller on this host, as NAME=value. No secrets: those
+# are for controller.env. After a change: polydev host setup
+"""
+_CONTROLLERS = """\
+# Settings of the controller alone, as NAME=value; secrets may stand here, such as DATABASE_URL.
+# ENCRYPTION_KEY does not: it is in encryption-key. After a change:
+#     systemctl restart polydev-controller
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFiles:
+    """All three files."""
+
+    place: Place
+    user: str
+    name: str = "settings"
+
+    def look(self) -> Verdict:
+        for path, shape in self._wanted():
+            if not self.place.is_file(path, None, shape):
+                words = f"{path} is missing, or not of mode {shape.mode:04o}"
+                hint = "`polydev host setup` puts it right"
+                return Verdict(self.name, State.MISSING, words, hint)
+        return Verdict(self.name, State.OK, f"{SETTINGS}, {CONTROLLERS}, {KEY}")
+
+    def make(self) -> None:
+        self.place.folder(CONFIG, Shape(0o755))
+        contents = {SETTINGS: _common, CONTROLLERS: lambda: _CONTROLLERS, KEY: _key}
+        for path, shape in self._wanted():
+            there = self.place.at(path)
+            content = there.read_bytes() if there.exists() else contents[path]().encode()
+            self.place.file(path, content, shape)
+
+    def undo(self, *, purge: bool) -> Sequence[str]:
+        """They are kept: without the key nothing that is stored can be opened."""
+        paths = [path for path, _ in self._wanted()]
+        if purge:
+            for path in paths:
+                self.place.remove(path)
+            return []
+        is_there = any(self.place.at(path).exists() for path in paths)
+        return [f"{CONFIG}, with settings and encryption key"] if is_there else []
+
+    def _wanted(self) -> Sequence[tuple[str, Shape]]:
+        _, gid = ids_of(self.place, self.user) or (0, 0)
+        return (SETTINGS, Shape(0o640, 0, gid)), (CONTROLLERS, _ROOTS), (KEY, _ROOTS)
+
+
+def remember_settings(place: Place, environment: MutableMapping[str, str]) -> None:
+    """Let what this host was set up with hold for this run too, unless it is set otherwise."""
+    try:
+        lines = place.at(SETTINGS).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        name, is_setting, value = line.partition("=")
+        if is_setting and (name.startswith("POLYDEV_") or name == "PORT"):
+            environment.setdefault(name, value)
+
+
+def _common() -> str:
+    return _COMMON + "".join(f"{name}={value}\n" for name, value in _given())
+
+
+def _given() -> Iterator[tuple[str, str]]:
+    """Settings of the host agent that were set when the host was first set up, and the user."""
+    names = [variable_of(name, field) for name, field in HostSettings.model_fields.items()]
+    for name in (*sorted(names), "POLYDEV_USER"):
+        value = os.environ.get(name, "")
+        if value and "\n" not in value:
+            yield name, value
+
+
+def _key() -> str:
+    """The key that is set, so that what it has sealed already still opens; else a new one."""
+    settings = read(ControllerSettings)
+    if settings.encryption_key is None and settings.encryption_key_file is None:
+        return secrets.token_hex(32) + "\n"
+    return settings.required_encryption_key().get_secret_value() + "\n"

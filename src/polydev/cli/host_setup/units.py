@@ -1,0 +1,141 @@
+"""The systemd units: written from `deploy/`, enabled, started again when what they run changed.
+
+On another place than this machine they are written and enabled for its next start, and nothing is
+started. Drop-ins (`systemctl edit`) are whoever's who made them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polydev.cli.host_setup.accounts import group_of
+from polydev.cli.host_setup.items import State, Verdict
+from polydev.cli.host_setup.kernel import which
+from polydev.cli.host_setup.place import Place, Shape
+from polydev.errors import Failed, MissingTool
+from polydev.hostd.images.recipe import Recipe
+
+FOLDER = "/etc/systemd/system"
+MACHINES, AGENT, CONTROLLER = (
+    "polydev-machines.service",
+    "polydev-hostd.service",
+    "polydev-controller.service",
+)
+UNITS = (MACHINES, AGENT, CONTROLLER)
+STARTED = (AGENT, CONTROLLER)
+_SLICE = "polydev.slice"
+"""Made by systemd for the units that name it."""
+_SHAPE = Shape(0o644)
+_WANTS = f"{FOLDER}/multi-user.target.wants"
+_RUNNING = Path("/run/systemd/system")
+"""There when systemd is what runs this machine. Source: sd_booted(3)."""
+
+_START_LIMIT_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The unit files, and that they start with the host."""
+
+    place: Place
+    user: str
+    state_dir: Path
+    name: str = "units"
+
+    def look(self) -> Verdict:
+        hint = "`polydev host setup` installs it"
+        for unit in UNITS:
+            if not self.place.is_file(f"{FOLDER}/{unit}", self.content(unit), _SHAPE):
+                return Verdict(self.name, State.MISSING, f"{unit} is not this version's", hint)
+        for unit in STARTED:
+            if not self.place.is_link(f"{_WANTS}/{unit}", f"{FOLDER}/{unit}"):
+                return Verdict(
+                    self.name, State.MISSING, f"{unit} does not start with the host", hint
+                )
+        return Verdict(self.name, State.OK, f"{', '.join(UNITS)} in {FOLDER}")
+
+    def make(self) -> None:
+        for unit in UNITS:
+            self.place.file(f"{FOLDER}/{unit}", self.content(unit), _SHAPE)
+        for unit in STARTED:
+            self.place.link(f"{_WANTS}/{unit}", f"{FOLDER}/{unit}")
+        if is_booted(self.place):
+            systemctl("daemon-reload")
+
+    def undo(self, *, purge: bool) -> Sequence[str]:
+        if is_booted(self.place):
+            there = [unit for unit in UNITS if self.place.at(f"{FOLDER}/{unit}").exists()]
+            for unit in (*reversed(there), _SLICE):
+                systemctl("stop", unit)
+        for unit in UNITS:
+            self.place.remove(f"{_WANTS}/{unit}")
+            self.place.remove(f"{FOLDER}/{unit}")
+        if is_booted(self.place):
+            systemctl("daemon-reload")
+            subprocess.run(["systemctl", "reset-failed", *UNITS], capture_output=True, check=False)
+        return []
+
+    def content(self, unit: str) -> bytes:
+        """A unit as this host needs it. Raises Failed when the installation has no `deploy/`."""
+        template = Recipe().recipes.parent / "deploy" / unit
+        try:
+            text = template.read_text("utf-8")
+        except OSError as error:
+            raise Failed(f"{template} cannot be read ({error.strerror})") from None
+        values = {
+            "@USER@": self.user,
+            "@GROUP@": group_of(self.place, self.user),
+            "@STATE_DIR@": str(self.state_dir),
+        }
+        for name, value in values.items():
+            text = text.replace(name, value)
+        return text.encode()
+
+
+def is_booted(place: Place) -> bool:
+    """Whether systemd runs that place."""
+    return place.is_this_machine and _RUNNING.is_dir()
+
+
+def is_installed(state_dir: Path) -> bool:
+    """Whether systemd runs this machine, and units are set up for that state folder."""
+    if not is_booted(Place()):
+        return False
+    try:
+        unit = Path(FOLDER, AGENT).read_text("utf-8")
+    except OSError:
+        return False
+    return f"POLYDEV_STATE_DIR={state_dir} " in unit
+
+
+def is_active(unit: str) -> bool:
+    """Whether systemd says that it runs. Raises Failed, MissingTool."""
+    return systemctl("show", unit, "--property=ActiveState").strip() == "ActiveState=active"
+
+
+def systemctl(*arguments: str) -> str:
+    """Ask systemd; what it says. Raises Failed with its words, MissingTool."""
+    program = which("systemctl")
+    if program is None:
+        raise MissingTool("systemctl is not installed", hint="Install the Debian package systemd")
+    try:
+        done = subprocess.run(
+            [program, "--no-ask-password", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_START_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(
+            f"systemctl {' '.join(arguments)} has not ended in {_START_LIMIT_S} s"
+        ) from None
+    if done.returncode != 0:
+        raise Failed(
+            f"systemctl {' '.join(arguments)}: {done.stderr.strip()[-300:]}",
+            hint="`journalctl -u polydev-hostd -u polydev-controller` holds their words",
+        )
+    return done.stdout

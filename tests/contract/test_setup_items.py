@@ -1,0 +1,135 @@
+"""A set-up that is killed before any of its effects is right again when it is run once more.
+
+Each effect (a file written, renamed, given away, a program started) is announced by the interpreter
+(`sys.addaudithook`); a child process ends itself before the n-th of them, for every n.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from setup_world import VERSION, archive, bare_root, tree
+
+from polydev.cli.host_setup.firecracker import Firecracker
+from polydev.cli.host_setup.folders import StateFolder
+from polydev.cli.host_setup.items import Item, State
+from polydev.cli.host_setup.kernel import Modules
+from polydev.cli.host_setup.place import Place
+from polydev.cli.host_setup.release import Release
+from polydev.cli.host_setup.settings_files import SettingsFiles
+from polydev.cli.host_setup.units import Units
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files change hands")
+
+EFFECTS = frozenset(
+    (
+        *("os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "os.chown"),
+        *("shutil.rmtree", "shutil.copyfile", "subprocess.Popen"),
+    )
+)
+STATE_DIR = Path("/var/lib/polydev")
+KILLED = 9
+
+
+def items_of(place: Place, source: Path, sha256: str) -> list[Item]:
+    release = Release(VERSION, platform.machine(), sha256)
+    return [
+        StateFolder(place, "nobody", STATE_DIR),
+        SettingsFiles(place, "nobody"),
+        Modules(place),
+        Firecracker(place, release, source, "auto"),
+        Units(place, "nobody", STATE_DIR),
+    ]
+
+
+def made(items: Sequence[Item]) -> None:
+    for item in items:
+        if item.look().state is State.MISSING:
+            item.make()
+        assert item.look().state is State.OK, item.look()
+
+
+def taken_back(items: Sequence[Item]) -> None:
+    for item in reversed(items):
+        assert list(item.undo(purge=True)) == []
+
+
+def is_killed_before(effect: int, work: Callable[[], None]) -> bool:
+    """Do it in a child that ends before its n-th effect. False: it had fewer, and has done it."""
+    child = os.fork()
+    if child == 0:
+        left = [effect]
+
+        def count(event: str, arguments: tuple[object, ...]) -> None:
+            is_write = (
+                event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
+            )
+            if event in EFFECTS or is_write:
+                left[0] -= 1
+                if left[0] == 0:
+                    os._exit(KILLED)
+
+        sys.addaudithook(count)
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, KILLED), "what was left behind could not be worked with"
+    return code == KILLED
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory: every small file is synced, which would take a disk most of the time."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> tuple[Path, str]:
+    return tmp_path / "a.tgz", archive(tmp_path / "a.tgz")
+
+
+def test_one_that_was_cut_is_completed_by_the_next(memory: Path, source: tuple[Path, str]) -> None:
+    effect, whole = 0, None
+    cut = True
+    while cut:
+        effect += 1
+        folder = memory / str(effect)
+        folder.mkdir()
+        place = Place(bare_root(folder))
+        before = tree(place.root)
+        items = items_of(place, *source)
+        cut = is_killed_before(effect, lambda items=items: made(items))  # type: ignore[misc]
+        made(items)
+        now = set(tree(place.root))
+        whole = whole or now
+        assert now == whole, f"cut before effect {effect}"
+        taken_back(items)
+        assert tree(place.root) == before, f"cut before effect {effect}"
+    assert effect > 40, "so many effects it has at least"
+
+
+def test_a_removal_that_was_cut_is_completed_by_the_next(
+    memory: Path, source: tuple[Path, str]
+) -> None:
+    place = Place(bare_root(memory))
+    before = tree(place.root)
+    items = items_of(place, *source)
+    effect, cut = 0, True
+    while cut:
+        effect += 1
+        made(items)
+        cut = is_killed_before(effect, lambda: taken_back(items))
+        taken_back(items)
+        assert tree(place.root) == before, f"cut before effect {effect}"
+    assert effect > 20

@@ -1,0 +1,125 @@
+"""This machine once more, run by a systemd of its own, in namespaces that end with it.
+
+Its root is a layer over this machine's: everything that is installed here is there, and whatever is
+done there is gone with it. Nothing of this machine's users, units or network is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+BOOT_LIMIT_S = 90
+COMMAND_LIMIT_S = 240
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+_BOOT = """
+set -eu
+world=$1 root=$1/root
+mount --make-rprivate /
+mount -t tmpfs -o size=2g none "$world"
+mkdir "$world/upper" "$world/work" "$root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$world/upper,workdir=$world/work" "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+mkdir "$root/dev/pts" "$root/dev/shm" "$root/dev/net"
+for device in null zero full random urandom tty kvm net/tun; do
+    [ -e "/dev/$device" ] || continue
+    touch "$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+ln -s pts/ptmx "$root/dev/ptmx"
+ip link set lo up
+mkdir "$root/.old"
+cd "$root"
+pivot_root . .old
+cd /
+umount -l /.old
+rmdir /.old
+mount --make-rshared /
+exec env -i container=polydev-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
+    /lib/systemd/systemd --unit=basic.target </dev/null >/dev/null 2>&1
+"""
+
+
+@dataclass(frozen=True)
+class SystemdWorld:
+    """A systemd that runs, by its pid on this machine."""
+
+    pid: int
+
+    @property
+    def root(self) -> Path:
+        """Its files, as they are seen from here."""
+        return Path(f"/proc/{self.pid}/root")
+
+    def run(self, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        """A program in there, as root."""
+        inside = [f"--{name}" for name in ("mount", "pid", "uts", "ipc", "net", "cgroup", "root")]
+        return subprocess.run(
+            ["nsenter", f"--target={self.pid}", *inside, "--wdns=/", "--", *words],
+            env={"PATH": PATH, "LANG": "C.UTF-8", **env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_LIMIT_S,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def shown(self, unit: str, *names: str) -> dict[str, str]:
+        """Properties of a unit."""
+        said = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names)).stdout
+        return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+
+@contextmanager
+def a_systemd(folder: Path) -> Iterator[SystemdWorld]:
+    """Boot it, and end it with everything in it."""
+    kinds = [f"--{kind}" for kind in ("pid", "mount", "uts", "ipc", "net", "cgroup")]
+    command = ["unshare", *kinds, "--fork", "--kill-child", "bash", "-c", _BOOT, "boot", folder]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as outer:
+        try:
+            world = SystemdWorld(_child_of(outer))
+            _until_booted(world, outer)
+            yield world
+        finally:
+            outer.kill()
+
+
+def _child_of(outer: subprocess.Popen[bytes]) -> int:
+    children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+    return int(_until(lambda: children.read_text().split()[:1], outer)[0])
+
+
+def _until_booted(world: SystemdWorld, outer: subprocess.Popen[bytes]) -> None:
+    def bus() -> Sequence[str]:
+        there = (world.root / "run/systemd/private").exists()
+        is_systemd = Path(f"/proc/{world.pid}/comm").read_text().strip() == "systemd"
+        return ["ready"] if there and is_systemd else []
+
+    _until(bus, outer)
+    world.run("systemctl", "is-system-running", "--wait")
+
+
+def _until(look, outer: subprocess.Popen[bytes]) -> Sequence[str]:  # type: ignore[no-untyped-def]
+    """What `look` finds at last. Nothing tells when a systemd has come so far."""
+    until = time.monotonic() + BOOT_LIMIT_S
+    while time.monotonic() < until:
+        if outer.poll() is not None:
+            assert outer.stderr is not None
+            raise AssertionError(os.fsdecode(outer.stderr.read()))
+        with suppress(OSError):
+            if found := look():
+                return found
+        time.sleep(0.05)
+    raise AssertionError(f"no systemd has come up in {BOOT_LIMIT_S} s")

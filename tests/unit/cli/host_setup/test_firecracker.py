@@ -1,0 +1,311 @@
+"""Firecracker comes whole, and as it was pinned, or not at all. The releases here are made up."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from setup_world import VERSION, archive, bare_root, program, tree
+
+from polydev.cli.host_setup.firecracker import Firecracker
+from polydev.cli.host_setup.items import State
+from polydev.cli.host_setup.place import Place
+from polydev.cli.host_setup.release import Release
+from polydev.errors import AlreadyExists, BadSettings, ImageDamaged, PolydevError, Unavailable
+
+MACHINE = platform.machine()
+
+
+class Mirror(ThreadingHTTPServer):
+    """Serves what it was given, under the length that it was told, and then nothing more."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.files: dict[str, tuple[bytes, int]] = {}
+        self.asked = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/mirror"
+
+    def put(self, version: str, content: bytes, length: int | None = None) -> None:
+        name = f"/mirror/v{version}/firecracker-v{version}-{MACHINE}.tgz"
+        self.files[name] = content, len(content) if length is None else length
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Mirror
+
+    def do_GET(self) -> None:
+        content, length = self.server.files.get(self.path, (b"", -1))
+        self.send_response(200 if length >= 0 else 404)
+        self.send_header("Content-Length", str(max(length, 0)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        self.server.asked.set()
+        self.server.go_on.wait(30)
+        self.wfile.write(content[len(content) // 2 :])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    with Mirror() as it:
+        serving = threading.Thread(target=it.serve_forever)
+        serving.start()
+        yield it
+        it.go_on.set()
+        it.shutdown()
+        serving.join()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(bare_root(tmp_path))
+
+
+def item(
+    place: Place, sha256: str | None, mirror: str = "http://127.0.0.1:9", version: str = VERSION
+) -> Firecracker:
+    return Firecracker(place, Release(version, MACHINE, sha256, mirror), None, "firecracker")
+
+
+def refused(it: Firecracker, kind: type[PolydevError]) -> str:
+    """Nothing is installed, and nothing is left; what was said."""
+    before = tree(it.place.root)
+    with pytest.raises(kind) as told:
+        it.make()
+    left = set(tree(it.place.root)) - set(before)
+    assert not [name for name in left if "firecracker" in name], left
+    assert it.look().state is State.MISSING
+    assert "\n" not in told.value.line()
+    return told.value.line()
+
+
+def test_a_pinned_release_is_installed_from_the_mirror(
+    place: Place, mirror: Mirror, tmp_path: Path
+) -> None:
+    before = tree(place.root)
+    sha256 = archive(tmp_path / "a.tgz")
+    mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
+    it = item(place, sha256, mirror.url)
+    assert it.look().state is State.MISSING
+    it.make()
+    assert it.look().state is State.OK
+    installed = place.at("/usr/local/lib/polydev/firecracker-1.13.1")
+    assert sorted(path.name for path in installed.iterdir()) == [
+        "firecracker",
+        "jailer",
+        "manifest.json",
+    ]
+    for name in ("firecracker", "jailer"):
+        assert (installed / name).stat().st_mode & 0o7777 == 0o755
+        link = place.at(f"/usr/local/bin/{name}").readlink()
+        assert str(link) == f"/usr/local/lib/polydev/firecracker/{name}"
+    made = tree(place.root)
+    it.make()
+    assert set(tree(place.root)) == set(made)
+    it.undo(purge=False)
+    assert tree(place.root) == before
+
+
+def test_it_is_installed_from_a_file_without_any_network(place: Place, tmp_path: Path) -> None:
+    sha256 = archive(tmp_path / "a.tgz")
+    release = Release(VERSION, MACHINE, sha256, "http://127.0.0.1:9")
+    it = Firecracker(place, release, tmp_path / "a.tgz", "auto")
+    it.make()
+    assert it.look().state is State.OK
+
+
+def test_without_a_pin_nothing_is_fetched_and_the_words_say_how_to_give_one(
+    place: Place, mirror: Mirror
+) -> None:
+    words = refused(item(place, None, mirror.url), BadSettings)
+    assert "POLYDEV_FIRECRACKER_SHA256" in words
+    assert f"firecracker-v{VERSION}-{MACHINE}.tgz.sha256.txt" in words
+    assert not mirror.asked.is_set()
+
+
+@pytest.mark.parametrize("pin", ["f" * 63, "g" * 64, "yes"])
+def test_a_pin_that_cannot_be_one_is_refused(pin: str) -> None:
+    with pytest.raises(BadSettings, match="POLYDEV_FIRECRACKER_SHA256"):
+        Release.wanted(sha256=pin)
+
+
+def test_another_archive_than_the_pinned_is_refused(
+    place: Place, mirror: Mirror, tmp_path: Path
+) -> None:
+    archive(tmp_path / "a.tgz")
+    mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
+    assert "SHA-256" in refused(item(place, "0" * 64, mirror.url), ImageDamaged)
+
+
+def test_an_archive_that_was_cut_short_is_refused(
+    place: Place, mirror: Mirror, tmp_path: Path
+) -> None:
+    sha256 = archive(tmp_path / "a.tgz")
+    content = (tmp_path / "a.tgz").read_bytes()
+    mirror.put(VERSION, content[:-20], len(content))  # the connection ends before the archive
+    assert "could not be fetched" in refused(item(place, sha256, mirror.url), Unavailable)
+    mirror.put(VERSION, content[:-20])  # the mirror's own copy is short
+    assert "SHA-256" in refused(item(place, sha256, mirror.url), ImageDamaged)
+
+
+def test_a_mirror_that_is_away_or_has_it_not_is_told(place: Place, mirror: Mirror) -> None:
+    assert "404" in refused(item(place, "0" * 64, mirror.url), Unavailable)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        words = refused(item(place, "0" * 64, url), Unavailable)
+    assert "--firecracker-archive" in words
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_one_that_is_ended_while_it_fetches_leaves_nothing_that_looks_installed(
+    place: Place, mirror: Mirror, tmp_path: Path, number: signal.Signals
+) -> None:
+    sha256 = archive(tmp_path / "a.tgz")
+    mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
+    mirror.go_on.clear()
+    words = (str(place.root), VERSION, MACHINE, sha256, mirror.url)
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", INSTALL, *words], env=env) as installing:
+        assert mirror.asked.wait(60)
+        installing.send_signal(number)
+        assert installing.wait(15) != 0, "Ctrl-C does not wait for a mirror that says nothing"
+    mirror.go_on.set()
+    it = item(place, sha256, mirror.url)
+    assert it.look().state is State.MISSING
+    assert not place.at("/usr/local/bin").exists()
+    it.make()
+    assert it.look().state is State.OK
+    assert not list(place.at("/usr/local/lib/polydev").glob(".*"))
+
+
+INSTALL = """
+import asyncio
+import sys
+from pathlib import Path
+from polydev.cli.host_setup import items
+from polydev.cli.host_setup.firecracker import Firecracker
+from polydev.cli.host_setup.place import Place
+from polydev.cli.host_setup.release import Release
+
+async def install(root, *release):
+    it = Firecracker(Place(Path(root)), Release(*release), None, "firecracker")
+    async for verdict in items.make([it]):
+        print(verdict)
+
+asyncio.run(install(*sys.argv[1:]))
+"""
+
+
+def test_the_old_version_stays_until_the_new_one_works(
+    place: Place, mirror: Mirror, tmp_path: Path
+) -> None:
+    old = archive(tmp_path / "old.tgz", "1.13.0")
+    mirror.put("1.13.0", (tmp_path / "old.tgz").read_bytes())
+    item(place, old, mirror.url, "1.13.0").make()
+    installed = tree(place.root)
+
+    for broken in (b"#!/nowhere\n", program("1.0.0"), b"#!/bin/sh\nexit 1\n"):
+        sha256 = archive(tmp_path / "new.tgz", firecracker=broken)
+        mirror.put(VERSION, (tmp_path / "new.tgz").read_bytes())
+        refused(item(place, sha256, mirror.url), ImageDamaged)
+        assert tree(place.root) == installed
+
+    sha256 = archive(tmp_path / "new.tgz")
+    mirror.put(VERSION, (tmp_path / "new.tgz").read_bytes())
+    item(place, sha256, mirror.url).make()
+    folders = [path.name for path in place.at("/usr/local/lib/polydev").glob("firecracker-*")]
+    assert folders == [f"firecracker-{VERSION}"]
+
+
+def _hostile(name: str, **fields: object) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(member, field, value)
+    return member
+
+
+def test_of_an_archive_only_the_two_programs_are_taken(place: Place, tmp_path: Path) -> None:
+    folder = f"release-v{VERSION}-{MACHINE}"
+    extra = (
+        _hostile("../../../../etc/cron.d/x", size=3),
+        _hostile("/etc/cron.d/y", size=3),
+        _hostile(f"{folder}/manifest.json", size=3),
+        _hostile(f"{folder}/jailer-v{VERSION}-{MACHINE}", type=tarfile.SYMTYPE, linkname="/bin/sh"),
+        _hostile(f"{folder}/firecracker-v{VERSION}-{MACHINE}", type=tarfile.CHRTYPE),
+    )
+    sha256 = archive(tmp_path / "a.tgz", extra=extra)
+    release = Release(VERSION, MACHINE, sha256)
+    before = set(tree(place.root))
+    it = Firecracker(place, release, tmp_path / "a.tgz", "auto")
+    it.make()
+    assert it.look().state is State.OK
+    assert not any("cron" in name for name in set(tree(place.root)) - before)
+    jailer = place.at(
+        "/usr/local/lib/polydev/firecracker/jailer".replace("cker/", f"cker-{VERSION}/")
+    )
+    assert not jailer.is_symlink()
+    assert jailer.read_bytes() == program()
+
+
+@pytest.mark.parametrize(
+    ("extra", "programs"),
+    [
+        (tuple(_hostile(f"file-{number}", size=0) for number in range(1001)), {}),
+        ((), {"firecracker": bytes(65 << 20)}),
+    ],
+    ids=["too many files", "a program that is too large"],
+)
+def test_an_archive_that_holds_too_much_is_refused(
+    place: Place, tmp_path: Path, extra: tuple[tarfile.TarInfo, ...], programs: dict[str, bytes]
+) -> None:
+    sha256 = archive(tmp_path / "a.tgz", extra=extra, **programs)
+    release = Release(VERSION, MACHINE, sha256)
+    refused(Firecracker(place, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
+
+
+def test_an_archive_without_a_jailer_is_refused(place: Place, tmp_path: Path) -> None:
+    sha256 = archive(tmp_path / "a.tgz", "1.13.0")
+    release = Release(VERSION, MACHINE, sha256)
+    words = refused(Firecracker(place, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
+    assert f"jailer-v{VERSION}" in words
+
+
+def test_a_program_that_was_changed_is_noticed_and_put_right(place: Place, tmp_path: Path) -> None:
+    sha256 = archive(tmp_path / "a.tgz")
+    it = Firecracker(place, Release(VERSION, MACHINE, sha256), tmp_path / "a.tgz", "auto")
+    it.make()
+    place.at(f"/usr/local/lib/polydev/firecracker-{VERSION}/jailer").write_bytes(b"changed")
+    assert "was changed" in it.look().message
+    it.make()
+    assert it.look().state is State.OK
+
+
+def test_somebody_elses_firecracker_is_left_alone(place: Place, tmp_path: Path) -> None:
+    theirs = place.at("/usr/local/bin/firecracker")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    sha256 = archive(tmp_path / "a.tgz")
+    it = Firecracker(place, Release(VERSION, MACHINE, sha256), tmp_path / "a.tgz", "auto")
+    refused(it, AlreadyExists)
+    it.undo(purge=True)
+    assert theirs.read_bytes() == b"theirs"
