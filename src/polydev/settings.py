@@ -116,27 +116,15 @@ class HostSettings(VmmSettings, CommonSettings):
 
     channel_port_base: int = Field(22000, ge=1024, le=65000)
 
-    warm_start: bool = True
-    """Browser machines are cloned of one whose browser is up, where that can be had."""
-    warm_quiet_s: float = Field(60, ge=0)
-    """How long nothing must be going on before that one is made: it takes two processors a while
-    where machines are emulated."""
-
     host_memory_mib: int | None = Field(None, ge=0)
     """What this host's machines may have together; None: nearly all that the host has."""
     host_vcpus: int | None = Field(None, ge=0)
     """None: four times the host's processors."""
-    memory_overcommit: float = Field(1.0, gt=0, le=16)
-    """How many times its memory this host promises to machines that run at once."""
 
     @field_validator("dns", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
-
-    memory_key_dir: Path | None = None
-    """Where the key to sleeping machines' memory lies; None: in the first of /run and /dev/shm that
-    is a filesystem in memory. On a disk it would protect nothing."""
 
     def check(self) -> Self:
         """Refuse combinations that each variable alone does not show."""

@@ -32,3 +32,15 @@ class VmmSettings(BaseModel):
     disk_limit_operations_s: int = Field(20_000, ge=0)
     network_limit_mib_s: int = Field(125, ge=0, le=65536)
     """What each Firecracker machine may send, and receive; 0: as much as it can."""
+
+    memory_overcommit: float = Field(1.0, gt=0, le=16)
+    """How many times its memory this host promises to machines that run at once."""
+    memory_key_dir: Path | None = None
+    """Where the key to sleeping machines' memory lies; None: in the first of /run and /dev/shm that
+    is a filesystem in memory. On a disk it would protect nothing."""
+
+    warm_start: bool = True
+    """Browser machines are cloned of one whose browser is up, where that can be had."""
+    warm_quiet_s: float = Field(60, ge=0)
+    """How long nothing must be going on before that one is made: it takes two processors a while
+    where machines are emulated."""

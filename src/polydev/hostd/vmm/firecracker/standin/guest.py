@@ -10,20 +10,18 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import shutil
 import tarfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from polydev.hostd.vmm.firecracker.standin.memory import GUEST
-from polydev.hostd.vmm.simulated.config import read_config
 from polydev.hostd.vmm.simulated.machine import SimulatedVmm
 from polydev.hostd.vmm.simulated.memory import Memory
 from polydev.hostd.vmm.simulated.simulation import Simulation
 from polydev.hostd.vmm.vmm import LaunchSpec
 
-_ROOT, _CONFIG = GUEST / "root", GUEST / "config.tar"
+_ROOT = GUEST / "root"
 _SSH_PORT = 22
 _LINE_BYTES = 64
 _CHUNK = 64 * 1024
@@ -81,10 +79,9 @@ class StandinGuest:
             self._status.set_result(0)
             return
         else:
-            memory = Memory.fresh(_ROOT)
-            shutil.copyfile(self._drives[_CONFIG_DRIVE], _CONFIG)
-            self._vmm = self._machine(memory)
-            _say("POLYDEV-BOOT services", f"POLYDEV-READY {_nonce(_CONFIG)}")
+            drive = self._drives[_CONFIG_DRIVE]
+            self._vmm = self._machine(Memory.fresh(_ROOT, drive))
+            _say("POLYDEV-BOOT services", f"POLYDEV-READY {_nonce(drive)}")
         await self._vmm.wait()
         self._status.set_result(0)
 
@@ -93,10 +90,10 @@ class StandinGuest:
         here.mkdir(exist_ok=True)
         spec = LaunchSpec(
             vm_id="vm-standin", folder=here, kernel=here, initramfs=here, root_image=here,
-            disk=here, config_drive=_CONFIG, memory_mib=0, vcpus=1, netns="", tap="", mac="",
+            disk=here, config_drive=here, memory_mib=0, vcpus=1, netns="", tap="", mac="",
             channel_mac="", channel_port=0, uid=os.getuid(), ready_marker="",
         )  # fmt: skip
-        return SimulatedVmm(spec, read_config(_CONFIG), memory, Simulation())
+        return SimulatedVmm(spec, memory.config(), memory, Simulation())
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Source: docs/vsock.md of Firecracker, "Host-Initiated Connections"."""
