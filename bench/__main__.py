@@ -1,4 +1,4 @@
-"""`python -m bench [machine] [disk] [connect] [chat] [load]`: all of them, or those named."""
+"""`python -m bench [NAME]…`: all benchmarks, or those named (`NAMES`)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from bench.agent import running_agent
 from bench.chat import chat_relay
 from bench.connect import connect_steps
 from bench.disk import new_disk
+from bench.hibernate import hibernate
 from bench.load import load as under_load
 from bench.machine_start import machine_start
 from bench.terminal import terminal
 
-NAMES = ("disk", "machine", "connect", "chat", "terminal", "load")
+NAMES = ("disk", "machine", "hibernate", "connect", "chat", "terminal", "load")
 
 
 def run(names: list[str], rounds: int, sessions: int) -> None:
     """Measure, and print a table as it grows."""
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", flush=True)
     print(measure.HEADER, flush=True)
-    if {"disk", "machine"} & set(names):
+    if {"disk", "machine", "hibernate"} & set(names):
         asyncio.run(machines(names, rounds))
     if "connect" in names:
         print("connect, each step: seconds and share", flush=True)
@@ -58,6 +59,9 @@ async def machines(names: list[str], rounds: int) -> None:
             health = await agent.host.health()
             found = await machine_start(agent, rounds)
             print(found.row(), f"({health.driver}, {health.accelerator})", flush=True)
+        if "hibernate" in names:
+            found, slept = await hibernate(agent, rounds)
+            print(found.row(), *slept.rows(), sep="\n", flush=True)
 
 
 def main() -> None:

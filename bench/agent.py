@@ -38,6 +38,7 @@ async def running_agent() -> AsyncIterator[BenchAgent]:
     name = f"pdb-{secrets.token_hex(3)}"
     environment = os.environ | {
         "POLYDEV_STATE_DIR": str(state_dir),
+        "POLYDEV_MEMORY_KEY_DIR": str(state_dir),
         "POLYDEV_IMAGES_DIR": str(images_dir),
         "POLYDEV_NETNS": name,
         "POLYDEV_UPLINK": "none",

@@ -14,7 +14,13 @@ from agent_process import AgentProcess, agent_world
 
 from polydev.domain import Finding, MachineKind, new_vm_id
 from polydev.errors import MachineNotReady
-from polydev.hostapi import CreateMachine, DestroyMachine, StartMachine
+from polydev.hostapi import (
+    CreateMachine,
+    DestroyMachine,
+    HibernateMachine,
+    ResumeMachine,
+    StartMachine,
+)
 from polydev.hostd.diagnosis import Examiner
 from polydev.hostd.network import Network, NetworkPlan
 from polydev.hostd.network.addresses import AddressPool
@@ -75,6 +81,20 @@ async def test_a_host_as_it_should_be_is_well(agent: AgentProcess) -> None:
         *("driver", "images", "disk space", "machines", "namespace", "bridge"),
         *("TAPs", "firewall", "sockets", "orphans"),
     }
+
+
+async def test_a_machine_that_sleeps_is_well_until_its_memory_is_gone(agent: AgentProcess) -> None:
+    vm_id = await machine(agent)
+    async with agent.host() as host:
+        await host.run(f"sleep-{vm_id}", HibernateMachine(vm_id=vm_id), 60)
+    for findings in (await found(agent), await found_without_agent(agent)):
+        assert [it for it in findings if not it.ok] == []
+        assert "1, 0 of them run, 1 hibernate" in {it.message for it in findings}
+    (agent.state_dir / "machines" / vm_id / "memory.saved").unlink()
+    assert vm_id in wrong(await found(agent), "machines").message
+    async with agent.host() as host:
+        await host.run(f"wake-{vm_id}", ResumeMachine(vm_id=vm_id), 60)
+    assert all(it.ok for it in await found(agent))
 
 
 async def test_it_is_well_too_while_machines_come_and_go(agent: AgentProcess) -> None:

@@ -40,6 +40,7 @@ class AgentProcess:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(polydev.__file__).parents[1]),
             "POLYDEV_STATE_DIR": str(self.state_dir),
+            "POLYDEV_MEMORY_KEY_DIR": str(root),
             "POLYDEV_NETNS": netns_name,
             "POLYDEV_UPLINK": "none",
             "NOTIFY_SOCKET": str(self._notices),

@@ -138,10 +138,20 @@ def _machines(
         elif record.state is MachineState.RUNNING and vm_id not in there.processes:
             words = f"Machine {vm_id} should run, but its VMM has ended"
             wrong.append(Finding("machines", False, words, again, vm_id))
+        elif record.state is MachineState.HIBERNATED and not _sleeps_whole(folders, vm_id):
+            words = f"Machine {vm_id} hibernates, but its saved memory is gone"
+            boot = f"Boot its disk: polydev machine resume {vm_id}"
+            wrong.append(Finding("machines", False, words, boot, vm_id))
     if not wrong:
-        running = sum(record.state is MachineState.RUNNING for record in records.values())
-        wrong.append(Finding("machines", True, f"{len(records)}, {running} of them run"))
+        states = [record.state for record in records.values()]
+        running, asleep = map(states.count, (MachineState.RUNNING, MachineState.HIBERNATED))
+        sleep = f", {asleep} hibernate" if asleep else ""
+        wrong.append(Finding("machines", True, f"{len(records)}, {running} of them run{sleep}"))
     return wrong
+
+
+def _sleeps_whole(folders: Path, vm_id: str) -> bool:
+    return MachineFolder(folders, vm_id).memory.exists()
 
 
 def _naming(words: str, vm_id: str) -> str:
