@@ -18,6 +18,7 @@ from typing import Any
 import asyncssh
 
 from polydev.hostd.vmm.firecracker.standin import specification
+from polydev.hostd.vmm.firecracker.standin.guest import play_root
 from polydev.hostd.vmm.firecracker.standin.machine import Fault, StandinMachine
 
 _BODY_BYTES = 51_200  # as the real one's
@@ -45,6 +46,7 @@ def main(argv: Sequence[str], version: str) -> int:
     if os.path.lexists(asked.api_sock):
         print(f"firecracker stand-in: {asked.api_sock} is there already", file=sys.stderr)
         return 1
+    play_root()
     try:
         return asyncio.run(_run(asked.id, version, asked.api_sock))
     except OSError as error:

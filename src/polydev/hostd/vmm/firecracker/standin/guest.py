@@ -53,8 +53,6 @@ class StandinGuest:
 
     async def start(self) -> None:
         """Let it run, or stand still as it did."""
-        # In the guest its host is root, who gives files away; this process may not, and need not.
-        setattr(os, "chown", _given_away)  # noqa: B010 - for asyncssh's file server
         if self._socket:
             server = await asyncio.start_unix_server(self._connected, self._socket)
             self._status.add_done_callback(lambda _: server.close())
@@ -134,6 +132,14 @@ def _nonce(drive: Path) -> str:
         file = archive.extractfile("machine.env")
         words = shlex.split(file.read().decode()) if file else []
     return dict(word.split("=", 1) for word in words)["POLYDEV_READY_NONCE"]
+
+
+def play_root() -> None:
+    """From here on files cannot be given away in this process, and nobody minds.
+
+    In the guest its host is root, who may; asyncssh's file server would fail where it may not.
+    """
+    setattr(os, "chown", _given_away)  # noqa: B010 - for this process alone
 
 
 def _given_away(*_: object, **__: object) -> None:
