@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ def _until_booted(world: SystemdWorld, outer: subprocess.Popen[bytes]) -> None:
     world.run("systemctl", "is-system-running", "--wait")
 
 
-def _until(look, outer: subprocess.Popen[bytes]) -> Sequence[str]:  # type: ignore[no-untyped-def]
+def _until(look: Callable[[], Sequence[str]], outer: subprocess.Popen[bytes]) -> Sequence[str]:
     """What `look` finds at last. Nothing tells when a systemd has come so far."""
     until = time.monotonic() + BOOT_LIMIT_S
     while time.monotonic() < until:

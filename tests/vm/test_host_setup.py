@@ -53,6 +53,18 @@ def status_of(world: SystemdWorld, unit: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def may_do_what_was_decided(world: SystemdWorld) -> None:
+    """Decision 0045, asked of the kernel."""
+    controller, agent = status_of(world, UNITS[2]), status_of(world, UNITS[1])
+    assert controller["Uid"].split()[0] != "0"
+    assert int(controller["CapBnd"], 16) == 0
+    assert (controller["NoNewPrivs"], controller["Seccomp"]) == ("1", "2")
+    assert int(agent["CapBnd"], 16) & ~sum(1 << bit for bit in AGENTS_CAPABILITIES) == 0
+    assert (agent["NoNewPrivs"], agent["Seccomp"]) == ("1", "2")
+    keeper = world.root / "sys/fs/cgroup/polydev.slice/polydev-machines.service/keeper"
+    assert keeper.is_dir()
+
+
 def test_a_host_is_set_up_runs_and_is_taken_back(world: SystemdWorld) -> None:
     before = seen(world)
     done = world.run(IN_CHECKOUT, "host", "setup", "--json", POLYDEV_DRIVER="simulated")
@@ -64,15 +76,7 @@ def test_a_host_is_set_up_runs_and_is_taken_back(world: SystemdWorld) -> None:
             "NRestarts": "0",
         }, world.run("journalctl", "--no-pager", "-u", unit).stdout
 
-    # What each may do is what was decided.
-    controller, agent = status_of(world, UNITS[2]), status_of(world, UNITS[1])
-    assert controller["Uid"].split()[0] != "0"
-    assert int(controller["CapBnd"], 16) == 0
-    assert (controller["NoNewPrivs"], controller["Seccomp"]) == ("1", "2")
-    assert int(agent["CapBnd"], 16) & ~sum(1 << bit for bit in AGENTS_CAPABILITIES) == 0
-    assert (agent["NoNewPrivs"], agent["Seccomp"]) == ("1", "2")
-    keeper = world.root / "sys/fs/cgroup/polydev.slice/polydev-machines.service/keeper"
-    assert keeper.is_dir()
+    may_do_what_was_decided(world)
 
     # It is well, and the command that was installed says so.
     done = world.run(INSTALLED, "host", "setup", "--check", "--json")

@@ -31,6 +31,14 @@ from polydev.settings import HostSettings, read
 
 _GOOD = {State.OK: True, State.CHANGED: True, State.MISSING: False, State.ADVICE: None}
 
+Check = Annotated[
+    bool, typer.Option("--check", help="Only look; exit code 1 if something is missing.")
+]
+Uninstall = Annotated[
+    bool, typer.Option("--uninstall", help="Stop the machines and take everything back.")
+]
+Purge = Annotated[bool, typer.Option("--purge", help="With --uninstall: people's data, too.")]
+
 
 class SetupSettings(HostSettings):
     """What the set-up needs to know besides what the host agent does."""
@@ -47,15 +55,9 @@ class SetupSettings(HostSettings):
 
 @runs
 async def setup(
-    check: Annotated[
-        bool, typer.Option("--check", help="Only look; exit code 1 if something is missing.")
-    ] = False,
-    uninstall: Annotated[
-        bool, typer.Option("--uninstall", help="Stop the machines and take everything back.")
-    ] = False,
-    purge: Annotated[
-        bool, typer.Option("--purge", help="With --uninstall: people's data and keys, too.")
-    ] = False,
+    check: Check = False,
+    uninstall: Uninstall = False,
+    purge: Purge = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     firecracker_archive: Annotated[
         Path | None,
@@ -87,7 +89,11 @@ async def setup(
     await confirmed(f"Remove Polydev from this machine, {what}?", yes=yes)
     with place.alone():
         kept = await take_back(place, settings, order, terminal, purge=purge)
-    if as_json:
+    _tell_kept(kept, terminal, purge=purge)
+
+
+def _tell_kept(kept: list[str], terminal: Terminal, *, purge: bool) -> None:
+    if terminal.as_json:
         return terminal.answer({"ok": True, "kept": kept})
     for words in kept:
         terminal.say(f"Kept: {words}")
