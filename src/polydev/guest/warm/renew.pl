@@ -61,7 +61,9 @@ sub unpacked {
         my ($name, $mode, undef, undef, $size) = unpack "Z100 A8 A8 A8 A12", substr $archive, $at;
         last if $name eq "";
         $name =~ /^[a-z0-9_.]+$/ or die "a member is called $name\n";
-        $members{$name} = [substr($archive, $at + $BLOCK, oct $size), oct $mode];
+        my $content = substr $archive, $at + $BLOCK, oct $size;
+        length $content == oct $size or die "$name is cut short\n";
+        $members{$name} = [$content, oct $mode];
         $at += $BLOCK * (1 + int((oct($size) + $BLOCK - 1) / $BLOCK));
     }
     for (qw(machine.env environment ssh_host_ed25519_key authorized_keys token)) {
@@ -131,7 +133,8 @@ sub ask_browser {
 }
 
 binmode STDIN;
-my $given = do { local $/; <STDIN> };
+my $given = do { local $/; <STDIN> } // "";
+length $given > $SEED_BYTES or die "there is no config drive\n";
 reseed(substr $given, 0, $SEED_BYTES);
 wipe();
 set_clock($ARGV[1]);
