@@ -1,4 +1,4 @@
-"""`guest/warm/renew.pl`, as root in namespaces of its own: what it puts in place, and what it wipes."""
+"""`guest/warm/renew.pl`, as root in namespaces: what it puts in place, and what it wipes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polydev.hostd.config_drive import MachineConfig, config_drive
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 
 WARM = Path(__file__).parents[3] / "src/polydev/guest/warm"
-SEED = bytes(range(64))
+SEED = bytes(range(64)) + b"1795846203.000000000\n"
 CONFIG = MachineConfig(
     vm_id="vm-01234567-89ab-cdef-0123-456789abcdef",
     kind=MachineKind.BROWSER,
@@ -31,7 +31,7 @@ CONFIG = MachineConfig(
     authorized_key="ssh-ed25519 AAAA one",
     environment={"HTTPS_PROXY": "http://192.0.2.1:3128"},
     ca_pem=b"an authority\n",
-    token="its own token",  # noqa: S106 - made up
+    token="its own token",
 )
 # A guest's folders, a NIC, an sshd that starts anew, and a program that marks memory.
 PLACE = """
@@ -64,7 +64,7 @@ marks=$!
 until [ -e /run/marked ] && [ -s /run/sshd.pid ]; do sleep 0.02; done
 sed -n "/^[0-9a-f]*-[0-9a-f]* /{s/ .*//;h};/^VmFlags:.* wf/{x;s/^/$marks /;p}" \
     /proc/$marks/smaps >/run/warm/pages
-perl -e "$1" polydev-renew 0.000000000
+perl -e "$1" polydev-renew
 until [ -s /run/wiped ]; do sleep 0.02; done
 """
 TELL = """
@@ -78,14 +78,16 @@ cat /run/polydev/token
 """
 
 
+_APART = ("unshare", "-mnu", "--fork", "--pid", "--mount-proc", "--kill-child")
+
+
 def renewed(given: bytes) -> subprocess.CompletedProcess[bytes]:
     """Run it in a place of its own; everything in there ends with it."""
     script = (WARM / "renew.pl").read_text()
     # The clock is this computer's, and no namespace has one of its own.
-    script = script.replace("set_clock($ARGV[1]);\n", "")
+    script = script.replace("set_clock($clock);\n", "")
     return subprocess.run(
-        ["unshare", "-mnu", "--fork", "--pid", "--mount-proc", "--kill-child"]
-        + ["bash", "-c", PLACE + TELL, "bash", script],
+        [*_APART, "bash", "-c", PLACE + TELL, "bash", script],
         input=given,
         capture_output=True,
         timeout=60,

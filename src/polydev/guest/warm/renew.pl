@@ -4,8 +4,8 @@
 # whose processor is emulated takes long to start any. The host throws a clone away in which it fails
 # or is cut.
 #
-# Its arguments are a name for the list of processes and the host's Unix time; its standard input is
-# 64 bytes of the host's randomness, then the clone's config drive.
+# It says `ready` when it has started, and is told then: 64 bytes of the host's randomness, a line with
+# the host's Unix time, the clone's config drive.
 use strict;
 use warnings;
 no warnings "portable";  # addresses have 64 bits
@@ -132,13 +132,16 @@ sub ask_browser {
     sysread $browser, my $answer, 4096;
 }
 
+$| = 1;
+print "ready\n";
 binmode STDIN;
 my $given = do { local $/; <STDIN> } // "";
-length $given > $SEED_BYTES or die "there is no config drive\n";
-reseed(substr $given, 0, $SEED_BYTES);
+my ($seed, $clock, $drive) = $given =~ /^(.{$SEED_BYTES})([0-9.]+)\n(.+)$/s
+    or die "there is no config drive\n";
+reseed($seed);
 wipe();
-set_clock($ARGV[1]);
-my %members = unpacked(substr $given, $SEED_BYTES);
+set_clock($clock);
+my %members = unpacked($drive);
 my %self = variables($members{"machine.env"}[0]);
 name(%self);
 # The browser service reads its token at every request, sshd its keys at every connection.

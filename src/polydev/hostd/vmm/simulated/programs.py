@@ -162,7 +162,7 @@ class Programs:
     def _script(self, argv: tuple[str, ...]) -> Callable[[ServerProcess], Awaitable[int]] | None:
         """What the host sends along as a script (`guest/`), by the name that it gives it."""
         known: dict[str, Callable[[ServerProcess], Awaitable[int]]] = {
-            _AWAKE: lambda process: self._awake(argv[4], process),
+            _AWAKE: self._awake,
             _SETTLE: self._settle,
             _RENEW: self._renew,
         }
@@ -175,10 +175,11 @@ class Programs:
             work.cancel()
         return 0
 
-    async def _awake(self, clock: str, process: ServerProcess) -> int:
+    async def _awake(self, process: ServerProcess) -> int:
         """As guest/awake.sh does it, as far as a machine without a clock can."""
-        await process.stdin.read()
-        (self._root / "run" / "awake_since").write_text(f"{clock}\n")
+        process.stdout.write(b"ready\n")
+        told = await process.stdin.read()
+        (self._root / "run" / "awake_since").write_bytes(told[_SEED_BYTES:] + b"\n")
         return 0
 
     async def _settle(self, process: ServerProcess) -> int:
@@ -187,7 +188,8 @@ class Programs:
         return 0
 
     async def _renew(self, process: ServerProcess) -> int:
-        """As guest/warm/renew.sh, as far as a machine without a network can."""
+        """As guest/warm/renew.pl, as far as a machine without a network can."""
+        process.stdout.write(b"ready\n")
         given = b""
         while (data := await process.stdin.read(_CHUNK)) and len(given) < _CONFIG_BYTES:
             given += data
@@ -195,7 +197,7 @@ class Programs:
         if not self._simulation.renews:
             process.stderr.write(b"it does not renew itself\n")
             return 1
-        self._renew_with(given[_SEED_BYTES:])
+        self._renew_with(given[_SEED_BYTES:].partition(b"\n")[2])
         return 0
 
     async def _codex_status(self, process: ServerProcess) -> int:
