@@ -4,8 +4,8 @@
 # whose processor is emulated takes long to start any. The host throws a clone away in which it fails
 # or is cut.
 #
-# Its arguments are a name for the list of processes and the host's Unix time; its standard input is
-# 64 bytes of the host's randomness, then the clone's config drive.
+# It says `ready` when it has started, and is told then: 64 bytes of the host's randomness, a line with
+# the host's Unix time, the clone's config drive.
 use strict;
 use warnings;
 no warnings "portable";  # addresses have 64 bits
@@ -61,7 +61,9 @@ sub unpacked {
         my ($name, $mode, undef, undef, $size) = unpack "Z100 A8 A8 A8 A12", substr $archive, $at;
         last if $name eq "";
         $name =~ /^[a-z0-9_.]+$/ or die "a member is called $name\n";
-        $members{$name} = [substr($archive, $at + $BLOCK, oct $size), oct $mode];
+        my $content = substr $archive, $at + $BLOCK, oct $size;
+        length $content == oct $size or die "$name is cut short\n";
+        $members{$name} = [$content, oct $mode];
         $at += $BLOCK * (1 + int((oct($size) + $BLOCK - 1) / $BLOCK));
     }
     for (qw(machine.env environment ssh_host_ed25519_key authorized_keys token)) {
@@ -130,12 +132,16 @@ sub ask_browser {
     sysread $browser, my $answer, 4096;
 }
 
+$| = 1;
+print "ready\n";
 binmode STDIN;
-my $given = do { local $/; <STDIN> };
-reseed(substr $given, 0, $SEED_BYTES);
+my $given = do { local $/; <STDIN> } // "";
+my ($seed, $clock, $drive) = $given =~ /^(.{$SEED_BYTES})([0-9.]+)\n(.+)$/s
+    or die "there is no config drive\n";
+reseed($seed);
 wipe();
-set_clock($ARGV[1]);
-my %members = unpacked(substr $given, $SEED_BYTES);
+set_clock($clock);
+my %members = unpacked($drive);
 my %self = variables($members{"machine.env"}[0]);
 name(%self);
 # The browser service reads its token at every request, sshd its keys at every connection.

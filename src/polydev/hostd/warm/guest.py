@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -41,8 +42,13 @@ async def renew(channel: Channel, config_drive: bytes) -> None:
 
     Raises: GuestMisbehaved, ChannelLost.
     """
-    argv = ["perl", "-e", _text("renew.pl"), "polydev-renew", f"{time.time():.9f}"]
-    await _run(channel, "renew", argv, os.urandom(_SEED_BYTES) + config_drive)
+    argv = ["perl", "-e", _text("renew.pl"), "polydev-renew"]
+
+    def told() -> bytes:
+        """The time is that of this moment: where processors are emulated, programs start slowly."""
+        return os.urandom(_SEED_BYTES) + f"{time.time():.9f}\n".encode() + config_drive
+
+    await _run(channel, "renew", argv, told)
 
 
 @cache
@@ -57,19 +63,24 @@ def _text(name: str) -> str:
     return (_SCRIPTS / name).read_text()
 
 
-async def _run(channel: Channel, name: str, argv: list[str], given: bytes = b"") -> None:
+async def _run(
+    channel: Channel, name: str, argv: list[str], told: Callable[[], bytes] | None = None
+) -> None:
+    """Run a program to its end; it is `told` something as soon as it says anything."""
     program = await channel.exec(ExecRequest(argv=argv))
     try:
-        if given:
-            await program.write(given)
-        await program.write_eof()
         words, printed = b"", 0
         while (chunk := await program.read()) is not None:
             stream, content = chunk
             printed += len(content)
-            words += content if stream == STDERR else b""
             if printed > _OUTPUT_BYTES:
                 raise GuestMisbehaved(f"`{name}` printed more than {_OUTPUT_BYTES} bytes")
+            if stream == STDERR:
+                words += content
+            elif told is not None:
+                await program.write(told())
+                await program.write_eof()
+                told = None
         if (status := await program.wait()) != 0:
             said = shown(words.decode("utf-8", "replace")) or "it did not say why"
             raise GuestMisbehaved(f"`{name}` ended with status {status}: {said}")

@@ -188,7 +188,8 @@ class Programs:
         return 0
 
     async def _renew(self, process: ServerProcess) -> int:
-        """As guest/warm/renew.sh, as far as a machine without a network can."""
+        """As guest/warm/renew.pl, as far as a machine without a network can."""
+        process.stdout.write(b"ready\n")
         given = b""
         while (data := await process.stdin.read(_CHUNK)) and len(given) < _CONFIG_BYTES:
             given += data
@@ -196,7 +197,7 @@ class Programs:
         if not self._simulation.renews:
             process.stderr.write(b"it does not renew itself\n")
             return 1
-        self._renew_with(given[_SEED_BYTES:])
+        self._renew_with(given[_SEED_BYTES:].partition(b"\n")[2])
         return 0
 
     async def _codex_status(self, process: ServerProcess) -> int:
