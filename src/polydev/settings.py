@@ -94,6 +94,11 @@ class CommonSettings(_Base):
 class HostSettings(VmmSettings, CommonSettings):
     """The host agent's settings."""
 
+    @property
+    def cgroup(self) -> str:
+        """Where machines' cgroups are, below the root of cgroup v2."""
+        return self.machines_cgroup or self.netns
+
     socket_group: str | None = None
     """The group that may connect to the host agent's socket, besides root."""
 

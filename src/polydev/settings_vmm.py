@@ -24,8 +24,8 @@ class VmmSettings(BaseModel):
     machines_cgroup: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]*(/[A-Za-z0-9_][A-Za-z0-9_.@-]*)*$"
     )
-    """Below the root of cgroup v2: where the jailer puts Firecracker's machines; None: a cgroup of
-    the VM network namespace's name. It must be this host agent's alone."""
+    """Below the root of cgroup v2: where each machine's VMM has a cgroup; None: in one of the VM
+    network namespace's name. It must be this host agent's alone."""
 
     disk_limit_mib_s: int = Field(256, ge=0, le=65536)
     """What each drive of a Firecracker machine may read and write; 0: as much as it can."""

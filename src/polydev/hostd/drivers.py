@@ -48,7 +48,7 @@ async def choose(settings: HostSettings) -> Choice:
         simulated = SimulatedDriver(_simulation(settings))
         return Choice(simulated, await simulated.probe(), SimulatedFurnishing(settings))
     images = ImageStore(settings.images_dir)
-    cgroups = await asyncio.to_thread(Cgroups.made, settings.netns)
+    cgroups = await asyncio.to_thread(Cgroups.made, settings.cgroup)
     driver, probe = await chosen(settings.driver, *_drivers(settings, images, cgroups))
     if not probe.usable:
         log.warning("no machine can be started on this host: %s", probe.reason)
@@ -75,7 +75,7 @@ def _drivers(settings: HostSettings, images: ImageStore, cgroups: Cgroups) -> tu
             disk_operations_s=settings.disk_limit_operations_s,
             network_mib_s=settings.network_limit_mib_s,
         ),
-        parent_cgroup=settings.machines_cgroup or settings.netns,
+        parent_cgroup=settings.cgroup,
     )
     qemu = QemuDriver(
         machines_dir=machines_dir, cache_dir=cache_dir, boot_files=boot_files, cgroups=cgroups

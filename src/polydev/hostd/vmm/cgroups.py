@@ -36,7 +36,9 @@ class Bounds:
 
 
 class Cgroups:
-    """The control groups of one Polydev's machines: `<mount>/<name>/<vm_id>`."""
+    """The control groups of one Polydev's machines: `<mount>/<name>/<vm_id>`.
+
+    The name may be a path, to a group that was delegated (`polydev host setup`)."""
 
     def __init__(self, root: Path | None, reason: str) -> None:
         self.root = root
