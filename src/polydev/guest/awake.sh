@@ -3,9 +3,15 @@
 # wakes and not the image that was booted, perhaps long ago. It is one program, since a guest whose
 # processor is emulated takes long to start any. Everything is tried, whatever fails.
 #
-# Its argument is the host's Unix time; on its standard input comes fresh randomness.
+# On its standard input come 64 random bytes, and then the host's Unix time: as soon as it says that
+# it is ready, so that the time is not old by the time that programs take to start. With the time as
+# its argument it says nothing and takes the random bytes alone.
 exec perl -e '
-    my $clock = shift;
+    my ($clock) = @ARGV;
+    syswrite(STDOUT, "ready\n") unless defined $clock;
+    local $/;
+    my ($seed, $told) = unpack("a64 a*", <STDIN>);
+    $clock = $told unless defined $clock;
     my @failed;
     my ($s, $ns) = $clock =~ /^(\d+)\.(\d{1,9})$/ or die "no time: $clock\n";
     $ns = substr($ns . "00000000", 0, 9);
@@ -14,8 +20,6 @@ exec perl -e '
 
     # Mixed in by being written, and taken up at once by RNDRESEEDCRNG (random(4)), not only minutes
     # later: what another guest of the same memory would draw must not be what this one draws.
-    local $/;
-    my $seed = <STDIN>;
     open(my $random, "+<", "/dev/urandom") or push @failed, "randomness: $!";
     syswrite($random, $seed) == length $seed or push @failed, "randomness: $!";
     ioctl($random, 0x5207, 0) or push @failed, "randomness: $!";
@@ -32,6 +36,7 @@ exec perl -e '
         }
     }
 
-    open(my $since, ">", "/run/awake_since") and print $since "$clock\n";
+    open(my $since, ">", "/run/awake_since") or die "/run/awake_since: $!\n";
+    print $since "$clock\n";
     die "not renewed: @failed\n" if @failed;
-' -- "$1"
+' -- "$@"

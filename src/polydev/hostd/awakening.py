@@ -7,14 +7,16 @@ so all of it is tried, bounded, and not relied upon.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
 
 from polydev.errors import GuestMisbehaved, PolydevError
-from polydev.hostapi import ExecRequest
+from polydev.hostapi import STDERR, ExecRequest
 from polydev.hostd.channel.failures import shown
 from polydev.hostd.machine import RunningMachine
 from polydev.hostd.site import Channel
@@ -41,7 +43,8 @@ async def flush(machine: RunningMachine) -> None:
             await _ended(await machine.channel.exec(ExecRequest(argv=["sync"])))
     except (PolydevError, TimeoutError) as error:
         log.info("%s did not write out what it holds: %s", machine.folder.vm_id, error)
-    await machine.channel.close()
+    with contextlib.suppress(Exception):
+        await machine.channel.close()
 
 
 async def awaken(machine: RunningMachine) -> None:
@@ -60,23 +63,36 @@ async def renew(channel: Channel) -> None:
     try:
         async with asyncio.timeout(_AWAKEN_LIMIT_S):
             await channel.connect(_AWAKEN_LIMIT_S)
-            argv = ["sh", "-c", _script(), AWAKE, f"{time.time():.9f}"]
-            program = await channel.exec(ExecRequest(argv=argv))
-            await program.write(os.urandom(_RANDOMNESS_BYTES))
-            await program.write_eof()
-            said = await _ended(program)
+            program = await channel.exec(ExecRequest(argv=["sh", "-c", _script(), AWAKE]))
+            said = await _ended(program, _told)
     except TimeoutError:
         raise GuestMisbehaved("Its clock and randomness were not renewed in time") from None
     if said:
         raise GuestMisbehaved(f"Its clock or randomness was not renewed: {shown(said)}")
 
 
-async def _ended(program: GuestProgram) -> str:
-    """Wait for a program's end: empty if that was good, else the first words it said."""
+async def _told(program: GuestProgram) -> None:
+    """What awake.sh is told once it is ready: the time is that of this moment."""
+    await program.write(os.urandom(_RANDOMNESS_BYTES) + f"{time.time():.9f}".encode())
+    await program.write_eof()
+
+
+async def _ended(
+    program: GuestProgram, when_ready: Callable[[GuestProgram], Awaitable[None]] | None = None
+) -> str:
+    """Wait for a program's end: empty if that was good, else the first words of complaint.
+
+    `when_ready` is called when it has said something that is none.
+    """
     words = b""
     try:
         while (chunk := await program.read()) is not None:
-            words = words or chunk[1]
+            stream, content = chunk
+            if stream == STDERR:
+                words = words or content
+            elif when_ready is not None:
+                await when_ready(program)
+                when_ready = None
         status = await program.wait()
     finally:
         await program.close()

@@ -129,7 +129,7 @@ class Site:
     furnishing: Furnishing
     memory_keys: MemoryKeys = field(default=MemoryKeys(None))
     stop_grace_s: float = field(default=20.0)
-    wake_limit_s: float = field(default=30.0)
+    wake_limit_s: float = field(default=60.0)
     """From a guest's going on until its channel must answer."""
 
     def folder(self, vm_id: str) -> MachineFolder:

@@ -2,8 +2,7 @@
 
 `running.py` saves with it, `driver.py` restores. QEMU is handed one end of a socket pair over its
 control socket, since it may start no program and open no file; the other end is read and written
-here. It may have been taken over by its guest: no wait is without a limit, and what it sends is
-bounded by what the sink takes.
+here. It may have been taken over by its guest: no wait is without a limit, nor what it sends.
 Source: docs/devel/migration.rst and qapi/migration.json of QEMU 7.2.
 """
 
@@ -26,16 +25,19 @@ _NAME = "snapshot"
 _PIECE = 256 * 1024
 _BYTES_PER_S = 64 << 30
 """QEMU's default would be 128 MiB/s."""
+_OVERHEAD, _DEVICES_MIB = 1.01, 32
+"""What comes besides the content of memory: a few bytes a page, and the devices."""
 _STALL_LIMIT_S = 60
 """How long either side may make the other wait for the next piece."""
 _ENDED = frozenset({"none", "completed", "failed", "cancelled"})
 _STANDING = frozenset({"paused", "postmigrate"})
 
 
-async def save(session: Session, sink: SnapshotSink) -> None:
+async def save(session: Session, sink: SnapshotSink, memory_mib: int) -> None:
     """Stop the guest and write it out. It stands still afterwards, whatever is raised.
 
-    Raises: VmmFailed, and what the sink raises.
+    Raises: VmmFailed, also for a QEMU that sends more than such a guest can have; and what the sink
+    raises.
     """
     qmp = session.qmp
     await qmp.execute("stop")
@@ -45,7 +47,10 @@ async def save(session: Session, sink: SnapshotSink) -> None:
         async with _line_to(session) as ours:
             await qmp.execute("migrate", uri=f"fd:{_NAME}")
             loop = asyncio.get_running_loop()
+            room = int((memory_mib * _OVERHEAD + _DEVICES_MIB) * 2**20)
             while piece := await _in_time(loop.sock_recv(ours, _PIECE)):
+                if (room := room - len(piece)) < 0:
+                    raise VmmFailed(f"QEMU sends more than a guest of {memory_mib} MiB can have")
                 await sink.write(piece)
         status = await _until_ended(session)
     except BaseException:

@@ -66,7 +66,7 @@ class RunningQemu:
 
     async def save(self, sink: SnapshotSink) -> None:
         """Stop the guest and write it out. Raises: VmmFailed, and what the sink raises."""
-        await migration.save(self._session, sink)
+        await migration.save(self._session, sink, self._spec.memory_mib)
 
     async def go_on(self) -> None:
         """Let a guest that stands still go on. Raises: VmmFailed."""

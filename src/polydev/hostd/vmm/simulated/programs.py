@@ -27,6 +27,7 @@ from polydev.hostd.vmm.simulated.terminals import TERMINAL, Terminals, print_zer
 
 _AWAKE = "polydev-awake"
 """`awakening.AWAKE`, which this room must not import."""
+_SEED_BYTES = 64
 _CHUNK = 64 * 1024
 _PROMPT_BYTES = 1024 * 1024
 _GEMINI_NOT_LOGGED_IN = 41
@@ -127,7 +128,7 @@ class Programs:
         if argv[:2] == ("sh", "-c") and (printed := zeros_of(argv[2])) is not None:
             return lambda process: print_zeros(printed, process)
         if argv[:2] == ("sh", "-c") and argv[3:4] == (_AWAKE,):
-            return lambda process: self._awake(argv[4], process)
+            return self._awake
         if argv[:1] == ("sleep",) and len(argv) == 2:
             return lambda process: _sleep(float(argv[1]))
         known: dict[tuple[str, ...], Callable[[ServerProcess], Awaitable[int]]] = {
@@ -156,10 +157,11 @@ class Programs:
             work.cancel()
         return 0
 
-    async def _awake(self, clock: str, process: ServerProcess) -> int:
+    async def _awake(self, process: ServerProcess) -> int:
         """As guest/awake.sh does it, as far as a machine without a clock can."""
-        await process.stdin.read()
-        (self._root / "run" / "awake_since").write_text(f"{clock}\n")
+        process.stdout.write(b"ready\n")
+        told = await process.stdin.read()
+        (self._root / "run" / "awake_since").write_bytes(told[_SEED_BYTES:] + b"\n")
         return 0
 
     async def _codex_status(self, process: ServerProcess) -> int:
