@@ -65,9 +65,10 @@ class Waking:
     async def awake(
         self, cause: Cause, vm_id: VmId, waits: Callable[[], None] = lambda: None
     ) -> Machine:
-        """The machine, which runs and is in use from now on; `waits` is told if that takes time.
+        """The machine, which runs and is in use from now on; `waits` is told if it has to wake up.
+        One that is still being made is waited for.
 
-        Raises: NoSuchMachine; MachineBusy when it is stopped, or being made or ended; NoCapacity,
+        Raises: NoSuchMachine; MachineBusy when it is stopped, or being ended; NoCapacity,
         QuotaExceeded and HostUnreachable when it cannot be woken; MachineNotReady when it did not
         wake.
         """
@@ -80,7 +81,8 @@ class Waking:
                     if machine.status is MachineState.RUNNING:
                         return machine
                     _require_usable(machine, asked=asked)
-                    tells()
+                    if machine.status is not MachineState.CREATING:
+                        tells()
                     if machine.status is MachineState.HIBERNATED:
                         _require_not_tried(machine, asked=asked)
                         asked = await self._asked(cause, vm_id) or asked
@@ -194,7 +196,7 @@ def _require_not_tried(machine: Machine, *, asked: bool) -> None:
 
 def _require_usable(machine: Machine, *, asked: bool) -> None:
     """Raises MachineBusy, or MachineNotReady for one that was asked to wake and did not."""
-    if can_be_used(machine):
+    if can_be_used(machine) or machine.status is MachineState.CREATING:
         return
     if asked and machine.status is MachineState.FAILED:
         why = machine.error or "it failed"
