@@ -119,8 +119,9 @@ class HostSettings(CommonSettings):
 
     channel_port_base: int = Field(22000, ge=1024, le=65000)
 
-    warm_start: bool = True
-    """Browser machines are cloned of one whose browser is up, where that can be had."""
+    warm_start: bool | None = None
+    """Browser machines are cloned of one whose browser is up, where that can be had; None: unless
+    machines are simulated."""
     warm_quiet_s: float = Field(60, ge=0)
     """How long nothing must be going on before that one is made: it takes two processors a while
     where machines are emulated."""
