@@ -39,8 +39,9 @@ class VmmSettings(BaseModel):
     """Where the key to sleeping machines' memory lies; None: in the first of /run and /dev/shm that
     is a filesystem in memory. On a disk it would protect nothing."""
 
-    warm_start: bool = True
-    """Browser machines are cloned of one whose browser is up, where that can be had."""
+    warm_start: bool | None = None
+    """Browser machines are cloned of one whose browser is up, where that can be had; None: unless
+    machines are simulated."""
     warm_quiet_s: float = Field(60, ge=0)
     """How long nothing must be going on before that one is made: it takes two processors a while
     where machines are emulated."""

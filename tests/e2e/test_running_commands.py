@@ -23,6 +23,8 @@ def place() -> Iterator[Place]:
             "POLYDEV_DRIVER": "simulated",
             "POLYDEV_UPLINK": "none",
             "POLYDEV_DNS": "",
+            "POLYDEV_WARM_START": "true",
+            "POLYDEV_WARM_QUIET_S": "3600",
             "ENCRYPTION_KEY": "made up for this test",
         }
     )
@@ -66,6 +68,18 @@ def test_a_connect_shows_its_steps_and_ends_with_the_cli_machine(place: Place) -
     assert "codex is logged in" in ended.stdout
     machines = place.json("machine", "list")
     assert [machine["vm_type"] for machine in machines] == ["cli"]
+
+
+def test_a_warm_browser_machine_connects_like_any_other(place: Place) -> None:
+    assert place.json("image", "warm")["state"] == "ready"
+    assert place.json("image", "warm")["state"] == "ready", "it is there already"
+    checks = {
+        check["name"]: check for check in json.loads(place.run("doctor", "--json").stdout)["checks"]
+    }
+    assert checks["warm start"]["ok"]
+    place.ok("connect", "codex")
+    log = (place.state_dir / "logs" / "hostd.log").read_text()
+    assert "cloned warm in" in log
 
 
 def test_connect_with_json_prints_one_object(place: Place) -> None:

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.vm
 
 SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
 MAKE_LIMIT_S, CLONE_LIMIT_S, ANSWER_LIMIT_S = 600.0, 600.0, 300.0
+_LOOK_S = 0.2
 _OUTGOING = 4
 """Source: packet(7), PACKET_OUTGOING: what the host sends to a machine."""
 _FACTS = """
@@ -79,14 +80,15 @@ class Wire:
 @contextmanager
 def listening(sock: socket.socket) -> Iterator[Wire]:
     """Listen to everything that passes any device of a namespace."""
-    wire = Wire()
+    wire, ended = Wire(), threading.Event()
+    sock.settimeout(_LOOK_S)  # nothing else ends waiting for a packet
 
     def listen() -> None:
-        while True:
+        while not ended.is_set():
             try:
                 frame, (device, _, kind, *_) = sock.recvfrom(2048)
-            except OSError:
-                return
+            except TimeoutError:
+                continue
             if kind != _OUTGOING:
                 wire.seen.add((device, frame[6:12].hex(":")))
 
@@ -95,9 +97,9 @@ def listening(sock: socket.socket) -> Iterator[Wire]:
     try:
         yield wire
     finally:
-        sock.shutdown(socket.SHUT_RDWR)
-        sock.close()
+        ended.set()
         thread.join()
+        sock.close()
 
 
 def _packets() -> socket.socket:

@@ -79,10 +79,11 @@ async def _run(settings: HostSettings) -> None:
             memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
             admission=health.admission(settings),
         )
+        is_real = choice.driver.name != "simulated"
         warm = WarmPolicy(
             root=settings.state_dir / "warm",
             room=Room(settings.state_dir),
-            is_on=settings.warm_start and choice.driver.name != "simulated",
+            is_on=is_real if settings.warm_start is None else settings.warm_start,
             quiet_s=settings.warm_quiet_s,
         )
         machines = Machines(site, warm)
