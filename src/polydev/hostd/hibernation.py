@@ -125,8 +125,10 @@ class Hibernation:
         try:
             await self._roster.keep(record.now(state=MachineState.RESUMING))
             machine = await self._restored(record)
+            restored_at = time.monotonic()
             await to_its_end(self._use_memory(record, machine))
             await machine.until_ready(min(ready_timeout_s, self._site.wake_limit_s))
+            ready_at = time.monotonic()
             await awaken(machine)
         except _LOST as error:
             await to_its_end(self._give_up(record, error))
@@ -135,6 +137,13 @@ class Hibernation:
             await to_its_end(self._settle(record, began))
             raise
         await to_its_end(self._run_on(record, machine, began))
+        log.info(
+            "%s: restored in %.2f s, its channel answered in %.2f s, renewed in %.2f s",
+            record.vm_id,
+            restored_at - began,
+            ready_at - restored_at,
+            time.monotonic() - ready_at,
+        )
         return self._roster.view(record.vm_id)
 
     async def _restored(self, record: MachineRecord) -> RunningMachine:
@@ -165,7 +174,6 @@ class Hibernation:
     async def _run_on(self, record: MachineRecord, machine: RunningMachine, began: float) -> None:
         self._roster.watch(record.vm_id, machine)
         wake = Wake(how="resumed", at=datetime.now(UTC), took_s=time.monotonic() - began)
-        log.info("%s: awake in %.2f s", record.vm_id, wake.took_s)
         now = {"state": MachineState.RUNNING, "error": None, "memory_bytes": 0}
         await self._roster.keep(record.now(**now, wake=wake))
 
