@@ -48,6 +48,17 @@ sub wipe {
     }
 }
 
+# Ends what runs pages' scripts: it seeds `Math.random` once, and each clone would draw the same.
+# Chromium writes a child's arguments as one text.
+sub end_pages {
+    for my $process (glob "/proc/[0-9]*") {
+        next unless (readlink("$process/exe") // "") eq "/usr/lib/chromium/chromium";
+        my $arguments = eval { content("$process/cmdline") } // next;  # it has just ended
+        next unless $arguments =~ /[ \0]--type=renderer[ \0]/;
+        kill "KILL", substr $process, length "/proc/";
+    }
+}
+
 sub set_clock {
     my ($s, $ns) = $_[0] =~ /^(\d+)\.(\d{9})$/ or die "no time: $_[0]\n";
     syscall($CLOCK_SETTIME, 0, pack "qq", $s, $ns) == 0 or die "clock_settime: $!\n";
@@ -140,6 +151,7 @@ my ($seed, $clock, $drive) = $given =~ /^(.{$SEED_BYTES})([0-9.]+)\n(.+)$/s
     or die "there is no config drive\n";
 reseed($seed);
 wipe();
+end_pages();
 set_clock($clock);
 my %members = unpacked($drive);
 my %self = variables($members{"machine.env"}[0]);

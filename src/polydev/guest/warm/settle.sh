@@ -7,14 +7,6 @@ set -eu
 mkdir -m 0700 -p /run/warm
 /usr/bin/python3 -c "$1"
 
-# Whatever has page content in it goes: each clone starts such processes for itself, so that no two
-# of them draw the same numbers.
-for process in /proc/[0-9]*; do
-    [ "$(readlink "$process/exe")" != /usr/lib/chromium/chromium ] ||
-        ! tr '\0' '\n' <"$process/cmdline" | grep -qx -e --type=renderer ||
-        kill -KILL "${process#/proc/}"
-done
-
 # Nothing leaves a clone under this machine's address, not even before it is asked to renew itself.
 for nic in /sys/class/net/*; do
     read -r mac <"$nic/address"
@@ -33,7 +25,7 @@ for process in /proc/[0-9]*; do
     ' "$process/smaps" 2>/dev/null || true
 done >/run/warm/pages
 
-# The pages that are there, and show nothing any more.
+# The pages that are there: `renew` ends what shows them.
 curl -s http://127.0.0.1:9222/json/list |
     sed -n 's/^ *"id": "\([0-9A-F]*\)",$/\1/p' >/run/warm/tabs
 
