@@ -14,6 +14,7 @@ from polydev.chat import single as turn
 from polydev.domain import VmId
 from polydev.errors import GuestMisbehaved
 from polydev.providers import provider
+from polydev.workflows.causes import Cause
 
 
 class Talker:
@@ -36,13 +37,25 @@ class Talker:
             yield line
 
 
+class Awake:
+    """Whose machines never sleep."""
+
+    async def awake(self, _cause: Cause, _vm_id: VmId) -> None: ...
+
+    @asynccontextmanager
+    async def in_use(self, _vm_id: VmId) -> AsyncIterator[None]:
+        yield
+
+
 @pytest.mark.parametrize(("limit", "ok"), [(999, False), (1000, True)])
 async def test_an_answer_is_held_up_to_its_limit(
     monkeypatch: pytest.MonkeyPatch, limit: int, ok: bool
 ) -> None:
     monkeypatch.setattr(turn, "MAX_ANSWER_CHARACTERS", limit)
     host: Any = Talker()
-    asked = Turn(host, provider("codex"), VmId("vm-1"), "hello")
+    waking: Any = Awake()
+    cause = Cause.of_controller("tests", "a turn")
+    asked = Turn(host, provider("codex"), VmId("vm-1"), "hello", waking, cause, waits=False)
     events = [event async for event in asked.events()]
     assert (events[-1].type, events[-1].ok) == ("end", ok)
     assert any(isinstance(it.error, GuestMisbehaved) for it in events) is not ok

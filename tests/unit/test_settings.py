@@ -22,6 +22,7 @@ READ_BY_SETTINGS = {
     "other_encryption_keys_file": "opening_keys",
     "public_url": "own_url",
     "hosts": "vm_hosts",
+    "machines_cgroup": "cgroup",
 }
 NOT_NEEDED = {"supabase_service_key"}
 """SPEC section 7 names it; a project's access tokens are checked without it."""

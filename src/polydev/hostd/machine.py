@@ -76,7 +76,7 @@ class RunningMachine:
                 await self.channel.connect(limit_s)
         except TimeoutError:
             raise MachineNotReady(
-                f"Machine {self.folder.vm_id} was not ready within {limit_s:g} s"
+                f"Machine {self.folder.vm_id} was not ready within {round(limit_s, 1):g} s"
             ) from None
         except ChannelLost as error:
             raise MachineNotReady(

@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -65,7 +65,7 @@ def _anns(kind: Any, name: str) -> Any:  # noqa: PLR0911
         return _OTHERS.get(kind) or _OTHERS[name]
     if isinstance(kind, typing.NewType):
         return f"ann-{kind.__name__.removesuffix('Id').lower()}_id"
-    if origin is dict:
+    if origin is not None and issubclass(origin, Mapping):
         return {}
     if origin is tuple:
         return tuple(_anns(part, name) for part in parts if part is not Ellipsis)
