@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -96,6 +97,8 @@ def _serve(asked: socket.socket) -> None:
     import polydev.app  # noqa: F401 - a controller imports it when it starts: every fork has it
     from polydev.hostd import __main__ as host_agent
 
+    gc.collect()
+    gc.freeze()  # or each fork's collector would copy all of this memory by looking at it
     programs = {"controller": controller_process.main, "agent": lambda _: host_agent.main()}
     with asked.makefile("rw") as stream:
         for line in stream:
