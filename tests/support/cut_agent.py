@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from polydev.hostd import __main__ as agent
-from polydev.hostd.vmm.qemu import process
+from polydev.hostd.vmm import process
 
 
 def cut() -> None:

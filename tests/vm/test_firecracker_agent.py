@@ -26,7 +26,8 @@ from polydev.hostapi import (
     WireFile,
     WriteFiles,
 )
-from polydev.hostd.inventory import images_in_use
+from polydev.hostd.images import ImageStore
+from polydev.hostd.renewal import named_by_machines
 from polydev.hostd.vmm.firecracker import cgroup
 from polydev.hostd.vmm.firecracker.standin import VERSION, install
 from polydev.hosts import Host
@@ -85,7 +86,7 @@ async def test_a_machine_lives_through_the_agents_death_and_sleep_and_leaves_not
         assert (await host.run_program(vm_id, ["true"], timeout_s=LIMIT_S)).exit_code == 0
         assert (await host.inventory()).processes == {vm_id: pid}
         nobodys = tmp_path / "machines-of-another-state-folder"
-        used = await asyncio.to_thread(images_in_use, Path(IMAGES), nobodys)
+        used = await asyncio.to_thread(named_by_machines, ImageStore(Path(IMAGES)), nobodys)
         assert {"cli", "kernel"} <= {name.partition("-")[0] for name in used}
 
         asleep = await run(host, HibernateMachine(vm_id=vm_id))

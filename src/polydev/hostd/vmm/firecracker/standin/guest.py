@@ -77,7 +77,7 @@ class StandinGuest:
             self._status.set_result(0)
             return
         else:
-            drive = self._drives[_CONFIG_DRIVE]
+            drive = Path(self._drives[_CONFIG_DRIVE])
             self._vmm = self._machine(Memory.fresh(_ROOT, drive))
             _say("POLYDEV-BOOT services", f"POLYDEV-READY {_nonce(drive)}")
         await self._vmm.wait()
