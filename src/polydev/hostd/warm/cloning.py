@@ -16,11 +16,15 @@ from polydev.hostd.machine import PreparedMachine, RunningMachine
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import reading
 from polydev.hostd.uncut import to_its_end
+from polydev.hostd.vmm.console import CONSOLE_LOG_BYTES, BoundedLog
 from polydev.hostd.warm import guest
 from polydev.hostd.warm.making import fits
 from polydev.hostd.warm.templates import Template
 
 log = logging.getLogger("polydev.hostd")
+
+_SILENT = b"A clone of a machine that was booted before: what that one printed is not here.\n"
+"""The first line of a clone's console, which would look broken if it were empty."""
 
 
 async def clone(site: Site, template: Template, prepared: PreparedMachine) -> RunningMachine:
@@ -34,6 +38,8 @@ async def clone(site: Site, template: Template, prepared: PreparedMachine) -> Ru
     disk = site.furnishing.clone_disk(template.folder, prepared.folder, prepared.record)
     await to_its_end(disk)
     key = await asyncio.to_thread(site.memory_keys.known)
+    console = BoundedLog(prepared.folder.console_log, CONSOLE_LOG_BYTES)
+    await asyncio.to_thread(console.append, _SILENT)
     async with reading(template.memory, key) as source:
         machine = await prepared.restore(site, source)
     restored_at = time.monotonic()
