@@ -364,12 +364,17 @@ async def test_an_agent_killed_while_it_launches_leaves_a_whole_machine_or_none(
         assert left_in(spec.folder) == set()
 
 
-async def test_a_guest_that_stands_still_is_not_adopted(world: QemuWorld) -> None:
+async def test_a_guest_that_stands_still_is_adopted_and_goes_on(world: QemuWorld) -> None:
     spec = await small(world, STAY)
     vmm = await world.driver.launch(spec)
     await vmm._session.qmp.execute("stop")
     await vmm.close()
-    assert await world.driver.adopt(spec) is None
+    adopted = await world.driver.adopt(spec)
+    assert adopted is not None
+    assert (await adopted._session.qmp.execute("query-status"))["status"] == "paused"
+    await adopted.go_on()
+    assert (await adopted._session.qmp.execute("query-status"))["status"] == "running"
+    await adopted.kill()
     assert world.pids() == []
     assert left_in(spec.folder) == set()
 
