@@ -11,9 +11,6 @@ from controller_process import At, SagaTable
 from controller_world import World, a_world
 
 POINTS = ("before", "inside", "after")
-ALONE = {"connect"}
-"""Workflows that live a life for each death on SQLite; elsewhere one life has all its deaths, which
-takes a third of the time."""
 
 
 @pytest.fixture
@@ -90,7 +87,7 @@ async def test_killed_anywhere_it_completes(world: World, case: Case) -> None:
     table = await _table(world, case)
     steps = [*table.steps, *table.always, f"end {case.name}"]
     points = [At(step, point) for step in steps for point in POINTS]
-    if world.is_shared or case.name not in ALONE:
+    if world.is_shared:  # one life with all its deaths; SQLite has each alone
         await _killed(world, case, *points)
     else:
         for at in points:
@@ -104,7 +101,7 @@ async def test_killed_while_undoing_it_is_undone(world: World, case: Case) -> No
     if not points:
         pytest.skip("none of its steps can be undone")
     fail = At(table.steps[-1], "inside")
-    if world.is_shared or case.name not in ALONE:
+    if world.is_shared:
         await _killed(world, case, *points, fail=fail)
     else:
         for at in points:
