@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from polydev import logging_setup
 from polydev.errors import PolydevError
+from polydev.hostapi import Health
 from polydev.hostd import capacity, listening, requirements, server
 from polydev.hostd.diagnosis import Examiner
 from polydev.hostd.drivers import choose
@@ -68,7 +69,7 @@ async def _run(settings: HostSettings) -> None:
         network = Network.from_settings(settings)
         closing.push_async_callback(network.close)
         await network.ensure()
-        health = capacity.Capacity.of(settings, choice)
+        offered = capacity.Capacity.of(settings, choice)
         site = Site(
             machines_dir=settings.state_dir / "machines",
             sockets_dir=settings.sockets_dir,
@@ -77,7 +78,7 @@ async def _run(settings: HostSettings) -> None:
             network=network,
             furnishing=choice.furnishing,
             memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
-            admission=health.admission(settings),
+            admission=offered.admission(settings),
         )
         is_real = choice.driver.name != "simulated"
         warm = WarmPolicy(
@@ -101,7 +102,11 @@ async def _run(settings: HostSettings) -> None:
                 collector = Collector(ImageStore(settings.images_dir), site.machines_dir)
                 closing.callback(asyncio.create_task(collector.run()).cancel)
             closing.push_async_callback(_end, asyncio.create_task(machines.warm_browsers.run()))
-            app = server.build(machines, operations, health.health, diagnose, usage)
+
+            async def health() -> Health:
+                return await offered.health(await machines.warm_browsers.view())
+
+            app = server.build(machines, operations, health, diagnose, usage)
             await _serve(app, listener, operations, stop)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev import __version__
-from polydev.hostapi import Health
+from polydev.hostapi import Health, WarmView
 from polydev.hostd.admission import Admission, available_mib, total_mib
 from polydev.hostd.drivers import Choice
 from polydev.hostd.network.plan import NetworkPlan
@@ -65,7 +65,7 @@ class Capacity:
         look = None if self.driver == "simulated" else available_mib
         return Admission(self.memory_mib, settings.memory_overcommit, look)
 
-    async def health(self) -> Health:
+    async def health(self, warm: WarmView) -> Health:
         """That the agent lives, and what it offers."""
         disk = await asyncio.to_thread(shutil.disk_usage, self.disk)
         return Health(
@@ -77,6 +77,7 @@ class Capacity:
             vcpus=self.vcpus,
             max_machines=self.max_machines,
             disk_free_mib=disk.free // _MIB,
+            warm=warm,
         )
 
 

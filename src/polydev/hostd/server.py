@@ -74,7 +74,7 @@ def build(
 
     @app.get("/health")
     async def _health() -> Health:
-        return (await health()).model_copy(update={"warm": await machines.warm_browsers.view()})
+        return await health()
 
     @app.get("/inventory")
     async def _inventory() -> Inventory:

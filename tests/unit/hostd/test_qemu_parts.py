@@ -10,8 +10,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +260,30 @@ async def test_complaints_without_end_are_bounded_and_never_block_qemu(tmp_path:
         await asyncio.gather(reading, return_exceptions=True)
         os.close(ours)
         os.close(theirs)
+
+
+async def test_what_was_read_is_kept_when_reading_is_ended_while_the_host_is_busy(
+    tmp_path: Path,
+) -> None:
+    busy = threading.Event()
+    with ThreadPoolExecutor(1) as only_thread:
+        asyncio.get_running_loop().set_default_executor(only_thread)
+        only_thread.submit(busy.wait, 30)
+        ours, theirs = os.pipe2(os.O_NONBLOCK)
+        reader = Reader(BoundedLog(tmp_path / "error.log", 1000))
+        reading = asyncio.create_task(reader.read_errors(ours))
+        os.write(theirs, b"last words\n")
+        async with asyncio.timeout(10):
+            while reader.log.tail != b"last words\n":
+                await asyncio.sleep(0.01)
+        reading.cancel()
+        await asyncio.sleep(0)
+        busy.set()
+        await asyncio.gather(reading, return_exceptions=True)
+    os.close(ours)
+    os.close(theirs)
+    assert reading.cancelled()
+    assert (tmp_path / "error.log").read_bytes() == b"last words\n"
 
 
 async def test_a_guest_that_prints_faster_than_it_may_waits(

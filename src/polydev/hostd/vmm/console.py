@@ -34,7 +34,15 @@ class BoundedLog:
 
     def append(self, content: bytes) -> None:
         """Add to the end. A disk that is full loses the log, not the machine."""
+        self.note(content)
+        self.write(content)
+
+    def note(self, content: bytes) -> None:
+        """Know what came in last, before it is written. Does not block."""
         self.tail = (self.tail + content)[-_TAIL_BYTES:]
+
+    def write(self, content: bytes) -> None:
+        """Write what was noted."""
         with suppress(OSError):
             size = self._write(self._path, os.O_APPEND, content)
             if size > self._limit_bytes:
@@ -105,7 +113,13 @@ class Reader:
     async def _keep(self, content: bytes) -> None:
         if self._marker is not None:
             self._marker.look_at(content)
-        await asyncio.to_thread(self.log.append, content)
+        self.log.note(content)
+        writing = asyncio.ensure_future(asyncio.to_thread(self.log.write, content))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:  # what was read is read by nobody else
+            await writing
+            raise
         await asyncio.sleep(max(_BREATH_S, self._debt_s(len(content))))
 
     def _debt_s(self, size: int) -> float:
