@@ -42,13 +42,7 @@ class TestPerson:
         return self._client({"Authorization": f"Bearer {text}"}, {})
 
     def _client(self, headers: dict[str, str], cookies: dict[str, str]) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self.controller.port}",
-            headers=headers,
-            cookies=cookies,
-            transport=httpx.AsyncHTTPTransport(retries=8),
-            timeout=60,
-        )
+        return self.controller.client_as(headers=headers, cookies=cookies)
 
 
 async def a_person(controller: ControllerProcess, name: str) -> TestPerson:
@@ -56,7 +50,7 @@ async def a_person(controller: ControllerProcess, name: str) -> TestPerson:
     email = f"{name}@example.org"
     invited: dict[str, Any] = await controller.ask("POST", "/api/admin/invitations", {})
     asked = {"email": email, "password": PASSWORD, "invitation": invited["code"]}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{controller.port}") as client:
+    async with controller.client_as() as client:
         answer = await client.post("/api/account/sign-up", json=asked)
         assert answer.status_code == 201, answer.text
         view = answer.json()

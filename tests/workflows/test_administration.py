@@ -110,7 +110,7 @@ async def test_a_lost_password_is_replaced_by_the_machines_own_administrator_alo
         assert (nobody.status_code, nobody.json()["code"]) == (404, "no-such-person")
         role = {"role": "administrator"}
         await client.post(f"/api/admin/people/{ann.user_id}/role", json=role)
-    anew = httpx.AsyncClient(base_url=f"http://127.0.0.1:{world.controller.port}")
+    anew = world.controller.client_as()
     async with anew:
         told = {"email": made["email"], "password": made["password"]}
         signed_in = await anew.post("/api/account/sign-in", json=told)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
 from api_people import PASSWORD, a_person
 from controller_world import World, a_world
 
@@ -28,7 +27,7 @@ async def test_nobody_hides_where_they_come_from(world: World) -> None:
     await world.controller.start()
     ann = await a_person(world.controller, "ann")
     headers = {"x-forwarded-for": "203.0.113.9", "forwarded": "for=203.0.113.9"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{world.controller.port}") as client:
+    async with world.controller.client_as() as client:
         told = {"email": ann.email, "password": PASSWORD}
         answer = await client.post("/api/account/sign-in", json=told, headers=headers)
         assert answer.status_code == 200, answer.text

@@ -217,9 +217,8 @@ async def test_a_stranger_is_answered_401_by_everything_that_is_not_for_everybod
     tenants: Tenants,
 ) -> None:
     before = await tenants.estate()
-    base = f"http://127.0.0.1:{tenants.world.controller.port}"
     opened = set()
-    async with httpx.AsyncClient(base_url=base) as client:
+    async with tenants.world.controller.client_as() as client:
         for it in tenants.operations:
             if it.is_open:
                 opened.add(it.id)

@@ -22,7 +22,7 @@ import httpx
 import typer
 
 from polydev.cli import account, agent, background, image, requirements
-from polydev.cli.controller import asked_of
+from polydev.cli.controller import asked_of, is_encrypted
 from polydev.cli.instance import Instance
 from polydev.cli.options import runs
 from polydev.cli.peers import Owners
@@ -176,7 +176,9 @@ async def answers(url: str, owners: Owners) -> bool:
     """Whether a controller of theirs says there that it reaches all that it needs."""
     hooks = {"request": [asked_of(owners)]}
     try:
-        async with httpx.AsyncClient(timeout=5, trust_env=False, event_hooks=hooks) as client:
+        async with httpx.AsyncClient(
+            timeout=5, trust_env=False, verify=is_encrypted(url), event_hooks=hooks
+        ) as client:
             answer = await client.get(f"{url}/health")
             return answer.is_success and bool(answer.json()["status"] == "ok")
     except (httpx.HTTPError, PortTaken, ValueError, KeyError, TypeError):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import httpx
 
-from polydev.cli.controller import ClientSettings, asked_of, controller
+from polydev.cli.controller import ClientSettings, asked_of, controller, is_encrypted
 from polydev.cli.supervisor import last_words
 from polydev.domain import LOCAL_HOST, Finding
 from polydev.errors import ControllerUnreachable, NotSignedIn, PolydevError
@@ -67,7 +67,10 @@ async def _told_to_everybody(client: ClientSettings) -> Sequence[Finding]:
     hooks = {"request": [asked_of(client.owners)] if client.owners else []}
     try:
         async with httpx.AsyncClient(
-            timeout=_LIMIT_S, trust_env=False, event_hooks=hooks
+            timeout=_LIMIT_S,
+            trust_env=False,
+            verify=is_encrypted(client.base_url),
+            event_hooks=hooks,
         ) as unsigned:
             checks = (await unsigned.get(f"{client.base_url}/health")).json()["checks"]
     except (httpx.HTTPError, PolydevError, ValueError, KeyError, TypeError):

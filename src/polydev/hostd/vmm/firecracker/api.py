@@ -69,7 +69,7 @@ class Api:
     def over(cls, path: str) -> Api:
         """Over a Unix socket. Each request is a connection of its own."""
         limits = httpx.Limits(max_keepalive_connections=0)
-        return cls(httpx.AsyncHTTPTransport(uds=path, limits=limits, trust_env=False))
+        return cls(httpx.AsyncHTTPTransport(uds=path, verify=False, limits=limits))
 
     async def close(self) -> None:
         await self._client.aclose()
