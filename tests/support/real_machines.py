@@ -17,12 +17,13 @@ from typing import cast
 
 from polydev.domain import MachineKind, MachineState, VmId, new_vm_id
 from polydev.hostd.channel import Channel
+from polydev.hostd.confine import UID_BASE
 from polydev.hostd.drivers import choose
 from polydev.hostd.kept_logs import KeptLogs
 from polydev.hostd.machine import RunningMachine, prepare
 from polydev.hostd.network import Network
 from polydev.hostd.record import MachineRecord, Place
-from polydev.hostd.site import UID_BASE, Site
+from polydev.hostd.site import Site
 from polydev.hostd.snapshots import MemoryKeys
 from polydev.settings import HostSettings
 

@@ -18,6 +18,10 @@ from dataclasses import dataclass
 from polydev.errors import MissingTool
 from polydev.hostd.network.netns import path_of
 
+UID_BASE = 1_900_000_000
+"""Each machine's VMM runs as a uid of its own from here on: a range that no distribution, container
+manager or systemd gives away (systemd's "Users, Groups, UIDs and GIDs" page)."""
+
 _MEMORY_LIMIT = 2 << 30
 _OUTPUT_LIMIT = 4 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

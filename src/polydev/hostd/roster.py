@@ -19,9 +19,10 @@ from polydev.domain import MachineState
 from polydev.errors import MachineBusy, NoSuchMachine
 from polydev.hostapi import MachineView
 from polydev.hostd import recovery
+from polydev.hostd.confine import UID_BASE
 from polydev.hostd.machine import RunningMachine
 from polydev.hostd.record import MachineRecord, view_of
-from polydev.hostd.site import UID_BASE, Channel, Site
+from polydev.hostd.site import Channel, Site
 from polydev.hostd.uncut import to_its_end
 
 log = logging.getLogger("polydev.hostd")

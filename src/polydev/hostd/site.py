@@ -21,10 +21,6 @@ from polydev.hostd.snapshots import MemoryKeys
 from polydev.hostd.streams import GuestConnection, GuestProgram
 from polydev.hostd.vmm.vmm import Driver, RunningVmm
 
-UID_BASE = 1_900_000_000
-"""Each machine's VMM runs as a uid of its own from here on: a range that no distribution, container
-manager or systemd gives away (systemd's "Users, Groups, UIDs and GIDs" page)."""
-
 
 class Attachment(Protocol):
     """A machine's place in the VM network (network.Attachment)."""

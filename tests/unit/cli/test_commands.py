@@ -116,6 +116,14 @@ def test_the_list_of_commands_names_them_all() -> None:
         assert command.split()[0] in listed
 
 
+def test_a_command_starts_without_the_libraries_of_the_servers() -> None:
+    """They would take longer to load than most commands take."""
+    program = "import sys, polydev.cli.main; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert ended.returncode == 0
+    assert not {"fastapi", "asyncssh", "sqlalchemy", "dbos", "pyroute2"} & {*ended.stdout.split()}
+
+
 def test_a_command_that_does_not_exist_is_a_usage_error(polydev: Typed) -> None:
     assert polydev("reboot").returncode == 2
     assert polydev("machine", "create", "mainframe").returncode == 2

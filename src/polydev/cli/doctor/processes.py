@@ -18,7 +18,6 @@ from polydev.cli.peers import listeners, program_of, stranger
 from polydev.cli.supervisor import last_words
 from polydev.domain import Finding
 from polydev.errors import HostUnreachable
-from polydev.hostd import diagnosis
 from polydev.hostd.network import Network
 from polydev.settings import HostSettings
 
@@ -99,6 +98,10 @@ def _is_socket(path: Path) -> bool:
 
 
 async def _without_agent(settings: HostSettings) -> Sequence[Finding]:
+    from polydev.hostd import (
+        diagnosis,  # most of the host agent: the other commands need none of it
+    )
+
     if os.geteuid() != 0:
         without_root = [
             *await asyncio.to_thread(lambda: list(diagnosis.images(settings))),

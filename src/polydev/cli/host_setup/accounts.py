@@ -14,7 +14,7 @@ from pathlib import Path
 from polydev.cli.host_setup.items import State, Verdict
 from polydev.cli.host_setup.place import Place
 from polydev.errors import BadSettings, Failed, MissingTool
-from polydev.hostd.site import UID_BASE
+from polydev.hostd.confine import UID_BASE
 
 UIDS = 65536
 """How many numbers from UID_BASE on must be nobody's: more than a host has machines."""
