@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,9 @@ class ControllerProcess:
         left = json.loads(self._orders.read_text())
         return len(left["kill"]) + (left["fail"] is not None)
 
-    def sagas(self) -> dict[str, SagaTable | None]:
-        """The workflows that it knows; the tables of those that are sagas and have run."""
+    async def sagas(self) -> dict[str, SagaTable | None]:
+        """The workflows that it knows; the tables of those that are sagas."""
+        await self.ask("GET", "/health")  # then it has started, and told them
         told = json.loads(self._told.read_text())
         return {name: table and SagaTable(**table) for name, table in told.items()}
 
@@ -216,26 +218,19 @@ def _obeying(orders: Path) -> Callable[[str, str], None]:
 def _tell_sagas(file: Path) -> None:
     from polydev.workflows import engine, saga
 
-    add, run = engine.Engine.add, saga.Saga.run
-    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-
-    def tell(name: str, table: SagaTable | None) -> None:
-        if known.get(name) is None:
-            known[name] = table and vars(table)
-            file.write_text(json.dumps(known))
+    add = engine.Engine.add
+    told: dict[str, dict[str, Any] | None] = {}
 
     def telling_add(self: engine.Engine, name: str, body: engine.Body) -> None:
-        tell(name, None)
         add(self, name, body)
-
-    async def telling_run(self: saga.Saga, by: engine.Engine, subject: str) -> None:
-        undone = [step.name for step in self.steps if step.undo is not None]
-        always = [step.name for step in self.always]
-        tell(self.name, SagaTable([step.name for step in self.steps], undone, always))
-        await run(self, by, subject)
+        told[name] = None
+        if isinstance(body, partial) and isinstance(it := body.func.__self__, saga.Saga):
+            undone = [step.name for step in it.steps if step.undo is not None]
+            always = [step.name for step in it.always]
+            told[name] = vars(SagaTable([step.name for step in it.steps], undone, always))
+        file.write_text(json.dumps(told))
 
     engine.Engine.add = telling_add  # type: ignore[method-assign]
-    saga.Saga.run = telling_run  # type: ignore[method-assign]
 
 
 def _do_steps_twice() -> None:

@@ -149,7 +149,7 @@ class Connect:
 
     def register(self) -> None:
         """Make the workflow known to the engine, before its start."""
-        self.engine.add(CONNECT, lambda session_id: self.saga().run(self.engine, session_id))
+        self.engine.add(CONNECT, partial(self.saga().run, self.engine))
 
     # -- what the API asks -----------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ else: a session without its key, or a key without its session, never is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
@@ -74,7 +75,7 @@ class ConnectByKey:
 
     def register(self) -> None:
         """Make the workflow known to the engine, before its start."""
-        self.engine.add(CONNECT_BY_KEY, lambda session_id: self.saga().run(self.engine, session_id))
+        self.engine.add(CONNECT_BY_KEY, partial(self.saga().run, self.engine))
 
     async def start(
         self, caller: Caller, user_id: PersonId, provider_id: str, api_key: SecretStr

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from polydev.access import Caller
 from polydev.domain import (
@@ -85,7 +86,7 @@ class Custody:
         """Make the workflow known to the engine, before its start."""
         step = Step(REVOKE, self.remove, _REVOKE_S)
         saga = Saga(REVOKE, [], [step], Unattended(), _REVOKE_S, self.on_point)
-        self.engine.add(REVOKE, lambda credential_id: saga.run(self.engine, credential_id))
+        self.engine.add(REVOKE, partial(saga.run, self.engine))
 
     # -- what the API asks -----------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 
 from polydev.access import ADMINISTRATOR, Caller
 from polydev.access.addresses import hashed
@@ -50,8 +51,7 @@ class Removal:
 
     def register(self) -> None:
         """Make the workflow known to the engine, before its start."""
-        saga = self.saga()
-        self.engine.add(DELETE, lambda user_id: saga.run(self.engine, user_id))
+        self.engine.add(DELETE, partial(self.saga().run, self.engine))
 
     def saga(self) -> Saga:
         """The steps, and how long each is insisted on."""
