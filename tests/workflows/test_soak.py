@@ -22,6 +22,8 @@ from polydev.store.tables import auth_sessions
 
 SESSIONS = {"sqlite": 300, "postgresql": 60}
 """POLYDEV_SOAK_SESSIONS says otherwise."""
+BETWEEN_KILLS = {"sqlite": (8, 24), "postgresql": (3, 10)}
+"""How many sessions end from one kill to the next: on any machine that is every few seconds."""
 PEOPLE = 60
 AT_ONCE = 40
 LIMIT_S = 600
@@ -69,7 +71,11 @@ class Person:
 
 
 async def _kill(
-    world: World, dice: random.Random, views: list[dict[str, Any]], enough: asyncio.Event
+    world: World,
+    dice: random.Random,
+    between: tuple[int, int],
+    views: list[dict[str, Any]],
+    enough: asyncio.Event,
 ) -> Counter[str]:
     """Kill one or the other whenever a few more sessions have ended, and start it again, until it
     is enough. Simulated machines end with their host agent, and the logins in them fail: it is
@@ -77,7 +83,7 @@ async def _kill(
     """
     killed, ended = Counter[str](), 0
     while not enough.is_set():
-        ended += dice.randint(3, 10)
+        ended += dice.randint(*between)
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 while len(views) < ended and not enough.is_set():
@@ -135,7 +141,7 @@ async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
         await world.controller.ask("GET", "/health")
         tokens = list((await world.people(PEOPLE)).values())
         views: list[dict[str, Any]] = []
-        killing = asyncio.create_task(_kill(world, dice, views, enough))
+        killing = asyncio.create_task(_kill(world, dice, BETWEEN_KILLS[kind], views, enough))
         async with asyncio.timeout(LIMIT_S):
             await _many(world, tokens, dice, range(count), views)
         enough.set()
