@@ -1,7 +1,7 @@
 """At the agent's start: what of an earlier agent's machines still is, and what must go.
 
-`machines.py` calls it once, before anything is asked. A running machine is adopted without touching
-it; what was half made or half destroyed is removed; what was cut on its way to sleep or back does
+`machines.py` calls it once, before anything is asked. A running machine is adopted without
+disturbing it; what was half made or half destroyed is removed; what was cut on its way to sleep or back does
 one or the other whole; what belongs to nobody is swept.
 """
 
@@ -81,7 +81,7 @@ async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
     if record.state in _ON_THE_EDGE:
         record, machine = await _off_the_edge(site, record, machine)
     elif record.state in (MachineState.RUNNING, MachineState.STOPPING):
-        record = _as_found(record, machine)
+        record = await _as_found(record, machine)
     elif machine:  # Its start was cut: it will be asked for again.
         await machine.kill()
         machine = None
@@ -93,9 +93,16 @@ async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
         found.running[vm_id] = machine
 
 
-def _as_found(record: MachineRecord, machine: RunningMachine | None) -> MachineRecord:
-    """What a machine is that should have a VMM, or had one to the end."""
+async def _as_found(record: MachineRecord, machine: RunningMachine | None) -> MachineRecord:
+    """What a machine is that should have a VMM, or had one to the end.
+
+    One that stands still is let go on: nothing that this agent knows of asked it to stand.
+    """
     if machine:
+        try:
+            await machine.vmm.go_on()
+        except PolydevError as error:
+            log.warning("%s is not told to go on: %s", record.vm_id, error.message)
         return record.now(state=MachineState.RUNNING, error=None)
     if record.state is MachineState.STOPPING:
         return record.now(state=MachineState.STOPPED)

@@ -243,6 +243,23 @@ async def test_running_machines_are_adopted_as_they_are(machines: Machines, worl
     assert world.is_clean()
 
 
+async def test_a_running_machine_that_stands_still_goes_on(
+    machines: Machines, world: World
+) -> None:
+    view = await machines.create(asked())
+    assert view.pid is not None
+    os.kill(view.pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{view.pid}/stat")
+    async with asyncio.timeout(10):
+        while stat.read_text().split()[2] != "T":
+            await asyncio.sleep(0.01)
+    again = await after_death(machines, world)
+    assert again.view(view.vm_id).state is MachineState.RUNNING
+    assert stat.read_text().split()[2] != "T"
+    await again.destroy(view.vm_id)
+    await again.close()
+
+
 async def test_a_machine_that_ended_while_no_agent_ran_is_stopped_with_a_reason(
     machines: Machines, world: World
 ) -> None:
