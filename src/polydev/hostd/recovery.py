@@ -1,8 +1,8 @@
 """At the agent's start: what of an earlier agent's machines still is, and what must go.
 
 `machines.py` calls it once, before anything is asked. A running machine is adopted without
-disturbing it; what was half made or half destroyed is removed; what was cut on its way to sleep or back does
-one or the other whole; what belongs to nobody is swept.
+disturbing it; what was half made or half destroyed is removed; what was cut on its way to sleep or
+back does one or the other whole; what belongs to nobody is swept.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from polydev.errors import AlreadyRunning, PolydevError, SnapshotUnusable, VmmFailed
+from polydev.errors import PolydevError, SnapshotUnusable, VmmFailed
 from polydev.hostd.room import room_in
-from polydev.hostd.vmm import process
+from polydev.hostd.vmm import adoption, process
 from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.console import Marker
 from polydev.hostd.vmm.firecracker import configuration, ends, jail, snapshot
@@ -28,13 +28,13 @@ from polydev.hostd.vmm.firecracker.limits import RateLimits
 from polydev.hostd.vmm.firecracker.probe import Prober
 from polydev.hostd.vmm.firecracker.programs import Programs, version_of
 from polydev.hostd.vmm.firecracker.running import MEMORY, SNAPSHOT, STATE, RunningFirecracker
-from polydev.hostd.vmm.firecracker.session import Place, Session, remove_traces
+from polydev.hostd.vmm.firecracker.session import FirecrackerSession, Place, remove_traces
 from polydev.hostd.vmm.vmm import LaunchSpec, Probe, SnapshotSource
 
 _MIB = 1024 * 1024
 _STATE_ROOM_BYTES = 64 * _MIB
 
-Preparing = Callable[[Session], Coroutine[Any, Any, None]]
+Preparing = Callable[[FirecrackerSession], Coroutine[Any, Any, None]]
 
 
 class FirecrackerDriver:
@@ -81,7 +81,7 @@ class FirecrackerDriver:
         already.
         """
 
-        async def configure(session: Session) -> None:
+        async def configure(session: FirecrackerSession) -> None:
             await configuration.machine(session.api, spec, self._rates)
             await session.api.start()
 
@@ -100,7 +100,7 @@ class FirecrackerDriver:
         marker = Marker("-")
         marker.seen.set()
 
-        async def load(session: Session) -> None:
+        async def load(session: FirecrackerSession) -> None:
             await configuration.speak(session.api)
             await _fill(session.root, spec, source)
             try:
@@ -117,29 +117,20 @@ class FirecrackerDriver:
 
     async def adopt(self, spec: LaunchSpec) -> RunningFirecracker | None:
         """Take a VMM over. One that hangs, or whose start was cut short, is ended."""
-        known = await asyncio.to_thread(process.Identity.read, spec.folder)
-        running = process.find(known, spec.uid) if known else None
-        if running is not None:
-            with suppress(VmmFailed):
-                return await self._take_over(spec, running)
-        for pid in await asyncio.to_thread(_pids_in, spec.folder):
-            if (stray := process.hold(pid)) is not None:
-                await stray.kill()
-                stray.release()
-        await remove_traces(self._place(spec))
-        return None
+        taken_over = await adoption.adopt(spec, partial(self._take_over, spec), jail.running_in)
+        if taken_over is None:
+            await remove_traces(self._place(spec))
+        return taken_over
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
         """VMMs under `machines_dir` whose folder is none of these. Blocking.
 
         Cgroups that nobody is in, and whose machine is none of these, are removed on the way.
         """
-        known = {folder.resolve() for folder in folders}
         found = list(jail.running_in(self._machines_dir.resolve()))
-        self._cgroups.sweep(
-            {folder.name for folder in known} | {where.name for _, where, _ in found}
-        )
-        return [pid for pid, where, exists in found if not exists or where not in known]
+        keep = {folder.resolve().name for folder in folders}
+        self._cgroups.sweep(keep | {where.name for _, where, _ in found})
+        return adoption.leftovers(found, folders)
 
     async def _start(
         self, spec: LaunchSpec, marker: Marker, prepare: Preparing
@@ -147,7 +138,7 @@ class FirecrackerDriver:
         programs, _ = await self._installed()
         try:
             with room_in(spec.folder), ExitStack() as stack:
-                await self._refuse_second(spec)
+                await adoption.refuse_second(spec, jail.running_in)
                 cell = _cell(spec, self._cgroups.parent)
                 pipes = stack.enter_context(ends.made_in(spec.folder, spec.uid))
                 files = configuration.machine_files(spec)
@@ -176,17 +167,17 @@ class FirecrackerDriver:
 
     async def _session(
         self, spec: LaunchSpec, starting: Callable[[], jail.Jailed], marker: Marker
-    ) -> Session:
+    ) -> FirecrackerSession:
         place = self._place(spec)
         try:
-            return await Session.start(place, starting, marker)
+            return await FirecrackerSession.start(place, starting, marker)
         except BaseException:
             await remove_traces(place)
             raise
 
     async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningFirecracker:
         jailed = await asyncio.to_thread(jail.entered, running)
-        session = await Session.resume(self._place(spec), jailed)
+        session = await FirecrackerSession.resume(self._place(spec), jailed)
         try:
             if await session.api.state() == "Not started":
                 raise VmmFailed("Its guest was never started")
@@ -194,13 +185,6 @@ class FirecrackerDriver:
             await session.kill()
             raise
         return RunningFirecracker(spec, session)
-
-    async def _refuse_second(self, spec: LaunchSpec) -> None:
-        if pids := await asyncio.to_thread(_pids_in, spec.folder):
-            raise AlreadyRunning(
-                f"{spec.vm_id} has a VMM already: process {pids[0]}",
-                hint="Adopt it, or end it",
-            )
 
     def _place(self, spec: LaunchSpec) -> Place:
         return Place(spec.folder, spec.uid, spec.vm_id, self._cgroups)
@@ -231,7 +215,3 @@ async def _fill(root: int, spec: LaunchSpec, source: SnapshotSource) -> None:
             await snapshot.read(source, files[0], files[1], spec.memory_mib * _MIB)
         except OSError as error:
             raise VmmFailed(f"{spec.vm_id}'s snapshot cannot be taken in: {error}") from error
-
-
-def _pids_in(folder: Path) -> list[int]:
-    return [pid for pid, _, _ in jail.running_in(folder.resolve())]

@@ -25,7 +25,7 @@ from polydev.hostd.vmm.firecracker import configuration, ends, jail
 from polydev.hostd.vmm.firecracker.cgroup import Cgroups
 from polydev.hostd.vmm.firecracker.jailer import Cell
 from polydev.hostd.vmm.firecracker.programs import Programs
-from polydev.hostd.vmm.firecracker.session import Place, Session, remove_traces
+from polydev.hostd.vmm.firecracker.session import FirecrackerSession, Place, remove_traces
 
 _KVM = Path("/dev/kvm")
 _LIMIT_S = 15.0
@@ -70,7 +70,7 @@ class Prober:
                 pipes = stack.enter_context(ends.made_in(folder, _NOBODY))
                 files = configuration.boot_files(boot, folder)
                 starting = partial(jail.start, folder, _cell(place), files, programs, pipes)
-                session = await Session.start(place, starting, Marker(_FIRST_LINE))
+                session = await FirecrackerSession.start(place, starting, Marker(_FIRST_LINE))
                 await _run(session)
             except OSError as error:
                 raise VmmFailed(f"The trial cannot be made: {error}") from error
@@ -94,7 +94,7 @@ class Prober:
         return self._cache_dir / "probe-firecracker.json"
 
 
-async def _run(session: Session) -> None:
+async def _run(session: FirecrackerSession) -> None:
     """Start the guest and wait for its first line. Ends it. Raises: VmmFailed."""
     seen = asyncio.create_task(session.marker.seen.wait())
     ended = asyncio.create_task(session.ended())

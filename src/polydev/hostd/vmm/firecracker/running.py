@@ -7,11 +7,12 @@ import os
 import socket
 from contextlib import ExitStack, suppress
 
-from polydev.errors import ChannelLost, DiskFull, VmmFailed
+from polydev.errors import ChannelLost, VmmFailed
 from polydev.hostd.vmm.firecracker import jail, limits, snapshot, vsock
 from polydev.hostd.vmm.firecracker.api import SnapshotPaths
-from polydev.hostd.vmm.firecracker.session import Session
-from polydev.hostd.vmm.vmm import ExitReport, LaunchSpec, SnapshotSink
+from polydev.hostd.vmm.firecracker.session import FirecrackerSession
+from polydev.hostd.vmm.running import Running
+from polydev.hostd.vmm.vmm import SnapshotSink
 
 STATE, MEMORY = "snapshot.state", "snapshot.memory"
 """In the jail, which is in memory: a guest's secrets lie on no disk as they are."""
@@ -20,47 +21,8 @@ _SSH_PORT = 22
 _MIB = 1024 * 1024
 
 
-class RunningFirecracker:
+class RunningFirecracker(Running[FirecrackerSession]):
     """Made by `FirecrackerDriver.launch`, `restore` and `adopt`."""
-
-    def __init__(self, spec: LaunchSpec, session: Session) -> None:
-        self._spec = spec
-        self._session = session
-
-    @property
-    def pid(self) -> int:
-        return self._session.process.pid
-
-    async def wait_ready(self) -> None:
-        """Return when the guest printed its ready marker; at once if it was adopted or restored.
-
-        Raises: VmmFailed if the VMM ends before; DiskFull if the guest could not write because the
-        host has no room.
-        """
-        session = self._session
-        news = [
-            asyncio.create_task(session.marker.seen.wait()),
-            asyncio.create_task(session.host_full.seen.wait()),
-            asyncio.create_task(session.ended()),
-        ]
-        try:
-            await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in news:
-                task.cancel()
-        if session.marker.seen.is_set():
-            return
-        if session.host_full.seen.is_set():
-            raise DiskFull(
-                f"The host's disk that holds {self._spec.disk} is full",
-                hint="Free some space there, then start the machine again",
-            )
-        report = await session.ended()
-        words = " | ".join(filter(None, (report.words, session.last_lines)))
-        raise VmmFailed(
-            f"{self._spec.vm_id} ended before it was ready: {words or 'it said nothing'}",
-            hint=f"Its console is in {self._spec.folder / 'console.log'}",
-        )
 
     async def open_channel(self) -> socket.socket:
         """A fresh connection to the guest's vsock port 22. Raises: ChannelLost."""
@@ -96,18 +58,6 @@ class RunningFirecracker:
         """Let a guest that stands still go on; nothing happens to one that runs."""
         if await self._session.api.state() == "Paused":
             await self._session.api.resume()
-
-    async def kill(self) -> None:
-        """End the process now; returns when it has ended and nothing of it is left."""
-        await self._session.kill()
-
-    async def wait(self) -> ExitReport:
-        """Return when the process has ended, whoever ended it."""
-        return await self._session.ended()
-
-    async def close(self) -> None:
-        """Let go of it; the machine goes on."""
-        await self._session.close()
 
     async def _pause(self) -> None:
         if await self._session.api.state() == "Running":

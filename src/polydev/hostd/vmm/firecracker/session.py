@@ -10,27 +10,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from polydev.errors import PolydevError, VmmFailed
-from polydev.hostd.logs import harmless
-from polydev.hostd.vmm.console import (
-    CONSOLE_LOG_BYTES,
-    ERROR_LOG_BYTES,
-    BoundedLog,
-    Marker,
-    Reader,
-)
+from polydev.errors import VmmFailed
+from polydev.hostd.vmm.console import BoundedLog, Marker, Reader
 from polydev.hostd.vmm.firecracker import ends, jail
 from polydev.hostd.vmm.firecracker.api import Api, NotListening
 from polydev.hostd.vmm.firecracker.cgroup import Cgroups
 from polydev.hostd.vmm.firecracker.jail import Jailed
 from polydev.hostd.vmm.firecracker.jailer import API_SOCKET
-from polydev.hostd.vmm.vmm import ExitReport
+from polydev.hostd.vmm.session import Session, started
 
 METRICS_LOG = "metrics.log"
 _METRICS_LOG_BYTES = 128 * 1024
@@ -51,39 +43,38 @@ class Place:
     cgroups: Cgroups
 
 
-class Session:
-    """Made by `start` or `resume`; over when `ended` returns, or after `close`."""
+class FirecrackerSession(Session):
+    """Made by `start` or `resume`."""
+
+    vmm = "Firecracker"
+    hint = "See what `polydev doctor` says about the driver"
 
     def __init__(self, place: Place, jailed: Jailed, marker: Marker) -> None:
+        no_room = Marker(os.strerror(errno.ENOSPC))
+        super().__init__(place.folder, jailed.process, marker, no_room)
+        self.host_full = no_room.seen
         self.place = place
-        self.process = jailed.process
         self.root = jailed.root
-        self.marker = marker
-        folder = place.folder
-        self._console = Reader(BoundedLog(folder / "console.log", CONSOLE_LOG_BYTES), marker)
-        self.host_full = Marker(os.strerror(errno.ENOSPC))
-        """Seen when the guest could not write because the host's disk is full."""
-        self._errors = Reader(BoundedLog(folder / "error.log", ERROR_LOG_BYTES), self.host_full)
-        self._metrics = Reader(BoundedLog(folder / METRICS_LOG, _METRICS_LOG_BYTES))
+        self._metrics = Reader(BoundedLog(place.folder / METRICS_LOG, _METRICS_LOG_BYTES))
         self._held = ExitStack()
         self._pipes: ends.FirecrackerEnds | None = None
         self._api: Api | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._end: asyncio.Task[ExitReport] | None = None
         self._verdict = ""
 
     @classmethod
-    async def start(cls, place: Place, starting: Callable[[], Jailed], marker: Marker) -> Session:
+    async def start(
+        cls, place: Place, starting: Callable[[], Jailed], marker: Marker
+    ) -> FirecrackerSession:
         """Start a process by the blocking `starting`, and return when its API has answered.
 
         The pipes are there already. Raises: VmmFailed, MissingImage, OSError.
         """
-        session = cls(place, await _started(starting), marker)
+        session = cls(place, await started(starting, _end), marker)
         await session._take_up(remember=True)
         return session
 
     @classmethod
-    async def resume(cls, place: Place, jailed: Jailed) -> Session:
+    async def resume(cls, place: Place, jailed: Jailed) -> FirecrackerSession:
         """Take one over that another agent started. Raises: VmmFailed, after ending it."""
         session = cls(place, jailed, Marker("-"))
         session.marker.seen.set()
@@ -100,54 +91,10 @@ class Session:
     @property
     def last_words(self) -> str:
         """Why it ended, as far as it or we can say, in one harmless line."""
-        return " | ".join(filter(None, (self._verdict, _one_line(self._errors.log.tail))))
-
-    @property
-    def last_lines(self) -> str:
-        """What the guest printed last, in one harmless line."""
-        return _one_line(self._console.log.tail)
-
-    async def ended(self) -> ExitReport:
-        """Wait for the end, and for everything to be tidied up."""
-        if self._end is None:
-            raise VmmFailed("The session was closed")
-        return await asyncio.shield(self._end)
-
-    async def kill(self) -> None:
-        """End the process, and return when it has ended and nothing of it is left."""
-        if self._end is not None and not self._end.done():
-            await self.process.kill()
-        await self.ended()
-
-    async def close(self) -> None:
-        """Let go of the process: it goes on."""
-        if self._end is not None and not self._end.done():
-            self._end.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._end
-            await self._hang_up()
-        self._end = None
+        return " | ".join(filter(None, (self._verdict, super().last_words)))
 
     async def _take_up(self, *, remember: bool) -> None:
-        """Listen to a process that was just started or found. Ends it when that fails."""
-        self._end = asyncio.create_task(self._tidy_at_end())
-        try:
-            if remember:
-                identity = self.process.identity
-                await asyncio.to_thread(identity.write, self.place.folder)
-            self._listen()
-            await self._or_end(self._connect())
-        except (OSError, VmmFailed) as error:  # TimeoutError is an OSError
-            await self.kill()
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise
-            raise VmmFailed(
-                f"Firecracker did not start: {self.last_words or self.last_lines or error}",
-                hint="See what `polydev doctor` says about the driver",
-            ) from error
-        except BaseException:
-            await self.kill()
-            raise
+        await super()._take_up(remember=remember)
         self._tasks.append(asyncio.create_task(self._watch()))
 
     def _listen(self) -> None:
@@ -159,18 +106,10 @@ class Session:
         ):
             self._tasks.append(asyncio.create_task(reader.read_errors(fifo)))
 
-    async def _or_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something, unless the process ends before. Raises: VmmFailed."""
-        working = asyncio.create_task(work)
-        try:
-            await asyncio.wait({working, self._ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise VmmFailed("it ended")
-            working.result()
-        finally:
-            working.cancel()
-
     async def _connect(self) -> None:
+        await self._or_end(self._reach_api())
+
+    async def _reach_api(self) -> None:
         """Wait for the API and its first answer.
 
         It is looked for often: the VMM makes its socket and listens at it in two steps, and nothing
@@ -206,23 +145,7 @@ class Session:
                     self._verdict = f"It was ended because it hung: {error.message}"
                     await self.process.kill()
 
-    @property
-    def _ending(self) -> asyncio.Task[ExitReport]:
-        assert self._end is not None  # noqa: S101 - made first of all
-        return self._end
-
-    async def _tidy_at_end(self) -> ExitReport:
-        """Wait for the end, read what is left to read, leave nothing."""
-        status = await self.process.ended()
-        await self._hang_up()
-        await remove_traces(self.place)
-        return ExitReport(status, self.last_words)
-
-    async def _hang_up(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+    async def _let_go(self) -> None:
         if self._api is not None:
             await self._api.close()
             self._api = None
@@ -234,7 +157,9 @@ class Session:
         if self.root >= 0:
             os.close(self.root)
             self.root = -1
-        self.process.release()
+
+    async def _remove_traces(self) -> None:
+        await remove_traces(self.place)
 
 
 async def remove_traces(place: Place) -> None:
@@ -244,19 +169,7 @@ async def remove_traces(place: Place) -> None:
     await place.cgroups.remove(place.name)
 
 
-async def _started(starting: Callable[[], Jailed]) -> Jailed:
-    """Start the process; a caller that is cancelled meanwhile leaves none behind."""
-    running = asyncio.ensure_future(asyncio.to_thread(starting))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        with suppress(PolydevError, OSError):
-            jailed = await running
-            os.close(jailed.root)
-            await jailed.process.kill()
-            jailed.process.release()
-        raise
-
-
-def _one_line(content: bytes) -> str:
-    return " | ".join(harmless(content.decode("utf-8", "replace")).split("\n")).strip(" |")[-1000:]
+async def _end(jailed: Jailed) -> None:
+    os.close(jailed.root)
+    await jailed.process.kill()
+    jailed.process.release()

@@ -8,20 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from polydev.errors import (
-    AlreadyRunning,
-    MissingImage,
-    PolydevError,
-    VmmFailed,
-)
+from polydev.errors import MissingImage, PolydevError, VmmFailed
 from polydev.hostd.confine import confined, tool
 from polydev.hostd.room import room_in
-from polydev.hostd.vmm import process
+from polydev.hostd.vmm import adoption, process
 from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.cgroups import Bounds, Cgroups
 from polydev.hostd.vmm.console import Marker
@@ -39,7 +34,7 @@ from polydev.hostd.vmm.qemu.command import (
 from polydev.hostd.vmm.qemu.fingerprint import fingerprint
 from polydev.hostd.vmm.qemu.probe import Prober
 from polydev.hostd.vmm.qemu.running import RunningQemu
-from polydev.hostd.vmm.qemu.session import Session
+from polydev.hostd.vmm.qemu.session import QemuSession
 from polydev.hostd.vmm.qemu.tap import open_tap
 from polydev.hostd.vmm.vmm import LaunchSpec, Probe, SnapshotSource
 
@@ -112,38 +107,31 @@ class QemuDriver:
 
     async def adopt(self, spec: LaunchSpec) -> RunningQemu | None:
         """Take a running VMM over. One that hangs, or whose launch was cut short, is ended."""
-        known = await asyncio.to_thread(process.Identity.read, spec.folder)
-        running = process.find(known, spec.uid) if known else None
-        if running is not None:
-            with suppress(VmmFailed):
-                return await self._take_over(spec, running)
-        for pid in await asyncio.to_thread(_pids_in, spec.folder):
-            if (stray := process.hold(pid)) is not None:
-                await stray.kill()
-                stray.release()
-        await asyncio.to_thread(ends.remove_from, spec.folder)
-        return None
+        taken_over = await adoption.adopt(spec, partial(self._take_over, spec), _in_folder)
+        if taken_over is None:
+            await asyncio.to_thread(ends.remove_from, spec.folder)
+        return taken_over
 
     def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
         """VMMs under `machines_dir` whose folder is none of these. Blocking."""
-        known = {folder.resolve() for folder in folders}
-        found = process.running_in(self._machines_dir.resolve(), PROGRAM)
-        return [pid for pid, where, exists in found if not exists or where not in known]
+        return adoption.leftovers(_in_folder(self._machines_dir.resolve()), folders)
 
-    async def _started(self, spec: LaunchSpec, more: Sequence[str] = ()) -> Session:
+    async def _started(self, spec: LaunchSpec, more: Sequence[str] = ()) -> QemuSession:
         """A QEMU whose guest does not run yet; with `more` arguments."""
         program = tool(PROGRAM, PACKAGE)
         try:
             with room_in(spec.folder), ExitStack() as stack:
                 boot = _open_boot_files(stack, spec)
                 how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
-                await self._refuse_second(spec)
+                await adoption.refuse_second(spec, _in_folder)
                 session = await _start(stack, [program, *more], spec, boot, how)
         except OSError as error:
             raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
         return await self._bounded(session, spec, how)
 
-    async def _bounded(self, session: Session, spec: LaunchSpec, how: Acceleration) -> Session:
+    async def _bounded(
+        self, session: QemuSession, spec: LaunchSpec, how: Acceleration
+    ) -> QemuSession:
         """The same, held to what it may have, before its guest has touched any memory."""
         session.after_end = partial(self._cgroups.release, spec.vm_id)
         memory_mib = spec.memory_mib + overhead_mib(how, spec.memory_mib)
@@ -156,7 +144,7 @@ class QemuDriver:
         return session
 
     async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningQemu:
-        session = await Session.resume(spec.folder, running)
+        session = await QemuSession.resume(spec.folder, running)
         session.after_end = partial(self._cgroups.release, spec.vm_id)
         try:
             await migration.is_standing(session)
@@ -165,13 +153,6 @@ class QemuDriver:
             raise
         return RunningQemu(spec, session)
 
-    async def _refuse_second(self, spec: LaunchSpec) -> None:
-        if pids := await asyncio.to_thread(_pids_in, spec.folder):
-            raise AlreadyRunning(
-                f"{spec.vm_id} has a VMM already: process {pids[0]}",
-                hint="Adopt it, or end it",
-            )
-
 
 async def _start(
     stack: ExitStack,
@@ -179,7 +160,7 @@ async def _start(
     spec: LaunchSpec,
     boot: tuple[int, int],
     how: Acceleration,
-) -> Session:
+) -> QemuSession:
     files = MachineDescriptors(
         root_image=_open(stack, spec.root_image, "golden image", spec.uid),
         disk=_open(stack, spec.disk, "disk", spec.uid),
@@ -196,11 +177,11 @@ async def _start(
         [*most, *program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns
     )
     opened = (*boot, files.root_image, files.disk, files.config_drive, files.tap)
-    return await Session.start(spec.folder, argv, opened, given, Marker(spec.ready_marker))
+    return await QemuSession.start(spec.folder, argv, opened, given, Marker(spec.ready_marker))
 
 
-def _pids_in(folder: Path) -> list[int]:
-    return [pid for pid, _, _ in process.running_in(folder.resolve(), PROGRAM)]
+def _in_folder(folder: Path) -> Iterator[adoption.Found]:
+    return process.running_in(folder, PROGRAM)
 
 
 def _open_boot_files(stack: ExitStack, spec: LaunchSpec) -> tuple[int, int]:

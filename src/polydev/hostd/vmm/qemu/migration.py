@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from polydev.errors import SnapshotUnusable, VmmFailed
 from polydev.hostd.logs import harmless
-from polydev.hostd.vmm.qemu.session import Session
+from polydev.hostd.vmm.qemu.session import QemuSession
 from polydev.hostd.vmm.vmm import SnapshotSink, SnapshotSource
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ _ENDED = frozenset({"none", "completed", "failed", "cancelled"})
 _STANDING = frozenset({"paused", "postmigrate"})
 
 
-async def save(session: Session, sink: SnapshotSink, memory_mib: int) -> None:
+async def save(session: QemuSession, sink: SnapshotSink, memory_mib: int) -> None:
     """Stop the guest and write it out. It stands still afterwards, whatever is raised.
 
     Raises: VmmFailed, also for a QEMU that sends more than such a guest can have; and what the sink
@@ -61,14 +61,14 @@ async def save(session: Session, sink: SnapshotSink, memory_mib: int) -> None:
         raise VmmFailed(f"QEMU did not write the machine's memory: {await _why(session, status)}")
 
 
-async def settle(session: Session) -> None:
+async def settle(session: QemuSession) -> None:
     """End whatever is still being written, so that the guest may go on. Raises: VmmFailed."""
     if await _status(session) not in _ENDED:
         await session.qmp.execute("migrate_cancel")
     await _until_ended(session)
 
 
-async def is_standing(session: Session) -> bool:
+async def is_standing(session: QemuSession) -> bool:
     """True for a guest that stands still with all it had; False for one that runs.
 
     Raises: VmmFailed for one that is neither, such as one that was never let go at its start.
@@ -82,7 +82,7 @@ async def is_standing(session: Session) -> bool:
     raise VmmFailed(f"The guest does not run: {state}")
 
 
-async def load(session: Session, source: SnapshotSource) -> None:
+async def load(session: QemuSession, source: SnapshotSource) -> None:
     """Read a guest into a QEMU that waits for one (`command.INCOMING`). It stands still then.
 
     Raises: SnapshotUnusable, VmmFailed; the QEMU is of no more use then.
@@ -105,7 +105,7 @@ async def load(session: Session, source: SnapshotSource) -> None:
 
 
 @asynccontextmanager
-async def _line_to(session: Session) -> AsyncIterator[socket.socket]:
+async def _line_to(session: QemuSession) -> AsyncIterator[socket.socket]:
     """Our end of a pair whose other end QEMU was given."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -129,13 +129,13 @@ async def _in_time(moving: Awaitable[T]) -> T:
         raise VmmFailed(f"QEMU has moved no memory for {_STALL_LIMIT_S} s") from None
 
 
-async def _hear_of_progress(session: Session) -> None:
+async def _hear_of_progress(session: QemuSession) -> None:
     """Have QEMU say so whenever it is a step further; it refuses once it has begun."""
     capabilities = [{"capability": "events", "state": True}]
     await session.qmp.execute("migrate-set-capabilities", capabilities=capabilities)
 
 
-async def _until_ended(session: Session) -> str:
+async def _until_ended(session: QemuSession) -> str:
     """How it ended, once it has. Raises: VmmFailed if QEMU ends, or takes too long."""
     while True:
         session.migration_news.clear()
@@ -156,12 +156,12 @@ async def _until_ended(session: Session) -> str:
             raise VmmFailed(f"QEMU has not ended moving memory in {_STALL_LIMIT_S} s: {status}")
 
 
-async def _status(session: Session) -> str:
+async def _status(session: QemuSession) -> str:
     known = await session.qmp.execute("query-migrate")
     return str(known.get("status", "none")) if isinstance(known, dict) else "none"
 
 
-async def _why(session: Session, status: str) -> str:
+async def _why(session: QemuSession, status: str) -> str:
     with suppress(VmmFailed):
         known = await session.qmp.execute("query-migrate")
         if isinstance(known, dict) and (words := known.get("error-desc")):
@@ -169,5 +169,5 @@ async def _why(session: Session, status: str) -> str:
     return f"{status} {_words(session)}"
 
 
-def _words(session: Session) -> str:
+def _words(session: QemuSession) -> str:
     return session.last_words or "it did not say why"

@@ -31,7 +31,7 @@ from polydev.hostd.vmm.qemu.command import (
     BootDescriptors,
     guest_arguments,
 )
-from polydev.hostd.vmm.qemu.session import Session
+from polydev.hostd.vmm.qemu.session import QemuSession
 from polydev.hostd.vmm.qemu.tsc import tsc_khz
 
 _KVM = Path("/dev/kvm")
@@ -106,7 +106,7 @@ class Prober:
             arguments = guest_arguments("polydev-probe", _MEMORY_MIB, 1, boot, how)
             argv = confined([tool(PROGRAM, PACKAGE), *arguments], uid=_NOBODY, groups=how.groups)
             marker = Marker(_FIRST_LINE)
-            session = await Session.start(folder, argv, [kernel, initramfs], given, marker)
+            session = await QemuSession.start(folder, argv, [kernel, initramfs], given, marker)
             try:
                 await session.qmp.execute("cont")
                 await _ran(session, marker, accelerator, limit_s)
@@ -126,7 +126,7 @@ class Prober:
             write_whole(self._cache_dir / "probe.json", content, durable=False)
 
 
-async def _ran(session: Session, marker: Marker, accelerator: str, limit_s: float) -> None:
+async def _ran(session: QemuSession, marker: Marker, accelerator: str, limit_s: float) -> None:
     seen = asyncio.create_task(marker.seen.wait())
     ended = asyncio.create_task(session.ended())
     try:

@@ -1,0 +1,167 @@
+"""One VMM process as the agent holds it, whichever VMM it is: identity, console, complaints, end.
+
+Each driver's `session.py` says how its VMM is reached and what it leaves; a session of any gives
+the same promises: its guest is heard from the start, what the process said last is known, and when
+it has ended, whoever ended it, nothing of it is left on the host but its logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from polydev.errors import PolydevError, VmmFailed
+from polydev.hostd.logs import harmless
+from polydev.hostd.vmm.console import (
+    CONSOLE_LOG_BYTES,
+    ERROR_LOG_BYTES,
+    BoundedLog,
+    Marker,
+    Reader,
+)
+from polydev.hostd.vmm.process import VmmProcess
+from polydev.hostd.vmm.vmm import ExitReport
+
+T = TypeVar("T")
+_LAST_WORDS_S = 5
+
+
+class Session(ABC):
+    """Over when `ended` returns, or after `close`."""
+
+    vmm: ClassVar[str]
+    """The VMM's name, and what to do when it does not start, for whoever reads the error."""
+    hint: ClassVar[str]
+
+    def __init__(
+        self, folder: Path, running: VmmProcess, marker: Marker, complaint: Marker | None = None
+    ) -> None:
+        """`marker` is looked for in what the guest prints, `complaint` in what the VMM says."""
+        self.folder = folder
+        self.process = running
+        self.marker = marker
+        self.host_full = asyncio.Event()
+        """Set when the guest could not write because the host's disk is full."""
+        self._console = Reader(BoundedLog(folder / "console.log", CONSOLE_LOG_BYTES), marker)
+        self._errors = Reader(BoundedLog(folder / "error.log", ERROR_LOG_BYTES), complaint)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ends_by_itself: set[asyncio.Task[None]] = set()
+        """Those of `_tasks` that end when they have read the last that the process said."""
+        self._end: asyncio.Task[ExitReport] | None = None
+
+    @property
+    def last_words(self) -> str:
+        """What the VMM complained of last, in one harmless line."""
+        return _one_line(self._errors.log.tail)
+
+    @property
+    def last_lines(self) -> str:
+        """What the guest printed last, in one harmless line."""
+        return _one_line(self._console.log.tail)
+
+    async def ended(self) -> ExitReport:
+        """Wait for the end, and for everything to be tidied up."""
+        if self._end is None:
+            raise VmmFailed("The session was closed")
+        return await asyncio.shield(self._end)
+
+    async def kill(self) -> None:
+        """End the process, and return when it has ended and nothing of it is left."""
+        if self._end is not None and not self._end.done():
+            await self.process.kill()
+        await self.ended()
+
+    async def close(self) -> None:
+        """Let go of the process: it goes on."""
+        if self._end is not None and not self._end.done():
+            self._end.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._end
+            await self._hang_up()
+        self._end = None
+
+    @abstractmethod
+    def _listen(self) -> None:
+        """Have what the process says read, by tasks of `_tasks`. Raises: OSError."""
+
+    @abstractmethod
+    async def _connect(self) -> None:
+        """Reach the process, and return when it has answered. Raises: VmmFailed, OSError."""
+
+    @abstractmethod
+    async def _let_go(self) -> None:
+        """Read what is left in the pipes, and close all that `_listen` and `_connect` opened."""
+
+    @abstractmethod
+    async def _remove_traces(self) -> None:
+        """Remove what the process, which has ended, leaves on the host."""
+
+    async def _take_up(self, *, remember: bool) -> None:
+        """Reach a process that was just started or found. Ends it when that fails."""
+        self._end = asyncio.create_task(self._tidy_at_end())
+        try:
+            if remember:
+                identity = self.process.identity
+                await asyncio.to_thread(identity.write, self.folder)
+            self._listen()
+            await self._connect()
+        except (OSError, VmmFailed) as error:  # TimeoutError is an OSError
+            await self.kill()
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            words = self.last_words or self.last_lines or error
+            raise VmmFailed(f"{self.vmm} did not start: {words}", hint=self.hint) from error
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def _or_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something, unless the process ends before. Raises: VmmFailed, and what it raises."""
+        assert self._end is not None  # noqa: S101 - made before anything is asked
+        working = asyncio.create_task(work)
+        try:
+            await asyncio.wait({working, self._end}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise VmmFailed("it ended")
+            return working.result()
+        finally:
+            working.cancel()
+
+    async def _tidy_at_end(self) -> ExitReport:
+        status = await self.process.ended()
+        if self._ends_by_itself:
+            await asyncio.wait(self._ends_by_itself, timeout=_LAST_WORDS_S)
+        await self._hang_up()
+        await self._remove_traces()
+        return ExitReport(status, self.last_words)
+
+    async def _hang_up(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self._let_go()
+        self.process.release()
+
+
+async def started(starting: Callable[[], T], end: Callable[[T], Awaitable[None]]) -> T:
+    """Do something blocking that starts a process; a caller that is cancelled leaves none behind.
+
+    `end` ends what was started. Raises what `starting` does.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(starting))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        with suppress(PolydevError, OSError):
+            await end(await running)
+        raise
+
+
+def _one_line(content: bytes) -> str:
+    return " | ".join(harmless(content.decode("utf-8", "replace")).split("\n")).strip(" |")[-1000:]
