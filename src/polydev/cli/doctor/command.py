@@ -21,7 +21,9 @@ from polydev.domain import Finding
 from polydev.errors import BadSettings, PolydevError
 from polydev.settings import HostSettings, read
 
-LIMIT_S = 30.0
+_LIMIT_S = 30.0
+_CONTROLLER_LIMIT_S = 60.0
+"""It asks the CLIs in machines, which take long to start where machines are emulated."""
 
 
 @runs
@@ -60,7 +62,7 @@ async def examine(*, outside: bool = False) -> list[Finding]:
         _limited("polydev", processes.instance(settings)),
         _limited("port", processes.port(client)),
         _limited("host agent", processes.host(settings)),
-        _limited("controller", controller_side.ask(client)),
+        _limited("controller", controller_side.ask(client), _CONTROLLER_LIMIT_S),
     ]
     if outside:
         parts.insert(-1, _limited("network", network.reach(settings)))
@@ -70,12 +72,14 @@ async def examine(*, outside: bool = False) -> list[Finding]:
     return [*here, *told]
 
 
-async def _limited(name: str, part: Awaitable[Sequence[Finding]]) -> Sequence[Finding]:
+async def _limited(
+    name: str, part: Awaitable[Sequence[Finding]], limit_s: float = _LIMIT_S
+) -> Sequence[Finding]:
     try:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             return await part
     except TimeoutError:
-        words = f"Not known: looking took more than {LIMIT_S:g} s"
+        words = f"Not known: looking took more than {limit_s:g} s"
         return [Finding(name, False, words, "Look again; if it stays so, restart Polydev")]
     except PolydevError as error:
         return [Finding(name, False, error.message, error.hint)]

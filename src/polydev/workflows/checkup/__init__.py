@@ -22,7 +22,7 @@ from polydev.workflows.checkup import clis, databases, machines, vm_hosts
 
 log = logging.getLogger("polydev.workflows")
 
-LIMIT_S = 20.0
+_LIMIT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Checkup:
         """Every finding; for a person, those that are theirs to know."""
         parts = [
             _limited("machines", machines.compare(self.database, self.hosts, person)),
-            _limited("logins", clis.ask(self.database, self.hosts, person)),
+            _limited("logins", clis.ask(self.database, self.hosts, person), clis.ALL_S),
         ]
         if person is None:
             parts += [
@@ -49,13 +49,15 @@ class Checkup:
         return first + [finding for part in found for finding in part]
 
 
-async def _limited(name: str, part: Awaitable[Sequence[Finding]]) -> Sequence[Finding]:
+async def _limited(
+    name: str, part: Awaitable[Sequence[Finding]], limit_s: float = _LIMIT_S
+) -> Sequence[Finding]:
     """What a part finds; that it did not end, or broke, is a finding too."""
     try:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             return await part
     except TimeoutError:
-        words = f"Not known: looking took more than {LIMIT_S:g} s"
+        words = f"Not known: looking took more than {limit_s:g} s"
         return [Finding(name, False, words, "Look again; the controller's log may say more")]
     except PolydevError as error:
         hint = error.hint or "The controller's log says more"

@@ -26,6 +26,8 @@ MOST = 24
 _AT_ONCE = 6
 _LIMIT_S = 45.0
 """Gemini CLI needs half a minute to start in an emulated machine."""
+ALL_S = _LIMIT_S + 5
+"""For all of them together: one that does not answer must be told by its name."""
 
 
 async def ask(database: Database, hosts: Hosts, person: PersonId | None) -> Sequence[Finding]:
