@@ -92,9 +92,12 @@ def _begin() -> socket.socket:
 
 
 def _serve(asked: socket.socket) -> None:
+    # What a controller imports when it starts, or is asked for the first time: every fork has it.
+    import anyio._backends._asyncio  # noqa: F401
     import controller_process
 
-    import polydev.app  # noqa: F401 - a controller imports it when it starts: every fork has it
+    import polydev.app
+    import polydev.store.migrating  # noqa: F401
     from polydev.hostd import __main__ as host_agent
 
     gc.collect()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from polydev.access import Access, Asked, Caller
 from polydev.access.origins import csrf_token
 from polydev.access.sign_ins import VIA, Begun
+from polydev.api import routes
 from polydev.api.account_schemas import (
     AccountView,
     PasswordChange,
@@ -22,7 +23,7 @@ from polydev.api.services import OwningAccount, Question, Reach, Reading
 from polydev.domain import Scope
 from polydev.errors import AlreadyExists, NotSignedIn, PasswordRefused, TooManyRequests
 
-router = APIRouter(prefix="/api/account", tags=["account"])
+router = routes.router(prefix="/api/account", tags=["account"])
 
 
 @router.get("/ways", responses=open_answers())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import RedirectResponse
 
 from polydev.access.arrivals import Arrivals
 from polydev.access.oidc import ARRIVAL_LIMIT_S
+from polydev.api import routes
 from polydev.api.account import set_sign_in
 from polydev.api.answers import open_answers
 from polydev.api.services import Question, Reach, Services
@@ -20,7 +21,7 @@ from polydev.errors import (
     TooManyRequests,
 )
 
-router = APIRouter(prefix="/api/account/oidc", tags=["account"])
+router = routes.router(prefix="/api/account/oidc", tags=["account"])
 
 _SEE_OTHER: dict[int | str, dict[str, Any]] = {
     303: {

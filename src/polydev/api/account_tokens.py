@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
+from polydev.api import routes
 from polydev.api.account_schemas import CreatedToken, NewToken, SignInView, TokenView
 from polydev.api.answers import answers
 from polydev.api.ids import Id
 from polydev.api.services import OwningAccount, Reach
 from polydev.errors import NoSuchToken, QuotaExceeded
 
-router = APIRouter(prefix="/api/account", tags=["account"])
+router = routes.router(prefix="/api/account", tags=["account"])
 
 
 @router.get("/tokens", responses=answers())

@@ -8,8 +8,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 
+from polydev.api import routes
 from polydev.api.answers import answers, listing
 from polydev.api.ids import ID_PATTERN, MAX_ID, IdText, SessionIdInPath, VmIdInPath
 from polydev.api.pages import Paged
@@ -27,7 +28,7 @@ from polydev.errors import (
 )
 from polydev.store import audit, capacity, hosts, machines, sessions
 
-router = APIRouter(prefix="/api/admin", tags=["administration"], route_class=Repeatable)
+router = routes.router(prefix="/api/admin", tags=["administration"], route_class=Repeatable)
 
 HostIdInPath = Annotated[
     str,

@@ -11,10 +11,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
 from polydev.access.accounts import NOBODY
+from polydev.api import routes
 from polydev.api.answers import answers, listing
 from polydev.api.ids import IdText, Moment
 from polydev.api.pages import Page, Paged
@@ -23,7 +24,7 @@ from polydev.domain import PersonId
 from polydev.store import audit
 from polydev.store.audit import Recorded, Sought
 
-router = APIRouter(prefix="/api")
+router = routes.router(prefix="/api")
 
 _ACTION = r"^[a-z][a-z-]*\.([a-z][a-z-]*)?$"
 

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 
-from polydev.api import streams
+from polydev.api import routes, streams
 from polydev.api.answers import answers, events_of, listing
 from polydev.api.at_once import SESSION_STREAMS, WAITING
 from polydev.api.ids import SessionIdInPath
@@ -55,8 +55,8 @@ from polydev.errors import (
 )
 from polydev.store import machines, sessions
 
-router = APIRouter(prefix="/api", tags=["connect sessions"], route_class=Repeatable)
-plain = APIRouter(prefix="/api", tags=["connect sessions"])
+router = routes.router(prefix="/api", tags=["connect sessions"], route_class=Repeatable)
+plain = routes.router(prefix="/api", tags=["connect sessions"])
 """Routes whose requests hold what is kept nowhere, not even to know them again."""
 
 _SESSION = "/auth/session/{sessionId}"

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from polydev.api import streams
+from polydev.api import routes, streams
 from polydev.api.answers import answers, of_type
 from polydev.api.at_once import CHAT_TURNS
 from polydev.api.problems import on_wire
@@ -21,7 +21,7 @@ from polydev.chat import Turn, TurnEvent
 from polydev.domain import Scope
 from polydev.errors import NotConnected, NotSignedIn, TooManyRequests, UnknownProvider
 
-router = APIRouter(prefix="/api/chat", tags=["chat"])
+router = routes.router(prefix="/api/chat", tags=["chat"])
 
 
 @router.post(

@@ -13,11 +13,11 @@ from contextlib import ExitStack, aclosing
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
 from polydev.access import Caller
-from polydev.api import streams
+from polydev.api import routes, streams
 from polydev.api.answers import answers, listing, of_type
 from polydev.api.at_once import CHAT_STREAMS
 from polydev.api.chat_schemas import (
@@ -51,7 +51,7 @@ from polydev.errors import (
 )
 from polydev.telemetry import metrics
 
-router = APIRouter(prefix="/api/chats", tags=["chat"], route_class=Repeatable)
+router = routes.router(prefix="/api/chats", tags=["chat"], route_class=Repeatable)
 
 HEARTBEAT_S = 15.0
 _MAX_EVENT_ID = 2**53 - 1

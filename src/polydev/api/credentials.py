@@ -8,9 +8,10 @@ import json
 from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from polydev.api import routes
 from polydev.api.answers import answers, listing
 from polydev.api.at_once import EXAMINATIONS
 from polydev.api.ids import Id
@@ -26,7 +27,7 @@ from polydev.errors import (
 from polydev.store import credentials
 from polydev.workflows.custody import Verdict
 
-router = APIRouter(prefix="/api/credentials", tags=["credentials"])
+router = routes.router(prefix="/api/credentials", tags=["credentials"])
 
 _ID = "7d4a8f1e-2c63-5b0a-9d11-4e8f0c2b6a35"
 

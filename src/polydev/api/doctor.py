@@ -6,16 +6,16 @@ this machine alone can tell, `polydev doctor` adds.
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from polydev.api import routes
 from polydev.api.answers import answers
 from polydev.api.at_once import EXAMINATIONS
 from polydev.api.services import Reach, Reading
 from polydev.domain import Finding
 from polydev.errors import TooManyRequests
 
-router = APIRouter(prefix="/api/doctor", tags=["general"])
+router = routes.router(prefix="/api/doctor", tags=["general"])
 
 
 class FindingView(BaseModel):

@@ -16,10 +16,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from polydev.api import streams
+from polydev.api import routes, streams
 from polydev.api.answers import answers, of_type
 from polydev.api.at_once import EVENT_STREAMS
 from polydev.api.services import Reach, Reading, Services, still_may
@@ -28,7 +28,7 @@ from polydev.errors import TooManyRequests
 from polydev.store import events
 from polydev.telemetry import metrics
 
-router = APIRouter(prefix="/api", tags=["events"])
+router = routes.router(prefix="/api", tags=["events"])
 
 HEARTBEAT_S = 15.0
 """How often a comment keeps the connection up, and who listens is asked about anew."""

@@ -20,13 +20,14 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from polydev.access import Caller
+from polydev.api import routes
 from polydev.api.answers import answers, of_type
 from polydev.api.at_once import TRANSFERS
 from polydev.api.ids import VmIdInPath
@@ -59,7 +60,7 @@ from polydev.hostapi import FileEntry
 from polydev.hosts.files import Download, MachineFiles
 
 log = logging.getLogger("polydev.api")
-router = APIRouter(prefix="/api/vm", tags=["machines"])
+router = routes.router(prefix="/api/vm", tags=["machines"])
 
 HOME = b"/root"
 _MAX_PATH = 1024

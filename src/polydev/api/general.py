@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
 from polydev import __version__
+from polydev.api import routes
 from polydev.api.answers import answers, of_type, open_answers
 from polydev.api.schemas import HealthView, ProviderView
 from polydev.api.services import Reach, Reading, Services
 from polydev.errors import PolydevError
 from polydev.providers import all_providers
 
-router = APIRouter(tags=["general"])
+router = routes.router(tags=["general"])
 
 _GREETING = """\
 Polydev {version}: a private microVM per person for AI coding CLIs, and a way to log them in there.

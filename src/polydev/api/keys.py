@@ -6,16 +6,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from polydev.api import routes
 from polydev.api.answers import answers
 from polydev.api.ids import Id
 from polydev.api.services import Administering, Reach
 from polydev.errors import KeyInUse, NoSuchKey
 from polydev.workflows.rotation import KeyState, RotationState
 
-router = APIRouter(prefix="/api/admin/keys", tags=["administration"])
+router = routes.router(prefix="/api/admin/keys", tags=["administration"])
 
 _KEY_ID = "key-0f3a5c7e9b1d"
 _ROTATION_ID = f"{_KEY_ID}.5b1e7c2d9a40"

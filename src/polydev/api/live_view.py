@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from polydev.access import Caller
-from polydev.api import problems, streams
+from polydev.api import problems, routes, streams
 from polydev.api.answers import answers
 from polydev.api.at_once import LIVE_VIEWS
 from polydev.api.ids import SessionIdInPath
@@ -46,7 +45,7 @@ from polydev.errors import (
 from polydev.hosts import GuestStream
 from polydev.store import machines, sessions
 
-router = APIRouter(prefix="/api", tags=["connect sessions"])
+router = routes.router(prefix="/api", tags=["connect sessions"])
 
 VNC_PORT = 5900
 _SUBPROTOCOL = "binary"

@@ -10,10 +10,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from polydev.api import routes
 from polydev.api.answers import answers, of_type
 from polydev.api.ids import VmIdInPath
 from polydev.api.own_machines import host_of_own, own_machine
@@ -22,7 +23,7 @@ from polydev.domain import Machine, VmId
 from polydev.errors import ChannelLost, Failed, HostUnreachable, NoSuchMachine
 from polydev.hostapi import Usage
 
-router = APIRouter(prefix="/api/vm", tags=["machines"])
+router = routes.router(prefix="/api/vm", tags=["machines"])
 
 MAX_TAIL_BYTES = 1024 * 1024
 _MIB = 1024 * 1024

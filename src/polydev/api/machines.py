@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 
-from polydev.api import problems, streams
+from polydev.api import problems, routes, streams
 from polydev.api.answers import answers, listing, of_type
 from polydev.api.at_once import PROGRAMS, WAITING
 from polydev.api.auth import After, Wait
@@ -48,7 +48,7 @@ from polydev.store import machines
 from polydev.workflows.causes import Cause
 from polydev.workflows.waking import usable_cli_of
 
-router = APIRouter(prefix="/api/vm", tags=["machines"], route_class=Repeatable)
+router = routes.router(prefix="/api/vm", tags=["machines"], route_class=Repeatable)
 
 MAX_TAIL_BYTES = 1024 * 1024
 BY_HAND = "asked for"

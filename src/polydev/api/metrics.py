@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
+from polydev.api import routes
 from polydev.api.answers import answers, of_type
 from polydev.api.services import Reach, Scraping, Services
 from polydev.store import counts
 from polydev.telemetry import metrics
 
-router = APIRouter(tags=["general"])
+router = routes.router(tags=["general"])
 
 _COUNT_EVERY_S = 1.0
 _EXAMPLE = 'polydev_machines{host="local",kind="cli",state="running"} 3.0\n'

@@ -13,7 +13,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 
 from polydev.api.answers import PROBLEM_SCHEMA
 from polydev.api.services import CSRF_HEADER
@@ -39,12 +38,6 @@ _TAGS = {
     "administration": "Hosts, people, everybody's machines and sessions; administrators only",
 }
 _CHANGING = ("post", "put", "patch", "delete")
-
-
-def operation_id(route: APIRoute) -> str:
-    """`list_machines` becomes `listMachines`."""
-    first, *others = route.name.split("_")
-    return first + "".join(word.capitalize() for word in others)
 
 
 def describe(api: FastAPI) -> None:

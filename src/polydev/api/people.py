@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from fastapi import APIRouter
-
+from polydev.api import routes
 from polydev.api.account_schemas import (
     CreatedInvitation,
     InvitationView,
@@ -21,7 +20,7 @@ from polydev.api.services import Administering, Reach
 from polydev.domain import PersonId
 from polydev.errors import NoSuchPerson, NoSuchToken, TooManyRequests
 
-router = APIRouter(prefix="/api/admin", tags=["administration"])
+router = routes.router(prefix="/api/admin", tags=["administration"])
 
 _PERSON = "/people/{user_id}"
 

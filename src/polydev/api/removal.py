@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from polydev.api import routes
 from polydev.api.account_schemas import PersonView
 from polydev.api.answers import answers
 from polydev.api.ids import Id
@@ -12,7 +12,7 @@ from polydev.api.services import Administering, OwningAccount, Reach
 from polydev.domain import PersonId
 from polydev.errors import NoSuchPerson, TooManyRequests
 
-router = APIRouter(prefix="/api")
+router = routes.router(prefix="/api")
 
 
 class Confirmation(BaseModel):

@@ -31,6 +31,7 @@ from polydev.api import (
     people,
     problems,
     removal,
+    routes,
     terminal,
     usage,
 )
@@ -57,16 +58,11 @@ def routes_of(services: Services | None, pages: Sequence[APIRouter] = ()) -> Fas
         version=__version__,
         docs_url=None,  # its pages would be fetched from elsewhere
         redoc_url=None,
-        generate_unique_id_function=openapi.operation_id,
     )
     api.state.services = services
     problems.install(api)
-    for router in pages:
-        api.include_router(router)
     of_services = (auth, *_MACHINES, chat, chats, admin, keys, credentials)
-    for part in (general, doctor, *_ACCOUNTS, *_OBSERVING, *of_services):
-        api.include_router(part.router)
-    api.include_router(auth.plain)
-    api.include_router(live_view.router)
+    parts = (general, doctor, *_ACCOUNTS, *_OBSERVING, *of_services, live_view)
+    routes.serve(api, (*pages, *(part.router for part in parts), auth.plain))
     openapi.describe(api)
     return api

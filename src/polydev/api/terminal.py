@@ -22,11 +22,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from polydev.api import problems, streams
+from polydev.api import problems, routes, streams
 from polydev.api.at_once import TERMINALS
 from polydev.api.ids import VmIdInPath
 from polydev.api.own_machines import Reached, own_machine
@@ -43,7 +43,7 @@ from polydev.hostapi import ExecEnd, ExecRequest
 from polydev.hosts import GuestProcess, Host
 from polydev.workflows.waking import WAKES, SignsOfUse, can_be_used
 
-router = APIRouter(prefix="/api/vm", tags=["machines"])
+router = routes.router(prefix="/api/vm", tags=["machines"])
 
 MAX_COLUMNS, MAX_ROWS = 1000, 500
 MAX_SESSIONS = 8

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from polydev.api import routes
 from polydev.api.answers import answers
 from polydev.api.services import Reach, Reading
 from polydev.domain import Usage
 
-router = APIRouter(prefix="/api/account", tags=["account"])
+router = routes.router(prefix="/api/account", tags=["account"])
 
 
 class Amounts(BaseModel):
