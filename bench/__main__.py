@@ -7,6 +7,7 @@ import asyncio
 import os
 import platform
 import signal
+from pathlib import Path
 
 from tests.support.postgres import a_cluster
 
@@ -18,22 +19,23 @@ from bench.disk import new_disk
 from bench.hibernate import hibernate
 from bench.load import load as under_load
 from bench.machine_start import machine_start
+from bench.start_parts import picture, start_parts
 from bench.terminal import terminal
 from bench.warm import warm_browsers
 
 NAMES = (
-    *("disk", "machine", "memory", "many", "hibernate", "warm"),
+    *("disk", "machine", "parts", "memory", "many", "hibernate", "warm"),
     *("connect", "chat", "terminal", "load"),
 )
-ON_A_HOST = {"disk", "machine", "memory", "many", "hibernate"}
+ON_A_HOST = {"disk", "machine", "parts", "memory", "many", "hibernate"}
 
 
-def run(names: list[str], rounds: int, sessions: int, count: int) -> None:
+def run(names: list[str], rounds: int, sessions: int, count: int, drawn: Path | None) -> None:
     """Measure, and print a table as it grows."""
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", flush=True)
     print(measure.HEADER, flush=True)
     if ON_A_HOST & set(names):
-        asyncio.run(machines(names, rounds, count))
+        asyncio.run(machines(names, rounds, count, drawn))
     if "warm" in names:
         asyncio.run(warm(rounds))
     if "connect" in names:
@@ -56,7 +58,7 @@ def load(sessions: int) -> None:
         print(*asyncio.run(under_load(urls, sessions)).rows(), sep="\n", flush=True)
 
 
-async def machines(names: list[str], rounds: int, count: int) -> None:
+async def machines(names: list[str], rounds: int, count: int, drawn: Path | None) -> None:
     """What needs golden images and a host agent that starts them."""
     async with running_agent() as agent:
         if "disk" in names:
@@ -66,6 +68,15 @@ async def machines(names: list[str], rounds: int, count: int) -> None:
             health = await agent.host.health()
             found = await machine_start(agent, rounds)
             print(found.row(), f"({health.driver}, {health.accelerator})", flush=True)
+        if "parts" in names:
+            health = await agent.host.health()
+            starts = await start_parts(agent, rounds)
+            print(*(row for start in starts for row in start.rows()), sep="\n", flush=True)
+            if drawn is not None:
+                cores = len(os.sched_getaffinity(0))
+                how = f"{health.driver}, {health.accelerator}, {cores} cores"
+                told = picture(starts, f"Medians of {rounds} starts ({how})")
+                await asyncio.to_thread(drawn.write_text, told)
         if "memory" in names:
             print(*await memory.idle(agent, rounds), sep="\n", flush=True)
         if "many" in names:
@@ -87,10 +98,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs a side")
     parser.add_argument("--sessions", type=int, default=200, help="of `load`, at once")
     parser.add_argument("--machines", type=int, default=10, help="of `many`, at once")
+    parser.add_argument("--picture", type=Path, help="of `parts`: draw it there (SVG)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then too
     names = arguments.names or list(NAMES)
-    run(names, arguments.rounds, arguments.sessions, arguments.machines)
+    sizes = arguments.sessions, arguments.machines
+    run(names, arguments.rounds, *sizes, arguments.picture)
 
 
 main()
