@@ -3,7 +3,7 @@ MAKEFLAGS += --no-print-directory
 RUN := scripts/with-env
 export POLYDEV_IMAGES_DIR ?= /var/cache/polydev/golden-images
 
-.PHONY: help setup setup-tests lock check format images test demo down bench clean
+.PHONY: help setup setup-tests lock check format images test soak demo down bench clean
 
 help:            ## What can be made
 	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile | expand -t 16
@@ -34,6 +34,9 @@ test: setup-tests  ## Everything: check, images, and all tests on real machines
 	@scripts/check --static
 	@bin/polydev image build
 	@scripts/test
+
+soak: setup-tests  ## 300 sessions on each database while all that may die is killed again and again
+	@POLYDEV_SOAK_SESSIONS=300 $(RUN) python -m pytest -q -s tests/workflows/test_soak.py
 
 demo: setup      ## Carry the main job through, offline, on real machines
 	@bin/polydev demo

@@ -20,13 +20,13 @@ from controller_world import World, a_world, tokens_in
 
 from polydev.store.tables import auth_sessions
 
-SESSIONS = {"sqlite": 300, "postgresql": 60}
-"""POLYDEV_SOAK_SESSIONS says otherwise."""
-BETWEEN_KILLS = {"sqlite": (8, 24), "postgresql": (3, 10)}
+SESSIONS = {"sqlite": 120, "postgresql": 60}
+"""POLYDEV_SOAK_SESSIONS says otherwise: `make soak` has 300 on each."""
+BETWEEN_KILLS = {"sqlite": (5, 15), "postgresql": (3, 10)}
 """How many sessions end from one kill to the next: on any machine that is every few seconds."""
 PEOPLE = 60
 AT_ONCE = 40
-LIMIT_S = 600
+LIMIT_S = 1500
 SETTLED_S = 90
 PATIENCE_S = 60
 PROVIDERS = ("codex", "claude_code", "gemini_cli")
@@ -122,7 +122,7 @@ async def _many(
             group.create_task(of(token, random.Random(dice.random())))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
     database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
