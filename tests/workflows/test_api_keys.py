@@ -23,8 +23,8 @@ PROVIDERS = [it.id for it in all_providers()]
 
 
 @pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    async with a_world(DATABASE_URL=database_url) as it:
+async def world(some_database_url: str) -> AsyncIterator[World]:
+    async with a_world(DATABASE_URL=some_database_url) as it:
         await it.controller.start()
         yield it
 

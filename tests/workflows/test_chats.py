@@ -17,17 +17,10 @@ from controller_world import World, a_world
 from polydev.hostapi import RemoveFiles, StartMachine
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The setting that names the database."""
-    if request.param == "sqlite":
-        return {}
-    return {"DATABASE_URL": request.getfixturevalue("postgres").database()}
-
-
 @pytest.fixture
-async def world(database: dict[str, str]) -> AsyncIterator[World]:
-    async with a_world({}, **database, POLYDEV_CHAT_STOP_GRACE_S="3") as it:
+async def world(some_database_url: str) -> AsyncIterator[World]:
+    grace = {"POLYDEV_CHAT_STOP_GRACE_S": "3"}
+    async with a_world({}, DATABASE_URL=some_database_url, **grace) as it:
         await it.controller.start()
         await connected(it.controller, "codex")
         yield it

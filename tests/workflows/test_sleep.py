@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 from chatting import Talk, a_chat, connected, kinds, said
 from controller_process import TOKEN
 from controller_world import World, a_world
@@ -20,14 +19,6 @@ from polydev.hostapi import ExecEnd, ExecRequest, HibernateMachine, ResumeMachin
 
 LIMIT_S = 60
 CHAT = "a message in a chat"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The setting that names the database."""
-    if request.param == "sqlite":
-        return {}
-    return {"DATABASE_URL": request.getfixturevalue("postgres").database()}
 
 
 @asynccontextmanager
@@ -148,9 +139,9 @@ USES: tuple[tuple[Use, str], ...] = (
 
 
 async def test_whatever_reaches_into_a_machine_that_sleeps_wakes_it(
-    database: dict[str, str],
+    some_database_url: str,
 ) -> None:
-    async with a_connected(**database) as (world, vm_id):
+    async with a_connected(DATABASE_URL=some_database_url) as (world, vm_id):
         for use, why in USES:
             if use is not _by_chat:
                 await asleep(world, vm_id)
