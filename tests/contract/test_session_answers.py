@@ -187,7 +187,9 @@ async def _check_session(
             seen += [text async for text in stream.aiter_text()]
 
 
-async def _check_active(api: Api, cli: VmId | None, seen: list[str]) -> None:
+async def _check_active(
+    api: Api, cli: VmId | None, seen: list[str], state: MachineState = MachineState.RUNNING
+) -> None:
     answer = await api.get("/api/vm/active-cli")
     seen.append(answer.text)
     if cli is None:
@@ -197,18 +199,27 @@ async def _check_active(api: Api, cli: VmId | None, seen: list[str]) -> None:
         assert answer.json() | {"createdAt": ""} == {
             "vmId": cli,
             "ipAddress": CLI_ADDRESS,
-            "status": "running",
+            "status": state,
             "createdAt": "",
         }
 
 
-@pytest.mark.parametrize("state", [it for it in MachineState if it is not MachineState.RUNNING])
-async def test_a_cli_machine_that_does_not_run_is_not_active(api: Api, state: MachineState) -> None:
+SLEEPING = {MachineState.HIBERNATING, MachineState.HIBERNATED, MachineState.RESUMING}
+"""A machine that is used wakes: to who uses it, it is there."""
+
+
+@pytest.mark.parametrize("state", MachineState)
+async def test_a_cli_machine_is_active_while_it_runs_or_sleeps(
+    api: Api, state: MachineState
+) -> None:
     session_id = SessionId("00000000-0000-4000-8000-000000000001")
-    for kind, its_state in ((MachineKind.CLI, state), (MachineKind.BROWSER, MachineState.RUNNING)):
-        machine = _machine(kind, vm_id_for(session_id, kind), session_id)
-        await api.has(machine, its_state, BROWSER_ADDRESS)
-    await _check_active(api, None, [])
+    cli = vm_id_for(session_id, MachineKind.CLI)
+    await api.has(_machine(MachineKind.CLI, cli, session_id), state, CLI_ADDRESS)
+    browser = vm_id_for(session_id, MachineKind.BROWSER)
+    machine = _machine(MachineKind.BROWSER, browser, session_id)
+    await api.has(machine, MachineState.RUNNING, BROWSER_ADDRESS)
+    is_active = state in SLEEPING | {MachineState.RUNNING}
+    await _check_active(api, cli if is_active else None, [], state)
 
 
 async def test_of_several_cli_machines_the_oldest_that_runs_is_active(api: Api) -> None:
