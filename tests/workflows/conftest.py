@@ -8,11 +8,6 @@ import pytest
 from controller_world import World, a_world
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The soaks first: they take minutes, and last they would have a processor idle."""
-    items.sort(key=lambda item: item.path.name != "test_soak.py")
-
-
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     async with a_world() as it:
