@@ -44,7 +44,7 @@ async def main(asked: dict[str, Any]) -> None:
 
     Api._ask = counted  # type: ignore[method-assign]
     if left < 0:
-        session.Session._take_up = die  # type: ignore[method-assign, assignment]
+        session.FirecrackerSession._take_up = die  # type: ignore[method-assign, assignment]
     driver = FirecrackerDriver(
         machines_dir=spec.folder.parent,
         cache_dir=spec.folder,

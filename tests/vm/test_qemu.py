@@ -27,8 +27,9 @@ from polydev.errors import (
     VmmFailed,
 )
 from polydev.hostd import confine
+from polydev.hostd.vmm import session
 from polydev.hostd.vmm.boot_files import BootFiles
-from polydev.hostd.vmm.qemu import QemuDriver, session
+from polydev.hostd.vmm.qemu import QemuDriver
 from polydev.hostd.vmm.vmm import LaunchSpec
 
 pytestmark = pytest.mark.vm
