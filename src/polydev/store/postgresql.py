@@ -24,7 +24,7 @@ from polydev.store.locks import number_of
 from polydev.store.notifications import SharedChanges, first_line
 from polydev.store.roles import PERSON, WORKER, see_to_roles
 
-_ROLE, _PERSON = "polydev_role", "polydev_person"
+_ROLE, _PERSON, _READS = "polydev_role", "polydev_person", "polydev_reads"
 _KEPT_CONNECTIONS = 10
 _MORE_CONNECTIONS = 10
 _RENEWED_S = 1800
@@ -70,13 +70,11 @@ class Postgresql:
     def options(self, *, writes: bool, person: PersonId | None) -> dict[str, Any]:
         if person is not None and not person:
             raise ValueError("a person without an id")
-        acting = {_ROLE: WORKER if person is None else PERSON, _PERSON: person or ""}
-        if writes:
-            return acting
-        return {**acting, "isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        role = WORKER if person is None else PERSON
+        return {_ROLE: role, _PERSON: person or "", _READS: not writes}
 
     def owners_options(self) -> dict[str, Any]:
-        return {_ROLE: None}
+        return {_ROLE: None, _READS: False}
 
     async def prepare(self, connection: AsyncConnection) -> None:
         number = number_of("migrations")
@@ -122,13 +120,22 @@ def _engine(url: sa.URL) -> AsyncEngine:
         max_overflow=_MORE_CONNECTIONS,
         pool_recycle=_RENEWED_S,
     )
-    event.listen(engine.sync_engine, "begin", _act)
+    event.listen(engine.sync_engine, "begin", _begin)
     return engine
 
 
-def _act(connection: sa.Connection) -> None:
-    """Become who this transaction acts as, until it ends."""
+def _begin(connection: sa.Connection) -> None:
+    """Say what this transaction is, and become who it acts as, until it ends.
+
+    Every transaction says all of it, whatever the last one over that connection was: who is cut
+    between two words of it leaves a connection that is half the one and half the other. (SQLAlchemy
+    would say it for reading alone, and take it back when that ends, if it got so far.)
+    """
     options = connection.get_execution_options()
+    raw: Any = connection.connection.dbapi_connection
+    dialect: Any = connection.dialect
+    dialect.set_isolation_level(raw, "REPEATABLE READ" if options[_READS] else "READ COMMITTED")
+    dialect.set_readonly(raw, options[_READS])
     role = options[_ROLE]
     if role is None:
         connection.exec_driver_sql(_ACT_AS_OWNER)

@@ -39,6 +39,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 from dbos._serialization import Serializer
 
+import polydev
 from polydev.errors import Failed, PolydevError, by_code
 from polydev.workflows.journal import Journal
 
@@ -53,6 +54,9 @@ _QUEUE_POLLING_S = 0.25
 controller 4 % of a core."""
 _THREADS = 32
 _ERROR_KEY = "$error"
+_OURS = Path(polydev.__file__).parent
+_FRAMES = 5
+"""How many places of an unforeseen error are told: of where it was raised, and of our own code."""
 _GOING_ON = ("PENDING", "ENQUEUED", "DELAYED")
 
 
@@ -209,12 +213,20 @@ def _workflow_id(name: str, subject: str) -> str:
 
 
 def _unexpected(name: str, error: Exception) -> Failed:
-    """An error that nobody foresaw. Its text may hold anything, so only its place is told."""
-    frames = traceback.extract_tb(error.__traceback__)[-6:]
-    where = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
-    log.error("step %s failed unexpectedly: %s at %s", name, type(error).__name__, where)
+    """An error that nobody foresaw. Its text may hold anything, so only its kind, that of its
+    cause, and its place are told: where it was raised, and where in our own code."""
+    kind = type(error).__name__
+    if error.__cause__ is not None:
+        kind += f" from {type(error.__cause__).__name__}"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames[:-_FRAMES] if Path(frame.filename).is_relative_to(_OURS)]
+    where = " < ".join(
+        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+        for frame in reversed(ours[-_FRAMES:] + frames[-_FRAMES:])
+    )
+    log.error("step %s failed unexpectedly: %s at %s", name, kind, where)
     return Failed(
-        f"Something unexpected happened in the step '{name}' ({type(error).__name__})",
+        f"Something unexpected happened in the step '{name}' ({kind})",
         hint="The controller's log says where; please report it",
     )
 

@@ -104,6 +104,31 @@ async def test_reading_sees_one_state_and_changes_nothing(store: Database) -> No
             await connection.execute(sa.text("DELETE FROM users"))
 
 
+async def test_reading_that_is_cut_at_any_moment_leaves_a_connection_that_writes(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy loop may be left, and a task be cancelled, wherever the client's library gives way."""
+    monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", 0)  # as if the loop were always busy
+    moment, is_cut = 0, True
+    while is_cut:
+        reading = asyncio.create_task(_seen(store, None))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        reading.cancel()
+        is_cut = await _is_cut(reading)
+        await _add(store, f"after moment {moment}")
+        moment += 1
+    assert moment > 10
+
+
+async def _is_cut(task: asyncio.Task[object]) -> bool:
+    try:
+        await asyncio.wait_for(task, LIMIT_S)
+    except asyncio.CancelledError:
+        return True
+    return False
+
+
 async def test_a_text_that_cannot_be_kept_is_a_bad_request(store: Database) -> None:
     with pytest.raises(BadRequest):
         await _add(store, "nul\0")

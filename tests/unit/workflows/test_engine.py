@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from polydev.domain import now
-from polydev.errors import LoginFailed, PolydevError
+from polydev.errors import BadSettings, LoginFailed, PolydevError
+from polydev.store.database import open_database
 from polydev.workflows.engine import Engine
 from polydev.workflows.journal import Journal, journal_of
 
@@ -204,3 +205,34 @@ async def test_a_step_cannot_give_what_is_no_plain_value(place: Place) -> None:
     await engine.enqueue("test", "it")
     assert isinstance(await asyncio.wait_for(failed, LIMIT_S), TypeError)
     await engine.stop()
+
+
+async def test_what_nobody_foresaw_is_told_by_its_kind_and_place_alone(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its text may hold anything."""
+    engine, failures = place.engine(), []
+
+    async def break_down() -> None:
+        try:
+            open_database("mysql://somewhere", Path())
+        except BadSettings as error:
+            raise RuntimeError("hunter2") from error
+
+    async def body(subject: str) -> None:
+        try:
+            await engine.step("break-down", break_down)
+        except PolydevError as error:
+            failures.append(error)
+
+    engine.add("test", body)
+    await engine.start()
+    await engine.enqueue("test", "it")
+    await _over(engine)
+    await engine.stop()
+    (failure,) = failures
+    assert failure.code == "failed"
+    assert "RuntimeError from BadSettings" in failure.message
+    assert "test_engine.py" in caplog.text
+    assert "engine.py" in caplog.text
+    assert "hunter2" not in caplog.text + failure.line()
