@@ -20,8 +20,9 @@ from driver_worlds import (
 )
 from kept_memory import KeptMemory
 
-from polydev.domain import GuestFile
+from polydev.domain import GuestFile, new_vm_id
 from polydev.errors import ChannelLost, PolydevError, SnapshotUnusable, VmmFailed
+from polydev.hostapi import STDOUT, ExecRequest
 from polydev.hostd.channel import Channel
 from polydev.hostd.keys import make_keys
 from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm
@@ -102,6 +103,56 @@ async def test_a_launch_that_fails_leaves_nothing(world: World) -> None:
 
 async def test_nothing_is_adopted_where_nothing_runs(world: World) -> None:
     assert await world.driver.adopt(await world.spec()) is None
+
+
+async def test_a_machine_goes_on_under_another_name(world: World) -> None:
+    """What is printed, and what is left when it ends, is at its new place."""
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    async with asyncio.timeout(READY_S):
+        await vmm.wait_ready()
+        channel = await channel_of(spec, vmm)
+        await channel.connect(READY_S)
+        await vmm.stand_still()
+        await vmm.stand_still()
+        renamed = _renamed(spec)
+        vmm.moved(renamed)
+        await vmm.go_on()
+        async with await channel.exec(ExecRequest(argv=["cat"])) as program:
+            await program.write(b"still there")
+            await program.write_eof()
+            assert await program.read() == (STDOUT, b"still there")
+        await channel.close()
+    assert "POLYDEV" in (renamed.folder / "console.log").read_text()
+    assert list(world.driver.leftovers([renamed.folder])) == []
+    await vmm.kill()
+    assert left_in(renamed.folder) == set()
+    assert not spec.folder.exists()
+    assert list(world.driver.leftovers([])) == []
+
+
+@on_processes
+async def test_a_machine_that_was_renamed_is_found_again(world: World) -> None:
+    spec = await world.spec()
+    vmm = await world.driver.launch(spec)
+    renamed = _renamed(spec)
+    vmm.moved(renamed)
+    await vmm.close()
+    assert list(world.driver.leftovers([renamed.folder])) == []
+    adopted = await world.driver.adopt(renamed)
+    assert adopted is not None
+    assert adopted.pid == vmm.pid
+    await adopted.kill()
+    assert left_in(renamed.folder) == set()
+    assert list(world.driver.leftovers([])) == []
+
+
+def _renamed(spec: LaunchSpec) -> LaunchSpec:
+    vm_id = new_vm_id()
+    folder = spec.folder.with_name(vm_id)
+    spec.folder.rename(folder)
+    disk, drive = folder / spec.disk.name, folder / spec.config_drive.name
+    return dataclasses.replace(spec, vm_id=vm_id, folder=folder, disk=disk, config_drive=drive)
 
 
 @on_processes

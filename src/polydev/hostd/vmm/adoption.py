@@ -51,9 +51,19 @@ async def refuse_second(spec: LaunchSpec, in_folder: Callable[[Path], Iterable[F
 
 
 def leftovers(found: Iterable[Found], folders: Sequence[Path]) -> list[int]:
-    """Of the VMMs that were found, those whose folder is none of these."""
+    """Of the VMMs that were found, those whose folder is none of these.
+
+    One that a folder's `vmm.json` names is in that folder, whatever it was called when it started.
+    """
     known = {folder.resolve() for folder in folders}
-    return [pid for pid, where, exists in found if not exists or where not in known]
+    strays = [pid for pid, where, exists in found if not exists or where not in known]
+    named = _named_in(known) if strays else set()
+    return [pid for pid in strays if pid not in named]
+
+
+def _named_in(folders: Iterable[Path]) -> set[int]:
+    identities = filter(None, map(process.Identity.read, folders))
+    return {identity.pid for identity in identities if process.is_running(identity)}
 
 
 async def _pids(spec: LaunchSpec, in_folder: Callable[[Path], Iterable[Found]]) -> list[int]:

@@ -119,6 +119,19 @@ class Cgroups:
                 self.root.rmdir()
 
 
+def group_of(pid: int) -> str:
+    """The name of the machine's group that a process is in; empty if it is in none.
+
+    A group keeps the name that it was made with. Source: cgroups(7), /proc/[pid]/cgroup.
+    """
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            name = Path(line).name
+            if line.startswith("0::") and name.startswith("vm-"):
+                return name
+    return ""
+
+
 def _mount(mounts: Path) -> tuple[Path | None, str]:
     """Where control groups of version 2 are, and can bound memory; or why not."""
     for line in mounts.read_text().splitlines():

@@ -32,6 +32,10 @@ class BoundedLog:
         self.tail = b""
         """The last bytes that came in, whether or not the disk had room for them."""
 
+    def move(self, path: Path) -> None:
+        """Go on at another path: the log's folder was renamed. Does not block."""
+        self._path = path
+
     def append(self, content: bytes) -> None:
         """Add to the end. A disk that is full loses the log, not the machine."""
         self.note(content)

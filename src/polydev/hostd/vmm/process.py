@@ -148,6 +148,14 @@ def find(identity: Identity, uid: int) -> VmmProcess | None:
     return None
 
 
+def is_running(identity: Identity) -> bool:
+    """Whether the process of that identity has not ended."""
+    try:
+        return identity.boot_id == _boot_id() and _start_ticks(identity.pid) == identity.start_ticks
+    except (OSError, ValueError, IndexError):
+        return False
+
+
 def hold(pid: int) -> VmmProcess | None:
     """A process by its pid, if there is one now."""
     try:

@@ -54,6 +54,11 @@ class Running(Generic[S]):
             hint=f"Its console is in {self._spec.folder / 'console.log'}",
         )
 
+    def moved(self, spec: LaunchSpec) -> None:
+        """It is the machine of `spec` from now on: its folder was renamed."""
+        self._spec = spec
+        self._session.move(spec.folder)
+
     async def kill(self) -> None:
         """End the process now; returns when it has ended and nothing of it is left."""
         await self._session.kill()

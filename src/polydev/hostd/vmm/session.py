@@ -29,6 +29,7 @@ from polydev.hostd.vmm.vmm import ExitReport
 
 T = TypeVar("T")
 _LAST_WORDS_S = 5
+_CONSOLE, _ERRORS = "console.log", "error.log"
 
 
 class Session(ABC):
@@ -47,8 +48,8 @@ class Session(ABC):
         self.marker = marker
         self.host_full = asyncio.Event()
         """Set when the guest could not write because the host's disk is full."""
-        self._console = Reader(BoundedLog(folder / "console.log", CONSOLE_LOG_BYTES), marker)
-        self._errors = Reader(BoundedLog(folder / "error.log", ERROR_LOG_BYTES), complaint)
+        self._console = Reader(BoundedLog(folder / _CONSOLE, CONSOLE_LOG_BYTES), marker)
+        self._errors = Reader(BoundedLog(folder / _ERRORS, ERROR_LOG_BYTES), complaint)
         self._tasks: list[asyncio.Task[None]] = []
         self._ends_by_itself: set[asyncio.Task[None]] = set()
         """Those of `_tasks` that end when they have read the last that the process said."""
@@ -63,6 +64,12 @@ class Session(ABC):
     def last_lines(self) -> str:
         """What the guest printed last, in one harmless line."""
         return _one_line(self._console.log.tail)
+
+    def move(self, folder: Path) -> None:
+        """The machine's folder was renamed: what there is of the process is there now."""
+        self.folder = folder
+        self._console.log.move(folder / _CONSOLE)
+        self._errors.log.move(folder / _ERRORS)
 
     async def ended(self) -> ExitReport:
         """Wait for the end, and for everything to be tidied up."""

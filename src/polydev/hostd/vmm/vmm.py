@@ -13,6 +13,8 @@ Promises of every driver:
 - `kill` and `wait` may be called any number of times, in any order.
 - The console log is bounded, whatever the guest prints.
 - A guest that was saved stands still until `go_on` or `kill`; `adopt` finds it standing still.
+- A machine's folder may be renamed while its VMM runs (`moved`); a later agent's `adopt` finds it
+  there.
 - `restore` returns a guest that stands still and remembers everything; it reads the snapshot once,
   in order, and never writes to it. One that was cut short is ended by `adopt`.
 """
@@ -113,6 +115,13 @@ class RunningVmm(Protocol):
 
         Raises: VmmFailed, DiskFull; the guest stands still then, too: the caller lets it go on.
         """
+
+    async def stand_still(self) -> None:
+        """Stop the guest's processors, until `go_on`; nothing happens to one that stands still."""
+
+    def moved(self, spec: LaunchSpec) -> None:
+        """It is the machine of `spec` from now on, which differs in its id and its folder: that
+        was renamed, with everything in it, while this VMM ran."""
 
     async def go_on(self) -> None:
         """Let a guest that stands still go on; nothing happens to one that runs."""

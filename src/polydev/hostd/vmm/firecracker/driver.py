@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from polydev.errors import PolydevError, SnapshotUnusable, VmmFailed
 from polydev.hostd.room import room_in
 from polydev.hostd.vmm import adoption, process
 from polydev.hostd.vmm.boot_files import BootFiles
+from polydev.hostd.vmm.cgroups import group_of
 from polydev.hostd.vmm.console import Marker
 from polydev.hostd.vmm.firecracker import configuration, ends, jail, snapshot
 from polydev.hostd.vmm.firecracker.api import Refused
@@ -177,7 +179,10 @@ class FirecrackerDriver:
 
     async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningFirecracker:
         jailed = await asyncio.to_thread(jail.entered, running)
-        session = await FirecrackerSession.resume(self._place(spec), jailed)
+        place = self._place(spec)
+        if group := group_of(running.pid):
+            place = replace(place, name=group)
+        session = await FirecrackerSession.resume(place, jailed)
         try:
             if await session.api.state() == "Not started":
                 raise VmmFailed("Its guest was never started")

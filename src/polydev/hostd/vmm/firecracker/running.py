@@ -40,7 +40,7 @@ class RunningFirecracker(Running[FirecrackerSession]):
 
         Raises: VmmFailed, and what the sink raises.
         """
-        await self._pause()
+        await self.stand_still()
         # What is written into the jail counts as the VMM's memory, until it is removed again.
         guest_bytes = self._spec.memory_mib * _MIB
         most_bytes = limits.memory_bytes(self._spec.memory_mib)
@@ -54,14 +54,15 @@ class RunningFirecracker(Running[FirecrackerSession]):
             self._forget_files()
             await self._allow(most_bytes)
 
+    async def stand_still(self) -> None:
+        """Stop the guest's processors; nothing happens to one that stands still."""
+        if await self._session.api.state() == "Running":
+            await self._session.api.pause()
+
     async def go_on(self) -> None:
         """Let a guest that stands still go on; nothing happens to one that runs."""
         if await self._session.api.state() == "Paused":
             await self._session.api.resume()
-
-    async def _pause(self) -> None:
-        if await self._session.api.state() == "Running":
-            await self._session.api.pause()
 
     async def _allow(self, size_bytes: int) -> None:
         place = self._session.place

@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polydev.errors import VmmFailed
@@ -92,6 +92,11 @@ class FirecrackerSession(Session):
     def last_words(self) -> str:
         """Why it ended, as far as it or we can say, in one harmless line."""
         return " | ".join(filter(None, (self._verdict, super().last_words)))
+
+    def move(self, folder: Path) -> None:
+        super().move(folder)
+        self.place = replace(self.place, folder=folder)
+        self._metrics.log.move(folder / METRICS_LOG)
 
     async def _take_up(self, *, remember: bool) -> None:
         await super()._take_up(remember=remember)

@@ -16,7 +16,7 @@ from pathlib import Path
 from polydev.errors import MissingImage, PolydevError, VmmFailed
 from polydev.hostd.confine import confined, tool
 from polydev.hostd.room import room_in
-from polydev.hostd.vmm import adoption, process
+from polydev.hostd.vmm import adoption, cgroups, process
 from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.cgroups import Bounds, Cgroups
 from polydev.hostd.vmm.console import Marker
@@ -145,7 +145,8 @@ class QemuDriver:
 
     async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningQemu:
         session = await QemuSession.resume(spec.folder, running)
-        session.after_end = partial(self._cgroups.release, spec.vm_id)
+        group = cgroups.group_of(running.pid) or spec.vm_id
+        session.after_end = partial(self._cgroups.release, group)
         try:
             await migration.is_standing(session)
         except BaseException:

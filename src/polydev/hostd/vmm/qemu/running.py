@@ -29,6 +29,10 @@ class RunningQemu(Running[QemuSession]):
         """Stop the guest and write it out. Raises: VmmFailed, and what the sink raises."""
         await migration.save(self._session, sink, self._spec.memory_mib)
 
+    async def stand_still(self) -> None:
+        """Stop the guest's processors. Raises: VmmFailed."""
+        await self._session.qmp.execute("stop")
+
     async def go_on(self) -> None:
         """Let a guest that stands still go on. Raises: VmmFailed."""
         await migration.settle(self._session)

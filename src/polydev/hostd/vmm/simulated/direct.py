@@ -32,13 +32,14 @@ class DirectChannel:
 
     def __init__(
         self,
-        root: Path,
+        root: Callable[[], Path],
         programs: Programs,
         ports: Ports,
         ended: asyncio.Event,
         over_ssh: Channel,
     ) -> None:
-        """`over_ssh`: for what load runs do without: people who look around in their machine."""
+        """`root`: where the machine's filesystem is. `over_ssh`: for what load runs do without,
+        people who look around in their machine."""
         self._root = root
         self._programs = programs
         self._ports = ports
@@ -93,7 +94,7 @@ class DirectChannel:
         return self._over_ssh.guest_files()
 
     def _place(self, path: str) -> Path:
-        return self._root / checked_path(path).lstrip("/")
+        return self._root() / checked_path(path).lstrip("/")
 
 
 class DirectProgram:

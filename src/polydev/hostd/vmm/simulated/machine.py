@@ -47,7 +47,7 @@ class SimulatedVmm:
         """One that is restored has booted long ago, and stands still."""
         self._spec = spec
         self._memory = memory
-        self._root = root = memory.root
+        root = memory.root
         self._simulation = simulation
         self._ended = asyncio.Event()
         self._status = 0
@@ -91,7 +91,9 @@ class SimulatedVmm:
         """A channel without SSH, if the simulation is to have that."""
         if not self.has_direct_channel:
             return None
-        return DirectChannel(self._root, self._programs, self._ports(), self._ended, over_ssh)
+        return DirectChannel(
+            lambda: self._memory.root, self._programs, self._ports(), self._ended, over_ssh
+        )
 
     async def request_shutdown(self) -> None:
         self._end()
@@ -104,6 +106,19 @@ class SimulatedVmm:
         saved = await asyncio.to_thread(self._memory.saved)
         for start in range(0, len(saved), _CHUNK):
             await sink.write(saved[start : start + _CHUNK])
+
+    async def stand_still(self) -> None:
+        """Nobody new gets in, as long as it stands still."""
+        if self._ended.is_set():
+            raise VmmFailed(f"{self._spec.vm_id} has ended")
+        self._runs.clear()
+
+    def moved(self, spec: LaunchSpec) -> None:
+        self._spec = spec
+        self._memory = Memory(spec.folder / self._memory.root.name)
+        self._programs.move(self._memory.root)
+        if self._screen is not None:
+            self._screen.move(self._memory.root)
 
     async def go_on(self) -> None:
         if self._ended.is_set():
@@ -156,7 +171,9 @@ class SimulatedVmm:
             server_host_keys=[asyncssh.import_private_key(config.host_key)],
             authorized_client_keys=asyncssh.import_authorized_keys(config.authorized_keys),
             process_factory=self._programs.run,
-            sftp_factory=lambda chan: asyncssh.SFTPServer(chan, chroot=os.fsencode(self._root)),
+            sftp_factory=lambda chan: asyncssh.SFTPServer(
+                chan, chroot=os.fsencode(self._memory.root)
+            ),
             encoding=None,
             line_editor=False,
             agent_forwarding=False,

@@ -108,6 +108,10 @@ class Programs:
         self._running: dict[str, tuple[ServerProcess, asyncio.Task[int]]] = {}
         self._terminals = Terminals()
 
+    def move(self, root: Path) -> None:
+        """Its filesystem is elsewhere from now on."""
+        self._root = root
+
     async def run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         """Serve one SSH session."""
         await self.serve(parsed(process.command or ""), process)

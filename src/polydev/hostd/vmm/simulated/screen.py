@@ -72,6 +72,10 @@ class Screen:
         ):
             self._fill(box, colour)
 
+    def move(self, root: Path) -> None:
+        """The machine's filesystem is elsewhere from now on."""
+        self._heard = root / HEARD
+
     async def open_connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to the server, as if its port had been dialled."""
         ours, theirs = socket.socketpair()
