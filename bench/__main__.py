@@ -87,9 +87,14 @@ async def machines(names: list[str], rounds: int, count: int, drawn: Path | None
 
 
 async def warm(rounds: int) -> None:
-    """Two agents side by side: one clones its browser machines, the other may not."""
-    async with running_agent(POLYDEV_WARM_START="true") as agent, running_agent() as cold:
-        print((await warm_browsers(agent, cold, rounds)).row(), flush=True)
+    """Three agents side by side: one has a clone wait, one only clones, one may not even that."""
+    async with (
+        running_agent(POLYDEV_WARM_START="true", POLYDEV_WARM_WAITING="1") as waiting,
+        running_agent(POLYDEV_WARM_START="true", POLYDEV_WARM_WAITING="0") as cloning,
+        running_agent() as cold,
+    ):
+        for found in await warm_browsers(waiting, cloning, cold, rounds):
+            print(found.row(), flush=True)
 
 
 def main() -> None:

@@ -259,6 +259,8 @@ class WarmView(_Wire):
     state: Literal["off", "none", "making", "ready"]
     words: str
     """Why it is so, or how far."""
+    waiting: int = 0
+    """Clones that wait for whoever logs in next."""
 
 
 class Health(_Wire):

@@ -42,6 +42,8 @@ class VmmSettings(BaseModel):
     warm_start: bool | None = None
     """Browser machines are cloned of one whose browser is up, where that can be had; None: unless
     machines are simulated."""
+    warm_waiting: int = Field(1, ge=0, le=32)
+    """How many clones wait for whoever logs in next, while the host has the memory."""
     warm_quiet_s: float = Field(60, ge=0)
     """How long nothing must be going on before that one is made: it takes two processors a while
     where machines are emulated."""

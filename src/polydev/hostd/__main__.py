@@ -86,6 +86,7 @@ async def _run(settings: HostSettings) -> None:
             room=Room(settings.state_dir),
             is_on=is_real if settings.warm_start is None else settings.warm_start,
             quiet_s=settings.warm_quiet_s,
+            waiting=settings.warm_waiting,
         )
         machines = Machines(site, warm)
         closing.push_async_callback(machines.close)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from polydev.domain import MachineState
-from polydev.errors import MachineBusy
+from polydev.errors import MachineBusy, NoCapacity
 from polydev.hostapi import (
     CreateMachine,
     ExecRequest,
@@ -69,7 +70,7 @@ class Machines:
         async with self._roster.alone(asked.vm_id):
             known = self._roster.records.get(asked.vm_id)
             if known is None:
-                with self._admitted(asked):
+                async with self._admitted(asked):
                     return await self._roster.cuttable(asked.vm_id, self._create(asked))
             self._require_same(known, asked)
             if known.state in (*AT_REST, MachineState.HIBERNATED):
@@ -238,6 +239,7 @@ class Machines:
             made = await self.warm_browsers.take(record, asked.ready_timeout_s)
             if made is not None:
                 return await self._cloned(*made)
+            record = self._roster.record(asked.vm_id)
             return await self._launch(record, until_s - time.monotonic(), fresh=True)
         except Exception as error:
             await self._undo(asked.vm_id, keeping_logs=has_logs(error))
@@ -247,16 +249,34 @@ class Machines:
             raise
 
     async def _up(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
-        with self._admitted(record):
+        async with self._admitted(record):
             if record.state is MachineState.HIBERNATED:
                 work = self._hibernation.resume(record, ready_timeout_s)
             else:
                 work = self._start(record, ready_timeout_s)
             return await self._roster.cuttable(record.vm_id, work)
 
-    def _admitted(self, machine: CreateMachine | MachineRecord) -> AbstractContextManager[None]:
-        """Raises NoCapacity when this host has no memory for it; it stays as it is then."""
+    @asynccontextmanager
+    async def _admitted(self, machine: CreateMachine | MachineRecord) -> AsyncIterator[None]:
+        """Clones that wait for a login give way, but for the one that it is to be.
+
+        Raises NoCapacity when this host has no memory for it; it stays as it is then.
+        """
+        becomes = self.warm_browsers.one_of(machine)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._admission(machine, becomes))
+            except NoCapacity:
+                if not await self.warm_browsers.give_way(but=becomes):
+                    raise
+                stack.enter_context(self._admission(machine, becomes))
+            yield
+
+    def _admission(
+        self, machine: CreateMachine | MachineRecord, becomes: str | None
+    ) -> AbstractContextManager[None]:
         running = self._roster.memory_mib()
+        running.pop(becomes or "", None)
         return self._site.admission.admitted(machine.vm_id, machine.memory_mib, running)
 
     async def _start(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:

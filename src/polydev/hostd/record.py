@@ -105,6 +105,23 @@ class MachineFolder:
         self._remove_but(self.record)
         shutil.rmtree(self.path)
 
+    def become(self, record: MachineRecord) -> None:
+        """Be the folder of that record's machine, in place of the one that it has, whose token is
+        kept. An agent that is killed meanwhile leaves what the next one removes: machines that are
+        still being made, one of them under another name than its folder's. Raises: OSError."""
+        new, aside = MachineFolder(self.path.parent, record.vm_id), self.path / ".before"
+        if (token := new.read_token()) is not None:
+            self.write_token(token)
+        self.write(record)
+        new.path.rename(aside)
+        try:
+            self.path.rename(new.path)
+        except OSError:
+            aside.rename(new.path)
+            raise
+        shutil.rmtree(new.path / aside.name)
+        sync_folder(new.path.parent)
+
     def clear(self) -> None:
         """Remove all but what was asked for: record and token."""
         self._remove_but(self.record, self.token)

@@ -70,6 +70,10 @@ def ended(vm_id: str, report: ExitReport) -> dict[str, object]:
 
 async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
     record = await asyncio.to_thread(site.folder(vm_id).read)
+    if record is not None and record.vm_id != vm_id and record.state in _HALF:
+        log.warning("removing %s, which was to become %s", vm_id, record.vm_id)
+        await erase(site, vm_id, None)  # its VMM, if there is one, is a leftover
+        return
     if record is None or record.vm_id != vm_id:
         await asyncio.to_thread(_set_apart, site.folder(vm_id))
         return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,10 @@ sed -n "/^[0-9a-f]*-[0-9a-f]* /{s/ .*//;h};/^VmFlags:.* wf/{x;s/^/$marks /;p}" \
 perl -e "$1" polydev-renew
 until [ -s /run/wiped ]; do sleep 0.02; done
 """
+RENAME = """
+cp -a /run/polydev /run/before
+perl -e "$1" polydev-renew rename <"$2"
+"""
 TELL = """
 echo "hostname=$(hostname)" "file=$(cat /etc/hostname)" "id=$(cat /etc/machine-id)"
 echo "wiped=$(cat /run/wiped)" "warm=$(ls -d /run/warm 2>/dev/null)"
@@ -81,13 +87,14 @@ cat /run/polydev/token
 _APART = ("unshare", "-mnu", "--fork", "--pid", "--mount-proc", "--kill-child")
 
 
-def renewed(given: bytes) -> subprocess.CompletedProcess[bytes]:
-    """Run it in a place of its own; everything in there ends with it."""
+def renewed(given: bytes, *, more: Sequence[str] = ()) -> subprocess.CompletedProcess[bytes]:
+    """Run it in a place of its own; everything in there ends with it. `more`: what is run then, and
+    its arguments."""
     script = (WARM / "renew.pl").read_text()
     # The clock is this computer's, and no namespace has one of its own.
     script = script.replace("set_clock($clock);\n", "")
     return subprocess.run(
-        [*_APART, "bash", "-c", PLACE + TELL, "bash", script],
+        [*_APART, "bash", "-c", PLACE + "".join(more[:1]) + TELL, "bash", script, *more[1:]],
         input=given,
         capture_output=True,
         timeout=60,
@@ -112,6 +119,23 @@ def test_it_makes_a_machine_of_its_own() -> None:
 def test_it_wipes_what_must_not_be_inherited() -> None:
     said = renewed(SEED + config_drive(CONFIG)).stdout.decode()
     assert "wiped=0 warm=\n" in said
+
+
+def test_one_that_waited_gets_a_name_and_a_token_and_keeps_its_place(tmp_path: Path) -> None:
+    named = dataclasses.replace(
+        CONFIG,
+        vm_id="vm-fedcba98-7654-3210-fedc-ba9876543210",
+        hostname="vm-fedcba98",
+        token="somebody's token",
+    )
+    told = tmp_path / "told"
+    told.write_bytes(SEED + config_drive(named))
+    ended = renewed(SEED + config_drive(CONFIG), more=(RENAME, str(told)))
+    said = ended.stdout.decode()
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert "hostname=vm-fedcba98 file=vm-fedcba98 id=fedcba9876543210fedcba9876543210" in said
+    assert said.count("inet 192.168.100.9/24") == 1
+    assert said.endswith("somebody's token")
 
 
 @pytest.mark.parametrize(

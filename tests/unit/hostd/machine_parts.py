@@ -194,6 +194,10 @@ class BookNetwork:
         )
         return self.places.setdefault(vm_id, place)
 
+    async def rename(self, vm_id: str, new_vm_id: str) -> None:
+        await self._faults.here("rename")
+        self.places[new_vm_id] = self.places.pop(vm_id)
+
     async def detach(self, vm_id: str) -> None:
         self.places.pop(vm_id, None)
 

@@ -12,6 +12,7 @@ from warm_host import (
     PLENTY,
     WarmHost,
     created_and_gone,
+    status_of,
     until,
     until_ready,
     wanted,
@@ -34,18 +35,6 @@ def host(tmp_path: Path) -> WarmHost:
 async def with_a_template(machines: Machines) -> None:
     await machines.warm_browsers.ask(SHAPE)
     await until_ready(machines)
-
-
-async def status_of(machines: Machines, vm_id: str, token: str) -> bytes:
-    """How the browser service answers who brings a token."""
-    connection = await machines.open_tcp(vm_id, 8080)
-    request = (
-        f"GET /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAuthorization: Bearer {token}\r\n"
-    )
-    await connection.write(f"{request}Connection: close\r\n\r\n".encode())
-    answer = await connection.read(4096)
-    await connection.close()
-    return answer.split()[1]
 
 
 async def test_the_first_browser_machine_boots_and_the_next_is_cloned(host: WarmHost) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from warm_host import WarmHost, created_and_gone, until, until_ready, wanted
+from warm_host import Cut, WarmHost, created_and_gone, named, until, until_ready, wanted
 
-from polydev.errors import DiskFull, MachineBusy
+from polydev.errors import MachineBusy
 from polydev.hostapi import WarmShape
 from polydev.hostd.channel import Channel
 from polydev.hostd.furnishing import SimulatedFurnishing
@@ -44,41 +43,13 @@ CLONING: list[tuple[Any, str]] = [
 ]
 
 
-class Cut:
-    """Has one step fail, or hang until whoever waits is cancelled, the first time it is taken."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
-        self.reached = asyncio.Event()
-        self.hangs = False
-        self.is_done = False
-        self._real: Callable[..., Awaitable[Any]] = getattr(place, name)
-
-        async def step(*given: Any, **named: Any) -> Any:
-            return await self._step(*given, **named)
-
-        monkeypatch.setattr(place, name, step)  # a function, so that it is bound to its object
-
-    async def _step(self, *given: Any, **named: Any) -> Any:
-        if self.is_done:
-            return await self._real(*given, **named)
-        self.is_done = True
-        self.reached.set()
-        if self.hangs:
-            await asyncio.Event().wait()
-        raise DiskFull("No room", hint="Make some")
-
-
-def _named(steps: list[tuple[Any, str]]) -> dict[str, Any]:
-    return {"argvalues": steps, "ids": [name for _, name in steps]}
-
-
 async def _ended(work: asyncio.Task[Any]) -> None:
     work.cancel()
     await asyncio.wait({work}, timeout=10)
     assert work.done()
 
 
-@pytest.mark.parametrize(("place", "name"), **_named(MAKING))
+@pytest.mark.parametrize(("place", "name"), **named(MAKING))
 async def test_making_that_fails_leaves_nothing_and_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
@@ -101,7 +72,7 @@ async def test_making_that_fails_leaves_nothing_and_is_made_again(
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    **_named([step for step in MAKING if step[1] not in ("boot_files", "make_disk")]),
+    **named([step for step in MAKING if step[1] not in ("boot_files", "make_disk")]),
 )
 async def test_making_that_is_cut_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
@@ -122,7 +93,7 @@ _BOUNDED = ("write_config", "keep_disk", "clone_disk")
 """Done to their end when they are cut, since a thread cannot be cancelled: they must not hang."""
 
 
-@pytest.mark.parametrize(("place", "name"), **_named(CLONING))
+@pytest.mark.parametrize(("place", "name"), **named(CLONING))
 async def test_a_clone_that_fails_is_booted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
@@ -140,7 +111,7 @@ async def test_a_clone_that_fails_is_booted(
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), **_named([step for step in CLONING if step[1] not in _BOUNDED])
+    ("place", "name"), **named([step for step in CLONING if step[1] not in _BOUNDED])
 )
 async def test_a_clone_that_is_cut_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str

@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
 from machine_parts import BookNetwork, Faults
 
 from polydev.domain import MachineKind, new_vm_id
+from polydev.errors import DiskFull
 from polydev.hostapi import CreateMachine, MachineView
+from polydev.hostd.admission import Admission
 from polydev.hostd.furnishing import SimulatedFurnishing
 from polydev.hostd.kept_logs import KeptLogs
 from polydev.hostd.machines import Machines
@@ -36,6 +40,9 @@ class WarmHost:
     settings: dict[str, object] = field(default_factory=dict)
     quiet_s: float = 0
     is_on: bool = True
+    waiting: int = 0
+    memory_mib: int | None = None
+    """What its machines may have together."""
 
     def __post_init__(self) -> None:
         self.network = BookNetwork(Faults())
@@ -66,10 +73,17 @@ class WarmHost:
             network=self.network,
             furnishing=SimulatedFurnishing(settings),
             memory_keys=MemoryKeys.for_state(self.root, self.root / "keys"),
+            admission=Admission(self.memory_mib),
         )
         room = Room(self.root, self.meminfo)
         policy = WarmPolicy(
-            self.root / "warm", room, is_on=self.is_on, quiet_s=self.quiet_s, look_s=0.02
+            self.root / "warm",
+            room,
+            is_on=self.is_on,
+            quiet_s=self.quiet_s,
+            waiting=self.waiting,
+            refill_quiet_s=0,
+            look_s=0.02,
         )
         machines = Machines(site, policy)
         await machines.recover()
@@ -129,3 +143,53 @@ async def until_ready(machines: Machines) -> None:
         return (await machines.warm_browsers.view()).state == "ready"
 
     await until(is_ready)
+
+
+async def until_waiting(machines: Machines, count: int = 1) -> None:
+    """Wait until so many clones wait."""
+
+    async def is_so() -> bool:
+        return (await machines.warm_browsers.view()).waiting == count
+
+    await until(is_so)
+
+
+async def status_of(machines: Machines, vm_id: str, token: str) -> bytes:
+    """How a machine's browser service answers who brings a token."""
+    connection = await machines.open_tcp(vm_id, 8080)
+    request = (
+        f"GET /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAuthorization: Bearer {token}\r\n"
+    )
+    await connection.write(f"{request}Connection: close\r\n\r\n".encode())
+    answer = await connection.read(4096)
+    await connection.close()
+    return answer.split()[1]
+
+
+class Cut:
+    """Has one step fail, or hang until whoever waits is cancelled, the first time it is taken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+        self.reached = asyncio.Event()
+        self.hangs = False
+        self.is_done = False
+        self._real: Callable[..., Awaitable[Any]] = getattr(place, name)
+
+        async def step(*given: Any, **named: Any) -> Any:
+            return await self._step(*given, **named)
+
+        monkeypatch.setattr(place, name, step)  # a function, so that it is bound to its object
+
+    async def _step(self, *given: Any, **named: Any) -> Any:
+        if self.is_done:
+            return await self._real(*given, **named)
+        self.is_done = True
+        self.reached.set()
+        if self.hangs:
+            await asyncio.Event().wait()
+        raise DiskFull("No room", hint="Make some")
+
+
+def named(steps: list[tuple[Any, str]]) -> dict[str, Any]:
+    """Parameters of a test for each of these steps."""
+    return {"argvalues": steps, "ids": [name for _, name in steps]}

@@ -4,6 +4,9 @@
 # whose processor is emulated takes long to start any. The host throws a clone away in which it fails
 # or is cut.
 #
+# With `rename` among its arguments it gives a machine of its own, which the host let wait, the name and
+# token of whose it becomes.
+#
 # It says `ready` when it has started, and is told then: 64 bytes of the host's randomness, a line with
 # the host's Unix time, the clone's config drive.
 use strict;
@@ -150,14 +153,19 @@ my $given = do { local $/; <STDIN> } // "";
 my ($seed, $clock, $drive) = $given =~ /^(.{$SEED_BYTES})([0-9.]+)\n(.+)$/s
     or die "there is no config drive\n";
 reseed($seed);
-wipe();
-end_pages();
+# With `rename` it is this already, and has waited, standing still, for whose it is to be.
+my $is_renewed = grep { $_ eq "rename" } @ARGV;
+unless ($is_renewed) {
+    wipe();
+    end_pages();
+}
 set_clock($clock);
 my %members = unpacked($drive);
 my %self = variables($members{"machine.env"}[0]);
 name(%self);
 # The browser service reads its token at every request, sshd its keys at every connection.
 put("/run/polydev/$_", @{$members{$_}}) for keys %members;
+exit 0 if $is_renewed;
 connect_to_network(%self);
 open_page();
 restart_sshd();

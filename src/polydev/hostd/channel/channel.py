@@ -88,6 +88,18 @@ class Channel:
             connection.abort()
             await connection.wait_closed()
 
+    def rest(self) -> None:
+        """The guest is about to stand still: until `wake`, its silence does not cut the connection,
+        and what runs for this channel goes on afterwards."""
+        if self._connection is not None:
+            self._connection.set_keepalive(0)
+
+    def wake(self) -> None:
+        """The guest goes on."""
+        if self._connection is not None:
+            limits = self._limits
+            self._connection.set_keepalive(limits.keepalive_s, limits.keepalive_misses)
+
     async def exec(self, request: ExecRequest) -> Process:
         """Start a program as root. Its environment is readable by the guest: never a secret.
 

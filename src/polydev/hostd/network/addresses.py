@@ -63,6 +63,13 @@ class AddressPool:
         )
         return address
 
+    def rename(self, vm_id: str, new_vm_id: str) -> None:
+        """Have a machine's address be that of another name, which has none. Does nothing if the
+        machine has none."""
+        if vm_id in self._leases:
+            others = {name: a for name, a in self._leases.items() if name != vm_id}
+            self._become({**others, new_vm_id: self._leases[vm_id]}, self._next)
+
     def release(self, *vm_ids: str) -> None:
         """Give back the addresses of machines; those that have none are passed over."""
         kept = {vm_id: a for vm_id, a in self._leases.items() if vm_id not in vm_ids}

@@ -93,6 +93,12 @@ class Network:
             inside = await self._place()
             return await inside.run(self._attach, vm_id, uid)
 
+    async def rename(self, vm_id: str, new_vm_id: str) -> None:
+        """A machine has another name from now on; its place stays as it is. Raises: DiskFull."""
+        with _translated(f"{vm_id} cannot be renamed in the VM network"):
+            inside = await self._place()
+            await inside.run(lambda _: self._pool.rename(vm_id, new_vm_id))
+
     async def detach(self, vm_id: str) -> None:
         """Take a machine's TAP, rules and address. Does nothing if it has none."""
         with _translated(f"{vm_id} cannot be detached from the VM network"):

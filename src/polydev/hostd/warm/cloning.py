@@ -17,7 +17,7 @@ from polydev.hostd.site import Site
 from polydev.hostd.snapshots import reading
 from polydev.hostd.uncut import to_its_end
 from polydev.hostd.vmm.console import CONSOLE_LOG_BYTES, BoundedLog
-from polydev.hostd.warm import guest
+from polydev.hostd.warm import guest, priority
 from polydev.hostd.warm.making import fits
 from polydev.hostd.warm.templates import Template
 
@@ -27,8 +27,12 @@ _SILENT = b"A clone of a machine that was booted before: what that one printed i
 """The first line of a clone's console, which would look broken if it were empty."""
 
 
-async def clone(site: Site, template: Template, prepared: PreparedMachine) -> RunningMachine:
+async def clone(
+    site: Site, template: Template, prepared: PreparedMachine, *, gives_way: bool = False
+) -> RunningMachine:
     """The machine that `prepared` describes, which has no disk yet. The caller sets the limit.
+
+    With `gives_way` its VMM lets others go first.
 
     Raises: SnapshotUnusable, GuestMisbehaved, ChannelLost, and what a driver raises.
     """
@@ -44,6 +48,8 @@ async def clone(site: Site, template: Template, prepared: PreparedMachine) -> Ru
         machine = await prepared.restore(site, source)
     restored_at = time.monotonic()
     try:
+        if gives_way:
+            await asyncio.to_thread(priority.give_way, machine.vmm.pid)
         await machine.vmm.go_on()
         await _renew(site, template, machine)
         await asyncio.gather(machine.channel.connect(), _require_shut(site, template, machine))

@@ -1,8 +1,8 @@
-"""What is said to the guest: the two scripts that make a template of a machine, and a machine of a
-clone, and how their end is read.
+"""What is said to the guest: the scripts that make a template of a machine, a machine of a clone,
+and somebody's machine of one that waited, and how their end is read.
 
-`making.py` and `cloning.py` call it. The scripts (`src/polydev/guest/warm/`) are sent along each
-time, so that they fit this agent and not the image. What a guest prints is bounded.
+`making.py`, `cloning.py` and `waiting.py` call it. The scripts (`src/polydev/guest/warm/`) are sent
+along each time, so that they fit this agent and not the image. What a guest prints is bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -18,11 +17,13 @@ from polydev.errors import GuestMisbehaved
 from polydev.hostapi import STDERR, ExecRequest
 from polydev.hostd.channel.failures import shown
 from polydev.hostd.site import Channel
+from polydev.hostd.streams import GuestProgram
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "guest" / "warm"
 PAINTED = _SCRIPTS / "painted.py"
 """Ends when a page is painted; for the guest's own Python."""
 _SHELL = ("/bin/busybox", "sh", "-c")
+_PERL = ("perl", "-e")
 _SEED_BYTES = 64
 _OUTPUT_BYTES = 16 * 1024
 
@@ -37,18 +38,82 @@ async def settle(channel: Channel) -> None:
     )
 
 
+async def painted(channel: Channel) -> None:
+    """Wait until the machine's browser shows a page. The caller sets the limit.
+
+    Raises: GuestMisbehaved, ChannelLost.
+    """
+    argv = ["/usr/bin/python3", "-c", _text("painted.py"), "polydev-painted"]
+    await _run(channel, "painted", argv)
+
+
 async def renew(channel: Channel, config_drive: bytes) -> None:
     """Make the guest the machine that the config drive describes. The caller sets the limit.
 
     Raises: GuestMisbehaved, ChannelLost.
     """
-    argv = ["perl", "-e", _text("renew.pl"), "polydev-renew"]
+    await _run(channel, "renew", [*_PERL, _text("renew.pl"), "polydev-renew"], config_drive)
 
-    def told() -> bytes:
-        """The time is that of this moment: where processors are emulated, programs start slowly."""
-        return os.urandom(_SEED_BYTES) + f"{time.time():.9f}\n".encode() + config_drive
 
-    await _run(channel, "renew", argv, told)
+async def renaming(channel: Channel) -> Script:
+    """What makes a renewed guest a machine of another name and token: started, and ready to be told
+    which. The caller closes it, and sets the limit. Raises: GuestMisbehaved, ChannelLost.
+    """
+    argv = [*_PERL, _text("renew.pl"), "polydev-renew", "rename"]
+    script = await _started(channel, "rename", argv)
+    try:
+        await script.ready()
+    except BaseException:
+        await script.close()
+        raise
+    return script
+
+
+class Script:
+    """A program in the guest. What it prints is bounded; it has said nothing wrong so far."""
+
+    def __init__(self, name: str, program: GuestProgram) -> None:
+        self._name = name
+        self._program = program
+        self._words, self._printed = b"", 0
+
+    async def ready(self) -> None:
+        """Return when it has said something. Raises: GuestMisbehaved if it ends before."""
+        while (stream := await self._read()) is not None:
+            if stream != STDERR:
+                return
+        await self.ended()
+        raise GuestMisbehaved(f"`{self._name}` ended before it was told anything")
+
+    async def tell(self, config_drive: bytes) -> None:
+        """What `renew.pl` reads. The time is that of this moment."""
+        seed = os.urandom(_SEED_BYTES)
+        await self._program.write(seed + f"{time.time():.9f}\n".encode() + config_drive)
+        await self._program.write_eof()
+
+    async def ended(self) -> None:
+        """Wait for its end. Raises: GuestMisbehaved unless that is good."""
+        while await self._read() is not None:
+            pass
+        if (status := await self._program.wait()) != 0:
+            said = shown(self._words.decode("utf-8", "replace")) or "it did not say why"
+            raise GuestMisbehaved(f"`{self._name}` ended with status {status}: {said}")
+
+    async def close(self) -> None:
+        await self._program.close()
+
+    async def _read(self) -> int | None:
+        """On which stream it said something; None at its end."""
+        chunk = await self._program.read()
+        if chunk is None:
+            return None
+        stream, content = chunk
+        self._printed += len(content)
+        if self._printed > _OUTPUT_BYTES:
+            raise GuestMisbehaved(f"`{self._name}` printed more than {_OUTPUT_BYTES} bytes")
+        if stream == STDERR:
+            self._words += content
+        return stream
 
 
 @cache
@@ -63,26 +128,20 @@ def _text(name: str) -> str:
     return (_SCRIPTS / name).read_text()
 
 
+async def _started(channel: Channel, name: str, argv: list[str]) -> Script:
+    return Script(name, await channel.exec(ExecRequest(argv=argv)))
+
+
 async def _run(
-    channel: Channel, name: str, argv: list[str], told: Callable[[], bytes] | None = None
+    channel: Channel, name: str, argv: list[str], config_drive: bytes | None = None
 ) -> None:
-    """Run a program to its end; it is `told` something as soon as it says anything."""
-    program = await channel.exec(ExecRequest(argv=argv))
+    """Run a program to its end. It is told of the drive once it is ready: where processors are
+    emulated, programs start slowly."""
+    script = await _started(channel, name, argv)
     try:
-        words, printed = b"", 0
-        while (chunk := await program.read()) is not None:
-            stream, content = chunk
-            printed += len(content)
-            if printed > _OUTPUT_BYTES:
-                raise GuestMisbehaved(f"`{name}` printed more than {_OUTPUT_BYTES} bytes")
-            if stream == STDERR:
-                words += content
-            elif told is not None:
-                await program.write(told())
-                await program.write_eof()
-                told = None
-        if (status := await program.wait()) != 0:
-            said = shown(words.decode("utf-8", "replace")) or "it did not say why"
-            raise GuestMisbehaved(f"`{name}` ended with status {status}: {said}")
+        if config_drive is not None:
+            await script.ready()
+            await script.tell(config_drive)
+        await script.ended()
     finally:
-        await program.close()
+        await script.close()

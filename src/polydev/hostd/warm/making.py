@@ -23,13 +23,12 @@ from polydev.hostd.site import Site
 from polydev.hostd.snapshots import Labels, MemoryKey, writing
 from polydev.hostd.uncut import to_its_end
 from polydev.hostd.vmm.vmm import LaunchSpec
-from polydev.hostd.warm import guest, nobodys
+from polydev.hostd.warm import guest, nobodys, priority
 from polydev.hostd.warm.templates import Description, Shape, Template, Templates
 
 log = logging.getLogger("polydev.hostd")
 
 PURPOSE = "warm-template"
-_NICE = 10
 _NOWHERE = Place(tap="", mac="", address="", prefix=0, channel_port=0, channel_mac="")
 _CLOSE_LIMIT_S = 5
 
@@ -105,7 +104,7 @@ async def fits_now(site: Site, template: Template, shape: Shape) -> bool:
 
 
 async def _settled(machine: RunningMachine, limit_s: float) -> None:
-    await asyncio.to_thread(_give_way, machine.vmm.pid)
+    await asyncio.to_thread(priority.give_way, machine.vmm.pid)
     await machine.until_ready(limit_s)
     await guest.settle(machine.channel)
     async with asyncio.timeout(_CLOSE_LIMIT_S):
@@ -137,14 +136,3 @@ def _copy_keys(source: Path, target: Path) -> None:
         descriptor = os.open(target / path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(path.read_bytes())
-
-
-def _give_way(pid: int) -> None:
-    """Let every other machine go first: nobody waits for this one. Threads are asked one by one."""
-    if pid == os.getpid():  # a simulated machine
-        return
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), _NICE)
-        except (OSError, ValueError):
-            continue

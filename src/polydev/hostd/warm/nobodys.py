@@ -1,8 +1,9 @@
-"""Machines that are nobody's: those that the host makes for itself, to make templates of them.
+"""Machines that are nobody's: those that the host makes for itself, to make templates of them or
+to have them wait for somebody.
 
-`making.py` makes them. To everybody else such a machine is one that is still being
-made: nobody is let into it, a sweep leaves it alone, and the next agent removes it. Its label says
-what it is.
+`making.py` and `waiting.py` have them made. To everybody else such a machine is one that is still
+being made: nobody is let into it, a sweep leaves it alone, and the next agent removes it. Its label
+says what it is.
 """
 
 from __future__ import annotations
@@ -33,9 +34,19 @@ _TOKEN_BYTES = 32
 async def passing(
     site: Site, roster: Roster, shape: Shape, purpose: str
 ) -> AsyncIterator[PreparedMachine]:
-    """One that has everything but a VMM, with a token that nobody is told; gone when this ends.
+    """One that has everything but a VMM; gone when this ends. Raises: as `made`."""
+    prepared = await made(site, roster, shape, purpose, fresh=True)
+    try:
+        yield prepared
+    finally:
+        await unmade(site, roster, prepared.record.vm_id)
 
-    Raises: what `prepare` raises.
+
+async def made(
+    site: Site, roster: Roster, shape: Shape, purpose: str, *, fresh: bool
+) -> PreparedMachine:
+    """One that has everything but a VMM, and a disk only if `fresh`; with a token that nobody is
+    told. Raises: what `prepare` raises; nothing is left then.
     """
     record = MachineRecord(
         vm_id=new_vm_id(),
@@ -48,24 +59,27 @@ async def passing(
     )
     roster.records[record.vm_id] = record
     try:
-        yield await to_its_end(_prepared(site, roster, record))
-    finally:
-        await _unmade(site, roster, record.vm_id)
+        return await to_its_end(_prepared(site, roster, record, fresh=fresh))
+    except BaseException:
+        await unmade(site, roster, record.vm_id)
+        raise
 
 
-async def _prepared(site: Site, roster: Roster, record: MachineRecord) -> PreparedMachine:
-    await roster.keep(record)
-    token = secrets.token_urlsafe(_TOKEN_BYTES)
-    await asyncio.to_thread(site.folder(record.vm_id).write_token, token)
-    prepared = await prepare(site, record, fresh=True)
-    roster.records[record.vm_id] = prepared.record
-    return prepared
-
-
-async def _unmade(site: Site, roster: Roster, vm_id: str) -> None:
-    """What cannot be removed now is swept later."""
+async def unmade(site: Site, roster: Roster, vm_id: str) -> None:
+    """End and remove it. What cannot be removed now is swept later."""
     try:
         await to_its_end(erase(site, vm_id, roster.running.get(vm_id)))
     except Exception as error:
         log.error("%s is not wholly removed: %s", vm_id, problem_of(error).message)
     roster.forget(vm_id)
+
+
+async def _prepared(
+    site: Site, roster: Roster, record: MachineRecord, *, fresh: bool
+) -> PreparedMachine:
+    await roster.keep(record)
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    await asyncio.to_thread(site.folder(record.vm_id).write_token, token)
+    prepared = await prepare(site, record, fresh=fresh)
+    roster.records[record.vm_id] = prepared.record
+    return prepared

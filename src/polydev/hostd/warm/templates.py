@@ -19,6 +19,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from polydev.hostapi import CreateMachine
 from polydev.hostd.atomic import sync_folder, write_whole
 from polydev.hostd.record import MachineFolder, MachineRecord
 from polydev.hostd.room import room_in
@@ -39,7 +40,7 @@ class Shape(BaseModel):
     disk_mib: int
 
     @classmethod
-    def of(cls, record: MachineRecord) -> Self:
+    def of(cls, record: MachineRecord | CreateMachine) -> Self:
         return cls(memory_mib=record.memory_mib, vcpus=record.vcpus, disk_mib=record.disk_mib)
 
 
@@ -61,6 +62,9 @@ class Template:
 
     folder: MachineFolder
     described: Description
+
+    def is_same(self, other: Template) -> bool:
+        return self.folder.path == other.folder.path
 
     @property
     def memory(self) -> Path:

@@ -2,8 +2,9 @@
 
 `machines.py` asks for one before it boots any browser machine, and boots when there is none to be
 had, for whatever reason. In the background a template is made for the machines that are asked for,
-when nothing else is going on and the host has the memory; one that fails its clones is thrown away.
-`server.py` and `diagnosis.py` tell how it stands.
+when nothing else is going on and the host has the memory, and then clones that wait for whoever is
+next; a template that fails its clones is thrown away, and clones that wait give way to any machine
+that needs their memory. `server.py` and `diagnosis.py` tell how it stands.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from polydev.domain import MachineKind, MachineState
-from polydev.errors import MachineNotReady, PolydevError
-from polydev.hostapi import WarmShape, WarmView
+from polydev.errors import MachineNotReady, NoCapacity, PolydevError
+from polydev.hostapi import CreateMachine, WarmShape, WarmView
 from polydev.hostd.machine import RunningMachine, clear, prepare
 from polydev.hostd.problems import as_polydev_error
 from polydev.hostd.record import MachineRecord
@@ -26,8 +29,10 @@ from polydev.hostd.site import Site
 from polydev.hostd.uncut import to_its_end
 from polydev.hostd.warm.cloning import clone
 from polydev.hostd.warm.making import fits_now, make
+from polydev.hostd.warm.nobodys import LABEL
 from polydev.hostd.warm.room import Room
 from polydev.hostd.warm.templates import Shape, Template, Templates
+from polydev.hostd.warm.waiting import PURPOSE, WaitingClones
 
 log = logging.getLogger("polydev.hostd")
 
@@ -58,6 +63,10 @@ class WarmPolicy:
     is_on: bool = True
     quiet_s: float = 60.0
     """How long nothing was made or changed, and no browser machine ran, before one is made."""
+    waiting: int = 0
+    """How many clones wait, at most."""
+    refill_quiet_s: float = 5.0
+    """How long nothing was made or changed before one more is made to wait. Others may log in."""
     look_s: float = 5.0
 
 
@@ -75,7 +84,8 @@ class WarmBrowsers:
         self._failures = 0
         self._pause_s = _FIRST_PAUSE_S
         self._not_before_s = 0.0
-        self._quiet_since_s = time.monotonic()
+        self._waiting = WaitingClones(site, roster)
+        self._quiet_since_s = self._still_since_s = time.monotonic()
         self._asked = asyncio.Event()
         self._making_since_s: float | None = None
         self._why_not = ""
@@ -87,7 +97,7 @@ class WarmBrowsers:
     ) -> tuple[MachineRecord, RunningMachine] | None:
         """A clone that is the machine of this record, which is kept but has nothing yet.
 
-        None when there is none to be had: the record is as it was then, and nothing is left.
+        None when there is none to be had: nothing is left then but the record that the roster has.
         Takes at most half of `limit_s`.
         """
         if not self._policy.is_on or record.machine_kind is not MachineKind.BROWSER:
@@ -97,15 +107,34 @@ class WarmBrowsers:
         template = await self._fitting(shape)
         if template is None:
             return None
+        until_s = time.monotonic() + limit_s * _SHARE
         try:
-            async with asyncio.timeout(limit_s * _SHARE):
+            async with asyncio.timeout(until_s - time.monotonic()):
+                if (made := await self._waiting.take(record, template)) is not None:
+                    return made
+        except Exception as error:
+            log.warning("a clone that waited cannot be %s: %s", record.vm_id, _words(error))
+            record = await self._clear(record)
+        try:
+            async with asyncio.timeout(until_s - time.monotonic()):
                 made = await self._cloned(record, template)
         except Exception as error:
-            await to_its_end(clear(self._site, record))
+            await self._clear(record)
             await self._failed(template, record, error)
             return None
         self._failures = 0
         return made
+
+    def one_of(self, record: CreateMachine | MachineRecord) -> str | None:
+        """The machine that waits, and would be taken for that one."""
+        if record.machine_kind is not MachineKind.BROWSER:
+            return None
+        return self._waiting.one_of(Shape.of(record))
+
+    async def give_way(self, but: str | None = None) -> bool:
+        """Have no clone wait, except one, since memory is needed. Whether any did."""
+        self._still_since_s = time.monotonic()
+        return await self._waiting.give_way(but)
 
     async def ask(self, shape: WarmShape) -> None:
         """Have a template made as soon as there is room, however busy the host is."""
@@ -127,7 +156,10 @@ class WarmBrowsers:
             return WarmView(state="none", words="no browser machine has been asked for")
         if (template := await self._fitting(shape)) is not None:
             size_mib = await asyncio.to_thread(lambda: template.size) / 2**20
-            return WarmView(state="ready", words=f"a template of {size_mib:.0f} MiB")
+            count = self._waiting.count
+            waiting = f", {count} of {self._policy.waiting} clones wait for a login"
+            words = f"a template of {size_mib:.0f} MiB{waiting if self._policy.waiting else ''}"
+            return WarmView(state="ready", words=words, waiting=count)
         return WarmView(state="none", words=self._why_not or "waiting for a quiet moment")
 
     async def run(self) -> None:
@@ -136,6 +168,12 @@ class WarmBrowsers:
         await asyncio.to_thread(self._templates.clean, key.id if key else None)
         if not self._policy.is_on:
             return
+        try:
+            await self._work()
+        finally:
+            await to_its_end(self._waiting.give_way())
+
+    async def _work(self) -> None:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._policy.look_s):
@@ -161,10 +199,16 @@ class WarmBrowsers:
         log.info("%s: cloned warm in %.2f s", record.vm_id, time.monotonic() - began)
         return prepared.record, machine
 
+    async def _clear(self, record: MachineRecord) -> MachineRecord:
+        """Nothing is left of a try. Its uid may be another machine's by now: it gets a free one."""
+        fresh = record.now(uid=self._roster.free_uid())
+        self._roster.records[record.vm_id] = fresh
+        await to_its_end(clear(self._site, fresh))
+        return fresh
+
     async def _failed(self, template: Template, record: MachineRecord, error: Exception) -> None:
-        self._roster.records[record.vm_id] = record
         self._failures += 1
-        words = as_polydev_error(error).message if str(error) else "it took too long"
+        words = _words(error)
         log.warning("%s boots, since it could not be cloned warm: %s", record.vm_id, words)
         if self._failures >= _FAILURES:
             log.warning("throwing a template of warm browser machines away: its clones fail")
@@ -179,39 +223,76 @@ class WarmBrowsers:
         return None
 
     async def _look(self, *, is_asked: bool) -> None:
-        """Make a template if one is due. Raises: what making one raises."""
+        """Make a template or one more clone that waits, if that is due; end clones that wait for
+        nothing. Raises: what making one raises."""
         shape = await asyncio.to_thread(self._templates.wanted)
-        if not is_asked and not self._is_quiet():
+        self._note_what_goes_on()
+        template = None if shape is None else await self._fitting(shape)
+        is_short = await asyncio.to_thread(self._room.is_short)
+        await self._waiting.keep(None if is_short else template)
+        if shape is None or (time.monotonic() < self._not_before_s and not is_asked):
             return
-        if shape is None or time.monotonic() < self._not_before_s:
-            return
-        if await self._fitting(shape) is not None:
+        is_due = self._is_refill_due() if template else is_asked or self._is_quiet()
+        if not is_due:
             return
         if lacks := await asyncio.to_thread(self._room.lacks, shape):
             self._why_not = lacks
-            return
-        await self._make(shape)
+        elif template is None:
+            await self._make(shape)
+        else:
+            await self._refill(template)
+
+    def _note_what_goes_on(self) -> None:
+        for record in self._roster.records.values():
+            if record.labels.get(LABEL) == PURPOSE:
+                continue
+            if record.state not in _SETTLED:
+                self._quiet_since_s = self._still_since_s = time.monotonic()
+            elif record.machine_kind is MachineKind.BROWSER:
+                self._quiet_since_s = time.monotonic()
 
     def _is_quiet(self) -> bool:
         """Whether nothing has been going on for a while."""
-        for record in self._roster.records.values():
-            if record.state not in _SETTLED or record.machine_kind is MachineKind.BROWSER:
-                self._quiet_since_s = time.monotonic()
         return time.monotonic() - self._quiet_since_s >= self._policy.quiet_s
 
-    async def _make(self, shape: Shape) -> None:
-        """Make one, unless memory runs short meanwhile."""
-        self._making_since_s = time.monotonic()
-        making = asyncio.create_task(
-            make(self._site, self._roster, self._templates, shape, _MAKE_LIMIT_S)
-        )
+    def _is_refill_due(self) -> bool:
+        still_s = time.monotonic() - self._still_since_s
+        return self._waiting.count < self._policy.waiting and still_s >= self._policy.refill_quiet_s
+
+    async def _refill(self, template: Template) -> None:
+        """Have one more clone wait, unless machines have all the memory that they may have."""
+        memory_mib, others = template.described.shape.memory_mib, self._roster.memory_mib()
         try:
-            while not (await asyncio.wait({making}, timeout=self._policy.look_s))[0]:
-                if await asyncio.to_thread(self._room.is_short):
-                    raise MachineNotReady("the host ran short of memory meanwhile")
-            making.result()
+            with self._site.admission.admitted("a clone that waits", memory_mib, others):
+                pass
+            await self._while_there_is_room(self._waiting.make(template, _MAKE_LIMIT_S))
+        except NoCapacity as error:
+            self._why_not = error.message
+        else:
+            self._pause_s, self._why_not = _FIRST_PAUSE_S, ""
+
+    async def _make(self, shape: Shape) -> None:
+        """Make a template."""
+        making = make(self._site, self._roster, self._templates, shape, _MAKE_LIMIT_S)
+        self._making_since_s = time.monotonic()
+        try:
+            await self._while_there_is_room(making)
         finally:
-            making.cancel()
-            await asyncio.wait({making})
             self._making_since_s = None
         self._failures, self._pause_s, self._why_not = 0, _FIRST_PAUSE_S, ""
+
+    async def _while_there_is_room(self, making: Coroutine[Any, Any, object]) -> None:
+        """Do it, unless memory runs short meanwhile. Raises MachineNotReady, and what it raises."""
+        task = asyncio.create_task(making)
+        try:
+            while not (await asyncio.wait({task}, timeout=self._policy.look_s))[0]:
+                if await asyncio.to_thread(self._room.is_short):
+                    raise MachineNotReady("the host ran short of memory meanwhile")
+            task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+def _words(error: Exception) -> str:
+    return as_polydev_error(error).message if str(error) else "it took too long"

@@ -51,6 +51,12 @@ class DirectChannel:
         if self._ended.is_set():
             raise ChannelLost("The machine does not run")
 
+    def rest(self) -> None:
+        self._over_ssh.rest()
+
+    def wake(self) -> None:
+        self._over_ssh.wake()
+
     async def close(self) -> None:
         await self._over_ssh.close()
 

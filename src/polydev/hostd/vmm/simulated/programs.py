@@ -27,7 +27,7 @@ from polydev.hostd.vmm.simulated.terminals import TERMINAL, Terminals, print_zer
 
 _AWAKE = "polydev-awake"
 """`awakening.AWAKE`, which this room must not import."""
-_SETTLE, _RENEW = "polydev-settle", "polydev-renew"
+_SETTLE, _PAINTED, _RENEW = "polydev-settle", "polydev-painted", "polydev-renew"
 """`warm/guest.py`'s, likewise."""
 _SEED_BYTES, _CONFIG_BYTES = 64, 1024 * 1024
 _CHUNK = 64 * 1024
@@ -168,6 +168,7 @@ class Programs:
         known: dict[str, Callable[[ServerProcess], Awaitable[int]]] = {
             _AWAKE: self._awake,
             _SETTLE: self._settle,
+            _PAINTED: _true,
             _RENEW: self._renew,
         }
         return next((known[word] for word in argv[3:5] if word in known), None)
