@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from bench.agent import BenchAgent
 from bench.measure import Comparison, Side, compare, timed
+from bench.page import painted
 from polydev.domain import MachineKind, new_vm_id
 from polydev.hostapi import CreateMachine, DestroyMachine, WarmShape
-from polydev.hostd.warm.guest import PAINTED
 
 SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
 _LIMIT_S = 900.0
@@ -85,10 +85,7 @@ def _first_page(agent: BenchAgent, *, is_clone: bool) -> Side:
             view = await agent.host.run(f"create-{vm_id}", wanted, _LIMIT_S)
             if view is None or view.is_clone is not is_clone:
                 raise SystemExit(f"a machine was made in the other way: {view}")
-            argv = ["/usr/bin/python3", "-c", PAINTED.read_text()]
-            found = await agent.host.run_program(vm_id, argv, timeout_s=_LIMIT_S)
-            if found.exit_code != 0:
-                raise SystemExit(f"no page was painted: {found.stderr.decode()[-300:]}")
+            await painted(agent.host, vm_id, _LIMIT_S)
 
         seconds = await timed(shown)
         await agent.host.run(f"destroy-{vm_id}", DestroyMachine(vm_id=vm_id), _LIMIT_S)

@@ -210,6 +210,11 @@ class Wake(_Wire):
     took_s: float = Field(ge=0)
 
 
+PURPOSE = "purpose"
+"""The label of machines that a host makes for itself, such as those that wait for a login, and that
+are in no controller's database: what for."""
+
+
 class MachineView(_Wire):
     """A machine as its host sees it."""
 

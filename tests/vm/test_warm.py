@@ -1,9 +1,12 @@
-"""A template of a real browser machine, and two clones of it at once: what they do not share."""
+"""A template of a real browser machine, and two clones of it at once, one of which waited: what
+they do not share."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import os
 import secrets
 import socket
 import threading
@@ -11,13 +14,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import asyncssh
 import pytest
 from real_machines import Fleet, fleet
 
 from polydev.domain import MachineKind, new_vm_id
-from polydev.errors import GuestMisbehaved
+from polydev.errors import GuestMisbehaved, MachineBusy
 from polydev.hostapi import CreateMachine, ExecRequest, MachineView, WarmShape
 from polydev.hostd.channel import Channel
 from polydev.hostd.keys import make_keys
@@ -29,6 +33,7 @@ from polydev.hostd.warm.templates import Templates
 pytestmark = pytest.mark.vm
 
 SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
+WAITS = {"purpose": "warm-waiting"}
 MAKE_LIMIT_S, CLONE_LIMIT_S, ANSWER_LIMIT_S = 600.0, 600.0, 300.0
 _LOOK_S = 0.2
 _OUTGOING = 4
@@ -154,11 +159,16 @@ async def test_two_clones_at_once_share_nothing_that_is_theirs() -> None:
         netns=f"pdt-{secrets.token_hex(3)}", uplink="none", egress="none", dns=()
     ) as f:
         root = f.site.machines_dir.parent / "warm"
-        policy = WarmPolicy(root, Room(root.parent), quiet_s=3600, look_s=0.5)
+        policy = WarmPolicy(
+            root, Room(root.parent), quiet_s=3600, waiting=1, refill_quiet_s=1, look_s=0.5
+        )
         machines = Machines(f.site, policy)
         making = asyncio.create_task(machines.warm_browsers.run())
         try:
             await _template_is_made(machines)
+            await _one_waits(machines)
+            # No further one: it would be another machine, and take processors.
+            machines.warm_browsers._policy = dataclasses.replace(policy, waiting=0)
             await _share_nothing(f, machines)
         finally:
             making.cancel()
@@ -174,11 +184,32 @@ async def _template_is_made(machines: Machines) -> None:
         while (view := await machines.warm_browsers.view()).state == "making":
             await asyncio.sleep(0.5)
     assert view.state == "ready", view.words
+    others = [view for view in machines.views() if view.labels != WAITS]
+    assert not others, "the machine that was saved is gone"
+
+
+async def _one_waits(machines: Machines) -> None:
+    """It stands still: its processors take no time."""
+    async with asyncio.timeout(CLONE_LIMIT_S):
+        while not (await machines.warm_browsers.view()).waiting:
+            await asyncio.sleep(0.5)
+    [view] = machines.views()
+    assert view.labels == WAITS
     inventory = await machines.inventory()
-    assert not inventory.machines, "the machine that was saved is gone"
-    assert not inventory.folders
-    assert not inventory.taps
-    assert not inventory.processes
+    assert inventory.machines == inventory.folders == list(inventory.processes) == [view.vm_id]
+    assert len(inventory.taps) == 1
+    assert view.pid is not None
+    before_s = processor_time_s(view.pid)
+    await asyncio.sleep(2)
+    assert processor_time_s(view.pid) - before_s < 0.2
+    with pytest.raises(MachineBusy):
+        await machines.exec(view.vm_id, ExecRequest(argv=["true"]))
+
+
+def processor_time_s(pid: int) -> float:
+    """Of a process, all its threads. Source: proc(5), `stat`, fields 14 and 15."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _share_nothing(f: Fleet, machines: Machines) -> None:
@@ -187,8 +218,10 @@ async def _share_nothing(f: Fleet, machines: Machines) -> None:
     thread.close()
     asked = (_wanted(), _wanted())
     with listening(packets) as wire:
+        [waited] = machines.views()
         views = await asyncio.gather(*(machines.create(it) for it in asked))
         assert all(view.is_clone for view in views)
+        assert [view.mac for view in views].count(waited.mac) == 1, "one of them waited"
         facts = [(await _said(machines, it.vm_id, "sh", "-c", _FACTS)).split("\n") for it in asked]
         now_s = time.time()
     for it, view, fact in zip(asked, views, facts, strict=True):

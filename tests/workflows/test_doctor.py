@@ -285,8 +285,9 @@ async def test_a_host_that_has_never_answered_is_named(world: World) -> None:
 
 
 async def test_an_orphan_that_only_the_host_knows_is_told(world: World) -> None:
-    vm_id = new_vm_id()
+    vm_id, its_own = new_vm_id(), machine(new_vm_id(), MachineKind.BROWSER)
     await asked(world, machine(vm_id, MachineKind.CLI))
+    await asked(world, its_own.model_copy(update={"labels": {"purpose": "warm-waiting"}}))
     finding = wrong(await doctor(world), "orphans")
     assert finding["message"] == f"Machine {vm_id} is on its host, but not in the database"
 

@@ -28,7 +28,7 @@ from polydev.hostd.warm.templates import Description, Shape, Template, Templates
 
 log = logging.getLogger("polydev.hostd")
 
-PURPOSE = "warm-template"
+_PURPOSE = "warm-template"
 _NOWHERE = Place(tap="", mac="", address="", prefix=0, channel_port=0, channel_mac="")
 _CLOSE_LIMIT_S = 5
 
@@ -43,7 +43,7 @@ async def make(
     """
     began = time.monotonic()
     key = await asyncio.to_thread(site.memory_keys.made)
-    async with nobodys.passing(site, roster, shape, PURPOSE) as prepared:
+    async with nobodys.passing(site, roster, shape, _PURPOSE) as prepared:
         described = Description(
             shape=shape,
             image=prepared.record.image,

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from polydev.domain import MachineKind, MachineState, new_vm_id
+from polydev.hostapi import PURPOSE
 from polydev.hostd.machine import PreparedMachine, erase, prepare
 from polydev.hostd.problems import problem_of
 from polydev.hostd.record import MachineRecord
@@ -26,7 +27,6 @@ from polydev.hostd.warm.templates import Shape
 
 log = logging.getLogger("polydev.hostd")
 
-LABEL = "purpose"
 _TOKEN_BYTES = 32
 
 
@@ -52,7 +52,7 @@ async def made(
         vm_id=new_vm_id(),
         machine_kind=MachineKind.BROWSER,
         **shape.model_dump(),
-        labels={LABEL: purpose},
+        labels={PURPOSE: purpose},
         state=MachineState.CREATING,
         created_at=datetime.now(UTC),
         uid=roster.free_uid(),

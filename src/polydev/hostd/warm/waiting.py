@@ -28,7 +28,7 @@ from polydev.hostd.warm.templates import Shape, Template
 
 log = logging.getLogger("polydev.hostd")
 
-PURPOSE = "warm-waiting"
+WAITS = "warm-waiting"
 _READY_NONCE = ""
 """It has been ready long ago: nobody listens for it."""
 
@@ -67,7 +67,7 @@ class WaitingClones:
     async def make(self, template: Template, limit_s: float) -> None:
         """Have one more wait. Raises: TimeoutError, NoCapacity, and as `clone`; nothing is left."""
         began, shape = time.monotonic(), template.described.shape
-        prepared = await nobodys.made(self._site, self._roster, shape, PURPOSE, fresh=False)
+        prepared = await nobodys.made(self._site, self._roster, shape, WAITS, fresh=False)
         vm_id = prepared.record.vm_id
         running = self._roster.memory_mib()
         try:

@@ -20,7 +20,7 @@ from typing import Any
 
 from polydev.domain import MachineKind, MachineState
 from polydev.errors import MachineNotReady, NoCapacity, PolydevError
-from polydev.hostapi import CreateMachine, WarmShape, WarmView
+from polydev.hostapi import PURPOSE, CreateMachine, WarmShape, WarmView
 from polydev.hostd.machine import RunningMachine, clear, prepare
 from polydev.hostd.problems import as_polydev_error
 from polydev.hostd.record import MachineRecord
@@ -29,10 +29,9 @@ from polydev.hostd.site import Site
 from polydev.hostd.uncut import to_its_end
 from polydev.hostd.warm.cloning import clone
 from polydev.hostd.warm.making import fits_now, make
-from polydev.hostd.warm.nobodys import LABEL
 from polydev.hostd.warm.room import Room
 from polydev.hostd.warm.templates import Shape, Template, Templates
-from polydev.hostd.warm.waiting import PURPOSE, WaitingClones
+from polydev.hostd.warm.waiting import WAITS, WaitingClones
 
 log = logging.getLogger("polydev.hostd")
 
@@ -244,7 +243,7 @@ class WarmBrowsers:
 
     def _note_what_goes_on(self) -> None:
         for record in self._roster.records.values():
-            if record.labels.get(LABEL) == PURPOSE:
+            if record.labels.get(PURPOSE) == WAITS:
                 continue
             if record.state not in _SETTLED:
                 self._quiet_since_s = self._still_since_s = time.monotonic()

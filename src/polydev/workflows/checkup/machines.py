@@ -16,7 +16,7 @@ from polydev.domain import (
     SessionId,
 )
 from polydev.errors import PolydevError
-from polydev.hostapi import MachineView
+from polydev.hostapi import PURPOSE, MachineView
 from polydev.hosts import Hosts
 from polydev.store import machines, sessions
 from polydev.store.database import Database
@@ -144,7 +144,8 @@ def _several_cli(alive: Sequence[Machine]) -> Iterator[Finding]:
 
 
 async def _unknown(database: Database, there: Mapping[str, MachineView]) -> Sequence[Finding]:
-    """Machines that no row knows. Asked last: who is being made gets its row first."""
+    """Machines that no row knows, but for those that a host makes for itself. Asked last: who is
+    being made gets its row first."""
     async with database.read() as connection:
         known = {str(row.vm_id) for row in await machines.alive(connection)}
     return [
@@ -157,4 +158,5 @@ async def _unknown(database: Database, there: Mapping[str, MachineView]) -> Sequ
             vm_id,
         )
         for vm_id in sorted(there.keys() - known)
+        if PURPOSE not in there[vm_id].labels
     ]

@@ -1,0 +1,82 @@
+"""When a browser machine shows a page, seen from outside: through the agent's stream to Chromium.
+
+Nothing is started in the machine to look at it: where processors are emulated, a program that looks
+would take longer than what it looks at. Source: chromedevtools.github.io/devtools-protocol,
+`Page.captureScreenshot`, which answers when there is a picture to answer with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from polydev.errors import PolydevError
+from polydev.hosts import Host
+from polydev.hosts.streams import GuestStream
+
+_PORT = 9222
+_TRY_AGAIN_S = 0.1
+_PICTURE_BYTES = 16 * 1024 * 1024
+_CHUNK = 64 * 1024
+
+
+async def painted(host: Host, vm_id: str, limit_s: float) -> None:
+    """Return when the machine's browser has painted a page. Raises: TimeoutError."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            with suppress(httpx.HTTPError, PolydevError, OSError, WebSocketException, ValueError):
+                if await _is_painted(host, vm_id):
+                    return
+            await asyncio.sleep(_TRY_AGAIN_S)  # nothing tells when the port opens
+
+
+async def _is_painted(host: Host, vm_id: str) -> bool:
+    async with host.http(vm_id, _PORT) as client:
+        targets = (await client.get("/json/list")).json()
+    pages = [target["webSocketDebuggerUrl"] for target in targets if target.get("type") == "page"]
+    if not pages:
+        return False
+    async with (
+        host.tcp(vm_id, _PORT) as stream,
+        _socket_of(stream) as sock,
+        connect(pages[0], sock=sock, max_size=_PICTURE_BYTES, proxy=None) as page,
+    ):
+        await page.send(json.dumps({"id": 1, "method": "Page.captureScreenshot"}))
+        async for message in page:
+            if (answer := json.loads(message)).get("id") == 1:
+                return bool(answer.get("result", {}).get("data"))
+    return False
+
+
+@asynccontextmanager
+async def _socket_of(stream: GuestStream) -> AsyncIterator[socket.socket]:
+    """A socket whose other end is the stream."""
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=theirs)
+
+    async def out() -> None:
+        while data := await reader.read(_CHUNK):
+            await stream.write(data)
+
+    async def back() -> None:
+        while data := await stream.read(_CHUNK):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+    pumps = [asyncio.create_task(out()), asyncio.create_task(back())]
+    try:
+        yield ours
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        writer.close()
+        ours.close()
