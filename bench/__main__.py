@@ -93,8 +93,8 @@ async def warm(rounds: int) -> None:
         running_agent(POLYDEV_WARM_START="true", POLYDEV_WARM_WAITING="0") as cloning,
         running_agent() as cold,
     ):
-        for found in await warm_browsers(waiting, cloning, cold, rounds):
-            print(found.row(), flush=True)
+        async for row in warm_browsers(waiting, cloning, cold, rounds):
+            print(row, flush=True)
 
 
 def main() -> None:

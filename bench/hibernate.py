@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 from bench.agent import BenchAgent
-from bench.measure import Comparison, compare, timed
+from bench.measure import Comparison, compare, own_mib, timed
 from polydev.domain import MachineKind, new_vm_id
 from polydev.hostapi import (
     CreateMachine,
@@ -52,7 +51,7 @@ async def hibernate(agent: BenchAgent, rounds: int) -> tuple[Comparison, Slept]:
 
     async def resume() -> float:
         running = await agent.host.machine(sleeper.vm_id)
-        freed = _memory_mib(running.pid)
+        freed = own_mib(running.pid)
         began = time.monotonic()
         asleep = await run(agent, HibernateMachine(vm_id=sleeper.vm_id))
         slept.to_sleep_s.append(time.monotonic() - began)
@@ -97,10 +96,3 @@ async def run(agent: BenchAgent, operation: Operation) -> MachineView:
 
 def _name() -> str:
     return f"bench-{new_vm_id()}"
-
-
-def _memory_mib(pid: int | None) -> float:
-    """What is gone from the host when the process ends. Source: proc(5), `smaps_rollup`."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    sizes = {name: int(words.split()[0]) for name, _, words in (it.partition(":") for it in lines)}
-    return (sizes["Private_Clean"] + sizes["Private_Dirty"]) / 1024

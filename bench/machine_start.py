@@ -58,7 +58,7 @@ async def machine_start(agent: BenchAgent, rounds: int) -> Comparison:
 
     async with by_hand(agent.images_dir) as bare:
         return await compare(
-            "machine: create to answering channel", ours, bare, rounds=rounds, goal=1.10
+            "machine: create to answering channel", ours, bare, rounds=rounds, goal=1.05
         )
 
 

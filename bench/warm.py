@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 
 from bench.agent import BenchAgent
-from bench.measure import Comparison, Side, compare, timed
+from bench.measure import Side, compare, own_mib, timed
 from bench.page import painted
 from polydev.domain import MachineKind, new_vm_id
 from polydev.hostapi import CreateMachine, DestroyMachine, WarmShape
@@ -25,8 +25,8 @@ _LOOK_S = 1.0
 
 async def warm_browsers(
     waiting: BenchAgent, cloning: BenchAgent, cold: BenchAgent, rounds: int
-) -> Sequence[Comparison]:
-    """Seconds of each way against booting, alternating."""
+) -> AsyncIterator[str]:
+    """Rows: seconds of each way against booting, alternating; what one that waits takes."""
     for agent in (waiting, cloning):
         await agent.host.warm_up(SHAPE)
         await _until(agent, waiting=0)
@@ -40,22 +40,16 @@ async def warm_browsers(
 
         return run
 
+    await _until(waiting, waiting=1)
+    [view] = await waiting.host.machines()
+    yield f"{'browser: memory of one that waits':<44} {own_mib(view.pid):>9.0f} MiB"
     booted = quiet(_first_page(cold, is_clone=False))
-    return [
-        await compare(
-            "browser: create to first page, one waits",
-            quiet(_first_page(waiting, is_clone=True)),
-            booted,
-            rounds=rounds,
-            goal=0.10,
-        ),
-        await compare(
-            "browser: create to first page, cloned",
-            quiet(_first_page(cloning, is_clone=True)),
-            booted,
-            rounds=rounds,
-        ),
-    ]
+    for name, agent, goal in (
+        ("browser: create to first page, one waits", waiting, 0.10),
+        ("browser: create to first page, cloned", cloning, None),
+    ):
+        warm = quiet(_first_page(agent, is_clone=True))
+        yield (await compare(name, warm, booted, rounds=rounds, goal=goal)).row()
 
 
 async def _until(agent: BenchAgent, *, waiting: int) -> None:

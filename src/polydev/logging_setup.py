@@ -34,9 +34,15 @@ def set_up(*, as_json: bool) -> None:
         handler.setFormatter(JournalLine() if _is_journal() else HumanLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     log.setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
     sys.excepthook = _uncaught
     sys.unraisablehook = lambda told: _uncaught(told.exc_type, told.exc_value, None)
     threading.excepthook = lambda told: _uncaught(told.exc_type, told.exc_value, None)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """uvicorn takes a WebSocket that was refused, with a whole answer, for an error of ours."""
+    return "returned without completing handshake" not in record.getMessage()
 
 
 class SafeRecord(logging.LogRecord):

@@ -272,3 +272,12 @@ def test_only_the_journals_own_socket_counts_as_the_journal(
     assert not logging_setup._is_journal()
     monkeypatch.delenv("JOURNAL_STREAM")
     assert not logging_setup._is_journal()
+
+
+def test_a_refused_websocket_is_no_error_of_ours(lines: Lines) -> None:
+    """uvicorn's words, which it says of each, though it was answered."""
+    server = logging.getLogger("uvicorn.error")
+    server.error("ASGI callable returned without completing handshake.")
+    server.error("Exception in ASGI application")
+    assert "handshake" not in lines()
+    assert "Exception in ASGI application" in lines()
