@@ -36,15 +36,18 @@ class Admission:
         self._coming: dict[str, int] = {}
 
     @contextmanager
-    def admitted(self, vm_id: str, memory_mib: int, running: Mapping[str, int]) -> Iterator[None]:
-        """Keep room for a machine until it runs. `running` has what each of the others has, in MiB.
+    def admitted(
+        self, vm_id: str, memory_mib: int, running: Mapping[str, int], held_mib: int = 0
+    ) -> Iterator[None]:
+        """Keep room for a machine until it runs. `running` has what each of the others has, in MiB,
+        `held_mib` is what it has of the host's memory already.
 
         Raises: NoCapacity.
         """
         others = {**running, **self._coming}
         others.pop(vm_id, None)
         self._require_limit(vm_id, memory_mib, sum(others.values()))
-        self._require_available(vm_id, memory_mib)
+        self._require_available(vm_id, max(memory_mib - held_mib, 0))
         self._coming[vm_id] = memory_mib
         try:
             yield

@@ -12,7 +12,7 @@ from pathlib import Path
 from polydev.hostapi import Inventory
 from polydev.hostd.machine import RunningMachine
 from polydev.hostd.site import Network, Site
-from polydev.hostd.vmm import process
+from polydev.hostd.vmm import adoption, process
 from polydev.hostd.vmm.firecracker import jail
 from polydev.hostd.vmm.qemu.command import PROGRAM
 from polydev.settings import HostSettings
@@ -76,5 +76,7 @@ def _sockets_in(*folders: Path) -> list[str]:
 
 def _vmms_in(folder: Path) -> dict[str, int]:
     root = folder.resolve()
-    found = (*process.running_in(root, PROGRAM), *jail.running_in(root))
-    return {where.name if exists else f"unknown-{pid}": pid for pid, where, exists in found}
+    found = [*process.running_in(root, PROGRAM), *jail.running_in(root)]
+    named = adoption.named_in(root / name for name in _names_in(root))
+    places = {pid: where for pid, where, exists in found if exists} | named
+    return {places[pid].name if pid in places else f"unknown-{pid}": pid for pid, *_ in found}

@@ -11,8 +11,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from polydev.domain import MachineState
@@ -70,8 +71,7 @@ class Machines:
         async with self._roster.alone(asked.vm_id):
             known = self._roster.records.get(asked.vm_id)
             if known is None:
-                async with self._admitted(asked):
-                    return await self._roster.cuttable(asked.vm_id, self._create(asked))
+                return await self._made(asked)
             self._require_same(known, asked)
             if known.state in (*AT_REST, MachineState.HIBERNATED):
                 return await self._up(known, asked.ready_timeout_s)
@@ -95,6 +95,7 @@ class Machines:
         async with self._roster.alone(vm_id):
             record = self._roster.record(vm_id)
             machine = self._roster.running.get(vm_id)
+            _require_somebodys(record)
             if machine is not None:
                 return await self._roster.cuttable(vm_id, self._stop(record, machine))
             if record.state is MachineState.HIBERNATED:
@@ -112,6 +113,7 @@ class Machines:
             record = self._roster.record(vm_id)
             if record.state is MachineState.RUNNING:
                 return self.view(vm_id)
+            _require_somebodys(record)
             return await self._up(record, ready_timeout_s)
 
     async def hibernate(self, vm_id: str) -> MachineView:
@@ -248,6 +250,21 @@ class Machines:
             await self._undo(asked.vm_id, keeping_logs=False)
             raise
 
+    async def _made(self, asked: CreateMachine) -> MachineView:
+        """Where what a clone that waits has is all that is missing, such as an address, it is given
+        up for it."""
+        try:
+            return await self._made_once(asked)
+        except NoCapacity:
+            if not await self.warm_browsers.give_way():
+                raise
+        return await self._made_once(asked)
+
+    async def _made_once(self, asked: CreateMachine) -> MachineView:
+        with self.warm_browsers.reserved(asked):
+            async with self._admitted(asked):
+                return await self._roster.cuttable(asked.vm_id, self._create(asked))
+
     async def _up(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
         async with self._admitted(record):
             if record.state is MachineState.HIBERNATED:
@@ -258,26 +275,23 @@ class Machines:
 
     @asynccontextmanager
     async def _admitted(self, machine: CreateMachine | MachineRecord) -> AsyncIterator[None]:
-        """Clones that wait for a login give way, but for the one that it is to be.
+        """Clones that wait give way, at last the one that was kept for this machine.
 
         Raises NoCapacity when this host has no memory for it; it stays as it is then.
         """
-        becomes = self.warm_browsers.one_of(machine)
         with ExitStack() as stack:
-            try:
-                stack.enter_context(self._admission(machine, becomes))
-            except NoCapacity:
-                if not await self.warm_browsers.give_way(but=becomes):
-                    raise
-                stack.enter_context(self._admission(machine, becomes))
+            for give_way in (
+                self.warm_browsers.give_way,
+                partial(self.warm_browsers.give_back, machine.vm_id),
+                _nobody_gives_way,
+            ):
+                try:
+                    stack.enter_context(self.warm_browsers.admitted(machine))
+                    break
+                except NoCapacity:
+                    if not await give_way() and give_way is _nobody_gives_way:
+                        raise
             yield
-
-    def _admission(
-        self, machine: CreateMachine | MachineRecord, becomes: str | None
-    ) -> AbstractContextManager[None]:
-        running = self._roster.memory_mib()
-        running.pop(becomes or "", None)
-        return self._site.admission.admitted(machine.vm_id, machine.memory_mib, running)
 
     async def _start(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
         try:
@@ -375,3 +389,13 @@ class Machines:
         if not path.exists():
             self._roster.record(vm_id)
         return path
+
+
+def _require_somebodys(record: MachineRecord) -> None:
+    """Raises MachineBusy for one that nobody has been given: who is made is not waited for here."""
+    if record.state is MachineState.CREATING:
+        raise MachineBusy(f"Machine {record.vm_id} is {record.state}", hint="Destroy it, or wait")
+
+
+async def _nobody_gives_way() -> bool:
+    return False

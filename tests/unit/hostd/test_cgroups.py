@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
-from polydev.hostd.vmm.cgroups import Bounds, Cgroups
+from polydev.hostd.vmm.cgroups import Bounds, Cgroups, folder_of
+from polydev.hostd.warm.priority import Priority
 
 
 def mounted(folder: Path, controllers: str) -> Path:
@@ -62,3 +65,32 @@ def test_a_group_that_cannot_be_made_is_told_and_the_machine_goes_on(
 ) -> None:
     Cgroups(tmp_path / "gone" / "away", "").hold("vm-1", 1, Bounds(1, 1, 1))
     assert "vm-1 runs without a control group" in caplog.text
+
+
+def test_the_group_that_a_process_is_in_is_a_machines_or_none(tmp_path: Path) -> None:
+    assert folder_of(os.getpid(), mounted(tmp_path, "cpu memory pids")) is None
+    assert folder_of(2**22 + 1, tmp_path / "mounts") is None
+
+
+async def test_who_gives_way_goes_along_again() -> None:
+    """By its nice value, where it has no group of its own."""
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        priority = Priority()
+        priority.give_way(process.pid)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 10
+        priority.go_along()
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 0
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def test_a_group_gives_way_by_its_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu.weight").write_text("200\n")
+    monkeypatch.setattr("polydev.hostd.warm.priority.folder_of", lambda _: tmp_path)
+    priority = Priority()
+    priority.give_way(os.getppid())
+    assert (tmp_path / "cpu.weight").read_text() == "1"
+    priority.go_along()
+    assert (tmp_path / "cpu.weight").read_text() == "200\n"

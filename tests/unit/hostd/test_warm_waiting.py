@@ -33,7 +33,7 @@ from polydev.hostapi import CreateMachine, ExecRequest, WarmShape
 from polydev.hostd.furnishing import SimulatedFurnishing
 from polydev.hostd.machines import Machines
 from polydev.hostd.record import MachineFolder, MachineRecord
-from polydev.hostd.vmm.simulated import SimulatedDriver, SimulatedVmm
+from polydev.hostd.vmm.simulated import SimulatedDriver, SimulatedVmm, Simulation
 from polydev.hostd.warm import guest
 
 ENOUGH_FOR_NO_MORE = "MemAvailable:    2500000 kB\n"
@@ -57,6 +57,15 @@ async def _ready(host: WarmHost, count: int = 1) -> AsyncIterator[Machines]:
 def _waiting(machines: Machines) -> list[str]:
     views = machines.views()
     return [view.vm_id for view in views if view.labels == {"purpose": "warm-waiting"}]
+
+
+def _waiting_folders(host: WarmHost) -> list[Path]:
+    records = (host.root / "machines").glob("*/machine.json")
+    return [path for path in records if "warm-waiting" in path.read_text()]
+
+
+def _host_key(host: WarmHost, vm_id: str) -> bytes:
+    return (host.root / "machines" / vm_id / "keys" / "ssh_host_ed25519_key").read_bytes()
 
 
 def _cli(memory_mib: int = 1024) -> CreateMachine:
@@ -181,6 +190,120 @@ async def test_the_one_that_is_taken_needs_no_room_beside_itself(host: WarmHost)
         view = await machines.create(asked)
         assert view.mac == waiting.mac
         await machines.destroy(asked.vm_id)
+
+
+async def test_one_that_is_being_made_gives_way_too(host: WarmHost) -> None:
+    host.memory_mib = 2048 + 512
+    host.waiting = 0
+    async with host.working() as machines:
+        await machines.warm_browsers.ask(SHAPE)
+        await until_ready(machines)
+    host.waiting = 1
+    host.simulation = Simulation(renew_s=60)
+    async with host.working() as machines:
+
+        async def is_being_made() -> bool:
+            place = host.root / "machines"
+            return any(any((place / it).glob("*/run/boot_id")) for it in _waiting(machines))
+
+        await until(is_being_made)
+        asked = _cli()
+        await machines.create(asked)
+        assert not _waiting(machines)
+        await machines.destroy(asked.vm_id)
+
+
+async def test_machines_that_start_at_once_all_get_the_memory_of_one_that_waits(
+    host: WarmHost,
+) -> None:
+    host.memory_mib = 2048
+    async with _ready(host) as machines:
+        asked = [_cli(), _cli()]
+        views = await asyncio.gather(*(machines.create(it) for it in asked))
+        assert {view.state for view in views} == {MachineState.RUNNING}
+        for it in asked:
+            await machines.destroy(it.vm_id)
+
+
+async def test_one_that_is_kept_for_a_login_is_not_given_up_for_another_machine(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.memory_mib = 2048 + 1024
+    async with _ready(host) as machines:
+        [waiting] = machines.views()
+        cut = Cut(monkeypatch, guest.Script, "tell")
+        cut.hangs = True
+        login, other = wanted(), _cli()
+        creating = asyncio.create_task(machines.create(login))
+        await cut.reached.wait()
+        assert (await machines.create(other)).state is MachineState.RUNNING
+        with pytest.raises(NoCapacity):
+            await machines.create(_cli())
+        await machines.destroy(login.vm_id)
+        with pytest.raises(MachineBusy):
+            await creating
+        assert waiting.vm_id not in (await machines.inventory()).folders
+        await machines.destroy(other.vm_id)
+
+
+@pytest.mark.parametrize("left_mib", [1500, 100])
+async def test_a_login_needs_only_what_its_clone_has_not_yet(host: WarmHost, left_mib: int) -> None:
+    """Or the clone gives its memory back, and the host has enough then."""
+    left = {"beside one that waits": 8192, "without": 8192}
+    host.left_mib = lambda: left["beside one that waits" if _waiting_folders(host) else "without"]
+    host.held_mib = 1024
+    async with _ready(host) as machines:
+        left["beside one that waits"] = left_mib
+        [waiting] = _waiting(machines)
+        key, asked = _host_key(host, waiting), wanted()
+        await machines.create(asked)
+        assert (_host_key(host, asked.vm_id) == key) == (left_mib == 1500)
+        await machines.destroy(asked.vm_id)
+
+
+async def test_one_that_hangs_leaves_time_to_clone(host: WarmHost) -> None:
+    async with _ready(host) as machines:
+        [waiting] = _waiting(machines)
+        machines._roster.running[waiting].vmm.go_on = _never  # type: ignore[method-assign]
+        asked = wanted().model_copy(update={"ready_timeout_s": 6})
+        view = await machines.create(asked)
+        assert view.is_clone
+        assert host.templates, "it is not the template's fault"
+        await machines.destroy(asked.vm_id)
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_nobody_stops_or_starts_one_that_waits(host: WarmHost) -> None:
+    async with _ready(host) as machines:
+        [waiting] = _waiting(machines)
+        with pytest.raises(MachineBusy):
+            await machines.stop(waiting)
+        with pytest.raises(MachineBusy):
+            await machines.start(waiting, 10)
+
+
+async def test_what_is_asked_for_while_one_is_made_is_not_forgotten(host: WarmHost) -> None:
+    host.waiting = 0
+    async with host.working() as machines:
+        await machines.warm_browsers.ask(SHAPE)
+        await until_ready(machines)
+    host.waiting, host.quiet_s = 1, 3600
+    host.simulation = Simulation(renew_s=0.5)
+    async with host.working() as machines:
+
+        async def is_being_made() -> bool:
+            return bool(_waiting(machines))
+
+        await until(is_being_made)
+        await machines.warm_browsers.ask(SHAPE.model_copy(update={"memory_mib": 4096}))
+
+        async def is_made() -> bool:
+            return (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
+
+        await until(is_made)
 
 
 @pytest.mark.parametrize("how", ["its VMM ends", "it is destroyed"])

@@ -43,6 +43,10 @@ class WarmHost:
     waiting: int = 0
     memory_mib: int | None = None
     """What its machines may have together."""
+    left_mib: Callable[[], int] | None = None
+    """What the host could give right now."""
+    held_mib: int = 0
+    """What a machine that waits has of it."""
 
     def __post_init__(self) -> None:
         self.network = BookNetwork(Faults())
@@ -73,7 +77,7 @@ class WarmHost:
             network=self.network,
             furnishing=SimulatedFurnishing(settings),
             memory_keys=MemoryKeys.for_state(self.root, self.root / "keys"),
-            admission=Admission(self.memory_mib),
+            admission=Admission(self.memory_mib, available_mib=self.left_mib),
         )
         room = Room(self.root, self.meminfo)
         policy = WarmPolicy(
@@ -83,9 +87,12 @@ class WarmHost:
             quiet_s=self.quiet_s,
             waiting=self.waiting,
             refill_quiet_s=0,
+            refill_pause_s=0,
             look_s=0.02,
         )
         machines = Machines(site, policy)
+        waiting = machines.warm_browsers._waiting
+        waiting.held_bytes = lambda vm_id: self.held_mib << 20 if vm_id in waiting._reserved else 0  # type: ignore[method-assign]
         await machines.recover()
         try:
             yield machines

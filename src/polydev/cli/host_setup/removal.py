@@ -17,7 +17,7 @@ from polydev.cli.host_setup.items import Item
 from polydev.cli.host_setup.place import Place
 from polydev.cli.instance import Instance
 from polydev.cli.terminal import Terminal
-from polydev.errors import PolydevError
+from polydev.errors import MachineBusy, PolydevError
 from polydev.hostd.network import Network, netns
 from polydev.settings import HostSettings
 
@@ -41,10 +41,20 @@ async def _end_machines(settings: HostSettings, terminal: Terminal, *, purge: bo
     with suppress(PolydevError):
         async with agent.agent(settings.host_socket) as there:
             found = await there.inventory()
-            end = there.destroy if purge else there.stop
             for vm_id in found.machines if purge else sorted(found.processes):
                 async with terminal.step(f"{'Destroying' if purge else 'Stopping'} {vm_id}"):
-                    await end(vm_id)
+                    if purge:
+                        await there.destroy(vm_id)
+                    else:
+                        await _stop(there, vm_id)
+
+
+async def _stop(there: agent.Agent, vm_id: str) -> None:
+    """One that is nobody's yet has nothing that is to be kept."""
+    try:
+        await there.stop(vm_id)
+    except MachineBusy:
+        await there.destroy(vm_id)
 
 
 async def _end_services(place: Place, terminal: Terminal) -> None:

@@ -57,13 +57,14 @@ def leftovers(found: Iterable[Found], folders: Sequence[Path]) -> list[int]:
     """
     known = {folder.resolve() for folder in folders}
     strays = [pid for pid, where, exists in found if not exists or where not in known]
-    named = _named_in(known) if strays else set()
+    named = named_in(known) if strays else {}
     return [pid for pid in strays if pid not in named]
 
 
-def _named_in(folders: Iterable[Path]) -> set[int]:
-    identities = filter(None, map(process.Identity.read, folders))
-    return {identity.pid for identity in identities if process.is_running(identity)}
+def named_in(folders: Iterable[Path]) -> dict[int, Path]:
+    """The VMMs that these folders' `vmm.json` name, and in which. Blocking."""
+    named = ((process.Identity.read(folder), folder) for folder in folders)
+    return {it.pid: folder for it, folder in named if it is not None and process.is_running(it)}
 
 
 async def _pids(spec: LaunchSpec, in_folder: Callable[[Path], Iterable[Found]]) -> list[int]:

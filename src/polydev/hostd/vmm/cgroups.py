@@ -119,17 +119,24 @@ class Cgroups:
                 self.root.rmdir()
 
 
-def group_of(pid: int) -> str:
-    """The name of the machine's group that a process is in; empty if it is in none.
+def folder_of(pid: int, mounts: Path = _MOUNTS) -> Path | None:
+    """The machine's group that a process is in; None if it is in none.
 
     A group keeps the name that it was made with. Source: cgroups(7), /proc/[pid]/cgroup.
     """
+    mount, _ = _mount(mounts)
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            name = Path(line).name
-            if line.startswith("0::") and name.startswith("vm-"):
-                return name
-    return ""
+            path = line.removeprefix("0::/")
+            if mount is not None and path != line and Path(path).name.startswith("vm-"):
+                return mount / path
+    return None
+
+
+def group_of(pid: int) -> str:
+    """Its name; empty if it is in none."""
+    folder = folder_of(pid)
+    return "" if folder is None else folder.name
 
 
 def _mount(mounts: Path) -> tuple[Path | None, str]:

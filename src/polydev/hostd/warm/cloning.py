@@ -17,8 +17,9 @@ from polydev.hostd.site import Site
 from polydev.hostd.snapshots import reading
 from polydev.hostd.uncut import to_its_end
 from polydev.hostd.vmm.console import CONSOLE_LOG_BYTES, BoundedLog
-from polydev.hostd.warm import guest, priority
+from polydev.hostd.warm import guest
 from polydev.hostd.warm.making import fits
+from polydev.hostd.warm.priority import Priority
 from polydev.hostd.warm.templates import Template
 
 log = logging.getLogger("polydev.hostd")
@@ -28,11 +29,11 @@ _SILENT = b"A clone of a machine that was booted before: what that one printed i
 
 
 async def clone(
-    site: Site, template: Template, prepared: PreparedMachine, *, gives_way: bool = False
+    site: Site, template: Template, prepared: PreparedMachine, priority: Priority | None = None
 ) -> RunningMachine:
     """The machine that `prepared` describes, which has no disk yet. The caller sets the limit.
 
-    With `gives_way` its VMM lets others go first.
+    With a priority its VMM lets others go first.
 
     Raises: SnapshotUnusable, GuestMisbehaved, ChannelLost, and what a driver raises.
     """
@@ -48,7 +49,7 @@ async def clone(
         machine = await prepared.restore(site, source)
     restored_at = time.monotonic()
     try:
-        if gives_way:
+        if priority is not None:
             await asyncio.to_thread(priority.give_way, machine.vmm.pid)
         await machine.vmm.go_on()
         await _renew(site, template, machine)

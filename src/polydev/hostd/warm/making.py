@@ -23,7 +23,8 @@ from polydev.hostd.site import Site
 from polydev.hostd.snapshots import Labels, MemoryKey, writing
 from polydev.hostd.uncut import to_its_end
 from polydev.hostd.vmm.vmm import LaunchSpec
-from polydev.hostd.warm import guest, nobodys, priority
+from polydev.hostd.warm import guest, nobodys
+from polydev.hostd.warm.priority import Priority
 from polydev.hostd.warm.templates import Description, Shape, Template, Templates
 
 log = logging.getLogger("polydev.hostd")
@@ -104,7 +105,7 @@ async def fits_now(site: Site, template: Template, shape: Shape) -> bool:
 
 
 async def _settled(machine: RunningMachine, limit_s: float) -> None:
-    await asyncio.to_thread(priority.give_way, machine.vmm.pid)
+    await asyncio.to_thread(Priority().give_way, machine.vmm.pid)
     await machine.until_ready(limit_s)
     await guest.settle(machine.channel)
     async with asyncio.timeout(_CLOSE_LIMIT_S):

@@ -67,11 +67,16 @@ async def made(
 
 async def unmade(site: Site, roster: Roster, vm_id: str) -> None:
     """End and remove it. What cannot be removed now is swept later."""
-    try:
-        await to_its_end(erase(site, vm_id, roster.running.get(vm_id)))
-    except Exception as error:
-        log.error("%s is not wholly removed: %s", vm_id, problem_of(error).message)
-    roster.forget(vm_id)
+    await to_its_end(_unmade(site, roster, vm_id))
+
+
+async def _unmade(site: Site, roster: Roster, vm_id: str) -> None:
+    async with roster.alone(vm_id):
+        try:
+            await erase(site, vm_id, roster.running.get(vm_id))
+        except Exception as error:
+            log.error("%s is not wholly removed: %s", vm_id, problem_of(error).message)
+        roster.forget(vm_id)
 
 
 async def _prepared(

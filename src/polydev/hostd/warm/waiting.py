@@ -21,9 +21,11 @@ from polydev.hostd.record import MachineRecord
 from polydev.hostd.roster import Roster
 from polydev.hostd.site import Site
 from polydev.hostd.uncut import to_its_end
+from polydev.hostd.usage import read_process
 from polydev.hostd.vmm.vmm import ExitReport
-from polydev.hostd.warm import guest, nobodys, priority
+from polydev.hostd.warm import guest, nobodys
 from polydev.hostd.warm.cloning import clone
+from polydev.hostd.warm.priority import Priority
 from polydev.hostd.warm.templates import Shape, Template
 
 log = logging.getLogger("polydev.hostd")
@@ -38,6 +40,7 @@ class _Waiting:
     template: Template
     prepared: PreparedMachine
     machine: RunningMachine
+    priority: Priority
     renaming: guest.Script
     end: asyncio.Task[ExitReport]
     """Of its VMM, should that end by itself."""
@@ -54,52 +57,83 @@ class WaitingClones:
         self._site = site
         self._roster = roster
         self._waiting: list[_Waiting] = []
+        self._reserved: dict[str, _Waiting] = {}
+        """By the machine that each is to be."""
+        self._making: asyncio.Task[object] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def count(self) -> int:
+        """How many wait for nobody yet."""
         return len(self._waiting)
 
-    def one_of(self, shape: Shape) -> str | None:
-        """The machine that whoever asks for that shape gets; None if none waits for that."""
-        fitting = (it.vm_id for it in self._waiting if it.template.described.shape == shape)
-        return next(fitting, None)
+    @property
+    def reserved(self) -> frozenset[str]:
+        """The names of those that wait for a machine that is being made."""
+        return frozenset(it.vm_id for it in self._reserved.values())
+
+    def reserve(self, vm_id: str, shape: Shape) -> None:
+        """Keep one for a machine that is to be made, if one of that shape waits."""
+        fitting = (it for it in self._waiting if it.template.described.shape == shape)
+        if (it := next(fitting, None)) is not None:
+            self._waiting.remove(it)
+            self._reserved[vm_id] = it
+
+    def release(self, vm_id: str) -> None:
+        """Let the one that was kept for a machine, and was not taken, wait on."""
+        if (it := self._reserved.pop(vm_id, None)) is not None:
+            self._waiting.append(it)
+
+    def held_bytes(self, vm_id: str) -> int:
+        """The memory that a machine has already in the one that is kept for it."""
+        it = self._reserved.get(vm_id)
+        reading = None if it is None else read_process(it.machine.vmm.pid)
+        return 0 if reading is None else reading.memory_bytes
 
     async def make(self, template: Template, limit_s: float) -> None:
-        """Have one more wait. Raises: TimeoutError, NoCapacity, and as `clone`; nothing is left."""
+        """Have one more wait; `give_way` cancels it. Raises: TimeoutError, NoCapacity, and as
+        `clone`; nothing is left then."""
         began, shape = time.monotonic(), template.described.shape
-        prepared = await nobodys.made(self._site, self._roster, shape, WAITS, fresh=False)
-        vm_id = prepared.record.vm_id
-        running = self._roster.memory_mib()
+        self._making = asyncio.current_task()
         try:
-            with self._site.admission.admitted(vm_id, shape.memory_mib, running):
-                machine, renaming = await self._made(template, prepared, limit_s)
-        except BaseException:
-            await nobodys.unmade(self._site, self._roster, vm_id)
-            raise
-        end = asyncio.create_task(machine.vmm.wait())
-        self._waiting.append(_Waiting(template, prepared, machine, renaming, end))
+            prepared = await nobodys.made(self._site, self._roster, shape, WAITS, fresh=False)
+            vm_id, running = prepared.record.vm_id, self._roster.memory_mib()
+            try:
+                with self._site.admission.admitted(vm_id, shape.memory_mib, running):
+                    it = await self._made(template, prepared, limit_s)
+            except BaseException:
+                await nobodys.unmade(self._site, self._roster, vm_id)
+                raise
+            self._waiting.append(it)
+        finally:
+            self._making = None
         log.info("%s waits for a login, after %.2f s", vm_id, time.monotonic() - began)
 
     async def take(
         self, record: MachineRecord, template: Template
     ) -> tuple[MachineRecord, RunningMachine] | None:
-        """One as the machine of this record, which is kept but has nothing yet; None if none waits.
+        """The one that is kept for this record's machine, which has nothing yet; None if there is
+        none, or none of that template.
 
         The caller sets the limit. When it raises, whatever it is, that clone is gone, and only the
         record's folder is to be cleared.
         """
-        it = next((it for it in self._waiting if it.template.is_same(template)), None)
+        it = self._reserved.get(record.vm_id)
         if it is None:
             return None
-        self._waiting.remove(it)
-        it.end.cancel()
+        if it.end.done() or not it.template.is_same(template):
+            await self.end_reserved(record.vm_id)
+            return None
         began = time.monotonic()
+        it.end.cancel()
         try:
             mine, machine = await to_its_end(self._renamed(it, record))
             await self._told(it, machine)
         except BaseException:
             await to_its_end(self._end(it))
             raise
+        finally:
+            self._reserved.pop(record.vm_id, None)
         log.info("%s: was %s, in %.2f s", record.vm_id, it.vm_id, time.monotonic() - began)
         return mine, machine
 
@@ -107,27 +141,57 @@ class WaitingClones:
         """End those that are of no use (any more): of another template, or ended by themselves."""
         for it in list(self._waiting):
             if it.end.done() or template is None or not it.template.is_same(template):
-                await self._discard(it)
+                self._begin_to_end(it)
+        await self._all_ended()
 
-    async def give_way(self, but: str | None = None) -> bool:
-        """End all that wait, except one: their memory is needed. Whether there were any."""
-        leaving = [it for it in self._waiting if it.vm_id != but]
-        for it in leaving:
-            await self._discard(it)
-        return bool(leaving)
+    async def give_way(self) -> bool:
+        """End all that wait for nobody yet, the one that is being made too: their memory is needed.
+        Whether there were any."""
+        for it in list(self._waiting):
+            self._begin_to_end(it)
+        making = self._making
+        if making is not None:
+            making.cancel()
+            await asyncio.wait({making})
+        return await self._all_ended() or making is not None
+
+    async def end_reserved(self, vm_id: str) -> bool:
+        """End the one that was kept for a machine. Whether there was one."""
+        it = self._reserved.get(vm_id)
+        if it is not None:
+            it.end.cancel()
+            await to_its_end(self._end(it))
+            self._reserved.pop(vm_id, None)
+        return it is not None
+
+    def _begin_to_end(self, it: _Waiting) -> None:
+        self._waiting.remove(it)
+        it.end.cancel()
+        ending = asyncio.create_task(self._end(it))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _all_ended(self) -> bool:
+        """Wait for those that are being ended, by whomever. Whether there were any."""
+        ending = set(self._ending)
+        if ending:
+            await asyncio.wait(ending)
+        return bool(ending)
 
     async def _made(
         self, template: Template, prepared: PreparedMachine, limit_s: float
-    ) -> tuple[RunningMachine, guest.Script]:
+    ) -> _Waiting:
         """Its page is painted; it stands still, with a program that waits to be told its name."""
+        priority = Priority()
         async with asyncio.timeout(limit_s):
-            machine = await clone(self._site, template, prepared, gives_way=True)
+            machine = await clone(self._site, template, prepared, priority)
             self._roster.running[prepared.record.vm_id] = machine
             await guest.painted(machine.channel)
             renaming = await guest.renaming(machine.channel)
             machine.channel.rest()
             await machine.vmm.stand_still()
-        return machine, renaming
+        end = asyncio.create_task(machine.vmm.wait())
+        return _Waiting(template, prepared, machine, priority, renaming, end)
 
     async def _renamed(
         self, it: _Waiting, record: MachineRecord
@@ -152,18 +216,12 @@ class WaitingClones:
     async def _told(self, it: _Waiting, machine: RunningMachine) -> None:
         """The guest goes on as that machine. Raises: GuestMisbehaved, ChannelLost, VmmFailed."""
         drive = await asyncio.to_thread(machine.folder.config_drive.read_bytes)
-        await asyncio.to_thread(priority.go_along, machine.vmm.pid)
+        await asyncio.to_thread(it.priority.go_along)
         await machine.vmm.go_on()
         machine.channel.wake()
         await it.renaming.tell(drive)
         await it.renaming.ended()
         await it.renaming.close()
-
-    async def _discard(self, it: _Waiting) -> None:
-        if it in self._waiting:  # somebody may have taken it meanwhile
-            self._waiting.remove(it)
-            it.end.cancel()
-            await to_its_end(self._end(it))
 
     async def _end(self, it: _Waiting) -> None:
         """Its VMM, and what is left under the name that it had when it waited."""

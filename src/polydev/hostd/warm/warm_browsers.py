@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ _FAILURES = 2
 """So many clones in a row may fail before their template is thrown away."""
 _SHARE = 1 / 2
 """Of the time that a machine may take: for the clone, so that there is enough left to boot."""
+_SHARE_TO_TAKE = 1 / 6
+"""Of the same: for one that waits, which takes a fraction of a second unless it hangs."""
 _MAKE_LIMIT_S = 600.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 6 * 3600.0
 """After a template that could not be made; twice as long each time."""
@@ -66,6 +68,8 @@ class WarmPolicy:
     """How many clones wait, at most."""
     refill_quiet_s: float = 5.0
     """How long nothing was made or changed before one more is made to wait. Others may log in."""
+    refill_pause_s: float = 60.0
+    """After one that could not be made to wait."""
     look_s: float = 5.0
 
 
@@ -85,7 +89,8 @@ class WarmBrowsers:
         self._not_before_s = 0.0
         self._waiting = WaitingClones(site, roster)
         self._quiet_since_s = self._still_since_s = time.monotonic()
-        self._asked = asyncio.Event()
+        self._asked, self._asks = asyncio.Event(), 0
+        self._refill_not_before_s = 0.0
         self._making_since_s: float | None = None
         self._why_not = ""
 
@@ -108,7 +113,7 @@ class WarmBrowsers:
             return None
         until_s = time.monotonic() + limit_s * _SHARE
         try:
-            async with asyncio.timeout(until_s - time.monotonic()):
+            async with asyncio.timeout(limit_s * _SHARE_TO_TAKE):
                 if (made := await self._waiting.take(record, template)) is not None:
                     return made
         except Exception as error:
@@ -124,21 +129,40 @@ class WarmBrowsers:
         self._failures = 0
         return made
 
-    def one_of(self, record: CreateMachine | MachineRecord) -> str | None:
-        """The machine that waits, and would be taken for that one."""
-        if record.machine_kind is not MachineKind.BROWSER:
-            return None
-        return self._waiting.one_of(Shape.of(record))
+    @contextmanager
+    def reserved(self, asked: CreateMachine) -> Iterator[None]:
+        """Keep the clone that `take` will make that machine of, if one waits."""
+        if asked.machine_kind is MachineKind.BROWSER:
+            self._waiting.reserve(asked.vm_id, Shape.of(asked))
+        try:
+            yield
+        finally:
+            self._waiting.release(asked.vm_id)
 
-    async def give_way(self, but: str | None = None) -> bool:
-        """Have no clone wait, except one, since memory is needed. Whether any did."""
+    def admitted(self, machine: CreateMachine | MachineRecord) -> AbstractContextManager[None]:
+        """Keep room for a machine until it runs: as it is, a clone that is kept for it is a part of
+        it, and one that is kept for another a part of that. Raises: NoCapacity."""
+        running = self._roster.memory_mib()
+        for vm_id in self._waiting.reserved:
+            running.pop(vm_id, None)
+        held_mib = self._waiting.held_bytes(machine.vm_id) >> 20
+        admission = self._site.admission
+        return admission.admitted(machine.vm_id, machine.memory_mib, running, held_mib)
+
+    async def give_way(self) -> bool:
+        """Have no clone wait for nobody: what they hold is needed. Whether any did."""
         self._still_since_s = time.monotonic()
-        return await self._waiting.give_way(but)
+        return await self._waiting.give_way()
+
+    async def give_back(self, vm_id: str) -> bool:
+        """End the clone that is kept for a machine. Whether there was one."""
+        return await self._waiting.end_reserved(vm_id)
 
     async def ask(self, shape: WarmShape) -> None:
         """Have a template made as soon as there is room, however busy the host is."""
         await asyncio.to_thread(self._templates.want, Shape(**shape.model_dump()))
         self._not_before_s = 0.0
+        self._asks += 1
         self._asked.set()
 
     async def view(self) -> WarmView:
@@ -177,6 +201,7 @@ class WarmBrowsers:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._policy.look_s):
                     await self._asked.wait()
+            asks = self._asks
             try:
                 await self._look(is_asked=self._asked.is_set())
             except Exception as error:
@@ -184,7 +209,8 @@ class WarmBrowsers:
                 self._why_not = f"the last could not be made: {as_polydev_error(error).message}"
                 self._not_before_s = time.monotonic() + self._pause_s
                 self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-            self._asked.clear()
+            if asks == self._asks:  # nobody asked for anything else meanwhile
+                self._asked.clear()
 
     # How it is done --------------------------------------------------------------------------
 
@@ -229,9 +255,9 @@ class WarmBrowsers:
         template = None if shape is None else await self._fitting(shape)
         is_short = await asyncio.to_thread(self._room.is_short)
         await self._waiting.keep(None if is_short else template)
-        if shape is None or (time.monotonic() < self._not_before_s and not is_asked):
+        if shape is None:
             return
-        is_due = self._is_refill_due() if template else is_asked or self._is_quiet()
+        is_due = self._is_refill_due() if template else is_asked or self._is_making_due()
         if not is_due:
             return
         if lacks := await asyncio.to_thread(self._room.lacks, shape):
@@ -250,25 +276,28 @@ class WarmBrowsers:
             elif record.machine_kind is MachineKind.BROWSER:
                 self._quiet_since_s = time.monotonic()
 
-    def _is_quiet(self) -> bool:
+    def _is_making_due(self) -> bool:
         """Whether nothing has been going on for a while."""
-        return time.monotonic() - self._quiet_since_s >= self._policy.quiet_s
+        now_s = time.monotonic()
+        return now_s >= max(self._quiet_since_s + self._policy.quiet_s, self._not_before_s)
 
     def _is_refill_due(self) -> bool:
-        still_s = time.monotonic() - self._still_since_s
-        return self._waiting.count < self._policy.waiting and still_s >= self._policy.refill_quiet_s
+        due_s = max(self._still_since_s + self._policy.refill_quiet_s, self._refill_not_before_s)
+        return self._waiting.count < self._policy.waiting and time.monotonic() >= due_s
 
     async def _refill(self, template: Template) -> None:
-        """Have one more clone wait, unless machines have all the memory that they may have."""
+        """Have one more clone wait, unless machines have all the memory that they may have. That it
+        cannot be is no reason not to make templates."""
         memory_mib, others = template.described.shape.memory_mib, self._roster.memory_mib()
         try:
             with self._site.admission.admitted("a clone that waits", memory_mib, others):
                 pass
             await self._while_there_is_room(self._waiting.make(template, _MAKE_LIMIT_S))
-        except NoCapacity as error:
-            self._why_not = error.message
-        else:
-            self._pause_s, self._why_not = _FIRST_PAUSE_S, ""
+        except Exception as error:
+            self._why_not = _words(error)
+            self._refill_not_before_s = time.monotonic() + self._policy.refill_pause_s
+            if not isinstance(error, (NoCapacity, MachineNotReady)):
+                log.warning("no clone waits for a login: %s", _words(error))
 
     async def _make(self, shape: Shape) -> None:
         """Make a template."""
@@ -281,12 +310,17 @@ class WarmBrowsers:
         self._failures, self._pause_s, self._why_not = 0, _FIRST_PAUSE_S, ""
 
     async def _while_there_is_room(self, making: Coroutine[Any, Any, object]) -> None:
-        """Do it, unless memory runs short meanwhile. Raises MachineNotReady, and what it raises."""
+        """Do it, unless memory runs short meanwhile, or it is made to give way.
+
+        Raises: MachineNotReady, NoCapacity, and what it raises.
+        """
         task = asyncio.create_task(making)
         try:
             while not (await asyncio.wait({task}, timeout=self._policy.look_s))[0]:
                 if await asyncio.to_thread(self._room.is_short):
                     raise MachineNotReady("the host ran short of memory meanwhile")
+            if task.cancelled():
+                raise NoCapacity("a machine needed its memory meanwhile")
             task.result()
         finally:
             task.cancel()
