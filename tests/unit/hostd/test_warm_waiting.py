@@ -4,59 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-from machine_parts import BookNetwork
 from warm_host import (
     NEXT_TO_NOTHING,
     PLENTY,
+    SHAPE,
     Cut,
     WarmHost,
     created_and_gone,
-    named,
     status_of,
+    those_waiting,
     until,
     until_ready,
     until_waiting,
     wanted,
+    with_waiting,
 )
 
 from polydev.domain import MachineKind, MachineState, new_vm_id
 from polydev.errors import MachineBusy, NoCapacity
-from polydev.hostapi import CreateMachine, ExecRequest, WarmShape
-from polydev.hostd.furnishing import SimulatedFurnishing
-from polydev.hostd.machines import Machines
-from polydev.hostd.record import MachineFolder, MachineRecord
-from polydev.hostd.vmm.simulated import SimulatedDriver, SimulatedVmm, Simulation
+from polydev.hostapi import CreateMachine, ExecRequest
+from polydev.hostd.vmm.simulated import Simulation
 from polydev.hostd.warm import guest
 
 ENOUGH_FOR_NO_MORE = "MemAvailable:    2500000 kB\n"
-SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> WarmHost:
     return WarmHost(tmp_path, waiting=1)
-
-
-@asynccontextmanager
-async def _ready(host: WarmHost, count: int = 1) -> AsyncIterator[Machines]:
-    """An agent with so many clones that wait."""
-    async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
-        await until_waiting(machines, count)
-        yield machines
-
-
-def _waiting(machines: Machines) -> list[str]:
-    views = machines.views()
-    return [view.vm_id for view in views if view.labels == {"purpose": "warm-waiting"}]
 
 
 def _waiting_folders(host: WarmHost) -> list[Path]:
@@ -79,7 +57,7 @@ def _cli(memory_mib: int = 1024) -> CreateMachine:
 
 
 async def test_who_logs_in_gets_the_one_that_waits(host: WarmHost) -> None:
-    async with _ready(host) as machines:
+    async with with_waiting(host) as machines:
         [waiting] = machines.views()
         asked = wanted(token="one").model_copy(update={"labels": {"user_id": "ann"}})
         host.meminfo.write_text(ENOUGH_FOR_NO_MORE)
@@ -102,20 +80,20 @@ async def test_who_logs_in_gets_the_one_that_waits(host: WarmHost) -> None:
 
 
 async def test_another_one_waits_as_soon_as_one_is_taken(host: WarmHost) -> None:
-    async with _ready(host) as machines:
-        [first] = _waiting(machines)
+    async with with_waiting(host) as machines:
+        [first] = those_waiting(machines)
         asked = wanted()
         await machines.create(asked)
         await until_waiting(machines)
-        [second] = _waiting(machines)
+        [second] = those_waiting(machines)
         assert first != second
         await machines.destroy(asked.vm_id)
-        assert _waiting(machines) == [second], "who waits is disturbed by nobody's end"
+        assert those_waiting(machines) == [second], "who waits is disturbed by nobody's end"
     assert host.is_empty
 
 
 async def test_more_logins_than_clones_that_wait(host: WarmHost) -> None:
-    async with _ready(host) as machines:
+    async with with_waiting(host) as machines:
         asked = [wanted(token=f"token {number}") for number in range(3)]
         views = await asyncio.gather(*(machines.create(it) for it in asked))
         assert all(view.is_clone for view in views)
@@ -127,32 +105,32 @@ async def test_more_logins_than_clones_that_wait(host: WarmHost) -> None:
 
 async def test_as_many_wait_as_are_asked_for(host: WarmHost) -> None:
     host.waiting = 3
-    async with _ready(host, count=3) as machines:
-        assert len(set(_waiting(machines))) == 3
+    async with with_waiting(host, count=3) as machines:
+        assert len(set(those_waiting(machines))) == 3
         view = await machines.warm_browsers.view()
         assert "3 of 3 clones wait for a login" in view.words
-        for vm_id in _waiting(machines):
+        for vm_id in those_waiting(machines):
             with pytest.raises(MachineBusy):
                 await machines.exec(vm_id, ExecRequest(argv=["true"]))
     assert host.is_empty, "they end with the agent"
 
 
 async def test_another_shape_and_another_kind_do_not_get_it(host: WarmHost) -> None:
-    async with _ready(host) as machines:
-        waiting = _waiting(machines)
+    async with with_waiting(host) as machines:
+        waiting = those_waiting(machines)
         assert not (await created_and_gone(machines, _cli())).is_clone
-        assert _waiting(machines) == waiting
+        assert those_waiting(machines) == waiting
         assert not (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
 
 
 async def test_one_of_an_outdated_template_waits_no_longer(host: WarmHost) -> None:
-    async with _ready(host) as machines:
-        [old] = _waiting(machines)
+    async with with_waiting(host) as machines:
+        [old] = those_waiting(machines)
         larger = SHAPE.model_copy(update={"memory_mib": 4096})
         await machines.warm_browsers.ask(larger)
 
         async def is_replaced() -> bool:
-            found = _waiting(machines)
+            found = those_waiting(machines)
             return bool(found) and old not in found
 
         await until(is_replaced)
@@ -160,7 +138,7 @@ async def test_one_of_an_outdated_template_waits_no_longer(host: WarmHost) -> No
 
 
 async def test_they_give_way_when_memory_is_short(host: WarmHost) -> None:
-    async with _ready(host) as machines:
+    async with with_waiting(host) as machines:
         host.meminfo.write_text(NEXT_TO_NOTHING)
 
         async def is_empty() -> bool:
@@ -173,10 +151,10 @@ async def test_they_give_way_when_memory_is_short(host: WarmHost) -> None:
 
 async def test_they_give_way_to_any_machine_that_needs_their_memory(host: WarmHost) -> None:
     host.memory_mib = 2048 + 512
-    async with _ready(host) as machines:
+    async with with_waiting(host) as machines:
         asked = _cli()
         await machines.create(asked)
-        assert not _waiting(machines)
+        assert not those_waiting(machines)
         with pytest.raises(NoCapacity):
             await machines.create(wanted())
         await machines.destroy(asked.vm_id)
@@ -184,7 +162,7 @@ async def test_they_give_way_to_any_machine_that_needs_their_memory(host: WarmHo
 
 async def test_the_one_that_is_taken_needs_no_room_beside_itself(host: WarmHost) -> None:
     host.memory_mib = 2048 + 512
-    async with _ready(host) as machines:
+    async with with_waiting(host) as machines:
         [waiting] = machines.views()
         asked = wanted()
         view = await machines.create(asked)
@@ -204,12 +182,12 @@ async def test_one_that_is_being_made_gives_way_too(host: WarmHost) -> None:
 
         async def is_being_made() -> bool:
             place = host.root / "machines"
-            return any(any((place / it).glob("*/run/boot_id")) for it in _waiting(machines))
+            return any(any((place / it).glob("*/run/boot_id")) for it in those_waiting(machines))
 
         await until(is_being_made)
         asked = _cli()
         await machines.create(asked)
-        assert not _waiting(machines)
+        assert not those_waiting(machines)
         await machines.destroy(asked.vm_id)
 
 
@@ -217,7 +195,7 @@ async def test_machines_that_start_at_once_all_get_the_memory_of_one_that_waits(
     host: WarmHost,
 ) -> None:
     host.memory_mib = 2048
-    async with _ready(host) as machines:
+    async with with_waiting(host) as machines:
         asked = [_cli(), _cli()]
         views = await asyncio.gather(*(machines.create(it) for it in asked))
         assert {view.state for view in views} == {MachineState.RUNNING}
@@ -229,7 +207,7 @@ async def test_one_that_is_kept_for_a_login_is_not_given_up_for_another_machine(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.memory_mib = 2048 + 1024
-    async with _ready(host) as machines:
+    async with with_waiting(host) as machines:
         [waiting] = machines.views()
         cut = Cut(monkeypatch, guest.Script, "tell")
         cut.hangs = True
@@ -252,9 +230,9 @@ async def test_a_login_needs_only_what_its_clone_has_not_yet(host: WarmHost, lef
     left = {"beside one that waits": 8192, "without": 8192}
     host.left_mib = lambda: left["beside one that waits" if _waiting_folders(host) else "without"]
     host.held_mib = 1024
-    async with _ready(host) as machines:
+    async with with_waiting(host) as machines:
         left["beside one that waits"] = left_mib
-        [waiting] = _waiting(machines)
+        [waiting] = those_waiting(machines)
         key, asked = _host_key(host, waiting), wanted()
         await machines.create(asked)
         assert (_host_key(host, asked.vm_id) == key) == (left_mib == 1500)
@@ -262,10 +240,10 @@ async def test_a_login_needs_only_what_its_clone_has_not_yet(host: WarmHost, lef
 
 
 async def test_one_that_hangs_leaves_time_to_clone(host: WarmHost) -> None:
-    async with _ready(host) as machines:
-        [waiting] = _waiting(machines)
+    async with with_waiting(host) as machines:
+        [waiting] = those_waiting(machines)
         machines._roster.running[waiting].vmm.go_on = _never  # type: ignore[method-assign]
-        asked = wanted().model_copy(update={"ready_timeout_s": 6})
+        asked = wanted().model_copy(update={"ready_timeout_s": 30})
         view = await machines.create(asked)
         assert view.is_clone
         assert host.templates, "it is not the template's fault"
@@ -277,8 +255,8 @@ async def _never() -> None:
 
 
 async def test_nobody_stops_or_starts_one_that_waits(host: WarmHost) -> None:
-    async with _ready(host) as machines:
-        [waiting] = _waiting(machines)
+    async with with_waiting(host) as machines:
+        [waiting] = those_waiting(machines)
         with pytest.raises(MachineBusy):
             await machines.stop(waiting)
         with pytest.raises(MachineBusy):
@@ -295,7 +273,7 @@ async def test_what_is_asked_for_while_one_is_made_is_not_forgotten(host: WarmHo
     async with host.working() as machines:
 
         async def is_being_made() -> bool:
-            return bool(_waiting(machines))
+            return bool(those_waiting(machines))
 
         await until(is_being_made)
         await machines.warm_browsers.ask(SHAPE.model_copy(update={"memory_mib": 4096}))
@@ -308,8 +286,8 @@ async def test_what_is_asked_for_while_one_is_made_is_not_forgotten(host: WarmHo
 
 @pytest.mark.parametrize("how", ["its VMM ends", "it is destroyed"])
 async def test_one_that_ends_is_replaced(host: WarmHost, how: str) -> None:
-    async with _ready(host) as machines:
-        [old] = _waiting(machines)
+    async with with_waiting(host) as machines:
+        [old] = those_waiting(machines)
         if how == "it is destroyed":
             await machines.destroy(old)
         else:
@@ -317,7 +295,7 @@ async def test_one_that_ends_is_replaced(host: WarmHost, how: str) -> None:
             await running.vmm.kill()
 
         async def is_replaced() -> bool:
-            found = _waiting(machines)
+            found = those_waiting(machines)
             return bool(found) and old not in found
 
         await until(is_replaced)
@@ -325,7 +303,7 @@ async def test_one_that_ends_is_replaced(host: WarmHost, how: str) -> None:
 
 
 async def test_one_that_cannot_be_taken_is_passed_over(host: WarmHost) -> None:
-    async with _ready(host) as machines:
+    async with with_waiting(host) as machines:
         [waiting] = machines.views()
         running = machines._roster.running[waiting.vm_id]
         asked = wanted()
@@ -335,169 +313,3 @@ async def test_one_that_cannot_be_taken_is_passed_over(host: WarmHost) -> None:
         assert view.is_clone
         assert await status_of(machines, asked.vm_id, "the clone's") == b"404"
         await machines.destroy(asked.vm_id)
-
-
-# -- cut, failing, killed --------------------------------------------------------------------------
-
-MAKING: list[tuple[Any, str]] = [
-    (SimulatedFurnishing, "write_config"),
-    (SimulatedFurnishing, "clone_disk"),
-    (SimulatedDriver, "restore"),
-    (guest, "renew"),
-    (guest, "painted"),
-    (guest, "renaming"),
-    (SimulatedVmm, "stand_still"),
-]
-TAKING: list[tuple[Any, str]] = [
-    (BookNetwork, "rename"),
-    (SimulatedFurnishing, "write_config"),
-    (SimulatedVmm, "go_on"),
-    (guest.Script, "tell"),
-    (guest.Script, "ended"),
-]
-_BOUNDED = ("write_config", "clone_disk", "rename")
-"""Done to their end when they are cut, and so must not hang."""
-
-
-@pytest.mark.parametrize(("place", "name"), **named(MAKING))
-async def test_what_fails_while_one_is_made_leaves_nothing(
-    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
-) -> None:
-    host.waiting = 0
-    async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
-        await until_ready(machines)
-    host.waiting = 1
-    async with host.working() as machines:
-        cut = Cut(monkeypatch, place, name)
-        await cut.reached.wait()
-
-        async def says_so() -> bool:
-            return cut.is_done and host.is_empty
-
-        await until(says_so)
-        await machines.warm_browsers.ask(SHAPE)
-        await until_waiting(machines)
-        assert (await created_and_gone(machines)).is_clone
-    assert host.is_empty
-
-
-@pytest.mark.parametrize(
-    ("place", "name"), **named([step for step in MAKING if step[1] not in _BOUNDED])
-)
-async def test_making_one_that_is_cut_leaves_nothing(
-    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
-) -> None:
-    host.waiting = 0
-    async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
-        await until_ready(machines)
-    host.waiting = 1
-    async with host.working():
-        cut = Cut(monkeypatch, place, name)
-        cut.hangs = True
-        await cut.reached.wait()
-    assert host.is_empty
-
-
-@pytest.mark.parametrize(("place", "name"), **named(TAKING))
-async def test_what_fails_while_one_is_taken_is_cloned_anew(
-    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
-) -> None:
-    async with _ready(host) as machines:
-        [waiting] = _waiting(machines)
-        Cut(monkeypatch, place, name)
-        asked = wanted()
-        view = await machines.create(asked)
-        assert view.is_clone
-        assert await status_of(machines, asked.vm_id, "the clone's") == b"404"
-        assert waiting not in (await machines.inventory()).folders
-        await machines.destroy(asked.vm_id)
-    assert host.is_empty
-
-
-@pytest.mark.parametrize(
-    ("place", "name"), **named([step for step in TAKING if step[1] not in _BOUNDED])
-)
-async def test_taking_one_that_is_cut_leaves_nothing(
-    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
-) -> None:
-    async with _ready(host) as machines:
-        host.meminfo.write_text(PLENTY)
-        cut = Cut(monkeypatch, place, name)
-        cut.hangs = True
-        asked = wanted()
-        creating = asyncio.create_task(machines.create(asked))
-        await cut.reached.wait()
-        await machines.destroy(asked.vm_id)
-        with pytest.raises(MachineBusy):
-            await creating
-        assert asked.vm_id not in (await machines.inventory()).folders
-        await until_waiting(machines)
-        assert (await created_and_gone(machines)).is_clone
-    assert host.is_empty
-
-
-@pytest.mark.parametrize("moment", ["waiting", "named", "set aside", "renamed"])
-async def test_an_agent_that_was_killed_leaves_nothing(host: WarmHost, moment: str) -> None:
-    """The simulated VMM ends with it; a real one is known by its folder, or the lack of one."""
-    asked = wanted()
-    machines_dir = host.root / "machines"
-    async with _ready(host) as machines:
-        [waiting] = _waiting(machines)
-        place = machines_dir / waiting
-        record = MachineFolder(machines_dir, waiting).read()
-        assert record is not None
-        left = host.root / "left"
-        shutil.copytree(place, left)
-    shutil.copytree(left, place)
-    mine = record.now(vm_id=asked.vm_id, state=MachineState.CREATING)
-    if moment != "waiting":
-        MachineFolder(machines_dir, asked.vm_id).write(mine)
-        MachineFolder(machines_dir, waiting).record.write_text(mine.model_dump_json())
-    if moment == "set aside":
-        (machines_dir / asked.vm_id).rename(place / ".before")
-    if moment == "renamed":
-        shutil.rmtree(machines_dir / asked.vm_id)
-        place.rename(machines_dir / asked.vm_id)
-    host.waiting = 0
-    async with host.working() as machines:
-        assert not machines.views()
-        assert host.is_empty
-        assert (await created_and_gone(machines, asked)).is_clone
-
-
-def test_a_folder_that_cannot_be_renamed_leaves_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, new = MachineFolder(tmp_path, "vm-old"), MachineFolder(tmp_path, "vm-new")
-    old.write(_record("vm-old"))
-    new.write(_record("vm-new"))
-    new.write_token("its own")
-    real = Path.rename
-
-    def rename(path: Path, target: Path) -> Path:
-        if path == old.path:
-            raise OSError("no more")
-        return real(path, target)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(OSError, match="no more"):
-        old.become(_record("vm-new"))
-    assert new.read_token() == "its own"
-    assert new.read() == _record("vm-new")
-
-
-def _record(vm_id: str) -> MachineRecord:
-    asked = wanted()
-    return MachineRecord(
-        vm_id=vm_id,
-        machine_kind=asked.machine_kind,
-        memory_mib=asked.memory_mib,
-        vcpus=asked.vcpus,
-        disk_mib=asked.disk_mib,
-        labels={},
-        state=MachineState.CREATING,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        uid=1,
-    )

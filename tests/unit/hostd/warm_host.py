@@ -15,7 +15,7 @@ from machine_parts import BookNetwork, Faults
 
 from polydev.domain import MachineKind, new_vm_id
 from polydev.errors import DiskFull
-from polydev.hostapi import CreateMachine, MachineView
+from polydev.hostapi import CreateMachine, MachineView, WarmShape
 from polydev.hostd.admission import Admission
 from polydev.hostd.furnishing import SimulatedFurnishing
 from polydev.hostd.kept_logs import KeptLogs
@@ -27,6 +27,7 @@ from polydev.hostd.warm import Room, WarmPolicy
 from polydev.settings import HostSettings
 
 LIMIT_S = 60.0
+SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
 PLENTY = "MemAvailable:   16000000 kB\n"
 NEXT_TO_NOTHING = "MemAvailable:     500000 kB\n"
 
@@ -159,6 +160,21 @@ async def until_waiting(machines: Machines, count: int = 1) -> None:
         return (await machines.warm_browsers.view()).waiting == count
 
     await until(is_so)
+
+
+@asynccontextmanager
+async def with_waiting(host: WarmHost, count: int = 1) -> AsyncIterator[Machines]:
+    """An agent with so many clones that wait."""
+    async with host.working() as machines:
+        await machines.warm_browsers.ask(SHAPE)
+        await until_waiting(machines, count)
+        yield machines
+
+
+def those_waiting(machines: Machines) -> list[str]:
+    """The names of the clones that wait, or are made to."""
+    views = machines.views()
+    return [view.vm_id for view in views if view.labels == {"purpose": "warm-waiting"}]
 
 
 async def status_of(machines: Machines, vm_id: str, token: str) -> bytes:

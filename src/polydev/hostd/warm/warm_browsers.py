@@ -110,6 +110,7 @@ class WarmBrowsers:
         await asyncio.to_thread(self._templates.want, shape)
         template = await self._fitting(shape)
         if template is None:
+            await self._waiting.end_reserved(record.vm_id)  # it counts as a part of what is booted
             return None
         until_s = time.monotonic() + limit_s * _SHARE
         try:
