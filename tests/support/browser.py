@@ -60,6 +60,7 @@ _ARGUMENTS = (
     "--remote-debugging-port=0",
 )
 _CACHE = Path(os.environ.get("POLYDEV_CACHE_DIR", "/var/cache/polydev"))
+_LIMIT_S = 60
 _AXE = Path("axe-core/axe.min.js")
 _AXE_RUN = """async (options) => {
   const found = await axe.run(document, options);
@@ -88,27 +89,39 @@ class Chromium:
         """A window without any history, on the site at `url`. Fails at its end if a page did what
         none may do."""
         async with async_playwright() as playwright:
-            browser = await playwright.chromium.connect_over_cdp(self._endpoint)
-            width, height = size
-            context = await browser.new_context(
-                base_url=url,
-                viewport={"width": width, "height": height},
-                is_mobile=size == PHONE,
-                has_touch=size == PHONE,
-                color_scheme=scheme,
-                locale="en-GB",
-                timezone_id="UTC",
-                **options,
-            )
-            context.set_default_timeout(30_000)
-            try:
+            async with _in_time("begin"):
+                browser = await playwright.chromium.connect_over_cdp(self._endpoint)
+                width, height = size
+                context = await browser.new_context(
+                    base_url=url,
+                    viewport={"width": width, "height": height},
+                    is_mobile=size == PHONE,
+                    has_touch=size == PHONE,
+                    color_scheme=scheme,
+                    locale="en-GB",
+                    timezone_id="UTC",
+                    **options,
+                )
+                context.set_default_timeout(30_000)
                 visit = Visit(context, await context.new_page(), url)
+            try:
                 yield visit
                 await visit.assert_faultless()
             finally:
                 with suppress(Exception):
-                    await context.close()
-                await browser.close()
+                    async with _in_time("end"):
+                        await context.close()
+                        await browser.close()
+
+
+@asynccontextmanager
+async def _in_time(what: str) -> AsyncIterator[None]:
+    """What Playwright sets no limit for."""
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            yield
+    except TimeoutError:
+        raise AssertionError(f"Chromium did not {what} within {_LIMIT_S} s") from None
 
 
 class Visit:
@@ -150,8 +163,9 @@ class Visit:
         """No serious or critical finding of axe-core on the page as it stands, nor is the page
         wider than the window."""
         source = await asyncio.to_thread((packages() / _AXE).read_text)
-        await self.page.evaluate(source)
-        found = await self.page.evaluate(_AXE_RUN, {"resultTypes": ["violations"]})
+        async with _in_time("look at how accessible the page is"):
+            await self.page.evaluate(source)
+            found = await self.page.evaluate(_AXE_RUN, {"resultTypes": ["violations"]})
         bad = [it for it in found if it["impact"] in ("serious", "critical")]
         assert not bad, "\n".join(f"{it['id']}: {it['help']}\n  {it['nodes']}" for it in bad)
         wide = await self.page.evaluate(
@@ -162,7 +176,8 @@ class Visit:
     async def assert_faultless(self) -> None:
         """Nothing happened that must not."""
         with suppress(Exception):  # what the page still has to tell
-            await self.page.evaluate("1")
+            async with _in_time("answer"):
+                await self.page.evaluate("1")
         assert not self.faults, "\n".join(self.faults)
 
     def _watch(self, page: Page) -> None:

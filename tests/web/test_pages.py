@@ -297,7 +297,7 @@ async def test_a_host_is_drained_for_a_reason_that_the_audit_log_keeps(
     await page.get_by_role("button", name="Drain").click()
     await page.locator("#why-reason").fill("new memory modules")
     await page.locator("#why-button").click()
-    await expect(page.get_by_text("Drained")).to_be_visible()
+    await expect(page.get_by_text("Drained", exact=True)).to_be_visible()
     await visit.open("/administration/audit?action=host.")
     await expect(page.locator("#part")).to_contain_text("new memory modules")
     await visit.open("/administration/hosts")

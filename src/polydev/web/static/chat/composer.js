@@ -39,9 +39,9 @@ export class Composer {
     this.changed();
   }
 
-  /** Whether nothing is being written here. */
+  /** Whether nothing is being written here: what is being sent is written. */
   get idle() {
-    return this.area.value === "" || document.activeElement !== this.area;
+    return this.area.value === "" || this.sending || document.activeElement !== this.area;
   }
 
   focus() {

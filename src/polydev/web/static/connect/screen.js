@@ -139,7 +139,9 @@ export class Screen {
     const { rfb, socket } = this;
     this.rfb = this.socket = null;
     this.part("paste").disabled = this.part("keys").disabled = true;
-    if (socket && socket.readyState <= WebSocket.OPEN) rfb?.disconnect();
+    // Closed before it is open, a browser would complain of it in its console.
+    if (socket?.readyState === WebSocket.CONNECTING) socket.addEventListener("open", () => rfb?.disconnect());
+    else if (socket?.readyState === WebSocket.OPEN) rfb?.disconnect();
     this.part("view").replaceChildren();
   }
 
