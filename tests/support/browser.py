@@ -166,11 +166,11 @@ class Visit:
         async with _in_time("look at how accessible the page is"):
             await self.page.evaluate(source)
             found = await self.page.evaluate(_AXE_RUN, {"resultTypes": ["violations"]})
+            wide = await self.page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
         bad = [it for it in found if it["impact"] in ("serious", "critical")]
         assert not bad, "\n".join(f"{it['id']}: {it['help']}\n  {it['nodes']}" for it in bad)
-        wide = await self.page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
         assert wide <= 0, f"the page is {wide} px wider than the window"
 
     async def assert_faultless(self) -> None:
