@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from polydev.domain import MachineState
@@ -280,16 +279,13 @@ class Machines:
         Raises NoCapacity when this host has no memory for it; it stays as it is then.
         """
         with ExitStack() as stack:
-            for give_way in (
-                self.warm_browsers.give_way,
-                partial(self.warm_browsers.give_back, machine.vm_id),
-                _nobody_gives_way,
-            ):
+            while True:
                 try:
                     stack.enter_context(self.warm_browsers.admitted(machine))
                     break
                 except NoCapacity:
-                    if not await give_way() and give_way is _nobody_gives_way:
+                    gave_way = await self.warm_browsers.give_way()
+                    if not gave_way and not await self.warm_browsers.give_back(machine.vm_id):
                         raise
             yield
 
@@ -395,7 +391,3 @@ def _require_somebodys(record: MachineRecord) -> None:
     """Raises MachineBusy for one that nobody has been given: who is made is not waited for here."""
     if record.state is MachineState.CREATING:
         raise MachineBusy(f"Machine {record.vm_id} is {record.state}", hint="Destroy it, or wait")
-
-
-async def _nobody_gives_way() -> bool:
-    return False

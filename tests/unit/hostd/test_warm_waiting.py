@@ -14,10 +14,10 @@ from warm_host import (
     Cut,
     WarmHost,
     created_and_gone,
+    has_a_template,
     status_of,
     those_waiting,
     until,
-    until_ready,
     until_waiting,
     wanted,
     with_waiting,
@@ -172,10 +172,7 @@ async def test_the_one_that_is_taken_needs_no_room_beside_itself(host: WarmHost)
 
 async def test_one_that_is_being_made_gives_way_too(host: WarmHost) -> None:
     host.memory_mib = 2048 + 512
-    host.waiting = 0
-    async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
-        await until_ready(machines)
+    await has_a_template(host)
     host.waiting = 1
     host.simulation = Simulation(renew_s=60)
     async with host.working() as machines:
@@ -264,10 +261,7 @@ async def test_nobody_stops_or_starts_one_that_waits(host: WarmHost) -> None:
 
 
 async def test_what_is_asked_for_while_one_is_made_is_not_forgotten(host: WarmHost) -> None:
-    host.waiting = 0
-    async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
-        await until_ready(machines)
+    await has_a_template(host)
     host.waiting, host.quiet_s = 1, 3600
     host.simulation = Simulation(renew_s=0.5)
     async with host.working() as machines:

@@ -16,11 +16,11 @@ from warm_host import (
     Cut,
     WarmHost,
     created_and_gone,
+    has_a_template,
     named,
     status_of,
     those_waiting,
     until,
-    until_ready,
     until_waiting,
     wanted,
     with_waiting,
@@ -63,10 +63,7 @@ _BOUNDED = ("write_config", "clone_disk", "rename")
 async def test_what_fails_while_one_is_made_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
-    host.waiting = 0
-    async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
-        await until_ready(machines)
+    await has_a_template(host)
     host.waiting = 1
     async with host.working() as machines:
         cut = Cut(monkeypatch, place, name)
@@ -88,10 +85,7 @@ async def test_what_fails_while_one_is_made_leaves_nothing(
 async def test_making_one_that_is_cut_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
-    host.waiting = 0
-    async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
-        await until_ready(machines)
+    await has_a_template(host)
     host.waiting = 1
     async with host.working():
         cut = Cut(monkeypatch, place, name)

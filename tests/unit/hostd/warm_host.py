@@ -162,6 +162,14 @@ async def until_waiting(machines: Machines, count: int = 1) -> None:
     await until(is_so)
 
 
+async def has_a_template(host: WarmHost) -> None:
+    """An agent made one, of which no clone waits."""
+    host.waiting = 0
+    async with host.working() as machines:
+        await machines.warm_browsers.ask(SHAPE)
+        await until_ready(machines)
+
+
 @asynccontextmanager
 async def with_waiting(host: WarmHost, count: int = 1) -> AsyncIterator[Machines]:
     """An agent with so many clones that wait."""
