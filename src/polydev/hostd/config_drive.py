@@ -6,7 +6,6 @@ gives the same bytes. It holds secrets (host key, token), so only the VMM's user
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from polydev.domain import MachineKind
 from polydev.errors import Invalid
 from polydev.hostd.room import room_in
+from polydev.hostd.uncut import in_thread
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -58,7 +58,7 @@ async def write_config_drive(path: Path, config: MachineConfig, *, uid: int) -> 
     """
     content = config_drive(config)
     with room_in(path.parent):
-        await asyncio.to_thread(_write, path, content, uid)
+        await in_thread(_write, path, content, uid)
 
 
 def config_drive(config: MachineConfig) -> bytes:

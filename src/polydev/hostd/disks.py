@@ -8,7 +8,6 @@ place, and the host never mounts any.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import hashlib
@@ -19,6 +18,7 @@ from pathlib import Path
 from polydev.errors import ImageDamaged
 from polydev.hostd.confine import tool
 from polydev.hostd.room import room_in
+from polydev.hostd.uncut import in_thread
 
 _MKFS_LIMIT_S = 60
 # The inode tables of a sparse file read as zeros already: mke2fs notes that, so the guest does not
@@ -33,7 +33,7 @@ async def make_disk(path: Path, size_mib: int, *, uid: int, cache_dir: Path) -> 
     A disk that is there already stays as it is. The template lives in `cache_dir`.
     Raises: DiskFull, MissingTool, ImageDamaged if mke2fs fails.
     """
-    await asyncio.to_thread(_make_disk, path, size_mib, uid, cache_dir)
+    await in_thread(_make_disk, path, size_mib, uid, cache_dir)
 
 
 async def copy_disk(source: Path, path: Path, *, uid: int) -> None:
@@ -41,7 +41,7 @@ async def copy_disk(source: Path, path: Path, *, uid: int) -> None:
 
     Nothing may write to `source` meanwhile. Raises: DiskFull, OSError.
     """
-    await asyncio.to_thread(_copy_disk, source, path, uid)
+    await in_thread(_copy_disk, source, path, uid)
 
 
 def _make_disk(path: Path, size_mib: int, uid: int, cache_dir: Path) -> None:

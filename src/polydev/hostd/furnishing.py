@@ -27,6 +27,7 @@ from polydev.hostd.keys import make_keys
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles
 from polydev.hostd.site import Channel as SiteChannel
+from polydev.hostd.uncut import in_thread
 from polydev.hostd.vmm.simulated import ROOT as SIMULATED_ROOT
 from polydev.hostd.vmm.simulated import SimulatedVmm
 from polydev.hostd.vmm.vmm import RunningVmm
@@ -183,12 +184,12 @@ class SimulatedFurnishing(_Configured):
         return direct or channel
 
     async def keep_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
-        await asyncio.to_thread(_copy_simulated, folder, template)
+        await in_thread(_copy_simulated, folder, template)
 
     async def clone_disk(
         self, template: MachineFolder, folder: MachineFolder, record: MachineRecord
     ) -> None:
-        await asyncio.to_thread(_copy_simulated, template, folder)
+        await in_thread(_copy_simulated, template, folder)
 
     async def strangers_channel(
         self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
@@ -199,7 +200,7 @@ class SimulatedFurnishing(_Configured):
 
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
         for file in files:
-            await asyncio.to_thread(self._write, record, file)
+            await in_thread(self._write, record, file)
 
     async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None:
         for path in paths:

@@ -37,7 +37,7 @@ from polydev.hostd.record import MachineRecord
 from polydev.hostd.roster import Roster
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import Labels
-from polydev.hostd.uncut import to_its_end
+from polydev.hostd.uncut import in_thread, to_its_end
 
 log = logging.getLogger("polydev.hostd")
 
@@ -210,7 +210,7 @@ class Hibernation:
     async def discard(self, record: MachineRecord) -> None:
         """Remove what is saved of a machine's memory, whole or not. Raises: OSError."""
         path = self._site.folder(record.vm_id).memory
-        await to_its_end(asyncio.to_thread(snapshots.discard, path))
+        await in_thread(snapshots.discard, path)
 
 
 async def _goes_on(machine: RunningMachine) -> bool:

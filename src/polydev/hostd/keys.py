@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from polydev.hostd.atomic import write_whole
 from polydev.hostd.room import room_in
+from polydev.hostd.uncut import in_thread
 
 HOST_KEY = "ssh_host_ed25519_key"
 """The guest's own key: what its sshd proves itself with."""
@@ -35,7 +35,7 @@ async def make_keys(folder: Path) -> MachineKeys:
     Raises: DiskFull; asyncssh.KeyImportError for a file that is no key.
     """
     with room_in(folder):
-        return await asyncio.to_thread(_make, folder)
+        return await in_thread(_make, folder)
 
 
 def _make(folder: Path) -> MachineKeys:

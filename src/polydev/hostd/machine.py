@@ -23,6 +23,7 @@ from polydev.errors import (
 from polydev.hostapi import ExecRequest
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles, Channel, Site
+from polydev.hostd.uncut import in_thread
 from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm, SnapshotSource
 
 log = logging.getLogger("polydev.hostd")
@@ -131,7 +132,7 @@ async def prepare(site: Site, record: MachineRecord, *, fresh: bool) -> Prepared
     boot = await site.furnishing.boot_files(record.machine_kind)
     place = Place.model_validate(await site.network.attach(record.vm_id, record.uid))
     record = record.now(image=boot.image, kernel=boot.kernel, place=place)
-    await asyncio.to_thread(folder.write, record)
+    await in_thread(folder.write, record)
     if fresh:
         await site.furnishing.make_disk(folder, record)
     nonce = secrets.token_hex(16)
@@ -182,13 +183,13 @@ async def erase(site: Site, vm_id: str, machine: RunningMachine | None) -> None:
     try:
         await site.network.detach(vm_id)
     finally:
-        await asyncio.to_thread(site.folder(vm_id).remove)
+        await in_thread(site.folder(vm_id).remove)
 
 
 async def clear(site: Site, record: MachineRecord) -> None:
     """Take away what a machine that was not made was given, so that it can be made anew."""
-    await asyncio.to_thread(site.folder(record.vm_id).clear)
-    await asyncio.to_thread(site.folder(record.vm_id).write, record)
+    await in_thread(site.folder(record.vm_id).clear)
+    await in_thread(site.folder(record.vm_id).write, record)
 
 
 async def keep_logs(site: Site, vm_id: str) -> None:

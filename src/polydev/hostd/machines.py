@@ -36,6 +36,7 @@ from polydev.hostd.record import MachineRecord
 from polydev.hostd.roster import AT_REST, Roster
 from polydev.hostd.site import Site
 from polydev.hostd.streams import GuestConnection, GuestProgram
+from polydev.hostd.uncut import in_thread
 from polydev.hostd.warm import WarmBrowsers, WarmPolicy
 
 log = logging.getLogger("polydev.hostd")
@@ -233,9 +234,8 @@ class Machines:
         try:
             await self._roster.keep(record)
             if asked.token:
-                await asyncio.to_thread(
-                    self._site.folder(asked.vm_id).write_token, asked.token.get_secret_value()
-                )
+                folder, token = self._site.folder(asked.vm_id), asked.token.get_secret_value()
+                await in_thread(folder.write_token, token)
             until_s = time.monotonic() + asked.ready_timeout_s
             made = await self.warm_browsers.take(record, asked.ready_timeout_s)
             if made is not None:

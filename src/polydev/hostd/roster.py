@@ -23,7 +23,7 @@ from polydev.hostd.confine import UID_BASE
 from polydev.hostd.machine import RunningMachine
 from polydev.hostd.record import MachineRecord, view_of
 from polydev.hostd.site import Channel, Site
-from polydev.hostd.uncut import to_its_end
+from polydev.hostd.uncut import in_thread
 
 log = logging.getLogger("polydev.hostd")
 
@@ -94,7 +94,7 @@ class Roster:
         """Keep a record, on disk too. Raises: OSError."""
         self.records[record.vm_id] = record
         folder = self._site.folder(record.vm_id)
-        await to_its_end(asyncio.to_thread(folder.write, record))
+        await in_thread(folder.write, record)
 
     def memory_mib(self) -> dict[str, int]:
         """The memory of each machine that has a VMM."""

@@ -1,15 +1,17 @@
 """Work that is not left half done when whoever waits for it is cancelled.
 
 A thread cannot be cancelled: who stops waiting for one that writes a file and begins to undo it
-works against it. `machines.py`, `hibernation.py` and `snapshots/` do such work to its end first.
+works against it. Whoever writes in a machine's folder does so to its end, so that nobody is left in
+a folder that is being removed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -30,3 +32,8 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
             task.exception()  # seen: the cancellation is what is told
         raise cut
     return task.result()
+
+
+async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """What blocking work returns or raises, done in a thread, to its end."""
+    return await to_its_end(asyncio.to_thread(work, *args, **kwargs))

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from machine_parts import BookNetwork
 from warm_host import (
+    LIMIT_S,
     PLENTY,
     SHAPE,
     Cut,
+    SlowThread,
     WarmHost,
     created_and_gone,
     has_a_template,
@@ -28,9 +30,12 @@ from warm_host import (
 
 from polydev.domain import MachineState
 from polydev.errors import MachineBusy
+from polydev.hostd import config_drive, furnishing
 from polydev.hostd.furnishing import SimulatedFurnishing
 from polydev.hostd.record import MachineFolder, MachineRecord
+from polydev.hostd.vmm.console import BoundedLog
 from polydev.hostd.vmm.simulated import SimulatedDriver, SimulatedVmm
+from polydev.hostd.vmm.simulated.memory import Memory
 from polydev.hostd.warm import guest
 
 
@@ -54,6 +59,13 @@ TAKING: list[tuple[Any, str]] = [
     (SimulatedVmm, "go_on"),
     (guest.Script, "tell"),
     (guest.Script, "ended"),
+]
+WRITING: list[tuple[Any, str]] = [
+    (MachineFolder, "write_token"),
+    (config_drive, "_write"),
+    (furnishing, "_copy_simulated"),
+    (BoundedLog, "append"),
+    (Memory, "restored"),
 ]
 _BOUNDED = ("write_config", "clone_disk", "rename")
 """Done to their end when they are cut, and so must not hang."""
@@ -91,6 +103,20 @@ async def test_making_one_that_is_cut_leaves_nothing(
         cut = Cut(monkeypatch, place, name)
         cut.hangs = True
         await cut.reached.wait()
+    assert host.is_empty
+
+
+@pytest.mark.parametrize(("place", "name"), **named(WRITING))
+async def test_what_a_thread_still_writes_when_its_agent_ends_is_removed_too(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    await has_a_template(host)
+    host.waiting = 1
+    async with host.working():
+        slow = SlowThread(monkeypatch, place, name)
+        await asyncio.to_thread(slow.reached.wait, LIMIT_S)
+        asyncio.get_running_loop().call_later(0.1, slow.goes_on.set)
+    await asyncio.to_thread(slow.ended.wait, LIMIT_S)
     assert host.is_empty
 
 

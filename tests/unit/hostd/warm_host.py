@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -219,6 +220,25 @@ class Cut:
         if self.hangs:
             await asyncio.Event().wait()
         raise DiskFull("No room", hint="Make some")
+
+
+class SlowThread:
+    """Has something blocking wait until it is told to go on, in whatever thread does it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+        self.reached, self.goes_on, self.ended = (threading.Event() for _ in range(3))
+        real = getattr(place, name)
+
+        def work(*given: Any, **named: Any) -> Any:
+            self.reached.set()
+            assert self.goes_on.wait(LIMIT_S)
+            try:
+                return real(*given, **named)
+            finally:
+                self.ended.set()
+
+        is_bound = hasattr(real, "__self__")
+        monkeypatch.setattr(place, name, staticmethod(work) if is_bound else work)
 
 
 def named(steps: list[tuple[Any, str]]) -> dict[str, Any]:

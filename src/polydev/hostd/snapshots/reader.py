@@ -32,7 +32,7 @@ from polydev.hostd.snapshots.layout import (
     Header,
     Seal,
 )
-from polydev.hostd.uncut import to_its_end
+from polydev.hostd.uncut import in_thread, to_its_end
 
 
 class SnapshotFile:
@@ -96,7 +96,7 @@ class SnapshotFile:
 @asynccontextmanager
 async def reading(path: Path, key: MemoryKey | None) -> AsyncIterator[SnapshotFile]:
     """The snapshot at `path`. Raises: SnapshotUnusable when it is none, or not for this key."""
-    source = await to_its_end(asyncio.to_thread(_opened, path, key))
+    source = await in_thread(_opened, path, key)
     try:
         yield source
     finally:

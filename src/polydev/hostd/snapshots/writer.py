@@ -30,7 +30,7 @@ from polydev.hostd.snapshots.layout import (
     Labels,
     Seal,
 )
-from polydev.hostd.uncut import to_its_end
+from polydev.hostd.uncut import in_thread, to_its_end
 
 _LEVEL = 1
 """A quarter of the size for a tenth of a second more; higher levels cost more than they save."""
@@ -103,7 +103,7 @@ async def writing(path: Path, labels: Labels, key: MemoryKey) -> AsyncIterator[S
     )
     header = described.model_dump_json().encode()
     try:
-        file = await to_its_end(asyncio.to_thread(_opened, aside, path))
+        file = await in_thread(_opened, aside, path)
         writer = SnapshotWriter(file, Seal(key, salt, header), path.parent)
         try:
             file.write(MAGIC + LENGTH.pack(len(header)) + header)
@@ -111,10 +111,10 @@ async def writing(path: Path, labels: Labels, key: MemoryKey) -> AsyncIterator[S
             await writer.end()
         finally:
             await to_its_end(writer.let_go())
-        await to_its_end(asyncio.to_thread(_put_in_place, aside, path))
+        await in_thread(_put_in_place, aside, path)
     except BaseException:
         with suppress(OSError):  # whoever goes on discards it once more, and is told
-            await to_its_end(asyncio.to_thread(discard, path))
+            await in_thread(discard, path)
         raise
 
 

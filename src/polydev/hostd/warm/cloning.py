@@ -15,7 +15,7 @@ from polydev.errors import GuestMisbehaved, SnapshotUnusable
 from polydev.hostd.machine import PreparedMachine, RunningMachine
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import reading
-from polydev.hostd.uncut import to_its_end
+from polydev.hostd.uncut import in_thread, to_its_end
 from polydev.hostd.vmm.console import CONSOLE_LOG_BYTES, BoundedLog
 from polydev.hostd.warm import guest
 from polydev.hostd.warm.making import fits
@@ -44,7 +44,7 @@ async def clone(
     await to_its_end(disk)
     key = await asyncio.to_thread(site.memory_keys.known)
     console = BoundedLog(prepared.folder.console_log, CONSOLE_LOG_BYTES)
-    await asyncio.to_thread(console.append, _SILENT)
+    await in_thread(console.append, _SILENT)
     async with reading(template.memory, key) as source:
         machine = await prepared.restore(site, source)
     restored_at = time.monotonic()

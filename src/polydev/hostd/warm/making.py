@@ -21,7 +21,7 @@ from polydev.hostd.record import MachineRecord, Place
 from polydev.hostd.roster import Roster
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import Labels, MemoryKey, writing
-from polydev.hostd.uncut import to_its_end
+from polydev.hostd.uncut import in_thread, to_its_end
 from polydev.hostd.vmm.vmm import LaunchSpec
 from polydev.hostd.warm import guest, nobodys
 from polydev.hostd.warm.priority import Priority
@@ -127,8 +127,8 @@ async def _saved(
             await machine.vmm.save(sink)
         await machine.vmm.kill()
         await to_its_end(site.furnishing.keep_disk(prepared.folder, draft))
-        await to_its_end(asyncio.to_thread(_copy_keys, prepared.folder.keys, draft.keys))
-        return await to_its_end(asyncio.to_thread(templates.finish, draft, described))
+        await in_thread(_copy_keys, prepared.folder.keys, draft.keys)
+        return await in_thread(templates.finish, draft, described)
 
 
 def _copy_keys(source: Path, target: Path) -> None:

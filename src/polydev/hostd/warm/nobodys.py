@@ -8,7 +8,6 @@ says what it is.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator
@@ -22,7 +21,7 @@ from polydev.hostd.problems import problem_of
 from polydev.hostd.record import MachineRecord
 from polydev.hostd.roster import Roster
 from polydev.hostd.site import Site
-from polydev.hostd.uncut import to_its_end
+from polydev.hostd.uncut import in_thread, to_its_end
 from polydev.hostd.warm.templates import Shape
 
 log = logging.getLogger("polydev.hostd")
@@ -84,7 +83,7 @@ async def _prepared(
 ) -> PreparedMachine:
     await roster.keep(record)
     token = secrets.token_urlsafe(_TOKEN_BYTES)
-    await asyncio.to_thread(site.folder(record.vm_id).write_token, token)
+    await in_thread(site.folder(record.vm_id).write_token, token)
     prepared = await prepare(site, record, fresh=fresh)
     roster.records[record.vm_id] = prepared.record
     return prepared

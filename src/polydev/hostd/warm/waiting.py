@@ -20,7 +20,7 @@ from polydev.hostd.machine import PreparedMachine, RunningMachine, spec_of
 from polydev.hostd.record import MachineRecord
 from polydev.hostd.roster import Roster
 from polydev.hostd.site import Site
-from polydev.hostd.uncut import to_its_end
+from polydev.hostd.uncut import in_thread, to_its_end
 from polydev.hostd.usage import read_process
 from polydev.hostd.vmm.vmm import ExitReport
 from polydev.hostd.warm import guest, nobodys
@@ -134,7 +134,8 @@ class WaitingClones:
             raise
         finally:
             self._reserved.pop(record.vm_id, None)
-        log.info("%s: was %s, in %.2f s", record.vm_id, it.vm_id, time.monotonic() - began)
+        took_s = time.monotonic() - began
+        log.info("%s: taken warm in %.2f s, waited as %s", record.vm_id, took_s, it.vm_id)
         return mine, machine
 
     async def keep(self, template: Template | None) -> None:
@@ -202,7 +203,7 @@ class WaitingClones:
             if it.vm_id not in self._roster.records or was.place is None:
                 raise MachineBusy(f"{it.vm_id}, which waited, was destroyed")
             mine = was.now(vm_id=record.vm_id, labels=record.labels, created_at=record.created_at)
-            await asyncio.to_thread(it.prepared.folder.become, mine)
+            await in_thread(it.prepared.folder.become, mine)
             folder = self._site.folder(mine.vm_id)
             machine = RunningMachine(folder, it.machine.vmm, it.machine.channel)
             self._roster.forget(it.vm_id)

@@ -90,7 +90,7 @@ class AcpAgent:
         self._require_login()
         session = Session(str(uuid.uuid4()), self._root, self._wire)
         self._sessions[session.session_id] = session
-        await asyncio.to_thread(self._keep, session)
+        self._keep(session)
         return {"sessionId": session.session_id, "modes": session.modes()}
 
     async def _load(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class AcpAgent:
             turn.cancel()
             self._turns.pop(session.session_id, None)
             with contextlib.suppress(OSError):
-                await asyncio.to_thread(self._keep, session)
+                self._keep(session)
 
     async def _set_mode(self, params: dict[str, Any]) -> dict[str, Any]:
         self._session(params).mode = str(params.get("modeId"))
@@ -159,6 +159,7 @@ class AcpAgent:
         return self._root / _FOLDER / f"{session_id}.json"
 
     def _keep(self, session: Session) -> None:
+        """In no thread: it would write on in the folder of a machine that is gone."""
         path = self._path(session.session_id)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_text(json.dumps(session.updates))

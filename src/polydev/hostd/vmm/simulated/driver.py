@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polydev.errors import SnapshotUnusable, VmmFailed
+from polydev.hostd.uncut import in_thread
 from polydev.hostd.vmm.simulated.machine import SimulatedVmm
 from polydev.hostd.vmm.simulated.memory import Memory
 from polydev.hostd.vmm.simulated.simulation import Simulation
@@ -36,7 +37,7 @@ class SimulatedDriver:
     async def launch(self, spec: LaunchSpec) -> SimulatedVmm:
         """Start a machine. Raises VmmFailed if its config drive is not one."""
         try:
-            memory = await asyncio.to_thread(Memory.fresh, spec.folder / ROOT, spec.config_drive)
+            memory = await in_thread(Memory.fresh, spec.folder / ROOT, spec.config_drive)
             config = await asyncio.to_thread(memory.config)
         except (OSError, ValueError, KeyError) as error:
             raise VmmFailed(
@@ -52,7 +53,7 @@ class SimulatedDriver:
         saved = b""
         while piece := await source.read():
             saved += piece
-        memory = await asyncio.to_thread(Memory.restored, spec.folder / ROOT, saved)
+        memory = await in_thread(Memory.restored, spec.folder / ROOT, saved)
         try:
             config = await asyncio.to_thread(memory.config)
         except (OSError, ValueError, KeyError) as error:
