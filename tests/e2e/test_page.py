@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,20 @@ TURN_MS = 240_000
 
 
 @pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    """As a host is that has been up for a while: its browser machines are clones, and one waits."""
+    place = Place(extra={"POLYDEV_WARM_START": "true", "POLYDEV_WARM_QUIET_S": "3600"})
+    try:
+        yield place
+    finally:
+        place.run("down", "--demo")
+
+
+@pytest.fixture(scope="module")
 def world(place: Place) -> dict[str, Any]:
     """Polydev and the stand-in, which waits for somebody's hand; nobody is logged in yet."""
     report: dict[str, Any] = place.json("demo", "--by-hand", limit_s=900)
+    assert place.json("image", "warm", limit_s=900)["state"] == "ready"
     return report
 
 

@@ -44,6 +44,9 @@ GENEROUS = {
     "POLYDEV_CHAT_STOP_GRACE_S": "60",
 }
 """Limits for machines that are emulated in software, on a machine that does other work too."""
+_WARM_QUIET_S = "120"
+"""The demo's own logins boot their browser machines; the template is made once it has ended, for
+whoever connects on the page."""
 
 
 class DemoSettings(BaseSettings):
@@ -131,11 +134,10 @@ def enter() -> DemoSettings:
         POLYDEV_EGRESS_PROXY=f"http://{ADDRESS}:{PROXY_PORT}",
         POLYDEV_EGRESS_CA_FILE=str(demo.state_dir / "standin" / "ca.pem"),
         POLYDEV_DNS="",
-        # The demo is a few minutes of logging in: it would end before this gains anything.
-        POLYDEV_WARM_START="false",
         ENCRYPTION_KEY=secrets.token_hex(32),
     )
     os.environ.setdefault("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
+    os.environ.setdefault("POLYDEV_WARM_QUIET_S", _WARM_QUIET_S)
     for name in ("POLYDEV_URL", "POLYDEV_ADMIN_TOKEN", "DATABASE_URL"):
         os.environ.pop(name, None)
     for name, value in GENEROUS.items():

@@ -11,6 +11,7 @@ from warm_host import (
     NEXT_TO_NOTHING,
     PLENTY,
     SHAPE,
+    Counted,
     Cut,
     WarmHost,
     created_and_gone,
@@ -27,7 +28,7 @@ from polydev.domain import MachineKind, MachineState, new_vm_id
 from polydev.errors import MachineBusy, NoCapacity
 from polydev.hostapi import CreateMachine, ExecRequest
 from polydev.hostd.vmm.simulated import Simulation
-from polydev.hostd.warm import guest
+from polydev.hostd.warm import WarmBrowsers, guest
 
 ENOUGH_FOR_NO_MORE = "MemAvailable:    2500000 kB\n"
 
@@ -90,6 +91,20 @@ async def test_another_one_waits_as_soon_as_one_is_taken(host: WarmHost) -> None
         await machines.destroy(asked.vm_id)
         assert those_waiting(machines) == [second], "who waits is disturbed by nobody's end"
     assert host.is_empty
+
+
+async def test_none_is_made_beside_a_login_without_processors_for_both(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.processors = 3
+    async with with_waiting(host) as machines:
+        asked = wanted()
+        await machines.create(asked)
+        looks = Counted(monkeypatch, WarmBrowsers, "_look")
+        await looks.reached(3)
+        assert not those_waiting(machines)
+        await machines.destroy(asked.vm_id)
+        await until_waiting(machines)
 
 
 async def test_more_logins_than_clones_that_wait(host: WarmHost) -> None:

@@ -43,6 +43,7 @@ class WarmHost:
     quiet_s: float = 0
     is_on: bool = True
     waiting: int = 0
+    processors: int = 64
     memory_mib: int | None = None
     """What its machines may have together."""
     left_mib: Callable[[], int] | None = None
@@ -90,6 +91,7 @@ class WarmHost:
             waiting=self.waiting,
             refill_quiet_s=0,
             refill_pause_s=0,
+            processors=self.processors,
             look_s=0.02,
         )
         machines = Machines(site, policy)
@@ -220,6 +222,27 @@ class Cut:
         if self.hangs:
             await asyncio.Event().wait()
         raise DiskFull("No room", hint="Make some")
+
+
+class Counted:
+    """Counts how often something was done to its end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+        self.count = 0
+        real: Callable[..., Awaitable[Any]] = getattr(place, name)
+
+        async def step(*given: Any, **named: Any) -> Any:
+            done = await real(*given, **named)
+            self.count += 1
+            return done
+
+        monkeypatch.setattr(place, name, step)
+
+    async def reached(self, count: int) -> None:
+        async def is_so() -> bool:
+            return self.count >= count
+
+        await until(is_so)
 
 
 class SlowThread:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ class WarmPolicy:
     waiting: int = 0
     """How many clones wait, at most."""
     refill_quiet_s: float = 5.0
-    """How long nothing was made or changed before one more is made to wait. Others may log in."""
+    """How long nothing was made or changed before one more is made to wait. Others may log in, if
+    there are processors for both."""
+    processors: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Of the host."""
     refill_pause_s: float = 60.0
     """After one that could not be made to wait."""
     look_s: float = 5.0
@@ -258,7 +262,7 @@ class WarmBrowsers:
         await self._waiting.keep(None if is_short else template)
         if shape is None:
             return
-        is_due = self._is_refill_due() if template else is_asked or self._is_making_due()
+        is_due = self._is_refill_due(shape) if template else is_asked or self._is_making_due()
         if not is_due:
             return
         if lacks := await asyncio.to_thread(self._room.lacks, shape):
@@ -268,10 +272,13 @@ class WarmBrowsers:
         else:
             await self._refill(template)
 
+    def _somebodys(self) -> list[MachineRecord]:
+        """All machines but clones that wait."""
+        records = self._roster.records.values()
+        return [it for it in records if it.labels.get(PURPOSE) != WAITS]
+
     def _note_what_goes_on(self) -> None:
-        for record in self._roster.records.values():
-            if record.labels.get(PURPOSE) == WAITS:
-                continue
+        for record in self._somebodys():
             if record.state not in _SETTLED:
                 self._quiet_since_s = self._still_since_s = time.monotonic()
             elif record.machine_kind is MachineKind.BROWSER:
@@ -282,9 +289,13 @@ class WarmBrowsers:
         now_s = time.monotonic()
         return now_s >= max(self._quiet_since_s + self._policy.quiet_s, self._not_before_s)
 
-    def _is_refill_due(self) -> bool:
+    def _is_refill_due(self, shape: Shape) -> bool:
         due_s = max(self._still_since_s + self._policy.refill_quiet_s, self._refill_not_before_s)
-        return self._waiting.count < self._policy.waiting and time.monotonic() >= due_s
+        if self._waiting.count >= self._policy.waiting or time.monotonic() < due_s:
+            return False
+        logins = [it for it in self._somebodys() if it.machine_kind is MachineKind.BROWSER]
+        busy = sum(it.vcpus for it in logins if it.vm_id in self._roster.running)
+        return not busy or busy + shape.vcpus <= self._policy.processors
 
     async def _refill(self, template: Template) -> None:
         """Have one more clone wait, unless machines have all the memory that they may have. That it
