@@ -17,7 +17,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -34,6 +34,10 @@ GATEWAY = "192.168.100.1"
 GATEWAY_MAC = "02:00:c0:a8:64:01"
 ANY = "0.0.0.0"  # noqa: S104 - within a namespace of the test's own
 PATIENCE_S = 10
+
+A, B, C = (f"vm-00000000-0000-4000-8000-00000000000{n}" for n in "abc")
+UID = 1_900_000_001
+PORT = 7000
 
 IP, ARP, IP6, VLAN = 0x0800, 0x0806, 0x86DD, 0x8100
 ICMP, TCP, UDP = 1, 6, 17
@@ -200,6 +204,10 @@ class FakeMachine:
         body += packed(sender_mac or self.mac) + IPv4Address(sender or self.address).packed
         body += bytes(6) + IPv4Address(target).packed
         return ethernet("ff:ff:ff:ff:ff:ff", mac or self.mac, ARP, body)
+
+
+Attach = Callable[[str], Awaitable[FakeMachine]]
+"""Give a machine of that name its place, and have one there."""
 
 
 def ethernet(to: str, source: str, kind: int, payload: bytes) -> bytes:

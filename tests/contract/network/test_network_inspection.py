@@ -9,43 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import pytest
-from wire import WORLD, Surroundings, ip, surroundings
+from wire import UID, WORLD, A, B, Surroundings, ip
 
 from polydev.domain import Finding
 from polydev.hostd.network import Attachment, Network, NetworkPlan, netns, reach_outside
-from polydev.settings import Egress, HostSettings
+from polydev.settings import Egress
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
-A, B = (f"vm-00000000-0000-4000-8000-00000000000{n}" for n in "ab")
-UID = 1_900_000_001
 RUNNING = {A: UID, B: UID + 1}
-
-
-@pytest.fixture
-def here() -> Iterator[Surroundings]:
-    with surroundings() as made:
-        yield made
-
-
-@pytest.fixture
-def plan(here: Surroundings, tmp_path: Path) -> NetworkPlan:
-    settings = HostSettings(netns=here.vm, uplink_netns=here.outer, state_dir=tmp_path)
-    return NetworkPlan.from_settings(settings)
-
-
-@pytest.fixture
-async def network(plan: NetworkPlan) -> AsyncIterator[Network]:
-    made = Network(plan)
-    await made.ensure()
-    yield made
-    await made.remove()
 
 
 @pytest.fixture

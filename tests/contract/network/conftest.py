@@ -1,0 +1,47 @@
+"""A VM network between namespaces of the test's own, put together by the product."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from wire import UID, Attach, FakeMachine, Surroundings, surroundings
+
+from polydev.hostd.network import Network, NetworkPlan
+from polydev.settings import HostSettings
+
+
+@pytest.fixture
+def here() -> Iterator[Surroundings]:
+    with surroundings() as made:
+        yield made
+
+
+@pytest.fixture
+def plan(here: Surroundings, tmp_path: Path) -> NetworkPlan:
+    settings = HostSettings(netns=here.vm, uplink_netns=here.outer, state_dir=tmp_path)
+    return NetworkPlan.from_settings(settings)
+
+
+@pytest.fixture
+async def network(plan: NetworkPlan) -> AsyncIterator[Network]:
+    made = Network(plan)
+    await made.ensure()
+    yield made
+    await made.remove()
+
+
+@pytest.fixture
+async def attach(network: Network, here: Surroundings) -> AsyncIterator[Attach]:
+    machines: list[FakeMachine] = []
+
+    async def attached(vm_id: str) -> FakeMachine:
+        machine = FakeMachine(here.vm, await network.attach(vm_id, UID))
+        machines.append(machine)
+        machine.settle()
+        return machine
+
+    yield attached
+    for machine in machines:
+        machine.close()

@@ -1,0 +1,274 @@
+"""How the VM network is put together, kept, taken apart and dialled into.
+
+Everything is the real thing but the machines: programs that hold TAPs open, as VMMs do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+from wire import (
+    PORT,
+    UID,
+    WORLD,
+    A,
+    Attach,
+    B,
+    C,
+    FakeMachine,
+    Surroundings,
+    ip,
+    run_inside,
+    within,
+)
+
+import polydev
+from polydev.errors import ChannelLost, NetworkFailed, NoCapacity
+from polydev.hostd.network import Network, NetworkPlan, dial, firewall, netns
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def refuse(*_: object) -> None:
+    raise OSError("refused by the test")
+
+
+async def test_putting_it_together_again_disturbs_no_machine(
+    here: Surroundings, network: Network, attach: Attach
+) -> None:
+    machine = await attach(A)
+    before = await network.state()
+    with here.listen(here.world, WORLD, PORT) as world:
+        machine.send(machine.udp(WORLD, PORT, b"one"))
+        _, source = world.recvfrom(100)
+        await network.ensure()
+        world.sendto(b"answer", source)
+        machine.expect(lambda frame: b"answer" in frame)
+        machine.send(machine.udp(WORLD, PORT, b"two"))
+        assert world.recvfrom(100) == (b"two", source)
+    assert await network.state() == before
+
+
+async def test_a_machine_keeps_its_place(
+    network: Network, plan: NetworkPlan, attach: Attach
+) -> None:
+    machine = await attach(A)
+    again = Network(plan)
+    assert await network.attach(A, UID) == machine.place
+    assert await again.attach(A, UID) == machine.place
+    assert (await again.attach(B, UID)).address == "192.168.100.6"
+    await again.close()
+    assert machine.fence() == []
+
+
+async def test_a_detached_machine_leaves_nothing(
+    here: Surroundings, network: Network, attach: Attach
+) -> None:
+    machine = await attach(A)
+    await network.detach(A)
+    await network.detach(A)
+    state = await network.state()
+    assert (state.taps, state.addresses, state.firewall) == ((), {}, ())
+    assert machine.address not in ip(here.vm, "neigh", "show")
+    assert machine.mac not in run_inside(here.vm, "bridge", "fdb")
+
+
+async def test_nobody_inherits_a_machines_connections(
+    here: Surroundings, network: Network, attach: Attach, plan: NetworkPlan
+) -> None:
+    machine, neighbour = await attach(A), await attach(B)
+    leases = plan.state_dir / "leases.json"
+    with here.listen(here.world, WORLD, PORT) as world:
+        world_of: dict[str, tuple[str, int]] = {}
+        for sender in (machine, neighbour):
+            sender.send(sender.udp(WORLD, PORT, sender.mac.encode()))
+            data, world_of[sender.mac] = world.recvfrom(100)
+            assert data == sender.mac.encode()
+        await network.detach(A)
+        leases.write_text(leases.read_text().replace("192.168.100.7", "192.168.100.5"))
+        await network.close()
+        heir = await attach(C)
+        assert heir.address == machine.address
+        world.sendto(b"for the one before", world_of[machine.mac])
+        world.sendto(b"for the neighbour", world_of[neighbour.mac])
+        neighbour.expect(lambda frame: b"for the neighbour" in frame)
+        assert heir.fence() == []
+
+
+async def test_a_sweep_removes_what_belongs_to_nobody(here: Surroundings, network: Network) -> None:
+    await network.attach(A, UID)
+    gone = await network.attach(B, UID)
+    lost_tap = await network.attach(C, UID)
+    ip(here.vm, "link", "del", lost_tap.tap)
+    ip(here.vm, "tuntap", "add", "pd77", "mode", "tap")
+    element = firewall.Sender("pd78", "02:01:c0:a8:64:4e", "192.168.100.78")
+    within(here.vm, lambda: firewall.load(firewall.with_sender(element)))
+    await network.sweep({A})
+    state = await network.state()
+    assert list(state.addresses) == [A]
+    assert state.taps == state.firewall == ("pd5",)
+    assert gone.address not in ip(here.vm, "neigh", "show")
+
+
+async def test_a_namespace_that_was_deleted_is_made_again(
+    here: Surroundings, network: Network
+) -> None:
+    place = await network.attach(A, UID)
+    netns.remove(here.vm)
+    with pytest.raises(NetworkFailed):
+        await network.attach(B, UID)
+    await network.ensure()
+    assert await network.attach(A, UID) == place
+    assert (await network.state()).taps == (place.tap,)
+
+
+async def test_an_attachment_cut_in_the_middle_is_undone(
+    here: Surroundings, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polydev.hostd.network.bridge.Links.point_to", refuse)
+    with pytest.raises(NetworkFailed):
+        await network.attach(A, UID)
+    state = await network.state()
+    assert (state.taps, state.addresses, state.firewall) == ((), {}, ())
+
+
+async def test_a_failed_repeat_does_not_undo_a_machine_that_runs(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await network.attach(A, UID)
+    before = await network.state()
+    monkeypatch.setattr("polydev.hostd.network.bridge.Links.point_to", refuse)
+    with pytest.raises(NetworkFailed):
+        await network.attach(A, UID)
+    assert await network.state() == before
+
+
+async def test_addresses_run_out_with_a_clear_error(here: Surroundings, plan: NetworkPlan) -> None:
+    small = replace(
+        plan,
+        subnet=IPv4Network("192.168.100.0/29"),
+        first_address=IPv4Address("192.168.100.4"),
+    )
+    network = Network(small)
+    await network.ensure()
+    for vm_id in (A, B, C):
+        await network.attach(vm_id, UID)
+    with pytest.raises(NoCapacity):
+        await network.attach("vm-one-too-many", UID)
+    await network.detach(B)
+    assert (await network.attach("vm-one-too-many", UID)).address == "192.168.100.5"
+    await network.remove()
+
+
+async def test_removal_leaves_nothing(
+    here: Surroundings, plan: NetworkPlan, tmp_path: Path
+) -> None:
+    def look() -> tuple[str, str, str]:
+        return (
+            ip(here.outer, "-o", "addr"),
+            run_inside(here.outer, "nft", "list", "ruleset"),
+            run_inside(here.outer, "sysctl", "net.ipv4.ip_forward"),
+        )
+
+    before = look()
+    network = Network(plan)
+    await network.ensure()
+    await network.attach(A, UID)
+    assert look() != before
+    await network.detach(A)
+    await network.remove()
+    await network.remove()
+    assert look() == before
+    assert not netns.path_of(here.vm).exists()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+async def test_a_stale_outer_end_is_replaced(here: Surroundings, plan: NetworkPlan) -> None:
+    ip(here.outer, "link", "add", plan.outer_uplink, "type", "veth", "peer", "name", "other")
+    network = Network(plan)
+    await network.ensure()
+    assert "uplink0" in ip(here.vm, "link")
+    assert "other" not in ip(here.outer, "link")
+    await network.remove()
+
+
+UNNAMED_UPLINK = """
+import asyncio, sys
+from pathlib import Path
+from polydev.hostd.network import Network
+from polydev.settings import HostSettings
+
+async def main():
+    settings = HostSettings(netns=sys.argv[1], state_dir=Path(sys.argv[2]))
+    network = Network.from_settings(settings)
+    await network.ensure()
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await network.remove()
+
+asyncio.run(main())
+"""
+
+
+async def test_without_a_named_namespace_the_uplink_ends_in_the_agents_own(
+    here: Surroundings, plan: NetworkPlan, tmp_path: Path
+) -> None:
+    before = ip(here.outer, "-br", "link")
+    command = ["nsenter", f"--net={netns.path_of(here.outer)}", sys.executable, "-c"]
+    agent = subprocess.Popen(
+        [*command, UNNAMED_UPLINK, here.vm, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(polydev.__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == "ready\n"
+    assert plan.outer_uplink in ip(here.outer, "link")
+    network = Network(plan)
+    machine = FakeMachine(here.vm, await network.attach(A, UID))
+    machine.settle()
+    with here.listen(here.world, WORLD, PORT) as world:
+        machine.send(machine.udp(WORLD, PORT, b"hello"))
+        assert world.recv(100) == b"hello"
+    machine.close()
+    await network.detach(A)
+    await network.close()
+    agent.communicate("end\n", timeout=60)
+    assert agent.returncode == 0
+    assert ip(here.outer, "-br", "link") == before
+    assert run_inside(here.outer, "sysctl", "-n", "net.ipv4.ip_forward").strip() == "0"
+
+
+# -- dialling in ----------------------------------------------------------------------------------
+
+
+async def test_dialling_reaches_the_namespaces_loopback_and_changes_no_thread(
+    here: Surroundings, network: Network
+) -> None:
+    own = Path("/proc/self/ns/net").readlink()
+    with here.listen_tcp(here.vm, "127.0.0.1", 22005) as listener:
+        sock = await dial(here.vm, "127.0.0.1", 22005)
+        accepted, _ = listener.accept()
+        with sock, contextlib.closing(accepted):
+            assert sock.getblocking() is False
+            sock.send(b"x")
+            assert accepted.recv(1) == b"x"
+    assert Path("/proc/thread-self/ns/net").readlink() == own
+    with pytest.raises(OSError, match="refused"), socket.socket() as outside:
+        outside.connect(("127.0.0.1", 22005))
+
+
+async def test_dialling_says_when_nobody_answers(here: Surroundings, network: Network) -> None:
+    with pytest.raises(ChannelLost):
+        await dial(here.vm, "127.0.0.1", 22005)
+    with pytest.raises(NetworkFailed):
+        await dial("pdt-no-such-namespace", "127.0.0.1", 22005)
