@@ -6,6 +6,7 @@ One class per driver. A world's machines are ended, and its namespace is gone, w
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import secrets
 import signal
@@ -37,6 +38,9 @@ from polydev.hostd.vmm.vmm import Driver, LaunchSpec
 UID = 64700
 CHANNEL_MAC = "02:02:c0:a8:64:05"
 IMAGES = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
+
+STAY = "echo {marker}\nwhile true; do sleep 1; done\n"
+"""A guest of `small` that only stays up."""
 
 _PREAMBLE = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
@@ -262,6 +266,12 @@ async def _end_all(world: QemuWorld) -> None:
 @asynccontextmanager
 async def simulated_world(folder: Path) -> AsyncIterator[SimulatedWorld]:
     yield SimulatedWorld(folder)
+
+
+async def small(world: QemuWorld, init: str, marker: str = "MARK") -> LaunchSpec:
+    """A machine that runs a script and no more: it boots in two seconds."""
+    spec = await world.spec(init.format(marker=marker))
+    return dataclasses.replace(spec, ready_marker=marker)
 
 
 def boot_files() -> BootFiles:

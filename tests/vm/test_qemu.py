@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from driver_worlds import UID, QemuWorld, boot_files, left_in, qemu_world, until
+from driver_worlds import STAY, UID, QemuWorld, boot_files, left_in, qemu_world, small, until
 
 from polydev.errors import (
     AlreadyRunning,
@@ -30,12 +28,9 @@ from polydev.hostd import confine
 from polydev.hostd.vmm import session
 from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.qemu import QemuDriver
-from polydev.hostd.vmm.vmm import LaunchSpec
 
 pytestmark = pytest.mark.vm
 READY_S = 240
-SLEEP = "import time; time.sleep(600)"
-STAY = "echo {marker}\nwhile true; do sleep 1; done\n"
 PRINT_FOREVER = """
 line=0123456789012345678901234567890123456789012345678901234567890123456789012345678
 echo {marker}
@@ -47,12 +42,6 @@ while true; do echo $line$line$line$line$line$line$line$line; done
 async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
     async with qemu_world(tmp_path) as made:
         yield made
-
-
-async def small(world: QemuWorld, init: str, marker: str = "MARK") -> LaunchSpec:
-    """A machine that runs a script and no more: it boots in two seconds."""
-    spec = await world.spec(init.format(marker=marker))
-    return dataclasses.replace(spec, ready_marker=marker)
 
 
 async def test_the_vmm_is_nobody_in_the_vm_namespace(world: QemuWorld) -> None:
@@ -289,124 +278,6 @@ async def test_a_launch_that_is_cancelled_leaves_nothing(world: QemuWorld) -> No
             await ended.kill()
         assert left_in(spec.folder) == set()
         assert world.pids() == []
-
-
-_OTHER_AGENT = """
-import asyncio, dataclasses, pickle, sys
-from driver_worlds import QemuDriver, boot_files
-async def main():
-    machines_dir, cache_dir, spec = pickle.load(sys.stdin.buffer)
-    driver = QemuDriver(machines_dir=machines_dir, cache_dir=cache_dir, boot_files=boot_files,
-                        accelerator="tcg")
-    vmm = await driver.launch(spec)
-    print(vmm.pid, flush=True)
-    await vmm.wait_ready()
-    print("ready", flush=True)
-    await asyncio.sleep(3600)
-asyncio.run(main())
-"""
-
-
-async def other_agent(world: QemuWorld, spec: LaunchSpec) -> asyncio.subprocess.Process:
-    """Another process that launches a machine and watches it."""
-    import pickle
-
-    agent = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        _OTHER_AGENT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert agent.stdin is not None
-    agent.stdin.write(pickle.dumps((world.machines_dir, world.folder / "cache", spec)))
-    agent.stdin.close()
-    return agent
-
-
-async def test_a_machine_survives_its_agent_and_is_found_by_the_next(world: QemuWorld) -> None:
-    init = "echo {marker}\ni=0\nwhile true; do echo tick $i; i=$((i + 1)); sleep 0.2; done\n"
-    spec = await small(world, init)
-    agent = await other_agent(world, spec)
-    assert agent.stdout is not None
-    async with asyncio.timeout(READY_S):
-        pid = int(await agent.stdout.readline())
-        assert await agent.stdout.readline() == b"ready\n"
-    agent.kill()
-    await agent.wait()
-    log = spec.folder / "console.log"
-    assert log.exists()
-    vmm = await world.driver.adopt(spec)
-    assert vmm is not None
-    assert vmm.pid == pid
-    before = log.read_bytes().count(b"tick")
-    await until(lambda: log.read_bytes().count(b"tick") > before + 3)
-    await vmm.kill()
-    assert left_in(spec.folder) == set()
-    assert world.pids() == []
-
-
-async def test_an_agent_killed_while_it_launches_leaves_a_whole_machine_or_none(
-    world: QemuWorld,
-) -> None:
-    for delay_s in (0.0, 0.01, 0.03, 0.06):
-        spec = await small(world, STAY)
-        agent = await other_agent(world, spec)
-        await until(world.pids, every_s=0.001)
-        await asyncio.sleep(delay_s)
-        agent.kill()
-        await agent.wait()
-        vmm = await world.driver.adopt(spec)
-        if vmm is not None:
-            assert world.pids() == [vmm.pid]
-            await vmm.kill()
-        assert world.pids() == []
-        assert left_in(spec.folder) == set()
-
-
-async def test_a_guest_that_stands_still_is_adopted_and_goes_on(world: QemuWorld) -> None:
-    spec = await small(world, STAY)
-    vmm = await world.driver.launch(spec)
-    await vmm._session.qmp.execute("stop")
-    await vmm.close()
-    adopted = await world.driver.adopt(spec)
-    assert adopted is not None
-    assert (await adopted._session.qmp.execute("query-status"))["status"] == "paused"
-    await adopted.go_on()
-    assert (await adopted._session.qmp.execute("query-status"))["status"] == "running"
-    await adopted.kill()
-    assert world.pids() == []
-    assert left_in(spec.folder) == set()
-
-
-@pytest.mark.parametrize("lie", ["another process", "another start", "another boot", "nonsense"])
-async def test_another_process_is_never_taken_for_the_vmm(world: QemuWorld, lie: str) -> None:
-    spec = await small(world, STAY)
-    vmm = await world.driver.launch(spec)
-    identity = json.loads((spec.folder / "vmm.json").read_text())
-    await vmm.kill()
-    bystander = subprocess.Popen([sys.executable, "-c", SLEEP, spec.vm_id])
-    ticks = Path(f"/proc/{bystander.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    told = {**identity, "pid": bystander.pid, "start_ticks": int(ticks)}
-    if lie == "another process":
-        bystander.kill()
-        bystander.wait()
-        bystander = subprocess.Popen([sys.executable, "-c", SLEEP])
-        told["pid"] = bystander.pid
-    elif lie == "another start":
-        told["start_ticks"] += 1
-    elif lie == "another boot":
-        told["boot_id"] = "00000000-0000-4000-8000-000000000000"
-    text = "{" if lie == "nonsense" else json.dumps(told)
-    (spec.folder / "vmm.json").write_text(text)
-    try:
-        assert await world.driver.adopt(spec) is None
-        assert bystander.poll() is None
-        assert left_in(spec.folder) == set()
-    finally:
-        bystander.kill()
-        bystander.wait()
 
 
 async def test_probing_boots_a_guest_once_and_remembers_it(tmp_path: Path) -> None:
