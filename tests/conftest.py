@@ -22,7 +22,7 @@ _LONG = {
     "test_hibernation_real.py",
     "test_openapi.py",
     "test_soak.py",
-    "test_warm.py",
+    "test_warm_real.py",
 }
 
 
