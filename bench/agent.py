@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from polydev.cli.down import kill_in_namespace
 from polydev.errors import HostUnreachable
 from polydev.hostd.network import netns
 from polydev.hosts import Host
@@ -33,7 +34,7 @@ class BenchAgent:
 @asynccontextmanager
 async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
     """Start an agent with no uplink; end it, its machines, its namespace and folder afterwards."""
-    images_dir = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/lib/polydev/golden-images"))
+    images_dir = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
     state_dir = Path(tempfile.mkdtemp(prefix="pdb-", dir="/var/tmp"))
     name = f"pdb-{secrets.token_hex(3)}"
     environment = os.environ | {
@@ -55,14 +56,14 @@ async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
     try:
         await _answering(host, process, state_dir / "agent.log")
         yield BenchAgent(host, state_dir, images_dir)
-        for view in await host.machines():
-            await _destroy(host, view.vm_id)
     finally:
         await host.aclose()
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         await process.wait()
-        await asyncio.to_thread(netns.remove, name)
+        if netns.exists(name):
+            await kill_in_namespace(name)  # its machines, which outlive it
+            await asyncio.to_thread(netns.remove, name)
         shutil.rmtree(state_dir, ignore_errors=True)
 
 
@@ -78,9 +79,3 @@ async def _answering(host: Host, process: asyncio.subprocess.Process, log: Path)
                 return
     words = await asyncio.to_thread(log.read_text)
     raise SystemExit(f"the host agent ended at its start: {words[-500:]}")
-
-
-async def _destroy(host: Host, vm_id: str) -> None:
-    from polydev.hostapi import DestroyMachine
-
-    await host.run(f"bench-{secrets.token_hex(8)}", DestroyMachine(vm_id=vm_id), 60)
