@@ -272,13 +272,10 @@ class WarmBrowsers:
         else:
             await self._refill(template)
 
-    def _somebodys(self) -> list[MachineRecord]:
-        """All machines but clones that wait."""
-        records = self._roster.records.values()
-        return [it for it in records if it.labels.get(PURPOSE) != WAITS]
-
     def _note_what_goes_on(self) -> None:
-        for record in self._somebodys():
+        for record in self._roster.records.values():
+            if record.labels.get(PURPOSE) == WAITS:
+                continue
             if record.state not in _SETTLED:
                 self._quiet_since_s = self._still_since_s = time.monotonic()
             elif record.machine_kind is MachineKind.BROWSER:
@@ -293,9 +290,19 @@ class WarmBrowsers:
         due_s = max(self._still_since_s + self._policy.refill_quiet_s, self._refill_not_before_s)
         if self._waiting.count >= self._policy.waiting or time.monotonic() < due_s:
             return False
-        logins = [it for it in self._somebodys() if it.machine_kind is MachineKind.BROWSER]
-        busy = sum(it.vcpus for it in logins if it.vm_id in self._roster.running)
+        busy = self._busy_processors()
         return not busy or busy + shape.vcpus <= self._policy.processors
+
+    def _busy_processors(self) -> int:
+        """Those of all logins that are under way, or about to be."""
+        records, kept = self._roster.records.values(), self._waiting.reserved
+        return sum(
+            it.vcpus
+            for it in records
+            if it.machine_kind is MachineKind.BROWSER
+            and (it.labels.get(PURPOSE) != WAITS or it.vm_id in kept)
+            and (it.vm_id in self._roster.running or it.state is MachineState.CREATING)
+        )
 
     async def _refill(self, template: Template) -> None:
         """Have one more clone wait, unless machines have all the memory that they may have. That it
