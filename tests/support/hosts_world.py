@@ -30,9 +30,13 @@ class HostsWorld:
 
     async def machines(self) -> dict[str, dict[str, str]]:
         """By host: the machines that it has, by kind, found by looking."""
-        found, strays = await self._look()
-        assert not strays
-        return found
+        until_s = asyncio.get_running_loop().time() + LIMIT_S
+        while True:
+            found, strays = await self._look()
+            if not strays:
+                return found
+            assert asyncio.get_running_loop().time() < until_s, strays
+            await asyncio.sleep(0.3)  # one that is made or removed may be halfway
 
     async def _look(self) -> tuple[dict[str, dict[str, str]], list[str]]:
         """What `machines` tells, and the hosts that have something of no machine."""
