@@ -139,6 +139,7 @@ async def test_a_permission_is_refused_with_a_click(visit: Visit) -> None:
 async def test_a_key_that_was_meant_for_something_else_decides_nothing(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
+    await page.evaluate("performance.now = () => 0")  # the card has only just appeared
     await say(page, "run: echo 1")
     card = page.locator(".permission[data-state=open]")
     await expect(card).to_be_focused()
@@ -147,6 +148,9 @@ async def test_a_key_that_was_meant_for_something_else_decides_nothing(visit: Vi
     await page.wait_for_timeout(300)
     await expect(card).to_be_visible()
     await expect(card.locator("button").first).to_be_enabled()
+    await page.evaluate("delete performance.now")
+    await page.keyboard.press("1")
+    await expect(page.locator(".permission")).to_have_attribute("data-answer", "allowed")
 
 
 async def test_who_writes_keeps_the_focus_and_is_led_to_the_card(visit: Visit) -> None:
