@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from polydev.errors import PolydevError, VmmFailed
 from polydev.hostd.logs import harmless
+from polydev.hostd.uncut import in_thread
 from polydev.hostd.vmm.console import (
     CONSOLE_LOG_BYTES,
     ERROR_LOG_BYTES,
@@ -114,7 +115,7 @@ class Session(ABC):
         try:
             if remember:
                 identity = self.process.identity
-                await asyncio.to_thread(identity.write, self.folder)
+                await in_thread(identity.write, self.folder)
             self._listen()
             await self._connect()
         except (OSError, VmmFailed) as error:  # TimeoutError is an OSError
