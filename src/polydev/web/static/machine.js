@@ -9,7 +9,10 @@ const TAIL_BYTES = 64 * 1024;
 
 const page = document.querySelector("[data-machine]");
 const base = `/api/vm/${encodeURIComponent(page.dataset.machine)}`;
-const cores = (value) => `${value.toFixed(value < 0.095 ? 2 : 1).replace(/\.0+$/, "")} core${value === 1 ? "" : "s"}`;
+const cores = (value) => {
+  const number = value.toFixed(value < 0.095 ? 2 : 1).replace(/\.0+$/, "");
+  return `${number} core${number === "1" ? "" : "s"}`;
+};
 
 async function drawUsage() {
   const { samples, limits, periodSeconds } = await api("GET", `${base}/usage`);
