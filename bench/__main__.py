@@ -97,6 +97,12 @@ async def warm(rounds: int) -> None:
             print(row, flush=True)
 
 
+def _interrupted(*_: object) -> None:
+    """As Ctrl-C, and once only: `timeout` tells a process and its group."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *NAMES], help="default: all")
@@ -105,7 +111,7 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=10, help="of `many`, at once")
     parser.add_argument("--picture", type=Path, help="of `parts`: draw it there (SVG)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then too
+    signal.signal(signal.SIGTERM, _interrupted)  # what was started is ended then too
     names = arguments.names or list(NAMES)
     sizes = arguments.sessions, arguments.machines
     run(names, arguments.rounds, *sizes, arguments.picture)

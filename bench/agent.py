@@ -63,7 +63,7 @@ async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
         await process.wait()
         if netns.exists(name):
             await kill_in_namespace(name)  # its machines, which outlive it
-            await asyncio.to_thread(netns.remove, name)
+        await asyncio.to_thread(netns.remove, name)  # half made, too
         shutil.rmtree(state_dir, ignore_errors=True)
 
 
