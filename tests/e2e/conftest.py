@@ -6,14 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e.place import Place
+from e2e.place import Place, a_demos_place
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     """A Polydev of the module's own, which nothing is left of afterwards."""
-    place = Place()
-    try:
+    with a_demos_place() as place:
         yield place
-    finally:
-        place.run("down", "--demo")

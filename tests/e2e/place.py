@@ -12,6 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,3 +125,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+@contextmanager
+def a_demos_place(**extra: str) -> Iterator[Place]:
+    """A place for a demo, with these settings besides; nothing is left of it afterwards."""
+    place = Place(extra=extra)
+    try:
+        yield place
+    finally:
+        place.run("down", "--demo")

@@ -17,7 +17,7 @@ from browser import PHONE, Chromium, Visit
 from playwright.async_api import Page, expect
 
 from e2e.by_hand import Hand
-from e2e.place import Place
+from e2e.place import Place, a_demos_place
 from e2e.test_journey import searched, tokens_in
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
@@ -31,11 +31,8 @@ TURN_MS = 240_000
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     """As a host is that has been up for a while: its browser machines are clones, and one waits."""
-    place = Place(extra={"POLYDEV_WARM_START": "true", "POLYDEV_WARM_QUIET_S": "3600"})
-    try:
+    with a_demos_place(POLYDEV_WARM_START="true", POLYDEV_WARM_QUIET_S="3600") as place:
         yield place
-    finally:
-        place.run("down", "--demo")
 
 
 @pytest.fixture(scope="module")

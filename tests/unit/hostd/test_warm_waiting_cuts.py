@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from polydev.domain import MachineState
 from polydev.errors import MachineBusy
 from polydev.hostd import config_drive, furnishing
 from polydev.hostd.furnishing import SimulatedFurnishing
+from polydev.hostd.machines import Machines
 from polydev.hostd.record import MachineFolder, MachineRecord
 from polydev.hostd.vmm.console import BoundedLog
 from polydev.hostd.vmm.simulated import SimulatedDriver, SimulatedVmm
@@ -71,13 +74,20 @@ _BOUNDED = ("write_config", "clone_disk", "rename")
 """Done to their end when they are cut, and so must not hang."""
 
 
+@asynccontextmanager
+async def about_to_make_one(host: WarmHost) -> AsyncIterator[Machines]:
+    """An agent that has a template, and no clone that waits yet."""
+    await has_a_template(host)
+    host.waiting = 1
+    async with host.working() as machines:
+        yield machines
+
+
 @pytest.mark.parametrize(("place", "name"), **named(MAKING))
 async def test_what_fails_while_one_is_made_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
-    await has_a_template(host)
-    host.waiting = 1
-    async with host.working() as machines:
+    async with about_to_make_one(host) as machines:
         cut = Cut(monkeypatch, place, name)
         await cut.reached.wait()
 
@@ -97,9 +107,7 @@ async def test_what_fails_while_one_is_made_leaves_nothing(
 async def test_making_one_that_is_cut_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
-    await has_a_template(host)
-    host.waiting = 1
-    async with host.working():
+    async with about_to_make_one(host):
         cut = Cut(monkeypatch, place, name)
         cut.hangs = True
         await cut.reached.wait()
@@ -110,9 +118,7 @@ async def test_making_one_that_is_cut_leaves_nothing(
 async def test_what_a_thread_still_writes_when_its_agent_ends_is_removed_too(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
-    await has_a_template(host)
-    host.waiting = 1
-    async with host.working():
+    async with about_to_make_one(host):
         slow = SlowThread(monkeypatch, place, name)
         await asyncio.to_thread(slow.reached.wait, LIMIT_S)
         asyncio.get_running_loop().call_later(0.1, slow.goes_on.set)

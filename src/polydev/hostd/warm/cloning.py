@@ -40,8 +40,7 @@ async def clone(
     began = time.monotonic()
     if not await fits(site, template, prepared.spec):
         raise SnapshotUnusable("The template of warm browser machines is of another kind by now")
-    disk = site.furnishing.clone_disk(template.folder, prepared.folder, prepared.record)
-    await to_its_end(disk)
+    await site.furnishing.clone_disk(template.folder, prepared.folder, prepared.record)
     key = await asyncio.to_thread(site.memory_keys.known)
     console = BoundedLog(prepared.folder.console_log, CONSOLE_LOG_BYTES)
     await in_thread(console.append, _SILENT)

@@ -21,7 +21,7 @@ from polydev.hostd.record import MachineRecord, Place
 from polydev.hostd.roster import Roster
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import Labels, MemoryKey, writing
-from polydev.hostd.uncut import in_thread, to_its_end
+from polydev.hostd.uncut import in_thread
 from polydev.hostd.vmm.vmm import LaunchSpec
 from polydev.hostd.warm import guest, nobodys
 from polydev.hostd.warm.priority import Priority
@@ -126,7 +126,7 @@ async def _saved(
         async with writing(draft.path / "memory", labels, key) as sink:
             await machine.vmm.save(sink)
         await machine.vmm.kill()
-        await to_its_end(site.furnishing.keep_disk(prepared.folder, draft))
+        await site.furnishing.keep_disk(prepared.folder, draft)
         await in_thread(_copy_keys, prepared.folder.keys, draft.keys)
         return await in_thread(templates.finish, draft, described)
 
