@@ -4,15 +4,19 @@ folder, and a person who can use a web page. No network beyond the namespace.
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import html.parser
 import json
 import os
+import select
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,11 +47,14 @@ def installed_clis() -> Path:
     recipes = REPOSITORY / "images"
     locks = b"".join((recipes / name / "package-lock.json").read_bytes() for name in BUNDLES)
     folder = Path("/var/cache/polydev") / f"clis-{hashlib.sha256(locks).hexdigest()[:16]}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix="clis-new-"))
-        _install(recipes, aside)
-        with contextlib.suppress(OSError):  # another run was faster
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "clis.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side, and one installs for all
+        if not folder.exists():
+            aside = folder.parent / "clis-new"
+            shutil.rmtree(aside, ignore_errors=True)  # of one that was interrupted
+            aside.mkdir()
+            _install(recipes, aside)
             aside.rename(folder)
     return folder / "bin"
 
@@ -97,8 +104,20 @@ class Namespace:
         """Call a function in a thread that is inside the namespace; sockets made stay there."""
         return self._threads.submit(function, *arguments, **named).result(PATIENCE_S)
 
+    def pids(self) -> list[int]:
+        """The processes in it."""
+        listed = subprocess.run(
+            ["ip", "netns", "pids", self.name], check=True, capture_output=True, text=True
+        )
+        return [int(word) for word in listed.stdout.split()]
+
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
+        until_s = time.monotonic() + PATIENCE_S
+        while left := self.pids():
+            assert time.monotonic() < until_s, f"{left} do not end"
+            for pid in left:
+                _kill(pid)
         _ip("netns", "delete", self.name)
 
     def _join(self) -> None:
@@ -195,6 +214,17 @@ def world(*standin_options: str) -> Iterator[World]:
         undo.callback(standin.close)
         (folder / "home").mkdir()
         yield World(namespace, standin, clis, folder)
+
+
+def _kill(pid: int) -> None:
+    """Kill a process and wait until it has ended, whosever child it is."""
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [], PATIENCE_S)
+        finally:
+            os.close(process)
 
 
 @dataclass(frozen=True)

@@ -300,8 +300,5 @@ def callback_of(here: World, url: str) -> str:
 
 
 def in_namespace(here: World, program: str) -> bool:
-    listed = subprocess.run(
-        ["ip", "netns", "pids", here.namespace.name], check=True, capture_output=True, text=True
-    )
-    names = [Path("/proc", pid, "comm").read_text().strip() for pid in listed.stdout.split()]
+    names = [Path("/proc", str(pid), "comm").read_text().strip() for pid in here.namespace.pids()]
     return program in names

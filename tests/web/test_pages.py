@@ -11,7 +11,7 @@ import pytest_asyncio
 from api_people import PASSWORD, a_person
 from browser import LAPTOP, PHONE, Chromium, Visit
 from controller_world import World, a_world
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,9 +33,9 @@ PAGES = (
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world() -> AsyncIterator[World]:
-    """One for all tests here, which are about different people. Logins take a moment, so that a
-    session can be seen to go on."""
-    async with a_world({"login_s": 2}, **MANY) as it:
+    """One for all tests here, which are about different people. Logins wait until a code is pasted,
+    so that a session can be seen to go on."""
+    async with a_world({"login_end": "never"}, **MANY) as it:
         await it.controller.start()
         await it.controller.ask("GET", "/api/account")
         yield it
@@ -54,6 +54,15 @@ def url_of(world: World) -> str:
 async def invited(world: World, **wishes: str) -> str:
     made = await world.controller.ask("POST", "/api/admin/invitations", wishes)
     return str(made["code"])
+
+
+async def paste_a_code(page: Page) -> None:
+    """End a login that was just begun, on the page that this leads to; it leads on to a chat."""
+    await page.wait_for_url("**/connect/*")
+    await page.click("#own summary")
+    await page.fill("#paste-text", "http://localhost:1455/auth/callback?code=a-code")
+    await page.click("#paste button[type=submit]")
+    await page.wait_for_url("**/chat/*")
 
 
 async def test_where_nobody_is_yet_the_door_says_how_the_first_account_is_made(
@@ -151,6 +160,7 @@ async def test_home_tells_how_a_connection_comes_to_be_without_being_reloaded(
     await expect(codex).to_contain_text("Waiting for you")
     await expect(codex.get_by_role("link", name="Log in now")).to_be_visible()
     await visit.assert_accessible()
+    await paste_a_code(other)
     await expect(codex).to_contain_text("Ready in your machine.")
     await expect(codex.get_by_role("link", name="Chat")).to_be_visible()
     assert await page.evaluate("window.isTheSamePage") is True
@@ -165,7 +175,7 @@ async def test_home_says_what_is_wrong_and_the_button_puts_it_right(
     page = visit.page
     codex = page.locator("#provider-codex")
     await codex.get_by_role("button", name="Connect").click()
-    await page.wait_for_url("**/connect/*")
+    await paste_a_code(page)
     await visit.open("/")
     await expect(codex).to_contain_text("Connected", timeout=60_000)
     vm_id = await page.evaluate("fetch('/api/vm/active-cli').then(r => r.json()).then(v => v.vmId)")

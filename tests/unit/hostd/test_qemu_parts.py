@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from polydev.errors import VmmFailed
 from polydev.hostd.vmm import console, process
 from polydev.hostd.vmm.console import BoundedLog, Marker, Reader
-from polydev.hostd.vmm.qemu import qmp
+from polydev.hostd.vmm.qemu import ends, qmp
 from polydev.hostd.vmm.qemu.command import (
     Acceleration,
     BootDescriptors,
@@ -32,6 +32,7 @@ from polydev.hostd.vmm.qemu.command import (
     machine_arguments,
 )
 from polydev.hostd.vmm.qemu.qmp import Qmp
+from polydev.hostd.vmm.qemu.session import QemuSession
 from polydev.hostd.vmm.qemu.tsc import tsc_khz
 from polydev.hostd.vmm.vmm import LaunchSpec
 
@@ -159,6 +160,26 @@ async def test_who_waits_is_told_when_qemu_hangs_up() -> None:
                 with pytest.raises(VmmFailed):
                     await client.execute("cont")
         await client.close()
+
+
+async def test_one_that_ends_while_it_is_noted_is_told_with_its_words_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = process.Identity.write
+
+    def note_late(identity: process.Identity, folder: Path) -> None:
+        ending = process.hold(identity.pid)
+        assert ending is not None
+        while not ending.has_ended:
+            time.sleep(0.01)
+        time.sleep(0.3)  # whoever tidies up at that end too early has done so by now
+        note(identity, folder)
+
+    monkeypatch.setattr(process.Identity, "write", note_late)
+    ends_at_once = ["/bin/sh", "-c", "echo 'cannot load libmissing.so' >&2; exit 1"]
+    with ends.made_in(tmp_path) as handed, pytest.raises(VmmFailed, match="cannot load libmissing"):
+        await QemuSession.start(tmp_path, ends_at_once, [], handed, Marker("-"))
+    assert [it.name for it in tmp_path.iterdir()] == ["error.log"]
 
 
 def test_a_vmm_is_known_again_by_its_user_whatever_it_calls_itself() -> None:

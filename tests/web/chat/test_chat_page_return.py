@@ -23,14 +23,14 @@ _Told = tuple[str, list[tuple[EventKind, dict[str, Any]]], str]
 async def test_a_reload_in_the_middle_of_a_turn_misses_nothing(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
-    await say(page, "slowly: 24")
+    await say(page, "slowly: 80")
     for piece in (3, 9, 15):
-        await expect(answers(page).last).to_contain_text(f"piece {piece} of 24")
+        await expect(answers(page).last).to_contain_text(f"piece {piece} of 80")
         await page.reload()
         await page.wait_for_selector(RUNNING)
     await until_idle(page)
     text = await answers(page).last.inner_text()
-    assert re.findall(r"piece (\d+) of 24", text) == [str(it) for it in range(1, 25)]
+    assert re.findall(r"piece (\d+) of 80", text) == [str(it) for it in range(1, 81)]
 
 
 async def test_a_connection_that_goes_away_is_told_and_comes_back(

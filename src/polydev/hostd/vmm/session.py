@@ -111,12 +111,14 @@ class Session(ABC):
 
     async def _take_up(self, *, remember: bool) -> None:
         """Reach a process that was just started or found. Ends it when that fails."""
-        self._end = asyncio.create_task(self._tidy_at_end())
         try:
-            if remember:
-                identity = self.process.identity
-                await in_thread(identity.write, self.folder)
-            self._listen()
+            try:
+                self._listen()
+                if remember:
+                    identity = self.process.identity
+                    await in_thread(identity.write, self.folder)
+            finally:  # not before: one that ends at once would be tidied up while this goes on
+                self._end = asyncio.create_task(self._tidy_at_end())
             await self._connect()
         except (OSError, VmmFailed) as error:  # TimeoutError is an OSError
             await self.kill()
