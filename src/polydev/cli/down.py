@@ -21,7 +21,7 @@ from polydev.cli import agent, demo_world, requirements
 from polydev.cli.instance import Instance, wait_ended
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.terminal import Terminal
-from polydev.errors import Invalid, PolydevError
+from polydev.errors import Failed, Invalid, PolydevError
 from polydev.hostd.network import Network
 from polydev.hostd.vmm.cgroups import Cgroups
 from polydev.settings import HostSettings, read
@@ -113,18 +113,39 @@ async def _destroy_machines(settings: HostSettings, terminal: Terminal) -> None:
 
 
 async def kill_in_namespace(netns: str) -> None:
-    """End every process that lives in a network namespace: nothing else is in ours."""
-    listed = await asyncio.to_thread(
-        subprocess.run, ["ip", "netns", "pids", netns], capture_output=True, text=True, check=False
+    """End every process in a network namespace, those born meanwhile too: nothing else is in ours.
+
+    Raises: Failed when one does not end.
+    """
+    left: list[int] = []
+    try:
+        async with asyncio.timeout(KILL_LIMIT_S):
+            while left := await asyncio.to_thread(_pids_in, netns):
+                for pid in left:
+                    await _kill(pid)
+    except TimeoutError:
+        raise Failed(
+            f"In the network namespace {netns}, processes {left} do not end, even when killed",
+            hint=f"`ip netns pids {netns}` lists them; ask again when they are gone",
+        ) from None
+
+
+def _pids_in(netns: str) -> list[int]:
+    listed = subprocess.run(
+        ["ip", "netns", "pids", netns], capture_output=True, text=True, check=False
     )
-    for word in listed.stdout.split():
-        with suppress(ProcessLookupError):
-            process = os.pidfd_open(int(word))
-            try:
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-                await wait_ended(process, KILL_LIMIT_S)
-            finally:
-                os.close(process)
+    return [int(word) for word in listed.stdout.split()]
+
+
+async def _kill(pid: int) -> None:
+    """Kill a process and wait for its end, whosever child it is. Raises: TimeoutError."""
+    with suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            await wait_ended(process, KILL_LIMIT_S)
+        finally:
+            os.close(process)
 
 
 def _confirm(settings: HostSettings) -> None:

@@ -1,0 +1,62 @@
+"""What `polydev down` ends by looking for it, in a network namespace of the test's own."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from polydev.cli import down
+from polydev.errors import Failed
+
+
+@pytest.fixture
+def netns() -> Iterator[str]:
+    name = f"pdt-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def sleeper(netns: str) -> subprocess.Popen[bytes]:
+    """A process that is in the namespace when this returns."""
+    command = ["ip", "netns", "exec", netns, "sh", "-c", "echo; exec sleep 600"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"\n"
+    return process
+
+
+async def test_what_is_born_while_others_are_ended_is_ended_too(
+    netns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living = [sleeper(netns)]
+    listed = down._pids_in
+
+    def list_just_before_one_is_born(netns: str) -> list[int]:
+        pids = listed(netns)
+        if len(living) == 1:
+            living.append(sleeper(netns))
+        return pids
+
+    monkeypatch.setattr(down, "_pids_in", list_just_before_one_is_born)
+    await down.kill_in_namespace(netns)
+    assert listed(netns) == []
+    assert [it.wait(10) for it in living] == [-9, -9]
+
+
+async def test_a_namespace_that_is_not_there_holds_nothing_to_end() -> None:
+    await down.kill_in_namespace("pdt-never-made")
+
+
+async def test_what_does_not_end_is_named(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = sleeper(netns)
+    monkeypatch.setattr(down, "KILL_LIMIT_S", 0.2)
+    monkeypatch.setattr(down.signal, "pidfd_send_signal", lambda *_: None)
+    with pytest.raises(Failed, match=rf"\[{process.pid}\] do not end") as refused:
+        await down.kill_in_namespace(netns)
+    assert f"ip netns pids {netns}" in refused.value.hint
+    process.kill()
+    process.wait()
