@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from driver_worlds import FirecrackerWorld, firecracker_standin_world, left_in
 
 from polydev.errors import AlreadyRunning, DiskFull, PolydevError, SnapshotUnusable, VmmFailed
-from polydev.hostd.vmm.firecracker import api, cgroup, jail, mounts, session
+from polydev.hostd.vmm.firecracker import api, cgroup, ends, jail, mounts, session
 from polydev.hostd.vmm.firecracker.api import Api, Refused
 from polydev.hostd.vmm.firecracker.standin import install
 from polydev.hostd.vmm.vmm import LaunchSpec
@@ -240,18 +241,32 @@ REQUESTS = 13
 """Of a launch, the question whether it is there included."""
 
 
+def kill_all(world: FirecrackerWorld) -> None:
+    """Kill each VMM and wait for its end. Blocking, so that nobody tidies up meanwhile."""
+    for pid, _, _ in list(jail.running_in(world.machines_dir.resolve())):
+        os.kill(pid, signal.SIGKILL)
+    while any(jail.running_in(world.machines_dir.resolve())):
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("at", [0, 5, REQUESTS - 1])
 async def test_a_vmm_killed_in_the_middle_of_its_launch_leaves_nothing(
     world: FirecrackerWorld, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     spec = await world.spec()
     ask, left = Api._ask, at
+    remove_from = ends.remove_from
+
+    def remove_slowly(folder: Path) -> None:
+        time.sleep(0.2)  # whoever still works with it gets into its way now
+        remove_from(folder)
+
+    monkeypatch.setattr(ends, "remove_from", remove_slowly)
 
     async def counted(self: Api, *what: Any) -> Any:
         nonlocal left
         if left == 0:
-            for pid, _, _ in jail.running_in(world.machines_dir.resolve()):
-                os.kill(pid, signal.SIGKILL)
+            kill_all(world)
         left -= 1
         return await ask(self, *what)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from polydev.errors import PolydevError, VmmFailed
 from polydev.hostd.logs import harmless
@@ -99,7 +99,10 @@ class Session(ABC):
 
     @abstractmethod
     async def _connect(self) -> None:
-        """Reach the process, and return when it has answered. Raises: VmmFailed, OSError."""
+        """Reach the process, and return when it has answered. Raises: VmmFailed, OSError.
+
+        It is cancelled when the process ends.
+        """
 
     @abstractmethod
     async def _let_go(self) -> None:
@@ -119,7 +122,7 @@ class Session(ABC):
                     await in_thread(identity.write, self.folder)
             finally:  # not before: one that ends at once would be tidied up while this goes on
                 self._end = asyncio.create_task(self._tidy_at_end())
-            await self._connect()
+            await self._connected()
         except (OSError, VmmFailed) as error:  # TimeoutError is an OSError
             await self.kill()
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -130,17 +133,14 @@ class Session(ABC):
             await self.kill()
             raise
 
-    async def _or_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something, unless the process ends before. Raises: VmmFailed, and what it raises."""
-        assert self._end is not None  # noqa: S101 - made before anything is asked
-        working = asyncio.create_task(work)
-        try:
-            await asyncio.wait({working, self._end}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise VmmFailed("it ended")
-            return working.result()
-        finally:
-            working.cancel()
+    async def _connected(self) -> None:
+        """Connect, unless the process ends before. Raises: VmmFailed, and what `_connect` does."""
+        connecting = asyncio.create_task(self._connect())
+        self._tasks.append(connecting)  # it is over before what it opened is let go
+        await asyncio.wait({connecting})
+        if connecting.cancelled():
+            raise VmmFailed("it ended")
+        connecting.result()
 
     async def _tidy_at_end(self) -> ExitReport:
         status = await self.process.ended()

@@ -213,6 +213,8 @@ class Api:
         return answer
 
     async def _exchange(self, method: str, path: str, body: Body | None) -> tuple[int, bytes]:
+        if self._client.is_closed:  # while this waited for another request
+            raise NotListening("Firecracker has ended")
         content = b""
         async with self._client.stream(method, path, json=body) as response:
             async for piece in response.aiter_raw():

@@ -98,10 +98,6 @@ class FirecrackerSession(Session):
         self.place = replace(self.place, folder=folder)
         self._metrics.log.move(folder / METRICS_LOG)
 
-    async def _take_up(self, *, remember: bool) -> None:
-        await super()._take_up(remember=remember)
-        self._tasks.append(asyncio.create_task(self._watch()))
-
     def _listen(self) -> None:
         pipes = self._pipes = self._held.enter_context(ends.opened(self.place.folder))
         for reader, fifo in (
@@ -112,7 +108,8 @@ class FirecrackerSession(Session):
             self._tasks.append(asyncio.create_task(reader.read_errors(fifo)))
 
     async def _connect(self) -> None:
-        await self._or_end(self._reach_api())
+        await self._reach_api()
+        self._tasks.append(asyncio.create_task(self._watch()))
 
     async def _reach_api(self) -> None:
         """Wait for the API and its first answer.

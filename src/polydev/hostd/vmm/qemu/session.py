@@ -81,14 +81,11 @@ class QemuSession(Session):
         self._tasks.append(asyncio.create_task(self._errors.read_errors(self._fifo)))
 
     async def _connect(self) -> None:
-        self._qmp = await self._or_end(self._greet())
+        self._qmp = await Qmp.over(await ends.connect(self.folder, ends.QMP_SOCKET), self._on_event)
         self._console_socket = await ends.connect(self.folder, ends.CONSOLE_SOCKET)
         reading = self._console.read_console(self._console_socket)
         self._tasks.append(asyncio.create_task(reading))
         self._ends_by_itself.add(self._tasks[-1])
-
-    async def _greet(self) -> Qmp:
-        return await Qmp.over(await ends.connect(self.folder, ends.QMP_SOCKET), self._on_event)
 
     async def _let_go(self) -> None:
         if self._qmp is not None:
