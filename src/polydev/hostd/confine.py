@@ -165,11 +165,13 @@ def _limited(argv: Sequence[str], uid: int, limit_s: float) -> list[str]:
 
 
 async def _within(process: asyncio.subprocess.Process, limit_s: float) -> int:
+    """Cancelled, which only an agent that ends does, it lets the program go on."""
     try:
         async with asyncio.timeout(limit_s):
             return await process.wait()
-    finally:
+    except TimeoutError:
         await _end(process)
+        raise
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

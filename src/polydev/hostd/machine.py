@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from polydev.errors import (
     ChannelLost,
@@ -23,7 +25,7 @@ from polydev.errors import (
 from polydev.hostapi import ExecRequest
 from polydev.hostd.record import MachineFolder, MachineRecord, Place
 from polydev.hostd.site import BootFiles, Channel, Site
-from polydev.hostd.uncut import in_thread
+from polydev.hostd.uncut import in_thread, to_its_end
 from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm, SnapshotSource
 
 log = logging.getLogger("polydev.hostd")
@@ -74,7 +76,7 @@ class RunningMachine:
         try:
             async with asyncio.timeout(limit_s):
                 await self.vmm.wait_ready()
-                await self.channel.connect(limit_s)
+                await self._or_end(self.channel.connect(limit_s))
         except TimeoutError:
             raise MachineNotReady(
                 f"Machine {self.folder.vm_id} was not ready within {round(limit_s, 1):g} s"
@@ -84,6 +86,20 @@ class RunningMachine:
                 f"Machine {self.folder.vm_id} started, but its channel does not answer:"
                 f" {error.message}"
             ) from None
+
+    async def _or_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something with the guest, unless its VMM ends before. Raises: VmmFailed."""
+        working, ended = asyncio.create_task(work), asyncio.create_task(self.vmm.wait())
+        try:
+            await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            words = ended.result().words or "it said nothing"
+            raise VmmFailed(f"{self.folder.vm_id} ended before its channel answered: {words}")
+        finally:
+            working.cancel()
+            ended.cancel()
+            await asyncio.gather(working, ended, return_exceptions=True)
 
     async def end(self, grace_s: float) -> None:
         """End the guest cleanly, or kill it after `grace_s`."""
@@ -97,7 +113,10 @@ class RunningMachine:
             await self.kill()
 
     async def kill(self) -> None:
-        """End the VMM now."""
+        """End the VMM now, cancelled or not."""
+        await to_its_end(self._kill())
+
+    async def _kill(self) -> None:
         with contextlib.suppress(Exception):
             await self.channel.close()
         await self.vmm.kill()

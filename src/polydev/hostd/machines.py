@@ -71,7 +71,7 @@ class Machines:
         async with self._roster.alone(asked.vm_id):
             known = self._roster.records.get(asked.vm_id)
             if known is None:
-                return await self._made(asked)
+                return await self._roster.cuttable(asked.vm_id, self._made(asked))
             self._require_same(known, asked)
             if known.state in (*AT_REST, MachineState.HIBERNATED):
                 return await self._up(known, asked.ready_timeout_s)
@@ -262,15 +262,16 @@ class Machines:
     async def _made_once(self, asked: CreateMachine) -> MachineView:
         with self.warm_browsers.reserved(asked):
             async with self._admitted(asked):
-                return await self._roster.cuttable(asked.vm_id, self._create(asked))
+                return await self._create(asked)
 
     async def _up(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
+        return await self._roster.cuttable(record.vm_id, self._woken(record, ready_timeout_s))
+
+    async def _woken(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
         async with self._admitted(record):
             if record.state is MachineState.HIBERNATED:
-                work = self._hibernation.resume(record, ready_timeout_s)
-            else:
-                work = self._start(record, ready_timeout_s)
-            return await self._roster.cuttable(record.vm_id, work)
+                return await self._hibernation.resume(record, ready_timeout_s)
+            return await self._start(record, ready_timeout_s)
 
     @asynccontextmanager
     async def _admitted(self, machine: CreateMachine | MachineRecord) -> AsyncIterator[None]:

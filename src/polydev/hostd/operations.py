@@ -20,6 +20,7 @@ from polydev.errors import HostUnreachable, NoSuchOperation, OperationMismatch
 from polydev.hostapi import MachineView, Operation, OperationView
 from polydev.hostd.journal import Entry, Journal
 from polydev.hostd.problems import problem_of
+from polydev.hostd.uncut import in_thread
 
 log = logging.getLogger("polydev.hostd")
 
@@ -127,7 +128,7 @@ class Operations:
     async def _write(self, entry: Entry) -> None:
         """Keep an entry; a full disk must not keep a machine from being destroyed."""
         try:
-            await asyncio.to_thread(self._journal.write, entry)
+            await in_thread(self._journal.write, entry)
         except OSError as error:
             log.error("the journal cannot be written: %s", error.strerror)
 

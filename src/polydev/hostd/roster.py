@@ -132,7 +132,7 @@ class Roster:
                 return
             self._watchers.pop(vm_id, None)
             await machine.kill()
-            del self.running[vm_id]
+            self.running.pop(vm_id, None)  # or it was let go meanwhile
             record = self.record(vm_id).now(**recovery.ended(vm_id, report))
             log.warning("%s: %s", vm_id, record.error.message if record.error else "ended")
             await self.keep(record)

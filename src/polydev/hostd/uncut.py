@@ -8,7 +8,8 @@ a folder that is being removed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -32,6 +33,24 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
             task.exception()  # seen: the cancellation is what is told
         raise cut
     return task.result()
+
+
+async def or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[object]]) -> T:
+    """What the work returns or raises; cancelled meanwhile, what it returned is undone.
+
+    Work and undoing must be bounded, and what the undoing raises is lost.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await to_its_end(_undone(task, undo))
+        raise
+
+
+async def _undone(task: asyncio.Task[T], undo: Callable[[T], Awaitable[object]]) -> None:
+    with suppress(Exception):
+        await undo(await task)
 
 
 async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

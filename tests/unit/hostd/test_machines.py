@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from machine_parts import STEPS, Injected, World, failing_vmm
+from machine_parts import STEPS, Injected, NobodysChannel, World, failing_vmm
 
 from polydev.domain import MachineKind, MachineState, new_vm_id
 from polydev.errors import (
@@ -19,6 +19,7 @@ from polydev.errors import (
     MachineBusy,
     MachineNotReady,
     NetworkFailed,
+    NoCapacity,
     NoSuchMachine,
     VmmFailed,
 )
@@ -158,6 +159,45 @@ async def test_a_machine_that_is_never_ready_leaves_only_its_logs(
     assert str(console) in raised.value.message
     assert world.is_clean()
     assert logs.tail(console, 23) == "boot of a machine\n"
+
+
+async def test_a_vmm_that_ends_before_its_channel_answers_is_not_waited_for(
+    machines: Machines, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never_answers(channel: NobodysChannel, timeout_s: float | None = None) -> None:
+        [pid] = world.driver.leftovers([])
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(NobodysChannel, "connect", never_answers)
+    with pytest.raises(VmmFailed, match="ended before its channel answered"):
+        await machines.create(asked(ready_timeout_s=600))
+    assert world.is_clean()
+
+
+async def test_destroying_cuts_what_still_waits_for_room(
+    machines: Machines, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = asyncio.Event()
+
+    async def give_way() -> bool:
+        waits.set()
+        await asyncio.Event().wait()
+        return True
+
+    def admitted(machine: object) -> None:
+        raise NoCapacity("no room")
+
+    monkeypatch.setattr(machines.warm_browsers, "give_way", give_way)
+    monkeypatch.setattr(machines.warm_browsers, "admitted", admitted)
+    create = asked()
+    creating = asyncio.create_task(machines.create(create))
+    await waits.wait()
+    async with asyncio.timeout(30):
+        await machines.destroy(create.vm_id)
+    with pytest.raises(MachineBusy, match="destroyed"):
+        await creating
+    assert world.is_clean()
 
 
 async def test_logs_are_kept_of_so_many_failures_only(world: World) -> None:

@@ -8,7 +8,9 @@ import os
 import random
 import stat
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,6 +274,22 @@ def test_a_key_is_made_once_and_found_again(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert made.secret.hex() not in repr(made)
     assert made.id not in made.secret.hex()
+
+
+async def test_all_who_ask_at_once_get_the_same_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_whole = key.write_whole
+
+    def write_slowly(*args: Any, **kwargs: Any) -> None:
+        time.sleep(0.1)  # so that whoever may ask meanwhile does
+        write_whole(*args, **kwargs)
+
+    monkeypatch.setattr(key, "write_whole", write_slowly)
+    keys = MemoryKeys.for_state(tmp_path / "state", tmp_path / "keys")
+    made = await asyncio.gather(*(asyncio.to_thread(keys.made) for _ in range(5)))
+    assert {it.id for it in made} == {made[0].id}
+    assert keys.known() == made[0]
 
 
 def test_by_itself_it_lies_in_memory(tmp_path: Path) -> None:

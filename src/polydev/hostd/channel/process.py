@@ -116,6 +116,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._channel = None  # what has come is still read; nothing more is asked of it
         self.exited.set()
         self.closed.set()
         self._writable.set()

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import asyncssh
 
+from polydev.errors import ChannelLost
 from polydev.hostd.channel.failures import translated
 
 
@@ -25,7 +26,10 @@ class TcpStream:
     async def read(self, max_bytes: int) -> bytes:
         """At least one byte and at most `max_bytes`; nothing at the end. Raises ChannelLost."""
         with translated(self._what):
-            return await self._reader.read(max_bytes)
+            try:
+                return await self._reader.read(max_bytes)
+            except AssertionError:  # what asyncssh says to one who reads on where it has let go
+                raise ChannelLost(f"{self._what} was cut") from None
 
     async def write(self, data: bytes) -> None:
         """Send; waits while the other side does not take it. Raises ChannelLost."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from polydev.errors import ChannelLost, NetworkFailed
+from polydev.hostd.uncut import or_undone
 
 NETNS_DIR = Path("/run/netns")
 
@@ -126,7 +127,7 @@ async def dial(netns: str, host: str, port: int, *, timeout_s: float = 5) -> soc
     """
     thread = NamespaceThread(netns)
     try:
-        sock = await thread.run(_new_socket)
+        sock = await or_undone(thread.run(_new_socket), _close)
     except OSError as error:
         raise NetworkFailed(f"Network namespace {netns} cannot be entered: {error}") from error
     finally:
@@ -172,3 +173,7 @@ def _checked(result: int, call: str, path: Path) -> None:
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{call}: {os.strerror(code)}", str(path))
+
+
+async def _close(sock: socket.socket) -> None:
+    sock.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -42,6 +43,7 @@ class MemoryKeys:
     def __init__(self, folder: Path | None) -> None:
         """`folder`: None where this host has no place in memory."""
         self._folder = folder
+        self._making = threading.Lock()
 
     @classmethod
     def for_state(cls, state_dir: Path, folder: Path | None = None) -> Self:
@@ -62,9 +64,14 @@ class MemoryKeys:
         return MemoryKey.of(secret) if len(secret) == _KEY_BYTES else None
 
     def made(self) -> MemoryKey:
-        """The key; made if there is none. Raises: BadSettings, OSError."""
-        if (known := self.known()) is not None:
-            return known
+        """The key; made if there is none, and the same for all who ask at once.
+
+        Raises: BadSettings, OSError.
+        """
+        with self._making:
+            return self.known() or self._new()
+
+    def _new(self) -> MemoryKey:
         if self._folder is None:
             raise BadSettings(
                 "This host has no folder in memory, and a machine's memory is not to be written to "

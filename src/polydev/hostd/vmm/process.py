@@ -92,13 +92,14 @@ class VmmProcess:
             raise VmmFailed(f"Process {self.pid} does not end, even when it is killed") from None
 
     def release(self) -> None:
-        """Let go of it. It is not touched."""
+        """Let go of it; done also if it was. It is not touched."""
+        if self._pidfd < 0:
+            return
         if self._end is not None:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             self._end.cancel()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        os.close(self._pidfd)
+        self._pidfd = -1
 
     def _note_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
-from polydev.errors import PolydevError, VmmFailed
+from polydev.errors import VmmFailed
 from polydev.hostd.logs import harmless
-from polydev.hostd.uncut import in_thread
+from polydev.hostd.uncut import in_thread, to_its_end
 from polydev.hostd.vmm.console import (
     CONSOLE_LOG_BYTES,
     ERROR_LOG_BYTES,
@@ -28,7 +27,6 @@ from polydev.hostd.vmm.console import (
 from polydev.hostd.vmm.process import VmmProcess
 from polydev.hostd.vmm.vmm import ExitReport
 
-T = TypeVar("T")
 _LAST_WORDS_S = 5
 _CONSOLE, _ERRORS = "console.log", "error.log"
 
@@ -78,11 +76,15 @@ class Session(ABC):
             raise VmmFailed("The session was closed")
         return await asyncio.shield(self._end)
 
+    def not_started(self, error: Exception) -> VmmFailed:
+        """What to say of a start that failed with `error`, once the process has ended."""
+        words = self.last_words or self.last_lines or error
+        return VmmFailed(f"{self.vmm} did not start: {words}", hint=self.hint)
+
     async def kill(self) -> None:
-        """End the process, and return when it has ended and nothing of it is left."""
-        if self._end is not None and not self._end.done():
-            await self.process.kill()
-        await self.ended()
+        """End the process, and return when it has ended and nothing of it is left, also when
+        cancelled: whoever undoes a machine goes on to remove its folder."""
+        await to_its_end(self._kill())
 
     async def close(self) -> None:
         """Let go of the process: it goes on."""
@@ -127,8 +129,7 @@ class Session(ABC):
             await self.kill()
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
-            words = self.last_words or self.last_lines or error
-            raise VmmFailed(f"{self.vmm} did not start: {words}", hint=self.hint) from error
+            raise self.not_started(error) from error
         except BaseException:
             await self.kill()
             raise
@@ -141,6 +142,11 @@ class Session(ABC):
         if connecting.cancelled():
             raise VmmFailed("it ended")
         connecting.result()
+
+    async def _kill(self) -> None:
+        if self._end is not None and not self._end.done():
+            await self.process.kill()
+        await self.ended()
 
     async def _tidy_at_end(self) -> ExitReport:
         status = await self.process.ended()
@@ -157,20 +163,6 @@ class Session(ABC):
         self._tasks.clear()
         await self._let_go()
         self.process.release()
-
-
-async def started(starting: Callable[[], T], end: Callable[[T], Awaitable[None]]) -> T:
-    """Do something blocking that starts a process; a caller that is cancelled leaves none behind.
-
-    `end` ends what was started. Raises what `starting` does.
-    """
-    running = asyncio.ensure_future(asyncio.to_thread(starting))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        with suppress(PolydevError, OSError):
-            await end(await running)
-        raise
 
 
 def _one_line(content: bytes) -> str:

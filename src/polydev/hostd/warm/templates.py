@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Templates:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._wanting = threading.Lock()
 
     def all(self) -> list[Template]:
         """What there is, newest first."""
@@ -91,7 +93,7 @@ class Templates:
         names = [path.name for path in self.root.iterdir() if path.is_dir() and path.name[0] != "."]
         folders = [MachineFolder(self.root, name) for name in names]
         found = [made for folder in folders if (made := _read(folder)) is not None]
-        return sorted(found, key=lambda it: it.folder.path.stat().st_mtime_ns, reverse=True)
+        return [made for _, made in sorted(found, key=lambda it: it[0], reverse=True)]
 
     @contextmanager
     def draft(self) -> Iterator[MachineFolder]:
@@ -136,9 +138,10 @@ class Templates:
 
     def want(self, shape: Shape) -> None:
         """Remember what was asked for last: what the next template is for."""
-        if shape != self.wanted():
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_whole(self.root / _WANTED, shape.model_dump_json().encode(), durable=False)
+        with self._wanting:
+            if shape != self.wanted():
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_whole(self.root / _WANTED, shape.model_dump_json().encode(), durable=False)
 
     def wanted(self) -> Shape | None:
         """None when no browser machine was ever asked for."""
@@ -148,12 +151,13 @@ class Templates:
             return None
 
 
-def _read(folder: MachineFolder) -> Template | None:
+def _read(folder: MachineFolder) -> tuple[int, Template] | None:
+    """When it was made, and the template; None if it is none (any more)."""
     try:
         described = Description.model_validate_json((folder.path / _DESCRIPTION).read_bytes())
+        return folder.path.stat().st_mtime_ns, Template(folder, described)
     except (OSError, ValidationError):
         return None
-    return Template(folder, described)
 
 
 def _sync(path: Path) -> None:

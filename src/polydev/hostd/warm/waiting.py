@@ -161,8 +161,10 @@ class WaitingClones:
         it = self._reserved.get(vm_id)
         if it is not None:
             it.end.cancel()
-            await to_its_end(self._end(it))
-            self._reserved.pop(vm_id, None)
+            try:
+                await to_its_end(self._end(it))
+            finally:
+                self._reserved.pop(vm_id, None)
         return it is not None
 
     def _begin_to_end(self, it: _Waiting) -> None:

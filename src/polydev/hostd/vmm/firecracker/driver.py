@@ -127,10 +127,10 @@ class FirecrackerDriver:
     def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
         """VMMs under `machines_dir` whose folder is none of these. Blocking.
 
-        Cgroups that nobody is in, and whose machine is none of these, are removed on the way.
+        Cgroups that nobody is in, and whose machine has no folder any more, are removed on the way.
         """
         found = list(jail.running_in(self._machines_dir.resolve()))
-        keep = {folder.resolve().name for folder in folders}
+        keep = {folder.name for folder in self._machines_dir.iterdir()}
         self._cgroups.sweep(keep | {where.name for _, where, _ in found})
         return adoption.leftovers(found, folders)
 

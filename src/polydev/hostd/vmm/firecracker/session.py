@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polydev.errors import VmmFailed
+from polydev.hostd.uncut import or_undone
 from polydev.hostd.vmm.console import BoundedLog, Marker, Reader
 from polydev.hostd.vmm.firecracker import ends, jail
 from polydev.hostd.vmm.firecracker.api import Api, NotListening
 from polydev.hostd.vmm.firecracker.cgroup import Cgroups
 from polydev.hostd.vmm.firecracker.jail import Jailed
 from polydev.hostd.vmm.firecracker.jailer import API_SOCKET
-from polydev.hostd.vmm.session import Session, started
+from polydev.hostd.vmm.session import Session
 
 METRICS_LOG = "metrics.log"
 _METRICS_LOG_BYTES = 128 * 1024
@@ -69,7 +70,8 @@ class FirecrackerSession(Session):
 
         The pipes are there already. Raises: VmmFailed, MissingImage, OSError.
         """
-        session = cls(place, await started(starting, _end), marker)
+        jailed = await or_undone(asyncio.to_thread(starting), _end)
+        session = cls(place, jailed, marker)
         await session._take_up(remember=True)
         return session
 

@@ -1,8 +1,9 @@
 """A snapshot as one stream: the VMM's state, then of the guest's memory what is not zero.
 
 `running.py` writes it from the two files that Firecracker made, `driver.py` puts the two files
-together again. Blocking work is in threads. What comes in was checked byte by byte on its way
-(`SnapshotSource`); it is checked all the same, because its first writer was a VMM.
+together again. Blocking work is in threads, and goes to its end there: whoever is cancelled closes
+the files. What comes in was checked byte by byte on its way (`SnapshotSource`); it is checked all
+the same, because its first writer was a VMM.
 
     POLYDEV-FC 1\\n | u64 size of the state | the state |
     u64 size of the memory | (u64 offset, u64 length, bytes)... | u64 size of the memory, u64 0
@@ -10,12 +11,12 @@ together again. Blocking work is in threads. What comes in was checked byte by b
 
 from __future__ import annotations
 
-import asyncio
 import os
 import struct
 from collections.abc import Iterator
 
 from polydev.errors import SnapshotUnusable, VmmFailed
+from polydev.hostd.uncut import in_thread
 from polydev.hostd.vmm.vmm import SnapshotSink, SnapshotSource
 
 _MAGIC = b"POLYDEV-FC 1\n"
@@ -33,10 +34,10 @@ async def write(sink: SnapshotSink, state: int, memory: int, memory_bytes: int) 
     state_bytes, found_bytes = os.fstat(state).st_size, os.fstat(memory).st_size
     if not 0 < state_bytes <= _STATE_BYTES or found_bytes != memory_bytes:
         raise VmmFailed(f"The VMM wrote {state_bytes} and {found_bytes} bytes: no snapshot")
-    content = await asyncio.to_thread(os.pread, state, state_bytes, 0)
+    content = await in_thread(os.pread, state, state_bytes, 0)
     await sink.write(_MAGIC + _SIZE.pack(len(content)) + content + _SIZE.pack(memory_bytes))
     extents = _extents(memory, memory_bytes)
-    while (piece := await asyncio.to_thread(next, extents, None)) is not None:
+    while (piece := await in_thread(next, extents, None)) is not None:
         offset, data = piece
         await sink.write(_EXTENT.pack(offset, len(data)) + data)
     await sink.write(_EXTENT.pack(memory_bytes, 0))
@@ -50,11 +51,11 @@ async def read(source: SnapshotSource, state: int, memory: int, memory_bytes: in
     (state_bytes,) = _SIZE.unpack(await stream.take(_SIZE.size))
     if state_bytes > _STATE_BYTES:
         raise SnapshotUnusable(f"A VMM's state has no {state_bytes} bytes")
-    await asyncio.to_thread(_write_at, state, await stream.take(state_bytes), 0)
+    await in_thread(_write_at, state, await stream.take(state_bytes), 0)
     (size,) = _SIZE.unpack(await stream.take(_SIZE.size))
     if size != memory_bytes:
         raise SnapshotUnusable(f"It is of {size} bytes of memory, and the machine has another size")
-    await asyncio.to_thread(os.ftruncate, memory, size)
+    await in_thread(os.ftruncate, memory, size)
     end = 0
     while True:
         offset, length = _EXTENT.unpack(await stream.take(_EXTENT.size))
@@ -62,7 +63,7 @@ async def read(source: SnapshotSource, state: int, memory: int, memory_bytes: in
             return
         if not (end <= offset < memory_bytes and 0 < length <= min(_PIECE, memory_bytes - offset)):
             raise SnapshotUnusable("It names memory that the machine does not have")
-        await asyncio.to_thread(_write_at, memory, await stream.take(length), offset)
+        await in_thread(_write_at, memory, await stream.take(length), offset)
         end = offset + length
 
 

@@ -84,6 +84,9 @@ class QemuDriver:
         session = await self._started(spec)
         try:
             await session.qmp.execute("cont")
+        except VmmFailed as error:
+            await session.kill()
+            raise session.not_started(error) from error
         except BaseException:
             await session.kill()
             raise

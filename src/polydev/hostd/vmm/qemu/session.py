@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from polydev.errors import VmmFailed
+from polydev.hostd.uncut import or_undone
 from polydev.hostd.vmm import process
 from polydev.hostd.vmm.console import Marker
 from polydev.hostd.vmm.qemu import ends
 from polydev.hostd.vmm.qemu.command import PROGRAM
 from polydev.hostd.vmm.qemu.qmp import Qmp
-from polydev.hostd.vmm.session import Session, started
+from polydev.hostd.vmm.session import Session
 
 
 class QemuSession(Session):
@@ -53,7 +54,7 @@ class QemuSession(Session):
         """Start QEMU, paused, and return when it has answered. Raises: VmmFailed, OSError."""
         handed = [*descriptors, given.qmp.fileno(), given.console.fileno()]
         starting = partial(process.start, argv, handed, given.errors, folder)
-        running = await started(starting, _end)
+        running = await or_undone(asyncio.to_thread(starting), _end)
         # Our copies must go before we connect: a QEMU that has ended refuses, and does not keep us.
         given.qmp.close()
         given.console.close()

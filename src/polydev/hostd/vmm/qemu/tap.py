@@ -13,6 +13,7 @@ import struct
 
 from polydev.errors import NetworkFailed
 from polydev.hostd.network.netns import NamespaceThread
+from polydev.hostd.uncut import or_undone
 
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -22,7 +23,7 @@ async def open_tap(netns: str, name: str) -> int:
     """A descriptor of the TAP `name` in namespace `netns`. Raises: NetworkFailed."""
     thread = NamespaceThread(netns)
     try:
-        return await thread.run(_open, name)
+        return await or_undone(thread.run(_open, name), _close)
     except OSError as error:
         raise NetworkFailed(
             f"TAP {name} in namespace {netns} cannot be opened: {error.strerror or error}"
@@ -41,3 +42,7 @@ def _open(name: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+async def _close(descriptor: int) -> None:
+    os.close(descriptor)
