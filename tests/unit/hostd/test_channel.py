@@ -248,6 +248,31 @@ async def test_output_that_nobody_reads_stops_at_the_window(peer: Peer, channel:
     await program.close()
 
 
+@pytest.mark.parametrize("cut", ["by us", "by the peer"])
+async def test_what_has_come_before_a_cut_is_still_read(
+    peer: Peer, channel: Channel, cut: str
+) -> None:
+    async def say_much(process: Any) -> None:
+        process.stdout.write(b"x" * 100_000)
+        process.stdout.write_eof()
+        await process.stdin.read()
+
+    peer.program = say_much
+    program = await channel.exec(ExecRequest(argv=["x"]))
+    async with asyncio.timeout(20):
+        while program._session._buffered < LIMITS.stream_window:
+            await asyncio.sleep(0.01)
+    if cut == "by us":
+        await channel.close()
+    else:
+        peer.cut()
+        await program._session.closed.wait()
+    size = 0
+    while (chunk := await program.read()) is not None:
+        size += len(chunk[1])
+    assert size >= LIMITS.stream_window
+
+
 async def test_a_short_program_that_prints_or_lasts_too_long_is_ended(
     peer: Peer, channel: Channel
 ) -> None:
