@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ports import KeptPort
 
 ROOT = Path(__file__).parents[2]
 IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
@@ -28,7 +29,11 @@ class Place:
 
     name: str = field(default_factory=lambda: f"pdt-{secrets.token_hex(3)}")
     extra: dict[str, str] = field(default_factory=dict)
-    port: int = field(default_factory=lambda: free_port())  # noqa: PLW0108  (defined below)
+    _port: KeptPort = field(default_factory=KeptPort)
+
+    @property
+    def port(self) -> int:
+        return self._port.number
 
     @property
     def state_dir(self) -> Path:
@@ -118,13 +123,6 @@ class Place:
             ],
         }
         return {what: things for what, things in found.items() if things}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from playwright.async_api import (
     Request,
     Response,
     async_playwright,
+    expect,
 )
 
 from polydev.web.assets import default_folder
@@ -61,6 +62,8 @@ _ARGUMENTS = (
 )
 _CACHE = Path(os.environ.get("POLYDEV_CACHE_DIR", "/var/cache/polydev"))
 _LIMIT_S = 60
+expect.set_options(timeout=_LIMIT_S * 1000)
+
 _AXE = Path("axe-core/axe.min.js")
 _AXE_RUN = """async (options) => {
   const found = await axe.run(document, options);

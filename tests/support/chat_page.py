@@ -18,8 +18,6 @@ LIMIT_S = 60
 IDLE = ".chat[data-state=loaded][data-running=false]"
 RUNNING = ".chat[data-running=true]"
 
-expect.set_options(timeout=LIMIT_S * 1000)
-
 
 @asynccontextmanager
 async def visited(chromium: Chromium, **options: Any) -> AsyncIterator[tuple[World, Visit]]:

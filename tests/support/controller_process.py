@@ -13,9 +13,9 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 import forks
 import httpx
+from ports import KeptPort
 
 from polydev.errors import LoginFailed
 from polydev.hosts import Host
@@ -66,7 +67,8 @@ class ControllerProcess:
         self.log = state_dir.parent / f"{name}.log"
         self._orders = state_dir.parent / f"{name}.orders"
         self._told = state_dir.parent / f"{name}.sagas"
-        self.port = _free_port()
+        self._hold = state_dir.parent / f"{name}.hold"
+        self._port = KeptPort()
         self.env = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -80,6 +82,10 @@ class ControllerProcess:
         self._process: forks.Forked | None = None
 
     @property
+    def port(self) -> int:
+        return self._port.number
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
@@ -88,6 +94,15 @@ class ControllerProcess:
         """Have it kill itself at points, one after another, and fail the step at another one."""
         orders = {"kill": [vars(at) for at in kill], "fail": fail and vars(fail)}
         self._orders.write_text(json.dumps(orders))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Workflows begin afterwards: whoever asks for one has the answer before it is cut."""
+        self._hold.touch()
+        try:
+            yield
+        finally:
+            self._hold.unlink()
 
     def orders_left(self) -> int:
         """How many orders it has not come to yet."""
@@ -102,7 +117,8 @@ class ControllerProcess:
 
     async def start(self, *, twice: bool = False) -> None:
         """Start it; `twice` has it do every step twice."""
-        argv = [str(self._orders), str(self._told), "twice" if twice else "once"]
+        how_often = "twice" if twice else "once"
+        argv = [str(self._orders), str(self._told), str(self._hold), how_often]
         self._process = await asyncio.to_thread(forks.fork, "controller", argv, self.env, self.log)
 
     async def ended(self) -> int:
@@ -173,21 +189,15 @@ class ControllerProcess:
         return Host(self.state_dir / "sockets" / "hostd.sock")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def main(argv: Sequence[str]) -> int:
-    """The controller, observed. Its arguments are the files of orders and of what it tells, and
-    how often to do each step."""
+    """The controller, observed. Its arguments are the files of orders, of what it tells and of
+    whether workflows are held, and how often to do each step."""
     from polydev import app, logging_setup
     from polydev.errors import PolydevError
     from polydev.settings import ControllerSettings, read
 
-    orders, told, times = argv
-    _tell_sagas(Path(told))
+    orders, told, hold, times = argv
+    _tell_sagas(Path(told), Path(hold))
     if times == "twice":
         _do_steps_twice()
     try:
@@ -215,14 +225,19 @@ def _obeying(orders: Path) -> Callable[[str, str], None]:
     return on_point
 
 
-def _tell_sagas(file: Path) -> None:
+def _tell_sagas(file: Path, hold: Path) -> None:
     from polydev.workflows import engine, saga
 
     add = engine.Engine.add
     told: dict[str, dict[str, Any] | None] = {}
 
     def telling_add(self: engine.Engine, name: str, body: engine.Body) -> None:
-        add(self, name, body)
+        async def held(subject: str) -> None:
+            while hold.exists():
+                await asyncio.sleep(0.01)
+            await body(subject)
+
+        add(self, name, held)
         told[name] = None
         if isinstance(body, partial) and isinstance(it := body.func.__self__, saga.Saga):
             undone = [step.name for step in it.steps if step.undo is not None]

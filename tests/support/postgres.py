@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
+from ports import KeptPort
 from psycopg import sql
 
 from polydev.store.database import migrate
@@ -46,9 +46,13 @@ class Cluster:
     def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
         self.folder = folder
         self._settings = _OPTIONS if is_durable else _OPTIONS | _NOT_DURABLE
-        self.port = _free_port()
+        self._port = KeptPort()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
+
+    @property
+    def port(self) -> int:
+        return self._port.number
 
     def start(self) -> None:
         """In the tests' main thread: it ends when the thread that started it ends."""
@@ -191,9 +195,3 @@ def _programs() -> Path:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     assert found, "PostgreSQL is not installed: scripts/setup --tests installs it"
     return found[-1].parent
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

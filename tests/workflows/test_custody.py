@@ -162,7 +162,8 @@ async def test_killed_anywhere_it_is_revoked(world: World, step: str) -> None:
     for point in POINTS:
         credential_id, vm_id = await _connected(world)
         world.controller.order(At(step, point))
-        await _post(world, credential_id, "revoke")
+        with world.controller.held():
+            await _post(world, credential_id, "revoke")
         assert await world.controller.ended() == -9
         await world.controller.start()
         await _gone(world, credential_id)

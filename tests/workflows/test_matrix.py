@@ -51,7 +51,8 @@ async def _killed(world: World, case: Case, *at: At, fail: At | None = None) -> 
     """Kill it at points, one after another, and start it each time; then it ends as it should."""
     before = await case.prepare(world)
     world.controller.order(*at, fail=fail)
-    subject = await case.begin(world, before)
+    with world.controller.held():
+        subject = await case.begin(world, before)
     for _ in at:
         assert await world.controller.ended() == -9, f"not killed {', '.join(map(str, at))}"
         await world.bury()

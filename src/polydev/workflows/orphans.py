@@ -65,10 +65,10 @@ class Orphans:
         if not await self._is_still_there(host_id, view.vm_id):
             return
         log.warning("destroying %s: %s", view.vm_id, why)
-        await self.machines.erase_at(host_id, VmId(view.vm_id))
-        async with self.database.write() as connection:
+        async with self.database.write() as connection:  # first: nothing goes without a reason
             owner = None if row is None else row.user_id
             await audit.record(connection, entry("machine.destroy", view.vm_id, owner, why))
+        await self.machines.erase_at(host_id, VmId(view.vm_id))
 
     async def _is_still_there(self, host_id: HostId, vm_id: str) -> bool:
         try:
