@@ -16,6 +16,7 @@ from playwright.async_api import Locator, Page, expect
 
 LIMIT_S = 60
 IDLE = ".chat[data-state=loaded][data-running=false]"
+LOADED = ".chat[data-state=loaded]"
 RUNNING = ".chat[data-running=true]"
 
 
@@ -60,7 +61,7 @@ async def a_chat(visit: Visit, provider: str = "codex") -> str:
 
 async def open_chat(page: Page, chat_id: str) -> None:
     await page.goto(f"/chat/{chat_id}")
-    await page.wait_for_selector(".chat[data-state=loaded]")
+    await page.wait_for_selector(LOADED)
 
 
 async def say(page: Page, text: str) -> None:

@@ -77,6 +77,21 @@ async def _click_inside(page: Page) -> None:
     await canvas.click(position={"x": INNER["x"] * scale, "y": INNER["y"] * scale})
 
 
+@asynccontextmanager
+async def _stays(page: Page) -> AsyncIterator[None]:
+    """A login that completes leads on to its chat by itself, after a moment; not in here."""
+    looked_at = asyncio.Event()
+
+    async def wait(route: Route) -> None:
+        await looked_at.wait()
+        await route.continue_()
+
+    await page.route("**/api/chats", wait)
+    yield
+    looked_at.set()
+    await page.wait_for_url("**/chat/*")
+
+
 async def test_a_login_by_clicks_and_keys_leads_to_the_chat_in_the_cli_machine(
     place: tuple[World, Visit],
 ) -> None:
@@ -93,23 +108,15 @@ async def test_a_login_by_clicks_and_keys_leads_to_the_chat_in_the_cli_machine(
     assert abs(click[1] - INNER["y"]) <= 2
     keys = [it["key"] for it in heard if "key" in it]
     assert [it for it in keys if it < 0xFF00] == [ord("a"), ord("B"), ord("@")]
-    looked_at = asyncio.Event()
-
-    async def wait(route: Route) -> None:
-        await looked_at.wait()
-        await route.continue_()
-
-    await page.route("**/api/chats", wait)  # it leads on by itself, after a moment
-    await page.keyboard.press("Enter")
-    await page.wait_for_selector(ENDED, timeout=SLOW_MS)
-    await expect(page.locator("h1")).to_have_text("Codex is connected")
-    await visit.assert_accessible()
-    view = await _ask(page, f"/api/auth/session/{session_id}")
-    active = await _ask(page, "/api/vm/active-cli")
-    assert view["cliVM"]["vmId"] == active["vmId"]
-    await expect(page.locator(".end")).to_contain_text(active["vmId"])
-    looked_at.set()
-    await page.wait_for_url("**/chat/*")
+    async with _stays(page):
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector(ENDED, timeout=SLOW_MS)
+        await expect(page.locator("h1")).to_have_text("Codex is connected")
+        await visit.assert_accessible()
+        view = await _ask(page, f"/api/auth/session/{session_id}")
+        active = await _ask(page, "/api/vm/active-cli")
+        assert view["cliVM"]["vmId"] == active["vmId"]
+        await expect(page.locator(".end")).to_contain_text(active["vmId"])
     chat = await _ask(page, f"/api/chats/{page.url.rpartition('/')[2]}")
     assert chat["provider"] == "codex"
 
@@ -134,9 +141,10 @@ async def test_what_was_done_in_ones_own_browser_is_pasted(place: tuple[World, V
     await expect(field).to_be_focused()
     await visit.assert_accessible()
     await field.fill(CALLBACK.removeprefix("http://"))
-    await page.keyboard.press("Enter")
-    await page.wait_for_selector(ENDED, timeout=SLOW_MS)
-    await expect(page.locator("h1")).to_have_text("Codex is connected")
+    async with _stays(page):
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector(ENDED, timeout=SLOW_MS)
+        await expect(page.locator("h1")).to_have_text("Codex is connected")
 
 
 async def test_a_reload_in_the_middle_shows_how_it_stands(place: tuple[World, Visit]) -> None:
@@ -223,9 +231,10 @@ async def test_it_is_used_on_a_phone(chromium: Chromium) -> None:
         await page.keyboard.press("Backspace")
         heard = await heard_by_screen(world.controller.host(), session_id, 3)
         assert [it["key"] for it in heard] == [ord("n"), ord("é"), 0xFF08]
-        await page.keyboard.press("Enter")
-        await page.wait_for_selector(ENDED, timeout=SLOW_MS)
-        await visit.assert_accessible()
+        async with _stays(page):
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector(ENDED, timeout=SLOW_MS)
+            await visit.assert_accessible()
 
 
 async def test_a_text_is_pasted_into_the_machine_and_keys_let_go(
@@ -258,17 +267,19 @@ async def test_two_logins_of_one_person_stay_apart(place: tuple[World, Visit]) -
     other = await _connect(visit, "claude_code")
     await _until_live(second)
     await _click_inside(second)
-    await second.keyboard.press("Enter")
-    await second.wait_for_selector(ENDED, timeout=SLOW_MS)
-    active = await _ask(second, "/api/vm/active-cli")
-    await expect(second.locator(".end")).to_contain_text(active["vmId"])
+    async with _stays(second):
+        await second.keyboard.press("Enter")
+        await second.wait_for_selector(ENDED, timeout=SLOW_MS)
+        active = await _ask(second, "/api/vm/active-cli")
+        await expect(second.locator(".end")).to_contain_text(active["vmId"])
     await expect(first.locator("#screen-state")).to_have_text("Live")
     await first.bring_to_front()
     await _click_inside(first)
     assert await heard_by_screen(world.controller.host(), one, 1)
-    await first.keyboard.press("Enter")
-    await first.wait_for_selector(ENDED, timeout=SLOW_MS)
-    views = [await _ask(first, f"/api/auth/session/{it}") for it in (one, other)]
+    async with _stays(first):
+        await first.keyboard.press("Enter")
+        await first.wait_for_selector(ENDED, timeout=SLOW_MS)
+        views = [await _ask(first, f"/api/auth/session/{it}") for it in (one, other)]
     assert {it["cliVM"]["vmId"] for it in views} == {active["vmId"]}
     assert (await _ask(first, "/api/vm/active-cli"))["vmId"] == active["vmId"]
     assert [it["vm_type"] for it in await _ask(first, "/api/vm/list")] == ["cli"]

@@ -106,7 +106,6 @@ async def test_a_listener_misses_nothing_while_the_controller_is_killed(
 
 async def test_a_listener_hears_what_happens_from_now_on(world: World) -> None:
     async with world.controller.client() as client:
-        await client.post("/api/vm/create", json={"vmType": "cli"})
         listener = Listener(client)
 
         async def first() -> tuple[str, dict[str, Any]]:
@@ -117,7 +116,11 @@ async def test_a_listener_hears_what_happens_from_now_on(world: World) -> None:
             raise AssertionError("the stream ended")
 
         async with asyncio.timeout(60):
-            kind, data = await first()
+            hearing = asyncio.create_task(first())
+            while not listener.last_id:  # from where on it hears
+                await asyncio.sleep(0.02)
+            await client.post("/api/vm/create", json={"vmType": "cli"})
+            kind, data = await hearing
     assert kind == "machine"
     assert data["kind"] == "cli"
 

@@ -40,6 +40,13 @@ async def _until(client: httpx.AsyncClient, session_id: str, *statuses: str) -> 
     return dict(view)
 
 
+async def _until_running(client: httpx.AsyncClient, vm_id: str) -> None:
+    async with asyncio.timeout(60):
+        view = (await client.get(f"/api/vm/{vm_id}")).json()
+        while view["status"] != "running":
+            view = (await client.get(f"/api/vm/{vm_id}?after={view['version']}&wait=20")).json()
+
+
 async def _has_everything(world: World, person: TestPerson) -> str:
     """Give a person a credential, machines, a login that goes on, and what requests leave."""
     client = await person.by_token("read", "connect", "machines", "account")
@@ -51,7 +58,8 @@ async def _has_everything(world: World, person: TestPerson) -> str:
         done = await _until(client, session_id)
         assert done["status"] == "completed", done
         headers = {"Idempotency-Key": "one-more"}
-        await client.post("/api/vm/create", json={"vmType": "cli"}, headers=headers)
+        made = await client.post("/api/vm/create", json={"vmType": "cli"}, headers=headers)
+        await _until_running(client, made.json()["vm_id"])
         going_on = await client.post("/api/auth/start", json={"provider": "claude_code"})
         await _until(client, going_on.json()["sessionId"], "waiting_for_person")
     return str(done["cliVM"]["vmId"])

@@ -229,7 +229,8 @@ async def test_idle_machines_sleep_and_one_in_which_a_cli_answers_does_not() -> 
         view = await world.until_machine(made["vm_id"], "hibernated")
         assert view["sleep"]["slept_why"] == "not used for 2 seconds"
         assert (await world.states())[vm_id] == "running", "a CLI waits for its person in it"
-        [entry] = await audited(world, "machine.hibernate")
+        slept = await audited(world, "machine.hibernate")
+        [entry] = [it for it in slept if it["subject"] == made["vm_id"]]
         assert (entry["actor"], entry["via"]) == ("controller", "idle")
         assert entry["reason"] == "not used for 2 seconds"
 

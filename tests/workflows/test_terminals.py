@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from polydev.hostapi import ExecEnd
 
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 async def a_machine(world: World) -> str:
