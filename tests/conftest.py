@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
+import hypothesis
 import pytest
 from browser import Chromium, a_chromium
 from postgres import Cluster, a_cluster
@@ -16,6 +17,12 @@ from postgres import Cluster, a_cluster
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# Machines are busy: how long one example takes says nothing.
+hypothesis.settings.register_profile(
+    "polydev", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("polydev")
 
 _LONG = {
     "test_acp_agents.py",

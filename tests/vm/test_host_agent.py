@@ -229,9 +229,8 @@ async def test_destroying_does_not_wait_for_a_boot(agent: AgentProcess, host: Ho
     vm_id = new_vm_id()
     creating = asyncio.create_task(run(host, cli_machine(vm_id)))
     await until_vmm_runs(agent)
-    async with asyncio.timeout(5):
-        await run(host, DestroyMachine(vm_id=vm_id))
-    with pytest.raises(MachineBusy):
+    await run(host, DestroyMachine(vm_id=vm_id))
+    with pytest.raises(MachineBusy):  # it was cut: one that had booted would have been made
         await creating
     await assert_nothing_left(agent, host)
 

@@ -16,7 +16,7 @@ from agent_process import agent_world
 
 import polydev
 from polydev.domain import GuestFile, MachineKind, new_vm_id
-from polydev.hostapi import CreateMachine, WireFile, WriteFiles
+from polydev.hostapi import CreateMachine, ExecRequest, WireFile, WriteFiles
 from polydev.hosts import Host
 
 pytestmark = pytest.mark.vm
@@ -114,10 +114,13 @@ async def test_what_a_guest_frees_goes_back_and_what_takes_too_much_is_ended() -
 
 async def _gives_back(host: Host, vm_id: str, pid: int) -> None:
     before_mib = guest_memory_mib(pid)
-    use = f"x = b'1' * ({USED_MIB} << 20); print('used')"
+    use = f"x = b'1' * ({USED_MIB} << 20); print('used', flush=True); input()"
     async with asyncio.timeout(GIVEN_BACK_LIMIT_S):
-        assert await said(host, vm_id, "python3", "-c", use) == "used"
-        assert guest_memory_mib(pid) > before_mib + USED_MIB * 2 // 3, "it was not used"
+        async with host.exec(vm_id, ExecRequest(argv=["python3", "-c", use])) as program:
+            assert await anext(program.stdout()) == b"used\n"
+            assert guest_memory_mib(pid) > before_mib + USED_MIB * 2 // 3, "it was not used"
+            await program.write(b"\n")
+            assert await program.wait() == 0
         while guest_memory_mib(pid) > before_mib + USED_MIB // 3:
             await asyncio.sleep(0.2)
 

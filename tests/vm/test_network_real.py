@@ -33,7 +33,7 @@ from polydev.hostapi import ExecRequest
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]
 
 PORT = 7000
-FETCH_LIMIT_S = 5
+FETCH_LIMIT_S, NOT_FETCHED_S = 50, 5
 LISTEN_EVERYWHERE = (
     "use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 1, LocalPort => 9000) or die;"
     'syswrite(STDOUT, "listens\n"); sleep 1000'
@@ -79,11 +79,11 @@ async def _two() -> AsyncIterator[Two]:
             yield Two(here, await machines.start(), await machines.start())
 
 
-async def fetched(machine: RealMachine, address: str, port: int = PORT) -> str:
+async def fetched(machine: RealMachine, address: str, limit_s: int = FETCH_LIMIT_S) -> str:
     """What a TCP server says to the machine; nothing if it cannot be reached."""
-    script = f"exec 3<>/dev/tcp/{address}/{port} && cat <&3"
+    script = f"exec 3<>/dev/tcp/{address}/{PORT} && cat <&3"
     outcome = await machine.channel.run(
-        ["timeout", str(FETCH_LIMIT_S), "bash", "-c", script], timeout_s=60
+        ["timeout", str(limit_s), "bash", "-c", script], timeout_s=60
     )
     return outcome.stdout.decode()
 
@@ -106,7 +106,8 @@ async def test_neither_reaches_the_other_the_host_or_private_networks(two: Two) 
     async with await two.other.channel.exec(ExecRequest(argv=listening)) as server:
         assert await server.read()
         targets = (two.other.place.address, GATEWAY, HOST, *PRIVATE)
-        answers = await asyncio.gather(*(fetched(two.one, address) for address in targets))
+        fetching = (fetched(two.one, address, NOT_FETCHED_S) for address in targets)
+        answers = await asyncio.gather(*fetching)
     for greeter in greeters:
         greeter.close()
     assert dict(zip(targets, answers, strict=True)) == dict.fromkeys(targets, "")
@@ -120,7 +121,7 @@ async def test_root_in_a_machine_cannot_take_another_address_or_mac(two: Two) ->
         assert await fetched(two.one, WORLD)
         stolen = f"lan={lan}; ip addr add {two.other.place.address}/24 dev $lan;"
         await as_root(two.one, f"{stolen} {route} src {two.other.place.address}")
-        assert await fetched(two.one, WORLD) == ""
+        assert await fetched(two.one, WORLD, NOT_FETCHED_S) == ""
         given_back = f"lan={lan}; ip addr del {two.other.place.address}/24 dev $lan; {route}"
         await as_root(two.one, given_back)
         assert await fetched(two.one, WORLD)
@@ -130,7 +131,7 @@ async def test_root_in_a_machine_cannot_take_another_address_or_mac(two: Two) ->
 
         there_and_back = (
             f"lan={lan}; {with_mac(two.other.place.mac)} {route};"
-            f"timeout {FETCH_LIMIT_S} bash -c 'cat </dev/tcp/{WORLD}/{PORT}' >/tmp/got || true;"
+            f"timeout {NOT_FETCHED_S} bash -c 'cat </dev/tcp/{WORLD}/{PORT}' >/tmp/got || true;"
             f"{with_mac(two.one.place.mac)} {route}; [ ! -s /tmp/got ]"
         )
         await as_root(two.one, there_and_back)

@@ -105,12 +105,20 @@ async def test_a_guest_that_prints_forever_costs_a_bounded_log(
         state = (spec.folder / "console.log").stat()
         turned += state.st_ino not in logs
         logs = {state.st_ino}
-        assert sum(path.stat().st_size for path in spec.folder.glob("*console.log*")) <= 3 * limit
+        assert sum(map(size_of, spec.folder.glob("*console.log*"))) <= 3 * limit
         await asyncio.sleep(0.05)
         assert time.monotonic() - start_s < READY_S
     assert (time.process_time() - cpu_s) / (time.monotonic() - start_s) < 0.5
     await vmm.kill()
     assert 0 < (spec.folder / "console.log").stat().st_size <= 3 * limit
+
+
+def size_of(path: Path) -> int:
+    """Of a file that may be renamed meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 async def test_the_marker_is_found_behind_a_flood(world: QemuWorld) -> None:
@@ -127,8 +135,8 @@ async def test_the_marker_is_found_behind_a_flood(world: QemuWorld) -> None:
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
+    await vmm.kill()  # then all that it said is written
     assert (spec.folder / "console.log").read_bytes().count(b"MARMARMA") == 3000
-    await vmm.kill()
 
 
 async def test_a_guest_that_gives_up_is_quoted(world: QemuWorld) -> None:

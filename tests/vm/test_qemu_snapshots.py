@@ -137,8 +137,12 @@ async def restoring_that_is_cut(world: QemuWorld, spec: LaunchSpec, kept: KeptMe
 async def a_vmm_that_dies_while_it_is_saved(
     world: QemuWorld, spec: LaunchSpec, vmm: RunningQemu
 ) -> None:
+    killed = False
+
     async def kill(place: int) -> None:
-        if place > MIDDLE:
+        nonlocal killed
+        if place > MIDDLE and not killed:
+            killed = True
             os.kill(vmm.pid, signal.SIGKILL)
 
     with pytest.raises(VmmFailed):

@@ -103,6 +103,11 @@ async def test_a_program_that_ends_before_it_is_ready_ends_everything_with_its_l
     steady = program(
         tmp_path, "steady", f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
     )
+
+    async def has_told() -> bool:
+        return any("pid" in line for line in heard.lines)
+
+    steady = replace(steady, is_ready=has_told)
     wrong = program(
         tmp_path, "wrong", "print('polydev-wrong: KEY is not usable'); exit(3)", ready=False
     )

@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
@@ -26,7 +28,7 @@ from polydev.hostd.channel.folders import checked, checked_new
 from polydev.hostd.channel.guest_files import GuestFiles
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
-LIMITS = ChannelLimits(connect_s=5, open_s=5, files_s=2)
+LIMITS = ChannelLimits(connect_s=5, open_s=30, files_s=30)
 MOST = 1024 * 1024
 
 
@@ -295,7 +297,8 @@ class Silent(asyncssh.SFTPServer):
 
 class TestSilent:
     @pytest.fixture
-    def server(self) -> type[asyncssh.SFTPServer]:
+    def server(self, monkeypatch: pytest.MonkeyPatch) -> type[asyncssh.SFTPServer]:
+        monkeypatch.setattr(sys.modules[__name__], "LIMITS", replace(LIMITS, files_s=2))
         return Silent
 
     async def test_a_guest_that_does_not_answer_is_given_up(

@@ -47,6 +47,7 @@ class SimulatedHost:
         self.faults = Faults()
         self.fingerprint: str | None = None
         self.goes_on = True
+        self.wake_limit_s = 60.0
         self.network = BookNetwork(self.faults)
         self.keys = self.root / "keys"
         self.settings = HostSettings(state_dir=self.root, driver="simulated")
@@ -61,6 +62,7 @@ class SimulatedHost:
             network=self.network,
             furnishing=SimulatedFurnishing(self.settings),
             memory_keys=MemoryKeys.for_state(self.root, self.keys),
+            wake_limit_s=self.wake_limit_s,
         )
 
     async def agent(self) -> Machines:
@@ -312,8 +314,10 @@ async def test_a_guest_that_never_answers_again_is_booted(
 ) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
-    host.goes_on = False
-    view = await machines.start(vm_id, 0.5)
+    host.goes_on, host.wake_limit_s = False, 0.5  # to wake: to boot there is time
+    another = await host.agent()
+    view = await another.start(vm_id, 60)
+    await another.close()
     assert view.wake is not None
     assert view.wake.how == "booted"
     assert "not ready within 0.5 s" in view.wake.reason

@@ -291,11 +291,17 @@ async def test_destroying_anywhere_leaves_nothing(tmp_path: Path, operation: str
 async def test_a_vmm_killed_anywhere_leaves_a_machine_that_can_be_used(
     tmp_path: Path, operation: str
 ) -> None:
+    killed: list[int] = []
+
     def kill_vmm(scene: Scene, working: object) -> None:
         for pid in scene.world.driver.leftovers([]):
             os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
 
     async def check(scene: Scene) -> None:
+        async with asyncio.timeout(10):
+            while set(killed) & set(scene.world.driver.leftovers([])):
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)  # what watches the VMM has its turn
         async with asyncio.timeout(10):
             await scene.perform("resume")

@@ -73,10 +73,11 @@ async def test_a_lease_is_held_renewed_and_given_back(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "PERIOD_S", 0.05)
+    monkeypatch.setattr(leases, "VALID_S", 600.0)
     lease = Lease(database, lapse=pytest.fail)
     async with lease.held():
         for _ in range(3):
-            await _age(database, leases.VALID_S - 1)
+            await _age(database, leases.VALID_S * 2 / 3)
             async with asyncio.timeout(LIMIT_S):
                 while await _remaining_s(database) < leases.VALID_S / 2:
                     await asyncio.sleep(0.02)
@@ -138,10 +139,12 @@ async def test_a_survivor_that_dies_while_it_takes_over_is_followed_by_another(
 ) -> None:
     await _begun(database, "dead", 0)
     first, second = BusyEngine("dead"), BusyEngine("dead")
-    first.take_over = _never  # type: ignore[method-assign]
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1):
-            await _look(database, first)
+    claimed = asyncio.Event()
+    first.take_over = _never(claimed)  # type: ignore[method-assign]
+    looking = asyncio.create_task(_look(database, first))
+    await asyncio.wait_for(claimed.wait(), LIMIT_S)
+    looking.cancel()
+    await asyncio.wait({looking})
     await _look(database, second)
     assert second.taken == [], "the first one's claim was valid still"
     assert await _alive(database) == frozenset(), "a claim is no controller"
@@ -167,6 +170,10 @@ def _slow(engine: BusyEngine):  # type: ignore[no-untyped-def]
     return take_over
 
 
-async def _never(executors: frozenset[str]) -> int:
-    await asyncio.Event().wait()
-    return 0
+def _never(began: asyncio.Event):  # type: ignore[no-untyped-def]
+    async def take_over(executors: frozenset[str]) -> int:
+        began.set()
+        await asyncio.Event().wait()
+        return 0
+
+    return take_over

@@ -57,8 +57,10 @@ class Bench:
 
         return work
 
-    async def run(self, *steps: Step, always: tuple[Step, ...] = ()) -> PolydevError | None:
-        saga = Saga("test", steps, always, self.notes, undo_limit_s=1)
+    async def run(
+        self, *steps: Step, always: tuple[Step, ...] = (), undo_limit_s: float = 1
+    ) -> PolydevError | None:
+        saga = Saga("test", steps, always, self.notes, undo_limit_s=undo_limit_s)
         self.engine.add("test", lambda subject: saga.run(self.engine, subject))
         await self.engine.start()
         await self.engine.enqueue("test", "it")
@@ -130,7 +132,8 @@ async def test_undoing_insists(bench: Bench) -> None:
     stubborn = Step(
         "one", bench.does("one"), 5, undo=bench.does("undo", LoginFailed("a"), ChannelLost("b"))
     )
-    failure = await bench.run(stubborn, _step(bench, "two", LoginFailed("no")))
+    failing = _step(bench, "two", LoginFailed("no"))
+    failure = await bench.run(stubborn, failing, undo_limit_s=60)
     assert failure is not None
     assert bench.done == ["one", "two", "undo two", "undo", "undo", "undo"]
 
