@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -239,6 +240,25 @@ async def test_a_launch_that_nobody_waits_for_any_more_leaves_nothing(
 
 REQUESTS = 13
 """Of a launch, the question whether it is there included."""
+
+
+async def test_looking_removes_no_cgroup_of_a_machine_that_starts(world: FirecrackerWorld) -> None:
+    spec = await world.spec()
+    mounted = cgroup.root()
+    if mounted is None:
+        pytest.skip("this host has no cgroup v2")
+    made_by_a_jailer = mounted / world.netns / spec.vm_id
+    made_by_a_jailer.mkdir(parents=True)
+    assert list(world.driver.leftovers([])) == []
+    assert made_by_a_jailer.exists()
+    shutil.rmtree(spec.folder)
+    assert list(world.driver.leftovers([])) == []
+    assert not made_by_a_jailer.exists()
+
+
+async def test_where_no_machine_ever_was_nothing_is_left(world: FirecrackerWorld) -> None:
+    shutil.rmtree(world.machines_dir)
+    assert list(world.driver.leftovers([])) == []
 
 
 def kill_all(world: FirecrackerWorld) -> None:

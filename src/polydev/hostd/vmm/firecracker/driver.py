@@ -130,7 +130,8 @@ class FirecrackerDriver:
         Cgroups that nobody is in, and whose machine has no folder any more, are removed on the way.
         """
         found = list(jail.running_in(self._machines_dir.resolve()))
-        keep = {folder.name for folder in self._machines_dir.iterdir()}
+        there = self._machines_dir.iterdir() if self._machines_dir.is_dir() else ()
+        keep = {folder.name for folder in there}
         self._cgroups.sweep(keep | {where.name for _, where, _ in found})
         return adoption.leftovers(found, folders)
 
