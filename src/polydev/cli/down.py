@@ -28,6 +28,7 @@ from polydev.settings import HostSettings, read
 
 END_LIMIT_S = 60.0
 KILL_LIMIT_S = 10.0
+_KILL_ROUNDS = 100
 
 
 @runs
@@ -117,17 +118,17 @@ async def kill_in_namespace(netns: str) -> None:
 
     Raises: Failed when one does not end.
     """
-    left: list[int] = []
-    try:
-        async with asyncio.timeout(KILL_LIMIT_S):
-            while left := await asyncio.to_thread(_pids_in, netns):
-                for pid in left:
-                    await _kill(pid)
-    except TimeoutError:
+    for _ in range(_KILL_ROUNDS):
+        pids = await asyncio.to_thread(_pids_in, netns)
+        have_ended = await asyncio.gather(*map(_kill, pids))
+        left = [pid for pid, has_ended in zip(pids, have_ended, strict=True) if not has_ended]
+        if left or not pids:
+            break
+    if left:
         raise Failed(
             f"In the network namespace {netns}, processes {left} do not end, even when killed",
             hint=f"`ip netns pids {netns}` lists them; ask again when they are gone",
-        ) from None
+        )
 
 
 def _pids_in(netns: str) -> list[int]:
@@ -137,15 +138,21 @@ def _pids_in(netns: str) -> list[int]:
     return [int(word) for word in listed.stdout.split()]
 
 
-async def _kill(pid: int) -> None:
-    """Kill a process and wait for its end, whosever child it is. Raises: TimeoutError."""
-    with suppress(ProcessLookupError):
+async def _kill(pid: int) -> bool:
+    """Kill a process and wait for its end, whosever child it is. Whether it has ended in time."""
+    try:
         process = os.pidfd_open(pid)
-        try:
+    except ProcessLookupError:
+        return True
+    try:
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, signal.SIGKILL)
-            await wait_ended(process, KILL_LIMIT_S)
-        finally:
-            os.close(process)
+        await wait_ended(process, KILL_LIMIT_S)
+    except TimeoutError:
+        return False
+    finally:
+        os.close(process)
+    return True
 
 
 def _confirm(settings: HostSettings) -> None:

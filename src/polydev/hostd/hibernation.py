@@ -78,7 +78,7 @@ class Hibernation:
         """Bring the memory's file in its place; the guest stands still then."""
         path = self._site.folder(record.vm_id).memory
         fingerprint = await self._site.driver.fingerprint(await spec_of(self._site, record))
-        key = await asyncio.to_thread(self._site.memory_keys.made)
+        key = await in_thread(self._site.memory_keys.made)
         await flush(machine)
         labels = Labels(self._site.driver.name, fingerprint)
         async with snapshots.writing(path, labels, key) as sink:

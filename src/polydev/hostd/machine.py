@@ -88,7 +88,10 @@ class RunningMachine:
             ) from None
 
     async def _or_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something with the guest, unless its VMM ends before. Raises: VmmFailed."""
+        """Do something with the guest, unless its VMM ends before.
+
+        Raises: VmmFailed, and what the work raises.
+        """
         working, ended = asyncio.create_task(work), asyncio.create_task(self.vmm.wait())
         try:
             await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -8,7 +8,6 @@ written aside, read back and only then put in place. What was in the way of a di
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -24,6 +23,7 @@ from polydev.domain import GuestFile
 from polydev.errors import BadPath, DiskFull, ImageDamaged, ImageInUse, MissingImage, NoSuchFile
 from polydev.hostd.confine import MemoryFile
 from polydev.hostd.e2fs import ROOT_INODE, Filesystem, FileType, Inode
+from polydev.hostd.uncut import in_thread
 
 UPPER = "upper"
 _COMPONENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._][A-Za-z0-9._-]{0,254}")
@@ -274,7 +274,7 @@ async def _held(image: Path) -> AsyncIterator[Filesystem]:
                 hint="Stop the machine first, or write through its channel",
             ) from None
         yield Filesystem(descriptor, image.parent.name)
-        await asyncio.to_thread(os.fsync, descriptor)
+        await in_thread(os.fsync, descriptor)
     finally:
         os.close(descriptor)
 

@@ -16,6 +16,7 @@ from polydev.errors import NoSuchMachine, PolydevError
 from polydev.hostapi import MachineView, Swept
 from polydev.hosts import Host
 from polydev.store import audit, machines
+from polydev.store.audit import Sought
 from polydev.store.database import Database
 from polydev.workflows.machines import Machines
 
@@ -65,10 +66,17 @@ class Orphans:
         if not await self._is_still_there(host_id, view.vm_id):
             return
         log.warning("destroying %s: %s", view.vm_id, why)
-        async with self.database.write() as connection:  # first: nothing goes without a reason
-            owner = None if row is None else row.user_id
-            await audit.record(connection, entry("machine.destroy", view.vm_id, owner, why))
+        owner = None if row is None else row.user_id
+        await self._explain(entry("machine.destroy", view.vm_id, owner, why))
         await self.machines.erase_at(host_id, VmId(view.vm_id))
+
+    async def _explain(self, deed: AuditEntry) -> None:
+        """Say why before it is done, so that nothing goes without a reason; and once, however often
+        it has to be tried."""
+        async with self.database.write() as connection:
+            told = await audit.found(connection, Sought(subject=deed.subject, action=deed.action))
+            if deed.via not in {it.entry.via for it in told}:
+                await audit.record(connection, deed)
 
     async def _is_still_there(self, host_id: HostId, vm_id: str) -> bool:
         try:

@@ -28,6 +28,7 @@ from polydev.hostd.vmm.process import VmmProcess
 from polydev.hostd.vmm.vmm import ExitReport
 
 _LAST_WORDS_S = 5
+_END_S = 0.5
 _CONSOLE, _ERRORS = "console.log", "error.log"
 
 
@@ -76,8 +77,21 @@ class Session(ABC):
             raise VmmFailed("The session was closed")
         return await asyncio.shield(self._end)
 
-    def not_started(self, error: Exception) -> VmmFailed:
-        """What to say of a start that failed with `error`, once the process has ended."""
+    async def give_up(self, error: BaseException) -> None:
+        """End a process whose start went wrong by `error`, which the caller goes on to raise.
+
+        Raises: VmmFailed with its last words instead, where it had ended by itself.
+        """
+        try:
+            if isinstance(error, VmmFailed) and self._end is not None:
+                await asyncio.wait({self._end}, timeout=_END_S)  # who hangs up may be about to end
+            had_ended = self._end is not None and self._end.done()
+        finally:
+            await self.kill()
+        if had_ended and isinstance(error, VmmFailed):
+            raise self._not_started(error) from error
+
+    def _not_started(self, error: Exception) -> VmmFailed:
         words = self.last_words or self.last_lines or error
         return VmmFailed(f"{self.vmm} did not start: {words}", hint=self.hint)
 
@@ -129,7 +143,7 @@ class Session(ABC):
             await self.kill()
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
-            raise self.not_started(error) from error
+            raise self._not_started(error) from error
         except BaseException:
             await self.kill()
             raise

@@ -15,7 +15,7 @@ from polydev.errors import GuestMisbehaved, SnapshotUnusable
 from polydev.hostd.machine import PreparedMachine, RunningMachine
 from polydev.hostd.site import Site
 from polydev.hostd.snapshots import reading
-from polydev.hostd.uncut import in_thread, to_its_end
+from polydev.hostd.uncut import in_thread
 from polydev.hostd.vmm.console import CONSOLE_LOG_BYTES, BoundedLog
 from polydev.hostd.warm import guest
 from polydev.hostd.warm.making import fits
@@ -54,7 +54,7 @@ async def clone(
         await _renew(site, template, machine)
         await asyncio.gather(machine.channel.connect(), _require_shut(site, template, machine))
     except BaseException:
-        await to_its_end(machine.kill())
+        await machine.kill()
         raise
     log.info(
         "%s: restored in %.2f s, renewed in %.2f s",

@@ -43,7 +43,7 @@ async def make(
     raise.
     """
     began = time.monotonic()
-    key = await asyncio.to_thread(site.memory_keys.made)
+    key = await in_thread(site.memory_keys.made)
     async with nobodys.passing(site, roster, shape, _PURPOSE) as prepared:
         described = Description(
             shape=shape,

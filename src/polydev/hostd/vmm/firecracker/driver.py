@@ -151,8 +151,8 @@ class FirecrackerDriver:
             raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
         try:
             await prepare(session)
-        except BaseException:
-            await session.kill()
+        except BaseException as error:
+            await session.give_up(error)
             raise
         return RunningFirecracker(spec, session)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polydev.errors import VmmFailed
-from polydev.hostd.uncut import or_undone
+from polydev.hostd.uncut import in_thread, or_undone
 from polydev.hostd.vmm.console import BoundedLog, Marker, Reader
 from polydev.hostd.vmm.firecracker import ends, jail
 from polydev.hostd.vmm.firecracker.api import Api, NotListening
@@ -168,8 +168,8 @@ class FirecrackerSession(Session):
 
 async def remove_traces(place: Place) -> None:
     """Remove what a VMM that has ended leaves on the host, all but its logs."""
-    await asyncio.to_thread(ends.remove_from, place.folder)
-    await asyncio.to_thread(jail.remove_from, place.folder)
+    await in_thread(ends.remove_from, place.folder)
+    await in_thread(jail.remove_from, place.folder)
     await place.cgroups.remove(place.name)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from polydev.errors import MissingImage, PolydevError, VmmFailed
 from polydev.hostd.confine import confined, tool
 from polydev.hostd.room import room_in
+from polydev.hostd.uncut import in_thread
 from polydev.hostd.vmm import adoption, cgroups, process
 from polydev.hostd.vmm.boot_files import BootFiles
 from polydev.hostd.vmm.cgroups import Bounds, Cgroups
@@ -84,11 +85,8 @@ class QemuDriver:
         session = await self._started(spec)
         try:
             await session.qmp.execute("cont")
-        except VmmFailed as error:
-            await session.kill()
-            raise session.not_started(error) from error
-        except BaseException:
-            await session.kill()
+        except BaseException as error:
+            await session.give_up(error)
             raise
         return RunningQemu(spec, session)
 
@@ -102,8 +100,8 @@ class QemuDriver:
         session = await self._started(spec, INCOMING)
         try:
             await migration.load(session, source)
-        except BaseException:
-            await session.kill()
+        except BaseException as error:
+            await session.give_up(error)
             raise
         session.marker.seen.set()
         return RunningQemu(spec, session)
@@ -140,9 +138,9 @@ class QemuDriver:
         memory_mib = spec.memory_mib + overhead_mib(how, spec.memory_mib)
         bounds = Bounds(memory_mib << 20, _THREADS + spec.vcpus, 100 * spec.vcpus)
         try:
-            await asyncio.to_thread(self._cgroups.hold, spec.vm_id, session.process.pid, bounds)
-        except BaseException:
-            await session.kill()
+            await in_thread(self._cgroups.hold, spec.vm_id, session.process.pid, bounds)
+        except BaseException as error:
+            await session.give_up(error)
             raise
         return session
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from polydev.errors import VmmFailed
-from polydev.hostd.uncut import or_undone
+from polydev.hostd.uncut import in_thread, or_undone
 from polydev.hostd.vmm import process
 from polydev.hostd.vmm.console import Marker
 from polydev.hostd.vmm.qemu import ends
@@ -100,8 +100,8 @@ class QemuSession(Session):
             self._fifo = -1
 
     async def _remove_traces(self) -> None:
-        await asyncio.to_thread(ends.remove_from, self.folder)
-        await asyncio.to_thread(self.after_end)
+        await in_thread(ends.remove_from, self.folder)
+        await in_thread(self.after_end)
 
     def _on_event(self, name: str, data: dict[str, Any]) -> None:
         # `nospace` is only told of drives that stop the machine; the reason is strerror(3)'s.
