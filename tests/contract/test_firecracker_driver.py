@@ -338,5 +338,8 @@ async def test_what_a_dead_agent_left_of_a_machine_that_is_gone_is_found(
     assert before[pid] == spec.folder.resolve()
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(READY_S):
+        while world.driver.leftovers([]):
+            await asyncio.sleep(0.01)
+        shutil.rmtree(spec.folder)  # as a sweep does
         while world.driver.leftovers([]) or cgroups_of(world):
             await asyncio.sleep(0.01)
