@@ -128,9 +128,17 @@ async def test_the_dead_are_taken_over_and_buried_and_the_living_left_alone(
 async def test_of_survivors_that_look_at_once_one_takes_over(database: Database) -> None:
     await _begun(database, "dead", 0)
     engines = [BusyEngine("dead") for _ in range(4)]
+    others_have_looked = asyncio.Event()
     for engine in engines:
-        engine.take_over = _slow(engine)  # type: ignore[method-assign]
-    await asyncio.gather(*(_look(database, engine) for engine in engines))
+        engine.take_over = _until(others_have_looked, engine)  # type: ignore[method-assign]
+    looking = {asyncio.create_task(_look(database, engine)) for engine in engines}
+    async with asyncio.timeout(LIMIT_S):
+        while len(looking) > 1:  # the one that takes over ends last
+            done, looking = await asyncio.wait(looking, return_when=asyncio.FIRST_COMPLETED)
+            for look in done:
+                look.result()
+        others_have_looked.set()
+        await asyncio.wait(looking)
     assert sorted(len(engine.taken) for engine in engines) == [0, 0, 0, 1]
 
 
@@ -161,10 +169,10 @@ async def _remaining_s(database: Database) -> float:
         return float((await connection.execute(sa.select(left))).scalar_one())
 
 
-def _slow(engine: BusyEngine):  # type: ignore[no-untyped-def]
+def _until(event: asyncio.Event, engine: BusyEngine):  # type: ignore[no-untyped-def]
     async def take_over(executors: frozenset[str]) -> int:
         engine.taken.append(executors)
-        await asyncio.sleep(1)
+        await event.wait()
         return 1
 
     return take_over
