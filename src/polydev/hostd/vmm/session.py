@@ -29,6 +29,7 @@ from polydev.hostd.vmm.vmm import ExitReport
 
 _LAST_WORDS_S = 5
 _END_S = 0.5
+"""One that has hung up may be about to end."""
 _CONSOLE, _ERRORS = "console.log", "error.log"
 
 
@@ -84,8 +85,8 @@ class Session(ABC):
         """
         try:
             if isinstance(error, VmmFailed) and self._end is not None:
-                await asyncio.wait({self._end}, timeout=_END_S)  # who hangs up may be about to end
-            had_ended = self._end is not None and self._end.done()
+                await asyncio.wait({self._end}, timeout=_END_S)
+            had_ended = self.process.has_ended
         finally:
             await self.kill()
         if had_ended and isinstance(error, VmmFailed):
