@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from polydev.errors import VmmFailed
 from polydev.hostd.vmm import console, process
 from polydev.hostd.vmm.console import BoundedLog, Marker, Reader
-from polydev.hostd.vmm.qemu import ends, qmp
+from polydev.hostd.vmm.qemu import ends as qemu_ends
+from polydev.hostd.vmm.qemu import qmp
 from polydev.hostd.vmm.qemu.command import (
     Acceleration,
     BootDescriptors,
@@ -177,8 +178,49 @@ async def test_one_that_ends_while_it_is_noted_is_told_with_its_words_and_leaves
 
     monkeypatch.setattr(process.Identity, "write", note_late)
     ends_at_once = ["/bin/sh", "-c", "echo 'cannot load libmissing.so' >&2; exit 1"]
-    with ends.made_in(tmp_path) as handed, pytest.raises(VmmFailed, match="cannot load libmissing"):
+    with (
+        qemu_ends.made_in(tmp_path) as handed,
+        pytest.raises(VmmFailed, match="cannot load libmissing"),
+    ):
         await QemuSession.start(tmp_path, ends_at_once, [], handed, Marker("-"))
+    assert [it.name for it in tmp_path.iterdir()] == ["error.log"]
+
+
+DIES_WHEN_ITS_GUEST_IS_TO_RUN = """
+import json, socket, sys
+qmp, console = (socket.socket(fileno=int(word)) for word in sys.argv[1:])
+client = qmp.accept()[0].makefile("rw")
+print(json.dumps({"QMP": {"version": {}, "capabilities": []}}), file=client, flush=True)
+asked = json.loads(client.readline())
+print(json.dumps({"return": {}, "id": asked["id"]}), file=client, flush=True)
+client.readline()
+print("cannot allocate memory", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_one_that_ends_when_its_guest_is_to_run_is_told_with_its_words(
+    tmp_path: Path, ends: bool
+) -> None:
+    script = DIES_WHEN_ITS_GUEST_IS_TO_RUN
+    if not ends:
+        refused = '{"error": {"class": "GenericError", "desc": "no"}, "id": 2}'
+        script += f"print('{refused}', file=client, flush=True)\nqmp.accept()"
+    with qemu_ends.made_in(tmp_path) as handed:
+        descriptors = [str(it.fileno()) for it in (handed.qmp, handed.console)]
+        argv = [sys.executable, "-c", script, *descriptors]
+        session = await QemuSession.start(tmp_path, argv, [], handed, Marker("-"))
+
+    async def let_run() -> None:
+        try:
+            await session.qmp.execute("cont")
+        except VmmFailed as error:
+            await session.give_up(error)
+            raise
+
+    told = "QEMU did not start: cannot allocate memory" if ends else "QEMU refuses"
+    with pytest.raises(VmmFailed, match=told):
+        await let_run()
     assert [it.name for it in tmp_path.iterdir()] == ["error.log"]
 
 
