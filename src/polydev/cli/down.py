@@ -116,19 +116,20 @@ async def _destroy_machines(settings: HostSettings, terminal: Terminal) -> None:
 async def kill_in_namespace(netns: str) -> None:
     """End every process in a network namespace, those born meanwhile too: nothing else is in ours.
 
-    Raises: Failed when one does not end.
+    Raises: Failed when one does not end, or others are born without end.
     """
     for _ in range(_KILL_ROUNDS):
         pids = await asyncio.to_thread(_pids_in, netns)
+        if not pids:
+            return
         have_ended = await asyncio.gather(*map(_kill, pids))
         left = [pid for pid, has_ended in zip(pids, have_ended, strict=True) if not has_ended]
-        if left or not pids:
+        if left:
             break
-    if left:
-        raise Failed(
-            f"In the network namespace {netns}, processes {left} do not end, even when killed",
-            hint=f"`ip netns pids {netns}` lists them; ask again when they are gone",
-        )
+    raise Failed(
+        f"In the network namespace {netns}, processes {left or pids} do not end, even when killed",
+        hint=f"`ip netns pids {netns}` lists them; ask again when they are gone",
+    )
 
 
 def _pids_in(netns: str) -> list[int]:

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
+from polydev.errors import PolydevError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
 async def or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[object]]) -> T:
     """What the work returns or raises; cancelled meanwhile, what it returned is undone.
 
-    Work and undoing must be bounded, and what the undoing raises is lost.
+    Work and undoing must be bounded. What the host says against the one or the other is lost then.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -49,7 +51,7 @@ async def or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[
 
 
 async def _undone(task: asyncio.Task[T], undo: Callable[[T], Awaitable[object]]) -> None:
-    with suppress(Exception):
+    with suppress(PolydevError, OSError):
         await undo(await task)
 
 

@@ -47,6 +47,23 @@ async def test_what_is_born_while_others_are_ended_is_ended_too(
     assert [it.wait(10) for it in living] == [-9, -9]
 
 
+async def test_what_is_born_without_end_is_not_taken_for_ended(
+    netns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living: list[subprocess.Popen[bytes]] = []
+    listed = down._pids_in
+
+    def list_with_one_more(netns: str) -> list[int]:
+        living.append(sleeper(netns))
+        return listed(netns)
+
+    monkeypatch.setattr(down, "_pids_in", list_with_one_more)
+    monkeypatch.setattr(down, "_KILL_ROUNDS", 3)
+    with pytest.raises(Failed, match="do not end"):
+        await down.kill_in_namespace(netns)
+    assert [it.wait(10) for it in living] == [-9] * 3
+
+
 async def test_a_namespace_that_is_not_there_holds_nothing_to_end() -> None:
     await down.kill_in_namespace("pdt-never-made")
 
