@@ -48,8 +48,12 @@ _ANSWER_S = 3.0
 _BEHIND = (PolydevError, SQLAlchemyError, OSError, TimeoutError)
 
 
+_ending = threading.Lock()
+
+
 def end_at_once() -> NoReturn:
-    """End this process without letting anything in it go on."""
+    """End this process without letting anything in it go on: a second caller waits for the end."""
+    _ending.acquire()
     log.critical(
         "this controller's lease has run out (it was stopped, or the database was away): others "
         "may have taken over its workflows, so it ends now and can be started again"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import ext4_images as images
 import pytest
@@ -208,6 +210,13 @@ async def test_the_tools_are_nobody_and_see_the_secret_in_no_argument(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each tool is told of by a script that stands in its place and then becomes it."""
+    begun: list[str] = []
+    begin = asyncio.create_subprocess_exec
+
+    async def noted(*argv: str, **how: Any) -> asyncio.subprocess.Process:
+        begun.append(repr((argv, how["env"])))
+        return await begin(*argv, **how)
+
     with tempfile.TemporaryDirectory(prefix="pdt-") as name:  # pytest's own is closed to nobody
         place = Path(name)
         place.chmod(0o777)
@@ -221,10 +230,13 @@ async def test_the_tools_are_nobody_and_see_the_secret_in_no_argument(
             return str(script)
 
         monkeypatch.setattr(e2fs, "tool", told)
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
         await write_offline(fresh, [GuestFile(AUTH, TOKEN)])
         assert await read_offline(fresh, AUTH, limit_bytes=10_000) == TOKEN
         seen = [path.read_bytes() for path in place.glob("*.*")]
         assert {path.stem for path in place.glob("*.*")} == {"debugfs", "e2fsck"}
+    assert len(begun) == len(seen)
+    assert TOKEN[10:-2].decode() not in "".join(begun)
     for words in seen:
         assert TOKEN[10:-2] not in words
         assert b"Uid:\t%d\t%d\t%d" % ((images.OWNER,) * 3) in words

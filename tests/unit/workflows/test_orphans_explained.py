@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-
-import pytest
 
 from polydev.domain import HostId
 from polydev.errors import HostUnreachable
 from polydev.store import audit
 from polydev.store.audit import Sought
-from polydev.store.database import Database, open_database
+from polydev.store.database import Database
 from polydev.workflows.machines import Machines
 from polydev.workflows.orphans import Orphans, Seen
 
 VM = "vm-0190b5a0-7c31-7b1e-8a55-000000000001"
 HOST = HostId("here")
-
-
-@pytest.fixture
-async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
-    opened = open_database(database_url, tmp_path)
-    await opened.upgrade()
-    yield opened
-    await opened.close()
 
 
 class OneHost:

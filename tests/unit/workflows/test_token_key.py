@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from polydev.store.database import Database, open_database
+from polydev.store.database import Database
 from polydev.store.tables import shared_secrets
 from polydev.vault import Vault
 from polydev.workflows.token_key import token_key
@@ -19,14 +18,6 @@ from polydev.workflows.token_key import token_key
 @pytest.fixture
 async def vault() -> Vault:
     return Vault(SecretStr("an encryption key of the tests only"), "key-1")
-
-
-@pytest.fixture
-async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
-    it = open_database(database_url, tmp_path)
-    await it.upgrade()
-    yield it
-    await it.close()
 
 
 async def test_controllers_that_start_at_once_have_one_key(
