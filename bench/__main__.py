@@ -9,7 +9,7 @@ import platform
 import signal
 from pathlib import Path
 
-from tests.support.postgres import a_cluster
+from postgres import a_cluster
 
 from bench import measure, memory
 from bench.agent import running_agent

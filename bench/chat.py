@@ -23,7 +23,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from tests.support.local_agents import VM_ID, LocalHost, LocalProcess, an_agent
+from local_agents import VM_ID, LocalHost, LocalProcess, an_agent
 
 from polydev.api.chat_schemas import on_wire
 from polydev.api.streams import SSE, HeldStream
