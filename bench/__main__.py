@@ -16,6 +16,7 @@ from bench.agent import running_agent
 from bench.chat import chat_relay
 from bench.connect import connect_steps
 from bench.disk import new_disk
+from bench.effort import TRIAL, Effort
 from bench.hibernate import hibernate
 from bench.load import load as under_load
 from bench.machine_start import machine_start
@@ -30,23 +31,23 @@ NAMES = (
 ON_A_HOST = {"disk", "machine", "parts", "memory", "many", "hibernate"}
 
 
-def run(names: list[str], rounds: int, sessions: int, count: int, drawn: Path | None) -> None:
+def run(names: list[str], effort: Effort, drawn: Path | None) -> None:
     """Measure, and print a table as it grows."""
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", flush=True)
     print(measure.HEADER, flush=True)
     if ON_A_HOST & set(names):
-        asyncio.run(machines(names, rounds, count, drawn))
+        asyncio.run(machines(names, effort, drawn))
     if "warm" in names:
-        asyncio.run(warm(rounds))
+        asyncio.run(warm(effort))
     if "connect" in names:
         print("connect, each step: seconds and share", flush=True)
         print(*asyncio.run(connect_steps()), sep="\n", flush=True)
     if "chat" in names:
-        print(*asyncio.run(chat_relay()), sep="\n", flush=True)
+        print(*asyncio.run(chat_relay(effort.chat_pieces)), sep="\n", flush=True)
     if "terminal" in names:
-        print(asyncio.run(terminal(rounds * 3)).row(), flush=True)
+        print(asyncio.run(terminal(effort.rounds * 3, effort.terminal_bytes)).row(), flush=True)
     if "load" in names:
-        load(sessions)
+        load(effort.sessions)
 
 
 def load(sessions: int) -> None:
@@ -58,8 +59,9 @@ def load(sessions: int) -> None:
         print(*asyncio.run(under_load(urls, sessions)).rows(), sep="\n", flush=True)
 
 
-async def machines(names: list[str], rounds: int, count: int, drawn: Path | None) -> None:
+async def machines(names: list[str], effort: Effort, drawn: Path | None) -> None:
     """What needs golden images and a host agent that starts them."""
+    rounds = effort.rounds
     async with running_agent() as agent:
         if "disk" in names:
             found, lines = await new_disk(agent.images_dir, rounds * 4)
@@ -78,22 +80,22 @@ async def machines(names: list[str], rounds: int, count: int, drawn: Path | None
                 told = picture(starts, f"Medians of {rounds} starts ({how})")
                 await asyncio.to_thread(drawn.write_text, told)
         if "memory" in names:
-            print(*await memory.idle(agent, rounds), sep="\n", flush=True)
+            print(*await memory.idle(agent, effort), sep="\n", flush=True)
         if "many" in names:
-            print(*await memory.many(agent, count), sep="\n", flush=True)
+            print(*await memory.many(agent, effort), sep="\n", flush=True)
         if "hibernate" in names:
             found, slept = await hibernate(agent, rounds)
             print(found.row(), *slept.rows(), sep="\n", flush=True)
 
 
-async def warm(rounds: int) -> None:
+async def warm(effort: Effort) -> None:
     """Three agents side by side: one has a clone wait, one only clones, one may not even that."""
     async with (
         running_agent(POLYDEV_WARM_START="true", POLYDEV_WARM_WAITING="1") as waiting,
         running_agent(POLYDEV_WARM_START="true", POLYDEV_WARM_WAITING="0") as cloning,
         running_agent() as cold,
     ):
-        async for row in warm_browsers(waiting, cloning, cold, rounds):
+        async for row in warm_browsers(waiting, cloning, cold, effort):
             print(row, flush=True)
 
 
@@ -109,12 +111,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs a side")
     parser.add_argument("--sessions", type=int, default=200, help="of `load`, at once")
     parser.add_argument("--machines", type=int, default=10, help="of `many`, at once")
+    parser.add_argument(
+        "--trial",
+        action="store_true",
+        help="one short round on simulated machines, to see that it runs: its figures say nothing",
+    )
     parser.add_argument("--picture", type=Path, help="of `parts`: draw it there (SVG)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupted)  # what was started is ended then too
     names = arguments.names or list(NAMES)
-    sizes = arguments.sessions, arguments.machines
-    run(names, arguments.rounds, *sizes, arguments.picture)
+    effort = Effort(arguments.rounds, arguments.sessions, arguments.machines)
+    if arguments.trial:
+        os.environ["POLYDEV_DRIVER"] = "simulated"
+        effort = TRIAL
+    run(names, effort, arguments.picture)
 
 
 main()

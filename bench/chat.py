@@ -39,14 +39,13 @@ from polydev.store import chats, people
 from polydev.store.database import Database, open_database
 
 GOAL_MS = 5.0
-_PIECES = 1500
 _PAUSE_S = 0.01
 _CHAT, _ANN = ChatId("bench"), PersonId("ann")
 _PIECE = re.compile(rb"<(\d+)>")
-_SPEAKING = f"""
-for n in range({_PIECES}):
+_SPEAKING = """
+for n in range({pieces}):
     text(f"<{{n}}> some words of an answer ")
-    time.sleep({_PAUSE_S})
+    time.sleep({pause_s})
 answer(message, {{"stopReason": "end_turn"}})
 """
 
@@ -82,16 +81,16 @@ class _Turn:
         return None
 
 
-async def chat_relay() -> list[str]:
+async def chat_relay(pieces: int) -> list[str]:
     """Rows: the median, the 99th percentile and the worst of what the relay adds."""
     with tempfile.TemporaryDirectory(prefix="pdb-") as folder:
         database = open_database(None, Path(folder))
         await database.upgrade()
         try:
-            added_ms = sorted(await _measured(database))
+            added_ms = sorted(await _measured(database, pieces))
         finally:
             await database.close()
-    assert len(added_ms) == _PIECES, f"{_PIECES - len(added_ms)} pieces were lost"
+    assert len(added_ms) == pieces, f"{pieces - len(added_ms)} pieces were lost"
     p99 = quantiles(added_ms, n=100)[98]
     verdict = "ok" if p99 <= GOAL_MS else "MISSED"
     return [
@@ -100,14 +99,14 @@ async def chat_relay() -> list[str]:
     ]
 
 
-async def _measured(database: Database) -> list[float]:
+async def _measured(database: Database, pieces: int) -> list[float]:
     chat, lives = await _a_chat(database), Lives()
     recording = Recording(database, lives, chat, 2**30)
-    async with _served(database, lives) as port, _direct() as (writer, reading):
+    async with _served(database, lives) as port, _direct(pieces) as (writer, reading):
         host = cast(Host, _CopyingHost(writer))
-        agent = Agent(host, VM_ID, an_agent(_SPEAKING), 60)
+        agent = Agent(host, VM_ID, an_agent(_SPEAKING.format(pieces=pieces, pause_s=_PAUSE_S)), 60)
         agent.start(lambda _: None)
-        listening = asyncio.create_task(_heard(port))
+        listening = asyncio.create_task(_heard(port, pieces))
         keeping = asyncio.create_task(recording.keep_up())
         session = await agent.take_up(None)
         await agent.prompt(session.session_id, ["go"], _Turn(recording))
@@ -156,31 +155,33 @@ async def _served(database: Database, lives: Lives) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def _direct() -> AsyncIterator[tuple[asyncio.StreamWriter, asyncio.Task[dict[int, float]]]]:
+async def _direct(
+    count: int,
+) -> AsyncIterator[tuple[asyncio.StreamWriter, asyncio.Task[dict[int, float]]]]:
     """A loopback connection: what to write to, and when each piece came out of it."""
     came: asyncio.Future[asyncio.StreamReader] = asyncio.Future()
     server = await asyncio.start_server(lambda reader, _: came.set_result(reader), "127.0.0.1", 0)
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    reading = asyncio.create_task(_pieces(await came))
+    reading = asyncio.create_task(_pieces(await came, count))
     yield writer, reading
     writer.close()
     server.close()
 
 
-async def _heard(port: int) -> dict[int, float]:
+async def _heard(port: int, count: int) -> dict[int, float]:
     """When each piece came to a listener of the stream."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /stream HTTP/1.1\r\nHost: bench\r\n\r\n")
-    heard = await _pieces(reader)
+    heard = await _pieces(reader, count)
     writer.close()
     return heard
 
 
-async def _pieces(reader: asyncio.StreamReader) -> dict[int, float]:
+async def _pieces(reader: asyncio.StreamReader, count: int) -> dict[int, float]:
     """When each piece came, up to the last one."""
     times: dict[int, float] = {}
     rest = b""
-    while len(times) < _PIECES:
+    while len(times) < count:
         chunk = await reader.read(64 * 1024)
         assert chunk, "it ended before the last piece"
         at = time.monotonic()

@@ -10,39 +10,45 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 
 from bench.agent import BenchAgent
+from bench.effort import Effort
 from polydev.domain import MachineKind, new_vm_id
 from polydev.hostapi import CreateMachine, DestroyMachine, MachineView
 from polydev.hostd.images import ImageStore
 
 MEMORY_MIB = 512
 _LIMIT_S = 600.0
-_STEADY_S = 3.0
 _SETTLE_S = 20.0
 _LET_GO = (
-    "cd /sys/bus/virtio/drivers/virtio_balloon && for it in virtio*; do echo $it > unbind; done"
+    "sh",
+    "-c",
+    "cd /sys/bus/virtio/drivers/virtio_balloon && for it in virtio*; do echo $it > unbind; done",
 )
-_WORK = "codex --version; claude --version; python3 -c \"kept = b'1' * (150 << 20)\""
+_WORK = (
+    *("sh", "-c"),
+    "codex --version; claude --version; python3 -c \"kept = b'1' * (150 << 20)\"",
+)
 
 
-async def idle(agent: BenchAgent, rounds: int) -> list[str]:
+async def idle(agent: BenchAgent, effort: Effort) -> list[str]:
     """Rows: MiB of the host's memory that an idle CLI machine takes, on both sides."""
+    work, let_go = (("true",), ("true",)) if effort.is_trial else (_WORK, _LET_GO)
     giving: list[int] = []
     keeping: list[int] = []
     fresh: list[int] = []
-    for index in range(rounds):
+    for index in range(effort.rounds):
         for side in (giving, keeping) if index % 2 == 0 else (keeping, giving):
             async with machines(agent, 1) as (view,):
-                fresh.append(await _settled_mib(view))
+                fresh.append(await _settled_mib(view, effort.steady_s))
                 if side is keeping:
-                    await _run(agent, view, _LET_GO)
-                await _run(agent, view, _WORK)
-                side.append(await _settled_mib(view))
+                    await _run(agent, view, let_go)
+                await _run(agent, view, work)
+                side.append(await _settled_mib(view, effort.steady_s))
     pairs = [ours / reference for ours, reference in zip(giving, keeping, strict=True)]
     return [
         f"memory of a CLI machine ({MEMORY_MIB} MiB) that has just started: "
@@ -53,10 +59,10 @@ async def idle(agent: BenchAgent, rounds: int) -> list[str]:
     ]
 
 
-async def many(agent: BenchAgent, count: int) -> list[str]:
+async def many(agent: BenchAgent, effort: Effort) -> list[str]:
     """Rows: N machines one after another and at once, and what they share."""
     image = ImageStore(agent.images_dir).require("cli").root_image
-    started = time.monotonic()
+    count, started = effort.machines, time.monotonic()
     for _ in range(count):
         async with machines(agent, 1):
             pass
@@ -66,7 +72,7 @@ async def many(agent: BenchAgent, count: int) -> list[str]:
         at_once_s = time.monotonic() - started
         read = [_read_mib(view) for view in views]
         cached_mib = await _cached_mib(image)
-        taken_mib = sum([await _settled_mib(view) for view in views])
+        taken_mib = sum([await _settled_mib(view, effort.steady_s) for view in views])
     asked_mib, fetched_mib = (sum(column) for column in zip(*read, strict=True))
     return [
         f"{count} machines at once: all ready after {at_once_s:.1f} s, one after another "
@@ -104,18 +110,18 @@ async def _made(agent: BenchAgent, vm_id: str) -> MachineView:
     return view
 
 
-async def _run(agent: BenchAgent, view: MachineView, script: str) -> None:
-    done = await agent.host.run_program(view.vm_id, ["sh", "-c", script], timeout_s=_LIMIT_S)
+async def _run(agent: BenchAgent, view: MachineView, argv: Sequence[str]) -> None:
+    done = await agent.host.run_program(view.vm_id, argv, timeout_s=_LIMIT_S)
     if done.exit_code != 0:
-        raise SystemExit(f"`{script}` failed in the machine: {done.stderr!r}")
+        raise SystemExit(f"{argv} failed in the machine: {done.stderr!r}")
 
 
-async def _settled_mib(view: MachineView) -> int:
+async def _settled_mib(view: MachineView, steady_s: float) -> int:
     """Resident memory of a machine's VMM once it has not changed for a while."""
     last_mib, since_s = _resident_mib(view), time.monotonic()
     end_s = since_s + _SETTLE_S
-    while time.monotonic() < min(since_s + _STEADY_S, end_s):
-        await asyncio.sleep(0.5)
+    while time.monotonic() < min(since_s + steady_s, end_s):
+        await asyncio.sleep(min(0.5, steady_s))
         if (now_mib := _resident_mib(view)) != last_mib:
             last_mib, since_s = now_mib, time.monotonic()
     return last_mib

@@ -22,6 +22,7 @@ from polydev.hosts import Host
 from polydev.hosts.streams import GuestStream
 
 _PORT = 9222
+_SERVICE_PORT = 8080
 _TRY_AGAIN_S = 0.1
 _PICTURE_BYTES = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
@@ -35,6 +36,17 @@ async def painted(host: Host, vm_id: str, limit_s: float) -> None:
                 if await _is_painted(host, vm_id):
                     return
             await asyncio.sleep(_TRY_AGAIN_S)  # nothing tells when the port opens
+
+
+async def served(host: Host, vm_id: str, limit_s: float) -> None:
+    """Return when the machine's browser service answers: a simulated one paints nothing."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            with suppress(httpx.HTTPError, PolydevError, OSError):
+                async with host.http(vm_id, _SERVICE_PORT) as client:
+                    await client.get("/health")
+                    return
+            await asyncio.sleep(_TRY_AGAIN_S)
 
 
 async def _is_painted(host: Host, vm_id: str) -> bool:

@@ -24,7 +24,6 @@ from polydev.hosts import Host
 
 GOAL = 1 / 0.9
 """At least 90 % of what the channel carries."""
-_BYTES = 24_000_000
 _PTY = (200, 50)
 _WAIT_S = 25
 
@@ -38,29 +37,29 @@ class _Place:
     vm_id: str
 
 
-async def terminal(rounds: int) -> Comparison:
+async def terminal(rounds: int, size: int) -> Comparison:
     """Seconds for the same output, through the API and directly, on a simulated machine."""
-    request = ExecRequest(argv=["sh", "-c", f"head -c {_BYTES} /dev/zero | base64"], pty=_PTY)
+    request = ExecRequest(argv=["sh", "-c", f"head -c {size} /dev/zero | base64"], pty=_PTY)
     async with _machine() as place:
-        await _directly(place, request)  # connections are made before anything is measured
+        await _directly(place, request, size)  # connections are made before anything is measured
         return await compare(
             "terminal through the API",
-            lambda: _through_api(place, request),
-            lambda: _directly(place, request),
+            lambda: _through_api(place, request, size),
+            lambda: _directly(place, request, size),
             rounds=rounds,
             goal=GOAL,
         )
 
 
-async def _directly(place: _Place, request: ExecRequest) -> float:
+async def _directly(place: _Place, request: ExecRequest, size: int) -> float:
     began, count = time.monotonic(), 0
     async with place.host.exec(place.vm_id, request) as process:
         async for _, chunk in process:
             count += len(chunk)
-    return _checked(count, began)
+    return _checked(count, size, began)
 
 
-async def _through_api(place: _Place, request: ExecRequest) -> float:
+async def _through_api(place: _Place, request: ExecRequest, size: int) -> float:
     url = f"{place.world.url.replace('http', 'ws', 1)}/api/vm/{place.vm_id}/exec"
     headers = {"Authorization": f"Bearer {place.world.token}"}
     began, count = time.monotonic(), 0
@@ -71,11 +70,11 @@ async def _through_api(place: _Place, request: ExecRequest) -> float:
                 assert json.loads(frame)["exit_code"] == 0, frame
                 break
             count += len(frame) - 1
-    return _checked(count, began)
+    return _checked(count, size, began)
 
 
-def _checked(count: int, began: float) -> float:
-    assert count > _BYTES * 4 // 3, f"only {count} bytes came"
+def _checked(count: int, size: int, began: float) -> float:
+    assert count > size * 4 // 3, f"only {count} bytes came"
     return time.monotonic() - began
 
 

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from bench.agent import BenchAgent
+from bench.effort import Effort
 from bench.measure import Side, compare, own_mib, timed
-from bench.page import painted
+from bench.page import painted, served
 from polydev.domain import MachineKind, new_vm_id
 from polydev.hostapi import CreateMachine, DestroyMachine, WarmShape
+from polydev.hosts import Host
 
 SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
 _LIMIT_S = 900.0
 _LOOK_S = 1.0
+Shows = Callable[[Host, str, float], Awaitable[None]]
+"""Returns when a machine shows what is waited for."""
 
 
 async def warm_browsers(
-    waiting: BenchAgent, cloning: BenchAgent, cold: BenchAgent, rounds: int
+    waiting: BenchAgent, cloning: BenchAgent, cold: BenchAgent, effort: Effort
 ) -> AsyncIterator[str]:
     """Rows: seconds of each way against booting, alternating; what one that waits takes."""
     for agent in (waiting, cloning):
@@ -40,16 +44,17 @@ async def warm_browsers(
 
         return run
 
+    shows = served if effort.is_trial else painted
     await _until(waiting, waiting=1)
     [view] = await waiting.host.machines()
     yield f"{'browser: memory of one that waits':<44} {own_mib(view.pid):>9.0f} MiB"
-    booted = quiet(_first_page(cold, is_clone=False))
+    booted = quiet(_first_page(cold, shows, is_clone=False))
     for name, agent, goal in (
         ("browser: create to first page, one waits", waiting, 0.10),
         ("browser: create to first page, cloned", cloning, None),
     ):
-        warm = quiet(_first_page(agent, is_clone=True))
-        yield (await compare(name, warm, booted, rounds=rounds, goal=goal)).row()
+        warm = quiet(_first_page(agent, shows, is_clone=True))
+        yield (await compare(name, warm, booted, rounds=effort.rounds, goal=goal)).row()
 
 
 async def _until(agent: BenchAgent, *, waiting: int) -> None:
@@ -64,7 +69,7 @@ async def _until(agent: BenchAgent, *, waiting: int) -> None:
             await asyncio.sleep(_LOOK_S)
 
 
-def _first_page(agent: BenchAgent, *, is_clone: bool) -> Side:
+def _first_page(agent: BenchAgent, shows: Shows, *, is_clone: bool) -> Side:
     async def run() -> float:
         vm_id = new_vm_id()
         wanted = CreateMachine(
@@ -79,7 +84,7 @@ def _first_page(agent: BenchAgent, *, is_clone: bool) -> Side:
             view = await agent.host.run(f"create-{vm_id}", wanted, _LIMIT_S)
             if view is None or view.is_clone is not is_clone:
                 raise SystemExit(f"a machine was made in the other way: {view}")
-            await painted(agent.host, vm_id, _LIMIT_S)
+            await shows(agent.host, vm_id, _LIMIT_S)
 
         seconds = await timed(shown)
         await agent.host.run(f"destroy-{vm_id}", DestroyMachine(vm_id=vm_id), _LIMIT_S)
