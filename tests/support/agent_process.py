@@ -1,7 +1,8 @@
 """A real host agent process for tests: `python -m polydev.hostd` in its own folder and namespace.
 
-One that plays its machines itself is a fork, which starts sooner (`forks.py`). Whatever a test does
-to it, `agent_world` leaves no process, folder or namespace behind.
+It is a fork of a process that has imported everything, which starts sooner (`forks.py`); with
+`CUT_AT` in its environment something happens in it (`cut_agent.py`). Whatever a test does to it,
+`agent_world` leaves no process, folder or namespace behind.
 """
 
 from __future__ import annotations
@@ -90,8 +91,9 @@ class AgentProcess:
         return code, self.log.read_text().splitlines()[-1]
 
     async def _spawn(self, prefix: Sequence[str]) -> None:
-        if self.env.get("POLYDEV_DRIVER") == "simulated" and not prefix:
-            self._process = await asyncio.to_thread(forks.fork, "agent", (), self.env, self.log)
+        if not prefix:
+            program = "cut-agent" if "CUT_AT" in self.env else "agent"
+            self._process = await asyncio.to_thread(forks.fork, program, (), self.env, self.log)
             return
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(

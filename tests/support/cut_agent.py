@@ -1,5 +1,5 @@
-"""The host agent with one thing wrong: `python cut_agent.py …` is `python -m polydev.hostd`, but at
-a certain call something happens. For tests of what real machines become when their agent is cut.
+"""The host agent with one thing wrong: it is `polydev.hostd`, but at a certain call something
+happens. For tests of what real machines become when their agent is cut.
 
 `CUT_AT` is `module:Class.method:before|after:N`, the N-th call of that; `CUT` what happens then:
 `kill` (the agent), `vmm` (every VMM of its state folder is killed) or `full` (no space left).
@@ -12,7 +12,6 @@ import importlib
 import inspect
 import os
 import signal
-import sys
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -60,7 +59,7 @@ def patch(where: str) -> None:
     setattr(owner, name, patched)
 
 
-if __name__ == "__main__":
-    if where := os.environ.get("CUT_AT"):
-        patch(where)
-    sys.exit(agent.main())
+def main() -> int:
+    """Run the agent until it is cut, or ends."""
+    patch(os.environ["CUT_AT"])
+    return agent.main()

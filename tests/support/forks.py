@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,23 @@ class Forked:
     async def wait(self) -> int:
         """Wait for its end; its exit code, or the negative number of its signal."""
         if self._end is None:
-            self._end = asyncio.create_task(_reap(self.pid))
-        self.returncode = await asyncio.shield(self._end)
+            self._end = asyncio.create_task(self._reaped())
+        return await asyncio.shield(self._end)
+
+    async def _reaped(self) -> int:
+        self.returncode = await _reap(self.pid)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)  # it is not reaped before `wait` was told
+        """As `Popen.send_signal`: nothing happens to a process that has ended."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):  # it ends at this moment
+                os.kill(self.pid, number)
 
 
 def fork(program: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Forked:
-    """Start a program in a process of its own: `controller` (controller_process.main) or `agent`
-    (the host agent, which takes no arguments)."""
+    """Start a program in a process of its own: `controller` (controller_process.main), `agent` or
+    `cut-agent` (the host agent, sound or not; they take no arguments)."""
     what = {"program": program, "argv": list(argv), "env": dict(env), "log": str(log)}
     return Forked(int(_ask(what)))
 
@@ -95,6 +102,7 @@ def _serve(asked: socket.socket) -> None:
     # What a controller imports when it starts, or is asked for the first time: every fork has it.
     import anyio._backends._asyncio  # noqa: F401
     import controller_process
+    import cut_agent
 
     import polydev.app
     import polydev.store.migrating  # noqa: F401
@@ -102,7 +110,11 @@ def _serve(asked: socket.socket) -> None:
 
     gc.collect()
     gc.freeze()  # or each fork's collector would copy all of this memory by looking at it
-    programs = {"controller": controller_process.main, "agent": lambda _: host_agent.main()}
+    programs = {
+        "controller": controller_process.main,
+        "agent": lambda _: host_agent.main(),
+        "cut-agent": lambda _: cut_agent.main(),
+    }
     with asked.makefile("rw") as stream:
         for line in stream:
             what = json.loads(line)
