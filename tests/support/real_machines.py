@@ -15,12 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
+from saved_machine import SavedMachine
+
 from polydev.domain import MachineKind, MachineState, VmId, new_vm_id
+from polydev.hostd import snapshots
+from polydev.hostd.awakening import awaken
 from polydev.hostd.channel import Channel
 from polydev.hostd.confine import UID_BASE
 from polydev.hostd.drivers import choose
 from polydev.hostd.kept_logs import KeptLogs
-from polydev.hostd.machine import RunningMachine, prepare
+from polydev.hostd.machine import RunningMachine, prepare, prepare_again
 from polydev.hostd.network import Network
 from polydev.hostd.record import MachineRecord, Place
 from polydev.hostd.site import Site
@@ -74,11 +78,32 @@ class Fleet:
         await running.until_ready(BOOT_LIMIT_S)
         return machine
 
+    async def resume(self, vm_id: VmId) -> RealMachine:
+        """The saved machine that this fleet began with, once its channel answers."""
+        folder = self.site.folder(vm_id)
+        record = folder.read()
+        assert record is not None
+        assert record.place is not None
+        async with snapshots.reading(folder.memory, self.site.memory_keys.known()) as source:
+            prepared = await prepare_again(self.site, record)
+            running = await prepared.restore(self.site, source)
+        machine = RealMachine(vm_id, record.place, running)
+        self.machines.append(machine)
+        await running.vmm.go_on()
+        await running.until_ready(BOOT_LIMIT_S)
+        await awaken(running)
+        return machine
+
 
 @asynccontextmanager
-async def fleet(**settings: object) -> AsyncIterator[Fleet]:
-    """A place for real machines. `settings` are HostSettings': the namespaces at least."""
+async def fleet(saved: SavedMachine | None = None, **settings: object) -> AsyncIterator[Fleet]:
+    """A place for real machines, with a copy of the saved one.
+
+    `settings` are HostSettings': the namespaces at least.
+    """
     state_dir = Path(tempfile.mkdtemp(prefix="pdt-"))
+    if saved is not None:
+        saved.put_into(state_dir, state_dir)
     state_dir.chmod(0o755)
     host = HostSettings(state_dir=state_dir, images_dir=IMAGES, **settings)  # type: ignore[arg-type]
     network = Network.from_settings(host)

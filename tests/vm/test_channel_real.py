@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from real_machines import RealMachine, fleet
+from saved_machine import SavedMachine
 
 from polydev.domain import GuestFile
 from polydev.errors import ChannelLost, GuestMisbehaved, NoSuchFile
@@ -27,9 +28,10 @@ while (sysread($peer, my $data, 4096)) { syswrite($peer, $data) }
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="machine")
-async def _machine() -> AsyncIterator[RealMachine]:
-    async with fleet(netns=f"pdt-{secrets.token_hex(3)}", uplink="none") as machines:
-        yield await machines.start()
+async def _machine(saved_machine: SavedMachine) -> AsyncIterator[RealMachine]:
+    netns = f"pdt-{secrets.token_hex(3)}"
+    async with fleet(saved_machine, netns=netns, uplink="none") as machines:
+        yield await machines.resume(saved_machine.vm_id)
 
 
 @pytest.fixture(name="channel")

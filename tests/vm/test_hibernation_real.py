@@ -6,22 +6,18 @@ One machine goes through all of it: after each cut it must still know what it ha
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import cut_agent
 import pytest
-from agent_process import AgentProcess, agent_world
+from agent_process import AgentProcess
+from saved_machine import SavedMachine, resumed_machine
 
-from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
+from polydev.domain import GuestFile, MachineState
 from polydev.errors import DiskFull, HostUnreachable, MachineBusy
 from polydev.hostapi import (
-    CreateMachine,
     DestroyMachine,
     ExecRequest,
     HibernateMachine,
@@ -34,7 +30,6 @@ from polydev.hosts import Host
 
 pytestmark = pytest.mark.vm
 
-IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
 LIMIT_S = 240
 THOUGHT = "/run/thought"
 WRITER = "polydev.hostd.snapshots.writer"
@@ -68,7 +63,8 @@ class Sleeper:
         """Another agent over the same machine, with something wrong in it."""
         await self.agent.kill()
         self.agent.env |= {"CUT_AT": where, "CUT": action}
-        await self.agent.start(sys.executable, str(Path(cut_agent.__file__)))
+        await self.agent.start()
+        del self.agent.env["CUT_AT"], self.agent.env["CUT"]
 
     async def sound_agent(self) -> None:
         await self.agent.kill()
@@ -115,24 +111,12 @@ class Sleeper:
 
 
 @pytest.fixture
-async def sleeper() -> AsyncIterator[Sleeper]:
-    async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
-        await agent.start()
-        async with agent.host() as host:
-            made = Sleeper(agent, host, new_vm_id())
-            await made.run(
-                CreateMachine(
-                    vm_id=made.vm_id,
-                    machine_kind=MachineKind.CLI,
-                    memory_mib=512,
-                    vcpus=1,
-                    disk_mib=1024,
-                    ready_timeout_s=LIMIT_S,
-                )
-            )
-            thought = WireFile.of(GuestFile(THOUGHT, b"only in memory"))
-            await made.run(WriteFiles(vm_id=made.vm_id, files=[thought]))
-            yield made
+async def sleeper(saved_machine: SavedMachine) -> AsyncIterator[Sleeper]:
+    async with resumed_machine(saved_machine) as it:
+        made = Sleeper(it.agent, it.host, it.vm_id)
+        thought = WireFile.of(GuestFile(THOUGHT, b"only in memory"))
+        await made.run(WriteFiles(vm_id=made.vm_id, files=[thought]))
+        yield made
 
 
 async def test_a_machine_sleeps_and_wakes_whatever_is_cut(sleeper: Sleeper) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess, agent_world
+from saved_machine import Resumed, SavedMachine, resumed_machine
 
 from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
 from polydev.errors import (
@@ -51,6 +52,12 @@ async def agent() -> AsyncIterator[AgentProcess]:
     async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
         await agent.start()
         yield agent
+
+
+@pytest.fixture
+async def resumed(saved_machine: SavedMachine) -> AsyncIterator[Resumed]:
+    async with resumed_machine(saved_machine) as it:
+        yield it
 
 
 @pytest.fixture
@@ -103,12 +110,8 @@ async def assert_nothing_left(agent: AgentProcess, host: Host) -> None:
     assert agent.vmm_pids() == []
 
 
-async def test_a_machine_outlives_the_agent_and_is_used_again(
-    agent: AgentProcess, host: Host
-) -> None:
-    vm_id = new_vm_id()
-    made = await run(host, cli_machine(vm_id))
-    assert made is not None
+async def test_a_machine_outlives_the_agent_and_is_used_again(resumed: Resumed) -> None:
+    agent, host, vm_id, made = resumed.agent, resumed.host, resumed.vm_id, resumed.view
     assert agent.vmm_pids() == [made.pid]
     assert await said(host, vm_id, "id", "-u") == "0"
     file = WireFile.of(GuestFile("/root/.codex/auth.json", b"{}", mode=0o600))
@@ -135,12 +138,8 @@ async def test_a_machine_outlives_the_agent_and_is_used_again(
     await assert_nothing_left(agent, host)
 
 
-async def test_a_vmm_that_is_killed_is_noticed_and_started_again(
-    agent: AgentProcess, host: Host
-) -> None:
-    vm_id = new_vm_id()
-    made = await run(host, cli_machine(vm_id))
-    assert made is not None
+async def test_a_vmm_that_is_killed_is_noticed_and_started_again(resumed: Resumed) -> None:
+    agent, host, vm_id, made = resumed.agent, resumed.host, resumed.vm_id, resumed.view
     assert made.pid is not None
     await run(host, WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile("/root/a", b"kept"))]))
     async with host.exec(vm_id, ExecRequest(argv=["sleep", "1000"])) as process:
@@ -235,11 +234,8 @@ async def test_destroying_does_not_wait_for_a_boot(agent: AgentProcess, host: Ho
     await assert_nothing_left(agent, host)
 
 
-async def test_a_guest_that_prints_forever_costs_the_agent_no_memory(
-    agent: AgentProcess, host: Host
-) -> None:
-    vm_id = new_vm_id()
-    await run(host, cli_machine(vm_id))
+async def test_a_guest_that_prints_forever_costs_the_agent_no_memory(resumed: Resumed) -> None:
+    agent, host, vm_id = resumed.agent, resumed.host, resumed.vm_id
     before_kib = _resident_kib(agent.pid)
     async with host.exec(vm_id, ExecRequest(argv=["yes"])) as process:
         chunks = aiter(process)

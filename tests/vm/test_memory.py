@@ -7,22 +7,19 @@ real processes, whatever host the tests run on.
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from pathlib import Path
 
 import pytest
-from agent_process import agent_world
+from saved_machine import SavedMachine, resumed_machine
 
 import polydev
-from polydev.domain import GuestFile, MachineKind, new_vm_id
-from polydev.hostapi import CreateMachine, ExecRequest, WireFile, WriteFiles
+from polydev.domain import GuestFile
+from polydev.hostapi import ExecRequest, WireFile, WriteFiles
 from polydev.hosts import Host
 
 pytestmark = pytest.mark.vm
 
-IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
-BOOT_LIMIT_S = 240
 MEMORY_MIB = 512
 USED_MIB = 150
 GIVEN_BACK_LIMIT_S = 60
@@ -89,27 +86,14 @@ def guest_memory_mib(pid: int) -> int:
     return it
 
 
-async def test_what_a_guest_frees_goes_back_and_what_takes_too_much_is_ended() -> None:
-    async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
-        await agent.start()
-        async with agent.host() as host:
-            vm_id = new_vm_id()
-            made = await host.run(
-                f"test-{uuid.uuid4()}",
-                CreateMachine(
-                    vm_id=vm_id,
-                    machine_kind=MachineKind.CLI,
-                    memory_mib=MEMORY_MIB,
-                    vcpus=1,
-                    disk_mib=256,
-                    ready_timeout_s=BOOT_LIMIT_S,
-                ),
-                BOOT_LIMIT_S,
-            )
-            assert made is not None
-            assert made.pid is not None
-            await _gives_back(host, vm_id, made.pid)
-            await _is_bounded(host, vm_id)
+async def test_what_a_guest_frees_goes_back_and_what_takes_too_much_is_ended(
+    saved_machine: SavedMachine,
+) -> None:
+    async with resumed_machine(saved_machine) as it:
+        assert it.view.memory_mib == MEMORY_MIB
+        assert it.view.pid is not None
+        await _gives_back(it.host, it.vm_id, it.view.pid)
+        await _is_bounded(it.host, it.vm_id)
 
 
 async def _gives_back(host: Host, vm_id: str, pid: int) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 from real_machines import RealMachine, fleet
+from saved_machine import SavedMachine
 from wire import (
     ANY,
     GATEWAY,
@@ -73,10 +74,11 @@ class Two:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="two")
-async def _two() -> AsyncIterator[Two]:
+async def _two(saved_machine: SavedMachine) -> AsyncIterator[Two]:
     with surroundings() as here:
-        async with fleet(netns=here.vm, uplink_netns=here.outer) as machines:
-            yield Two(here, await machines.start(), await machines.start())
+        async with fleet(saved_machine, netns=here.vm, uplink_netns=here.outer) as machines:
+            one = await machines.resume(saved_machine.vm_id)
+            yield Two(here, one, await machines.start())
 
 
 async def fetched(machine: RealMachine, address: str, limit_s: int = FETCH_LIMIT_S) -> str:
@@ -150,12 +152,18 @@ async def test_nothing_is_open_on_the_vm_network(two: Two) -> None:
         assert await asyncio.to_thread(open_ports, two.here.vm, address, [9000]) == [9000]
     found = await asyncio.to_thread(open_ports, two.here.vm, address, range(1, 65536))
     assert found == []
-    assert await asyncio.to_thread(open_ports, two.here.vm, "10.0.2.15", [22]) == []
+    channels_own = ("10.0.2.15", [22], NOT_FETCHED_S)
+    assert await asyncio.to_thread(open_ports, two.here.vm, *channels_own) == []
     assert (await two.one.channel.run(["true"])).exit_code == 0
 
 
-def open_ports(netns: str, address: str, ports: Iterable[int]) -> list[int]:
-    """The TCP ports that accept, tried from inside a namespace, some hundred at once."""
+def open_ports(
+    netns: str, address: str, ports: Iterable[int], limit_s: float = FETCH_LIMIT_S
+) -> list[int]:
+    """The TCP ports that accept, tried from inside a namespace, some hundred at once.
+
+    `limit_s` is how long one has to answer: closed ones do, too, unless packets are dropped.
+    """
 
     def scan() -> list[int]:
         found: list[int] = []
@@ -171,7 +179,7 @@ def open_ports(netns: str, address: str, ports: Iterable[int]) -> list[int]:
                 ready = {key.fd for key, _ in selector.select(0.5)}
                 for key in list(selector.get_map().values()):
                     port, since = key.data
-                    if key.fd not in ready and time.monotonic() - since < FETCH_LIMIT_S:
+                    if key.fd not in ready and time.monotonic() - since < limit_s:
                         continue
                     selector.unregister(key.fileobj)
                     sock = key.fileobj  # type: ignore[assignment]

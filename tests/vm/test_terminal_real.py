@@ -9,23 +9,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import pytest_asyncio
 from real_machines import RealMachine, fleet
+from saved_machine import SavedMachine
 
 from polydev.api.terminal import MAX_SESSIONS, terminal_request
 from polydev.errors import BadPath, FileRefused
 from polydev.hostd.channel.process import Process
 from polydev.settings import Egress, Uplink
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]
 
 LIMIT_S = 60
 NONE = {"uplink": Uplink.NONE, "egress": Egress.NONE, "dns": ()}
 
 
-@pytest.fixture
-async def machine() -> AsyncIterator[RealMachine]:
-    async with fleet(netns=f"pdt-{secrets.token_hex(3)}", **NONE) as made:
-        yield await made.start()
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def machine(saved_machine: SavedMachine) -> AsyncIterator[RealMachine]:
+    async with fleet(saved_machine, netns=f"pdt-{secrets.token_hex(3)}", **NONE) as made:
+        yield await made.resume(saved_machine.vm_id)
 
 
 class Screen:
@@ -85,6 +87,8 @@ async def test_there_are_so_many_terminals_and_no_more(machine: RealMachine) -> 
         assert await asyncio.wait_for(_ended(screen.process), LIMIT_S) == 75
     async with a_terminal(machine, "t0") as screen:
         await screen.until(b"ready")
+    ended = await machine.channel.run(["tmux", "-L", "polydev", "kill-server"])
+    assert ended.exit_code == 0, ended.stderr
 
 
 async def _ended(process: Process) -> int:

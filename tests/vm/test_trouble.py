@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess, agent_world
+from saved_machine import SavedMachine, resumed_machine
 
 from polydev.domain import Finding, GuestFile, MachineKind, MachineState, new_vm_id
 from polydev.errors import DiskFull, VmmFailed
@@ -57,14 +58,27 @@ async def wrong(host: Host) -> dict[str, Finding]:
     return {it.name: it for it in found}
 
 
+_IMPATIENT = """
+import sys
+from polydev.hostd.vmm.qemu import qmp
+qmp._ANSWER_LIMIT_S = 3
+from polydev.hostd.__main__ import main
+sys.exit(main())
+"""
+
+
 @asynccontextmanager
 async def agent_with_qemu(script: str, folder: Path) -> AsyncIterator[AgentProcess]:
-    """An agent that sees another program where QEMU should be. Nobody else sees it."""
-    fake = folder / "fake-qemu"
+    """An agent that sees another program where QEMU should be. Nobody else sees it.
+
+    It waits a tenth as long as others for an answer that never comes.
+    """
+    fake, agent_program = folder / "fake-qemu", folder / "agent.py"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     folder.chmod(0o755)
-    inside = f'mount --bind {fake} {QEMU}; exec "$@"'
+    agent_program.write_text(_IMPATIENT)
+    inside = f'mount --bind {fake} {QEMU}; exec "$1" {agent_program}'
     async with agent_world(POLYDEV_DRIVER="qemu", POLYDEV_IMAGES_DIR=IMAGES) as agent:
         await agent.start("unshare", "-m", "--", "sh", "-ec", inside, "sh")
         yield agent
@@ -93,17 +107,16 @@ async def test_a_vmm_that_does_not_answer_is_told_with_its_words_and_leaves_noth
         assert (await wrong(host)).keys() == {"driver"}, "something of it is left"
 
 
-async def test_a_machine_whose_disk_is_full_loses_its_network_and_its_vmm_and_comes_back() -> None:
+async def test_a_machine_whose_disk_is_full_loses_its_network_and_its_vmm_and_comes_back(
+    saved_machine: SavedMachine,
+) -> None:
     """One machine for all of it: booting one takes long."""
-    async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
-        await agent.start()
-        async with agent.host() as host:
-            await run(host, cli_machine(vm_id := new_vm_id()))
-            assert await wrong(host) == {}
-            await _full_disk(host, vm_id)
-            await _no_network(agent, host, vm_id)
-            await _dead_vmm(host, vm_id)
-            assert await wrong(host) == {}, "what doctor says to do does mend it"
+    async with resumed_machine(saved_machine) as it:
+        assert await wrong(it.host) == {}
+        await _full_disk(it.host, it.vm_id)
+        await _no_network(it.agent, it.host, it.vm_id)
+        await _dead_vmm(it.host, it.vm_id)
+        assert await wrong(it.host) == {}, "what doctor says to do does mend it"
 
 
 async def _full_disk(host: Host, vm_id: str) -> None:
