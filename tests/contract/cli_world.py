@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin
@@ -132,6 +132,7 @@ class Standin:
 
     def __init__(self, namespace: Namespace, folder: Path, *options: str) -> None:
         self.folder = folder
+        self._forgotten = 0
         command = [sys.executable, "-m", "polydev.standin", "--netns", namespace.name]
         command += ["--listen", ADDRESS, "--proxy-port", "0", "--folder", str(folder), *options]
         self.process = subprocess.Popen(
@@ -148,7 +149,11 @@ class Standin:
 
     def calls(self) -> list[dict[str, Any]]:
         lines = (self.folder / "calls.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in lines[self._forgotten :]]
+
+    def forget_calls(self) -> None:
+        """Tell of later calls only: earlier ones are another test's."""
+        self._forgotten += len(self.calls())
 
     def grants(self) -> list[str]:
         """The grant types for which tokens were issued, in order."""
@@ -173,10 +178,23 @@ class World:
     standin: Standin
     clis: Path
     folder: Path
+    """Files of one test, the home folder among them."""
 
     @property
     def home(self) -> Path:
         return self.folder / "home"
+
+    def moved_in(self, home: Path | None = None) -> "World":
+        """The same network and provider for another test: a folder and a home of its own.
+
+        The home is empty, or a copy of `home`.
+        """
+        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="test-"))
+        if home is None:
+            (folder / "home").mkdir()
+        else:
+            shutil.copytree(home, folder / "home", symlinks=True)
+        return replace(self, folder=folder)
 
     def environment(self, **more: str) -> dict[str, str]:
         return {

@@ -36,16 +36,31 @@ ANSWER = f"The stand-in model heard you say: {QUESTION}"
 LINE_BYTES = 16 * 1024 * 1024
 
 
-@pytest.fixture
-def here() -> Iterator[World]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[World]:
     with world() as made:
-        (made.folder / "work").mkdir()
         yield made
 
 
-@pytest.fixture(params=LOGINS)
+@pytest.fixture(scope="module", params=LOGINS)
 def about(request: pytest.FixtureRequest) -> Provider:
     return provider(request.param)
+
+
+@pytest.fixture(scope="module")
+def logged_in(shared: World, about: Provider) -> Path:
+    """A home folder in which the CLI has logged in."""
+    made = shared.moved_in()
+    LOGINS[about.id](made)
+    return made.home
+
+
+@pytest.fixture
+def here(shared: World, logged_in: Path) -> World:
+    """A world in which somebody is logged in, and nothing else has been."""
+    made = shared.moved_in(logged_in)
+    (made.folder / "work").mkdir()
+    return made
 
 
 @dataclass
@@ -141,7 +156,6 @@ async def running(
 
 
 async def test_it_answers_what_the_person_asks(here: World, about: Provider) -> None:
-    LOGINS[about.id](here)
     async with running(here, about) as it:
         assert it.can.protocol_version == 1
         session = await it.new_session()
@@ -150,7 +164,9 @@ async def test_it_answers_what_the_person_asks(here: World, about: Provider) -> 
         assert len(it.listener.of(AgentMessageChunk)) > 1, "it comes as it is made"
 
 
-async def test_without_a_login_it_says_so(here: World, about: Provider) -> None:
+async def test_without_a_login_it_says_so(shared: World, about: Provider) -> None:
+    here = shared.moved_in()
+    (here.folder / "work").mkdir()
     (here.home / ".codex").mkdir()
     async with running(here, about) as it:
         with pytest.raises(RequestError) as refused:
@@ -160,7 +176,6 @@ async def test_without_a_login_it_says_so(here: World, about: Provider) -> None:
 
 @pytest.mark.parametrize("choice", ["allow_once", "reject_once"])
 async def test_it_asks_before_it_runs_a_command(here: World, about: Provider, choice: str) -> None:
-    LOGINS[about.id](here)
     made = here.folder / "work" / "made"
     async with running(here, about, Listener(choice)) as it:
         session = await it.new_session()
@@ -179,7 +194,6 @@ async def test_it_asks_before_it_runs_a_command(here: World, about: Provider, ch
 
 
 async def test_it_shows_what_it_writes(here: World, about: Provider) -> None:
-    LOGINS[about.id](here)
     file = here.folder / "work" / "note.txt"
     async with running(here, about, Listener("allow_once")) as it:
         assert await it.prompt(await it.new_session(), f"write {file}: a line") == "end_turn"
@@ -193,7 +207,6 @@ async def test_it_shows_what_it_writes(here: World, about: Provider) -> None:
 
 
 async def test_it_stops_when_told_to(here: World, about: Provider) -> None:
-    LOGINS[about.id](here)
     async with running(here, about) as it:
         session = await it.new_session()
         turn = asyncio.create_task(it.prompt(session, "slowly: 1000"))
@@ -206,7 +219,6 @@ async def test_it_stops_when_told_to(here: World, about: Provider) -> None:
 
 
 async def test_a_session_goes_on_in_another_process(here: World, about: Provider) -> None:
-    LOGINS[about.id](here)
     async with running(here, about) as it:
         session = await it.new_session()
         await it.prompt(session, QUESTION)
@@ -228,7 +240,6 @@ async def test_a_session_goes_on_in_another_process(here: World, about: Provider
 
 
 async def test_a_session_that_is_not_there_is_an_error(here: World, about: Provider) -> None:
-    LOGINS[about.id](here)
     unknown = "0199f3c8-0000-7000-8000-00000000abcd"
     async with running(here, about) as it:
         again = {"cwd": str(it.folder), "session_id": unknown, "mcp_servers": []}
@@ -237,9 +248,9 @@ async def test_a_session_that_is_not_there_is_an_error(here: World, about: Provi
         assert await it.prompt(await it.new_session(), QUESTION) == "end_turn"
 
 
-async def test_codex_names_the_session(here: World) -> None:
-    LOGINS["codex"](here)
-    async with running(here, provider("codex")) as it:
+@pytest.mark.parametrize("about", ["codex"], indirect=True)
+async def test_codex_names_the_session(here: World, about: Provider) -> None:
+    async with running(here, about) as it:
         await it.prompt(await it.new_session(), QUESTION)
         assert [t.title for t in it.listener.of(SessionInfoUpdate) if t.title] == [QUESTION]
 

@@ -55,10 +55,15 @@ LOGINS = {
 }
 
 
-@pytest.fixture
-def here() -> Iterator[World]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[World]:
     with world() as made:
         yield made
+
+
+@pytest.fixture
+def here(shared: World) -> World:
+    return shared.moved_in()
 
 
 @pytest.fixture(params=VENDORS)

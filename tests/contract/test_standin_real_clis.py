@@ -5,6 +5,7 @@ Should a new version of a CLI behave differently, this is where it shows.
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,62 @@ pytestmark = pytest.mark.clis
 
 QUESTION = "How many legs has a spider in Zanzibar?"
 GEMINI_STATUS = (str(REPOSITORY / "src/polydev/guest/machine/gemini-status.js"),)
+STATUS: dict[Callable[[World], Path], tuple[str, ...]] = {
+    codex_login: ("codex", "login", "status"),
+    claude_login: ("claude", "auth", "status", "--json"),
+    gemini_login: GEMINI_STATUS,
+}
 ANSWER = f"The stand-in model heard you say: {QUESTION}"
 
 
-@pytest.fixture
-def here() -> Iterator[World]:
+@dataclass(frozen=True)
+class LoggedIn:
+    """A login of a CLI, made once: each test has a copy of the home folder."""
+
+    status_before: int
+    grants: list[str]
+    home: Path
+    file: Path
+
+    def copied(self, shared: World) -> tuple[World, Path]:
+        """A world of one test, and its credentials file."""
+        here = shared.moved_in(self.home)
+        shared.standin.forget_calls()
+        return here, here.home / self.file.relative_to(self.home)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[World]:
     with world() as made:
         yield made
+
+
+@pytest.fixture
+def here(shared: World) -> World:
+    return shared.moved_in()
+
+
+def log_in(shared: World, login: Callable[[World], Path]) -> LoggedIn:
+    here = shared.moved_in()
+    before = here.run(*STATUS[login]).returncode
+    shared.standin.forget_calls()
+    file = login(here)
+    return LoggedIn(before, shared.standin.grants(), here.home, file)
+
+
+@pytest.fixture(scope="module")
+def codex(shared: World) -> LoggedIn:
+    return log_in(shared, codex_login)
+
+
+@pytest.fixture(scope="module")
+def claude(shared: World) -> LoggedIn:
+    return log_in(shared, claude_login)
+
+
+@pytest.fixture(scope="module")
+def gemini(shared: World) -> LoggedIn:
+    return log_in(shared, gemini_login)
 
 
 @pytest.fixture
@@ -65,9 +115,9 @@ def ask_claude(here: World) -> str:
     return str(result["result"])
 
 
-def test_codex_logs_in_and_chats(here: World) -> None:
-    assert here.run("codex", "login", "status").returncode == 1
-    file = codex_login(here)
+def test_codex_logs_in_and_chats(shared: World, codex: LoggedIn) -> None:
+    here, file = codex.copied(shared)
+    assert (codex.status_before, codex.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
     assert json.loads(file.read_text())["tokens"]["refresh_token"].startswith("rt_standin_")
     status = here.run("codex", "login", "status")
@@ -76,9 +126,9 @@ def test_codex_logs_in_and_chats(here: World) -> None:
     assert 200 in here.standin.answered("/backend-api/codex/responses")
 
 
-def test_claude_code_logs_in_and_chats(here: World) -> None:
-    assert here.run("claude", "auth", "status", "--json").returncode == 1
-    file = claude_login(here)
+def test_claude_code_logs_in_and_chats(shared: World, claude: LoggedIn) -> None:
+    here, file = claude.copied(shared)
+    assert (claude.status_before, claude.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
     status = here.run("claude", "auth", "status", "--json")
     assert json.loads(status.stdout)["email"] == "ada@example.test"
@@ -86,9 +136,9 @@ def test_claude_code_logs_in_and_chats(here: World) -> None:
     assert 200 in here.standin.answered("/v1/messages")
 
 
-def test_gemini_logs_in_and_chats(here: World) -> None:
-    assert here.run(*GEMINI_STATUS).returncode == 1
-    file = gemini_login(here)
+def test_gemini_logs_in_and_chats(shared: World, gemini: LoggedIn) -> None:
+    here, file = gemini.copied(shared)
+    assert (gemini.status_before, gemini.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
     kept = json.loads(file.read_text())
     assert kept["refresh_token"].startswith("1//standin-")
@@ -101,12 +151,14 @@ def test_gemini_logs_in_and_chats(here: World) -> None:
     assert 200 in here.standin.answered("/v1internal:streamGenerateContent")
 
 
-def test_gemini_refreshes_an_expired_token_and_keeps_its_refresh_token(here: World) -> None:
-    file = gemini_login(here)
+def test_gemini_refreshes_an_expired_token_and_keeps_its_refresh_token(
+    shared: World, gemini: LoggedIn
+) -> None:
+    here, file = gemini.copied(shared)
     before = json.loads(file.read_text())
     file.write_text(json.dumps({**before, "expiry_date": before["expiry_date"] - 24 * 3600 * 1000}))
     assert ask_gemini(here) == ANSWER
-    assert here.standin.grants() == ["authorization_code", "refresh_token"]
+    assert here.standin.grants() == ["refresh_token"]
     after = json.loads(file.read_text())
     assert after["access_token"] != before["access_token"]
     assert after["refresh_token"] == before["refresh_token"]
@@ -131,36 +183,32 @@ def test_codex_refreshes_an_expiring_token_and_keeps_the_rotation(short_lived: W
     assert after["access_token"] != before["access_token"]
 
 
-def test_claude_code_refreshes_an_expired_token_and_keeps_the_rotation(here: World) -> None:
-    file = claude_login(here)
+def test_claude_code_refreshes_an_expired_token_and_keeps_the_rotation(
+    shared: World, claude: LoggedIn
+) -> None:
+    here, file = claude.copied(shared)
     content = json.loads(file.read_text())
     before = dict(content["claudeAiOauth"])
     content["claudeAiOauth"]["expiresAt"] = before["expiresAt"] - 24 * 3600 * 1000
     file.write_text(json.dumps(content))
     assert ask_claude(here) == ANSWER
-    assert here.standin.grants() == ["authorization_code", "refresh_token"]
+    assert here.standin.grants() == ["refresh_token"]
     after = json.loads(file.read_text())["claudeAiOauth"]
     assert after["refreshToken"] != before["refreshToken"]
     assert after["accessToken"] != before["accessToken"]
 
 
 @pytest.mark.parametrize(
-    ("login", "argv"),
-    [
-        (codex_login, ("codex", "login", "status")),
-        (claude_login, ("claude", "auth", "status", "--json")),
-        (gemini_login, GEMINI_STATUS),
-    ],
+    ("name", "login"),
+    [("codex", codex_login), ("claude", claude_login), ("gemini", gemini_login)],
 )
 def test_the_credentials_file_alone_moves_the_login(
-    here: World, login: Callable[[World], Path], argv: tuple[str, ...]
+    here: World, request: pytest.FixtureRequest, name: str, login: Callable[[World], Path]
 ) -> None:
-    file = login(here)
-    elsewhere = here.folder / "elsewhere"
-    copy = elsewhere / file.relative_to(here.home)
+    logged_in: LoggedIn = request.getfixturevalue(name)
+    copy = here.home / logged_in.file.relative_to(logged_in.home)
     copy.parent.mkdir(parents=True)
-    copy.write_bytes(file.read_bytes())
+    copy.write_bytes(logged_in.file.read_bytes())
     if login is gemini_login:
-        gemini_chose_google(elsewhere)
-    environment = here.environment(HOME=str(elsewhere))
-    assert here.namespace.run(argv, environment).returncode == 0
+        gemini_chose_google(here.home)
+    assert here.run(*STATUS[login]).returncode == 0
