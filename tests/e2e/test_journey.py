@@ -1,6 +1,8 @@
 """The main job on real machines, by the commands alone: real CLIs, the stand-in provider.
 
-`polydev demo` carries both journeys through once; the tests then look at what it left running.
+`polydev demo` logs Claude Code in, `polydev connect` logs Codex in while controller and host agent
+are killed. Gemini CLI has its journey in test_page.py. Each takes minutes in an emulated machine,
+so each logs in once, and the tests look at what that left.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from polydev.hosts import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 
-PROVIDERS = ("codex", "claude_code")
-"""Gemini CLI, which takes minutes in an emulated machine, has its journey in test_page.py."""
 CREDENTIALS = {
-    "codex": "/root/.codex/auth.json",
     "claude_code": "/root/.claude/.credentials.json",
+    "codex": "/root/.codex/auth.json",
+}
+STATUS = {
+    "claude_code": ("claude", "auth", "status"),
+    "codex": ("codex", "login", "status"),
 }
 STEPS = (
     "wait-for-room",
@@ -42,67 +46,120 @@ STEPS = (
 
 
 @pytest.fixture(scope="module")
-def report(place: Place) -> dict[str, Any]:
-    """What `polydev demo --json` ends with."""
-    wanted = [word for provider in PROVIDERS for word in ("--provider", provider)]
-    ended = place.run("demo", *wanted, "--keep-approving", "--json", limit_s=1500)
-    last = ended.stdout.splitlines()[-1] if ended.stdout else ""
-    assert ended.returncode == 0, f"{ended.stderr[-8000:]}\n{last}"
-    answer: dict[str, Any] = json.loads(last)
-    return answer
+def cli(report: dict[str, Any]) -> str:
+    """The CLI machine."""
+    vm_id: str = report["machines"]["claude_code"]
+    return vm_id
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_the_journey_ends_with_an_answer(report: dict[str, Any], provider: str) -> None:
+@pytest.fixture(scope="module")
+def codex(place: Place, cli: str) -> subprocess.CompletedProcess[str]:
+    """The end of a login of Codex that controller and host agent do not live through.
+
+    Both are killed while real machines are in the middle of it, and once more later.
+    """
+    for step in ("Making the CLI machine", "Starting the CLI's own login"):
+        process = _connect_until(place, step)
+        for module in ("polydev.app", "polydev.hostd"):
+            os.kill(place.process(module), signal.SIGKILL)
+        process.communicate(timeout=600)
+    again = place.run("connect", "codex", limit_s=600)
+    for _ in range(60):
+        if again.returncode == 0 or "answer" not in again.stderr:
+            break
+        again = place.run("connect", "codex", limit_s=600)
+    return again
+
+
+def _connect_until(place: Place, step: str) -> subprocess.Popen[str]:
+    """The command of a login, the live one if there is one, that has told that a step is done."""
+    for _ in range(60):
+        process = place.start("connect", "codex", stderr=subprocess.STDOUT)
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "✓" in line and step in line:
+                return process
+        process.communicate(timeout=60)
+        assert "answer" in said[-1], said  # the controller is not up again
+    raise AssertionError(said)
+
+
+def test_the_journey_ends_with_an_answer(report: dict[str, Any]) -> None:
     assert report["ok"] is True
-    assert report["answers"][provider].strip()
-    taken = [step["step"] for step in report["steps"] if step["provider"] == provider]
+    assert report["answers"]["claude_code"].strip()
+    taken = [step["step"] for step in report["steps"] if step["provider"] == "claude_code"]
     assert taken == list(STEPS)
     assert all(step["seconds"] >= 0 for step in report["steps"])
 
 
-def test_one_cli_machine_is_left_and_no_browser_machine(
-    place: Place, report: dict[str, Any]
-) -> None:
+def test_one_cli_machine_is_left_and_no_browser_machine(place: Place, cli: str) -> None:
     machines = place.json("machine", "list")
-    assert {machine["vm_id"] for machine in machines} == set(report["machines"].values())
-    assert {machine["vm_type"] for machine in machines} == {"cli"}
+    assert [(machine["vm_id"], machine["vm_type"]) for machine in machines] == [(cli, "cli")]
 
 
-@pytest.mark.parametrize(
-    ("provider", "argv"),
-    [
-        ("codex", ("codex", "login", "status")),
-        ("claude_code", ("claude", "auth", "status")),
-    ],
-)
-def test_the_cli_itself_says_that_it_is_logged_in(
-    place: Place, report: dict[str, Any], provider: str, argv: tuple[str, ...]
+def test_a_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
+    process = place.start("connect", "codex", stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Making the CLI machine" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, rest
+    assert [machine["vm_id"] for machine in place.json("machine", "list")] == [cli]
+    checks = json.loads(place.run("doctor", "--json").stdout)["checks"]
+    assert [check for check in checks if not check["ok"]] == []
+
+
+def test_a_host_agent_that_is_killed_finds_its_machines_again(place: Place, cli: str) -> None:
+    os.kill(place.process("polydev.hostd"), signal.SIGKILL)
+    for _ in range(60):
+        ended = place.run("machine", "exec", cli, "--", *STATUS["claude_code"])
+        if ended.returncode == 0:
+            return
+    pytest.fail(ended.stderr)
+
+
+async def test_a_login_outlives_controller_and_host_agent(
+    place: Place, cli: str, codex: subprocess.CompletedProcess[str]
 ) -> None:
-    ended = place.run("machine", "exec", report["machines"][provider], "--", *argv)
+    assert codex.returncode == 0, f"{codex.stdout}\n{codex.stderr}"
+    async with Host(place.state_dir / "sockets" / "hostd.sock") as host:
+        found = await host.inventory()
+    assert found.machines == found.folders == list(found.processes) == [cli]
+    assert list(found.addresses) == [cli]
+    assert len(found.taps) == len(set(found.firewall)) == 1
+    assert [machine["vm_id"] for machine in place.json("machine", "list")] == [cli]
+
+
+@pytest.mark.usefixtures("codex")
+@pytest.mark.parametrize("provider", STATUS)
+def test_the_cli_itself_says_that_it_is_logged_in(place: Place, cli: str, provider: str) -> None:
+    ended = place.run("machine", "exec", cli, "--", *STATUS[provider])
     assert ended.returncode == 0
     assert re.search(r"logged.?in", ended.stdout + ended.stderr, re.IGNORECASE)
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_the_credentials_are_roots_alone(
-    place: Place, report: dict[str, Any], provider: str
-) -> None:
+@pytest.mark.usefixtures("codex")
+@pytest.mark.parametrize("provider", CREDENTIALS)
+def test_the_credentials_are_roots_alone(place: Place, cli: str, provider: str) -> None:
     path = CREDENTIALS[provider]
-    told = place.ok(
-        "machine", "exec", report["machines"][provider], "--", "stat", "-c", "%U:%G %a", path
-    )
+    told = place.ok("machine", "exec", cli, "--", "stat", "-c", "%U:%G %a", path)
     assert told.strip() == "root:root 600"
 
 
-def test_a_chat_goes_on_from_the_command(place: Place, report: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("codex")
+def test_a_chat_goes_on_from_the_command(place: Place) -> None:
     assert place.json("chat", "codex", "Say hello once more.")["text"].strip()
 
 
-def test_no_token_is_anywhere_but_in_the_cli_machine(place: Place, report: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("codex")
+def test_no_token_is_anywhere_but_in_the_cli_machine(place: Place, cli: str) -> None:
     tokens: set[str] = set()
-    for provider, path in CREDENTIALS.items():
-        text = place.ok("machine", "exec", report["machines"][provider], "--", "cat", path)
+    for path in CREDENTIALS.values():
+        text = place.ok("machine", "exec", cli, "--", "cat", path)
         tokens |= tokens_in(json.loads(text))
     assert len(tokens) == 5, "Codex has three, Claude Code two"
     needles = [token.encode() for token in tokens]
@@ -132,76 +189,3 @@ def searched(state_dir: Path) -> list[Path]:
         and not path.is_relative_to(state_dir / "standin")
         and not path.name.startswith("disk")
     ]
-
-
-def test_a_cancelled_login_leaves_nothing(place: Place, report: dict[str, Any]) -> None:
-    before = {machine["vm_id"] for machine in place.json("machine", "list")}
-    process = place.start("connect", "codex", stderr=subprocess.STDOUT)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "Making the CLI machine" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=300)
-    assert process.returncode == 130, rest
-    assert {machine["vm_id"] for machine in place.json("machine", "list")} == before
-    checks = json.loads(place.run("doctor", "--json").stdout)["checks"]
-    assert [check for check in checks if not check["ok"]] == []
-
-
-def test_a_host_agent_that_is_killed_finds_its_machines_again(
-    place: Place, report: dict[str, Any]
-) -> None:
-    os.kill(place.process("polydev.hostd"), signal.SIGKILL)
-    codex = report["machines"]["codex"]
-    for _ in range(60):
-        ended = place.run("machine", "exec", codex, "--", "codex", "login", "status")
-        if ended.returncode == 0:
-            return
-    pytest.fail(ended.stderr)
-
-
-async def test_a_login_outlives_controller_and_host_agent(
-    place: Place, report: dict[str, Any]
-) -> None:
-    """Both are killed while real machines are in the middle of it, and once more later in the same
-    login; it completes all the same."""
-    cli = {machine["vm_id"] for machine in place.json("machine", "list")}
-    for step in ("Making the CLI machine", "Starting the CLI's own login"):
-        process = _connect_until(place, step)
-        for module in ("polydev.app", "polydev.hostd"):
-            os.kill(place.process(module), signal.SIGKILL)
-        process.communicate(timeout=600)
-    again = place.run("connect", "codex", limit_s=600)
-    for _ in range(60):
-        if again.returncode == 0 or "answer" not in again.stderr:
-            break
-        again = place.run("connect", "codex", limit_s=600)
-    assert again.returncode == 0, f"{again.stdout}\n{again.stderr}"
-    async with Host(place.state_dir / "sockets" / "hostd.sock") as host:
-        found = await host.inventory()
-    assert set(found.machines) == set(found.folders) == set(found.processes) == cli
-    assert set(found.addresses) == cli
-    assert len(found.taps) == len(set(found.firewall)) == len(cli)
-    assert {machine["vm_id"] for machine in place.json("machine", "list")} == cli
-
-
-def _connect_until(place: Place, step: str) -> subprocess.Popen[str]:
-    """The command of a login, the live one if there is one, that has told that a step is done."""
-    for _ in range(60):
-        process = place.start("connect", "codex", stderr=subprocess.STDOUT)
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "✓" in line and step in line:
-                return process
-        process.communicate(timeout=60)
-        assert "answer" in said[-1], said  # the controller is not up again
-    raise AssertionError(said)
-
-
-def test_down_leaves_nothing(place: Place, report: dict[str, Any]) -> None:
-    assert report["ok"]
-    place.ok("down", "--demo")
-    assert place.leftovers() == {}
