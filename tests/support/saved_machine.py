@@ -46,6 +46,11 @@ class SavedMachine:
         [key] = keys_dir.glob("*/memory.key")
         shutil.copyfile(self.folder / "memory.key", key)
 
+    def put_probe_into(self, state_dir: Path) -> None:
+        """Have another agent know what this host's driver can do: to find out takes a boot."""
+        state_dir.mkdir()
+        _copy(self.folder / "state" / "cache", state_dir / "cache")
+
 
 def saved_once(shared: Path) -> SavedMachine:
     """The saved machine of a test run, made by the first of its processes that asks for it."""

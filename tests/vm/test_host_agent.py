@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess, agent_world
+from findings import wrong
 from saved_machine import Resumed, SavedMachine, resumed_machine
 
 from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
@@ -48,8 +49,9 @@ SERVE = ["python3", "-m", "http.server", "9000", "--bind", "127.0.0.1", "-d", "/
 
 
 @pytest.fixture
-async def agent() -> AsyncIterator[AgentProcess]:
+async def agent(saved_machine: SavedMachine) -> AsyncIterator[AgentProcess]:
     async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
+        saved_machine.put_probe_into(agent.state_dir)
         await agent.start()
         yield agent
 
@@ -157,12 +159,18 @@ async def test_a_vmm_that_is_killed_is_noticed_and_started_again(resumed: Resume
     assert seen.sockets == [str(agent.socket)]
     with pytest.raises(MachineBusy):
         await said(host, vm_id, "true")
+    finding = (await wrong(host))["machines"]
+    assert finding.vm_id == vm_id
+    assert f"The VMM of {vm_id} ended with signal 9" in finding.message
+    assert f"polydev machine start {vm_id}" in finding.hint
+    assert "console.log" in finding.hint
 
     assert await host.read_file(vm_id, "/root/a") == b"kept"
     await run(host, WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile("/root/b", b"off"))]))
     started = await run(host, StartMachine(vm_id=vm_id, ready_timeout_s=BOOT_LIMIT_S))
     assert started is not None
     assert (started.state, started.ip_address) == (MachineState.RUNNING, made.ip_address)
+    assert await wrong(host) == {}, "what doctor says to do does mend it"
     assert await said(host, vm_id, "cat", "/root/a", "/root/b") == "keptoff"
 
     await agent.kill()

@@ -1,0 +1,13 @@
+"""Findings of a host agent's health checks."""
+
+from __future__ import annotations
+
+from polydev.domain import Finding
+from polydev.hosts import Host
+
+
+async def wrong(host: Host) -> dict[str, Finding]:
+    """Each finding of something that is wrong, by its name. Each says what to do."""
+    found = [it for it in (await host.diagnosis()).findings if not it.ok]
+    assert all(it.hint for it in found)
+    return {it.name: it for it in found}
