@@ -14,10 +14,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.down import kill_in_namespace
-from polydev.errors import HostUnreachable
-from polydev.hostd.network import netns
-from polydev.hosts import Host
+from polydev.cli.supervisor.shutdown import kill_in_namespace
+from polydev.hostagent.system import namespaces
+from polydev.shared.errors import HostUnreachable
+from polydev.shared.host_client import Host
 
 _START_LIMIT_S = 120.0
 
@@ -50,7 +50,7 @@ async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
     }
     with (state_dir / "agent.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "polydev.hostd"), env=environment, stdout=log, stderr=log
+            *(sys.executable, "-m", "polydev.hostagent"), env=environment, stdout=log, stderr=log
         )
     host = Host(state_dir / "sockets" / "hostd.sock")
     try:
@@ -61,9 +61,9 @@ async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         await process.wait()
-        if netns.exists(name):
+        if namespaces.exists(name):
             await kill_in_namespace(name)  # its machines, which outlive it
-        await asyncio.to_thread(netns.remove, name)  # half made, too
+        await asyncio.to_thread(namespaces.remove, name)  # half made, too
         shutil.rmtree(state_dir, ignore_errors=True)
 
 

@@ -25,18 +25,19 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from local_agents import VM_ID, LocalHost, LocalProcess, an_agent
 
-from polydev.api.chat_schemas import on_wire
-from polydev.api.streams import SSE, HeldStream
-from polydev.chat.agent import Agent
-from polydev.chat.following import follow
-from polydev.chat.live import Lives
-from polydev.chat.recording import Recording
-from polydev.chat.updates import Telling
-from polydev.domain import Chat, ChatId, ChatStatus, Person, PersonId, TitledBy, TurnEnd, now
-from polydev.hostapi import ExecRequest
-from polydev.hosts import Host
-from polydev.store import chats, people
-from polydev.store.database import Database, open_database
+from polydev.controller.api.http.streams import SSE, HeldStream
+from polydev.controller.api.schemas.chats import on_wire
+from polydev.controller.chat.acp.agent import Agent
+from polydev.controller.chat.acp.events import Telling
+from polydev.controller.chat.events.buffer import Lives
+from polydev.controller.chat.events.subscribe import follow
+from polydev.controller.chat.events.writer import Recording
+from polydev.controller.store.engine.database import Database, open_database
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.chats import chats
+from polydev.shared.domain import Chat, ChatId, ChatStatus, Person, PersonId, TitledBy, TurnEnd, now
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import ExecRequest
 
 GOAL_MS = 5.0
 _PAUSE_S = 0.01
@@ -122,7 +123,7 @@ async def _a_chat(database: Database) -> Chat:
     nothing = (None, None, 0, ChatStatus.IDLE, None, now(), now())
     chat = Chat(_CHAT, _ANN, "codex", "", TitledBy.NOBODY, *nothing)
     async with database.write() as connection:
-        await people.add(connection, Person(_ANN, "ann@example.test", now()))
+        await users.add(connection, Person(_ANN, "ann@example.test", now()))
         await chats.add(connection, chat)
         await chats.add_turn(connection, chat, "go", "go", now())
         asked = await chats.get(connection, _CHAT, _ANN)

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bench.measure import Comparison, compare
-from polydev.hostd.disks import make_disk
-from polydev.hostd.images import ImageStore
+from polydev.hostagent.images import ImageStore
+from polydev.hostagent.provisioning.disks import make_disk
 
 DISK_MIB = 4096
 GOAL_S = 0.050

@@ -12,8 +12,8 @@ from statistics import median
 
 from bench.agent import BenchAgent
 from bench.measure import Comparison, compare, own_mib, timed
-from polydev.domain import MachineKind, new_vm_id
-from polydev.hostapi import (
+from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
     HibernateMachine,

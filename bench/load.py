@@ -26,11 +26,11 @@ from statistics import quantiles
 
 import aiohttp
 
-from polydev.domain import Person, PersonId, now
-from polydev.hostd.network import netns
-from polydev.hosts import Host
-from polydev.store import people
-from polydev.store.database import open_database
+from polydev.controller.store.engine.database import open_database
+from polydev.controller.store.queries.accounts import users
+from polydev.hostagent.system import namespaces
+from polydev.shared.domain import Person, PersonId, now
+from polydev.shared.host_client import Host
 
 PROVIDER = "codex"
 _LIMIT_S = 300.0
@@ -135,7 +135,7 @@ class World:
         ids = [secrets.token_hex(8) for _ in range(count)]
         async with database.write() as connection:
             for name in ids:
-                await people.add(connection, Person(PersonId(name), f"{name}@example.test", now()))
+                await users.add(connection, Person(PersonId(name), f"{name}@example.test", now()))
         await database.close()
         return ids
 
@@ -150,7 +150,7 @@ class World:
         """Wait until so many sessions are in that state, by looking into the store."""
         import sqlalchemy as sa
 
-        from polydev.store.tables import auth_sessions
+        from polydev.controller.store.tables import auth_sessions
 
         database = open_database(self.database_url, self.state_dir / "controller")
         query = sa.select(auth_sessions.c.status, sa.func.count()).group_by(auth_sessions.c.status)
@@ -180,7 +180,7 @@ class World:
     async def _steps(self, session_ids: list[str]) -> dict[str, float]:
         import sqlalchemy as sa
 
-        from polydev.store.tables import session_steps
+        from polydev.controller.store.tables import session_steps
 
         database = open_database(self.database_url, self.state_dir / "controller")
         spent: dict[str, list[float]] = {}
@@ -209,11 +209,13 @@ async def simulated_world(
         environment["DATABASE_URL"] = database_url
     running: list[asyncio.subprocess.Process] = []
     try:
-        running.append(await _program("polydev.hostd", environment, state_dir / "hostd.log"))
+        running.append(await _program("polydev.hostagent", environment, state_dir / "hostd.log"))
         host = Host(state_dir / "sockets" / "hostd.sock")
         await _answers(host.health, running[0])
         await host.aclose()
-        running.append(await _program("polydev.app", environment, state_dir / "controller.log"))
+        running.append(
+            await _program("polydev.controller", environment, state_dir / "controller.log")
+        )
         headers = {"authorization": f"Bearer {_TOKEN}"}
         connector = aiohttp.TCPConnector(limit=64)
         async with aiohttp.ClientSession(headers=headers, connector=connector) as client:
@@ -226,7 +228,7 @@ async def simulated_world(
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
             await process.wait()
-        await asyncio.to_thread(netns.remove, name)
+        await asyncio.to_thread(namespaces.remove, name)
         if sys.exc_info()[0] is None:
             shutil.rmtree(state_dir, ignore_errors=True)
 

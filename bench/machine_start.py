@@ -20,16 +20,16 @@ import asyncssh
 
 from bench.agent import BenchAgent
 from bench.measure import Comparison, compare
-from polydev.domain import MachineKind, new_vm_id
-from polydev.hostapi import CreateMachine, DestroyMachine
-from polydev.hostd.config_drive import MachineConfig, write_config_drive
-from polydev.hostd.disks import make_disk
-from polydev.hostd.images import ImageStore
-from polydev.hostd.keys import MachineKeys, make_keys
-from polydev.hostd.network import Attachment, Network, dial
-from polydev.hostd.vmm.qemu.command import MACHINE, Acceleration, kernel_line
-from polydev.hostd.vmm.qemu.tsc import tsc_khz
-from polydev.settings import HostSettings
+from polydev.hostagent.images import ImageStore
+from polydev.hostagent.network import Attachment, Network, dial
+from polydev.hostagent.provisioning.config_drive import MachineConfig, write_config_drive
+from polydev.hostagent.provisioning.disks import make_disk
+from polydev.hostagent.provisioning.ssh_keys import MachineKeys, make_keys
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.vmm.qemu.command import MACHINE, Acceleration, kernel_line
+from polydev.hostagent.vmm.qemu.tsc import tsc_khz
+from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.host_protocol import CreateMachine, DestroyMachine
 
 MEMORY_MIB = 512
 DISK_MIB = 4096

@@ -17,9 +17,9 @@ from statistics import median
 
 from bench.agent import BenchAgent
 from bench.effort import Effort
-from polydev.domain import MachineKind, new_vm_id
-from polydev.hostapi import CreateMachine, DestroyMachine, MachineView
-from polydev.hostd.images import ImageStore
+from polydev.hostagent.images import ImageStore
+from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.host_protocol import CreateMachine, DestroyMachine, MachineView
 
 MEMORY_MIB = 512
 _LIMIT_S = 600.0

@@ -17,9 +17,9 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from polydev.errors import PolydevError
-from polydev.hosts import Host
-from polydev.hosts.streams import GuestStream
+from polydev.shared.errors import PolydevError
+from polydev.shared.host_client import Host
+from polydev.shared.host_client.streams import GuestStream
 
 _PORT = 9222
 _SERVICE_PORT = 8080

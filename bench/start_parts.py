@@ -21,9 +21,9 @@ from statistics import median
 from pydantic import SecretStr
 
 from bench.agent import BenchAgent
-from polydev.domain import MachineKind, new_vm_id
-from polydev.hostapi import CreateMachine, DestroyMachine
-from polydev.hostd.vmm.process import IDENTITY
+from polydev.hostagent.vmm.process import IDENTITY
+from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.host_protocol import CreateMachine, DestroyMachine
 
 _LIMIT_S = 300.0
 _LOOK_EVERY_S = 0.002

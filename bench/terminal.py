@@ -19,8 +19,8 @@ from websockets.asyncio.client import connect
 
 from bench.load import World, simulated_world
 from bench.measure import Comparison, compare
-from polydev.hostapi import ExecRequest
-from polydev.hosts import Host
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import ExecRequest
 
 GOAL = 1 / 0.9
 """At least 90 % of what the channel carries."""

@@ -16,9 +16,9 @@ from bench.agent import BenchAgent
 from bench.effort import Effort
 from bench.measure import Side, compare, own_mib, timed
 from bench.page import painted, served
-from polydev.domain import MachineKind, new_vm_id
-from polydev.hostapi import CreateMachine, DestroyMachine, WarmShape
-from polydev.hosts import Host
+from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import CreateMachine, DestroyMachine, WarmShape
 
 SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
 _LIMIT_S = 900.0

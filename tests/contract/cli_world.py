@@ -27,7 +27,7 @@ from urllib.parse import urljoin
 
 import httpx
 
-from polydev.hostd.images.npm import COMMANDS
+from polydev.hostagent.images.npm import COMMANDS
 
 Result = TypeVar("Result")
 
@@ -128,12 +128,18 @@ class Namespace:
 
 
 class Standin:
-    """`python -m polydev.standin`, as the demo starts it."""
+    """`python -m polydev.testing.fake_providers`, as the demo starts it."""
 
     def __init__(self, namespace: Namespace, folder: Path, *options: str) -> None:
         self.folder = folder
         self._forgotten = 0
-        command = [sys.executable, "-m", "polydev.standin", "--netns", namespace.name]
+        command = [
+            sys.executable,
+            "-m",
+            "polydev.testing.fake_providers",
+            "--netns",
+            namespace.name,
+        ]
         command += ["--listen", ADDRESS, "--proxy-port", "0", "--folder", str(folder), *options]
         self.process = subprocess.Popen(
             command,

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import uvicorn
 
-from polydev.domain import Finding
-from polydev.errors import ChannelLost, MachineBusy, NoSuchFile, NoSuchMachine
-from polydev.hostapi import STDERR, STDOUT, ExecRequest, Health
-from polydev.hostd import server
-from polydev.hostd.__main__ import server_config
-from polydev.hostd.journal import Journal
-from polydev.hostd.listening import listening
-from polydev.hostd.operations import Operations
-from polydev.hostd.usage import UsageLog
+from polydev.hostagent.__main__ import server_config
+from polydev.hostagent.operations.journal import Journal
+from polydev.hostagent.operations.operations import Operations
+from polydev.hostagent.resources.resource_usage import UsageLog
+from polydev.hostagent.server import routes
+from polydev.hostagent.server.single_instance import listening
+from polydev.shared.domain import Finding
+from polydev.shared.errors import ChannelLost, MachineBusy, NoSuchFile, NoSuchMachine
+from polydev.shared.host_protocol import STDERR, STDOUT, ExecRequest, Health
 
 VM = "vm-00000000-0000-4000-8000-000000000001"
 STOPPED = "vm-00000000-0000-4000-8000-000000000002"
@@ -181,7 +181,7 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Path, LocalGuest]]:
 
     with listening(folder / "h.sock", None) as listener:
         usage = UsageLog(guest)
-        app = server.build(guest, operations, health, diagnose, usage)  # type: ignore[arg-type]
+        app = routes.build(guest, operations, health, diagnose, usage)  # type: ignore[arg-type]
         http = uvicorn.Server(server_config(app))
         http.capture_signals = suppress  # type: ignore[method-assign, assignment]
         task = asyncio.create_task(http.serve(sockets=[listener]))

@@ -27,7 +27,7 @@ from acp.schema import (
 from cli_logins import LOGINS
 from cli_world import PATIENCE_S, World, world
 
-from polydev.providers import Provider, provider
+from polydev.shared.providers import Provider, provider
 
 pytestmark = pytest.mark.clis
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from cli_world import PATIENCE_S, REPOSITORY, World, world
 
-from polydev.domain import CredentialKind
-from polydev.providers import (
+from polydev.shared.domain import CredentialKind
+from polydev.shared.providers import (
     AnswerReader,
     Provider,
     check_api_key,
@@ -24,7 +24,7 @@ from polydev.providers import (
     provider,
     to_place,
 )
-from polydev.standin.accounts import ACCOUNTS
+from polydev.testing.fake_providers.accounts import ACCOUNTS
 
 pytestmark = pytest.mark.clis
 

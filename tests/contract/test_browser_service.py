@@ -26,7 +26,7 @@ pytestmark = pytest.mark.clis
 
 SESSION = "3f0c6c1e-6c0f-4d43-9f40-2a0f4b1d9a01"
 PORT, DEBUGGING_PORT = 8080, 9222
-PROVIDERS = REPOSITORY / "src/polydev/providers"
+PROVIDERS = REPOSITORY / "src/polydev/shared/providers"
 SERVICE = REPOSITORY / "src/polydev/guest"
 
 

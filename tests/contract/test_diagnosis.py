@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 from agent_process import AgentProcess, agent_world
 
-from polydev.domain import Finding, MachineKind, new_vm_id
-from polydev.errors import MachineNotReady
-from polydev.hostapi import (
+from polydev.hostagent.health.checks import Examiner
+from polydev.hostagent.network import Network, NetworkPlan
+from polydev.hostagent.network.addresses import AddressPool
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.domain import Finding, MachineKind, new_vm_id
+from polydev.shared.errors import MachineNotReady
+from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
     HibernateMachine,
     ResumeMachine,
     StartMachine,
 )
-from polydev.hostd.diagnosis import Examiner
-from polydev.hostd.network import Network, NetworkPlan
-from polydev.hostd.network.addresses import AddressPool
-from polydev.settings import HostSettings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

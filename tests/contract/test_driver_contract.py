@@ -20,12 +20,12 @@ from driver_worlds import (
 )
 from kept_memory import KeptMemory
 
-from polydev.domain import GuestFile, new_vm_id
-from polydev.errors import ChannelLost, PolydevError, SnapshotUnusable, VmmFailed
-from polydev.hostapi import STDOUT, ExecRequest
-from polydev.hostd.channel import Channel
-from polydev.hostd.keys import make_keys
-from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm
+from polydev.hostagent.channel import Channel
+from polydev.hostagent.provisioning.ssh_keys import make_keys
+from polydev.hostagent.vmm.contract import LaunchSpec, RunningVmm
+from polydev.shared.domain import GuestFile, new_vm_id
+from polydev.shared.errors import ChannelLost, PolydevError, SnapshotUnusable, VmmFailed
+from polydev.shared.host_protocol import STDOUT, ExecRequest
 
 WORLDS = {
     "firecracker": firecracker_world,

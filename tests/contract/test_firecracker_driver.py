@@ -18,11 +18,17 @@ import launch_cut
 import pytest
 from driver_worlds import FirecrackerWorld, firecracker_standin_world, left_in
 
-from polydev.errors import AlreadyRunning, DiskFull, PolydevError, SnapshotUnusable, VmmFailed
-from polydev.hostd.vmm.firecracker import api, cgroup, ends, jail, mounts, session
-from polydev.hostd.vmm.firecracker.api import Api, Refused
-from polydev.hostd.vmm.firecracker.standin import install
-from polydev.hostd.vmm.vmm import LaunchSpec
+from polydev.hostagent.vmm.contract import LaunchSpec
+from polydev.hostagent.vmm.firecracker import api, cgroup, ipc, jail, mounts, session
+from polydev.hostagent.vmm.firecracker.api import Api, Refused
+from polydev.shared.errors import (
+    AlreadyRunning,
+    DiskFull,
+    PolydevError,
+    SnapshotUnusable,
+    VmmFailed,
+)
+from polydev.testing.fake_firecracker import install
 
 pytestmark = pytest.mark.vm
 READY_S = 60
@@ -275,13 +281,13 @@ async def test_a_vmm_killed_in_the_middle_of_its_launch_leaves_nothing(
 ) -> None:
     spec = await world.spec()
     ask, left = Api._ask, at
-    remove_from = ends.remove_from
+    remove_from = ipc.remove_from
 
     def remove_slowly(folder: Path) -> None:
         time.sleep(0.2)  # whoever still works with it gets into its way now
         remove_from(folder)
 
-    monkeypatch.setattr(ends, "remove_from", remove_slowly)
+    monkeypatch.setattr(ipc, "remove_from", remove_slowly)
 
     async def counted(self: Api, *what: Any) -> Any:
         nonlocal left

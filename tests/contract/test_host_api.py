@@ -11,8 +11,8 @@ import pytest
 from agent_process import AgentProcess, agent_world
 from pydantic import SecretStr
 
-from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
-from polydev.errors import (
+from polydev.shared.domain import GuestFile, MachineKind, MachineState, new_vm_id
+from polydev.shared.errors import (
     ChannelLost,
     HostUnreachable,
     MachineBusy,
@@ -21,7 +21,8 @@ from polydev.errors import (
     OperationMismatch,
     PolydevError,
 )
-from polydev.hostapi import (
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
     MachineView,
@@ -31,7 +32,6 @@ from polydev.hostapi import (
     WireFile,
     WriteFiles,
 )
-from polydev.hosts import Host
 
 TOKEN = "made-up-bearer-token"
 

@@ -19,7 +19,7 @@ from local_guest import STOPPED, VM, LocalGuest, serving
 from websockets.asyncio.client import unix_connect
 from websockets.exceptions import ConnectionClosedError
 
-from polydev.errors import (
+from polydev.shared.errors import (
     ChannelLost,
     GuestMisbehaved,
     HostUnreachable,
@@ -29,8 +29,8 @@ from polydev.errors import (
     NoSuchMachine,
     PolydevError,
 )
-from polydev.hostapi import STDERR, STDOUT, DestroyMachine, ExecRequest
-from polydev.hosts import Host
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import STDERR, STDOUT, DestroyMachine, ExecRequest
 
 PYTHON = sys.executable
 
@@ -129,7 +129,7 @@ async def test_a_client_that_is_cut_ends_the_program(guest: tuple[Host, LocalGue
 async def test_a_client_that_is_cut_ends_a_program_that_does_not_read(
     guest: tuple[Host, LocalGuest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polydev.hostd.streams._HEARTBEAT_S", 0.2)
+    monkeypatch.setattr("polydev.hostagent.server.websocket_streams._HEARTBEAT_S", 0.2)
     host, local = guest
     connection = await unix_connect(str(host._socket), f"ws://host/machines/{VM}/exec")
     await connection.send(ExecRequest(argv=["sleep", "100"]).model_dump_json())

@@ -25,7 +25,7 @@ from schemathesis import Case, GenerationMode, checks
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi import checks as oas
 
-from polydev.api.server import routes_of
+from polydev.controller.api.server import routes_of
 
 EXAMPLES = 12
 """How many requests each operation gets of each kind."""

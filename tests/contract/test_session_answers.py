@@ -14,11 +14,15 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from polydev.access import open_access
-from polydev.access.local import ADMINISTRATOR
-from polydev.api.server import make_api
-from polydev.api.services import Services
-from polydev.domain import (
+from polydev.controller.access import open_access
+from polydev.controller.access.tokens.admin_token import ADMINISTRATOR
+from polydev.controller.api.http.services import Services
+from polydev.controller.api.server import make_api
+from polydev.controller.settings import ControllerSettings
+from polydev.controller.store.engine.database import Database, open_database
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.shared.domain import (
     ConnectSession,
     Machine,
     MachineKind,
@@ -30,9 +34,6 @@ from polydev.domain import (
     now,
     vm_id_for,
 )
-from polydev.settings import ControllerSettings
-from polydev.store import machines, sessions
-from polydev.store.database import Database, open_database
 
 TOKEN = "a-token-of-the-tests-only"
 STEPS = [

@@ -18,11 +18,11 @@ from setup_world import VERSION, archive, bare_root, tree
 
 from polydev.cli.host_setup.firecracker import Firecracker
 from polydev.cli.host_setup.folders import StateFolder
-from polydev.cli.host_setup.items import Item, State
 from polydev.cli.host_setup.kernel import Modules
-from polydev.cli.host_setup.place import Place
 from polydev.cli.host_setup.release import Release
+from polydev.cli.host_setup.resources import Item, State
 from polydev.cli.host_setup.settings_files import SettingsFiles
+from polydev.cli.host_setup.target_root import Place
 from polydev.cli.host_setup.units import Units
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files change hands")

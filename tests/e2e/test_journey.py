@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from e2e.place import Place
-from polydev.hosts import Host
+from polydev.shared.host_client import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 
@@ -60,7 +60,7 @@ def codex(place: Place, cli: str) -> subprocess.CompletedProcess[str]:
     """
     for step in ("Making the CLI machine", "Starting the CLI's own login"):
         process = _connect_until(place, step)
-        for module in ("polydev.app", "polydev.hostd"):
+        for module in ("polydev.controller", "polydev.hostagent"):
             os.kill(place.process(module), signal.SIGKILL)
         process.communicate(timeout=600)
     again = place.run("connect", "codex", limit_s=600)
@@ -114,7 +114,7 @@ def test_a_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
 
 
 def test_a_host_agent_that_is_killed_finds_its_machines_again(place: Place, cli: str) -> None:
-    os.kill(place.process("polydev.hostd"), signal.SIGKILL)
+    os.kill(place.process("polydev.hostagent"), signal.SIGKILL)
     for _ in range(60):
         ended = place.run("machine", "exec", cli, "--", *STATUS["claude_code"])
         if ended.returncode == 0:

@@ -41,7 +41,7 @@ def world(place: Place, report: dict[str, Any]) -> dict[str, Any]:
 
     The stand-in waits for somebody's hand, as after `polydev demo`.
     """
-    os.kill(place.process("polydev.standin"), signal.SIGUSR1)
+    os.kill(place.process("polydev.testing.fake_providers"), signal.SIGUSR1)
     assert place.json("image", "warm", limit_s=900)["state"] == "ready"
     return report
 

@@ -40,7 +40,7 @@ def place() -> Iterator[Place]:
 
 
 def test_the_controller_is_an_ordinary_user_without_root_to_gain(place: Place) -> None:
-    status = status_of(place.process("polydev.app"))
+    status = status_of(place.process("polydev.controller"))
     assert status["Uid"].split()[0] != "0"
     assert status["NoNewPrivs"] == "1"
     assert int(status["CapEff"], 16) == 0
@@ -48,7 +48,7 @@ def test_the_controller_is_an_ordinary_user_without_root_to_gain(place: Place) -
 
 
 def test_the_host_agent_has_nothing_of_the_controllers(place: Place) -> None:
-    pid = place.process("polydev.hostd")
+    pid = place.process("polydev.hostagent")
     assert status_of(pid)["Uid"].split()[0] == "0"
     with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
         names = {entry.split(b"=")[0] for entry in file.read().split(b"\0")}
@@ -126,12 +126,12 @@ def test_a_machine_is_made_shown_and_destroyed(place: Place) -> None:
 
 
 def test_what_dies_is_started_again(place: Place) -> None:
-    before = place.process("polydev.app")
+    before = place.process("polydev.controller")
     os.kill(before, signal.SIGKILL)
     deadline = time.monotonic() + 60
     while place.run("machine", "list").returncode != 0:
         assert time.monotonic() < deadline
-    assert place.process("polydev.app") != before
+    assert place.process("polydev.controller") != before
     assert "killed by SIGKILL" in (place.state_dir / "logs" / "up.log").read_text()
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from argon2 import PasswordHasher
 from pydantic import SecretStr
 
-from polydev.access import Access, Asked
-from polydev.access.local import open_local
-from polydev.access.passwords import Passwords
-from polydev.settings import ControllerSettings
-from polydev.store.database import Database
+from polydev.controller.access import Access, Asked
+from polydev.controller.access.sign_in.passwords import Passwords
+from polydev.controller.access.tokens.admin_token import open_local
+from polydev.controller.settings import ControllerSettings
+from polydev.controller.store.engine.database import Database
 
 TOKEN = "a-token-of-the-tests"
 PASSWORD = "correct horse battery"

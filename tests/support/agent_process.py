@@ -1,4 +1,4 @@
-"""A real host agent process for tests: `python -m polydev.hostd` in its own folder and namespace.
+"""A host agent process for tests, in its own folder and namespace.
 
 It is a fork of a process that has imported everything, which starts sooner (`forks.py`); with
 `CUT_AT` in its environment something happens in it (`cut_agent.py`). Whatever a test does to it,
@@ -22,10 +22,10 @@ from pathlib import Path
 import forks
 
 import polydev
-from polydev.hostd.network import netns
-from polydev.hostd.vmm import process
-from polydev.hostd.vmm.firecracker import cgroup, jail
-from polydev.hosts import Host
+from polydev.hostagent.system import namespaces
+from polydev.hostagent.vmm import process
+from polydev.hostagent.vmm.firecracker import cgroup, jail
+from polydev.shared.host_client import Host
 
 READY_LIMIT_S = 120
 _ENDED_LIMIT_S = 30
@@ -98,7 +98,7 @@ class AgentProcess:
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *prefix,
-                *(sys.executable, "-m", "polydev.hostd"),
+                *(sys.executable, "-m", "polydev.hostagent"),
                 env=self.env,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -158,7 +158,7 @@ async def _remove_cgroups(name: str) -> None:
 
 
 def _remove_netns(name: str) -> None:
-    if netns.exists(name):
+    if namespaces.exists(name):
         subprocess.run(["ip", "netns", "del", name], check=True)
     else:
-        netns.path_of(name).unlink(missing_ok=True)
+        namespaces.path_of(name).unlink(missing_ok=True)

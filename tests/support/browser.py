@@ -40,7 +40,7 @@ from playwright.async_api import (
     expect,
 )
 
-from polydev.web.assets import default_folder
+from polydev.controller.web.rendering.assets import default_folder
 
 PROGRAM = "/usr/bin/chromium"
 LAPTOP = (1280, 800)

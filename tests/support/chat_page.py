@@ -1,6 +1,6 @@
 """The chat page as a person uses it: what the tests of it have in common.
 
-Machines are simulated; what a prompt has their agents do is in `polydev.scripted`.
+Machines are simulated; what a prompt has their agents do is in `polydev.testing.prompt_script`.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ import forks
 import httpx
 from ports import KeptPort
 
-from polydev.errors import LoginFailed
-from polydev.hosts import Host
+from polydev.shared.errors import LoginFailed
+from polydev.shared.host_client import Host
 
 # Of this test run alone: others may run beside it, and look for theirs in the same places.
 TOKEN = f"a-token-of-the-tests-only-{secrets.token_hex(8)}"
@@ -192,9 +192,10 @@ class ControllerProcess:
 def main(argv: Sequence[str]) -> int:
     """The controller, observed. Its arguments are the files of orders, of what it tells and of
     whether workflows are held, and how often to do each step."""
-    from polydev import app, logging_setup
-    from polydev.errors import PolydevError
-    from polydev.settings import ControllerSettings, read
+    from polydev.controller import bootstrap
+    from polydev.controller.settings import ControllerSettings, read
+    from polydev.shared.errors import PolydevError
+    from polydev.shared.logging import setup
 
     orders, told, hold, times = argv
     _tell_sagas(Path(told), Path(hold))
@@ -202,8 +203,8 @@ def main(argv: Sequence[str]) -> int:
         _do_steps_twice()
     try:
         settings = read(ControllerSettings)
-        logging_setup.set_up(as_json=settings.log_json)
-        app.run(settings, _obeying(Path(orders)))
+        setup.set_up(as_json=settings.log_json)
+        bootstrap.run(settings, _obeying(Path(orders)))
     except PolydevError as error:
         print(f"polydev: {error.line()}", file=sys.stderr)
         return 1
@@ -226,7 +227,7 @@ def _obeying(orders: Path) -> Callable[[str, str], None]:
 
 
 def _tell_sagas(file: Path, hold: Path) -> None:
-    from polydev.workflows import engine, saga
+    from polydev.controller.workflows.engine import engine, saga
 
     add = engine.Engine.add
     told: dict[str, dict[str, Any] | None] = {}
@@ -249,7 +250,7 @@ def _tell_sagas(file: Path, hold: Path) -> None:
 
 
 def _do_steps_twice() -> None:
-    from polydev.workflows import saga
+    from polydev.controller.workflows.engine import saga
 
     once = saga._again
 

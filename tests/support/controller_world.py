@@ -15,12 +15,14 @@ from agent_process import AgentProcess, agent_world
 from controller_process import KEY, TOKEN, ControllerProcess
 from psycopg import sql
 
-from polydev.access.caller import LOCAL, Caller
-from polydev.access.tokens import Tokens
-from polydev.domain import Person, PersonId, Scope, now
-from polydev.store import machines, people, sessions
-from polydev.store.database import Database, open_database
-from polydev.workflows.journal import SCHEMA
+from polydev.controller.access.caller import LOCAL, Caller
+from polydev.controller.access.tokens.api_tokens import Tokens
+from polydev.controller.store.engine.database import Database, open_database
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.workflows.engine.dbos_store import SCHEMA
+from polydev.shared.domain import Person, PersonId, Scope, now
 
 LIMIT_S = 60
 FILES = {
@@ -62,7 +64,7 @@ class World:
             for number in range(count):
                 person = Person(PersonId(f"person-{number}"), f"p{number}@example.test", now())
                 async with database.write() as connection:
-                    await people.add(connection, person)
+                    await users.add(connection, person)
                 scopes = frozenset(Scope) - {Scope.ADMIN}
                 caller = Caller(person, scopes, LOCAL, "127.0.0.1")
                 _, made[person.user_id] = await Tokens(database).create(

@@ -1,4 +1,4 @@
-"""The host agent with one thing wrong: it is `polydev.hostd`, but at a certain call something
+"""The host agent with one thing wrong: it is `polydev.hostagent`, but at a certain call something
 happens. For tests of what real machines become when their agent is cut.
 
 `CUT_AT` is `module:Class.method:before|after:N`, the N-th call of that; `CUT` what happens then:
@@ -17,8 +17,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from polydev.hostd import __main__ as agent
-from polydev.hostd.vmm import process
+from polydev.hostagent import __main__ as agent
+from polydev.hostagent.vmm import process
 
 
 def cut() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from controller_process import TOKEN
 from controller_world import World, a_world
 
-from polydev.domain import MachineKind, new_vm_id
-from polydev.hostapi import CreateMachine
+from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.host_protocol import CreateMachine
 
 LIMIT_S = 90
 NEVER = "3000"

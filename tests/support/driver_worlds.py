@@ -19,21 +19,21 @@ from typing import Protocol
 
 import pytest
 
-from polydev.domain import MachineKind, VmId, new_vm_id
-from polydev.errors import MissingTool
-from polydev.hostd.config_drive import MachineConfig, write_config_drive
-from polydev.hostd.disks import make_disk
-from polydev.hostd.images import GoldenImage, ImageStore
-from polydev.hostd.keys import make_keys
-from polydev.hostd.vmm.boot_files import BootFiles
-from polydev.hostd.vmm.firecracker import cgroup
-from polydev.hostd.vmm.firecracker.driver import FirecrackerDriver
-from polydev.hostd.vmm.firecracker.limits import RateLimits
-from polydev.hostd.vmm.firecracker.programs import Programs
-from polydev.hostd.vmm.firecracker.standin import install
-from polydev.hostd.vmm.qemu import QemuDriver
-from polydev.hostd.vmm.simulated import SimulatedDriver
-from polydev.hostd.vmm.vmm import Driver, LaunchSpec
+from polydev.hostagent.images import GoldenImage, ImageStore
+from polydev.hostagent.provisioning.config_drive import MachineConfig, write_config_drive
+from polydev.hostagent.provisioning.disks import make_disk
+from polydev.hostagent.provisioning.ssh_keys import make_keys
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.contract import Driver, LaunchSpec
+from polydev.hostagent.vmm.firecracker import cgroup
+from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.driver import FirecrackerDriver
+from polydev.hostagent.vmm.firecracker.limits import RateLimits
+from polydev.hostagent.vmm.qemu import QemuDriver
+from polydev.shared.domain import MachineKind, VmId, new_vm_id
+from polydev.shared.errors import MissingTool
+from polydev.testing.fake_firecracker import install
+from polydev.testing.simulated_vmm import SimulatedDriver
 
 UID = 64700
 CHANNEL_MAC = "02:02:c0:a8:64:05"

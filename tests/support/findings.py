@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from polydev.domain import Finding
-from polydev.hosts import Host
+from polydev.shared.domain import Finding
+from polydev.shared.host_client import Host
 
 
 async def wrong(host: Host) -> dict[str, Finding]:

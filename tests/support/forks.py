@@ -104,9 +104,9 @@ def _serve(asked: socket.socket) -> None:
     import controller_process
     import cut_agent
 
-    import polydev.app
-    import polydev.store.migrating  # noqa: F401
-    from polydev.hostd import __main__ as host_agent
+    import polydev.controller.bootstrap
+    import polydev.controller.store.engine.alembic_runner  # noqa: F401
+    from polydev.hostagent import __main__ as host_agent
 
     gc.collect()
     gc.freeze()  # or each fork's collector would copy all of this memory by looking at it

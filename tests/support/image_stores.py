@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from polydev.domain import MachineKind, MachineState, new_vm_id
-from polydev.hostd.images import GoldenImage, ImageKind
-from polydev.hostd.images.model import ImageFile, write_manifest
-from polydev.hostd.images.recipe import Recipe, digest_file
-from polydev.hostd.record import MachineFolder, MachineRecord
+from polydev.hostagent.images import GoldenImage, ImageKind
+from polydev.hostagent.images.manifest import ImageFile, write_manifest
+from polydev.hostagent.images.recipe import Recipe, digest_file
+from polydev.hostagent.machines.record import MachineFolder, MachineRecord
+from polydev.shared.domain import MachineKind, MachineState, new_vm_id
 
 LAST_MONTH = "of last month"
 

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from polydev.hostd.vmm.boot_files import BootFiles
-from polydev.hostd.vmm.firecracker import session
-from polydev.hostd.vmm.firecracker.api import Api
-from polydev.hostd.vmm.firecracker.driver import FirecrackerDriver
-from polydev.hostd.vmm.firecracker.limits import RateLimits
-from polydev.hostd.vmm.firecracker.programs import Programs
-from polydev.hostd.vmm.vmm import LaunchSpec
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.contract import LaunchSpec
+from polydev.hostagent.vmm.firecracker import session
+from polydev.hostagent.vmm.firecracker.api import Api
+from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.driver import FirecrackerDriver
+from polydev.hostagent.vmm.firecracker.limits import RateLimits
 
 _PATHS = ("folder", "kernel", "initramfs", "root_image", "disk", "config_drive")
 

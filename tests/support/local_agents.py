@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, cast
 
-from polydev.domain import VmId
-from polydev.hostapi import ExecRequest
-from polydev.hosts import Host
-from polydev.providers import Provider, provider
+from polydev.shared.domain import VmId
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import ExecRequest
+from polydev.shared.providers import Provider, provider
 
 VM_ID = VmId("vm-00000000-0000-4000-8000-00000000000a")
 

@@ -14,8 +14,8 @@ from typing import Any
 from browser import Chromium, Visit, packages
 from playwright.async_api import Route
 
-from polydev.web.assets import Assets
-from polydev.web.rendering import policy_of
+from polydev.controller.web.rendering.assets import Assets
+from polydev.controller.web.rendering.render import policy_of
 
 URL = "http://modules.test"
 _PAGE = (

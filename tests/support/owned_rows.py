@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from postgres import Cluster
 from psycopg import errors as refusals
 
-from polydev.domain import PersonId, now
-from polydev.store.database import Database, open_database
-from polydev.store.tables import metadata
+from polydev.controller.store.engine.database import Database, open_database
+from polydev.controller.store.tables import metadata
+from polydev.shared.domain import PersonId, now
 
 ANN, BEN = PersonId("ann"), PersonId("ben")
 AT = now()

@@ -24,7 +24,7 @@ import psycopg
 from ports import KeptPort
 from psycopg import sql
 
-from polydev.store.database import migrate
+from polydev.controller.store.engine.database import migrate
 
 APP, APP_PASSWORD = "polydev_app", "the tests' own"
 _SUPERUSER = "postgres"

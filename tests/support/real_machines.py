@@ -17,19 +17,19 @@ from typing import cast
 
 from saved_machine import SavedMachine
 
-from polydev.domain import MachineKind, MachineState, VmId, new_vm_id
-from polydev.hostd import snapshots
-from polydev.hostd.awakening import awaken
-from polydev.hostd.channel import Channel
-from polydev.hostd.confine import UID_BASE
-from polydev.hostd.drivers import choose
-from polydev.hostd.kept_logs import KeptLogs
-from polydev.hostd.machine import RunningMachine, prepare, prepare_again
-from polydev.hostd.network import Network
-from polydev.hostd.record import MachineRecord, Place
-from polydev.hostd.site import Site
-from polydev.hostd.snapshots import MemoryKeys
-from polydev.settings import HostSettings
+from polydev.hostagent import snapshots
+from polydev.hostagent.channel import Channel
+from polydev.hostagent.health.log_archive import KeptLogs
+from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.guest_resume import awaken
+from polydev.hostagent.machines.lifecycle import RunningMachine, prepare, prepare_again
+from polydev.hostagent.machines.record import MachineRecord, Place
+from polydev.hostagent.network import Network
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.snapshots import MemoryKeys
+from polydev.hostagent.system.sandbox import UID_BASE
+from polydev.hostagent.vmm.driver_selection import choose
+from polydev.shared.domain import MachineKind, MachineState, VmId, new_vm_id
 
 IMAGES = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
 BOOT_LIMIT_S = 240

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
-from polydev.domain import MachineKind, SessionId, vm_id_for
-from polydev.errors import NoSuchFile
-from polydev.hostd.vmm.simulated.screen import HEARD
-from polydev.hosts import Host
+from polydev.shared.domain import MachineKind, SessionId, vm_id_for
+from polydev.shared.errors import NoSuchFile
+from polydev.shared.host_client import Host
+from polydev.testing.simulated_vmm.screen import HEARD
 
 ENTER = 0xFF0D
 

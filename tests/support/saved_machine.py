@@ -18,10 +18,10 @@ from pathlib import Path
 
 from agent_process import AgentProcess, agent_world
 
-from polydev.domain import MachineKind, MachineState, VmId, new_vm_id
-from polydev.hostapi import CreateMachine, HibernateMachine, MachineView, ResumeMachine
-from polydev.hostd.snapshots import MemoryKeys
-from polydev.hosts import Host
+from polydev.hostagent.snapshots import MemoryKeys
+from polydev.shared.domain import MachineKind, MachineState, VmId, new_vm_id
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import CreateMachine, HibernateMachine, MachineView, ResumeMachine
 
 IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
 LIMIT_S = 240

@@ -19,7 +19,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from polydev.cli.main import app
-from polydev.errors import PolydevError
+from polydev.shared.errors import PolydevError
 
 VERSION = "1.13.1"
 

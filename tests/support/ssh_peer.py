@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncssh
 
-from polydev.hostd.channel import Channel, ChannelLimits
+from polydev.hostagent.channel import Channel, ChannelLimits
 
 HOST_KEY = asyncssh.generate_private_key("ssh-ed25519")
 CLIENT_KEY = asyncssh.generate_private_key("ssh-ed25519")

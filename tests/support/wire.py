@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TypeVar
 
-from polydev.hostd.network import Attachment, netns
+from polydev.hostagent.network import Attachment
+from polydev.hostagent.system import namespaces
 
 WORLD = "198.51.100.1"
 HOST = "198.51.100.2"
@@ -53,7 +54,7 @@ def within(name: str, call: Callable[[], T]) -> T:
     with ThreadPoolExecutor(1) as thread:
 
         def inside() -> T:
-            netns.enter(netns.path_of(name))
+            namespaces.enter(namespaces.path_of(name))
             return call()
 
         return thread.submit(inside).result()
@@ -100,13 +101,13 @@ def surroundings() -> Iterator[Surroundings]:
     here = Surroundings(vm=f"{tag}-vm", outer=f"{tag}-outer", world=f"{tag}-world")
     try:
         for name in (here.outer, here.world):
-            netns.create(name)
+            namespaces.create(name)
             ip(name, "link", "set", "lo", "up")
         _join(here)
         yield here
     finally:
         for name in (here.vm, here.outer, here.world):
-            netns.remove(name)
+            namespaces.remove(name)
 
 
 def _join(here: Surroundings) -> None:

@@ -11,10 +11,10 @@ import pytest_asyncio
 from real_machines import RealMachine, fleet
 from saved_machine import SavedMachine
 
-from polydev.domain import GuestFile
-from polydev.errors import ChannelLost, GuestMisbehaved, NoSuchFile
-from polydev.hostapi import STDERR, STDOUT, ExecRequest
-from polydev.hostd.channel import Channel, Process
+from polydev.hostagent.channel import Channel, Process
+from polydev.shared.domain import GuestFile
+from polydev.shared.errors import ChannelLost, GuestMisbehaved, NoSuchFile
+from polydev.shared.host_protocol import STDERR, STDOUT, ExecRequest
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -16,8 +16,12 @@ from pathlib import Path
 import pytest
 from agent_process import AgentProcess, agent_world
 
-from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
-from polydev.hostapi import (
+from polydev.hostagent.images import ImageStore
+from polydev.hostagent.images.image_gc import named_by_machines
+from polydev.hostagent.vmm.firecracker import cgroup
+from polydev.shared.domain import GuestFile, MachineKind, MachineState, new_vm_id
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
     HibernateMachine,
@@ -26,11 +30,7 @@ from polydev.hostapi import (
     WireFile,
     WriteFiles,
 )
-from polydev.hostd.images import ImageStore
-from polydev.hostd.renewal import named_by_machines
-from polydev.hostd.vmm.firecracker import cgroup
-from polydev.hostd.vmm.firecracker.standin import VERSION, install
-from polydev.hosts import Host
+from polydev.testing.fake_firecracker import VERSION, install
 
 pytestmark = pytest.mark.vm
 

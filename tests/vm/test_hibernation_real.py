@@ -15,9 +15,10 @@ import pytest
 from agent_process import AgentProcess
 from saved_machine import SavedMachine, resumed_machine
 
-from polydev.domain import GuestFile, MachineState
-from polydev.errors import DiskFull, HostUnreachable, MachineBusy
-from polydev.hostapi import (
+from polydev.shared.domain import GuestFile, MachineState
+from polydev.shared.errors import DiskFull, HostUnreachable, MachineBusy
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import (
     DestroyMachine,
     ExecRequest,
     HibernateMachine,
@@ -26,14 +27,13 @@ from polydev.hostapi import (
     WireFile,
     WriteFiles,
 )
-from polydev.hosts import Host
 
 pytestmark = pytest.mark.vm
 
 LIMIT_S = 240
 THOUGHT = "/run/thought"
-WRITER = "polydev.hostd.snapshots.writer"
-QEMU = "polydev.hostd.vmm.qemu.running:RunningQemu"
+WRITER = "polydev.hostagent.snapshots.writer"
+QEMU = "polydev.hostagent.vmm.qemu.running:RunningQemu"
 RUNNING, HIBERNATED = MachineState.RUNNING, MachineState.HIBERNATED
 
 HIBERNATE_CUTS = {
@@ -44,10 +44,10 @@ HIBERNATE_CUTS = {
 }
 """Where the agent is killed, and what its machine is afterwards."""
 RESUME_CUTS = {
-    "polydev.hostd.snapshots.reader:SnapshotFile.read:before:4": HIBERNATED,
-    "polydev.hostd.snapshots:discard:before:1": HIBERNATED,
-    "polydev.hostd.snapshots:discard:after:1": RUNNING,
-    "polydev.hostd.hibernation:awaken:before:1": RUNNING,
+    "polydev.hostagent.snapshots.reader:SnapshotFile.read:before:4": HIBERNATED,
+    "polydev.hostagent.snapshots:discard:before:1": HIBERNATED,
+    "polydev.hostagent.snapshots:discard:after:1": RUNNING,
+    "polydev.hostagent.machines.hibernation:awaken:before:1": RUNNING,
 }
 
 
@@ -192,7 +192,7 @@ async def an_agent_killed_on_the_way_back(sleeper: Sleeper) -> None:
 
 async def a_vmm_killed_on_the_way_back(sleeper: Sleeper) -> None:
     await sleeper.hibernate()
-    where = "polydev.hostd.snapshots.reader:SnapshotFile.read:before:4"
+    where = "polydev.hostagent.snapshots.reader:SnapshotFile.read:before:4"
     await sleeper.agent_with(where, "vmm")
     awake = await sleeper.resume()
     assert awake.wake is not None

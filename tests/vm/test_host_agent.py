@@ -17,8 +17,8 @@ from agent_process import AgentProcess, agent_world
 from findings import wrong
 from saved_machine import Resumed, SavedMachine, resumed_machine
 
-from polydev.domain import GuestFile, MachineKind, MachineState, new_vm_id
-from polydev.errors import (
+from polydev.shared.domain import GuestFile, MachineKind, MachineState, new_vm_id
+from polydev.shared.errors import (
     ChannelLost,
     DiskFull,
     HostUnreachable,
@@ -28,7 +28,8 @@ from polydev.errors import (
     PolydevError,
     VmmFailed,
 )
-from polydev.hostapi import (
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import (
     STDOUT,
     CreateMachine,
     DestroyMachine,
@@ -39,7 +40,6 @@ from polydev.hostapi import (
     WireFile,
     WriteFiles,
 )
-from polydev.hosts import Host
 
 pytestmark = pytest.mark.vm
 

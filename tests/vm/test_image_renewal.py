@@ -13,12 +13,18 @@ from pathlib import Path
 import pytest
 from agent_process import agent_world
 
-from polydev.domain import MachineKind, new_vm_id
-from polydev.hostapi import CreateMachine, MachineView, Operation, StartMachine, StopMachine
-from polydev.hostd.images import GoldenImage, ImageStore
-from polydev.hostd.images.model import ImageFile, write_manifest
-from polydev.hostd.images.recipe import digest_file
-from polydev.hosts import Host
+from polydev.hostagent.images import GoldenImage, ImageStore
+from polydev.hostagent.images.manifest import ImageFile, write_manifest
+from polydev.hostagent.images.recipe import digest_file
+from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import (
+    CreateMachine,
+    MachineView,
+    Operation,
+    StartMachine,
+    StopMachine,
+)
 
 pytestmark = pytest.mark.vm
 

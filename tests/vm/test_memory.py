@@ -14,20 +14,25 @@ import pytest
 from saved_machine import SavedMachine, resumed_machine
 
 import polydev
-from polydev.domain import GuestFile
-from polydev.hostapi import ExecRequest, WireFile, WriteFiles
-from polydev.hosts import Host
+from polydev.shared.domain import GuestFile
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import ExecRequest, WireFile, WriteFiles
 
 pytestmark = pytest.mark.vm
 
 MEMORY_MIB = 512
 USED_MIB = 150
 GIVEN_BACK_LIMIT_S = 60
-SOURCES = ("__init__.py", "hostd/__init__.py", "hostd/vmm/__init__.py", "hostd/vmm/cgroups.py")
+SOURCES = (
+    "__init__.py",
+    "hostagent/__init__.py",
+    "hostagent/vmm/__init__.py",
+    "hostagent/vmm/cgroups.py",
+)
 _CGROUPS = """
 import subprocess, sys
 from pathlib import Path
-from polydev.hostd.vmm.cgroups import Bounds, Cgroups
+from polydev.hostagent.vmm.cgroups import Bounds, Cgroups
 
 def run(vm_id, work, memory_mib=200, pids=16):
     program = subprocess.Popen(

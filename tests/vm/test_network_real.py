@@ -29,7 +29,7 @@ from wire import (
     within,
 )
 
-from polydev.hostapi import ExecRequest
+from polydev.shared.host_protocol import ExecRequest
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -15,10 +15,10 @@ import pytest
 from driver_worlds import QemuWorld, qemu_world
 from ext4_images import AUTH, TOKEN, UPPER_AUTH
 
-from polydev.domain import GuestFile
-from polydev.errors import ImageInUse, VmmFailed
-from polydev.hostd.offline import remove_offline, write_offline
-from polydev.hostd.vmm.vmm import LaunchSpec, RunningVmm
+from polydev.hostagent.provisioning.offline_files import remove_offline, write_offline
+from polydev.hostagent.vmm.contract import LaunchSpec, RunningVmm
+from polydev.shared.domain import GuestFile
+from polydev.shared.errors import ImageInUse, VmmFailed
 
 pytestmark = pytest.mark.vm
 LIMIT_S = 240

@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 from driver_worlds import STAY, UID, QemuWorld, boot_files, left_in, qemu_world, small, until
 
-from polydev.errors import (
+from polydev.hostagent.system import sandbox
+from polydev.hostagent.vmm import vmm_session
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.qemu import QemuDriver
+from polydev.shared.errors import (
     AlreadyRunning,
     DiskFull,
     MissingImage,
@@ -24,10 +28,6 @@ from polydev.errors import (
     PolydevError,
     VmmFailed,
 )
-from polydev.hostd import confine
-from polydev.hostd.vmm import session
-from polydev.hostd.vmm.boot_files import BootFiles
-from polydev.hostd.vmm.qemu import QemuDriver
 
 pytestmark = pytest.mark.vm
 READY_S = 240
@@ -94,7 +94,7 @@ async def test_a_guest_that_prints_forever_costs_a_bounded_log(
     world: QemuWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 64 * 1024
-    monkeypatch.setattr(session, "CONSOLE_LOG_BYTES", limit)
+    monkeypatch.setattr(vmm_session, "CONSOLE_LOG_BYTES", limit)
     spec = await small(world, PRINT_FOREVER)
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(READY_S):
@@ -246,7 +246,7 @@ async def test_without_qemu_its_package_is_named(
     world: QemuWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = await small(world, STAY)
-    monkeypatch.setattr(confine, "_PATH", str(world.folder))
+    monkeypatch.setattr(sandbox, "_PATH", str(world.folder))
     with pytest.raises(MissingTool) as caught:
         await world.driver.launch(spec)
     assert "apt-get install qemu-system-x86" in caught.value.hint

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from driver_worlds import STAY, QemuWorld, left_in, qemu_world, small, until
 
-from polydev.hostd.vmm.vmm import LaunchSpec
+from polydev.hostagent.vmm.contract import LaunchSpec
 
 pytestmark = pytest.mark.vm
 READY_S = 240

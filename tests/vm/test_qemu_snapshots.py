@@ -17,10 +17,10 @@ import pytest
 from driver_worlds import QemuWorld, left_in, qemu_world, until
 from kept_memory import KeptMemory
 
-from polydev.errors import DiskFull, VmmFailed
-from polydev.hostd.vmm.qemu import migration
-from polydev.hostd.vmm.qemu.running import RunningQemu
-from polydev.hostd.vmm.vmm import LaunchSpec
+from polydev.hostagent.vmm.contract import LaunchSpec
+from polydev.hostagent.vmm.qemu import migration
+from polydev.hostagent.vmm.qemu.running import RunningQemu
+from polydev.shared.errors import DiskFull, VmmFailed
 
 pytestmark = pytest.mark.vm
 COUNT = """

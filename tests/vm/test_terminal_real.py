@@ -13,10 +13,10 @@ import pytest_asyncio
 from real_machines import RealMachine, fleet
 from saved_machine import SavedMachine
 
-from polydev.api.terminal import MAX_SESSIONS, terminal_request
-from polydev.errors import BadPath, FileRefused
-from polydev.hostd.channel.process import Process
-from polydev.settings import Egress, Uplink
+from polydev.controller.api.routes.machines.terminal import MAX_SESSIONS, terminal_request
+from polydev.hostagent.channel.remote_process import Process
+from polydev.hostagent.settings import Egress, Uplink
+from polydev.shared.errors import BadPath, FileRefused
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="module")]
 

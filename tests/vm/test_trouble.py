@@ -15,9 +15,10 @@ from agent_process import AgentProcess, agent_world
 from findings import wrong
 from saved_machine import SavedMachine, resumed_machine
 
-from polydev.domain import GuestFile, MachineKind, new_vm_id
-from polydev.errors import DiskFull, VmmFailed
-from polydev.hostapi import (
+from polydev.shared.domain import GuestFile, MachineKind, new_vm_id
+from polydev.shared.errors import DiskFull, VmmFailed
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import (
     CreateMachine,
     MachineView,
     Operation,
@@ -26,7 +27,6 @@ from polydev.hostapi import (
     WireFile,
     WriteFiles,
 )
-from polydev.hosts import Host
 
 pytestmark = pytest.mark.vm
 
@@ -53,9 +53,9 @@ async def run(host: Host, operation: Operation) -> MachineView | None:
 
 _IMPATIENT = """
 import sys
-from polydev.hostd.vmm.qemu import qmp
+from polydev.hostagent.vmm.qemu import qmp
 qmp._ANSWER_LIMIT_S = 3
-from polydev.hostd.__main__ import main
+from polydev.hostagent.__main__ import main
 sys.exit(main())
 """
 

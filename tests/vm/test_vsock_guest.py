@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from driver_worlds import QemuWorld, qemu_world
 
-from polydev.hostd.vmm.qemu import command
+from polydev.hostagent.vmm.qemu import command
 
 pytestmark = pytest.mark.vm
 READY_S = 240

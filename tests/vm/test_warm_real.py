@@ -20,15 +20,15 @@ import asyncssh
 import pytest
 from real_machines import Fleet, fleet
 
-from polydev.domain import MachineKind, new_vm_id
-from polydev.errors import GuestMisbehaved, MachineBusy
-from polydev.hostapi import CreateMachine, ExecRequest, MachineView, WarmShape
-from polydev.hostd.channel import Channel
-from polydev.hostd.keys import make_keys
-from polydev.hostd.machines import Machines
-from polydev.hostd.network.netns import NamespaceThread, dial
-from polydev.hostd.warm import Room, WarmPolicy
-from polydev.hostd.warm.templates import Templates
+from polydev.hostagent.channel import Channel
+from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.provisioning.ssh_keys import make_keys
+from polydev.hostagent.system.namespaces import NamespaceThread, dial
+from polydev.hostagent.warm_pool import Room, WarmPolicy
+from polydev.hostagent.warm_pool.templates import Templates
+from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.errors import GuestMisbehaved, MachineBusy
+from polydev.shared.host_protocol import CreateMachine, ExecRequest, MachineView, WarmShape
 
 pytestmark = pytest.mark.vm
 

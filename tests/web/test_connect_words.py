@@ -7,9 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from polydev import errors
-from polydev.api.schemas import SessionView
-from polydev.domain import (
+from polydev.controller.api.schemas.resources import SessionView
+from polydev.controller.web.pages import connect
+from polydev.controller.web.pages.connect import Phase
+from polydev.shared import errors
+from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,
     PersonId,
@@ -18,8 +20,6 @@ from polydev.domain import (
     SessionStep,
     now,
 )
-from polydev.web import connect
-from polydev.web.connect import Phase
 
 AT = now()
 HERE = SessionId("this-session")

@@ -14,7 +14,7 @@ import pytest
 from api_people import a_person
 from controller_world import LIMIT_S, World
 
-from polydev.errors import NoSuchFile
+from polydev.shared.errors import NoSuchFile
 
 Begin = Callable[[World, str], Awaitable[str]]
 Settle = Callable[[World, str], Awaitable[None]]

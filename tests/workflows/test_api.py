@@ -14,7 +14,7 @@ from controller_world import World, a_world
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from polydev.hostapi import STDOUT, ExecEnd, ExecRequest
+from polydev.shared.host_protocol import STDOUT, ExecEnd, ExecRequest
 
 
 @pytest.fixture

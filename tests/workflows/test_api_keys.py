@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from controller_world import LIMIT_S, World, a_world
 
-from polydev.domain import GuestFile, VmId
-from polydev.errors import BadApiKey, LoginUnderway, NoSuchFile, SettingsUnreadable
-from polydev.hostapi import WireFile, WriteFiles
-from polydev.providers import all_providers, places, provider
+from polydev.shared.domain import GuestFile, VmId
+from polydev.shared.errors import BadApiKey, LoginUnderway, NoSuchFile, SettingsUnreadable
+from polydev.shared.host_protocol import WireFile, WriteFiles
+from polydev.shared.providers import all_providers, places, provider
 
 KEY = "standin-key-of-ann-0123456789abcdef"
 OTHER_KEY = "standin-key-of-ann-fedcba9876543210"

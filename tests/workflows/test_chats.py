@@ -14,7 +14,7 @@ from api_people import a_person
 from chatting import Event, Talk, a_chat, connected, kinds, said
 from controller_world import World, a_world
 
-from polydev.hostapi import RemoveFiles, StartMachine
+from polydev.shared.host_protocol import RemoveFiles, StartMachine
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from controller_process import At
 from controller_world import World, a_world, tokens_in
 
-from polydev.hostapi import StopMachine
-from polydev.providers import all_providers
+from polydev.shared.host_protocol import StopMachine
+from polydev.shared.providers import all_providers
 
 STEPS = (
     "wait-for-room",

@@ -18,8 +18,8 @@ from controller_process import TOKEN, At, ControllerProcess
 from controller_world import World, a_world, tokens_in
 from postgres import Cluster
 
-from polydev.store.tables import controllers, credentials, vms
-from polydev.workflows.leases import EXIT_CODE, VALID_S
+from polydev.controller.store.tables import controllers, credentials, vms
+from polydev.controller.workflows.engine.leases import EXIT_CODE, VALID_S
 
 PASTED = {"callbackUrl": "http://localhost:1455/auth/callback?code=x&state=x"}
 LIMIT_S = 60

@@ -10,9 +10,9 @@ import pytest
 from controller_process import At
 from controller_world import FILES, World, a_world, tokens_in
 
-from polydev.domain import GuestFile
-from polydev.errors import NoSuchFile
-from polydev.hostapi import RemoveFiles, StopMachine, WireFile, WriteFiles
+from polydev.shared.domain import GuestFile
+from polydev.shared.errors import NoSuchFile
+from polydev.shared.host_protocol import RemoveFiles, StopMachine, WireFile, WriteFiles
 
 CODEX = FILES["codex"]
 POINTS = ("before", "inside", "after")

@@ -10,7 +10,12 @@ import pytest
 from agent_process import agent_world
 from pydantic import SecretStr
 
-from polydev.domain import (
+from polydev.controller.store.engine.database import open_database
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.connect import credentials
+from polydev.controller.vault import Binding, Vault
+from polydev.controller.workflows.credentials.credential_delivery import Delivery
+from polydev.shared.domain import (
     CredentialId,
     GuestFile,
     MachineKind,
@@ -20,14 +25,15 @@ from polydev.domain import (
     new_vm_id,
     now,
 )
-from polydev.errors import CredentialDamaged, CredentialsNotAccepted, NoSuchFile, NotConnected
-from polydev.hostapi import CreateMachine, WireFile, WriteFiles
-from polydev.hosts import Host
-from polydev.providers import provider
-from polydev.store import credentials, people
-from polydev.store.database import open_database
-from polydev.vault import Binding, Vault
-from polydev.workflows.delivery import Delivery
+from polydev.shared.errors import (
+    CredentialDamaged,
+    CredentialsNotAccepted,
+    NoSuchFile,
+    NotConnected,
+)
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import CreateMachine, WireFile, WriteFiles
+from polydev.shared.providers import provider
 
 ANN, CREDENTIAL = PersonId("ann"), CredentialId("c-1")
 CODEX = provider("codex")
@@ -60,7 +66,7 @@ async def machine(tmp_path: Path) -> AsyncIterator[Delivered]:
     vault = Vault(SecretStr("a key of the tests"), "key-1")
     row = await vault.seal(b"new", Binding(CREDENTIAL, ANN, "codex"), now())
     async with database.write() as connection:
-        await people.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, Person(ANN, "ann@example.test", now()))
         await credentials.put(connection, row)
     async with agent_world(POLYDEV_DRIVER="simulated") as agent:
         await agent.start()

@@ -31,9 +31,9 @@ from doctor_world import (
 )
 from postgres import Cluster
 
-from polydev.cli.instance import Instance
-from polydev.domain import GuestFile, MachineKind, new_vm_id
-from polydev.hostapi import DestroyMachine, RemoveFiles, WireFile, WriteFiles
+from polydev.cli.supervisor.pidfile import Instance
+from polydev.shared.domain import GuestFile, MachineKind, new_vm_id
+from polydev.shared.host_protocol import DestroyMachine, RemoveFiles, WireFile, WriteFiles
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -182,7 +182,7 @@ async def test_a_controller_that_does_not_start_is_told_with_its_last_words(worl
     log.parent.mkdir(exist_ok=True)
     with log.open("wb") as words:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "polydev.app"),
+            *(sys.executable, "-m", "polydev.controller"),
             env=world.controller.env
             | {"PYTHONPATH": world.agent.env["PYTHONPATH"], "ENCRYPTION_KEY": f"not {KEY}"},
             stderr=words,

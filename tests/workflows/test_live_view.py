@@ -14,11 +14,11 @@ from rfb import ENTER, RfbClient, a_view, headers_of, heard_by_screen, ticket_fo
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from polydev.api import streams
-from polydev.api.at_once import LIVE_VIEWS
-from polydev.api.live_view import Close
-from polydev.domain import MachineKind, SessionId, vm_id_for
-from polydev.hostd.vmm.simulated.screen import HEIGHT, WIDTH
+from polydev.controller.api.http import streams
+from polydev.controller.api.http.concurrency_limits import LIVE_VIEWS
+from polydev.controller.api.routes.connect.live_view import Close
+from polydev.shared.domain import MachineKind, SessionId, vm_id_for
+from polydev.testing.simulated_vmm.screen import HEIGHT, WIDTH
 
 LIMIT_S = 60
 NEVER = {"login_end": "never"}

@@ -10,8 +10,8 @@ from typing import Any
 
 from controller_world import LIMIT_S, World
 
-from polydev.domain import MachineKind, VmId, new_vm_id
-from polydev.hostapi import CreateMachine, Swept
+from polydev.shared.domain import MachineKind, VmId, new_vm_id
+from polydev.shared.host_protocol import CreateMachine, Swept
 
 _SIZE = {"memory_mib": 256, "vcpus": 1, "disk_mib": 256}
 

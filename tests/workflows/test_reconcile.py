@@ -13,7 +13,7 @@ from typing import Any
 from controller_process import At
 from controller_world import World, a_world
 
-from polydev.hostapi import DestroyMachine, StopMachine
+from polydev.shared.host_protocol import DestroyMachine, StopMachine
 
 LIMIT_S = 60
 

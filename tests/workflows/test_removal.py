@@ -18,8 +18,8 @@ from api_people import PASSWORD, TestPerson, a_person
 from controller_process import ENDS
 from controller_world import World, a_world
 
-from polydev.store.database import open_database
-from polydev.store.tables import metadata
+from polydev.controller.store.engine.database import open_database
+from polydev.controller.store.tables import metadata
 
 PASTE = {"callbackUrl": "http://localhost:1455/auth/callback?code=x&state=x"}
 

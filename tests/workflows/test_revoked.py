@@ -8,7 +8,7 @@ from api_people import a_person
 from controller_world import a_world
 from websockets.asyncio.client import connect
 
-from polydev.hostapi import ExecEnd, ExecRequest
+from polydev.shared.host_protocol import ExecEnd, ExecRequest
 
 
 async def test_a_program_ends_with_the_token_that_started_it() -> None:

@@ -11,9 +11,10 @@ from controller_process import KEY, At, ControllerProcess
 from controller_world import World, a_world
 from pydantic import SecretStr
 
-from polydev.domain import CredentialId, Person, PersonId, SealedCredential, now
-from polydev.store import credentials, people
-from polydev.vault import Binding, Vault, unlock
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.connect import credentials
+from polydev.controller.vault import Binding, Vault, unlock
+from polydev.shared.domain import CredentialId, Person, PersonId, SealedCredential, now
 
 NEW = "another encryption key of the tests only"
 OTHERS = "POLYDEV_OTHER_ENCRYPTION_KEYS"
@@ -49,7 +50,7 @@ async def _with_many(world: World) -> None:
     """Rows of this controller, and one of an earlier controller, which was bound to nobody."""
     async with world.database() as database, database.write() as connection:
         vault = await unlock(connection, SecretStr(KEY), now())
-        await people.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, Person(ANN, "ann@example.test", now()))
         for number in range(MANY):
             binding = Binding(CredentialId(f"c-{number}"), ANN, "codex")
             row = await vault.seal(f"made up {number}".encode(), binding, now())

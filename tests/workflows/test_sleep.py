@@ -15,7 +15,7 @@ from controller_process import TOKEN
 from controller_world import World, a_world
 from websockets.asyncio.client import ClientConnection, connect
 
-from polydev.hostapi import ExecEnd, ExecRequest, HibernateMachine, ResumeMachine
+from polydev.shared.host_protocol import ExecEnd, ExecRequest, HibernateMachine, ResumeMachine
 
 LIMIT_S = 60
 CHAT = "a message in a chat"

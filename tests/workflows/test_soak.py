@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from controller_world import World, a_world, tokens_in
 
-from polydev.store.tables import auth_sessions
+from polydev.controller.store.tables import auth_sessions
 
 SESSIONS = {"sqlite": 120, "postgresql": 60}
 """POLYDEV_SOAK_SESSIONS says otherwise: `make soak` has 300 on each."""

@@ -17,7 +17,7 @@ from controller_process import TOKEN, ControllerProcess
 async def _refused(state_dir: Path, **env: str) -> str:
     """What a controller that cannot start says."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "polydev.app"),
+        *(sys.executable, "-m", "polydev.controller"),
         env={**ControllerProcess(state_dir).env, **env},
         cwd=state_dir.parent,
         stdout=asyncio.subprocess.PIPE,

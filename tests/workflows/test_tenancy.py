@@ -24,8 +24,8 @@ from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from polydev.api.server import routes_of
-from polydev.domain import Scope
+from polydev.controller.api.server import routes_of
+from polydev.shared.domain import Scope
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -14,7 +14,7 @@ from controller_world import World
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from polydev.hostapi import ExecEnd
+from polydev.shared.host_protocol import ExecEnd
 
 LIMIT_S = 60
 

@@ -11,27 +11,21 @@ from typing import Annotated
 import typer
 
 from polydev import __version__
-from polydev.cli import (
+from polydev.cli import doctor, options
+from polydev.cli.commands import (
     audit,
     chat,
     connect,
     credential,
-    db,
-    demo,
-    doctor,
-    down,
     host,
-    image,
     key,
     machine,
-    openapi,
-    options,
     token,
-    up,
     user,
 )
-from polydev.cli.terminal import printable
-from polydev.errors import PolydevError
+from polydev.cli.commands.instance import db, demo, down, image, openapi, up
+from polydev.cli.output.printer import printable
+from polydev.shared.errors import PolydevError
 
 FAILED = 1
 BROKEN_PIPE = 141

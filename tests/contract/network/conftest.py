@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from wire import UID, Attach, FakeMachine, Surroundings, surroundings
 
-from polydev.hostd.network import Network, NetworkPlan
-from polydev.settings import HostSettings
+from polydev.hostagent.network import Network, NetworkPlan
+from polydev.hostagent.settings import HostSettings
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ from wire import (
     within,
 )
 
-from polydev.hostd.network import Network, NetworkPlan, firewall
-from polydev.settings import Egress
+from polydev.hostagent.network import Network, NetworkPlan, firewall
+from polydev.hostagent.settings import Egress
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -15,9 +15,10 @@ from ipaddress import IPv4Address
 import pytest
 from wire import UID, WORLD, A, B, Surroundings, ip
 
-from polydev.domain import Finding
-from polydev.hostd.network import Attachment, Network, NetworkPlan, netns, reach_outside
-from polydev.settings import Egress
+from polydev.hostagent.network import Attachment, Network, NetworkPlan, reach_outside
+from polydev.hostagent.settings import Egress
+from polydev.hostagent.system import namespaces
+from polydev.shared.domain import Finding
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -61,7 +62,7 @@ async def test_machines_that_come_and_go_leave_it_well(
 
 
 async def test_a_namespace_that_is_gone(network: Network, plan: NetworkPlan) -> None:
-    netns.remove(plan.netns)
+    namespaces.remove(plan.netns)
     [finding] = await network.inspect({})
     assert isinstance(finding, Finding)
     assert (finding.name, finding.ok) == ("namespace", False)

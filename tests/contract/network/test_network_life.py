@@ -31,8 +31,9 @@ from wire import (
 )
 
 import polydev
-from polydev.errors import ChannelLost, NetworkFailed, NoCapacity
-from polydev.hostd.network import Network, NetworkPlan, dial, firewall, netns
+from polydev.hostagent.network import Network, NetworkPlan, dial, firewall
+from polydev.hostagent.system import namespaces
+from polydev.shared.errors import ChannelLost, NetworkFailed, NoCapacity
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -122,7 +123,7 @@ async def test_a_namespace_that_was_deleted_is_made_again(
     here: Surroundings, network: Network
 ) -> None:
     place = await network.attach(A, UID)
-    netns.remove(here.vm)
+    namespaces.remove(here.vm)
     with pytest.raises(NetworkFailed):
         await network.attach(B, UID)
     await network.ensure()
@@ -133,7 +134,7 @@ async def test_a_namespace_that_was_deleted_is_made_again(
 async def test_an_attachment_cut_in_the_middle_is_undone(
     here: Surroundings, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polydev.hostd.network.bridge.Links.point_to", refuse)
+    monkeypatch.setattr("polydev.hostagent.network.bridge.Links.point_to", refuse)
     with pytest.raises(NetworkFailed):
         await network.attach(A, UID)
     state = await network.state()
@@ -145,7 +146,7 @@ async def test_a_failed_repeat_does_not_undo_a_machine_that_runs(
 ) -> None:
     await network.attach(A, UID)
     before = await network.state()
-    monkeypatch.setattr("polydev.hostd.network.bridge.Links.point_to", refuse)
+    monkeypatch.setattr("polydev.hostagent.network.bridge.Links.point_to", refuse)
     with pytest.raises(NetworkFailed):
         await network.attach(A, UID)
     assert await network.state() == before
@@ -187,7 +188,7 @@ async def test_removal_leaves_nothing(
     await network.remove()
     await network.remove()
     assert look() == before
-    assert not netns.path_of(here.vm).exists()
+    assert not namespaces.path_of(here.vm).exists()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -203,8 +204,8 @@ async def test_a_stale_outer_end_is_replaced(here: Surroundings, plan: NetworkPl
 UNNAMED_UPLINK = """
 import asyncio, sys
 from pathlib import Path
-from polydev.hostd.network import Network
-from polydev.settings import HostSettings
+from polydev.hostagent.network import Network
+from polydev.hostagent.settings import HostSettings
 
 async def main():
     settings = HostSettings(netns=sys.argv[1], state_dir=Path(sys.argv[2]))
@@ -222,7 +223,7 @@ async def test_without_a_named_namespace_the_uplink_ends_in_the_agents_own(
     here: Surroundings, plan: NetworkPlan, tmp_path: Path
 ) -> None:
     before = ip(here.outer, "-br", "link")
-    command = ["nsenter", f"--net={netns.path_of(here.outer)}", sys.executable, "-c"]
+    command = ["nsenter", f"--net={namespaces.path_of(here.outer)}", sys.executable, "-c"]
     agent = subprocess.Popen(
         [*command, UNNAMED_UPLINK, here.vm, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(Path(polydev.__file__).parents[1])},

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from polydev.cli import account
-from polydev.errors import BadSettings
-from polydev.hostd.images import ImageKind
-from polydev.hostd.images.recipe import Recipe
+from polydev.cli.supervisor import system_user
+from polydev.hostagent.images import ImageKind
+from polydev.hostagent.images.recipe import Recipe
+from polydev.shared.errors import BadSettings
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="folders change hands")
 
@@ -27,12 +27,12 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-NOBODY = account.Account("nobody", 65534, "nogroup", 65534)
+NOBODY = system_user.Account("nobody", 65534, "nogroup", 65534)
 
 
 def test_the_copy_runs_as_another_user_and_has_the_same_recipes(open_folder: Path) -> None:
-    program = account.copy_program(open_folder)
-    assert account.copy_program(open_folder) == program, "made once"
+    program = system_user.copy_program(open_folder)
+    assert system_user.copy_program(open_folder) == program, "made once"
     said = subprocess.run(
         [*NOBODY.setpriv(), sys.executable, "-P", "-c", HASHES],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(program)},
@@ -46,8 +46,8 @@ def test_the_copy_runs_as_another_user_and_has_the_same_recipes(open_folder: Pat
 
 HASHES = """
 import polydev
-from polydev.hostd.images import ImageKind
-from polydev.hostd.images.recipe import Recipe
+from polydev.hostagent.images import ImageKind
+from polydev.hostagent.images.recipe import Recipe
 print(polydev.__file__, *(Recipe().hash(kind) for kind in ImageKind))
 """
 
@@ -55,13 +55,13 @@ print(polydev.__file__, *(Recipe().hash(kind) for kind in ImageKind))
 def test_an_older_copy_goes(tmp_path: Path) -> None:
     old = tmp_path / "app-0123456789abcdef"
     old.mkdir()
-    account.copy_program(tmp_path)
+    system_user.copy_program(tmp_path)
     assert not old.exists()
 
 
 def test_folders_belong_to_who_needs_them(open_folder: Path) -> None:
     state = open_folder / "state"
-    account.prepare_folders(state, NOBODY)
+    system_user.prepare_folders(state, NOBODY)
     controller = (state / "controller").stat()
     assert (controller.st_uid, controller.st_mode & 0o777) == (65534, 0o700)
     sockets = (state / "sockets").stat()
@@ -72,9 +72,9 @@ def test_a_state_folder_that_the_controller_cannot_enter_is_refused(tmp_path: Pa
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(BadSettings, match=r"POLYDEV_STATE_DIR .* is closed to the user nobody"):
-        account.prepare_folders(closed / "state", NOBODY)
+        system_user.prepare_folders(closed / "state", NOBODY)
 
 
 def test_root_is_no_ordinary_user() -> None:
     with pytest.raises(BadSettings, match="POLYDEV_USER is root"):
-        account.account("root")
+        system_user.account("root")

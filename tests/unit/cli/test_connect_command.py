@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from polydev.cli.connect import SessionView, error_of, words_of
-from polydev.cli.terminal import Terminal
-from polydev.errors import LoginExpired
+from polydev.cli.commands.connect import SessionView, error_of, words_of
+from polydev.cli.output.printer import Terminal
+from polydev.shared.errors import LoginExpired
 
 
 def step(name: str, *, ended: bool = True, outcome: str = "done") -> dict[str, Any]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from polydev.cli import down
-from polydev.errors import Failed
+from polydev.cli.supervisor.supervisor import shutdown
+from polydev.shared.errors import Failed
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def test_what_is_born_while_others_are_ended_is_ended_too(
     netns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     living = [sleeper(netns)]
-    listed = down._pids_in
+    listed = shutdown._pids_in
 
     def list_just_before_one_is_born(netns: str) -> list[int]:
         pids = listed(netns)
@@ -41,8 +41,8 @@ async def test_what_is_born_while_others_are_ended_is_ended_too(
             living.append(sleeper(netns))
         return pids
 
-    monkeypatch.setattr(down, "_pids_in", list_just_before_one_is_born)
-    await down.kill_in_namespace(netns)
+    monkeypatch.setattr(shutdown, "_pids_in", list_just_before_one_is_born)
+    await shutdown.kill_in_namespace(netns)
     assert listed(netns) == []
     assert [it.wait(10) for it in living] == [-9, -9]
 
@@ -51,29 +51,29 @@ async def test_what_is_born_without_end_is_not_taken_for_ended(
     netns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     living: list[subprocess.Popen[bytes]] = []
-    listed = down._pids_in
+    listed = shutdown._pids_in
 
     def list_with_one_more(netns: str) -> list[int]:
         living.append(sleeper(netns))
         return listed(netns)
 
-    monkeypatch.setattr(down, "_pids_in", list_with_one_more)
-    monkeypatch.setattr(down, "_KILL_ROUNDS", 3)
+    monkeypatch.setattr(shutdown, "_pids_in", list_with_one_more)
+    monkeypatch.setattr(shutdown, "_KILL_ROUNDS", 3)
     with pytest.raises(Failed, match="do not end"):
-        await down.kill_in_namespace(netns)
+        await shutdown.kill_in_namespace(netns)
     assert [it.wait(10) for it in living] == [-9] * 3
 
 
 async def test_a_namespace_that_is_not_there_holds_nothing_to_end() -> None:
-    await down.kill_in_namespace("pdt-never-made")
+    await shutdown.kill_in_namespace("pdt-never-made")
 
 
 async def test_what_does_not_end_is_named(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     process = sleeper(netns)
-    monkeypatch.setattr(down, "KILL_LIMIT_S", 0.2)
-    monkeypatch.setattr(down.signal, "pidfd_send_signal", lambda *_: None)
+    monkeypatch.setattr(shutdown, "KILL_LIMIT_S", 0.2)
+    monkeypatch.setattr(shutdown.signal, "pidfd_send_signal", lambda *_: None)
     with pytest.raises(Failed, match=rf"\[{process.pid}\] do not end") as refused:
-        await down.kill_in_namespace(netns)
+        await shutdown.kill_in_namespace(netns)
     assert f"ip netns pids {netns}" in refused.value.hint
     process.kill()
     process.wait()

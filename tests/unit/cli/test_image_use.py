@@ -12,9 +12,9 @@ from image_stores import current_image, image, machine
 from typer.testing import CliRunner
 
 from polydev.cli.main import app
-from polydev.domain import MachineState
-from polydev.errors import BadRequest, ImageDamaged, MissingImage
-from polydev.hostd.images import ImageStore
+from polydev.hostagent.images import ImageStore
+from polydev.shared.domain import MachineState
+from polydev.shared.errors import BadRequest, ImageDamaged, MissingImage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="images are root's")
 

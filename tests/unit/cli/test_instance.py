@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from polydev.cli.instance import Instance
-from polydev.errors import AlreadyRunning, Failed
+from polydev.cli.supervisor.pidfile import Instance
+from polydev.shared.errors import AlreadyRunning, Failed
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from polydev.cli.instance import Instance
+from polydev.cli.supervisor.pidfile import Instance
 {before}
 with Instance(Path(sys.argv[1])).held():
     print("held", flush=True)

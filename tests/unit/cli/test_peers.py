@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from polydev.cli.controller import controller
-from polydev.cli.peers import Owner, Owners, listeners, program_of
-from polydev.cli.up import answers
-from polydev.errors import ControllerUnreachable, PortTaken
+from polydev.cli.client.api_client import controller
+from polydev.cli.client.socket_owner import Owner, Owners, listeners, program_of
+from polydev.cli.commands.instance.up import answers
+from polydev.shared.errors import ControllerUnreachable, PortTaken
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="has programs run as other users")
 
@@ -110,7 +110,7 @@ async def test_who_never_accepts_does_not_answer(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has accepted, so nobody knows whose it will be: root is what the kernel shows."""
-    monkeypatch.setattr("polydev.cli.peers.ACCEPT_LIMIT_S", 0.3)
+    monkeypatch.setattr("polydev.cli.client.socket_owner.ACCEPT_LIMIT_S", 0.3)
     with squatter(ANOTHER, accepts_after_s=20) as stranger:
         monkeypatch.setenv("PORT", str(stranger.port))
         async with controller() as there:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from polydev.cli.supervisor import Listener, Log, Program, last_words, supervise
-from polydev.errors import Failed
+from polydev.cli.supervisor.supervisor import Listener, Log, Program, last_words, supervise
+from polydev.shared.errors import Failed
 
 SAY = "print('{words}', flush=True); "
 FOREVER = "import time; time.sleep(600)"
@@ -121,7 +121,7 @@ async def test_a_program_that_ends_before_it_is_ready_ends_everything_with_its_l
 async def test_a_program_that_is_deaf_to_the_request_to_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polydev.cli.supervisor.GRACE_S", 0.3)
+    monkeypatch.setattr("polydev.cli.supervisor.supervisor.GRACE_S", 0.3)
     heard = Heard()
     code = f"import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); {FOREVER}"
     supervising = asyncio.create_task(supervise([program(tmp_path, "deaf", code)], heard.listener))

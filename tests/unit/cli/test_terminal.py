@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from polydev.cli.terminal import Terminal, moment, printable
+from polydev.cli.output.printer import Terminal, moment, printable
 
 
 async def test_a_step_is_told_once_with_its_detail_and_time(
@@ -32,7 +32,7 @@ async def test_a_long_step_says_that_it_goes_on(
 ) -> None:
     import asyncio
 
-    monkeypatch.setattr("polydev.cli.terminal.STILL_EVERY_S", 0.05)
+    monkeypatch.setattr("polydev.cli.output.printer.STILL_EVERY_S", 0.05)
     async with Terminal().step("Building"):
         await asyncio.sleep(0.2)
     assert "Building: goes on" in capsys.readouterr().out

@@ -8,10 +8,10 @@ from typing import get_args
 import pytest
 from pydantic import SecretStr
 
-from polydev.cli.account import Account
-from polydev.cli.up import Plan, controller, host_agent
-from polydev.settings import ControllerSettings
-from polydev.settings_words import variable_of
+from polydev.cli.commands.instance.up import Plan, controller, host_agent
+from polydev.cli.supervisor.system_user import Account
+from polydev.controller.settings import ControllerSettings
+from polydev.shared.settings.messages import variable_of
 
 OWNER = Account("nobody", 65534, "nogroup", 65534)
 A_SECRET = "not-for-the-host-agent-0123456789abcdef"

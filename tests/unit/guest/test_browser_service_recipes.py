@@ -10,7 +10,7 @@ import pytest
 
 from polydev.guest.browser_service.recipes import UnknownProvider, load_recipe
 
-PROVIDERS = Path(__file__).parents[3] / "src/polydev/providers"
+PROVIDERS = Path(__file__).parents[3] / "src/polydev/shared/providers"
 TOKEN = "t" * 40
 JWT = "aa.bb.cc"
 CREDENTIALS: dict[str, dict[str, Any]] = {

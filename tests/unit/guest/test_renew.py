@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from polydev.domain import MachineKind
-from polydev.hostd.config_drive import MachineConfig, config_drive
+from polydev.hostagent.provisioning.config_drive import MachineConfig, config_drive
+from polydev.shared.domain import MachineKind
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 

@@ -24,9 +24,9 @@ from chat_page import (
 from controller_world import World
 from playwright.async_api import expect
 
-from polydev.domain import TURN_IDS, ChatEvent, ChatId, EventKind, PersonId, now
-from polydev.store import chat_events
-from polydev.store.tables import chats
+from polydev.controller.store.queries.chats import chat_events
+from polydev.controller.store.tables import chats
+from polydev.shared.domain import TURN_IDS, ChatEvent, ChatId, EventKind, PersonId, now
 
 _Told = tuple[str, list[tuple[EventKind, dict[str, Any]]], str]
 

@@ -13,13 +13,14 @@ from typing import Annotated
 
 import typer
 
-from polydev.cli.controller import ClientSettings
+from polydev.cli.client.api_client import ClientSettings
 from polydev.cli.doctor import controller_side, network, processes, this_machine
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.terminal import Terminal
-from polydev.domain import Finding
-from polydev.errors import BadSettings, PolydevError
-from polydev.settings import HostSettings, read
+from polydev.cli.output.printer import Terminal
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.domain import Finding
+from polydev.shared.errors import BadSettings, PolydevError
+from polydev.shared.settings.base import read
 
 _LIMIT_S = 30.0
 _CONTROLLER_LIMIT_S = 60.0

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import httpx
 
-from polydev.cli.controller import ClientSettings, asked_of, controller, is_encrypted
-from polydev.cli.supervisor import last_words
-from polydev.domain import LOCAL_HOST, Finding
-from polydev.errors import ControllerUnreachable, NotSignedIn, PolydevError
+from polydev.cli.client.api_client import ClientSettings, asked_of, controller, is_encrypted
+from polydev.cli.supervisor.supervisor import last_words
+from polydev.shared.domain import LOCAL_HOST, Finding
+from polydev.shared.errors import ControllerUnreachable, NotSignedIn, PolydevError
 
 _LIMIT_S = 10.0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from polydev.domain import Finding
-from polydev.errors import PolydevError
-from polydev.hostd.network import NetworkPlan, reach_outside
-from polydev.settings import HostSettings
+from polydev.hostagent.network import NetworkPlan, reach_outside
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.domain import Finding
+from polydev.shared.errors import PolydevError
 
 
 async def reach(settings: HostSettings) -> Sequence[Finding]:

@@ -10,16 +10,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from polydev.cli import agent
-from polydev.cli.controller import ClientSettings
+from polydev.cli.client.api_client import ClientSettings
+from polydev.cli.client.socket_owner import listeners, program_of, stranger
 from polydev.cli.host_setup import units
-from polydev.cli.instance import Instance
-from polydev.cli.peers import listeners, program_of, stranger
-from polydev.cli.supervisor import last_words
-from polydev.domain import Finding
-from polydev.errors import HostUnreachable
-from polydev.hostd.network import Network
-from polydev.settings import HostSettings
+from polydev.cli.supervisor.pidfile import Instance
+from polydev.cli.supervisor.supervisor import last_words
+from polydev.hostagent.network import Network
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.domain import Finding
+from polydev.shared.errors import HostUnreachable
+from polydev.shared.host_client import Host
 
 _AGENT_LIMIT_S = 15.0
 
@@ -67,10 +67,10 @@ async def port(client: ClientSettings) -> Sequence[Finding]:
 async def host(settings: HostSettings) -> Sequence[Finding]:
     """What the host agent says of this host; that it is silent, and what can be seen without it."""
     try:
-        async with agent.agent(settings.host_socket, timeout_s=_AGENT_LIMIT_S) as there:
-            health = await there.health()
+        async with Host(settings.host_socket, timeout_s=_AGENT_LIMIT_S) as agent:
+            health = await agent.health()
             words = f"Answers at {settings.host_socket}: {health.driver} ({health.accelerator})"
-            return [Finding("host agent", True, words), *await there.diagnosis()]
+            return [Finding("host agent", True, words), *(await agent.diagnosis()).findings]
     except HostUnreachable as error:
         silence = _silence(settings, error)
     return [silence, *await _without_agent(settings)]
@@ -98,20 +98,18 @@ def _is_socket(path: Path) -> bool:
 
 
 async def _without_agent(settings: HostSettings) -> Sequence[Finding]:
-    from polydev.hostd import (
-        diagnosis,  # most of the host agent: the other commands need none of it
-    )
+    from polydev.hostagent.health import checks
 
     if os.geteuid() != 0:
         without_root = [
-            *await asyncio.to_thread(lambda: list(diagnosis.images(settings))),
-            await asyncio.to_thread(diagnosis.disk_space, settings.state_dir),
+            *await asyncio.to_thread(lambda: list(checks.images(settings))),
+            await asyncio.to_thread(checks.disk_space, settings.state_dir),
         ]
         left_out = "namespace, bridge, TAPs, firewall, sockets, orphans"
         words = f"Not looked at: {left_out}"
         return [*without_root, Finding("host", None, words, "Run it with sudo to see all")]
     network = Network.from_settings(settings)
     try:
-        return await diagnosis.Examiner(settings, network).diagnose_without_agent()
+        return await checks.Examiner(settings, network).diagnose_without_agent()
     finally:
         await network.close()

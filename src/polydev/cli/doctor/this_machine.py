@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from polydev.cli import requirements
-from polydev.domain import Finding
-from polydev.errors import PolydevError
+from polydev.cli.supervisor import preflight
+from polydev.shared.domain import Finding
+from polydev.shared.errors import PolydevError
 
 
 async def look() -> Sequence[Finding]:
@@ -24,17 +24,17 @@ def _root() -> Finding:
 
 def _tools() -> Iterator[Finding]:
     missing = []
-    for name in requirements.TOOLS:
+    for name in preflight.TOOLS:
         try:
-            requirements.tool(name)
+            preflight.tool(name)
         except PolydevError as error:
             missing.append(Finding("tools", False, error.message, error.hint))
-    yield from missing or [Finding("tools", True, f"All {len(requirements.TOOLS)} are installed")]
+    yield from missing or [Finding("tools", True, f"All {len(preflight.TOOLS)} are installed")]
 
 
 def _kernel() -> Finding:
     try:
-        requirements.tun()
+        preflight.tun()
     except PolydevError as error:
         return Finding("kernel", False, error.message, error.hint)
     kvm = "usable" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "not usable: machines are slow"

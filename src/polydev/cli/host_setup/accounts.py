@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.items import State, Verdict
-from polydev.cli.host_setup.place import Place
-from polydev.errors import BadSettings, Failed, MissingTool
-from polydev.hostd.confine import UID_BASE
+from polydev.cli.host_setup.resources import State, Verdict
+from polydev.cli.host_setup.target_root import Place
+from polydev.hostagent.system.sandbox import UID_BASE
+from polydev.shared.errors import BadSettings, Failed, MissingTool
 
 UIDS = 65536
 """How many numbers from UID_BASE on must be nobody's: more than a host has machines."""

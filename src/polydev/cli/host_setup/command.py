@@ -10,24 +10,25 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from polydev.cli import requirements
-from polydev.cli.asking import confirmed
-from polydev.cli.host_setup import items, kernel
+from polydev.cli.host_setup import kernel, resources
 from polydev.cli.host_setup.accounts import ControllersUser, MachinesUids
 from polydev.cli.host_setup.firecracker import Firecracker
 from polydev.cli.host_setup.folders import StateFolder
-from polydev.cli.host_setup.items import Item, State, Verdict
-from polydev.cli.host_setup.place import Place
 from polydev.cli.host_setup.program import Program
 from polydev.cli.host_setup.release import Release
 from polydev.cli.host_setup.removal import uninstall as take_back
+from polydev.cli.host_setup.resources import Item, State, Verdict
 from polydev.cli.host_setup.services import Services
 from polydev.cli.host_setup.settings_files import SettingsFiles, remember_settings
+from polydev.cli.host_setup.target_root import Place
 from polydev.cli.host_setup.units import Units
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.terminal import Terminal
-from polydev.errors import Invalid
-from polydev.settings import HostSettings, read
+from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.printer import Terminal
+from polydev.cli.supervisor import preflight
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.errors import Invalid
+from polydev.shared.settings.base import read
 
 _GOOD = {State.OK: True, State.CHANGED: True, State.MISSING: False, State.ADVICE: None}
 
@@ -74,17 +75,17 @@ async def setup(
     """
     if (check and uninstall) or (purge and not uninstall):
         raise Invalid("--check, --uninstall and --uninstall --purge do not go together otherwise")
-    requirements.root()
+    preflight.root()
     place = Place(read(SetupSettings).setup_root)
     remember_settings(place, os.environ)
     settings = read(SetupSettings)
     order = items_of(place, settings, firecracker_archive)
     terminal = Terminal(as_json=as_json)
     if check:
-        return await _tell(items.check(order), terminal)
+        return await _tell(resources.check(order), terminal)
     if not uninstall:
         with place.alone():
-            return await _tell(items.make(order), terminal)
+            return await _tell(resources.make(order), terminal)
     what = "with all data of its people" if purge else "and stop its machines; data stays"
     await confirmed(f"Remove Polydev from this machine, {what}?", yes=yes)
     with place.alone():

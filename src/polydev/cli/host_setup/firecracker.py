@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.items import State, Verdict
-from polydev.cli.host_setup.place import LIBRARY, Place, Shape
 from polydev.cli.host_setup.release import PROGRAMS, Release
-from polydev.errors import AlreadyExists, BadSettings, ImageDamaged
-from polydev.hostd.atomic import sync_folder, write_whole
+from polydev.cli.host_setup.resources import State, Verdict
+from polydev.cli.host_setup.target_root import LIBRARY, Place, Shape
+from polydev.shared.atomic_files import sync_folder, write_whole
+from polydev.shared.errors import AlreadyExists, BadSettings, ImageDamaged
 
 _LINK = f"{LIBRARY}/firecracker"
 _ASIDE = f"{LIBRARY}/.firecracker-new"

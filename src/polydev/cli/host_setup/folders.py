@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.cli.host_setup.accounts import ids_of
-from polydev.cli.host_setup.items import State, Verdict
-from polydev.cli.host_setup.place import Place, Shape
-from polydev.errors import BadSettings
+from polydev.cli.host_setup.resources import State, Verdict
+from polydev.cli.host_setup.target_root import Place, Shape
+from polydev.shared.errors import BadSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli import requirements
-from polydev.cli.host_setup.items import State, Verdict
-from polydev.cli.host_setup.place import Place, Shape
+from polydev.cli.host_setup.resources import State, Verdict
+from polydev.cli.host_setup.target_root import Place, Shape
+from polydev.cli.supervisor import preflight
 
 MODULES = "/etc/modules-load.d/polydev.conf"
 _OF_PROCESSOR = {"vmx": "kvm_intel", "svm": "kvm_amd"}
@@ -37,15 +37,13 @@ class Tools:
     name: str = "programs"
 
     def look(self) -> Verdict:
-        missing = sorted(
-            {package for tool, package in requirements.TOOLS.items() if not which(tool)}
-        )
+        missing = sorted({package for tool, package in preflight.TOOLS.items() if not which(tool)})
         if missing:
             words = f"Not installed: the Debian packages {', '.join(missing)}"
             return Verdict(
                 self.name, State.MISSING, words, "`make setup` in the checkout, or apt-get"
             )
-        return Verdict(self.name, State.OK, f"All {len(requirements.TOOLS)} are installed")
+        return Verdict(self.name, State.OK, f"All {len(preflight.TOOLS)} are installed")
 
     def make(self) -> None:
         """Packages are the administrator's."""
@@ -67,7 +65,7 @@ class Modules:
             hint = "`polydev host setup` writes it"
             return Verdict(self.name, State.MISSING, f"{MODULES} does not name {wanted}", hint)
         if self.place.is_this_machine:
-            requirements.tun()
+            preflight.tun()
         return Verdict(self.name, State.OK, f"{MODULES}: {', '.join(wanted)}")
 
     def make(self) -> None:

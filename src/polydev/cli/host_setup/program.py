@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli import account
-from polydev.cli.host_setup.items import State, Verdict
-from polydev.cli.host_setup.place import CONFIG, LIBRARY, Place, Shape
-from polydev.errors import Failed
+from polydev.cli.host_setup.resources import State, Verdict
+from polydev.cli.host_setup.target_root import CONFIG, LIBRARY, Place, Shape
+from polydev.cli.supervisor import system_user
+from polydev.shared.errors import Failed
 
 COMMAND = "/usr/local/bin/polydev"
 
@@ -49,7 +49,7 @@ class Program:
     name: str = "program"
 
     def look(self) -> Verdict:
-        copy, wanted = f"app-{account.program_hash()}", f"{LIBRARY}/env -> {_environment()}"
+        copy, wanted = f"app-{system_user.program_hash()}", f"{LIBRARY}/env -> {_environment()}"
         hint = "`polydev host setup` installs it; then the units start it"
         if not self.place.is_link(f"{LIBRARY}/app", copy) or not self._copy(copy).is_dir():
             return Verdict(self.name, State.MISSING, f"{LIBRARY}/app is not this version", hint)
@@ -64,7 +64,7 @@ class Program:
         self.place.folder(LIBRARY, Shape(0o755))
         # What ran before is kept until the next set-up: modules are loaded as they are needed.
         before = self._linked()
-        copy = account.copy_program(
+        copy = system_user.copy_program(
             self.place.at(LIBRARY), keep=before, runs_in=Path(LIBRARY)
         ).parent
         self.place.link(f"{LIBRARY}/app", copy.name)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from polydev.errors import BadSettings, Failed, ImageDamaged, Unavailable
+from polydev.shared.errors import BadSettings, Failed, ImageDamaged, Unavailable
 
 RELEASES = "https://github.com/firecracker-microvm/firecracker/releases/download"
 """Where the project publishes; POLYDEV_FIRECRACKER_MIRROR names another place laid out alike."""

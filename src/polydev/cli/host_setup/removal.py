@@ -10,16 +10,17 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from polydev.cli import agent
-from polydev.cli.down import kill_in_namespace
-from polydev.cli.host_setup import items, units
-from polydev.cli.host_setup.items import Item
-from polydev.cli.host_setup.place import Place
-from polydev.cli.instance import Instance
-from polydev.cli.terminal import Terminal
-from polydev.errors import MachineBusy, PolydevError
-from polydev.hostd.network import Network, netns
-from polydev.settings import HostSettings
+from polydev.cli.host_setup import resources, units
+from polydev.cli.host_setup.resources import Item
+from polydev.cli.host_setup.target_root import Place
+from polydev.cli.output.printer import Terminal
+from polydev.cli.supervisor.pidfile import Instance
+from polydev.cli.supervisor.shutdown import kill_in_namespace
+from polydev.hostagent.network import Network
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.system import namespaces
+from polydev.shared.errors import MachineBusy, PolydevError
+from polydev.shared.host_client import Host, local_agent
 
 
 async def uninstall(
@@ -33,28 +34,28 @@ async def uninstall(
         await _end_services(place, terminal)
         await _remove_network(settings, terminal)
     async with terminal.step("Removing what the set-up made"):
-        return await items.undo(order, purge=purge)
+        return await resources.undo(order, purge=purge)
 
 
 async def _end_machines(settings: HostSettings, terminal: Terminal, *, purge: bool) -> None:
     """Through the agent, if there is one; what it cannot end is killed with the network."""
     with suppress(PolydevError):
-        async with agent.agent(settings.host_socket) as there:
-            found = await there.inventory()
+        async with Host(settings.host_socket) as host:
+            found = await host.inventory()
             for vm_id in found.machines if purge else sorted(found.processes):
                 async with terminal.step(f"{'Destroying' if purge else 'Stopping'} {vm_id}"):
                     if purge:
-                        await there.destroy(vm_id)
+                        await local_agent.destroy_machine(host, vm_id)
                     else:
-                        await _stop(there, vm_id)
+                        await _stop(host, vm_id)
 
 
-async def _stop(there: agent.Agent, vm_id: str) -> None:
+async def _stop(host: Host, vm_id: str) -> None:
     """One that is nobody's yet has nothing that is to be kept."""
     try:
-        await there.stop(vm_id)
+        await local_agent.stop_machine(host, vm_id)
     except MachineBusy:
-        await there.destroy(vm_id)
+        await local_agent.destroy_machine(host, vm_id)
 
 
 async def _end_services(place: Place, terminal: Terminal) -> None:
@@ -68,7 +69,7 @@ async def _end_services(place: Place, terminal: Terminal) -> None:
 
 async def _remove_network(settings: HostSettings, terminal: Terminal) -> None:
     """The VM network, with whatever still runs in it, if the host agent ever made it."""
-    if not netns.exists(settings.netns) and not (settings.state_dir / "network").exists():
+    if not namespaces.exists(settings.netns) and not (settings.state_dir / "network").exists():
         return
     async with terminal.step("Removing the VM network"):
         await kill_in_namespace(settings.netns)

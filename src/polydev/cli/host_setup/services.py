@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli import image
 from polydev.cli.host_setup import units
-from polydev.cli.host_setup.items import State, Verdict
-from polydev.cli.host_setup.place import LIBRARY, Place
+from polydev.cli.host_setup.resources import State, Verdict
 from polydev.cli.host_setup.settings_files import CONTROLLERS, KEY, SETTINGS
-from polydev.cli.instance import Instance
-from polydev.errors import Failed, PolydevError
-from polydev.settings import HostSettings
+from polydev.cli.host_setup.target_root import LIBRARY, Place
+from polydev.cli.supervisor.pidfile import Instance
+from polydev.hostagent.images import ImageStore
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.errors import Failed, PolydevError
 
 _JOURNAL_LIMIT_S = 30
 _COMMON = (f"{LIBRARY}/app", f"{LIBRARY}/env", SETTINGS)
@@ -71,7 +71,7 @@ class Services:
         if self.settings.driver == "simulated":
             return None
         try:
-            image.require_all(self.settings.images_dir)
+            ImageStore(self.settings.images_dir).require_all()
         except PolydevError as error:
             hint = "`polydev image build`, then `polydev host setup` again"
             return Verdict(self.name, State.MISSING, error.message, hint)

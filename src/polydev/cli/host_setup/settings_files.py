@@ -16,10 +16,12 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from polydev.cli.host_setup.accounts import ids_of
-from polydev.cli.host_setup.items import State, Verdict
-from polydev.cli.host_setup.place import CONFIG, Place, Shape
-from polydev.settings import ControllerSettings, HostSettings, read
-from polydev.settings_words import variable_of
+from polydev.cli.host_setup.resources import State, Verdict
+from polydev.cli.host_setup.target_root import CONFIG, Place, Shape
+from polydev.controller.settings import ControllerSettings
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.settings.base import read
+from polydev.shared.settings.messages import variable_of
 
 SETTINGS = f"{CONFIG}/polydev.env"
 CONTROLLERS = f"{CONFIG}/controller.env"

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.cli.host_setup.accounts import group_of
-from polydev.cli.host_setup.items import State, Verdict
 from polydev.cli.host_setup.kernel import which
-from polydev.cli.host_setup.place import Place, Shape
-from polydev.errors import Failed, MissingTool
-from polydev.hostd.images.recipe import Recipe
+from polydev.cli.host_setup.resources import State, Verdict
+from polydev.cli.host_setup.target_root import Place, Shape
+from polydev.hostagent.images.recipe import Recipe
+from polydev.shared.errors import Failed, MissingTool
 
 FOLDER = "/etc/systemd/system"
 MACHINES, AGENT, CONTROLLER = (

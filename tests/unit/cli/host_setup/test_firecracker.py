@@ -18,10 +18,16 @@ import pytest
 from setup_world import VERSION, archive, bare_root, program, tree
 
 from polydev.cli.host_setup.firecracker import Firecracker
-from polydev.cli.host_setup.items import State
-from polydev.cli.host_setup.place import Place
 from polydev.cli.host_setup.release import Release
-from polydev.errors import AlreadyExists, BadSettings, ImageDamaged, PolydevError, Unavailable
+from polydev.cli.host_setup.resources import State
+from polydev.cli.host_setup.target_root import Place
+from polydev.shared.errors import (
+    AlreadyExists,
+    BadSettings,
+    ImageDamaged,
+    PolydevError,
+    Unavailable,
+)
 
 MACHINE = platform.machine()
 
@@ -202,9 +208,9 @@ INSTALL = """
 import asyncio
 import sys
 from pathlib import Path
-from polydev.cli.host_setup import items
+from polydev.cli.host_setup import resources as items
 from polydev.cli.host_setup.firecracker import Firecracker
-from polydev.cli.host_setup.place import Place
+from polydev.cli.host_setup.target_root import Place
 from polydev.cli.host_setup.release import Release
 
 async def install(root, *release):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from setup_world import bare_root
 
-from polydev.cli.host_setup.place import LIBRARY, Place
+from polydev.cli.host_setup.target_root import LIBRARY, Place
 from polydev.cli.host_setup.units import AGENT, CONTROLLER, MACHINES, UNITS, Units
 
 MOST_EXPOSURE = {MACHINES: 2.0, CONTROLLER: 1.5, AGENT: 6.0}

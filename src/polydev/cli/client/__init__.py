@@ -1,0 +1,1 @@
+"""Clients of the controller API that commands use."""

@@ -1,0 +1,267 @@
+"""The controller as the commands see it: its HTTP API, with a token.
+
+Every command that is not about this machine alone goes through here. Errors come back as the same
+classes that the controller raised. Paths and shapes: docstring of `polydev.controller.api`.
+
+The token goes to the controller's user or to nobody: another user of this machine may listen on
+that port while the controller is down (peers.py). Only a URL that was set says that it is meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import Field, SecretStr
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus
+
+from polydev.cli.client.socket_owner import Owners
+from polydev.shared.errors import ControllerUnreachable, NotSignedIn, PolydevError, by_code
+from polydev.shared.settings.base import CommonSettings, read
+
+WAIT_S = 20
+REQUEST_LIMIT_S = 60.0
+CONNECT_LIMIT_S = 10.0
+_TOKEN_BYTES = 8192
+
+Json = dict[str, Any]
+
+
+class ClientSettings(CommonSettings):
+    """Where the controller is, and what opens it."""
+
+    url: str | None = None
+    port: int = Field(4000, ge=1, le=65535, validation_alias="PORT")
+    admin_token: SecretStr | None = None
+    own_token: SecretStr | None = Field(None, validation_alias="POLYDEV_TOKEN")
+    """An API token of whoever runs this; it comes before the administrator's."""
+    user: str = "polydev"
+    """The system user that the controller of this machine runs as."""
+
+    @property
+    def base_url(self) -> str:
+        return (self.url or f"http://127.0.0.1:{self.port}").rstrip("/")
+
+    @property
+    def owners(self) -> Owners | None:
+        """Who may answer there; None where a URL says which controller is meant."""
+        return None if self.url else Owners.of(self.state_dir, self.user)
+
+    def token(self) -> str:
+        """One's own token or the administrator's, or one line that says where that was looked
+        for."""
+        if self.own_token is not None and self.own_token.get_secret_value():
+            return self.own_token.get_secret_value()
+        if self.admin_token is not None:
+            return self.admin_token.get_secret_value()
+        path = self.state_dir / "controller" / "admin-token"
+        try:
+            return _read_kept(path)
+        except FileNotFoundError:
+            raise ControllerUnreachable(
+                f"Polydev has not been started in {self.state_dir}",
+                hint="Start it with `polydev up`, or set POLYDEV_STATE_DIR to where it is",
+            ) from None
+        except OSError as error:
+            raise NotSignedIn(
+                f"The administrator's token cannot be read from {path} ({error.strerror})",
+                hint="Set POLYDEV_TOKEN to a token of your own, or POLYDEV_STATE_DIR to the folder "
+                "of the Polydev you mean, and run this as root",
+            ) from None
+
+
+def _read_kept(path: Path) -> str:
+    """A small file in the controller's own folder, read as root. Raises OSError.
+
+    That user must gain nothing by a symlink to root's files there, or by a pipe to wait for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(_TOKEN_BYTES).decode("ascii", "replace").strip()
+
+
+class Controller:
+    """Calls to the API. Every method raises ControllerUnreachable, or what the controller says."""
+
+    def __init__(self, client: httpx.AsyncClient, token: str, owners: Owners | None = None) -> None:
+        self._client = client
+        self._token = token
+        self._owners = owners
+
+    async def get(self, path: str, **parameters: Any) -> Any:
+        return (await self._ask("GET", path, params=parameters)).json()
+
+    async def text(self, path: str, **parameters: Any) -> str:
+        return (await self._ask("GET", path, params=parameters)).text
+
+    async def post(self, path: str, body: Json | None = None) -> Any:
+        return (await self._ask("POST", path, json=body or {})).json()
+
+    async def delete(self, path: str) -> Any:
+        """What is answered, if anything is."""
+        answer = await self._ask("DELETE", path)
+        return answer.json() if answer.content else None
+
+    async def every(self, path: str) -> list[Json]:
+        """A listing, all its pages."""
+        found: list[Json] = []
+        following: str | None = path
+        while following is not None:
+            answer = await self._ask("GET", following)
+            found += answer.json()
+            following = answer.links.get("next", {}).get("url")
+        return found
+
+    async def changes(self, path: str) -> AsyncIterator[Json]:
+        """A session or a machine, now and each time it changes."""
+        current: Json = await self.get(path)
+        yield current
+        while True:
+            after: Json = await self.get(path, after=current["version"], wait=WAIT_S)
+            if after["version"] != current["version"]:
+                yield after
+            current = after
+
+    async def lines(self, path: str, body: Json) -> AsyncIterator[Json]:
+        """The events of an answer that comes as one JSON object a line."""
+        limits = httpx.Timeout(REQUEST_LIMIT_S, read=None)
+        try:
+            async with self._client.stream("POST", path, json=body, timeout=limits) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise problem_in(answer.status_code, answer.content)
+                async for line in answer.aiter_lines():
+                    if line.strip():
+                        yield json.loads(line)
+        except httpx.HTTPError as error:
+            raise self._unreachable(type(error).__name__) from None
+
+    async def stream(self, path: str, **parameters: Any) -> AsyncIterator[Json]:
+        """The `data:` of server-sent events, until the controller ends the stream."""
+        limits = httpx.Timeout(REQUEST_LIMIT_S, read=None)
+        try:
+            async with self._client.stream("GET", path, params=parameters, timeout=limits) as told:
+                if not told.is_success:
+                    await told.aread()
+                    raise problem_in(told.status_code, told.content)
+                async for line in told.aiter_lines():
+                    if line.startswith("data:"):
+                        yield json.loads(line.removeprefix("data:"))
+        except httpx.HTTPError as error:
+            raise self._unreachable(type(error).__name__) from None
+
+    @asynccontextmanager
+    async def websocket(self, path: str) -> AsyncIterator[ClientConnection]:
+        """An upgraded connection. Raises what the controller answers instead of upgrading."""
+        url = str(self._client.base_url).replace("http", "ws", 1).rstrip("/") + path
+        headers = {"Authorization": f"Bearer {self._token}"}
+        try:
+            connection = await connect(
+                url,
+                sock=await self._connected(),
+                additional_headers=headers,
+                max_size=2**20,
+                proxy=None,
+                compression=None,
+            )
+        except InvalidStatus as refused:
+            raise problem_in(
+                refused.response.status_code, bytes(refused.response.body or b"")
+            ) from None
+        except (OSError, InvalidHandshake, TimeoutError) as error:
+            raise self._unreachable(type(error).__name__) from None
+        async with connection:
+            yield connection
+
+    async def _connected(self) -> socket.socket | None:
+        """A connection of which is known who is at its other end; None: any will do."""
+        if self._owners is None:
+            return None
+        url = self._client.base_url
+        address = (url.host, url.port or 80)
+        sock = await asyncio.to_thread(socket.create_connection, address, CONNECT_LIMIT_S)
+        try:
+            sock.setblocking(False)
+            await self._owners.require(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _ask(self, method: str, path: str, **what: Any) -> httpx.Response:
+        try:
+            answer = await self._client.request(method, path, **what)
+        except httpx.HTTPError as error:
+            raise self._unreachable(type(error).__name__) from None
+        if not answer.is_success:
+            raise problem_in(answer.status_code, answer.content)
+        return answer
+
+    def _unreachable(self, why: str) -> ControllerUnreachable:
+        return ControllerUnreachable(
+            f"The controller does not answer at {self._client.base_url} ({why})",
+            hint="Start it with `polydev up`, or set POLYDEV_URL to where it is",
+        )
+
+
+def problem_in(status: int, body: bytes) -> PolydevError:
+    """The error that a problem document carries (RFC 9457)."""
+    try:
+        problem = json.loads(body)
+        kind = by_code(str(problem["code"]))
+        return kind(str(problem["detail"]), hint=str(problem.get("hint") or ""))
+    except (ValueError, KeyError, TypeError):
+        return ControllerUnreachable(f"What answers there is not a Polydev controller ({status})")
+
+
+@asynccontextmanager
+async def controller() -> AsyncIterator[Controller]:
+    """The controller that the settings name. Calls raise PortTaken if another answers there."""
+    settings = read(ClientSettings)
+    token, owners = settings.token(), settings.owners
+    async with httpx.AsyncClient(
+        base_url=settings.base_url,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=REQUEST_LIMIT_S,
+        trust_env=False,
+        verify=is_encrypted(settings.base_url),
+        event_hooks={"request": [asked_of(owners)] if owners else []},
+    ) as client:
+        yield Controller(client, token, owners)
+
+
+def is_encrypted(url: str) -> bool:
+    """Whether certificates are looked at there; loading those of all authorities takes long."""
+    return url.startswith("https:")
+
+
+def asked_of(owners: Owners) -> Callable[[httpx.Request], Awaitable[None]]:
+    """A hook of an httpx client: nothing is sent before one of them has accepted the connection.
+
+    Source: httpx, "Request extensions", `trace`; what it raises ends the request.
+    """
+
+    async def on_event(event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            stream = info["return_value"]
+            try:
+                await owners.require(stream.get_extra_info("socket"))
+            except TimeoutError:
+                await stream.aclose()
+                raise httpx.ConnectTimeout("nobody accepts the connection") from None
+            except BaseException:
+                await stream.aclose()
+                raise
+
+    async def before(request: httpx.Request) -> None:
+        request.extensions["trace"] = on_event
+
+    return before

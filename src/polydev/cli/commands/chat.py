@@ -1,0 +1,124 @@
+"""`polydev chat`: talk to the CLIs in the person's CLI machine, in one turn or in conversations."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.commands.conversation import Conversation
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.output.printer import Terminal, moment, printable
+from polydev.shared.errors import ChatFailed, Invalid, NoSuchChat, by_code
+
+_CHATS = "/api/chats"
+
+_Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROVIDER|CHAT",
+        help="`codex`, `claude_code` or `gemini_cli`; or a chat's id or its beginning, to go on "
+        "with it; or `list`, which shows the chats.",
+    ),
+]
+_Text = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TEXT",
+        help="What to say, once; `-` reads it from standard input. Without: a conversation.",
+    ),
+]
+
+
+@runs
+async def chat(which: _Which, text: _Text = None, as_json: JsonFlag = False) -> None:
+    """Talk to a CLI that is logged in; its answers are printed as they come.
+
+    In a conversation it asks before it does what it must ask for, Ctrl-C stops what it does, and
+    Ctrl-C or Ctrl-D at the prompt ends; the chat is kept, here as on the page.
+
+    Examples: `polydev chat codex`, `polydev chat list`, `polydev chat 4a0f4c5e`, `polydev chat
+    codex "What is in this folder?"`, `git diff | polydev chat codex -`.
+    """
+    terminal = Terminal(as_json=as_json)
+    words = sys.stdin.read() if text == "-" else text
+    if words is not None and not words.strip():
+        raise Invalid("There is nothing to say", hint='Give a text: polydev chat codex "Hello"')
+    async with controller() as there:
+        if which == "list" and words is None:
+            return await _list(there, terminal)
+        is_provider = which in {it["id"] for it in await there.get("/api/providers")}
+        if words is None:
+            return await _converse(there, which, terminal, is_new=is_provider)
+        if not is_provider:
+            chosen = await _resolve(there, which)
+            return await Conversation(there, chosen, terminal).say(words)
+        answer = await turn(there, which, words, terminal, quiet=as_json)
+    if as_json:
+        terminal.answer({"ok": True, "provider": which, "text": answer})
+
+
+async def _converse(there: Controller, which: str, terminal: Terminal, *, is_new: bool) -> None:
+    if terminal.as_json or not sys.stdin.isatty():
+        raise Invalid("A conversation needs a terminal", hint="Say a text, or `-`")
+    if is_new:
+        chosen = await there.post(_CHATS, {"provider": which})
+    else:
+        chosen = await _resolve(there, which)
+    await Conversation(there, chosen, terminal).go_on()
+
+
+async def _list(there: Controller, terminal: Terminal) -> None:
+    chats = await there.every(_CHATS)
+    if terminal.as_json:
+        return terminal.answer(chats)
+    if not chats:
+        return terminal.say("No chats; `polydev chat codex` begins one.")
+    rows = (
+        (it["chatId"], it["provider"], it["status"], moment(it["updatedAt"]), it["title"] or "-")
+        for it in chats
+    )
+    terminal.table(("chat", "provider", "status", "last used", "title"), rows)
+
+
+async def _resolve(there: Controller, which: str) -> Json:
+    """The chat that a person means. Raises NoSuchChat, Invalid."""
+    found = [it for it in await there.every(_CHATS) if it["chatId"].startswith(which)]
+    if len(found) > 1:
+        raise Invalid(f"{which} may mean {len(found)} chats", hint="Say more of its id")
+    if not found:
+        raise NoSuchChat(
+            f"{which} is neither a provider nor a chat of yours",
+            hint="`polydev chat list` shows your chats",
+        )
+    return found[0]
+
+
+async def turn(
+    there: Controller, provider: str, text: str, terminal: Terminal, *, quiet: bool
+) -> str:
+    """Take one turn and return the whole answer; unless `quiet`, print it as it comes."""
+    streamed = False
+    async for event in there.lines("/api/chat/turn", {"provider": provider, "text": text}):
+        match event["type"]:
+            case "delta":
+                streamed = True
+                if not quiet:
+                    terminal.piece(event["text"])
+            case "text":
+                if not quiet:
+                    terminal.piece("\n" if streamed else event["text"] + "\n")
+                streamed = False
+            case "tool" if not quiet:
+                terminal.say(f"[{printable(event['name'])}]", "dim")
+            case "notice" if not quiet:
+                terminal.say(f"({event['text']}.)", "dim")
+            case "error":
+                raise by_code(event["code"])(event["message"], hint=event.get("hint") or "")
+            case "end":
+                if not event["ok"]:
+                    break
+                return str(event["text"])
+    raise ChatFailed("The turn ended without an answer", hint="`polydev doctor` may know why")

@@ -1,0 +1,220 @@
+"""`polydev connect <provider>`: a connect session from its start to its end, seen from a terminal.
+
+The controller drives the session; here its steps are shown as they come, the person's code is
+passed on, and Ctrl-C asks for its cancellation and waits until it is undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import sys
+from typing import Annotated
+
+import typer
+
+from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.options import INTERRUPTED, JsonFlag, runs
+from polydev.cli.output.printer import Step, Terminal
+from polydev.shared.errors import Invalid, PolydevError, by_code
+
+ENDS = {"completed", "failed", "expired", "cancelled"}
+WAITING = "waiting_for_person"
+WAIT_STEP = "wait-for-person"
+LONGEST_PASTE = 8192
+
+
+@runs
+async def connect(
+    provider: Annotated[
+        str, typer.Argument(metavar="PROVIDER", help="`codex`, `claude_code` or `gemini_cli`.")
+    ],
+    api_key: Annotated[
+        bool, typer.Option("--api-key", help="Bring an API key instead: it is asked for, unseen.")
+    ] = False,
+    api_key_stdin: Annotated[
+        bool, typer.Option("--api-key-stdin", help="The same, read from standard input.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Log a CLI in: a browser machine is made for it, and destroyed when it is done.
+
+    The steps are shown as they happen. Where the provider hands out a code, or your own browser
+    ended at an address it cannot open, paste that here. Ctrl-C cancels and leaves nothing behind.
+    An API key needs no browser machine; it is never an argument, which others could see.
+
+    Examples: `polydev connect codex`, `polydev connect claude_code --json`, `polydev connect
+    gemini_cli --api-key`, `polydev connect codex --api-key-stdin < key`.
+    """
+    terminal = Terminal(as_json=as_json)
+    by_key = api_key or api_key_stdin
+    key = await _key(provider, from_stdin=api_key_stdin) if by_key else None
+    async with controller() as there:
+        session = await connected(there, provider, terminal, api_key=key)
+        if as_json:
+            terminal.answer({"ok": session["status"] == "completed", **session})
+        if session["status"] == "cancelled":
+            terminal.say("Cancelled; nothing of it is left.")
+            raise typer.Exit(INTERRUPTED)
+        if error := error_of(session):
+            raise error
+        machine = session["cliVM"]
+        terminal.say(f"{provider} is logged in, in {machine['vmId']} ({machine['ipAddress']}).")
+        terminal.say(f'Try: polydev chat {provider} "Say hello"')
+
+
+async def _key(provider: str, *, from_stdin: bool) -> str:
+    """The person's API key, from where nobody sees it. Raises Invalid."""
+    if from_stdin:
+        key: str = await asyncio.to_thread(sys.stdin.readline, LONGEST_PASTE)
+    elif sys.stdin.isatty():
+        key = await asyncio.to_thread(getpass.getpass, f"The API key for {provider}: ")
+    else:
+        raise Invalid("There is no terminal to ask for the key", hint="Say --api-key-stdin")
+    if not key.strip():
+        raise Invalid("No API key was given")
+    return key.strip()
+
+
+async def connected(
+    there: Controller, provider: str, terminal: Terminal, *, api_key: str | None = None
+) -> Json:
+    """Start a session, or join the one that goes on, and show it until its end."""
+    if api_key is None:
+        started = await there.post("/api/auth/start", {"provider": provider})
+    else:
+        started = await there.post("/api/auth/key", {"provider": provider, "apiKey": api_key})
+    path = f"/api/auth/session/{started['sessionId']}"
+    view = SessionView(terminal)
+    typing = asyncio.create_task(_pass_on_what_is_typed(there, path, view))
+    try:
+        return await _followed(there, path, view)
+    except asyncio.CancelledError:
+        if task := asyncio.current_task():
+            task.uncancel()
+        terminal.say("Cancelling; waiting until everything is undone (Ctrl-C again: not waiting).")
+        try:
+            await there.post(f"{path}/cancel")
+        except PolydevError as error:
+            terminal.say(error.line(), "yellow")
+        return await _followed(there, path, view)
+    finally:
+        typing.cancel()
+        view.close()
+
+
+def error_of(session: Json) -> PolydevError | None:
+    """Why a session did not complete; None if it did."""
+    if session["status"] == "completed":
+        return None
+    error = session["error"] or {"code": "failed", "message": f"The session is {session['status']}"}
+    return by_code(error["code"])(error["message"], hint=error.get("hint") or "")
+
+
+async def _followed(there: Controller, path: str, view: SessionView) -> Json:
+    async for session in there.changes(path):
+        view.show(session)
+        if session["status"] in ENDS:
+            return session
+    raise AssertionError("a session is followed until its end")
+
+
+class SessionView:
+    """Shows a session's steps, each once when it begins and once when it ends."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._begun: dict[tuple[str, str], Step] = {}
+        self._ended: set[tuple[str, str]] = set()
+        self.waiting = asyncio.Event()
+
+    def show(self, session: Json) -> None:
+        for step in session["steps"]:
+            self._show_step(step)
+        waits = session["status"] == WAITING and WAIT_STEP in {key[0] for key in self._begun}
+        if waits and not self.waiting.is_set():
+            self._invite(session)
+        elif not waits and self.waiting.is_set():
+            self.waiting.clear()
+            self._terminal.resume()
+
+    def say(self, words: str, style: str = "") -> None:
+        self._terminal.say(words, style)
+
+    def close(self) -> None:
+        """Nothing moves any more."""
+        self._terminal.resume()
+        for key, step in self._begun.items():
+            if key not in self._ended:
+                self._terminal.end(step, good=False)
+
+    def _show_step(self, step: Json) -> None:
+        key = (step["step"], step["startedAt"])
+        if key in self._ended:
+            return
+        if key not in self._begun:
+            self._begun[key] = self._terminal.begin(words_of(step["step"]))
+        if step["endedAt"]:
+            self._ended.add(key)
+            good = step["outcome"] == "done"
+            self._terminal.end(self._begun[key], good=good, seconds=step["seconds"])
+
+    def _invite(self, session: Json) -> None:
+        self.waiting.set()
+        url, own = session["oauthUrl"], session["ownBrowserUrl"] or session["oauthUrl"]
+        self._terminal.say("    The provider's page is open in the browser machine:")
+        self._terminal.say(f"    {url}", "cyan")
+        if not sys.stdin.isatty():
+            return
+        self._terminal.pause()
+        self._terminal.say("    To sign in with a browser of your own, open there:")
+        self._terminal.say("    the same" if own == url else f"    {own}", "cyan")
+        if session["accepts"] == "code":
+            self._terminal.say("    and paste here the code that it shows:")
+        else:
+            self._terminal.say(
+                "    and paste here the address that it ends at (it cannot load it):"
+            )
+
+
+async def _pass_on_what_is_typed(there: Controller, path: str, view: SessionView) -> None:
+    """Lines from the terminal become the session's input, while it waits for the person."""
+    if not sys.stdin.isatty():
+        return
+    typed: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    stdin = sys.stdin.fileno()
+    loop.add_reader(stdin, lambda: typed.put_nowait(sys.stdin.readline(LONGEST_PASTE)))
+    try:
+        while line := await typed.get():
+            text = line.strip()
+            if not text or not view.waiting.is_set():
+                continue
+            key = "callbackUrl" if text.startswith(("http://", "https://")) else "code"
+            try:
+                await there.post(f"{path}/input", {key: text})
+            except PolydevError as error:
+                view.say(f"    {error.line()}", "yellow")
+    finally:
+        loop.remove_reader(stdin)
+
+
+def words_of(step: str) -> str:
+    """A step's name as a person reads it."""
+    if step.startswith("undo "):
+        return f"Undoing: {words_of(step.removeprefix('undo '))}"
+    return WORDS.get(step, step.replace("-", " "))
+
+
+WORDS = {
+    "wait-for-room": "Waiting for room",
+    "create-cli-machine": "Making the CLI machine, or waking it",
+    "create-machines": "Making the CLI machine, or waking it, and the browser machine",
+    "browser-ready": "Waiting for the browser machine's service",
+    "start-login": "Starting the CLI's own login, catching its URL",
+    "wait-for-person": "Waiting for the person to sign in",
+    "capture": "Reading the credentials once, and sealing them",
+    "write": "Writing them into the CLI machine, asking the CLI",
+    "destroy-browser": "Destroying the browser machine",
+    "settle": "Forgetting what stood there before",
+}

@@ -1,0 +1,173 @@
+"""`polydev credential`: what the CLIs are logged in with: looked at, tried, taken out, revoked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polydev.cli import options
+from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.poll import until
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.printer import Terminal, moment
+from polydev.shared.errors import BadPath, Failed, Invalid, NoSuchCredential
+
+app = options.app("Credentials: what your CLIs are logged in with.")
+
+_PATH = "/api/credentials"
+_REVOKE_LIMIT_S = 60.0
+
+Which = Annotated[
+    str,
+    typer.Argument(
+        metavar="CREDENTIAL",
+        help="A credential's id or its beginning, or a provider's, for the one there is.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command(name="list")
+@runs
+async def list_credentials(as_json: JsonFlag = False) -> None:
+    """List the credentials. Example: `polydev credential list --json`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        found = await there.every(_PATH)
+    if as_json:
+        return terminal.answer(found)
+    if not found:
+        return terminal.say("No credentials; `polydev connect codex` makes one.")
+    columns = ("credential", "provider", "kind", "in machine", "said to be", "ends")
+    terminal.table(columns, (_row(it) for it in found))
+
+
+@app.command()
+@runs
+async def validate(which: Which, as_json: JsonFlag = False) -> None:
+    """Ask the CLI in its machine whether it is logged in. Example: `polydev credential validate
+    codex`. Tokens that the CLI has renewed are taken over."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        found = await _resolve(there, which)
+        verdict = await there.post(f"{_PATH}/{found['credentialId']}/validate")
+    if as_json:
+        terminal.answer({**found, **verdict})
+    else:
+        terminal.say(f"{verdict['validity']}: {verdict['reason']}")
+    if verdict["validity"] != "valid":
+        raise typer.Exit(1)
+
+
+@app.command()
+@runs
+async def revoke(which: Which, yes: Yes = False, as_json: JsonFlag = False) -> None:
+    """Forget a credential, here and in its CLI machine. Example: `polydev credential revoke codex
+    --yes`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        found = await _resolve(there, which)
+        name = f"{found['provider']} ({found['credentialId']})"
+        await confirmed(f"Forget the credential of {name}, here and in its machine?", yes=yes)
+        async with terminal.step(f"Forgetting {name}"):
+            await there.post(f"{_PATH}/{found['credentialId']}/revoke")
+            await _until_gone(there, found["credentialId"])
+    if as_json:
+        terminal.answer({"credentialId": found["credentialId"], "revoked": True})
+
+
+@app.command()
+@runs
+async def export(
+    which: Which,
+    to: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A file, which only you can read then; `-` is standard output."
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write over the file.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a credential as its CLI keeps it: whoever has the file is logged in.
+
+    Example: `polydev credential export codex auth.json`.
+    """
+    if str(to) == "-" and sys.stdout.isatty():
+        raise Invalid("A secret is not shown on a terminal", hint="Name a file, or use a pipe")
+    if str(to) != "-" and to.exists():
+        await confirmed(f"Write over {to}?", yes=yes)
+    async with controller() as there:
+        found = await _resolve(there, which)
+        answer = await there.post(f"{_PATH}/{found['credentialId']}/export")
+    content = json.dumps(answer["credentials"])
+    if str(to) == "-":
+        return print(json.dumps(answer) if as_json else content, flush=True)
+    await asyncio.to_thread(_write_private, to, content.encode())
+    terminal = Terminal(as_json=as_json)
+    if as_json:
+        return terminal.answer({**found, "file": str(to)})
+    terminal.say(f"{to} holds the credentials of {answer['provider']}. Keep it safe.")
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """A file that only its owner can read, whole or not at all. Raises BadPath."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            aside.rename(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BadPath(f"{path} cannot be written ({error.strerror})") from None
+
+
+async def _resolve(there: Controller, which: str) -> Json:
+    """The credential that a person means. Raises NoSuchCredential, Invalid."""
+    listed = [it for it in await there.every(_PATH) if not it["revoking"]]
+    found = [it for it in listed if it["provider"] == which]
+    found = found or [it for it in listed if it["credentialId"].startswith(which)]
+    if len(found) > 1:
+        raise Invalid(f"{which} may mean {len(found)} credentials", hint="Say more of its id")
+    if not found:
+        raise NoSuchCredential(
+            f"There is no credential {which}",
+            hint="`polydev credential list` tells those there are",
+        )
+    return found[0]
+
+
+async def _until_gone(there: Controller, credential_id: str) -> None:
+    async def is_gone() -> bool:
+        return all(it["credentialId"] != credential_id for it in await there.every(_PATH))
+
+    try:
+        await until(is_gone, _REVOKE_LIMIT_S)
+    except TimeoutError:
+        raise Failed(
+            "It is forgotten here, but its machine has not been reached yet",
+            hint="It goes on by itself; `polydev credential list` says so until it is done",
+        ) from None
+
+
+def _row(credential: Json) -> tuple[str, ...]:
+    said = "being revoked" if credential["revoking"] else credential["validity"] or "-"
+    return (
+        credential["credentialId"],
+        credential["provider"],
+        credential["kind"].replace("_", " "),
+        credential["vmId"] or "-",
+        said,
+        moment(credential["expiresAt"]),
+    )

@@ -1,0 +1,100 @@
+"""`polydev db`: the database's tables.
+
+The controller migrates at its start by itself; `db migrate` does it before, for who wants to see
+that it can. A SQLite file is the controller's user's, so it is made as that user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+import polydev
+from polydev.cli import options
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.output.printer import Terminal
+from polydev.cli.supervisor import preflight, system_user
+from polydev.cli.supervisor.pidfile import Instance
+from polydev.shared.errors import Failed, by_code
+from polydev.shared.settings.base import CommonSettings, read
+
+app = options.app("The database that Polydev keeps everything in.")
+
+_PASSED = ("PATH", "LANG", "LC_", "TZ", "DATABASE_URL", "POLYDEV_STATE_DIR", "PG", "HOME")
+
+
+class DatabaseSettings(CommonSettings):
+    """Which database it is, and whose file if it is one."""
+
+    database_url: str | None = Field(None, validation_alias="DATABASE_URL")
+    user: str = "polydev"
+
+    @property
+    def is_file(self) -> bool:
+        return self.database_url is None or self.database_url.startswith("sqlite")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `migrate` a command of a group while it is the only one."""
+
+
+@app.command()
+@runs
+async def migrate(as_json: JsonFlag = False) -> None:
+    """Bring the database's tables to this version's shape; nothing is done if they have it.
+
+    Examples: `polydev db migrate`,
+    `DATABASE_URL=postgresql://polydev@db.example/polydev polydev db migrate`.
+    """
+    terminal = Terminal(as_json=as_json)
+    settings = read(DatabaseSettings)
+    async with terminal.step("Migrating the database") as step:
+        done = await (_of_file(settings) if settings.is_file else _run((), _here()))
+        step.detail = "nothing to do" if done["was"] == done["is"] else f"now at {done['is']}"
+    if as_json:
+        terminal.answer(done)
+
+
+async def _of_file(settings: DatabaseSettings) -> dict[str, Any]:
+    """As the controller's user, by a copy of the program that it can read, while no one runs."""
+    preflight.root()
+    instance = Instance(settings.state_dir)
+    if instance.pid() is not None:
+        raise instance.already_running()
+    owner = system_user.account(settings.user)
+    system_user.prepare_folders(settings.state_dir, owner)
+    with instance.held():
+        program = await asyncio.to_thread(system_user.copy_program, settings.state_dir)
+        return await _run(owner.setpriv(), program)
+
+
+def _here() -> Path:
+    return Path(polydev.__file__).parent.parent
+
+
+async def _run(as_user: tuple[str, ...], program: Path) -> dict[str, Any]:
+    """What `polydev.controller.store` answers. Raises what it says."""
+    env = {name: value for name, value in os.environ.items() if name.startswith(_PASSED)}
+    process = await asyncio.create_subprocess_exec(
+        *(*as_user, sys.executable, "-P", "-m", "polydev.controller.store"),
+        env=env | {"PYTHONPATH": str(program)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    told, words = await process.communicate()
+    try:
+        answer: dict[str, Any] = json.loads(told)
+    except ValueError:
+        last = words.decode(errors="replace").strip().splitlines()[-1:]
+        raise Failed(f"The database could not be migrated: {''.join(last)}") from None
+    if process.returncode != 0:
+        raise by_code(answer["code"])(answer["message"], hint=answer["hint"])
+    return answer

@@ -1,0 +1,60 @@
+"""`polydev down`: stop what `up` started; with `--purge`, remove all data as well."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from polydev.cli.demo import demo_env
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.output.printer import Terminal
+from polydev.cli.supervisor import preflight
+from polydev.cli.supervisor.shutdown import end, end_and_purge
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.errors import Invalid
+from polydev.shared.settings.base import read
+
+
+@runs
+async def down(
+    purge: Annotated[
+        bool,
+        typer.Option("--purge", help="Destroy all machines too, with the state folder: all data."),
+    ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="End the demo and purge it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before purging.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """End the Polydev of POLYDEV_STATE_DIR; its machines go on, unless they are purged.
+
+    Examples: `polydev down`; `polydev down --demo` after `polydev demo`.
+    """
+    preflight.root()
+    terminal = Terminal(as_json=as_json)
+    if demo:
+        with demo_env.alone(demo_env.enter()):  # not in the middle of one
+            did = await end_and_purge(read(HostSettings), terminal)
+            did |= await demo_env.remove(terminal)
+    else:
+        settings = read(HostSettings)
+        if purge and not yes:
+            _confirm(settings)
+        did = await (end_and_purge if purge else end)(settings, terminal)
+    state_dir = read(HostSettings).state_dir
+    if as_json:
+        terminal.answer({"ended": did, "state_dir": str(state_dir)})
+    elif not did:
+        terminal.say(f"Nothing runs in {state_dir}.")
+
+
+def _confirm(settings: HostSettings) -> None:
+    if not sys.stdin.isatty():
+        raise Invalid(
+            f"--purge removes {settings.state_dir} with all machines and credentials",
+            hint="Say --yes if that is meant",
+        )
+    typer.confirm(
+        f"Remove {settings.state_dir} with all machines and credentials of its people?", abort=True
+    )

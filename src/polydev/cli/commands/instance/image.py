@@ -1,0 +1,295 @@
+"""`polydev image`: the golden images that machines boot from: built, listed, chosen, removed.
+
+Works on this machine's image store directly; no controller is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polydev.cli import options
+from polydev.cli.commands.instance import image_warm
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.output.printer import Step, Terminal
+from polydev.cli.supervisor import preflight
+from polydev.hostagent.images import (
+    BuildProgress,
+    GoldenImage,
+    ImageKind,
+    ImageStore,
+    ProgressSink,
+    image_gc,
+)
+from polydev.shared.errors import BadRequest, MissingImage, PolydevError
+from polydev.shared.settings.base import CommonSettings, read
+
+app = options.app("Golden images: what machines boot from.")
+
+Kinds = Annotated[
+    list[ImageKind] | None, typer.Argument(help="Kinds of image; all of them if none is named.")
+]
+
+
+def store() -> ImageStore:
+    """This machine's image store (POLYDEV_IMAGES_DIR)."""
+    return ImageStore(read(CommonSettings).images_dir)
+
+
+def machines_dir() -> Path:
+    """Where this machine's machines are (POLYDEV_STATE_DIR)."""
+    return read(CommonSettings).state_dir / "machines"
+
+
+async def build_missing(terminal: Terminal, kinds: list[ImageKind], *, renew: bool) -> list[str]:
+    """Build what is missing and show how far it is. Returns the names of the images built."""
+    images = store()
+    built = []
+    for kind in kinds:
+        if not renew and images.find(kind) is not None:
+            continue
+        async with terminal.step(f"Building the golden image {kind}") as step:
+            image = await images.build(kind, _shown_in(step, terminal), renew=renew)
+            step.detail = f"{image.size / 2**20:.0f} MiB"
+        built.append(image.name)
+    return built
+
+
+def _shown_in(step: Step, terminal: Terminal) -> ProgressSink:
+    def show(progress: BuildProgress) -> None:
+        if not terminal.moves and not step.detail.startswith(progress.stage):
+            terminal.say(f"    {progress.kind}: {progress.stage} ({progress.elapsed_s:.0f} s)")
+        part = "" if progress.fraction is None else f" {progress.fraction:.0%}"
+        step.detail = progress.stage + part
+
+    return show
+
+
+@app.command()
+@runs
+async def build(
+    kinds: Kinds = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Build anew from the distribution's packages of today.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Build the images that are not built yet.
+
+    Examples: `polydev image build`, `polydev image build cli`, `polydev image build --renew`.
+    """
+    terminal = Terminal(as_json=as_json)
+    wanted = kinds or list(ImageKind)
+    built = await build_missing(terminal, wanted, renew=renew)
+    current = [image for kind in wanted if (image := store().find(kind))]
+    if as_json:
+        return terminal.answer({"built": built, "images": [_row(image) for image in current]})
+    if not built:
+        terminal.say(f"Golden images are up to date: {', '.join(i.name for i in current)}")
+    for image in current:
+        pinned = store().pinned(image.kind)
+        if pinned not in {None, image.name}:
+            terminal.say(
+                f"Machines still start from {pinned}; to change that: polydev image use --newest "
+                f"{image.kind}"
+            )
+
+
+@app.command(name="list")
+@runs
+async def list_images(as_json: JsonFlag = False) -> None:
+    """List the images of this machine, and what machines use them.
+
+    `current` is what today's recipe made last, `next` what a machine that starts now boots from.
+    Example: `polydev image list --json`.
+    """
+    terminal = Terminal(as_json=as_json)
+    images = store()
+    found = await asyncio.to_thread(image_gc.standings, images, machines_dir())
+    if as_json:
+        return terminal.answer([_standing_row(it) for it in found])
+    if not found:
+        return terminal.say(f"No images in {images.root}; `polydev image build` makes them.")
+    terminal.table(
+        ("image", "current", "next", "machines", "MiB", "made", "versions"),
+        (
+            (
+                it.image.name,
+                "yes" if it.is_current else "no",
+                "pinned" if it.is_pinned else "yes" if it.is_next else "no",
+                str(it.machines) if _sees_machines() else "?",
+                f"{it.image.size / 2**20:.0f}",
+                f"{it.image.created_at:%Y-%m-%d %H:%M}",
+                ", ".join(f"{name} {version}" for name, version in it.image.versions.items()),
+            )
+            for it in found
+        ),
+    )
+
+
+@app.command()
+@runs
+async def use(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of images; with --newest, kinds.")
+    ] = None,
+    newest: Annotated[
+        bool, typer.Option("--newest", help="Start from the current images again.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which image of its kind machines start from, from their next start on.
+
+    It stays so, whatever is built, until `--newest` ends it. Machines that run or hibernate are
+    left alone. Examples: `polydev image use cli-0123456789abcdef`, `polydev image use --newest`.
+    """
+    preflight.root()
+    images = store()
+    if newest:
+        for kind in [_kind(name) for name in names] if names else list(ImageKind):
+            images.use_newest(kind)
+    elif names:
+        for image in [images.named(name) for name in names]:
+            await asyncio.to_thread(images.use, image)
+    else:
+        raise BadRequest("No image was named", hint="See what there is: polydev image list")
+    _tell_next(images, as_json=as_json)
+
+
+@app.command()
+@runs
+async def rollback(kinds: Kinds = None, as_json: JsonFlag = False) -> None:
+    """Have machines start from the image before the one that they start from now.
+
+    Without a kind: each that has an earlier one. `polydev image use --newest` goes back to the
+    current ones. Examples: `polydev image rollback`, `polydev image rollback cli`.
+    """
+    preflight.root()
+    images = store()
+    wanted = kinds or list(ImageKind)
+    found = [image for kind in wanted if (image := _earlier(images, kind)) is not None]
+    if not found or (kinds and len(found) < len(set(kinds))):
+        missing = ", ".join(sorted(set(wanted) - {image.kind for image in found}))
+        hint = "See what there is: polydev image list"
+        raise MissingImage(f"There is no earlier image of: {missing}", hint=hint)
+    for image in found:
+        await asyncio.to_thread(images.use, image)
+    _tell_next(images, as_json=as_json)
+
+
+def _earlier(images: ImageStore, kind: ImageKind) -> GoldenImage | None:
+    """What the next start took before; None if nothing did, or if it takes nothing now."""
+    try:
+        return image_gc.earlier_than(images, images.require(kind))
+    except MissingImage:
+        return None
+
+
+def _kind(name: str) -> ImageKind:
+    try:
+        return ImageKind(name)
+    except ValueError:
+        raise BadRequest(
+            f"There is no kind of image {name!r}", hint=f"There are: {', '.join(ImageKind)}"
+        ) from None
+
+
+def _tell_next(images: ImageStore, *, as_json: bool) -> None:
+    terminal = Terminal(as_json=as_json)
+    pinned = {str(kind): images.pinned(kind) for kind in ImageKind}
+    if as_json:
+        return terminal.answer({"pinned": {kind: name for kind, name in pinned.items() if name}})
+    for kind, name in pinned.items():
+        terminal.say(f"{kind}: the next start takes {name or 'the current image'}")
+
+
+@app.command()
+@runs
+async def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of images; all of them if none is named.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare images with the checksums of their manifests; exit code 1 if one is damaged.
+
+    Example: `polydev image verify`, `polydev image verify cli-0123456789abcdef`.
+    """
+    terminal = Terminal(as_json=as_json)
+    images = store()
+    verdicts: dict[str, str | None] = {}
+    for image in [images.named(name) for name in names] if names else images.list():
+        try:
+            async with terminal.step(f"Checking {image.name}"):
+                await images.verify(image)
+        except PolydevError as error:
+            verdicts[image.name] = error.line()
+            terminal.say(f"    {error.line()}", "red")
+        else:
+            verdicts[image.name] = None
+    if as_json:
+        terminal.answer([{"image": n, "ok": w is None, "error": w} for n, w in verdicts.items()])
+    if any(verdicts.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+@runs
+async def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove images that no machine uses or would start from, those to roll back to included.
+
+    A machine that is stopped starts from the current image. Examples: `polydev image prune
+    --dry-run`, `polydev image prune`.
+    """
+    preflight.root()
+    terminal = Terminal(as_json=as_json)
+    images = store()
+    unused, used = await asyncio.to_thread(image_gc.old, images, machines_dir())
+    removed = [it.image for it in unused]
+    for image in [] if dry_run else removed:
+        async with terminal.step(f"Removing {image.name}"):
+            await images.remove(image)
+    if as_json:
+        kept = sorted(it.image.name for it in used)
+        rows = [_row(image) for image in removed]
+        return terminal.answer({"removed": rows, "in_use": kept, "dry_run": dry_run})
+    freed = sum(image.size for image in removed) / 2**20
+    verb = "would be removed" if dry_run else "removed"
+    terminal.say(f"{len(removed)} old images {verb}: {freed:.0f} MiB.")
+
+
+app.command(name="warm")(image_warm.warm)
+
+
+def _standing_row(it: image_gc.Standing) -> dict[str, object]:
+    return _row(it.image) | {
+        "current": it.is_current,
+        "next": it.is_next,
+        "pinned": it.is_pinned,
+        "machines": it.machines if _sees_machines() else None,
+    }
+
+
+def _sees_machines() -> bool:
+    """Machines' records are root's to read."""
+    return os.geteuid() == 0
+
+
+def _row(image: GoldenImage) -> dict[str, object]:
+    return {
+        "image": image.name,
+        "kind": image.kind,
+        "folder": str(image.folder),
+        "bytes": image.size,
+        "created_at": image.created_at.isoformat(),
+        "versions": dict(image.versions),
+    }

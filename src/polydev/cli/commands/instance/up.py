@@ -1,0 +1,207 @@
+"""`polydev up`: everything of one machine, started, watched and ended together.
+
+Checks first and says in one line what is missing; then keeps the host agent (as root) and the
+controller (as an ordinary user, from a copy it can read) running until it is told to end. The
+machines go on without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+
+from polydev.cli.client.api_client import asked_of, is_encrypted
+from polydev.cli.client.socket_owner import Owners
+from polydev.cli.options import runs
+from polydev.cli.output.printer import Terminal
+from polydev.cli.supervisor import daemonize, preflight, system_user
+from polydev.cli.supervisor.pidfile import Instance
+from polydev.cli.supervisor.supervisor import Listener, Log, Program, supervise
+from polydev.controller.settings import ControllerSettings
+from polydev.hostagent.images import ImageStore
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.errors import PortTaken
+from polydev.shared.host_client import local_agent
+from polydev.shared.settings.base import CommonSettings, read
+from polydev.shared.settings.messages import variable_of
+
+CONTROLLERS_OWN = ("ENCRYPTION_KEY", "DATABASE_URL", "PORT", "SUPABASE_")
+"""Variables, or beginnings of them, that the host agent must never see."""
+
+EVERYONES = ("PATH", "LANG", "LC_", "TZ", "POLYDEV_")
+
+
+class UpSettings(CommonSettings):
+    """What only `up` needs to know."""
+
+    user: str = "polydev"
+    """The system user that the controller runs as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Settings that were read and found usable."""
+
+    up: UpSettings
+    controller: ControllerSettings
+    host: HostSettings
+
+    @classmethod
+    def read(cls) -> Plan:
+        plan = cls(read(UpSettings), read(ControllerSettings), read(HostSettings))
+        plan.controller.required_encryption_key()
+        return plan
+
+    @property
+    def instance(self) -> Instance:
+        return Instance(self.up.state_dir)
+
+    @property
+    def url(self) -> str:
+        listen = self.controller.listen
+        host = "127.0.0.1" if listen in {"0.0.0.0", "::"} else listen  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.controller.port}"
+
+    def check(self) -> None:
+        """Raises the first problem that would keep Polydev from starting."""
+        preflight.root()
+        if self.instance.pid() is not None:
+            raise self.instance.already_running()
+        preflight.first_problem(self.controller.listen, self.controller.port)
+        if self.host.driver != "simulated":
+            ImageStore(self.host.images_dir).require_all()
+
+
+@runs
+async def up(
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once it answers; `polydev down` ends it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --detach: print JSON.")] = False,
+    background_only: Annotated[bool, typer.Option("--in-background", hidden=True)] = False,
+) -> None:
+    """Start Polydev on this machine: host agent and controller, until Ctrl-C.
+
+    Examples: `polydev up` in a terminal or a unit; `polydev up --detach`, later `polydev down`.
+    """
+    preflight.root()
+    plan = Plan.read()
+    plan.check()
+    if background_only:
+        return await keep_running(plan, silent(plan.up.logs_dir))
+    terminal = Terminal(as_json=as_json)
+    if detach:
+        async with terminal.step("Starting host agent and controller"):
+            pid = await daemonize.start(plan.up.state_dir)
+        if as_json:
+            terminal.answer({"url": plan.url, "pid": pid, "state_dir": str(plan.up.state_dir)})
+        else:
+            terminal.say(f"Polydev answers at {plan.url}; `polydev down` ends it.")
+        return
+
+    def show(name: str, line: str) -> None:
+        terminal.say(f"{name:<10} {line}")
+
+    terminal.say(f"Polydev starts at {plan.url}; Ctrl-C ends it, machines go on.")
+    await keep_running(plan, Listener(tell=show, echo=show))
+    terminal.say("Polydev has ended; machines go on.")
+
+
+def silent(logs: Path) -> Listener:
+    """For the background: what happens is noted in a log of its own, nothing is printed."""
+    log = Log(logs / "up.log")
+    return Listener(
+        tell=lambda name, line: log.write(f"{datetime.now(UTC):%FT%TZ} {name} {line}\n".encode()),
+        echo=lambda _name, _line: None,
+    )
+
+
+async def keep_running(plan: Plan, listener: Listener) -> None:
+    """Run until SIGINT or SIGTERM."""
+    state_dir = plan.up.state_dir
+    owner = system_user.account(plan.up.user)
+    system_user.prepare_folders(state_dir, owner)
+    with plan.instance.held():
+        program = await asyncio.to_thread(system_user.copy_program, state_dir)
+        supervising = asyncio.create_task(
+            supervise(
+                [host_agent(plan, owner, program), controller(plan, owner, program)], listener
+            )
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, supervising.cancel)
+        with suppress(asyncio.CancelledError):
+            await supervising
+
+
+def host_agent(plan: Plan, owner: system_user.Account, program: Path) -> Program:
+    """The host agent, as root, with nothing that is the controller's in its environment."""
+    env = _environment(EVERYONES, program)
+    for name in (*_controllers_settings(), "POLYDEV_TOKEN"):
+        env.pop(name, None)
+    env |= {"POLYDEV_SOCKET_GROUP": owner.group, "HOME": "/root"}
+    return Program(
+        "hostd",
+        ("setpriv", "--pdeathsig=TERM", "--", *_python("polydev.hostagent")),
+        env,
+        plan.up.logs_dir / "hostd.log",
+        lambda: local_agent.answers(plan.up.host_socket),
+        is_spared=True,
+    )
+
+
+def controller(plan: Plan, owner: system_user.Account, program: Path) -> Program:
+    """The controller, as an ordinary user that can never become root again."""
+    env = _environment((*EVERYONES, *CONTROLLERS_OWN), program)
+    env["HOME"] = str(plan.controller.controller_dir)
+    return Program(
+        "controller",
+        (*owner.setpriv(), *_python("polydev.controller")),
+        env,
+        plan.up.logs_dir / "controller.log",
+        lambda: answers(plan.url, Owners(frozenset({owner.uid}))),
+        is_spared=True,
+    )
+
+
+async def answers(url: str, owners: Owners) -> bool:
+    """Whether a controller of theirs says there that it reaches all that it needs."""
+    hooks = {"request": [asked_of(owners)]}
+    try:
+        async with httpx.AsyncClient(
+            timeout=5, trust_env=False, verify=is_encrypted(url), event_hooks=hooks
+        ) as client:
+            answer = await client.get(f"{url}/health")
+            return answer.is_success and bool(answer.json()["status"] == "ok")
+    except (httpx.HTTPError, PortTaken, ValueError, KeyError, TypeError):
+        return False
+
+
+def _controllers_settings() -> Iterator[str]:
+    """The variables that are the controller's alone, its secrets among them."""
+    own = ControllerSettings.model_fields.keys() - HostSettings.model_fields.keys()
+    for name in own:
+        yield variable_of(name, ControllerSettings.model_fields[name])
+
+
+def _python(module: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", module)
+
+
+def _environment(
+    allowed: tuple[str, ...], program: Path, variables: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    passed = {name: value for name, value in variables.items() if name.startswith(allowed)}
+    return passed | {"PYTHONPATH": str(program), "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,107 @@
+"""`polydev key`: the keys that credentials are sealed with, and changing them.
+
+How ENCRYPTION_KEY is changed without stopping anything: docs/operating.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from polydev.cli import options
+from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.poll import LOOK_EVERY_S
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.printer import Terminal, moment
+from polydev.shared.errors import Failed
+
+app = options.app("Keys: what credentials are sealed with.")
+
+_KEYS = "/api/admin/keys"
+_EARLIER = "(of an earlier controller)"
+
+
+@app.command(name="list")
+@runs
+async def list_keys(as_json: JsonFlag = False) -> None:
+    """List the keys, and how much each of them seals. Example: `polydev key list`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        keys = await there.get(_KEYS)
+    if as_json:
+        return terminal.answer(keys)
+    columns = ("key", "current", "known here", "credentials", "secrets", "since")
+    terminal.table(columns, (_row(key) for key in keys))
+
+
+@app.command()
+@runs
+async def rotate(as_json: JsonFlag = False) -> None:
+    """Seal everything anew with the current key. Example: `polydev key rotate`.
+
+    Everything goes on meanwhile. Ctrl-C ends the watching, not the work; asked again, it goes on.
+    """
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        async with terminal.step("Sealing everything with the current key") as step:
+            state = await there.post(f"{_KEYS}/rotate")
+            step.detail = _progress(state)
+            while not state["over"]:
+                await asyncio.sleep(LOOK_EVERY_S)
+                state = await there.get(f"{_KEYS}/rotate/{state['rotationId']}")
+                step.detail = _progress(state)
+            if state["left"]:
+                raise Failed(
+                    f"{state['left']} rows are not sealed with {state['keyId']}",
+                    hint="The controller's log says why; `polydev key list` says with which",
+                )
+        await _say_what_is_left(there, terminal)
+    if as_json:
+        terminal.answer(state)
+
+
+@app.command()
+@runs
+async def retire(
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="A key's id, as `polydev key list` tells it.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Forget a key that seals nothing any more. Example: `polydev key retire key-0f3a5c7e9b1d`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        await confirmed(f"Is no controller started with the key {key} any more?", yes=yes)
+        await there.delete(f"{_KEYS}/{key}")
+    if as_json:
+        terminal.answer({"keyId": key, "retired": True})
+    else:
+        terminal.say(f"{key} opens nothing here any more.")
+
+
+def _row(key: Json) -> tuple[str, ...]:
+    return (
+        key["keyId"] or _EARLIER,
+        "yes" if key["seals"] else "-",
+        "yes" if key["opens"] else "no",
+        str(key["credentials"]),
+        str(key["secrets"]),
+        moment(key["createdAt"]),
+    )
+
+
+def _progress(state: Json) -> str:
+    return f"{state['left']} left" if state["left"] else str(state["keyId"])
+
+
+async def _say_what_is_left(there: Controller, terminal: Terminal) -> None:
+    for key in await there.get(_KEYS):
+        if key["keyId"] and not (key["seals"] or key["credentials"] or key["secrets"]):
+            terminal.say(
+                f"{key['keyId']} seals nothing any more. Once no controller is started with it: "
+                f"`polydev key retire {key['keyId']}`"
+            )

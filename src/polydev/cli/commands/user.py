@@ -1,0 +1,179 @@
+"""`polydev user`: who may come in. For administrators."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from polydev.cli import options
+from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.poll import until
+from polydev.cli.options import JsonFlag, runs
+from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.printer import Terminal, moment
+from polydev.shared.domain import Role
+from polydev.shared.errors import Failed, Invalid, NoSuchPerson
+
+app = options.app("People: who may come in.")
+
+_PEOPLE = "/api/admin/people"
+_DELETE_LIMIT_S = 300.0
+
+Who = Annotated[
+    str, typer.Argument(metavar="PERSON", help="An e-mail address, or an id or its beginning.")
+]
+
+
+@app.command(name="list")
+@runs
+async def list_people(as_json: JsonFlag = False) -> None:
+    """List the people. Example: `polydev user list`."""
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        people = await there.every(_PEOPLE)
+    if as_json:
+        return terminal.answer(people)
+    columns = ("person", "e-mail", "role", "state", "since")
+    terminal.table(columns, (_row(person) for person in people))
+
+
+@app.command()
+@runs
+async def invite(
+    email: Annotated[
+        str | None,
+        typer.Argument(metavar="E-MAIL", help="Whom; without one, whoever has the code."),
+    ] = None,
+    role: Annotated[Role, typer.Option(help="What they will be.")] = Role.PERSON,
+    days: Annotated[int, typer.Option(min=1, help="How long it holds.")] = 7,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an invitation, and print its code. Example: `polydev user invite ann@example.org`."""
+    terminal = Terminal(as_json=as_json)
+    asked = {"email": email, "role": role.value, "expiresInDays": days}
+    async with controller() as there:
+        made = await there.post("/api/admin/invitations", asked)
+    if as_json:
+        return terminal.answer(made)
+    terminal.say(f"The code, which is told this once: {made['code']}")
+    terminal.say(
+        f"It is for {made['email'] or 'whoever has it'}, until {moment(made['expiresAt'])}."
+    )
+
+
+@app.command()
+@runs
+async def disable(who: Who, as_json: JsonFlag = False) -> None:
+    """Shut somebody out; their things stay. Example: `polydev user disable ann@example.org`."""
+    await _change(who, "disable", None, as_json=as_json)
+
+
+@app.command()
+@runs
+async def enable(who: Who, as_json: JsonFlag = False) -> None:
+    """Let somebody in again. Example: `polydev user enable ann@example.org`."""
+    await _change(who, "enable", None, as_json=as_json)
+
+
+@app.command()
+@runs
+async def role(
+    who: Who,
+    role: Annotated[Role, typer.Argument(metavar="ROLE", help="What they are from now on.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what somebody is. Example: `polydev user role ann@example.org administrator`."""
+    await _change(who, "role", {"role": role.value}, as_json=as_json)
+
+
+@app.command()
+@runs
+async def password(who: Who, as_json: JsonFlag = False) -> None:
+    """Give somebody a made-up password in place of a lost one, and print it.
+
+    Example: `polydev user password admin@localhost`, which opens the page to who runs Polydev.
+    """
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        person = await _resolve(there, who)
+        made = await there.post(f"{_PEOPLE}/{person['id']}/password")
+    if as_json:
+        return terminal.answer(made)
+    terminal.say(f"The new password, which is told this once: {made['password']}")
+    terminal.say(f"Sign in with it as {made['email']}, and change it under Settings.")
+
+
+@app.command()
+@runs
+async def delete(
+    who: Who,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove somebody with machines, credentials and all else.
+
+    Example: `polydev user delete ann@example.org`.
+    """
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        person = await _resolve(there, who)
+        await confirmed(
+            f"Remove {person['email']} with all machines, credentials and sessions?", yes=yes
+        )
+        async with terminal.step(f"Removing {person['email']}"):
+            await there.delete(f"{_PEOPLE}/{person['id']}")
+            await _until_gone(there, person["id"])
+    if as_json:
+        terminal.answer({"id": person["id"], "deleted": True})
+
+
+async def _change(who: str, verb: str, body: Json | None, *, as_json: bool) -> None:
+    terminal = Terminal(as_json=as_json)
+    async with controller() as there:
+        person = await _resolve(there, who)
+        changed = await there.post(f"{_PEOPLE}/{person['id']}/{verb}", body)
+    if as_json:
+        return terminal.answer(changed)
+    terminal.say(f"{changed['email']}: {changed['role']}, {_state(changed)}")
+
+
+async def _resolve(there: Controller, who: str) -> Json:
+    """The person that is meant. Raises NoSuchPerson, Invalid."""
+    people = await there.every(_PEOPLE)
+    found = [it for it in people if who.casefold() == it["email"] or who == it["id"]]
+    found = found or [it for it in people if it["id"].startswith(who)]
+    if len(found) > 1:
+        raise Invalid(f"{who} is the beginning of {len(found)} people's ids", hint="Say more of it")
+    if not found:
+        raise NoSuchPerson(f"There is no {who}", hint="`polydev user list` tells who is there")
+    return found[0]
+
+
+async def _until_gone(there: Controller, user_id: str) -> None:
+    async def is_gone() -> bool:
+        return all(it["id"] != user_id for it in await there.every(_PEOPLE))
+
+    try:
+        await until(is_gone, _DELETE_LIMIT_S)
+    except TimeoutError:
+        raise Failed(
+            "Nobody comes in as them any more, but not everything of theirs is gone yet",
+            hint="It goes on by itself; `polydev user list` shows them until it is done",
+        ) from None
+
+
+def _row(person: Json) -> tuple[str, ...]:
+    return (
+        person["id"],
+        person["email"],
+        person["role"],
+        _state(person),
+        moment(person["createdAt"]),
+    )
+
+
+def _state(person: Json) -> str:
+    if person["deletingAt"]:
+        return "being removed"
+    return "disabled" if person["disabledAt"] else "active"

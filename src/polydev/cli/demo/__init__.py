@@ -1,0 +1,1 @@
+"""`polydev demo`: the main job, offline, with real CLIs."""

@@ -1,0 +1,1 @@
+"""Terminal output: steps, tables, confirmation."""

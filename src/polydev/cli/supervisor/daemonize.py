@@ -1,0 +1,70 @@
+"""Starting `up` in the background, and knowing when it answers.
+
+`up --detach` and `demo` call it. The supervisor tells by `NOTIFY_SOCKET`, as it tells systemd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from polydev.cli.supervisor.supervisor import last_words
+from polydev.shared.errors import Failed
+
+START_LIMIT_S = 240.0
+
+
+async def start(state_dir: Path, limit_s: float = START_LIMIT_S) -> int:
+    """Start `polydev up` in a session of its own, return its pid when everything answers.
+
+    Raises Failed, with its last words, when it ends before or does not answer in time.
+    """
+    logs = state_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / "start.log"
+    with tempfile.TemporaryDirectory(prefix="polydev-up-") as folder:
+        address = Path(folder) / "notify"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+            notified.bind(str(address))
+            notified.setblocking(False)
+            process = await _spawn(log, address)
+            ended = asyncio.create_task(process.wait())
+            told = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 64))
+            try:
+                await asyncio.wait(
+                    {ended, told}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if told.done():
+                    return process.pid
+                if not ended.done():
+                    process.terminate()
+                    await process.wait()
+                    raise Failed(
+                        f"Polydev has not answered in {limit_s:.0f} s", hint=f"Its logs: {logs}"
+                    )
+            except asyncio.CancelledError:
+                process.terminate()
+                await process.wait()
+                raise
+            finally:
+                told.cancel()
+    raise Failed(
+        last_words(log) or "Polydev ended at its start",
+        hint="" if "log" in last_words(log) else f"Its logs are in {logs}",
+    )
+
+
+async def _spawn(log: Path, address: Path) -> asyncio.subprocess.Process:
+    with log.open("wb") as words:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "polydev.cli", "up", "--in-background"),
+            env=os.environ | {"NOTIFY_SOCKET": str(address)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            start_new_session=True,
+        )

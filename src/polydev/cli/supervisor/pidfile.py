@@ -1,0 +1,111 @@
+"""One Polydev on this machine: its state folder, who runs it, and how it is told to end.
+
+`up` holds the lock of its folder for as long as it lives; `down`, `doctor` and `demo` look. The
+lock, not the pid file, says whether it runs: a lock cannot be left behind. Whoever can read a file
+can lock it, and so pretend that what stands there still runs: it is root's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from polydev.shared.errors import AlreadyRunning, Failed
+
+
+class Instance:
+    """The Polydev whose state is in `state_dir`."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self._lock = state_dir / "up.lock"
+
+    @property
+    def was_here(self) -> bool:
+        """Whether `up` ever ran here: what has no lock file is some other folder."""
+        return self._lock.exists()
+
+    def claim(self) -> None:
+        """Say that the folder is a Polydev's, before anything of it is there."""
+        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        self._lock.touch(mode=0o600)
+
+    def pid(self) -> int | None:
+        """The supervisor that runs, or None."""
+        try:
+            with self._lock.open("rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    words = lock.read(32).strip()
+                    return int(words) if words.isdigit() else None
+        except FileNotFoundError:
+            pass
+        return None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the one that runs here. Raises AlreadyRunning."""
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "r+b") as lock:
+            os.fchmod(descriptor, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise self.already_running() from None
+            lock.truncate(0)
+            lock.write(b"%d\n" % os.getpid())
+            lock.flush()
+            yield
+            lock.truncate(0)
+
+    def already_running(self) -> AlreadyRunning:
+        return AlreadyRunning(
+            f"Polydev already runs in {self.state_dir} (process {self.pid() or 'unknown'})",
+            hint="`polydev down` ends it; POLYDEV_STATE_DIR names another folder",
+        )
+
+    async def end(self, limit_s: float) -> bool:
+        """Ask the supervisor to end and wait for it. False: none ran. Raises Failed at the limit.
+
+        Its machines go on.
+        """
+        pid = self.pid()
+        if pid is None:
+            return False
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGTERM)
+            await wait_ended(process, limit_s)
+        except TimeoutError:
+            raise Failed(
+                f"Polydev in {self.state_dir} (process {pid}) has not ended in {limit_s:.0f} s",
+                hint=f"Its words are in {self.state_dir / 'logs'}",
+            ) from None
+        finally:
+            os.close(process)
+        return True
+
+
+async def wait_ended(process: int, limit_s: float) -> None:
+    """Wait until the process of a pidfd has ended. Raises TimeoutError.
+
+    Source: pidfd_open(2), a pidfd is readable when its process has ended.
+    """
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(process, ended.set)
+    try:
+        async with asyncio.timeout(limit_s):
+            await ended.wait()
+    finally:
+        loop.remove_reader(process)

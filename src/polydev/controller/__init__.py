@@ -1,0 +1,1 @@
+"""The controller process: pages, API, chats, workflows, store."""

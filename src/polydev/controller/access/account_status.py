@@ -1,0 +1,14 @@
+"""Whether somebody who has proved who they are may still come in. Asked about every request."""
+
+from __future__ import annotations
+
+from polydev.shared.domain import Person
+from polydev.shared.errors import NotSignedIn
+
+
+def check_standing(person: Person) -> None:
+    """Raises NotSignedIn."""
+    if person.deleting_at is not None:
+        raise NotSignedIn("This account is being removed")
+    if person.disabled_at is not None:
+        raise NotSignedIn("This account is disabled", hint="Ask an administrator")

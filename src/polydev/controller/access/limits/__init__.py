@@ -1,0 +1,1 @@
+"""Rate limits, client addresses and CSRF protection."""

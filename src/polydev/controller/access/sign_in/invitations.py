@@ -1,0 +1,79 @@
+"""Invitations, `pdi_<secret>`: an administrator makes one, and one person signs up with it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from polydev.controller.access import email_addresses
+from polydev.controller.access.caller import Caller
+from polydev.controller.access.tokens import random_tokens
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.accounts import invitations
+from polydev.controller.store.queries.system import audit
+from polydev.shared.domain import Invitation, Role, now
+from polydev.shared.errors import NotAllowed
+
+PREFIX = "pdi_"
+DEFAULT_DAYS = 7
+MAX_DAYS = 365
+
+
+class Invitations:
+    """Makes, recognises and takes back invitations. Administrators' callers are checked before."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(
+        self, caller: Caller, email: str | None, role: Role, lifetime: timedelta
+    ) -> tuple[Invitation, str]:
+        """An invitation, and its code, which is told this once. Raises BadRequest."""
+        at = now()
+        invitation = Invitation(
+            invitation_id=random_tokens.new_id(),
+            email=None if email is None else email_addresses.normalised(email),
+            role=role,
+            created_by=caller.user_id,
+            created_at=at,
+            expires_at=at + lifetime,
+        )
+        secret = random_tokens.new_secret()
+        entry = caller.did("invitation.create", invitation.invitation_id, None, role)
+        async with self._database.write() as connection:
+            await invitations.add(connection, invitation, random_tokens.digest(secret))
+            await audit.record(connection, entry)
+        return invitation, f"{PREFIX}{secret}"
+
+    async def every(self) -> list[Invitation]:
+        """All of them, the newest first."""
+        async with self._database.read() as connection:
+            return await invitations.every(connection)
+
+    async def revoke(self, caller: Caller, invitation_id: str) -> None:
+        """Take one back that nobody has used. Raises NoSuchToken."""
+        entry = caller.did("invitation.revoke", invitation_id, None)
+        async with self._database.write() as connection:
+            await invitations.revoke(connection, invitation_id)
+            await audit.record(connection, entry)
+
+    async def open_with(self, code: str, address: str) -> Invitation:
+        """The invitation with that code, if that address may use it. Raises NotAllowed."""
+        async with self._database.read() as connection:
+            found = await invitations.by_hash(
+                connection, random_tokens.digest(code.removeprefix(PREFIX))
+            )
+        if found is None or found.used_at is not None or found.expires_at <= now():
+            raise no_longer()
+        if found.email is not None and found.email != address:
+            raise NotAllowed(
+                "This invitation is for another e-mail address",
+                hint="Sign up with the address that it was sent to",
+            )
+        return found
+
+
+def no_longer() -> NotAllowed:
+    """The invitation is none, or was one."""
+    return NotAllowed(
+        "This invitation is not known, used up or over", hint="Ask an administrator for another"
+    )

@@ -1,0 +1,1 @@
+"""API tokens, the administrator token and view tickets."""

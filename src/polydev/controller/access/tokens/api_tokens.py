@@ -1,0 +1,121 @@
+"""API tokens, `pdt_<id>_<secret>`: for scripts. Shown once, kept as hashes, scoped, expiring."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from polydev.controller.access.account_status import check_standing
+from polydev.controller.access.caller import Asked, Caller
+from polydev.controller.access.tokens import random_tokens
+from polydev.controller.store.engine import locks
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.accounts import api_tokens, users
+from polydev.controller.store.queries.system import audit
+from polydev.shared.domain import ApiToken, Scope, now
+from polydev.shared.errors import BadRequest, NotAllowed, NotSignedIn, QuotaExceeded
+
+PREFIX = "pdt_"
+DEFAULT_DAYS = 90
+MAX_DAYS = 3650
+MAX_TOKENS = 100
+MAX_NAME = 100
+_USED_EVERY = timedelta(minutes=1)
+
+
+class Tokens:
+    """Makes, recognises and revokes them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def caller(self, text: str, asked: Asked) -> Caller:
+        """Whose token that is. Raises NotSignedIn, in the same words whatever is wrong with it."""
+        token_id, _, secret = text.removeprefix(PREFIX).partition("_")
+        if len(token_id) > random_tokens.MAX_CHARACTERS or not (
+            token_id.isascii() and token_id.isalnum()
+        ):
+            raise _unknown()
+        async with self._database.read() as connection:
+            found = await api_tokens.with_hash(connection, token_id)
+            person = await users.get(connection, found[0].user_id) if found else None
+        if found is None or person is None or not random_tokens.is_of(secret, found[1]):
+            raise _unknown()
+        token, at = found[0], now()
+        if token.expires_at is not None and token.expires_at <= at:
+            raise _unknown()
+        check_standing(person)
+        if token.last_used_at is None or at - token.last_used_at >= _USED_EVERY:
+            async with self._database.write() as connection:
+                await api_tokens.used(connection, token_id, at)
+        return Caller(person, token.scopes, f"token:{token_id}", asked.source)
+
+    async def create(
+        self, caller: Caller, name: str, scopes: frozenset[Scope], lifetime: timedelta | None
+    ) -> tuple[ApiToken, str]:
+        """A token of the caller's, and its text, which is told this once.
+
+        Raises: BadRequest; NotAllowed for more than the caller may; QuotaExceeded.
+        """
+        if not name.strip() or not name.isprintable():
+            raise BadRequest("A token needs a name that can be read")
+        if not scopes:
+            raise BadRequest(
+                "A token needs a scope", hint=f"They are: {', '.join(it.value for it in Scope)}"
+            )
+        for scope in sorted(scopes):
+            caller.require(scope)
+        at = now()
+        token = ApiToken(
+            token_id=random_tokens.new_id(),
+            user_id=caller.user_id,
+            name=name.strip(),
+            scopes=scopes,
+            created_at=at,
+            expires_at=None if lifetime is None else at + lifetime,
+            last_used_at=None,
+        )
+        secret = random_tokens.new_secret()
+        entry = caller.did("token.create", token.token_id, caller.user_id, " ".join(sorted(scopes)))
+        async with self._database.write(caller.user_id) as connection:
+            await locks.hold(connection, "tokens", caller.user_id)
+            present = await api_tokens.of(connection, caller.user_id)
+            _check_survives(caller, present, token.expires_at)
+            if len(present) >= MAX_TOKENS:
+                raise QuotaExceeded(f"There are {MAX_TOKENS} tokens", hint="Revoke one first")
+            await api_tokens.add(connection, token, random_tokens.digest(secret))
+            await audit.record(connection, entry)
+        return token, f"{PREFIX}{token.token_id}_{secret}"
+
+    async def of(self, caller: Caller) -> list[ApiToken]:
+        """The caller's, the newest first; expired ones too, so that nobody wonders."""
+        async with self._database.read(caller.user_id) as connection:
+            return await api_tokens.of(connection, caller.user_id)
+
+    async def revoke(self, caller: Caller, token_id: str) -> None:
+        """Revoke one of the caller's. Raises NoSuchToken."""
+        entry = caller.did("token.revoke", token_id, caller.user_id)
+        async with self._database.write(caller.user_id) as connection:
+            await api_tokens.revoke(connection, caller.user_id, token_id)
+            await audit.record(connection, entry)
+
+
+def _check_survives(caller: Caller, present: list[ApiToken], expires_at: datetime | None) -> None:
+    """A token that was stolen must not be made to last: what it makes ends when it does."""
+    if caller.token_id is None:
+        return
+    own = next((it for it in present if it.token_id == caller.token_id), None)
+    if own is None:
+        raise _unknown()  # it was revoked at this very moment
+    if own.expires_at is None:
+        return
+    if expires_at is None or expires_at > own.expires_at:
+        raise NotAllowed(
+            "A token cannot make one that outlives it",
+            hint=f"It expires at {own.expires_at:%Y-%m-%d %H:%M} UTC; sign in, or ask for less",
+        )
+
+
+def _unknown() -> NotSignedIn:
+    return NotSignedIn(
+        "This token is not known, or no longer", hint="Make another, or check that it is whole"
+    )

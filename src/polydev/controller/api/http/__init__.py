@@ -1,0 +1,1 @@
+"""HTTP mechanics of the API: errors, limits, idempotency, pagination, streams."""

@@ -1,0 +1,155 @@
+"""What every request passes before a router sees it: its Host, its size; and what every answer
+carries.
+
+A page that a person happens to visit must not reach the API under a name of its own (DNS
+rebinding), so only names of this machine, and the public one, are answered. Behind a proxy that
+ends TLS that is the name that the proxy passes on; X-Forwarded-Host is not believed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from polydev.controller.api.http import errors
+from polydev.shared.errors import BadRequest, NotAllowed, PolydevError, TooLarge
+
+MAX_BODY_BYTES = 128 * 1024
+MAX_HEADERS = 100
+MAX_PATH_BYTES = 4096
+BODY_LIMIT_S = 30.0
+
+_UPLOAD_DIGITS = 15
+_UPLOAD = re.compile(r"/api/vm/[^/]+/files/content")
+"""`files.upload_file`."""
+
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_OVER_TLS = {"Strict-Transport-Security": "max-age=31536000"}
+
+
+class Guard:
+    """ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, listen: str, public_url: str | None) -> None:
+        self._app = app
+        self._names = frozenset(_names(listen, public_url))
+        is_over_tls = (public_url or "").lower().startswith("https:")
+        self._headers = _HEADERS | (_OVER_TLS if is_over_tls else {})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        fault = self._fault(scope)
+        if fault is not None:
+            await errors.document(fault)(scope, receive, send_with_headers)
+        elif scope["type"] == "http" and not _is_upload(scope):
+            await self._app(scope, _bounded(receive), send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
+
+    def _fault(self, scope: Scope) -> PolydevError | None:
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or _without_port(hosts[0]) not in self._names:
+            return NotAllowed(
+                "This controller answers to its own name only",
+                hint="Ask http://127.0.0.1 or http://localhost, and its port; POLYDEV_PUBLIC_URL "
+                "says by which other name it goes",
+            )
+        fault = _too_large(scope, headers.get("content-length", "0"))
+        if fault is None and _is_ambiguous(scope["query_string"]):
+            return BadRequest("The query gives a parameter more than once")
+        return fault
+
+
+def _names(listen: str, public_url: str | None) -> Iterable[str]:
+    yield from _LOCAL_NAMES
+    if public_url is not None:
+        yield _without_port(urlsplit(public_url.lower()).netloc)
+    try:
+        address = ipaddress.ip_address(listen)
+    except ValueError:
+        yield listen.lower()
+        return
+    if not address.is_unspecified:
+        yield f"[{address}]" if address.version == 6 else str(address)
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.lower().rpartition(":")
+    return name if colon and port.isdecimal() else host.lower()
+
+
+def _too_large(scope: Scope, length: str) -> PolydevError | None:
+    """What of a request is more than is taken; `length` is its Content-Length."""
+    if len(scope["headers"]) > MAX_HEADERS:
+        return TooLarge(f"A request has at most {MAX_HEADERS} header fields")
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_PATH_BYTES:
+        return TooLarge(f"A path and its query have at most {MAX_PATH_BYTES} bytes")
+    if not (length.isascii() and length.isdecimal()):
+        return BadRequest("Content-Length is not a number")
+    most_digits = _UPLOAD_DIGITS if _is_upload(scope) else len(str(MAX_BODY_BYTES))
+    if len(length) > most_digits or (int(length) > MAX_BODY_BYTES and not _is_upload(scope)):
+        return _body_too_large()
+    return None
+
+
+def _is_upload(scope: Scope) -> bool:
+    """The one route whose bodies are people's files: it streams them, within limits of its own."""
+    return scope.get("method") == "PUT" and _UPLOAD.fullmatch(scope["path"]) is not None
+
+
+def _is_ambiguous(query: bytes) -> bool:
+    """Whether it gives a parameter twice: no route takes lists there, and which one is meant
+    nobody can tell."""
+    names = [name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
+    return len(set(names)) < len(names)
+
+
+def _body_too_large() -> TooLarge:
+    return TooLarge(f"A request has at most {MAX_BODY_BYTES} bytes")
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Bodies are bounded as they come: those without a length, and those that come slowly."""
+    seen, is_whole, until = 0, False, None
+
+    async def bounded() -> Message:
+        nonlocal seen, is_whole, until
+        until = until or asyncio.get_running_loop().time() + BODY_LIMIT_S
+        try:
+            async with asyncio.timeout_at(None if is_whole else until):
+                message = await receive()
+        except TimeoutError:
+            raise BadRequest(f"A request's body must come within {BODY_LIMIT_S:g} s") from None
+        is_whole = not message.get("more_body", False)
+        seen += len(message.get("body", b""))
+        if seen > MAX_BODY_BYTES:
+            raise _body_too_large()
+        return message
+
+    return bounded

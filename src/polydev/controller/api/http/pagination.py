@@ -1,0 +1,103 @@
+"""Listings in pages: `?limit=&cursor=`, and where the next page is (RFC 8288).
+
+A listing's body stays a JSON array. A cursor is the order's columns of the last row, opaque to
+clients; it is checked, and can select nothing but rows that its sender may see anyway.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Query, Request, Response
+
+from polydev.controller.store.engine.keyset import Span
+from polydev.shared.errors import BadRequest
+
+MAX_LIMIT = 500
+DEFAULT_LIMIT = 100
+_MAX_CURSOR = 512
+_MAX_NUMBER = 2**63 - 1
+
+Row = TypeVar("Row")
+Key = tuple[datetime | str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The part of a listing that was asked for."""
+
+    limit: int
+    cursor: str | None
+    request: Request
+    response: Response
+
+    def span(self, *kinds: type) -> Span:
+        """For the store: one row more than asked, which tells whether there is a next page.
+
+        `kinds` are the types of the order's columns. Raises BadRequest.
+        """
+        return Span(self.limit + 1, None if self.cursor is None else _read(self.cursor, kinds))
+
+    def of(self, rows: Sequence[Row], key: Callable[[Row], Key]) -> Sequence[Row]:
+        """The rows to answer with; says in a `Link` header where it goes on, if it does.
+
+        `rows` are what the store found in `span()`, `key` gives the order's columns of a row.
+        """
+        if len(rows) <= self.limit:
+            return rows
+        rows = rows[: self.limit]
+        there = self.request.url.include_query_params(
+            cursor=_written(key(rows[-1])), limit=self.limit
+        )
+        self.response.headers["Link"] = f'<{there.path}?{there.query}>; rel="next"'
+        return rows
+
+
+def _page(
+    request: Request,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
+    cursor: Annotated[
+        str | None, Query(max_length=_MAX_CURSOR, description="As the `Link` header gave it")
+    ] = None,
+) -> Page:
+    return Page(limit, cursor, request, response)
+
+
+Paged = Annotated[Page, Depends(_page)]
+
+
+def _written(key: Key) -> str:
+    parts = [it.isoformat() if isinstance(it, datetime) else it for it in key]
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
+def _read(cursor: str, kinds: Sequence[type]) -> tuple[Any, ...]:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        parts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        return tuple(_part(part, kind) for part, kind in zip(parts, kinds, strict=True))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise BadRequest(
+            "This cursor was not given by this listing", hint="Start again without a cursor"
+        ) from None
+
+
+def _part(part: object, kind: type) -> datetime | str | int:
+    """Raises ValueError, TypeError."""
+    if kind is datetime and isinstance(part, str):
+        at = datetime.fromisoformat(part)
+        if at.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return at.astimezone(UTC)
+    if kind is int and type(part) is int and abs(part) <= _MAX_NUMBER:
+        return part
+    if kind is str and isinstance(part, str) and "\x00" not in part:
+        part.encode()  # not half of a surrogate pair
+        return part
+    raise TypeError(f"not a {kind.__name__}")

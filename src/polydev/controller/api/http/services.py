@@ -1,0 +1,166 @@
+"""What the routers work with, and who asks: handed to every request that needs it."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Security
+from fastapi.security import APIKeyCookie, HTTPBearer, SecurityScopes
+from pydantic import SecretStr
+from starlette.requests import HTTPConnection
+
+from polydev.controller.access import Access, Asked, Caller
+from polydev.controller.access.limits.client_address import source_of
+from polydev.controller.access.sign_in.cookies import SIGN_IN
+from polydev.controller.chat import Chats, SingleTurns
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.workflows.accounts.account_deletion import Removal
+from polydev.controller.workflows.connect.connect import Connect
+from polydev.controller.workflows.connect.connect_by_key import ConnectByKey
+from polydev.controller.workflows.credentials.credential_lifecycle import Custody
+from polydev.controller.workflows.credentials.key_rotation import Rotation
+from polydev.controller.workflows.health import Checkup
+from polydev.controller.workflows.machines.machine_commands import MachineRequests
+from polydev.controller.workflows.machines.resume_on_use import Waking
+from polydev.shared.domain import PersonId, Scope
+from polydev.shared.errors import NoSuchPerson, PolydevError, Unavailable
+from polydev.shared.host_client import Hosts
+from polydev.shared.logging import context
+
+CSRF_HEADER = "X-CSRF-Token"
+
+# What the OpenAPI document says of signing in; `Access` is who looks at it.
+_BEARER = HTTPBearer(
+    scheme_name="bearer", description="An API token; its scopes say what for", auto_error=False
+)
+_COOKIE = APIKeyCookie(
+    name=SIGN_IN,
+    scheme_name="signIn",
+    description="Set by signing in; changes need the header X-CSRF-Token besides. Where the "
+    f"controller is reached over https, its name is `__Host-{SIGN_IN}`",
+    auto_error=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of the controller that requests reach."""
+
+    database: Database
+    access: Access
+    hosts: Hosts
+    connect: Connect
+    by_key: ConnectByKey
+    machines: MachineRequests
+    chats: Chats
+    single_turns: SingleTurns
+    rotation: Rotation
+    custody: Custody
+    removal: Removal
+    checkup: Checkup
+    waking: Waking
+    file_limit_bytes: int = 256 * 1024 * 1024
+    """The largest file that people bring into their machines, or out of them."""
+    metrics_token: SecretStr | None = None
+    """What opens `/metrics`, besides administrators' tokens."""
+
+
+def services_of(connection: HTTPConnection) -> Services:
+    """The parts of the controller that serves this connection."""
+    return cast(Services, connection.app.state.services)
+
+
+def asked_of(connection: HTTPConnection) -> Asked:
+    """What of a request tells who asks."""
+    access, headers = services_of(connection).access, connection.headers
+    peer = connection.client.host if connection.client else ""
+    return Asked(
+        authorization=headers.get("authorization"),
+        cookie=access.cookies.sign_in_of(connection.cookies),
+        csrf=headers.get(CSRF_HEADER),
+        changes=connection.scope.get("method", "GET") not in ("GET", "HEAD"),
+        source=source_of(peer, headers.getlist("x-forwarded-for"), access.trusted_proxies),
+        origin=headers.get("origin"),
+        host=headers.get("host", ""),
+        websocket=connection.scope["type"] == "websocket",
+        user_agent=headers.get("user-agent", ""),
+    )
+
+
+async def caller_of(connection: HTTPConnection) -> Caller:
+    """Who asks. Raises NotSignedIn, NotAllowed."""
+    caller = await services_of(connection).access.caller(asked_of(connection))
+    context.note(person=caller.user_id)
+    return caller
+
+
+def still_may(connection: HTTPConnection, scope: Scope) -> Callable[[], Awaitable[bool]]:
+    """Whether who opened a stream may still have it: sign-ins end, and tokens are revoked."""
+
+    async def ask() -> bool:
+        try:
+            (await caller_of(connection)).require(scope)
+        except Unavailable:
+            return True  # nobody can say now; asked again later
+        except PolydevError:
+            return False
+        return True
+
+    return ask
+
+
+async def whom(services: Services, caller: Caller, user_id: str | None) -> PersonId:
+    """For whom to act: the caller, or whom an administrator names.
+
+    Raises: NotAllowed; NoSuchPerson to administrators alone.
+    """
+    person = caller.whom(user_id)
+    if person != caller.user_id:
+        async with services.database.read() as connection:
+            found = await users.get(connection, person)
+            if found is None or found.deleting_at is not None:
+                raise NoSuchPerson(f"There is no person {person}")
+    return person
+
+
+async def _who_may(
+    connection: HTTPConnection,
+    needed: SecurityScopes,
+    _bearer: Annotated[object, Security(_BEARER)],
+    _cookie: Annotated[object, Security(_COOKIE)],
+) -> Caller:
+    found = await caller_of(connection)
+    for scope in needed.scopes:
+        found.require(Scope(scope))
+    return found
+
+
+async def _may_scrape(
+    connection: HTTPConnection, _bearer: Annotated[object, Security(_BEARER)]
+) -> None:
+    token = services_of(connection).metrics_token
+    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
+    expected = token.get_secret_value().encode() if token else b""
+    is_it = hmac.compare_digest(given.strip().encode("utf-8", "replace"), expected)
+    if not (expected and is_it and scheme.lower() == "bearer"):
+        (await caller_of(connection)).require(Scope.ADMIN)
+
+
+Reach = Annotated[Services, Depends(services_of)]
+Question = Annotated[Asked, Depends(asked_of)]
+"""For who is not signed in yet."""
+
+# Whoever asks, if they may do that; otherwise 401 or 403.
+Reading = Annotated[Caller, Security(_who_may, scopes=[Scope.READ])]
+Connecting = Annotated[Caller, Security(_who_may, scopes=[Scope.CONNECT])]
+UsingMachines = Annotated[Caller, Security(_who_may, scopes=[Scope.MACHINES])]
+Chatting = Annotated[Caller, Security(_who_may, scopes=[Scope.CHAT])]
+OwningAccount = Annotated[Caller, Security(_who_may, scopes=[Scope.ACCOUNT])]
+Administering = Annotated[Caller, Security(_who_may, scopes=[Scope.ADMIN])]
+
+Scraping = Annotated[None, Depends(_may_scrape)]
+"""An administrator, or who holds POLYDEV_METRICS_TOKEN."""

@@ -1,0 +1,1 @@
+"""API routes, a folder per resource."""

@@ -1,0 +1,1 @@
+"""Routes of accounts: sign-up, sign-in, tokens, deletion."""

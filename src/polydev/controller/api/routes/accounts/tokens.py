@@ -1,0 +1,45 @@
+"""`/api/account/tokens…` and `/api/account/sign-ins…`: what else is let in as oneself."""
+
+from __future__ import annotations
+
+from polydev.controller.api.http import routers
+from polydev.controller.api.http.error_responses import answers
+from polydev.controller.api.http.path_params import Id
+from polydev.controller.api.http.services import OwningAccount, Reach
+from polydev.controller.api.schemas.accounts import CreatedToken, NewToken, SignInView, TokenView
+from polydev.shared.errors import NoSuchToken, QuotaExceeded
+
+router = routers.router(prefix="/api/account", tags=["account"])
+
+
+@router.get("/tokens", responses=answers())
+async def list_tokens(caller: OwningAccount, services: Reach) -> list[TokenView]:
+    """The caller's API tokens, the newest first. What they are is told at their making only."""
+    return [TokenView.of(it) for it in await services.access.tokens.of(caller)]
+
+
+@router.post("/tokens", status_code=201, responses=answers(QuotaExceeded))
+async def create_token(told: NewToken, caller: OwningAccount, services: Reach) -> CreatedToken:
+    """Make an API token, with no more scopes than the caller has."""
+    token, text = await services.access.tokens.create(
+        caller, told.name, frozenset(told.scopes), told.lifetime
+    )
+    return CreatedToken.of(token, token=text)
+
+
+@router.delete("/tokens/{token_id}", status_code=204, responses=answers(NoSuchToken))
+async def revoke_token(token_id: Id, caller: OwningAccount, services: Reach) -> None:
+    """Revoke a token: it is refused from now on."""
+    await services.access.tokens.revoke(caller, token_id)
+
+
+@router.get("/sign-ins", responses=answers())
+async def list_sign_ins(caller: OwningAccount, services: Reach) -> list[SignInView]:
+    """Where the caller is signed in, the one seen last first."""
+    return [SignInView.of(it, caller) for it in await services.access.sign_ins.of(caller)]
+
+
+@router.delete("/sign-ins/{sign_in_id}", status_code=204, responses=answers(NoSuchToken))
+async def end_sign_in(sign_in_id: Id, caller: OwningAccount, services: Reach) -> None:
+    """Sign another browser of the caller's out."""
+    await services.access.sign_ins.end(caller, sign_in_id)

@@ -1,0 +1,157 @@
+"""`/api/admin/…`: hosts, and everybody's machines and sessions. For administrators.
+
+What is done here to what is somebody else's is done for a reason, which the audit log keeps.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Path, Query
+
+from polydev.controller.api.http import routers
+from polydev.controller.api.http.error_responses import answers, listing
+from polydev.controller.api.http.idempotency import Repeatable
+from polydev.controller.api.http.pagination import Paged
+from polydev.controller.api.http.path_params import (
+    ID_PATTERN,
+    MAX_ID,
+    IdText,
+    SessionIdInPath,
+    VmIdInPath,
+)
+from polydev.controller.api.http.services import Administering, Reach, Services
+from polydev.controller.api.schemas.resources import HostView, PlacedMachine, Reason, SessionSummary
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.machines import capacity, hosts, machines
+from polydev.controller.store.queries.system import audit
+from polydev.shared.domain import AuditEntry, HostId, HostState, PersonId, SessionId, VmId
+from polydev.shared.errors import (
+    HostInUse,
+    IdempotencyConflict,
+    NoSuchHost,
+    NoSuchMachine,
+    NoSuchSession,
+    SessionEnded,
+)
+
+router = routers.router(prefix="/api/admin", tags=["administration"], route_class=Repeatable)
+
+HostIdInPath = Annotated[
+    str,
+    Path(
+        alias="hostId",
+        min_length=1,
+        max_length=MAX_ID,
+        pattern=ID_PATTERN,
+        description="A VM host",
+        examples=["local"],
+    ),
+]
+OfPerson = Annotated[IdText | None, Query(alias="userId", description="Of this person alone")]
+
+_NOTHING = (0, 0, 0)
+
+
+@router.get("/hosts", responses=answers())
+async def list_hosts(caller: Administering, services: Reach) -> list[HostView]:
+    """The VM hosts, by name: what each offers, and what its machines take of it."""
+    async with services.database.read() as connection:
+        rows = await hosts.every(connection)
+        taken = await capacity.taken(connection)
+    return [HostView.of(row, taken.get(row.host_id, _NOTHING)) for row in rows]
+
+
+@router.post("/hosts/{hostId}/drain", responses=answers(NoSuchHost, IdempotencyConflict))
+async def drain_host(
+    host_id: HostIdInPath, asked: Reason, caller: Administering, services: Reach
+) -> HostView:
+    """Have a host take no more machines; those that it has stay."""
+    entry = caller.did("host.drain", host_id, None, asked.reason)
+    return await _set_state(services, host_id, HostState.DRAINING, entry)
+
+
+@router.post("/hosts/{hostId}/activate", responses=answers(NoSuchHost, IdempotencyConflict))
+async def activate_host(
+    host_id: HostIdInPath, asked: Reason, caller: Administering, services: Reach
+) -> HostView:
+    """Have a host take machines again."""
+    entry = caller.did("host.activate", host_id, None, asked.reason)
+    return await _set_state(services, host_id, HostState.ACTIVE, entry)
+
+
+@router.delete("/hosts/{hostId}", status_code=204, responses=answers(NoSuchHost, HostInUse))
+async def forget_host(host_id: HostIdInPath, caller: Administering, services: Reach) -> None:
+    """Forget a host that has no machines. One that the settings name comes back."""
+    async with services.database.write() as connection:
+        await hosts.remove(connection, HostId(host_id))
+        await audit.record(connection, caller.did("host.forget", host_id, None))
+
+
+@router.get("/machines", responses=answers() | listing())
+async def list_all_machines(
+    caller: Administering, services: Reach, paged: Paged, user_id: OfPerson = None
+) -> list[PlacedMachine]:
+    """Everybody's machines, the oldest first."""
+    span = paged.span(datetime, str)
+    async with services.database.read() as connection:
+        if user_id is None:
+            rows = await machines.alive(connection, span)
+        else:
+            rows = await machines.of_person(connection, PersonId(user_id), span)
+    return [PlacedMachine.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.vm_id))]
+
+
+@router.post(
+    "/machines/{vmId}/destroy",
+    status_code=202,
+    responses=answers(NoSuchMachine, IdempotencyConflict),
+)
+async def destroy_any_machine(
+    vm_id: VmIdInPath, asked: Reason, caller: Administering, services: Reach
+) -> PlacedMachine:
+    """Have anybody's machine destroyed, with its disk."""
+    machine = await services.machines.destroy(caller, VmId(vm_id), asked.reason)
+    return PlacedMachine.of(machine)
+
+
+@router.get("/sessions", responses=answers() | listing())
+async def list_all_sessions(
+    caller: Administering,
+    services: Reach,
+    paged: Paged,
+    user_id: OfPerson = None,
+    live: Annotated[bool, Query(description="Only those that go on")] = False,
+) -> list[SessionSummary]:
+    """Everybody's connect sessions, the newest first."""
+    span, person = paged.span(datetime, str), None if user_id is None else PersonId(user_id)
+    async with services.database.read() as connection:
+        rows = await sessions.every(connection, span, user_id=person, live=live)
+    return [
+        SessionSummary.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.session_id))
+    ]
+
+
+@router.post(
+    "/sessions/{sessionId}/cancel",
+    status_code=202,
+    responses=answers(NoSuchSession, SessionEnded, IdempotencyConflict),
+)
+async def cancel_any_session(
+    session_id: SessionIdInPath, asked: Reason, caller: Administering, services: Reach
+) -> SessionSummary:
+    """Wish anybody's session away; it ends as `cancelled`."""
+    session = await services.connect.cancel(caller, SessionId(session_id), asked.reason)
+    return SessionSummary.of(session)
+
+
+async def _set_state(
+    services: Services, host_id: str, state: HostState, entry: AuditEntry
+) -> HostView:
+    async with services.database.write() as connection:
+        await hosts.set_state(connection, HostId(host_id), state)
+        await audit.record(connection, entry)
+        host = await hosts.get(connection, HostId(host_id))
+        taken = await capacity.taken(connection)
+    return HostView.of(host, taken.get(host.host_id, _NOTHING))

@@ -1,0 +1,1 @@
+"""Routes of connect sessions, live view and credentials."""

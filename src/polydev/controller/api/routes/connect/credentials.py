@@ -1,0 +1,141 @@
+"""`/api/credentials…`: what CLIs are logged in with. Never a secret, but for `export`."""
+
+# ruff: noqa: N815  (the names are the wire's)
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from fastapi import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from polydev.controller.api.http import routers
+from polydev.controller.api.http.concurrency_limits import EXAMINATIONS
+from polydev.controller.api.http.error_responses import answers, listing
+from polydev.controller.api.http.pagination import Paged
+from polydev.controller.api.http.path_params import Id
+from polydev.controller.api.http.services import Connecting, Reach, Reading
+from polydev.controller.store.queries.connect import credentials
+from polydev.controller.workflows.credentials.credential_lifecycle import Verdict
+from polydev.shared.domain import Credential, CredentialId, CredentialKind, Validity
+from polydev.shared.errors import (
+    CredentialDamaged,
+    NoSuchCredential,
+    TooManyRequests,
+    WrongEncryptionKey,
+)
+
+router = routers.router(prefix="/api/credentials", tags=["credentials"])
+
+_ID = "7d4a8f1e-2c63-5b0a-9d11-4e8f0c2b6a35"
+
+
+class CredentialView(BaseModel):
+    """A credential, without what is sealed in it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    credentialId: str = Field(examples=[_ID])
+    provider: str = Field(examples=["codex"])
+    kind: CredentialKind = Field(description="What a login left, or an API key")
+    createdAt: datetime
+    keyId: str | None = Field(description="The key that seals it")
+    vmId: str | None = Field(description="The CLI machine that it was written into")
+    expiresAt: datetime | None = Field(description="When the login ends, if it tells")
+    checkedAt: datetime | None = Field(description="When its CLI was last asked")
+    validity: Validity | None = Field(description="What its CLI said then")
+    revoking: bool = Field(description="It is being removed; what was sealed is gone already")
+
+    @classmethod
+    def of(cls, credential: Credential) -> CredentialView:
+        return cls(
+            credentialId=credential.credential_id,
+            provider=credential.provider,
+            kind=credential.kind,
+            createdAt=credential.created_at,
+            keyId=credential.key_id,
+            vmId=credential.vm_id,
+            expiresAt=credential.expires_at,
+            checkedAt=credential.checked_at,
+            validity=credential.validity,
+            revoking=credential.revoked_at is not None,
+        )
+
+
+class VerdictView(BaseModel):
+    """What came of asking the CLI."""
+
+    model_config = ConfigDict(frozen=True)
+
+    validity: Validity
+    reason: str = Field(examples=["Codex says that it is logged in"])
+    refreshed: bool = Field(
+        description="Whether the CLI had renewed its tokens, and the vault has taken them over"
+    )
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> VerdictView:
+        return cls(validity=verdict.validity, reason=verdict.reason, refreshed=verdict.refreshed)
+
+
+class ExportView(BaseModel):
+    """A credential as it is: whoever has it is logged in."""
+
+    model_config = ConfigDict(frozen=True)
+
+    provider: str = Field(examples=["codex"])
+    kind: CredentialKind
+    path: str = Field(
+        examples=["/root/.codex/auth.json"], description="Where the CLI keeps it in its machine"
+    )
+    credentials: dict[str, Any] = Field(
+        examples=[{"tokens": {"access_token": "..."}}],
+        description="What the file holds; of an API key: `apiKey`",
+    )
+
+
+@router.get("", responses=answers() | listing())
+async def list_credentials(caller: Reading, services: Reach, paged: Paged) -> list[CredentialView]:
+    """The person's credentials, the newest first."""
+    async with services.database.read(caller.user_id) as connection:
+        rows = await credentials.of_person(connection, caller.user_id, paged.span(datetime, str))
+    page = paged.of(rows, lambda it: (it.created_at, it.credential_id))
+    return [CredentialView.of(row) for row in page]
+
+
+@router.post("/{credential_id}/validate", responses=answers(NoSuchCredential, TooManyRequests))
+async def validate_credential(
+    credential_id: Id, caller: Connecting, services: Reach
+) -> VerdictView:
+    """Ask the CLI in the CLI machine whether it is logged in; take over tokens that it renewed."""
+    with EXAMINATIONS.of(caller):
+        verdict = await services.custody.validate(caller, CredentialId(credential_id))
+    return VerdictView.of(verdict)
+
+
+@router.post("/{credential_id}/revoke", status_code=202, responses=answers(NoSuchCredential))
+async def revoke_credential(
+    credential_id: Id, caller: Connecting, services: Reach
+) -> CredentialView:
+    """Forget a credential: at once here, and as soon as it is reached in the CLI machine."""
+    return CredentialView.of(await services.custody.revoke(caller, CredentialId(credential_id)))
+
+
+@router.post(
+    "/{credential_id}/export",
+    responses=answers(NoSuchCredential, CredentialDamaged, WrongEncryptionKey),
+)
+async def export_credential(
+    credential_id: Id, caller: Connecting, services: Reach, response: Response
+) -> ExportView:
+    """The credential itself, for its owner alone. The answer is kept nowhere."""
+    found, kind, plaintext = await services.custody.export(caller, CredentialId(credential_id))
+    response.headers["Cache-Control"] = "no-store"
+    return ExportView(
+        provider=found.id,
+        kind=kind,
+        path=found.path_of(kind),
+        credentials=json.loads(plaintext),
+    )

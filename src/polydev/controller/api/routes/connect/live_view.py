@@ -1,0 +1,216 @@
+"""`/api/auth/session/{sessionId}/view`: the live view of a connect session's browser machine.
+
+Its person alone has it, with a ticket for each look. What goes over the WebSocket is RFB (RFC
+6143), as noVNC speaks it: the machine's own VNC server is on its 127.0.0.1, and this passes bytes
+on without reading them. They are a hostile guest's word to the page, which parses them.
+
+Why it ended is told by the close code: what the page does next depends on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from polydev.controller.access import Caller
+from polydev.controller.api.http import errors, routers, streams
+from polydev.controller.api.http.concurrency_limits import LIVE_VIEWS
+from polydev.controller.api.http.error_responses import answers
+from polydev.controller.api.http.path_params import SessionIdInPath
+from polydev.controller.api.http.services import Connecting, Reach, Services, caller_of, still_may
+from polydev.controller.api.schemas.resources import ViewTicket
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.shared.domain import (
+    Machine,
+    MachineKind,
+    MachineState,
+    PersonId,
+    Scope,
+    SessionId,
+    vm_id_for,
+)
+from polydev.shared.errors import (
+    NoLiveView,
+    NoSuchSession,
+    NotSignedIn,
+    PolydevError,
+    TooManyRequests,
+    Unavailable,
+)
+from polydev.shared.host_client import GuestStream
+
+router = routers.router(prefix="/api", tags=["connect sessions"])
+
+VNC_PORT = 5900
+_SUBPROTOCOL = "binary"
+_MAX_REASON_BYTES = 120
+"""A close frame has 125 bytes, two of which are the code."""
+
+
+class Close(IntEnum):
+    """Why a live view ended."""
+
+    GONE = 4000
+    """The browser machine is gone: the login has ended, one way or another."""
+    SIGNED_OUT = 4401
+    TOO_MANY = 4429
+    CUT = 4503
+    """The machine could not be reached, or no longer: with a new ticket it may be tried again."""
+
+
+_NORMAL = 1000
+_CLOSES: dict[type[PolydevError], Close] = {
+    NotSignedIn: Close.SIGNED_OUT,
+    NoSuchSession: Close.GONE,
+    TooManyRequests: Close.TOO_MANY,
+}
+_WORDS = {
+    Close.GONE: "The browser machine is gone",
+    Close.CUT: "The browser machine ended the connection to its screen",
+}
+
+
+@router.post(
+    "/auth/session/{sessionId}/view",
+    status_code=201,
+    responses=answers(NoSuchSession, NoLiveView, TooManyRequests),
+)
+async def create_view_ticket(
+    session_id: SessionIdInPath, caller: Connecting, services: Reach
+) -> ViewTicket:
+    """A ticket for one look into the session's browser machine: open the WebSocket
+    `…/view?ticket=` with it, within half a minute, as the same sign-in or token."""
+    sight = await _look(services, caller.user_id, session_id)()
+    if sight.machine is None:
+        raise NoLiveView(
+            f"The connect session {session_id} has no browser machine to be seen now",
+            hint="There is one from the time it is ready until the login has ended",
+        )
+    ticket = await services.access.view_tickets.issue(caller, SessionId(session_id))
+    return ViewTicket(ticket=ticket.secret, expiresAt=ticket.expires_at)
+
+
+@router.websocket("/auth/session/{sessionId}/view")
+async def view_browser(socket: WebSocket, session_id: SessionIdInPath, services: Reach) -> None:
+    """See a session's browser machine, and click and type in it."""
+    try:
+        caller = await caller_of(socket)
+        caller.require(Scope.CONNECT)
+        look = _look(services, caller.user_id, session_id)
+        await look()
+        secret = socket.query_params.get("ticket", "")
+        await services.access.view_tickets.redeem(caller, SessionId(session_id), secret)
+    except PolydevError as error:
+        await socket.send_denial_response(errors.document(error))
+        return
+    offered = socket.scope.get("subprotocols") or []
+    await socket.accept(_SUBPROTOCOL if _SUBPROTOCOL in offered else None)
+    code, why = await _shown(socket, caller, services, look)
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await socket.close(code, why.encode()[:_MAX_REASON_BYTES].decode("utf-8", "ignore"))
+
+
+async def _shown(
+    socket: WebSocket, caller: Caller, services: Services, look: _Look
+) -> tuple[int, str]:
+    """Show the machine for as long as there is something to see; why that ended."""
+    try:
+        with LIVE_VIEWS.of(caller):
+            sight = await look()
+            if sight.machine is not None:
+                host = services.hosts.of(sight.machine.host_id)
+                async with host.tcp(sight.machine.vm_id, VNC_PORT) as screen:
+                    gone = _until_gone(services, look)
+                    await _carry(socket, screen, gone, still_may(socket, Scope.CONNECT))
+        is_gone = (await look()).machine is None
+        code = Close.GONE if is_gone else Close.CUT
+        return code, _WORDS[code]
+    except WebSocketDisconnect:
+        return _NORMAL, ""
+    except PolydevError as error:
+        return _CLOSES.get(type(error), Close.CUT), error.line()
+
+
+async def _carry(
+    socket: WebSocket, screen: GuestStream, gone: Coroutine[Any, Any, None], may: streams.May
+) -> None:
+    """Carry bytes both ways until one side ends, the machine is gone, or the person may no longer.
+
+    Who does not take what is shown makes the machine wait.
+
+    Raises: WebSocketDisconnect, NotSignedIn, ChannelLost.
+    """
+    every = {
+        asyncio.create_task(work)
+        for work in (
+            _to_person(socket, screen),
+            _to_screen(socket, screen),
+            streams.until_refused(may),
+            gone,
+        )
+    }
+    try:
+        done, _ = await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in every:
+            task.cancel()
+        await asyncio.gather(*every, return_exceptions=True)
+
+
+async def _to_person(socket: WebSocket, screen: GuestStream) -> None:
+    while part := await screen.read():
+        await socket.send_bytes(part)
+
+
+async def _to_screen(socket: WebSocket, screen: GuestStream) -> None:
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1000))
+        if data := message.get("bytes"):
+            await screen.write(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What of a session there is to see: its browser machine while that runs."""
+
+    machine: Machine | None
+
+    @property
+    def version(self) -> str:
+        return self.machine.vm_id if self.machine else ""
+
+
+_Look = Callable[[], Awaitable[_Sight]]
+
+
+async def _until_gone(services: Services, look: _Look) -> None:
+    """Return when there is nothing to see any more; nobody can tell while the database is away."""
+    while True:
+        with suppress(Unavailable):
+            async for _ in streams.until(services.database, look, lambda it: it.machine is None):
+                pass
+            return
+        await asyncio.sleep(streams.ASKED_EVERY_S)
+
+
+def _look(services: Services, user_id: PersonId, session_id: str) -> _Look:
+    async def look() -> _Sight:
+        async with services.database.read(user_id) as connection:
+            session = await sessions.get(connection, SessionId(session_id), user_id)
+            vm_id = vm_id_for(session.session_id, MachineKind.BROWSER)
+            found = await machines.find(connection, vm_id)
+        is_there = found is not None and found.status is MachineState.RUNNING
+        return _Sight(found if is_there and session.ended_at is None else None)
+
+    return look

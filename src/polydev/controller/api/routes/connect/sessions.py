@@ -1,0 +1,222 @@
+"""`/api/auth/…`: connect sessions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request
+from fastapi.responses import StreamingResponse
+
+from polydev.controller.api.http import routers, streams
+from polydev.controller.api.http.concurrency_limits import SESSION_STREAMS, WAITING
+from polydev.controller.api.http.error_responses import answers, events_of, listing
+from polydev.controller.api.http.idempotency import Repeatable
+from polydev.controller.api.http.pagination import Paged
+from polydev.controller.api.http.path_params import SessionIdInPath
+from polydev.controller.api.http.services import (
+    Connecting,
+    Reach,
+    Reading,
+    Services,
+    still_may,
+    whom,
+)
+from polydev.controller.api.schemas.resources import (
+    Accepted,
+    CliMachine,
+    HandInKey,
+    LoginCompleted,
+    LoginStarted,
+    Paste,
+    SessionSummary,
+    SessionView,
+    StartLogin,
+)
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.shared.domain import PersonId, Scope, SessionId, SessionStatus
+from polydev.shared.errors import (
+    BadApiKey,
+    BadRequest,
+    ChannelLost,
+    CredentialDamaged,
+    Failed,
+    GuestMisbehaved,
+    HostUnreachable,
+    IdempotencyConflict,
+    LoginFailed,
+    LoginNotWaiting,
+    LoginUnderway,
+    NoCapacity,
+    NoSuchMachine,
+    NoSuchPerson,
+    NoSuchSession,
+    PasteRefused,
+    QuotaExceeded,
+    SessionEnded,
+    SessionNotCompleted,
+    TooManyRequests,
+    UnknownProvider,
+    WrongEncryptionKey,
+)
+
+router = routers.router(prefix="/api", tags=["connect sessions"], route_class=Repeatable)
+plain = routers.router(prefix="/api", tags=["connect sessions"])
+"""Routes whose requests hold what is kept nowhere, not even to know them again."""
+
+_SESSION = "/auth/session/{sessionId}"
+_STARTED = answers(
+    UnknownProvider, NoSuchPerson, QuotaExceeded, TooManyRequests, NoCapacity, IdempotencyConflict
+)
+_KEY_TAKEN = answers(
+    *(UnknownProvider, BadApiKey, NoSuchPerson, QuotaExceeded, TooManyRequests, NoCapacity),
+    *(LoginUnderway, WrongEncryptionKey, CredentialDamaged),
+)
+_PASTED = answers(
+    *(NoSuchSession, LoginNotWaiting, PasteRefused, LoginFailed, GuestMisbehaved, Failed),
+    *(NoSuchMachine, HostUnreachable, ChannelLost),
+)
+
+After = Annotated[
+    str | None,
+    Query(max_length=64, description="Answer when it is no longer at this version"),
+]
+Wait = Annotated[
+    float, Query(ge=0, le=streams.MAX_WAIT_S, description="How long to wait for that, in seconds")
+]
+
+
+@router.post("/auth/start", status_code=202, responses=_STARTED)
+@router.post("/vm/auth/start", status_code=202, responses=_STARTED, operation_id="startSessionOfVm")
+async def start_session(asked: StartLogin, caller: Connecting, services: Reach) -> LoginStarted:
+    """Start to log a CLI in; the live session, if there is one for that provider already."""
+    person = await whom(services, caller, asked.userId)
+    await services.access.limits.connect(caller)
+    session = await services.connect.start(caller, person, asked.provider)
+    return LoginStarted(sessionId=session.session_id, status=session.status)
+
+
+@plain.post("/auth/key", status_code=202, responses=_KEY_TAKEN)
+async def connect_by_key(asked: HandInKey, caller: Connecting, services: Reach) -> LoginStarted:
+    """Connect a CLI with an API key instead of a login; the live session, if it has that key."""
+    person = await whom(services, caller, asked.userId)
+    await services.access.limits.connect(caller)
+    session = await services.by_key.start(caller, person, asked.provider, asked.apiKey)
+    return LoginStarted(sessionId=session.session_id, status=session.status)
+
+
+@router.get("/auth/sessions", responses=answers() | listing())
+async def list_sessions(
+    caller: Reading, services: Reach, paged: Paged, live: bool = False
+) -> list[SessionSummary]:
+    """The person's sessions, the newest first; with `live`, those that go on."""
+    span = paged.span(datetime, str)
+    async with services.database.read(caller.user_id) as connection:
+        rows = await sessions.every(connection, span, user_id=caller.user_id, live=live)
+    return [
+        SessionSummary.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.session_id))
+    ]
+
+
+@router.get(_SESSION, responses=answers(NoSuchSession, TooManyRequests))
+async def get_session(
+    session_id: SessionIdInPath,
+    caller: Reading,
+    services: Reach,
+    after: After = None,
+    wait: Wait = 0,
+) -> SessionView:
+    """A session; with `after` and `wait`, as soon as it is no longer that version."""
+    look = _look(services, caller.user_id, session_id)
+    if after is None:
+        return await look()
+    with WAITING.of(caller):
+        return await streams.when_changed(services.database, look, after, wait)
+
+
+@router.get(
+    f"{_SESSION}/events",
+    response_class=StreamingResponse,
+    responses=answers(NoSuchSession, TooManyRequests) | events_of("SessionView", "session"),
+)
+async def watch_session(
+    session_id: SessionIdInPath, caller: Reading, services: Reach, request: Request
+) -> StreamingResponse:
+    """A session as server-sent events (`event: session`, `data:` the session), until its end, or
+    the end of the sign-in or token that asked."""
+    look = _look(services, caller.user_id, session_id)
+    with ExitStack() as held:
+        held.enter_context(SESSION_STREAMS.of(caller))
+        await look()  # a session that is not there is a problem, not a stream
+        views = streams.until(services.database, look, lambda it: it.status.is_end)
+        told = _events(views, still_may(request, Scope.READ))
+        return streams.HeldStream(told, streams.SSE, held.pop_all())
+
+
+@router.get(f"{_SESSION}/complete", responses=answers(NoSuchSession, SessionNotCompleted))
+@router.post(
+    f"{_SESSION}/complete",
+    responses=answers(NoSuchSession, SessionNotCompleted, IdempotencyConflict),
+    operation_id="completeSession",
+)
+async def get_completion(
+    session_id: SessionIdInPath, caller: Reading, services: Reach
+) -> LoginCompleted:
+    """Where the CLI is logged in now. 409 until the session is completed."""
+    view = await _look(services, caller.user_id, session_id)()
+    if view.status is not SessionStatus.COMPLETED or view.cliVM is None:
+        raise SessionNotCompleted(f"The connect session {session_id} is {view.status}")
+    machine = CliMachine(vmId=view.cliVM.vmId, ipAddress=view.cliVM.ipAddress)
+    return LoginCompleted(success=True, sessionId=session_id, cliVM=machine)
+
+
+@router.post(
+    f"{_SESSION}/cancel",
+    status_code=202,
+    responses=answers(NoSuchSession, SessionEnded, IdempotencyConflict),
+)
+async def cancel_session(
+    session_id: SessionIdInPath, caller: Connecting, services: Reach
+) -> SessionView:
+    """Wish a session away; it ends as `cancelled`."""
+    cancelled = await services.connect.cancel(caller, SessionId(session_id))
+    return await _look(services, cancelled.user_id, session_id)()
+
+
+@plain.post(f"{_SESSION}/input", status_code=202, responses=_PASTED)
+async def paste_into_session(
+    session_id: SessionIdInPath, asked: Paste, caller: Connecting, services: Reach
+) -> Accepted:
+    """Hand in the code or callback URL of a login that was done in another browser."""
+    what: Literal["code", "callbackUrl"] = "code" if asked.code else "callbackUrl"
+    text = asked.code or asked.callbackUrl
+    if text is None:
+        raise BadRequest("Give either code or callbackUrl")
+    await services.connect.paste(caller, SessionId(session_id), what, text.get_secret_value())
+    return Accepted()
+
+
+def _look(
+    services: Services, user_id: PersonId, session_id: str
+) -> Callable[[], Coroutine[Any, Any, SessionView]]:
+    async def look() -> SessionView:
+        async with services.database.read(user_id) as connection:
+            found = await sessions.get(connection, SessionId(session_id), user_id)
+            steps = await sessions.steps(connection, found.session_id)
+            cli = await machines.find(connection, found.cli_vm_id) if found.cli_vm_id else None
+        ahead = services.connect.ahead_of(found)
+        return SessionView.of(found, steps, cli, ahead)
+
+    return look
+
+
+async def _events(
+    views: AsyncIterator[SessionView], may_read: Callable[[], Awaitable[bool]]
+) -> AsyncGenerator[str]:
+    async for view in views:
+        if not await may_read():
+            return
+        yield f"event: session\ndata: {view.model_dump_json()}\n\n"

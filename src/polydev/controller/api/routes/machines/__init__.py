@@ -1,0 +1,1 @@
+"""Routes of machines: lifecycle, files, terminal, usage."""

@@ -1,0 +1,58 @@
+"""The way to a person's machine: whose it is, and the host that it runs on.
+
+The routers of terminals, files, programs and usage use it; what is somebody else's is not there.
+Who only looks (`own_machine`, `host_of_own`) lets a machine sleep; who reaches into one (`Reached`)
+has it woken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polydev.controller.access import Caller
+from polydev.controller.api.http.services import Services
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.workflows.machines.actor import Cause
+from polydev.controller.workflows.machines.resume_on_use import Waking
+from polydev.shared.domain import Machine, PersonId, VmId
+from polydev.shared.host_client import Host
+
+
+async def own_machine(services: Services, user_id: PersonId, vm_id: str) -> Machine:
+    """A person's machine. Raises NoSuchMachine."""
+    async with services.database.read(user_id) as connection:
+        return await machines.get(connection, VmId(vm_id), user_id)
+
+
+async def host_of_own(services: Services, user_id: PersonId, vm_id: str) -> Host:
+    """The host of a person's machine. Raises NoSuchMachine, HostUnreachable."""
+    return services.hosts.of((await own_machine(services, user_id, vm_id)).host_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A person's own machine that they reach into, for a reason in words: `a terminal`."""
+
+    services: Services
+    caller: Caller
+    vm_id: VmId
+    reason: str
+
+    @property
+    def waking(self) -> Waking:
+        return self.services.waking
+
+    async def host(self, waits: Callable[[], None] = lambda: None) -> Host:
+        """Its host, once the machine runs; `waits` is told if that takes time.
+
+        Raises: NoSuchMachine, and what `Waking.awake` raises.
+        """
+        await own_machine(self.services, self.caller.user_id, self.vm_id)
+        cause = Cause.asked(self.caller, self.reason)
+        machine = await self.waking.awake(cause, self.vm_id, waits)
+        return self.services.hosts.of(machine.host_id)
+
+    async def host_as_it_is(self) -> Host:
+        """Its host, whether the machine runs or not. Raises: NoSuchMachine."""
+        return await host_of_own(self.services, self.caller.user_id, self.vm_id)

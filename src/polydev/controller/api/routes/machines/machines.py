@@ -1,0 +1,212 @@
+"""`/api/vm/…`: machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+from fastapi.responses import PlainTextResponse
+from starlette.websockets import WebSocket
+
+from polydev.controller.api.http import errors, routers, streams
+from polydev.controller.api.http.concurrency_limits import PROGRAMS, WAITING
+from polydev.controller.api.http.error_responses import answers, listing, of_type
+from polydev.controller.api.http.idempotency import Repeatable, id_for
+from polydev.controller.api.http.pagination import Paged
+from polydev.controller.api.http.path_params import VmIdInPath
+from polydev.controller.api.http.services import (
+    Reach,
+    Reading,
+    Services,
+    UsingMachines,
+    caller_of,
+    still_may,
+    whom,
+)
+from polydev.controller.api.routes.connect.sessions import After, Wait
+from polydev.controller.api.routes.machines.access import Reached
+from polydev.controller.api.schemas.resources import (
+    ActiveCli,
+    CreateMachine,
+    DestroyMachine,
+    MachineView,
+)
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.workflows.machines.actor import Cause
+from polydev.controller.workflows.machines.resume_on_use import usable_cli_of
+from polydev.shared.domain import PersonId, Scope, VmId
+from polydev.shared.errors import (
+    ChannelLost,
+    Failed,
+    HostUnreachable,
+    IdempotencyConflict,
+    MachineBusy,
+    NoCapacity,
+    NoSuchMachine,
+    NoSuchPerson,
+    PolydevError,
+    QuotaExceeded,
+    TooManyRequests,
+)
+from polydev.shared.host_client import Host
+
+router = routers.router(prefix="/api/vm", tags=["machines"], route_class=Repeatable)
+
+MAX_TAIL_BYTES = 1024 * 1024
+BY_HAND = "asked for"
+"""Why a machine slept or woke, when somebody simply wanted it."""
+
+_ASKED_OF_ONE = answers(NoSuchMachine, MachineBusy, IdempotencyConflict)
+_BROUGHT_UP = answers(
+    *(NoSuchMachine, NoSuchPerson, MachineBusy, QuotaExceeded, NoCapacity, HostUnreachable),
+    IdempotencyConflict,
+)
+
+
+@router.post(
+    "/create",
+    status_code=202,
+    responses=answers(NoSuchPerson, QuotaExceeded, NoCapacity, IdempotencyConflict),
+)
+async def create_machine(
+    asked: CreateMachine, caller: UsingMachines, services: Reach, request: Request
+) -> MachineView:
+    """Have a machine made."""
+    person = await whom(services, caller, asked.userId)
+    vm_id = VmId(f"vm-{id_for(request)}")
+    return MachineView.of(await services.machines.create(caller, person, asked.vmType, vm_id))
+
+
+@router.post("/destroy", status_code=202, responses=answers(NoSuchMachine, IdempotencyConflict))
+async def destroy_machine(
+    asked: DestroyMachine, caller: UsingMachines, services: Reach
+) -> MachineView:
+    """Have a machine destroyed, with its disk."""
+    return MachineView.of(await services.machines.destroy(caller, VmId(asked.vmId)))
+
+
+@router.post("/{vmId}/stop", status_code=202, responses=_ASKED_OF_ONE)
+async def stop_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
+    """Have a machine stopped; its disk stays."""
+    return MachineView.of(await services.machines.stop(caller, VmId(vm_id)))
+
+
+@router.post("/{vmId}/start", status_code=202, responses=_BROUGHT_UP)
+async def start_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
+    """Have a machine at rest run again: a stopped one is started, one that sleeps is woken."""
+    return MachineView.of(await services.machines.start(Cause.asked(caller), VmId(vm_id)))
+
+
+@router.post("/{vmId}/hibernate", status_code=202, responses=_ASKED_OF_ONE)
+async def hibernate_machine(
+    vm_id: VmIdInPath, caller: UsingMachines, services: Reach
+) -> MachineView:
+    """Have a machine sleep: its memory is written to disk, and its host's is freed. It wakes when
+    it is used. Refused while a CLI answers in it, or a login uses it."""
+    cause = Cause.asked(caller, BY_HAND)
+    return MachineView.of(await services.machines.hibernate(cause, VmId(vm_id)))
+
+
+@router.post("/{vmId}/resume", status_code=202, responses=_BROUGHT_UP)
+async def resume_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
+    """Have a machine that sleeps woken; one that is stopped is started."""
+    cause = Cause.asked(caller, BY_HAND)
+    return MachineView.of(await services.machines.start(cause, VmId(vm_id)))
+
+
+@router.get("/list", responses=answers() | listing())
+async def list_machines(caller: Reading, services: Reach, paged: Paged) -> list[MachineView]:
+    """The person's machines, the oldest first."""
+    async with services.database.read(caller.user_id) as connection:
+        rows = await machines.of_person(connection, caller.user_id, paged.span(datetime, str))
+    return [MachineView.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.vm_id))]
+
+
+@router.get("/active-cli", responses=answers(NoSuchMachine))
+async def get_active_cli(caller: Reading, services: Reach) -> ActiveCli:
+    """The CLI machine that runs, or that sleeps and wakes when it is used; never a browser
+    machine."""
+    async with services.database.read(caller.user_id) as connection:
+        found = await usable_cli_of(connection, caller.user_id)
+    if found is None:
+        raise NoSuchMachine("No active CLI VM", hint="`polydev connect codex` makes one")
+    return ActiveCli(
+        vmId=found.vm_id,
+        ipAddress=found.ip_address,
+        status=found.status,
+        createdAt=found.created_at,
+    )
+
+
+@router.get("/{vmId}", responses=answers(NoSuchMachine, TooManyRequests))
+async def get_machine(
+    vm_id: VmIdInPath, caller: Reading, services: Reach, after: After = None, wait: Wait = 0
+) -> MachineView:
+    """A machine; with `after` and `wait`, as soon as it is no longer that version.
+
+    One that is gone is answered once more as `destroyed` to who waits, then 404.
+    """
+    look = _look(services, caller.user_id, vm_id, also_gone=after is not None)
+    if after is None:
+        return await look()
+    with WAITING.of(caller):
+        return await streams.when_changed(services.database, look, after, wait)
+
+
+@router.get(
+    "/{vmId}/console",
+    response_class=PlainTextResponse,
+    responses=answers(NoSuchMachine, HostUnreachable, ChannelLost, Failed) | of_type("text/plain"),
+)
+async def get_console(
+    vm_id: VmIdInPath,
+    caller: Reading,
+    services: Reach,
+    tail_bytes: Annotated[int, Query(ge=1, le=MAX_TAIL_BYTES)] = 65536,
+) -> str:
+    """The end of what a machine printed on its console, without control characters."""
+    await _look(services, caller.user_id, vm_id)()
+    return await (await _host_of(services, vm_id)).console(vm_id, tail_bytes)
+
+
+@router.websocket("/{vmId}/exec")
+async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: Reach) -> None:
+    """Run a program in a machine, which is woken if it sleeps."""
+    try:
+        caller = await caller_of(socket)
+        caller.require(Scope.MACHINES)
+        await _look(services, caller.user_id, vm_id)()
+        counted = ExitStack()
+        counted.enter_context(PROGRAMS.of(caller))
+    except PolydevError as error:
+        await socket.send_denial_response(errors.document(error))
+        return
+    with counted:
+        await socket.accept()
+        reach = Reached(services, caller, VmId(vm_id), "a program")
+        await streams.relay_program(socket, reach, still_may(socket, Scope.MACHINES))
+
+
+async def _host_of(services: Services, vm_id: str) -> Host:
+    async with services.database.read() as connection:
+        found = await machines.get(connection, VmId(vm_id), None)
+    return services.hosts.of(found.host_id)
+
+
+def _look(
+    services: Services, user_id: PersonId, vm_id: str, *, also_gone: bool = False
+) -> Callable[[], Coroutine[Any, Any, MachineView]]:
+    """A person's machine; `also_gone`: even one that is destroyed, for who waits for that."""
+
+    async def look() -> MachineView:
+        async with services.database.read(user_id) as connection:
+            if also_gone:
+                found = await machines.find(connection, VmId(vm_id))
+                if found is not None and found.user_id == user_id:
+                    return MachineView.of(found)
+            return MachineView.of(await machines.get(connection, VmId(vm_id), user_id))
+
+    return look

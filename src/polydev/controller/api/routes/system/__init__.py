@@ -1,0 +1,1 @@
+"""Routes for health, metrics, events and doctor."""

@@ -1,0 +1,50 @@
+"""`GET /metrics`: the page that Prometheus scrapes.
+
+It tells how busy this Polydev is, so nobody outside may read it: it needs POLYDEV_METRICS_TOKEN,
+which opens nothing else, or an administrator (docs/decisions/0025 says why an address is no proof).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from fastapi import Response
+
+from polydev.controller.api.http import routers
+from polydev.controller.api.http.error_responses import answers, of_type
+from polydev.controller.api.http.services import Reach, Scraping, Services
+from polydev.controller.store.queries.system import metric_queries
+from polydev.controller.telemetry import metrics
+
+router = routers.router(tags=["general"])
+
+_COUNT_EVERY_S = 1.0
+_EXAMPLE = 'polydev_machines{host="local",kind="cli",state="running"} 3.0\n'
+_PAGE = of_type("text/plain", {"type": "string", "examples": [_EXAMPLE]})
+
+
+class _Counting:
+    """Counts rows at most once a second, however many scrape."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._counted_at = float("-inf")
+
+    async def refresh(self, services: Services) -> None:
+        async with self._turn:
+            if time.monotonic() - self._counted_at < _COUNT_EVERY_S:
+                return
+            async with services.database.read() as connection:
+                metrics.rows.counted = await metric_queries.counted(connection)
+            self._counted_at = time.monotonic()
+
+
+_counting = _Counting()
+
+
+@router.get("/metrics", responses=answers() | _PAGE, response_class=Response)
+async def show_metrics(scraping: Scraping, services: Reach) -> Response:
+    """Metrics in Prometheus' text format: for administrators, or with POLYDEV_METRICS_TOKEN."""
+    await _counting.refresh(services)
+    return Response(metrics.page(), media_type=metrics.CONTENT_TYPE)

@@ -1,0 +1,1 @@
+"""Chat events: buffer, writer, subscriptions."""

@@ -1,0 +1,40 @@
+"""Where a chat's CLI is: the person's credential, and the machine that the CLI runs in."""
+
+from __future__ import annotations
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.workflows.machines.resume_on_use import can_be_used, usable_cli_of
+from polydev.shared.domain import Chat, Machine, MachineKind, MachineState
+from polydev.shared.errors import MachineBusy, NotConnected
+from polydev.shared.providers import provider
+
+_GONE = (MachineState.DESTROYING, MachineState.DESTROYED)
+_THERE = tuple(state for state in MachineState if state not in _GONE)
+
+
+async def machine_for(database: Database, chat: Chat) -> Machine:
+    """The machine whose CLI takes the chat's next turn: the one that knows the chat while it is
+    there, otherwise the person's CLI machine. It runs, or wakes when it is used.
+
+    Raises: NotConnected; MachineBusy when that machine is at rest otherwise.
+    """
+    about = provider(chat.provider)
+    hint = f"Connect {about.name}"
+    async with database.read() as connection:
+        credential = await credentials.newest_of(connection, chat.user_id, about.id)
+        found = None if chat.vm_id is None else await machines.find(connection, chat.vm_id)
+        if found is None or found.status in _GONE or found.vm_type is not MachineKind.CLI:
+            found = await usable_cli_of(connection, chat.user_id)
+            found = found or await machines.cli_of(connection, chat.user_id, *_THERE)
+    if credential is None:
+        raise NotConnected(f"You have not connected {about.name}", hint=hint)
+    if found is None:
+        raise NotConnected(f"You have no CLI machine for {about.name}", hint=hint)
+    if not can_be_used(found):
+        raise MachineBusy(
+            f"Your CLI machine is {found.status}: {about.name} cannot be asked",
+            hint="Start the machine, or wait until it runs",
+        )
+    return found

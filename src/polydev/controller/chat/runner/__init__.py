@@ -1,0 +1,1 @@
+"""Run chat turns."""

@@ -1,0 +1,167 @@
+"""Choosing a host: what each has, what of it is taken, and which one takes a machine.
+
+Values only; `claims.py` fills it from rows. A host takes a machine if it is active, has answered
+lately, and has memory, processors, an address and some disk left for it. The host with the most
+memory left is taken, so that machines spread; of two equals, the first by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from polydev.shared.domain import HostId, HostState, MachineSize, VmHost
+from polydev.shared.errors import NoCapacity
+
+MIN_DISK_FREE_MIB = 512
+"""Disks grow as they are written: a host with less than this left takes no new machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """An amount of what hosts have."""
+
+    memory_mib: int = 0
+    vcpus: int = 0
+    machines: int = 0
+
+    @classmethod
+    def of(cls, size: MachineSize, *, new: bool = True) -> Room:
+        """What a machine takes; one that is only started again has its address already."""
+        return cls(size.memory_mib, size.vcpus, int(new))
+
+    def __add__(self, other: Room) -> Room:
+        return Room(
+            self.memory_mib + other.memory_mib,
+            self.vcpus + other.vcpus,
+            self.machines + other.machines,
+        )
+
+    def holds(self, other: Room) -> bool:
+        """Whether `other` is no larger, in each respect."""
+        return (
+            other.memory_mib <= self.memory_mib
+            and other.vcpus <= self.vcpus
+            and other.machines <= self.machines
+        )
+
+    def __str__(self) -> str:
+        return f"{self.memory_mib} MiB and {self.vcpus} virtual processors"
+
+
+@dataclass(slots=True)
+class Fleet:
+    """All hosts, and what is taken of each. `take` changes it; the rows are the caller's."""
+
+    hosts: dict[HostId, VmHost]
+    taken: dict[HostId, Room]
+    seen_since: datetime
+    """A host that has not answered since then takes nothing."""
+    closed: set[HostId] = field(default_factory=set)
+    """Hosts that are kept free for somebody who is first in the queue."""
+
+    @classmethod
+    def of(
+        cls,
+        hosts: Iterable[VmHost],
+        taken: dict[HostId, Room],
+        at: datetime,
+        unseen_limit_s: float,
+    ) -> Fleet:
+        """The fleet as rows tell it at a point of time."""
+        since = at - timedelta(seconds=unseen_limit_s)
+        return cls({it.host_id: it for it in hosts}, dict(taken), since)
+
+    def free(self, host_id: HostId) -> Room:
+        """What a host has left; less than nothing if its capacity shrank."""
+        host, taken = self.hosts[host_id], self.taken.get(host_id, Room())
+        return Room(
+            host.memory_mib - taken.memory_mib,
+            host.vcpus - taken.vcpus,
+            host.max_machines - taken.machines,
+        )
+
+    def is_open(self, host_id: HostId) -> bool:
+        """Whether the host takes machines at all."""
+        host = self.hosts.get(host_id)
+        return (
+            host is not None
+            and host.state is HostState.ACTIVE
+            and host.seen_at is not None
+            and host.seen_at >= self.seen_since
+            and host_id not in self.closed
+        )
+
+    def fits(self, host_id: HostId, room: Room) -> bool:
+        """Whether that much fits on that host now."""
+        if not self.is_open(host_id) or not self.free(host_id).holds(room):
+            return False
+        return not room.machines or self.hosts[host_id].disk_free_mib >= MIN_DISK_FREE_MIB
+
+    def choose(self, room: Room, prefer: HostId | None = None) -> HostId | None:
+        """The host that takes that much: the preferred one if it can, or None."""
+        if prefer is not None and self.fits(prefer, room):
+            return prefer
+        fitting = [host_id for host_id in self.hosts if self.fits(host_id, room)]
+        return min(fitting, key=lambda it: (-self.free(it).memory_mib, it), default=None)
+
+    def choose_two(self, one: Room, other: Room) -> tuple[HostId, HostId] | None:
+        """Hosts for two machines: the same one if it can be, or None if both do not fit."""
+        together = self.choose(one + other)
+        if together is not None:
+            return together, together
+        first = self.choose(one)
+        second = None if first is None else self.without(first, one).choose(other)
+        if first is not None and second is not None:
+            return first, second
+        second = self.choose(other)
+        first = None if second is None else self.without(second, other).choose(one)
+        return None if first is None or second is None else (first, second)
+
+    def take(self, host_id: HostId, room: Room) -> None:
+        """That much of the host is taken from now on."""
+        self.taken[host_id] = self.taken.get(host_id, Room()) + room
+
+    def without(self, host_id: HostId, room: Room) -> Fleet:
+        """The fleet as it will be when that much of a host is taken, too."""
+        taken = {**self.taken, host_id: self.taken.get(host_id, Room()) + room}
+        return Fleet(self.hosts, taken, self.seen_since, self.closed)
+
+    def can_ever_fit(self, room: Room) -> bool:
+        """Whether some host is large enough when it is empty. True while nothing is known."""
+        known = [it for it in self.hosts.values() if it.seen_at is not None]
+        return not known or any(
+            Room(it.memory_mib, it.vcpus, it.max_machines).holds(room) for it in known
+        )
+
+    def no_capacity(self, room: Room) -> NoCapacity:
+        """The error that says what was wanted and what there is."""
+        wanted = f"No host has room for a machine with {room}"
+        if not self.can_ever_fit(room):
+            largest = max(
+                (Room(it.memory_mib, it.vcpus, it.max_machines) for it in self.hosts.values()),
+                key=lambda it: it.memory_mib,
+            )
+            return NoCapacity(
+                f"{wanted}: the largest has {largest} in all",
+                hint="Make machines smaller (POLYDEV_CLI_MEMORY_MIB, POLYDEV_BROWSER_MEMORY_MIB), "
+                "or add a larger host",
+            )
+        words = "; ".join(self._words(host_id) for host_id in sorted(self.hosts))
+        return NoCapacity(
+            f"{wanted} now ({words or 'there is no host'})",
+            hint="Try again later, or destroy or stop machines that nobody needs",
+        )
+
+    def _words(self, host_id: HostId) -> str:
+        host, free = self.hosts[host_id], self.free(host_id)
+        if host.seen_at is None or host.seen_at < self.seen_since:
+            return f"{host_id} does not answer"
+        if host.state is not HostState.ACTIVE:
+            return f"{host_id} takes no machines"
+        if free.machines <= 0:
+            return f"{host_id} has no address free"
+        if host.disk_free_mib < MIN_DISK_FREE_MIB:
+            return f"{host_id} has {host.disk_free_mib} MiB of disk free"
+        return f"{host_id} has {max(free.memory_mib, 0)} MiB and {max(free.vcpus, 0)} free"

@@ -1,0 +1,1 @@
+"""Queries, a folder per subject and a module per aggregate."""

@@ -1,0 +1,1 @@
+"""Queries of users and their ways to sign in."""

@@ -1,0 +1,81 @@
+"""Rows of `api_tokens`. Their secrets are kept as hashes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.engine import event_outbox
+from polydev.controller.store.tables import api_tokens
+from polydev.shared.domain import ApiToken, PersonId, Scope
+from polydev.shared.errors import NoSuchToken
+
+# A person's own role may read everything but hashes.
+_TOLD = [it for it in api_tokens.c if it is not api_tokens.c.secret_hash]
+
+
+async def add(connection: AsyncConnection, token: ApiToken, secret_hash: str) -> None:
+    """A new token."""
+    await connection.execute(
+        sa.insert(api_tokens).values(
+            token_id=token.token_id,
+            user_id=token.user_id,
+            name=token.name,
+            secret_hash=secret_hash,
+            scopes=" ".join(sorted(token.scopes)),
+            created_at=token.created_at,
+            expires_at=token.expires_at,
+        )
+    )
+    await event_outbox.emit(connection, token.user_id, "token", token.token_id, status="created")
+
+
+async def with_hash(connection: AsyncConnection, token_id: str) -> tuple[ApiToken, str] | None:
+    """The token of that id and the hash of its secret, whether it still holds or not."""
+    wanted = sa.select(api_tokens).where(api_tokens.c.token_id == token_id)
+    row = (await connection.execute(wanted)).one_or_none()
+    return None if row is None else (_token(row), row.secret_hash)
+
+
+async def of(connection: AsyncConnection, user_id: PersonId) -> list[ApiToken]:
+    """A person's, the newest first."""
+    wanted = (
+        sa.select(*_TOLD)
+        .where(api_tokens.c.user_id == user_id)
+        .order_by(api_tokens.c.created_at.desc(), api_tokens.c.token_id)
+    )
+    return [_token(row) for row in await connection.execute(wanted)]
+
+
+async def used(connection: AsyncConnection, token_id: str, at: datetime) -> None:
+    """It was used."""
+    await connection.execute(
+        sa.update(api_tokens).where(api_tokens.c.token_id == token_id).values(last_used_at=at)
+    )
+
+
+async def revoke(connection: AsyncConnection, user_id: PersonId, token_id: str) -> None:
+    """Forget one of a person's: it is nobody's from now on. Raises NoSuchToken."""
+    gone = await connection.execute(
+        sa.delete(api_tokens).where(
+            api_tokens.c.token_id == token_id, api_tokens.c.user_id == user_id
+        )
+    )
+    if not gone.rowcount:
+        raise NoSuchToken("There is no such API token", hint="GET /api/account/tokens lists yours")
+    await event_outbox.emit(connection, user_id, "token", token_id, status="revoked")
+
+
+def _token(row: sa.Row[Any]) -> ApiToken:
+    return ApiToken(
+        token_id=row.token_id,
+        user_id=PersonId(row.user_id),
+        name=row.name,
+        scopes=frozenset(Scope(it) for it in row.scopes.split()),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+    )

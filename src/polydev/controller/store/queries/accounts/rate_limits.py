@@ -1,0 +1,99 @@
+"""Rows of `rate_limits`: token buckets that all controllers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.tables import rate_limits
+
+_FULL_AGAIN = timedelta(days=1)
+"""A bucket that nobody has taken from for so long is full, and so is one without a row."""
+
+_FORGOTTEN_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What may be taken at once, and how fast it fills again."""
+
+    key: str
+    capacity: float
+    per_s: float
+
+
+async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datetime) -> float:
+    """Take one from each bucket, or from none: the seconds until each has one, 0 if taken.
+
+    In a write transaction; on PostgreSQL the rows stay locked until its end.
+    """
+    ordered = sorted(buckets, key=lambda bucket: bucket.key)  # so that nobody waits in a circle
+    fresh = [bucket.key for bucket in ordered if await _lock(connection, bucket, at)]
+    left = {bucket: await _left(connection, bucket, at) for bucket in ordered}
+    await _forget_full(connection, [bucket.key for bucket in ordered], at)
+    wait_s = max((1 - left[bucket]) / bucket.per_s for bucket in ordered)
+    if wait_s > 0:
+        # Who is refused leaves no rows: made-up names must not fill the table.
+        await connection.execute(sa.delete(rate_limits).where(rate_limits.c.key.in_(fresh)))
+        return wait_s
+    for bucket in ordered:
+        await connection.execute(
+            sa.update(rate_limits)
+            .where(rate_limits.c.key == bucket.key)
+            .values(left=left[bucket] - 1, at=at)
+        )
+    return 0
+
+
+async def _lock(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
+    """See that a bucket has a row, and lock it; whether it is a new one.
+
+    A row that another controller made meanwhile is there, but not ours yet: going on to the next
+    bucket without it would make two wait in a circle. Each round, somebody's transaction has ended.
+    """
+    while (await connection.execute(_locked(bucket))).one_or_none() is None:
+        if await _add_full(connection, bucket, at):
+            return True
+    return False
+
+
+async def _left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> float:
+    """What is in a bucket, which has a row."""
+    row = (await connection.execute(_locked(bucket))).one()
+    # Controllers' clocks differ a little.
+    elapsed_s: float = max(0.0, (at - row.at).total_seconds())
+    filled: float = row.left + elapsed_s * bucket.per_s
+    return min(bucket.capacity, filled)
+
+
+async def _forget_full(connection: AsyncConnection, but: Sequence[str], at: datetime) -> None:
+    """Remove rows that say nothing, but for those in use: ours and, as they are locked, others'."""
+    full = (
+        sa.select(rate_limits.c.key)
+        .where(rate_limits.c.at < at - _FULL_AGAIN, rate_limits.c.key.not_in(but))
+        .limit(_FORGOTTEN_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    await connection.execute(sa.delete(rate_limits).where(rate_limits.c.key.in_(full)))
+
+
+def _locked(bucket: Bucket) -> sa.Select[Any]:
+    return sa.select(rate_limits).where(rate_limits.c.key == bucket.key).with_for_update()
+
+
+async def _add_full(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
+    """False: another controller was faster."""
+    try:
+        async with connection.begin_nested():
+            await connection.execute(
+                sa.insert(rate_limits).values(key=bucket.key, left=bucket.capacity, at=at)
+            )
+    except IntegrityError:
+        return False
+    return True

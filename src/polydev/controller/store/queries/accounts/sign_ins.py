@@ -1,0 +1,104 @@
+"""Rows of `sign_ins`: browsers in which somebody is signed in. Secrets are kept as hashes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.engine import event_outbox
+from polydev.controller.store.tables import sign_ins, users
+from polydev.shared.domain import PersonId, SignIn
+from polydev.shared.errors import NoSuchToken
+
+# A person's own role may read everything but hashes.
+_TOLD = [it for it in sign_ins.c if it is not sign_ins.c.secret_hash]
+
+
+async def add(connection: AsyncConnection, sign_in: SignIn, secret_hash: str) -> None:
+    """A new sign-in."""
+    await connection.execute(
+        sa.insert(sign_ins).values(
+            sign_in_id=sign_in.sign_in_id,
+            user_id=sign_in.user_id,
+            secret_hash=secret_hash,
+            source=sign_in.source,
+            user_agent=sign_in.user_agent,
+            created_at=sign_in.created_at,
+            seen_at=sign_in.seen_at,
+            expires_at=sign_in.expires_at,
+        )
+    )
+
+
+async def by_hash(connection: AsyncConnection, secret_hash: str) -> SignIn | None:
+    """The sign-in with that secret, whether it still holds or not."""
+    wanted = sa.select(sign_ins).where(sign_ins.c.secret_hash == secret_hash)
+    row = (await connection.execute(wanted)).one_or_none()
+    return None if row is None else _sign_in(row)
+
+
+async def of(connection: AsyncConnection, user_id: PersonId, seen_since: datetime) -> list[SignIn]:
+    """A person's, the one seen last first; without those that were idle since then."""
+    wanted = (
+        sa.select(*_TOLD)
+        .where(sign_ins.c.user_id == user_id, sign_ins.c.seen_at > seen_since)
+        .order_by(sign_ins.c.seen_at.desc(), sign_ins.c.sign_in_id)
+    )
+    return [_sign_in(row) for row in await connection.execute(wanted)]
+
+
+async def sources_of(connection: AsyncConnection, email: str) -> list[str]:
+    """Where the person with that address has signed in, as far as that has not ended."""
+    wanted = sa.select(sign_ins.c.source).join(users).where(users.c.email == email).distinct()
+    return list((await connection.execute(wanted)).scalars())
+
+
+async def seen(connection: AsyncConnection, sign_in_id: str, at: datetime) -> None:
+    """It was used."""
+    await connection.execute(
+        sa.update(sign_ins).where(sign_ins.c.sign_in_id == sign_in_id).values(seen_at=at)
+    )
+
+
+async def end(connection: AsyncConnection, user_id: PersonId, sign_in_id: str) -> None:
+    """End one of a person's. Raises NoSuchToken."""
+    ended = await connection.execute(
+        sa.delete(sign_ins).where(
+            sign_ins.c.sign_in_id == sign_in_id, sign_ins.c.user_id == user_id
+        )
+    )
+    if not ended.rowcount:
+        raise NoSuchToken("There is no such sign-in", hint="GET /api/account/sign-ins lists yours")
+    await event_outbox.emit(connection, user_id, "account", user_id, status="signed-out")
+
+
+async def end_all(connection: AsyncConnection, user_id: PersonId, but: str | None = None) -> int:
+    """End all of a person's, but perhaps one; how many those were."""
+    ending = sa.delete(sign_ins).where(sign_ins.c.user_id == user_id)
+    if but is not None:
+        ending = ending.where(sign_ins.c.sign_in_id != but)
+    return (await connection.execute(ending)).rowcount
+
+
+async def prune(connection: AsyncConnection, at: datetime, idle_since: datetime) -> None:
+    """Forget those that no longer hold."""
+    await connection.execute(
+        sa.delete(sign_ins).where(
+            sa.or_(sign_ins.c.expires_at <= at, sign_ins.c.seen_at <= idle_since)
+        )
+    )
+
+
+def _sign_in(row: sa.Row[Any]) -> SignIn:
+    return SignIn(
+        sign_in_id=row.sign_in_id,
+        user_id=PersonId(row.user_id),
+        source=row.source,
+        user_agent=row.user_agent,
+        created_at=row.created_at,
+        seen_at=row.seen_at,
+        expires_at=row.expires_at,
+    )

@@ -1,0 +1,75 @@
+"""Removing a person: every row of every table that is theirs, in one transaction.
+
+Which tables those are is read from the tables themselves, so that a table that comes later is not
+forgotten. What stays is the audit log, which knows people by their ids alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.queries.accounts import users as people
+from polydev.controller.store.tables import (
+    api_tokens,
+    auth_sessions,
+    invitations,
+    metadata,
+    rate_limits,
+    session_steps,
+    sign_ins,
+    users,
+    vms,
+)
+from polydev.shared.domain import Person, PersonId
+
+
+async def begin(connection: AsyncConnection, user_id: PersonId, at: datetime) -> None:
+    """Note that a person is being removed; the first time counts. Nothing opens to them any more:
+    their sign-ins and tokens go at once."""
+    since = sa.func.coalesce(users.c.deleting_at, at)
+    await connection.execute(
+        sa.update(users).where(users.c.id == user_id).values(deleting_at=since)
+    )
+    for table in (sign_ins, api_tokens):
+        await connection.execute(sa.delete(table).where(table.c.user_id == user_id))
+
+
+async def begun(connection: AsyncConnection) -> list[Person]:
+    """Everybody who is being removed."""
+    wanted = sa.select(users.c.id).where(users.c.deleting_at.is_not(None))
+    found = [await people.get(connection, row.id) for row in await connection.execute(wanted)]
+    return [person for person in found if person is not None]
+
+
+async def is_settled(connection: AsyncConnection, user_id: PersonId) -> bool:
+    """Whether none of their sessions goes on, and no machine of theirs is left."""
+    live = sa.exists().where(auth_sessions.c.user_id == user_id, auth_sessions.c.ended_at.is_(None))
+    there = sa.exists().where(vms.c.user_id == user_id, vms.c.status != "destroyed")
+    return not await connection.scalar(sa.select(sa.or_(live, there)))
+
+
+async def erase(connection: AsyncConnection, person: Person, also_known_as: Sequence[str]) -> None:
+    """Delete all that is theirs, and themselves. `also_known_as`: how limits name them."""
+    theirs = sa.select(auth_sessions.c.session_id).where(auth_sessions.c.user_id == person.user_id)
+    await connection.execute(sa.delete(session_steps).where(session_steps.c.session_id.in_(theirs)))
+    await connection.execute(
+        sa.delete(invitations).where(
+            sa.or_(
+                invitations.c.used_by == person.user_id,
+                invitations.c.created_by == person.user_id,
+                invitations.c.email == person.email,
+            )
+        )
+    )
+    for name in also_known_as:
+        named = rate_limits.c.key.endswith(f":{name}", autoescape=True)
+        await connection.execute(sa.delete(rate_limits).where(named))
+    for table in reversed(metadata.sorted_tables):
+        for column in table.columns:
+            if any(key.column is users.c.id for key in column.foreign_keys):
+                await connection.execute(sa.delete(table).where(column == person.user_id))
+    await connection.execute(sa.delete(users).where(users.c.id == person.user_id))

@@ -1,0 +1,1 @@
+"""Queries of chats and their events."""

@@ -1,0 +1,207 @@
+"""Rows of `chat_events` and `chat_permissions`: what happened in a chat, and what a CLI asked.
+
+Events are added in the order of their ids, by whoever does the turn; they never change. Reading
+joins pieces of text that follow each other, since a CLI tells words one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.tables import chat_events, chat_permissions
+from polydev.shared.domain import LAST_IN_TURN, TURN_IDS, ChatEvent, ChatId, EventKind, PersonId
+
+PAGE = 500
+MAX_PAGE_CHARACTERS = 2 * 1024 * 1024
+"""Of the events that are read at once, but for the last one: a CLI fills them as it likes."""
+MAX_JOINED_CHARACTERS = 64 * 1024
+_JOINED = (EventKind.TEXT, EventKind.THOUGHT)
+_size = sa.func.length(sa.cast(chat_events.c.data, sa.Text))
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What a CLI asked in a turn, and what the person chose."""
+
+    chat_id: ChatId
+    request_id: str
+    user_id: PersonId
+    turn: int
+    options: tuple[str, ...]
+    """The ids of what can be chosen."""
+    option_id: str | None
+    answered_at: datetime | None
+    """When it was decided; with no option: it is no longer asked."""
+
+
+async def add(
+    connection: AsyncConnection, chat_id: ChatId, user_id: PersonId, events: Sequence[ChatEvent]
+) -> None:
+    """Add events with their ids."""
+    rows = [
+        {
+            "chat_id": chat_id,
+            "event_id": it.event_id,
+            "user_id": user_id,
+            "kind": it.kind,
+            "data": it.data,
+            "at": it.at,
+        }
+        for it in events
+    ]
+    await connection.execute(sa.insert(chat_events), rows)
+
+
+async def size_of(connection: AsyncConnection, chat_id: ChatId, turn: int) -> int:
+    """About how many bytes are kept of what happened in a turn."""
+    query = sa.select(sa.func.sum(_size)).where(
+        chat_events.c.chat_id == chat_id,
+        chat_events.c.event_id.between(turn * TURN_IDS, turn * TURN_IDS + LAST_IN_TURN),
+    )
+    return int((await connection.execute(query)).scalar_one() or 0)
+
+
+async def after(
+    connection: AsyncConnection, chat_id: ChatId, event_id: int, limit: int = PAGE
+) -> list[ChatEvent]:
+    """A chat's events after an id, the oldest first: as many as fit a page, and one at least."""
+    sizes = (
+        sa.select(chat_events.c.event_id, _size.label("size"))
+        .where(chat_events.c.chat_id == chat_id, chat_events.c.event_id > event_id)
+        .order_by(chat_events.c.event_id)
+        .limit(limit)
+        .subquery()
+    )
+    total = sa.func.sum(sizes.c.size).over(order_by=sizes.c.event_id)
+    fits = sa.select(sizes.c.event_id, (total - sizes.c.size).label("before")).subquery()
+    query = (
+        sa.select(chat_events)
+        .join(fits, fits.c.event_id == chat_events.c.event_id)
+        .where(chat_events.c.chat_id == chat_id, fits.c.before < MAX_PAGE_CHARACTERS)
+        .order_by(chat_events.c.event_id)
+    )
+    return [
+        ChatEvent(row.event_id, EventKind(row.kind), row.data, row.at)
+        for row in await connection.execute(query)
+    ]
+
+
+def joined(events: Iterable[ChatEvent]) -> list[ChatEvent]:
+    """The events with pieces of one text as one, which has the last piece's id: who goes on after
+    it misses nothing, and is told nothing twice."""
+    found: list[ChatEvent] = []
+    for event in events:
+        last = found[-1] if found else None
+        if last is not None and _continues(last, event):
+            text = last.data["text"] + event.data["text"]
+            found[-1] = replace(last, event_id=event.event_id, data={"text": text})
+        else:
+            found.append(event)
+    return found
+
+
+def _continues(last: ChatEvent, event: ChatEvent) -> bool:
+    return (
+        event.kind in _JOINED
+        and event.kind is last.kind
+        and event.turn == last.turn
+        and len(last.data["text"]) + len(event.data["text"]) <= MAX_JOINED_CHARACTERS
+    )
+
+
+async def forget(connection: AsyncConnection, chat_id: ChatId, turn: int, at: datetime) -> None:
+    """Remove the events of a chat's turns up to that one; a notice stands in their place."""
+    last = turn * TURN_IDS + LAST_IN_TURN
+    here = chat_events.c.chat_id == chat_id
+    query = sa.select(chat_events.c.user_id).where(here).limit(1)
+    user_id = (await connection.execute(query)).scalar()
+    if user_id is None:
+        return
+    await connection.execute(sa.delete(chat_events).where(here, chat_events.c.event_id <= last))
+    words = "What was said before is no longer kept: the chat is too large"
+    notice = ChatEvent(last, EventKind.NOTICE, {"code": "forgotten", "text": words}, at)
+    await add(connection, chat_id, PersonId(user_id), [notice])
+
+
+# -- permissions ---------------------------------------------------------------------------------
+
+
+async def ask(connection: AsyncConnection, permission: Permission, at: datetime) -> None:
+    """A CLI asks the person."""
+    await connection.execute(
+        sa.insert(chat_permissions).values(
+            chat_id=permission.chat_id,
+            request_id=permission.request_id,
+            user_id=permission.user_id,
+            turn=permission.turn,
+            options=list(permission.options),
+            asked_at=at,
+        )
+    )
+
+
+async def asked(connection: AsyncConnection, chat_id: ChatId, request_id: str) -> Permission | None:
+    """What was asked under that id."""
+    query = sa.select(chat_permissions).where(
+        chat_permissions.c.chat_id == chat_id, chat_permissions.c.request_id == request_id
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _permission(row)
+
+
+async def answers(
+    connection: AsyncConnection, requests: Sequence[tuple[ChatId, str]]
+) -> list[Permission]:
+    """What people chose, of these requests."""
+    query = sa.select(chat_permissions).where(
+        sa.tuple_(chat_permissions.c.chat_id, chat_permissions.c.request_id).in_(requests),
+        chat_permissions.c.option_id.is_not(None),
+    )
+    return [_permission(row) for row in await connection.execute(query)]
+
+
+async def answer(
+    connection: AsyncConnection,
+    chat_id: ChatId,
+    request_id: str,
+    option_id: str | None,
+    at: datetime,
+) -> bool:
+    """Decide a request, or note that it is no longer asked. Whether it was open."""
+    result = await connection.execute(
+        sa.update(chat_permissions)
+        .where(
+            chat_permissions.c.chat_id == chat_id,
+            chat_permissions.c.request_id == request_id,
+            chat_permissions.c.answered_at.is_(None),
+        )
+        .values(option_id=option_id, answered_at=at)
+    )
+    return bool(result.rowcount)
+
+
+async def close(connection: AsyncConnection, chat_id: ChatId, at: datetime) -> None:
+    """Nothing is asked in this chat any more."""
+    await connection.execute(
+        sa.update(chat_permissions)
+        .where(chat_permissions.c.chat_id == chat_id, chat_permissions.c.answered_at.is_(None))
+        .values(answered_at=at)
+    )
+
+
+def _permission(row: sa.Row[Any]) -> Permission:
+    return Permission(
+        chat_id=ChatId(row.chat_id),
+        request_id=row.request_id,
+        user_id=PersonId(row.user_id),
+        turn=row.turn,
+        options=tuple(row.options),
+        option_id=row.option_id,
+        answered_at=row.answered_at,
+    )

@@ -1,0 +1,1 @@
+"""Queries of connect sessions, credentials and vault keys."""

@@ -1,0 +1,275 @@
+"""Rows of `credentials`: sealed, always. What they say is the vault's to know.
+
+A credential that is being revoked has nothing sealed any more and is nobody's live one; its row
+stays until the CLI machine is rid of it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.engine.event_outbox import emit
+from polydev.controller.store.engine.keyset import Span, page
+from polydev.controller.store.tables import credentials
+from polydev.shared.domain import (
+    Credential,
+    CredentialId,
+    CredentialKind,
+    PersonId,
+    SealedCredential,
+    Validity,
+    VmId,
+)
+from polydev.shared.errors import NoSuchCredential
+
+_SEALED = [credentials.c[name] for name in SealedCredential.__dataclass_fields__]
+_TOLD = [credentials.c[name] for name in Credential.__dataclass_fields__]
+_STANDS = credentials.c.revoked_at.is_(None)
+
+
+async def put(
+    connection: AsyncConnection, row: SealedCredential, expires_at: datetime | None = None
+) -> None:
+    """Store a credential in place of one of the same id: a step that captures may run twice."""
+    await connection.execute(
+        sa.delete(credentials).where(credentials.c.credential_id == row.credential_id)
+    )
+    await connection.execute(sa.insert(credentials).values(**asdict(row), expires_at=expires_at))
+    await _tell(connection, row, "stored")
+
+
+async def get(connection: AsyncConnection, credential_id: CredentialId) -> SealedCredential | None:
+    """The credential of that id, unless it is being revoked."""
+    return await _one(connection, credentials.c.credential_id == credential_id)
+
+
+async def newest_of(
+    connection: AsyncConnection, user_id: PersonId, provider: str
+) -> SealedCredential | None:
+    """The person's live credential for a provider."""
+    return await _one(
+        connection, credentials.c.user_id == user_id, credentials.c.provider == provider
+    )
+
+
+async def any_without_key_id(connection: AsyncConnection) -> SealedCredential | None:
+    """One row that an earlier Node.js controller wrote, if there is any."""
+    return await _one(connection, credentials.c.key_id.is_(None))
+
+
+async def forget(connection: AsyncConnection, credential_id: CredentialId) -> None:
+    """Delete a credential; done also when there is none."""
+    await _delete(connection, "forgotten", credentials.c.credential_id == credential_id)
+
+
+async def forget_undelivered(connection: AsyncConnection, credential_id: CredentialId) -> None:
+    """Delete a credential that is in no CLI machine."""
+    which = credentials.c.credential_id == credential_id
+    await _delete(connection, "forgotten", which, credentials.c.vm_id.is_(None))
+
+
+async def forget_others(connection: AsyncConnection, keep: CredentialId) -> None:
+    """Delete what the credential `keep` replaces: a login has one live owner."""
+    kept = sa.select(credentials.c.user_id, credentials.c.provider).where(
+        credentials.c.credential_id == keep
+    )
+    row = (await connection.execute(kept)).one_or_none()
+    if row is None:
+        return
+    await _delete(
+        connection,
+        "replaced",
+        credentials.c.user_id == row.user_id,
+        credentials.c.provider == row.provider,
+        credentials.c.credential_id != keep,
+    )
+
+
+# -- what a person is told of theirs -------------------------------------------------------------
+
+
+async def of_person(
+    connection: AsyncConnection, user_id: PersonId, span: Span | None = None
+) -> list[Credential]:
+    """A person's credentials, the newest first, those that are being revoked among them."""
+    query = sa.select(*_TOLD).where(credentials.c.user_id == user_id)
+    order = (credentials.c.created_at, credentials.c.credential_id)
+    listed = page(query, order, span, newest_first=True)
+    return [_told(row) for row in await connection.execute(listed)]
+
+
+async def told(
+    connection: AsyncConnection, credential_id: CredentialId, user_id: PersonId | None = None
+) -> Credential:
+    """What is known of a credential, of that person if one is named. Raises NoSuchCredential."""
+    query = sa.select(*_TOLD).where(credentials.c.credential_id == credential_id)
+    if user_id is not None:
+        query = query.where(credentials.c.user_id == user_id)
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise NoSuchCredential(
+            f"There is no credential {credential_id}",
+            hint="`polydev credential list` shows those there are",
+        )
+    return _told(row)
+
+
+async def revoked(connection: AsyncConnection) -> list[Credential]:
+    """Everybody's credentials that are being revoked."""
+    query = sa.select(*_TOLD).where(~_STANDS).order_by(credentials.c.revoked_at)
+    return [_told(row) for row in await connection.execute(query)]
+
+
+async def delivered(
+    connection: AsyncConnection, credential_id: CredentialId, vm_id: VmId, at: datetime
+) -> None:
+    """Note where a credential was written, and that the CLI there took it."""
+    changed = await connection.execute(
+        sa.update(credentials)
+        .where(credentials.c.credential_id == credential_id, _STANDS)
+        .values(vm_id=vm_id, checked_at=at, validity=Validity.VALID)
+    )
+    if changed.rowcount:
+        await _tell(connection, await told(connection, credential_id), Validity.VALID)
+
+
+async def checked(
+    connection: AsyncConnection, credential_id: CredentialId, validity: Validity, at: datetime
+) -> None:
+    """Note what its CLI said of it."""
+    changed = await connection.execute(
+        sa.update(credentials)
+        .where(credentials.c.credential_id == credential_id, _STANDS)
+        .values(checked_at=at, validity=validity)
+    )
+    if changed.rowcount:
+        await _tell(connection, await told(connection, credential_id), validity)
+
+
+async def revoke(connection: AsyncConnection, credential: Credential, at: datetime) -> bool:
+    """Empty what was sealed, at once and for good. Whether it stood until now."""
+    changed = await connection.execute(
+        sa.update(credentials)
+        .where(credentials.c.credential_id == credential.credential_id, _STANDS)
+        .values(
+            encrypted_credentials="",
+            encryption_iv="",
+            encryption_tag="",
+            encryption_salt="",
+            revoked_at=at,
+        )
+    )
+    if changed.rowcount:
+        await _tell(connection, credential, "revoking")
+    return bool(changed.rowcount)
+
+
+async def gone(connection: AsyncConnection, credential: Credential) -> None:
+    """A revoked credential is nowhere any more: its row goes."""
+    changed = await connection.execute(
+        sa.delete(credentials).where(
+            credentials.c.credential_id == credential.credential_id, ~_STANDS
+        )
+    )
+    if changed.rowcount:
+        await _tell(connection, credential, "revoked")
+
+
+# -- sealing anew --------------------------------------------------------------------------------
+
+
+async def not_sealed_with(
+    connection: AsyncConnection, key_id: str, after: str, limit: int
+) -> Sequence[SealedCredential]:
+    """Credentials that another key sealed, or an earlier controller; by id, beyond `after`."""
+    query = (
+        sa.select(*_SEALED)
+        .where(
+            sa.or_(credentials.c.key_id.is_(None), credentials.c.key_id != key_id),
+            credentials.c.credential_id > after,
+            _STANDS,
+        )
+        .order_by(credentials.c.credential_id)
+        .limit(limit)
+    )
+    return [_sealed(row) for row in await connection.execute(query)]
+
+
+async def replace_sealed(
+    connection: AsyncConnection,
+    old: SealedCredential,
+    new: SealedCredential,
+    **values: datetime | None,
+) -> bool:
+    """Put a new sealing in place of the old one. False: it was another one meanwhile, and stays."""
+    changed = await connection.execute(
+        sa.update(credentials)
+        .where(
+            credentials.c.credential_id == old.credential_id,
+            credentials.c.encryption_salt == old.encryption_salt,
+            credentials.c.encryption_tag == old.encryption_tag,
+            _STANDS,
+        )
+        .values(
+            encrypted_credentials=new.encrypted_credentials,
+            encryption_iv=new.encryption_iv,
+            encryption_tag=new.encryption_tag,
+            encryption_salt=new.encryption_salt,
+            key_id=new.key_id,
+            **values,
+        )
+    )
+    return bool(changed.rowcount)
+
+
+async def _one(
+    connection: AsyncConnection, *conditions: sa.ColumnElement[bool]
+) -> SealedCredential | None:
+    query = (
+        sa.select(*_SEALED)
+        .where(*conditions, _STANDS)
+        .order_by(credentials.c.created_at.desc(), credentials.c.credential_id)
+        .limit(1)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _sealed(row)
+
+
+async def _delete(
+    connection: AsyncConnection, why: str, *conditions: sa.ColumnElement[bool]
+) -> None:
+    query = sa.delete(credentials).where(*conditions).returning(*_TOLD)
+    for row in (await connection.execute(query)).all():
+        await _tell(connection, _told(row), why)
+
+
+async def _tell(
+    connection: AsyncConnection, whose: SealedCredential | Credential, status: str
+) -> None:
+    await emit(
+        connection,
+        whose.user_id,
+        "credential",
+        whose.credential_id,
+        provider=whose.provider,
+        status=status,
+    )
+
+
+def _sealed(row: sa.Row[Any]) -> SealedCredential:
+    values = dict(row._mapping)
+    return SealedCredential(**{**values, "kind": CredentialKind(values["kind"])})
+
+
+def _told(row: sa.Row[Any]) -> Credential:
+    values = dict(row._mapping)
+    values["kind"] = CredentialKind(values["kind"])
+    if values["validity"] is not None:
+        values["validity"] = Validity(values["validity"])
+    return Credential(**values)

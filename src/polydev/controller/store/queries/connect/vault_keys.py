@@ -1,0 +1,54 @@
+"""Rows of `vault_keys`: which keys this database was sealed with, and what each of them seals.
+
+Asked by the vault, and by what rotates keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.engine.locks import hold
+from polydev.controller.store.tables import credentials, shared_secrets, vault_keys
+from polydev.shared.domain import KeyUse, VaultKey
+
+
+async def alone(connection: AsyncConnection) -> None:
+    """Hold the keys until the transaction ends: two controllers that start at once must not both
+    add the same one."""
+    await hold(connection, "vault-keys")
+
+
+async def every(connection: AsyncConnection) -> list[VaultKey]:
+    """All keys, the newest first."""
+    rows = await connection.execute(sa.select(vault_keys).order_by(vault_keys.c.created_at.desc()))
+    return [VaultKey(**row._mapping) for row in rows]
+
+
+async def add(connection: AsyncConnection, key: VaultKey) -> None:
+    """A key that has not sealed anything here before."""
+    await connection.execute(sa.insert(vault_keys).values(**asdict(key)))
+
+
+async def forget(connection: AsyncConnection, key_id: str) -> None:
+    """Delete a key's canary; whoever calls it has seen that it seals nothing."""
+    await connection.execute(sa.delete(vault_keys).where(vault_keys.c.key_id == key_id))
+
+
+async def uses(connection: AsyncConnection) -> dict[str | None, KeyUse]:
+    """What each key seals, of keys that seal anything. None: rows of an earlier controller."""
+    of_credentials = await _counts(connection, credentials, credentials.c.revoked_at.is_(None))
+    of_secrets = await _counts(connection, shared_secrets)
+    return {
+        key_id: KeyUse(of_credentials.get(key_id, 0), of_secrets.get(key_id, 0))
+        for key_id in sorted({*of_credentials, *of_secrets}, key=str)
+    }
+
+
+async def _counts(
+    connection: AsyncConnection, table: sa.Table, *conditions: sa.ColumnElement[bool]
+) -> dict[str | None, int]:
+    query = sa.select(table.c.key_id, sa.func.count()).where(*conditions).group_by(table.c.key_id)
+    return {row[0]: row[1] for row in await connection.execute(query)}

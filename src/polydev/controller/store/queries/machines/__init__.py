@@ -1,0 +1,1 @@
+"""Queries of machines, hosts and capacity."""

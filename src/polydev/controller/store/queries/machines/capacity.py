@@ -1,0 +1,86 @@
+"""What machines take of hosts, and people of what they may have: sums over `vms` and
+`auth_sessions`.
+
+A machine takes memory while its row is in a state that holds memory, and an address from its first
+row to its destruction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.tables import GONE_STATES, auth_sessions, vms
+from polydev.shared.domain import HostId, MachineKind, MachineState, PersonId, SessionStatus, Usage
+
+_ALIVE = vms.c.status.not_in(GONE_STATES)
+_HOLDS = vms.c.status.in_([state for state in MachineState if state.holds_memory])
+
+
+def _sum(column: sa.Column[int]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.sum(sa.case((_HOLDS, column), else_=0)), 0)
+
+
+async def taken(connection: AsyncConnection) -> dict[HostId, tuple[int, int, int]]:
+    """Memory in MiB, virtual processors and number of machines, by host."""
+    query = (
+        sa.select(
+            vms.c.host_id,
+            _sum(vms.c.memory_mib).label("memory_mib"),
+            _sum(vms.c.vcpus).label("vcpus"),
+            sa.func.count().label("machines"),
+        )
+        .where(_ALIVE, vms.c.host_id.is_not(None))
+        .group_by(vms.c.host_id)
+    )
+    return {
+        HostId(row.host_id): (int(row.memory_mib), int(row.vcpus), int(row.machines))
+        for row in await connection.execute(query)
+    }
+
+
+async def running_by_person(connection: AsyncConnection) -> dict[PersonId, int]:
+    """How many machines that hold memory each person has; none: not named."""
+    query = (
+        sa.select(vms.c.user_id, sa.func.count().label("machines"))
+        .where(_HOLDS)
+        .group_by("user_id")
+    )
+    return {PersonId(row.user_id): int(row.machines) for row in await connection.execute(query)}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a person has, and what of it their waiting sessions can use."""
+
+    usage: Usage
+    waiting: int
+    """Sessions that have no machines yet."""
+    has_cli: bool
+    has_running_cli: bool
+
+
+async def usage_of(connection: AsyncConnection, user_id: PersonId) -> Found:
+    """What a person has. A session's browser machine counts with its memory alone."""
+    is_cli = vms.c.vm_type == MachineKind.CLI
+    own = sa.or_(is_cli, vms.c.session_id.is_(None))
+    of_machines = sa.select(
+        sa.func.count().filter(own).label("machines"),
+        _sum(vms.c.memory_mib).label("memory_mib"),
+        sa.func.count().filter(is_cli).label("cli"),
+        sa.func.count().filter(sa.and_(is_cli, _HOLDS)).label("running_cli"),
+    ).where(vms.c.user_id == user_id, _ALIVE)
+    is_queued = auth_sessions.c.status == SessionStatus.QUEUED
+    of_sessions = sa.select(
+        sa.func.count().label("live"), sa.func.count().filter(is_queued).label("queued")
+    ).where(auth_sessions.c.user_id == user_id, auth_sessions.c.ended_at.is_(None))
+    has = (await connection.execute(of_machines)).one()
+    sessions = (await connection.execute(of_sessions)).one()
+    return Found(
+        Usage(int(has.machines), int(has.memory_mib), int(sessions.live)),
+        waiting=int(sessions.queued),
+        has_cli=bool(has.cli),
+        has_running_cli=bool(has.running_cli),
+    )

@@ -1,0 +1,226 @@
+"""Rows of `vms`: what the controller knows of machines. The host agent knows how they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.engine import keyset
+from polydev.controller.store.engine.event_outbox import emit
+from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.tables import GONE_STATES, vms
+from polydev.shared.domain import (
+    HostId,
+    Machine,
+    MachineKind,
+    MachineSize,
+    MachineState,
+    PersonId,
+    SessionId,
+    Sleep,
+    VmId,
+    WokeHow,
+    now,
+)
+from polydev.shared.errors import NoSuchMachine
+
+_ALIVE = vms.c.status.not_in(GONE_STATES)
+_MEMORY_ON_DISK = (MachineState.HIBERNATED, MachineState.RESUMING)
+"""States in which a machine's memory may be on its host's disk."""
+
+
+async def add_if_absent(connection: AsyncConnection, machine: Machine) -> None:
+    """A new machine's row; the row that is already there stays as it is."""
+    if await find(connection, machine.vm_id) is not None:
+        return
+    await connection.execute(
+        sa.insert(vms).values(
+            vm_id=machine.vm_id,
+            user_id=machine.user_id,
+            ip_address=machine.ip_address,
+            status=machine.status,
+            vm_type=machine.vm_type,
+            session_id=machine.session_id,
+            host_id=machine.host_id,
+            memory_mib=machine.size.memory_mib,
+            vcpus=machine.size.vcpus,
+            disk_mib=machine.size.disk_mib,
+            created_at=machine.created_at,
+        )
+    )
+    await _tell(connection, machine.user_id, machine.vm_id, machine.vm_type, machine.status)
+
+
+async def find(connection: AsyncConnection, vm_id: VmId) -> Machine | None:
+    """The machine of that id, whoever's and in whatever state."""
+    row = (await connection.execute(sa.select(vms).where(vms.c.vm_id == vm_id))).one_or_none()
+    return None if row is None else _machine(row)
+
+
+async def get(connection: AsyncConnection, vm_id: VmId, user_id: PersonId | None) -> Machine:
+    """A person's machine (None: anybody's) that is not destroyed.
+
+    Raises NoSuchMachine for any other.
+    """
+    machine = await find(connection, vm_id)
+    is_theirs = machine is not None and user_id in (None, machine.user_id)
+    if machine is None or not is_theirs or machine.status in GONE_STATES:
+        raise NoSuchMachine(
+            f"You have no machine {vm_id}", hint="`polydev machine list` shows those you have"
+        )
+    return machine
+
+
+async def of_person(
+    connection: AsyncConnection, user_id: PersonId, span: Span | None = None
+) -> list[Machine]:
+    """A person's machines that are not destroyed, the oldest first: all, or a span of them."""
+    return await _many(connection, vms.c.user_id == user_id, _ALIVE, span=span)
+
+
+async def ever_of_person(connection: AsyncConnection, user_id: PersonId) -> list[Machine]:
+    """A person's machines, those that are destroyed too, the oldest first."""
+    return await _many(connection, vms.c.user_id == user_id)
+
+
+async def alive(connection: AsyncConnection, span: Span | None = None) -> list[Machine]:
+    """Everybody's machines that are not destroyed, the oldest first: all, or a span of them."""
+    return await _many(connection, _ALIVE, span=span)
+
+
+async def cli_of(
+    connection: AsyncConnection, user_id: PersonId, *states: MachineState
+) -> Machine | None:
+    """The person's CLI machine, the oldest if there are several, in one of the states."""
+    found = await _many(
+        connection,
+        vms.c.user_id == user_id,
+        vms.c.vm_type == MachineKind.CLI,
+        vms.c.status.in_(states),
+    )
+    return found[0] if found else None
+
+
+async def set_state(
+    connection: AsyncConnection,
+    vm_id: VmId,
+    state: MachineState,
+    ip_address: str | None = None,
+    *,
+    instead_of: Collection[MachineState] | None = None,
+    noting: Mapping[str, Any] | None = None,
+) -> bool:
+    """A machine's state, and its address when it became known. Destroyed machines stay so.
+
+    `instead_of`: only if it is in one of these. `noting`: what is written beside it
+    (`sleeping.py`). Whether it was changed.
+    """
+    values: dict[str, Any] = {"status": state, **(noting or {})}
+    if state not in _MEMORY_ON_DISK:
+        values["memory_on_disk_bytes"] = None
+    if ip_address is not None:
+        values["ip_address"] = ip_address
+    if state in GONE_STATES:
+        values |= {"ip_address": None, "destroyed_at": now()}
+    wanted = [vms.c.vm_id == vm_id, _ALIVE]
+    if instead_of is not None:
+        wanted.append(vms.c.status.in_(instead_of))
+    return await _change(connection, sa.update(vms).where(*wanted).values(**values))
+
+
+async def move(connection: AsyncConnection, vm_id: VmId, host_id: HostId) -> None:
+    """A machine is to be made anew on another host."""
+    await next_attempt(connection, vm_id)
+    values = {"host_id": host_id, "status": MachineState.CREATING, "ip_address": None}
+    await connection.execute(sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE).values(**values))
+
+
+async def prune(connection: AsyncConnection, before: datetime) -> int:
+    """Forget machines that were destroyed before that time."""
+    result = await connection.execute(
+        sa.delete(vms).where(vms.c.status.in_(GONE_STATES), vms.c.destroyed_at < before)
+    )
+    return int(result.rowcount)
+
+
+async def next_attempt(connection: AsyncConnection, vm_id: VmId) -> int:
+    """Number a wish to stop or start a machine, to have it sleep or wake, or to make it anew: what
+    does it is named by it."""
+    query = (
+        sa.update(vms)
+        .where(vms.c.vm_id == vm_id)
+        .values(attempt=vms.c.attempt + 1)
+        .returning(vms.c.attempt)
+    )
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[str, str]) -> None:
+    """A machine could not be made, or broke: its state, with the code and words of why."""
+    code, words = problem
+    query = sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE)
+    await _change(
+        connection,
+        query.values(
+            status=MachineState.FAILED,
+            error_code=code,
+            error=words,
+            ip_address=None,
+            memory_on_disk_bytes=None,
+        ),
+    )
+
+
+async def _change(connection: AsyncConnection, change: sa.Update) -> bool:
+    """Change a machine's row, and tell its person. Whether there was one."""
+    told = change.returning(vms.c.user_id, vms.c.vm_id, vms.c.vm_type, vms.c.status)
+    row = (await connection.execute(told)).one_or_none()
+    if row is not None:
+        await _tell(connection, *row)
+    return row is not None
+
+
+async def _tell(
+    connection: AsyncConnection, user_id: PersonId, vm_id: VmId, kind: str, status: str
+) -> None:
+    await emit(connection, user_id, "machine", vm_id, kind=kind, status=status)
+
+
+async def _many(
+    connection: AsyncConnection, *conditions: Any, span: Span | None = None
+) -> list[Machine]:
+    query = keyset.page(sa.select(vms).where(*conditions), (vms.c.created_at, vms.c.vm_id), span)
+    return [_machine(row) for row in await connection.execute(query)]
+
+
+def _machine(row: sa.Row[Any]) -> Machine:
+    return Machine(
+        vm_id=VmId(row.vm_id),
+        user_id=PersonId(row.user_id),
+        vm_type=MachineKind(row.vm_type),
+        status=MachineState(row.status),
+        ip_address=row.ip_address,
+        session_id=None if row.session_id is None else SessionId(row.session_id),
+        host_id=None if row.host_id is None else HostId(row.host_id),
+        size=MachineSize(row.memory_mib, row.vcpus, row.disk_mib),
+        error_code=row.error_code,
+        error=row.error,
+        created_at=row.created_at,
+        attempt=row.attempt,
+        used_at=row.used_at,
+        sleep=Sleep(
+            slept_at=row.slept_at,
+            slept_why=row.slept_why or "",
+            trouble=row.sleep_trouble or "",
+            woke_at=row.woke_at,
+            woke_why=row.woke_why or "",
+            woke_how=None if row.woke_how is None else WokeHow(row.woke_how),
+            boot_reason=row.boot_reason or "",
+            took_s=row.wake_took_s,
+            memory_on_disk_bytes=row.memory_on_disk_bytes,
+        ),
+    )

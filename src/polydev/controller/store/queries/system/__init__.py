@@ -1,0 +1,1 @@
+"""Queries of audit, events, controllers and shared secrets."""

@@ -1,0 +1,134 @@
+"""Rows of `controllers`: which controllers live, each by a lease that it renews.
+
+`workflows/leases.py` asks. Times are the database's own, so that controllers' clocks do not matter.
+Only a PostgreSQL database has several controllers; SQLite's is held by a lock on its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.tables import controllers
+
+_NOW = sa.func.clock_timestamp()
+_CLAIM = "takes over "
+"""Before a dead controller's id: the row of who goes on with its workflows. No controller's."""
+_IS_CLAIM = controllers.c.executor_id.startswith(_CLAIM)
+_ALIVE = sa.and_(controllers.c.lease_until > _NOW, ~_IS_CLAIM)
+_RUN_OUT = sa.and_(controllers.c.lease_until <= _NOW, ~_IS_CLAIM)
+
+
+async def begin_lease(
+    connection: AsyncConnection,
+    executor_id: str,
+    valid_s: float,
+    version: str,
+    key_ids: Set[str],
+) -> None:
+    """A controller that begins, alive for so long unless it renews its lease; it was started with
+    these keys."""
+    keys = " ".join(sorted(key_ids))
+    values = {"executor_id": executor_id, "version": version, "key_ids": keys}
+    await connection.execute(
+        sa.insert(controllers).values(**values, started_at=_NOW, lease_until=_until(valid_s))
+    )
+
+
+async def renew_lease(connection: AsyncConnection, executor_id: str, valid_s: float) -> bool:
+    """Whether the controller is still alive, and now for so long again. What has run out is over:
+    others may have gone on with its workflows."""
+    result = await connection.execute(
+        sa.update(controllers)
+        .where(controllers.c.executor_id == executor_id, controllers.c.lease_until > _NOW)
+        .values(lease_until=_until(valid_s))
+    )
+    return bool(result.rowcount)
+
+
+async def end_leases(connection: AsyncConnection, executors: Set[str]) -> None:
+    """These controllers are no more."""
+    await connection.execute(
+        sa.delete(controllers).where(controllers.c.executor_id.in_(sorted(executors)))
+    )
+
+
+async def alive(connection: AsyncConnection) -> frozenset[str]:
+    """Every controller whose lease has not run out."""
+    query = sa.select(controllers.c.executor_id).where(_ALIVE)
+    return frozenset(row.executor_id for row in await connection.execute(query))
+
+
+async def alive_beside(connection: AsyncConnection, executor_id: str) -> frozenset[str]:
+    """Every other living controller, where there can be others."""
+    if connection.dialect.name != "postgresql":
+        return frozenset()
+    return await alive(connection) - {executor_id}
+
+
+async def with_key(connection: AsyncConnection, key_id: str) -> frozenset[str]:
+    """Every living controller that was started with that key, where there are several."""
+    if connection.dialect.name != "postgresql":
+        return frozenset()
+    query = sa.select(controllers.c.executor_id, controllers.c.key_ids).where(_ALIVE)
+    return frozenset(
+        row.executor_id for row in await connection.execute(query) if key_id in row.key_ids.split()
+    )
+
+
+async def eldest(connection: AsyncConnection) -> str | None:
+    """The controller that has been alive longest; None where only one can be."""
+    if connection.dialect.name != "postgresql":
+        return None
+    query = (
+        sa.select(controllers.c.executor_id)
+        .where(_ALIVE)
+        .order_by(controllers.c.started_at, controllers.c.executor_id)
+        .limit(1)
+    )
+    return (await connection.execute(query)).scalar()
+
+
+async def run_out(connection: AsyncConnection) -> frozenset[str]:
+    """Every controller whose lease has run out, and that nobody has buried."""
+    query = sa.select(controllers.c.executor_id).where(_RUN_OUT)
+    return frozenset(row.executor_id for row in await connection.execute(query))
+
+
+async def claim(
+    connection: AsyncConnection, dead: Set[str], valid_s: float, version: str
+) -> frozenset[str]:
+    """Those of dead controllers whose workflows the caller is to go on with. Nobody else is told
+    so for so long: if the caller dies meanwhile, another one can claim them then."""
+    new = postgresql.insert(controllers).values(
+        [
+            {
+                "executor_id": _CLAIM + executor_id,
+                "lease_until": _until(valid_s),
+                "started_at": _NOW,
+                "version": version,
+                "key_ids": "",
+            }
+            for executor_id in sorted(dead)
+        ]
+    )
+    rows = await connection.execute(
+        new.on_conflict_do_update(
+            index_elements=["executor_id"],
+            set_={"lease_until": new.excluded.lease_until},
+            where=controllers.c.lease_until <= _NOW,
+        ).returning(controllers.c.executor_id)
+    )
+    return frozenset(row.executor_id.removeprefix(_CLAIM) for row in rows)
+
+
+async def bury(connection: AsyncConnection, claimed: Set[str]) -> None:
+    """These dead controllers have no workflows any more."""
+    await end_leases(connection, claimed | {_CLAIM + executor_id for executor_id in claimed})
+
+
+def _until(valid_s: float) -> sa.ColumnElement[object]:
+    return _NOW + sa.func.make_interval(0, 0, 0, 0, 0, 0, valid_s)

@@ -1,0 +1,86 @@
+"""What all rows together tell, for operators: counts by closed lists of labels, nobody's ids.
+
+`api/metrics.py` asks, at each scrape at most once a second. Must stay cheap: grouped counts alone.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.queries.machines import capacity, hosts
+from polydev.controller.store.tables import (
+    GONE_STATES,
+    auth_sessions,
+    controllers,
+    credentials,
+    users,
+    vms,
+)
+from polydev.controller.telemetry.metrics import Counted, HostLoad, Series
+from polydev.shared.domain import HostState, SessionStatus, VmHost, now
+
+_MIB = 1024 * 1024
+_NOWHERE = "none"
+
+
+async def counted(connection: AsyncConnection) -> Counted:
+    """Everything that is counted, as one transaction sees it."""
+    at = now()
+    machines = await _by(
+        connection,
+        (vms.c.vm_type, vms.c.status, sa.func.coalesce(vms.c.host_id, _NOWHERE)),
+        vms.c.status.not_in(GONE_STATES),
+    )
+    sessions = await _by(
+        connection,
+        (auth_sessions.c.provider, auth_sessions.c.status),
+        auth_sessions.c.ended_at.is_(None),
+    )
+    kept = await _by(connection, (credentials.c.provider,), credentials.c.revoked_at.is_(None))
+    people = await connection.scalar(sa.select(sa.func.count()).select_from(users))
+    leases = await connection.execute(sa.select(controllers.c.lease_until))
+    left_s = [(row.lease_until - at).total_seconds() for row in leases]
+    taken = await capacity.taken(connection)
+    return Counted(
+        machines=machines,
+        sessions=sessions,
+        credentials=kept,
+        people=people or 0,
+        queue_length=int(
+            sum(it for (_, status), it in sessions.items() if status == SessionStatus.QUEUED)
+        ),
+        hosts={
+            host.host_id: _load(host, taken.get(host.host_id, (0, 0, 0)), at)
+            for host in await hosts.every(connection)
+        },
+        leases_s=[it for it in left_s if it > 0],
+    )
+
+
+async def _by(
+    connection: AsyncConnection,
+    columns: tuple[sa.ColumnElement[str], ...],
+    condition: sa.ColumnElement[bool],
+) -> Series:
+    named = [column.label(f"label_{number}") for number, column in enumerate(columns)]
+    query = sa.select(*named, sa.func.count()).where(condition)
+    grouped = query.group_by(*(sa.text(it.name) for it in named))
+    found = (await connection.execute(grouped)).all()
+    return {tuple(map(str, row[:-1])): int(row[-1]) for row in found}
+
+
+def _load(host: VmHost, taken: tuple[int, int, int], at: datetime) -> HostLoad:
+    memory_mib, vcpus, machines = taken
+    return HostLoad(
+        memory_bytes=host.memory_mib * _MIB,
+        memory_free_bytes=max(host.memory_mib - memory_mib, 0) * _MIB,
+        vcpus=host.vcpus,
+        vcpus_free=max(host.vcpus - vcpus, 0),
+        machines=machines,
+        disk_free_bytes=host.disk_free_mib * _MIB,
+        takes_machines=host.state is HostState.ACTIVE,
+        silent_seconds=None if host.seen_at is None else (at - host.seen_at).total_seconds(),
+    )

@@ -1,0 +1,50 @@
+"""Rows of `shared_secrets`: what all controllers of a database must know, sealed by the vault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.tables import shared_secrets
+from polydev.shared.domain import SharedSecret
+
+
+async def find(connection: AsyncConnection, name: str) -> SharedSecret | None:
+    """The secret of that name."""
+    query = sa.select(shared_secrets).where(shared_secrets.c.name == name)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else SharedSecret(**row._mapping)
+
+
+async def add_if_absent(connection: AsyncConnection, secret: SharedSecret) -> None:
+    """Keep a secret, unless another controller was quicker."""
+    values: Mapping[str, Any] = asdict(secret)
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    await connection.execute(
+        insert(shared_secrets).values(**values).on_conflict_do_nothing(index_elements=["name"])
+    )
+
+
+async def every(connection: AsyncConnection) -> list[SharedSecret]:
+    """All of them, by name."""
+    rows = await connection.execute(sa.select(shared_secrets).order_by(shared_secrets.c.name))
+    return [SharedSecret(**row._mapping) for row in rows]
+
+
+async def replace_sealed(connection: AsyncConnection, old: SharedSecret, new: SharedSecret) -> bool:
+    """Put a new sealing in place of the old one. False: it was another one meanwhile, and stays."""
+    changed = await connection.execute(
+        sa.update(shared_secrets)
+        .where(
+            shared_secrets.c.name == old.name,
+            shared_secrets.c.salt == old.salt,
+            shared_secrets.c.tag == old.tag,
+        )
+        .values(sealed=new.sealed, iv=new.iv, tag=new.tag, salt=new.salt, key_id=new.key_id)
+    )
+    return bool(changed.rowcount)

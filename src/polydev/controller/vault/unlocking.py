@@ -1,0 +1,143 @@
+"""The start: which row of `vault_keys` each key is, and that none of them is a wrong one.
+
+A key that no canary knows is a new one, and is taken only where nothing argues against it: in a
+database that nobody sealed anything in yet, or beside a key that opens what is there (that is how a
+rotation begins). What is taken anew must be hard to guess; what is there already opens with
+whatever sealed it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Container, Sequence
+from datetime import datetime
+
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.store.queries.connect import credentials, vault_keys
+from polydev.controller.vault.vault import OTHER_KEYS, Vault
+from polydev.shared.domain import VaultKey
+from polydev.shared.errors import BadSettings, CredentialDamaged, WrongEncryptionKey
+
+log = logging.getLogger("polydev.controller.vault")
+
+MIN_CHARACTERS = 16
+MIN_DIFFERENT = 6
+
+_WRONG_KEY_HINT = (
+    "Start Polydev with the ENCRYPTION_KEY that this database was made with; for a new key, keep "
+    f"the old one in {OTHER_KEYS} until everything is sealed anew"
+)
+
+
+async def unlock(
+    connection: AsyncConnection,
+    encryption_key: SecretStr,
+    now: datetime,
+    others: Sequence[SecretStr] = (),
+) -> Vault:
+    """The vault for this database, in a transaction that may write.
+
+    Raises: WrongEncryptionKey if no key opens a canary or, in a database that an earlier controller
+    left, one of its rows, or if what they open seals nothing any more; BadSettings if a key that
+    would be new here is too weak.
+    """
+    await vault_keys.alone(connection)
+    known = await vault_keys.every(connection)
+    found: dict[str, SecretStr] = {}
+    new: list[SecretStr] = []
+    for secret in (encryption_key, *others):
+        key_id = await _known_as(secret, known)
+        if key_id is None:
+            new.append(secret)
+        else:
+            found.setdefault(key_id, secret)
+    if known and not found:
+        raise WrongEncryptionKey(
+            "ENCRYPTION_KEY does not open what this database holds", hint=_WRONG_KEY_HINT
+        )
+    await _require_uses(connection, found)
+    proven = None if found else await _opener_of_legacy(connection, (encryption_key, *others))
+    for secret in _different(new):
+        if secret is not proven:
+            require_strong(secret, _name(secret, encryption_key))
+        row = await _added(connection, secret, now)
+        found[row.key_id] = secret
+    return _vault(encryption_key, found)
+
+
+def require_strong(secret: SecretStr, name: str = "ENCRYPTION_KEY") -> None:
+    """Refuse a key that could be guessed. Raises BadSettings."""
+    text = secret.get_secret_value()
+    if len(text) < MIN_CHARACTERS or len(set(text)) < MIN_DIFFERENT:
+        raise BadSettings(
+            f"{name} is too short or too simple to protect anything: it needs {MIN_CHARACTERS} "
+            f"characters, {MIN_DIFFERENT} of them different",
+            hint="Set it to a long random text, for example from `openssl rand -hex 32`",
+        )
+
+
+async def _known_as(secret: SecretStr, known: Sequence[VaultKey]) -> str | None:
+    for row in known:
+        if await Vault(secret, row.key_id).opens_canary(row):
+            return row.key_id
+    return None
+
+
+async def _require_uses(connection: AsyncConnection, found: Container[str]) -> None:
+    """Refuse keys that open nothing of what there is: a key that was rotated away, for example."""
+    using = [key_id for key_id in await vault_keys.uses(connection) if key_id is not None]
+    missing = [key_id for key_id in using if key_id not in found]
+    if found and using and missing == using:
+        raise WrongEncryptionKey(
+            f"ENCRYPTION_KEY opens nothing of what this database holds: {', '.join(using)} sealed "
+            "it all",
+            hint=_WRONG_KEY_HINT,
+        )
+    for key_id in missing:
+        log.warning("%s seals rows here and is not among the keys of this controller", key_id)
+
+
+async def _opener_of_legacy(
+    connection: AsyncConnection, texts: Sequence[SecretStr]
+) -> SecretStr | None:
+    """The key that an earlier controller's rows prove; None: there are no such rows.
+
+    Raises WrongEncryptionKey if there are, and no key opens them.
+    """
+    legacy = await credentials.any_without_key_id(connection)
+    if legacy is None:
+        return None
+    for secret in texts:
+        try:
+            await Vault(secret, "being-tried").open(legacy)
+        except CredentialDamaged:
+            continue
+        return secret
+    raise WrongEncryptionKey(
+        "ENCRYPTION_KEY does not open the credentials of the earlier controller",
+        hint=_WRONG_KEY_HINT,
+    )
+
+
+async def _added(connection: AsyncConnection, secret: SecretStr, now: datetime) -> VaultKey:
+    row = await Vault(secret, f"key-{secrets.token_hex(6)}").canary(now)
+    await vault_keys.add(connection, row)
+    return row
+
+
+def _vault(encryption_key: SecretStr, found: dict[str, SecretStr]) -> Vault:
+    text = encryption_key.get_secret_value()
+    current = next(one for one, secret in found.items() if secret.get_secret_value() == text)
+    return Vault(encryption_key, current, found)
+
+
+def _different(texts: Sequence[SecretStr]) -> list[SecretStr]:
+    return list({secret.get_secret_value(): secret for secret in texts}.values())
+
+
+def _name(secret: SecretStr, encryption_key: SecretStr) -> str:
+    is_current = secret.get_secret_value() == encryption_key.get_secret_value()
+    return "ENCRYPTION_KEY" if is_current else f"A key of {OTHER_KEYS}"

@@ -1,0 +1,173 @@
+"""The vault itself: what is sealed, to whom it is bound, and which of the keys opens it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import SecretStr
+
+from polydev.controller.telemetry import metrics
+from polydev.controller.vault.sealing import Box, Sealer
+from polydev.shared.domain import (
+    CredentialId,
+    CredentialKind,
+    PersonId,
+    SealedCredential,
+    SharedSecret,
+    VaultKey,
+)
+from polydev.shared.errors import CredentialDamaged, WrongEncryptionKey
+
+_DERIVATIONS_AT_ONCE = 2
+
+OTHER_KEYS = "POLYDEV_OTHER_ENCRYPTION_KEYS"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Whose credential it is: part of what the tag authenticates, so rows cannot be swapped."""
+
+    credential_id: CredentialId
+    user_id: PersonId
+    provider: str
+    kind: CredentialKind = CredentialKind.LOGIN
+
+    @classmethod
+    def of(cls, row: SealedCredential) -> Binding:
+        """What a row is bound to."""
+        return cls(row.credential_id, row.user_id, row.provider, row.kind)
+
+    def authenticated_data(self) -> bytes:
+        """The additional authenticated data, the same bytes for the same binding for ever."""
+        what = "credential" if self.kind is CredentialKind.LOGIN else str(self.kind)
+        return _authenticated_data(what, self.user_id, self.provider, self.credential_id)
+
+
+class Vault:
+    """Seals with one key and opens with any that it has. Made by `unlock`."""
+
+    def __init__(
+        self,
+        encryption_key: SecretStr,
+        key_id: str,
+        others: Mapping[str, SecretStr] | None = None,
+    ) -> None:
+        turn = asyncio.Semaphore(_DERIVATIONS_AT_ONCE)
+        keys = {**(others or {}), key_id: encryption_key}
+        self._sealers = {one: Sealer(secret, turn) for one, secret in keys.items()}
+        self.key_id = key_id
+        """The key that seals."""
+
+    def __repr__(self) -> str:
+        return f"Vault({self.key_id!r})"
+
+    @property
+    def key_ids(self) -> frozenset[str]:
+        """The keys that it can open with."""
+        return frozenset(self._sealers)
+
+    async def seal(
+        self, plaintext: bytes, to: Binding, now: datetime, key_id: str | None = None
+    ) -> SealedCredential:
+        """Seal credentials for one person, provider and credential id.
+
+        `key_id`: with another key than the one that seals (a rotation names its target).
+        """
+        with_key = key_id or self.key_id
+        with metrics.timed(metrics.vault_operations, "seal"):
+            box = await self._sealer(with_key).seal(plaintext, to.authenticated_data())
+        return SealedCredential(
+            credential_id=to.credential_id,
+            user_id=to.user_id,
+            provider=to.provider,
+            encrypted_credentials=box.ciphertext,
+            encryption_iv=box.iv,
+            encryption_tag=box.tag,
+            encryption_salt=box.salt,
+            key_id=with_key,
+            created_at=now,
+            kind=to.kind,
+        )
+
+    async def open(self, row: SealedCredential) -> bytes:
+        """The plaintext of a row.
+
+        Raises: WrongEncryptionKey if a key that it does not have sealed it; CredentialDamaged if
+        any column, or the person or provider it stands under, is not what was sealed.
+        """
+        with metrics.timed(metrics.vault_operations, "open"):
+            return await self._open(row)
+
+    async def _open(self, row: SealedCredential) -> bytes:
+        plaintext = None
+        if row.key_id is None:
+            for sealer in self._sealers.values():
+                plaintext = await sealer.open(_box(row), None)
+                if plaintext is not None:
+                    break
+        else:
+            data = Binding.of(row).authenticated_data()
+            plaintext = await self._sealer(row.key_id).open(_box(row), data)
+        if plaintext is None:
+            raise CredentialDamaged(
+                f"The stored {row.provider} credential {row.credential_id} does not open: "
+                "it was changed, or moved from another person or provider",
+                hint=f"Connect {row.provider} again",
+            )
+        return plaintext
+
+    async def seal_secret(
+        self, name: str, plaintext: bytes, now: datetime, key_id: str | None = None
+    ) -> SharedSecret:
+        """Seal something that is the controllers' own, bound to its name. `key_id` as in `seal`."""
+        with_key = key_id or self.key_id
+        box = await self._sealer(with_key).seal(plaintext, _authenticated_data("secret", name))
+        return SharedSecret(name, box.ciphertext, box.iv, box.tag, box.salt, with_key, now)
+
+    async def open_secret(self, row: SharedSecret) -> bytes:
+        """What `seal_secret` sealed. Raises WrongEncryptionKey, CredentialDamaged."""
+        box = Box(row.sealed, row.iv, row.tag, row.salt)
+        data = _authenticated_data("secret", row.name)
+        plaintext = await self._sealer(row.key_id).open(box, data)
+        if plaintext is None:
+            raise CredentialDamaged(
+                f"The controllers' shared secret '{row.name}' does not open: it was changed",
+                hint="Delete its row of shared_secrets: the next start makes another",
+            )
+        return plaintext
+
+    async def canary(self, now: datetime) -> VaultKey:
+        """A row that later starts try their keys on."""
+        data = _authenticated_data("canary", self.key_id)
+        box = await self._sealer(self.key_id).seal(b"polydev", data)
+        return VaultKey(self.key_id, box.ciphertext, box.iv, box.tag, box.salt, now)
+
+    async def opens_canary(self, row: VaultKey) -> bool:
+        """Whether the key that seals sealed the canary."""
+        box = Box(row.canary, row.canary_iv, row.canary_tag, row.canary_salt)
+        data = _authenticated_data("canary", row.key_id)
+        return await self._sealer(self.key_id).open(box, data) == b"polydev"
+
+    def _sealer(self, key_id: str) -> Sealer:
+        try:
+            return self._sealers[key_id]
+        except KeyError:
+            raise WrongEncryptionKey(
+                f"This was sealed with {key_id}, which this controller does not have",
+                hint=f"Add that key to {OTHER_KEYS}, or start with the ENCRYPTION_KEY that this "
+                "database was made with",
+            ) from None
+
+
+def _box(row: SealedCredential) -> Box:
+    return Box(
+        row.encrypted_credentials, row.encryption_iv, row.encryption_tag, row.encryption_salt
+    )
+
+
+def _authenticated_data(*parts: str) -> bytes:
+    return b"polydev-vault-1:" + json.dumps(parts, ensure_ascii=True).encode()

@@ -1,0 +1,135 @@
+"""`/chat` and `/chat/{chatId}`: the person's chats, and one of them.
+
+What is said in a chat is drawn by the browser (`static/chat/`) from the API's events; these pages
+are the frame around it: which chats there are, with which CLI each is, and where that CLI runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from polydev.controller.access import Caller
+from polydev.controller.api.http.path_params import MAX_ID, Id
+from polydev.controller.api.http.services import Reach, Services
+from polydev.controller.chat import MAX_PROMPT_CHARACTERS, MAX_TITLE_CHARACTERS
+from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.queries.connect import credentials
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.web.rendering.render import Signed, fragment, page
+from polydev.shared.domain import Chat, ChatId, Machine, MachineKind, MachineState
+from polydev.shared.providers import all_providers, provider
+
+router = APIRouter(include_in_schema=False)
+
+SHOWN_AT_FIRST = 50
+MAX_SHOWN = 500
+
+_HERE = (MachineState.RUNNING, *(it for it in MachineState if it is not MachineState.RUNNING))
+_GONE = frozenset({MachineState.DESTROYING, MachineState.DESTROYED})
+
+Filter = Annotated[str, Query(max_length=64, pattern=r"^[a-z0-9_-]*$")]
+Shown = Annotated[int, Query(ge=1, le=MAX_SHOWN)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cli:
+    """A CLI as the list offers it."""
+
+    id: str
+    name: str
+    connected: bool
+
+
+@router.get("/chat")
+async def show_chats(
+    request: Request, caller: Signed, services: Reach, provider: Filter = ""
+) -> Response:
+    """The list of chats."""
+    return page(request, "chats.html", **await _listed(services, caller, provider))
+
+
+@router.get("/chat/{chat_id}")
+async def show_chat(request: Request, chat_id: Id, caller: Signed, services: Reach) -> Response:
+    """One chat, with the list beside it. Raises NoSuchChat."""
+    chat = await services.chats.get(caller, ChatId(chat_id))
+    return page(
+        request,
+        "chat.html",
+        **await _listed(services, caller, "", chat_id),
+        **await _whereabouts(services, caller, chat),
+        max_prompt=MAX_PROMPT_CHARACTERS,
+    )
+
+
+@router.get("/fragments/chats")
+async def show_list(
+    request: Request,
+    caller: Signed,
+    services: Reach,
+    provider: Filter = "",
+    current: Annotated[str, Query(max_length=MAX_ID)] = "",
+    shown: Shown = SHOWN_AT_FIRST,
+) -> Response:
+    """The list alone."""
+    listed = await _listed(services, caller, provider, current, shown)
+    return fragment(request, "chats_list.html", **listed)
+
+
+@router.get("/fragments/chats/{chat_id}/where")
+async def show_whereabouts(
+    request: Request, chat_id: Id, caller: Signed, services: Reach
+) -> Response:
+    """Which CLI a chat is with, and how its machine is. Raises NoSuchChat."""
+    chat = await services.chats.get(caller, ChatId(chat_id))
+    return fragment(request, "chat_where.html", **await _whereabouts(services, caller, chat))
+
+
+async def _listed(
+    services: Services,
+    caller: Caller,
+    only: str,
+    current: str = "",
+    shown: int = SHOWN_AT_FIRST,
+) -> dict[str, Any]:
+    clis = await _clis(services, caller)
+    only = only if any(it.id == only for it in clis) else ""
+    chats = await services.chats.listed(caller, Span(shown + 1, None), only or None)
+    return {
+        "clis": clis,
+        "only": only,
+        "current": current,
+        "chats": chats[:shown],
+        "more": min(shown * 2, MAX_SHOWN) if len(chats) > shown and shown < MAX_SHOWN else 0,
+        "shown": shown,
+        "max_title": MAX_TITLE_CHARACTERS,
+        "names": {it.id: it.name for it in clis},
+    }
+
+
+async def _clis(services: Services, caller: Caller) -> list[Cli]:
+    async with services.database.read(caller.user_id) as connection:
+        kept = await credentials.of_person(connection, caller.user_id)
+    connected = {it.provider for it in kept if it.revoked_at is None}
+    return [Cli(it.id, it.name, it.id in connected) for it in all_providers()]
+
+
+async def _whereabouts(services: Services, caller: Caller, chat: Chat) -> dict[str, Any]:
+    about = provider(chat.provider)
+    async with services.database.read(caller.user_id) as connection:
+        owned = await machines.of_person(connection, caller.user_id)
+        kept = await credentials.newest_of(connection, caller.user_id, chat.provider)
+    return {
+        "chat": chat,
+        "cli": Cli(about.id, about.name, kept is not None),
+        "machine": _machine_of(chat, owned),
+    }
+
+
+def _machine_of(chat: Chat, owned: list[Machine]) -> Machine | None:
+    """The machine that takes the chat's next turn: see `chat.whereabouts.machine_for`."""
+    here = [it for it in owned if it.vm_type is MachineKind.CLI and it.status not in _GONE]
+    here.sort(key=lambda it: (it.vm_id != chat.vm_id, _HERE.index(it.status)))
+    return here[0] if here else None

@@ -1,0 +1,53 @@
+"""`/`: the CLIs and how each stands. For what is no browser, a line of text instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import PlainTextResponse
+
+from polydev.controller.access import Caller
+from polydev.controller.api.http.services import Reach, Services
+from polydev.controller.api.routes.system.health import get_greeting
+from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.web.rendering.provider_status import Known, State, cards
+from polydev.controller.web.rendering.render import Signed, fragment, page, signed_in
+from polydev.shared.domain import now
+from polydev.shared.providers import all_providers
+
+router = APIRouter(include_in_schema=False)
+
+_RECENT = Span(60, None)
+"""So many sessions are looked through for how the last try ended."""
+
+
+@router.get("/")
+async def show_home(request: Request, services: Reach) -> Response:
+    """The home page."""
+    if "text/html" not in request.headers.get("accept", ""):
+        return PlainTextResponse(await get_greeting())
+    caller = await signed_in(request)
+    return page(request, "home.html", **await _told(services, caller))
+
+
+@router.get("/fragments/home")
+async def home_again(request: Request, caller: Signed, services: Reach) -> Response:
+    """The cards, as they stand now."""
+    return fragment(request, "home_cards.html", **await _told(services, caller))
+
+
+async def _told(services: Services, caller: Caller) -> dict[str, Any]:
+    person = caller.user_id
+    async with services.database.read(person) as connection:
+        live = await sessions.every(connection, _RECENT, user_id=person, live=True)
+        recent = await sessions.every(connection, _RECENT, user_id=person)
+        known = Known(
+            [*live, *recent],
+            await credentials.of_person(connection, person),
+            await machines.of_person(connection, person),
+        )
+    shown = cards(all_providers(), known, now())
+    return {"cards": shown, "is_new": all(it.state is State.OFF for it in shown)}

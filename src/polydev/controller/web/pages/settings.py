@@ -1,0 +1,132 @@
+"""`/settings`: one's connections, tokens, password, sign-ins, use, activity, and the way out.
+
+Each part is a piece that the page fetches again when an event tells of a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from polydev.controller.access import Caller
+from polydev.controller.access.sign_in.passwords import MIN_CHARACTERS
+from polydev.controller.access.tokens.api_tokens import DEFAULT_DAYS, MAX_NAME
+from polydev.controller.api.http.services import Reach, Services
+from polydev.controller.api.routes.accounts.quotas import get_usage
+from polydev.controller.api.routes.accounts.tokens import list_sign_ins, list_tokens
+from polydev.controller.api.routes.admin.audit import AuditEntryView
+from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.queries.accounts import passwords
+from polydev.controller.store.queries.connect import credentials
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.store.queries.system import audit
+from polydev.controller.store.queries.system.audit import Sought
+from polydev.controller.web.rendering.labels import SCOPES
+from polydev.controller.web.rendering.render import Signed, fragment, page
+from polydev.shared.domain import MachineState, Role, Scope
+from polydev.shared.errors import NoSuchFile
+from polydev.shared.providers import all_providers
+
+router = APIRouter(include_in_schema=False)
+
+_LATEST = Span(12, None)
+
+Told = dict[str, Any]
+Loader = Callable[[Services, Caller], Awaitable[Told]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A section of the page."""
+
+    id: str
+    title: str
+    symbol: str
+    load: Loader
+    events: tuple[str, ...] = ()
+    """Kinds of events after which it is to be fetched again."""
+
+
+@router.get("/settings")
+async def show_settings(request: Request, caller: Signed, services: Reach) -> Response:
+    """The whole page."""
+    told: Told = {}
+    for part in _PARTS:
+        told |= await part.load(services, caller)
+    return page(request, "settings.html", parts=_PARTS, **told)
+
+
+@router.get("/fragments/settings/{part_id}")
+async def part_again(part_id: str, request: Request, caller: Signed, services: Reach) -> Response:
+    """One section, as it stands now."""
+    part = next((it for it in _PARTS if it.id == part_id and it.events), None)
+    if part is None:
+        raise NoSuchFile("The settings have no such section")
+    return fragment(request, f"settings/{part_id}.html", **await part.load(services, caller))
+
+
+async def _connections(services: Services, caller: Caller) -> Told:
+    async with services.database.read(caller.user_id) as connection:
+        rows = await credentials.of_person(connection, caller.user_id)
+        there = {it.vm_id: it for it in await machines.of_person(connection, caller.user_id)}
+    names = {it.id: it.name for it in all_providers()}
+    return {
+        "connections": [
+            {
+                "credential": row,
+                "name": names.get(row.provider, row.provider),
+                "machine": there.get(row.vm_id) if row.vm_id else None,
+            }
+            for row in rows
+        ],
+        "running": MachineState.RUNNING,
+        "asleep": (MachineState.HIBERNATED, MachineState.HIBERNATING),
+    }
+
+
+async def _tokens(services: Services, caller: Caller) -> Told:
+    is_administrator = caller.person.role is Role.ADMINISTRATOR
+    return {
+        "tokens": await list_tokens(caller, services),
+        "scopes": [(it, SCOPES[it]) for it in Scope if is_administrator or it is not Scope.ADMIN],
+        "token_days": DEFAULT_DAYS,
+        "token_name_limit": MAX_NAME,
+    }
+
+
+async def _password(services: Services, caller: Caller) -> Told:
+    async with services.database.read() as connection:
+        kept = await passwords.hash_of(connection, caller.user_id)
+    return {"has_password": kept is not None, "min_characters": MIN_CHARACTERS}
+
+
+async def _sign_ins(services: Services, caller: Caller) -> Told:
+    return {"sign_ins": await list_sign_ins(caller, services)}
+
+
+async def _usage(services: Services, caller: Caller) -> Told:
+    return {"usage": await get_usage(caller, services)}
+
+
+async def _activity(services: Services, caller: Caller) -> Told:
+    async with services.database.read(caller.user_id) as connection:
+        rows = await audit.found(connection, Sought(concerning=caller.user_id), _LATEST)
+    return {"activity": [AuditEntryView.of(row, caller.user_id) for row in rows]}
+
+
+async def _nothing(services: Services, caller: Caller) -> Told:
+    return {}
+
+
+_PARTS = (
+    Part("connections", "Connections", "plug", _connections, ("credential", "machine")),
+    Part("tokens", "API tokens", "key", _tokens, ("token",)),
+    Part("password", "Password", "shield", _password),
+    Part("sign-ins", "Sign-ins", "machine", _sign_ins, ("account",)),
+    Part("usage", "Use and limits", "heart", _usage, ("session", "machine")),
+    Part("activity", "Activity", "list", _activity, ("account", "token", "credential")),
+    Part("leave", "Delete account", "trash", _nothing),
+)

@@ -1,0 +1,45 @@
+"""`/terminal/{vmId}`: a person's terminals in their machine, with xterm.js.
+
+xterm.js writes its colours and sizes into `<style>` elements that it makes. This page alone allows
+some styles that are no file: those which carry the nonce of this very answer, as `terminal.js` has
+xterm.js make them (docs/decisions/0035).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from polydev.controller.api.http.path_params import Id
+from polydev.controller.api.http.services import Reach
+from polydev.controller.api.routes.machines.access import own_machine
+from polydev.controller.web.rendering.render import Signed, page
+from polydev.shared.domain import MachineState
+
+router = APIRouter(include_in_schema=False)
+
+TERMINALS = ("main", "2", "3", "4")
+
+Name = Annotated[str, Query(max_length=16, pattern=r"^[a-z0-9](-?[a-z0-9])*$")]
+
+
+@router.get("/terminal/{vm_id}")
+async def show_terminal(
+    request: Request, vm_id: Id, caller: Signed, services: Reach, name: Name = "main"
+) -> Response:
+    """A terminal in one machine. Raises NoSuchMachine."""
+    machine = await own_machine(services, caller.user_id, vm_id)
+    nonce = secrets.token_urlsafe(16)
+    names = TERMINALS if name in TERMINALS else (*TERMINALS, name)
+    return page(
+        request,
+        "terminal.html",
+        policy={"style-src": f"'self' 'nonce-{nonce}'"},
+        machine=machine,
+        runs=machine.status is MachineState.RUNNING,
+        name=name,
+        names=names,
+        nonce=nonce,
+    )

@@ -1,0 +1,145 @@
+"""Removing a person with everything that is theirs. The API asks `Removal`.
+
+The wish is a change of the person's row: from then on nobody comes in as them. The workflow then
+undoes what is theirs elsewhere, and deletes their rows last of all, so that whatever cuts it finds
+the person still there to be removed.
+
+    cancel-sessions    wish every login away, and wait until their own workflows have undone them
+    destroy-machines   on all hosts, with disks, logs, and what is kept of machines that are gone
+    erase-person       every row, in one transaction: if nothing came up meanwhile
+
+Every step may run twice; none is undone. What cannot be done in time (a host is away) goes on with
+`resume`.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass, replace
+from functools import partial
+
+from polydev.controller.access import ADMINISTRATOR, Caller
+from polydev.controller.access.email_addresses import hashed
+from polydev.controller.store.engine import locks
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.accounts import user_deletion, users
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.store.queries.system import audit
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.engine.log_only_observer import Unattended
+from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
+from polydev.controller.workflows.machines.machines import Machines
+from polydev.shared.domain import Machine, MachineState, Person, PersonId, now
+from polydev.shared.errors import (
+    HostUnreachable,
+    MachineBusy,
+    NoSuchPerson,
+    NotAllowed,
+    PolydevError,
+)
+from polydev.shared.host_protocol import ForgetMachine
+
+log = logging.getLogger("polydev.controller.workflows")
+
+DELETE = "delete-person"
+
+_SESSIONS_S = 120.0
+_ERASE_S = 30.0
+_FORGET_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What is asked about removing people, and the workflow that does it."""
+
+    database: Database
+    machines: Machines
+    engine: Engine
+    on_point: OnPoint = lambda _step, _point: None
+
+    def register(self) -> None:
+        """Make the workflow known to the engine, before its start."""
+        self.engine.add(DELETE, partial(self.saga().run, self.engine))
+
+    def saga(self) -> Saga:
+        """The steps, and how long each is insisted on."""
+        destroy_s = 2 * self.machines.settings.destroy_limit_s
+        steps = [
+            Step("cancel-sessions", self._cancel_sessions, _SESSIONS_S + destroy_s),
+            Step("destroy-machines", self._destroy_machines, destroy_s),
+            Step("erase-person", self._erase, _ERASE_S),
+        ]
+        return Saga(DELETE, [], steps, Unattended(), _ERASE_S, self.on_point)
+
+    async def request(self, caller: Caller, user_id: PersonId) -> Person:
+        """Have a person removed; nobody comes in as them from now on.
+
+        Raises: NoSuchPerson; NotAllowed for the local administrator.
+        """
+        if user_id == ADMINISTRATOR:
+            raise NotAllowed(
+                "The local administrator is not removed",
+                hint="Delete their machines and credentials one by one",
+            )
+        async with self.database.write() as connection:
+            await locks.hold(connection, "person", user_id)
+            person = await users.get(connection, user_id)
+            if person is None:
+                raise NoSuchPerson(f"No person has the id {user_id}")
+            if person.deleting_at is None:
+                person = replace(person, deleting_at=now())
+                await user_deletion.begin(connection, user_id, person.deleting_at or now())
+                await audit.record(connection, caller.did("person.delete", user_id, user_id))
+        await self.engine.enqueue(DELETE, user_id)
+        return person
+
+    async def resume(self) -> None:
+        """Go on with removals whose workflow was never begun, or ended without the last step."""
+        async with self.database.read() as connection:
+            leaving = await user_deletion.begun(connection)
+        for person in leaving:
+            if not await self.engine.is_over(DELETE, person.user_id):
+                await self.engine.enqueue(DELETE, person.user_id)
+                continue
+            try:
+                for step in (self._cancel_sessions, self._destroy_machines, self._erase):
+                    await step(person.user_id)
+            except PolydevError as error:
+                log.warning("%s is not removed yet: %s", person.user_id, error.line())
+
+    # -- the steps -------------------------------------------------------------------------------
+
+    async def _cancel_sessions(self, subject: str) -> None:
+        async with self.database.write() as connection:
+            live = [it for it in await sessions.live(connection) if it.user_id == subject]
+            for session in live:
+                await sessions.request_cancel(connection, session.session_id, now())
+        if live:
+            raise MachineBusy(f"{len(live)} logins are still being undone")
+
+    async def _destroy_machines(self, subject: str) -> None:
+        async with self.database.read() as connection:
+            theirs = await machines.ever_of_person(connection, PersonId(subject))
+        for machine in theirs:
+            if machine.status is not MachineState.DESTROYED:
+                await self.machines.take_down(machine.vm_id)
+            await self._forget(machine)
+
+    async def _forget(self, machine: Machine) -> None:
+        """Have its host forget what it keeps of the machine, if it ever had one."""
+        if machine.host_id is None or machine.host_id not in self.machines.hosts.every():
+            return
+        host = self.machines.hosts.of(machine.host_id)
+        operation_id = f"forget-{machine.vm_id}-{uuid.uuid4().hex[:12]}"
+        await host.run(operation_id, ForgetMachine(vm_id=machine.vm_id), _FORGET_S)
+
+    async def _erase(self, subject: str) -> None:
+        async with self.database.write() as connection:
+            person = await users.get(connection, PersonId(subject))
+            if person is None:
+                return
+            if not await user_deletion.is_settled(connection, person.user_id):
+                raise HostUnreachable("Not everything of theirs is gone yet")
+            await user_deletion.erase(connection, person, (person.user_id, hashed(person.email)))

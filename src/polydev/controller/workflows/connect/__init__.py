@@ -1,0 +1,1 @@
+"""The connect session and its parts."""

@@ -1,0 +1,285 @@
+"""The connect session: one person logs one CLI in. The table below is the whole of it.
+
+The API asks `Connect` to start, cancel and paste; everything else happens in the workflow, which
+goes on over any death of the controller. What a step leaves is in the session's row, in the store
+and at the host; ids are made from the session's id, so a step that runs twice finds its own.
+
+A running CLI machine of the person is taken and never undone. One live session per person and
+provider is the database's rule; whoever asks for a second one is given the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Literal
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.access import Caller
+from polydev.controller.placement.quotas import Quotas, hold_person
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.store.queries.system import audit
+from polydev.controller.vault import Binding, Vault
+from polydev.controller.workflows.connect.browser_service_client import LoginUrl
+from polydev.controller.workflows.connect.connect_progress import WAIT_FOR_ROOM, SessionNotes
+from polydev.controller.workflows.connect.login_poller import LoginWatch
+from polydev.controller.workflows.connect.session_delivery import SessionDelivery
+from polydev.controller.workflows.connect.session_machines import SessionMachines
+from polydev.controller.workflows.connect.session_queue import Admission
+from polydev.controller.workflows.engine.cancel_watch import Wishes
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
+from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, Machines
+from polydev.shared.domain import (
+    ConnectSession,
+    CredentialKind,
+    PersonId,
+    SessionId,
+    SessionStatus,
+    credential_id_for,
+    now,
+)
+from polydev.shared.errors import (
+    DatabaseUnavailable,
+    HostUnreachable,
+    LoginExpired,
+    LoginNotWaiting,
+    SessionEnded,
+)
+from polydev.shared.providers import check_credentials, end_of_login, provider
+
+log = logging.getLogger("polydev.controller.workflows")
+
+CONNECT = "connect"
+CONNECT_BY_KEY = "connect-by-key"
+"""In `connect_by_key.py`: the same without a browser machine."""
+
+
+def workflow_of(session: ConnectSession) -> str:
+    """The workflow that drives a session."""
+    return CONNECT if session.method is CredentialKind.LOGIN else CONNECT_BY_KEY
+
+
+def new_session(
+    user_id: PersonId,
+    provider_id: str,
+    within_s: float,
+    method: CredentialKind = CredentialKind.LOGIN,
+) -> ConnectSession:
+    """A session of which nothing is done yet, and that is to be done within that time."""
+    at = now()
+    return ConnectSession(
+        session_id=SessionId(str(uuid.uuid4())),
+        user_id=user_id,
+        provider=provider_id,
+        status=SessionStatus.QUEUED,
+        step=None,
+        oauth_url=None,
+        own_browser_url=None,
+        cli_vm_id=None,
+        error_code=None,
+        error=None,
+        cancel_requested_at=None,
+        created_at=at,
+        expires_at=at + timedelta(seconds=within_s),
+        ended_at=None,
+        method=method,
+    )
+
+
+async def add_unless_live(
+    connection: AsyncConnection, quotas: Quotas, caller: Caller, session: ConnectSession
+) -> ConnectSession | None:
+    """Add a session, in the caller's transaction; the live one instead, if there is one for that
+    person and provider. Raises: QuotaExceeded."""
+    await hold_person(connection, session.user_id)
+    live = await sessions.live_of(connection, session.user_id, session.provider)
+    if live is None:
+        if caller.bounds is not None:
+            await quotas.require_session(connection, session.user_id)
+        await sessions.add(connection, session)
+        entry = caller.did("session.start", session.session_id, session.user_id)
+        await audit.record(connection, entry)
+    return live
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Connect sessions: what the API asks, and the workflow."""
+
+    database: Database
+    vault: Vault
+    machines: Machines
+    admission: Admission
+    wishes: Wishes
+    engine: Engine
+    on_point: OnPoint = lambda _step, _point: None
+
+    def saga(self) -> Saga:
+        """The steps, what undoes each, and how long each may take."""
+        its, limit = SessionMachines(self.database, self.machines), self.machines.settings
+        delivery = self._delivery()
+        steps = [
+            Step(
+                WAIT_FOR_ROOM, self.admission.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
+                undo=its.give_back_cli_machine, interruptible=False, retried=DatabaseUnavailable,
+            ),
+            Step(
+                "create-machines", its.create, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
+                undo=its.give_back_cli_machine,
+            ),
+            Step("browser-ready", its.browser_ready, limit.healthy_limit_s + ANSWER_GRACE_S),
+            Step("start-login", self._start_login, limit.login_start_limit_s),
+            Step("wait-for-person", self._wait_for_person, limit.person_limit_s + ANSWER_GRACE_S),
+            Step("capture", self._capture, limit.capture_limit_s, undo=delivery.forget),
+            Step(
+                "write", delivery.write, limit.write_limit_s,
+                undo=delivery.take_back, interruptible=False,
+            ),
+        ]  # fmt: skip
+        always = [Step("destroy-browser", self._clean_up, limit.destroy_limit_s)]
+        notes = SessionNotes(self.database, self.wishes)
+        return Saga(CONNECT, steps, always, notes, limit.destroy_limit_s, self.on_point)
+
+    def register(self) -> None:
+        """Make the workflow known to the engine, before its start."""
+        self.engine.add(CONNECT, partial(self.saga().run, self.engine))
+
+    # -- what the API asks -----------------------------------------------------------------------
+
+    async def start(self, caller: Caller, user_id: PersonId, provider_id: str) -> ConnectSession:
+        """A new session, or the live one for that provider.
+
+        Raises: UnknownProvider, NotAllowed, NoSuchPerson, QuotaExceeded.
+        """
+        session = self._new_session(caller.whom(user_id), provider(provider_id).id)
+        try:
+            async with self.database.write() as connection:
+                live = await add_unless_live(connection, self.machines.quotas, caller, session)
+        except IntegrityError:
+            async with self.database.read(session.user_id) as connection:
+                live = await sessions.live_of(connection, user_id, session.provider)
+        session = live or session
+        await self.engine.enqueue(workflow_of(session), session.session_id)
+        return session
+
+    async def cancel(
+        self, caller: Caller, session_id: SessionId, reason: str = ""
+    ) -> ConnectSession:
+        """Wish a session away; the workflow ends it. Raises NoSuchSession, SessionEnded."""
+        async with self.database.write() as connection:
+            session = await sessions.get(connection, session_id, caller.bounds)
+            if not await sessions.request_cancel(connection, session_id, now()):
+                raise SessionEnded(f"The connect session {session_id} has ended already")
+            entry = caller.did("session.cancel", session_id, session.user_id, reason)
+            await audit.record(connection, entry)
+            return await sessions.get(connection, session_id, caller.bounds)
+
+    def ahead_of(self, session: ConnectSession) -> int | None:
+        """How many sessions are before it in the queue; None if it does not wait for room."""
+        if session.status is not SessionStatus.QUEUED:
+            return None
+        return self.admission.ahead_of(session.session_id)
+
+    async def paste(
+        self,
+        caller: Caller,
+        session_id: SessionId,
+        what: Literal["code", "callbackUrl"],
+        text: str,
+    ) -> None:
+        """Hand what a person pasted straight to the browser machine; it is kept nowhere.
+
+        Raises: NoSuchSession, LoginNotWaiting, PasteRefused.
+        """
+        async with self.database.write(caller.user_id) as connection:
+            session = await sessions.get(connection, session_id, caller.user_id)
+            entry = caller.did("session.input", session_id, session.user_id)
+            await audit.record(connection, entry)
+        if session.status is not SessionStatus.WAITING:
+            raise LoginNotWaiting("The login does not wait for a pasted code or URL now")
+        service = await SessionMachines(self.database, self.machines).browser_service(session_id)
+        await service.paste(session.provider, what, text)
+
+    # -- the steps -------------------------------------------------------------------------------
+
+    async def _start_login(self, subject: str) -> None:
+        session = await self._session(subject)
+        urls = await self._start(session)
+        async with self.database.write() as connection:
+            fresh = await sessions.get(connection, session.session_id)
+            if fresh.status is SessionStatus.WAITING:
+                return  # It was here before: the person's time goes on.
+            limit = timedelta(seconds=self.machines.settings.person_limit_s)
+            await sessions.change(
+                connection,
+                session.session_id,
+                status=SessionStatus.WAITING,
+                oauth_url=urls.url,
+                own_browser_url=urls.ownBrowserUrl,
+                expires_at=now() + limit,
+            )
+
+    async def _start(self, session: ConnectSession) -> LoginUrl:
+        try:
+            return await (await self._watch(session)).start()
+        except HostUnreachable:
+            its = SessionMachines(self.database, self.machines)
+            await its.renew_browser(session.session_id)
+            raise
+
+    async def _wait_for_person(self, subject: str) -> None:
+        session = await self._session(subject)
+        left_s = (session.expires_at - now()).total_seconds()
+        try:
+            async with asyncio.timeout(max(left_s, 0)):
+                await (await self._watch(session)).until_done()
+        except TimeoutError:
+            raise LoginExpired(
+                "Nobody logged in within the time allowed", hint="Connect again when you are ready"
+            ) from None
+
+    async def _capture(self, subject: str) -> None:
+        """Read the credentials and seal them, in one step: they are never kept in between."""
+        session = await self._session(subject)
+        about = provider(session.provider)
+        its = SessionMachines(self.database, self.machines)
+        service = await its.browser_service(session.session_id)
+        reported = await service.credentials(about.id)
+        plaintext = check_credentials(about, reported)
+        binding = Binding(credential_id_for(session.session_id), session.user_id, about.id)
+        sealed = await self.vault.seal(plaintext, binding, now())
+        async with self.database.write() as connection:
+            await credentials.put(connection, sealed, end_of_login(about, plaintext))
+
+    async def _clean_up(self, subject: str) -> None:
+        """The browser machine goes, whatever happened; and a delivery that stands is settled."""
+        await SessionMachines(self.database, self.machines).destroy_browser(subject)
+        await self._delivery().settle(subject)
+
+    # -- what they share -------------------------------------------------------------------------
+
+    async def _session(self, subject: str) -> ConnectSession:
+        async with self.database.read() as connection:
+            return await sessions.get(connection, SessionId(subject))
+
+    async def _watch(self, session: ConnectSession) -> LoginWatch:
+        its = SessionMachines(self.database, self.machines)
+        is_lost = partial(its.has_lost_browser, session.session_id)
+        return LoginWatch(await its.browser_service(session.session_id), session, is_lost)
+
+    def _delivery(self) -> SessionDelivery:
+        return SessionDelivery(self.database, self.vault, self.machines)
+
+    def _new_session(self, user_id: PersonId, provider_id: str) -> ConnectSession:
+        limit = self.machines.settings
+        before_s = limit.queue_limit_s + limit.machine_limit_s
+        before_s += limit.healthy_limit_s + limit.login_start_limit_s
+        return new_session(user_id, provider_id, before_s + limit.person_limit_s)

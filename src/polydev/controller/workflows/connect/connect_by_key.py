@@ -1,0 +1,133 @@
+"""Connecting with an API key: the key is sealed before anything else, and then delivered.
+
+The API asks `ConnectByKey` to start; from then on it is a connect session as any other, which
+`Connect` cancels and the reconciler minds. It needs no browser machine and no person, so its table
+is shorter. The key is in the row that the session's own transaction adds, sealed, and nowhere
+else: a session without its key, or a key without its session, never is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from pydantic import SecretStr
+from sqlalchemy.exc import IntegrityError
+
+from polydev.controller.access import Caller
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.vault import Binding, Vault
+from polydev.controller.workflows.connect.connect import (
+    CONNECT_BY_KEY,
+    add_unless_live,
+    new_session,
+)
+from polydev.controller.workflows.connect.connect_progress import WAIT_FOR_ROOM, SessionNotes
+from polydev.controller.workflows.connect.session_delivery import SessionDelivery
+from polydev.controller.workflows.connect.session_machines import SessionMachines
+from polydev.controller.workflows.connect.session_queue import Admission
+from polydev.controller.workflows.engine.cancel_watch import Wishes
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
+from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, Machines
+from polydev.shared.domain import (
+    ConnectSession,
+    CredentialKind,
+    PersonId,
+    SealedCredential,
+    credential_id_for,
+    now,
+)
+from polydev.shared.errors import DatabaseUnavailable, LoginUnderway
+from polydev.shared.providers import check_api_key, provider, same_login
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectByKey:
+    """Connect sessions of people who bring a key: what the API asks, and the workflow."""
+
+    database: Database
+    vault: Vault
+    machines: Machines
+    admission: Admission
+    wishes: Wishes
+    engine: Engine
+    on_point: OnPoint = lambda _step, _point: None
+
+    def saga(self) -> Saga:
+        """The steps, what undoes each, and how long each may take."""
+        its, limit = SessionMachines(self.database, self.machines), self.machines.settings
+        delivery = SessionDelivery(self.database, self.vault, self.machines)
+        steps = [
+            Step(
+                WAIT_FOR_ROOM, self.admission.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
+                undo=self._give_up, interruptible=False, retried=DatabaseUnavailable,
+            ),
+            Step(
+                "create-cli-machine", its.create_cli, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
+                undo=its.give_back_cli_machine,
+            ),
+            Step(
+                "write", delivery.write, limit.write_limit_s,
+                undo=delivery.take_back, interruptible=False,
+            ),
+        ]  # fmt: skip
+        always = [Step("settle", delivery.settle, limit.write_limit_s)]
+        notes = SessionNotes(self.database, self.wishes)
+        return Saga(CONNECT_BY_KEY, steps, always, notes, limit.destroy_limit_s, self.on_point)
+
+    def register(self) -> None:
+        """Make the workflow known to the engine, before its start."""
+        self.engine.add(CONNECT_BY_KEY, partial(self.saga().run, self.engine))
+
+    async def start(
+        self, caller: Caller, user_id: PersonId, provider_id: str, api_key: SecretStr
+    ) -> ConnectSession:
+        """A new session with that key, or the live one that has the same key.
+
+        Raises: UnknownProvider, BadApiKey, NotAllowed, NoSuchPerson, QuotaExceeded, LoginUnderway.
+        """
+        about = provider(provider_id)
+        plaintext = check_api_key(about, api_key.get_secret_value())
+        session = self._new_session(caller.whom(user_id), about.id)
+        sealed = await self._sealed(session, plaintext)
+        try:
+            async with self.database.write() as connection:
+                live = await add_unless_live(connection, self.machines.quotas, caller, session)
+                if live is None:
+                    await credentials.put(connection, sealed)
+        except IntegrityError:
+            async with self.database.read(session.user_id) as connection:
+                live = await sessions.live_of(connection, session.user_id, about.id)
+        if live is not None:
+            await self._require_same(live, plaintext)
+        session = live or session
+        await self.engine.enqueue(CONNECT_BY_KEY, session.session_id)
+        return session
+
+    async def _give_up(self, subject: str) -> None:
+        """Nothing of the session is left: neither what was claimed for it, nor the key."""
+        await SessionMachines(self.database, self.machines).give_back_cli_machine(subject)
+        await SessionDelivery(self.database, self.vault, self.machines).forget(subject)
+
+    async def _sealed(self, session: ConnectSession, plaintext: bytes) -> SealedCredential:
+        credential = credential_id_for(session.session_id)
+        binding = Binding(credential, session.user_id, session.provider, CredentialKind.API_KEY)
+        return await self.vault.seal(plaintext, binding, now())
+
+    async def _require_same(self, live: ConnectSession, plaintext: bytes) -> None:
+        async with self.database.read() as connection:
+            theirs = await credentials.get(connection, credential_id_for(live.session_id))
+        is_key = theirs is not None and theirs.kind is CredentialKind.API_KEY
+        if theirs is not None and is_key and same_login(await self.vault.open(theirs), plaintext):
+            return
+        raise LoginUnderway(
+            f"Another session connects {provider(live.provider).name} already: {live.session_id}",
+            hint="Cancel it, or wait until it has ended",
+        )
+
+    def _new_session(self, user_id: PersonId, provider_id: str) -> ConnectSession:
+        limit = self.machines.settings
+        within_s = limit.queue_limit_s + limit.machine_limit_s + limit.write_limit_s
+        return new_session(user_id, provider_id, within_s, CredentialKind.API_KEY)

@@ -1,0 +1,70 @@
+"""How a connect session's saga tells how it goes: the rows that the page and commands watch.
+
+Also where it hears that the person wishes it away, which is a column of the same row.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.workflows.engine.cancel_watch import Wishes
+from polydev.shared.domain import SessionId, SessionStatus, credential_id_for, now
+from polydev.shared.errors import LoginCancelled, LoginExpired, PolydevError
+
+log = logging.getLogger("polydev.controller.workflows")
+
+WAIT_FOR_ROOM = "wait-for-room"
+"""The step in which a session is `queued`."""
+
+_ENDS: dict[type[PolydevError], SessionStatus] = {
+    LoginCancelled: SessionStatus.CANCELLED,
+    LoginExpired: SessionStatus.EXPIRED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionNotes:
+    """The notes of connect sessions (saga.Notes)."""
+
+    database: Database
+    wishes: Wishes
+
+    async def begins(self, subject: str, step: str) -> None:
+        """The session is in this step now."""
+        session_id, leaves = SessionId(subject), set[SessionStatus]()
+        if step != WAIT_FOR_ROOM:
+            leaves.add(SessionStatus.QUEUED)
+        if step not in ("start-login", "wait-for-person"):
+            leaves.add(SessionStatus.WAITING)
+        async with self.database.write() as connection:
+            await sessions.step_started(connection, session_id, step, now())
+            await sessions.advance(connection, session_id, step, leaves)
+        log.info("session %s: %s begins", subject, step)
+
+    async def ends(self, subject: str, step: str, outcome: str) -> None:
+        """The step has ended."""
+        async with self.database.write() as connection:
+            await sessions.step_ended(connection, SessionId(subject), step, now(), outcome)
+        log.info("session %s: %s %s", subject, step, outcome)
+
+    async def interrupted(self, subject: str) -> PolydevError:
+        """Returns once the person wishes the session away."""
+        await self.wishes.cancelled(SessionId(subject))
+        return LoginCancelled("The login was cancelled")
+
+    async def over(self, subject: str, failure: PolydevError | None) -> None:
+        """The session's end. A credential that replaces others does so at the same moment."""
+        session_id = SessionId(subject)
+        async with self.database.write() as connection:
+            if failure is None:
+                await credentials.forget_others(connection, credential_id_for(session_id))
+                await sessions.end(connection, session_id, SessionStatus.COMPLETED, now())
+                log.info("session %s: completed", subject)
+                return
+            status = _ENDS.get(type(failure), SessionStatus.FAILED)
+            problem = (failure.code, failure.line())
+            await sessions.end(connection, session_id, status, now(), problem)
+        log.info("session %s: %s (%s)", subject, status, failure.code)

@@ -1,0 +1,69 @@
+"""The last steps of every connect session: its credential goes into its CLI machine, or nowhere.
+
+Logins (`connect.py`) and API keys (`connect_by_key.py`) end alike, so both tables name these steps.
+Each is idempotent, and finds what it needs in the session's row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.vault import Vault
+from polydev.controller.workflows.credentials.credential_delivery import Delivery
+from polydev.controller.workflows.machines.machines import Machines
+from polydev.shared.domain import ConnectSession, SessionId, VmId, credential_id_for
+from polydev.shared.errors import ChannelLost, LoginFailed, MachineBusy
+from polydev.shared.providers import provider
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDelivery:
+    """What a session does with the credential that it made."""
+
+    database: Database
+    vault: Vault
+    machines: Machines
+
+    async def write(self, subject: str) -> None:
+        """Write the credential into the CLI machine, and have the CLI say that it is logged in."""
+        session = await self._session(subject)
+        if session.cli_vm_id is None:
+            raise LoginFailed("The session has lost its CLI machine", hint="Connect again")
+        credential, about = credential_id_for(session.session_id), provider(session.provider)
+        await self.machines.bring_up(session.cli_vm_id)
+        try:
+            delivery = await self._delivery(session.cli_vm_id)
+            await delivery.deliver(credential, about, session.cli_vm_id)
+        except MachineBusy as error:  # It stopped meanwhile: the next try starts it again.
+            raise ChannelLost(error.message, hint=error.hint) from None
+
+    async def take_back(self, subject: str) -> None:
+        """Leave the CLI machine as it was before the writing."""
+        session = await self._session(subject)
+        if session.cli_vm_id is not None:
+            delivery = await self._delivery(session.cli_vm_id)
+            await delivery.take_back(provider(session.provider), session.cli_vm_id)
+
+    async def forget(self, subject: str) -> None:
+        """The session's credential is kept no longer."""
+        async with self.database.write() as connection:
+            await credentials.forget(connection, credential_id_for(SessionId(subject)))
+
+    async def settle(self, subject: str) -> None:
+        """A delivery that stands needs nothing of what was before it any more."""
+        session = await self._session(subject)
+        async with self.database.read() as connection:
+            stands = await credentials.get(connection, credential_id_for(session.session_id))
+        if stands is not None and session.cli_vm_id is not None:
+            delivery = await self._delivery(session.cli_vm_id)
+            await delivery.settle(provider(session.provider), session.cli_vm_id)
+
+    async def _session(self, subject: str) -> ConnectSession:
+        async with self.database.read() as connection:
+            return await sessions.get(connection, SessionId(subject))
+
+    async def _delivery(self, vm_id: VmId) -> Delivery:
+        machine = await self.machines.find(vm_id)
+        return Delivery(self.database, self.vault, self.machines.hosts.of(machine.host_id))

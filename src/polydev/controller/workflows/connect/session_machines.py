@@ -1,0 +1,163 @@
+"""The machines of a connect session: the CLI machine that it takes or makes, and its browser
+machine.
+
+The connect workflow's steps use it. A CLI machine that sessions share goes when the last of them
+has let go of it, and only if a session made it; one that a session completed with stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from polydev.controller.placement.claims import alone
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.workflows.connect.browser_service_client import BrowserService
+from polydev.controller.workflows.connect.session_placement import SessionClaims
+from polydev.controller.workflows.machines.machines import Machines
+from polydev.shared.domain import Machine, MachineKind, MachineState, SessionId, VmId, vm_id_for
+from polydev.shared.errors import HostUnreachable, MachineNotReady, Unavailable
+
+_PAUSE_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMachines:
+    """What a session does with machines, as idempotent steps."""
+
+    database: Database
+    machines: Machines
+
+    async def browser_service(self, session_id: SessionId) -> BrowserService:
+        """The service in the session's browser machine."""
+        vm_id = vm_id_for(session_id, MachineKind.BROWSER)
+        machine = await self.machines.find(vm_id)
+        host = self.machines.hosts.of(machine.host_id)
+        return BrowserService(host, vm_id, self.machines.token(vm_id))
+
+    async def create(self, subject: str) -> None:
+        """Bring the CLI machine up and make the browser machine, side by side."""
+        session_id = SessionId(subject)
+        cli = await self._cli_machine(session_id)
+        browser = vm_id_for(session_id, MachineKind.BROWSER)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.machines.bring_up(cli))
+                group.create_task(self.machines.bring_up(browser))
+        except ExceptionGroup as errors:
+            # What cannot be tried again decides.
+            raise min(errors.exceptions, key=lambda it: isinstance(it, Unavailable)) from None
+
+    async def create_cli(self, subject: str) -> None:
+        """Bring the CLI machine up: all that a session with an API key needs."""
+        await self.machines.bring_up(await self._cli_machine(SessionId(subject)))
+
+    async def browser_ready(self, subject: str) -> None:
+        """Return when the browser machine's service answers.
+
+        Raises: MachineNotReady, which names the machine, the limit and the console log.
+        """
+        session_id = SessionId(subject)
+        vm_id = vm_id_for(session_id, MachineKind.BROWSER)
+        limit_s = self.machines.settings.healthy_limit_s
+        why = "it did not answer"
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    try:
+                        if await (await self.browser_service(session_id)).is_healthy():
+                            return
+                    except HostUnreachable as error:
+                        why = error.message
+                        await self.renew_browser(session_id)
+                    except Unavailable as error:
+                        why = error.message
+                    await asyncio.sleep(_PAUSE_S)  # nothing tells when the service listens
+        except TimeoutError:
+            log = await self._console_log(vm_id)
+            raise MachineNotReady(
+                f"The browser machine {vm_id} was not ready within {limit_s:g} s: {why}",
+                hint=f"Its console log is {log}",
+            ) from None
+
+    async def renew_browser(self, session_id: SessionId) -> None:
+        """Make the browser machine anew on another host, if its own is dead."""
+        vm_id = vm_id_for(session_id, MachineKind.BROWSER)
+        with contextlib.suppress(Unavailable):
+            if await self.machines.leave_dead_host(vm_id):
+                await self.machines.bring_up(vm_id)
+
+    async def has_lost_browser(self, session_id: SessionId) -> bool:
+        """Whether the host of the browser machine has not answered for too long."""
+        machine = await self.machines.find(vm_id_for(session_id, MachineKind.BROWSER))
+        async with self.database.read() as connection:
+            return await self.machines.is_on_dead_host(connection, machine)
+
+    async def destroy_browser(self, subject: str) -> None:
+        """The browser machine goes, whatever happened."""
+        await self.machines.take_down(vm_id_for(SessionId(subject), MachineKind.BROWSER))
+
+    async def give_back_cli_machine(self, subject: str) -> None:
+        """Let go of the CLI machine; destroy it if it was made for a session and none needs it."""
+        session_id = SessionId(subject)
+        async with self.database.write() as connection:
+            await alone(connection)
+            session = await sessions.get(connection, session_id)
+            vm_id = session.cli_vm_id or vm_id_for(session_id, MachineKind.CLI)
+            await sessions.change(connection, session_id, cli_vm_id=None)
+            machine = await machines.find(connection, vm_id)
+            others = await sessions.uses_of(connection, vm_id)
+            if machine is None or machine.status is MachineState.DESTROYED:
+                return
+            is_kept = machine.session_id is None or bool(others)
+            if not is_kept:
+                await machines.set_state(connection, vm_id, MachineState.DESTROYING)
+        if not is_kept:
+            await self.machines.take_down(vm_id)
+        elif machine.status is MachineState.RESUMING:
+            await self._leave_at_rest(machine)
+
+    async def _cli_machine(self, session_id: SessionId) -> VmId:
+        """The session's CLI machine; another if its host has lost it."""
+        while True:
+            async with self.database.read() as connection:
+                session = await sessions.get(connection, session_id)
+                claimed = session.cli_vm_id
+                machine = None if claimed is None else await machines.find(connection, claimed)
+            if machine is not None and await self._is_there(machine):
+                return machine.vm_id
+            async with self.database.write() as connection:
+                if machine is not None:
+                    await machines.set_state(connection, machine.vm_id, MachineState.DESTROYED)
+                claims = SessionClaims(self.machines)
+                await claims.replace_cli(connection, session_id, session.user_id)
+
+    async def _is_there(self, machine: Machine) -> bool:
+        """Whether it is on its host, or will be."""
+        if machine.status in (MachineState.CREATING, MachineState.DESTROYED):
+            return machine.status is MachineState.CREATING
+        try:
+            return await self.machines.at_host(machine) is not None
+        except HostUnreachable:
+            await self.machines.leave_dead_host(machine.vm_id)
+            raise
+
+    async def _leave_at_rest(self, machine: Machine) -> None:
+        """A machine that was to be started for the session alone, and was not: it stays at rest."""
+        view = await self.machines.at_host(machine)
+        async with self.database.write() as connection:
+            if view is None or await sessions.live_with(connection, machine):
+                return
+            if not view.state.holds_memory:
+                before = [MachineState.RESUMING]
+                await machines.set_state(connection, machine.vm_id, view.state, instead_of=before)
+
+    async def _console_log(self, vm_id: VmId) -> str:
+        try:
+            view = await self.machines.at_host(await self.machines.find(vm_id))
+        except Unavailable:
+            return "on its host, which does not answer"
+        return view.console_log if view else "gone with the machine"

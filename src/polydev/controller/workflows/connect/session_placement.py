@@ -1,0 +1,182 @@
+"""What machines a connect session needs, and claiming room for all of them at once.
+
+`admission.py` claims for sessions that wait, `session_machines.py` when a CLI machine turns out to
+be lost. The person's own CLI machine is used in whatever state it is; one is made if there is none.
+The browser machine goes where the CLI machine is, if it fits there: then the login depends on one
+host alone. A session that brings an API key needs no browser machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.placement import Fleet, Room
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.connect.sessions import Waiting
+from polydev.controller.store.queries.machines import hibernation, machines
+from polydev.controller.workflows.machines.machines import Machines
+from polydev.shared.domain import (
+    CredentialKind,
+    HostId,
+    Machine,
+    MachineKind,
+    MachineState,
+    PersonId,
+    SessionId,
+    VmId,
+    vm_id_for,
+)
+from polydev.shared.errors import LoginFailed, MachineBusy, NoCapacity, PolydevError
+
+_BY_PREFERENCE = (
+    MachineState.RUNNING,
+    MachineState.RESUMING,
+    MachineState.CREATING,
+    MachineState.HIBERNATED,
+    MachineState.STOPPED,
+    MachineState.HIBERNATING,
+    MachineState.STOPPING,
+    MachineState.FAILED,
+)
+_GOING_TO_REST = (MachineState.STOPPING, MachineState.HIBERNATING)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a session cannot have its machines."""
+
+    error: PolydevError
+    for_good: bool = False
+    """Waiting does not help."""
+    host_id: HostId | None = None
+    """It needs room on this one host, where its CLI machine's disk is."""
+    is_for_room: bool = True
+    """Whether room is what it lacks: then nobody overtakes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClaims:
+    """Claims rows and room for sessions, in the caller's transaction, which has the fleet."""
+
+    machines: Machines
+
+    async def claim(
+        self, connection: AsyncConnection, fleet: Fleet, waiting: Waiting
+    ) -> Refusal | None:
+        """Claim the machines of a session, or say why not; then nothing is changed."""
+        session_id, user_id = waiting.session_id, waiting.user_id
+        cli = await cli_machine_of(connection, user_id)
+        new_cli = self._plan(session_id, user_id, MachineKind.CLI)
+        needs_browser = waiting.method is CredentialKind.LOGIN
+        browser = self._plan(session_id, user_id, MachineKind.BROWSER) if needs_browser else None
+        for machine in (browser, new_cli if cli is None else None):
+            if machine is not None and not fleet.can_ever_fit(Room.of(machine.size)):
+                return Refusal(fleet.no_capacity(Room.of(machine.size)), for_good=True)
+        if cli is not None and cli.status in _GOING_TO_REST:
+            busy = MachineBusy(f"Your CLI machine {cli.vm_id} is {cli.status}")
+            return Refusal(busy, is_for_room=False)
+        if cli is not None:
+            refusal = await self._claim_with(connection, fleet, cli, browser)
+        elif browser is not None:
+            refusal = await self._claim_new(connection, fleet, new_cli, browser)
+        else:
+            refusal = await self._claim_alone(connection, fleet, new_cli)
+        if refusal is None and await sessions.leave_queue(connection, session_id):
+            vm_id = (cli or new_cli).vm_id
+            await sessions.change(connection, session_id, cli_vm_id=vm_id)
+        return refusal
+
+    async def replace_cli(
+        self, connection: AsyncConnection, session_id: SessionId, user_id: PersonId
+    ) -> VmId:
+        """Another CLI machine for a session whose own is lost. Raises NoCapacity, LoginFailed."""
+        fleet = await self.machines.placement.look(connection)
+        machine = await cli_machine_of(connection, user_id)
+        if machine is None:
+            machine = self._plan(session_id, user_id, MachineKind.CLI)
+            if await machines.find(connection, machine.vm_id) is not None:
+                raise LoginFailed(
+                    "The CLI machine that was made for this login is gone", hint="Connect again"
+                )
+            host_id = fleet.choose(Room.of(machine.size))
+            if host_id is None:
+                raise fleet.no_capacity(Room.of(machine.size))
+            await machines.add_if_absent(connection, replace(machine, host_id=host_id))
+        await sessions.change(connection, session_id, cli_vm_id=machine.vm_id)
+        return machine.vm_id
+
+    async def _claim_new(
+        self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine
+    ) -> Refusal | None:
+        """Claim room for two new machines: on one host, or else on two."""
+        cli_room, browser_room = Room.of(cli.size), Room.of(browser.size)
+        pair = fleet.choose_two(cli_room, browser_room)
+        if pair is None:
+            larger = max(cli_room, browser_room, key=lambda it: it.memory_mib)
+            return Refusal(fleet.no_capacity(larger))
+        cli_host, browser_host = pair
+        fleet.take(cli_host, cli_room)
+        await machines.add_if_absent(connection, replace(cli, host_id=cli_host))
+        await self._add_browser(connection, fleet, browser, browser_host)
+        return None
+
+    async def _claim_alone(
+        self, connection: AsyncConnection, fleet: Fleet, cli: Machine
+    ) -> Refusal | None:
+        """Claim room for a new CLI machine: all that an API key needs."""
+        room = Room.of(cli.size)
+        host_id = fleet.choose(room)
+        if host_id is None:
+            return Refusal(fleet.no_capacity(room))
+        fleet.take(host_id, room)
+        await machines.add_if_absent(connection, replace(cli, host_id=host_id))
+        return None
+
+    async def _claim_with(
+        self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine | None
+    ) -> Refusal | None:
+        """Claim room for a browser machine, if one is needed, and for a CLI machine at rest to run
+        again."""
+        after = fleet
+        if not cli.status.holds_memory:
+            room = Room.of(cli.size, new=False)
+            try:
+                host_id = self.machines.placement.require_room(fleet, cli, room)
+            except PolydevError as error:
+                is_for_room = isinstance(error, NoCapacity)
+                return Refusal(error, host_id=cli.host_id, is_for_room=is_for_room)
+            after = fleet.without(host_id, room)
+        browser_host = None
+        if browser is not None:
+            browser_room = Room.of(browser.size)
+            browser_host = after.choose(browser_room, prefer=cli.host_id)
+            if browser_host is None:
+                return Refusal(after.no_capacity(browser_room))
+        if not cli.status.holds_memory and cli.host_id is not None:
+            fleet.take(cli.host_id, Room.of(cli.size, new=False))
+            await machines.set_state(connection, cli.vm_id, MachineState.RESUMING)
+            if cli.wakes:
+                await hibernation.note_why_woken(connection, cli.vm_id, "a login")
+        if browser is not None and browser_host is not None:
+            await self._add_browser(connection, fleet, browser, browser_host)
+        return None
+
+    async def _add_browser(
+        self, connection: AsyncConnection, fleet: Fleet, browser: Machine, host_id: HostId
+    ) -> None:
+        fleet.take(host_id, Room.of(browser.size))
+        await machines.add_if_absent(connection, replace(browser, host_id=host_id))
+
+    def _plan(self, session_id: SessionId, user_id: PersonId, kind: MachineKind) -> Machine:
+        return self.machines.plan(user_id, kind, vm_id_for(session_id, kind), session_id)
+
+
+async def cli_machine_of(connection: AsyncConnection, user_id: PersonId) -> Machine | None:
+    """The person's CLI machine that a session takes, if there is one."""
+    for state in _BY_PREFERENCE:
+        found = await machines.cli_of(connection, user_id, state)
+        if found is not None:
+            return found
+    return None

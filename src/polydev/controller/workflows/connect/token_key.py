@@ -1,0 +1,46 @@
+"""The key that browser machines' tokens are derived from: one for all controllers of a database.
+
+`app.py` asks for it at start. It is a sealed row; a file in which a controller of an earlier
+version kept it is taken over once, so that machines that run keep their tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from pathlib import Path
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.system import shared_secrets
+from polydev.controller.vault import Vault
+from polydev.shared.domain import now
+
+_NAME = "browser-token-key"
+_BYTES = 32
+
+
+async def token_key(database: Database, vault: Vault, earlier: Path) -> bytes:
+    """The key, made if there is none. `earlier`: the file of an earlier version.
+
+    Raises: WrongEncryptionKey, CredentialDamaged.
+    """
+    kept = await asyncio.to_thread(_kept, earlier)
+    async with database.read() as connection:
+        row = await shared_secrets.find(connection, _NAME)
+    if row is None:
+        sealed = await vault.seal_secret(_NAME, kept or secrets.token_bytes(_BYTES), now())
+        async with database.write() as connection:
+            await shared_secrets.add_if_absent(connection, sealed)
+            row = await shared_secrets.find(connection, _NAME)
+            assert row is not None  # noqa: S101  (it is there now, whoever made it)
+    key = await vault.open_secret(row)
+    if kept is not None:
+        await asyncio.to_thread(earlier.unlink, missing_ok=True)
+    return key
+
+
+def _kept(file: Path) -> bytes | None:
+    try:
+        return bytes.fromhex(file.read_text("ascii").strip())
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Credential delivery, lifecycle and key rotation."""

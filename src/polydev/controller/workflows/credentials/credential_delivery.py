@@ -1,0 +1,201 @@
+"""Delivering a sealed credential: from the vault into the CLI machine, and asking the CLI.
+
+Used by the connect workflow, and by `custody.py`, which looks after credentials later. The
+plaintext lives in this process only, between the vault and the host agent's socket. What stood
+before in the files that change is set aside inside the machine itself, so that a delivery that
+fails puts it back as it was, rotated tokens included. What stands where, and what else has to go
+so that one credential counts, is said by `providers.places`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials
+from polydev.controller.store.queries.machines import hibernation
+from polydev.controller.vault import Vault
+from polydev.shared.domain import CredentialId, CredentialKind, GuestFile, VmId, now
+from polydev.shared.errors import (
+    CredentialsNotAccepted,
+    Failed,
+    Invalid,
+    MachineBusy,
+    NoSuchFile,
+    NoSuchMachine,
+    NotConnected,
+    PolydevError,
+)
+from polydev.shared.host_client import Host
+from polydev.shared.host_protocol import RemoveFiles, WireFile, WriteFiles
+from polydev.shared.providers import (
+    Change,
+    Provider,
+    key_held,
+    places,
+    shared,
+    to_place,
+    to_remove,
+)
+
+log = logging.getLogger("polydev.controller.workflows")
+
+_TRIES = 3
+_WRITE_S = 30.0
+_LOGOUT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Writes credentials into CLI machines."""
+
+    database: Database
+    vault: Vault
+    host: Host
+
+    async def deliver(self, credential: CredentialId, provider: Provider, vm_id: VmId) -> None:
+        """Write a stored credential and check that the CLI counts itself logged in.
+
+        The writing is tried a few times: the login itself must not have been in vain.
+        Raises: CredentialsNotAccepted, CredentialDamaged, NotConnected, SettingsUnreadable, and
+        what the host says.
+        """
+        async with self.database.read() as connection:
+            row = await credentials.get(connection, credential)
+        if row is None:
+            raise NotConnected(f"There is no {provider.name} credential {credential}")
+        plaintext = await self.vault.open(row)
+        found = await self._found(vm_id, places(provider))
+        change = to_place(provider, row.kind, plaintext, found)
+        await self._set_aside(vm_id, {path: found[path] for path in change.paths})
+        for attempt in range(1, _TRIES + 1):
+            await self._make(vm_id, change)
+            if await self.is_logged_in(provider, vm_id):
+                async with self.database.write() as connection:
+                    await credentials.delivered(connection, credential, vm_id, now())
+                    await hibernation.note_use(connection, vm_id, now())
+                return
+            log.warning("%s in %s is not logged in (try %d)", provider.name, vm_id, attempt)
+        raise CredentialsNotAccepted(
+            f"{provider.name} in {vm_id} does not count itself logged in with what was written",
+            hint=f"`polydev machine exec {vm_id} {' '.join(provider.status_argv)}` says why",
+        )
+
+    async def is_logged_in(self, provider: Provider, vm_id: VmId) -> bool:
+        """What the CLI's own status command says."""
+        output = await self.host.run_program(
+            vm_id,
+            provider.status_argv,
+            env=provider.environment,
+            timeout_s=provider.status_within_s,
+        )
+        return output.exit_code == 0
+
+    async def kept_in(self, provider: Provider, kind: CredentialKind, vm_id: VmId) -> bytes | None:
+        """What the CLI keeps in that machine now: a machine's word, not checked yet. A key has the
+        form in which it is sealed."""
+        content = await self._read(vm_id, provider.path_of(kind))
+        if content is None or kind is CredentialKind.LOGIN:
+            return content
+        return key_held(provider, content)
+
+    async def withdraw(
+        self, provider: Provider, kind: CredentialKind, vm_id: VmId, *, running: bool
+    ) -> None:
+        """Rid a machine of a provider's credentials; done also when there are none.
+
+        In one that runs the CLI is first asked to give a login back to its provider. That needs
+        the network and is the guest's to do, so it may fail and has little time.
+        """
+        if running and kind is CredentialKind.LOGIN and provider.credentials.logout_argv:
+            await self._log_out(provider, vm_id)
+        try:
+            found = {path: await self._read_or_leave(vm_id, path) for path in shared(provider)}
+            await self._make(vm_id, to_remove(provider, found))
+            await self._remove(vm_id, *map(_aside, places(provider)))
+        except NoSuchMachine:
+            log.info("%s is not there to remove credentials from", vm_id)
+
+    async def settle(self, provider: Provider, vm_id: VmId) -> None:
+        """The delivery stands: what was set aside is not needed any more."""
+        try:
+            await self._remove(vm_id, *map(_aside, places(provider)))
+        except (NoSuchMachine, MachineBusy):
+            log.info("%s is not there to settle a delivery in", vm_id)
+
+    async def take_back(self, provider: Provider, vm_id: VmId) -> None:
+        """Leave the machine as it was before, if the delivery had begun."""
+        try:
+            asides = await self._found(vm_id, [_aside(path) for path in places(provider)])
+            before = {path: asides[_aside(path)] for path in places(provider)}
+            stood = [GuestFile(path, it) for path, it in before.items() if it]
+            absent = [path for path, it in before.items() if it == b""]
+            await self._make(vm_id, Change(tuple(stood), tuple(absent)))
+            if stood or absent:
+                await self._remove(vm_id, *(path for path, it in asides.items() if it is not None))
+        except (NoSuchMachine, MachineBusy):
+            log.info("%s is not there to take credentials back from", vm_id)
+
+    async def _log_out(self, provider: Provider, vm_id: VmId) -> None:
+        try:
+            ended = await self.host.run_program(
+                vm_id,
+                provider.credentials.logout_argv,
+                env=provider.environment,
+                timeout_s=_LOGOUT_S,
+            )
+            log.info("%s in %s gave its login back: %d", provider.id, vm_id, ended.exit_code)
+        except PolydevError as error:
+            log.info("%s in %s did not give its login back: %s", provider.id, vm_id, error.code)
+
+    async def _set_aside(self, vm_id: VmId, found: Mapping[str, bytes | None]) -> None:
+        """Keep what stands there, in the machine itself; a second time keeps the first. An empty
+        file says that there was nothing."""
+        asides = (GuestFile(_aside(path), it or b"", if_absent=True) for path, it in found.items())
+        await self._write(vm_id, *asides)
+
+    async def _found(self, vm_id: VmId, paths: Sequence[str]) -> dict[str, bytes | None]:
+        contents = await asyncio.gather(*(self._read(vm_id, path) for path in paths))
+        return dict(zip(paths, contents, strict=True))
+
+    async def _make(self, vm_id: VmId, change: Change) -> None:
+        if change.files:
+            await self._write(vm_id, *change.files)
+        if change.removed:
+            await self._remove(vm_id, *change.removed)
+
+    async def _read(self, vm_id: VmId, path: str) -> bytes | None:
+        try:
+            return await self.host.read_file(vm_id, path)
+        except NoSuchFile:
+            return None
+
+    async def _read_or_leave(self, vm_id: VmId, path: str) -> bytes | None:
+        """None for what cannot be read either: too large, or a folder. It keeps nobody from
+        removing the rest."""
+        try:
+            return await self._read(vm_id, path)
+        except (Failed, Invalid) as error:
+            log.info("%s in %s is left as it is: %s", path, vm_id, error.code)
+            return None
+
+    async def _write(self, vm_id: VmId, *files: GuestFile) -> None:
+        operation = WriteFiles(vm_id=vm_id, files=[WireFile.of(file) for file in files])
+        await self.host.run(_operation_id("write", vm_id), operation, _WRITE_S)
+
+    async def _remove(self, vm_id: VmId, *paths: str) -> None:
+        operation = RemoveFiles(vm_id=vm_id, paths=list(paths))
+        await self.host.run(_operation_id("remove", vm_id), operation, _WRITE_S)
+
+
+def _aside(path: str) -> str:
+    return f"{path}.before-connect"
+
+
+def _operation_id(what: str, vm_id: VmId) -> str:
+    """Writing twice is writing once anyway, so every try has an id of its own."""
+    return f"{what}-{vm_id}-{uuid.uuid4().hex[:12]}"

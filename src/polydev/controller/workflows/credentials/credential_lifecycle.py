@@ -1,0 +1,267 @@
+"""Looking after credentials that were delivered: validate, take back what changed, export, revoke.
+
+The API asks `Custody`. A CLI renews its tokens in its machine, and the old ones die with that, so
+validating also takes what the machine holds now into the vault, if it is of the same account. The
+machine is hostile: what it holds is bounded, held against the provider's schema, and can change
+nothing but its own person's credential.
+
+Revoking empties the row at once; a workflow then rids the CLI machine of the file, however long its
+host is away, and the row goes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from functools import partial
+
+from polydev.controller.access import Caller
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.store.queries.system import audit
+from polydev.controller.vault import Binding, Vault
+from polydev.controller.workflows.credentials.credential_delivery import Delivery
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.engine.log_only_observer import Unattended
+from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
+from polydev.controller.workflows.machines.actor import Cause
+from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.machines.resume_on_use import Waking, can_be_used
+from polydev.shared.domain import (
+    Credential,
+    CredentialId,
+    CredentialKind,
+    Machine,
+    MachineKind,
+    MachineState,
+    PersonId,
+    Validity,
+    now,
+)
+from polydev.shared.errors import MachineBusy, NoSuchCredential, PolydevError
+from polydev.shared.providers import (
+    Provider,
+    check_credentials,
+    end_of_login,
+    provider,
+    same_account,
+    same_login,
+)
+
+log = logging.getLogger("polydev.controller.workflows")
+
+REVOKE = "revoke-credential"
+
+_VALIDATE_S = 45.0
+_REVOKE_S = 60.0
+_GONE = (MachineState.DESTROYED, MachineState.DESTROYING)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of validating."""
+
+    validity: Validity
+    reason: str
+    refreshed: bool = False
+    """Whether the machine's copy was newer and is the vault's now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """Credentials after their delivery."""
+
+    database: Database
+    vault: Vault
+    machines: Machines
+    engine: Engine
+    waking: Waking
+    on_point: OnPoint = lambda _step, _point: None
+
+    def register(self) -> None:
+        """Make the workflow known to the engine, before its start."""
+        step = Step(REVOKE, self.remove, _REVOKE_S)
+        saga = Saga(REVOKE, [], [step], Unattended(), _REVOKE_S, self.on_point)
+        self.engine.add(REVOKE, partial(saga.run, self.engine))
+
+    # -- what the API asks -----------------------------------------------------------------------
+
+    async def validate(self, caller: Caller, credential_id: CredentialId) -> Verdict:
+        """Ask the CLI in the CLI machine whether it is logged in, and take back what it renewed.
+
+        Raises NoSuchCredential.
+        """
+        credential = await self._standing(caller.bounds, credential_id)
+        try:
+            async with asyncio.timeout(_VALIDATE_S):
+                verdict = await self._verdict(caller, credential)
+        except TimeoutError:
+            verdict = _unknown(f"Its CLI machine did not answer within {_VALIDATE_S:g} s")
+        except PolydevError as error:
+            verdict = _unknown(error.line())
+        async with self.database.write() as connection:
+            await credentials.checked(connection, credential_id, verdict.validity, now())
+        return verdict
+
+    async def export(
+        self, caller: Caller, credential_id: CredentialId
+    ) -> tuple[Provider, CredentialKind, bytes]:
+        """Whose CLI it is for, what it is, and the plaintext; for its owner alone, whoever else
+        may reach it.
+
+        Raises: NoSuchCredential, CredentialDamaged, WrongEncryptionKey.
+        """
+        async with self.database.write() as connection:
+            await credentials.told(connection, credential_id, caller.user_id)
+            row = await credentials.get(connection, credential_id)
+            if row is None:
+                raise _revoked(credential_id)
+            entry = caller.did("credential.export", credential_id, caller.user_id)
+            await audit.record(connection, entry)
+        return provider(row.provider), row.kind, await self.vault.open(row)
+
+    async def revoke(self, caller: Caller, credential_id: CredentialId) -> Credential:
+        """Forget a credential, here at once and in its CLI machine soon. Raises NoSuchCredential.
+
+        It is not the caller's to wait for: the row goes when the machine is rid of it too.
+        """
+        async with self.database.write() as connection:
+            credential = await credentials.told(connection, credential_id, caller.bounds)
+            if await credentials.revoke(connection, credential, now()):
+                entry = caller.did("credential.revoke", credential_id, credential.user_id)
+                await audit.record(connection, entry)
+            credential = await credentials.told(connection, credential_id)
+        await self.engine.enqueue(REVOKE, credential_id)
+        return credential
+
+    async def resume(self) -> None:
+        """Go on with what was revoked and is not gone: a controller died, or a host was away."""
+        async with self.database.read() as connection:
+            waiting = await credentials.revoked(connection)
+        for credential in waiting:
+            if not await self.engine.is_over(REVOKE, credential.credential_id):
+                await self.engine.enqueue(REVOKE, credential.credential_id)
+                continue
+            try:
+                await self.remove(credential.credential_id)
+            except PolydevError as error:
+                log.warning("%s is not removed yet: %s", credential.credential_id, error.line())
+
+    # -- the step --------------------------------------------------------------------------------
+
+    async def remove(self, subject: str) -> None:
+        """Rid the CLI machine of a revoked credential, then the table."""
+        async with self.database.read() as connection:
+            try:
+                credential = await credentials.told(connection, CredentialId(subject))
+            except NoSuchCredential:
+                return
+            whose, which = credential.user_id, credential.provider
+            connecting = await sessions.live_of(connection, whose, which)
+            replaced = await credentials.newest_of(connection, whose, which)
+        if connecting is not None:
+            raise MachineBusy(f"A login to {which} goes on, which writes the same file")
+        found = await self._machine(credential) if replaced is None else None
+        if found is not None:
+            if can_be_used(found):  # one that sleeps has its disk in use
+                cause = Cause.of_person(whose, "workflow", "a login is removed from it")
+                found = await self.waking.awake(cause, found.vm_id)
+            running = found.status is MachineState.RUNNING
+            about = provider(which)
+            delivery = self._delivery(found)
+            await delivery.withdraw(about, credential.kind, found.vm_id, running=running)
+        async with self.database.write() as connection:
+            await credentials.gone(connection, credential)
+
+    # -- how it is validated ---------------------------------------------------------------------
+
+    async def _verdict(self, caller: Caller, credential: Credential) -> Verdict:
+        about = provider(credential.provider)
+        machine = await self._machine(credential)
+        if machine is None:
+            return _unknown("It is in no CLI machine: connect again")
+        if not can_be_used(machine):
+            return _unknown(f"Its CLI machine {machine.vm_id} is {machine.status}")
+        machine = await self.waking.awake(Cause.asked(caller, "a login is checked"), machine.vm_id)
+        delivery = self._delivery(machine)
+        if not await delivery.is_logged_in(about, machine.vm_id):
+            words = f"{about.name} in {machine.vm_id} says that it is not logged in"
+            return Verdict(Validity.INVALID, words)
+        held = await delivery.kept_in(about, credential.kind, machine.vm_id)
+        if held is None:
+            return _unknown(f"{about.name} in {machine.vm_id} is logged in in another way")
+        if credential.kind is CredentialKind.API_KEY:
+            return await self._compared(about, credential, held)
+        return await self._taken_back(caller, about, credential, held)
+
+    async def _compared(self, about: Provider, credential: Credential, held: bytes) -> Verdict:
+        """A key is not renewed: it is the one that is held, or somebody put another there."""
+        async with self.database.read() as connection:
+            row = await credentials.get(connection, credential.credential_id)
+        if row is None:
+            raise _revoked(credential.credential_id)
+        if not same_login(await self.vault.open(row), held):
+            return _unknown(f"{about.name} has another API key there")
+        words = f"{about.name} has the API key; whether it is good, the provider says in a chat"
+        return Verdict(Validity.VALID, words)
+
+    async def _taken_back(
+        self, caller: Caller, about: Provider, credential: Credential, held: bytes
+    ) -> Verdict:
+        """Have the vault hold what the machine holds, if it is the same account's."""
+        theirs = check_credentials(about, held)
+        async with self.database.read() as connection:
+            row = await credentials.get(connection, credential.credential_id)
+            whose, which = credential.user_id, credential.provider
+            connecting = await sessions.live_of(connection, whose, which)
+        if row is None:
+            raise _revoked(credential.credential_id)
+        if connecting is not None:  # what the machine holds may be another credential's soon
+            return Verdict(Validity.VALID, f"{about.name} says that it is logged in")
+        ours = await self.vault.open(row)
+        if same_login(ours, theirs):
+            return Verdict(Validity.VALID, f"{about.name} says that it is logged in")
+        if not same_account(about, ours, theirs):
+            return _unknown(f"{about.name} is logged in there to another account")
+        binding = Binding.of(row)
+        sealed = await self.vault.seal(theirs, binding, row.created_at)
+        ends = end_of_login(about, theirs)
+        async with self.database.write() as connection:
+            taken = await credentials.replace_sealed(connection, row, sealed, expires_at=ends)
+            if taken:
+                entry = caller.did("credential.refresh", row.credential_id, row.user_id)
+                await audit.record(connection, entry)
+        words = f"{about.name} says that it is logged in, and had renewed its tokens"
+        return Verdict(Validity.VALID, words, refreshed=taken)
+
+    async def _standing(self, bounds: PersonId | None, credential_id: CredentialId) -> Credential:
+        async with self.database.read(bounds) as connection:
+            credential = await credentials.told(connection, credential_id, bounds)
+        if credential.revoked_at is not None:
+            raise _revoked(credential_id)
+        return credential
+
+    async def _machine(self, credential: Credential) -> Machine | None:
+        """The CLI machine that holds it, if that is still there."""
+        async with self.database.read() as connection:
+            if credential.vm_id is None:
+                if credential.kind is CredentialKind.API_KEY:  # it waits to be written
+                    return None
+                # It was written before that was noted.
+                owned = await machines.of_person(connection, credential.user_id)
+                return next((it for it in owned if it.vm_type is MachineKind.CLI), None)
+            machine = await machines.find(connection, credential.vm_id)
+        return None if machine is None or machine.status in _GONE else machine
+
+    def _delivery(self, machine: Machine) -> Delivery:
+        return Delivery(self.database, self.vault, self.machines.hosts.of(machine.host_id))
+
+
+def _unknown(reason: str) -> Verdict:
+    return Verdict(Validity.UNKNOWN, reason)
+
+
+def _revoked(credential_id: CredentialId) -> NoSuchCredential:
+    return NoSuchCredential(f"The credential {credential_id} is revoked")

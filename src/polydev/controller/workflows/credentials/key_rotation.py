@@ -1,0 +1,203 @@
+"""Changing ENCRYPTION_KEY: seals everything anew with the key that seals, while all goes on.
+
+The API asks `Rotation`. The workflow is about a key, its target: whichever controller runs it seals
+with that key, not with its own idea of the current one. Every row opens at every moment: a row is
+opened with the key it names, sealed anew, and put back only if nobody changed it meanwhile. What
+has been done is in the rows, so a rotation that was cut goes on where it was, and a second one
+finds nothing to do. How the rows of one key become another's: docs/operating.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from polydev.controller.access import Caller
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials, vault_keys
+from polydev.controller.store.queries.system import audit, controllers, shared_secrets
+from polydev.controller.vault import Binding, Vault
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.engine.saga import OnPoint
+from polydev.shared.domain import KeyUse, SealedCredential, SharedSecret, VaultKey, now
+from polydev.shared.errors import (
+    CredentialDamaged,
+    KeyInUse,
+    NoSuchKey,
+    PolydevError,
+    WrongEncryptionKey,
+)
+
+log = logging.getLogger("polydev.controller.workflows")
+
+ROTATE = "rotate-keys"
+RESEAL = "reseal"
+
+BATCH = 20
+"""How many rows are sealed between two transactions: some two seconds of work."""
+
+_NOTHING = KeyUse(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """One key, and what it seals. Without an id: rows of an earlier Node.js controller."""
+
+    key: VaultKey | None
+    seals: bool
+    """Whether this controller seals with it."""
+    opens: bool
+    """Whether this controller has it."""
+    use: KeyUse
+
+
+@dataclass(frozen=True, slots=True)
+class RotationState:
+    """How far a rotation is."""
+
+    rotation_id: str
+    key_id: str
+    left: int
+    """Rows that other keys still seal."""
+    is_over: bool
+    """Whether it has ended; what is left then could not be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What an administrator asks of keys, and the workflow that seals anew."""
+
+    database: Database
+    vault: Vault
+    engine: Engine
+    on_point: OnPoint = lambda _step, _point: None
+
+    def register(self) -> None:
+        """Make the workflow known to the engine, before its start."""
+        self.engine.add(ROTATE, self._run)
+
+    async def every(self) -> list[KeyState]:
+        """The keys, the newest first, and what each seals."""
+        async with self.database.read() as connection:
+            known, uses = await vault_keys.every(connection), await vault_keys.uses(connection)
+        found = [
+            KeyState(
+                key,
+                seals=key.key_id == self.vault.key_id,
+                opens=key.key_id in self.vault.key_ids,
+                use=uses.get(key.key_id, _NOTHING),
+            )
+            for key in known
+        ]
+        if None in uses:
+            found.append(KeyState(None, seals=False, opens=True, use=uses[None]))
+        return found
+
+    async def start(self, caller: Caller) -> RotationState:
+        """Have everything sealed with the key that this controller seals with."""
+        target = self.vault.key_id
+        rotation_id = f"{target}.{uuid.uuid4().hex[:12]}"
+        async with self.database.write() as connection:
+            await audit.record(connection, caller.did("key.rotate", target, None))
+        await self.engine.enqueue(ROTATE, rotation_id)
+        return await self.state(rotation_id)
+
+    async def state(self, rotation_id: str) -> RotationState:
+        """How far a rotation is. Raises NoSuchKey."""
+        target = _target(rotation_id)
+        is_over = await self.engine.is_over(ROTATE, rotation_id)  # first: then what is left, stays
+        async with self.database.read() as connection:
+            known = {key.key_id for key in await vault_keys.every(connection)}
+            uses = await vault_keys.uses(connection)
+        if target not in known:
+            raise NoSuchKey(f"There is no rotation {rotation_id}")
+        left = sum(
+            use.credentials + use.secrets for key_id, use in uses.items() if key_id != target
+        )
+        return RotationState(rotation_id, target, left, is_over)
+
+    async def retire(self, caller: Caller, key_id: str) -> None:
+        """Forget a key that seals nothing any more. Raises NoSuchKey, KeyInUse."""
+        async with self.database.write() as connection:
+            await vault_keys.alone(connection)
+            if key_id not in {key.key_id for key in await vault_keys.every(connection)}:
+                raise NoSuchKey(
+                    f"There is no key {key_id}", hint="`polydev key list` shows those there are"
+                )
+            use = (await vault_keys.uses(connection)).get(key_id)
+            if use is not None:
+                raise KeyInUse(
+                    f"{key_id} still seals {use.credentials} credentials and {use.secrets} secrets "
+                    "of the controllers",
+                    hint="`polydev key rotate` seals them with the current key",
+                )
+            holding = await controllers.with_key(connection, key_id)
+            if holding or key_id in self.vault.key_ids:
+                raise KeyInUse(
+                    f"{key_id} seals nothing, but {len(holding) or 1} controllers were started "
+                    "with it, and would take it for a new key",
+                    hint="Start them without it first",
+                )
+            await vault_keys.forget(connection, key_id)
+            await audit.record(connection, caller.did("key.retire", key_id, None))
+
+    async def _run(self, rotation_id: str) -> None:
+        target = _target(rotation_id)
+        try:
+            await self.engine.step(RESEAL, lambda: self._reseal(target))
+        except PolydevError as error:
+            log.error("the rotation to %s ended: %s", target, error.line())
+
+    async def _reseal(self, target: str) -> None:
+        if target not in self.vault.key_ids:
+            raise WrongEncryptionKey(
+                f"This controller does not have {target}",
+                hint="Give it that key in POLYDEV_OTHER_ENCRYPTION_KEYS, and rotate again",
+            )
+        after = ""
+        self.on_point(RESEAL, "before")
+        while rows := await self._next(target, after):
+            sealed = await asyncio.gather(*(self._sealed(row, target) for row in rows))
+            async with self.database.write() as connection:
+                for old, new in zip(rows, sealed, strict=True):
+                    if new is not None:
+                        await credentials.replace_sealed(connection, old, new)
+            after = rows[-1].credential_id
+            self.on_point(RESEAL, "inside")
+        async with self.database.read() as connection:
+            secrets = await shared_secrets.every(connection)
+        for secret in secrets:
+            if secret.key_id != target:
+                await self._replace_secret(secret, target)
+        self.on_point(RESEAL, "after")
+
+    async def _next(self, target: str, after: str) -> Sequence[SealedCredential]:
+        async with self.database.read() as connection:
+            return await credentials.not_sealed_with(connection, target, after, BATCH)
+
+    async def _sealed(self, row: SealedCredential, target: str) -> SealedCredential | None:
+        """The row sealed with the target; None if it does not open: it is left as it is."""
+        try:
+            plaintext = await self.vault.open(row)
+        except (WrongEncryptionKey, CredentialDamaged) as error:
+            log.error("credential %s is not sealed anew: %s", row.credential_id, error.line())
+            return None
+        to = Binding.of(row)
+        return await self.vault.seal(plaintext, to, row.created_at, key_id=target)
+
+    async def _replace_secret(self, secret: SharedSecret, target: str) -> None:
+        try:
+            plaintext = await self.vault.open_secret(secret)
+        except (WrongEncryptionKey, CredentialDamaged) as error:
+            log.error("the secret '%s' is not sealed anew: %s", secret.name, error.line())
+            return
+        sealed = await self.vault.seal_secret(secret.name, plaintext, now(), key_id=target)
+        async with self.database.write() as connection:
+            await shared_secrets.replace_sealed(connection, secret, sealed)
+
+
+def _target(rotation_id: str) -> str:
+    return rotation_id.partition(".")[0]

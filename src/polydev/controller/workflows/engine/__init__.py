@@ -1,0 +1,1 @@
+"""The durable engine, sagas, leases and cancellation."""

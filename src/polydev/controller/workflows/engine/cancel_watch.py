@@ -1,0 +1,69 @@
+"""Who wishes their connect session away: looked up once for all sessions that run here.
+
+The notes of connect sessions ask it while a step works. However many sessions run, one task looks,
+once after each burst of changes, and only while anybody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections import defaultdict
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import sessions
+from polydev.shared.domain import SessionId
+from polydev.shared.errors import PolydevError
+
+log = logging.getLogger("polydev.controller.workflows")
+
+_BREATH_S = 0.1
+_AGAIN_S = 1.0
+
+
+class Wishes:
+    """Wishes to cancel, as this controller sees them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: defaultdict[SessionId, set[asyncio.Event]] = defaultdict(set)
+        self._looking: asyncio.Task[None] | None = None
+
+    async def cancelled(self, session_id: SessionId) -> None:
+        """Return once the person wishes the session away."""
+        news = asyncio.Event()
+        self._waiting[session_id].add(news)
+        if self._looking is None:
+            # In a context of its own: it outlives the step that needs it first.
+            self._looking = asyncio.create_task(self._look(), context=contextvars.Context())
+        try:
+            async with self._database.read() as connection:
+                session = await sessions.get(connection, session_id)
+            if session.cancel_requested_at is None:
+                await news.wait()
+        finally:
+            self._waiting[session_id].discard(news)
+            if not self._waiting[session_id]:
+                del self._waiting[session_id]
+            if not self._waiting and self._looking is not None:
+                self._looking.cancel()
+                self._looking = None
+
+    async def _look(self) -> None:
+        while True:
+            change = self._database.next_change()
+            for session_id in await self._wished():
+                for news in self._waiting.get(session_id, ()):
+                    news.set()
+            await change.wait()
+            await asyncio.sleep(_BREATH_S)  # so that many changes cost one look
+
+    async def _wished(self) -> list[SessionId]:
+        while True:
+            try:
+                async with self._database.read() as connection:
+                    return await sessions.wished_away(connection)
+            except PolydevError as error:
+                log.warning("looking for wishes to cancel: %s", error.line())
+            await asyncio.sleep(_AGAIN_S)

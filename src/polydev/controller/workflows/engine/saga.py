@@ -1,0 +1,235 @@
+"""Sagas: a table of steps, each with what undoes it and how long it may take, and its runner.
+
+`connect.py` and `machines.py` write tables; the runner drives one over the engine. A step may run
+twice and may be cut anywhere, so `do` and `undo` must be idempotent, and `undo` must also undo a
+`do` that was cut. Steps pass nothing to each other: what they leave is in rows and on hosts.
+
+    forward    do each step in order; `Unavailable` is tried again until the step's limit
+    backward   after a failure, undo the steps that began, the last one first
+    always     whatever happened, do these; they are tried again whatever they raise
+    end        tell how it ended; the saga's rows are final after that
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from polydev.controller.telemetry import metrics, traces
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.shared.errors import PolydevError, StepTimedOut, Unavailable
+from polydev.shared.logging import context
+
+log = logging.getLogger("polydev.controller.workflows")
+
+Work = Callable[[str], Awaitable[None]]
+"""Gets the saga's subject: the id of the session, or of the machine, that it is about."""
+
+Point = Literal["before", "inside", "after"]
+OnPoint = Callable[[str, Point], None]
+
+_NOUNS = {
+    "connect": "session",
+    "connect-by-key": "session",
+    "create-machine": "machine",
+    "destroy-machine": "machine",
+    "stop-machine": "machine",
+    "start-machine": "machine",
+    "hibernate-machine": "machine",
+    "resume-machine": "machine",
+    "delete-person": "person",
+    "revoke-credential": "credential",
+}
+"""What the subject of each is called in logs and traces."""
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a saga's table."""
+
+    name: str
+    do: Work
+    limit_s: float
+    undo: Work | None = None
+    interruptible: bool = True
+    """Whether a wish to cancel ends it at once."""
+    retried: type[PolydevError] = Unavailable
+    """What is tried again until the limit."""
+
+
+class Notes(Protocol):
+    """Where a saga tells how it goes, and where it hears that it is not wanted any more."""
+
+    async def begins(self, subject: str, step: str) -> None: ...
+
+    async def ends(self, subject: str, step: str, outcome: str) -> None: ...
+
+    async def interrupted(self, subject: str) -> PolydevError:
+        """Returns, with the reason, once the saga is not wanted; otherwise never."""
+
+    async def over(self, subject: str, failure: PolydevError | None) -> None:
+        """The saga's end: after this its rows do not change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saga:
+    """A table, and where it tells how it goes."""
+
+    name: str
+    steps: Sequence[Step]
+    always: Sequence[Step]
+    notes: Notes
+    undo_limit_s: float
+    on_point: OnPoint = lambda _step, _point: None
+    """Told when a step is about to begin, has worked but is not yet kept, and is kept."""
+
+    async def run(self, engine: Engine, subject: str) -> None:
+        """Drive the saga to its end. Raises nothing of its own."""
+        about = subject.partition("/")[0]
+        ids = {_NOUNS.get(self.name, "subject"): about, "workflow": self.name}
+        with context.about(**ids), traces.span(self.name, trace=subject, **ids):
+            await self._run(engine, subject)
+
+    async def _run(self, engine: Engine, subject: str) -> None:
+        failure = await self._forward(engine, subject)
+        for step in self.always:
+            await self._insist(engine, subject, step.name, step.do, step.limit_s)
+
+        name = f"end {self.name}"
+
+        async def end() -> None:
+            await self.notes.over(subject, failure)
+            self.on_point(name, "inside")
+
+        self.on_point(name, "before")
+        await engine.step(name, end)
+        self.on_point(name, "after")
+
+    async def _forward(self, engine: Engine, subject: str) -> PolydevError | None:
+        begun: list[Step] = []
+        for step in self.steps:
+            begun.append(step)
+            try:
+                await self._do(engine, subject, step)
+            except PolydevError as failure:
+                log.warning("%s: step '%s' failed: %s", subject, step.name, failure.line())
+                await self._backward(engine, subject, begun)
+                return failure
+        return None
+
+    async def _backward(self, engine: Engine, subject: str, begun: Sequence[Step]) -> None:
+        for step in reversed(begun):
+            if step.undo is not None:
+                name = f"undo {step.name}"
+                await self._insist(engine, subject, name, step.undo, self.undo_limit_s)
+
+    async def _do(self, engine: Engine, subject: str, step: Step) -> None:
+        async def work() -> None:
+            await self.notes.begins(subject, step.name)
+            try:
+                with self._observed(step.name):
+                    await self._within_limit(subject, step)
+            except PolydevError:
+                await self.notes.ends(subject, step.name, "failed")
+                raise
+            self.on_point(step.name, "inside")
+            await self.notes.ends(subject, step.name, "done")
+
+        self.on_point(step.name, "before")
+        await engine.step(step.name, work)
+        self.on_point(step.name, "after")
+
+    async def _insist(
+        self, engine: Engine, subject: str, name: str, do: Work, limit_s: float
+    ) -> None:
+        """Do what must be done. What cannot be done within the limit is left to the reconciler."""
+
+        async def work() -> None:
+            await self.notes.begins(subject, name)
+            outcome = "done"
+            try:
+                with self._observed(name):
+                    async with asyncio.timeout(limit_s):
+                        await _again(lambda: do(subject), PolydevError, name)
+            except TimeoutError:
+                outcome = "failed"
+                log.error("%s: '%s' did not end within %g s", subject, name, limit_s)
+            self.on_point(name, "inside")
+            await self.notes.ends(subject, name, outcome)
+
+        self.on_point(name, "before")
+        try:
+            await engine.step(name, work)
+        except PolydevError as error:
+            log.error("%s: '%s' failed: %s", subject, name, error.line())
+        self.on_point(name, "after")
+
+    @contextmanager
+    def _observed(self, step: str) -> Iterator[None]:
+        """Time a step, and trace it."""
+        with metrics.timed(metrics.step_duration, self.name, step), traces.span(step):
+            yield
+
+    async def _within_limit(self, subject: str, step: Step) -> None:
+        trying = _Trying()
+        try:
+            async with asyncio.timeout(step.limit_s):
+                work = _again(lambda: step.do(subject), step.retried, step.name, trying)
+                if step.interruptible:
+                    await _unless(self.notes.interrupted(subject), work)
+                else:
+                    await work
+        except TimeoutError:
+            why = trying.last.message if trying.last else "it went on without an answer"
+            raise StepTimedOut(
+                f"'{step.name}' did not end within {step.limit_s:g} s: {why}",
+                hint=trying.last.hint if trying.last else "`polydev doctor` looks for the cause",
+            ) from None
+
+
+@dataclass(slots=True)
+class _Trying:
+    last: PolydevError | None = None
+
+
+async def _again(
+    work: Callable[[], Awaitable[None]],
+    what: type[PolydevError],
+    name: str,
+    trying: _Trying | None = None,
+) -> None:
+    """Do it, and again after an error of that kind, with growing pauses; the caller limits it."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await work()
+        except what as error:
+            log.info("'%s' will be tried again: %s", name, error.message)
+            if trying is not None:
+                trying.last = error
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+async def _unless(
+    interruption: Coroutine[Any, Any, PolydevError], work: Coroutine[Any, Any, None]
+) -> None:
+    """Await `work`, unless the interruption comes first: then end `work` and raise the reason."""
+    stop, working = asyncio.create_task(interruption), asyncio.create_task(work)
+    both: set[asyncio.Task[Any]] = {stop, working}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise stop.result()
+        working.result()
+    finally:
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)

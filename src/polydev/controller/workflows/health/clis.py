@@ -1,0 +1,109 @@
+"""Logins: what was delivered to CLI machines, compared with what the CLIs there say of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials
+from polydev.controller.store.queries.machines import machines
+from polydev.shared.domain import (
+    Credential,
+    CredentialKind,
+    Finding,
+    Machine,
+    MachineKind,
+    MachineState,
+    PersonId,
+    now,
+)
+from polydev.shared.errors import NoSuchFile, PolydevError
+from polydev.shared.host_client import Hosts
+from polydev.shared.providers import Provider, provider
+
+MOST = 24
+"""How many CLIs are asked at most: each question starts a program in somebody's machine."""
+_AT_ONCE = 6
+_LIMIT_S = 45.0
+"""Gemini CLI needs half a minute to start in an emulated machine."""
+ALL_S = _LIMIT_S + 5
+"""For all of them together: one that does not answer must be told by its name."""
+
+
+async def ask(database: Database, hosts: Hosts, person: PersonId | None) -> Sequence[Finding]:
+    """Ask each CLI that a credential was written for whether it is logged in."""
+    logins = await _logins(database, person)
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def in_turn(machine: Machine, credential: Credential) -> Finding | None:
+        async with turns:
+            return await _one(hosts, machine, credential)
+
+    answers = await asyncio.gather(*(in_turn(*login) for login in logins[:MOST]))
+    wrong = [finding for finding in answers if finding is not None]
+    words = f"{len(logins)}, each known to its CLI"
+    if len(logins) > MOST:
+        words = f"The CLIs of {MOST} of {len(logins)} were asked, and know theirs"
+    return wrong or [Finding("logins", True, words)]
+
+
+async def _logins(database: Database, person: PersonId | None) -> list[tuple[Machine, Credential]]:
+    """Credentials that stand, with the running CLI machine that each was written into."""
+    async with database.read(person) as connection:
+        if person is None:
+            alive = await machines.alive(connection)
+        else:
+            alive = await machines.of_person(connection, person)
+        running = {
+            row.vm_id: row
+            for row in alive
+            if row.vm_type is MachineKind.CLI and row.status is MachineState.RUNNING
+        }
+        found: list[tuple[Machine, Credential]] = []
+        for owner in sorted({row.user_id for row in running.values()}):
+            newest: dict[str, Credential] = {}
+            for credential in await credentials.of_person(connection, owner):
+                if credential.revoked_at is None:
+                    newest.setdefault(credential.provider, credential)
+            found += [(running[it.vm_id], it) for it in newest.values() if it.vm_id in running]
+    return found
+
+
+async def _one(hosts: Hosts, machine: Machine, credential: Credential) -> Finding | None:
+    cli, vm_id = provider(credential.provider), machine.vm_id
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            return await _asked(hosts, cli, machine, credential)
+    except TimeoutError:
+        why = f"it did not answer within {_LIMIT_S:g} s"
+    except PolydevError as error:
+        why = error.message
+    words = f"{cli.name} in machine {vm_id} could not be asked whether it is logged in: {why}"
+    hint = f"See what it prints: polydev machine console {vm_id}; starting it again may help"
+    return Finding("logins", False, words, hint, vm_id)
+
+
+async def _asked(
+    hosts: Hosts, cli: Provider, machine: Machine, credential: Credential
+) -> Finding | None:
+    host, vm_id = hosts.of(machine.host_id), machine.vm_id
+    by_key = " --api-key" if credential.kind is CredentialKind.API_KEY else ""
+    again = f"Connect again: polydev connect {cli.id}{by_key}"
+    path = cli.path_of(credential.kind)
+    try:
+        await host.read_file(vm_id, path)
+    except NoSuchFile:
+        words = (
+            f"The credentials of {cli.name} are not in machine {vm_id}: {path} is missing there, "
+            "though they were delivered"
+        )
+        return Finding("logins", False, words, again, vm_id)
+    output = await host.run_program(vm_id, cli.status_argv, env=cli.environment, timeout_s=_LIMIT_S)
+    if output.exit_code == 0:
+        return None
+    said = f"{cli.name} in machine {vm_id} says that it is not logged in"
+    if credential.expires_at is not None and credential.expires_at < now():
+        said += f": its login ended at {credential.expires_at:%Y-%m-%d %H:%M} UTC"
+    why = f"; `polydev machine exec {vm_id} {' '.join(cli.status_argv)}` shows its own words"
+    return Finding("logins", False, said, again + why, vm_id)

@@ -1,0 +1,82 @@
+"""The database: read, written, of this version's shape, and who works with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from polydev.controller.store.engine import schema_version
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.system import controllers
+from polydev.shared.domain import Finding
+
+_LIMIT_S = 5.0
+
+
+async def look(database: Database) -> Sequence[Finding]:
+    """Whether it can be used as the controller uses it. Raises DatabaseUnavailable."""
+    wrong = [it for it in (await _read(database), await _written(database)) if it is not None]
+    if wrong:
+        return wrong
+    return [
+        Finding("database", True, "It is read and written, and has this version's tables"),
+        *await _leases(database),
+    ]
+
+
+async def _read(database: Database) -> Finding | None:
+    try:
+        async with asyncio.timeout(_LIMIT_S), database.read() as connection:
+            difference = await schema_version.difference(connection)
+    except TimeoutError:
+        return Finding(
+            "database",
+            False,
+            f"The database has not answered within {_LIMIT_S:g} s",
+            "See that its server runs and is not overloaded; DATABASE_URL names it",
+        )
+    if difference is None:
+        return None
+    hint = "Restart Polydev, which migrates it: `polydev down`, then `polydev up`"
+    return Finding("database", False, f"The database's tables are {difference}", hint)
+
+
+async def _written(database: Database) -> Finding | None:
+    """A transaction that waits for its turn cannot be cut short: it is left to end by itself."""
+    writing = asyncio.create_task(_write(database))
+    await asyncio.wait({writing}, timeout=_LIMIT_S)
+    if writing.done():
+        return writing.result()
+    writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return Finding(
+        "database",
+        False,
+        f"The database is locked: nothing could be written for {_LIMIT_S:g} s",
+        "Another program holds a transaction on it open: end that program (a backup, a "
+        "database browser), or the query that blocks",
+    )
+
+
+async def _write(database: Database) -> None:
+    async with database.write():
+        pass
+
+
+async def _leases(database: Database) -> Sequence[Finding]:
+    """Of controllers that share a PostgreSQL database."""
+    async with database.read() as connection:
+        if connection.dialect.name != "postgresql":
+            return []
+        alive, lapsed = await controllers.alive(connection), await controllers.run_out(connection)
+    if not lapsed:
+        return [Finding("leases", True, f"{len(alive)} controllers, each with its lease")]
+    return [
+        Finding(
+            "leases",
+            False,
+            f"The lease of controller {name} has lapsed: it died, or cannot reach the database",
+            "Another controller takes its work over within a minute; if none runs, start one: "
+            "polydev up",
+        )
+        for name in sorted(lapsed)
+    ]

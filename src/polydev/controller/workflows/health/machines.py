@@ -1,0 +1,163 @@
+"""Machines: rows, hosts and sessions must tell the same, or a page shows the wrong machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.shared.domain import (
+    Finding,
+    HostId,
+    Machine,
+    MachineKind,
+    MachineState,
+    PersonId,
+    SessionId,
+)
+from polydev.shared.errors import PolydevError
+from polydev.shared.host_client import Hosts
+from polydev.shared.host_protocol import PURPOSE, MachineView
+
+_LIMIT_S = 10.0
+_SETTLED = (
+    MachineState.RUNNING,
+    MachineState.STOPPED,
+    MachineState.HIBERNATED,
+    MachineState.FAILED,
+)
+_BY_ITSELF = "It is put right within a minute; if not"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What the database says."""
+
+    alive: Sequence[Machine]
+    live: frozenset[SessionId]
+    """Sessions that go on."""
+
+
+async def compare(database: Database, hosts: Hosts, person: PersonId | None) -> Sequence[Finding]:
+    """What rows and hosts do not agree on, of everybody's machines or of a person's."""
+    rows = await _rows(database, person)
+    there, silent = await _at_hosts(hosts)
+    wrong = [
+        *(it for row in rows.alive for it in _one(row, there.get(row.vm_id), silent)),
+        *_left_over(rows),
+        *_several_cli(rows.alive),
+    ]
+    if person is None:
+        wrong += await _unknown(database, there)
+    elif silent and any(row.host_id in silent for row in rows.alive):
+        words = "The host of your machines does not answer"
+        hint = "Try again in a minute; if it stays so, tell your administrator"
+        wrong.append(Finding("machines", False, words, hint))
+    words = f"{len(rows.alive)} in the database, and their hosts say the same"
+    return wrong or [Finding("machines", True, words)]
+
+
+async def _rows(database: Database, person: PersonId | None) -> _Rows:
+    async with database.read(person) as connection:
+        live = await sessions.live(connection)
+        if person is None:
+            alive = await machines.alive(connection)
+        else:
+            alive = await machines.of_person(connection, person)
+    return _Rows(alive, frozenset(session.session_id for session in live))
+
+
+async def _at_hosts(hosts: Hosts) -> tuple[Mapping[str, MachineView], frozenset[HostId]]:
+    """Every machine that a host has, and the hosts that do not answer."""
+
+    async def ask(host_id: HostId) -> Sequence[MachineView] | None:
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                return await hosts.of(host_id).machines()
+        except (PolydevError, TimeoutError):
+            return None
+
+    names = list(hosts.every())
+    answers = await asyncio.gather(*(ask(name) for name in names))
+    silent = frozenset(name for name, seen in zip(names, answers, strict=True) if seen is None)
+    return {view.vm_id: view for seen in answers for view in seen or ()}, silent
+
+
+def _one(row: Machine, view: MachineView | None, silent: frozenset[HostId]) -> Iterator[Finding]:
+    vm_id = row.vm_id
+    if row.host_id in silent or row.host_id is None or row.status not in _SETTLED:
+        return
+    anew = f"{_BY_ITSELF}: polydev machine destroy {vm_id}, and make another"
+    if view is None:
+        if row.status is not MachineState.FAILED:
+            words = f"Machine {vm_id} is {row.status} in the database, but its host has lost it"
+            yield Finding("machines", False, words, anew, vm_id)
+        return
+    if view.state in _SETTLED and view.state is not row.status:
+        words = f"Machine {vm_id} is {row.status} in the database, and {view.state} on its host"
+        yield Finding("machines", False, words, anew, vm_id)
+    elif view.ip_address and row.ip_address and view.ip_address != row.ip_address:
+        words = f"Pages show {row.ip_address} for machine {vm_id}, but it has {view.ip_address}"
+        yield Finding("machines", False, words, anew, vm_id)
+    if view.machine_kind is not row.vm_type:
+        words = (
+            f"Pages show {vm_id} as a {row.vm_type} machine; it is a {view.machine_kind} machine"
+        )
+        hint = f"Destroy it, and make another: polydev machine destroy {vm_id}"
+        yield Finding("machines", False, words, hint, vm_id)
+
+
+def _left_over(rows: _Rows) -> Iterator[Finding]:
+    """Browser machines live as long as their session."""
+    for row in rows.alive:
+        is_over = row.session_id is not None and row.session_id not in rows.live
+        if row.vm_type is MachineKind.BROWSER and is_over and row.status in _SETTLED:
+            yield Finding(
+                "machines",
+                False,
+                f"Browser machine {row.vm_id} is left over from session {row.session_id}, which "
+                "has ended",
+                f"{_BY_ITSELF}: polydev machine destroy {row.vm_id}",
+                row.vm_id,
+            )
+
+
+def _several_cli(alive: Sequence[Machine]) -> Iterator[Finding]:
+    """A page shows one CLI machine, and a login goes into one: which, must be clear."""
+    by_person: dict[PersonId, list[Machine]] = {}
+    for row in alive:
+        if row.vm_type is MachineKind.CLI and row.status is MachineState.RUNNING:
+            by_person.setdefault(row.user_id, []).append(row)
+    for person, (shown, *others) in by_person.items():
+        if others:
+            more = ", ".join(row.vm_id for row in others)
+            yield Finding(
+                "machines",
+                False,
+                f"{person} has several CLI machines: pages and logins use {shown.vm_id}, not "
+                f"{more}",
+                "Destroy those that are not needed: polydev machine destroy <id>",
+                shown.vm_id,
+            )
+
+
+async def _unknown(database: Database, there: Mapping[str, MachineView]) -> Sequence[Finding]:
+    """Machines that no row knows, but for those that a host makes for itself. Asked last: who is
+    being made gets its row first."""
+    async with database.read() as connection:
+        known = {str(row.vm_id) for row in await machines.alive(connection)}
+    return [
+        Finding(
+            "orphans",
+            False,
+            f"Machine {vm_id} is on its host, but not in the database",
+            "It may be another Polydev's. If it is not, it is an orphan of this one: restart "
+            "Polydev, or look at it with `polydev machine console`",
+            vm_id,
+        )
+        for vm_id in sorted(there.keys() - known)
+        if PURPOSE not in there[vm_id].labels
+    ]

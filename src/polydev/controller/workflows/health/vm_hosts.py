@@ -1,0 +1,58 @@
+"""The VM hosts: each that is known answers, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from polydev.controller.settings import ControllerSettings
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.machines import hosts as rows
+from polydev.shared.domain import Finding, HostState, VmHost, now
+from polydev.shared.errors import PolydevError
+from polydev.shared.host_client import Hosts
+
+_LIMIT_S = 15.0
+_LOOK = "Look on that host: its agent must run (`polydev up`); its log is logs/hostd.log there"
+
+
+async def ask(database: Database, hosts: Hosts, settings: ControllerSettings) -> Sequence[Finding]:
+    """What each host says of itself, and of those that say nothing, since when."""
+    async with database.read() as connection:
+        known = await rows.every(connection)
+    if not known:
+        hint = "POLYDEV_HOSTS names the hosts; unset, it is the one beside the controller"
+        return [Finding("hosts", False, "There is no VM host", hint)]
+    unseen = timedelta(seconds=settings.host_unseen_limit_s)
+    answers = await asyncio.gather(*(_one(hosts, host, unseen) for host in known))
+    return [
+        replace(finding, host_id=host.host_id)
+        for host, found in zip(known, answers, strict=True)
+        for finding in found
+    ]
+
+
+async def _one(hosts: Hosts, host: VmHost, unseen: timedelta) -> Sequence[Finding]:
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            client = hosts.of(host.host_id)
+            health = await client.health()
+            findings = (await client.diagnosis()).findings
+    except (PolydevError, TimeoutError) as error:
+        return [_silent(host, unseen, error)]
+    words = f"Version {health.version}, driver {health.driver} ({health.accelerator})"
+    if host.state is HostState.DRAINING:
+        words += "; it is draining, and takes no new machines"
+    return [Finding("host agent", True, words), *findings]
+
+
+def _silent(host: VmHost, unseen: timedelta, error: Exception) -> Finding:
+    why = error.message if isinstance(error, PolydevError) else f"no answer in {_LIMIT_S:g} s"
+    if host.seen_at is None:
+        return Finding("host agent", False, f"{why}; it has never answered", _LOOK)
+    if (age := now() - host.seen_at) > unseen:
+        words = f"{why}; it has not been seen for {age.total_seconds():.0f} s"
+        return Finding("host agent", False, f"{words}, and gets no machines", _LOOK)
+    return Finding("host agent", False, why, _LOOK)

@@ -1,0 +1,1 @@
+"""Machine workflows: create, destroy, hibernate, resume."""

@@ -1,0 +1,292 @@
+"""What people ask of machines: create, destroy, stop, start, sleep, wake; and the workflows that do
+it.
+
+The API asks `MachineRequests`; each wish is a change of the machine's row, with its entry in the
+audit log, and a workflow that makes it true. An administrator may ask for anybody's machine. The
+reconciler has workflows begun that a dying controller did not begin.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.access import Caller
+from polydev.controller.placement.claims import alone
+from polydev.controller.placement.quotas import hold_person
+from polydev.controller.store.engine import locks
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.chats import chats
+from polydev.controller.store.queries.connect import sessions
+from polydev.controller.store.queries.machines import hibernation, machines
+from polydev.controller.store.queries.system import audit
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.engine.log_only_observer import Unattended
+from polydev.controller.workflows.engine.saga import Notes, OnPoint, Saga, Step, Work
+from polydev.controller.workflows.machines.actor import Cause
+from polydev.controller.workflows.machines.hibernation_progress import SleepNotes, WakeNotes
+from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, Machines, set_failed
+from polydev.shared.domain import (
+    Machine,
+    MachineKind,
+    MachineState,
+    PersonId,
+    Role,
+    Usage,
+    VmId,
+    new_vm_id,
+    now,
+)
+from polydev.shared.errors import MachineBusy, PolydevError
+
+log = logging.getLogger("polydev.controller.workflows")
+
+CREATE, DESTROY = "create-machine", "destroy-machine"
+STOP, START = "stop-machine", "start-machine"
+HIBERNATE, RESUME = "hibernate-machine", "resume-machine"
+
+_AGAIN_AND_AGAIN = (STOP, START, HIBERNATE, RESUME)
+_AT_REST = (MachineState.STOPPED, MachineState.FAILED, MachineState.HIBERNATED)
+_ON_ITS_WAY_TO_SLEEP = (MachineState.HIBERNATED, MachineState.HIBERNATING)
+_ON_ITS_WAY_UP = (MachineState.RUNNING, MachineState.RESUMING)
+_ON_ITS_WAY_DOWN = (MachineState.STOPPED, MachineState.STOPPING)
+
+
+class MachineRequests:
+    """What a person asks of machines, and the workflows that do it."""
+
+    def __init__(self, means: Machines, engine: Engine, on_point: OnPoint) -> None:
+        self._means = means
+        self._engine = engine
+        self._on_point = on_point
+
+    def register(self) -> None:
+        """Make the workflows known to the engine, before its start."""
+        for name, saga in (
+            (CREATE, self._creating()),
+            (DESTROY, self._destroying()),
+            (STOP, self._stopping()),
+            (START, self._starting(START)),
+            (HIBERNATE, self._hibernating()),
+            (RESUME, self._starting(RESUME)),
+        ):
+            self._engine.add(name, partial(saga.run, self._engine))
+
+    async def create(
+        self, caller: Caller, user_id: PersonId, kind: MachineKind, vm_id: VmId | None = None
+    ) -> Machine:
+        """Have a machine made; answers with its row, `creating`.
+
+        `vm_id`: the id of the new machine, for who may ask twice for the same one.
+        Raises: NotAllowed, NoSuchPerson; QuotaExceeded; NoCapacity when no host has room now.
+        """
+        machine = self._means.plan(caller.whom(user_id), kind, vm_id or new_vm_id(), None)
+        async with self._means.database.write() as connection:
+            await hold_person(connection, machine.user_id)
+            there = await machines.find(connection, machine.vm_id)
+            if there is None:
+                if caller.bounds is not None:
+                    quotas, owner = self._means.quotas, machine.user_id
+                    await quotas.require_machine(connection, owner, machine.size)
+                machine = await self._means.placement.add(connection, machine)
+                entry = caller.did("machine.create", machine.vm_id, machine.user_id)
+                await audit.record(connection, entry)
+        machine = there or machine
+        await self.begin(CREATE, machine)
+        return machine
+
+    async def destroy(self, caller: Caller, vm_id: VmId, reason: str = "") -> Machine:
+        """Have a machine destroyed, with its disk; answers with its row, `destroying`.
+
+        Raises NoSuchMachine.
+        """
+        async with self._means.database.write() as connection:
+            await alone(connection)
+            machine = await machines.get(connection, vm_id, caller.bounds)
+            if machine.status is not MachineState.DESTROYING:
+                await machines.set_state(connection, vm_id, MachineState.DESTROYING)
+                entry = caller.did("machine.destroy", vm_id, machine.user_id, reason)
+                await audit.record(connection, entry)
+        machine = replace(machine, status=MachineState.DESTROYING)
+        await self.begin(DESTROY, machine)
+        return machine
+
+    async def stop(self, caller: Caller, vm_id: VmId) -> Machine:
+        """Have a machine stopped; its disk stays. Answers with its row, `stopping`. One that sleeps
+        loses its memory.
+
+        Raises: NoSuchMachine; MachineBusy when it does not run, or a login uses it.
+        """
+        async with self._means.database.write() as connection:
+            await alone(connection)
+            machine = await machines.get(connection, vm_id, caller.bounds)
+            if machine.status in _ON_ITS_WAY_DOWN:
+                return machine
+            if machine.status is not MachineState.HIBERNATED:
+                await _require_free(connection, machine)
+            await machines.set_state(connection, vm_id, MachineState.STOPPING)
+            attempt = await machines.next_attempt(connection, vm_id)
+            await audit.record(connection, caller.did("machine.stop", vm_id, machine.user_id))
+        machine = replace(machine, status=MachineState.STOPPING, attempt=attempt)
+        await self.begin(STOP, machine)
+        return machine
+
+    async def hibernate(
+        self, cause: Cause, vm_id: VmId, unused_since: datetime | None = None
+    ) -> Machine:
+        """Have a machine's memory written to disk, and its host's freed. Answers with its row,
+        `hibernating`. `unused_since`: only if nobody has used it since then.
+
+        Raises: NoSuchMachine; MachineBusy when it does not run, a login uses it, a CLI answers in
+        it, or it was used.
+        """
+        async with self._means.database.write() as connection:
+            await alone(connection)
+            machine = await machines.get(connection, vm_id, cause.bounds)
+            if machine.status in _ON_ITS_WAY_TO_SLEEP:
+                return machine
+            await _require_free(connection, machine)
+            await locks.hold(connection, "chats", machine.user_id)  # turns are added under it
+            if await chats.answers_in(connection, machine):
+                raise MachineBusy(
+                    f"A CLI answers in machine {vm_id}", hint="Wait for its end, or stop it"
+                )
+            if not await hibernation.begin(connection, vm_id, cause.reason, now(), unused_since):
+                raise MachineBusy(f"Machine {vm_id} is in use", hint="Try again later")
+            await machines.next_attempt(connection, vm_id)
+            await audit.record(connection, cause.entry("machine.hibernate", machine))
+            machine = await machines.get(connection, vm_id, None)
+        await self.begin(HIBERNATE, machine)
+        return machine
+
+    async def start(self, cause: Cause, vm_id: VmId) -> Machine:
+        """Have a machine at rest run again: one that sleeps is woken, another one is started.
+        Answers with its row, `resuming`.
+
+        Raises: NoSuchMachine; MachineBusy when it is being made, stopped, put to sleep or
+        destroyed; QuotaExceeded; NoCapacity when the host that has its disk has no room now.
+        """
+        async with self._means.database.write() as connection:
+            owner = (await machines.get(connection, vm_id, cause.bounds)).user_id
+            await hold_person(connection, owner)
+            await alone(connection)
+            machine = await machines.get(connection, vm_id, cause.bounds)
+            if machine.status in _ON_ITS_WAY_UP:
+                return machine
+            if machine.status not in _AT_REST:
+                raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
+            if cause.bounds is not None and not await _is_administrator(connection, owner):
+                await self._means.quotas.require_start(connection, owner, machine.size)
+            await self._means.placement.start(connection, machine)
+            await machines.next_attempt(connection, vm_id)
+            if machine.wakes:
+                await hibernation.note_why_woken(connection, vm_id, cause.reason)
+                entry = cause.entry("machine.resume", machine)
+            else:
+                entry = cause.entry("machine.start", machine)
+            await audit.record(connection, entry)
+            machine = await machines.get(connection, vm_id, None)
+        await self.begin(rising(machine), machine)
+        return machine
+
+    async def usage(self, caller: Caller) -> tuple[Usage, Usage | None]:
+        """What the caller uses, and what they may use; None for an administrator."""
+        async with self._means.database.read(caller.user_id) as connection:
+            used = await self._means.quotas.usage(connection, caller.user_id)
+        return used, None if caller.bounds is None else self._means.quotas.limits
+
+    async def begin(self, name: str, machine: Machine) -> None:
+        """Have the workflow of that name run for a machine, once for every wish."""
+        await self._engine.enqueue(name, subject_of(name, machine))
+
+    async def is_over(self, name: str, machine: Machine) -> bool:
+        """Whether that workflow has run to its end for the machine's last wish."""
+        return await self._engine.is_over(name, subject_of(name, machine))
+
+    def _creating(self) -> Saga:
+        means = self._means
+        step = Step(
+            name=CREATE,
+            do=_on_machine(means.bring_up),
+            undo=_on_machine(means.erase),
+            limit_s=means.bring_up_limit_s,
+        )
+        return self._saga(CREATE, step)
+
+    def _starting(self, name: str) -> Saga:
+        means = self._means
+        step = Step(name=name, do=_on_machine(means.bring_up), limit_s=means.bring_up_limit_s)
+        return self._saga(name, step, notes=WakeNotes(means) if name == RESUME else None)
+
+    def _destroying(self) -> Saga:
+        limit_s = self._means.settings.destroy_limit_s
+        always = Step(name=DESTROY, do=_on_machine(self._means.take_down), limit_s=limit_s)
+        return self._saga(DESTROY, always=always)
+
+    def _stopping(self) -> Saga:
+        limit_s = self._means.settings.stop_limit_s
+        return self._saga(STOP, Step(name=STOP, do=_on_machine(self._means.halt), limit_s=limit_s))
+
+    def _hibernating(self) -> Saga:
+        means, limit_s = self._means, self._means.settings.hibernate_limit_s + ANSWER_GRACE_S
+        step = Step(name=HIBERNATE, do=_on_machine(means.hibernate), limit_s=limit_s)
+        return self._saga(HIBERNATE, step, notes=SleepNotes(means))
+
+    def _saga(
+        self, name: str, *steps: Step, always: Step | None = None, notes: Notes | None = None
+    ) -> Saga:
+        notes, limit_s = notes or _Notes(self._means.database), self._means.settings.destroy_limit_s
+        return Saga(name, steps, [always] if always else [], notes, limit_s, self._on_point)
+
+
+def subject_of(name: str, machine: Machine) -> str:
+    """What a workflow is about: a machine, and for what may be wished again and again, the how
+    manieth wish."""
+    return f"{machine.vm_id}/{machine.attempt}" if name in _AGAIN_AND_AGAIN else machine.vm_id
+
+
+def rising(machine: Machine) -> str:
+    """The workflow that a machine which is `resuming` is brought up by."""
+    return RESUME if machine.wakes else START
+
+
+async def _require_free(connection: AsyncConnection, machine: Machine) -> None:
+    """Raises MachineBusy unless it runs, and no login uses it."""
+    if machine.status is not MachineState.RUNNING:
+        raise MachineBusy(f"Machine {machine.vm_id} is {machine.status}", hint="Try again later")
+    if await sessions.live_with(connection, machine):
+        raise MachineBusy(
+            f"A login that goes on uses machine {machine.vm_id}",
+            hint="Complete the login, or cancel it",
+        )
+
+
+async def _is_administrator(connection: AsyncConnection, user_id: PersonId) -> bool:
+    person = await users.get(connection, user_id)
+    return person is not None and person.role is Role.ADMINISTRATOR
+
+
+def _vm_id(subject: str) -> VmId:
+    return VmId(subject.partition("/")[0])
+
+
+def _on_machine(work: Callable[[VmId], Awaitable[None]]) -> Work:
+    return lambda subject: work(_vm_id(subject))
+
+
+class _Notes(Unattended):
+    """A machine's row tells how it went; nobody cancels these."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def over(self, subject: str, failure: PolydevError | None) -> None:
+        if failure is not None:
+            async with self._database.write() as connection:
+                await set_failed(connection, _vm_id(subject), failure)

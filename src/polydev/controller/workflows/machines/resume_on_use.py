@@ -1,0 +1,204 @@
+"""Machines that people use are awake: the one way from "somebody wants this machine" to "it runs".
+
+Chats, terminals, files, programs and credentials ask `Waking` before they reach into a machine: one
+that sleeps is woken, however many ask at once, and waited for; the use is noted, so that the idle
+policy (`idle.py`) leaves the machine alone. What is already at rest for another reason stays so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.settings import ControllerSettings
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.machines import hibernation, machines
+from polydev.controller.workflows.machines.actor import Cause
+from polydev.controller.workflows.machines.machine_commands import MachineRequests
+from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S
+from polydev.shared.domain import Machine, MachineState, PersonId, VmId, now
+from polydev.shared.errors import MachineBusy, MachineNotReady, PolydevError
+
+log = logging.getLogger("polydev.controller.workflows")
+
+_CAN_BE_USED = (
+    MachineState.RUNNING,
+    MachineState.RESUMING,
+    MachineState.HIBERNATED,
+    MachineState.HIBERNATING,
+)
+"""The readiest first."""
+WAKES = "Its machine wakes up"
+"""What somebody who waits for that is told."""
+
+_LONGEST_PERIOD_S = 60.0
+_NOTES_EACH_IDLE_TIME = 4
+_BREATH_S = 0.05
+"""Anybody's commit wakes everybody who waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waking:
+    """Wakes machines for those who use them, and notes that they are used."""
+
+    database: Database
+    requests: MachineRequests
+    settings: ControllerSettings
+
+    @property
+    def period_s(self) -> float:
+        """How often the use of a machine is noted while it goes on."""
+        idle_s = self.settings.hibernate_idle_s
+        return min(_LONGEST_PERIOD_S, idle_s / _NOTES_EACH_IDLE_TIME or _LONGEST_PERIOD_S)
+
+    @property
+    def limit_s(self) -> float:
+        """How long one may be waited for: while it falls asleep, and while it wakes."""
+        limit = self.settings
+        return limit.hibernate_limit_s + limit.machine_limit_s + 4 * ANSWER_GRACE_S
+
+    async def awake(
+        self, cause: Cause, vm_id: VmId, waits: Callable[[], None] = lambda: None
+    ) -> Machine:
+        """The machine, which runs and is in use from now on; `waits` is told if it has to wake up.
+        One that is still being made is waited for.
+
+        Raises: NoSuchMachine; MachineBusy when it is stopped, or being ended; NoCapacity,
+        QuotaExceeded and HostUnreachable when it cannot be woken; MachineNotReady when it did not
+        wake.
+        """
+        tells, asked = _Once(waits), False
+        try:
+            async with asyncio.timeout(self.limit_s):
+                while True:
+                    change = self.database.next_change()
+                    machine = await self._used(cause, vm_id)
+                    if machine.status is MachineState.RUNNING:
+                        return machine
+                    _require_usable(machine, asked=asked)
+                    if machine.status is not MachineState.CREATING:
+                        tells()
+                    if machine.status is MachineState.HIBERNATED:
+                        _require_not_tried(machine, asked=asked)
+                        asked = await self._asked(cause, vm_id) or asked
+                        continue
+                    await change.wait()
+                    await asyncio.sleep(_BREATH_S)
+        except TimeoutError:
+            raise MachineNotReady(
+                f"Machine {vm_id} did not wake up within {self.limit_s:g} s",
+                hint="`polydev doctor` looks for the cause",
+            ) from None
+
+    @asynccontextmanager
+    async def in_use(self, vm_id: VmId) -> AsyncIterator[None]:
+        """A machine that is awake stays so while the block lasts, and as long after as idle
+        machines do."""
+        noting = asyncio.create_task(self._note_again_and_again(vm_id))
+        try:
+            yield
+        finally:
+            noting.cancel()
+            await asyncio.gather(noting, return_exceptions=True)
+            await self.note(vm_id)
+
+    def signs_of_use(self, vm_id: VmId) -> SignsOfUse:
+        """For a use that shows by what somebody does, such as typing."""
+        return SignsOfUse(self, vm_id)
+
+    async def note(self, vm_id: VmId) -> None:
+        """A machine is used now."""
+        with suppress(PolydevError):  # noted again soon
+            async with self.database.write() as connection:
+                await hibernation.note_use(connection, vm_id, now())
+
+    async def _used(self, cause: Cause, vm_id: VmId) -> Machine:
+        """A machine's row; of one that runs the use is noted, unless that was done just now."""
+        async with self.database.read() as connection:
+            machine = await machines.get(connection, vm_id, cause.bounds)
+        if machine.status is not MachineState.RUNNING:
+            return machine
+        at = now()
+        since = None if machine.used_at is None else (at - machine.used_at).total_seconds()
+        if since is None or since > self.period_s:
+            async with self.database.write() as connection:
+                if not await hibernation.note_use(connection, vm_id, at):
+                    return await machines.get(connection, vm_id, cause.bounds)
+        return machine
+
+    async def _asked(self, cause: Cause, vm_id: VmId) -> bool:
+        """Have one that sleeps woken. False if somebody else was quicker with something."""
+        try:
+            await self.requests.start(cause, vm_id)
+        except MachineBusy:
+            return False
+        return True
+
+    async def _note_again_and_again(self, vm_id: VmId) -> None:
+        while True:
+            await asyncio.sleep(self.period_s)
+            await self.note(vm_id)
+
+
+class SignsOfUse:
+    """Notes a use when somebody shows it, but not more often than it takes."""
+
+    def __init__(self, waking: Waking, vm_id: VmId) -> None:
+        self._waking = waking
+        self._vm_id = vm_id
+        self._noted_at: float | None = None
+
+    async def show(self) -> None:
+        """The person does something."""
+        at = asyncio.get_running_loop().time()
+        if self._noted_at is None or at - self._noted_at > self._waking.period_s:
+            self._noted_at = at
+            await self._waking.note(self._vm_id)
+
+
+class _Once:
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell: Callable[[], None] | None = tell
+
+    def __call__(self) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
+
+
+async def usable_cli_of(connection: AsyncConnection, user_id: PersonId) -> Machine | None:
+    """The person's CLI machine that can be used, the readiest if there are several."""
+    for state in _CAN_BE_USED:
+        found = await machines.cli_of(connection, user_id, state)
+        if found is not None:
+            return found
+    return None
+
+
+def can_be_used(machine: Machine) -> bool:
+    """Whether it runs, or will by itself when somebody uses it."""
+    return machine.status in _CAN_BE_USED
+
+
+def _require_not_tried(machine: Machine, *, asked: bool) -> None:
+    """Raises MachineNotReady for one that was asked to wake, and sleeps on."""
+    if asked:
+        raise MachineNotReady(
+            f"Machine {machine.vm_id} did not wake up: {machine.sleep.trouble}",
+            hint="Try again later; `polydev doctor` looks for the cause",
+        )
+
+
+def _require_usable(machine: Machine, *, asked: bool) -> None:
+    """Raises MachineBusy, or MachineNotReady for one that was asked to wake and did not."""
+    if can_be_used(machine) or machine.status is MachineState.CREATING:
+        return
+    if asked and machine.status is MachineState.FAILED:
+        why = machine.error or "it failed"
+        raise MachineNotReady(f"Machine {machine.vm_id} did not wake up: {why}")
+    raise MachineBusy(f"Machine {machine.vm_id} is {machine.status}", hint="Start it first")

@@ -1,0 +1,1 @@
+"""The reconciler, orphan cleanup, retention and host polling."""

@@ -1,0 +1,70 @@
+"""Keeps the hosts' rows true: registers those that the settings name, and asks each how it is.
+
+`app.py` looks once before anything is placed, and then runs it beside the API. Every controller
+asks for itself; whoever hears an answer notes it, and all place by the rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from polydev.controller.settings import ControllerSettings
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.machines import hosts as rows
+from polydev.shared.domain import HostId, VmHost, now
+from polydev.shared.errors import PolydevError
+from polydev.shared.host_client import Host, Hosts
+from polydev.shared.host_protocol import Health
+
+log = logging.getLogger("polydev.controller.workflows")
+
+
+@dataclass(frozen=True, slots=True)
+class HostWatch:
+    """One round is `once`; `run` makes them for ever."""
+
+    database: Database
+    hosts: Hosts
+    settings: ControllerSettings
+
+    async def begin(self) -> None:
+        """Register the hosts of the settings, and look at all for the first time."""
+        async with self.database.write() as connection:
+            for host_id, socket in self.settings.vm_hosts:
+                await rows.register(connection, host_id, str(socket))
+        await self.once()
+
+    async def run(self) -> None:
+        """Rounds until cancelled. What goes wrong in one is tried again in the next."""
+        while True:
+            await asyncio.sleep(self.settings.host_period_s)
+            try:
+                await self.once()
+            except PolydevError as error:
+                log.warning("looking at hosts: %s", error.line())
+            except Exception as error:
+                log.error("looking at hosts failed: %s", type(error).__name__)
+
+    async def once(self) -> None:
+        """Ask every host how it is, and note those that answer."""
+        async with self.database.read() as connection:
+            known = await rows.every(connection)
+        await self.hosts.become({it.host_id: Path(it.socket) for it in known})
+        asked = self.hosts.every()
+        answers = await asyncio.gather(*(self._health(it, asked[it.host_id]) for it in known))
+        heard = [(host_id, health) for host_id, health in answers if health is not None]
+        if heard:
+            async with self.database.write() as connection:
+                for host_id, health in heard:
+                    await rows.seen(connection, host_id, health, now())
+
+    async def _health(self, row: VmHost, host: Host) -> tuple[HostId, Health | None]:
+        try:
+            async with asyncio.timeout(self.settings.host_period_s):
+                return row.host_id, await host.health()
+        except (PolydevError, TimeoutError) as error:
+            log.warning("host %s does not say how it is: %s", row.host_id, error)
+            return row.host_id, None

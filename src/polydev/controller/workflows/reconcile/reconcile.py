@@ -1,0 +1,273 @@
+"""The reconciler: looks what fell between rows, workflows and hosts, and puts it right.
+
+`app.py` runs it beside the API, at start and then every `reconcile_period_s`; of several
+controllers the eldest does it. It finishes what a workflow could not (a host that was away too
+long), and what a controller that died between a row and its workflow left. `orphans.py` looks for
+what is on hosts and in no row. What it does is explained in the audit log. It may be cut anywhere,
+and two may be at it for a moment: each thing is looked at again right before it is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from polydev.controller.placement.claims import alone
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.store.queries.system import audit, controllers
+from polydev.controller.workflows.connect.connect import CONNECT, CONNECT_BY_KEY, workflow_of
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.machines.machine_commands import (
+    CREATE,
+    DESTROY,
+    HIBERNATE,
+    RESUME,
+    START,
+    STOP,
+    MachineRequests,
+    rising,
+    subject_of,
+)
+from polydev.controller.workflows.machines.machines import Machines, set_failed, woken_by
+from polydev.controller.workflows.reconcile.orphans import Orphans, entry
+from polydev.shared.domain import (
+    HostId,
+    Machine,
+    MachineKind,
+    MachineState,
+    SessionStatus,
+    credential_id_for,
+    now,
+)
+from polydev.shared.errors import Failed, HostUnreachable, NoSuchSession, PolydevError
+from polydev.shared.host_protocol import MachineView
+
+log = logging.getLogger("polydev.controller.workflows")
+
+_KEEP_JOURNAL = timedelta(days=7)
+_SETTLED = (
+    MachineState.RUNNING,
+    MachineState.STOPPED,
+    MachineState.HIBERNATED,
+    MachineState.FAILED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """One round is `once`; `run` makes them for ever."""
+
+    database: Database
+    engine: Engine
+    machines: Machines
+    requests: MachineRequests
+
+    async def run(self) -> None:
+        """Rounds until cancelled. What goes wrong in one is tried again in the next."""
+        while True:
+            try:
+                if await self._is_its_turn():
+                    await self.once()
+            except PolydevError as error:
+                log.warning("reconciling: %s", error.line())
+            except Exception:
+                log.exception("reconciling failed")
+            await asyncio.sleep(self.machines.settings.reconcile_period_s)
+
+    async def once(self) -> None:
+        """Look at everything once. A host that does not answer is passed over."""
+        await self._sessions()
+        await self.engine.forget(now() - _KEEP_JOURNAL)
+        orphans = Orphans(self.database, self.machines)
+        # Hosts first: a machine's row is there before the machine, and goes after it.
+        there = await orphans.look()
+        async with self.database.read() as connection:
+            rows = await machines.alive(connection)
+        for row in rows:
+            try:
+                if row.host_id is None or row.host_id in there:
+                    await self._machine(row, _view_of(row, there))
+                else:
+                    await self._settle_absent(row)
+            except PolydevError as error:
+                log.warning("%s cannot be put right now: %s", row.vm_id, error.line())
+        await orphans.remove(there)
+
+    async def _is_its_turn(self) -> bool:
+        async with self.database.read() as connection:
+            eldest = await controllers.eldest(connection)
+        return eldest in (None, self.engine.executor_id)
+
+    async def _sessions(self) -> None:
+        """Every live session has a workflow; one whose workflow ended without it is failed."""
+        async with self.database.read() as connection:
+            live = await sessions.live(connection)
+        going_on = set[str]()
+        for workflow in (CONNECT, CONNECT_BY_KEY) if live else ():
+            going_on |= await self.engine.going_on(workflow)
+        for session in live:
+            if session.session_id in going_on:
+                continue
+            workflow = workflow_of(session)
+            if not await self.engine.is_over(workflow, session.session_id):
+                await self.engine.enqueue(workflow, session.session_id)
+                continue
+            log.error("session %s: its workflow ended without it", session.session_id)
+            problem = (Failed.code, "Something unexpected ended the login. Connect again")
+            async with self.database.write() as connection:
+                if (await sessions.get(connection, session.session_id)).status.is_end:
+                    continue
+                await sessions.end(
+                    connection, session.session_id, SessionStatus.FAILED, now(), problem
+                )
+                await credentials.forget_undelivered(
+                    connection, credential_id_for(session.session_id)
+                )
+                why = "its workflow had ended without it"
+                done = entry("session.fail", session.session_id, session.user_id, why)
+                await audit.record(connection, done)
+
+    async def _machine(self, row: Machine, view: MachineView | None) -> None:
+        """Put one machine right, whose host answers."""
+        if await self._take_if_nobodys(row):
+            return await self.machines.take_down(row.vm_id)
+        match row.status:
+            case MachineState.DESTROYING:
+                await self._destroying(row)
+            case MachineState.CREATING:
+                await self._creating(row)
+            case MachineState.STOPPING:
+                await self._going_on(row, view, STOP)
+            case MachineState.HIBERNATING:
+                await self._going_on(row, view, HIBERNATE)
+            case MachineState.RESUMING:
+                await self._going_on(row, view, rising(row))
+            case _:
+                await self._compare(row, view)
+
+    async def _settle_absent(self, row: Machine) -> None:
+        """What can be said of a machine whose host does not answer: only that it must go."""
+        if row.status is not MachineState.DESTROYING and await self._take_if_nobodys(row):
+            log.info("%s goes when its host %s is back", row.vm_id, row.host_id)
+
+    async def _take_if_nobodys(self, row: Machine) -> bool:
+        """Whether a session made it, that session has ended, and nothing holds on to it; then
+        nobody is given it from now on."""
+        if row.session_id is None:
+            return False
+        async with self.database.write() as connection:
+            await alone(connection)
+            why = await _why_nobodys(connection, row)
+            if why and row.status is not MachineState.DESTROYING:
+                log.warning("%s is nobody's any more: %s", row.vm_id, why)
+                await machines.set_state(connection, row.vm_id, MachineState.DESTROYING)
+                await audit.record(
+                    connection, entry("machine.destroy", row.vm_id, row.user_id, why)
+                )
+        return bool(why)
+
+    async def _destroying(self, row: Machine) -> None:
+        """A wish whose workflow was never begun, or could not be done in its time."""
+        if await self.requests.is_over(DESTROY, row):
+            await self.machines.take_down(row.vm_id)
+        else:
+            await self.requests.begin(DESTROY, row)
+
+    async def _creating(self, row: Machine) -> None:
+        """A person's machine whose workflow was never started, or ended without it."""
+        if row.session_id is not None:
+            return
+        if await self.requests.is_over(CREATE, row):
+            await self._fail(row, "It could not be made. Destroy it and make another")
+        else:
+            await self.requests.begin(CREATE, row)
+
+    async def _going_on(self, row: Machine, view: MachineView | None, name: str) -> None:
+        """A machine that is to stop or start, to sleep or wake: its workflow goes on, or the host's
+        word counts. One that a login starts is that login's."""
+        async with self.database.read() as connection:
+            if await sessions.live_with(connection, row):
+                return
+        if not await self.requests.is_over(name, row):
+            await self.requests.begin(name, row)
+        else:
+            await self._compare(row, view)
+
+    async def _compare(self, row: Machine, view: MachineView | None) -> None:
+        """A machine at rest, asleep or running: its host knows which."""
+        if view is None:
+            if row.status is MachineState.FAILED or await self._is_worked_on(row):
+                return
+            if not await self._is_there(row):
+                await self._fail(row, "Its host has lost it. Destroy it and make another")
+        elif view.state is MachineState.STOPPING and row.status is not MachineState.STOPPING:
+            await self.machines.halt(row.vm_id)  # a stop that was cut at its end
+        elif view.state in _SETTLED and view.state is not row.status:
+            await self._take_word_of_host(row, view)
+
+    async def _take_word_of_host(self, row: Machine, view: MachineView) -> None:
+        noting: dict[str, Any] = woken_by(row, view)
+        if view.state is MachineState.HIBERNATED:
+            noting = {"memory_on_disk_bytes": view.memory_on_disk_bytes}
+        async with self.database.write() as connection:
+            await alone(connection)
+            changed = await machines.set_state(
+                connection,
+                row.vm_id,
+                view.state,
+                view.ip_address,
+                instead_of=[row.status],
+                noting=noting,
+            )
+            if changed:
+                why = f"its host says so; its row said {row.status}"
+                done = entry(f"machine.{view.state}", row.vm_id, row.user_id, why)
+                await audit.record(connection, done)
+
+    async def _is_worked_on(self, row: Machine) -> bool:
+        """Whether a workflow still makes or starts it: one that undoes what it did has taken the
+        machine from its host, and says so in the row at its end."""
+        for name in (CREATE, START, RESUME):
+            if subject_of(name, row) in await self.engine.going_on(name):
+                return True
+        return False
+
+    async def _is_there(self, row: Machine) -> bool:
+        """Whether it was made while we looked elsewhere; so also if nobody can tell."""
+        try:
+            return await self.machines.at_host(row) is not None
+        except HostUnreachable:
+            return True
+
+    async def _fail(self, row: Machine, words: str) -> None:
+        log.warning("%s: %s", row.vm_id, words)
+        async with self.database.write() as connection:
+            fresh = await machines.find(connection, row.vm_id)
+            if fresh is None or (fresh.status, fresh.attempt) != (row.status, row.attempt):
+                return
+            await set_failed(connection, row.vm_id, Failed(words))
+            await audit.record(connection, entry("machine.fail", row.vm_id, row.user_id, words))
+
+
+async def _why_nobodys(connection: AsyncConnection, row: Machine) -> str:
+    """Why nobody needs a machine that a session made; empty if somebody does."""
+    if row.session_id is None:
+        return ""
+    if row.vm_type is MachineKind.CLI and await sessions.uses_of(connection, row.vm_id):
+        return ""
+    try:
+        session = await sessions.get(connection, row.session_id)
+    except NoSuchSession:
+        return "the login that made it is not known"
+    return f"the login that made it is {session.status}" if session.status.is_end else ""
+
+
+def _view_of(row: Machine, there: dict[HostId, dict[str, MachineView]]) -> MachineView | None:
+    return None if row.host_id is None else there[row.host_id].get(row.vm_id)

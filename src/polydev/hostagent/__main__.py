@@ -1,0 +1,166 @@
+"""`python -m polydev.hostagent`: the host agent as a process.
+
+The only module of this package that names concrete parts. It checks the host, takes over the
+machines that are there, and serves until it is told to end; the machines run on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+
+import uvicorn
+from fastapi import FastAPI
+
+from polydev.hostagent.health import preflight
+from polydev.hostagent.health.checks import Examiner
+from polydev.hostagent.health.log_archive import KeptLogs
+from polydev.hostagent.images import ImageStore
+from polydev.hostagent.images.image_gc import Collector
+from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.network import Network
+from polydev.hostagent.operations.dispatch import perform
+from polydev.hostagent.operations.journal import Journal
+from polydev.hostagent.operations.operations import Operations
+from polydev.hostagent.resources import capacity
+from polydev.hostagent.resources.resource_usage import UsageLog
+from polydev.hostagent.server import routes, single_instance
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.snapshots import MemoryKeys
+from polydev.hostagent.vmm.driver_selection import choose
+from polydev.hostagent.warm_pool import Room, WarmPolicy
+from polydev.shared.errors import PolydevError
+from polydev.shared.host_protocol import Health
+from polydev.shared.logging import setup
+from polydev.shared.sd_notify import tell_ready
+from polydev.shared.settings.base import read
+
+log = logging.getLogger("polydev.hostagent")
+
+_STOP_GRACE_S = 8.0
+_SERVER_GRACE_S = 2
+_WS_FRAME_BYTES = 256 * 1024
+
+
+def main() -> int:
+    """Run the agent. The exit code is 0 when it was told to end, 1 when it could not work."""
+    try:
+        settings = read(HostSettings)
+        setup.set_up(as_json=settings.log_json)
+        preflight.require(settings.driver)
+        with single_instance.only_agent(settings.state_dir, settings.netns):
+            asyncio.run(_run(settings))
+    except PolydevError as error:
+        print(f"polydev-hostd: {error.line()}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(settings: HostSettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as closing:
+        choice = await choose(settings)
+        network = Network.from_settings(settings)
+        closing.push_async_callback(network.close)
+        await network.ensure()
+        offered = capacity.Capacity.of(settings, choice)
+        site = Site(
+            machines_dir=settings.state_dir / "machines",
+            sockets_dir=settings.sockets_dir,
+            kept_logs=KeptLogs(settings.logs_dir / "machines"),
+            driver=choice.driver,
+            network=network,
+            furnishing=choice.furnishing,
+            memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
+            admission=offered.admission(settings),
+        )
+        is_real = choice.driver.name != "simulated"
+        warm = WarmPolicy(
+            root=settings.state_dir / "warm",
+            room=Room(settings.state_dir),
+            is_on=is_real if settings.warm_start is None else settings.warm_start,
+            quiet_s=settings.warm_quiet_s,
+            waiting=settings.warm_waiting,
+        )
+        machines = Machines(site, warm)
+        closing.push_async_callback(machines.close)
+        await machines.recover()
+        operations = Operations(
+            Journal(settings.state_dir / "operations"), partial(perform, machines)
+        )
+        await operations.open()
+        with single_instance.listening(settings.host_socket, settings.socket_group) as listener:
+            diagnose = partial(Examiner(settings, network).diagnose, machines, choice.probe)
+            usage = UsageLog(machines)
+            closing.callback(asyncio.create_task(usage.run()).cancel)
+            if settings.driver != "simulated":
+                collector = Collector(ImageStore(settings.images_dir), site.machines_dir)
+                closing.callback(asyncio.create_task(collector.run()).cancel)
+            closing.push_async_callback(_end, asyncio.create_task(machines.warm_browsers.run()))
+
+            async def health() -> Health:
+                return await offered.health(await machines.warm_browsers.view())
+
+            app = routes.build(machines, operations, health, diagnose, usage)
+            await _serve(app, listener, operations, stop)
+
+
+async def _serve(
+    app: FastAPI, listener: socket.socket, operations: Operations, stop: asyncio.Event
+) -> None:
+    http = _Server(server_config(app))
+    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    log.info("ready at %s", listener.getsockname())
+    tell_ready()
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    log.info("ending; the machines run on")
+    await operations.stop(_STOP_GRACE_S)
+    http.should_exit = True
+    await serving
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel it, and wait while it undoes what it is at."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=_STOP_GRACE_S)
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How the application is served: frames bounded, no pings on a local socket."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        loop="asyncio",
+        http="h11",
+        ws="websockets-sansio",
+        ws_max_size=_WS_FRAME_BYTES,
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SERVER_GRACE_S,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: ends when it is told to, and not by raising."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

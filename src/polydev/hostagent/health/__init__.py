@@ -1,0 +1,1 @@
+"""Health checks, machine logs and the log archive."""

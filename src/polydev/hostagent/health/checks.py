@@ -1,0 +1,234 @@
+"""What is well on this host and what is not: what is, compared with what should be, in words.
+
+The host agent answers `GET /diagnosis` with it; `polydev doctor` looks with it itself, as root,
+when no agent answers. It looks and changes nothing. Each finding that is not ok says what to do.
+The network's part is `network/inspection.py`; who may see what is the controller's to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polydev.hostagent.images import GoldenImage, ImageKind, ImageStore
+from polydev.hostagent.machines import inventory
+from polydev.hostagent.machines.record import MachineFolder, MachineRecord
+from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.network import Network
+from polydev.hostagent.resources.memory_admission import available_mib
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.vmm.cgroups import Cgroups
+from polydev.hostagent.vmm.contract import Probe
+from polydev.shared.domain import Finding, MachineState
+from polydev.shared.errors import ImageDamaged, MissingImage, PolydevError
+from polydev.shared.host_protocol import Inventory
+
+LEAST_FREE_MIB = 1024
+LEAST_FREE_INODES = 2000
+
+_SWEPT = "Restart Polydev, whose host agent removes it: `polydev down`, then `polydev up`"
+
+
+@dataclass(frozen=True, slots=True)
+class Examiner:
+    """Looks at one host."""
+
+    settings: HostSettings
+    network: Network
+
+    async def diagnose(self, machines: Machines, probe: Probe) -> list[Finding]:
+        """Of a host whose agent this is."""
+        before = machines.records()
+        there = await machines.inventory()
+        records = {record.vm_id: record for record in (*before, *machines.records())}
+        warm = await machines.warm_browsers.view()
+        found = await self._all(records, there)
+        return [_driver(probe), *found, Finding("warm start", True, warm.words)]
+
+    async def diagnose_without_agent(self) -> list[Finding]:
+        """Of a host whose agent does not answer: by looking alone. Needs root."""
+        records = await asyncio.to_thread(_records_on_disk, self.settings.state_dir / "machines")
+        there = await inventory.look_without_agent(self.settings, self.network, list(records))
+        return await self._all(records, there)
+
+    async def _all(self, records: Mapping[str, MachineRecord], there: Inventory) -> list[Finding]:
+        folders = self.settings.state_dir / "machines"
+        uids = {
+            vm_id: record.uid
+            for vm_id, record in records.items()
+            if record.state is MachineState.RUNNING and vm_id in there.processes
+        }
+        return [
+            *await asyncio.to_thread(lambda: list(images(self.settings))),
+            await asyncio.to_thread(disk_space, folders),
+            *await asyncio.to_thread(lambda: list(memory(self.settings, records, there))),
+            *_machines(folders, records, there),
+            *await self._network(uids),
+            *_sockets(self.settings, there),
+            *_orphans(folders, records, there),
+        ]
+
+    async def _network(self, uids: Mapping[str, int]) -> list[Finding]:
+        try:
+            return await self.network.inspect(uids)
+        except PolydevError as error:
+            return [Finding("namespace", False, error.message, error.hint or _SWEPT)]
+
+
+def images(settings: HostSettings) -> Iterator[Finding]:
+    """Whether there is what machines boot from. Compares sizes, not checksums. Blocking."""
+    if settings.driver == "simulated":
+        yield Finding("images", True, "Simulated machines need none")
+        return
+    store = ImageStore(settings.images_dir)
+    try:
+        found = store.list()
+    except ImageDamaged as error:
+        yield Finding("images", False, error.message, error.hint)
+        return
+    for kind in ImageKind:
+        yield _image(store, kind, [image for image in found if image.kind is kind])
+
+
+def _image(store: ImageStore, kind: ImageKind, found: Sequence[GoldenImage]) -> Finding:
+    """Of what starts take: the image that a person said, else what the recipe made."""
+    current = store.find(kind)
+    build = f"Build it: polydev image build {kind}"
+    try:
+        pinned = store.pinned(kind)
+        if pinned is None and current is None:
+            words = f"There is no image `{kind}` in {store.root}"
+            if found:
+                where = f"{found[0].name} in {store.root}"
+                words = f"{where} is out of date: the recipe has changed since"
+            return Finding("images", False, words, build)
+        image = store.require(kind)
+        store.compare_sizes(image)
+    except (ImageDamaged, MissingImage) as error:
+        return Finding("images", False, error.message, error.hint)
+    words = f"{image.name}, {image.size / 2**20:.0f} MiB"
+    if pinned is not None:
+        newest = "" if current is None or current == image else f" rather than {current.name}"
+        words += f", as somebody said (`polydev image use`){newest}"
+    return Finding("images", True, words)
+
+
+def disk_space(folder: Path) -> Finding:
+    """Whether there is room for another machine. Blocking."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free_mib = shutil.disk_usage(existing).free // 2**20
+    words = f"{free_mib / 1024:.1f} GiB free for {folder}"
+    inodes = os.statvfs(existing)
+    if inodes.f_files and inodes.f_favail < LEAST_FREE_INODES:
+        words = f"{inodes.f_favail} more files for {folder}"
+    elif free_mib >= LEAST_FREE_MIB:
+        return Finding("disk space", True, words)
+    hint = "Destroy machines that nobody needs, remove old images (`polydev image prune`), or move "
+    return Finding("disk space", False, f"Only {words}", hint + "POLYDEV_STATE_DIR")
+
+
+def memory(
+    settings: HostSettings, records: Mapping[str, MachineRecord], there: Inventory
+) -> Iterator[Finding]:
+    """What machines have of the host's memory, and what keeps them to it. Blocking."""
+    if settings.driver == "simulated":
+        return
+    running = [record for vm_id, record in records.items() if vm_id in there.processes]
+    words = f"Machines that run have {sum(it.memory_mib for it in running)} MiB; {available_mib()}"
+    cgroups = Cgroups.seen(settings.cgroup)
+    bound = f"each is bounded {cgroups.reason}"
+    if cgroups.root is None:
+        bound = f"none has a bound ({cgroups.reason}), but the kernel ends them before all else"
+    yield Finding("memory", True, f"{words} MiB are left; {bound}")
+
+
+def _driver(probe: Probe) -> Finding:
+    if probe.usable:
+        return Finding("driver", True, f"{probe.accelerator}: {probe.reason}")
+    words = f"No machine can be started on this host: {probe.reason}"
+    return Finding("driver", False, words, "Mend that, then restart Polydev")
+
+
+def _machines(
+    folders: Path, records: Mapping[str, MachineRecord], there: Inventory
+) -> list[Finding]:
+    wrong = []
+    for vm_id, record in records.items():
+        console = MachineFolder(folders, vm_id).console_log
+        again = f"Start it again: polydev machine start {vm_id}; its console log is {console}"
+        if record.state is MachineState.FAILED:
+            why = record.error.message if record.error else f"Machine {vm_id} failed"
+            wrong.append(Finding("machines", False, _naming(why, vm_id), again, vm_id))
+        elif record.state is MachineState.RUNNING and vm_id not in there.processes:
+            words = f"Machine {vm_id} should run, but its VMM has ended"
+            wrong.append(Finding("machines", False, words, again, vm_id))
+        elif record.state is MachineState.HIBERNATED and not _sleeps_whole(folders, vm_id):
+            words = f"Machine {vm_id} hibernates, but its saved memory is gone"
+            boot = f"Boot its disk: polydev machine resume {vm_id}"
+            wrong.append(Finding("machines", False, words, boot, vm_id))
+    if not wrong:
+        states = [record.state for record in records.values()]
+        running, asleep = map(states.count, (MachineState.RUNNING, MachineState.HIBERNATED))
+        sleep = f", {asleep} hibernate" if asleep else ""
+        wrong.append(Finding("machines", True, f"{len(records)}, {running} of them run{sleep}"))
+    return wrong
+
+
+def _sleeps_whole(folders: Path, vm_id: str) -> bool:
+    return MachineFolder(folders, vm_id).memory.exists()
+
+
+def _naming(words: str, vm_id: str) -> str:
+    return words if vm_id in words else f"Machine {vm_id}: {words}"
+
+
+def _sockets(settings: HostSettings, there: Inventory) -> Iterator[Finding]:
+    """A socket is the host agent's, or that of a VMM that runs."""
+    stale = [
+        path
+        for path in map(Path, there.sockets)
+        if path != settings.host_socket and path.parent.name not in there.processes
+    ]
+    for path in stale:
+        yield Finding("sockets", False, f"Nobody listens at {path} any more", _SWEPT)
+    if not stale:
+        yield Finding("sockets", True, f"{len(there.sockets)}, each with its process")
+
+
+def _orphans(
+    folders: Path, records: Mapping[str, MachineRecord], there: Inventory
+) -> Iterator[Finding]:
+    """What belongs to no machine. TAPs and rules are the network's to tell."""
+    left = [_orphan_folder(folders / name) for name in there.folders if name not in records]
+    left += [
+        Finding("orphans", False, f"VMM process {pid} belongs to no machine", _SWEPT)
+        for vm_id, pid in there.processes.items()
+        if vm_id not in records
+    ]
+    left += [
+        Finding("orphans", False, f"Address {address} is kept for {vm_id}, which is gone", _SWEPT)
+        for vm_id, address in there.addresses.items()
+        if vm_id not in records
+    ]
+    yield from left or [Finding("orphans", True, "No folder, process or address without machine")]
+
+
+def _orphan_folder(path: Path) -> Finding:
+    if not MachineFolder(path.parent, path.name).record.exists():
+        return Finding("orphans", False, f"{path} belongs to no machine", _SWEPT)
+    return Finding(
+        "orphans",
+        False,
+        f"The record in {path} cannot be read: its machine is not looked after",
+        f"Put back its machine.json from a backup, or remove {path} with the disk that is in it",
+    )
+
+
+def _records_on_disk(folder: Path) -> dict[str, MachineRecord]:
+    names = sorted(path.name for path in folder.glob("vm-*"))
+    records = ((name, MachineFolder(folder, name).read()) for name in names)
+    return {name: record for name, record in records if record is not None}

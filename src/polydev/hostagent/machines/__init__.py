@@ -1,0 +1,1 @@
+"""The machines of this host: registry, lifecycle, hibernation, recovery."""

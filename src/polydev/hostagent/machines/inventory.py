@@ -1,0 +1,82 @@
+"""What exists on this host, found by looking: folders, processes, TAPs, rules, sockets.
+
+`machines.py` answers with it; doctor, the reconciler and the tests compare it with what should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from polydev.hostagent.machines.context import Network, Site
+from polydev.hostagent.machines.lifecycle import RunningMachine
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.vmm import adoption, process
+from polydev.hostagent.vmm.firecracker import jail
+from polydev.hostagent.vmm.qemu.command import PROGRAM
+from polydev.shared.host_protocol import Inventory
+
+
+async def look(
+    site: Site, vm_ids: Sequence[str], running: Mapping[str, RunningMachine]
+) -> Inventory:
+    """Everything of this host's machines that is there now."""
+    network = await site.network.state()
+    folders, sockets, processes = await asyncio.to_thread(_on_disk_and_running, site, running)
+    return Inventory(
+        machines=sorted(vm_ids),
+        folders=folders,
+        processes=processes,
+        taps=list(network.taps),
+        addresses=dict(network.addresses),
+        firewall=list(network.firewall),
+        sockets=sockets,
+    )
+
+
+async def look_without_agent(
+    settings: HostSettings, network: Network, vm_ids: Sequence[str]
+) -> Inventory:
+    """The same where no agent runs: VMMs are known by the folders that they were started in."""
+    state = await network.state()
+    machines_dir = settings.state_dir / "machines"
+    processes = await asyncio.to_thread(_vmms_in, machines_dir)
+    return Inventory(
+        machines=sorted(vm_ids),
+        folders=_names_in(machines_dir),
+        processes=processes,
+        taps=list(state.taps),
+        addresses=dict(state.addresses),
+        firewall=list(state.firewall),
+        sockets=_sockets_in(machines_dir, settings.sockets_dir),
+    )
+
+
+def _on_disk_and_running(
+    site: Site, running: Mapping[str, RunningMachine]
+) -> tuple[list[str], list[str], dict[str, int]]:
+    known = {vm_id: machine.vmm.pid for vm_id, machine in running.items()}
+    processes = {vm_id: pid for vm_id, pid in known.items() if Path(f"/proc/{pid}").exists()}
+    strangers = set(site.driver.leftovers([])) - set(known.values())
+    return (
+        _names_in(site.machines_dir),
+        _sockets_in(site.machines_dir, site.sockets_dir),
+        processes | {f"unknown-{pid}": pid for pid in sorted(strangers)},
+    )
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _sockets_in(*folders: Path) -> list[str]:
+    return sorted(str(path) for root in folders for path in root.rglob("*") if path.is_socket())
+
+
+def _vmms_in(folder: Path) -> dict[str, int]:
+    root = folder.resolve()
+    found = [*process.running_in(root, PROGRAM), *jail.running_in(root)]
+    named = adoption.named_in(root / name for name in _names_in(root))
+    places = {pid: where for pid, where, exists in found if exists} | named
+    return {places[pid].name if pid in places else f"unknown-{pid}": pid for pid, *_ in found}

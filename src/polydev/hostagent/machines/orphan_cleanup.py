@@ -1,0 +1,76 @@
+"""Removing what belongs to no machine while machines are made, used and destroyed.
+
+`machines.py` calls it when the controller's reconciler asks; `recovery.py` does the same at the
+agent's start, when nobody else is at work. Whatever bears a machine's id is removed under that
+machine's lock, and only if there is still no such machine then; what bears none is looked at and
+removed in one go in the network's own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.lifecycle import erase
+from polydev.hostagent.machines.record import MachineRecord
+from polydev.hostagent.machines.recovery import end_leftovers
+from polydev.shared.host_protocol import VM_ID_PATTERN, Swept
+
+log = logging.getLogger("polydev.hostagent")
+
+
+async def sweep(
+    site: Site,
+    records: Mapping[str, MachineRecord],
+    alone: Callable[[str], AbstractAsyncContextManager[None]],
+) -> Swept:
+    """Remove VMMs, folders, addresses, TAPs, rules and sockets of machines that are not.
+
+    `records` are the machines, as they are at any moment. A folder whose record cannot be read is
+    left for a person to look at. Raises: NetworkFailed.
+    """
+    pids = site.driver.leftovers([site.folder(vm_id).path for vm_id in records])
+    await end_leftovers(pids)
+    folders = set(await asyncio.to_thread(_folders, site.machines_dir))
+    addresses = set((await site.network.state()).addresses)
+    removed = []
+    for vm_id in sorted((folders | addresses) - records.keys()):
+        async with alone(vm_id):
+            if vm_id not in records and await _is_left(site, vm_id):
+                log.warning("removing what is left of %s, which is no machine", vm_id)
+                await erase(site, vm_id, None)
+                removed.append(vm_id)
+    return Swept(
+        processes=sorted(pids),
+        folders=[vm_id for vm_id in removed if vm_id in folders],
+        addresses=[vm_id for vm_id in removed if vm_id in addresses],
+        taps=list(await site.network.sweep(None)),
+        sockets=await asyncio.to_thread(_remove_sockets, site.sockets_dir, set(records)),
+    )
+
+
+async def _is_left(site: Site, vm_id: str) -> bool:
+    """Whether there still is something of a machine that is not, and no record of it."""
+    folder = site.folder(vm_id)
+    if await asyncio.to_thread(folder.path.exists):
+        return not await asyncio.to_thread(folder.record.exists)
+    return vm_id in (await site.network.state()).addresses
+
+
+def _folders(root: Path) -> list[str]:
+    return [path.name for path in root.iterdir() if re.match(VM_ID_PATTERN, path.name)]
+
+
+def _remove_sockets(root: Path, vm_ids: set[str]) -> list[str]:
+    """Remove sockets that are named after machines that are not."""
+    removed = []
+    for path in root.glob("vm-*"):
+        if path.is_socket() and not any(path.name.startswith(vm_id) for vm_id in vm_ids):
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+    return sorted(removed)

@@ -1,0 +1,184 @@
+"""At the agent's start: what of an earlier agent's machines still is, and what must go.
+
+`machines.py` calls it once, before anything is asked. A running machine is adopted without
+disturbing it; what was half made or half destroyed is removed; what was cut on its way to sleep or
+back does one or the other whole; what belongs to nobody is swept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import select
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from polydev.hostagent import snapshots
+from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.guest_resume import awaken
+from polydev.hostagent.machines.lifecycle import RunningMachine, adopt, erase
+from polydev.hostagent.machines.record import MachineFolder, MachineRecord
+from polydev.hostagent.server.error_mapping import problem_of
+from polydev.hostagent.vmm.contract import ExitReport
+from polydev.shared.domain import MachineState
+from polydev.shared.errors import PolydevError, VmmFailed
+from polydev.shared.host_protocol import VM_ID_PATTERN, Wake
+
+log = logging.getLogger("polydev.hostagent")
+
+_HALF = (MachineState.CREATING, MachineState.DESTROYING, MachineState.DESTROYED)
+_ON_THE_EDGE = (MachineState.HIBERNATING, MachineState.HIBERNATED, MachineState.RESUMING)
+_KILL_LIMIT_S = 10.0
+
+
+@dataclass(slots=True)
+class Recovered:
+    """The machines that there are."""
+
+    records: list[MachineRecord] = field(default_factory=list)
+    running: dict[str, RunningMachine] = field(default_factory=dict)
+
+
+async def recover(site: Site) -> Recovered:
+    """Adopt, remove and sweep. Raises NetworkFailed."""
+    found = Recovered()
+    for vm_id in await asyncio.to_thread(_folders, site):
+        await _recover_one(site, vm_id, found)
+    keep = [site.folder(record.vm_id).path for record in found.records]
+    await end_leftovers(site.driver.leftovers(keep))
+    await site.network.sweep([record.vm_id for record in found.records])
+    return found
+
+
+def ended(vm_id: str, report: ExitReport) -> dict[str, object]:
+    """What to change in the record of a machine whose VMM ended without being asked to."""
+    words = f": {report.words}" if report.words else ""
+    if report.status in (0, None):
+        state = MachineState.STOPPED
+        error = VmmFailed(f"Machine {vm_id} ended by itself{words}", hint="Start it again")
+    else:
+        state = MachineState.FAILED
+        how = f"signal {-report.status}" if report.status < 0 else f"status {report.status}"
+        error = VmmFailed(f"The VMM of {vm_id} ended with {how}{words}", hint="Start it again")
+    return {"state": state, "error": problem_of(error)}
+
+
+async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
+    record = await asyncio.to_thread(site.folder(vm_id).read)
+    if record is not None and record.vm_id != vm_id and record.state in _HALF:
+        log.warning("removing %s, which was to become %s", vm_id, record.vm_id)
+        await erase(site, vm_id, None)  # its VMM, if there is one, is a leftover
+        return
+    if record is None or record.vm_id != vm_id:
+        await asyncio.to_thread(_set_apart, site.folder(vm_id))
+        return
+    machine = await adopt(site, record)
+    if record.state in _HALF:
+        log.warning("removing %s, which was left %s", vm_id, record.state)
+        await erase(site, vm_id, machine)
+        return
+    if record.state in _ON_THE_EDGE:
+        record, machine = await _off_the_edge(site, record, machine)
+    elif record.state in (MachineState.RUNNING, MachineState.STOPPING):
+        record = await _as_found(record, machine)
+    elif machine:  # Its start was cut: it will be asked for again.
+        await machine.kill()
+        machine = None
+    if record.state is not MachineState.HIBERNATED:
+        await asyncio.to_thread(snapshots.discard, site.folder(vm_id).memory)
+    await asyncio.to_thread(site.folder(vm_id).write, record)
+    found.records.append(record)
+    if machine:
+        found.running[vm_id] = machine
+
+
+async def _as_found(record: MachineRecord, machine: RunningMachine | None) -> MachineRecord:
+    """What a machine is that should have a VMM, or had one to the end.
+
+    One that stands still is let go on: nothing that this agent knows of asked it to stand.
+    """
+    if machine:
+        try:
+            await machine.vmm.go_on()
+        except PolydevError as error:
+            log.warning("%s is not told to go on: %s", record.vm_id, error.message)
+        return record.now(state=MachineState.RUNNING, error=None)
+    if record.state is MachineState.STOPPING:
+        return record.now(state=MachineState.STOPPED)
+    return record.now(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
+
+
+async def _off_the_edge(
+    site: Site, record: MachineRecord, machine: RunningMachine | None
+) -> tuple[MachineRecord, RunningMachine | None]:
+    """A machine that was on its way to sleep or back, or slept.
+
+    While its memory's file is in its place, its disk has not gone on without it: it sleeps, and a
+    VMM that stands still with the same memory, or has read part of it, is one too many. Without
+    that file its memory is in the VMM, or nowhere.
+    """
+    memory = site.folder(record.vm_id).memory
+    if await asyncio.to_thread(memory.exists):
+        if machine:
+            await machine.kill()
+        size = (await asyncio.to_thread(memory.stat)).st_size
+        return record.now(state=MachineState.HIBERNATED, memory_bytes=size), None
+    record = record.now(memory_bytes=0)
+    if machine and record.state is not MachineState.HIBERNATED:
+        try:
+            await machine.vmm.go_on()
+            await awaken(machine)
+            if record.state is MachineState.RESUMING:
+                record = record.now(wake=Wake(how="resumed", at=datetime.now(UTC), took_s=0))
+            return record.now(state=MachineState.RUNNING, error=None), machine
+        except PolydevError as error:
+            log.warning("%s stands still, and cannot go on: %s", record.vm_id, error.message)
+    if machine:
+        await machine.kill()
+    gone = record.now(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
+    return gone.now(memory_lost="Its saved memory is gone"), None
+
+
+async def end_leftovers(pids: Sequence[int]) -> None:
+    """End VMMs that belong to no machine."""
+    for pid in pids:
+        log.warning("ending VMM process %d, which belongs to no machine", pid)
+        await asyncio.to_thread(_kill, pid)
+
+
+def _set_apart(folder: MachineFolder) -> None:
+    """A folder that is no machine's: removed when it is empty of promises, else left for a person.
+
+    Records are written whole, so one that cannot be read is another version's or a broken disk's:
+    no reason to throw a person's files away.
+    """
+    if folder.record.exists():
+        log.error("%s cannot be read; its machine is not looked after", folder.record)
+    else:
+        log.warning("removing %s, which has no record", folder.path)
+        folder.remove()
+
+
+def _kill(pid: int) -> None:
+    """End a process and wait until it is gone, by its pidfd: the number alone may be reused."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        select.select([descriptor], [], [], _KILL_LIMIT_S)
+    finally:
+        os.close(descriptor)
+
+
+def _folders(site: Site) -> list[str]:
+    site.machines_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    names = (path.name for path in site.machines_dir.iterdir() if path.is_dir())
+    return sorted(name for name in names if re.match(VM_ID_PATTERN, name))

@@ -1,0 +1,1 @@
+"""Idempotent operations: dispatch by id, and their journal."""

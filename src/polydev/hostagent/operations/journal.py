@@ -1,0 +1,114 @@
+"""The operations' journal on disk: one small JSON file per operation, and how long it is kept.
+
+`operations.py` is the sole user. An entry never holds what was asked, only a keyed digest of it:
+bodies carry tokens and credentials, and an unkeyed digest of a short secret could be guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from polydev.shared.atomic_files import write_whole
+from polydev.shared.host_protocol import MachineView, Problem
+
+log = logging.getLogger("polydev.hostagent")
+
+KEEP_COUNT = 2000
+KEEP_S = 7 * 24 * 3600.0
+
+
+class Entry(BaseModel):
+    """How one operation stands."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    operation_id: str
+    kind: str
+    vm_id: str
+    digest: str
+    state: Literal["running", "done", "failed", "interrupted"]
+    machine: MachineView | None = None
+    error: Problem | None = None
+    asked_at: float
+    ended_at: float | None = None
+
+
+class Journal:
+    """A folder of entries. Its methods block: call them in threads."""
+
+    def __init__(self, folder: Path, keep_count: int = KEEP_COUNT, keep_s: float = KEEP_S) -> None:
+        self._folder = folder
+        self._keep_count = keep_count
+        self._keep_s = keep_s
+        self._key = b""
+
+    def open(self) -> dict[str, Entry]:
+        """Make the folder and its key if they are missing, and read all entries, oldest first.
+
+        What was running when the agent died is `interrupted` from now on.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._key = self._read_or_make_key()
+        entries = [entry for path in self._folder.glob("*.json") if (entry := _read(path))]
+        entries.sort(key=lambda entry: entry.asked_at)
+        for aside in self._folder.glob(".*.new"):
+            aside.unlink(missing_ok=True)
+        return {
+            entry.operation_id: entry
+            if entry.state != "running"
+            else entry.model_copy(update={"state": "interrupted"})
+            for entry in entries
+        }
+
+    def digest(self, body: bytes) -> str:
+        """What tells two bodies apart without telling what is in them."""
+        return hmac.new(self._key, body, hashlib.sha256).hexdigest()
+
+    def write(self, entry: Entry) -> None:
+        """Keep an entry. Raises OSError."""
+        write_whole(
+            self._path(entry.operation_id),
+            entry.model_dump_json().encode(),
+            durable=entry.state != "running",
+        )
+
+    def forget(self, operation_id: str) -> None:
+        """Remove an entry."""
+        self._path(operation_id).unlink(missing_ok=True)
+
+    def outdated(self, entries: dict[str, Entry]) -> list[str]:
+        """The ids of ended operations that are too many or too old; `entries` is oldest first."""
+        ended = [entry for entry in entries.values() if entry.state != "running"]
+        surplus = max(0, len(ended) - self._keep_count)
+        oldest = time.time() - self._keep_s
+        return [
+            entry.operation_id
+            for place, entry in enumerate(ended)
+            if place < surplus or entry.asked_at < oldest
+        ]
+
+    def _path(self, operation_id: str) -> Path:
+        return self._folder / f"{operation_id}.json"
+
+    def _read_or_make_key(self) -> bytes:
+        path = self._folder / "key"
+        if not path.exists() or path.stat().st_size != 32:
+            write_whole(path, os.urandom(32))
+        return path.read_bytes()
+
+
+def _read(path: Path) -> Entry | None:
+    try:
+        return Entry.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        log.warning("forgot an unreadable journal entry: %s", path.name)
+        path.unlink(missing_ok=True)
+        return None

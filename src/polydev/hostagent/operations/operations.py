@@ -1,0 +1,152 @@
+"""Operations by id: asking twice is asking once.
+
+`server.py` asks, `perform` does it (machines.py). An operation goes on when who asked goes away;
+whoever asks again with the same id joins it, or gets the same answer, failures included: who wants
+another attempt gives it another id. An operation that died with the agent runs again when it is
+asked again, since operations are idempotent in themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from pydantic import TypeAdapter
+
+from polydev.hostagent.operations.journal import Entry, Journal
+from polydev.hostagent.server.error_mapping import problem_of
+from polydev.hostagent.system.cancellation import in_thread
+from polydev.shared.errors import HostUnreachable, NoSuchOperation, OperationMismatch
+from polydev.shared.host_protocol import MachineView, Operation, OperationView
+from polydev.shared.logging import context
+
+log = logging.getLogger("polydev.hostagent")
+
+Perform = Callable[[Operation], Awaitable[MachineView | None]]
+
+_operations: TypeAdapter[Operation] = TypeAdapter(Operation)
+
+
+class Operations:
+    """What this host was asked to do, and how it went."""
+
+    def __init__(self, journal: Journal, perform: Perform) -> None:
+        self._journal = journal
+        self._perform = perform
+        self._entries: dict[str, Entry] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
+
+    async def open(self) -> None:
+        """Read the journal. Before anything else."""
+        self._entries = await asyncio.to_thread(self._journal.open)
+
+    async def ask(self, operation_id: str, operation: Operation, wait_s: float) -> OperationView:
+        """Start an operation, or join it, and tell how it stands after at most `wait_s`.
+
+        Raises: OperationMismatch when the id was used for something else.
+        """
+        digest = self._journal.digest(_operations.dump_json(operation))
+        known = self._entries.get(operation_id)
+        if known and known.digest != digest:
+            raise OperationMismatch(
+                f"Operation {operation_id} was asked before with another body",
+                hint="Give every operation an id of its own",
+            )
+        if known is None or known.state == "interrupted":
+            self._start(operation_id, operation, digest)
+        return await self.look(operation_id, wait_s)
+
+    async def look(self, operation_id: str, wait_s: float) -> OperationView:
+        """How an operation stands, after waiting at most `wait_s` for its end.
+
+        Raises: NoSuchOperation.
+        """
+        if task := self._running.get(operation_id):
+            await asyncio.wait({task}, timeout=wait_s)
+        entry = self._entries.get(operation_id)
+        if entry is None:
+            raise NoSuchOperation(f"No operation {operation_id} on this host")
+        return _view(entry)
+
+    async def stop(self, grace_s: float) -> None:
+        """Cancel what runs, let it undo itself for at most `grace_s`, and take nothing more."""
+        self._stopping = True
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=grace_s)
+
+    def _start(self, operation_id: str, operation: Operation, digest: str) -> None:
+        if self._stopping:
+            raise HostUnreachable("The host agent is stopping", hint="Ask again")
+        entry = Entry(
+            operation_id=operation_id,
+            kind=operation.kind,
+            vm_id=operation.vm_id,
+            digest=digest,
+            state="running",
+            asked_at=time.time(),
+        )
+        self._entries.pop(operation_id, None)
+        self._entries[operation_id] = entry
+        task = asyncio.create_task(self._run(entry, operation), name=f"operation {operation_id}")
+        self._running[operation_id] = task
+        task.add_done_callback(lambda _: self._running.pop(operation_id, None))
+
+    async def _run(self, entry: Entry, operation: Operation) -> None:
+        with context.about(operation=entry.operation_id, machine=entry.vm_id):
+            await self._carry_out(entry, operation)
+
+    async def _carry_out(self, entry: Entry, operation: Operation) -> None:
+        started = time.monotonic()
+        try:
+            await self._write(entry)
+            machine = await self._perform(operation)
+            update: dict[str, object] = {"state": "done", "machine": machine}
+        except asyncio.CancelledError:
+            update = {"state": "interrupted"}
+        except Exception as error:
+            update = {"state": "failed", "error": problem_of(error)}
+        ended = entry.model_copy(update={**update, "ended_at": time.time()})
+        self._entries[entry.operation_id] = ended
+        log.log(
+            logging.INFO if ended.state == "done" else logging.WARNING,
+            "%s of %s %s after %.2f s%s",
+            ended.kind,
+            ended.vm_id,
+            ended.state,
+            time.monotonic() - started,
+            f" ({ended.error.code}: {ended.error.message})" if ended.error else "",
+        )
+        await self._write(ended)
+        await self._prune()
+
+    async def _write(self, entry: Entry) -> None:
+        """Keep an entry; a full disk must not keep a machine from being destroyed."""
+        try:
+            await in_thread(self._journal.write, entry)
+        except OSError as error:
+            log.error("the journal cannot be written: %s", error.strerror)
+
+    async def _prune(self) -> None:
+        for operation_id in self._journal.outdated(self._entries):
+            self._entries.pop(operation_id, None)
+            await asyncio.to_thread(self._journal.forget, operation_id)
+
+
+def _view(entry: Entry) -> OperationView:
+    if entry.state == "interrupted":
+        error = HostUnreachable("The host agent ended during this operation", hint="Ask again")
+        return OperationView(
+            operation_id=entry.operation_id, state="failed", error=problem_of(error)
+        )
+    return OperationView(
+        operation_id=entry.operation_id,
+        state=entry.state,
+        machine=entry.machine,
+        error=entry.error,
+    )

@@ -1,0 +1,1 @@
+"""Everything a machine needs before it boots: disk, keys, config drive, files."""

@@ -1,0 +1,128 @@
+"""Machines' own disks: sparse ext4 images, each a copy of a ready-made empty one.
+
+`machines.py` has them made; `offline.py` writes into them while the machine is off. mkfs runs once
+per size: a new disk is then a few milliseconds and two megabytes, and grows as the guest writes.
+Every copy keeps the template's filesystem UUID: a machine sees one such disk and mounts it by its
+place, and the host never mounts any.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.system.sandbox import tool
+from polydev.shared.errors import ImageDamaged
+
+_MKFS_LIMIT_S = 60
+# The inode tables of a sparse file read as zeros already: mke2fs notes that, so the guest does not
+# fill 64 MiB with zeros behind the person's back. Nobody but root writes: no reserved blocks.
+_MKFS_OPTIONS = ("-t", "ext4", "-m", "0", "-E", "lazy_journal_init=1,root_owner=0:0")
+_BLOCK = 64 * 1024
+
+
+async def make_disk(path: Path, size_mib: int, *, uid: int, cache_dir: Path) -> None:
+    """Make a machine's empty disk at `path`, 0600 and owned by `uid`, whole or not at all.
+
+    A disk that is there already stays as it is. The template lives in `cache_dir`.
+    Raises: DiskFull, MissingTool, ImageDamaged if mke2fs fails.
+    """
+    await in_thread(_make_disk, path, size_mib, uid, cache_dir)
+
+
+async def copy_disk(source: Path, path: Path, *, uid: int) -> None:
+    """Make a machine's disk a copy of another one's, 0600 and owned by `uid`, whole or not at all.
+
+    Nothing may write to `source` meanwhile. Raises: DiskFull, OSError.
+    """
+    await in_thread(_copy_disk, source, path, uid)
+
+
+def _make_disk(path: Path, size_mib: int, uid: int, cache_dir: Path) -> None:
+    if path.exists():
+        return
+    with room_in(path.parent):
+        template = _template(size_mib, cache_dir)
+    _copy_disk(template, path, uid)
+
+
+def _copy_disk(source: Path, path: Path, uid: int) -> None:
+    with room_in(path.parent):
+        aside = path.with_name(f".{path.name}.new")
+        try:
+            _copy_sparse(source, aside)
+            os.chown(aside, uid, uid)
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def _template(size_mib: int, cache_dir: Path) -> Path:
+    """An empty filesystem of that size, made by this host's mke2fs."""
+    mkfs = tool("mke2fs", "e2fsprogs")
+    template = cache_dir / f"disk-{size_mib}m-{_mkfs_id(mkfs)}.img"
+    if template.exists():
+        return template
+    cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = template.with_suffix(".new")
+    # One maker at a time, across processes. Whoever waited finds the template finished.
+    with aside.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if template.exists():
+            return template
+        file.truncate(0)
+        file.truncate(size_mib << 20)
+        _run_mkfs([mkfs, "-q", *_MKFS_OPTIONS, str(aside)])
+        os.fsync(file.fileno())
+        aside.replace(template)
+    return template
+
+
+def _run_mkfs(argv: list[str]) -> None:
+    result = subprocess.run(argv, capture_output=True, timeout=_MKFS_LIMIT_S, check=False)
+    if result.returncode != 0:
+        words = result.stderr.decode("utf-8", "replace").strip()[-500:]
+        if "No space left" in words:
+            raise OSError(errno.ENOSPC, words)
+        raise ImageDamaged(f"mke2fs cannot make an empty disk: {words}")
+
+
+def _mkfs_id(mkfs: str) -> str:
+    """Changes when mke2fs, its defaults or our options do."""
+    state = Path(mkfs).stat()
+    parts = [f"{state.st_size}:{state.st_mtime_ns}", *_MKFS_OPTIONS]
+    config = Path("/etc/mke2fs.conf")
+    if config.exists():
+        parts.append(config.read_text("utf-8", "replace"))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def _copy_sparse(source: Path, target: Path) -> None:
+    """Copy what holds data; holes and blocks of zeros become holes."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with source.open("rb") as reader, os.fdopen(os.open(target, flags, 0o600), "r+b") as writer:
+        os.ftruncate(writer.fileno(), os.fstat(reader.fileno()).st_size)
+        end = 0
+        while (extent := _next_data(reader.fileno(), end)) is not None:
+            start, end = extent
+            for position in range(start, end, _BLOCK):
+                block = os.pread(reader.fileno(), min(_BLOCK, end - position), position)
+                if block.count(0) != len(block):
+                    os.pwrite(writer.fileno(), block, position)
+
+
+def _next_data(descriptor: int, position: int) -> tuple[int, int] | None:
+    try:
+        start = os.lseek(descriptor, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+    return start, os.lseek(descriptor, start, os.SEEK_HOLE)

@@ -1,0 +1,56 @@
+"""The SSH keys of one machine's private channel, both sides of it.
+
+`machines.py` has them made with the machine, `config_drive.py` carries the guest's part into it,
+`channel.py` uses the host's. They live in a folder of the machine's own and end with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.disk_full import room_in
+from polydev.shared.atomic_files import write_whole
+
+HOST_KEY = "ssh_host_ed25519_key"
+"""The guest's own key: what its sshd proves itself with."""
+CLIENT_KEY = "channel_ed25519_key"
+"""The host agent's key: the only one that opens the channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineKeys:
+    """OpenSSH texts: private keys in PEM form, public keys as one line without its end."""
+
+    host_private: bytes = field(repr=False)
+    host_public: str
+    client_private: bytes = field(repr=False)
+    client_public: str
+
+
+async def make_keys(folder: Path) -> MachineKeys:
+    """The keys in `folder` (0700, files 0600); those that are not there yet are made.
+
+    Raises: DiskFull; asyncssh.KeyImportError for a file that is no key.
+    """
+    with room_in(folder):
+        return await in_thread(_make, folder)
+
+
+def _make(folder: Path) -> MachineKeys:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    host_private, host_public = _key(folder / HOST_KEY)
+    client_private, client_public = _key(folder / CLIENT_KEY)
+    return MachineKeys(host_private, host_public, client_private, client_public)
+
+
+def _key(path: Path) -> tuple[bytes, str]:
+    import asyncssh  # slow to import: only where keys are handled
+
+    if not path.exists():
+        made = asyncssh.generate_private_key("ssh-ed25519", comment="polydev")
+        write_whole(path, made.export_private_key("openssh"))
+    private = path.read_bytes()
+    public = asyncssh.import_private_key(private).export_public_key("openssh")
+    return private, public.decode("ascii").strip()

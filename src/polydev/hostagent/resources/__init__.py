@@ -1,0 +1,1 @@
+"""Memory and processor capacity, admission and usage."""

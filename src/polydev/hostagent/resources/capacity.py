@@ -1,0 +1,86 @@
+"""How much this host has for machines: what the controller places by.
+
+`__main__.py` works it out at start, `server.py` answers `/health` with it. What is named in the
+settings counts; otherwise what the host has, less what itself needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from polydev import __version__
+from polydev.hostagent.network.network_config import NetworkPlan
+from polydev.hostagent.resources.memory_admission import Admission, available_mib, total_mib
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.vmm.driver_selection import Choice
+from polydev.shared.host_protocol import Health, WarmView
+
+_RESERVE_MIB = 1024
+_RESERVE_SHARE = 0.1
+"""Of the host's memory, for the host itself and for what each VMM needs besides its guest."""
+_VCPUS_PER_CORE = 4
+"""Machines of people idle most of the time."""
+_SIMULATED_MEMORY_MIB = 16 * 1024 * 1024
+_SIMULATED_VCPUS = 100_000
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the machines of this host may have together."""
+
+    memory_mib: int
+    """Overcommitment included."""
+    vcpus: int
+    max_machines: int
+    disk: Path
+    driver: str
+    accelerator: str
+    driver_version: str
+
+    @classmethod
+    def of(cls, settings: HostSettings, choice: Choice) -> Capacity:
+        """By the settings, the driver and what the host has. Blocks for a moment."""
+        is_simulated = choice.driver.name == "simulated"
+        memory_mib = _SIMULATED_MEMORY_MIB if is_simulated else usable_memory_mib(total_mib())
+        if settings.host_memory_mib is not None:
+            memory_mib = settings.host_memory_mib
+        vcpus = _SIMULATED_VCPUS if is_simulated else (os.cpu_count() or 1) * _VCPUS_PER_CORE
+        return cls(
+            memory_mib=int(memory_mib * settings.memory_overcommit),
+            vcpus=vcpus if settings.host_vcpus is None else settings.host_vcpus,
+            max_machines=NetworkPlan.from_settings(settings).address_count,
+            disk=settings.state_dir,
+            driver=choice.driver.name,
+            accelerator=choice.probe.accelerator,
+            driver_version=choice.probe.version,
+        )
+
+    def admission(self, settings: HostSettings) -> Admission:
+        """Who keeps to it. Simulated machines have no memory of the host."""
+        look = None if self.driver == "simulated" else available_mib
+        return Admission(self.memory_mib, settings.memory_overcommit, look)
+
+    async def health(self, warm: WarmView) -> Health:
+        """That the agent lives, and what it offers."""
+        disk = await asyncio.to_thread(shutil.disk_usage, self.disk)
+        return Health(
+            version=__version__,
+            driver=self.driver,
+            accelerator=self.accelerator,
+            driver_version=self.driver_version,
+            memory_mib=self.memory_mib,
+            vcpus=self.vcpus,
+            max_machines=self.max_machines,
+            disk_free_mib=disk.free // _MIB,
+            warm=warm,
+        )
+
+
+def usable_memory_mib(total_mib: int) -> int:
+    """What of a host's memory its machines may have."""
+    return max(total_mib - max(_RESERVE_MIB, int(total_mib * _RESERVE_SHARE)), 0)

@@ -1,0 +1,1 @@
+"""The host agent's HTTP server on a Unix socket."""

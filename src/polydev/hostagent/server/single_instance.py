@@ -1,0 +1,113 @@
+"""That there is one agent per state folder and namespace, and the Unix socket it listens on.
+
+`__main__.py` calls it. The lock is the kernel's and ends with the process, however that ends; a
+socket that a killed agent left is removed only when nobody answers there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import grp
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from polydev.shared.errors import AlreadyRunning, BadSettings
+
+_PATH_BYTES = 107
+_BACKLOG = 128
+_RUN = Path("/run")
+
+
+@contextlib.contextmanager
+def only_agent(state_dir: Path, netns: str) -> Iterator[None]:
+    """Hold the state folder and the VM namespace: agents that shared one would sweep each other's.
+
+    Raises AlreadyRunning when another agent holds one of them.
+    """
+    state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    folder_taken = AlreadyRunning(
+        f"Another host agent already works in {state_dir}",
+        hint="End it first, or set POLYDEV_STATE_DIR to another folder",
+    )
+    namespace_taken = AlreadyRunning(
+        f"Another host agent already has its machines in network namespace {netns}",
+        hint="End it first, or set POLYDEV_NETNS to another name",
+    )
+    with (
+        _held(state_dir / "hostd.lock", folder_taken),
+        _held(_RUN / f"polydev-{netns}.lock", namespace_taken),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def listening(path: Path, group: str | None) -> Iterator[socket.socket]:
+    """A socket at `path` that root and `group` may connect to; removed at the end.
+
+    Raises: AlreadyRunning when somebody answers there, BadSettings for a group or path that cannot
+    be used.
+    """
+    if len(os.fsencode(path)) > _PATH_BYTES:
+        raise BadSettings(f"POLYDEV_STATE_DIR is too long: {path} cannot be a socket's path")
+    gid = _gid(group)
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        os.chown(path, 0, gid)
+        path.chmod(0o660)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+        yield listener
+    finally:
+        listener.close()
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(path: Path, taken: AlreadyRunning) -> Iterator[None]:
+    """Hold a lock file; it is removed at the end, while it is still held."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise taken from None
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            break
+        os.close(descriptor)  # Who held it removed it between our opening and our locking.
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _gid(group: str | None) -> int:
+    if group is None:
+        return 0
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise BadSettings(f"POLYDEV_SOCKET_GROUP names no group: {group}") from None
+
+
+def _remove_stale(path: Path) -> None:
+    if not path.exists():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+    raise AlreadyRunning(f"Another program already listens at {path}", hint="End it first")

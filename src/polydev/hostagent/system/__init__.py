@@ -1,0 +1,1 @@
+"""Linux building blocks: sandbox, namespaces, cancellation, disk space."""

@@ -1,0 +1,179 @@
+"""Network namespaces: making, removing, entering, and dialling into one.
+
+A thread that entered a namespace stays in it, so blocking netlink calls, sysctls and `nft` all run
+in a thread of their own; the agent's other threads never change theirs. `Network` and the VMM
+drivers call this; it knows nothing of bridges, machines or settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from polydev.hostagent.system.cancellation import or_undone
+from polydev.shared.errors import ChannelLost, NetworkFailed
+
+NETNS_DIR = Path("/run/netns")
+
+_CLONE_NEWNET = 0x40000000
+_MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
+_MNT_DETACH = 2
+
+T = TypeVar("T")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def path_of(name: str) -> Path:
+    """Where a namespace of that name is mounted, as ip-netns(8) does it."""
+    return NETNS_DIR / name
+
+
+def exists(name: str) -> bool:
+    """True if the namespace is there, and not only the empty file that a crash may leave."""
+    path = path_of(name)
+    try:
+        return path.stat().st_dev != NETNS_DIR.stat().st_dev
+    except FileNotFoundError:
+        return False
+
+
+def create(name: str) -> None:
+    """Make a namespace that `ip netns` sees too. Blocking. Does nothing if it is there."""
+    if exists(name):
+        return
+    _share_mounts()
+    path_of(name).touch(mode=0o444)
+    with ThreadPoolExecutor(1) as own_thread:
+        own_thread.submit(_unshare_onto, path_of(name)).result()
+
+
+def remove(name: str) -> None:
+    """Unmount and unlink a namespace. Blocking. Does nothing if it is not there."""
+    path = path_of(name)
+    try:
+        _checked(_libc.umount2(os.fsencode(path), _MNT_DETACH), "umount", path)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOENT}:
+            raise
+    path.unlink(missing_ok=True)
+
+
+def in_scratch(call: Callable[[], T]) -> T:
+    """Call something in an empty namespace that ends with the call. Blocking."""
+
+    def inside() -> T:
+        _checked(_libc.unshare(_CLONE_NEWNET), "unshare", NETNS_DIR)
+        return call()
+
+    with ThreadPoolExecutor(1) as own_thread:
+        return own_thread.submit(inside).result()
+
+
+def enter(path: Path) -> None:
+    """Move the calling thread, for good, into the namespace that is mounted at `path`."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _checked(_libc.setns(fd, _CLONE_NEWNET), "setns", path)
+    finally:
+        os.close(fd)
+
+
+class NamespaceThread:
+    """One thread inside a namespace; blocking calls handed to it run there, one after another."""
+
+    def __init__(self, name: str | None) -> None:
+        """`name` None: a thread of its own that stays in the agent's namespace."""
+        self._name = name
+        self._inode: int | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"netns-{name or 'own'}")
+
+    async def run(self, call: Callable[..., T], *args: object) -> T:
+        """Run a blocking call inside the namespace and return what it returns."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, partial(self._inside, call, *args))
+
+    @property
+    def is_current(self) -> bool:
+        """False once the name stands for another namespace than the one this thread entered."""
+        if self._name is None or self._inode is None:
+            return True
+        return exists(self._name) and path_of(self._name).stat().st_ino == self._inode
+
+    def close(self) -> None:
+        """Let the thread end after its last call. It holds the namespace alive until then."""
+        self._executor.shutdown(wait=False)
+
+    def _inside(self, call: Callable[..., T], *args: object) -> T:
+        if self._name is not None and self._inode is None:
+            enter(path_of(self._name))
+            self._inode = Path("/proc/thread-self/ns/net").stat().st_ino
+        return call(*args)
+
+
+async def dial(netns: str, host: str, port: int, *, timeout_s: float = 5) -> socket.socket:
+    """A connected, non-blocking TCP socket that lives in the namespace `netns`.
+
+    The socket is made by a short-lived thread inside the namespace; a socket belongs to the
+    namespace it was made in, whoever uses it.
+    Raises: ChannelLost if nothing answers in time, NetworkFailed if the namespace is not there.
+    """
+    thread = NamespaceThread(netns)
+    try:
+        sock = await or_undone(thread.run(_new_socket), _close)
+    except OSError as error:
+        raise NetworkFailed(f"Network namespace {netns} cannot be entered: {error}") from error
+    finally:
+        thread.close()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.get_running_loop().sock_connect(sock, (host, port))
+    except (OSError, TimeoutError) as error:
+        sock.close()
+        raise ChannelLost(
+            f"Nothing answers on {host}:{port} in namespace {netns}: {error or 'timed out'}"
+        ) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _new_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _share_mounts() -> None:
+    """Make /run/netns a shared mount, so that other mount namespaces see what is mounted there."""
+    NETNS_DIR.mkdir(mode=0o755, exist_ok=True)
+    where = os.fsencode(NETNS_DIR)
+    if _libc.mount(b"", where, b"none", _MS_SHARED | _MS_REC, None) == 0:
+        return
+    _checked(_libc.mount(where, where, b"none", _MS_BIND | _MS_REC, None), "mount", NETNS_DIR)
+    _checked(_libc.mount(b"", where, b"none", _MS_SHARED | _MS_REC, None), "mount", NETNS_DIR)
+
+
+def _unshare_onto(path: Path) -> None:
+    _checked(_libc.unshare(_CLONE_NEWNET), "unshare", path)
+    source = b"/proc/thread-self/ns/net"
+    _checked(_libc.mount(source, os.fsencode(path), b"none", _MS_BIND, None), "mount", path)
+
+
+def _checked(result: int, call: str, path: Path) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{call}: {os.strerror(code)}", str(path))
+
+
+async def _close(sock: socket.socket) -> None:
+    sock.close()

@@ -1,0 +1,224 @@
+"""A client of Firecracker's API: one small function for each request that the driver can make.
+
+`configuration.py`, `running.py` and `session.py` ask. Requests go one at a time over the VMM's own
+Unix socket; answers are bounded and have a time limit, because a guest may have taken the VMM over.
+Every request is validated against the specification in a test.
+Source: src/firecracker/swagger/firecracker.yaml of Firecracker 1.13.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import httpx
+
+from polydev.hostagent.health.logs import harmless
+from polydev.hostagent.vmm.firecracker.limits import TokenBuckets
+from polydev.shared.errors import VmmFailed
+
+_ANSWER_BYTES = 64 * 1024
+_FAULT_CHARACTERS = 400
+_LIMIT_S = 15.0
+_SNAPSHOT_LIMIT_S = 180.0
+"""For writing a guest's memory, or taking it in."""
+
+_LONGEST_S = 2 * _SNAPSHOT_LIMIT_S
+"""Of the client; each request has a limit of its own, which is shorter."""
+
+_OK = (200, 204)
+
+Body: TypeAlias = Mapping[str, object]
+"""None in it stands for what is not said."""
+
+
+class Refused(VmmFailed):
+    """Firecracker answered, and said no."""
+
+
+class NotListening(VmmFailed):
+    """Nobody listens at the socket: not yet, or no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPaths:
+    """The two files of a snapshot, as the VMM sees them."""
+
+    state: str
+    memory: str
+
+
+class Api:
+    """The API of one VMM. Every function raises VmmFailed; `Refused` if Firecracker says no."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        self._client = httpx.AsyncClient(
+            transport=transport,
+            base_url="http://localhost",
+            headers=headers,
+            timeout=_LONGEST_S,
+            trust_env=False,
+        )
+        self._asking = asyncio.Lock()
+
+    @classmethod
+    def over(cls, path: str) -> Api:
+        """Over a Unix socket. Each request is a connection of its own."""
+        limits = httpx.Limits(max_keepalive_connections=0)
+        return cls(httpx.AsyncHTTPTransport(uds=path, verify=False, limits=limits))
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    @property
+    def is_busy(self) -> bool:
+        """A request is under way."""
+        return self._asking.locked()
+
+    # What there is ---------------------------------------------------------------------------
+
+    async def state(self) -> str:
+        """`Not started`, `Running` or `Paused`."""
+        return str((await self._get("/")).get("state"))
+
+    async def version(self) -> str:
+        return str((await self._get("/version")).get("firecracker_version"))[:32]
+
+    async def balloon_statistics(self) -> dict[str, Any]:
+        return await self._get("/balloon/statistics")
+
+    # Before the guest starts -----------------------------------------------------------------
+
+    async def put_logger(self, path: str) -> None:
+        await self._put("/logger", {"log_path": path, "level": "Warning", "show_level": True})
+
+    async def put_metrics(self, path: str) -> None:
+        await self._put("/metrics", {"metrics_path": path})
+
+    async def put_machine_config(self, *, vcpus: int, memory_mib: int) -> None:
+        sizes = {"vcpu_count": vcpus, "mem_size_mib": memory_mib}
+        await self._put("/machine-config", {**sizes, "smt": False})
+
+    async def put_boot_source(self, kernel: str, initrd: str, kernel_line: str) -> None:
+        paths = {"kernel_image_path": kernel, "initrd_path": initrd}
+        await self._put("/boot-source", {**paths, "boot_args": kernel_line})
+
+    async def put_drive(
+        self, name: str, path: str, *, writable: bool, buckets: TokenBuckets
+    ) -> None:
+        """`Writeback`: what the guest flushes is on the host's disk when the guest is told so."""
+        drive = {
+            "drive_id": name,
+            "path_on_host": path,
+            "is_root_device": False,
+            "is_read_only": not writable,
+            "cache_type": "Writeback" if writable else "Unsafe",
+            "rate_limiter": buckets.body(),
+        }
+        await self._put(f"/drives/{name}", drive)
+
+    async def put_network_interface(
+        self, name: str, *, tap: str, mac: str, buckets: TokenBuckets
+    ) -> None:
+        interface = {
+            "iface_id": name,
+            "host_dev_name": tap,
+            "guest_mac": mac,
+            "rx_rate_limiter": buckets.body(),
+            "tx_rate_limiter": buckets.body(),
+        }
+        await self._put(f"/network-interfaces/{name}", interface)
+
+    async def put_vsock(self, path: str, cid: int) -> None:
+        await self._put("/vsock", {"guest_cid": cid, "uds_path": path})
+
+    async def put_entropy(self) -> None:
+        await self._put("/entropy", {})
+
+    async def put_balloon(self, *, amount_mib: int, statistics_every_s: int) -> None:
+        """The guest takes back what it needs before it runs out of memory."""
+        balloon = {"amount_mib": amount_mib, "deflate_on_oom": True}
+        await self._put("/balloon", {**balloon, "stats_polling_interval_s": statistics_every_s})
+
+    async def start(self) -> None:
+        await self._put("/actions", {"action_type": "InstanceStart"})
+
+    async def load_snapshot(self, paths: SnapshotPaths, *, interface: str, tap: str) -> None:
+        """Into a fresh process; the guest stands still. One that refuses is of no more use."""
+        load = {
+            "snapshot_path": paths.state,
+            "mem_backend": {"backend_type": "File", "backend_path": paths.memory},
+            "network_overrides": [{"iface_id": interface, "host_dev_name": tap}],
+            "resume_vm": False,
+        }
+        await self._put("/snapshot/load", load, limit_s=_SNAPSHOT_LIMIT_S)
+
+    # While it runs ---------------------------------------------------------------------------
+
+    async def pause(self) -> None:
+        await self._patch("/vm", {"state": "Paused"})
+
+    async def resume(self) -> None:
+        await self._patch("/vm", {"state": "Resumed"})
+
+    async def send_ctrl_alt_del(self) -> None:
+        await self._put("/actions", {"action_type": "SendCtrlAltDel"})
+
+    async def patch_balloon(self, *, amount_mib: int) -> None:
+        await self._patch("/balloon", {"amount_mib": amount_mib})
+
+    async def create_snapshot(self, paths: SnapshotPaths) -> None:
+        """Of a guest that is paused."""
+        files = {"snapshot_path": paths.state, "mem_file_path": paths.memory}
+        whole = {"snapshot_type": "Full", **files}
+        await self._put("/snapshot/create", whole, limit_s=_SNAPSHOT_LIMIT_S)
+
+    # How it is asked -------------------------------------------------------------------------
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        return await self._ask("GET", path, None, _LIMIT_S)
+
+    async def _put(self, path: str, body: Body, limit_s: float = _LIMIT_S) -> None:
+        await self._ask("PUT", path, body, limit_s)
+
+    async def _patch(self, path: str, body: Body) -> None:
+        await self._ask("PATCH", path, body, _LIMIT_S)
+
+    async def _ask(
+        self, method: str, path: str, body: Body | None, limit_s: float
+    ) -> dict[str, Any]:
+        given = None if body is None else {k: v for k, v in body.items() if v is not None}
+        try:
+            async with self._asking, asyncio.timeout(limit_s):
+                status, content = await self._exchange(method, path, given)
+            answer = json.loads(content) if content else {}
+        except TimeoutError as error:
+            raise VmmFailed(
+                f"Firecracker has not answered {method} {path} in {limit_s:g} s"
+            ) from error
+        except httpx.ConnectError as error:
+            raise NotListening(f"Firecracker cannot be asked {method} {path}: {error}") from error
+        except (httpx.HTTPError, OSError, ValueError, RecursionError) as error:
+            raise VmmFailed(f"Firecracker does not answer {method} {path}: {error!r}") from error
+        if not isinstance(answer, dict):
+            raise VmmFailed(f"Firecracker answered {method} {path} with something else")
+        if status not in _OK:
+            fault = harmless(str(answer.get("fault_message", f"status {status}")))
+            words = " ".join(fault.split())[:_FAULT_CHARACTERS]
+            raise Refused(f"Firecracker refuses {method} {path}: {words}")
+        return answer
+
+    async def _exchange(self, method: str, path: str, body: Body | None) -> tuple[int, bytes]:
+        if self._client.is_closed:  # while this waited for another request
+            raise NotListening("Firecracker has ended")
+        content = b""
+        async with self._client.stream(method, path, json=body) as response:
+            async for piece in response.aiter_raw():
+                content += piece
+                if len(content) > _ANSWER_BYTES:
+                    raise ValueError("the answer is too long")
+            return response.status_code, content

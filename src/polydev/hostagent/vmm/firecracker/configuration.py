@@ -1,0 +1,84 @@
+"""Telling a fresh Firecracker what machine it is, in the order in which it wants to know.
+
+`driver.py` and `probe.py` call it. All paths are those of the jail (`jail.py`). Serial line, drives
+and NIC are announced to the guest over virtio-mmio by ACPI; the order of the drives is their order
+in the guest: /dev/vda, /dev/vdb, /dev/vdc (docs/machines.md).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.contract import LaunchSpec
+from polydev.hostagent.vmm.firecracker import ipc, vsock
+from polydev.hostagent.vmm.firecracker.api import Api
+from polydev.hostagent.vmm.firecracker.jail import Shown
+from polydev.hostagent.vmm.firecracker.limits import RateLimits, disk_buckets, network_buckets
+
+INTERFACE = "lan"
+LAYOUT = 1
+"""Rises with what a machine is made of here: a snapshot of another layout does not fit."""
+_KERNEL, _INITRAMFS = "kernel", "initramfs"
+_ERRORS, _METRICS = "errors", "metrics"
+_STATISTICS_EVERY_S = 5
+
+KERNEL_LINE = (
+    "console=ttyS0 quiet ipv6.disable=1 random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1"
+    # There is no power switch: a guest ends by a reset through the keyboard controller, and
+    # phases.sh knows by this word that it must.
+    " reboot=k panic=-1 pci=off"
+    # A keyboard controller that has nothing but Ctrl+Alt+Del: what else to probe costs 0.1 s.
+    " i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
+)
+
+
+def boot_files(boot: BootFiles, folder: Path) -> list[Shown]:
+    """What any VMM is shown: what a guest boots from, and the pipes of `ends.py`."""
+    return [
+        Shown(_KERNEL, boot.kernel, "guest kernel"),
+        Shown(_INITRAMFS, boot.initramfs, "initramfs"),
+        Shown(_ERRORS, folder / ipc.ERROR_FIFO, "pipe", writable=True),
+        Shown(_METRICS, folder / ipc.METRICS_FIFO, "pipe", writable=True),
+    ]
+
+
+def machine_files(spec: LaunchSpec) -> list[Shown]:
+    """What the VMM of a machine is shown."""
+    return [*boot_files(BootFiles(spec.kernel, spec.initramfs), spec.folder), *_drives(spec)]
+
+
+async def speak(api: Api) -> None:
+    """Where it complains and counts: first of all, also before a snapshot is loaded."""
+    await api.put_logger(f"/{_ERRORS}")
+    await api.put_metrics(f"/{_METRICS}")
+
+
+async def boot_source(api: Api, *, memory_mib: int, vcpus: int) -> None:
+    """Size, kernel and entropy: a guest with a console and nothing else."""
+    await api.put_machine_config(vcpus=vcpus, memory_mib=memory_mib)
+    await api.put_boot_source(f"/{_KERNEL}", f"/{_INITRAMFS}", KERNEL_LINE)
+
+
+async def machine(api: Api, spec: LaunchSpec, rates: RateLimits) -> None:
+    """A whole machine; it is not started."""
+    await speak(api)
+    await boot_source(api, memory_mib=spec.memory_mib, vcpus=spec.vcpus)
+    for drive in _drives(spec):
+        await api.put_drive(
+            drive.name, f"/{drive.name}", writable=drive.writable, buckets=disk_buckets(rates)
+        )
+    await api.put_network_interface(
+        INTERFACE, tap=spec.tap, mac=spec.mac, buckets=network_buckets(rates)
+    )
+    await api.put_vsock(f"/{vsock.SOCKET}", vsock.GUEST_CID)
+    await api.put_entropy()
+    await api.put_balloon(amount_mib=0, statistics_every_s=_STATISTICS_EVERY_S)
+
+
+def _drives(spec: LaunchSpec) -> list[Shown]:
+    return [
+        Shown("root", spec.root_image, "golden image"),
+        Shown("disk", spec.disk, "disk", writable=True),
+        Shown("config", spec.config_drive, "config drive"),
+    ]

@@ -1,0 +1,223 @@
+"""The Firecracker driver: starts machines, finds them again, and says what this host can do.
+
+It obeys `vmm.py`; `machines.py` calls it. See `configuration.py` for what a machine is made of, and
+`jail.py` for where it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.vmm import adoption, process
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.cgroups import group_of
+from polydev.hostagent.vmm.console import Marker
+from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
+from polydev.hostagent.vmm.firecracker import configuration, ipc, jail, snapshot
+from polydev.hostagent.vmm.firecracker.api import Refused
+from polydev.hostagent.vmm.firecracker.binaries import Programs, version_of
+from polydev.hostagent.vmm.firecracker.cgroup import Cgroups
+from polydev.hostagent.vmm.firecracker.jailer import Cell
+from polydev.hostagent.vmm.firecracker.limits import RateLimits
+from polydev.hostagent.vmm.firecracker.probe import Prober
+from polydev.hostagent.vmm.firecracker.running import MEMORY, SNAPSHOT, STATE, RunningFirecracker
+from polydev.hostagent.vmm.firecracker.session import FirecrackerSession, Place, remove_traces
+from polydev.hostagent.vmm.firecracker.snapshot_compat import fingerprint
+from polydev.shared.errors import PolydevError, SnapshotUnusable, VmmFailed
+
+_MIB = 1024 * 1024
+_STATE_ROOM_BYTES = 64 * _MIB
+
+Preparing = Callable[[FirecrackerSession], Coroutine[Any, Any, None]]
+
+
+class FirecrackerDriver:
+    """Machines on Firecracker, each under its own jailer."""
+
+    name = "firecracker"
+
+    def __init__(
+        self,
+        *,
+        machines_dir: Path,
+        cache_dir: Path,
+        boot_files: Callable[[], BootFiles],
+        programs: Callable[[], Programs],
+        rates: RateLimits,
+        parent_cgroup: str = "polydev",
+    ) -> None:
+        """`boot_files` finds the kernel to probe with (raises MissingImage), `programs` finds
+        Firecracker and its jailer (raises MissingTool). `parent_cgroup` is this agent's alone.
+        """
+        self._machines_dir = machines_dir
+        self._boot_files = boot_files
+        self._programs = programs
+        self._rates = rates
+        self._cgroups = Cgroups(parent_cgroup)
+        self._prober = Prober(cache_dir, self._cgroups)
+        self._version: tuple[object, str] | None = None
+        """Of which file of the program it is, and the version."""
+
+    async def probe(self) -> Probe:
+        """What this host can do. Takes a moment the first time, then it is remembered."""
+        try:
+            programs, version = await self._installed()
+            boot_files = await asyncio.to_thread(self._boot_files)
+            await self._prober.require_guest(programs, boot_files)
+        except PolydevError as error:
+            return Probe(False, "none", error.line())
+        return Probe(True, "kvm", f"Firecracker {version} ran a guest under KVM", version)
+
+    async def launch(self, spec: LaunchSpec) -> RunningFirecracker:
+        """Start a machine.
+
+        Raises: VmmFailed, MissingTool, DiskFull, MissingImage; AlreadyRunning if its VMM runs
+        already.
+        """
+
+        async def configure(session: FirecrackerSession) -> None:
+            await configuration.machine(session.api, spec, self._rates)
+            await session.api.start()
+
+        return await self._start(spec, Marker(spec.ready_marker), configure)
+
+    async def fingerprint(self, spec: LaunchSpec) -> str:
+        """What a snapshot of such a machine fits. Raises: MissingTool, VmmFailed."""
+        _, version = await self._installed()
+        return await asyncio.to_thread(fingerprint, spec, version)
+
+    async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningFirecracker:
+        """A VMM with a guest that was saved, standing still.
+
+        Raises: SnapshotUnusable, and what `launch` raises; nothing is left behind then.
+        """
+        marker = Marker("-")
+        marker.seen.set()
+
+        async def load(session: FirecrackerSession) -> None:
+            await configuration.speak(session.api)
+            await _fill(session.root, spec, source)
+            try:
+                await session.api.load_snapshot(
+                    SNAPSHOT, interface=configuration.INTERFACE, tap=spec.tap
+                )
+            except Refused as error:
+                raise SnapshotUnusable(f"{spec.vm_id} cannot go on: {error.message}") from error
+            # The memory stays mapped, and must stay as it is; the next snapshot is another file.
+            jail.remove_file(session.root, STATE)
+            jail.remove_file(session.root, MEMORY)
+
+        return await self._start(spec, marker, load)
+
+    async def adopt(self, spec: LaunchSpec) -> RunningFirecracker | None:
+        """Take a VMM over. One that hangs, or whose start was cut short, is ended."""
+        taken_over = await adoption.adopt(spec, partial(self._take_over, spec), jail.running_in)
+        if taken_over is None:
+            await remove_traces(self._place(spec))
+        return taken_over
+
+    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+        """VMMs under `machines_dir` whose folder is none of these. Blocking.
+
+        Cgroups that nobody is in, and whose machine has no folder any more, are removed on the way.
+        """
+        found = list(jail.running_in(self._machines_dir.resolve()))
+        there = self._machines_dir.iterdir() if self._machines_dir.is_dir() else ()
+        keep = {folder.name for folder in there}
+        self._cgroups.sweep(keep | {where.name for _, where, _ in found})
+        return adoption.leftovers(found, folders)
+
+    async def _start(
+        self, spec: LaunchSpec, marker: Marker, prepare: Preparing
+    ) -> RunningFirecracker:
+        programs, _ = await self._installed()
+        try:
+            with room_in(spec.folder), ExitStack() as stack:
+                await adoption.refuse_second(spec, jail.running_in)
+                cell = _cell(spec, self._cgroups.parent)
+                pipes = stack.enter_context(ipc.made_in(spec.folder, spec.uid))
+                files = configuration.machine_files(spec)
+                starting = partial(jail.start, spec.folder, cell, files, programs, pipes)
+                session = await self._session(spec, starting, marker)
+        except OSError as error:
+            raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
+        try:
+            await prepare(session)
+        except BaseException as error:
+            await session.give_up(error)
+            raise
+        return RunningFirecracker(spec, session)
+
+    async def _installed(self) -> tuple[Programs, str]:
+        """The programs and their version, asked again when they were replaced.
+
+        Raises: MissingTool, VmmFailed when they are too old.
+        """
+        programs = await asyncio.to_thread(self._programs)
+        file = programs.firecracker.stat()
+        found = (programs, file.st_ino, file.st_mtime_ns)
+        if self._version is None or self._version[0] != found:
+            self._version = (found, await version_of(programs))
+        return programs, self._version[1]
+
+    async def _session(
+        self, spec: LaunchSpec, starting: Callable[[], jail.Jailed], marker: Marker
+    ) -> FirecrackerSession:
+        place = self._place(spec)
+        try:
+            return await FirecrackerSession.start(place, starting, marker)
+        except BaseException:
+            await remove_traces(place)
+            raise
+
+    async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningFirecracker:
+        jailed = await asyncio.to_thread(jail.entered, running)
+        place = self._place(spec)
+        if group := group_of(running.pid):
+            place = replace(place, name=group)
+        session = await FirecrackerSession.resume(place, jailed)
+        try:
+            if await session.api.state() == "Not started":
+                raise VmmFailed("Its guest was never started")
+        except BaseException:
+            await session.kill()
+            raise
+        return RunningFirecracker(spec, session)
+
+    def _place(self, spec: LaunchSpec) -> Place:
+        return Place(spec.folder, spec.uid, spec.vm_id, self._cgroups)
+
+
+def _cell(spec: LaunchSpec, parent_cgroup: str) -> Cell:
+    memory_bytes = spec.memory_mib * _MIB + _STATE_ROOM_BYTES
+    return Cell(
+        id=spec.vm_id,
+        base=spec.folder / jail.FOLDER,
+        uid=spec.uid,
+        parent_cgroup=parent_cgroup,
+        netns=spec.netns,
+        memory_mib=spec.memory_mib,
+        vcpus=spec.vcpus,
+        largest_file_bytes=max(spec.disk.stat().st_size, memory_bytes),
+    )
+
+
+async def _fill(root: int, spec: LaunchSpec, source: SnapshotSource) -> None:
+    """Put the two files of a snapshot into the jail. Raises: SnapshotUnusable, VmmFailed."""
+    with ExitStack() as stack:
+        try:
+            files = []
+            for name in (STATE, MEMORY):
+                files.append(jail.made_file(root, name, spec.uid))
+                stack.callback(os.close, files[-1])
+            await snapshot.read(source, files[0], files[1], spec.memory_mib * _MIB)
+        except OSError as error:
+            raise VmmFailed(f"{spec.vm_id}'s snapshot cannot be taken in: {error}") from error

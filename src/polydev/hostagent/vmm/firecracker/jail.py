@@ -1,0 +1,162 @@
+"""A VMM's jail: a root in memory with the machine's files in it, and what the agent opens there.
+
+The jail is a tmpfs that only the VMM's own mount namespace has (`mounts.py`). Golden images, disk
+and config drive are bound into it, whatever filesystem they lie on and without changing their
+owner; sockets, and a snapshot while it is handed on, are in it and nowhere else. When the VMM has
+ended, whoever ended it, the jail is gone; what remains in the machine's folder is an empty
+mountpoint.
+
+The VMM owns the jail's root, and a guest may have taken it over: the agent opens what is in it by
+descriptors, follows no symlink, and believes in nothing but the kind and owner of what it finds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polydev.hostagent.system.sandbox import expendable, tool
+from polydev.hostagent.vmm import process
+from polydev.hostagent.vmm.firecracker import jailer, mounts
+from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.ipc import FirecrackerEnds
+from polydev.hostagent.vmm.firecracker.jailer import Cell
+from polydev.shared.errors import MissingImage, VmmFailed
+
+FOLDER = "jail"
+"""In a machine's folder: what the jail is mounted in."""
+_MIB = 1024 * 1024
+_SPACE_MIB = 64
+"""Besides snapshots of the guest's memory (the one that it came from, the one that is made of it):
+the program's copy, and the snapshots' other halves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A file of the host that the VMM sees as `/<name>`."""
+
+    name: str
+    path: Path
+    what: str
+    """In words, for errors."""
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Jailed:
+    """A process in its jail: `root` is a descriptor of its root."""
+
+    process: process.VmmProcess
+    root: int
+
+
+def start(
+    folder: Path, cell: Cell, files: Sequence[Shown], programs: Programs, ends: FirecrackerEnds
+) -> Jailed:
+    """Build the jail and start the jailer in it. Blocking.
+
+    Raises: MissingImage, MissingTool, VmmFailed, OSError; nothing remains then but the mountpoint.
+    """
+    for file in files:
+        _require(file, cell.uid)
+    # A core file would hold the guest's memory.
+    prlimit = [tool("prlimit", "util-linux"), "--core=0:0", "--"]
+    argv = [*expendable(), *prlimit, *jailer.arguments(cell, programs)]
+    root = jailer.root_of(cell, programs)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def inside() -> Jailed:
+        size_bytes = (2 * cell.memory_mib + _SPACE_MIB) * _MIB
+        mounts.memory_filesystem(root, mark=folder.resolve(), uid=cell.uid, size_bytes=size_bytes)
+        for file in files:
+            mounts.bind_file(file.path.resolve(), root / file.name, writable=file.writable)
+        descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            started = process.start(argv, (), ends.errors, folder, output=ends.console)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return Jailed(started, descriptor)
+
+    return mounts.in_own_namespace(inside)
+
+
+def entered(running: process.VmmProcess) -> Jailed:
+    """The jail of a VMM that another agent started. Blocking. Raises: VmmFailed if it has ended."""
+    try:
+        root = os.open(f"/proc/{running.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise VmmFailed("The VMM has ended") from error
+    if running.has_ended:  # the pid may be another's already
+        os.close(root)
+        raise VmmFailed("The VMM has ended")
+    return Jailed(running, root)
+
+
+def running_in(folder: Path) -> Iterator[tuple[int, Path, bool]]:
+    """VMMs jailed in `folder` or below it: pid, where, and whether that still exists. Blocking."""
+    for pid, where in mounts.marked():
+        if where.is_relative_to(folder):
+            yield pid, where, where.exists()
+
+
+def remove_from(folder: Path) -> None:
+    """Remove the mountpoint. Nothing is mounted on it in the agent's namespace. Blocking."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def opened_socket(root: int, name: str, uid: int) -> int:
+    """A descriptor that stands for a socket of the VMM: connect to `/proc/self/fd/<it>`.
+
+    Raises: FileNotFoundError while there is none; VmmFailed for anything but the VMM's socket.
+    """
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+    state = os.fstat(descriptor)
+    if stat.S_ISSOCK(state.st_mode) and state.st_uid == uid:
+        return descriptor
+    os.close(descriptor)
+    raise VmmFailed(f"What the VMM has at /{name} is not its socket")
+
+
+def opened_file(root: int, name: str) -> int:
+    """A descriptor of a plain file that the VMM wrote, to read. Raises: OSError, VmmFailed."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=root)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise VmmFailed(f"What the VMM has at /{name} is not a file")
+
+
+def made_file(root: int, name: str, uid: int) -> int:
+    """A descriptor of a new file that the VMM may read, to write. Raises: OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o400, dir_fd=root)
+    os.fchown(descriptor, uid, uid)
+    return descriptor
+
+
+def remove_file(root: int, name: str) -> None:
+    """Remove a file of the jail, if it is there."""
+    try:
+        os.unlink(name, dir_fd=root)
+    except OSError:
+        return
+
+
+def _require(file: Shown, uid: int) -> None:
+    try:
+        state = file.path.stat()
+    except FileNotFoundError:
+        raise MissingImage(
+            f"The {file.what} {file.path} is missing", hint="See what there is: polydev image list"
+        ) from None
+    if state.st_uid != uid and not state.st_mode & stat.S_IROTH:
+        raise VmmFailed(
+            f"The {file.what} {file.path} may not be read by user {uid}, as which its VMM runs",
+            hint=f"Run: chmod o+r {file.path}",
+        )

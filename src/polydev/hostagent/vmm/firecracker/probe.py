@@ -1,0 +1,142 @@
+"""Whether Firecracker runs guests on this host: found by letting one run to its first program.
+
+The same kernel, jailer and cgroup as a machine's, without any drive: the initramfs says where it is
+and, for want of a drive, ends the guest. The answer, yes or no, is kept for as long as host boot,
+kernel, programs and /dev/kvm stay what they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.console import Marker
+from polydev.hostagent.vmm.firecracker import configuration, ipc, jail
+from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.cgroup import Cgroups
+from polydev.hostagent.vmm.firecracker.jailer import Cell
+from polydev.hostagent.vmm.firecracker.session import FirecrackerSession, Place, remove_traces
+from polydev.shared.atomic_files import write_whole
+from polydev.shared.errors import MissingImage, PolydevError, VmmFailed
+
+_KVM = Path("/dev/kvm")
+_LIMIT_S = 15.0
+_MEMORY_MIB = 256
+_NOBODY = 65534
+_FIRST_LINE = "POLYDEV-BOOT "
+"""What the initramfs prints first (docs/machines.md, "Boot, in order")."""
+
+
+class Prober:
+    """Finds out once, and remembers it in a file of `cache_dir`."""
+
+    def __init__(self, cache_dir: Path, cgroups: Cgroups) -> None:
+        self._cache_dir = cache_dir
+        self._cgroups = cgroups
+
+    async def require_guest(self, programs: Programs, boot: BootFiles) -> None:
+        """Raises: VmmFailed when no guest runs here; MissingImage."""
+        key = await asyncio.to_thread(_key, programs, boot)
+        why = await asyncio.to_thread(self._known, key)
+        if why is None:
+            why = await self._try(programs, boot)
+            await asyncio.to_thread(self._remember, key, why)
+        if why:
+            raise VmmFailed(why)
+
+    async def _try(self, programs: Programs, boot: BootFiles) -> str:
+        """Why no guest runs; empty if one ran."""
+        try:
+            await self._boot(programs, boot)
+        except PolydevError as error:
+            return error.message
+        return ""
+
+    async def _boot(self, programs: Programs, boot: BootFiles) -> None:
+        self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            where = tempfile.TemporaryDirectory(prefix="probe-", dir=self._cache_dir)
+            folder = Path(stack.enter_context(where))
+            place = Place(folder, _NOBODY, f"probe-{secrets.token_hex(8)}", self._cgroups)
+            try:
+                pipes = stack.enter_context(ipc.made_in(folder, _NOBODY))
+                files = configuration.boot_files(boot, folder)
+                starting = partial(jail.start, folder, _cell(place), files, programs, pipes)
+                session = await FirecrackerSession.start(place, starting, Marker(_FIRST_LINE))
+                await _run(session)
+            except OSError as error:
+                raise VmmFailed(f"The trial cannot be made: {error}") from error
+            finally:
+                await remove_traces(place)
+
+    def _known(self, key: str) -> str | None:
+        try:
+            known = json.loads(self._file.read_bytes())
+            return str(known["why"]) if known["key"] == key else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _remember(self, key: str, why: str) -> None:
+        content = json.dumps({"key": key, "why": why}).encode()
+        with suppress(OSError):
+            write_whole(self._file, content, durable=False)
+
+    @property
+    def _file(self) -> Path:
+        return self._cache_dir / "probe-firecracker.json"
+
+
+async def _run(session: FirecrackerSession) -> None:
+    """Start the guest and wait for its first line. Ends it. Raises: VmmFailed."""
+    seen = asyncio.create_task(session.marker.seen.wait())
+    ended = asyncio.create_task(session.ended())
+    try:
+        await configuration.speak(session.api)
+        await configuration.boot_source(session.api, memory_mib=_MEMORY_MIB, vcpus=1)
+        await session.api.start()
+        await asyncio.wait({seen, ended}, timeout=_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        seen.cancel()
+        ended.cancel()
+        await session.kill()
+    if not session.marker.seen.is_set():
+        words = " | ".join(filter(None, (session.last_words, session.last_lines)))
+        raise VmmFailed(f"No guest ran within {_LIMIT_S:.0f} s: {words or 'silence'}")
+
+
+def _cell(place: Place) -> Cell:
+    return Cell(
+        id=place.name,
+        base=place.folder / jail.FOLDER,
+        uid=place.uid,
+        parent_cgroup=place.cgroups.parent,
+        netns=None,
+        memory_mib=_MEMORY_MIB,
+        vcpus=1,
+        largest_file_bytes=_MEMORY_MIB << 20,
+    )
+
+
+def _key(programs: Programs, boot: BootFiles) -> str:
+    digest = hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes())
+    files: Sequence[Path] = (boot.kernel, boot.initramfs, programs.firecracker, programs.jailer)
+    for path in (*files, _KVM):
+        try:
+            state = path.stat()
+        except FileNotFoundError:
+            if path == _KVM:
+                raise VmmFailed(f"There is no {_KVM}") from None
+            raise MissingImage(
+                f"{path} is missing", hint="Run: polydev image build kernel"
+            ) from None
+        parts = (str(path), state.st_mode, state.st_uid, state.st_gid)
+        digest.update(repr((*parts, state.st_size, state.st_mtime_ns)).encode())
+    return digest.hexdigest()

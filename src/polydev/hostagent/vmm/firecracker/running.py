@@ -1,0 +1,82 @@
+"""A machine that runs under Firecracker, as `machines.py` sees it (`vmm.RunningVmm`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import ExitStack, suppress
+
+from polydev.hostagent.vmm.contract import SnapshotSink
+from polydev.hostagent.vmm.firecracker import jail, limits, snapshot, vsock
+from polydev.hostagent.vmm.firecracker.api import SnapshotPaths
+from polydev.hostagent.vmm.firecracker.session import FirecrackerSession
+from polydev.hostagent.vmm.process_vmm import Running
+from polydev.shared.errors import ChannelLost, VmmFailed
+
+STATE, MEMORY = "snapshot.state", "snapshot.memory"
+"""In the jail, which is in memory: a guest's secrets lie on no disk as they are."""
+SNAPSHOT = SnapshotPaths(f"/{STATE}", f"/{MEMORY}")
+_SSH_PORT = 22
+_MIB = 1024 * 1024
+
+
+class RunningFirecracker(Running[FirecrackerSession]):
+    """Made by `FirecrackerDriver.launch`, `restore` and `adopt`."""
+
+    async def open_channel(self) -> socket.socket:
+        """A fresh connection to the guest's vsock port 22. Raises: ChannelLost."""
+        if self._session.root < 0:
+            raise ChannelLost(f"{self._spec.vm_id} does not run")
+        return await vsock.connect(self._session.root, self._spec.uid, _SSH_PORT)
+
+    async def request_shutdown(self) -> None:
+        """Press Ctrl+Alt+Del, which the guest takes for a wish to end. Nothing if it has ended."""
+        with suppress(VmmFailed):
+            await self._session.api.send_ctrl_alt_del()
+
+    async def save(self, sink: SnapshotSink) -> None:
+        """Stop the guest and write its memory and devices; it stands still after.
+
+        Raises: VmmFailed, and what the sink raises.
+        """
+        await self.stand_still()
+        # What is written into the jail counts as the VMM's memory, until it is removed again.
+        guest_bytes = self._spec.memory_mib * _MIB
+        most_bytes = limits.memory_bytes(self._spec.memory_mib)
+        await self._allow(most_bytes + guest_bytes)
+        try:
+            await self._session.api.create_snapshot(SNAPSHOT)
+            with ExitStack() as stack:
+                state, memory = (self._opened(stack, name) for name in (STATE, MEMORY))
+                await snapshot.write(sink, state, memory, guest_bytes)
+        finally:
+            self._forget_files()
+            await self._allow(most_bytes)
+
+    async def stand_still(self) -> None:
+        """Stop the guest's processors; nothing happens to one that stands still."""
+        if await self._session.api.state() == "Running":
+            await self._session.api.pause()
+
+    async def go_on(self) -> None:
+        """Let a guest that stands still go on; nothing happens to one that runs."""
+        if await self._session.api.state() == "Paused":
+            await self._session.api.resume()
+
+    async def _allow(self, size_bytes: int) -> None:
+        place = self._session.place
+        await asyncio.to_thread(place.cgroups.allow_memory, place.name, size_bytes)
+
+    def _opened(self, stack: ExitStack, name: str) -> int:
+        try:
+            descriptor = jail.opened_file(self._session.root, name)
+        except OSError as error:
+            raise VmmFailed(f"The VMM wrote no snapshot: {error.strerror}") from error
+        stack.callback(os.close, descriptor)
+        return descriptor
+
+    def _forget_files(self) -> None:
+        if self._session.root >= 0:
+            for name in (STATE, MEMORY):
+                jail.remove_file(self._session.root, name)

@@ -1,0 +1,20 @@
+"""What a guest that Firecracker saved needs to find again (`vmm/fingerprint.py`). Blocking.
+
+Source: docs/snapshotting/versioning.md and snapshot-support.md of Firecracker.
+"""
+
+from __future__ import annotations
+
+import os
+
+from polydev.hostagent.vmm import snapshot_compat as of_any
+from polydev.hostagent.vmm.contract import LaunchSpec
+from polydev.hostagent.vmm.firecracker.configuration import KERNEL_LINE, LAYOUT
+
+_PROCESSOR = ("vendor_id", "model name", "stepping", "microcode", "flags")
+
+
+def fingerprint(spec: LaunchSpec, version: str) -> str:
+    """Raises: MissingImage."""
+    vmm = {"Firecracker": version, "host kernel": os.uname().release}
+    return of_any.fingerprint(spec, vmm, _PROCESSOR, [str(LAYOUT), KERNEL_LINE])

@@ -1,0 +1,216 @@
+"""A VMM's process: started so that it outlives the agent, known again, watched to its end.
+
+A process is held by a pidfd, so that no signal and no wait ever meets another process that was
+given the same pid. The same works for a VMM that we started and for one that was adopted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from polydev.shared.atomic_files import write_whole
+from polydev.shared.errors import VmmFailed
+
+IDENTITY = "vmm.json"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_END_LIMIT_S = 60
+_DELETED = " (deleted)"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`vmm.json`: which process a machine's VMM is. The start time tells it from a later one."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+    def write(self, folder: Path) -> None:
+        write_whole(folder / IDENTITY, json.dumps(asdict(self)).encode(), durable=False)
+
+    @staticmethod
+    def read(folder: Path) -> Identity | None:
+        """None when there is none that can be believed."""
+        try:
+            known = json.loads((folder / IDENTITY).read_bytes())
+            return Identity(int(known["pid"]), int(known["start_ticks"]), str(known["boot_id"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+class VmmProcess:
+    """A running process, or one that has just ended."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+        self._end: asyncio.Future[int | None] | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Raises: FileNotFoundError when the process has ended and was reaped."""
+        return Identity(self.pid, _start_ticks(self.pid), _boot_id())
+
+    @property
+    def has_ended(self) -> bool:
+        """True once it is no more, whether or not it was reaped."""
+        if self._pidfd < 0:
+            return True
+        looking = select.poll()
+        looking.register(self._pidfd, select.POLLIN)
+        return bool(looking.poll(0))
+
+    async def ended(self) -> int | None:
+        """Wait for its end, and reap it if it is ours: its exit status (-n for signal n).
+
+        None if it was not our child. May be called any number of times.
+        """
+        if self._end is None:
+            loop = asyncio.get_running_loop()
+            self._end = loop.create_future()
+            loop.add_reader(self._pidfd, self._note_end)
+        return await asyncio.shield(self._end)
+
+    async def kill(self) -> None:
+        """End it, and wait for that. Raises: VmmFailed if even that does not end it."""
+        if self._pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(_END_LIMIT_S):
+                await self.ended()
+        except TimeoutError:
+            raise VmmFailed(f"Process {self.pid} does not end, even when it is killed") from None
+
+    def release(self) -> None:
+        """Let go of it; done also if it was. It is not touched."""
+        if self._pidfd < 0:
+            return
+        if self._end is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            self._end.cancel()
+        os.close(self._pidfd)
+        self._pidfd = -1
+
+    def _note_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        if self._end is not None and not self._end.done():
+            self._end.set_result(_reap(self._pidfd))
+
+
+def start(
+    argv: Sequence[str],
+    descriptors: Sequence[int],
+    errors: int,
+    folder: Path,
+    output: int | None = None,
+) -> VmmProcess:
+    """Start a VMM in a session of its own, in `folder`. Blocking. Raises: OSError.
+
+    `output` is where it prints, if that is another place than where it complains.
+    """
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=errors if output is None else output,
+        stderr=errors,
+        pass_fds=descriptors,
+        cwd=folder,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        start_new_session=True,
+    )
+    pidfd = os.pidfd_open(process.pid)
+    process.returncode = 0  # it is not Popen's to wait for: the pidfd tells when it ends
+    return VmmProcess(process.pid, pidfd)
+
+
+def find(identity: Identity, uid: int) -> VmmProcess | None:
+    """The process of that identity if it still runs, as user `uid`.
+
+    A VMM cannot become another user; its arguments lie in its own memory, where a guest that has
+    taken it over may have changed them to be overlooked.
+    """
+    if identity.boot_id != _boot_id():
+        return None
+    found = hold(identity.pid)
+    if found is not None and _is(identity, uid):
+        return found
+    if found is not None:
+        found.release()
+    return None
+
+
+def is_running(identity: Identity) -> bool:
+    """Whether the process of that identity has not ended."""
+    try:
+        return identity.boot_id == _boot_id() and _start_ticks(identity.pid) == identity.start_ticks
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def hold(pid: int) -> VmmProcess | None:
+    """A process by its pid, if there is one now."""
+    try:
+        return VmmProcess(pid, os.pidfd_open(pid))
+    except OSError:
+        return None
+
+
+def running_in(folder: Path, program: str) -> Iterator[tuple[int, Path, bool]]:
+    """VMMs that were started in `folder` or below it: pid, where, and whether that still exists.
+
+    The kernel says where a process is; what a VMM's memory says of itself is not asked.
+    """
+    for entry in Path("/proc").iterdir():
+        try:
+            where = str((entry / "cwd").readlink()) if entry.name.isdigit() else ""
+            place = Path(where.removesuffix(_DELETED))
+            if where and place.is_relative_to(folder) and _runs(entry, program):
+                yield int(entry.name), place, not where.endswith(_DELETED)
+        except OSError:
+            continue
+
+
+def _runs(entry: Path, program: str) -> bool:
+    """True also while the programs that confine it have not given way to it yet."""
+    arguments = (entry / "cmdline").read_bytes().split(b"\0")
+    return any(os.path.basename(word) == program.encode() for word in arguments)  # noqa: PTH119
+
+
+def _is(identity: Identity, uid: int) -> bool:
+    try:
+        status = Path(f"/proc/{identity.pid}/status").read_text("utf-8", "replace")
+        users = status[status.index("\nUid:") :].split("\n")[1].split()[1:]
+        is_user = users == [str(uid)] * 4
+        return is_user and _start_ticks(identity.pid) == identity.start_ticks
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _start_ticks(pid: int) -> int:
+    """Field 22 of proc(5) `stat`; the name before it may hold anything."""
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text("ascii").strip()
+
+
+def _reap(pidfd: int) -> int | None:
+    try:
+        end = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        return None
+    if end is None:
+        return None
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status

@@ -1,0 +1,5 @@
+"""QEMU's `microvm` machine behind the driver contract: KVM where it works, else emulation."""
+
+from polydev.hostagent.vmm.qemu.driver import QemuDriver
+
+__all__ = ["QemuDriver"]

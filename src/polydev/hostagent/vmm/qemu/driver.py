@@ -1,0 +1,209 @@
+"""The QEMU driver: starts machines, finds them again, and says what this host can do.
+
+It obeys `vmm.py`; `machines.py` calls it. See `command.py` for what a machine is made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.system.sandbox import confined, tool
+from polydev.hostagent.vmm import adoption, cgroups, process
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.cgroups import Bounds, Cgroups
+from polydev.hostagent.vmm.console import Marker
+from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
+from polydev.hostagent.vmm.qemu import ipc, migration
+from polydev.hostagent.vmm.qemu.command import (
+    INCOMING,
+    PACKAGE,
+    PROGRAM,
+    Acceleration,
+    BootDescriptors,
+    MachineDescriptors,
+    machine_arguments,
+    overhead_mib,
+)
+from polydev.hostagent.vmm.qemu.probe import Prober
+from polydev.hostagent.vmm.qemu.running import RunningQemu
+from polydev.hostagent.vmm.qemu.session import QemuSession
+from polydev.hostagent.vmm.qemu.snapshot_compat import fingerprint
+from polydev.hostagent.vmm.qemu.tap import open_tap
+from polydev.shared.errors import MissingImage, PolydevError, VmmFailed
+
+_THREADS = 128
+"""QEMU's own, at most: it reads and writes drives in up to 64."""
+
+
+class QemuDriver:
+    """Machines on QEMU's `microvm`."""
+
+    name = "qemu"
+
+    def __init__(
+        self,
+        *,
+        machines_dir: Path,
+        cache_dir: Path,
+        boot_files: Callable[[], BootFiles],
+        accelerator: str = "auto",
+        cgroups: Cgroups | None = None,
+    ) -> None:
+        """`boot_files` finds the kernel to probe with (raises MissingImage); `cgroups` bound VMMs.
+
+        `accelerator`: `auto` probes; `kvm` and `tcg` are taken at their word.
+        """
+        self._machines_dir = machines_dir
+        self._boot_files = boot_files
+        self._prober = Prober(cache_dir, accelerator)
+        self._cgroups = cgroups or Cgroups(None, "nobody asked for any")
+
+    async def probe(self) -> Probe:
+        """What this host can do. Takes seconds the first time, then it is remembered."""
+        try:
+            tool(PROGRAM, PACKAGE)
+            boot_files = await asyncio.to_thread(self._boot_files)
+            how = await self._prober.acceleration(boot_files)
+        except PolydevError as error:
+            return Probe(False, "none", error.line())
+        return Probe(True, how.name, self._prober.reason)
+
+    async def launch(self, spec: LaunchSpec) -> RunningQemu:
+        """Start a machine.
+
+        Raises: VmmFailed, MissingTool, DiskFull, MissingImage, NetworkFailed; AlreadyRunning if its
+        VMM runs already.
+        """
+        session = await self._started(spec)
+        try:
+            await session.qmp.execute("cont")
+        except BaseException as error:
+            await session.give_up(error)
+            raise
+        return RunningQemu(spec, session)
+
+    async def fingerprint(self, spec: LaunchSpec) -> str:
+        """What a snapshot of this machine fits. Raises: MissingTool, VmmFailed, MissingImage."""
+        how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
+        return await asyncio.to_thread(fingerprint, spec, how)
+
+    async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningQemu:
+        """A guest that was saved, standing still. Raises: SnapshotUnusable, and as `launch`."""
+        session = await self._started(spec, INCOMING)
+        try:
+            await migration.load(session, source)
+        except BaseException as error:
+            await session.give_up(error)
+            raise
+        session.marker.seen.set()
+        return RunningQemu(spec, session)
+
+    async def adopt(self, spec: LaunchSpec) -> RunningQemu | None:
+        """Take a running VMM over. One that hangs, or whose launch was cut short, is ended."""
+        taken_over = await adoption.adopt(spec, partial(self._take_over, spec), _in_folder)
+        if taken_over is None:
+            await asyncio.to_thread(ipc.remove_from, spec.folder)
+        return taken_over
+
+    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+        """VMMs under `machines_dir` whose folder is none of these. Blocking."""
+        return adoption.leftovers(_in_folder(self._machines_dir.resolve()), folders)
+
+    async def _started(self, spec: LaunchSpec, more: Sequence[str] = ()) -> QemuSession:
+        """A QEMU whose guest does not run yet; with `more` arguments."""
+        program = tool(PROGRAM, PACKAGE)
+        try:
+            with room_in(spec.folder), ExitStack() as stack:
+                boot = _open_boot_files(stack, spec)
+                how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
+                await adoption.refuse_second(spec, _in_folder)
+                session = await _start(stack, [program, *more], spec, boot, how)
+        except OSError as error:
+            raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
+        return await self._bounded(session, spec, how)
+
+    async def _bounded(
+        self, session: QemuSession, spec: LaunchSpec, how: Acceleration
+    ) -> QemuSession:
+        """The same, held to what it may have, before its guest has touched any memory."""
+        session.after_end = partial(self._cgroups.release, spec.vm_id)
+        memory_mib = spec.memory_mib + overhead_mib(how, spec.memory_mib)
+        bounds = Bounds(memory_mib << 20, _THREADS + spec.vcpus, 100 * spec.vcpus)
+        try:
+            await in_thread(self._cgroups.hold, spec.vm_id, session.process.pid, bounds)
+        except BaseException as error:
+            await session.give_up(error)
+            raise
+        return session
+
+    async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningQemu:
+        session = await QemuSession.resume(spec.folder, running)
+        group = cgroups.group_of(running.pid) or spec.vm_id
+        session.after_end = partial(self._cgroups.release, group)
+        try:
+            await migration.is_standing(session)
+        except BaseException:
+            await session.kill()
+            raise
+        return RunningQemu(spec, session)
+
+
+async def _start(
+    stack: ExitStack,
+    program: Sequence[str],
+    spec: LaunchSpec,
+    boot: tuple[int, int],
+    how: Acceleration,
+) -> QemuSession:
+    files = MachineDescriptors(
+        root_image=_open(stack, spec.root_image, "golden image", spec.uid),
+        disk=_open(stack, spec.disk, "disk", spec.uid),
+        config_drive=_open(stack, spec.config_drive, "config drive", spec.uid),
+        tap=await open_tap(spec.netns, spec.tap),
+    )
+    stack.callback(os.close, files.tap)
+    given = stack.enter_context(ipc.made_in(spec.folder))
+    descriptors = BootDescriptors(*boot, given.qmp.fileno(), given.console.fileno())
+    arguments = machine_arguments(spec, descriptors, files, how)
+    # A VMM that a guest has taken over must not fill the host: its disk is all that may grow.
+    most = [tool("prlimit", "util-linux"), f"--fsize={spec.disk.stat().st_size}", "--"]
+    argv = confined(
+        [*most, *program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns
+    )
+    opened = (*boot, files.root_image, files.disk, files.config_drive, files.tap)
+    return await QemuSession.start(spec.folder, argv, opened, given, Marker(spec.ready_marker))
+
+
+def _in_folder(folder: Path) -> Iterator[adoption.Found]:
+    return process.running_in(folder, PROGRAM)
+
+
+def _open_boot_files(stack: ExitStack, spec: LaunchSpec) -> tuple[int, int]:
+    kernel = _open(stack, spec.kernel, "guest kernel", spec.uid)
+    return kernel, _open(stack, spec.initramfs, "initramfs", spec.uid)
+
+
+def _open(stack: ExitStack, path: Path, what: str, uid: int) -> int:
+    """A descriptor that stands for a file, without opening it yet. Raises: MissingImage."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise MissingImage(
+            f"The {what} {path} is missing", hint="See what there is: polydev image list"
+        ) from None
+    stack.callback(os.close, descriptor)
+    state = os.fstat(descriptor)
+    if state.st_uid != uid and not state.st_mode & stat.S_IROTH:
+        raise VmmFailed(
+            f"The {what} {path} may not be read by user {uid}, as which its VMM runs",
+            hint=f"Run: chmod o+r {path}",
+        )
+    return descriptor

@@ -1,0 +1,190 @@
+"""What QEMU can do on this host: found by letting a guest run as far as its first program.
+
+`/dev/kvm` may be there, and even make a virtual CPU, without any guest ever running under it. The
+probe boots the real kernel and initramfs without any drive, as unprivileged as a machine: the
+initramfs says where it is and, for want of a drive, ends the guest. The answer is kept for as long
+as host boot, kernel and QEMU stay what they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from polydev.hostagent.system.sandbox import confined, tool
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.console import Marker
+from polydev.hostagent.vmm.qemu import ipc
+from polydev.hostagent.vmm.qemu.command import (
+    PACKAGE,
+    PROGRAM,
+    Acceleration,
+    BootDescriptors,
+    guest_arguments,
+)
+from polydev.hostagent.vmm.qemu.session import QemuSession
+from polydev.hostagent.vmm.qemu.tsc import tsc_khz
+from polydev.shared.atomic_files import write_whole
+from polydev.shared.errors import BadSettings, MissingImage, VmmFailed
+
+_KVM = Path("/dev/kvm")
+_KVM_LIMIT_S = 15
+_TCG_LIMIT_S = 120
+_MEMORY_MIB = 256
+_NOBODY = 65534
+_FIRST_LINE = "POLYDEV-BOOT "
+"""What the initramfs prints first (docs/machines.md, "Boot, in order")."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    accelerator: str
+    reason: str
+
+
+class Prober:
+    """Finds out once, and remembers it in a file of `cache_dir`."""
+
+    def __init__(self, cache_dir: Path, wanted: str) -> None:
+        if wanted not in {"auto", "kvm", "tcg"}:
+            raise BadSettings(f"There is no accelerator {wanted!r}: auto, kvm or tcg")
+        self._cache_dir = cache_dir
+        self._wanted = wanted
+        self._known: dict[BootFiles, _Finding] = {}
+        self._asking = asyncio.Lock()
+        self.reason = ""
+        """Why the last answer is what it is."""
+
+    async def acceleration(self, boot_files: BootFiles) -> Acceleration:
+        """How guests run here. Raises: VmmFailed if they do not; MissingTool, MissingImage."""
+        async with self._asking:
+            finding = self._known.get(boot_files) or await self._finding(boot_files)
+            self._known[boot_files] = finding
+            self.reason = finding.reason
+            return await _acceleration(finding.accelerator)
+
+    async def _finding(self, boot_files: BootFiles) -> _Finding:
+        if self._wanted != "auto":
+            return _Finding(self._wanted, "the settings name it")
+        key = await asyncio.to_thread(_key, boot_files)
+        cached = await asyncio.to_thread(self._cached, key)
+        if cached is not None:
+            return cached
+        finding = await self._try(boot_files)
+        await asyncio.to_thread(self._remember, key, finding)
+        return finding
+
+    async def _try(self, boot_files: BootFiles) -> _Finding:
+        """Kvm if a guest runs under it, else emulation if one runs under that."""
+        try:
+            await self._boot(boot_files, "kvm", _KVM_LIMIT_S)
+        except VmmFailed as error:
+            why = error.message
+        else:
+            return _Finding("kvm", "a guest ran under KVM")
+        await self._boot(boot_files, "tcg", _TCG_LIMIT_S)
+        return _Finding("tcg", f"software emulation, because {why}")
+
+    async def _boot(self, boot_files: BootFiles, accelerator: str, limit_s: float) -> None:
+        """Boot a guest until it says something. Raises: VmmFailed."""
+        how = await _acceleration(accelerator)
+        self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            where = tempfile.TemporaryDirectory(prefix="probe-", dir=self._cache_dir)
+            folder = Path(stack.enter_context(where))
+            kernel = _opened(stack, boot_files.kernel)
+            initramfs = _opened(stack, boot_files.initramfs)
+            given = stack.enter_context(ipc.made_in(folder))
+            boot = BootDescriptors(kernel, initramfs, given.qmp.fileno(), given.console.fileno())
+            arguments = guest_arguments("polydev-probe", _MEMORY_MIB, 1, boot, how)
+            argv = confined([tool(PROGRAM, PACKAGE), *arguments], uid=_NOBODY, groups=how.groups)
+            marker = Marker(_FIRST_LINE)
+            session = await QemuSession.start(folder, argv, [kernel, initramfs], given, marker)
+            try:
+                await session.qmp.execute("cont")
+                await _ran(session, marker, accelerator, limit_s)
+            finally:
+                await session.kill()
+
+    def _cached(self, key: str) -> _Finding | None:
+        try:
+            known = json.loads((self._cache_dir / "probe.json").read_bytes())
+            return _Finding(**known["finding"]) if known["key"] == key else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _remember(self, key: str, finding: _Finding) -> None:
+        content = json.dumps({"key": key, "finding": asdict(finding)}).encode()
+        with suppress(OSError):
+            write_whole(self._cache_dir / "probe.json", content, durable=False)
+
+
+async def _ran(session: QemuSession, marker: Marker, accelerator: str, limit_s: float) -> None:
+    seen = asyncio.create_task(marker.seen.wait())
+    ended = asyncio.create_task(session.ended())
+    try:
+        await asyncio.wait({seen, ended}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        seen.cancel()
+        ended.cancel()
+    if marker.seen.is_set():
+        return
+    words = " | ".join(filter(None, (session.last_words, session.last_lines)))
+    raise VmmFailed(
+        f"no guest ran under {accelerator} within {limit_s:.0f} s: {words or 'silence'}"
+    )
+
+
+async def _acceleration(name: str) -> Acceleration:
+    """What an accelerator needs. Raises: VmmFailed if the VMM's user cannot have it."""
+    if name == "kvm":
+        return Acceleration("kvm", groups=_kvm_groups())
+    return Acceleration("tcg", tsc_khz=await asyncio.to_thread(tsc_khz))
+
+
+def _kvm_groups() -> tuple[int, ...]:
+    try:
+        state = _KVM.stat()
+    except OSError:
+        raise VmmFailed(f"there is no {_KVM}") from None
+    everybody, group = stat.S_IROTH | stat.S_IWOTH, stat.S_IRGRP | stat.S_IWGRP
+    if state.st_mode & everybody == everybody:
+        return ()
+    if state.st_mode & group == group and state.st_gid != 0:
+        return (state.st_gid,)
+    raise VmmFailed(f"{_KVM} is for root alone, and machines do not run as root")
+
+
+def _opened(stack: ExitStack, path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise MissingImage(f"{path} is missing", hint="Run: polydev image build kernel") from None
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _key(boot_files: BootFiles) -> str:
+    """Changes with the host's boot, the guest's kernel, QEMU, and who may use KVM."""
+    digest = hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes())
+    for path in (boot_files.kernel, boot_files.initramfs):
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except FileNotFoundError:
+            raise MissingImage(
+                f"{path} is missing", hint="Run: polydev image build kernel"
+            ) from None
+    for path in (Path(tool(PROGRAM, PACKAGE)), _KVM):
+        with suppress(OSError):
+            state = path.stat()
+            parts = (state.st_mode, state.st_uid, state.st_gid, state.st_size, state.st_mtime_ns)
+            digest.update(repr(parts).encode())
+    return digest.hexdigest()

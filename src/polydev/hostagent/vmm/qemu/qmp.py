@@ -1,0 +1,147 @@
+"""A client of QEMU's machine protocol: one JSON object a line.
+
+Source: docs/interop/qmp-spec.txt of QEMU. QMP serves one client at a time; when an agent dies, the
+kernel closes its connection and QEMU waits for the next. QEMU may have been taken over by a guest:
+lines are bounded, and everything has a time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from polydev.shared.errors import VmmFailed
+
+_LINE_LIMIT = 1024 * 1024
+_ANSWER_LIMIT_S = 30
+
+EventHandler = Callable[[str, dict[str, Any]], None]
+
+
+class Qmp:
+    """A connection. `execute` asks, events go to the handler as they come."""
+
+    def __init__(
+        self,
+        connected: socket.socket,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_event: EventHandler,
+    ) -> None:
+        self._socket = connected
+        self._reader = reader
+        self._writer = writer
+        self._on_event = on_event
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._next_id = 0
+        self._listening: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def over(cls, connected: socket.socket, on_event: EventHandler) -> Qmp:
+        """Greet QEMU over a connected socket, which is closed if that fails. Raises: VmmFailed."""
+        reader, writer = await asyncio.open_unix_connection(sock=connected, limit=_LINE_LIMIT)
+        writer.transport.set_write_buffer_limits(0)
+        qmp = cls(connected, reader, writer, on_event)
+        try:
+            async with asyncio.timeout(_ANSWER_LIMIT_S):
+                await qmp._message()
+            qmp._listening = asyncio.create_task(qmp._listen())
+            await qmp.execute("qmp_capabilities")
+        except TimeoutError as error:
+            await qmp.close()
+            raise VmmFailed(
+                f"QEMU runs, but has not answered on its control socket in {_ANSWER_LIMIT_S} s"
+            ) from error
+        except (EOFError, OSError, ValueError) as error:
+            await qmp.close()
+            raise VmmFailed(f"QEMU does not answer on its control socket: {error!r}") from error
+        except BaseException:
+            await qmp.close()
+            raise
+        return qmp
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        """What QEMU answers. Raises: VmmFailed if it refuses, or does not answer in time."""
+        return await self._ask(command, arguments, [])
+
+    async def give(self, name: str, descriptor: int) -> None:
+        """Give QEMU a copy of an open descriptor, under a name. Raises: VmmFailed."""
+        await self._ask("getfd", {"fdname": name}, [descriptor])
+
+    async def _ask(self, command: str, arguments: dict[str, object], descriptors: list[int]) -> Any:
+        self._next_id += 1
+        number = self._next_id
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        asked = {"execute": command, "arguments": arguments, "id": number}
+        try:
+            async with asyncio.timeout(_ANSWER_LIMIT_S):
+                await self._send(json.dumps(asked).encode() + b"\n", descriptors)
+                return await answer
+        except (TimeoutError, OSError) as error:
+            raise VmmFailed(f"QEMU does not answer `{command}`: {error!r}") from error
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _send(self, line: bytes, descriptors: list[int]) -> None:
+        if descriptors:
+            # Beside asyncio's stream, which has no such thing. Every line before this one was
+            # drained below a buffer that is kept empty (`over`), so none is overtaken.
+            sent = socket.send_fds(self._socket, [line], descriptors)
+            line = line[sent:]
+        self._writer.write(line)
+        await self._writer.drain()
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._listening is not None:
+            self._listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listening
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _listen(self) -> None:
+        try:
+            while True:
+                self._take(await self._message())
+        except (EOFError, OSError, ValueError):
+            pass
+        finally:
+            for answer in self._waiting.values():
+                if not answer.done():
+                    answer.set_exception(ConnectionResetError("the control socket was closed"))
+            self._writer.close()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "event" in message:
+            data = message.get("data")
+            self._on_event(str(message["event"]), data if isinstance(data, dict) else {})
+            return
+        number = message.get("id")
+        answer = self._waiting.get(number) if isinstance(number, int) else None
+        if answer is None or answer.done():
+            return
+        if "error" in message:
+            words = str(message["error"])[:400]
+            answer.set_exception(VmmFailed(f"QEMU refuses: {words}"))
+        else:
+            answer.set_result(message.get("return"))
+
+    async def _message(self) -> dict[str, Any]:
+        """The next line. Raises: EOFError, ValueError (also for a line that is too long)."""
+        line = await self._reader.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("the control socket was closed")
+        try:
+            message = json.loads(line)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not isinstance(message, dict):
+            raise ValueError("not an object")
+        return message

@@ -1,0 +1,39 @@
+"""A machine that runs under QEMU, as `machines.py` sees it (`vmm.RunningVmm`)."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+from polydev.hostagent.system.namespaces import dial
+from polydev.hostagent.vmm.contract import SnapshotSink
+from polydev.hostagent.vmm.process_vmm import Running
+from polydev.hostagent.vmm.qemu import migration
+from polydev.hostagent.vmm.qemu.session import QemuSession
+from polydev.shared.errors import VmmFailed
+
+
+class RunningQemu(Running[QemuSession]):
+    """Made by `QemuDriver`."""
+
+    async def open_channel(self) -> socket.socket:
+        """A fresh connection to the channel's port in the VM namespace. Raises: ChannelLost."""
+        return await dial(self._spec.netns, "127.0.0.1", self._spec.channel_port)
+
+    async def request_shutdown(self) -> None:
+        """Press the guest's power button. Nothing happens if the VMM has ended."""
+        with suppress(VmmFailed):
+            await self._session.qmp.execute("system_powerdown")
+
+    async def save(self, sink: SnapshotSink) -> None:
+        """Stop the guest and write it out. Raises: VmmFailed, and what the sink raises."""
+        await migration.save(self._session, sink, self._spec.memory_mib)
+
+    async def stand_still(self) -> None:
+        """Stop the guest's processors. Raises: VmmFailed."""
+        await self._session.qmp.execute("stop")
+
+    async def go_on(self) -> None:
+        """Let a guest that stands still go on. Raises: VmmFailed."""
+        await migration.settle(self._session)
+        await self._session.qmp.execute("cont")

@@ -1,0 +1,116 @@
+"""One QEMU process as the agent holds it: control socket, console and complaints.
+
+The driver starts one or takes one over, the probe starts one; both get the same promises: the
+guest stands still until somebody listens to its console, and when the process has ended, whoever
+ended it, its sockets and its identity are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polydev.hostagent.system.cancellation import in_thread, or_undone
+from polydev.hostagent.vmm import process
+from polydev.hostagent.vmm.console import Marker
+from polydev.hostagent.vmm.qemu import ipc
+from polydev.hostagent.vmm.qemu.command import PROGRAM
+from polydev.hostagent.vmm.qemu.qmp import Qmp
+from polydev.hostagent.vmm.vmm_session import Session
+from polydev.shared.errors import VmmFailed
+
+
+class QemuSession(Session):
+    """Made by `start` or `resume`."""
+
+    vmm = "QEMU"
+    hint = f"See whether `{PROGRAM} --version` works on this host"
+
+    def __init__(self, folder: Path, running: process.VmmProcess, marker: Marker) -> None:
+        super().__init__(folder, running, marker)
+        self.migration_news = asyncio.Event()
+        """Set whenever a snapshot that QEMU writes or reads comes a step further."""
+        self.after_end: Callable[[], object] = bool
+        """What else is to be tidied when the process has ended. Blocking."""
+        self._fifo = -1
+        self._qmp: Qmp | None = None
+        self._console_socket: socket.socket | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        folder: Path,
+        argv: Sequence[str],
+        descriptors: Sequence[int],
+        given: ipc.QemuEnds,
+        marker: Marker,
+    ) -> QemuSession:
+        """Start QEMU, paused, and return when it has answered. Raises: VmmFailed, OSError."""
+        handed = [*descriptors, given.qmp.fileno(), given.console.fileno()]
+        starting = partial(process.start, argv, handed, given.errors, folder)
+        running = await or_undone(asyncio.to_thread(starting), _end)
+        # Our copies must go before we connect: a QEMU that has ended refuses, and does not keep us.
+        given.qmp.close()
+        given.console.close()
+        session = cls(folder, running, marker)
+        await session._take_up(remember=True)
+        return session
+
+    @classmethod
+    async def resume(cls, folder: Path, running: process.VmmProcess) -> QemuSession:
+        """Take a QEMU over that another agent started. Raises: VmmFailed, after ending it."""
+        session = cls(folder, running, Marker("-"))
+        session.marker.seen.set()
+        await session._take_up(remember=False)
+        return session
+
+    @property
+    def qmp(self) -> Qmp:
+        """The control connection. Raises: VmmFailed when the session is over."""
+        if self._qmp is None:
+            raise VmmFailed("The VMM has ended")
+        return self._qmp
+
+    def _listen(self) -> None:
+        self._fifo = ipc.open_errors(self.folder)
+        self._tasks.append(asyncio.create_task(self._errors.read_errors(self._fifo)))
+
+    async def _connect(self) -> None:
+        self._qmp = await Qmp.over(await ipc.connect(self.folder, ipc.QMP_SOCKET), self._on_event)
+        self._console_socket = await ipc.connect(self.folder, ipc.CONSOLE_SOCKET)
+        reading = self._console.read_console(self._console_socket)
+        self._tasks.append(asyncio.create_task(reading))
+        self._ends_by_itself.add(self._tasks[-1])
+
+    async def _let_go(self) -> None:
+        if self._qmp is not None:
+            await self._qmp.close()
+            self._qmp = None
+        if self._console_socket is not None:
+            self._console_socket.close()
+        if self._fifo >= 0:
+            await self._errors.drain_errors(self._fifo)
+            os.close(self._fifo)
+            self._fifo = -1
+
+    async def _remove_traces(self) -> None:
+        await in_thread(ipc.remove_from, self.folder)
+        await in_thread(self.after_end)
+
+    def _on_event(self, name: str, data: dict[str, Any]) -> None:
+        # `nospace` is only told of drives that stop the machine; the reason is strerror(3)'s.
+        if name == "BLOCK_IO_ERROR" and data.get("reason") == os.strerror(errno.ENOSPC):
+            self.host_full.set()
+        if name == "MIGRATION":
+            self.migration_news.set()
+
+
+async def _end(running: process.VmmProcess) -> None:
+    await running.kill()
+    running.release()

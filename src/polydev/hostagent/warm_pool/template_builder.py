@@ -1,0 +1,139 @@
+"""Makes a template: boots a browser machine that is nobody's, waits for its browser, saves it.
+
+`warm_browsers.py` has it done in the background. The machine has keys and a token of its own that
+no clone keeps, and is gone afterwards, whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.lifecycle import PreparedMachine, RunningMachine, spec_of
+from polydev.hostagent.machines.record import MachineRecord, Place
+from polydev.hostagent.machines.registry import Roster
+from polydev.hostagent.snapshots import Labels, MemoryKey, writing
+from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.vmm.contract import LaunchSpec
+from polydev.hostagent.warm_pool import guest_scripts, internal_machines
+from polydev.hostagent.warm_pool.cpu_priority import Priority
+from polydev.hostagent.warm_pool.templates import Description, Shape, Template, Templates
+from polydev.shared.domain import MachineKind, MachineState
+from polydev.shared.errors import MachineNotReady
+
+log = logging.getLogger("polydev.hostagent")
+
+_PURPOSE = "warm-template"
+_NOWHERE = Place(tap="", mac="", address="", prefix=0, channel_port=0, channel_mac="")
+_CLOSE_LIMIT_S = 5
+
+
+async def make(
+    site: Site, roster: Roster, templates: Templates, shape: Shape, limit_s: float
+) -> Template:
+    """The template for browser machines of that shape; it takes the place of any other.
+
+    Raises: MachineNotReady when the browser is not up within `limit_s`; what `prepare` and a driver
+    raise.
+    """
+    began = time.monotonic()
+    key = await in_thread(site.memory_keys.made)
+    async with internal_machines.passing(site, roster, shape, _PURPOSE) as prepared:
+        described = Description(
+            shape=shape,
+            image=prepared.record.image,
+            kernel=prepared.record.kernel,
+            fingerprint=await fingerprint(site, prepared.spec),
+            key_id=key.id,
+        )
+        machine = await prepared.launch(site)
+        roster.running[prepared.record.vm_id] = machine
+        try:
+            async with asyncio.timeout(limit_s):
+                await _settled(machine, limit_s)
+        except TimeoutError:
+            raise MachineNotReady(
+                f"The browser of {prepared.record.vm_id} was not up within {limit_s:g} s"
+            ) from None
+        template = await _saved(site, templates, key, prepared, machine, described)
+    log.info("a template of warm browser machines was made in %.1f s", time.monotonic() - began)
+    return template
+
+
+async def fingerprint(site: Site, spec: LaunchSpec) -> str:
+    """What a template fits: what the driver says, what all machines of this host are told alike,
+    and what is said to the guest. Raises: MissingTool, VmmFailed, MissingImage."""
+    drivers = await site.driver.fingerprint(spec)
+    alike = await asyncio.to_thread(site.furnishing.alike, MachineKind.BROWSER)
+    scripts = await asyncio.to_thread(guest_scripts.digest)
+    return f"{drivers}environment: {alike}\nscripts: {scripts}\n"
+
+
+async def fits(site: Site, template: Template, spec: LaunchSpec) -> bool:
+    """Whether a clone of a template would be what the machine `spec` is to be."""
+    here = await fingerprint(site, replace(spec, disk=template.folder.disk))
+    return here == template.described.fingerprint
+
+
+async def fits_now(site: Site, template: Template, shape: Shape) -> bool:
+    """Whether it is what a browser machine of that shape would be cloned of.
+
+    Raises: MissingImage, MissingTool, VmmFailed.
+    """
+    if template.described.shape != shape:
+        return False
+    boot = await site.furnishing.boot_files(MachineKind.BROWSER)
+    record = MachineRecord(
+        vm_id=template.folder.vm_id,
+        machine_kind=MachineKind.BROWSER,
+        **shape.model_dump(),
+        labels={},
+        state=MachineState.CREATING,
+        created_at=datetime.now(UTC),
+        uid=0,
+        image=boot.image,
+        kernel=boot.kernel,
+        place=_NOWHERE,
+    )
+    return await fits(site, template, await spec_of(site, record))
+
+
+async def _settled(machine: RunningMachine, limit_s: float) -> None:
+    await asyncio.to_thread(Priority().give_way, machine.vmm.pid)
+    await machine.until_ready(limit_s)
+    await guest_scripts.settle(machine.channel)
+    async with asyncio.timeout(_CLOSE_LIMIT_S):
+        await machine.channel.close()
+
+
+async def _saved(
+    site: Site,
+    templates: Templates,
+    key: MemoryKey,
+    prepared: PreparedMachine,
+    machine: RunningMachine,
+    described: Description,
+) -> Template:
+    """Memory first, then the disk as the memory knows it: nothing writes to it any more."""
+    with templates.draft() as draft:
+        labels = Labels(site.driver.name, described.fingerprint)
+        async with writing(draft.path / "memory", labels, key) as sink:
+            await machine.vmm.save(sink)
+        await machine.vmm.kill()
+        await site.furnishing.keep_disk(prepared.folder, draft)
+        await in_thread(_copy_keys, prepared.folder.keys, draft.keys)
+        return await in_thread(templates.finish, draft, described)
+
+
+def _copy_keys(source: Path, target: Path) -> None:
+    target.mkdir(mode=0o700)
+    for path in source.iterdir():
+        descriptor = os.open(target / path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(path.read_bytes())

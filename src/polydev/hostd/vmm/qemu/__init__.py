@@ -1,5 +1,0 @@
-"""QEMU's `microvm` machine behind the driver contract: KVM where it works, else emulation."""
-
-from polydev.hostd.vmm.qemu.driver import QemuDriver
-
-__all__ = ["QemuDriver"]

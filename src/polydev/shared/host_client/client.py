@@ -1,0 +1,324 @@
+"""`Host`: everything that the controller can ask of one host agent.
+
+Every call opens its own connection, so that an agent that was restarted in between is not noticed
+and one `Host` serves any event loop task. Nothing here retries: workflows do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter
+from websockets.asyncio.client import ClientConnection, unix_connect
+
+from polydev.shared.errors import ChannelLost, HostUnreachable, PolydevError
+from polydev.shared.host_client import errors as problems
+from polydev.shared.host_client.files import MachineFiles
+from polydev.shared.host_client.http import MAX_BODY_BYTES, GuestTransport
+from polydev.shared.host_client.streams import GuestProcess, GuestStream, collect
+from polydev.shared.host_protocol import (
+    Diagnosis,
+    ExecRequest,
+    Health,
+    Inventory,
+    MachineView,
+    Operation,
+    OperationView,
+    Swept,
+    Usage,
+    WarmShape,
+    WarmView,
+)
+from polydev.shared.logging import context
+
+_ANSWER_LIMIT_S = 30.0
+_WAIT_S = 25.0
+_TAIL_BYTES = 64 * 1024
+_OUTPUT_BYTES = 1024 * 1024
+_FRAME_LIMIT = 256 * 1024
+_BASE = "http://host"
+
+_machine_views = TypeAdapter(list[MachineView])
+_operations: TypeAdapter[Operation] = TypeAdapter(Operation)
+T = TypeVar("T")
+
+Observe = Callable[[str, Mapping[str, str]], AbstractContextManager[None]]
+"""Wrap an operation in metrics and traces: its kind, and the ids of operation and machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramOutput:
+    """What a program in a machine printed, and how it ended."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+    def __repr__(self) -> str:
+        return f"ProgramOutput(exit_code={self.exit_code}, {len(self.stdout)} bytes)"
+
+
+class Host:
+    """A host agent that listens on a Unix socket.
+
+    Raises, from every call: HostUnreachable when the agent does not answer, and what the agent
+    itself answers, as the same error that it raised.
+    """
+
+    def __init__(
+        self,
+        socket: Path,
+        *,
+        observe: Observe | None = None,
+        timeout_s: float = _ANSWER_LIMIT_S,
+    ) -> None:
+        """`timeout_s` limits the wait for each answer; operations have limits of their own."""
+        self._socket = socket
+        self._observe = observe or _not_observed
+        self._timeout_s = timeout_s
+        self._client = httpx.AsyncClient(
+            base_url=_BASE,
+            transport=httpx.AsyncHTTPTransport(
+                uds=str(socket), verify=False, limits=httpx.Limits(max_keepalive_connections=0)
+            ),
+            timeout=timeout_s,
+            trust_env=False,
+        )
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent listens."""
+        return self._socket
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+    async def health(self) -> Health:
+        """The agent's version and driver."""
+        return problems.shaped(Health, await self._get("/health"))
+
+    async def run(
+        self, operation_id: str, operation: Operation, timeout_s: float
+    ) -> MachineView | None:
+        """Have an operation carried out, and wait for its end. Asking twice is asking once.
+
+        Raises: the operation's own error; HostUnreachable when the agent dies meanwhile or does
+        not end it within `timeout_s` (it goes on; ask again with the same id to join it).
+        """
+        ids = {"operation": operation_id, "machine": operation.vm_id}
+        with context.about(**ids), self._observe(operation.kind, ids):
+            return await self._run(operation_id, operation, timeout_s)
+
+    async def _run(
+        self, operation_id: str, operation: Operation, timeout_s: float
+    ) -> MachineView | None:
+        path = f"/operations/{quote(operation_id, safe='')}"
+        body = _operations.dump_json(operation)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+            answer = await self._send(
+                self._client.build_request(
+                    "PUT",
+                    path,
+                    params={"wait_s": f"{min(left_s, _WAIT_S):.1f}"},
+                    content=body,
+                    headers={"content-type": "application/json"},
+                    timeout=_WAIT_S + self._timeout_s,
+                )
+            )
+            view = problems.shaped(OperationView, answer)
+            if view.error:
+                raise problems.raised_from(view.error)
+            if view.state == "done":
+                return view.machine
+        raise HostUnreachable(
+            f"The host agent did not end {operation.kind} of {operation.vm_id} in {timeout_s:g} s"
+        )
+
+    async def machine(self, vm_id: str) -> MachineView:
+        """One machine. Raises NoSuchMachine."""
+        return problems.shaped(MachineView, await self._get(f"/machines/{vm_id}"))
+
+    async def machines(self) -> list[MachineView]:
+        """All machines of the host, oldest first."""
+        return problems.shaped(_machine_views, await self._get("/machines"))
+
+    async def console(self, vm_id: str, tail_bytes: int = _TAIL_BYTES) -> str:
+        """The end of what the machine printed on its console; nothing in it is to be trusted."""
+        answer = await self._get(f"/machines/{vm_id}/console", {"tail_bytes": tail_bytes})
+        return answer.decode("utf-8", "replace")
+
+    async def errors(self, vm_id: str, tail_bytes: int = _TAIL_BYTES) -> str:
+        """The end of what the machine's VMM complained about."""
+        answer = await self._get(f"/machines/{vm_id}/errors", {"tail_bytes": tail_bytes})
+        return answer.decode("utf-8", "replace")
+
+    async def read_file(self, vm_id: str, path: str) -> bytes:
+        """A file of a machine, at most 4 MiB. Raises NoSuchFile, GuestMisbehaved."""
+        return await self._get(f"/machines/{vm_id}/files", {"path": path})
+
+    def files(self, vm_id: str) -> MachineFiles:
+        """The files of a running machine, for people who look around in it."""
+        return MachineFiles(self._client, vm_id)
+
+    async def usage(self, vm_id: str) -> Usage:
+        """What a machine has used lately. Raises NoSuchMachine."""
+        return problems.shaped(Usage, await self._get(f"/machines/{vm_id}/usage"))
+
+    async def inventory(self) -> Inventory:
+        """What exists on the host, by looking."""
+        return problems.shaped(Inventory, await self._get("/inventory"))
+
+    async def sweep(self) -> Swept:
+        """Have it remove what belongs to no machine. May be asked at any time."""
+        return problems.shaped(
+            Swept, await self._send(self._client.build_request("POST", "/sweep"))
+        )
+
+    async def diagnosis(self) -> Diagnosis:
+        """What is well on the host, and what to do about what is not."""
+        return problems.shaped(Diagnosis, await self._get("/diagnosis"))
+
+    async def warmth(self) -> WarmView:
+        """Whether its browser machines are cloned of one that is up."""
+        return problems.shaped(WarmView, await self._get("/warm"))
+
+    async def warm_up(self, shape: WarmShape) -> WarmView:
+        """Have it make what browser machines of that shape are cloned of. It takes a while."""
+        request = self._client.build_request("POST", "/warm", json=shape.model_dump())
+        return problems.shaped(WarmView, await self._send(request))
+
+    @asynccontextmanager
+    async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[GuestProcess]:
+        """Run a program as root in a machine; leaving the block ends it."""
+        async with self._websocket(f"/machines/{vm_id}/exec") as connection:
+            process = GuestProcess(connection, f"{request.argv[0]} in {vm_id}")
+            await connection.send(request.model_dump_json())
+            yield process
+
+    async def run_program(
+        self,
+        vm_id: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 60,
+        limit_bytes: int = _OUTPUT_BYTES,
+    ) -> ProgramOutput:
+        """Run a program in a machine to its end.
+
+        Raises: ChannelLost after `timeout_s`; GuestMisbehaved beyond `limit_bytes` of output.
+        """
+        request = ExecRequest(argv=list(argv), env=dict(env or {}))
+        try:
+            async with asyncio.timeout(timeout_s), self.exec(vm_id, request) as process:
+                stdout, stderr = await _unwrapped(collect(process, stdin, limit_bytes))
+                return ProgramOutput(await process.wait(), stdout, stderr)
+        except TimeoutError:
+            raise ChannelLost(f"{argv[0]} in {vm_id} did not end within {timeout_s:g} s") from None
+
+    @asynccontextmanager
+    async def tcp(self, vm_id: str, port: int) -> AsyncIterator[GuestStream]:
+        """A TCP connection to a port on the machine's 127.0.0.1."""
+        stream = await self._dial(vm_id, port)
+        try:
+            yield stream
+        finally:
+            await stream.aclose()
+
+    def http(
+        self,
+        vm_id: str,
+        port: int,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 30,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> httpx.AsyncClient:
+        """An HTTP client for a port on the machine's 127.0.0.1; use it in `async with`.
+
+        `timeout_s` limits each read and write. Redirects are not followed. Raises, besides what
+        httpx raises: ChannelLost, GuestMisbehaved beyond `max_body_bytes`, HostUnreachable.
+        """
+        return httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            transport=GuestTransport(lambda to: self._dial(vm_id, to), max_body_bytes),
+            headers={"accept-encoding": "identity", **(headers or {})},
+            timeout=timeout_s,
+            trust_env=False,
+        )
+
+    async def _dial(self, vm_id: str, port: int) -> GuestStream:
+        connection = await self._connected(f"/machines/{vm_id}/tcp/{port}")
+        return GuestStream(connection, f"port {port} of {vm_id}")
+
+    @asynccontextmanager
+    async def _websocket(self, path: str) -> AsyncIterator[ClientConnection]:
+        connection = await self._connected(path)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def _connected(self, path: str) -> ClientConnection:
+        with problems.translated_handshake(path):
+            return await unix_connect(
+                str(self._socket),
+                f"ws://host{path}",
+                compression=None,
+                max_size=_FRAME_LIMIT,
+                ping_interval=None,
+                open_timeout=self._timeout_s,
+                close_timeout=5,
+                proxy=None,
+            )
+        raise AssertionError("unreachable")
+
+    async def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> bytes:
+        return await self._send(self._client.build_request("GET", path, params=params))
+
+    async def _send(self, request: httpx.Request) -> bytes:
+        with problems.translated(f"{request.method} {request.url.path}"):
+            answer = await self._client.send(request)
+        if answer.is_error:
+            raise problems.from_body(answer.status_code, answer.content)
+        return answer.content
+
+
+def _not_observed(kind: str, ids: Mapping[str, str]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+async def _unwrapped(work: Awaitable[T]) -> T:
+    """One of our own errors instead of the group that a task group made of it."""
+    try:
+        return await work
+    except ExceptionGroup as group:
+        ours, _ = group.split(PolydevError)
+        if ours is None:
+            raise
+        error: BaseException = ours
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+    raise error

@@ -1,0 +1,116 @@
+"""The files of one running machine, as its host agent carries them.
+
+`Host.files` gives it. Paths are bytes, as the machine's kernel has them; transfers are streamed, so
+that who does not read makes the machine wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import quote_from_bytes
+
+import httpx
+
+from polydev.shared.errors import ChannelLost
+from polydev.shared.host_client import errors
+from polydev.shared.host_protocol import FolderView, Uploaded
+
+_PIECE_LIMIT_S = 90.0
+"""The host agent gives up earlier, and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that comes piece by piece."""
+
+    size: int
+    pieces: AsyncIterator[bytes]
+    """`size` bytes in all. Raises ChannelLost when it is cut."""
+
+
+class MachineFiles:
+    """Each call raises what the host agent answers, or HostUnreachable."""
+
+    def __init__(self, client: httpx.AsyncClient, vm_id: str) -> None:
+        self._client = client
+        self._base = f"/machines/{vm_id}"
+
+    async def folder(self, path: bytes) -> FolderView:
+        """What is in a folder. Raises BadPath, NoSuchFile, FileRefused."""
+        body = await self._send("GET", "folder", {"path": path})
+        return errors.shaped(FolderView, body)
+
+    async def make_folder(self, path: bytes) -> None:
+        """Raises AlreadyExists, BadPath, NoSuchFile, FileRefused."""
+        await self._send("PUT", "folder", {"path": path})
+
+    async def move(self, path: bytes, to: bytes) -> None:
+        """Raises AlreadyExists, BadPath, NoSuchFile, FileRefused."""
+        await self._send("POST", "move", {"path": path, "to": to})
+
+    async def remove(self, path: bytes, *, with_content: bool) -> None:
+        """Raises BadPath, NoSuchFile, FileRefused."""
+        request = self._request("DELETE", "content", {"path": path}, with_content=with_content)
+        await self._answered(request)
+
+    @asynccontextmanager
+    async def download(self, path: bytes, max_bytes: int) -> AsyncIterator[Download]:
+        """A file, read while the block lasts. Raises BadPath, NoSuchFile, FileRefused."""
+        request = self._request("GET", "content", {"path": path}, max_bytes=max_bytes)
+        with errors.translated(f"GET {self._base}/content"):
+            answer = await self._client.send(request, stream=True)
+        try:
+            if answer.is_error:
+                raise errors.from_body(answer.status_code, await answer.aread())
+            size = int(answer.headers["content-length"])
+            yield Download(size, _pieces(answer))
+        finally:
+            await answer.aclose()
+
+    async def upload(
+        self, path: bytes, pieces: AsyncIterator[bytes], max_bytes: int, *, replace: bool
+    ) -> int:
+        """Send a file; its size. Raises AlreadyExists, TooLarge, DiskFull, BadPath, NoSuchFile."""
+        request = self._request(
+            "PUT", "content", {"path": path}, content=pieces, max_bytes=max_bytes, replace=replace
+        )
+        return errors.shaped(Uploaded, await self._answered(request)).size
+
+    async def _send(self, method: str, what: str, paths: dict[str, bytes]) -> bytes:
+        return await self._answered(self._request(method, what, paths))
+
+    def _request(
+        self,
+        method: str,
+        what: str,
+        paths: dict[str, bytes],
+        content: AsyncIterator[bytes] | None = None,
+        **told: int,
+    ) -> httpx.Request:
+        quoted: dict[str, str | int] = {
+            name: quote_from_bytes(path) for name, path in paths.items()
+        }
+        return self._client.build_request(
+            method,
+            f"{self._base}/{what}",
+            params={**quoted, **told},
+            content=content,
+            timeout=_PIECE_LIMIT_S,
+        )
+
+    async def _answered(self, request: httpx.Request) -> bytes:
+        with errors.translated(f"{request.method} {request.url.path}"):
+            answer = await self._client.send(request)
+        if answer.is_error:
+            raise errors.from_body(answer.status_code, answer.content)
+        return answer.content
+
+
+async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for piece in answer.aiter_raw():
+            yield piece
+    except httpx.TransportError:
+        raise ChannelLost("The file was cut on its way out of the machine") from None

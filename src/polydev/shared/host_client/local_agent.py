@@ -1,0 +1,37 @@
+"""Shortcuts of commands that ask the host agent on this machine directly, as root.
+
+`doctor`, `down`, `host setup` and `demo` look here at the real state of the host. Everything else
+goes through the controller.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from polydev.shared.errors import HostUnreachable
+from polydev.shared.host_client.client import Host
+from polydev.shared.host_protocol import DestroyMachine, StopMachine
+
+_OPERATION_LIMIT_S = 120.0
+_HEALTH_LIMIT_S = 5.0
+
+
+async def destroy_machine(host: Host, vm_id: str) -> None:
+    """Destroy a machine with everything that belongs to it. Raises the host's error."""
+    await host.run(f"down-{uuid.uuid4()}", DestroyMachine(vm_id=vm_id), _OPERATION_LIMIT_S)
+
+
+async def stop_machine(host: Host, vm_id: str) -> None:
+    """Stop a machine and keep its disk. Raises the host's error."""
+    await host.run(f"down-{uuid.uuid4()}", StopMachine(vm_id=vm_id), _OPERATION_LIMIT_S)
+
+
+async def answers(socket: Path) -> bool:
+    """Whether a host agent listens at `socket`."""
+    try:
+        async with Host(socket, timeout_s=_HEALTH_LIMIT_S) as host:
+            await host.health()
+    except HostUnreachable:
+        return False
+    return True

@@ -1,0 +1,197 @@
+"""Byte streams into a machine: one TCP connection, or one program with its streams.
+
+`Host` opens them; chat, the live view and `http.py` read and write them. Both are WebSockets to
+the host agent and hold little in memory: who does not read makes the guest wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Literal
+
+from pydantic import ValidationError
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
+
+from polydev.shared.errors import GuestMisbehaved
+from polydev.shared.host_client import errors
+from polydev.shared.host_protocol import STDERR, STDOUT, ExecControl, ExecEnd
+
+FRAME_BYTES = 64 * 1024
+STDERR_TAIL_BYTES = 16 * 1024
+
+
+class GuestStream:
+    """A TCP connection to a port on a machine's 127.0.0.1."""
+
+    def __init__(self, connection: ClientConnection, where: str) -> None:
+        self._connection = connection
+        self._where = where
+        self._pending = b""
+        self._ended = False
+
+    async def read(self, max_bytes: int = FRAME_BYTES) -> bytes:
+        """Up to `max_bytes`, empty at the end. Raises ChannelLost when it was cut."""
+        if self._pending:
+            chunk, self._pending = self._pending[:max_bytes], self._pending[max_bytes:]
+            return chunk
+        while not self._ended:
+            try:
+                frame = await self._connection.recv()
+            except ConnectionClosedOK:
+                self._ended = True
+            except ConnectionClosed:
+                raise errors.cut(self._where) from None
+            else:
+                if isinstance(frame, str):
+                    continue
+                if frame:
+                    self._pending = frame[max_bytes:]
+                    return frame[:max_bytes]
+                self._ended = True
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        """Send, waiting while the guest does not read. Raises ChannelLost when it was cut."""
+        for chunk in _frames(data):
+            await self._send(chunk)
+
+    async def write_eof(self) -> None:
+        """Tell the guest that no more will come; what it says can still be read."""
+        await self._send(b"")
+
+    async def aclose(self) -> None:
+        """End the connection. May be called any number of times."""
+        await self._connection.close()
+
+    async def _send(self, frame: bytes) -> None:
+        try:
+            await self._connection.send(frame)
+        except ConnectionClosed:
+            raise errors.cut(self._where) from None
+
+
+class GuestProcess:
+    """A program that runs in a machine. Iterating gives `(STDOUT or STDERR, bytes)` until it ends.
+
+    Leaving the `async with` of `Host.exec` ends the program.
+    """
+
+    def __init__(self, connection: ClientConnection, where: str) -> None:
+        self._connection = connection
+        self._where = where
+        self._end: ExecEnd | None = None
+        self._stderr_tail: deque[bytes] = deque()
+        self._stderr_bytes = 0
+
+    @property
+    def exit_code(self) -> int | None:
+        """128 + n for signal n; None while it runs."""
+        return self._end.exit_code if self._end else None
+
+    @property
+    def stderr_tail(self) -> bytes:
+        """The last 16 KiB of standard error that `stdout()` or `wait()` passed over."""
+        return b"".join(self._stderr_tail)[-STDERR_TAIL_BYTES:]
+
+    async def write(self, data: bytes) -> None:
+        """Write to its standard input, waiting while it does not read."""
+        for chunk in _frames(data):
+            await self._send(chunk)
+
+    async def write_eof(self) -> None:
+        """End its standard input."""
+        await self._send(b"")
+
+    async def resize(self, columns: int, rows: int) -> None:
+        """Tell its pseudo-terminal the new size."""
+        await self._send(ExecControl(resize=(columns, rows)).model_dump_json())
+
+    async def send_signal(self, name: Literal["INT", "TERM", "KILL", "HUP"]) -> None:
+        """Send it a signal."""
+        await self._send(ExecControl(signal=name).model_dump_json())
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+        while self._end is None:
+            try:
+                frame = await self._connection.recv()
+            except ConnectionClosed:
+                raise errors.cut(self._where) from None
+            if isinstance(frame, str):
+                self._end = _parsed_end(frame)
+            elif len(frame) > 1:
+                if frame[0] not in (STDOUT, STDERR):
+                    raise GuestMisbehaved(f"{self._where}: output of an unknown stream")
+                yield frame[0], frame[1:]
+        if self._end.error:
+            raise errors.raised_from(self._end.error)
+
+    async def stdout(self) -> AsyncIterator[bytes]:
+        """Chunks of standard output until the program ends; of standard error a tail is kept."""
+        async for stream, chunk in self:
+            if stream == STDOUT:
+                yield chunk
+            else:
+                self._keep(chunk)
+
+    async def wait(self) -> int:
+        """Let the rest of its output go by, and return its exit code. Raises ChannelLost."""
+        async for _ in self.stdout():
+            pass
+        if self._end is None or self._end.exit_code is None:
+            raise errors.cut(self._where)
+        return self._end.exit_code
+
+    async def aclose(self) -> None:
+        """End the program, if it still runs."""
+        await self._connection.close()
+
+    async def _send(self, frame: bytes | str) -> None:
+        try:
+            await self._connection.send(frame)
+        except ConnectionClosedOK:
+            return  # It has ended by itself: reading tells how.
+        except ConnectionClosed:
+            raise errors.cut(self._where) from None
+
+    def _keep(self, chunk: bytes) -> None:
+        self._stderr_tail.append(chunk)
+        self._stderr_bytes += len(chunk)
+        while self._stderr_bytes - len(self._stderr_tail[0]) >= STDERR_TAIL_BYTES:
+            self._stderr_bytes -= len(self._stderr_tail.popleft())
+
+
+async def collect(process: GuestProcess, stdin: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
+    """Feed a program and gather what it prints. Raises GuestMisbehaved beyond `limit_bytes`."""
+    parts: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+    total = 0
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_feed(process, stdin))
+        async for stream, chunk in process:
+            total += len(chunk)
+            if total > limit_bytes:
+                raise GuestMisbehaved(
+                    f"A program in a machine printed more than {limit_bytes} bytes"
+                )
+            parts[stream].append(chunk)
+    return b"".join(parts[STDOUT]), b"".join(parts[STDERR])
+
+
+async def _feed(process: GuestProcess, stdin: bytes) -> None:
+    await process.write(stdin)
+    await process.write_eof()
+
+
+def _frames(data: bytes) -> list[bytes]:
+    return [data[start : start + FRAME_BYTES] for start in range(0, len(data), FRAME_BYTES)]
+
+
+def _parsed_end(frame: str) -> ExecEnd:
+    try:
+        return ExecEnd.model_validate_json(frame)
+    except ValidationError:
+        raise GuestMisbehaved(
+            "The host agent ended a program in a way that makes no sense"
+        ) from None

@@ -1,0 +1,39 @@
+"""Writes the stand-ins to where a driver can be pointed at them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from polydev.hostagent.vmm.firecracker.binaries import Programs
+
+VERSION = "1.13.1"
+_PACKAGE = "polydev.testing.fake_firecracker"
+
+
+def install(folder: Path, *, version: str = VERSION) -> Programs:
+    """Two programs in `folder`, which run on this Python. Blocking.
+
+    `version` is what the stand-in says of itself.
+    """
+    firecracker, jailer = folder / "firecracker", folder / "jailer"
+    _write(firecracker, f"import {_PACKAGE}.firecracker as it", version)
+    _write(jailer, f"import {_PACKAGE}.jailer as it", version)
+    return Programs(firecracker.resolve(), jailer.resolve())
+
+
+def _write(path: Path, line: str, version: str) -> None:
+    folders = [folder for folder in sys.path if folder and Path(folder).is_dir()]
+    lines = (
+        # Isolated: the environment that it is started with is not its.
+        f"#!{shlex.quote(sys.executable)} -I",
+        "import sys",
+        f"sys.path[:] = {folders!r}",
+        line,
+        f"sys.exit(it.main(sys.argv[1:], {version!r}))",
+    )
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text("".join(f"{line}\n" for line in lines))
+    aside.chmod(0o755)
+    aside.replace(path)

@@ -1,0 +1,234 @@
+"""The identity provider's endpoints, as the real CLIs call them at their providers.
+
+Owns the way from an authorization request through sign-in and consent to a code, and the token,
+revocation and profile endpoints. `server.py` puts the routes under the providers' host names.
+What was granted lives in `grants.py`; what people see in `pages.py`.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlencode, urlsplit
+
+from aiohttp import web
+
+from polydev.testing.fake_providers import pages
+from polydev.testing.fake_providers.accounts import (
+    ACCOUNTS,
+    Account,
+    Client,
+    account_signing_in,
+    client_named,
+)
+from polydev.testing.fake_providers.call_log import Journal
+from polydev.testing.fake_providers.grants import (
+    AuthorizationRequest,
+    GrantRefused,
+    Grants,
+    IssuedTokens,
+)
+
+SIGN_INS_AT_ONCE = 1000
+
+
+@dataclass
+class _SignIn:
+    """Someone is on the way through the pages; the account is known after the password."""
+
+    request: AuthorizationRequest
+    account: Account | None = None
+
+
+@dataclass
+class Identity:
+    """Handlers of one identity provider. `approve_automatically` makes its forms submit
+    themselves, for a demo without a person."""
+
+    grants: Grants
+    journal: Journal
+    approve_automatically: bool = False
+    _sign_ins: dict[str, _SignIn] = field(default_factory=dict)
+
+    def wait_for_people(self) -> None:
+        """From now on the forms wait until somebody submits them."""
+        self.approve_automatically = False
+
+    async def authorize(self, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        client = client_named(query.get("client_id", ""))
+        redirect_uri = query.get("redirect_uri", "")
+        if client is None or not client.may_redirect_to(redirect_uri):
+            # Never redirect to an address that the client did not register (RFC 6749 4.1.2.1).
+            return _html(pages.message("Bad request", "Unknown client or redirect address."), 400)
+        wrong = _what_is_wrong(query, client)
+        if wrong:
+            return _redirect(redirect_uri, {"error": wrong, "state": query.get("state", "")})
+        sign_in_id = secrets.token_urlsafe(24)
+        if len(self._sign_ins) >= SIGN_INS_AT_ONCE:
+            self._sign_ins.pop(next(iter(self._sign_ins)))
+        self._sign_ins[sign_in_id] = _SignIn(
+            AuthorizationRequest(
+                client,
+                redirect_uri,
+                query.get("code_challenge", ""),
+                query.get("state", ""),
+                query.get("scope", ""),
+            )
+        )
+        return _html(pages.sign_in(sign_in_id, client.name, self._prefilled()))
+
+    async def sign_in(self, request: web.Request) -> web.StreamResponse:
+        form = await _fields(request)
+        sign_in = self._sign_ins.get(form.get("sign_in", ""))
+        if sign_in is None:
+            return _html(pages.message("Sign-in expired", "Start the login again."), 400)
+        account = account_signing_in(form.get("email", ""), form.get("password", ""))
+        name = sign_in.request.client.name
+        if account is None:
+            prefilled = pages.Prefilled(email=form.get("email", ""))
+            error = "Wrong email or password."
+            return _html(pages.sign_in(form["sign_in"], name, prefilled, error), 403)
+        sign_in.account = account
+        automatic = self.approve_automatically
+        return _html(pages.consent(form["sign_in"], name, account.email, automatic=automatic))
+
+    async def consent(self, request: web.Request) -> web.StreamResponse:
+        form = await _fields(request)
+        sign_in = self._sign_ins.get(form.get("sign_in", ""))
+        if sign_in is None or sign_in.account is None:
+            return _html(pages.message("Sign-in expired", "Start the login again."), 400)
+        del self._sign_ins[form["sign_in"]]
+        asked = sign_in.request
+        if form.get("decision") != "allow":
+            self.journal.note("denied", client=asked.client.name)
+            return _redirect(asked.redirect_uri, {"error": "access_denied", "state": asked.state})
+        code = self.grants.issue_code(asked, sign_in.account)
+        self.journal.note("code-issued", client=asked.client.name)
+        return _redirect(asked.redirect_uri, {"code": code, "state": asked.state})
+
+    async def show_code(self, request: web.Request) -> web.StreamResponse:
+        """The page that a redirect to the paste-a-code address ends on."""
+        code, state = request.query.get("code", ""), request.query.get("state", "")
+        if not code:
+            return _html(pages.message("Not authorized", "You did not authorize the login."))
+        return _html(pages.code_to_paste(f"{code}#{state}"))
+
+    async def succeeded(self, request: web.Request) -> web.StreamResponse:
+        return _html(pages.message("You are signed in", "You can close this page now."))
+
+    async def did_not_succeed(self, request: web.Request) -> web.StreamResponse:
+        return _html(pages.message("You are not signed in", "Start the login again."))
+
+    async def show_bare_code(self, request: web.Request) -> web.StreamResponse:
+        """Google's page with a code to paste, which is the code alone."""
+        return _html(pages.code_to_paste(request.query.get("code", "")))
+
+    async def token(self, request: web.Request) -> web.StreamResponse:
+        form = await _fields(request)
+        client = client_named(form.get("client_id", ""))
+        grant_type = form.get("grant_type", "")
+        try:
+            if client is None:
+                raise GrantRefused("invalid_client", "client_id is unknown")
+            tokens = self._grant(client, grant_type, form)
+        except GrantRefused as refused:
+            self.journal.note("grant-refused", grant_type=grant_type, why=refused.why)
+            return _refusal(client, refused)
+        self.journal.note("tokens-issued", client=client.name, grant_type=grant_type)
+        return web.json_response(_token_answer(client, tokens))
+
+    def _grant(self, client: Client, grant_type: str, form: Mapping[str, str]) -> IssuedTokens:
+        match grant_type:
+            case "authorization_code":
+                return self.grants.redeem(
+                    client,
+                    form.get("code", ""),
+                    form.get("redirect_uri", ""),
+                    form.get("code_verifier", ""),
+                )
+            case "refresh_token":
+                return self.grants.rotate(client, form.get("refresh_token", ""))
+            case _:
+                # Codex also asks to exchange its login for an API key; a personal plan has none.
+                raise GrantRefused("unsupported_grant_type", "this grant type is not offered")
+
+    async def revoke(self, request: web.Request) -> web.StreamResponse:
+        form = await _fields(request)
+        self.grants.revoke(form.get("token", ""))
+        self.journal.note("revoked")
+        return web.json_response({})
+
+    def _prefilled(self) -> pages.Prefilled:
+        if not self.approve_automatically:
+            return pages.Prefilled()
+        return pages.Prefilled(ACCOUNTS[0].email, ACCOUNTS[0].password, automatic=True)
+
+
+def _what_is_wrong(query: Mapping[str, str], client: Client) -> str:
+    if query.get("response_type") != "code":
+        return "unsupported_response_type"
+    challenge = query.get("code_challenge", "")
+    if not challenge and not client.needs_challenge:
+        return ""
+    if query.get("code_challenge_method") != "S256" or len(challenge) != 43:  # RFC 7636 4.2
+        return "invalid_request"
+    return ""
+
+
+async def _fields(request: web.Request) -> dict[str, str]:
+    """A form or a flat JSON object, whatever the client sent; only its text values."""
+    if request.content_type == "application/json":
+        try:
+            body: object = await request.json()
+        except ValueError:
+            return {}
+    else:
+        body = dict(await request.post())
+    pairs = body.items() if isinstance(body, dict) else ()
+    return {name: value for name, value in pairs if isinstance(value, str)}
+
+
+def _redirect(uri: str, parameters: Mapping[str, str]) -> web.Response:
+    separator = "&" if urlsplit(uri).query else "?"
+    location = uri + separator + urlencode(parameters)
+    return web.Response(status=303, headers={"Location": location, "Cache-Control": "no-store"})
+
+
+def _html(page: pages.Page, status: int = 200) -> web.Response:
+    headers = {
+        "Content-Security-Policy": page.content_security_policy(),
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "no-referrer",
+    }
+    return web.Response(text=page.text, status=status, content_type="text/html", headers=headers)
+
+
+def _refusal(client: Client | None, refused: GrantRefused) -> web.Response:
+    """Each provider words its refusals in its own way, and the CLIs read them."""
+    if client is not None and client.provider == "openai" and "refresh_token" in refused.error:
+        error = {"message": refused.why, "type": "invalid_request_error", "code": refused.error}
+        return web.json_response({"error": error}, status=401)
+    code = "invalid_grant" if "refresh_token" in refused.error else refused.error
+    answer = {"error": code, "error_description": refused.why}
+    return web.json_response(answer, status=403 if code == "unsupported_grant_type" else 400)
+
+
+def _token_answer(client: Client, tokens: IssuedTokens) -> dict[str, object]:
+    answer: dict[str, object] = {
+        "token_type": "Bearer",
+        "access_token": tokens.access_token,
+        "expires_in": tokens.expires_in_s,
+    }
+    if tokens.refresh_token:
+        answer["refresh_token"] = tokens.refresh_token
+    if client.provider == "openai":
+        return {**answer, "id_token": tokens.id_token}
+    if client.provider == "google":
+        return {**answer, "id_token": tokens.id_token, "scope": tokens.scope}
+    account = tokens.account
+    return {
+        **answer,
+        "scope": tokens.scope,
+        "organization": {"uuid": account.identifier("organization"), "name": account.name},
+        "account": {"uuid": account.identifier("user"), "email_address": account.email},
+    }

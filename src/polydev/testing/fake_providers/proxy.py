@@ -1,0 +1,126 @@
+"""The CONNECT proxy: the one way into the stand-in, and to nowhere else.
+
+A tunnel to a provider's host name ends in this very process, where TLS is spoken with the
+stand-in's certificate; every other name is refused with 403, so that a machine which should be
+offline can be seen to try. Knows nothing of what is said inside a tunnel.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from polydev.testing.fake_providers.call_log import Journal
+
+HEAD_BYTES = 16 * 1024
+HEAD_TIMEOUT_S = 30.0
+CHUNK_BYTES = 64 * 1024
+
+
+class _BadRequest(Exception):
+    """What came is not a CONNECT request for a host and port."""
+
+
+@dataclass
+class ConnectProxy:
+    """Tunnels to `hosts` (port 443) end in a protocol made by `serve`, spoken over `tls`."""
+
+    hosts: Collection[str]
+    tls: ssl.SSLContext
+    serve: Callable[[], asyncio.BaseProtocol]
+    journal: Journal
+    _tunnels: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def listen(self, address: str, port: int) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, address, port, limit=HEAD_BYTES)
+
+    async def close(self) -> None:
+        for tunnel in self._tunnels:
+            tunnel.cancel()
+        await asyncio.gather(*self._tunnels, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (start_server runs this in a task)
+        self._tunnels.add(task)
+        try:
+            await self._handle(reader, writer)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # the other side went away, or never said anything sensible
+        finally:
+            self._tunnels.discard(task)
+            writer.close()
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(HEAD_TIMEOUT_S):
+            head = await reader.readuntil(b"\r\n\r\n")
+        try:
+            host, port = _target(head)
+        except _BadRequest as bad:
+            self.journal.note("proxy-refused", why=str(bad))
+            await _answer(writer, "405 Method Not Allowed", str(bad))
+            return
+        if host not in self.hosts or port != 443:
+            self.journal.note("proxy-refused", host=host[:100], port=port)
+            offered = ", ".join(sorted(self.hosts))
+            why = f"The stand-in's proxy does not reach {host[:100]}:{port}; only {offered}."
+            await _answer(writer, "403 Forbidden", why)
+            return
+        self.journal.note("tunnel", host=host)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await self._tunnel(reader, writer)
+
+    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        inner_reader, inner_writer = await asyncio.open_connection(sock=near)
+        try:
+            serving = asyncio.create_task(self._serve(far))
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_pump(reader, inner_writer))
+                both.create_task(_pump(inner_reader, writer))
+            await serving
+        except* OSError:
+            pass
+        finally:
+            inner_writer.close()
+
+    async def _serve(self, far: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(self.serve, far, ssl=self.tls)
+        except (OSError, ssl.SSLError):
+            # Usually a client that does not trust the authority: it says so itself.
+            self.journal.note("tls-failed")
+            far.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while chunk := await reader.read(CHUNK_BYTES):
+        writer.write(chunk)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()
+
+
+def _target(head: bytes) -> tuple[str, int]:
+    """The host (lower case) and port of a CONNECT request's first line (RFC 9110 9.3.6)."""
+    words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+    if len(words) != 3 or words[0] != "CONNECT":
+        raise _BadRequest("Only CONNECT is understood here.")
+    host, colon, port = words[1].rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
+        raise _BadRequest("CONNECT needs host:port.")
+    return host.lower().rstrip("."), int(port)
+
+
+async def _answer(writer: asyncio.StreamWriter, status: str, why: str) -> None:
+    body = (why + "\n").encode()
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    await writer.drain()

@@ -1,0 +1,11 @@
+"""The simulated driver: machines without a VMM, for load tests and tests of everything above.
+
+Shipped, chosen by `POLYDEV_DRIVER=simulated`, and held to the same contract suite as the others
+but for one promise: its machines live inside the host agent and end with it.
+"""
+
+from polydev.testing.simulated_vmm.driver import ROOT, SimulatedDriver
+from polydev.testing.simulated_vmm.machine import SimulatedVmm
+from polydev.testing.simulated_vmm.simulation import LoginEnd, Simulation
+
+__all__ = ["ROOT", "LoginEnd", "SimulatedDriver", "SimulatedVmm", "Simulation"]

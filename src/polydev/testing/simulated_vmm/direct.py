@@ -1,0 +1,192 @@
+"""A simulated machine's channel without SSH: its programs, files and ports, asked directly.
+
+`machine.py` makes it where the simulation says so. It does what `channel.Channel` does, on the
+machine's folder and in this process, so that a load run measures the controller and the host agent
+and not both ends of an SSH connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from polydev.hostagent.channel import Channel
+from polydev.hostagent.channel.file_browser import GuestFiles
+from polydev.hostagent.channel.files import checked_path
+from polydev.shared.atomic_files import write_whole
+from polydev.shared.domain import GuestFile
+from polydev.shared.errors import ChannelLost, GuestMisbehaved, NoSuchFile
+from polydev.shared.host_protocol import STDERR, STDOUT, ExecRequest
+from polydev.testing.simulated_vmm.programs import Command, Programs
+
+_SIGNALLED = 128
+
+Ports = dict[int, Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]]
+"""How a connection to each port of a machine is made."""
+
+
+class DirectChannel:
+    """Into one running machine, until it ends."""
+
+    def __init__(
+        self,
+        root: Callable[[], Path],
+        programs: Programs,
+        ports: Ports,
+        ended: asyncio.Event,
+        over_ssh: Channel,
+    ) -> None:
+        """`root`: where the machine's filesystem is. `over_ssh`: for what load runs do without,
+        people who look around in their machine."""
+        self._root = root
+        self._programs = programs
+        self._ports = ports
+        self._ended = ended
+        self._over_ssh = over_ssh
+
+    async def connect(self, timeout_s: float | None = None) -> None:
+        """Raises ChannelLost when the machine has ended."""
+        if self._ended.is_set():
+            raise ChannelLost("The machine does not run")
+
+    def rest(self) -> None:
+        self._over_ssh.rest()
+
+    def wake(self) -> None:
+        self._over_ssh.wake()
+
+    async def close(self) -> None:
+        await self._over_ssh.close()
+
+    async def exec(self, request: ExecRequest) -> DirectProgram:
+        await self.connect()
+        return DirectProgram(self._programs, Command(tuple(request.argv), dict(request.env)))
+
+    async def open_tcp(self, port: int) -> DirectConnection:
+        await self.connect()
+        if port not in self._ports:
+            raise ChannelLost(f"Port {port} in the machine cannot be reached: Connection refused")
+        return DirectConnection(*await self._ports[port]())
+
+    async def read_file(self, path: str, max_bytes: int) -> bytes:
+        await self.connect()
+        try:
+            content = self._place(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise NoSuchFile(f"No {path} in the machine") from None
+        except IsADirectoryError:
+            raise GuestMisbehaved(f"{path} in the machine is not a regular file") from None
+        if len(content) > max_bytes:
+            raise GuestMisbehaved(f"{path} in the machine is larger than {max_bytes} bytes")
+        return content
+
+    async def write_files(self, files: Sequence[GuestFile]) -> None:
+        await self.connect()
+        for file in files:
+            place = self._place(file.path)
+            if file.if_absent and place.exists():
+                continue
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(place, file.content, mode=file.mode, durable=False)
+
+    async def remove_files(self, paths: Sequence[str]) -> None:
+        await self.connect()
+        for path in paths:
+            self._place(path).unlink(missing_ok=True)
+
+    def guest_files(self) -> GuestFiles:
+        return self._over_ssh.guest_files()
+
+    def _place(self, path: str) -> Path:
+        return self._root() / checked_path(path).lstrip("/")
+
+
+class DirectProgram:
+    """A program of the simulation (streams.GuestProgram)."""
+
+    def __init__(self, programs: Programs, command: Command) -> None:
+        self._inside = _Inside()
+        self._serving = asyncio.create_task(programs.serve(command, self._inside))
+
+    async def read(self) -> tuple[int, bytes] | None:
+        return await self._inside.next()
+
+    async def write(self, data: bytes) -> None:
+        self._inside.stdin.feed_data(data)
+
+    async def write_eof(self) -> None:
+        self._inside.stdin.feed_eof()
+
+    async def resize(self, columns: int, rows: int) -> None:
+        """It has no terminal."""
+
+    async def send_signal(self, name: str) -> None:
+        self._inside.exit(_SIGNALLED + signal.Signals[f"SIG{name}"])
+        self._serving.cancel()
+
+    async def wait(self) -> int:
+        await asyncio.wait({self._serving})
+        return self._inside.exit_code
+
+    async def close(self) -> None:
+        await self.send_signal("TERM")
+
+
+class _Inside:
+    """What the program sees of itself (programs.ServerProcess)."""
+
+    def __init__(self) -> None:
+        self._said: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        self._ended = False
+        self.exit_code = 1
+        self.stdin = asyncio.StreamReader()
+        self.stdout = _Printed(STDOUT, self._said)
+        self.stderr = _Printed(STDERR, self._said)
+
+    def exit(self, status: int) -> None:
+        if not self._ended:
+            self._ended, self.exit_code = True, status
+            self._said.put_nowait(None)
+
+    def close(self) -> None:
+        self.exit(self.exit_code)
+
+    async def next(self) -> tuple[int, bytes] | None:
+        if self._ended and self._said.empty():
+            return None
+        return await self._said.get()
+
+
+class DirectConnection:
+    """A connection to a port of a simulated machine."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, max_bytes: int) -> bytes:
+        return await self._reader.read(max_bytes)
+
+    async def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def write_eof(self) -> None:
+        self._writer.write_eof()
+
+    async def close(self) -> None:
+        self._writer.close()
+
+
+class _Printed:
+    def __init__(self, stream: int, said: asyncio.Queue[tuple[int, bytes] | None]) -> None:
+        self._stream = stream
+        self._said = said
+
+    def write(self, data: bytes) -> None:
+        self._said.put_nowait((self._stream, data))
+
+    async def drain(self) -> None:
+        """What a simulated program prints is little."""

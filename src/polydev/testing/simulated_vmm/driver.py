@@ -1,0 +1,67 @@
+"""Starts simulated machines: the driver contract, kept in memory.
+
+`drivers.py` makes it when the settings name it. Like a VMM it knows one machine's folder and its
+config drive, and nothing of the network: a simulated machine is never in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
+from polydev.shared.errors import SnapshotUnusable, VmmFailed
+from polydev.testing.simulated_vmm.machine import SimulatedVmm
+from polydev.testing.simulated_vmm.memory import Memory
+from polydev.testing.simulated_vmm.simulation import Simulation
+
+ROOT = "simulated-root"
+"""Name of the folder, in a machine's own, that is the machine's filesystem."""
+
+
+class SimulatedDriver:
+    """Machines inside this process. They end with it: `adopt` never finds one."""
+
+    def __init__(self, simulation: Simulation | None = None) -> None:
+        self._simulation = simulation or Simulation()
+
+    @property
+    def name(self) -> str:
+        return "simulated"
+
+    async def probe(self) -> Probe:
+        return Probe(True, "none", "No guest runs: the host agent plays every machine itself")
+
+    async def launch(self, spec: LaunchSpec) -> SimulatedVmm:
+        """Start a machine. Raises VmmFailed if its config drive is not one."""
+        try:
+            memory = await in_thread(Memory.fresh, spec.folder / ROOT, spec.config_drive)
+            config = await asyncio.to_thread(memory.config)
+        except (OSError, ValueError, KeyError) as error:
+            raise VmmFailed(
+                f"{spec.vm_id} has no config drive that can be read: {error}"
+            ) from error
+        return SimulatedVmm(spec, config, memory, self._simulation)
+
+    async def fingerprint(self, spec: LaunchSpec) -> str:
+        return f"simulation: 1\nmemory: {spec.memory_mib} MiB\nprocessors: {spec.vcpus}\n"
+
+    async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> SimulatedVmm:
+        """A machine that was saved, standing still. Raises SnapshotUnusable."""
+        saved = b""
+        while piece := await source.read():
+            saved += piece
+        memory = await in_thread(Memory.restored, spec.folder / ROOT, saved)
+        try:
+            config = await asyncio.to_thread(memory.config)
+        except (OSError, ValueError, KeyError) as error:
+            raise SnapshotUnusable(f"A simulated machine cannot read it: {error}") from error
+        return SimulatedVmm(spec, config, memory, self._simulation, is_restored=True)
+
+    async def adopt(self, spec: LaunchSpec) -> None:
+        return None
+
+    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+        return ()

@@ -1,0 +1,291 @@
+"""The few programs of a simulated machine, and the shell line that starts them.
+
+`machine.py` gives each SSH session to `Programs.run`. The CLIs' answers have the form of the real
+ones'; who is logged in is told by the credentials file alone, as with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncssh
+
+from polydev.hostagent.channel.remote_process import DEATH_SIGNAL, RUN, signal_argv
+from polydev.testing.simulated_vmm import logins
+from polydev.testing.simulated_vmm.acp_agent import AcpAgent
+from polydev.testing.simulated_vmm.acp_wire import Wire
+from polydev.testing.simulated_vmm.server_process import ServerProcess
+from polydev.testing.simulated_vmm.simulation import Simulation
+from polydev.testing.simulated_vmm.terminals import TERMINAL, Terminals, print_zeros, zeros_of
+
+_AWAKE = "polydev-awake"
+"""`awakening.AWAKE`, which this room must not import."""
+_SETTLE, _PAINTED, _RENEW = "polydev-settle", "polydev-painted", "polydev-renew"
+"""`warm/guest.py`'s, likewise."""
+_SEED_BYTES, _CONFIG_BYTES = 64, 1024 * 1024
+_CHUNK = 64 * 1024
+_PROMPT_BYTES = 1024 * 1024
+_GEMINI_NOT_LOGGED_IN = 41
+_NOT_FOUND = 127
+_SIGNALLED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a shell line asks for."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+
+
+def parsed(line: str) -> Command:
+    """A line that the channel made (process.command_line), taken apart again."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&")
+    lexer.whitespace_split = True
+    words, env = list(lexer), {}
+    if words[:1] == ["export"]:
+        end = words.index(";")
+        env = dict(_pair(word) for word in words[1:end])
+        words = words[end + 1 :]
+    if words[:1] == ["cd"] and words[2:3] == ["&&"]:
+        words = words[3:]
+    if words[:1] == ["exec"]:
+        words = words[1:]
+    if tuple(words[: len(DEATH_SIGNAL)]) == DEATH_SIGNAL:
+        words = words[len(DEATH_SIGNAL) :]
+    return Command(tuple(words), env)
+
+
+class Programs:
+    """Runs programs on one machine's filesystem."""
+
+    def __init__(
+        self,
+        root: Path,
+        simulation: Simulation,
+        *,
+        power_off: Callable[[], None],
+        renew: Callable[[bytes], None],
+    ) -> None:
+        """`renew`: makes the machine that of another config drive."""
+        self._root = root
+        self._simulation = simulation
+        self._power_off = power_off
+        self._renew_with = renew
+        self._running: dict[str, tuple[ServerProcess, asyncio.Task[int]]] = {}
+        self._terminals = Terminals()
+
+    def move(self, root: Path) -> None:
+        """Its filesystem is elsewhere from now on."""
+        self._root = root
+
+    async def run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        """Serve one SSH session."""
+        await self.serve(parsed(process.command or ""), process)
+
+    async def serve(self, command: Command, process: ServerProcess) -> None:
+        """Run a program, or say that there is none of that name."""
+        work = asyncio.ensure_future(self._program(command)(process))
+        name = command.env.get(RUN, "")
+        self._running[name] = (process, work)
+        try:
+            process.exit(await work)
+        except asyncio.CancelledError:
+            work.cancel()
+        except (asyncssh.Error, OSError, EOFError):
+            process.close()
+        finally:
+            self._running.pop(name, None)
+        if command.argv == ("poweroff",):
+            asyncio.get_running_loop().call_soon(self._power_off)
+
+    def _program(self, command: Command) -> Callable[[ServerProcess], Awaitable[int]]:
+        argv = command.argv
+        if len(argv) > 4 and list(argv[:4]) == signal_argv("", "TERM")[:4]:
+            return lambda process: self._signal(argv[4], argv[-1])
+        if argv[:2] == ("sh", "-c") and argv[3:4] == (TERMINAL,):
+            return lambda process: self._terminals.attach(argv[4], process)
+        if argv[:2] == ("sh", "-c") and (printed := zeros_of(argv[2])) is not None:
+            return lambda process: print_zeros(printed, process)
+        if (script := self._script(argv)) is not None:
+            return script
+        if argv[:1] == ("sleep",) and len(argv) == 2:
+            return lambda process: _sleep(float(argv[1]))
+        known: dict[tuple[str, ...], Callable[[ServerProcess], Awaitable[int]]] = {
+            ("true",): _true,
+            ("sync",): _true,
+            ("poweroff",): _true,
+            ("cat",): _cat,
+            ("codex", "login", "status"): self._codex_status,
+            ("claude", "auth", "status"): self._claude_status,
+            ("/usr/lib/polydev/gemini-status",): self._gemini_status,
+            ("claude-agent-acp",): lambda it: self._agent(it, logins.CLAUDE),
+            ("codex-acp",): lambda it: self._agent(it, logins.CODEX),
+            ("gemini", "--acp"): lambda it: self._agent(it, logins.GEMINI),
+            ("gemini",): self._gemini_turn,
+            ("codex", "exec"): self._codex_turn,
+            ("claude", "-p"): self._claude_turn,
+        }
+        return next(
+            (run for words, run in known.items() if argv[: len(words)] == words), _not_found
+        )
+
+    def _script(self, argv: tuple[str, ...]) -> Callable[[ServerProcess], Awaitable[int]] | None:
+        """What the host sends along as a script (`guest/`), by the name that it gives it."""
+        known: dict[str, Callable[[ServerProcess], Awaitable[int]]] = {
+            _AWAKE: self._awake,
+            _SETTLE: self._settle,
+            _PAINTED: _true,
+            _RENEW: self._renew,
+        }
+        return next((known[word] for word in argv[3:5] if word in known), None)
+
+    async def _signal(self, name: str, run: str) -> int:
+        if run in self._running:
+            process, work = self._running[run]
+            process.exit(_SIGNALLED + signal.Signals[f"SIG{name}"])
+            work.cancel()
+        return 0
+
+    async def _awake(self, process: ServerProcess) -> int:
+        """As guest/awake.sh does it, as far as a machine without a clock can."""
+        process.stdout.write(b"ready\n")
+        told = await process.stdin.read()
+        (self._root / "run" / "awake_since").write_bytes(told[_SEED_BYTES:] + b"\n")
+        return 0
+
+    async def _settle(self, process: ServerProcess) -> int:
+        """As guest/warm/settle.sh: its browser is up once it has had the time for that."""
+        await asyncio.sleep(self._simulation.browser_s)
+        return 0
+
+    async def _renew(self, process: ServerProcess) -> int:
+        """As guest/warm/renew.pl, as far as a machine without a network can."""
+        process.stdout.write(b"ready\n")
+        given = b""
+        while (data := await process.stdin.read(_CHUNK)) and len(given) < _CONFIG_BYTES:
+            given += data
+        await asyncio.sleep(self._simulation.renew_s)
+        if not self._simulation.renews:
+            process.stderr.write(b"it does not renew itself\n")
+            return 1
+        self._renew_with(given[_SEED_BYTES:].partition(b"\n")[2])
+        return 0
+
+    async def _codex_status(self, process: ServerProcess) -> int:
+        is_in = self._has(logins.CODEX)
+        process.stderr.write(b"Logged in using ChatGPT\n" if is_in else b"Not logged in\n")
+        return 0 if is_in else 1
+
+    async def _claude_status(self, process: ServerProcess) -> int:
+        is_in = self._has(logins.CLAUDE)
+        method = "claude.ai" if is_in else "none"
+        _print_json(process, {"loggedIn": is_in, "authMethod": method})
+        return 0 if is_in else 1
+
+    async def _gemini_status(self, process: ServerProcess) -> int:
+        is_in = self._has(logins.GEMINI)
+        process.stdout.write(b"Logged in\n" if is_in else b"Not logged in\n")
+        return 0 if is_in else 1
+
+    async def _agent(self, process: ServerProcess, login: str) -> int:
+        agent = AcpAgent(
+            self._root,
+            Wire(process.stdout),
+            is_logged_in=lambda: self._has(login),
+            answer_s=self._simulation.answer_s,
+        )
+        return await agent.run(process.stdin)
+
+    async def _codex_turn(self, process: ServerProcess) -> int:
+        prompt = await self._prompt(process)
+        _print_json(process, {"type": "thread.started", "thread_id": str(uuid.uuid4())})
+        _print_json(process, {"type": "turn.started"})
+        if not self._has(logins.CODEX):
+            error = {"message": "unexpected status 401 Unauthorized"}
+            _print_json(process, {"type": "turn.failed", "error": error})
+            return 1
+        item = {"id": "item_0", "type": "agent_message", "text": _answer(prompt)}
+        _print_json(process, {"type": "item.completed", "item": item})
+        usage = {"input_tokens": len(prompt), "cached_input_tokens": 0, "output_tokens": 1}
+        _print_json(process, {"type": "turn.completed", "usage": usage})
+        return 0
+
+    async def _claude_turn(self, process: ServerProcess) -> int:
+        prompt = await self._prompt(process)
+        session = {"session_id": str(uuid.uuid4())}
+        _print_json(process, {"type": "system", "subtype": "init", **session})
+        is_in = self._has(logins.CLAUDE)
+        text = _answer(prompt) if is_in else "Not logged in · Please run /login"
+        if is_in:
+            delta = {"type": "text_delta", "text": text}
+            event = {"type": "content_block_delta", "index": 0, "delta": delta}
+            _print_json(process, {"type": "stream_event", "event": event, **session})
+        message = {"role": "assistant", "content": [{"type": "text", "text": text}]}
+        _print_json(process, {"type": "assistant", "message": message, **session})
+        result = {"type": "result", "subtype": "success", "is_error": not is_in, "result": text}
+        _print_json(process, {**result, **session})
+        return 0 if is_in else 1
+
+    async def _gemini_turn(self, process: ServerProcess) -> int:
+        prompt = await self._prompt(process)
+        _print_json(process, {"type": "init", "session_id": str(uuid.uuid4()), "model": "auto"})
+        if not self._has(logins.GEMINI):
+            error = {"type": "FatalAuthenticationError", "message": "Please set an Auth method"}
+            _print_json(process, {"type": "result", "status": "error", "error": error})
+            return _GEMINI_NOT_LOGGED_IN
+        message = {"type": "message", "role": "assistant", "delta": True}
+        _print_json(process, {**message, "content": _answer(prompt)})
+        _print_json(process, {"type": "result", "status": "success", "stats": {}})
+        return 0
+
+    async def _prompt(self, process: ServerProcess) -> str:
+        prompt = b""
+        while (data := await process.stdin.read(_CHUNK)) and len(prompt) < _PROMPT_BYTES:
+            prompt += data
+        await asyncio.sleep(self._simulation.answer_s)
+        return prompt.decode(errors="replace").strip()
+
+    def _has(self, login: str) -> bool:
+        return logins.is_logged_in(self._root, login)
+
+
+async def _true(process: ServerProcess) -> int:
+    return 0
+
+
+async def _cat(process: ServerProcess) -> int:
+    while data := await process.stdin.read(_CHUNK):
+        process.stdout.write(data)
+        await process.stdout.drain()
+    return 0
+
+
+async def _sleep(seconds: float) -> int:
+    await asyncio.sleep(seconds)
+    return 0
+
+
+async def _not_found(process: ServerProcess) -> int:
+    process.stderr.write(b"sh: not found: a simulated machine has few programs\n")
+    return _NOT_FOUND
+
+
+def _answer(prompt: str) -> str:
+    return f"You said: {prompt}"
+
+
+def _print_json(process: ServerProcess, message: dict[str, object]) -> None:
+    process.stdout.write(json.dumps(message).encode() + b"\n")
+
+
+def _pair(word: str) -> tuple[str, str]:
+    name, _, value = word.partition("=")
+    return name, value

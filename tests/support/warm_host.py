@@ -1,0 +1,269 @@
+"""A host of simulated machines, for tests of warm browser machines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machine_parts import BookNetwork, Faults
+
+from polydev.hostagent.health.log_archive import KeptLogs
+from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.provisioning.provisioning import SimulatedFurnishing
+from polydev.hostagent.resources.memory_admission import Admission
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.snapshots import MemoryKeys
+from polydev.hostagent.warm_pool import Room, WarmPolicy
+from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.errors import DiskFull
+from polydev.shared.host_protocol import CreateMachine, MachineView, WarmShape
+from polydev.testing.simulated_vmm import SimulatedDriver, Simulation
+
+LIMIT_S = 60.0
+SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
+PLENTY = "MemAvailable:   16000000 kB\n"
+NEXT_TO_NOTHING = "MemAvailable:     500000 kB\n"
+
+
+@dataclass
+class WarmHost:
+    """One host; each `agent` is another host agent over the same folders."""
+
+    root: Path
+    simulation: Simulation = field(default_factory=Simulation)
+    settings: dict[str, object] = field(default_factory=dict)
+    quiet_s: float = 0
+    is_on: bool = True
+    waiting: int = 0
+    processors: int = 64
+    memory_mib: int | None = None
+    """What its machines may have together."""
+    left_mib: Callable[[], int] | None = None
+    """What the host could give right now."""
+    held_mib: int = 0
+    """What a machine that waits has of it."""
+
+    def __post_init__(self) -> None:
+        self.network = BookNetwork(Faults())
+        self.meminfo = self.root / "meminfo"
+        self.meminfo.write_text(PLENTY)
+        (self.root / "machines").mkdir()
+
+    @property
+    def templates(self) -> list[Path]:
+        """What lies where templates do, finished or not."""
+        found = (self.root / "warm").iterdir() if (self.root / "warm").is_dir() else ()
+        return [path for path in found if path.is_dir()]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing of any machine."""
+        return not list((self.root / "machines").iterdir()) and not self.network.places
+
+    @asynccontextmanager
+    async def agent(self) -> AsyncIterator[Machines]:
+        """An agent whose background work is not begun."""
+        settings = HostSettings(state_dir=self.root, driver="simulated", **self.settings)  # type: ignore[arg-type]
+        site = Site(
+            machines_dir=self.root / "machines",
+            sockets_dir=self.root / "sockets",
+            kept_logs=KeptLogs(self.root / "logs"),
+            driver=SimulatedDriver(self.simulation),
+            network=self.network,
+            furnishing=SimulatedFurnishing(settings),
+            memory_keys=MemoryKeys.for_state(self.root, self.root / "keys"),
+            admission=Admission(self.memory_mib, available_mib=self.left_mib),
+        )
+        room = Room(self.root, self.meminfo)
+        policy = WarmPolicy(
+            self.root / "warm",
+            room,
+            is_on=self.is_on,
+            quiet_s=self.quiet_s,
+            waiting=self.waiting,
+            refill_quiet_s=0,
+            refill_pause_s=0,
+            processors=self.processors,
+            look_s=0.02,
+        )
+        machines = Machines(site, policy)
+        waiting = machines.warm_browsers._waiting
+        waiting.held_bytes = lambda vm_id: self.held_mib << 20 if vm_id in waiting._reserved else 0  # type: ignore[method-assign]
+        await machines.recover()
+        try:
+            yield machines
+        finally:
+            await machines.close()
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[Machines]:
+        """An agent that makes templates."""
+        async with self.agent() as machines:
+            making = asyncio.create_task(machines.warm_browsers.run())
+            try:
+                yield machines
+            finally:
+                making.cancel()
+                await asyncio.wait({making})
+
+
+TOKEN = "the clone's"
+
+
+def wanted(memory_mib: int = 2048, token: str = TOKEN) -> CreateMachine:
+    """A browser machine as a controller asks for one."""
+    return CreateMachine(
+        vm_id=new_vm_id(),
+        machine_kind=MachineKind.BROWSER,
+        memory_mib=memory_mib,
+        vcpus=2,
+        disk_mib=6144,
+        token=token,  # type: ignore[arg-type]
+        ready_timeout_s=180,
+    )
+
+
+async def created_and_gone(machines: Machines, asked: CreateMachine | None = None) -> MachineView:
+    """A browser machine that was asked for once."""
+    asked = asked or wanted()
+    view = await machines.create(asked)
+    await machines.destroy(asked.vm_id)
+    return view
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for something that is told by looking alone."""
+    until_s = time.monotonic() + LIMIT_S
+    while not await holds():
+        assert time.monotonic() < until_s, "it never came to be"
+        await asyncio.sleep(0.01)
+
+
+async def until_ready(machines: Machines) -> None:
+    """Wait until there is a template."""
+
+    async def is_ready() -> bool:
+        return (await machines.warm_browsers.view()).state == "ready"
+
+    await until(is_ready)
+
+
+async def until_waiting(machines: Machines, count: int = 1) -> None:
+    """Wait until so many clones wait."""
+
+    async def is_so() -> bool:
+        return (await machines.warm_browsers.view()).waiting == count
+
+    await until(is_so)
+
+
+async def has_a_template(host: WarmHost) -> None:
+    """An agent made one, of which no clone waits."""
+    host.waiting = 0
+    async with host.working() as machines:
+        await machines.warm_browsers.ask(SHAPE)
+        await until_ready(machines)
+
+
+@asynccontextmanager
+async def with_waiting(host: WarmHost, count: int = 1) -> AsyncIterator[Machines]:
+    """An agent with so many clones that wait."""
+    async with host.working() as machines:
+        await machines.warm_browsers.ask(SHAPE)
+        await until_waiting(machines, count)
+        yield machines
+
+
+def those_waiting(machines: Machines) -> list[str]:
+    """The names of the clones that wait, or are made to."""
+    views = machines.views()
+    return [view.vm_id for view in views if view.labels == {"purpose": "warm-waiting"}]
+
+
+async def status_of(machines: Machines, vm_id: str, token: str) -> bytes:
+    """How a machine's browser service answers who brings a token."""
+    connection = await machines.open_tcp(vm_id, 8080)
+    request = (
+        f"GET /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAuthorization: Bearer {token}\r\n"
+    )
+    await connection.write(f"{request}Connection: close\r\n\r\n".encode())
+    answer = await connection.read(4096)
+    await connection.close()
+    return answer.split()[1]
+
+
+class Cut:
+    """Has one step fail, or hang until whoever waits is cancelled, the first time it is taken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+        self.reached = asyncio.Event()
+        self.hangs = False
+        self.is_done = False
+        self._real: Callable[..., Awaitable[Any]] = getattr(place, name)
+
+        async def step(*given: Any, **named: Any) -> Any:
+            return await self._step(*given, **named)
+
+        monkeypatch.setattr(place, name, step)  # a function, so that it is bound to its object
+
+    async def _step(self, *given: Any, **named: Any) -> Any:
+        if self.is_done:
+            return await self._real(*given, **named)
+        self.is_done = True
+        self.reached.set()
+        if self.hangs:
+            await asyncio.Event().wait()
+        raise DiskFull("No room", hint="Make some")
+
+
+class Counted:
+    """Counts how often something was done to its end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+        self.count = 0
+        real: Callable[..., Awaitable[Any]] = getattr(place, name)
+
+        async def step(*given: Any, **named: Any) -> Any:
+            done = await real(*given, **named)
+            self.count += 1
+            return done
+
+        monkeypatch.setattr(place, name, step)
+
+    async def reached(self, count: int) -> None:
+        async def is_so() -> bool:
+            return self.count >= count
+
+        await until(is_so)
+
+
+class SlowThread:
+    """Has something blocking wait until it is told to go on, in whatever thread does it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+        self.reached, self.goes_on, self.ended = (threading.Event() for _ in range(3))
+        real = getattr(place, name)
+
+        def work(*given: Any, **named: Any) -> Any:
+            self.reached.set()
+            assert self.goes_on.wait(LIMIT_S)
+            try:
+                return real(*given, **named)
+            finally:
+                self.ended.set()
+
+        is_bound = hasattr(real, "__self__")
+        monkeypatch.setattr(place, name, staticmethod(work) if is_bound else work)
+
+
+def named(steps: list[tuple[Any, str]]) -> dict[str, Any]:
+    """Parameters of a test for each of these steps."""
+    return {"argvalues": steps, "ids": [name for _, name in steps]}

@@ -1,0 +1,263 @@
+"""`/api/account…` and `/api/admin/people…`, as a browser and as a script ask them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from access_world import PASSWORD, TOKEN, MakeAccess, from_browser
+from openid_provider import CLIENT_ID, CLIENT_SECRET, an_openid_provider
+from starlette.requests import HTTPConnection
+
+from polydev.controller.access import Access
+from polydev.controller.api.http.services import Services, caller_of
+from polydev.controller.api.server import make_api, routes_of
+from polydev.controller.store.engine.database import Database
+from polydev.shared.errors import NotAllowed
+
+OWN = "http://localhost:4000"
+ANN = {"email": "ann@example.test", "password": PASSWORD}
+Api = Callable[..., httpx.AsyncClient]
+
+
+def _services(store: Database, access: Access) -> Services:
+    """Only what accounts need: a request that reached further would fail."""
+    elsewhere: Any = object()
+    return Services(store, access, *[elsewhere] * 11)
+
+
+@pytest.fixture
+async def api(store: Database, make_access: MakeAccess) -> AsyncIterator[Any]:
+    """Makes clients of an API with these settings, each with a cookie jar of its own."""
+    clients: list[httpx.AsyncClient] = []
+
+    async def make(url: str = OWN, **settings: Any) -> httpx.AsyncClient:
+        access = await make_access(**{"sign_up": "open", **settings})
+        app = make_api(_services(store, access), "127.0.0.1", settings.get("public_url"))
+        transport = httpx.ASGITransport(app, client=("192.0.2.7", 1))
+        clients.append(httpx.AsyncClient(transport=transport, base_url=url))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+async def _sign_up(client: httpx.AsyncClient, name: str = "ann", **more: Any) -> dict[str, Any]:
+    """Signed up, and changes are asked as the page asks them."""
+    told = {"email": f"{name}@example.test", "password": PASSWORD, **more}
+    answer = await client.post("/api/account/sign-up", json=told)
+    assert answer.status_code == 201, answer.text
+    view: dict[str, Any] = answer.json()
+    client.headers["x-csrf-token"] = view["csrfToken"]
+    return view
+
+
+def _problem(answer: httpx.Response) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status_code, answer.json()["code"]
+
+
+async def test_signing_up_sets_a_cookie_that_scripts_cannot_read(api: Any) -> None:
+    client = await api()
+    answer = await client.post("/api/account/sign-up", json=ANN)
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("polydev_sign_in=")
+    for part in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age=2592000"):
+        assert part in cookie
+    assert "Secure" not in cookie
+    assert "Domain" not in cookie
+    me = (await client.get("/api/account")).json()
+    assert me == answer.json()
+    assert (me["email"], me["role"], me["via"]) == ("ann@example.test", "person", "sign-in")
+    assert "admin" not in me["scopes"]
+
+
+async def test_over_https_the_cookie_is_secure_and_of_this_host(api: Any) -> None:
+    url = "https://polydev.example.test"
+    client = await api(url, public_url=url)
+    answer = await client.post("/api/account/sign-up", json=ANN, headers={"origin": url})
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("__Host-polydev_sign_in=")
+    assert "Secure" in cookie
+    assert (await client.get("/api/account")).json()["email"] == ANN["email"]
+
+
+async def test_a_change_with_the_cookie_needs_the_csrf_token(api: Any) -> None:
+    client = await api()
+    await _sign_up(client)
+    told = {"name": "ci", "scopes": ["read"]}
+    assert (await client.post("/api/account/tokens", json=told)).status_code == 201
+    for headers in (
+        {"x-csrf-token": ""},
+        {"x-csrf-token": "made up"},
+        {"origin": "https://evil.test"},
+        {"origin": "null"},
+    ):
+        answer = await client.post("/api/account/tokens", json=told, headers=headers)
+        assert _problem(answer) == (403, "not-allowed")
+    assert len((await client.get("/api/account/tokens")).json()) == 1
+
+
+async def test_signing_out_takes_the_cookie_back(api: Any) -> None:
+    client = await api()
+    await _sign_up(client)
+    kept = client.cookies["polydev_sign_in"]
+    assert (await client.post("/api/account/sign-out")).status_code == 204
+    assert "polydev_sign_in" not in client.cookies
+    client.cookies["polydev_sign_in"] = kept
+    assert _problem(await client.get("/api/account")) == (401, "not-signed-in")
+
+
+async def test_the_wrong_password_the_unknown_address_and_too_many_tries(api: Any) -> None:
+    client = await api(sign_ins_per_hour=18)
+    await _sign_up(client)
+    answers = [
+        await client.post("/api/account/sign-in", json=told)
+        for told in (
+            {**ANN, "password": "a wrong password"},
+            {**ANN, "email": "ben@example.test"},
+            {**ANN, "email": "cid@example.test"},
+            ANN,
+        )
+    ]
+    assert [_problem(it) for it in answers[:3]] == [(401, "not-signed-in")] * 3
+    assert answers[0].json() == answers[1].json()
+    assert _problem(answers[3]) == (429, "too-many-requests")
+    assert 500 <= int(answers[3].headers["retry-after"]) <= 600  # six an hour for an address
+
+
+async def test_what_cannot_be_meant_is_told_without_repeating_it(api: Any) -> None:
+    client = await api()
+    for told, code in (
+        ({**ANN, "password": "short"}, "password-refused"),
+        ({**ANN, "password": "very long " * 200}, "bad-request"),
+        ({**ANN, "email": "nobody"}, "bad-request"),
+        ({**ANN, "role": "administrator"}, "bad-request"),
+        ({"email": ANN["email"]}, "bad-request"),
+    ):
+        answer = await client.post("/api/account/sign-up", json=told)
+        assert _problem(answer) == (422, code)
+        assert "short" not in answer.text
+    await _sign_up(client)
+    assert _problem(await client.post("/api/account/sign-up", json=ANN)) == (409, "already-exists")
+
+
+async def test_a_token_is_told_once_and_does_what_it_is_for(api: Any) -> None:
+    browser, script = await api(), await api()
+    await _sign_up(browser)
+    told = {"name": "ci", "scopes": ["read", "account"], "expiresInDays": 1}
+    made = (await browser.post("/api/account/tokens", json=told)).json()
+    script.headers["authorization"] = f"Bearer {made['token']}"
+    me = (await script.get("/api/account")).json()
+    assert (me["via"], me["scopes"]) == (f"token:{made['tokenId']}", ["read", "account"])
+    assert me["csrfToken"] is None
+    [listed] = (await script.get("/api/account/tokens")).json()
+    assert "token" not in listed
+    more = {"name": "more", "scopes": ["connect"], "expiresInDays": 1}
+    assert _problem(await script.post("/api/account/tokens", json=more)) == (403, "not-allowed")
+    change = {"current": PASSWORD, "new": "a quite different one"}
+    assert _problem(await script.post("/api/account/password", json=change))[0] == 403
+    gone = await browser.delete(f"/api/account/tokens/{made['tokenId']}")
+    assert gone.status_code == 204
+    assert _problem(await script.get("/api/account")) == (401, "not-signed-in")
+    again = await browser.delete(f"/api/account/tokens/{made['tokenId']}")
+    assert _problem(again) == (404, "no-such-token")
+
+
+async def test_a_new_password_ends_the_other_browser(api: Any) -> None:
+    here, there = await api(), await api()
+    await _sign_up(here)
+    assert (await there.post("/api/account/sign-in", json=ANN)).status_code == 200
+    await here.post("/api/account/tokens", json={"name": "ci", "scopes": ["read"]})
+    listed = (await here.get("/api/account/sign-ins")).json()
+    assert sorted(it["current"] for it in listed) == [False, True]
+    change = {"current": PASSWORD, "new": "a quite different one"}
+    done = (await here.post("/api/account/password", json=change)).json()
+    assert done["signInsEnded"] == 1
+    assert [it["name"] for it in done["tokensKept"]] == ["ci"]
+    assert (await there.get("/api/account")).status_code == 401
+    assert (await here.get("/api/account")).status_code == 200
+
+
+async def test_an_administrator_invites_disables_and_gives_roles(api: Any) -> None:
+    root, ann = await api(sign_up="invitation"), await api(sign_up="invitation")
+    root.headers["authorization"] = f"Bearer {TOKEN}"
+    assert _problem(await ann.post("/api/account/sign-up", json=ANN)) == (403, "not-allowed")
+    made = (await root.post("/api/admin/invitations", json={"email": ANN["email"]})).json()
+    me = await _sign_up(ann, invitation=made["code"])
+    [listed] = (await root.get("/api/admin/invitations")).json()
+    assert (listed["usedBy"], "code" in listed) == (me["id"], False)
+    people = (await root.get("/api/admin/people")).json()
+    assert [it["email"] for it in people] == ["admin@localhost", ANN["email"]]
+    assert _problem(await ann.get("/api/admin/people")) == (403, "not-allowed")
+    path = f"/api/admin/people/{me['id']}"
+    raised = await root.post(f"{path}/role", json={"role": "administrator"})
+    assert raised.json()["role"] == "administrator"
+    first = await ann.get("/api/admin/people?limit=1")
+    assert 'rel="next"' in first.headers["link"]
+    assert (await root.post(f"{path}/disable")).json()["disabledAt"]
+    assert _problem(await ann.get("/api/account")) == (401, "not-signed-in")
+    assert (await root.post(f"{path}/enable")).json()["disabledAt"] is None
+    unused = (await root.post("/api/admin/invitations", json={})).json()
+    gone = await root.delete(f"/api/admin/invitations/{unused['invitationId']}")
+    assert gone.status_code == 204
+
+
+async def test_a_browser_signs_in_at_the_provider(api: Any) -> None:
+    async with an_openid_provider() as provider:
+        client = await api(
+            oidc_issuer=provider.url,
+            oidc_client_id=CLIENT_ID,
+            oidc_client_secret=CLIENT_SECRET,
+            oidc_name="Example",
+        )
+        ways = (await client.get("/api/account/ways")).json()
+        assert ways == {"signUp": "open", "oidc": {"name": "Example"}, "supabase": False}
+        gone = await client.get("/api/account/oidc/start")
+        assert gone.status_code == 303
+        assert "HttpOnly" in gone.headers["set-cookie"]
+        told = provider.consent(gone.headers["location"], email="a@b.test", email_verified=True)
+        stranger = await api(oidc_issuer=provider.url, oidc_client_id=CLIENT_ID)
+        refused = await stranger.get("/api/account/oidc/callback", params=told)
+        assert _problem(refused) == (401, "not-signed-in")
+        back = await client.get("/api/account/oidc/callback", params=told)
+        assert (back.status_code, back.headers["location"]) == (303, "/")
+        assert "polydev_oidc" not in client.cookies
+        assert (await client.get("/api/account")).json()["email"] == "a@b.test"
+
+
+async def test_without_a_provider_nobody_is_sent_to_one(api: Any) -> None:
+    client = await api()
+    for path in ("start", "callback?state=x&code=y"):
+        assert _problem(await client.get(f"/api/account/oidc/{path}")) == (403, "not-allowed")
+
+
+async def test_only_a_trusted_proxy_says_where_a_request_came_from(api: Any) -> None:
+    asked = {"x-forwarded-for": "203.0.113.9"}
+    for trusted, source in (("", "192.0.2.7"), ("192.0.2.0/24", "203.0.113.9")):
+        client = await api(trusted_proxies=trusted)
+        name = f"p{len(trusted)}"
+        client.headers.update(asked)
+        await _sign_up(client, name)
+        assert (await client.get("/api/account/sign-ins")).json()[0]["source"] == source
+
+
+async def test_a_websocket_with_a_cookie_is_opened_by_our_own_page_alone(
+    store: Database, access: Access
+) -> None:
+    app = routes_of(_services(store, access))
+    begun = await access.accounts.sign_up(ANN["email"], PASSWORD, None, from_browser())
+
+    def opening(origin: str | None) -> HTTPConnection:
+        cookie = f"polydev_sign_in={begun.secret}"
+        told = {"host": "localhost:4000", "cookie": cookie, "origin": origin}
+        headers = [(name.encode(), it.encode()) for name, it in told.items() if it is not None]
+        return HTTPConnection({"type": "websocket", "headers": headers, "app": app})
+
+    assert (await caller_of(opening(OWN))).person.email == ANN["email"]
+    for origin in (None, "https://evil.test"):
+        with pytest.raises(NotAllowed):
+            await caller_of(opening(origin))

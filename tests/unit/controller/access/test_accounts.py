@@ -1,0 +1,293 @@
+"""Accounts: who may make one, who gets in, and what a new password ends."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from access_world import PASSWORD, TOKEN, MakeAccess, from_browser, quick_passwords, with_token
+
+from polydev.controller.access import Access, Caller
+from polydev.controller.access.sign_in.sign_ins import Begun
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.tables import audit_log, events, metadata, passwords
+from polydev.shared.domain import PersonId, Role, Scope
+from polydev.shared.errors import (
+    AlreadyExists,
+    BadRequest,
+    NoSuchPerson,
+    NoSuchToken,
+    NotAllowed,
+    NotSignedIn,
+    PasswordRefused,
+)
+
+ANN = "ann@example.test"
+WRONG = "The e-mail address or the password is wrong"
+
+
+async def _ann(access: Access) -> Begun:
+    return await access.accounts.sign_up(ANN, PASSWORD, None, from_browser())
+
+
+async def _root(access: Access) -> Caller:
+    return await access.caller(with_token(TOKEN))
+
+
+async def _entries(store: Database) -> list[tuple[str, str, str]]:
+    wanted = sa.select(audit_log.c.actor, audit_log.c.action, audit_log.c.subject)
+    async with store.read() as connection:
+        rows = await connection.execute(wanted.order_by(audit_log.c.entry_id))
+        return [(row.actor, row.action, row.subject) for row in rows]
+
+
+async def test_who_signs_up_is_signed_in_and_can_sign_in_again(
+    access: Access, store: Database
+) -> None:
+    begun = await _ann(access)
+    caller = await access.caller(from_browser(begun.secret))
+    assert (caller.person.email, caller.person.role, caller.via) == (ANN, Role.PERSON, "sign-in")
+    again = await access.accounts.sign_in("ANN@Example.test", PASSWORD, from_browser())
+    assert again.person.user_id == caller.user_id
+    assert again.secret != begun.secret
+    user_id = caller.user_id
+    assert await _entries(store) == [
+        (user_id, "account.sign-up", user_id),
+        (user_id, "account.sign-in", user_id),
+    ]
+
+
+async def test_an_address_has_one_account(access: Access) -> None:
+    await _ann(access)
+    for address in (ANN, "Ann@EXAMPLE.test"):
+        with pytest.raises(AlreadyExists):
+            await access.accounts.sign_up(address, PASSWORD, None, from_browser())
+
+
+async def test_two_who_come_at_once_with_one_address_make_one_account(access: Access) -> None:
+    outcomes = await asyncio.gather(*(_ann(access) for _ in range(4)), return_exceptions=True)
+    assert sum(isinstance(it, Begun) for it in outcomes) == 1
+    assert sum(isinstance(it, AlreadyExists) for it in outcomes) == 3
+
+
+async def test_a_poor_password_makes_no_account(access: Access) -> None:
+    with pytest.raises(PasswordRefused):
+        await access.accounts.sign_up(ANN, "short", None, from_browser())
+    with pytest.raises(BadRequest):
+        await access.accounts.sign_up("nobody", PASSWORD, None, from_browser())
+    await _ann(access)
+
+
+async def test_a_wrong_password_and_an_unknown_address_have_one_answer(
+    access: Access, store: Database
+) -> None:
+    ann = (await _ann(access)).person.user_id
+    for address, password in ((ANN, "another password"), ("ben@example.test", PASSWORD)):
+        with pytest.raises(NotSignedIn) as caught:
+            await access.accounts.sign_in(address, password, from_browser())
+        assert caught.value.line() == WRONG
+    _, known, unknown = await _entries(store)
+    assert known[:2] == unknown[:2] == ("nobody", "account.sign-in-refused")
+    assert known[2] != unknown[2]
+    assert "@" not in known[2] + unknown[2]
+    async with store.read() as connection:
+        wanted = sa.select(audit_log.c.owner).order_by(audit_log.c.entry_id)
+        owners = (await connection.execute(wanted)).scalars().all()
+    assert owners == [ann, ann, None]
+
+
+async def test_by_default_signing_up_needs_an_invitation(make_access: MakeAccess) -> None:
+    access = await make_access()
+    for code in (None, "", "pdi_made-up", "\ud800"):
+        with pytest.raises(NotAllowed, match="invitation"):
+            await access.accounts.sign_up(ANN, PASSWORD, code, from_browser())
+    invitation, code = await access.invitations.create(
+        await _root(access), None, Role.ADMINISTRATOR, timedelta(days=1)
+    )
+    begun = await access.accounts.sign_up(ANN, PASSWORD, code, from_browser())
+    assert begun.person.role is Role.ADMINISTRATOR
+    (await access.caller(from_browser(begun.secret))).require(Scope.ADMIN)
+    with pytest.raises(NotAllowed, match="used up"):
+        await access.accounts.sign_up("ben@example.test", PASSWORD, code, from_browser())
+    [row] = await access.invitations.every()
+    assert (row.invitation_id, row.used_by) == (invitation.invitation_id, begun.person.user_id)
+    with pytest.raises(NoSuchToken):
+        await access.invitations.revoke(await _root(access), row.invitation_id)
+
+
+async def test_an_invitation_is_for_its_address_and_time_and_may_be_taken_back(
+    make_access: MakeAccess,
+) -> None:
+    access = await make_access()
+    root = await _root(access)
+    anns = await access.invitations.create(root, "ANN@example.test", Role.PERSON, timedelta(1))
+    with pytest.raises(NotAllowed, match="another e-mail"):
+        await access.accounts.sign_up("ben@example.test", PASSWORD, anns[1], from_browser())
+    late = await access.invitations.create(root, None, Role.PERSON, timedelta(0))
+    gone = await access.invitations.create(root, None, Role.PERSON, timedelta(1))
+    await access.invitations.revoke(root, gone[0].invitation_id)
+    for _, code in (late, gone):
+        with pytest.raises(NotAllowed, match="over"):
+            await access.accounts.sign_up("ben@example.test", PASSWORD, code, from_browser())
+    assert (await access.accounts.sign_up(ANN, PASSWORD, anns[1], from_browser())).secret
+
+
+@pytest.mark.parametrize("how", ["disabled", "demoted"])
+async def test_an_administrator_who_is_no_longer_one_has_left_no_way_in(
+    make_access: MakeAccess, how: str
+) -> None:
+    access = await make_access(sign_up="open")
+    root, ann = await _root(access), (await _ann(access)).person.user_id
+    await access.administration.set_role(root, ann, Role.ADMINISTRATOR)
+    begun = await access.accounts.sign_in(ANN, PASSWORD, from_browser())
+    caller = await access.caller(from_browser(begun.secret))
+    _, code = await access.invitations.create(caller, None, Role.ADMINISTRATOR, timedelta(days=1))
+    if how == "disabled":
+        await access.administration.disable(root, ann)
+    else:
+        await access.administration.set_role(root, ann, Role.PERSON)
+    with pytest.raises(NotAllowed, match="not known"):
+        await access.accounts.sign_up("anns-other@example.test", PASSWORD, code, from_browser())
+
+
+async def test_one_invitation_lets_one_person_in(make_access: MakeAccess) -> None:
+    access = await make_access()
+    _, code = await access.invitations.create(
+        await _root(access), None, Role.PERSON, timedelta(days=1)
+    )
+    outcomes = await asyncio.gather(
+        *(
+            access.accounts.sign_up(f"p{number}@example.test", PASSWORD, code, from_browser())
+            for number in range(4)
+        ),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(it, Begun) for it in outcomes) == 1
+    assert len(await access.administration.people()) == 2  # and the local administrator
+
+
+async def test_where_sign_up_is_closed_no_invitation_helps(make_access: MakeAccess) -> None:
+    access = await make_access(sign_up="closed")
+    _, code = await access.invitations.create(
+        await _root(access), None, Role.PERSON, timedelta(days=1)
+    )
+    with pytest.raises(NotAllowed, match="Nobody"):
+        await access.accounts.sign_up(ANN, PASSWORD, code, from_browser())
+
+
+async def test_a_new_password_ends_the_other_sign_ins_and_tells_of_the_tokens(
+    access: Access, store: Database
+) -> None:
+    other = await _ann(access)
+    own = await access.accounts.sign_in(ANN, PASSWORD, from_browser())
+    caller = await access.caller(from_browser(own.secret))
+    token, text = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
+    done = await access.accounts.change_password(caller, PASSWORD, "a quite different one")
+    assert (done.sign_ins_ended, [it.token_id for it in done.tokens_kept]) == (1, [token.token_id])
+    assert (await access.caller(from_browser(own.secret))).user_id == caller.user_id
+    assert (await access.caller(with_token(text))).user_id == caller.user_id
+    with pytest.raises(NotSignedIn):
+        await access.caller(from_browser(other.secret))
+    with pytest.raises(NotSignedIn):
+        await access.accounts.sign_in(ANN, PASSWORD, from_browser())
+    await access.accounts.sign_in(ANN, "a quite different one", from_browser())
+    assert (caller.user_id, "account.password-change", caller.user_id) in await _entries(store)
+    async with store.read() as connection:
+        told = (await connection.execute(sa.select(events.c.kind, events.c.data))).all()
+    assert ("account", {"status": "password-changed"}) in [tuple(it) for it in told]
+
+
+async def test_the_password_is_changed_by_who_knows_it_in_a_browser(access: Access) -> None:
+    caller = await access.caller(from_browser((await _ann(access)).secret))
+    with pytest.raises(NotAllowed, match="current password"):
+        await access.accounts.change_password(caller, "a wrong password", "a quite different one")
+    with pytest.raises(PasswordRefused):
+        await access.accounts.change_password(caller, PASSWORD, ANN)
+    _, text = await access.tokens.create(caller, "all", frozenset({Scope.ACCOUNT}), None)
+    for script in (await access.caller(with_token(text)), await _root(access)):
+        with pytest.raises(NotAllowed, match="sign-in"):
+            await access.accounts.change_password(script, PASSWORD, "a quite different one")
+    await access.accounts.sign_in(ANN, PASSWORD, from_browser())
+
+
+async def test_signing_in_brings_an_old_hash_up_to_date(
+    make_access: MakeAccess, store: Database
+) -> None:
+    await _ann(await make_access(quick_passwords(1), sign_up="open"))
+    wanted = sa.select(passwords.c.hash)
+    later = await make_access(quick_passwords(2))
+    await later.accounts.sign_in(ANN, PASSWORD, from_browser())
+    async with store.read() as connection:
+        assert ",t=2," in (await connection.execute(wanted)).scalar_one()
+    await later.accounts.sign_in(ANN, PASSWORD, from_browser())
+
+
+async def test_a_disabled_person_is_out_at_once_with_all_that_they_have(access: Access) -> None:
+    root, begun = await _root(access), await _ann(access)
+    caller = await access.caller(from_browser(begun.secret))
+    _, text = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
+    assert (await access.administration.disable(root, caller.user_id)).disabled_at is not None
+    for asked in (from_browser(begun.secret), with_token(text)):
+        with pytest.raises(NotSignedIn):
+            await access.caller(asked)
+    with pytest.raises(NotSignedIn, match="disabled"):
+        await access.accounts.sign_in(ANN, PASSWORD, from_browser())
+    with pytest.raises(NotSignedIn) as caught:  # whoever only knows the address learns nothing
+        await access.accounts.sign_in(ANN, "a wrong password", from_browser())
+    assert caught.value.line() == WRONG
+    assert (await access.administration.enable(root, caller.user_id)).disabled_at is None
+    assert (await access.caller(with_token(text))).user_id == caller.user_id
+    with pytest.raises(NotSignedIn):
+        await access.caller(from_browser(begun.secret))
+
+
+async def test_a_role_holds_from_the_next_request_on(access: Access) -> None:
+    root, begun = await _root(access), await _ann(access)
+    user_id = begun.person.user_id
+    await access.administration.set_role(root, user_id, Role.ADMINISTRATOR)
+    caller = await access.caller(from_browser(begun.secret))
+    caller.require(Scope.ADMIN)
+    _, text = await access.tokens.create(caller, "root", frozenset({Scope.ADMIN}), None)
+    await access.administration.set_role(root, user_id, Role.PERSON)
+    for asked in (from_browser(begun.secret), with_token(text)):
+        with pytest.raises(NotAllowed):
+            (await access.caller(asked)).require(Scope.ADMIN)
+
+
+async def test_there_is_always_an_administrator(access: Access) -> None:
+    root = await _root(access)
+    for refused in (
+        access.administration.disable(root, root.user_id),
+        access.administration.set_role(root, root.user_id, Role.PERSON),
+    ):
+        with pytest.raises(NotAllowed, match="local administrator"):
+            await refused
+    with pytest.raises(NoSuchPerson):
+        await access.administration.disable(root, PersonId("nobody"))
+
+
+async def test_another_page_can_sign_nobody_in(access: Access) -> None:
+    await _ann(access)
+    for origin in ("https://evil.test", "null", "http://localhost:4001", "https://localhost:4000"):
+        elsewhere = from_browser(origin=origin)
+        for attempt in (
+            access.accounts.sign_in(ANN, PASSWORD, elsewhere),
+            access.accounts.sign_up("ben@example.test", PASSWORD, None, elsewhere),
+        ):
+            with pytest.raises(NotAllowed, match="Another page"):
+                await attempt
+
+
+async def test_no_secret_is_kept_or_told(access: Access, store: Database) -> None:
+    begun = await _ann(access)
+    caller = await access.caller(from_browser(begun.secret))
+    _, token = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
+    _, code = await access.invitations.create(await _root(access), None, Role.PERSON, timedelta(1))
+    secrets = [PASSWORD, begun.secret, token.split("_", 2)[2], code.removeprefix("pdi_")]
+    told = repr((begun, caller, access.sign_ins, from_browser(begun.secret)))
+    async with store.read() as connection:
+        for table in metadata.tables.values():
+            told += repr((await connection.execute(sa.select(table))).all())
+    assert not [it for it in secrets if it in told]

@@ -1,0 +1,61 @@
+"""What somebody must show before they may be removed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from access_world import PASSWORD, MakeAccess, from_browser
+
+from polydev.controller.access import Caller
+from polydev.controller.access.sign_in.sign_ins import VIA, Begun
+from polydev.controller.settings import SignUp
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.tables import passwords, sign_ins
+from polydev.shared.domain import Scope, now
+from polydev.shared.errors import NotAllowed
+
+ANN = "ann@example.org"
+
+
+def _caller(begun: Begun) -> Caller:
+    return Caller(begun.person, frozenset(Scope), VIA, "192.0.2.7", begun.sign_in.sign_in_id)
+
+
+async def _without_password(store: Database, age: timedelta) -> None:
+    """As a person of an OpenID provider is, signed in so long ago."""
+    async with store.write() as connection:
+        await connection.execute(sa.delete(passwords))
+        await connection.execute(sa.update(sign_ins).values(created_at=now() - age))
+
+
+async def test_the_password_confirms_and_another_does_not(make_access: MakeAccess) -> None:
+    access = await make_access(sign_up=SignUp.OPEN)
+    begun = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
+    await access.accounts.confirm(_caller(begun), PASSWORD)
+    for wrong in (None, "", "not the password"):
+        with pytest.raises(NotAllowed, match="password is wrong"):
+            await access.accounts.confirm(_caller(begun), wrong)
+
+
+async def test_a_token_confirms_nothing(make_access: MakeAccess) -> None:
+    access = await make_access(sign_up=SignUp.OPEN)
+    begun = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
+    with pytest.raises(NotAllowed, match="sign-in"):
+        await access.accounts.confirm(replace(_caller(begun), sign_in_id=None), PASSWORD)
+
+
+@pytest.mark.parametrize(("minutes", "is_enough"), [(1, True), (11, False)])
+async def test_without_a_password_a_sign_in_must_have_just_begun(
+    make_access: MakeAccess, store: Database, minutes: int, is_enough: bool
+) -> None:
+    access = await make_access(sign_up=SignUp.OPEN)
+    begun = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
+    await _without_password(store, timedelta(minutes=minutes))
+    if is_enough:
+        await access.accounts.confirm(_caller(begun), None)
+    else:
+        with pytest.raises(NotAllowed, match="too old"):
+            await access.accounts.confirm(_caller(begun), None)

@@ -1,0 +1,314 @@
+"""Signing in at an OpenID provider that has real keys, and lies in every way that it can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import sqlalchemy as sa
+from access_world import PASSWORD, TOKEN, MakeAccess, from_browser, with_token
+from aiohttp import web
+from joserfc import jws, jwt
+from joserfc.jwk import OctKey, RSAKey
+from openid_provider import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    Claims,
+    OpenIdProvider,
+    an_openid_provider,
+    with_shared_secret,
+)
+
+from polydev.controller.access import Access
+from polydev.controller.access.oidc.account_linking import Arrivals
+from polydev.controller.access.sign_in.sign_ins import Begun
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.tables import audit_log, identities
+from polydev.shared.domain import PersonId, Role
+from polydev.shared.errors import (
+    AlreadyExists,
+    BadSettings,
+    IssuerUnreachable,
+    NotAllowed,
+    NotSignedIn,
+    TooManyRequests,
+)
+
+ANN = {"email": "Ann@example.test", "email_verified": True}
+LATE = int(time.time()) - 120
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[OpenIdProvider]:
+    async with an_openid_provider() as it:
+        yield it
+
+
+@pytest.fixture
+async def access(make_access: MakeAccess, provider: OpenIdProvider) -> Access:
+    return await _access(make_access, provider)
+
+
+async def _access(make_access: MakeAccess, provider: OpenIdProvider, **settings: Any) -> Access:
+    return await make_access(
+        **{
+            "sign_up": "open",
+            "oidc_issuer": provider.url,
+            "oidc_client_id": CLIENT_ID,
+            "oidc_client_secret": CLIENT_SECRET,
+            **settings,
+        }
+    )
+
+
+def _arrivals(access: Access) -> Arrivals:
+    assert access.arrivals is not None
+    return access.arrivals
+
+
+async def _come(
+    access: Access, provider: OpenIdProvider, cookie: str | None = None, **claims: Any
+) -> Begun:
+    """Go to the provider, consent, and come back in the same browser."""
+    url, arrival = await _arrivals(access).start(None, from_browser())
+    told = provider.consent(url, **claims)
+    return await _arrivals(access).finish(arrival, told, from_browser(cookie))
+
+
+async def test_who_comes_from_the_provider_is_known_again(
+    access: Access, provider: OpenIdProvider
+) -> None:
+    first = await _come(access, provider, **ANN)
+    assert (first.person.email, first.person.role) == ("ann@example.test", Role.PERSON)
+    assert (await access.caller(from_browser(first.secret))).user_id == first.person.user_id
+    later = await _come(access, provider, email="moved@example.test", email_verified=True)
+    assert later.person.user_id == first.person.user_id
+    nameless = await _come(access, provider)
+    assert nameless.person.user_id == first.person.user_id
+    other = await _come(access, provider, sub="2", email="b@example.test", email_verified=True)
+    assert other.person.user_id != first.person.user_id
+
+
+async def test_the_browser_is_sent_with_state_nonce_and_challenge_of_its_own(
+    access: Access, provider: OpenIdProvider
+) -> None:
+    departures = [await _arrivals(access).start(None, from_browser()) for _ in range(2)]
+    asked = [parse_qs(urlsplit(url).query) for url, _ in departures]
+    for name in ("state", "nonce", "code_challenge"):
+        assert asked[0][name] != asked[1][name]
+        assert departures[0][1] not in asked[0][name][0]
+    assert asked[0]["redirect_uri"] == ["http://localhost:4000/api/account/oidc/callback"]
+
+
+@pytest.mark.parametrize("break_it", ["cookie", "no cookie", "state", "no state", "iss", "code"])
+async def test_only_the_browser_that_went_comes_back(
+    access: Access, provider: OpenIdProvider, break_it: str
+) -> None:
+    url, arrival = await _arrivals(access).start(None, from_browser())
+    _, another = await _arrivals(access).start(None, from_browser())
+    told = provider.consent(url, **ANN)
+    brought = {
+        "cookie": (another, told),
+        "no cookie": (None, told),
+        "state": (arrival, {**told, "state": "made up"}),
+        "no state": (arrival, {"code": told["code"]}),
+        "iss": (arrival, {**told, "iss": "https://evil.test"}),
+        "code": (arrival, {"state": told["state"]}),
+    }[break_it]
+    with pytest.raises(NotSignedIn):
+        await _arrivals(access).finish(*brought, from_browser())
+
+
+async def test_a_code_is_good_once(access: Access, provider: OpenIdProvider) -> None:
+    url, arrival = await _arrivals(access).start(None, from_browser())
+    told = provider.consent(url, **ANN)
+    await _arrivals(access).finish(arrival, told, from_browser())
+    with pytest.raises(NotSignedIn):
+        await _arrivals(access).finish(arrival, told, from_browser())
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"nonce": "another"},
+        {"nonce": None},
+        {"iss": "https://evil.test"},
+        {"aud": "somebody-else"},
+        {"aud": ["somebody-else"]},
+        {"aud": None},
+        {"aud": [CLIENT_ID, "x"], "azp": "x"},
+        {"aud": [CLIENT_ID, "x"]},
+        {"exp": LATE},
+        {"exp": None},
+        {"exp": "tomorrow"},
+        {"iat": int(time.time()) + 600},
+        {"nbf": int(time.time()) + 600},
+        {"sub": None},
+        {"sub": 7},
+    ],
+)
+async def test_a_token_that_is_not_for_us_now_is_refused(
+    access: Access, provider: OpenIdProvider, claims: Claims
+) -> None:
+    with pytest.raises(NotSignedIn):
+        await _come(access, provider, **ANN, **claims)
+
+
+async def test_a_token_that_the_provider_has_not_signed_is_refused(
+    access: Access, provider: OpenIdProvider
+) -> None:
+    stranger = RSAKey.generate_key(2048, private=True)
+    public = provider.key.as_pem(private=False)
+
+    def unsigned(claims: Claims) -> str:
+        return jwt.encode({"alg": "none"}, claims, OctKey.import_key("x"), algorithms=["none"])
+
+    def tampered(claims: Claims) -> str:
+        head, _, tail = provider.signed(claims).split(".")
+        body = provider.signed({**claims, "sub": "somebody else"}).split(".")[1]
+        return f"{head}.{body}.{tail}"
+
+    forgeries = [
+        lambda claims: provider.signed_by(stranger, claims),
+        lambda claims: with_shared_secret(public, claims, "first"),
+        lambda claims: with_shared_secret(CLIENT_SECRET.encode(), claims, "first"),
+        unsigned,
+        tampered,
+        lambda claims: provider.signed(claims).rpartition(".")[0] + ".",
+        lambda _: jws.serialize_compact({"alg": "RS256", "kid": "first"}, b"[]", provider.key),
+        lambda _: "no token at all",
+        lambda _: "x" * 20_000,
+    ]
+    for forge in forgeries:
+        provider.sign = forge
+        with pytest.raises(NotSignedIn):
+            await _come(access, provider, **ANN)
+    provider.sign = provider.signed
+    await _come(access, provider, **ANN)
+
+
+async def test_a_new_key_is_fetched_but_not_for_everybody_who_names_one(
+    access: Access, provider: OpenIdProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _come(access, provider, **ANN)
+    provider.key = RSAKey.generate_key(2048, {"kid": "second", "use": "sig"}, private=True)
+    provider.published.append(provider.public(provider.key))
+    for _ in range(3):
+        with pytest.raises(NotSignedIn):
+            await _come(access, provider, **ANN)
+    assert provider.asked.count("/keys") == 1
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 61)
+    await _come(access, provider, **ANN)
+    assert provider.asked.count("/keys") == 2
+
+
+@pytest.mark.parametrize(
+    "claims", [{}, {"email": "ann@example.test"}, {**ANN, "email_verified": "true"}]
+)
+async def test_an_address_counts_only_if_the_provider_has_verified_it(
+    access: Access, provider: OpenIdProvider, claims: Claims
+) -> None:
+    with pytest.raises(NotAllowed, match="not verified"):
+        await _come(access, provider, **claims)
+
+
+async def test_the_address_may_be_told_aside(access: Access, provider: OpenIdProvider) -> None:
+    provider.user_info = {"sub": "subject-2", **ANN}
+    with pytest.raises(NotAllowed, match="not verified"):  # it is somebody else's
+        await _come(access, provider)
+    provider.user_info = {"sub": "subject-1", **ANN}
+    assert (await _come(access, provider)).person.email == "ann@example.test"
+
+
+async def test_an_account_that_is_there_is_nobodys_by_its_address_alone(
+    access: Access, provider: OpenIdProvider, store: Database
+) -> None:
+    there = await access.accounts.sign_up("ann@example.test", PASSWORD, None, from_browser())
+    other = await access.accounts.sign_up("ben@example.test", PASSWORD, None, from_browser())
+    for cookie in (None, other.secret, "made up"):
+        with pytest.raises(AlreadyExists, match="already"):
+            await _come(access, provider, cookie, **ANN)
+    with pytest.raises(NotAllowed):
+        await _come(access, provider, there.secret, email="ann@example.test", email_verified=False)
+    linked = await _come(access, provider, there.secret, **ANN)
+    assert linked.person.user_id == there.person.user_id
+    assert (await _come(access, provider)).person.user_id == there.person.user_id
+    async with store.read() as connection:
+        rows = (await connection.execute(sa.select(identities.c.user_id))).scalars().all()
+        actions = (await connection.execute(sa.select(audit_log.c.action))).scalars().all()
+    assert rows == [there.person.user_id]
+    assert actions.count("account.link") == 1
+
+
+async def test_signing_up_through_the_provider_needs_what_signing_up_needs(
+    make_access: MakeAccess, provider: OpenIdProvider
+) -> None:
+    access = await _access(make_access, provider, sign_up="invitation")
+    with pytest.raises(NotAllowed, match="invitation"):
+        await _come(access, provider, **ANN)
+    root = await access.caller(with_token(TOKEN))
+    _, code = await access.invitations.create(root, None, Role.ADMINISTRATOR, timedelta(days=1))
+    url, arrival = await _arrivals(access).start(code, from_browser())
+    assert code not in url
+    begun = await _arrivals(access).finish(arrival, provider.consent(url, **ANN), from_browser())
+    assert begun.person.role is Role.ADMINISTRATOR
+    closed = await _access(make_access, provider, sign_up="closed")
+    assert (await _come(closed, provider)).person.user_id == begun.person.user_id
+
+
+async def test_a_disabled_person_does_not_come_in(access: Access, provider: OpenIdProvider) -> None:
+    begun = await _come(access, provider, **ANN)
+    root = await access.caller(with_token(TOKEN))
+    await access.administration.disable(root, PersonId(begun.person.user_id))
+    with pytest.raises(NotSignedIn, match="disabled"):
+        await _come(access, provider, **ANN)
+
+
+async def test_a_provider_that_misbehaves_is_told_of(
+    make_access: MakeAccess, provider: OpenIdProvider
+) -> None:
+    right = dict(provider.document)
+    for broken in (
+        {**right, "issuer": "https://evil.test"},
+        {**right, "token_endpoint": None},
+        {**right, "jwks_uri": "file:///etc/passwd"},
+        {**right, "padding": "x" * 300_000},
+        {},
+    ):
+        provider.document = broken
+        with pytest.raises(IssuerUnreachable):
+            await _arrivals(await _access(make_access, provider)).start(None, from_browser())
+    provider.document = right
+    access = await _access(make_access, provider)
+    provider.answer_keys = lambda: web.Response(status=302, headers={"location": "/keys"})
+    with pytest.raises(IssuerUnreachable):
+        await _come(access, provider, **ANN)
+
+
+async def test_a_provider_that_does_not_answer_is_not_waited_for(
+    make_access: MakeAccess, provider: OpenIdProvider
+) -> None:
+    provider.url = "http://127.0.0.1:9"
+    access = await _access(make_access, provider)
+    with pytest.raises(IssuerUnreachable, match="OpenID provider"):
+        await _arrivals(access).start(None, from_browser())
+
+
+async def test_coming_and_going_is_limited(
+    make_access: MakeAccess, provider: OpenIdProvider
+) -> None:
+    access = await _access(make_access, provider, sign_ins_per_hour=12)
+    await _come(access, provider, **ANN)
+    with pytest.raises(TooManyRequests):
+        await _arrivals(access).start(None, from_browser())
+
+
+@pytest.mark.parametrize("url", ["http://provider.example.test", "http://10.0.0.1"])
+async def test_a_provider_is_reached_over_https(make_access: MakeAccess, url: str) -> None:
+    with pytest.raises(BadSettings, match="POLYDEV_OIDC_ISSUER"):
+        await make_access(oidc_issuer=url, oidc_client_id="x")

@@ -1,0 +1,166 @@
+"""Passwords and addresses: which are taken, and what is kept of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from access_world import quick_passwords
+from argon2 import PasswordHasher, extract_parameters
+from argon2.profiles import RFC_9106_LOW_MEMORY
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polydev.controller.access import email_addresses
+from polydev.controller.access.sign_in import passwords
+from polydev.controller.access.sign_in.passwords import Passwords
+from polydev.shared.errors import BadRequest, PasswordRefused, PolydevError, TooManyRequests
+
+ANN = "ann@example.test"
+GOOD = "correct horse battery"
+
+
+@pytest.mark.parametrize(
+    ("password", "words"),
+    [
+        ("short", "fewer than 12"),
+        ("elevenchars", "fewer than 12"),
+        ("é" * 11, "fewer than 12"),
+        ("abcdefgh" * 33, "more than 256 bytes"),
+        ("🦀bcdefghijkl" * 20, "more than 256 bytes"),
+        ("abababababababab", "repeats"),
+        ("ann@example.test", "e-mail address"),
+        ("ANN@Example.Test", "e-mail address"),
+    ],
+)
+def test_a_password_that_is_easy_to_guess_is_refused(password: str, words: str) -> None:
+    with pytest.raises(PasswordRefused, match=words) as caught:
+        passwords.accepted(password, ANN)
+    assert password not in caught.value.line()
+
+
+def test_any_characters_will_do() -> None:
+    for password in (GOOD, "пароль из слов и ещё", "  blanks count too  ", "0123456789ab"):
+        assert passwords.accepted(password, ANN)
+
+
+async def test_a_keyboard_may_compose_characters_as_it_likes() -> None:
+    ours = quick_passwords()
+    kept = await ours.hash(passwords.accepted("caf\u00e9 caf\u00e9 caf\u00e9", ANN))
+    assert await ours.matches("cafe\u0301 cafe\u0301 cafe\u0301", kept)
+
+
+async def test_what_is_kept_is_argon2id_of_the_rfcs_second_profile() -> None:
+    kept = await Passwords().hash(GOOD)
+    assert kept.startswith("$argon2id$")
+    assert extract_parameters(kept) == RFC_9106_LOW_MEMORY
+    assert GOOD not in kept
+
+
+async def test_only_the_password_matches() -> None:
+    ours = quick_passwords()
+    kept = await ours.hash(GOOD)
+    assert await ours.matches(GOOD, kept)
+    for other in ("", GOOD + " ", GOOD.upper(), "x" * 10_000, "\ud800" * 12):
+        assert not await ours.matches(other, kept)
+    assert not await ours.matches(GOOD, "damaged")
+
+
+async def test_a_hash_made_with_less_effort_is_made_anew() -> None:
+    before, after = quick_passwords(1), quick_passwords(2)
+    kept = await before.hash(GOOD)
+    renewed = await after.renewed(GOOD, kept)
+    assert renewed is not None
+    assert extract_parameters(renewed).time_cost == 2
+    assert await after.matches(GOOD, renewed)
+    assert await after.renewed(GOOD, renewed) is None
+
+
+class _Counting(PasswordHasher):
+    """Counts what is verified, with how much effort, and how many at once."""
+
+    def __init__(self) -> None:
+        super().__init__(time_cost=8, memory_cost=1024, parallelism=1)
+        self.verified: list[int] = []
+        self.now = self.most = 0
+
+    def verify(self, hash: Any, password: Any) -> Any:
+        self.verified.append(extract_parameters(hash).time_cost)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            return super().verify(hash, password)
+        finally:
+            self.now -= 1
+
+
+async def test_nobodys_password_is_looked_at_with_the_same_effort() -> None:
+    counting = _Counting()
+    ours = Passwords(counting)
+    await ours.prepare()
+    assert not await ours.matches(GOOD, await ours.hash("another password"))
+    assert not await ours.matches(GOOD, None)
+    assert counting.verified == [8, 8]
+
+
+async def test_two_are_looked_at_at_once_and_no_more() -> None:
+    counting = _Counting()
+    ours = Passwords(counting)
+    kept = await ours.hash(GOOD)
+    assert all(await asyncio.gather(*(ours.matches(GOOD, kept) for _ in range(12))))
+    assert counting.most == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("Ann@Example.TEST", "ann@example.test"),
+        ("  ann@example.test\n", "ann@example.test"),
+        ("ann@EXAMPLE.test", "ann@example.test"),
+        ("ann@bücher.test", "ann@xn--bcher-kva.test"),
+        ("ann@bu\u0308cher.test", "ann@xn--bcher-kva.test"),
+        ("jos\u0065\u0301@example.test", "jos\u00e9@example.test"),
+        ("a.b+c@example.test", "a.b+c@example.test"),
+        ("admin@localhost", "admin@localhost"),
+    ],
+)
+def test_an_address_is_written_one_way(text: str, address: str) -> None:
+    assert email_addresses.normalised(text) == address
+    assert email_addresses.normalised(address) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "@", "ann", "ann@", "@example.test", "a b@example.test", "a@b@example.test"),
+        *("ann\x00@example.test", "ann@exa mple.test", "ann@-x.test", "\ud800@example.test"),
+        *("<ann@example.test>", "ann@example..test", "x" * 65 + "@example.test"),
+        "a@" + ".".join(["x" * 60] * 5),
+    ],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(BadRequest):
+        email_addresses.normalised(text)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_whatever_is_typed_is_an_address_or_is_refused(local: str, domain: str) -> None:
+    try:
+        address = email_addresses.normalised(f"{local}@{domain}")
+    except PolydevError:
+        return
+    assert email_addresses.normalised(address) == address
+    assert address.isprintable()
+    address.encode()
+
+
+async def test_few_wait_for_their_password_to_be_looked_at() -> None:
+    ours = quick_passwords()
+    kept = await ours.hash(GOOD)
+    together = await asyncio.gather(
+        *(ours.matches(GOOD, kept) for _ in range(100)), return_exceptions=True
+    )
+    assert together.count(True) == 34
+    assert sum(isinstance(it, TooManyRequests) for it in together) == 66
+    assert await ours.matches(GOOD, kept)  # they are gone

@@ -1,0 +1,46 @@
+"""Where a request came from: no word of somebody who is not a trusted proxy counts."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from polydev.controller.access.limits.client_address import network_of, source_of
+
+NEAR = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "source"),
+    [
+        ("198.51.100.1", [], "198.51.100.1"),
+        ("198.51.100.1", ["203.0.113.9"], "198.51.100.1"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["203.0.113.9"], "203.0.113.9"),
+        ("10.0.0.1", ["6.6.6.6, 203.0.113.9"], "203.0.113.9"),
+        ("10.0.0.1", ["6.6.6.6", "203.0.113.9"], "203.0.113.9"),
+        ("10.0.0.1", ["203.0.113.9, 10.0.0.2"], "203.0.113.9"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["nonsense"], "10.0.0.1"),
+        ("10.0.0.1", ["203.0.113.9, nonsense"], "10.0.0.1"),
+        ("::ffff:10.0.0.1", ["2001:db8::1"], "2001:db8::1"),
+        ("::1", ["203.0.113.9"], "203.0.113.9"),
+        ("", ["203.0.113.9"], ""),
+    ],
+)
+def test_the_source_is_whom_the_last_trusted_proxy_heard_from(
+    peer: str, forwarded: list[str], source: str
+) -> None:
+    assert source_of(peer, forwarded, NEAR) == source
+
+
+def test_without_trusted_proxies_nobody_is_believed() -> None:
+    assert source_of("127.0.0.1", ["203.0.113.9"], ()) == "127.0.0.1"
+
+
+def test_a_site_with_ipv6_is_one_network() -> None:
+    assert network_of("2001:db8:1:2::5") == network_of("2001:db8:1:2:ffff::1")
+    assert network_of("2001:db8:1:2::5") != network_of("2001:db8:1:3::5")
+    assert network_of("192.0.2.1") != network_of("192.0.2.2")
+    assert network_of("::ffff:192.0.2.1") == network_of("192.0.2.1")

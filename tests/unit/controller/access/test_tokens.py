@@ -1,0 +1,153 @@
+"""API tokens: what they may, how long, and that none makes a stronger one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from access_world import PASSWORD, TOKEN, from_browser, with_token
+
+from polydev.controller.access import Access, Caller
+from polydev.controller.access.tokens.api_tokens import MAX_TOKENS
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.tables import api_tokens, audit_log, events
+from polydev.shared.domain import Scope, now
+from polydev.shared.errors import BadRequest, NoSuchToken, NotAllowed, NotSignedIn, QuotaExceeded
+
+DAYS = timedelta(days=90)
+SOME = frozenset({Scope.READ, Scope.ACCOUNT})
+
+
+async def _person(access: Access, name: str = "ann") -> Caller:
+    asked = from_browser()
+    begun = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
+    return await access.caller(from_browser(begun.secret))
+
+
+async def test_a_token_is_its_persons_within_its_scopes(access: Access) -> None:
+    ann = await _person(access)
+    token, text = await access.tokens.create(ann, "nightly build", SOME, DAYS)
+    assert text.startswith(f"pdt_{token.token_id}_")
+    caller = await access.caller(with_token(text))
+    assert (caller.user_id, caller.scopes, caller.via) == (
+        ann.user_id,
+        SOME,
+        f"token:{token.token_id}",
+    )
+    caller.require(Scope.READ)
+    with pytest.raises(NotAllowed, match="`connect`"):
+        caller.require(Scope.CONNECT)
+
+
+async def test_only_the_whole_token_is_known(access: Access) -> None:
+    ann, ben = await _person(access), await _person(access, "ben")
+    token, text = await access.tokens.create(ann, "a", SOME, DAYS)
+    other, others = await access.tokens.create(ben, "b", SOME, DAYS)
+    mixed = f"pdt_{token.token_id}_{others.split('_', 2)[2]}"
+    broken = (text[:-1], text + "x", mixed, "pdt_", "pdt__", "pdt_\x00_x", "pdt_é_x", "pdt_none_x")
+    for wrong in broken:
+        with pytest.raises(NotSignedIn) as caught:
+            await access.caller(with_token(wrong))
+        assert caught.value.message == "This token is not known, or no longer"
+    assert other.user_id == ben.user_id
+
+
+async def test_a_token_ends_when_it_expires_or_is_revoked(access: Access) -> None:
+    ann, ben = await _person(access), await _person(access, "ben")
+    _, late = await access.tokens.create(ann, "late", SOME, timedelta(0))
+    token, text = await access.tokens.create(ann, "revoked", SOME, None)
+    for unknown in (token.token_id + "0", "none"):
+        with pytest.raises(NoSuchToken):
+            await access.tokens.revoke(ann, unknown)
+    with pytest.raises(NoSuchToken):
+        await access.tokens.revoke(ben, token.token_id)
+    assert (await access.caller(with_token(text))).user_id == ann.user_id
+    await access.tokens.revoke(ann, token.token_id)
+    for ended in (late, text):
+        with pytest.raises(NotSignedIn):
+            await access.caller(with_token(ended))
+
+
+async def test_no_token_makes_one_that_may_more_or_lasts_longer(access: Access) -> None:
+    ann = await _person(access)
+    _, text = await access.tokens.create(ann, "some", SOME, DAYS)
+    script = await access.caller(with_token(text))
+    with pytest.raises(NotAllowed, match="lacks the scope"):
+        await access.tokens.create(script, "more", SOME | {Scope.CHAT}, timedelta(days=1))
+    for lifetime in (None, timedelta(days=91)):
+        with pytest.raises(NotAllowed, match="outlives"):
+            await access.tokens.create(script, "longer", SOME, lifetime)
+    await access.tokens.create(script, "less", frozenset({Scope.READ}), timedelta(days=1))
+
+
+async def test_a_token_that_is_revoked_meanwhile_makes_none(access: Access) -> None:
+    ann = await _person(access)
+    token, text = await access.tokens.create(ann, "some", SOME, DAYS)
+    script = await access.caller(with_token(text))
+    await access.tokens.revoke(ann, token.token_id)
+    with pytest.raises(NotSignedIn):
+        await access.tokens.create(script, "heir", SOME, None)
+    assert await access.tokens.of(ann) == []
+
+
+async def test_only_an_administrator_makes_a_token_for_administration(access: Access) -> None:
+    with pytest.raises(NotAllowed, match="administrators"):
+        await access.tokens.create(await _person(access), "root", frozenset({Scope.ADMIN}), DAYS)
+    root = await access.caller(with_token(TOKEN))
+    _, text = await access.tokens.create(root, "root", frozenset({Scope.ADMIN}), DAYS)
+    (await access.caller(with_token(text))).require(Scope.ADMIN)
+
+
+async def test_a_token_needs_a_name_and_a_scope(access: Access) -> None:
+    ann = await _person(access)
+    for name in ("", "  ", "two\nlines", "nul\x00"):
+        with pytest.raises(BadRequest):
+            await access.tokens.create(ann, name, SOME, DAYS)
+    with pytest.raises(BadRequest):
+        await access.tokens.create(ann, "nothing", frozenset(), DAYS)
+
+
+async def test_a_person_has_so_many_tokens(access: Access, store: Database) -> None:
+    ann = await _person(access)
+    row = {"user_id": ann.user_id, "name": "x", "scopes": "read", "created_at": now()}
+    async with store.write() as connection:
+        for number in range(MAX_TOKENS):
+            values = {**row, "token_id": f"t{number}", "secret_hash": f"h{number}"}
+            await connection.execute(sa.insert(api_tokens).values(values))
+    with pytest.raises(QuotaExceeded):
+        await access.tokens.create(ann, "one too many", SOME, DAYS)
+
+
+async def test_use_is_noted_once_a_minute(access: Access, store: Database) -> None:
+    ann = await _person(access)
+    _, text = await access.tokens.create(ann, "used", SOME, DAYS)
+    assert (await access.tokens.of(ann))[0].last_used_at is None
+    await access.caller(with_token(text))
+    first = (await access.tokens.of(ann))[0].last_used_at
+    assert first is not None
+    await access.caller(with_token(text))
+    assert (await access.tokens.of(ann))[0].last_used_at == first
+    async with store.write() as connection:
+        await connection.execute(
+            sa.update(api_tokens).values(last_used_at=first - timedelta(seconds=61))
+        )
+    await access.caller(with_token(text))
+    last = (await access.tokens.of(ann))[0].last_used_at
+    assert last is not None
+    assert last >= first
+
+
+async def test_making_and_revoking_is_noted_and_told(access: Access, store: Database) -> None:
+    ann = await _person(access)
+    token, _ = await access.tokens.create(ann, "noted", SOME, DAYS)
+    await access.tokens.revoke(ann, token.token_id)
+    noted = sa.select(audit_log.c.action, audit_log.c.reason).where(
+        audit_log.c.subject == token.token_id
+    )
+    told = sa.select(events.c.data).where(events.c.subject == token.token_id)
+    async with store.read() as connection:
+        entries = [tuple(it) for it in await connection.execute(noted)]
+        statuses = {it["status"] for it in (await connection.execute(told)).scalars()}
+    assert entries == [("token.create", "account read"), ("token.revoke", "")]
+    assert statuses == {"created", "revoked"}

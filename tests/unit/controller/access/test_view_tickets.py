@@ -1,0 +1,96 @@
+"""Tickets for the live view: one look, one session, one person, one sign-in, for a moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+import sqlalchemy as sa
+from access_world import PASSWORD, MakeAccess, from_browser
+
+from polydev.controller.access import Access, Caller
+from polydev.controller.access.tokens.view_tickets import LIFETIME, MAX_OPEN
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.tables import view_tickets
+from polydev.shared.domain import SessionId, now
+from polydev.shared.errors import NotAllowed, TooManyRequests
+
+HERE, THERE = SessionId("this-session"), SessionId("another-session")
+
+
+async def _person(access: Access, name: str = "ann") -> Caller:
+    asked = from_browser()
+    begun = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
+    return await access.caller(from_browser(begun.secret))
+
+
+async def _refused(access: Access, caller: Caller, session_id: SessionId, secret: str) -> None:
+    with pytest.raises(NotAllowed) as caught:
+        await access.view_tickets.redeem(caller, session_id, secret)
+    assert caught.value.message == "This ticket for the live view does not count, or no longer"
+    assert secret not in caught.value.line() or not secret
+
+
+async def test_a_ticket_counts_once_at_whichever_controller(
+    access: Access, make_access: MakeAccess
+) -> None:
+    ann, other = await _person(access), await make_access(sign_up="open")
+    ticket = await access.view_tickets.issue(ann, HERE)
+    await other.view_tickets.redeem(ann, HERE, ticket.secret)
+    for controller in (access, other):
+        await _refused(controller, ann, HERE, ticket.secret)
+
+
+async def test_a_ticket_is_for_who_asked_and_for_that_session(access: Access) -> None:
+    ann, ben = await _person(access), await _person(access, "ben")
+    again = replace(ann, sign_in_id="another-sign-in")
+    by_token = replace(ann, via="token:0123", sign_in_id=None)
+    for caller, session_id in ((ben, HERE), (ann, THERE), (again, HERE), (by_token, HERE)):
+        ticket = await access.view_tickets.issue(ann, HERE)
+        await _refused(access, caller, session_id, ticket.secret)
+        # Whoever tried has used it up.
+        await _refused(access, ann, HERE, ticket.secret)
+    ticket = await access.view_tickets.issue(ann, HERE)
+    for wrong in ("", "x", ticket.secret[:-1], ticket.secret + "x", "x" * 5000, "\x00", "é"):
+        await _refused(access, ann, HERE, wrong)
+    await access.view_tickets.redeem(ann, HERE, ticket.secret)
+
+
+async def test_a_ticket_holds_for_half_a_minute(access: Access, store: Database) -> None:
+    ann = await _person(access)
+    ticket = await access.view_tickets.issue(ann, HERE)
+    assert ticket.expires_at - now() <= LIFETIME
+    await _make_older(store, now())
+    await _refused(access, ann, HERE, ticket.secret)
+
+
+async def test_tickets_that_nobody_came_with_are_few_and_forgotten(
+    access: Access, store: Database
+) -> None:
+    ann, ben = await _person(access), await _person(access, "ben")
+    for _ in range(MAX_OPEN):
+        await access.view_tickets.issue(ann, HERE)
+    with pytest.raises(TooManyRequests):
+        await access.view_tickets.issue(ann, HERE)
+    await access.view_tickets.issue(ben, HERE)
+    await _make_older(store, now())
+    await access.view_tickets.issue(ann, HERE)
+    async with store.read() as connection:
+        assert await connection.scalar(sa.select(sa.func.count()).select_from(view_tickets)) == 1
+
+
+async def test_only_a_hash_of_a_ticket_is_kept_and_it_is_not_shown(
+    access: Access, store: Database
+) -> None:
+    ticket = await access.view_tickets.issue(await _person(access), HERE)
+    assert ticket.secret not in repr(ticket)
+    async with store.read() as connection:
+        rows = (await connection.execute(sa.select(view_tickets))).all()
+    assert len(rows) == 1
+    assert ticket.secret not in repr(rows)
+
+
+async def _make_older(store: Database, at: datetime) -> None:
+    async with store.write() as connection:
+        await connection.execute(sa.update(view_tickets).values(expires_at=at))

@@ -1,0 +1,102 @@
+"""What lasts: how much of it a person may have, and how it ends for who takes nothing or is out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from polydev.controller.access import Caller
+from polydev.controller.api.http import streams
+from polydev.controller.api.http.concurrency_limits import AtOnce
+from polydev.controller.api.routes.chats import one_shot
+from polydev.controller.chat import TurnEvent
+from polydev.shared.domain import Person, PersonId, Role, Scope, now
+from polydev.shared.errors import TooManyRequests
+
+LIMIT_S = 30
+
+
+def _caller(name: str, role: Role = Role.PERSON) -> Caller:
+    person = Person(PersonId(name), f"{name}@example.test", now(), role)
+    return Caller(person, frozenset(Scope), "sign-in", "192.0.2.7")
+
+
+def test_each_person_has_so_many_at_a_time() -> None:
+    things, ann, ben = AtOnce(2, "things"), _caller("ann"), _caller("ben")
+    for _ in range(2):  # what has ended does not count
+        with ExitStack() as held:
+            for person in (ann, ann, ben):
+                held.enter_context(things.of(person))
+            with pytest.raises(TooManyRequests, match="2 things"):
+                held.enter_context(things.of(ann))
+
+
+def test_administrators_are_counted_only_where_that_is_said() -> None:
+    root = _caller("root", Role.ADMINISTRATOR)
+    with ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(AtOnce(1, "things").of(root))
+        everybodys = AtOnce(1, "things", everybodys=True)
+        held.enter_context(everybodys.of(root))
+        with pytest.raises(TooManyRequests):
+            held.enter_context(everybodys.of(root))
+
+
+async def test_a_reader_that_takes_nothing_loses_its_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "STALLED_S", 0.1)
+    ended = []
+
+    async def told() -> AsyncGenerator[str]:
+        try:
+            yield "never taken"
+        finally:
+            ended.append("told")
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(_message: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def begin_and_stall() -> None:
+        generator = told()
+        assert await anext(generator)
+        with ExitStack() as held:
+            held.callback(ended.append, "held")
+            stream = streams.HeldStream(generator, streams.SSE, held.pop_all())
+        await stream({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+
+    await asyncio.wait_for(begin_and_stall(), LIMIT_S)
+    assert ended == ["told", "held"]
+
+
+@pytest.mark.parametrize("may", [True, False])
+async def test_a_chat_turn_is_told_as_long_as_its_person_may(
+    monkeypatch: pytest.MonkeyPatch, may: bool
+) -> None:
+    monkeypatch.setattr(streams, "ASKED_EVERY_S", 0)
+    ended = []
+
+    async def events() -> AsyncGenerator[TurnEvent]:
+        try:
+            yield TurnEvent("text", "secret")
+            yield TurnEvent("end", "secret")
+        finally:
+            ended.append(True)
+
+    async def asked() -> bool:
+        return may
+
+    turn: Any = SimpleNamespace(events=events)
+    lines = [json.loads(line) async for line in one_shot._lines(turn, asked)]
+    assert lines[-1] == {"type": "end", "ok": may, "text": "secret" if may else ""}
+    assert ("secret" in str(lines)) is may
+    assert ended

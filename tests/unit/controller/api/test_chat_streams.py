@@ -1,0 +1,46 @@
+"""A chat's stream lasts as long as its chat."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from polydev.controller.access import Caller
+from polydev.controller.api.http.services import Services
+from polydev.controller.api.routes.chats import chats as api
+from polydev.controller.chat import Chats
+from polydev.controller.settings import ControllerSettings
+from polydev.controller.store.engine.database import open_database
+from polydev.controller.store.queries.accounts import users
+from polydev.shared.domain import Person, PersonId, Scope, now
+
+ANN = Person(PersonId("ann"), "ann@example.test", now())
+
+
+async def _may() -> bool:
+    return True
+
+
+async def test_the_stream_of_a_chat_that_is_deleted_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "HEARTBEAT_S", 0.05)
+    database = open_database(None, tmp_path)
+    await database.upgrade()
+    async with database.write() as connection:
+        await users.add(connection, ANN)
+    caller = Caller(ANN, frozenset({Scope.CHAT}), "sign-in", "127.0.0.1", "a-sign-in")
+    chats = Chats(database, ControllerSettings())
+    services = cast(Services, SimpleNamespace(chats=chats))
+    chat = await chats.create(caller, "codex", "")
+    may = api._while_there(services, caller, chat.chat_id, _may)
+    told = api._told(chats.follow(caller, chat.chat_id, 0, 0.05), may)
+    assert [await anext(told) for _ in range(4)][1:] == [": still here\n\n"] * 3
+    await chats.delete(caller, chat.chat_id)
+    async with asyncio.timeout(10):
+        assert {piece async for piece in told} <= {": still here\n\n"}
+    await database.close()

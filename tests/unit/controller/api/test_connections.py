@@ -1,0 +1,87 @@
+"""Connections that say nothing, or too slowly, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from polydev.controller.api.http import idle_timeout, middleware
+from polydev.controller.api.http.idle_timeout import Impatient
+from polydev.controller.api.http.middleware import Guard
+
+LIMIT_S = 30
+_REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+
+
+async def _app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers what the body was; echoes over a WebSocket."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "text": message["text"]})
+        return
+    body = (await receive())["body"]
+    while len(body) < 2:
+        body += (await receive())["body"]
+    await asyncio.sleep(0.6)  # an answer may take longer than a request may take to begin
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    monkeypatch.setattr(idle_timeout, "REQUEST_BEGINS_S", 0.3)
+    monkeypatch.setattr(middleware, "BODY_LIMIT_S", 0.3)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        Guard(_app, "127.0.0.1", None), http=Impatient, ws="websockets-sansio", lifespan="off",
+        log_config=None,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    serving = asyncio.create_task(server._serve([listener]))
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    await asyncio.wait_for(serving, LIMIT_S)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: local"])
+async def test_a_connection_without_a_request_is_closed(port: int, said: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(said)
+    assert await asyncio.wait_for(reader.read(), LIMIT_S) == b""
+    writer.close()
+
+
+async def test_requests_on_one_connection_are_answered_however_long_that_takes(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(2):
+        writer.write(_REQUEST + b"ok")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LIMIT_S)
+        assert head.startswith(b"HTTP/1.1 200")
+        assert await reader.readexactly(2) == b"ok"
+    writer.close()
+
+
+async def test_a_websocket_may_be_silent(port: int) -> None:
+    from websockets.asyncio.client import connect
+
+    async with connect(f"ws://127.0.0.1:{port}", proxy=None) as socket:
+        await asyncio.sleep(0.6)
+        await socket.send("still here")
+        assert await asyncio.wait_for(socket.recv(), LIMIT_S) == "still here"
+
+
+async def test_a_body_that_never_comes_is_not_waited_for(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(_REQUEST + b"o")
+    answer = await asyncio.wait_for(reader.read(), LIMIT_S)
+    assert b"200" not in answer
+    writer.close()

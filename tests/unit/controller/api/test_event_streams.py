@@ -1,0 +1,106 @@
+"""Event streams by themselves: heartbeats, their end, what was pruned, and readers that stall."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from polydev.controller.api.routes.system import events as api
+from polydev.controller.store.engine import event_outbox
+from polydev.controller.store.engine.database import Database, open_database
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.system import events
+from polydev.shared.domain import Person, PersonId, now
+
+ANN = PersonId("ann")
+LIMIT_S = 30
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Database]:
+    database = open_database(None, tmp_path)
+    await database.upgrade()
+    async with database.write() as connection:
+        await users.add(connection, Person(ANN, "ann@example.test", now()))
+    yield database
+    await database.close()
+
+
+class Gate:
+    """Whether the reader may still read, and how often that was asked."""
+
+    def __init__(self) -> None:
+        self.opens = True
+        self.asked = 0
+
+    async def __call__(self) -> bool:
+        self.asked += 1
+        return self.opens
+
+
+def _stream(store: Database, gate: Gate, wanted: int | None = None) -> AsyncIterator[str]:
+    services: Any = SimpleNamespace(database=store)
+    return api._told(services, ANN, wanted, gate)
+
+
+async def _next(stream: AsyncIterator[str]) -> str:
+    return await asyncio.wait_for(anext(stream), LIMIT_S)
+
+
+async def _emit(store: Database, kind: str = "machine", count: int = 1) -> None:
+    for number in range(count):
+        async with store.write() as connection:
+            await event_outbox.emit(connection, ANN, kind, f"{kind}-{number}", status="x")
+
+
+async def test_a_quiet_stream_shows_that_it_lives(
+    store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "HEARTBEAT_S", 0.05)
+    gate = Gate()
+    stream = _stream(store, gate)
+    assert await _next(stream) == "id: 0\n\n"
+    assert [await _next(stream) for _ in range(3)] == [": still here\n\n"] * 3
+    assert gate.asked >= 3
+
+
+@pytest.mark.parametrize("sign", ["heartbeat", "token", "account"])
+async def test_a_stream_ends_when_its_reader_may_no_longer_read(
+    store: Database, monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
+    gate = Gate()
+    stream = _stream(store, gate)
+    await _next(stream)
+    gate.opens = False
+    if sign == "heartbeat":
+        monkeypatch.setattr(api, "HEARTBEAT_S", 0.05)
+    waiting = asyncio.create_task(_next(stream))
+    await asyncio.sleep(0)
+    if sign != "heartbeat":
+        await _emit(store, sign)
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+
+
+async def test_a_reader_catches_up_over_pages_of_what_it_missed(store: Database) -> None:
+    await _emit(store, count=events.PAGE + 20)
+    stream = _stream(store, Gate(), wanted=0)
+    assert await _next(stream) == "id: 0\n\n"
+    first, second = await _next(stream), await _next(stream)
+    assert first.count("event: machine") == events.PAGE
+    assert second.count("event: machine") == 20
+
+
+async def test_a_reader_whose_place_was_pruned_is_told(store: Database) -> None:
+    await _emit(store, count=10)
+    async with store.write() as connection:
+        await events.prune(connection, now().replace(year=2000), keep=3)
+    stream = _stream(store, Gate(), wanted=2)
+    assert await _next(stream) == "id: 10\nevent: reset\ndata: {}\n\n"
+    await _emit(store)
+    assert "id: 11\nevent: machine\n" in await _next(stream)

@@ -1,0 +1,201 @@
+"""An agent in a machine may say anything: what has the wrong shape, or is too much, harms none."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from local_agents import BEGINNING, VM_ID, Heard, an_agent, local_host
+
+from polydev.controller.chat.acp import transport
+from polydev.controller.chat.acp.agent import Agent
+from polydev.shared.domain import TurnEnd
+from polydev.shared.errors import ChatFailed, GuestMisbehaved, NotConnected, PolydevError
+from polydev.shared.providers import Provider
+
+Prompted = tuple[TurnEnd, Heard]
+END = 'answer(message, {"stopReason": "end_turn"})'
+
+
+@asynccontextmanager
+async def running(about: Provider, limit_s: float = 20) -> AsyncIterator[Agent]:
+    agent = Agent(local_host(), VM_ID, about, limit_s)
+    agent.start(lambda _: None)
+    try:
+        yield agent
+    finally:
+        await agent.aclose()
+
+
+async def prompted(on_prompt: str, heard: Heard | None = None) -> Prompted:
+    """What an agent tells that does this with a prompt."""
+    heard = heard or Heard()
+    async with asyncio.timeout(40), running(an_agent(on_prompt)) as agent:
+        await agent.ready()
+        session = await agent.take_up(None)
+        assert session.is_new
+        return await agent.prompt(session.session_id, ["hello"], heard), heard
+
+
+async def test_an_agent_tells_in_order_and_ends() -> None:
+    reason, heard = await prompted(f'for n in range(2000): text(f"{{n}} ")\n{END}')
+    assert reason is TurnEnd.END_TURN
+    assert heard.text == "".join(f"{n} " for n in range(2000))
+
+
+async def test_what_is_no_message_is_passed_over() -> None:
+    reason, heard = await prompted(
+        'print("Warning: something\\n\\n[1, 2]\\nnull\\n{}\\n" + "[" * 100000)\n'
+        'print(json.dumps({"jsonrpc": "2.0", "id": [1], "result": 1}))\n'
+        'print(json.dumps({"jsonrpc": "2.0", "id": {"a": 1}, "method": "session/x"}))\n'
+        'print(json.dumps({"jsonrpc": "2.0", "id": 999, "result": "nobody asked"}))\n'
+        'print(json.dumps({"method": 7, "params": []}))\n'
+        'say(method="session/update", params=[1])\n'
+        'say(method="session/update", params={"sessionId": 5, "update": "x"})\n'
+        'say(method="_vendor/secret", params={"mail": "a@example.test"})\n'
+        f'text("still here")\n{END}'
+    )
+    assert (reason, heard.text) == (TurnEnd.END_TURN, "still here")
+
+
+@pytest.mark.parametrize(
+    ("what", "on_prompt"),
+    [
+        ("a line that never ends", 'while True: sys.stdout.write("x" * 65536)'),
+        ("a line that is too long", 'text("x" * 9_000_000)'),
+        (
+            "more values than a line may hold",
+            'sys.stdout.write(\'{"method": "session/update", "params": {"sessionId": "s-1", \'\n'
+            '    \'"update": {"sessionUpdate": "plan", "entries": [\' + "[]," * 2_500_000\n'
+            f'    + "0]}}}}}}\\n")\n{END}',
+        ),
+        ("what is no message, for ever", 'while True: print("hello " * 1000)'),
+        (
+            "questions without end",
+            'for n in range(100): say(id=n, method="session/request_permission", '
+            'params={"sessionId": "s-1", "toolCall": {}, "options": []})',
+        ),
+    ],
+)
+async def test_an_agent_that_says_too_much_is_given_up(what: str, on_prompt: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(GuestMisbehaved):
+            await prompted(on_prompt, _NeverAnswers())
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * transport.MAX_LINE_BYTES, what
+
+
+async def test_an_agent_that_is_costly_to_read_is_read_less_often() -> None:
+    pace = transport._Pace()
+    pace.owe(transport._BURST_S + 0.3)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.15):
+            await pace.spend(1, 1)
+
+
+class _NeverAnswers(Heard):
+    async def asked(self, params: dict[str, object]) -> str | None:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_an_agent_that_ends_in_the_middle_is_told_of() -> None:
+    with pytest.raises(ChatFailed, match="exit code 3"):
+        await prompted("sys.exit(3)")
+
+
+async def test_an_agent_that_is_not_there_is_an_older_machines() -> None:
+    with pytest.raises(ChatFailed) as failed:
+        await prompted("sys.exit(127)")
+    assert "older" in failed.value.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ('{"code": -32000, "message": "Authentication required"}', NotConnected),
+        ('{"code": "x", "message": ["y"]}', ChatFailed),
+        ('"just words"', ChatFailed),
+        ('{"code": 10**40, "message": "\\u001b[31mred" + "x" * 10**6}', ChatFailed),
+    ],
+)
+async def test_refusals_become_errors_of_ours(error: str, kind: type[PolydevError]) -> None:
+    with pytest.raises(kind) as failed:
+        await prompted(f'say(id=message["id"], error={error})')
+    assert len(failed.value.message) < 1000
+    assert failed.value.message.isprintable()
+
+
+async def test_what_the_person_chooses_reaches_the_agent() -> None:
+    question = (
+        'say(id="q", method="session/request_permission", params={"sessionId": "s-1", '
+        '"toolCall": {"toolCallId": "c"}, "options": [{"optionId": "yes"}]})\n'
+        "reply = json.loads(sys.stdin.readline())\n"
+        f"text(json.dumps(reply['result']))\n{END}"
+    )
+    _, heard = await prompted(question, Heard("yes"))
+    assert heard.text == '{"outcome": {"outcome": "selected", "optionId": "yes"}}'
+    _, heard = await prompted(question, Heard(None))
+    assert heard.text == '{"outcome": {"outcome": "cancelled"}}'
+
+
+async def test_an_agent_gets_neither_files_nor_terminals() -> None:
+    asked = (
+        'say(id="q", method="fs/read_text_file", params={"sessionId": "s-1", "path": "/etc/x"})\n'
+        "reply = json.loads(sys.stdin.readline())\n"
+        f"text(str(reply['error']['code']))\n{END}"
+    )
+    _, heard = await prompted(asked)
+    assert heard.text == "-32601"
+
+
+async def test_an_agent_that_does_not_answer_in_time_is_ended() -> None:
+    asleep = "import time\nif True:\n    if True:\n        time.sleep(60)\n"
+    async with running(an_agent("pass", asleep), limit_s=0.5) as agent:
+        with pytest.raises(ChatFailed, match=r"within 0\.5 s"):
+            await agent.ready()
+
+
+async def test_no_two_chats_share_a_conversation() -> None:
+    async with running(an_agent("pass")) as agent:
+        await agent.ready()
+        session = await agent.take_up(None)
+        with pytest.raises(GuestMisbehaved, match="under one name"):
+            await agent.take_up(None)
+        first, second = Heard(), Heard()
+        prompting = asyncio.create_task(agent.prompt(session.session_id, ["one"], first))
+        await asyncio.sleep(0)
+        with pytest.raises(GuestMisbehaved, match="for two chats"):
+            await agent.prompt(session.session_id, ["two"], second)
+        prompting.cancel()
+        await asyncio.gather(prompting, return_exceptions=True)
+
+
+_CAPABLE = {
+    "load": '"agentCapabilities": {"loadSession": True}',
+    "resume": '"agentCapabilities": {"sessionCapabilities": {"resume": {}}}',
+}
+
+
+@pytest.mark.parametrize("way", _CAPABLE)
+async def test_a_session_that_is_lost_is_begun_anew(way: str) -> None:
+    async with running(an_agent(END, _forgetful(_CAPABLE[way]))) as agent:
+        await agent.ready()
+        taken = await agent.take_up("an-older-one")
+        assert (taken.session_id, taken.is_new) == ("s-1", True)
+        assert not (await agent.take_up("s-1")).is_new, "it has it"
+
+
+def _forgetful(capabilities: str) -> str:
+    """The beginning of an agent that has lost all sessions."""
+    refusing = 'elif method in ("session/load", "session/resume"):\n'
+    refusing += '        say(id=message["id"], error={"code": -32603, "message": "lost"})\n    '
+    prompt = 'elif method == "session/prompt"'
+    whole = BEGINNING.replace('"agentCapabilities": {}', capabilities)
+    return whole.replace(prompt, refusing + prompt)

@@ -1,0 +1,61 @@
+"""A chat turn with a machine that does not keep to measure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from polydev.controller.chat import Turn
+from polydev.controller.chat.runner import one_shot as turn
+from polydev.controller.workflows.machines.actor import Cause
+from polydev.shared.domain import VmId
+from polydev.shared.errors import GuestMisbehaved
+from polydev.shared.providers import provider
+
+
+class Talker:
+    """A host whose machine's CLI says the same again and again."""
+
+    exit_code = 0
+
+    @asynccontextmanager
+    async def exec(self, _vm_id: str, _request: object) -> AsyncIterator[Talker]:
+        yield self
+
+    async def write(self, _data: bytes) -> None: ...
+
+    async def write_eof(self) -> None: ...
+
+    async def stdout(self) -> AsyncIterator[bytes]:
+        message = {"type": "agent_message", "text": "x" * 100}
+        line = json.dumps({"type": "item.completed", "item": message}).encode() + b"\n"
+        for _ in range(10):
+            yield line
+
+
+class Awake:
+    """Whose machines never sleep."""
+
+    async def awake(self, _cause: Cause, _vm_id: VmId) -> None: ...
+
+    @asynccontextmanager
+    async def in_use(self, _vm_id: VmId) -> AsyncIterator[None]:
+        yield
+
+
+@pytest.mark.parametrize(("limit", "ok"), [(999, False), (1000, True)])
+async def test_an_answer_is_held_up_to_its_limit(
+    monkeypatch: pytest.MonkeyPatch, limit: int, ok: bool
+) -> None:
+    monkeypatch.setattr(turn, "MAX_ANSWER_CHARACTERS", limit)
+    host: Any = Talker()
+    waking: Any = Awake()
+    cause = Cause.of_controller("tests", "a turn")
+    asked = Turn(host, provider("codex"), VmId("vm-1"), "hello", waking, cause, waits=False)
+    events = [event async for event in asked.events()]
+    assert (events[-1].type, events[-1].ok) == ("end", ok)
+    assert any(isinstance(it.error, GuestMisbehaved) for it in events) is not ok

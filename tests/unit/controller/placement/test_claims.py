@@ -1,0 +1,166 @@
+"""Claims at the same time never take more than there is, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from polydev.controller.placement import Placement, Quotas
+from polydev.controller.placement.quotas import hold_person
+from polydev.controller.store.engine.database import Database, open_database
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.machines import capacity, hosts, machines
+from polydev.shared.domain import (
+    HostId,
+    HostState,
+    Machine,
+    MachineKind,
+    MachineSize,
+    MachineState,
+    Person,
+    PersonId,
+    VmId,
+    new_vm_id,
+    now,
+)
+from polydev.shared.errors import HostUnreachable, NoCapacity, NoSuchPerson, QuotaExceeded
+from polydev.shared.host_protocol import Health
+
+ANN = PersonId("ann")
+SIZE = MachineSize(1024, 1, 4096)
+PLACEMENT = Placement(unseen_limit_s=20, dead_limit_s=45)
+QUOTAS = Quotas(machines=3, memory_mib=8192, sessions=2, cli=SIZE, browser=SIZE)
+
+
+def health(memory_mib: int = 4096) -> Health:
+    return Health(
+        version="1",
+        driver="simulated",
+        accelerator="none",
+        memory_mib=memory_mib,
+        vcpus=100,
+        max_machines=100,
+        disk_free_mib=100_000,
+    )
+
+
+@pytest.fixture
+async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
+    """Ann, and the hosts `a` and `b` with room for four machines each."""
+    database = open_database(database_url, tmp_path)
+    await database.upgrade()
+    async with database.write() as connection:
+        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        for name in ("a", "b"):
+            await hosts.register(connection, HostId(name), f"/run/{name}.sock")
+            await hosts.seen(connection, HostId(name), health(), now())
+    yield database
+    await database.close()
+
+
+def machine(state: MachineState = MachineState.CREATING, host_id: str | None = None) -> Machine:
+    return Machine(
+        vm_id=new_vm_id(),
+        user_id=ANN,
+        vm_type=MachineKind.CLI,
+        status=state,
+        ip_address=None,
+        session_id=None,
+        host_id=None if host_id is None else HostId(host_id),
+        size=SIZE,
+        error_code=None,
+        error=None,
+        created_at=now(),
+    )
+
+
+async def _place(database: Database) -> HostId | None:
+    try:
+        async with database.write() as connection:
+            return (await PLACEMENT.add(connection, machine())).host_id
+    except NoCapacity:
+        return None
+
+
+async def test_many_placements_at_once_fill_hosts_exactly(database: Database) -> None:
+    placed = await asyncio.gather(*(_place(database) for _ in range(15)))
+    assert sorted(str(it) for it in placed if it is not None) == ["a"] * 4 + ["b"] * 4
+    async with database.read() as connection:
+        assert await capacity.taken(connection) == {"a": (4096, 4, 4), "b": (4096, 4, 4)}
+
+
+async def test_a_stopped_machine_takes_room_again_when_it_starts(database: Database) -> None:
+    stopped = [machine(MachineState.STOPPED, "a") for _ in range(6)]
+    async with database.write() as connection:
+        for it in stopped:
+            await machines.add_if_absent(connection, it)
+
+    async def start(it: Machine) -> None:
+        async with database.write() as connection:
+            await PLACEMENT.start(connection, it)
+
+    ends = await asyncio.gather(*(start(it) for it in stopped), return_exceptions=True)
+    refused = [it for it in ends if it is not None]
+    assert [type(it) for it in refused] == [NoCapacity] * 2
+
+
+async def test_a_machine_is_not_started_on_a_host_that_drains_or_is_away(
+    database: Database,
+) -> None:
+    async with database.write() as connection:
+        await hosts.set_state(connection, HostId("a"), HostState.DRAINING)
+        with pytest.raises(NoCapacity, match="being emptied"):
+            await PLACEMENT.start(connection, machine(MachineState.STOPPED, "a"))
+    never = Placement(unseen_limit_s=-1, dead_limit_s=45)
+    async with database.write() as connection:
+        with pytest.raises(HostUnreachable, match="does not answer"):
+            await never.start(connection, machine(MachineState.STOPPED, "b"))
+
+
+async def test_only_from_a_dead_host_a_machine_moves(database: Database) -> None:
+    async with database.write() as connection:
+        placed = await PLACEMENT.add(connection, machine())
+        assert await PLACEMENT.move(connection, placed.vm_id) is None
+        await hosts.set_state(connection, HostId("b"), HostState.ACTIVE)
+        dead = Placement(unseen_limit_s=20, dead_limit_s=-1)
+        moved = await dead.move(connection, placed.vm_id)
+        assert moved is not None
+        assert (placed.host_id, moved.host_id) == ("a", "b")
+        assert (await machines.get(connection, placed.vm_id, ANN)).attempt == 1
+
+
+async def _make_within_quota(database: Database) -> None:
+    async with database.write() as connection:
+        await hold_person(connection, ANN)
+        await QUOTAS.require_machine(connection, ANN, SIZE)
+        await machines.add_if_absent(connection, machine())
+
+
+async def test_many_wishes_at_once_do_not_exceed_a_quota(database: Database) -> None:
+    wishes = (_make_within_quota(database) for _ in range(10))
+    ends = await asyncio.gather(*wishes, return_exceptions=True)
+    refused = [it for it in ends if isinstance(it, QuotaExceeded)]
+    assert len(refused) == 10 - QUOTAS.machines
+    assert all("POLYDEV_QUOTA_MACHINES" in it.message and it.hint for it in refused)
+    async with database.read(ANN) as connection:
+        used = await QUOTAS.usage(connection, ANN)
+    assert (used.machines, used.memory_mib, used.sessions) == (3, 3072, 0)
+
+
+async def test_who_is_being_deleted_or_never_was_is_given_nothing(database: Database) -> None:
+    async with database.write() as connection:
+        with pytest.raises(NoSuchPerson):
+            await hold_person(connection, PersonId("nobody"))
+
+
+async def test_a_host_with_machines_is_not_forgotten(database: Database) -> None:
+    async with database.write() as connection:
+        placed = await PLACEMENT.add(connection, machine())
+        with pytest.raises(Exception, match="still has 1 machines"):
+            await hosts.remove(connection, HostId("a"))
+        await machines.set_state(connection, VmId(placed.vm_id), MachineState.DESTROYED)
+        await hosts.remove(connection, HostId("a"))
+        assert [it.host_id for it in await hosts.every(connection)] == ["b"]

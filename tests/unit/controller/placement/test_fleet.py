@@ -1,0 +1,120 @@
+"""Hosts are chosen by what is free, and never given more than they have."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polydev.controller.placement import Fleet, Room
+from polydev.controller.placement.fleet import MIN_DISK_FREE_MIB
+from polydev.shared.domain import HostId, HostState, MachineSize, VmHost
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+UNSEEN_LIMIT_S = 20.0
+ROOMS = st.builds(Room, st.integers(1, 4096), st.integers(1, 4), st.just(1))
+
+
+def host(name: str, memory_mib: int = 4096, **more: object) -> VmHost:
+    """A host that takes machines, unless `more` says otherwise."""
+    values: dict[str, object] = {
+        "host_id": HostId(name),
+        "socket": f"/run/{name}.sock",
+        "state": HostState.ACTIVE,
+        "memory_mib": memory_mib,
+        "vcpus": 8,
+        "max_machines": 10,
+        "disk_free_mib": 100_000,
+        "driver": "simulated",
+        "accelerator": "none",
+        "version": "1",
+        "seen_at": NOW,
+        "created_at": NOW,
+    }
+    return VmHost(**{**values, **more})  # type: ignore[arg-type]
+
+
+def fleet(*hosts: VmHost, taken: dict[str, Room] | None = None) -> Fleet:
+    by_host = {HostId(name): room for name, room in (taken or {}).items()}
+    return Fleet.of(hosts, by_host, NOW, UNSEEN_LIMIT_S)
+
+
+ONE = Room(1024, 1, 1)
+
+
+def test_the_host_with_the_most_memory_left_is_taken() -> None:
+    hosts = fleet(host("a"), host("b", 8192), taken={"b": Room(5000, 1, 1)})
+    assert hosts.choose(ONE) == "a"
+
+
+def test_of_two_equals_the_first_by_name_is_taken() -> None:
+    assert fleet(host("b"), host("a")).choose(ONE) == "a"
+
+
+def test_the_preferred_host_is_taken_if_it_has_room() -> None:
+    hosts = fleet(host("a", 8192), host("b"))
+    assert hosts.choose(ONE, prefer=HostId("b")) == "b"
+    assert hosts.choose(Room(5000, 1, 1), prefer=HostId("b")) == "a"
+
+
+def test_hosts_that_drain_are_unseen_or_have_a_full_disk_take_nothing() -> None:
+    late = NOW - timedelta(seconds=UNSEEN_LIMIT_S + 1)
+    hosts = fleet(
+        host("draining", state=HostState.DRAINING),
+        host("unseen", seen_at=late),
+        host("never-seen", seen_at=None),
+        host("full", disk_free_mib=MIN_DISK_FREE_MIB - 1),
+    )
+    assert hosts.choose(ONE) is None
+    words = hosts.no_capacity(ONE).message
+    for name in ("draining takes no machines", "unseen does not answer", "full has"):
+        assert name in words
+
+
+def test_a_machine_that_is_only_started_again_needs_no_address_and_no_disk() -> None:
+    size = MachineSize(1024, 1, 4096)
+    hosts = fleet(host("a", max_machines=1, disk_free_mib=0), taken={"a": Room(0, 0, 1)})
+    assert not hosts.fits(HostId("a"), Room.of(size))
+    assert hosts.fits(HostId("a"), Room.of(size, new=False))
+
+
+def test_what_is_larger_than_any_host_never_fits_and_the_error_says_so() -> None:
+    hosts = fleet(host("a"), host("b", 2048))
+    assert not hosts.can_ever_fit(Room(5000, 1, 1))
+    assert "the largest has 4096 MiB" in hosts.no_capacity(Room(5000, 1, 1)).message
+    assert hosts.can_ever_fit(Room(4096, 8, 1))
+
+
+def test_while_no_host_has_answered_anything_may_fit_one_day() -> None:
+    assert fleet(host("a", 0, seen_at=None)).can_ever_fit(ONE)
+
+
+def test_two_machines_go_to_one_host_if_they_can_and_to_two_if_they_must() -> None:
+    cli, browser = Room(1024, 1, 1), Room(2048, 2, 1)
+    assert fleet(host("a", 3072), host("b", 2900)).choose_two(cli, browser) == ("a", "a")
+    assert fleet(host("a", 1100), host("b", 2048)).choose_two(cli, browser) == ("a", "b")
+    assert fleet(host("a", 1100), host("b", 1100)).choose_two(cli, browser) is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 16384), st.integers(0, 16), st.integers(0, 8)), max_size=5),
+    st.lists(ROOMS, max_size=40),
+)
+def test_no_host_is_ever_given_more_than_it_has(
+    capacities: list[tuple[int, int, int]], wanted: list[Room]
+) -> None:
+    hosts = fleet(
+        *(
+            host(f"h{number}", memory_mib, vcpus=vcpus, max_machines=machines)
+            for number, (memory_mib, vcpus, machines) in enumerate(capacities)
+        )
+    )
+    for room in wanted:
+        host_id = hosts.choose(room)
+        if host_id is None:
+            assert not any(hosts.free(it).holds(room) for it in hosts.hosts)
+        else:
+            hosts.take(host_id, room)
+    for host_id in hosts.hosts:
+        assert hosts.free(host_id).holds(Room())

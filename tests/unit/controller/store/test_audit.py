@@ -1,0 +1,147 @@
+"""The audit log: what was done is found again, and nobody changes it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from test_queries import ANN, BEN
+
+from polydev.controller.settings import ControllerSettings
+from polydev.controller.store.engine import event_outbox
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.system import audit, events
+from polydev.controller.store.queries.system.audit import Sought
+from polydev.controller.store.tables import audit_log
+from polydev.controller.store.tables import events as events_table
+from polydev.controller.workflows.reconcile.retention import Retention
+from polydev.shared.domain import AuditEntry, Person, PersonId, now
+
+
+@pytest.fixture(autouse=True)
+async def _people(store: Database) -> None:
+    async with store.write() as connection:
+        for name in (ANN, BEN):
+            await users.add(connection, Person(name, f"{name}@example.test", now()))
+
+
+async def _record(store: Database, *entries: AuditEntry) -> None:
+    for entry in entries:
+        async with store.write() as connection:
+            await audit.record(connection, entry)
+
+
+async def _found(store: Database, sought: Sought, span: Span | None = None) -> list[str]:
+    async with store.read() as connection:
+        return [it.entry.subject for it in await audit.found(connection, sought, span)]
+
+
+async def test_an_entry_comes_back_as_it_was_recorded(store: Database) -> None:
+    entry = AuditEntry(ANN, "machine.destroy", "vm-1", BEN, "sign-in", "192.0.2.7", "too loud")
+    await _record(store, entry)
+    async with store.read() as connection:
+        (only,) = await audit.found(connection, Sought())
+    assert only.entry == entry
+    assert now() - only.at < timedelta(minutes=5)
+
+
+async def test_entries_are_found_by_what_they_are_about(store: Database) -> None:
+    before = now()
+    await _record(
+        store,
+        AuditEntry(ANN, "machine.create", "a", ANN),
+        AuditEntry(ANN, "machine.destroy", "b", BEN),
+        AuditEntry(BEN, "machinery.oil", "c", BEN),
+        AuditEntry("controller", "key.rotate", "d"),
+    )
+    for sought, subjects in (
+        (Sought(), "dcba"),
+        (Sought(actor=ANN), "ba"),
+        (Sought(owner=BEN), "cb"),
+        (Sought(subject="c"), "c"),
+        (Sought(action="machine.destroy"), "b"),
+        (Sought(action="machine."), "ba"),
+        (Sought(action="%."), ""),
+        (Sought(actor=ANN, owner=BEN), "b"),
+        (Sought(concerning=ANN), "ba"),
+        (Sought(concerning=BEN), "cb"),
+        (Sought(since=before), "dcba"),
+        (Sought(until=before), ""),
+        (Sought(since=now()), ""),
+    ):
+        assert "".join(await _found(store, sought)) == subjects, sought
+
+
+async def test_entries_come_in_pages(store: Database) -> None:
+    await _record(store, *(AuditEntry(ANN, "key.rotate", str(number)) for number in range(5)))
+    assert await _found(store, Sought(), Span(2)) == ["4", "3"]
+    async with store.read() as connection:
+        last = (await audit.found(connection, Sought(), Span(2)))[-1].entry_id
+    assert await _found(store, Sought(), Span(2, (last,))) == ["2", "1"]
+
+
+async def test_a_person_finds_what_concerns_them_and_nothing_else(store: Database) -> None:
+    await _record(
+        store,
+        AuditEntry(ANN, "machine.create", "own", ANN),
+        AuditEntry(BEN, "machine.destroy", "to them", ANN),
+        AuditEntry(ANN, "host.drain", "by them"),
+        AuditEntry(BEN, "machine.create", "others", BEN),
+    )
+    async with store.read(ANN) as connection:
+        found = await audit.found(connection, Sought(concerning=ANN))
+    assert [it.entry.subject for it in found] == ["by them", "to them", "own"]
+
+
+async def test_words_are_bounded_and_one_line(store: Database) -> None:
+    hostile = "x\x1b[2J\n\x00\u202e\ud800" + "y" * 5000
+    await _record(store, AuditEntry(ANN, "key.rotate", hostile, via=hostile, reason=hostile))
+    async with store.read() as connection:
+        (only,) = await audit.found(connection, Sought())
+    for text, limit in ((only.entry.subject, 128), (only.entry.via, 128), (only.entry.reason, 500)):
+        assert text.isprintable()
+        assert len(text) == limit
+
+
+@pytest.mark.parametrize("action", ["x", "Machine.create", "machine.", "a.b\n", "vm-1.create/2"])
+async def test_an_action_is_two_words(store: Database, action: str) -> None:
+    with pytest.raises(ValueError, match="not an action"):
+        await _record(store, AuditEntry(ANN, action, "s"))
+
+
+async def test_postgresql_lets_nobody_change_what_was_done(store: Database) -> None:
+    async with store.read() as connection:
+        if connection.dialect.name != "postgresql":
+            pytest.skip("SQLite knows no rights")
+    await _record(store, AuditEntry(ANN, "key.rotate", "s"))
+    for statement in (
+        sa.update(audit_log).values(actor="ben"),
+        sa.delete(audit_log),
+        sa.text("TRUNCATE audit_log"),
+    ):
+        for who in (None, PersonId("ann")):
+            with pytest.raises(DBAPIError):
+                async with store.write(who) as connection:
+                    await connection.execute(statement)
+    assert await _found(store, Sought()) == ["s"]
+
+
+async def test_what_is_old_enough_is_forgotten(store: Database, tmp_path: Path) -> None:
+    settings = ControllerSettings(state_dir=tmp_path, audit_days=60, event_days=2)
+    async with store.write() as connection:
+        for days in (100, 59):
+            entry = {"actor": ANN, "action": "a.b", "via": "", "source": "", "reason": ""}
+            at = now() - timedelta(days=days)
+            await connection.execute(sa.insert(audit_log).values(**entry, subject=str(days), at=at))
+            event = {"user_id": ANN, "kind": "machine", "data": {}, "subject": str(days)}
+            await connection.execute(sa.insert(events_table).values(**event, at=at))
+        await event_outbox.emit(connection, ANN, "machine", "new")
+    await Retention(store, settings).once()
+    assert await _found(store, Sought()) == ["59"]
+    async with store.read(ANN) as connection:
+        assert [it.subject for it in await events.after(connection, ANN, 0)] == ["new"]

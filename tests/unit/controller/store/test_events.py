@@ -1,0 +1,231 @@
+"""Events: emitted with the change, told in order, missed by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from test_queries import ANN, BEN, _credential, _machine, _session
+
+from polydev.controller.store.engine import event_outbox
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.controller.store.queries.system import events
+from polydev.controller.store.tables import events as table
+from polydev.shared.domain import Event, MachineState, Person, PersonId, SessionStatus, now
+
+
+@pytest.fixture(autouse=True)
+async def _people(store: Database) -> None:
+    async with store.write() as connection:
+        for name in (ANN, BEN):
+            await users.add(connection, Person(name, f"{name}@example.test", now()))
+
+
+async def _of(store: Database, person: PersonId, after: int = 0) -> list[Event]:
+    async with store.read(person) as connection:
+        return await events.after(connection, person, after)
+
+
+async def _emit(store: Database, person: PersonId, *subjects: str) -> None:
+    for subject in subjects:
+        async with store.write() as connection:
+            await event_outbox.emit(connection, person, "machine", subject)
+
+
+async def test_whatever_changes_a_session_tells_its_person(store: Database) -> None:
+    session = _session()
+    async with store.write() as connection:
+        await sessions.add(connection, session)
+    async with store.write() as connection:
+        await sessions.change(
+            connection, session.session_id, status=SessionStatus.RUNNING, step="a"
+        )
+    async with store.write() as connection:
+        await sessions.step_started(connection, session.session_id, "a", now())
+        await sessions.step_ended(connection, session.session_id, "a", now(), "done")
+    async with store.write() as connection:
+        await sessions.request_cancel(connection, session.session_id, now())
+    async with store.write() as connection:
+        await sessions.end(
+            connection, session.session_id, SessionStatus.CANCELLED, now(), ("c", "w")
+        )
+    async with store.write() as connection:
+        await sessions.end(connection, session.session_id, SessionStatus.FAILED, now())
+    told = await _of(store, ANN)
+    assert {(it.kind, it.subject) for it in told} == {("session", session.session_id)}
+    assert [(it.data["status"], it.data.get("step"), it.data.get("outcome")) for it in told] == [
+        ("queued", None, None),
+        ("running", "a", None),
+        ("running", "a", "done"),
+        ("running", "a", None),
+        ("cancelled", "a", None),
+    ]
+    assert await _of(store, BEN) == []
+
+
+async def test_whatever_changes_a_machine_tells_its_person(store: Database) -> None:
+    machine = _machine()
+    async with store.write() as connection:
+        await machines.add_if_absent(connection, machine)
+    async with store.write() as connection:
+        await machines.add_if_absent(connection, machine)
+    for state in (MachineState.RUNNING, MachineState.STOPPED):
+        async with store.write() as connection:
+            await machines.set_state(connection, machine.vm_id, state, "192.0.2.9")
+    async with store.write() as connection:
+        await machines.set_failed(connection, machine.vm_id, ("vmm-failed", "It broke"))
+    for state in (MachineState.DESTROYED, MachineState.RUNNING):
+        async with store.write() as connection:
+            await machines.set_state(connection, machine.vm_id, state)
+    told = await _of(store, ANN)
+    assert [it.data["status"] for it in told] == [
+        *("creating", "running", "stopped", "failed", "destroyed")
+    ]
+    assert {(it.kind, it.subject, it.data["kind"]) for it in told} == {
+        ("machine", machine.vm_id, "cli")
+    }
+
+
+async def test_whatever_changes_a_credential_tells_its_person(store: Database) -> None:
+    old, new = _credential(), _credential()
+    for row in (old, new):
+        async with store.write() as connection:
+            await credentials.put(connection, row)
+    async with store.write() as connection:
+        await credentials.forget_others(connection, new.credential_id)
+    async with store.write() as connection:
+        await credentials.forget(connection, new.credential_id)
+    told = await _of(store, ANN)
+    assert [it.subject for it in told] == [
+        *(old.credential_id, new.credential_id, old.credential_id, new.credential_id)
+    ]
+    assert {it.kind for it in told} == {"credential"}
+    assert "AA==" not in str(told)
+
+
+async def test_what_changes_twice_in_one_transaction_is_told_once(store: Database) -> None:
+    session = _session()
+    async with store.write() as connection:
+        await sessions.add(connection, session)
+        await sessions.change(connection, session.session_id, status=SessionStatus.RUNNING)
+        await sessions.end(connection, session.session_id, SessionStatus.FAILED, now())
+    (only,) = await _of(store, ANN)
+    assert only.data["status"] == "failed"
+
+
+async def test_what_is_undone_is_not_told(store: Database) -> None:
+    async def add_and_fail() -> None:
+        async with store.write() as connection:
+            await sessions.add(connection, _session())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await add_and_fail()
+    await _emit(store, ANN, "after")
+    assert [it.subject for it in await _of(store, ANN)] == ["after"]
+
+
+async def test_somebody_who_is_deleted_is_told_nothing(store: Database) -> None:
+    async with store.write() as connection:
+        await event_outbox.emit(connection, ANN, "account", ANN, status="deleted")
+        await event_outbox.emit(connection, PersonId("nobody"), "account", "nobody")
+        await connection.execute(sa.text("DELETE FROM users WHERE id = 'ann'"))
+    async with store.read() as connection:
+        assert (await connection.execute(sa.select(table))).all() == []
+
+
+async def test_words_are_few(store: Database) -> None:
+    async with store.write() as connection:
+        await event_outbox.emit(connection, ANN, "session", "s", status="x" * 5000, step=None)
+    (only,) = await _of(store, ANN)
+    assert only.data == {"status": "x" * 64}
+
+
+async def test_a_reader_goes_on_where_it_was(store: Database) -> None:
+    await _emit(store, ANN, "a", "b")
+    await _emit(store, BEN, "other")
+    await _emit(store, ANN, "c")
+    first, second, third = await _of(store, ANN)
+    assert [it.subject for it in await _of(store, ANN, first.event_id)] == ["b", "c"]
+    assert [it.subject for it in await _of(store, ANN, second.event_id)] == ["c"]
+    assert await _of(store, ANN, third.event_id) == []
+
+
+@pytest.mark.parametrize("by", ["count", "age"])
+async def test_pruned_events_are_not_missed_silently(store: Database, by: str) -> None:
+    await _emit(store, ANN, *"abcde")
+    await _emit(store, BEN, "other")
+    told = await _of(store, ANN)
+    keep = 2 if by == "count" else 1000
+    if by == "age":
+        async with store.write() as connection:
+            long_ago = now() - timedelta(days=30)
+            old = sa.update(table).where(table.c.event_id <= told[2].event_id)
+            await connection.execute(old.values(at=long_ago))
+    for _ in range(2):
+        async with store.write() as connection:
+            await events.prune(connection, now() - timedelta(days=7), keep)
+    assert [it.subject for it in await _of(store, ANN)] == ["d", "e"]
+    assert [it.subject for it in await _of(store, BEN)] == ["other"]
+    async with store.read(ANN) as connection:
+        whole = [await events.is_whole_after(connection, ANN, it.event_id) for it in told]
+        assert whole == [False, False, True, True, True]
+        assert not await events.is_whole_after(connection, ANN, 0)
+        assert not await events.is_whole_after(connection, ANN, told[-1].event_id + 100)
+    async with store.read(BEN) as connection:
+        assert await events.is_whole_after(connection, BEN, 0)
+
+
+async def test_nothing_is_missed_when_everything_was_pruned(store: Database) -> None:
+    await _emit(store, ANN, "a", "b")
+    _, last = await _of(store, ANN)
+    async with store.write() as connection:
+        await events.prune(connection, now() + timedelta(days=1), 1000)
+    async with store.read(ANN) as connection:
+        assert await events.newest(connection, ANN) == last.event_id
+        assert await events.is_whole_after(connection, ANN, last.event_id)
+        assert not await events.is_whole_after(connection, ANN, 0)
+    await _emit(store, ANN, "c")
+    assert [it.subject for it in await _of(store, ANN, last.event_id)] == ["c"]
+
+
+async def test_a_reader_misses_nothing_while_many_write_at_once(store: Database) -> None:
+    """Each writer keeps its transaction open for a while after it has emitted, so that on
+    PostgreSQL ids drawn early would be committed late."""
+    writers, rounds = 8, 12
+    seen: list[Event] = []
+    done = asyncio.Event()
+
+    async def write(writer: int) -> None:
+        for number in range(rounds):
+            async with store.write() as connection:
+                both = (ANN, BEN) if writer % 2 else (BEN, ANN)
+                for person in both:
+                    await event_outbox.emit(connection, person, "machine", f"{writer}-{number}")
+                await asyncio.sleep(0.001 * ((writer * 7 + number * 3) % 5))
+
+    async def read() -> None:
+        after = 0
+        while True:
+            is_last = done.is_set()
+            found = await _of(store, ANN, after)
+            seen.extend(found)
+            after = found[-1].event_id if found else after
+            if is_last and not found:
+                return
+            await asyncio.sleep(0)
+
+    reading = asyncio.create_task(read())
+    async with asyncio.timeout(120):
+        await asyncio.gather(*(write(it) for it in range(writers)))
+        done.set()
+        await reading
+    expected = {f"{writer}-{number}" for writer in range(writers) for number in range(rounds)}
+    assert sorted(it.subject for it in seen) == sorted(expected)
+    ids = [it.event_id for it in seen]
+    assert ids == sorted(ids)

@@ -1,0 +1,254 @@
+"""The queries: what rows become, and what the database itself refuses."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.accounts import users as people
+from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.store.queries.machines import machines
+from polydev.shared.domain import (
+    ConnectSession,
+    CredentialId,
+    Machine,
+    MachineKind,
+    MachineSize,
+    MachineState,
+    Person,
+    PersonId,
+    SealedCredential,
+    SessionId,
+    SessionStatus,
+    new_vm_id,
+    now,
+)
+from polydev.shared.errors import NoSuchMachine, NoSuchSession
+
+ANN, BEN = PersonId("ann"), PersonId("ben")
+
+
+@pytest.fixture(autouse=True)
+async def _people(store: Database) -> None:
+    async with store.write() as connection:
+        for name in (ANN, BEN):
+            await people.add(connection, Person(name, f"{name}@example.test", now()))
+
+
+def _session(person: PersonId = ANN, provider: str = "codex") -> ConnectSession:
+    return ConnectSession(
+        session_id=SessionId(str(uuid.uuid4())),
+        user_id=person,
+        provider=provider,
+        status=SessionStatus.QUEUED,
+        step=None,
+        oauth_url=None,
+        own_browser_url=None,
+        cli_vm_id=None,
+        error_code=None,
+        error=None,
+        cancel_requested_at=None,
+        created_at=now(),
+        expires_at=now() + timedelta(minutes=15),
+        ended_at=None,
+    )
+
+
+def _machine(person: PersonId = ANN, kind: MachineKind = MachineKind.CLI) -> Machine:
+    return Machine(
+        vm_id=new_vm_id(),
+        user_id=person,
+        vm_type=kind,
+        status=MachineState.CREATING,
+        ip_address=None,
+        session_id=None,
+        host_id=None,
+        size=MachineSize(512, 1, 4096),
+        error_code=None,
+        error=None,
+        created_at=now(),
+    )
+
+
+def _credential(person: PersonId = ANN, provider: str = "codex") -> SealedCredential:
+    return SealedCredential(
+        credential_id=CredentialId(str(uuid.uuid4())),
+        user_id=person,
+        provider=provider,
+        encrypted_credentials="AA==",
+        encryption_iv="AA==",
+        encryption_tag="AA==",
+        encryption_salt="AA==",
+        key_id="key-1",
+        created_at=now(),
+    )
+
+
+async def test_a_session_comes_back_as_it_was_put_in(store: Database) -> None:
+    session = _session()
+    async with store.write() as connection:
+        await sessions.add(connection, session)
+        assert await sessions.get(connection, session.session_id) == session
+        assert await sessions.live_of(connection, ANN, "codex") == session
+
+
+async def test_a_session_of_somebody_else_is_not_there(store: Database) -> None:
+    session = _session()
+    async with store.write() as connection:
+        await sessions.add(connection, session)
+        with pytest.raises(NoSuchSession):
+            await sessions.get(connection, session.session_id, BEN)
+
+
+async def test_one_live_session_per_person_and_provider(store: Database) -> None:
+    first = _session()
+    async with store.write() as connection:
+        await sessions.add(connection, first)
+        await sessions.add(connection, _session(BEN))
+        await sessions.add(connection, _session(provider="claude_code"))
+    with pytest.raises(IntegrityError):
+        async with store.write() as connection:
+            await sessions.add(connection, _session())
+    async with store.write() as connection:
+        await sessions.end(connection, first.session_id, SessionStatus.FAILED, now())
+        await sessions.add(connection, _session())
+
+
+async def test_a_session_that_ended_never_changes_again(store: Database) -> None:
+    session = _session()
+    async with store.write() as connection:
+        await sessions.add(connection, session)
+        await sessions.end(
+            connection, session.session_id, SessionStatus.FAILED, now(), ("login-failed", "It did")
+        )
+        ended = await sessions.get(connection, session.session_id)
+        assert (ended.error_code, ended.error) == ("login-failed", "It did")
+        assert not await sessions.change(connection, session.session_id, step="capture")
+        assert not await sessions.request_cancel(connection, session.session_id, now())
+        await sessions.end(connection, session.session_id, SessionStatus.COMPLETED, now())
+        assert await sessions.get(connection, session.session_id) == ended
+
+
+async def test_the_first_wish_to_cancel_counts(store: Database) -> None:
+    session, first = _session(), now()
+    async with store.write() as connection:
+        await sessions.add(connection, session)
+        assert await sessions.request_cancel(connection, session.session_id, first)
+        assert await sessions.request_cancel(
+            connection, session.session_id, first + timedelta(seconds=9)
+        )
+        assert (await sessions.get(connection, session.session_id)).cancel_requested_at == first
+
+
+async def test_a_step_that_runs_twice_began_once(store: Database) -> None:
+    session, first = _session(), now()
+    async with store.write() as connection:
+        await sessions.add(connection, session)
+        await sessions.step_started(connection, session.session_id, "one", first)
+        await sessions.step_started(
+            connection, session.session_id, "one", first + timedelta(seconds=5)
+        )
+        await sessions.step_ended(connection, session.session_id, "one", now(), "done")
+        (step,) = await sessions.steps(connection, session.session_id)
+    assert (step.step, step.started_at, step.outcome) == ("one", first, "done")
+
+
+async def test_a_cli_machine_is_used_by_live_and_completed_sessions_only(
+    store: Database,
+) -> None:
+    machine = _machine()
+    live, completed, failed = (
+        _session(provider="a"),
+        _session(provider="b"),
+        _session(provider="c"),
+    )
+    async with store.write() as connection:
+        for session in (live, completed, failed):
+            await sessions.add(connection, session)
+            await sessions.change(connection, session.session_id, cli_vm_id=machine.vm_id)
+        await sessions.end(connection, completed.session_id, SessionStatus.COMPLETED, now())
+        await sessions.end(connection, failed.session_id, SessionStatus.FAILED, now())
+        users = await sessions.uses_of(connection, machine.vm_id)
+    assert set(users) == {live.session_id, completed.session_id}
+
+
+async def test_machines_belong_to_one_person(store: Database) -> None:
+    machine = _machine()
+    async with store.write() as connection:
+        await machines.add_if_absent(connection, machine)
+        assert await machines.get(connection, machine.vm_id, ANN) == machine
+        with pytest.raises(NoSuchMachine):
+            await machines.get(connection, machine.vm_id, BEN)
+        assert await machines.of_person(connection, BEN) == []
+
+
+async def test_adding_a_machine_again_keeps_the_row(store: Database) -> None:
+    machine = _machine()
+    async with store.write() as connection:
+        await machines.add_if_absent(connection, machine)
+        await machines.set_state(connection, machine.vm_id, MachineState.RUNNING, "192.0.2.9")
+        await machines.add_if_absent(connection, machine)
+        kept = await machines.get(connection, machine.vm_id, ANN)
+    assert kept == replace(machine, status=MachineState.RUNNING, ip_address="192.0.2.9")
+
+
+async def test_a_destroyed_machine_is_gone_and_stays_so(store: Database) -> None:
+    machine = _machine()
+    async with store.write() as connection:
+        await machines.add_if_absent(connection, machine)
+        await machines.set_state(connection, machine.vm_id, MachineState.DESTROYED)
+        await machines.set_state(connection, machine.vm_id, MachineState.RUNNING, "192.0.2.9")
+        assert await machines.alive(connection) == []
+        with pytest.raises(NoSuchMachine):
+            await machines.get(connection, machine.vm_id, ANN)
+        row = await machines.find(connection, machine.vm_id)
+    assert row is not None
+    assert (row.status, row.ip_address) == (MachineState.DESTROYED, None)
+
+
+async def test_the_oldest_running_cli_machine_is_the_persons(store: Database) -> None:
+    old, young, browser = _machine(), _machine(), _machine(kind=MachineKind.BROWSER)
+    async with store.write() as connection:
+        for machine in (old, young, browser):
+            await machines.add_if_absent(connection, machine)
+            await machines.set_state(connection, machine.vm_id, MachineState.RUNNING)
+        found = await machines.cli_of(connection, ANN, MachineState.RUNNING)
+        assert found is not None
+        assert found.vm_id == old.vm_id
+        assert await machines.cli_of(connection, ANN, MachineState.STOPPED) is None
+
+
+async def test_a_credential_put_twice_is_one(store: Database) -> None:
+    row = _credential()
+    async with store.write() as connection:
+        await credentials.put(connection, row)
+        again = replace(row, encrypted_credentials="BB==")
+        await credentials.put(connection, again)
+        assert await credentials.get(connection, row.credential_id) == again
+        await credentials.forget(connection, row.credential_id)
+        await credentials.forget(connection, row.credential_id)
+        assert await credentials.get(connection, row.credential_id) is None
+
+
+async def test_a_new_credential_replaces_only_its_own_kind(store: Database) -> None:
+    old, new = _credential(), _credential()
+    other_person, other_provider = _credential(BEN), _credential(provider="claude_code")
+    async with store.write() as connection:
+        for row in (old, new, other_person, other_provider):
+            await credentials.put(connection, row)
+        await credentials.forget_others(connection, new.credential_id)
+        left = [
+            row.credential_id
+            for row in (old, new, other_person, other_provider)
+            if await credentials.get(connection, row.credential_id)
+        ]
+    assert left == [
+        new.credential_id,
+        other_person.credential_id,
+        other_provider.credential_id,
+    ]

@@ -1,0 +1,133 @@
+"""Row-level security: no query function gets at another's rows, whatever it is handed.
+
+All functions of the store's modules are tried: a new one is covered by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Set
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from owned_rows import ANN, AT, BEN, NO_RIGHT, Raw, not_bens
+from sqlalchemy.exc import NoResultFound, SQLAlchemyError
+
+import polydev.controller.store.queries
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.engine.keyset import Span
+from polydev.shared.domain import PersonId
+from polydev.shared.errors import Missing, PolydevError
+from polydev.shared.host_protocol import Health
+
+MODULES = [
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(
+        polydev.controller.store.queries.__path__, "polydev.controller.store.queries."
+    )
+    if not module.ispkg
+]
+FUNCTIONS = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": function
+    for module in MODULES
+    for name, function in inspect.getmembers(module, inspect.iscoroutinefunction)
+    if function.__module__ == module.__name__
+    and not name.startswith("_")
+    and next(iter(inspect.signature(function).parameters), None) == "connection"
+}
+
+
+_OTHERS: dict[Any, Any] = {
+    int: 1,
+    float: 1.0,
+    bool: True,
+    datetime: AT,
+    timedelta: timedelta(days=1),
+    Span: Span(100),
+    Health: Health(version="1", driver="simulated", accelerator="none"),
+    "action": "machine.stop",
+}
+
+
+def _anns(kind: Any, name: str) -> Any:  # noqa: PLR0911
+    """What somebody who is after Ann's rows hands to a parameter of that type and name."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _anns(next(part for part in parts if part is not types.NoneType), name)
+    if kind is PersonId or name in ("user_id", "owner"):
+        return ANN
+    if kind in _OTHERS or name in _OTHERS:
+        return _OTHERS.get(kind) or _OTHERS[name]
+    if isinstance(kind, typing.NewType):
+        return f"ann-{kind.__name__.removesuffix('Id').lower()}_id"
+    if origin is not None and issubclass(origin, Mapping):
+        return {}
+    if origin is tuple:
+        return tuple(_anns(part, name) for part in parts if part is not Ellipsis)
+    if origin is not None and issubclass(origin, Iterable):
+        one = [_anns(parts[0], name)]
+        return frozenset(one) if issubclass(origin, Set) else one
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        fields = [field.name for field in dataclasses.fields(kind)]
+        return kind(**{field: _anns(hints[field], field) for field in fields})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return next(iter(kind))
+    assert kind in (str, Any), f"say in _OTHERS what to hand to a {kind}"
+    return f"ann-{name}"
+
+
+def _anns_arguments(function: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
+    hints = typing.get_type_hints(function)
+    values: list[Any] = []
+    named: dict[str, Any] = {}
+    for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            continue  # further conditions: without them more is asked for
+        if parameter.kind is parameter.VAR_KEYWORD:
+            dated = "datetime" in str(hints[name])
+            named |= {"expires_at": AT} if dated else {"status": "failed"}
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            named[name] = _anns(hints[name], name)
+        else:
+            values.append(_anns(hints[name], name))
+    return values, named
+
+
+def test_there_are_functions_to_try() -> None:
+    assert {"machines.get", "sessions.change", "api_tokens.revoke", "credentials.put"} <= set(
+        FUNCTIONS
+    )
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+async def test_no_function_of_the_store_gets_at_anothers(
+    filled: Database, all_there_was: dict[str, list[str]], name: str
+) -> None:
+    values, named = _anns_arguments(FUNCTIONS[name])
+    told: object = None
+    refused: Exception | None = None
+    async with filled.write(BEN) as connection:
+        try:
+            async with connection.begin_nested():
+                told = await FUNCTIONS[name](connection, *values, **named)
+        except (SQLAlchemyError, PolydevError) as error:
+            refused = error
+        raw = await connection.get_raw_connection()
+        assert await not_bens(cast(Raw, raw.driver_connection)) == all_there_was
+        await connection.rollback()
+    assert refused is None or _is_no_right_or_nothing_there(refused), refused
+    assert "ann" not in repr(told)
+
+
+def _is_no_right_or_nothing_there(error: Exception) -> bool:
+    cause = getattr(error, "orig", None)
+    nothing_there = isinstance(error, Missing | NoResultFound)
+    return nothing_there or getattr(cause, "sqlstate", None) == NO_RIGHT

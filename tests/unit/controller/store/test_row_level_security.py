@@ -1,0 +1,186 @@
+"""Row-level security by raw SQL: acting as one person, nothing of another's can be had.
+
+Two roles act: Polydev's own for people, with its few rights, and one as Supabase has it, with the
+right to every row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from owned_rows import (
+    NO_RIGHT,
+    NOBODYS,
+    OWNED,
+    TABLES,
+    Acting,
+    as_claimed,
+    as_person,
+    copied,
+    not_bens,
+    owner_of,
+    readable,
+    row_of,
+    tried,
+    value_of,
+    was_refused,
+)
+from postgres import Cluster
+
+from polydev.controller.store.engine.database import Database
+from polydev.shared.domain import PersonId
+
+
+@pytest.fixture(params=["polydev_person", "authenticated"])
+def as_ben(
+    request: pytest.FixtureRequest, filled: Database, postgres: Cluster, filled_url: str
+) -> Acting:
+    """Raw SQL for whoever acts as Ben: Polydev's role for people, with its few rights, or one as
+    Supabase has it, with all rights there are and Ben's token."""
+    return (
+        as_person(filled) if request.param == "polydev_person" else as_claimed(postgres, filled_url)
+    )
+
+
+async def test_every_table_is_closed_to_its_owner_too(filled: Database) -> None:
+    async with filled.read() as connection:
+        query = "SELECT relname, relrowsecurity, relforcerowsecurity FROM pg_class"
+        found = {row[0]: (row[1], row[2]) for row in await connection.execute(sa.text(query))}
+    assert {name: found[name] for name in TABLES} == dict.fromkeys(TABLES, (True, True))
+
+
+async def test_the_login_sees_no_row_before_it_acts_as_somebody(
+    filled: Database, filled_url: str
+) -> None:
+    async with await psycopg.AsyncConnection.connect(filled_url) as raw:
+        for name in TABLES:
+            assert await tried(raw, f"SELECT * FROM {name}") == [], name
+
+
+async def test_a_worker_sees_every_row(filled: Database) -> None:
+    async with filled.read() as connection:
+        for name in TABLES:
+            count = await connection.execute(sa.text(f"SELECT count(*) FROM {name}"))
+            assert count.scalar_one() == 2, name
+
+
+@pytest.mark.parametrize("name", [name for name in OWNED if name != "passwords"])
+async def test_what_is_ones_own_can_be_read(as_ben: Acting, name: str) -> None:
+    async with as_ben() as raw:
+        columns = await readable(raw, name)
+        assert len(await tried(raw, f"SELECT {columns} FROM {name}")) == 1
+
+
+@pytest.mark.parametrize("name", OWNED)
+async def test_what_is_anothers_cannot_be_read(as_ben: Acting, name: str) -> None:
+    whose = owner_of(TABLES[name])
+    async with as_ben() as raw:
+        columns = await readable(raw, name)
+        rows = await tried(raw, f"SELECT {columns} FROM {name}")
+        assert was_refused(rows) or ("ann" not in repr(rows)), rows
+        count = await tried(raw, f"SELECT count(*) FROM {name} WHERE {whose} = 'ann'")
+        assert was_refused(count) or count == [(0,)]
+        for what in (f"{name} ({columns})", f"(SELECT {columns} FROM {name})"):
+            told = await copied(raw, what)
+            assert NO_RIGHT in told or "ann" not in told
+
+
+@pytest.mark.parametrize("name", TABLES)
+async def test_what_is_not_theirs_cannot_be_changed_or_deleted(
+    as_ben: Acting, all_there_was: dict[str, list[str]], name: str
+) -> None:
+    table, whose = TABLES[name], owner_of(TABLES[name])
+    anns = "true" if whose is None else f"{whose} = 'ann'"
+    async with as_ben() as raw:
+        for column in (f'"{column.name}"' for column in table.c):
+            for change in (
+                f"UPDATE {name} SET {column} = {column} WHERE {anns} RETURNING *",
+                f"UPDATE {name} SET {column} = 'ben' WHERE {anns}",
+            ):
+                changed = await tried(raw, change)
+                assert not changed or isinstance(changed, str), change
+        for deletion in (f"DELETE FROM {name} WHERE {anns} RETURNING *", f"TRUNCATE {name}"):
+            gone = await tried(raw, deletion)
+            assert not gone or was_refused(gone), deletion
+        for column in ("id", "user_id", "owner"):
+            if column == whose:
+                given = await tried(raw, f"UPDATE {name} SET {column} = 'ann'")
+                assert not given or isinstance(given, str)
+        await tried(raw, f"DELETE FROM {name}")
+        assert await not_bens(raw) == all_there_was
+
+
+@pytest.mark.parametrize("name", OWNED)
+async def test_nothing_can_be_put_down_as_anothers_nor_an_id_be_guessed(
+    as_ben: Acting, name: str
+) -> None:
+    def put_down_as(person: str) -> tuple[str, tuple[Any, ...]]:
+        row = row_of(TABLES[name], PersonId("new"))
+        for column in TABLES[name].c:
+            if column.name in row and (
+                column.foreign_keys or column.name == owner_of(TABLES[name])
+            ):
+                row[column.name] = value_of(column, PersonId(person))
+        columns, marks = ", ".join(f'"{it}"' for it in row), ", ".join(["%s"] * len(row))
+        values = tuple(json.dumps(it) if isinstance(it, dict) else it for it in row.values())
+        return f"INSERT INTO {name} ({columns}) VALUES ({marks})", values
+
+    async with as_ben() as raw:
+        for more in ("", " RETURNING 1", " ON CONFLICT DO NOTHING"):
+            outcomes = set()
+            for person in ("ann", "nobody"):
+                statement, values = put_down_as(person)
+                outcome = await tried(raw, statement + more, *values)
+                assert was_refused(outcome), f"{name}: {outcome}"
+                outcomes.add(outcome)
+            assert len(outcomes) == 1, outcomes
+
+
+@pytest.mark.parametrize("name", NOBODYS)
+async def test_tables_that_are_nobodys_are_not_for_people(as_ben: Acting, name: str) -> None:
+    async with as_ben() as raw:
+        rows = await tried(raw, f"SELECT * FROM {name}")
+        assert rows == [] or was_refused(rows)
+
+
+async def test_nobody_gives_themselves_rights(as_ben: Acting) -> None:
+    async with as_ben() as raw:
+        made = await tried(raw, "UPDATE users SET role = 'administrator' WHERE id = 'ben'")
+        assert not made or was_refused(made)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("passwords", "hash"),
+        ("sign_ins", "secret_hash"),
+        ("api_tokens", "secret_hash"),
+        ("credentials", "encrypted_credentials"),
+    ],
+)
+async def test_people_cannot_read_secrets_even_of_their_own(
+    filled: Database, table: str, column: str
+) -> None:
+    async with as_person(filled)() as raw:
+        assert was_refused(await tried(raw, f"SELECT {column} FROM {table}"))
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE {} SET reason = ''", "DELETE FROM {}", "TRUNCATE {}"]
+)
+@pytest.mark.parametrize("role", ["polydev_worker", "polydev_app", "postgres"])
+async def test_nobody_rewrites_the_audit_log(
+    postgres: Cluster, filled_url: str, role: str, statement: str
+) -> None:
+    counted = "SELECT count(*) FROM audit_log WHERE reason <> ''"
+    with postgres.superuser(filled_url) as raw:
+        raw.execute(f"SET ROLE {role}".encode())
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+            raw.execute(statement.format("audit_log").encode())
+        raw.execute("RESET ROLE")
+        assert raw.execute(counted).fetchone() == (2,)

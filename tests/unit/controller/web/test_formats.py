@@ -1,0 +1,79 @@
+"""Times and sizes as people read them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from polydev.controller.web.rendering import filters
+
+AT = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "just now"),
+        (59, "just now"),
+        (60, "1 minute ago"),
+        (3599, "59 minutes ago"),
+        (3600, "1 hour ago"),
+        (7200, "2 hours ago"),
+        (86400, "1 day ago"),
+        (29 * 86400, "29 days ago"),
+        (30 * 86400, "on 12 February 2026"),
+        (-1, "in a moment"),
+        (-60, "in 1 minute"),
+        (-90000, "in 1 day"),
+        (-40 * 86400, "until 23 April 2026"),
+    ],
+)
+def test_a_time_is_told_by_how_long_ago_or_away_it_is(seconds: int, words: str) -> None:
+    assert filters.words_ago(AT, AT - timedelta(seconds=seconds)) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (1024 * 1024, "1 MiB"),
+        (512 * 1024 * 1024, "512 MiB"),
+        (1023 * 1024 * 1024, "1 GiB"),
+        (2.5 * 1024**4, "2.5 TiB"),
+        (5000 * 1024**4, "5000 TiB"),
+    ],
+)
+def test_a_size_has_three_digits_and_a_unit(count: float, words: str) -> None:
+    assert filters.size(count) == words
+
+
+def test_memory_is_told_in_the_unit_that_fits() -> None:
+    assert [filters.mib(it) for it in (256, 512, 2048, 12288)] == [
+        "256 MiB",
+        "512 MiB",
+        "2 GiB",
+        "12 GiB",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.44, "0.4 s"), (12.3, "12 s"), (60, "1 min"), (185, "3 min 5 s"), (7440, "2 h 4 min")],
+)
+def test_how_long_something_took_is_told_as_people_say_it(seconds: float, words: str) -> None:
+    assert filters.lasted(seconds) == words
+
+
+def test_every_time_is_a_time_element_with_its_exact_moment() -> None:
+    told = str(filters.exact(AT))
+    assert told.startswith('<time datetime="2026-03-14T15:09:26Z"')
+    assert 'title="14 March 2026, 15:09:26 UTC"' in told
+    assert filters.ago(None) == ""
+
+
+def test_a_time_of_another_zone_is_the_same_moment() -> None:
+    assert 'datetime="2026-03-14T15:09:26Z"' in filters.day("2026-03-14T17:09:26+02:00")

@@ -1,0 +1,238 @@
+"""The engine on both databases: what is kept of a workflow, what not, and who goes on with it."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from polydev.controller.store.engine.database import open_database
+from polydev.controller.workflows.engine.dbos_store import Journal, journal_of
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.shared.domain import now
+from polydev.shared.errors import BadSettings, LoginFailed, PolydevError
+
+LIMIT_S = 60.0
+
+
+class Place:
+    """A journal, over which one engine after another is started."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url = url
+        self._folder = folder
+        self.done: list[object] = []
+
+    def journal(self) -> Journal:
+        return journal_of(self._url, self._folder)
+
+    def engine(self) -> Engine:
+        return Engine(self.journal())
+
+    async def run(self, *, cut: bool, takes_over: int = 1) -> list[object]:
+        """Start an engine, and let the workflow go on to its end, or to where it is cut."""
+        engine = self.engine()
+        reached = asyncio.Event()
+
+        async def one() -> dict[str, object]:
+            self.done.append("one")
+            return {"number": 1, "none": None, "list": [True, "ä"]}
+
+        async def two() -> None:
+            self.done.append("two")
+            raise LoginFailed("it did", hint="try again")
+
+        async def three() -> None:
+            self.done.append("three")
+            if cut:
+                reached.set()
+                await asyncio.Event().wait()
+
+        async def body(subject: str) -> None:
+            given: list[object] = [subject, await engine.step("one", one)]
+            try:
+                await engine.step("two", two)
+            except PolydevError as error:
+                given.append((type(error), error.message, error.hint))
+            await engine.step("three", three)
+            self.done.append(given)
+            reached.set()
+
+        engine.add("test", body)
+        await engine.start()
+        dead = await engine.executors()
+        for _ in range(takes_over):
+            await engine.take_over(dead)
+        await engine.enqueue("test", "it")
+        await asyncio.wait_for(reached.wait(), LIMIT_S)
+        if not cut:
+            await _over(engine)
+        await engine.stop()
+        return self.done
+
+
+@pytest.fixture
+def place(database_url: str, tmp_path: Path) -> Place:
+    return Place(database_url, tmp_path)
+
+
+async def _over(engine: Engine) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not await engine.is_over("test", "it"):
+            await asyncio.sleep(0.05)
+
+
+GIVEN = [
+    "it",
+    {"number": 1, "none": None, "list": [True, "ä"]},
+    (LoginFailed, "it did", "try again"),
+]
+
+
+async def test_what_a_step_gave_is_given_again_after_a_restart(place: Place) -> None:
+    assert await place.run(cut=True) == ["one", "two", "three"]
+    assert (await place.run(cut=False))[3:] == ["three", GIVEN]
+
+
+async def test_a_workflow_that_is_taken_over_twice_runs_once(place: Place) -> None:
+    await place.run(cut=True)
+    assert (await place.run(cut=False, takes_over=3))[3:] == ["three", GIVEN]
+
+
+async def test_what_runs_is_not_taken_from_a_living_engine(place: Place) -> None:
+    engine, begun, go_on = place.engine(), [], asyncio.Event()
+
+    async def step() -> None:
+        begun.append(1)
+        await go_on.wait()
+
+    engine.add("test", lambda _: engine.step("step", step))
+    await engine.start()
+    await engine.enqueue("test", "it")
+    async with asyncio.timeout(LIMIT_S):
+        while not begun:
+            await asyncio.sleep(0.05)
+    assert await engine.executors() == {engine.executor_id}
+    assert await engine.take_over({"controller-that-died", engine.executor_id}) == 0
+    go_on.set()
+    await _over(engine)
+    assert await engine.executors() == frozenset()
+    assert begun == [1]
+    await engine.stop()
+
+
+async def test_no_step_begins_behind_the_fence(place: Place) -> None:
+    """Another executor may have taken the workflow over by then."""
+    asked, ran = asyncio.Event(), []
+
+    class Stopped(BaseException):
+        """Stands for the end of the process."""
+
+    def fence() -> None:
+        asked.set()
+        raise Stopped
+
+    async def step() -> None:
+        ran.append(1)
+
+    engine = Engine(place.journal(), fence=fence)
+    engine.add("test", lambda _: engine.step("step", step))
+    await engine.start()
+    await engine.enqueue("test", "it")
+    await asyncio.wait_for(asked.wait(), LIMIT_S)
+    await engine.stop()
+    assert ran == []
+
+
+async def test_nothing_in_the_journal_is_a_pickle(place: Place) -> None:
+    await place.run(cut=False)
+    journal = place.journal()
+    tables = sa.MetaData(schema=journal.schema)
+    tables.reflect(journal.engine)
+    with journal.engine.connect() as connection:
+        cells = [
+            cell
+            for table in tables.sorted_tables
+            for row in connection.execute(sa.select(table))
+            for cell in row
+            if isinstance(cell, str)
+        ]
+    journal.engine.dispose()
+    assert any("it did" in cell for cell in cells)
+    for told in (pickle.dumps(0)[:2], b"\x80\x04", b"\x80\x05"):
+        assert not any(told in cell.encode() for cell in cells)
+    assert not any(cell.startswith(("gAS", "gAR", "gAW")) for cell in cells)
+
+
+async def test_one_workflow_per_name_and_subject(place: Place) -> None:
+    engine, runs = place.engine(), []
+
+    async def body(subject: str) -> None:
+        runs.append(subject)
+
+    engine.add("test", body)
+    await engine.start()
+    for _ in range(3):
+        await engine.enqueue("test", "it")
+    await _over(engine)
+    await engine.enqueue("test", "it")
+    assert runs == ["it"]
+    assert not await engine.is_over("test", "another")
+    assert await engine.forget(now() - timedelta(minutes=1)) == 0
+    assert await engine.forget(now() + timedelta(minutes=1)) == 1
+    await engine.stop()
+
+
+async def test_a_step_cannot_give_what_is_no_plain_value(place: Place) -> None:
+    engine = place.engine()
+    failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def give() -> object:
+        return object()
+
+    async def body(subject: str) -> None:
+        try:
+            await engine.step("give", give)
+        except Exception as error:
+            failed.set_result(error)
+
+    engine.add("test", body)
+    await engine.start()
+    await engine.enqueue("test", "it")
+    assert isinstance(await asyncio.wait_for(failed, LIMIT_S), TypeError)
+    await engine.stop()
+
+
+async def test_what_nobody_foresaw_is_told_by_its_kind_and_place_alone(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its text may hold anything."""
+    engine, failures = place.engine(), []
+
+    async def break_down() -> None:
+        try:
+            open_database("mysql://somewhere", Path())
+        except BadSettings as error:
+            raise RuntimeError("hunter2") from error
+
+    async def body(subject: str) -> None:
+        try:
+            await engine.step("break-down", break_down)
+        except PolydevError as error:
+            failures.append(error)
+
+    engine.add("test", body)
+    await engine.start()
+    await engine.enqueue("test", "it")
+    await _over(engine)
+    await engine.stop()
+    (failure,) = failures
+    assert failure.code == "failed"
+    assert "RuntimeError from BadSettings" in failure.message
+    assert "test_engine.py" in caplog.text
+    assert "engine.py" in caplog.text
+    assert "hunter2" not in caplog.text + failure.line()

@@ -1,0 +1,187 @@
+"""Leases: who holds one, who has lost it, and who goes on with what a dead controller had begun."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import sqlalchemy as sa
+
+from polydev.controller.store.engine.database import Database, open_database
+from polydev.controller.store.queries.system import controllers
+from polydev.controller.store.tables import controllers as table
+from polydev.controller.workflows.engine import leases
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.engine.leases import Lease, Survivors
+
+LIMIT_S = 30.0
+
+
+@pytest.fixture
+async def database(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database]:
+    it = open_database(postgresql_url, tmp_path)
+    yield it
+    await it.close()
+
+
+class BusyEngine:
+    """Tells of executors with unfinished workflows, and notes whose are taken over."""
+
+    def __init__(self, *busy: str) -> None:
+        self.busy = frozenset(busy)
+        self.taken: list[frozenset[str]] = []
+
+    async def executors(self) -> frozenset[str]:
+        return self.busy
+
+    async def take_over(self, executors: frozenset[str]) -> int:
+        self.taken.append(executors)
+        return len(executors)
+
+
+async def _begun(database: Database, executor_id: str, valid_s: float) -> None:
+    async with database.write() as connection:
+        await controllers.begin_lease(connection, executor_id, valid_s, "1", frozenset())
+
+
+async def _age(database: Database, seconds: float) -> None:
+    """Let so much time pass in the rows."""
+    async with database.write() as connection:
+        earlier = table.c.lease_until - sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+        await connection.execute(sa.update(table).values(lease_until=earlier))
+
+
+async def _alive(database: Database) -> frozenset[str]:
+    async with database.read() as connection:
+        return await controllers.alive(connection)
+
+
+async def _rows(database: Database) -> int:
+    async with database.read() as connection:
+        return len((await connection.execute(sa.select(table))).all())
+
+
+async def _look(database: Database, engine: BusyEngine) -> None:
+    await Survivors(database, cast(Engine, engine)).once()
+
+
+async def test_a_lease_is_held_renewed_and_given_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "PERIOD_S", 0.05)
+    monkeypatch.setattr(leases, "VALID_S", 600.0)
+    lease = Lease(database, lapse=pytest.fail)
+    async with lease.held():
+        for _ in range(3):
+            await _age(database, leases.VALID_S * 2 / 3)
+            async with asyncio.timeout(LIMIT_S):
+                while await _remaining_s(database) < leases.VALID_S / 2:
+                    await asyncio.sleep(0.02)
+        assert await _alive(database) == {lease.executor_id}
+        lease.check()
+    assert await _rows(database) == 0
+
+
+async def test_a_lease_that_has_run_out_is_not_renewed_but_ends_the_process(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "PERIOD_S", 0.05)
+    lapsed = threading.Event()
+    async with Lease(database, lapse=lapsed.set).held():
+        await _age(database, leases.VALID_S + 1)
+        assert await asyncio.to_thread(lapsed.wait, LIMIT_S)
+        assert await _alive(database) == frozenset()
+
+
+async def test_who_cannot_renew_ends_before_the_others_begin(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "VALID_S", 2.0)
+    monkeypatch.setattr(leases, "PERIOD_S", 3600)
+    lapsed = threading.Event()
+    lease = Lease(database, lapse=lapsed.set)
+    async with lease.held():
+        assert await asyncio.to_thread(lapsed.wait, LIMIT_S)
+        assert lease._until_s == pytest.approx(leases._clock_s(), abs=5)
+        lapsed.clear()
+        lease.check()
+        assert lapsed.is_set()
+
+
+async def test_the_dead_are_taken_over_and_buried_and_the_living_left_alone(
+    database: Database,
+) -> None:
+    await _begun(database, "dead", 0)
+    await _begun(database, "dead and idle", 0)
+    await _begun(database, "alive", 60)
+    engine = BusyEngine("dead", "of nobody", "alive")
+    await _look(database, engine)
+    assert engine.taken == [{"dead", "dead and idle", "of nobody"}]
+    assert await _rows(database) == 1
+    assert await _alive(database) == {"alive"}
+
+
+async def test_of_survivors_that_look_at_once_one_takes_over(database: Database) -> None:
+    await _begun(database, "dead", 0)
+    engines = [BusyEngine("dead") for _ in range(4)]
+    others_have_looked = asyncio.Event()
+    for engine in engines:
+        engine.take_over = _until(others_have_looked, engine)  # type: ignore[method-assign]
+    looking = {asyncio.create_task(_look(database, engine)) for engine in engines}
+    async with asyncio.timeout(LIMIT_S):
+        while len(looking) > 1:  # the one that takes over ends last
+            done, looking = await asyncio.wait(looking, return_when=asyncio.FIRST_COMPLETED)
+            for look in done:
+                look.result()
+        others_have_looked.set()
+        await asyncio.wait(looking)
+    assert sorted(len(engine.taken) for engine in engines) == [0, 0, 0, 1]
+
+
+async def test_a_survivor_that_dies_while_it_takes_over_is_followed_by_another(
+    database: Database,
+) -> None:
+    await _begun(database, "dead", 0)
+    first, second = BusyEngine("dead"), BusyEngine("dead")
+    claimed = asyncio.Event()
+    first.take_over = _never(claimed)  # type: ignore[method-assign]
+    looking = asyncio.create_task(_look(database, first))
+    await asyncio.wait_for(claimed.wait(), LIMIT_S)
+    looking.cancel()
+    await asyncio.wait({looking})
+    await _look(database, second)
+    assert second.taken == [], "the first one's claim was valid still"
+    assert await _alive(database) == frozenset(), "a claim is no controller"
+    await _age(database, leases.VALID_S)
+    await _look(database, second)
+    assert second.taken == [{"dead"}]
+    assert await _rows(database) == 0
+
+
+async def _remaining_s(database: Database) -> float:
+    async with database.read() as connection:
+        left = sa.extract("epoch", table.c.lease_until)
+        left -= sa.extract("epoch", sa.func.clock_timestamp())
+        return float((await connection.execute(sa.select(left))).scalar_one())
+
+
+def _until(event: asyncio.Event, engine: BusyEngine):  # type: ignore[no-untyped-def]
+    async def take_over(executors: frozenset[str]) -> int:
+        engine.taken.append(executors)
+        await event.wait()
+        return 1
+
+    return take_over
+
+
+def _never(began: asyncio.Event):  # type: ignore[no-untyped-def]
+    async def take_over(executors: frozenset[str]) -> int:
+        began.set()
+        await asyncio.Event().wait()
+        return 0
+
+    return take_over

@@ -1,0 +1,90 @@
+"""Watching a login in a machine that does not keep to the service's rules."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import cast
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from polydev.controller.workflows.connect.browser_service_client import BrowserService
+from polydev.controller.workflows.connect.login_poller import LoginWatch
+from polydev.shared.domain import ConnectSession, PersonId, SessionId, SessionStatus, VmId, now
+from polydev.shared.errors import LoginFailed, MachineBusy
+from polydev.shared.host_client import Host
+
+
+class HastyMachine:
+    """Answers every question at once, and never has an end to tell."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._versions = itertools.count()
+
+    def http(self, vm_id: str, port: int, **_: object) -> httpx.AsyncClient:
+        transport = httpx.MockTransport(self._answer)
+        return httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1:{port}")
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(202, json={})
+        self.asked += 1
+        if request.url.path.endswith("/oauth-url"):
+            return httpx.Response(404, json={"code": "not_known_yet", "detail": ""})
+        return httpx.Response(200, json={"step": "starting", "version": next(self._versions)})
+
+
+def watch_of(machine: HastyMachine) -> LoginWatch:
+    session = ConnectSession(
+        session_id=SessionId("s"),
+        user_id=PersonId("p"),
+        provider="codex",
+        status=SessionStatus.WAITING,
+        step=None,
+        oauth_url=None,
+        own_browser_url=None,
+        cli_vm_id=None,
+        error_code=None,
+        error=None,
+        cancel_requested_at=None,
+        created_at=now(),
+        expires_at=now(),
+        ended_at=None,
+    )
+    service = BrowserService(cast(Host, machine), VmId("vm"), SecretStr("t"))
+    return LoginWatch(service, session, _not_lost)
+
+
+async def _not_lost() -> bool:
+    return False
+
+
+@pytest.mark.parametrize("what", ["start", "until_done"])
+async def test_a_machine_that_does_not_let_us_wait_is_asked_seldom(what: str) -> None:
+    machine = HastyMachine()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await getattr(watch_of(machine), what)()
+    assert 1 <= machine.asked <= 5
+
+
+class EndedMachine(HastyMachine):
+    """Does not run any more, as its host agent says."""
+
+    def http(self, vm_id: str, port: int, **_: object) -> httpx.AsyncClient:
+        def refused(request: httpx.Request) -> httpx.Response:
+            raise MachineBusy("vm is failed", hint="Start it first")
+
+        return httpx.AsyncClient(
+            transport=httpx.MockTransport(refused), base_url=f"http://127.0.0.1:{port}"
+        )
+
+
+@pytest.mark.parametrize("what", ["start", "until_done"])
+async def test_a_machine_that_has_ended_ends_the_login_with_what_helps(what: str) -> None:
+    with pytest.raises(LoginFailed, match="browser machine vm ended") as caught:
+        await getattr(watch_of(EndedMachine()), what)()
+    assert caught.value.hint == "Connect again"

@@ -1,0 +1,58 @@
+"""A machine that is nobody's goes with one reason in the audit log, however often it is tried."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.queries.system import audit
+from polydev.controller.store.queries.system.audit import Sought
+from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.reconcile.orphans import Orphans, Seen
+from polydev.shared.domain import HostId
+from polydev.shared.errors import HostUnreachable
+
+VM = "vm-0190b5a0-7c31-7b1e-8a55-000000000001"
+HOST = HostId("here")
+
+
+class OneHost:
+    """It has one machine that nobody knows, and fails so often before it destroys it."""
+
+    installation = "ours"
+
+    def __init__(self, database: Database, failures: int) -> None:
+        self.database = database
+        self.failures = failures
+        self.told: list[int] = []
+        """How many entries there were at each attempt."""
+        self.hosts = SimpleNamespace(of=lambda _: self)
+
+    async def machine(self, vm_id: str) -> None:
+        assert vm_id == VM
+
+    async def sweep(self) -> Any:
+        return SimpleNamespace(processes=[], folders=[], addresses=[], taps=[], sockets=[])
+
+    async def erase_at(self, host_id: HostId, vm_id: str) -> None:
+        self.told.append(len(await reasons(self.database)))
+        if len(self.told) <= self.failures:
+            raise HostUnreachable("The host does not answer")
+
+
+async def reasons(database: Database) -> list[str]:
+    async with database.read() as connection:
+        found = await audit.found(connection, Sought(subject=VM, action="machine.destroy"))
+    return [it.entry.reason for it in found]
+
+
+async def test_why_it_goes_is_told_before_it_does_and_once(database: Database) -> None:
+    host = OneHost(database, failures=2)
+    view = SimpleNamespace(vm_id=VM, labels={"installation": "ours"})
+    for _ in range(3):
+        seen = cast(Seen, {HOST: {VM: view}})
+        await Orphans(database, cast(Machines, host)).remove(seen)
+    assert host.told == [1, 1, 1]
+    [reason] = await reasons(database)
+    assert "its label says that it is ours" in reason

@@ -1,0 +1,182 @@
+"""Sagas over the real engine: order, undoing, limits, trying again, interruption."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from polydev.controller.workflows.engine.dbos_store import journal_of
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.engine.saga import Saga, Step
+from polydev.shared.errors import (
+    ChannelLost,
+    LoginCancelled,
+    LoginFailed,
+    PolydevError,
+    StepTimedOut,
+)
+
+LIMIT_S = 20.0
+
+
+class Notes:
+    """Keeps what a saga tells, and interrupts it when told to."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.ended: asyncio.Future[PolydevError | None] = asyncio.get_running_loop().create_future()
+        self.unwanted = asyncio.Event()
+
+    async def begins(self, subject: str, step: str) -> None:
+        self.told.append(step)
+
+    async def ends(self, subject: str, step: str, outcome: str) -> None:
+        self.told.append(f"{step}: {outcome}")
+
+    async def interrupted(self, subject: str) -> PolydevError:
+        await self.unwanted.wait()
+        return LoginCancelled("unwanted")
+
+    async def over(self, subject: str, failure: PolydevError | None) -> None:
+        self.ended.set_result(failure)
+
+
+class Bench:
+    """Runs one saga to its end."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.notes = Notes()
+        self.done: list[str] = []
+
+    def does(self, name: str, *errors: Exception) -> Callable[[str], Awaitable[None]]:
+        """Work that notes its name, and raises the errors, one a time, before it succeeds."""
+        left = list(errors)
+
+        async def work(subject: str) -> None:
+            self.done.append(name)
+            if left:
+                raise left.pop(0)
+
+        return work
+
+    async def run(
+        self, *steps: Step, always: tuple[Step, ...] = (), undo_limit_s: float = 1
+    ) -> PolydevError | None:
+        saga = Saga("test", steps, always, self.notes, undo_limit_s=undo_limit_s)
+        self.engine.add("test", lambda subject: saga.run(self.engine, subject))
+        await self.engine.start()
+        await self.engine.enqueue("test", "it")
+        return await asyncio.wait_for(asyncio.shield(self.notes.ended), LIMIT_S)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    engine = Engine(journal_of(None, tmp_path))
+    yield Bench(engine)
+    await engine.stop()
+
+
+def _step(bench: Bench, name: str, *errors: Exception, limit_s: float = 5) -> Step:
+    return Step(name, bench.does(name, *errors), limit_s, undo=bench.does(f"undo {name}"))
+
+
+async def test_steps_are_done_in_order_and_then_what_is_always_done(bench: Bench) -> None:
+    failure = await bench.run(
+        _step(bench, "one"), _step(bench, "two"), always=(_step(bench, "last"),)
+    )
+    assert failure is None
+    assert bench.done == ["one", "two", "last"]
+    assert bench.notes.told == [
+        *("one", "one: done", "two", "two: done"),
+        *("last", "last: done"),
+    ]
+
+
+async def test_a_failure_undoes_what_began_the_last_first(bench: Bench) -> None:
+    failure = await bench.run(
+        _step(bench, "one"),
+        _step(bench, "two"),
+        _step(bench, "three", LoginFailed("no")),
+        _step(bench, "never"),
+        always=(_step(bench, "last"),),
+    )
+    assert isinstance(failure, LoginFailed)
+    assert bench.done == [
+        *("one", "two", "three"),
+        *("undo three", "undo two", "undo one"),
+        "last",
+    ]
+
+
+async def test_what_is_unavailable_is_tried_again(bench: Bench) -> None:
+    failure = await bench.run(_step(bench, "one", ChannelLost("cut"), ChannelLost("cut")))
+    assert failure is None
+    assert bench.done == ["one"] * 3
+
+
+async def test_trying_again_ends_at_the_limit_and_tells_the_last_error(bench: Bench) -> None:
+    always_cut = [ChannelLost("cut", hint="look")] * 100
+    failure = await bench.run(_step(bench, "one", *always_cut, limit_s=0.5))
+    assert isinstance(failure, StepTimedOut)
+    assert failure.line() == "'one' did not end within 0.5 s: cut. look"
+    assert bench.done[-1] == "undo one"
+
+
+async def test_a_step_that_hangs_is_ended_at_its_limit(bench: Bench) -> None:
+    async def hang(subject: str) -> None:
+        await asyncio.Event().wait()
+
+    failure = await bench.run(Step("one", hang, 0.3))
+    assert isinstance(failure, StepTimedOut)
+
+
+async def test_undoing_insists(bench: Bench) -> None:
+    stubborn = Step(
+        "one", bench.does("one"), 5, undo=bench.does("undo", LoginFailed("a"), ChannelLost("b"))
+    )
+    failing = _step(bench, "two", LoginFailed("no"))
+    failure = await bench.run(stubborn, failing, undo_limit_s=60)
+    assert failure is not None
+    assert bench.done == ["one", "two", "undo two", "undo", "undo", "undo"]
+
+
+async def test_undoing_that_cannot_be_done_does_not_keep_the_rest_from_being_done(
+    bench: Bench,
+) -> None:
+    hopeless = Step("two", bench.does("two"), 5, undo=bench.does("-", *[LoginFailed("no")] * 99))
+    failure = await bench.run(
+        _step(bench, "one"), hopeless, _step(bench, "three", LoginFailed("first"))
+    )
+    assert str(failure) == "first"
+    assert bench.done[-1] == "undo one"
+    assert "undo two: failed" in bench.notes.told
+
+
+async def test_an_interruption_ends_a_step_at_once(bench: Bench) -> None:
+    async def hang(subject: str) -> None:
+        bench.notes.unwanted.set()
+        await asyncio.Event().wait()
+
+    failure = await bench.run(Step("one", hang, 60, undo=bench.does("undo one")))
+    assert isinstance(failure, LoginCancelled)
+    assert bench.done == ["undo one"]
+
+
+async def test_a_step_that_cannot_be_interrupted_is_not(bench: Bench) -> None:
+    bench.notes.unwanted.set()
+    step = Step("one", bench.does("one"), 5, interruptible=False)
+    assert await bench.run(step) is None
+
+
+async def test_an_error_that_is_not_ours_fails_the_saga_without_its_text(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    failure = await bench.run(_step(bench, "one", KeyError("a-secret-token")))
+    assert failure is not None
+    assert "KeyError" in failure.message
+    assert "a-secret-token" not in failure.line() + caplog.text
+    assert bench.done == ["one", "undo one"]

@@ -1,0 +1,265 @@
+"""A machine is put to sleep, or it is used: never both, whoever is quicker, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from polydev.controller.access.caller import Caller
+from polydev.controller.chat import Chats
+from polydev.controller.settings import ControllerSettings
+from polydev.controller.store.engine.database import Database, open_database
+from polydev.controller.store.queries.accounts import users
+from polydev.controller.store.queries.chats import chats
+from polydev.controller.store.queries.connect import credentials
+from polydev.controller.store.queries.machines import hibernation, machines
+from polydev.controller.workflows.engine.engine import Engine
+from polydev.controller.workflows.machines.actor import Cause
+from polydev.controller.workflows.machines.idle import in_words, is_quiet
+from polydev.controller.workflows.machines.machine_commands import MachineRequests
+from polydev.controller.workflows.machines.machines import Machines
+from polydev.shared.domain import (
+    CredentialId,
+    HostId,
+    Machine,
+    MachineKind,
+    MachineSize,
+    MachineState,
+    Person,
+    PersonId,
+    Scope,
+    SealedCredential,
+    new_vm_id,
+    now,
+)
+from polydev.shared.errors import MachineBusy
+from polydev.shared.host_protocol import Usage, UsageSample
+
+ANN = PersonId("ann")
+IDLE = Cause.of_controller("idle", "not used")
+LONG_AGO = now() - timedelta(hours=2)
+MACHINE = Machine(
+    vm_id=new_vm_id(),
+    user_id=ANN,
+    vm_type=MachineKind.CLI,
+    status=MachineState.RUNNING,
+    ip_address=None,
+    session_id=None,
+    host_id=HostId("a"),
+    size=MachineSize(1024, 1, 4096),
+    error_code=None,
+    error=None,
+    created_at=LONG_AGO,
+)
+_A_WHILE_S = 0.3
+"""For what must wait to show that it does not."""
+
+
+class _NoEngine:
+    async def enqueue(self, name: str, subject: str) -> None:
+        pass
+
+
+@pytest.fixture
+async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
+    """Ann, connected to Codex in a machine that runs and was not used for two hours."""
+    database = open_database(database_url, tmp_path)
+    await database.upgrade()
+    async with database.write() as connection:
+        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        await machines.add_if_absent(connection, MACHINE)
+        sealed = SealedCredential(
+            credential_id=CredentialId("c"),
+            user_id=ANN,
+            provider="codex",
+            encrypted_credentials="AA==",
+            encryption_iv="AA==",
+            encryption_tag="AA==",
+            encryption_salt="AA==",
+            key_id="key-1",
+            created_at=now(),
+        )
+        await credentials.put(connection, sealed)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def requests(database: Database) -> MachineRequests:
+    means = cast(Machines, SimpleNamespace(database=database))
+    return MachineRequests(means, cast(Engine, _NoEngine()), lambda _step, _point: None)
+
+
+Ask = Callable[[], Awaitable[int]]
+
+
+@pytest.fixture
+async def ask(database: Database) -> Ask:
+    """Have the CLI take a turn."""
+    person = Person(ANN, "ann@example.test", now())
+    caller = Caller(person, frozenset(Scope), "sign-in", "127.0.0.1")
+    talks = Chats(database, ControllerSettings())
+    chat = await talks.create(caller, "codex", "")
+    return lambda: talks.ask(caller, chat.chat_id, "hello")
+
+
+class _Paused:
+    """A function that stops after its work, in the middle of its caller's transaction."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
+        self.is_there, self.go_on = asyncio.Event(), asyncio.Event()
+        self._work = getattr(module, name)
+        monkeypatch.setattr(module, name, self)
+
+    async def __call__(self, *told: Any) -> Any:
+        outcome = await self._work(*told)
+        self.is_there.set()
+        await self.go_on.wait()
+        return outcome
+
+
+async def _second_waits(first: _Paused, second: Awaitable[Any]) -> asyncio.Future[Any]:
+    """Begin the second while the first is in the middle of its transaction."""
+    await first.is_there.wait()
+    task = asyncio.ensure_future(second)
+    await asyncio.wait({task}, timeout=_A_WHILE_S)
+    assert not task.done()
+    first.go_on.set()
+    return task
+
+
+async def _status(database: Database) -> MachineState:
+    async with database.read() as connection:
+        return (await machines.get(connection, MACHINE.vm_id, None)).status
+
+
+async def test_a_turn_that_is_being_asked_for_keeps_its_machine_awake(
+    database: Database,
+    requests: MachineRequests,
+    ask: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paused = _Paused(monkeypatch, chats, "add_turn")
+    asking = asyncio.ensure_future(ask())
+    sleep = await _second_waits(paused, requests.hibernate(IDLE, MACHINE.vm_id, now()))
+    assert await asking == 1
+    with pytest.raises(MachineBusy, match="A CLI answers"):
+        await sleep
+    assert await _status(database) is MachineState.RUNNING
+
+
+async def test_a_turn_that_comes_after_the_claim_finds_a_machine_that_sleeps(
+    database: Database,
+    requests: MachineRequests,
+    ask: Ask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paused = _Paused(monkeypatch, hibernation, "begin")
+    sleep = asyncio.ensure_future(requests.hibernate(IDLE, MACHINE.vm_id, now()))
+    asking = await _second_waits(paused, ask())
+    assert (await sleep).status is MachineState.HIBERNATING
+    assert await asking == 1  # whoever does it wakes the machine first
+    async with database.read() as connection:
+        assert await chats.answers_in(connection, MACHINE)
+
+
+async def test_a_use_that_is_being_noted_keeps_a_machine_awake(
+    database: Database, requests: MachineRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = now() - timedelta(hours=1)
+    paused = _Paused(monkeypatch, hibernation, "note_use")
+
+    async def use() -> bool:
+        async with database.write() as connection:
+            return bool(await hibernation.note_use(connection, MACHINE.vm_id, now()))
+
+    using = asyncio.ensure_future(use())
+    sleep = await _second_waits(paused, requests.hibernate(IDLE, MACHINE.vm_id, since))
+    assert await using
+    with pytest.raises(MachineBusy, match="in use"):
+        await sleep
+
+
+async def test_a_use_that_comes_after_the_claim_is_told_that_it_does_not_run(
+    database: Database, requests: MachineRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused = _Paused(monkeypatch, hibernation, "begin")
+    since = now() - timedelta(hours=1)
+    sleep = asyncio.ensure_future(requests.hibernate(IDLE, MACHINE.vm_id, since))
+
+    async def use() -> bool:
+        async with database.write() as connection:
+            return await hibernation.note_use(connection, MACHINE.vm_id, now())
+
+    using = await _second_waits(paused, use())
+    assert (await sleep).status is MachineState.HIBERNATING
+    assert not await using
+
+
+async def test_turns_elsewhere_do_not_keep_a_machine_awake(database: Database, ask: Ask) -> None:
+    other = replace(MACHINE, vm_id=new_vm_id())
+    await ask()
+    async with database.write() as connection:
+        await machines.add_if_absent(connection, other)
+        assert await chats.answers_in(connection, MACHINE), "it may be there"
+        [it] = await chats.at_work(connection)
+        await chats.change(connection, it.chat.chat_id, vm_id=other.vm_id)
+        assert not await chats.answers_in(connection, MACHINE)
+        assert await chats.answers_in(connection, other)
+        await machines.set_state(connection, other.vm_id, MachineState.DESTROYED)
+        assert await chats.answers_in(connection, MACHINE), "where it was is gone"
+
+
+# -- what counts as doing nothing ------------------------------------------------------------------
+
+AT = datetime(2026, 3, 14, 12, tzinfo=UTC)
+
+
+def _usage(*cores: float) -> Usage:
+    """A sample every five seconds, the last one at noon."""
+    first = AT - timedelta(seconds=5 * (len(cores) - 1))
+    samples = [
+        UsageSample(at=first + timedelta(seconds=5 * it), cpu=cpu, memory_bytes=1)
+        for it, cpu in enumerate(cores)
+    ]
+    return Usage(period_s=5, samples=samples)
+
+
+def test_a_machine_that_used_next_to_nothing_is_quiet() -> None:
+    assert is_quiet(_usage(*[0.02] * 360), AT - timedelta(minutes=30), 0.1)
+
+
+def test_one_busy_minute_is_not_quiet_however_long_it_was_quiet_before() -> None:
+    usage = _usage(*[0.0] * 348, *[0.5] * 12)
+    assert not is_quiet(usage, AT - timedelta(minutes=30), 0.1)
+
+
+def test_of_what_was_not_looked_at_nothing_is_said() -> None:
+    assert not is_quiet(_usage(), AT - timedelta(minutes=30), 0.1)
+    assert not is_quiet(_usage(*[0.0] * 60), AT - timedelta(minutes=30), 0.1)
+
+
+def test_of_a_time_shorter_than_between_two_samples_the_last_one_tells() -> None:
+    assert is_quiet(_usage(0.01), AT + timedelta(seconds=4), 0.1)
+    assert not is_quiet(_usage(0.5), AT + timedelta(seconds=4), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (1800, "30 minutes"),
+        (60, "1 minute"),
+        (7200, "2 hours"),
+        (90, "90 seconds"),
+        (1, "1 second"),
+    ],
+)
+def test_how_long_it_was_unused_is_told_in_words(seconds: int, words: str) -> None:
+    assert in_words(timedelta(seconds=seconds)) == words

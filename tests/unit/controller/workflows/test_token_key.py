@@ -1,0 +1,42 @@
+"""The key of browser machines' tokens is every controller's, and an earlier version's stays."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from polydev.controller.store.engine.database import Database
+from polydev.controller.store.tables import shared_secrets
+from polydev.controller.vault import Vault
+from polydev.controller.workflows.connect.token_key import token_key
+
+
+@pytest.fixture
+async def vault() -> Vault:
+    return Vault(SecretStr("an encryption key of the tests only"), "key-1")
+
+
+async def test_controllers_that_start_at_once_have_one_key(
+    database: Database, vault: Vault, tmp_path: Path
+) -> None:
+    asked = (token_key(database, vault, tmp_path / "none") for _ in range(4))
+    [key, *others] = await asyncio.gather(*asked)
+    assert len(key) == 32
+    assert others == [key] * 3
+
+
+async def test_a_key_that_an_earlier_version_kept_in_a_file_is_taken_over_once(
+    database: Database, vault: Vault, tmp_path: Path
+) -> None:
+    earlier, kept = tmp_path / "browser-token-key", bytes(range(32))
+    earlier.write_text(f"{kept.hex()}\n")
+    assert await token_key(database, vault, earlier) == kept
+    assert not earlier.exists(), "it would lie there for anybody to read"
+    assert await token_key(database, vault, earlier) == kept
+    async with database.read() as connection:
+        [row] = (await connection.execute(sa.select(shared_secrets))).all()
+    assert kept.hex() not in str(row)

@@ -1,0 +1,104 @@
+"""Old golden images go by themselves, and none that anything may still need."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from image_stores import current_image, image, machine
+
+from polydev.hostagent.images import ImageStore, image_gc
+from polydev.hostagent.images.image_gc import Collector
+from polydev.shared.domain import MachineState
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A CLI image of today, one before it, and two that are long gone by."""
+    images = tmp_path / "images"
+    current_image(images, "cli-4444", days_old=10)
+    image(images, "cli-3333", days_old=40)
+    image(images, "cli-2222", days_old=50)
+    image(images, "cli-1111", days_old=60)
+    return images
+
+
+def collector(images: Path, state: str = "one") -> Collector:
+    machines = images.parent / state / "machines"
+    machines.mkdir(parents=True, exist_ok=True)
+    return Collector(ImageStore(images), machines)
+
+
+async def collected(images: Path, state: str = "one") -> list[str]:
+    return sorted(await collector(images, state).collect(datetime.now(UTC)))
+
+
+def left(images: Path) -> set[str]:
+    return {image.name for image in ImageStore(images).list()}
+
+
+async def test_what_is_old_goes_and_the_one_to_roll_back_to_stays(
+    images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "polydev.hostagent")
+    assert await collected(images) == ["cli-1111", "cli-2222"]
+    assert left(images) == {"cli-4444", "cli-3333"}
+    assert "removed golden image cli-1111" in caplog.text
+    assert await collected(images) == []
+    assert not list(images.glob(".building-*"))
+
+
+@pytest.mark.parametrize(
+    "state", [MachineState.RUNNING, MachineState.STOPPED, MachineState.HIBERNATED]
+)
+async def test_what_a_machine_uses_stays_with_its_kernel(images: Path, state: MachineState) -> None:
+    current_image(images, "kernel-8888")
+    image(images, "kernel-7777", days_old=30)
+    image(images, "kernel-6666", days_old=60)
+    image(images, "kernel-5555", days_old=90)
+    machine(images.parent / "one" / "machines", "cli-2222", state, kernel="kernel-5555")
+    assert await collected(images) == ["cli-1111", "kernel-6666"]
+    shutil.rmtree(images.parent / "one" / "machines")
+    assert await collected(images) == ["cli-2222", "kernel-5555"]
+
+
+async def test_machines_of_another_polydev_count_until_it_is_gone(images: Path) -> None:
+    machine(images.parent / "other" / "machines", "cli-1111", MachineState.HIBERNATED)
+    image_gc.introduce(ImageStore(images), images.parent / "other" / "machines")
+    assert await collected(images) == ["cli-2222"]
+    shutil.rmtree(images.parent / "other")
+    assert await collected(images) == ["cli-1111"]
+    assert len(list((images / ".users").iterdir())) == 1
+
+
+async def test_what_is_pinned_open_or_young_stays(images: Path) -> None:
+    store = ImageStore(images)
+    store.use(store.named("cli-2222"))
+    image(images, "cli-aaaa", days_old=6)
+    with (images / "cli-1111" / "root.img").open("rb"):
+        assert await collected(images) == ["cli-3333"]
+    assert left(images) == {"cli-4444", "cli-2222", "cli-1111", "cli-aaaa"}
+
+
+async def test_images_of_another_version_stay_when_today_has_none(images: Path) -> None:
+    shutil.rmtree(images / "cli-4444")
+    assert await collected(images) == []
+
+
+async def test_a_store_that_cannot_be_read_is_told_and_nothing_is_removed(
+    images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (images / "cli-3333" / "manifest.json").write_text("{")
+    assert await collected(images) == []
+    assert "old golden images were not looked for" in caplog.text
+    assert len(list(images.glob("cli-*"))) == 4
+
+
+async def test_two_that_remove_the_same_image_remove_it_once(images: Path) -> None:
+    store = ImageStore(images)
+    one = store.named("cli-1111")
+    assert await store.remove(one)
+    assert not await store.remove(one)

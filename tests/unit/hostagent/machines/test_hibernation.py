@@ -1,0 +1,372 @@
+"""Sleep and wake on simulated machines: what is remembered, what is said, what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from machine_parts import BookNetwork, Faults
+
+from polydev.hostagent.health.log_archive import KeptLogs
+from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.operations.dispatch import perform
+from polydev.hostagent.provisioning.provisioning import SimulatedFurnishing
+from polydev.hostagent.server.error_mapping import as_polydev_error
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.snapshots import MemoryKeys
+from polydev.hostagent.vmm.contract import LaunchSpec, SnapshotSource
+from polydev.shared.domain import GuestFile, MachineKind, MachineState, new_vm_id
+from polydev.shared.errors import Failed, MachineBusy, NetworkFailed, NoSuchFile
+from polydev.shared.host_protocol import (
+    CreateMachine,
+    ExecRequest,
+    HibernateMachine,
+    MachineView,
+    RemoveFiles,
+    ResumeMachine,
+    WireFile,
+    WriteFiles,
+)
+from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedVmm
+
+IN_MEMORY, ON_DISK = "/run/thought", "/root/note"
+
+
+@dataclass
+class SimulatedHost:
+    """One host; `agent` is another host agent over the same folders."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.faults = Faults()
+        self.fingerprint: str | None = None
+        self.goes_on = True
+        self.wake_limit_s = 60.0
+        self.network = BookNetwork(self.faults)
+        self.keys = self.root / "keys"
+        self.settings = HostSettings(state_dir=self.root, driver="simulated")
+        (self.root / "machines").mkdir()
+
+    def site(self) -> Site:
+        return Site(
+            machines_dir=self.root / "machines",
+            sockets_dir=self.root / "sockets",
+            kept_logs=KeptLogs(self.root / "logs"),
+            driver=Driver(self),
+            network=self.network,
+            furnishing=SimulatedFurnishing(self.settings),
+            memory_keys=MemoryKeys.for_state(self.root, self.keys),
+            wake_limit_s=self.wake_limit_s,
+        )
+
+    async def agent(self) -> Machines:
+        machines = Machines(self.site())
+        await machines.recover()
+        return machines
+
+
+class Driver(SimulatedDriver):
+    """The shipped one, on a host to which things happen."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        super().__init__()
+        self._host = host
+
+    async def fingerprint(self, spec: LaunchSpec) -> str:
+        return self._host.fingerprint or await super().fingerprint(spec)
+
+    async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> SimulatedVmm:
+        vmm = await super().restore(spec, source)
+        if not self._host.goes_on:
+            vmm._runs = asyncio.Event()
+            vmm.go_on = nothing  # type: ignore[method-assign]
+        return vmm
+
+
+async def nothing() -> None:
+    return
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> SimulatedHost:
+    return SimulatedHost(tmp_path)
+
+
+@pytest.fixture
+async def machines(host: SimulatedHost) -> AsyncIterator[Machines]:
+    machines = await host.agent()
+    yield machines
+    await machines.close()
+
+
+async def made(machines: Machines) -> str:
+    """A machine that has something in memory and something on its disk."""
+    vm_id = new_vm_id()
+    await machines.create(asked(vm_id))
+    await wrote(machines, vm_id, IN_MEMORY, ON_DISK)
+    return vm_id
+
+
+def asked(vm_id: str) -> CreateMachine:
+    return CreateMachine(
+        vm_id=vm_id, machine_kind=MachineKind.CLI, memory_mib=512, vcpus=1, disk_mib=64
+    )
+
+
+async def wrote(machines: Machines, vm_id: str, *paths: str) -> None:
+    files = [WireFile.of(GuestFile(path, b"here")) for path in paths]
+    await machines.write_files(WriteFiles(vm_id=vm_id, files=files))
+
+
+def saved(machines: Machines, vm_id: str) -> Path:
+    return machines._site.folder(vm_id).memory
+
+
+async def test_what_it_had_in_memory_it_still_knows(machines: Machines) -> None:
+    vm_id = await made(machines)
+    before = machines.view(vm_id)
+    asleep = await perform(machines, HibernateMachine(vm_id=vm_id))
+    assert asleep is not None
+    assert (asleep.state, asleep.pid, asleep.ip_address, asleep.mac) == (
+        MachineState.HIBERNATED,
+        None,
+        before.ip_address,
+        before.mac,
+    )
+    assert asleep.memory_on_disk_bytes == saved(machines, vm_id).stat().st_size > 0
+    assert machines.vmm_pids() == {}
+    assert await machines.hibernate(vm_id) == asleep
+
+    awake = await perform(machines, ResumeMachine(vm_id=vm_id))
+    assert awake is not None
+    assert awake.wake is not None
+    assert (awake.state, awake.wake.how, awake.wake.reason) == (MachineState.RUNNING, "resumed", "")
+    assert (awake.memory_on_disk_bytes, awake.ip_address) == (0, before.ip_address)
+    assert not saved(machines, vm_id).exists()
+    assert await machines.read_file(vm_id, IN_MEMORY, 10) == b"here"
+    assert await machines.read_file(vm_id, "/run/awake_since", 100)
+
+
+async def test_a_host_agent_that_begins_anew_wakes_it_too(
+    host: SimulatedHost, machines: Machines
+) -> None:
+    vm_id = await made(machines)
+    asleep = await machines.hibernate(vm_id)
+    await machines.close()
+    again = await host.agent()
+    assert again.view(vm_id) == asleep
+    awake = await again.start(vm_id, 10)
+    assert awake.wake is not None
+    assert awake.wake.how == "resumed"
+    assert await again.read_file(vm_id, IN_MEMORY, 10) == b"here"
+    await again.close()
+
+
+async def test_making_or_starting_one_that_sleeps_wakes_it(machines: Machines) -> None:
+    for wake in (made_again, started):
+        vm_id = await made(machines)
+        await machines.hibernate(vm_id)
+        view = await wake(machines, vm_id)
+        assert view.wake is not None
+        assert view.wake.how == "resumed"
+
+
+async def made_again(machines: Machines, vm_id: str) -> MachineView:
+    return await machines.create(asked(vm_id))
+
+
+async def started(machines: Machines, vm_id: str) -> MachineView:
+    return await machines.start(vm_id, 10)
+
+
+async def test_one_that_was_stopped_boots_and_says_no_more(machines: Machines) -> None:
+    vm_id = await made(machines)
+    assert machines.view(vm_id).wake is None
+    await machines.stop(vm_id)
+    with pytest.raises(MachineBusy, match="is stopped"):
+        await machines.hibernate(vm_id)
+    awake = await perform(machines, ResumeMachine(vm_id=vm_id))
+    assert awake is not None
+    assert awake.wake is not None
+    assert (awake.wake.how, awake.wake.reason) == ("booted", "")
+    with pytest.raises(NoSuchFile):
+        await machines.read_file(vm_id, IN_MEMORY, 10)
+
+
+async def test_stopping_one_that_sleeps_throws_its_memory_away(machines: Machines) -> None:
+    vm_id = await made(machines)
+    await machines.hibernate(vm_id)
+    stopped = await machines.stop(vm_id)
+    assert (stopped.state, stopped.memory_on_disk_bytes) == (MachineState.STOPPED, 0)
+    assert not saved(machines, vm_id).exists()
+    assert await machines.read_file(vm_id, ON_DISK, 10) == b"here"
+    awake = await machines.start(vm_id, 10)
+    assert awake.wake is not None
+    assert (awake.wake.how, awake.wake.reason) == ("booted", "")
+
+
+async def test_destroying_one_that_sleeps_leaves_nothing(
+    host: SimulatedHost, machines: Machines
+) -> None:
+    vm_id = await made(machines)
+    await machines.hibernate(vm_id)
+    await machines.destroy(vm_id)
+    assert list((host.root / "machines").iterdir()) == []
+    assert host.network.places == {}
+
+
+async def test_nothing_is_done_to_the_disk_of_one_that_sleeps(machines: Machines) -> None:
+    vm_id = await made(machines)
+    await machines.hibernate(vm_id)
+    for doing in (
+        wrote(machines, vm_id, ON_DISK),
+        machines.remove_files(RemoveFiles(vm_id=vm_id, paths=[ON_DISK])),
+        machines.read_file(vm_id, ON_DISK, 10),
+        machines.exec(vm_id, ExecRequest(argv=["true"])),
+        machines.open_tcp(vm_id, 8080),
+    ):
+        with pytest.raises(MachineBusy, match="hibernated") as raised:
+            await doing
+        assert raised.value.hint == "Resume it first"
+
+
+async def test_a_sleeping_machine_keeps_its_place_and_nobody_is_swept(
+    host: SimulatedHost, machines: Machines
+) -> None:
+    vm_id = await made(machines)
+    await machines.hibernate(vm_id)
+    swept = await machines.sweep()
+    assert swept.folders == swept.addresses == swept.processes == []
+    seen = await machines.inventory()
+    assert (seen.machines, seen.folders, seen.processes) == ([vm_id], [vm_id], {})
+    assert seen.addresses == {vm_id: machines.view(vm_id).ip_address}
+    other = await made(machines)
+    assert machines.view(other).ip_address != machines.view(vm_id).ip_address
+
+
+# What cannot be used ---------------------------------------------------------------------------
+
+
+def lose_the_key(host: SimulatedHost, path: Path) -> None:
+    shutil.rmtree(host.keys)
+
+
+def cut_off(host: SimulatedHost, path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def take_anothers(host: SimulatedHost, path: Path) -> None:
+    path.write_bytes(b"of another kind")
+
+
+def upgrade(host: SimulatedHost, path: Path) -> None:
+    host.fingerprint = "simulation: 2\n"
+
+
+def move_the_network(host: SimulatedHost, path: Path) -> None:
+    vm_id = path.parent.name
+    place = host.network.places[vm_id]
+    host.network.places[vm_id] = replace(place, address="192.168.100.99")
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (lose_the_key, "restarted"),
+        (cut_off, "damaged"),
+        (take_anothers, "damaged"),
+        (upgrade, "changed: simulation"),
+        (move_the_network, "network has changed"),
+    ],
+)
+async def test_memory_that_cannot_be_used_is_thrown_away_and_the_disk_booted_with_the_reason(
+    host: SimulatedHost,
+    machines: Machines,
+    happens: Callable[[SimulatedHost, Path], None],
+    reason: str,
+) -> None:
+    vm_id = await made(machines)
+    await machines.hibernate(vm_id)
+    happens(host, saved(machines, vm_id))
+    view = await machines.start(vm_id, 10)
+    assert view.wake is not None
+    assert (view.state, view.wake.how) == (MachineState.RUNNING, "booted")
+    assert reason in view.wake.reason
+    assert not saved(machines, vm_id).exists()
+    assert await machines.read_file(vm_id, ON_DISK, 10) == b"here"
+    with pytest.raises(NoSuchFile):
+        await machines.read_file(vm_id, IN_MEMORY, 10)
+
+    await machines.stop(vm_id)
+    later = await machines.start(vm_id, 10)
+    assert later.wake is not None
+    assert later.wake.reason == "", "it was told once"
+
+
+async def test_a_guest_that_never_answers_again_is_booted(
+    host: SimulatedHost, machines: Machines
+) -> None:
+    vm_id = await made(machines)
+    await machines.hibernate(vm_id)
+    host.goes_on, host.wake_limit_s = False, 0.5  # to wake: to boot there is time
+    another = await host.agent()
+    view = await another.start(vm_id, 60)
+    await another.close()
+    assert view.wake is not None
+    assert view.wake.how == "booted"
+    assert "not ready within 0.5 s" in view.wake.reason
+
+
+async def test_a_memory_whose_file_is_gone_is_said_when_it_boots(
+    host: SimulatedHost, machines: Machines
+) -> None:
+    vm_id = await made(machines)
+    await machines.hibernate(vm_id)
+    await machines.close()
+    saved(machines, vm_id).unlink()
+    again = await host.agent()
+    assert again.view(vm_id).state is MachineState.STOPPED
+    view = await again.start(vm_id, 10)
+    assert view.wake is not None
+    assert "gone" in view.wake.reason
+    await again.close()
+
+
+async def test_what_keeps_the_host_from_waking_it_lets_it_sleep_on(
+    host: SimulatedHost, machines: Machines
+) -> None:
+    vm_id = await made(machines)
+    asleep = await machines.hibernate(vm_id)
+    host.faults.fail_at, host.faults.error = "attach", NetworkFailed("no network")
+    with pytest.raises(NetworkFailed):
+        await machines.start(vm_id, 10)
+    assert machines.view(vm_id) == asleep
+    host.faults.fail_at = None
+    view = await machines.start(vm_id, 10)
+    assert view.wake is not None
+    assert view.wake.how == "resumed"
+
+
+async def test_a_host_without_a_place_for_the_key_lets_it_run(
+    host: SimulatedHost, machines: Machines
+) -> None:
+    vm_id = await made(machines)
+    host.keys.write_text("no folder")
+    with pytest.raises(Failed):
+        await perform_as_asked(machines, HibernateMachine(vm_id=vm_id))
+    assert machines.view(vm_id).state is MachineState.RUNNING
+    assert await machines.read_file(vm_id, IN_MEMORY, 10) == b"here"
+
+
+async def perform_as_asked(machines: Machines, operation: HibernateMachine) -> None:
+    """With errors as whoever asked sees them."""
+    try:
+        await perform(machines, operation)
+    except Exception as error:
+        raise as_polydev_error(error) from error

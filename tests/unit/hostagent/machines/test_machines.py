@@ -1,0 +1,392 @@
+"""Machines of a host: made whole or not at all, found again, never left lying about."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from machine_parts import STEPS, Injected, NobodysChannel, World, failing_vmm
+
+from polydev.hostagent.health import logs
+from polydev.hostagent.machines.service import Machines
+from polydev.shared.domain import MachineKind, MachineState, new_vm_id
+from polydev.shared.errors import (
+    ChannelLost,
+    DiskFull,
+    Failed,
+    MachineBusy,
+    MachineNotReady,
+    NetworkFailed,
+    NoCapacity,
+    NoSuchMachine,
+    VmmFailed,
+)
+from polydev.shared.host_protocol import CreateMachine, ExecRequest, MachineView
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    yield world
+    for pid in world.driver.leftovers([]):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+async def machines(world: World) -> AsyncIterator[Machines]:
+    machines = Machines(world.site())
+    await machines.recover()
+    yield machines
+    await machines.close()
+
+
+async def after_death(machines: Machines, world: World) -> Machines:
+    """A new agent over what one left that was killed."""
+    await machines.close()
+    again = Machines(world.site())
+    await again.recover()
+    return again
+
+
+def asked(vm_id: str | None = None, **changes: object) -> CreateMachine:
+    shape = {"machine_kind": MachineKind.CLI, "memory_mib": 512, "vcpus": 1, "disk_mib": 64}
+    return CreateMachine.model_validate({"vm_id": vm_id or new_vm_id(), **shape, **changes})
+
+
+async def until(machines: Machines, vm_id: str, state: MachineState) -> MachineView:
+    async with asyncio.timeout(10):
+        while machines.view(vm_id).state is not state:
+            await asyncio.sleep(0.01)
+    return machines.view(vm_id)
+
+
+async def test_a_machine_is_made_shown_and_destroyed(machines: Machines, world: World) -> None:
+    view = await machines.create(asked(labels={"user_id": "ada"}))
+    assert view.state is MachineState.RUNNING
+    assert (view.ip_address, view.labels) == ("192.168.100.5", {"user_id": "ada"})
+    assert machines.views() == [view]
+    seen = await machines.inventory()
+    assert seen.machines == seen.folders == [view.vm_id]
+    assert seen.processes == {view.vm_id: view.pid}
+    assert seen.addresses == {view.vm_id: "192.168.100.5"}
+    await machines.destroy(view.vm_id)
+    assert world.is_clean()
+    with pytest.raises(NoSuchMachine):
+        machines.view(view.vm_id)
+
+
+async def test_destroying_what_never_was_is_done(machines: Machines, world: World) -> None:
+    await machines.destroy(new_vm_id())
+    assert world.is_clean()
+
+
+async def test_creating_twice_gives_the_same_machine(machines: Machines) -> None:
+    create = asked()
+    first, second = await asyncio.gather(machines.create(create), machines.create(create))
+    assert first == second
+    with pytest.raises(MachineBusy, match="another shape"):
+        await machines.create(asked(create.vm_id, memory_mib=1024))
+
+
+async def test_many_machines_are_made_side_by_side(machines: Machines) -> None:
+    views = await asyncio.gather(*(machines.create(asked()) for _ in range(12)))
+    assert len({view.ip_address for view in views}) == 12
+    uids = {world_record.uid for world_record in machines._roster.records.values()}
+    assert len(uids) == 12
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("error", "seen_as"),
+    [
+        (failing_vmm(), VmmFailed),
+        (OSError(28, "No space left on device", "/x"), DiskFull),
+        (Injected("secret detail"), Failed),
+    ],
+)
+async def test_a_failure_at_any_step_leaves_nothing(
+    machines: Machines, world: World, step: str, error: Exception, seen_as: type[Failed]
+) -> None:
+    world.faults.fail_at, world.faults.error = step, error
+    with pytest.raises(seen_as) as raised:
+        await machines.create(asked())
+    assert "secret detail" not in str(raised.value)
+    assert machines.views() == []
+    assert world.is_clean()
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_destroying_stops_a_creation_at_any_step(
+    machines: Machines, world: World, step: str
+) -> None:
+    world.faults.hang_at = step
+    create = asked()
+    creating = asyncio.create_task(machines.create(create))
+    await world.faults.hanging.wait()
+    await machines.destroy(create.vm_id)
+    with pytest.raises(MachineBusy, match="destroyed"):
+        await creating
+    assert world.is_clean()
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_cancelled_creation_undoes_itself(
+    machines: Machines, world: World, step: str
+) -> None:
+    world.faults.hang_at = step
+    creating = asyncio.create_task(machines.create(asked()))
+    await world.faults.hanging.wait()
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    assert world.is_clean()
+
+
+async def test_a_machine_that_is_never_ready_leaves_only_its_logs(
+    machines: Machines, world: World
+) -> None:
+    world.faults.hang_at = "ready"
+    create = asked(ready_timeout_s=0.2)
+    with pytest.raises(MachineNotReady) as raised:
+        await machines.create(create)
+    console = machines.console_log(create.vm_id)
+    assert create.vm_id in raised.value.message
+    assert "0.2 s" in raised.value.message
+    assert str(console) in raised.value.message
+    assert world.is_clean()
+    assert logs.tail(console, 23) == "boot of a machine\n"
+
+
+async def test_a_vmm_that_ends_before_its_channel_answers_is_not_waited_for(
+    machines: Machines, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never_answers(channel: NobodysChannel, timeout_s: float | None = None) -> None:
+        [pid] = world.driver.leftovers([])
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(NobodysChannel, "connect", never_answers)
+    with pytest.raises(VmmFailed, match="ended before its channel answered"):
+        await machines.create(asked(ready_timeout_s=600))
+    assert world.is_clean()
+
+
+async def test_destroying_cuts_what_still_waits_for_room(
+    machines: Machines, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = asyncio.Event()
+
+    async def give_way() -> bool:
+        waits.set()
+        await asyncio.Event().wait()
+        return True
+
+    def admitted(machine: object) -> None:
+        raise NoCapacity("no room")
+
+    monkeypatch.setattr(machines.warm_browsers, "give_way", give_way)
+    monkeypatch.setattr(machines.warm_browsers, "admitted", admitted)
+    create = asked()
+    creating = asyncio.create_task(machines.create(create))
+    await waits.wait()
+    async with asyncio.timeout(30):
+        await machines.destroy(create.vm_id)
+    with pytest.raises(MachineBusy, match="destroyed"):
+        await creating
+    assert world.is_clean()
+
+
+async def test_logs_are_kept_of_so_many_failures_only(world: World) -> None:
+    kept = world.site().kept_logs
+    console = world.root / "console.log"
+    console.write_bytes(b"x" * 1_000_000)
+    for number in range(60):
+        kept.keep(f"vm-{number}", console, world.root / "none")
+    folders = list((world.root / "logs" / "machines").iterdir())
+    assert len(folders) == 50
+    assert all((path / "console.log").stat().st_size <= 256 * 1024 for path in folders)
+
+
+async def test_a_console_that_is_a_symlink_is_not_followed(world: World) -> None:
+    console = world.root / "console.log"
+    console.symlink_to("/etc/passwd")
+    assert logs.tail(console, 100) == ""
+    world.site().kept_logs.keep("vm-x", console, console)
+    assert (world.root / "logs" / "machines" / "vm-x" / "console.log").read_bytes() == b""
+
+
+async def test_a_stopped_machine_keeps_its_place_and_starts_again(
+    machines: Machines, world: World
+) -> None:
+    view = await machines.create(asked())
+    stopped = await machines.stop(view.vm_id)
+    assert (stopped.state, stopped.pid, stopped.ip_address) == (
+        MachineState.STOPPED,
+        None,
+        view.ip_address,
+    )
+    assert await machines.stop(view.vm_id) == stopped
+    with pytest.raises(MachineBusy):
+        await machines.exec(view.vm_id, ExecRequest(argv=["true"]))
+    started = await machines.start(view.vm_id, 10)
+    assert (started.state, started.ip_address) == (MachineState.RUNNING, view.ip_address)
+    assert await machines.start(view.vm_id, 10) == started
+    await machines.stop(view.vm_id)
+    again = await machines.create(asked(view.vm_id))
+    assert (again.state, again.ip_address) == (MachineState.RUNNING, view.ip_address)
+
+
+async def test_a_failed_start_leaves_the_machine_failed_and_startable(
+    machines: Machines, world: World
+) -> None:
+    view = await machines.create(asked())
+    await machines.stop(view.vm_id)
+    world.faults.fail_at, world.faults.error = "ready", failing_vmm()
+    with pytest.raises(VmmFailed):
+        await machines.start(view.vm_id, 10)
+    failed = machines.view(view.vm_id)
+    assert failed.state is MachineState.FAILED
+    assert failed.error is not None
+    assert failed.error.code == "vmm-failed"
+    assert not world.driver.leftovers([])
+    world.faults.fail_at = None
+    assert (await machines.start(view.vm_id, 10)).error is None
+
+
+async def test_a_vmm_that_is_killed_is_noticed(machines: Machines, world: World) -> None:
+    view = await machines.create(asked())
+    assert view.pid is not None
+    os.kill(view.pid, signal.SIGKILL)
+    failed = await until(machines, view.vm_id, MachineState.FAILED)
+    assert failed.error is not None
+    assert "signal 9" in failed.error.message
+    assert failed.ip_address == view.ip_address
+    assert (await machines.start(view.vm_id, 10)).state is MachineState.RUNNING
+    await machines.destroy(view.vm_id)
+    assert world.is_clean()
+
+
+async def test_running_machines_are_adopted_as_they_are(machines: Machines, world: World) -> None:
+    view = await machines.create(asked())
+    again = await after_death(machines, world)
+    assert again.view(view.vm_id) == view
+    assert view.pid is not None
+    os.kill(view.pid, signal.SIGKILL)
+    ended = await until(again, view.vm_id, MachineState.FAILED)
+    assert ended.pid is None
+    await again.destroy(view.vm_id)
+    await again.close()
+    assert world.is_clean()
+
+
+async def test_a_running_machine_that_stands_still_goes_on(
+    machines: Machines, world: World
+) -> None:
+    view = await machines.create(asked())
+    assert view.pid is not None
+    os.kill(view.pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{view.pid}/stat")
+    async with asyncio.timeout(10):
+        while stat.read_text().split()[2] != "T":
+            await asyncio.sleep(0.01)
+    again = await after_death(machines, world)
+    assert again.view(view.vm_id).state is MachineState.RUNNING
+    assert stat.read_text().split()[2] != "T"
+    await again.destroy(view.vm_id)
+    await again.close()
+
+
+async def test_a_machine_that_ended_while_no_agent_ran_is_stopped_with_a_reason(
+    machines: Machines, world: World
+) -> None:
+    view = await machines.create(asked())
+    await machines.close()
+    assert view.pid is not None
+    os.kill(view.pid, signal.SIGKILL)
+    os.waitpid(view.pid, 0)
+    again = Machines(world.site())
+    await again.recover()
+    stopped = again.view(view.vm_id)
+    assert stopped.state is MachineState.STOPPED
+    assert stopped.error is not None
+    assert world.network.places.keys() == {view.vm_id}
+
+
+@pytest.mark.parametrize("state", [MachineState.CREATING, MachineState.DESTROYING])
+async def test_what_was_half_made_or_half_destroyed_is_removed(
+    machines: Machines, world: World, state: MachineState
+) -> None:
+    whole = await machines.create(asked())
+    half = await machines.create(asked())
+    await machines._roster.keep(machines._roster.record(half.vm_id).now(state=state))
+    again = await after_death(machines, world)
+    assert [view.vm_id for view in again.views()] == [whole.vm_id]
+    assert world.network.places.keys() == {whole.vm_id}
+    assert world.driver.leftovers([]) == [whole.pid]
+    await again.close()
+
+
+async def test_folders_processes_and_places_of_nobody_are_swept(
+    machines: Machines, world: World
+) -> None:
+    whole = await machines.create(asked())
+    torn = await machines.create(asked())
+    site = world.site()
+    site.folder(torn.vm_id).record.write_text('{"vm_id": ')
+    site.folder(new_vm_id()).path.mkdir()
+    again = await after_death(machines, world)
+    assert [view.vm_id for view in again.views()] == [whole.vm_id]
+    assert world.driver.leftovers([]) == [whole.pid]
+    assert world.network.places.keys() == {whole.vm_id}
+    left = {path.name for path in site.machines_dir.iterdir()}
+    assert left == {whole.vm_id, torn.vm_id}  # a record that cannot be read may be a person's files
+    with pytest.raises(MachineBusy, match="cannot be read"):
+        await again.create(asked(torn.vm_id))
+    await again.destroy(torn.vm_id)
+    assert [path.name for path in site.machines_dir.iterdir()] == [whole.vm_id]
+    await again.close()
+
+
+async def test_a_start_that_was_cut_is_undone(machines: Machines, world: World) -> None:
+    view = await machines.create(asked())
+    await machines._roster.keep(machines._roster.record(view.vm_id).now(state=MachineState.STOPPED))
+    again = await after_death(machines, world)
+    assert again.view(view.vm_id).state is MachineState.STOPPED
+    assert not world.driver.leftovers([])
+
+
+async def test_destroying_removes_the_disk_even_when_the_network_fails(
+    machines: Machines, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = await machines.create(asked())
+
+    async def fails(vm_id: str) -> None:
+        raise NetworkFailed("no network")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.network, "detach", fails)
+        with pytest.raises(NetworkFailed):
+            await machines.destroy(view.vm_id)
+    assert machines.view(view.vm_id).state is MachineState.DESTROYING
+    await machines.destroy(view.vm_id)
+    assert world.is_clean()
+
+
+async def test_a_token_stays_in_a_private_file_of_the_machine(
+    machines: Machines, world: World
+) -> None:
+    view = await machines.create(asked(machine_kind=MachineKind.BROWSER, token="made-up"))
+    folder = world.site().folder(view.vm_id)
+    assert folder.read_token() == "made-up"
+    assert folder.token.stat().st_mode & 0o777 == 0o600
+    assert "made-up" not in folder.record.read_text()
+
+
+async def test_nobody_answers_in_a_machine_without_a_guest(machines: Machines) -> None:
+    view = await machines.create(asked())
+    with pytest.raises(ChannelLost):
+        await machines.open_tcp(view.vm_id, 80)

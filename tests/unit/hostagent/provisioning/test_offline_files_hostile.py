@@ -1,0 +1,241 @@
+"""Files written into a stopped machine's disk: what a hostile guest may have left there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ext4_images as images
+import pytest
+from ext4_images import AUTH, TOKEN, UPPER_AUTH, codex_folder, used_disk
+
+from polydev.hostagent.provisioning import ext4_image
+from polydev.hostagent.provisioning.disks import make_disk
+from polydev.hostagent.provisioning.offline_files import read_offline, write_offline
+from polydev.hostagent.system.sandbox import tool
+from polydev.shared.domain import GuestFile
+from polydev.shared.errors import DiskFull, NoSuchFile
+
+
+@pytest.fixture
+async def fresh(tmp_path: Path) -> Path:
+    """A new machine's disk: no boot has touched it."""
+    disk = tmp_path / "disk.img"
+    await make_disk(disk, 256, uid=images.OWNER, cache_dir=tmp_path / "cache")
+    return disk
+
+
+async def test_a_symlink_at_the_name_is_replaced_and_what_it_names_untouched(
+    tmp_path: Path,
+) -> None:
+    def fill(upper: Path) -> None:
+        (upper / "etc").mkdir()
+        (upper / "etc" / "passwd").write_bytes(b"root")
+        (codex_folder(upper) / "auth.json").symlink_to("/upper/etc/passwd")
+
+    disk = used_disk(tmp_path, fill)
+    await write_offline(disk, [GuestFile(AUTH, TOKEN)])
+    assert images.state(disk, UPPER_AUTH) == ("regular", 0o600, 0, 0)
+    assert images.content(disk, UPPER_AUTH) == TOKEN
+    assert images.content(disk, "/upper/etc/passwd") == b"root"
+    images.assert_clean(disk)
+
+
+@pytest.mark.parametrize("planted", ["/upper/etc", "../etc", "/upper/root/.codex", "."])
+@pytest.mark.parametrize("place", ["root", "root/.codex"])
+async def test_a_symlink_on_the_way_is_not_followed(
+    tmp_path: Path, place: str, planted: str
+) -> None:
+    def fill(upper: Path) -> None:
+        (upper / "etc").mkdir()
+        (upper / place).parent.mkdir(exist_ok=True)
+        (upper / place).symlink_to(planted)
+
+    disk = used_disk(tmp_path, fill)
+    await write_offline(disk, [GuestFile(AUTH, TOKEN)])
+    assert images.state(disk, f"/upper/{place}") == ("directory", 0o700, 0, 0)
+    assert images.content(disk, UPPER_AUTH) == TOKEN
+    assert images.names(disk, "/upper/etc") == []
+    assert 'trusted.overlay.opaque (1) = "y"' in images.look(disk, f"ea_list /upper/{place}")
+    images.assert_clean(disk)
+
+
+async def test_a_symlink_in_place_of_the_upper_directory_is_not_followed(tmp_path: Path) -> None:
+    def fill(root: Path) -> None:
+        (root / "elsewhere").mkdir()
+        (root / "upper").symlink_to("elsewhere")
+
+    disk = images.image_of(tmp_path, fill)
+    await write_offline(disk, [GuestFile(AUTH, TOKEN)])
+    assert images.names(disk, "/elsewhere") == []
+    assert images.content(disk, UPPER_AUTH) == TOKEN
+    images.assert_clean(disk)
+
+
+async def test_whiteouts_files_and_devices_in_the_way_are_removed(tmp_path: Path) -> None:
+    def fill(upper: Path) -> None:
+        (upper / "root").mkdir()
+        os.mknod(upper / "root" / ".codex", 0o020000, os.makedev(0, 0))
+        (upper / "root" / ".claude").write_bytes(b"x" * 10_000)
+        (upper / "root" / ".gemini").mkdir()
+        os.mkfifo(upper / "root" / ".gemini" / "oauth_creds.json")
+        os.mknod(upper / "root" / ".claude.json", 0o060000, os.makedev(254, 0))
+
+    disk = used_disk(tmp_path, fill)
+    paths = (AUTH, "/root/.claude/.credentials.json", "/root/.gemini/oauth_creds.json")
+    await write_offline(disk, [GuestFile(path, TOKEN) for path in (*paths, "/root/.claude.json")])
+    for path in (*paths, "/root/.claude.json"):
+        assert images.content(disk, f"/upper{path}") == TOKEN
+    images.assert_clean(disk)
+
+
+async def test_a_directory_at_the_name_is_kept_beside(tmp_path: Path) -> None:
+    def fill(upper: Path) -> None:
+        (codex_folder(upper) / "auth.json" / "deep").mkdir(parents=True)
+        (upper / "root/.codex/auth.json/deep/file").write_bytes(b"kept")
+
+    disk = used_disk(tmp_path, fill)
+    await write_offline(disk, [GuestFile(AUTH, TOKEN)])
+    assert images.content(disk, UPPER_AUTH) == TOKEN
+    kept, name = images.names(disk, "/upper/root/.codex")
+    assert name == "auth.json"
+    assert kept.endswith("-auth.json")
+    assert images.content(disk, f"/upper/root/.codex/{kept}/deep/file") == b"kept"
+    images.assert_clean(disk)
+
+
+async def test_a_hard_link_is_parted_from_its_other_name(tmp_path: Path) -> None:
+    def fill(upper: Path) -> None:
+        (codex_folder(upper) / "auth.json").write_bytes(b"old")
+        os.link(upper / "root/.codex/auth.json", upper / "other")
+
+    disk = used_disk(tmp_path, fill)
+    await write_offline(disk, [GuestFile(AUTH, TOKEN)])
+    assert images.content(disk, "/upper/other") == b"old"
+    images.assert_clean(disk)
+
+
+async def test_names_and_targets_that_look_like_commands_do_nothing(tmp_path: Path) -> None:
+    def fill(upper: Path) -> None:
+        folder = codex_folder(upper)
+        for name in ('a"\nrm auth.json\n', "-w", "<2>", "a;b", "debugfs: stat auth.json", "\xff\t"):
+            (folder / name).write_bytes(b"odd")
+        forged = "\nInode: 2   Type: directory    Mode:  0777   Flags: 0x0\ndebugfs: mark\n"
+        (folder / "auth.json").symlink_to(forged[:59])
+        (upper / "root" / ".claude").symlink_to(forged)
+
+    disk = used_disk(tmp_path, fill)
+    before = len(images.look(disk, "ls -p /upper/root/.codex"))
+    files = [GuestFile(AUTH, TOKEN), GuestFile("/root/.claude/.credentials.json", TOKEN)]
+    await write_offline(disk, files)
+    assert images.content(disk, UPPER_AUTH) == TOKEN
+    assert images.content(disk, "/upper/root/.claude/.credentials.json") == TOKEN
+    assert abs(len(images.look(disk, "ls -p /upper/root/.codex")) - before) < 20
+    images.assert_clean(disk)
+
+
+async def test_a_directory_of_many_entries_keeps_them_all(tmp_path: Path) -> None:
+    count = 2000
+
+    def fill(upper: Path) -> None:
+        folder = codex_folder(upper)
+        for number in range(count):
+            (folder / f"{number:05d}-{'n' * 40}").touch()
+
+    disk = used_disk(tmp_path, fill, size_mib=256)
+    # mke2fs fills directories without a hash tree; e2fsck -D gives them one, as a kernel would.
+    images.mend(disk, "-D")
+    assert "hash" in images.look(disk, "htree_dump /upper/root/.codex").lower()
+    for content in (TOKEN, TOKEN * 2):
+        await write_offline(disk, [GuestFile(AUTH, content)])
+        assert images.content(disk, UPPER_AUTH) == content
+    assert len(images.names(disk, "/upper/root/.codex")) == count + 1
+    images.assert_clean(disk)
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "n" * 200, "n" * 199, "n"])
+async def test_names_of_any_length_fit_into_a_full_directory_block(
+    tmp_path: Path, name: str
+) -> None:
+    def fill(upper: Path) -> None:
+        folder = codex_folder(upper)
+        for number in range(60):
+            (folder / f"{number:03d}{'x' * 47}").touch()
+
+    disk = used_disk(tmp_path, fill)
+    for content in (TOKEN, b""):
+        await write_offline(disk, [GuestFile(f"/root/.codex/{name}", content)])
+    assert images.content(disk, f"/upper/root/.codex/{name}") == b""
+    assert len(images.names(disk, "/upper/root/.codex")) == 61
+    images.assert_clean(disk)
+
+
+@pytest.mark.parametrize("fill_with", ["blocks", "inodes"])
+async def test_a_full_disk_says_so_and_keeps_what_it_had(tmp_path: Path, fill_with: str) -> None:
+    def fill(upper: Path) -> None:
+        (codex_folder(upper) / "auth.json").write_bytes(b"old")
+
+    options = ("-m", "0", "-O", "^has_journal", "-N", "64")
+    disk = used_disk(tmp_path, fill, size_mib=4, options=options)
+    source = tmp_path / "zeros"
+    source.write_bytes(secrets.token_bytes(4 << 20) if fill_with == "blocks" else b"")
+    images.debugfs(disk, *(f"write {source} /big{number}" for number in range(64)))
+    images.mend(disk)
+    with pytest.raises(DiskFull, match="is full"):
+        await write_offline(disk, [GuestFile(AUTH, TOKEN * 1000)])
+    with pytest.raises(DiskFull, match="is full"):
+        await write_offline(disk, [GuestFile("/var/new/file", TOKEN * 1000)])
+    assert images.content(disk, UPPER_AUTH) == b"old"
+    assert images.names(disk, "/upper/root/.codex") == ["auth.json"]
+    images.assert_clean(disk)
+
+
+async def test_a_symlink_is_not_read_through(tmp_path: Path) -> None:
+    def fill(upper: Path) -> None:
+        (upper / "secret").write_bytes(b"secret")
+        (codex_folder(upper) / "auth.json").symlink_to("/upper/secret")
+
+    with pytest.raises(NoSuchFile):
+        await read_offline(used_disk(tmp_path, fill), AUTH, limit_bytes=5)
+
+
+async def test_the_tools_are_nobody_and_see_the_secret_in_no_argument(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tool is told of by a script that stands in its place and then becomes it."""
+    begun: list[str] = []
+    begin = asyncio.create_subprocess_exec
+
+    async def noted(*argv: str, **how: Any) -> asyncio.subprocess.Process:
+        begun.append(repr((argv, how["env"])))
+        return await begin(*argv, **how)
+
+    with tempfile.TemporaryDirectory(prefix="pdt-") as name:  # pytest's own is closed to nobody
+        place = Path(name)
+        place.chmod(0o777)
+
+        def told(tool_name: str, package: str) -> str:
+            script = place / tool_name
+            what = "cat /proc/$$/status /proc/$$/cmdline /proc/$$/environ"
+            became = f'exec {tool(tool_name, package)} "$@"'
+            script.write_text(f"#!/bin/sh\n{what} >{place}/{tool_name}.$$\n{became}\n")
+            script.chmod(0o755)
+            return str(script)
+
+        monkeypatch.setattr(ext4_image, "tool", told)
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
+        await write_offline(fresh, [GuestFile(AUTH, TOKEN)])
+        assert await read_offline(fresh, AUTH, limit_bytes=10_000) == TOKEN
+        seen = [path.read_bytes() for path in place.glob("*.*")]
+        assert {path.stem for path in place.glob("*.*")} == {"debugfs", "e2fsck"}
+    assert len(begun) == len(seen)
+    assert TOKEN[10:-2].decode() not in "".join(begun)
+    for words in seen:
+        assert TOKEN[10:-2] not in words
+        assert b"Uid:\t%d\t%d\t%d" % ((images.OWNER,) * 3) in words
+        assert b"CapBnd:\t0000000000000000" in words
+        assert b"NoNewPrivs:\t1" in words

@@ -1,0 +1,316 @@
+"""The file of a machine's memory: whole or not at all, and nothing in it believed unread."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import stat
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polydev.hostagent.snapshots import (
+    Labels,
+    MemoryKey,
+    MemoryKeys,
+    discard,
+    key,
+    layout,
+    reading,
+    writer,
+    writing,
+)
+from polydev.shared.errors import BadSettings, DiskFull, SnapshotUnusable
+
+KEY = MemoryKey.of(b"k" * 32)
+LABELS = Labels("qemu", "QEMU: 7.2\nmemory: 512 MiB\n")
+MEMORY = bytes(600_000) + random.Random(5).randbytes(1_900_000) + b"the end"
+"""Of three chunks: one that can be compressed, and two that cannot."""
+
+
+async def save(path: Path, content: bytes = MEMORY, key: MemoryKey = KEY) -> Path:
+    async with writing(path, LABELS, key) as sink:
+        for start in range(0, len(content), 70_001):
+            await sink.write(content[start : start + 70_001])
+    return path
+
+
+async def load(path: Path, key: MemoryKey | None = KEY) -> bytes:
+    content = b""
+    async with reading(path, key) as source:
+        LABELS.require(source.header)
+        while piece := await source.read():
+            assert len(piece) <= layout.CHUNK_BYTES
+            content += piece
+        assert await source.read() == b""
+    return content
+
+
+def chunks(path: Path) -> list[tuple[int, int]]:
+    """Where each chunk begins and ends, its length included."""
+    content = path.read_bytes()
+    place = len(layout.MAGIC)
+    place += layout.LENGTH.size + layout.LENGTH.unpack_from(content, place)[0]
+    found = []
+    while place < len(content):
+        end = place + layout.LENGTH.size + layout.LENGTH.unpack_from(content, place)[0]
+        found.append((place, end))
+        place = end
+    return found
+
+
+@pytest.mark.parametrize("size", [0, 1, layout.CHUNK_BYTES, layout.CHUNK_BYTES + 1, len(MEMORY)])
+async def test_what_was_written_is_read(tmp_path: Path, size: int) -> None:
+    path = await save(tmp_path / "memory.saved", MEMORY[:size])
+    assert await load(path) == MEMORY[:size]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [it.name for it in tmp_path.iterdir()] == [path.name]
+
+
+async def test_memory_is_compressed_where_that_pays_and_none_of_it_can_be_read(
+    tmp_path: Path,
+) -> None:
+    words = b"a secret that was in memory " * 40_000
+    path = await save(tmp_path / "memory.saved", words)
+    assert path.stat().st_size < len(words) / 100
+    noise = await save(tmp_path / "noise.saved", random.Random(1).randbytes(100_000))
+    assert 100_000 < noise.stat().st_size < 100_600
+    assert b"secret" not in path.read_bytes()
+
+
+async def test_two_of_the_same_memory_have_nothing_in_common(tmp_path: Path) -> None:
+    first, second = [await save(tmp_path / name, b"x" * 1000) for name in ("a", "b")]
+    ((start, end),) = chunks(first)
+    assert first.read_bytes()[start + 4 : end] != second.read_bytes()[start + 4 : end]
+
+
+async def test_damage_anywhere_is_found(tmp_path: Path) -> None:
+    path = await save(tmp_path / "memory.saved")
+    whole = path.read_bytes()
+    places = {0, 5, len(layout.MAGIC), len(layout.MAGIC) + 3, len(layout.MAGIC) + 10}
+    places |= {whole.index(it) for it in (b"qemu", b"512 MiB", b"salt", KEY.id.encode())}
+    for start, end in chunks(path):
+        places |= {start, start + 3, start + 4, start + 5, (start + end) // 2, end - 17, end - 1}
+    for place in sorted(places):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(SnapshotUnusable):
+            await load(path)
+    path.write_bytes(whole)
+    assert await load(path) == MEMORY
+
+
+async def test_a_file_that_ends_too_early_or_too_late_is_found(tmp_path: Path) -> None:
+    path = await save(tmp_path / "memory.saved")
+    whole = path.read_bytes()
+    ends = {0, 4, len(layout.MAGIC) + 2, len(layout.MAGIC) + 9, len(whole) - 1}
+    for start, _ in chunks(path):
+        ends |= {start, start + 2, start + 4, start + 100}
+    for end in sorted(ends):
+        path.write_bytes(whole[:end])
+        with pytest.raises(SnapshotUnusable):
+            await load(path)
+    start, end = chunks(path)[-1] if chunks(path) else (0, 0)
+    for more in (b"\0", whole[-(end - start) :], layout.LENGTH.pack(0)):
+        path.write_bytes(whole + more)
+        with pytest.raises(SnapshotUnusable):
+            await load(path)
+
+
+async def test_chunks_in_another_order_or_of_another_file_do_not_open(tmp_path: Path) -> None:
+    path = await save(tmp_path / "memory.saved")
+    other = await save(tmp_path / "other.saved")
+    whole, foreign = path.read_bytes(), other.read_bytes()
+    (first, second, third), (begin, *_) = chunks(path), chunks(other)
+    pieces = [whole[start:end] for start, end in (first, second, third)]
+    for order in ([1, 0, 2], [0, 0, 1, 2], [0, 2], [2], [0, 1, 1, 2]):
+        path.write_bytes(whole[: first[0]] + b"".join(pieces[number] for number in order))
+        with pytest.raises(SnapshotUnusable):
+            await load(path)
+    path.write_bytes(whole[: first[0]] + foreign[begin[0] :])
+    with pytest.raises(SnapshotUnusable):
+        await load(path)
+
+
+async def test_lengths_that_lie_take_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "memory.saved"
+    path.write_bytes(layout.MAGIC + layout.LENGTH.pack(0xFFFFFFFF) + b"{}")
+    with pytest.raises(SnapshotUnusable):
+        await load(path)
+    whole = (await save(path)).read_bytes()
+    start, _ = chunks(path)[0]
+    path.write_bytes(whole[:start] + layout.LENGTH.pack(0xFFFFFFFF) + whole[start + 4 :])
+    with pytest.raises(SnapshotUnusable, match="damaged"):
+        await load(path)
+
+
+async def test_another_key_or_none_says_that_the_host_was_restarted(tmp_path: Path) -> None:
+    path = await save(tmp_path / "memory.saved")
+    for other in (None, MemoryKey.of(b"o" * 32)):
+        with pytest.raises(SnapshotUnusable, match="restarted"):
+            await load(path, other)
+    with pytest.raises(SnapshotUnusable, match="damaged"):  # a key that only bears the name
+        await load(path, MemoryKey(b"o" * 32, KEY.id))
+
+
+async def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    async with reading(await save(tmp_path / "memory.saved"), KEY) as source:
+        with pytest.raises(SnapshotUnusable, match=r"qemu.*firecracker"):
+            Labels("firecracker", LABELS.fingerprint).require(source.header)
+        for here in ("QEMU: 8.0\nmemory: 512 MiB\n", "memory: 512 MiB\n"):
+            with pytest.raises(SnapshotUnusable, match=r"changed: QEMU$"):
+                Labels("qemu", here).require(source.header)
+        with pytest.raises(SnapshotUnusable):
+            Labels("qemu", "memory: 512 MiB\nQEMU: 7.2\n").require(source.header)
+
+
+async def test_a_later_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "FORMAT", 2)
+    path = await save(tmp_path / "memory.saved")
+    with pytest.raises(SnapshotUnusable, match="format 2"):
+        await load(path)
+
+
+@pytest.mark.parametrize("thing", ["nothing", "folder", "link"])
+async def test_what_is_no_file_is_not_opened(tmp_path: Path, thing: str) -> None:
+    path = tmp_path / "memory.saved"
+    if thing == "folder":
+        path.mkdir()
+    if thing == "link":
+        path.symlink_to(await save(tmp_path / "real"))
+    with pytest.raises(SnapshotUnusable):
+        await load(path)
+
+
+async def test_writing_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    path = await save(tmp_path / "memory.saved")
+
+    async def fail() -> None:
+        async with writing(path, LABELS, KEY) as sink:
+            await sink.write(MEMORY)
+            raise RuntimeError("the driver failed")
+
+    with pytest.raises(RuntimeError):
+        await fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_full_disk_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull):
+        await save(tmp_path / "memory.saved")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_disk_that_fills_up_stops_whoever_writes(tmp_path: Path) -> None:
+    """On a real filesystem of 2 MiB."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)]
+    subprocess.run(mount, check=True)
+    written: list[int] = []
+
+    async def fill() -> None:
+        async with writing(small / "memory.saved", LABELS, KEY) as sink:
+            for number in range(64):
+                await sink.write(random.Random(number).randbytes(1 << 20))
+                written.append(number)
+
+    try:
+        with pytest.raises(DiskFull):
+            await fill()
+        assert len(written) < 8, "it was not told for long that there is no room"
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("after", range(12))
+async def test_writing_that_is_cut_anywhere_leaves_nothing(tmp_path: Path, after: int) -> None:
+    saving = asyncio.create_task(save(tmp_path / "memory.saved"))
+    for _ in range(after):
+        await asyncio.sleep(0.002)
+    saving.cancel()
+    try:
+        await saving
+    except asyncio.CancelledError:
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert await load(tmp_path / "memory.saved") == MEMORY
+
+
+async def test_one_that_is_thrown_away_is_gone_finished_or_not(tmp_path: Path) -> None:
+    path = await save(tmp_path / "memory.saved")
+    writer.aside_of(path).write_bytes(b"half")
+    discard(path)
+    assert list(tmp_path.iterdir()) == []
+    discard(path)
+    discard(tmp_path / "nowhere" / "memory.saved")
+
+
+# The key ---------------------------------------------------------------------------------------
+
+
+def test_a_key_is_made_once_and_found_again(tmp_path: Path) -> None:
+    keys = MemoryKeys.for_state(tmp_path / "state", tmp_path / "keys")
+    assert keys.known() is None
+    made = keys.made()
+    assert made == keys.made() == keys.known()
+    again = MemoryKeys.for_state(tmp_path / "state", tmp_path / "keys")
+    assert again.known() == made
+    assert MemoryKeys.for_state(tmp_path / "other", tmp_path / "keys").known() is None
+    (file,) = tmp_path.rglob(key.KEY_FILE)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert made.secret.hex() not in repr(made)
+    assert made.id not in made.secret.hex()
+
+
+async def test_all_who_ask_at_once_get_the_same_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_whole = key.write_whole
+
+    def write_slowly(*args: Any, **kwargs: Any) -> None:
+        time.sleep(0.1)  # so that whoever may ask meanwhile does
+        write_whole(*args, **kwargs)
+
+    monkeypatch.setattr(key, "write_whole", write_slowly)
+    keys = MemoryKeys.for_state(tmp_path / "state", tmp_path / "keys")
+    made = await asyncio.gather(*(asyncio.to_thread(keys.made) for _ in range(5)))
+    assert {it.id for it in made} == {made[0].id}
+    assert keys.known() == made[0]
+
+
+def test_by_itself_it_lies_in_memory(tmp_path: Path) -> None:
+    folder = MemoryKeys.for_state(tmp_path)._folder
+    assert folder is not None
+    assert key._is_in_memory(folder.parents[1])
+    assert folder.parents[1] in key._FOLDERS
+
+
+def test_a_host_without_a_place_in_memory_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key, "_FOLDERS", (Path("/etc"),))
+    keys = MemoryKeys.for_state(tmp_path)
+    assert keys.known() is None
+    with pytest.raises(BadSettings, match="no folder in memory") as raised:
+        keys.made()
+    assert "POLYDEV_MEMORY_KEY_DIR" in raised.value.hint
+
+
+def test_a_folder_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(BadSettings, match="somebody else"):
+        MemoryKeys.for_state(tmp_path, tmp_path).made()

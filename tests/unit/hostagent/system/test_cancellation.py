@@ -1,0 +1,76 @@
+"""What is begun is ended or undone, whoever stops waiting for it, and however often."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from polydev.hostagent.system.cancellation import in_thread, or_undone, to_its_end
+
+
+class Work:
+    """Blocking work that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end, self.ended = (threading.Event() for _ in range(3))
+        self.undone: list[str] = []
+
+    def __call__(self) -> str:
+        self.began.set()
+        assert self.may_end.wait(60)
+        self.ended.set()
+        return "made"
+
+    async def undo(self, made: str) -> None:
+        await asyncio.sleep(0)
+        self.undone.append(made)
+
+
+async def cancelled_twice(waiting: asyncio.Task[str], work: Work) -> None:
+    """Cancel whoever waits for the work twice, with time to go wrong after each."""
+    await asyncio.to_thread(work.began.wait, 60)
+    for _ in range(2):
+        waiting.cancel()
+        await asyncio.wait({waiting}, timeout=0.1)
+        assert not waiting.done()
+    work.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert work.ended.is_set()
+
+
+async def test_what_a_cancelled_start_has_made_is_undone() -> None:
+    work = Work()
+    waiting = asyncio.create_task(or_undone(asyncio.to_thread(work), work.undo))
+    await cancelled_twice(waiting, work)
+    assert work.undone == ["made"]
+
+
+async def test_what_was_waited_for_is_not_undone() -> None:
+    work = Work()
+    work.may_end.set()
+    assert await or_undone(asyncio.to_thread(work), work.undo) == "made"
+    assert work.undone == []
+
+
+async def test_a_start_that_fails_has_nothing_to_undo() -> None:
+    work = Work()
+
+    async def failing() -> str:
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        await or_undone(failing(), work.undo)
+    assert work.undone == []
+
+
+async def test_who_is_cancelled_waits_for_the_thread_that_writes() -> None:
+    work = Work()
+    await cancelled_twice(asyncio.create_task(in_thread(work)), work)
+
+
+async def test_who_is_cancelled_waits_for_what_goes_to_its_end() -> None:
+    work = Work()
+    await cancelled_twice(asyncio.create_task(to_its_end(asyncio.to_thread(work))), work)

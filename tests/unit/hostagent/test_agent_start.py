@@ -1,0 +1,127 @@
+"""What the host agent checks before it starts, and how it shows machines' logs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from polydev.hostagent.health import logs, preflight
+from polydev.hostagent.provisioning.provisioning import environment
+from polydev.hostagent.server.single_instance import listening, only_agent
+from polydev.hostagent.settings import Egress, HostSettings
+from polydev.shared.errors import AlreadyRunning, BadSettings, MissingTool, Refused
+
+
+def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    present = {"nft", "mke2fs", "e2fsck", "qemu-system-x86_64"}
+    monkeypatch.setattr(
+        "polydev.hostagent.health.preflight.shutil.which",
+        lambda tool: tool if tool in present else None,
+    )
+    with pytest.raises(MissingTool) as raised:
+        preflight.require("auto")
+    assert raised.value.line() == "debugfs is not installed. Install it: apt-get install e2fsprogs"
+    preflight.require("simulated")
+
+
+def test_only_root_may_be_the_host_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Refused):
+        preflight.require("simulated")
+
+
+def test_programs_of_the_administrator_are_found_without_their_folder_on_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    preflight.require("auto")
+
+
+def test_one_agent_holds_a_state_folder_and_a_namespace(tmp_path: Path) -> None:
+    with only_agent(tmp_path, "pdt-one"):
+        with pytest.raises(AlreadyRunning), only_agent(tmp_path, "pdt-two"):
+            pass
+        with pytest.raises(AlreadyRunning, match="pdt-one"), only_agent(tmp_path / "b", "pdt-one"):
+            pass
+    with only_agent(tmp_path, "pdt-one"):
+        pass
+    assert not [name for name in ("one", "two") if Path(f"/run/polydev-pdt-{name}.lock").exists()]
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_a_socket_that_a_killed_agent_left_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "sockets" / "h.sock"
+    path.parent.mkdir()
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()
+    with listening(path, None), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    assert not path.exists()
+
+
+def test_a_socket_where_somebody_answers_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "h.sock"
+    with listening(path, None):
+        with pytest.raises(AlreadyRunning), listening(path, None):
+            pass
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_a_path_too_long_for_a_socket_names_the_setting(tmp_path: Path) -> None:
+    with (
+        pytest.raises(BadSettings, match="POLYDEV_STATE_DIR"),
+        listening(tmp_path / ("x" * 99), ""),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        (b"plain\ttext\n", "plain\ttext\n"),
+        (b"one\r\ntwo\rthree\n", "one\ntwo\nthree\n"),
+        (b"\x1b[31mred\x1b[0m \x1b]0;title\x07x", "red x"),
+        (b"\x1b]52;c;aGk=\x1b\\y\x1bM\x1b(0z", "yz"),
+        (b"\x00\x07\x08\x7f\xc2\x9b31m", "31m"),
+        ("\u202eevil\u2066\u2028".encode(), "evil"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"\x1b", ""),
+    ],
+)
+def test_what_a_guest_prints_is_shown_harmless(tmp_path: Path, printed: bytes, shown: str) -> None:
+    log = tmp_path / "console.log"
+    log.write_bytes(printed)
+    assert logs.tail(log, 1000) == shown
+
+
+def test_only_the_end_of_a_log_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    log.write_bytes(b"a" * 3_000_000 + b"end")
+    assert logs.tail(log, 4) == "aend"
+    assert logs.tail(log, 0) == ""
+    assert len(logs.tail(log, 10_000_000)) == logs.MAX_TAIL_BYTES
+    assert logs.tail(tmp_path / "none", 10) == ""
+
+
+def test_a_log_that_is_a_pipe_does_not_hold_the_agent(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "console.log")
+    assert logs.tail(tmp_path / "console.log", 10) == ""
+
+
+def test_machines_are_told_of_proxy_and_authorities(tmp_path: Path) -> None:
+    assert environment(HostSettings()) == {}
+    told = environment(
+        HostSettings(
+            egress=Egress.PROXY,
+            egress_proxy="http://10.1.2.3:3128",
+            egress_ca_file=tmp_path / "ca.pem",
+        )
+    )
+    assert told["HTTPS_PROXY"] == told["http_proxy"] == "http://10.1.2.3:3128"
+    assert "127.0.0.1" in told["NO_PROXY"].split(",")
+    assert told["SSL_CERT_FILE"] == "/run/polydev/ca-bundle.pem"

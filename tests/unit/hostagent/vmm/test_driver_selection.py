@@ -1,0 +1,100 @@
+"""Which driver runs the machines of a host."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from polydev.hostagent.health import preflight
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.vmm import driver_selection
+from polydev.hostagent.vmm.contract import Probe
+
+
+class Played:
+    """What `chosen` asks of a driver."""
+
+    def __init__(self, name: str, *, usable: bool = True, pids: Sequence[int] = ()) -> None:
+        self.name = name
+        self.pids = pids
+        self._probe = Probe(usable, "kvm" if usable else "none", f"{name}'s reason", "1.2.3")
+
+    async def probe(self) -> Probe:
+        return self._probe
+
+    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+        return self.pids
+
+
+async def chosen(wanted: str, firecracker: Played, qemu: Played) -> tuple[str, Probe]:
+    driver, probe = await driver_selection.chosen(wanted, firecracker, qemu)  # type: ignore[arg-type]
+    return driver.name, probe
+
+
+async def test_auto_is_firecracker_where_a_guest_runs_under_it() -> None:
+    name, probe = await chosen("auto", Played("firecracker"), Played("qemu"))
+    assert (name, probe.version) == ("firecracker", "1.2.3")
+
+
+async def test_auto_is_qemu_where_none_does_and_says_why() -> None:
+    name, probe = await chosen("auto", Played("firecracker", usable=False), Played("qemu"))
+    assert name == "qemu"
+    assert probe.reason == "qemu's reason; not Firecracker: firecracker's reason"
+
+
+async def test_auto_stays_with_the_driver_whose_machines_run() -> None:
+    name, probe = await chosen("auto", Played("firecracker"), Played("qemu", pids=[1]))
+    assert name == "qemu"
+    assert "while its machines run" in probe.reason
+    broken = Played("firecracker", usable=False, pids=[1])
+    name, probe = await chosen("auto", broken, Played("qemu"))
+    assert (name, probe.usable) == ("firecracker", False)
+
+
+@contextmanager
+def a_process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("wanted", ["firecracker", "qemu"])
+async def test_a_driver_that_is_named_ends_the_machines_of_another(wanted: str) -> None:
+    with a_process() as ours, a_process() as another:
+        played = {
+            name: Played(name, pids=[(ours if name == wanted else another).pid])
+            for name in ("firecracker", "qemu")
+        }
+        name, _ = await chosen(wanted, played["firecracker"], played["qemu"])
+        assert name == wanted
+        assert another.wait(timeout=10) == -9
+        assert ours.poll() is None
+
+
+@pytest.mark.parametrize("driver", ["auto", "firecracker", "qemu"])
+def test_a_host_needs_qemu_only_where_it_may_be_used(
+    driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(preflight.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(preflight.shutil, "which", lambda tool: asked.append(tool) or tool)
+    preflight.require(driver)
+    assert ("qemu-system-x86_64" in asked) == (driver != "firecracker")
+    assert "debugfs" in asked
+
+
+async def test_a_host_without_firecracker_says_so(tmp_path: Path) -> None:
+    settings = HostSettings(
+        state_dir=tmp_path,
+        images_dir=tmp_path,
+        driver="firecracker",
+        firecracker=tmp_path / "firecracker",
+    )
+    choice = await driver_selection.choose(settings)
+    assert choice.driver.name == "firecracker"
+    assert not choice.probe.usable
+    assert "There is no `firecracker` at" in choice.probe.reason

@@ -1,0 +1,343 @@
+"""The parts of the Firecracker driver that need no process: arguments, limits, order, snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from polydev.hostagent.vmm.contract import LaunchSpec
+from polydev.hostagent.vmm.firecracker import (
+    binaries,
+    configuration,
+    jail,
+    jailer,
+    limits,
+    snapshot,
+    vsock,
+)
+from polydev.hostagent.vmm.firecracker.api import Api
+from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.limits import RateLimits
+from polydev.hostagent.vmm.firecracker.snapshot_compat import fingerprint
+from polydev.shared.errors import ChannelLost, MissingTool, SnapshotUnusable, VmmFailed
+from polydev.testing.fake_firecracker import install
+
+MIB = 1024 * 1024
+VM_ID = "vm-00000000-0000-4000-8000-000000000001"
+PROGRAMS = Programs(Path("/usr/bin/firecracker"), Path("/usr/bin/jailer"))
+
+
+def a_spec(folder: Path, **changes: Any) -> LaunchSpec:
+    for name in ("kernel", "initramfs", "root.img", "disk.img", "config.tar"):
+        (folder / name).write_bytes(b"\x7fELF")
+    values: dict[str, Any] = {
+        "vm_id": VM_ID, "folder": folder, "kernel": folder / "kernel",
+        "initramfs": folder / "initramfs", "root_image": folder / "root.img",
+        "disk": folder / "disk.img", "config_drive": folder / "config.tar", "memory_mib": 8,
+        "vcpus": 2, "netns": "polydev", "tap": "tap5", "mac": "02:01:c0:a8:64:05",
+        "channel_mac": "", "channel_port": 0, "uid": 64700, "ready_marker": "READY",
+    }  # fmt: skip
+    return LaunchSpec(**{**values, **changes})
+
+
+# The jailer's arguments
+
+
+def a_cell(**changes: Any) -> jailer.Cell:
+    values: dict[str, Any] = {
+        "id": VM_ID, "base": Path("/m/jail"), "uid": 64700, "parent_cgroup": "polydev",
+        "netns": "polydev", "memory_mib": 512, "vcpus": 2, "largest_file_bytes": 4096 * MIB,
+    }  # fmt: skip
+    return jailer.Cell(**{**values, **changes})
+
+
+def test_a_vmm_is_jailed_with_everything_that_it_may_have() -> None:
+    assert jailer.arguments(a_cell(), PROGRAMS) == [
+        "/usr/bin/jailer", "--id", VM_ID, "--exec-file", "/usr/bin/firecracker",
+        "--uid", "64700", "--gid", "64700", "--chroot-base-dir", "/m/jail",
+        "--cgroup-version", "2", "--parent-cgroup", "polydev",
+        "--cgroup", f"memory.max={(512 + 4 + 96) * MIB}", "--cgroup", "cpu.max=225000 100000",
+        "--cgroup", "pids.max=18", "--netns", "/run/netns/polydev",
+        "--resource-limit", f"fsize={4096 * MIB}", "--resource-limit", "no-file=256",
+        "--", "--api-sock", "/api.sock",
+    ]  # fmt: skip
+    assert jailer.root_of(a_cell(), PROGRAMS) == Path(f"/m/jail/firecracker/{VM_ID}/root")
+
+
+def test_a_trial_needs_no_network() -> None:
+    assert "--netns" not in jailer.arguments(a_cell(netns=None), PROGRAMS)
+
+
+def test_sockets_lie_where_any_path_is_short_enough() -> None:
+    for name in (jailer.API_SOCKET, vsock.SOCKET):
+        assert len(f"/{name}_1234567890".encode()) <= 107
+
+
+def test_no_limit_is_no_bucket() -> None:
+    assert limits.disk_buckets(RateLimits(0, 0, 0)).body() is None
+    assert limits.disk_buckets(RateLimits(2, 0, 0)).body() == {
+        "bandwidth": {"size": 2 * MIB, "one_time_burst": 2 * MIB, "refill_time": 1000}
+    }
+
+
+# Programs
+
+
+def test_programs_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingTool, match="`firecracker`") as missing:
+        Programs.find(tmp_path / "firecracker", tmp_path / "jailer")
+    assert "POLYDEV_FIRECRACKER" in missing.value.hint
+
+
+def a_program(folder: Path, prints: str) -> Programs:
+    path = folder / "firecracker"
+    path.write_text(f"#!/bin/sh\nprintf '%s' '{prints}'\n")
+    path.chmod(0o755)
+    return Programs(path, path)
+
+
+@pytest.mark.parametrize("version", ["1.13.1", "1.14.0", "2.0.3"])
+async def test_a_version_is_known(tmp_path: Path, version: str) -> None:
+    said = f"Firecracker v{version}\n\nsomething more"
+    assert await binaries.version_of(a_program(tmp_path, said)) == version
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Firecracker v1.13.0", "1.13.0 is too old: 1.13.1 is the least"),
+        ("Firecracker v0.99.99", "too old"),
+        ("hello", "does not tell its version: hello"),
+        ("", "silence"),
+    ],
+)
+async def test_a_version_that_will_not_do_is_refused(tmp_path: Path, said: str, told: str) -> None:
+    with pytest.raises(VmmFailed, match=told):
+        await binaries.version_of(a_program(tmp_path, said))
+
+
+async def test_the_stand_in_tells_its_version(tmp_path: Path) -> None:
+    assert await binaries.version_of(install(tmp_path, version="1.15.2")) == "1.15.2"
+
+
+# What a machine is told, and in which order
+
+
+async def test_a_machine_is_told_everything_in_the_documented_order(tmp_path: Path) -> None:
+    said: list[tuple[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        said.append((request.url.path, json.loads(request.content)))
+        return httpx.Response(204, stream=httpx.ByteStream(b""))
+
+    spec = a_spec(tmp_path)
+    await configuration.machine(Api(httpx.MockTransport(answer)), spec, RateLimits())
+    assert [path for path, _ in said] == [
+        "/logger", "/metrics", "/machine-config", "/boot-source",
+        "/drives/root", "/drives/disk", "/drives/config",
+        "/network-interfaces/lan", "/vsock", "/entropy", "/balloon",
+    ]  # fmt: skip
+    bodies = dict(said)
+    drives = [bodies[f"/drives/{name}"] for name in ("root", "disk", "config")]
+    assert [drive["is_read_only"] for drive in drives] == [True, False, True]
+    assert not any(drive["is_root_device"] for drive in drives), "there is an initramfs"
+    assert all("rate_limiter" in drive for drive in drives)
+    shown = {f"/{file.name}" for file in configuration.machine_files(spec)}
+    assert {drive["path_on_host"] for drive in drives} <= shown
+    assert bodies["/boot-source"]["kernel_image_path"] in shown
+    assert bodies["/balloon"]["deflate_on_oom"] is True
+
+
+def test_only_the_disk_and_the_pipes_can_be_written(tmp_path: Path) -> None:
+    files = configuration.machine_files(a_spec(tmp_path))
+    assert {file.name for file in files if file.writable} == {"disk", "errors", "metrics"}
+
+
+@pytest.mark.parametrize("change", ["memory_mib", "vcpus"])
+def test_a_machine_of_another_size_has_another_fingerprint(tmp_path: Path, change: str) -> None:
+    spec = a_spec(tmp_path)
+    one = fingerprint(spec, "1.13.1")
+    changes: dict[str, Any] = {change: 4}
+    assert fingerprint(dataclasses.replace(spec, **changes), "1.13.1") != one
+    assert fingerprint(dataclasses.replace(spec, tap="tap9", vm_id="vm-2"), "1.13.1") == one
+
+
+def test_another_version_or_kernel_has_another_fingerprint(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path)
+    one = fingerprint(spec, "1.13.1")
+    assert fingerprint(spec, "1.13.2") != one
+    (tmp_path / "kernel").write_bytes(b"\x7fELF, another")
+    assert fingerprint(spec, "1.13.1") != one
+
+
+# What the agent believes of a jail
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Any:
+    descriptor = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_a_symlink_in_a_jail_is_not_followed(root: int, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(elsewhere))
+        (tmp_path / "api.sock").symlink_to(elsewhere)
+        with pytest.raises(VmmFailed, match="not its socket"):
+            jail.opened_socket(root, "api.sock", os.getuid())
+    (tmp_path / "secret").write_bytes(b"the host's")
+    (tmp_path / "memory").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic"):
+        jail.opened_file(root, "memory")
+    with pytest.raises(FileExistsError):
+        jail.made_file(root, "memory", os.getuid())
+
+
+def test_only_the_vmms_own_socket_counts(root: int, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "api.sock"))
+        os.close(jail.opened_socket(root, "api.sock", os.getuid()))
+        with pytest.raises(VmmFailed):
+            jail.opened_socket(root, "api.sock", os.getuid() + 1)
+    (tmp_path / "file").touch()
+    with pytest.raises(VmmFailed):
+        jail.opened_socket(root, "file", os.getuid())
+
+
+def test_a_pipe_in_place_of_a_file_does_not_hold_the_agent_up(root: int, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "memory")
+    with pytest.raises(VmmFailed, match="not a file"):
+        jail.opened_file(root, "memory")
+
+
+# vsock
+
+
+async def a_vmm(folder: Path, answer: bytes) -> asyncio.Server:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readline() == b"CONNECT 22\n"
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    return await asyncio.start_unix_server(serve, folder / vsock.SOCKET)
+
+
+async def test_what_the_guest_says_at_once_is_not_swallowed(root: int, tmp_path: Path) -> None:
+    async with await a_vmm(tmp_path, b"OK 1073741824\nSSH-2.0-x\r\n"):
+        connected = await vsock.connect(root, os.getuid(), 22)
+        with connected:
+            said = await asyncio.get_running_loop().sock_recv(connected, 100)
+    assert said == b"SSH-2.0-x\r\n"
+
+
+@pytest.mark.parametrize("answer", [b"", b"NO\n", b"O" * 1000, b"OK 12"])
+async def test_a_vmm_that_does_not_connect_is_a_lost_channel(
+    root: int, tmp_path: Path, answer: bytes
+) -> None:
+    async with await a_vmm(tmp_path, answer):
+        with pytest.raises(ChannelLost):
+            await vsock.connect(root, os.getuid(), 22)
+
+
+async def test_no_socket_is_a_lost_channel(root: int) -> None:
+    with pytest.raises(ChannelLost):
+        await vsock.connect(root, os.getuid(), 22)
+
+
+# Snapshots
+
+
+class Kept:
+    """A snapshot in this process, handed out in pieces of an odd size."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.content = content
+
+    async def write(self, content: bytes) -> None:
+        self.content += content
+
+    async def read(self) -> bytes:
+        piece, self.content = self.content[:100_003], self.content[100_003:]
+        return piece
+
+
+def memory_file(size: int, *pieces: tuple[int, bytes]) -> int:
+    descriptor = os.memfd_create("memory")
+    os.ftruncate(descriptor, size)
+    for offset, content in pieces:
+        os.pwrite(descriptor, content, offset)
+    return descriptor
+
+
+async def test_a_snapshot_comes_back_as_it_was_and_holes_are_not_sent() -> None:
+    size = 64 * MIB
+    state = memory_file(3, (0, b"abc"))
+    pieces = [(0, b"first"), (MIB - 3, b"across"), (40 * MIB, bytes(20_000)), (size - 1, b"z")]
+    memory = memory_file(size, *pieces)
+    kept = Kept()
+    await snapshot.write(kept, state, memory, size)
+    assert len(kept.content) < 200_000
+    state_again, memory_again = memory_file(0), memory_file(0)
+    await snapshot.read(kept, state_again, memory_again, size)
+    assert os.pread(state_again, 10, 0) == b"abc"
+    assert os.pread(memory_again, size + 1, 0) == os.pread(memory, size, 0)
+    assert kept.content == b""
+
+
+async def test_memory_without_a_single_zero_comes_back() -> None:
+    size = 3 * MIB
+    memory = memory_file(size, (0, b"\xff" * size))
+    kept = Kept()
+    await snapshot.write(kept, memory_file(1, (0, b"s")), memory, size)
+    again = memory_file(0)
+    await snapshot.read(kept, memory_file(0), again, size)
+    assert os.pread(again, size, 0) == b"\xff" * size
+
+
+@pytest.mark.parametrize("state_bytes", [0, 33 * MIB])
+async def test_files_that_are_no_snapshot_are_not_sent(state_bytes: int) -> None:
+    kept = Kept()
+    with pytest.raises(VmmFailed):
+        await snapshot.write(kept, memory_file(state_bytes), memory_file(MIB), MIB)
+    with pytest.raises(VmmFailed):
+        await snapshot.write(kept, memory_file(1, (0, b"s")), memory_file(MIB), 2 * MIB)
+    assert kept.content == b""
+
+
+def framed(*extents: tuple[int, int], size: int = MIB) -> bytes:
+    head = b"POLYDEV-FC 1\n" + struct.pack("<Q", 1) + b"s" + struct.pack("<Q", size)
+    return head + b"".join(
+        struct.pack("<QQ", offset, length) + bytes(min(length, MIB)) for offset, length in extents
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no snapshot at all",
+        framed(),
+        framed((0, 16384)),
+        framed((0, 16384), (0, 16384), (MIB, 0)),
+        framed((MIB - 1, 2), (MIB, 0)),
+        framed((2 * MIB, 1), (MIB, 0)),
+        framed((0, 1 << 40)),
+        framed((MIB, 0), size=2 * MIB),
+        b"POLYDEV-FC 1\n" + struct.pack("<Q", 1 << 50),
+    ],
+)
+async def test_a_damaged_snapshot_is_unusable(content: bytes) -> None:
+    with pytest.raises(SnapshotUnusable):
+        await snapshot.read(Kept(content), memory_file(0), memory_file(0), MIB)

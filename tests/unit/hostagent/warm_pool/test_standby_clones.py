@@ -1,0 +1,324 @@
+"""Clones that wait for a login: who gets one, what they give way to, what is left of one cut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from warm_host import (
+    NEXT_TO_NOTHING,
+    PLENTY,
+    SHAPE,
+    Counted,
+    Cut,
+    WarmHost,
+    created_and_gone,
+    has_a_template,
+    status_of,
+    those_waiting,
+    until,
+    until_waiting,
+    wanted,
+    with_waiting,
+)
+
+from polydev.hostagent.warm_pool import WarmBrowsers, guest_scripts
+from polydev.shared.domain import MachineKind, MachineState, new_vm_id
+from polydev.shared.errors import MachineBusy, NoCapacity
+from polydev.shared.host_protocol import CreateMachine, ExecRequest
+from polydev.testing.simulated_vmm import Simulation
+
+ENOUGH_FOR_NO_MORE = "MemAvailable:    2500000 kB\n"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> WarmHost:
+    return WarmHost(tmp_path, waiting=1)
+
+
+def _waiting_folders(host: WarmHost) -> list[Path]:
+    records = (host.root / "machines").glob("*/machine.json")
+    return [path for path in records if "warm-waiting" in path.read_text()]
+
+
+def _host_key(host: WarmHost, vm_id: str) -> bytes:
+    return (host.root / "machines" / vm_id / "keys" / "ssh_host_ed25519_key").read_bytes()
+
+
+def _cli(memory_mib: int = 1024) -> CreateMachine:
+    return CreateMachine(
+        vm_id=new_vm_id(),
+        machine_kind=MachineKind.CLI,
+        memory_mib=memory_mib,
+        vcpus=1,
+        disk_mib=4096,
+    )
+
+
+async def test_who_logs_in_gets_the_one_that_waits(host: WarmHost) -> None:
+    async with with_waiting(host) as machines:
+        [waiting] = machines.views()
+        asked = wanted(token="one").model_copy(update={"labels": {"user_id": "ann"}})
+        host.meminfo.write_text(ENOUGH_FOR_NO_MORE)
+        view = await machines.create(asked)
+        assert view.is_clone
+        assert view.vm_id == asked.vm_id
+        assert view.labels == {"user_id": "ann"}
+        assert (view.mac, view.ip_address) == (waiting.mac, waiting.ip_address)
+        assert await status_of(machines, asked.vm_id, "one") == b"404"
+        assert await status_of(machines, asked.vm_id, "another") == b"401"
+        program = await machines.exec(asked.vm_id, ExecRequest(argv=["true"]))
+        assert await program.wait() == 0
+        inventory = await machines.inventory()
+        assert inventory.folders == [asked.vm_id] == list(inventory.addresses)
+        kept = json.loads((host.root / "machines" / asked.vm_id / "machine.json").read_text())
+        assert (kept["vm_id"], kept["state"]) == (asked.vm_id, "running")
+        assert not list((host.root / "machines" / asked.vm_id).glob(".*"))
+        await machines.destroy(asked.vm_id)
+        assert host.is_empty
+
+
+async def test_another_one_waits_as_soon_as_one_is_taken(host: WarmHost) -> None:
+    async with with_waiting(host) as machines:
+        [first] = those_waiting(machines)
+        asked = wanted()
+        await machines.create(asked)
+        await until_waiting(machines)
+        [second] = those_waiting(machines)
+        assert first != second
+        await machines.destroy(asked.vm_id)
+        assert those_waiting(machines) == [second], "who waits is disturbed by nobody's end"
+    assert host.is_empty
+
+
+async def test_none_is_made_beside_a_login_without_processors_for_both(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.processors = 3
+    async with with_waiting(host) as machines:
+        asked = wanted()
+        await machines.create(asked)
+        looks = Counted(monkeypatch, WarmBrowsers, "_look")
+        await looks.reached(3)
+        assert not those_waiting(machines)
+        await machines.destroy(asked.vm_id)
+        await until_waiting(machines)
+
+
+async def test_more_logins_than_clones_that_wait(host: WarmHost) -> None:
+    async with with_waiting(host) as machines:
+        asked = [wanted(token=f"token {number}") for number in range(3)]
+        views = await asyncio.gather(*(machines.create(it) for it in asked))
+        assert all(view.is_clone for view in views)
+        assert len({view.mac for view in views}) == 3
+        for number, it in enumerate(asked):
+            assert await status_of(machines, it.vm_id, f"token {number}") == b"404"
+            await machines.destroy(it.vm_id)
+
+
+async def test_as_many_wait_as_are_asked_for(host: WarmHost) -> None:
+    host.waiting = 3
+    async with with_waiting(host, count=3) as machines:
+        assert len(set(those_waiting(machines))) == 3
+        view = await machines.warm_browsers.view()
+        assert "3 of 3 clones wait for a login" in view.words
+        for vm_id in those_waiting(machines):
+            with pytest.raises(MachineBusy):
+                await machines.exec(vm_id, ExecRequest(argv=["true"]))
+    assert host.is_empty, "they end with the agent"
+
+
+async def test_another_shape_and_another_kind_do_not_get_it(host: WarmHost) -> None:
+    async with with_waiting(host) as machines:
+        waiting = those_waiting(machines)
+        assert not (await created_and_gone(machines, _cli())).is_clone
+        assert those_waiting(machines) == waiting
+        assert not (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
+
+
+async def test_one_of_an_outdated_template_waits_no_longer(host: WarmHost) -> None:
+    async with with_waiting(host) as machines:
+        [old] = those_waiting(machines)
+        larger = SHAPE.model_copy(update={"memory_mib": 4096})
+        await machines.warm_browsers.ask(larger)
+
+        async def is_replaced() -> bool:
+            found = those_waiting(machines)
+            return bool(found) and old not in found
+
+        await until(is_replaced)
+        assert (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
+
+
+async def test_they_give_way_when_memory_is_short(host: WarmHost) -> None:
+    async with with_waiting(host) as machines:
+        host.meminfo.write_text(NEXT_TO_NOTHING)
+
+        async def is_empty() -> bool:
+            return host.is_empty
+
+        await until(is_empty)
+        host.meminfo.write_text(PLENTY)
+        await until_waiting(machines)
+
+
+async def test_they_give_way_to_any_machine_that_needs_their_memory(host: WarmHost) -> None:
+    host.memory_mib = 2048 + 512
+    async with with_waiting(host) as machines:
+        asked = _cli()
+        await machines.create(asked)
+        assert not those_waiting(machines)
+        with pytest.raises(NoCapacity):
+            await machines.create(wanted())
+        await machines.destroy(asked.vm_id)
+
+
+async def test_the_one_that_is_taken_needs_no_room_beside_itself(host: WarmHost) -> None:
+    host.memory_mib = 2048 + 512
+    async with with_waiting(host) as machines:
+        [waiting] = machines.views()
+        asked = wanted()
+        view = await machines.create(asked)
+        assert view.mac == waiting.mac
+        await machines.destroy(asked.vm_id)
+
+
+async def test_one_that_is_being_made_gives_way_too(host: WarmHost) -> None:
+    host.memory_mib = 2048 + 512
+    await has_a_template(host)
+    host.waiting = 1
+    host.simulation = Simulation(renew_s=60)
+    async with host.working() as machines:
+
+        async def is_being_made() -> bool:
+            place = host.root / "machines"
+            return any(any((place / it).glob("*/run/boot_id")) for it in those_waiting(machines))
+
+        await until(is_being_made)
+        asked = _cli()
+        await machines.create(asked)
+        assert not those_waiting(machines)
+        await machines.destroy(asked.vm_id)
+
+
+async def test_machines_that_start_at_once_all_get_the_memory_of_one_that_waits(
+    host: WarmHost,
+) -> None:
+    host.memory_mib = 2048
+    async with with_waiting(host) as machines:
+        asked = [_cli(), _cli()]
+        views = await asyncio.gather(*(machines.create(it) for it in asked))
+        assert {view.state for view in views} == {MachineState.RUNNING}
+        for it in asked:
+            await machines.destroy(it.vm_id)
+
+
+async def test_one_that_is_kept_for_a_login_is_not_given_up_for_another_machine(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.memory_mib = 2048 + 1024
+    async with with_waiting(host) as machines:
+        [waiting] = machines.views()
+        cut = Cut(monkeypatch, guest_scripts.Script, "tell")
+        cut.hangs = True
+        login, other = wanted(), _cli()
+        creating = asyncio.create_task(machines.create(login))
+        await cut.reached.wait()
+        assert (await machines.create(other)).state is MachineState.RUNNING
+        with pytest.raises(NoCapacity):
+            await machines.create(_cli())
+        await machines.destroy(login.vm_id)
+        with pytest.raises(MachineBusy):
+            await creating
+        assert waiting.vm_id not in (await machines.inventory()).folders
+        await machines.destroy(other.vm_id)
+
+
+@pytest.mark.parametrize("left_mib", [1500, 100])
+async def test_a_login_needs_only_what_its_clone_has_not_yet(host: WarmHost, left_mib: int) -> None:
+    """Or the clone gives its memory back, and the host has enough then."""
+    left = {"beside one that waits": 8192, "without": 8192}
+    host.left_mib = lambda: left["beside one that waits" if _waiting_folders(host) else "without"]
+    host.held_mib = 1024
+    async with with_waiting(host) as machines:
+        left["beside one that waits"] = left_mib
+        [waiting] = those_waiting(machines)
+        key, asked = _host_key(host, waiting), wanted()
+        await machines.create(asked)
+        assert (_host_key(host, asked.vm_id) == key) == (left_mib == 1500)
+        await machines.destroy(asked.vm_id)
+
+
+async def test_one_that_hangs_leaves_time_to_clone(host: WarmHost) -> None:
+    async with with_waiting(host) as machines:
+        [waiting] = those_waiting(machines)
+        machines._roster.running[waiting].vmm.go_on = _never  # type: ignore[method-assign]
+        asked = wanted().model_copy(update={"ready_timeout_s": 30})
+        view = await machines.create(asked)
+        assert view.is_clone
+        assert host.templates, "it is not the template's fault"
+        await machines.destroy(asked.vm_id)
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_nobody_stops_or_starts_one_that_waits(host: WarmHost) -> None:
+    async with with_waiting(host) as machines:
+        [waiting] = those_waiting(machines)
+        with pytest.raises(MachineBusy):
+            await machines.stop(waiting)
+        with pytest.raises(MachineBusy):
+            await machines.start(waiting, 10)
+
+
+async def test_what_is_asked_for_while_one_is_made_is_not_forgotten(host: WarmHost) -> None:
+    await has_a_template(host)
+    host.waiting, host.quiet_s = 1, 3600
+    host.simulation = Simulation(renew_s=0.5)
+    async with host.working() as machines:
+
+        async def is_being_made() -> bool:
+            return bool(those_waiting(machines))
+
+        await until(is_being_made)
+        await machines.warm_browsers.ask(SHAPE.model_copy(update={"memory_mib": 4096}))
+
+        async def is_made() -> bool:
+            return (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
+
+        await until(is_made)
+
+
+@pytest.mark.parametrize("how", ["its VMM ends", "it is destroyed"])
+async def test_one_that_ends_is_replaced(host: WarmHost, how: str) -> None:
+    async with with_waiting(host) as machines:
+        [old] = those_waiting(machines)
+        if how == "it is destroyed":
+            await machines.destroy(old)
+        else:
+            running = machines._roster.running[old]
+            await running.vmm.kill()
+
+        async def is_replaced() -> bool:
+            found = those_waiting(machines)
+            return bool(found) and old not in found
+
+        await until(is_replaced)
+        assert (await created_and_gone(machines)).is_clone
+
+
+async def test_one_that_cannot_be_taken_is_passed_over(host: WarmHost) -> None:
+    async with with_waiting(host) as machines:
+        [waiting] = machines.views()
+        running = machines._roster.running[waiting.vm_id]
+        asked = wanted()
+        taking = asyncio.create_task(machines.create(asked))
+        await running.vmm.kill()
+        view = await taking
+        assert view.is_clone
+        assert await status_of(machines, asked.vm_id, "the clone's") == b"404"
+        await machines.destroy(asked.vm_id)

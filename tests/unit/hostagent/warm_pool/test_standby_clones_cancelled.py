@@ -1,0 +1,229 @@
+"""Clones that wait, failing, cut or killed with their agent at each step: nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machine_parts import BookNetwork
+from warm_host import (
+    LIMIT_S,
+    PLENTY,
+    SHAPE,
+    Cut,
+    SlowThread,
+    WarmHost,
+    created_and_gone,
+    has_a_template,
+    named,
+    status_of,
+    those_waiting,
+    until,
+    until_waiting,
+    wanted,
+    with_waiting,
+)
+
+from polydev.hostagent.machines.record import MachineFolder, MachineRecord
+from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.provisioning import config_drive, provisioning
+from polydev.hostagent.provisioning.provisioning import SimulatedFurnishing
+from polydev.hostagent.vmm.console import BoundedLog
+from polydev.hostagent.warm_pool import guest_scripts
+from polydev.shared.domain import MachineState
+from polydev.shared.errors import MachineBusy
+from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedVmm
+from polydev.testing.simulated_vmm.memory import Memory
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> WarmHost:
+    return WarmHost(tmp_path, waiting=1)
+
+
+MAKING: list[tuple[Any, str]] = [
+    (SimulatedFurnishing, "write_config"),
+    (SimulatedFurnishing, "clone_disk"),
+    (SimulatedDriver, "restore"),
+    (guest_scripts, "renew"),
+    (guest_scripts, "painted"),
+    (guest_scripts, "renaming"),
+    (SimulatedVmm, "stand_still"),
+]
+TAKING: list[tuple[Any, str]] = [
+    (BookNetwork, "rename"),
+    (SimulatedFurnishing, "write_config"),
+    (SimulatedVmm, "go_on"),
+    (guest_scripts.Script, "tell"),
+    (guest_scripts.Script, "ended"),
+]
+WRITING: list[tuple[Any, str]] = [
+    (MachineFolder, "write_token"),
+    (config_drive, "_write"),
+    (provisioning, "_copy_simulated"),
+    (BoundedLog, "append"),
+    (Memory, "restored"),
+]
+_BOUNDED = ("write_config", "clone_disk", "rename")
+"""Done to their end when they are cut, and so must not hang."""
+
+
+@asynccontextmanager
+async def about_to_make_one(host: WarmHost) -> AsyncIterator[Machines]:
+    """An agent that has a template, and no clone that waits yet."""
+    await has_a_template(host)
+    host.waiting = 1
+    async with host.working() as machines:
+        yield machines
+
+
+@pytest.mark.parametrize(("place", "name"), **named(MAKING))
+async def test_what_fails_while_one_is_made_leaves_nothing(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    async with about_to_make_one(host) as machines:
+        cut = Cut(monkeypatch, place, name)
+        await cut.reached.wait()
+
+        async def says_so() -> bool:
+            return cut.is_done and host.is_empty
+
+        await until(says_so)
+        await machines.warm_browsers.ask(SHAPE)
+        await until_waiting(machines)
+        assert (await created_and_gone(machines)).is_clone
+    assert host.is_empty
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), **named([step for step in MAKING if step[1] not in _BOUNDED])
+)
+async def test_making_one_that_is_cut_leaves_nothing(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    async with about_to_make_one(host):
+        cut = Cut(monkeypatch, place, name)
+        cut.hangs = True
+        await cut.reached.wait()
+    assert host.is_empty
+
+
+@pytest.mark.parametrize(("place", "name"), **named(WRITING))
+async def test_what_a_thread_still_writes_when_its_agent_ends_is_removed_too(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    async with about_to_make_one(host):
+        slow = SlowThread(monkeypatch, place, name)
+        await asyncio.to_thread(slow.reached.wait, LIMIT_S)
+        asyncio.get_running_loop().call_later(0.1, slow.goes_on.set)
+    await asyncio.to_thread(slow.ended.wait, LIMIT_S)
+    assert host.is_empty
+
+
+@pytest.mark.parametrize(("place", "name"), **named(TAKING))
+async def test_what_fails_while_one_is_taken_is_cloned_anew(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    async with with_waiting(host) as machines:
+        [waiting] = those_waiting(machines)
+        Cut(monkeypatch, place, name)
+        asked = wanted()
+        view = await machines.create(asked)
+        assert view.is_clone
+        assert await status_of(machines, asked.vm_id, "the clone's") == b"404"
+        assert waiting not in (await machines.inventory()).folders
+        await machines.destroy(asked.vm_id)
+    assert host.is_empty
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), **named([step for step in TAKING if step[1] not in _BOUNDED])
+)
+async def test_taking_one_that_is_cut_leaves_nothing(
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    async with with_waiting(host) as machines:
+        host.meminfo.write_text(PLENTY)
+        cut = Cut(monkeypatch, place, name)
+        cut.hangs = True
+        asked = wanted()
+        creating = asyncio.create_task(machines.create(asked))
+        await cut.reached.wait()
+        await machines.destroy(asked.vm_id)
+        with pytest.raises(MachineBusy):
+            await creating
+        assert asked.vm_id not in (await machines.inventory()).folders
+        await until_waiting(machines)
+        assert (await created_and_gone(machines)).is_clone
+    assert host.is_empty
+
+
+@pytest.mark.parametrize("moment", ["waiting", "named", "set aside", "renamed"])
+async def test_an_agent_that_was_killed_leaves_nothing(host: WarmHost, moment: str) -> None:
+    """The simulated VMM ends with it; a real one is known by its folder, or the lack of one."""
+    asked = wanted()
+    machines_dir = host.root / "machines"
+    async with with_waiting(host) as machines:
+        [waiting] = those_waiting(machines)
+        place = machines_dir / waiting
+        record = MachineFolder(machines_dir, waiting).read()
+        assert record is not None
+        left = host.root / "left"
+        shutil.copytree(place, left)
+    shutil.copytree(left, place)
+    mine = record.now(vm_id=asked.vm_id, state=MachineState.CREATING)
+    if moment != "waiting":
+        MachineFolder(machines_dir, asked.vm_id).write(mine)
+        MachineFolder(machines_dir, waiting).record.write_text(mine.model_dump_json())
+    if moment == "set aside":
+        (machines_dir / asked.vm_id).rename(place / ".before")
+    if moment == "renamed":
+        shutil.rmtree(machines_dir / asked.vm_id)
+        place.rename(machines_dir / asked.vm_id)
+    host.waiting = 0
+    async with host.working() as machines:
+        assert not machines.views()
+        assert host.is_empty
+        assert (await created_and_gone(machines, asked)).is_clone
+
+
+def test_a_folder_that_cannot_be_renamed_leaves_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = MachineFolder(tmp_path, "vm-old"), MachineFolder(tmp_path, "vm-new")
+    old.write(_record("vm-old"))
+    new.write(_record("vm-new"))
+    new.write_token("its own")
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path == old.path:
+            raise OSError("no more")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="no more"):
+        old.become(_record("vm-new"))
+    assert new.read_token() == "its own"
+    assert new.read() == _record("vm-new")
+
+
+def _record(vm_id: str) -> MachineRecord:
+    asked = wanted()
+    return MachineRecord(
+        vm_id=vm_id,
+        machine_kind=asked.machine_kind,
+        memory_mib=asked.memory_mib,
+        vcpus=asked.vcpus,
+        disk_mib=asked.disk_mib,
+        labels={},
+        state=MachineState.CREATING,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        uid=1,
+    )

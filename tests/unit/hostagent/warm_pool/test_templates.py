@@ -1,0 +1,65 @@
+"""The folder of templates, while others write in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from polydev.hostagent.machines.record import MachineFolder
+from polydev.hostagent.warm_pool import templates
+from polydev.hostagent.warm_pool.templates import Description, Shape, Template, Templates
+
+SHAPES = [Shape(memory_mib=512 * it, vcpus=1, disk_mib=1024) for it in range(1, 6)]
+
+
+def made(kept: Templates, shape: Shape) -> Template:
+    described = Description(shape=shape, image="i", kernel="k", fingerprint="f", key_id="key")
+    with kept.draft() as draft:
+        draft.disk.touch()
+        return kept.finish(draft, described)
+
+
+async def test_what_several_ask_for_at_once_is_remembered_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def replace_slowly(path: Path, target: Path) -> Path:
+        time.sleep(0.05)  # so that whoever may write meanwhile does
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_slowly)
+    kept = Templates(tmp_path / "warm")
+    await asyncio.gather(*(asyncio.to_thread(kept.want, it) for it in SHAPES))
+    assert kept.wanted() in SHAPES
+
+
+def test_one_that_goes_while_it_is_looked_at_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Templates(tmp_path / "warm")
+    template = made(kept, SHAPES[0])
+    assert [it.described for it in kept.all()] == [template.described]
+    validate = Description.model_validate_json
+
+    def validate_and_lose(content: bytes) -> Description:
+        kept.discard(template)
+        return validate(content)
+
+    monkeypatch.setattr(templates.Description, "model_validate_json", validate_and_lose)
+    assert kept.all() == []
+
+
+def test_the_newest_comes_first(tmp_path: Path) -> None:
+    kept = Templates(tmp_path / "warm")
+    for number, shape in enumerate(SHAPES[:3]):
+        folder = MachineFolder(kept.root, f"template-{3 - number}")
+        folder.path.mkdir(parents=True)
+        described = Description(shape=shape, image="i", kernel="k", fingerprint="f", key_id="key")
+        (folder.path / "template.json").write_text(described.model_dump_json())
+        os.utime(folder.path, ns=(0, number))
+    assert [it.described.shape for it in kept.all()] == SHAPES[2::-1]

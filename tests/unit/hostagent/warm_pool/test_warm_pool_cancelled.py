@@ -1,0 +1,147 @@
+"""Making a template, and cloning one, failing or cut at each step: nothing half made is left."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from warm_host import Cut, WarmHost, created_and_gone, named, until, until_ready, wanted
+
+from polydev.hostagent.channel import Channel
+from polydev.hostagent.machines.record import MachineFolder
+from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.provisioning.provisioning import SimulatedFurnishing
+from polydev.hostagent.snapshots import SnapshotWriter
+from polydev.hostagent.warm_pool import guest_scripts
+from polydev.shared.errors import MachineBusy
+from polydev.shared.host_protocol import WarmShape
+from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedVmm
+
+SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
+MAKING: list[tuple[Any, str]] = [
+    (SimulatedFurnishing, "boot_files"),
+    (SimulatedFurnishing, "make_disk"),
+    (SimulatedFurnishing, "write_config"),
+    (SimulatedDriver, "fingerprint"),
+    (SimulatedDriver, "launch"),
+    (SimulatedVmm, "wait_ready"),
+    (guest_scripts, "settle"),
+    (SimulatedVmm, "save"),
+    (SnapshotWriter, "end"),
+    (SimulatedFurnishing, "keep_disk"),
+]
+CLONING: list[tuple[Any, str]] = [
+    (SimulatedFurnishing, "write_config"),
+    (SimulatedFurnishing, "clone_disk"),
+    (SimulatedDriver, "restore"),
+    (SimulatedVmm, "go_on"),
+    (guest_scripts, "renew"),
+    (Channel, "connect"),
+    (SimulatedFurnishing, "strangers_channel"),
+]
+
+
+async def _ended(work: asyncio.Task[Any]) -> None:
+    work.cancel()
+    await asyncio.wait({work}, timeout=10)
+    assert work.done()
+
+
+@pytest.mark.parametrize(("place", "name"), **named(MAKING))
+async def test_making_that_fails_leaves_nothing_and_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    host = WarmHost(tmp_path)
+    async with host.working() as machines:
+        cut = Cut(monkeypatch, place, name)
+        await machines.warm_browsers.ask(SHAPE)
+        await cut.reached.wait()
+
+        async def says_so() -> bool:
+            return "No room" in (await machines.warm_browsers.view()).words
+
+        await until(says_so)
+        assert host.is_empty
+        assert not host.templates
+        await machines.warm_browsers.ask(SHAPE)
+        await until_ready(machines)
+        assert (await created_and_gone(machines)).is_clone
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    **named([step for step in MAKING if step[1] not in ("boot_files", "make_disk")]),
+)
+async def test_making_that_is_cut_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    host = WarmHost(tmp_path)
+    async with host.agent() as machines:
+        making = asyncio.create_task(machines.warm_browsers.run())
+        cut = Cut(monkeypatch, place, name)
+        cut.hangs = name not in _BOUNDED
+        await machines.warm_browsers.ask(SHAPE)
+        await cut.reached.wait()
+        await _ended(making)
+        assert host.is_empty
+        assert not host.templates
+
+
+_BOUNDED = ("write_config", "keep_disk", "clone_disk")
+"""Done to their end when they are cut, since a thread cannot be cancelled: they must not hang."""
+
+
+@pytest.mark.parametrize(("place", "name"), **named(CLONING))
+async def test_a_clone_that_fails_is_booted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    host = WarmHost(tmp_path)
+    async with host.working() as machines:
+        await _with_a_template(machines)
+        Cut(monkeypatch, place, name)
+        asked = wanted()
+        view = await machines.create(asked)
+        assert not view.is_clone
+        assert len(list((host.root / "machines").iterdir())) == 1
+        await machines.destroy(asked.vm_id)
+        assert (await created_and_gone(machines)).is_clone
+    assert host.is_empty
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), **named([step for step in CLONING if step[1] not in _BOUNDED])
+)
+async def test_a_clone_that_is_cut_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    host = WarmHost(tmp_path)
+    async with host.working() as machines:
+        await _with_a_template(machines)
+        cut = Cut(monkeypatch, place, name)
+        cut.hangs = True
+        asked = wanted()
+        creating = asyncio.create_task(machines.create(asked))
+        await cut.reached.wait()
+        await machines.destroy(asked.vm_id)
+        with pytest.raises(MachineBusy):
+            await creating
+        assert host.is_empty
+        assert (await created_and_gone(machines)).is_clone
+
+
+async def test_half_a_template_is_never_found(tmp_path: Path) -> None:
+    host = WarmHost(tmp_path)
+    async with host.working() as machines:
+        await _with_a_template(machines)
+        [template] = host.templates
+        folder = MachineFolder(template.parent, template.name)
+        folder.disk.unlink()
+        (template / "template.json").unlink()
+        assert not (await created_and_gone(machines)).is_clone
+
+
+async def _with_a_template(machines: Machines) -> None:
+    await machines.warm_browsers.ask(SHAPE)
+    await until_ready(machines)

@@ -1,0 +1,49 @@
+"""What credentials tell of themselves."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from polydev.shared.providers import end_of_login, provider, same_account, same_login
+
+CODEX, CLAUDE = provider("codex"), provider("claude_code")
+
+
+def _codex(account: str) -> bytes:
+    return json.dumps({"tokens": {"account_id": account}}).encode()
+
+
+def _claude(**values: Any) -> bytes:
+    return json.dumps({"claudeAiOauth": values}).encode()
+
+
+def test_a_login_ends_when_its_credentials_say_so() -> None:
+    ends = _claude(refreshTokenExpiresAt=1_800_000_000_000)
+    assert end_of_login(CLAUDE, ends) == datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
+    assert end_of_login(CODEX, _codex("one")) is None
+
+
+@pytest.mark.parametrize("told", [None, "soon", 2**70, -(2**70)])
+def test_a_time_that_is_none_is_not_told(told: object) -> None:
+    assert end_of_login(CLAUDE, _claude(refreshTokenExpiresAt=told)) is None
+
+
+def test_another_account_is_another_account() -> None:
+    assert same_account(CODEX, _codex("one"), _codex("one"))
+    assert not same_account(CODEX, _codex("one"), _codex("two"))
+    assert not same_account(CODEX, _codex("one"), b"{}")
+    mine = _claude(accountUuid="a", organizationUuid="o")
+    assert not same_account(CLAUDE, mine, _claude(accountUuid="a"))
+
+
+def test_an_account_that_was_not_told_may_be_told_later() -> None:
+    assert same_account(CLAUDE, _claude(), _claude(accountUuid="a"))
+
+
+def test_the_order_of_names_changes_nothing() -> None:
+    assert same_login(b'{"a": 1, "b": 2}', b'{"b": 2,  "a": 1}')
+    assert not same_login(b'{"a": 1}', b'{"a": 2}')

@@ -1,0 +1,179 @@
+"""Where credentials stand: one of them counts, and what is the person's own stays."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from polydev.shared.domain import CredentialKind
+from polydev.shared.errors import BadApiKey, SettingsUnreadable
+from polydev.shared.providers import (
+    Provider,
+    all_providers,
+    check_api_key,
+    key_held,
+    places,
+    provider,
+    shared,
+    to_place,
+    to_remove,
+)
+from polydev.shared.providers.credential_files import MAX_SHARED_BYTES, Change
+
+KEY = "made-up-key-0123456789-abcdefghij"
+LOGIN = b'{"made": "up"}'
+CLAUDE, CODEX, GEMINI = provider("claude_code"), provider("codex"), provider("gemini_cli")
+HELPER = {"apiKeyHelper": "cat /root/.claude/polydev-api-key"}
+CLAUDE_SETTINGS = "/root/.claude/settings.json"
+GEMINI_SETTINGS, GEMINI_ENV = "/root/.gemini/settings.json", "/root/.gemini/.env"
+
+Machine = dict[str, bytes]
+
+
+def made(machine: Machine, change: Change) -> Machine:
+    """The machine's files after a change."""
+    after = dict(machine)
+    for file in change.files:
+        assert file.mode == 0o600
+        if not (file.if_absent and file.path in after):
+            after[file.path] = file.content
+    for path in change.removed:
+        after.pop(path, None)
+    return after
+
+
+def with_key(about: Provider, machine: Machine, key: str = KEY) -> Machine:
+    kind = CredentialKind.API_KEY
+    return made(machine, to_place(about, kind, check_api_key(about, key), machine))
+
+
+def with_login(about: Provider, machine: Machine) -> Machine:
+    return made(machine, to_place(about, CredentialKind.LOGIN, LOGIN, machine))
+
+
+def without(about: Provider, machine: Machine) -> Machine:
+    found = {path: machine.get(path) for path in shared(about)}
+    return made(machine, to_remove(about, found))
+
+
+@pytest.mark.parametrize("about", all_providers(), ids=lambda it: it.id)
+class TestOfEveryProvider:
+    def test_a_key_takes_a_login_away_and_a_login_a_key(self, about: Provider) -> None:
+        login = with_login(about, {})
+        key = with_key(about, login)
+        assert LOGIN not in key.values()
+        assert key_held(about, key[about.api_key.path]) == check_api_key(about, KEY)
+        back = with_login(about, key)
+        assert KEY.encode() not in b"".join(back.values())
+        assert {path: json.loads(it) for path, it in back.items()} == {
+            path: json.loads(it) for path, it in login.items()
+        }
+
+    def test_placing_twice_is_placing_once(self, about: Provider) -> None:
+        assert with_key(about, with_key(about, {})) == with_key(about, {})
+        assert with_login(about, with_login(about, {})) == with_login(about, {})
+
+    def test_a_new_key_replaces_the_old_one(self, about: Provider) -> None:
+        after = with_key(about, with_key(about, {}), f"{KEY}-2")
+        assert b"".join(after.values()).count(KEY.encode()) == 1
+        assert key_held(about, after[about.api_key.path]) == check_api_key(about, f"{KEY}-2")
+
+    def test_removing_leaves_neither(self, about: Provider) -> None:
+        for before in (with_key(about, {}), with_login(about, {}), {}):
+            after = without(about, before)
+            assert about.credentials.path not in after
+            assert KEY.encode() not in b"".join(after.values())
+
+    def test_only_places_that_are_told_change(self, about: Provider) -> None:
+        initial = {file.path for file in about.files}
+        for after in (with_key(about, {}), with_login(about, {})):
+            assert set(after) - initial <= set(places(about))
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"\xff\xfe", b"[]", b"{}", b"x" * MAX_SHARED_BYTES * 2]
+    )
+    def test_what_is_no_key_is_not_taken_for_one(self, about: Provider, content: bytes) -> None:
+        assert key_held(about, content) is None
+
+
+def test_other_settings_stay_and_ours_go_again() -> None:
+    theirs = {"model": "opus", "env": {"A": "ü"}}
+    before = {CLAUDE_SETTINGS: json.dumps(theirs).encode()}
+    after = with_key(CLAUDE, before)
+    assert json.loads(after[CLAUDE_SETTINGS]) == theirs | HELPER
+    assert "ü" in after[CLAUDE_SETTINGS].decode()
+    assert json.loads(without(CLAUDE, after)[CLAUDE_SETTINGS]) == theirs
+    assert CLAUDE_SETTINGS not in without(CLAUDE, with_key(CLAUDE, {}))
+
+
+def test_a_helper_of_the_persons_own_is_not_taken_away_with_ours() -> None:
+    before = {CLAUDE_SETTINGS: b'{"apiKeyHelper": "/root/bin/my-key"}'}
+    assert with_login(CLAUDE, before)[CLAUDE_SETTINGS] == before[CLAUDE_SETTINGS]
+    assert without(CLAUDE, before)[CLAUDE_SETTINGS] == before[CLAUDE_SETTINGS]
+
+
+def test_other_lines_of_an_environment_file_stay() -> None:
+    mine = b"# mine\nGEMINI_API_KEYS=2\nOTHER=1"
+    after = with_key(GEMINI, {GEMINI_ENV: mine})
+    assert after[GEMINI_ENV] == mine + f"\nGEMINI_API_KEY={KEY}\n".encode()
+    assert without(GEMINI, after)[GEMINI_ENV] == mine + b"\n"
+    exported = b" export GEMINI_API_KEY = old\n"
+    assert GEMINI_ENV not in with_login(GEMINI, {GEMINI_ENV: exported})
+
+
+def test_the_first_settings_of_gemini_are_ours_with_the_right_choice() -> None:
+    told = json.loads(with_key(GEMINI, {})[GEMINI_SETTINGS])
+    assert told["general"]["enableAutoUpdate"] is False
+    assert told["security"]["auth"]["selectedType"] == "gemini-api-key"
+    assert told["advanced"] == {"ignoreLocalEnv": True}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a": 1,}',
+        b"// comment\n{}",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"security": "none"}',
+        b'{"a": NaN}',
+        b" " * (MAX_SHARED_BYTES + 1),
+    ],
+)
+def test_settings_that_cannot_be_read_are_not_written_over(content: bytes) -> None:
+    for kind, plaintext in (
+        (CredentialKind.LOGIN, LOGIN),
+        (CredentialKind.API_KEY, check_api_key(GEMINI, KEY)),
+    ):
+        with pytest.raises(SettingsUnreadable, match=GEMINI_SETTINGS):
+            to_place(GEMINI, kind, plaintext, {GEMINI_SETTINGS: content})
+    change = to_remove(GEMINI, {GEMINI_SETTINGS: content})
+    assert GEMINI_SETTINGS not in change.paths
+    assert GEMINI.credentials.path in change.removed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "short", "k" * 513, "a key of words 0123456789", "key\n0123456789-0123456789"]
+)
+def test_a_text_that_is_no_key_is_refused_and_not_repeated(text: str) -> None:
+    for about in all_providers():
+        with pytest.raises(BadApiKey) as refused:
+            check_api_key(about, text)
+        assert not text or text not in refused.value.line()
+
+
+def test_a_pasted_key_loses_the_spaces_around_it() -> None:
+    assert check_api_key(CODEX, f"  {KEY}\n") == check_api_key(CODEX, KEY)
+
+
+def test_a_key_of_another_provider_is_recognized() -> None:
+    for about, text in (
+        (CLAUDE, "sk-proj-0123456789abcdefghij"),
+        (CLAUDE, "sk-ant-oat01-0123456789abcdefghij"),
+        (CODEX, "sk-ant-api03-0123456789abcdefghij"),
+        (GEMINI, "sk-ant-api03-0123456789abcdefghij"),
+    ):
+        with pytest.raises(BadApiKey, match=about.name):
+            check_api_key(about, text)

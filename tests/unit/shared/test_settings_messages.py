@@ -1,0 +1,68 @@
+"""A bad setting is told in words for people: the variable, what it must be, an example."""
+
+from __future__ import annotations
+
+import pytest
+
+from polydev.cli.client.api_client import ClientSettings
+from polydev.controller.settings import ControllerSettings
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.errors import BadSettings
+from polydev.shared.settings.base import CommonSettings, read
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable", "value", "told"),
+    [
+        (ControllerSettings, "PORT", "many", "('many') is not usable: it must be a whole number "
+         "from 1 to 65535. For example PORT=4000"),
+        (ClientSettings, "PORT", "99999", "('99999') is not usable: it must be a whole number"),
+        (ControllerSettings, "POLYDEV_CLI_VCPUS", "0", "a whole number of at least 1. For example "
+         "POLYDEV_CLI_VCPUS=1"),
+        (ControllerSettings, "POLYDEV_MACHINE_LIMIT_S", "-1", "must be a number above 0"),
+        (ControllerSettings, "POLYDEV_TRACE_RATIO", "2", "must be a number from 0 to 1"),
+        (HostSettings, "POLYDEV_DRIVER", "vmware", "must be one of auto, firecracker, qemu, "
+         "simulated. For example POLYDEV_DRIVER=auto"),
+        (HostSettings, "POLYDEV_EGRESS", "some", "must be one of open, proxy, none"),
+        (HostSettings, "POLYDEV_SUBNET", "192.168.100.0/99", "must be an IPv4 network. For example "
+         "POLYDEV_SUBNET=192.168.100.0/24"),
+        (HostSettings, "POLYDEV_GATEWAY", "fe80::1", "must be an IPv4 address"),
+        (HostSettings, "POLYDEV_DNS", "one.one", "must be an IPv4 address"),
+        (HostSettings, "POLYDEV_NETNS", "Big Net", "lower-case letters"),
+        (HostSettings, "POLYDEV_SIMULATION", "{oops", "must be a JSON object"),
+        (CommonSettings, "POLYDEV_LOG_JSON", "perhaps", "must be `true` or `false`"),
+    ],
+)  # fmt: skip
+def test_the_rule_and_an_example_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[CommonSettings],
+    variable: str,
+    value: str,
+    told: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(BadSettings) as refused:
+        read(kind)
+    line = refused.value.line()
+    assert line.startswith(f"{variable} ")
+    assert told in line
+    assert "Input should" not in line
+    assert "Value error" not in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("POLYDEV_METRICS_TOKEN", "hunter2"),
+        ("POLYDEV_PUBLIC_URL", "https://me:hunter2@polydev.example.org"),
+        ("POLYDEV_OTLP_ENDPOINT", "ftp://me:hunter2@collector.example.org"),
+    ],
+)
+def test_what_may_be_secret_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(BadSettings) as refused:
+        read(ControllerSettings)
+    assert refused.value.line().startswith(f"{variable} is not usable: it must be ")
+    assert "hunter2" not in refused.value.line()

@@ -1,0 +1,166 @@
+"""The agent of a simulated CLI, asked by the protocol's own client library."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import acp
+import pytest
+from acp import schema
+from acp.client.connection import ClientSideConnection
+
+from polydev.testing.simulated_vmm.acp_agent import AcpAgent
+from polydev.testing.simulated_vmm.acp_wire import Wire
+
+
+class Person:
+    """A client that keeps what it is told, and chooses `choice` when it is asked."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.asked: list[Any] = []
+        self.choice: str | None = "allow_once"
+        self.was_told = asyncio.Event()
+
+    async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
+        self.told.append(update)
+        self.was_told.set()
+
+    async def request_permission(
+        self, session_id: str, tool_call: Any, options: list[Any], **_: Any
+    ) -> schema.RequestPermissionResponse:
+        self.asked.append((tool_call, options))
+        if self.choice is None:
+            await asyncio.Event().wait()
+        chosen = schema.AllowedOutcome(outcome="selected", optionId=str(self.choice))
+        return schema.RequestPermissionResponse(outcome=chosen)
+
+    def text(self, kind: type = schema.AgentMessageChunk) -> str:
+        return "".join(it.content.text for it in self.told if isinstance(it, kind))
+
+    def on_connect(self, connection: object) -> None:
+        """The library tells it; nothing to do."""
+
+
+Start = Callable[[Person], Awaitable[ClientSideConnection]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts an agent in the one machine of the test, and connects a client to it."""
+    running: list[asyncio.Task[int]] = []
+    (tmp_path / "logged-in").touch()
+
+    async def connect(person: Person) -> ClientSideConnection:
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        agent = AcpAgent(tmp_path, Wire(writer), is_logged_in=(tmp_path / "logged-in").exists)
+        running.append(asyncio.create_task(agent.run(reader)))
+        mine_in, mine_out = await asyncio.open_connection(sock=ours)
+        client = acp.connect_to_agent(person, mine_out, mine_in)
+        told = await client.initialize(protocol_version=1)
+        assert told.agent_capabilities is not None
+        assert told.agent_capabilities.load_session
+        return client
+
+    yield connect
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def ask(client: ClientSideConnection, session_id: str, text: str) -> str:
+    answer = await client.prompt(session_id=session_id, prompt=[acp.text_block(text)])
+    return str(answer.stop_reason)
+
+
+async def new(client: ClientSideConnection) -> str:
+    return (await client.new_session(cwd="/root", mcp_servers=[])).session_id
+
+
+async def test_an_answer_comes_in_pieces(start: Start) -> None:
+    person = Person()
+    client = await start(person)
+    assert await ask(client, await new(client), "Hello there") == "end_turn"
+    assert person.text() == "You said: Hello there"
+    assert len(person.told) > 2
+
+
+async def test_what_it_wants_to_do_it_asks_for_first(start: Start, tmp_path: Path) -> None:
+    person = Person()
+    client = await start(person)
+    assert await ask(client, await new(client), "write notes/a.txt: hi\nrun: ls") == "end_turn"
+    assert [call.kind for call, _ in person.asked] == ["edit", "execute"]
+    assert [it.kind for it in person.asked[0][1]] == ["allow_once", "allow_always", "reject_once"]
+    assert (tmp_path / "root/notes/a.txt").read_text() == "hi\n"
+    updates = [it for it in person.told if isinstance(it, schema.ToolCallProgress)]
+    assert [it.status for it in updates] == ["in_progress", "completed"] * 2
+    start_of = next(it for it in person.told if isinstance(it, schema.ToolCallStart))
+    diff = start_of.content[0]
+    assert (diff.path, diff.new_text) == ("/root/notes/a.txt", "hi\n")
+
+
+async def test_what_is_refused_is_not_done(start: Start, tmp_path: Path) -> None:
+    person = Person()
+    person.choice = "reject_once"
+    client = await start(person)
+    assert await ask(client, await new(client), "write a.txt: hi") == "end_turn"
+    assert not (tmp_path / "root/a.txt").exists()
+    assert "did not allow" in person.text()
+
+
+async def test_always_is_for_all_of_its_kind(start: Start) -> None:
+    person = Person()
+    person.choice = "allow_always"
+    client = await start(person)
+    session_id = await new(client)
+    await ask(client, session_id, "run: a\nrun: b\nwrite c: d")
+    await ask(client, session_id, "run: e")
+    assert [call.kind for call, _ in person.asked] == ["execute", "edit"]
+
+
+@pytest.mark.parametrize("prompt", ["slowly: 500", "run: sleep"])
+async def test_a_turn_can_be_stopped_in_its_middle(start: Start, prompt: str) -> None:
+    person = Person()
+    person.choice = None
+    client = await start(person)
+    session_id = await new(client)
+    turn = asyncio.create_task(ask(client, session_id, prompt))
+    async with asyncio.timeout(10):
+        await person.was_told.wait()
+        await client.cancel(session_id=session_id)
+        assert await turn == "cancelled"
+    assert await ask(client, session_id, "still there?") == "end_turn"
+
+
+async def test_a_session_is_loaded_by_a_later_agent_with_all_that_was_told(start: Start) -> None:
+    first, second = Person(), Person()
+    client = await start(first)
+    session_id = await new(client)
+    await ask(client, session_id, "plan\nthink: hm\nwrite a: b")
+    later = await start(second)
+    await later.load_session(session_id=session_id, cwd="/root", mcp_servers=[])
+    assert second.text(schema.UserMessageChunk) == "plan\nthink: hm\nwrite a: b"
+    said = [it for it in second.told if not isinstance(it, schema.UserMessageChunk)]
+    assert said == first.told
+    plans = [it for it in said if isinstance(it, schema.AgentPlanUpdate)]
+    assert [entry.status for entry in plans[-1].entries] == ["completed"] * 3
+    assert await ask(later, session_id, "again") == "end_turn"
+
+
+async def test_errors_are_answers(start: Start, tmp_path: Path) -> None:
+    client = await start(Person())
+    session_id = await new(client)
+    with pytest.raises(acp.RequestError, match="no more today"):
+        await ask(client, session_id, "fail: no more today")
+    for unknown in ("../../../etc/passwd", "11111111-1111-4111-8111-111111111111"):
+        with pytest.raises(acp.RequestError, match="Invalid session"):
+            await client.load_session(session_id=unknown, cwd="/root", mcp_servers=[])
+    (tmp_path / "logged-in").unlink()
+    with pytest.raises(acp.RequestError) as refused:
+        await new(client)
+    assert refused.value.code == -32000
