@@ -35,13 +35,13 @@ from polydev.controller.chat.events.writer import Recording
 from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.chats import chats
-from polydev.shared.domain import Chat, ChatId, ChatStatus, Person, PersonId, TitledBy, TurnEnd, now
+from polydev.shared.domain import Chat, ChatId, ChatStatus, TitledBy, TurnEnd, User, UserId, now
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import ExecRequest
 
 GOAL_MS = 5.0
 _PAUSE_S = 0.01
-_CHAT, _ANN = ChatId("bench"), PersonId("ann")
+_CHAT, _ANN = ChatId("bench"), UserId("ann")
 _PIECE = re.compile(rb"<(\d+)>")
 _SPEAKING = """
 for n in range({pieces}):
@@ -123,7 +123,7 @@ async def _a_chat(database: Database) -> Chat:
     nothing = (None, None, 0, ChatStatus.IDLE, None, now(), now())
     chat = Chat(_CHAT, _ANN, "codex", "", TitledBy.NOBODY, *nothing)
     async with database.write() as connection:
-        await users.add(connection, Person(_ANN, "ann@example.test", now()))
+        await users.add(connection, User(_ANN, "ann@example.test", now()))
         await chats.add(connection, chat)
         await chats.add_turn(connection, chat, "go", "go", now())
         asked = await chats.get(connection, _CHAT, _ANN)

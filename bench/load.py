@@ -29,7 +29,7 @@ import aiohttp
 from polydev.controller.store.engine.database import open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.hostagent.system import namespaces
-from polydev.shared.domain import Person, PersonId, now
+from polydev.shared.domain import User, UserId, now
 from polydev.shared.host_client import Host
 
 PROVIDER = "codex"
@@ -101,7 +101,7 @@ class World:
 
     async def connect_all(self, count: int) -> tuple[float, list[float], dict[str, float]]:
         """All at once, to their completion: seconds, GETs' milliseconds, steps' milliseconds."""
-        user_ids = await self._people(count)
+        user_ids = await self._users(count)
         gets_ms: list[float] = []
         probing = asyncio.create_task(self._probe(gets_ms))
         started = time.monotonic()
@@ -114,7 +114,7 @@ class World:
 
     async def wait_all(self, count: int) -> float:
         """All at once, until they wait for their person: KB that each of them costs."""
-        user_ids = await self._people(count)
+        user_ids = await self._users(count)
         await asyncio.gather(*(self._start(user_id) for user_id in user_ids[: count // 10]))
         async with asyncio.timeout(_LIMIT_S):
             await self._settled("waiting_for_person", count // 10)
@@ -130,12 +130,12 @@ class World:
                 raise SystemExit(f"{method} {path}: {answer.status} {text[:300]}")
             return json.loads(text)
 
-    async def _people(self, count: int) -> list[str]:
+    async def _users(self, count: int) -> list[str]:
         database = open_database(self.database_url, self.state_dir / "controller")
         ids = [secrets.token_hex(8) for _ in range(count)]
         async with database.write() as connection:
             for name in ids:
-                await users.add(connection, Person(PersonId(name), f"{name}@example.test", now()))
+                await users.add(connection, User(UserId(name), f"{name}@example.test", now()))
         await database.close()
         return ids
 

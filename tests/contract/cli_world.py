@@ -221,8 +221,8 @@ class World:
 
         With `reaches_callbacks=False` the browser is on another machine than the CLI.
         """
-        person = Person(self.standin.proxy, self.standin.ca, reaches_callbacks)
-        return self.namespace.call(person.log_in, url)
+        user = User(self.standin.proxy, self.standin.ca, reaches_callbacks)
+        return self.namespace.call(user.log_in, url)
 
 
 @contextlib.contextmanager
@@ -260,7 +260,7 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Person:
+class User:
     """Ada, with a browser that knows forms and redirects."""
 
     proxy: str

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import schemathesis
 from api_operations import operations
-from api_people import TestPerson, a_person
+from api_people import TestUser, a_user
 from controller_process import TOKEN
 from controller_world import World, a_world
 from hypothesis import HealthCheck, Phase, given, settings
@@ -54,10 +54,10 @@ _HOW = settings(
 )
 
 
-async def _ids(world: World, person: TestPerson) -> dict[str, str]:
+async def _ids(world: World, user: TestUser) -> dict[str, str]:
     """Things that are there, for paths to name."""
     controller = world.controller
-    async with person.by_cookie() as client:
+    async with user.by_cookie() as client:
         machine = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
         started = (await client.post("/api/auth/start", json={"provider": "codex"})).json()
         session = (await client.get(f"/api/auth/session/{started['sessionId']}")).json()
@@ -66,7 +66,7 @@ async def _ids(world: World, person: TestPerson) -> dict[str, str]:
             session = (await client.get(path)).json()
         credentials = (await client.get("/api/credentials")).json()
         chat = (await client.post("/api/chats", json={"provider": "codex"})).json()
-    token_id, _ = await person.token("read")
+    token_id, _ = await user.token("read")
     keys = await controller.ask("GET", "/api/admin/keys")
     return {
         "vmId": machine["vm_id"],
@@ -139,9 +139,9 @@ async def test_every_answer_is_one_that_the_document_has(who: str) -> None:
     async with a_world() as world:
         await world.controller.start()
         document = await world.controller.ask("GET", "/openapi.json")
-        person = await a_person(world.controller, "fuzzed")
-        ids = await _ids(world, person)
-        _, token = await person.token("read", "connect", "machines", "chat", "account")
+        user = await a_user(world.controller, "fuzzed")
+        ids = await _ids(world, user)
+        _, token = await user.token("read", "connect", "machines", "chat", "account")
         how = {
             "base_url": f"http://127.0.0.1:{world.controller.port}",
             "headers": {"Authorization": f"Bearer {token if who == 'a person' else TOKEN}"},

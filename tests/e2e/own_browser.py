@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from contract.cli_world import Person
+from contract.cli_world import User
 
 if __name__ == "__main__":
     url, proxy, authority = sys.argv[1:]
-    print(Person(proxy, authority, reaches_callbacks=False).log_in(url).url)
+    print(User(proxy, authority, reaches_callbacks=False).log_in(url).url)

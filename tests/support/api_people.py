@@ -12,7 +12,7 @@ PASSWORD = "a password of the tests only"
 
 
 @dataclass(frozen=True)
-class TestPerson:
+class TestUser:
     """Somebody with an account."""
 
     __test__ = False
@@ -45,7 +45,7 @@ class TestPerson:
         return self.controller.client_as(headers=headers, cookies=cookies)
 
 
-async def a_person(controller: ControllerProcess, name: str) -> TestPerson:
+async def a_user(controller: ControllerProcess, name: str) -> TestUser:
     """Invite somebody, and have them sign up."""
     email = f"{name}@example.org"
     invited: dict[str, Any] = await controller.ask("POST", "/api/admin/invitations", {})
@@ -54,7 +54,7 @@ async def a_person(controller: ControllerProcess, name: str) -> TestPerson:
         answer = await client.post("/api/account/sign-up", json=asked)
         assert answer.status_code == 201, answer.text
         view = answer.json()
-        return TestPerson(
+        return TestUser(
             controller=controller,
             user_id=view["id"],
             email=email,

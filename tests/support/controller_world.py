@@ -22,7 +22,7 @@ from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.workflows.engine.dbos_store import SCHEMA
-from polydev.shared.domain import Person, PersonId, Scope, now
+from polydev.shared.domain import Scope, User, UserId, now
 
 LIMIT_S = 60
 FILES = {
@@ -57,19 +57,17 @@ class World:
         finally:
             await database.close()
 
-    async def people(self, count: int) -> dict[PersonId, str]:
+    async def people(self, count: int) -> dict[UserId, str]:
         """So many people, each with a token that may do everything."""
         made = {}
         async with self.database() as database:
             for number in range(count):
-                person = Person(PersonId(f"person-{number}"), f"p{number}@example.test", now())
+                user = User(UserId(f"person-{number}"), f"p{number}@example.test", now())
                 async with database.write() as connection:
-                    await users.add(connection, person)
+                    await users.add(connection, user)
                 scopes = frozenset(Scope) - {Scope.ADMIN}
-                caller = Caller(person, scopes, LOCAL, "127.0.0.1")
-                _, made[person.user_id] = await Tokens(database).create(
-                    caller, "tests", scopes, None
-                )
+                caller = Caller(user, scopes, LOCAL, "127.0.0.1")
+                _, made[user.user_id] = await Tokens(database).create(caller, "tests", scopes, None)
         return made
 
     async def machines(self) -> dict[str, str]:

@@ -19,9 +19,9 @@ from psycopg import errors as refusals
 
 from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.tables import metadata
-from polydev.shared.domain import PersonId, now
+from polydev.shared.domain import UserId, now
 
-ANN, BEN = PersonId("ann"), PersonId("ben")
+ANN, BEN = UserId("ann"), UserId("ben")
 AT = now()
 NO_RIGHT = str(refusals.InsufficientPrivilege.sqlstate)
 
@@ -62,20 +62,20 @@ _WORDS = {
 }
 
 
-def value_of(column: sa.Column[Any], person: PersonId) -> Any:
+def value_of(column: sa.Column[Any], user: UserId) -> Any:
     """Something for a column; texts are named like it, so that functions find them by name."""
     if column.name in ("user_id", "owner") or (column.table.name, column.name) == ("users", "id"):
-        return person
+        return user
     if isinstance(column.type, sa.Text):
-        return _WORDS.get(column.name, f"{person}-{column.name}")
+        return _WORDS.get(column.name, f"{user}-{column.name}")
     if column.identity is not None:
         return None
     known = {sa.Integer: 1, sa.BigInteger: 1, sa.Float: 1.0, sa.JSON: {}, sa.Boolean: True}
     return known.get(type(column.type), AT)
 
 
-def row_of(table: sa.Table, person: PersonId) -> dict[str, Any]:
-    values = {column.name: value_of(column, person) for column in table.c}
+def row_of(table: sa.Table, user: UserId) -> dict[str, Any]:
+    values = {column.name: value_of(column, user) for column in table.c}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -84,12 +84,12 @@ async def fill(url: str) -> None:
     database = open_database(url, Path("/nonexistent"))
     async with database.write() as connection:
         for table in metadata.sorted_tables:
-            for person in (ANN, BEN):
-                await connection.execute(sa.insert(table).values(**row_of(table, person)))
+            for user in (ANN, BEN):
+                await connection.execute(sa.insert(table).values(**row_of(table, user)))
     await database.close()
 
 
-def as_person(database: Database) -> Acting:
+def as_user(database: Database) -> Acting:
     """Ben in Polydev's own role for people. Nothing of what he does is kept."""
 
     @asynccontextmanager

@@ -14,10 +14,10 @@ from polydev.shared import errors
 from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,
-    PersonId,
     SessionId,
     SessionStatus,
     SessionStep,
+    UserId,
     now,
 )
 
@@ -38,7 +38,7 @@ LOGIN = [
 def _view(done: int, status: SessionStatus = SessionStatus.RUNNING, **more: object) -> SessionView:
     """A session that has done so many of its steps, and is in the next unless it has ended."""
     told: dict[str, object] = {it.name: None for it in fields(ConnectSession)}
-    told |= {"session_id": HERE, "user_id": PersonId("ann"), "provider": "codex", "status": status}
+    told |= {"session_id": HERE, "user_id": UserId("ann"), "provider": "codex", "status": status}
     told |= {"created_at": AT, "expires_at": AT, "method": CredentialKind.LOGIN}
     told["step"] = LOGIN[min(done, len(LOGIN) - 1)]
     told |= {"ended_at": AT} if status.is_end else {}

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from api_people import PASSWORD, a_person
+from api_people import PASSWORD, a_user
 from browser import LAPTOP, PHONE, Chromium, Visit
 from controller_world import World, a_world
 from playwright.async_api import Page, expect
@@ -108,7 +108,7 @@ async def test_somebody_new_signs_up_with_an_invitation_and_lands_at_home(
 async def test_somebody_signs_in_where_they_wanted_to_go_and_out_again(
     world: World, visit: Visit
 ) -> None:
-    ann = await a_person(world.controller, f"ann-{secrets.token_hex(3)}")
+    ann = await a_user(world.controller, f"ann-{secrets.token_hex(3)}")
     page = visit.page
     await visit.open("/settings")
     assert page.url.endswith("/sign-in?next=%2Fsettings")
@@ -134,7 +134,7 @@ async def test_somebody_signs_in_where_they_wanted_to_go_and_out_again(
 async def test_a_link_to_the_door_cannot_lead_elsewhere(
     world: World, visit: Visit, wanted: str
 ) -> None:
-    ann = await a_person(world.controller, f"ann-{secrets.token_hex(3)}")
+    ann = await a_user(world.controller, f"ann-{secrets.token_hex(3)}")
     await visit.page.goto(f"{url_of(world)}/sign-in?next={wanted}")
     await visit.page.fill("#email", ann.email)
     await visit.page.fill("#password", PASSWORD)
@@ -269,8 +269,8 @@ async def test_an_account_is_deleted_only_when_its_address_was_typed(
     await page.get_by_label(re.compile("Type “")).fill(email)
     await sure.click()
     await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-    people = await world.controller.ask("GET", "/api/admin/people")
-    assert not any(it["email"] == email and not it["deletingAt"] for it in people)
+    users = await world.controller.ask("GET", "/api/admin/people")
+    assert not any(it["email"] == email and not it["deletingAt"] for it in users)
 
 
 async def test_an_administrator_invites_somebody_who_can_come_in_with_the_link(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
-from api_people import a_person
+from api_people import a_user
 from controller_world import LIMIT_S, World
 
 from polydev.shared.errors import NoSuchFile
@@ -222,8 +222,8 @@ async def _is_revoked(world: World, vm_id: str) -> None:
 
 async def _somebody(world: World) -> str:
     """A person with a machine, a credential, a sign-in and a token."""
-    person = await a_person(world.controller, "ann")
-    async with await person.by_token("read", "connect") as client:
+    user = await a_user(world.controller, "ann")
+    async with await user.by_token("read", "connect") as client:
         asked = (await client.post("/api/auth/start", json={"provider": "codex"})).json()
         path = f"/api/auth/session/{asked['sessionId']}"
         async with asyncio.timeout(LIMIT_S):
@@ -231,7 +231,7 @@ async def _somebody(world: World) -> str:
             while view["endedAt"] is None:
                 view = (await client.get(f"{path}?after={view['version']}&wait=20")).json()
     assert view["status"] == "completed", view
-    return person.user_id
+    return user.user_id
 
 
 async def _delete_person(world: World, user_id: str) -> str:
@@ -247,8 +247,8 @@ async def _nobody_is_left(world: World, user_id: str) -> None:
 
 
 async def _is_listed(world: World, user_id: str) -> bool:
-    people = await world.controller.ask("GET", "/api/admin/people")
-    return any(person["id"] == user_id for person in people)
+    users = await world.controller.ask("GET", "/api/admin/people")
+    return any(user["id"] == user_id for user in users)
 
 
 CASES = (

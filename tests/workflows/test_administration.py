@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from api_people import TestPerson, a_person
+from api_people import TestUser, a_user
 from controller_world import World, a_world
 
 WHY = {"reason": "It mines coins"}
@@ -21,8 +21,8 @@ async def _pages(client: httpx.AsyncClient, path: str) -> list[list[dict[str, An
     return pages
 
 
-async def _machine(world: World, person: TestPerson) -> str:
-    async with person.by_cookie() as client:
+async def _machine(world: World, user: TestUser) -> str:
+    async with user.by_cookie() as client:
         machine = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
         while machine["status"] == "creating":
             path = f"/api/vm/{machine['vm_id']}?after={machine['version']}&wait=20"
@@ -40,7 +40,7 @@ async def test_everybodys_machines_are_listed_in_pages_and_destroyed_for_a_reaso
     world: World,
 ) -> None:
     await world.controller.start()
-    ann, ben = [await a_person(world.controller, it) for it in ("ann", "ben")]
+    ann, ben = [await a_user(world.controller, it) for it in ("ann", "ben")]
     made = {await _machine(world, it): it.user_id for it in (ann, ben, ann)}
     async with world.controller.client() as client:
         pages = await _pages(client, "/api/admin/machines?limit=2")
@@ -67,7 +67,7 @@ async def test_everybodys_machines_are_listed_in_pages_and_destroyed_for_a_reaso
 async def test_everybodys_sessions_are_listed_and_cancelled_for_a_reason() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
-        ann = await a_person(world.controller, "ann")
+        ann = await a_user(world.controller, "ann")
         async with ann.by_cookie() as client:
             asked = {"provider": "codex"}
             session_id = (await client.post("/api/auth/start", json=asked)).json()["sessionId"]
@@ -100,7 +100,7 @@ async def test_a_lost_password_is_replaced_by_the_machines_own_administrator_alo
     world: World,
 ) -> None:
     await world.controller.start()
-    ann = await a_person(world.controller, "ann")
+    ann = await a_user(world.controller, "ann")
     path = f"/api/admin/people/{ann.user_id}/password"
     async with world.controller.client() as client, ann.by_cookie() as anns:
         made = (await client.post(path)).json()
@@ -122,7 +122,7 @@ async def test_a_lost_password_is_replaced_by_the_machines_own_administrator_alo
 
 async def test_a_draining_host_keeps_its_machines_and_takes_no_more(world: World) -> None:
     await world.controller.start()
-    ann = await a_person(world.controller, "ann")
+    ann = await a_user(world.controller, "ann")
     vm_id = await _machine(world, ann)
     async with world.controller.client() as client, ann.by_cookie() as anns:
         [host] = (await client.get("/api/admin/hosts")).json()

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_people import a_person
+from api_people import a_user
 from chatting import Event, Talk, a_chat, connected, kinds, said
 from controller_world import World, a_world
 
@@ -261,7 +261,7 @@ async def test_a_conversation_that_the_cli_forgot_begins_anew_and_says_so(
 
 async def test_chats_of_others_are_as_if_they_were_not_there(world: World, talk: Talk) -> None:
     await talk.turn("a secret thing")
-    stranger = await a_person(world.controller, "stranger")
+    stranger = await a_user(world.controller, "stranger")
     async with stranger.by_cookie() as client:
         for method, path, body in _everything(talk):
             answer = await client.request(method, path, json=body)
@@ -286,8 +286,8 @@ def _everything(talk: Talk) -> list[tuple[str, str, Any]]:
 async def test_people_have_so_many_chats_and_no_more() -> None:
     async with a_world(POLYDEV_CHATS_EACH="2") as world:
         await world.controller.start()
-        person = await a_person(world.controller, "somebody")
-        async with person.by_cookie() as client:
+        user = await a_user(world.controller, "somebody")
+        async with user.by_cookie() as client:
             asked = {"provider": "codex"}
             answers = [await client.post("/api/chats", json=asked) for _ in range(3)]
             assert [it.status_code for it in answers] == [201, 201, 403]

@@ -45,7 +45,7 @@ async def _start(*controllers: ControllerProcess) -> None:
 
 async def _begun(world: World, at: ControllerProcess, count: int) -> dict[str, str]:
     """A session each of so many people: their tokens by the sessions' ids."""
-    tokens = list((await world.people(count)).values())
+    tokens = list((await world.users(count)).values())
     sessions = await asyncio.gather(*(at.of(token).connect("codex") for token in tokens))
     return dict(zip(sessions, tokens, strict=True))
 

@@ -19,8 +19,8 @@ from polydev.shared.domain import (
     CredentialId,
     GuestFile,
     MachineKind,
-    Person,
-    PersonId,
+    User,
+    UserId,
     VmId,
     new_vm_id,
     now,
@@ -35,7 +35,7 @@ from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import CreateMachine, WireFile, WriteFiles
 from polydev.shared.providers import provider
 
-ANN, CREDENTIAL = PersonId("ann"), CredentialId("c-1")
+ANN, CREDENTIAL = UserId("ann"), CredentialId("c-1")
 CODEX = provider("codex")
 WHERE = CODEX.credentials.path
 
@@ -66,7 +66,7 @@ async def machine(tmp_path: Path) -> AsyncIterator[Delivered]:
     vault = Vault(SecretStr("a key of the tests"), "key-1")
     row = await vault.seal(b"new", Binding(CREDENTIAL, ANN, "codex"), now())
     async with database.write() as connection:
-        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, User(ANN, "ann@example.test", now()))
         await credentials.put(connection, row)
     async with agent_world(POLYDEV_DRIVER="simulated") as agent:
         await agent.start()

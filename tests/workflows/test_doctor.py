@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from agent_process import AgentProcess
-from api_people import a_person
+from api_people import a_user
 from controller_process import KEY, TOKEN
 from controller_world import FILES, World, a_world
 from doctor_world import (
@@ -313,7 +313,7 @@ async def test_who_is_not_root_is_told_what_was_not_looked_at(world: World) -> N
 async def test_a_person_is_told_what_is_theirs_and_nothing_else(world: World) -> None:
     others = await connected(world)
     await asked(world, DestroyMachine(vm_id=others))
-    somebody = await a_person(world.controller, "somebody")
+    somebody = await a_user(world.controller, "somebody")
     client = await somebody.by_token("read", "machines")
     async with client:
         made = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()

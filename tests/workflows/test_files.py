@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_people import a_person
+from api_people import a_user
 from controller_world import World, a_world
 
 LIMIT = 2 * 1024 * 1024
@@ -129,8 +129,8 @@ async def test_names_of_bytes_come_and_go_by_their_paths(world: World) -> None:
 async def test_files_are_their_person_s_alone_and_need_the_scope_and_a_running_machine(
     world: World,
 ) -> None:
-    owner = await a_person(world.controller, "owner")
-    other = await a_person(world.controller, "other")
+    owner = await a_user(world.controller, "owner")
+    other = await a_user(world.controller, "other")
     async with owner.by_cookie() as client:
         vm_id = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()["vm_id"]
         while (await world.states()).get(vm_id) != "running":

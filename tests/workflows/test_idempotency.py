@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from api_people import TestPerson, a_person
+from api_people import TestUser, a_user
 from controller_world import World
 
 KEY = {"Idempotency-Key": "3f6c1d0e-make-my-machine"}
@@ -15,9 +15,9 @@ CREATE = "/api/vm/create"
 CLI, BROWSER = {"vmType": "cli"}, {"vmType": "browser"}
 
 
-async def _ann(world: World) -> TestPerson:
+async def _ann(world: World) -> TestUser:
     await world.controller.start()
-    return await a_person(world.controller, "ann")
+    return await a_user(world.controller, "ann")
 
 
 def _kept(world: World) -> list[tuple[str, str | None]]:
@@ -43,7 +43,7 @@ async def test_the_same_request_is_answered_the_same_and_done_once(world: World)
 
 async def test_a_key_belongs_to_one_request_of_one_person(world: World) -> None:
     ann = await _ann(world)
-    ben = await a_person(world.controller, "ben")
+    ben = await a_user(world.controller, "ben")
     async with ann.by_cookie() as client, ben.by_cookie() as bens:
         first = await client.post(CREATE, json=CLI, headers=KEY)
         for path, body in (

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from api_people import TestPerson, a_person
+from api_people import TestUser, a_user
 from controller_world import World, a_world
 from rfb import ENTER, RfbClient, a_view, headers_of, heard_by_screen, ticket_for, view_url
 from websockets.asyncio.client import connect
@@ -48,8 +48,8 @@ async def world_over(request: pytest.FixtureRequest) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def ann(world: World) -> TestPerson:
-    return await a_person(world.controller, "ann")
+async def ann(world: World) -> TestUser:
+    return await a_user(world.controller, "ann")
 
 
 async def _waiting(client: httpx.AsyncClient, world: World) -> str:
@@ -88,7 +88,7 @@ async def _ended(view: RfbClient, limit_s: float = LIMIT_S) -> tuple[int, str]:
 
 async def test_clicks_keys_and_the_login_itself_go_through_the_view(world_over: World) -> None:
     world = world_over
-    ann = await a_person(world.controller, "ann")
+    ann = await a_user(world.controller, "ann")
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         async with a_view(client, session_id, subprotocols=["binary"]) as view:
@@ -107,8 +107,8 @@ async def test_clicks_keys_and_the_login_itself_go_through_the_view(world_over: 
         assert (refused.status_code, refused.json()["code"]) == (409, "no-live-view")
 
 
-async def test_nobody_else_gets_a_ticket_or_uses_one(world: World, ann: TestPerson) -> None:
-    ben = await a_person(world.controller, "ben")
+async def test_nobody_else_gets_a_ticket_or_uses_one(world: World, ann: TestUser) -> None:
+    ben = await a_user(world.controller, "ben")
     async with ann.by_cookie() as client, ben.by_cookie() as bens:
         session_id = await _waiting(client, world)
         theirs = await bens.post(f"/api/auth/session/{session_id}/view")
@@ -135,7 +135,7 @@ async def test_nobody_else_gets_a_ticket_or_uses_one(world: World, ann: TestPers
         assert (await _status_of(url, additional_headers=without))[0] == 403
 
 
-async def test_a_ticket_opens_one_view_alone(world: World, ann: TestPerson) -> None:
+async def test_a_ticket_opens_one_view_alone(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         own = headers_of(client)
@@ -152,14 +152,14 @@ async def test_a_ticket_opens_one_view_alone(world: World, ann: TestPerson) -> N
 
 async def test_a_ticket_of_one_controller_opens_a_view_at_another(database_url: str) -> None:
     async with _world(DATABASE_URL=database_url) as world:
-        ann = await a_person(world.controller, "ann")
+        ann = await a_user(world.controller, "ann")
         async with ann.by_cookie() as client:
             session_id = await _waiting(client, world)
             here = client
             if world.is_shared:
                 other = world.another()
                 await other.start()
-                there = TestPerson(other, ann.user_id, "", ann.cookies, ann.csrf, ann.sign_in_id)
+                there = TestUser(other, ann.user_id, "", ann.cookies, ann.csrf, ann.sign_in_id)
                 here = there.by_cookie()
                 assert (await here.get("/api/account")).status_code == 200
             url = view_url(here, session_id, await ticket_for(client, session_id))
@@ -169,7 +169,7 @@ async def test_a_ticket_of_one_controller_opens_a_view_at_another(database_url: 
             assert (await _status_of(used, additional_headers=headers_of(client)))[0] == 403
 
 
-async def test_the_end_of_a_session_closes_its_view(world: World, ann: TestPerson) -> None:
+async def test_the_end_of_a_session_closes_its_view(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         async with a_view(client, session_id) as view:
@@ -182,7 +182,7 @@ async def test_the_end_of_a_session_closes_its_view(world: World, ann: TestPerso
         assert (await client.post(f"/api/auth/session/{session_id}/view")).status_code == 409
 
 
-async def test_signing_out_closes_the_view(world: World, ann: TestPerson) -> None:
+async def test_signing_out_closes_the_view(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         async with a_view(client, session_id) as view:
@@ -193,7 +193,7 @@ async def test_signing_out_closes_the_view(world: World, ann: TestPerson) -> Non
             assert "signed out" in words
 
 
-async def test_a_machine_that_is_lost_cuts_the_view(world: World, ann: TestPerson) -> None:
+async def test_a_machine_that_is_lost_cuts_the_view(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         async with a_view(client, session_id) as view:
@@ -203,7 +203,7 @@ async def test_a_machine_that_is_lost_cuts_the_view(world: World, ann: TestPerso
             assert code == Close.CUT
 
 
-async def test_so_many_views_are_open_at_a_time(world: World, ann: TestPerson) -> None:
+async def test_so_many_views_are_open_at_a_time(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         held = [a_view(client, session_id) for _ in range(LIVE_VIEWS.limit)]
@@ -229,7 +229,7 @@ async def test_so_many_views_are_open_at_a_time(world: World, ann: TestPerson) -
 async def test_there_is_no_view_before_there_is_a_machine_and_none_of_a_cli_machine() -> None:
     async with a_world({**NEVER, "becomes_ready": False}) as world:
         await world.controller.start()
-        ann = await a_person(world.controller, "ann")
+        ann = await a_user(world.controller, "ann")
         async with ann.by_cookie() as client:
             started = await client.post("/api/auth/start", json={"provider": "codex"})
             session_id = started.json()["sessionId"]
@@ -239,7 +239,7 @@ async def test_there_is_no_view_before_there_is_a_machine_and_none_of_a_cli_mach
 
 
 async def test_what_a_view_is_of_is_the_sessions_own_browser_machine(
-    world: World, ann: TestPerson
+    world: World, ann: TestUser
 ) -> None:
     async with ann.by_cookie() as client:
         one = await _waiting(client, world)

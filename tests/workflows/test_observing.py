@@ -295,7 +295,7 @@ async def test_log_lines_say_what_they_are_about(world: World) -> None:
     lines = [json.loads(it) for it in world.controller.log.read_text().splitlines()]
     of_request = [it for it in lines if it.get("request") == "from-a-test-0001"]
     assert any("POST /api/auth/start: 202" in it["message"] for it in of_request)
-    assert {it.get("person") for it in of_request} == {"admin"}
+    assert {it.get("user") for it in of_request} == {"admin"}
     of_session = [it for it in lines if it.get("session") == session_id]
     assert any("capture" in it["message"] for it in of_session)
     assert {it["workflow"] for it in of_session} == {"connect"}

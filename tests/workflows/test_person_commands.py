@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_people import a_person
+from api_people import a_user
 from controller_world import World
 
 
@@ -62,7 +62,7 @@ async def test_people_are_invited_shut_out_let_in_and_removed(world: World, poly
     assert (invited["email"], invited["role"]) == ("zoe@example.org", "person")
     out, _ = await polydev("user", "invite")
     assert "told this once" in out
-    ann = await a_person(world.controller, "ann")
+    ann = await a_user(world.controller, "ann")
     assert (await polydev.json("user", "disable", ann.email))["disabledAt"]
     out, _ = await polydev("user", "list")
     assert "disabled" in out
@@ -78,7 +78,7 @@ async def test_people_are_invited_shut_out_let_in_and_removed(world: World, poly
 
 
 async def test_a_token_makes_the_command_act_as_its_person(world: World, polydev: Typed) -> None:
-    ann = await a_person(world.controller, "ann")
+    ann = await a_user(world.controller, "ann")
     _, text = await ann.token("read", "account")
     own = {"POLYDEV_TOKEN": text}
     made = await polydev.json("token", "create", "nightly", "-s", "read", "--days", "1", **own)

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_people import a_person
+from api_people import a_user
 from controller_process import ENDS, At, ControllerProcess
 from hosts_world import LIMIT_S, HostsWorld, hosts_world
 
@@ -48,9 +48,9 @@ class Somebody:
         await self.ask("POST", f"/api/auth/session/{session_id}/cancel")
 
 
-async def people(world: HostsWorld, count: int) -> Sequence[Somebody]:
+async def users(world: HostsWorld, count: int) -> Sequence[Somebody]:
     """So many people of a world whose controller runs."""
-    made = [await a_person(world.controller, f"person-{number}") for number in range(count)]
+    made = [await a_user(world.controller, f"person-{number}") for number in range(count)]
     scopes = ("read", "connect", "machines")
     return [Somebody(await it.by_token(*scopes)) for it in made]
 
@@ -58,7 +58,7 @@ async def people(world: HostsWorld, count: int) -> Sequence[Somebody]:
 async def test_who_waits_is_queued_and_goes_on_when_there_is_room() -> None:
     async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
         await world.controller.start()
-        ann, bob = await people(world, 2)
+        ann, bob = await users(world, 2)
         first = await ann.connect()
         await ann.until(first, "waiting_for_person")
         second = await bob.connect()
@@ -78,7 +78,7 @@ async def test_who_waits_is_queued_and_goes_on_when_there_is_room() -> None:
 async def test_who_waits_may_cancel_and_leaves_nothing() -> None:
     async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
         await world.controller.start()
-        ann, bob = await people(world, 2)
+        ann, bob = await users(world, 2)
         first = await ann.connect()
         await ann.until(first, "waiting_for_person")
         second = await bob.connect()
@@ -96,7 +96,7 @@ async def test_who_waits_too_long_is_told_so() -> None:
     limit = {"POLYDEV_QUEUE_LIMIT_S": "10"}  # also for who gets in at once
     async with hosts_world([ROOM_FOR_ONE], NEVER, **limit) as world:
         await world.controller.start()
-        ann, bob = await people(world, 2)
+        ann, bob = await users(world, 2)
         first = await ann.until(await ann.connect(), "waiting_for_person")
         assert first["status"] == "waiting_for_person"
         ended = await bob.until(await bob.connect())
@@ -117,7 +117,7 @@ async def test_what_never_fits_is_refused_at_once() -> None:
 async def test_the_queue_survives_the_controller(point: str) -> None:
     async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
         await world.controller.start()
-        ann, bob = await people(world, 2)
+        ann, bob = await users(world, 2)
         first = await ann.connect()
         await ann.until(first, "waiting_for_person")
         world.controller.order(At("wait-for-room", point))
@@ -140,7 +140,7 @@ async def test_many_sessions_on_a_small_host_all_complete_and_never_exceed_it() 
     room_for_three = {"POLYDEV_HOST_MEMORY_MIB": "9300"}
     async with hosts_world([room_for_three], {"login_s": 0.2}) as world:
         await world.controller.start()
-        everybody = await people(world, 8)
+        everybody = await users(world, 8)
 
         async def log_in(somebody: Somebody) -> str:
             view = await somebody.until(await somebody.connect())
@@ -181,7 +181,7 @@ async def test_two_controllers_share_one_queue_and_one_of_them_dies(postgresql_u
     async with hosts_world([room_for_two], {"login_s": 0.5}, DATABASE_URL=postgresql_url) as world:
         other = world.another("other")
         await world.controller.start()
-        everybody = await people(world, 4)
+        everybody = await users(world, 4)
         await other.start()
         await other.ask("GET", "/health")
         sessions = [await it.connect() for it in everybody]
@@ -209,11 +209,11 @@ async def test_only_so_many_are_underway_and_those_that_wait_for_their_person_do
     one = {"POLYDEV_SESSIONS_AT_ONCE": "1"}
     async with hosts_world([{}], {**NEVER, "boot_s": 0.3}, **one) as world:
         await world.controller.start()
-        everybody = await people(world, 3)
+        everybody = await users(world, 3)
         session_ids = [await one.connect() for one in everybody]
         views = [
-            await person.until(session_id, "waiting_for_person")
-            for person, session_id in zip(everybody, session_ids, strict=True)
+            await user.until(session_id, "waiting_for_person")
+            for user, session_id in zip(everybody, session_ids, strict=True)
         ]
         assert {view["status"] for view in views} == {"waiting_for_person"}
         spans = sorted(

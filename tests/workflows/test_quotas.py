@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from api_people import a_person
+from api_people import a_user
 from controller_world import World, a_world
 
 LIMITS = {
@@ -28,8 +28,8 @@ async def world() -> AsyncIterator[World]:
 
 @pytest.fixture
 async def ann(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    person = await a_person(world.controller, "ann")
-    async with await person.by_token("read", "connect", "machines") as client:
+    user = await a_user(world.controller, "ann")
+    async with await user.by_token("read", "connect", "machines") as client:
         yield client
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from api_people import PASSWORD, TestPerson, a_person
+from api_people import PASSWORD, TestUser, a_user
 from controller_process import ENDS
 from controller_world import World, a_world
 
@@ -47,9 +47,9 @@ async def _until_running(client: httpx.AsyncClient, vm_id: str) -> None:
             view = (await client.get(f"/api/vm/{vm_id}?after={view['version']}&wait=20")).json()
 
 
-async def _has_everything(world: World, person: TestPerson) -> str:
+async def _has_everything(world: World, user: TestUser) -> str:
     """Give a person a credential, machines, a login that goes on, and what requests leave."""
-    client = await person.by_token("read", "connect", "machines", "account")
+    client = await user.by_token("read", "connect", "machines", "account")
     async with client:
         asked = await client.post("/api/auth/start", json={"provider": "codex"})
         session_id = asked.json()["sessionId"]
@@ -65,8 +65,8 @@ async def _has_everything(world: World, person: TestPerson) -> str:
     return str(done["cliVM"]["vmId"])
 
 
-async def _delete(person: TestPerson, password: str | None) -> httpx.Response:
-    async with person.by_cookie() as client:
+async def _delete(user: TestUser, password: str | None) -> httpx.Response:
+    async with user.by_cookie() as client:
         body = json.dumps({"password": password})
         headers = {"content-type": "application/json"}
         return await client.request("DELETE", "/api/account", content=body, headers=headers)
@@ -102,8 +102,8 @@ def _kept(world: World, vm_id: str) -> Path:
 
 
 async def test_everything_that_is_theirs_goes_and_nothing_of_others(world: World) -> None:
-    ann = await a_person(world.controller, "ann")
-    ben = await a_person(world.controller, "ben")
+    ann = await a_user(world.controller, "ann")
+    ben = await a_user(world.controller, "ben")
     vm_id = await _has_everything(world, ann)
     bens = await _has_everything(world, ben)
     theirs = await ben.by_token("read")
@@ -135,7 +135,7 @@ async def test_everything_that_is_theirs_goes_and_nothing_of_others(world: World
 
 
 async def test_what_a_host_that_is_away_holds_goes_when_it_is_back(world: World) -> None:
-    ann = await a_person(world.controller, "ann")
+    ann = await a_user(world.controller, "ann")
     await _has_everything(world, ann)
     await world.agent.kill()
     for _ in range(2):
@@ -156,7 +156,7 @@ async def test_the_local_administrator_stays(world: World) -> None:
 
 
 async def test_nothing_is_begun_for_somebody_who_is_being_removed(world: World) -> None:
-    ann = await a_person(world.controller, "ann")
+    ann = await a_user(world.controller, "ann")
     await _has_everything(world, ann)
     await world.agent.kill()
     await world.controller.ask("DELETE", f"/api/admin/people/{ann.user_id}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from api_people import a_person
+from api_people import a_user
 from controller_world import a_world
 from websockets.asyncio.client import connect
 
@@ -14,7 +14,7 @@ from polydev.shared.host_protocol import ExecEnd, ExecRequest
 async def test_a_program_ends_with_the_token_that_started_it() -> None:
     async with a_world() as world:
         await world.controller.start()
-        ann = await a_person(world.controller, "ann")
+        ann = await a_user(world.controller, "ann")
         token_id, token = await ann.token("machines")
         async with ann.by_cookie() as client:
             machine = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
@@ -37,7 +37,7 @@ async def test_a_program_ends_with_the_token_that_started_it() -> None:
 async def test_a_session_is_told_no_further_to_a_revoked_token() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
-        ann = await a_person(world.controller, "ann")
+        ann = await a_user(world.controller, "ann")
         token_id, _ = await ann.token("read")
         reader = await ann.by_token("read")
         async with ann.by_cookie() as client, reader:

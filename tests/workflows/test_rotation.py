@@ -14,11 +14,11 @@ from pydantic import SecretStr
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.vault import Binding, Vault, unlock
-from polydev.shared.domain import CredentialId, Person, PersonId, SealedCredential, now
+from polydev.shared.domain import CredentialId, SealedCredential, User, UserId, now
 
 NEW = "another encryption key of the tests only"
 OTHERS = "POLYDEV_OTHER_ENCRYPTION_KEYS"
-ANN = PersonId("ann")
+ANN = UserId("ann")
 MANY = 45
 
 
@@ -50,7 +50,7 @@ async def _with_many(world: World) -> None:
     """Rows of this controller, and one of an earlier controller, which was bound to nobody."""
     async with world.database() as database, database.write() as connection:
         vault = await unlock(connection, SecretStr(KEY), now())
-        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, User(ANN, "ann@example.test", now()))
         for number in range(MANY):
             binding = Binding(CredentialId(f"c-{number}"), ANN, "codex")
             row = await vault.seal(f"made up {number}".encode(), binding, now())

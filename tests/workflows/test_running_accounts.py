@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from api_people import PASSWORD, a_person
+from api_people import PASSWORD, a_user
 from controller_world import World, a_world
 
 
 async def test_a_person_who_starts_too_many_sessions_is_told_when_to_come_again() -> None:
     async with a_world(POLYDEV_CONNECTS_PER_HOUR="6") as world:
         await world.controller.start()
-        ann, ben = await a_person(world.controller, "ann"), await a_person(world.controller, "ben")
+        ann, ben = await a_user(world.controller, "ann"), await a_user(world.controller, "ben")
         asked = {"provider": "codex"}
         async with ann.by_cookie() as client:
             first = await client.post("/api/auth/start", json=asked)
@@ -25,7 +25,7 @@ async def test_a_person_who_starts_too_many_sessions_is_told_when_to_come_again(
 
 async def test_nobody_hides_where_they_come_from(world: World) -> None:
     await world.controller.start()
-    ann = await a_person(world.controller, "ann")
+    ann = await a_user(world.controller, "ann")
     headers = {"x-forwarded-for": "203.0.113.9", "forwarded": "for=203.0.113.9"}
     async with world.controller.client_as() as client:
         told = {"email": ann.email, "password": PASSWORD}
@@ -37,7 +37,7 @@ async def test_nobody_hides_where_they_come_from(world: World) -> None:
 
 async def test_a_restart_ends_no_sign_in_and_keeps_no_secret(world: World) -> None:
     await world.controller.start()
-    ann = await a_person(world.controller, "ann")
+    ann = await a_user(world.controller, "ann")
     _, token = await ann.token("read")
     await world.controller.kill()
     await world.controller.start()

@@ -33,7 +33,7 @@ PROVIDERS = ("codex", "claude_code", "gemini_cli")
 ENDS = {"completed", "failed", "expired", "cancelled"}
 
 
-class Person:
+class User:
     """Connects one provider after another, sometimes cancels, and asks again whatever happens."""
 
     def __init__(self, world: World, token: str, dice: random.Random) -> None:
@@ -111,10 +111,10 @@ async def _many(
     left = iter(numbers)
 
     async def of(token: str, its_dice: random.Random) -> None:
-        person = Person(world, token, its_dice)
+        user = User(world, token, its_dice)
         for _ in left:
             async with room:
-                views.append(await person.connects())
+                views.append(await user.connects())
 
     room = asyncio.Semaphore(AT_ONCE)
     async with asyncio.TaskGroup() as group:
@@ -139,7 +139,7 @@ async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
     ) as world:
         await world.controller.start()
         await world.controller.ask("GET", "/health")
-        tokens = list((await world.people(PEOPLE)).values())
+        tokens = list((await world.users(PEOPLE)).values())
         views: list[dict[str, Any]] = []
         killing = asyncio.create_task(_kill(world, dice, BETWEEN_KILLS[kind], views, enough))
         async with asyncio.timeout(LIMIT_S):

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from api_operations import Operation, operations
-from api_people import PASSWORD, TestPerson, a_person
+from api_people import PASSWORD, TestUser, a_user
 from controller_world import World, a_world
 from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from websockets.asyncio.client import connect
@@ -94,8 +94,8 @@ class Tenants:
     """Two people; the first has everything that a person can have."""
 
     world: World
-    first: TestPerson
-    second: TestPerson
+    first: TestUser
+    second: TestUser
     firsts: dict[str, str]
     """The ids of what is the first's."""
     document: dict[str, Any]
@@ -138,8 +138,8 @@ async def _connected(client: httpx.AsyncClient) -> str:
 async def _tenants(**settings: str) -> AsyncIterator[Tenants]:
     async with a_world({"login_end": "never"}, **settings) as world:
         await world.controller.start()
-        first = await a_person(world.controller, "first")
-        second = await a_person(world.controller, "second")
+        first = await a_user(world.controller, "first")
+        second = await a_user(world.controller, "second")
         async with first.by_cookie() as client:
             connected = await _login(client, "claude_code", "wait-for-person")
             path = f"/api/auth/session/{connected['sessionId']}"

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from api_people import a_person
+from api_people import a_user
 from controller_process import TOKEN
 from controller_world import World
 from websockets.asyncio.client import ClientConnection, connect
@@ -114,7 +114,7 @@ async def test_strangers_and_other_people_have_no_terminal_nor_has_one_that_cann
         with pytest.raises(InvalidStatus):
             async with a_terminal(world, vm_id, query):
                 pass
-    [(_, other)] = (await world.people(1)).items()
+    [(_, other)] = (await world.users(1)).items()
     for token, status in (("wrong", 401), (other, 404)):
         with pytest.raises(InvalidStatus) as refused:
             async with a_terminal(world, vm_id, token=token):
@@ -124,8 +124,8 @@ async def test_strangers_and_other_people_have_no_terminal_nor_has_one_that_cann
 
 async def test_a_page_of_another_origin_opens_none(world: World) -> None:
     await a_machine(world)
-    person = await a_person(world.controller, "owner")
-    async with person.by_cookie() as client:
+    user = await a_user(world.controller, "owner")
+    async with user.by_cookie() as client:
         made = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
         vm_id = made["vm_id"]
         cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())

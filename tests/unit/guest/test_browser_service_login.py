@@ -143,7 +143,7 @@ async def test_a_url_of_the_provider_is_known_and_others_are_not(tmp_path: Path)
         login.url_arrived(URL)
         assert login.url is not None
         assert login.url.text == URL
-        assert login.step is Step.WAITING_FOR_PERSON
+        assert login.step is Step.WAITING_FOR_USER
         # A browser that never comes is told, and does not end the login.
         assert await login.wait_for(lambda: "Chromium opened no page" in login.browser_error, 20)
         assert not login.has_ended

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from polydev.controller.access import Asked
-from polydev.shared.domain import CredentialId, GuestFile, PersonId, SealedCredential, now
+from polydev.shared.domain import CredentialId, GuestFile, SealedCredential, UserId, now
 from polydev.shared.errors import ChannelLost, LoginFailed
 from polydev.shared.host_protocol import CreateMachine
 from polydev.shared.logging import context, setup
@@ -64,7 +64,7 @@ class Quiet:
 
 
 SEALED = SealedCredential(
-    CredentialId("c"), PersonId("p"), "codex", *[SECRET] * 4, key_id="key-1", created_at=now()
+    CredentialId("c"), UserId("p"), "codex", *[SECRET] * 4, key_id="key-1", created_at=now()
 )
 SECRETS = [
     SecretStr(SECRET),
@@ -228,13 +228,13 @@ def test_a_text_without_end_is_cut(lines: Lines) -> None:
 
 
 async def test_lines_say_what_they_are_about_in_tasks_and_threads_too(lines: Lines) -> None:
-    with context.about(session="s-1", person=None):
+    with context.about(session="s-1", user=None):
         with context.about(machine="vm-1"):
             await asyncio.gather(
                 asyncio.to_thread(log.info, "in a thread"),
                 asyncio.create_task(_log("in a task")),
             )
-        context.note(person="ann")
+        context.note(user="ann")
         log.info("after")
     log.info("outside")
     told = lines().splitlines()
@@ -247,7 +247,7 @@ async def test_lines_say_what_they_are_about_in_tasks_and_threads_too(lines: Lin
     assert "s-1" not in told[3]
     if told[0].startswith("{"):
         assert json.loads(told[2])["session"] == "s-1"
-        assert json.loads(told[2])["person"] == "ann"
+        assert json.loads(told[2])["user"] == "ann"
 
 
 async def _log(words: str) -> None:

@@ -17,7 +17,7 @@ from polydev.testing.simulated_vmm.acp_agent import AcpAgent
 from polydev.testing.simulated_vmm.acp_wire import Wire
 
 
-class Person:
+class User:
     """A client that keeps what it is told, and chooses `choice` when it is asked."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Person:
         """The library tells it; nothing to do."""
 
 
-Start = Callable[[Person], Awaitable[ClientSideConnection]]
+Start = Callable[[User], Awaitable[ClientSideConnection]]
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     running: list[asyncio.Task[int]] = []
     (tmp_path / "logged-in").touch()
 
-    async def connect(person: Person) -> ClientSideConnection:
+    async def connect(user: User) -> ClientSideConnection:
         ours, theirs = socket.socketpair()
         reader, writer = await asyncio.open_connection(sock=theirs)
         agent = AcpAgent(tmp_path, Wire(writer), is_logged_in=(tmp_path / "logged-in").exists)
         running.append(asyncio.create_task(agent.run(reader)))
         mine_in, mine_out = await asyncio.open_connection(sock=ours)
-        client = acp.connect_to_agent(person, mine_out, mine_in)
+        client = acp.connect_to_agent(user, mine_out, mine_in)
         told = await client.initialize(protocol_version=1)
         assert told.agent_capabilities is not None
         assert told.agent_capabilities.load_session
@@ -83,62 +83,62 @@ async def new(client: ClientSideConnection) -> str:
 
 
 async def test_an_answer_comes_in_pieces(start: Start) -> None:
-    person = Person()
-    client = await start(person)
+    user = User()
+    client = await start(user)
     assert await ask(client, await new(client), "Hello there") == "end_turn"
-    assert person.text() == "You said: Hello there"
-    assert len(person.told) > 2
+    assert user.text() == "You said: Hello there"
+    assert len(user.told) > 2
 
 
 async def test_what_it_wants_to_do_it_asks_for_first(start: Start, tmp_path: Path) -> None:
-    person = Person()
-    client = await start(person)
+    user = User()
+    client = await start(user)
     assert await ask(client, await new(client), "write notes/a.txt: hi\nrun: ls") == "end_turn"
-    assert [call.kind for call, _ in person.asked] == ["edit", "execute"]
-    assert [it.kind for it in person.asked[0][1]] == ["allow_once", "allow_always", "reject_once"]
+    assert [call.kind for call, _ in user.asked] == ["edit", "execute"]
+    assert [it.kind for it in user.asked[0][1]] == ["allow_once", "allow_always", "reject_once"]
     assert (tmp_path / "root/notes/a.txt").read_text() == "hi\n"
-    updates = [it for it in person.told if isinstance(it, schema.ToolCallProgress)]
+    updates = [it for it in user.told if isinstance(it, schema.ToolCallProgress)]
     assert [it.status for it in updates] == ["in_progress", "completed"] * 2
-    start_of = next(it for it in person.told if isinstance(it, schema.ToolCallStart))
+    start_of = next(it for it in user.told if isinstance(it, schema.ToolCallStart))
     diff = start_of.content[0]
     assert (diff.path, diff.new_text) == ("/root/notes/a.txt", "hi\n")
 
 
 async def test_what_is_refused_is_not_done(start: Start, tmp_path: Path) -> None:
-    person = Person()
-    person.choice = "reject_once"
-    client = await start(person)
+    user = User()
+    user.choice = "reject_once"
+    client = await start(user)
     assert await ask(client, await new(client), "write a.txt: hi") == "end_turn"
     assert not (tmp_path / "root/a.txt").exists()
-    assert "did not allow" in person.text()
+    assert "did not allow" in user.text()
 
 
 async def test_always_is_for_all_of_its_kind(start: Start) -> None:
-    person = Person()
-    person.choice = "allow_always"
-    client = await start(person)
+    user = User()
+    user.choice = "allow_always"
+    client = await start(user)
     session_id = await new(client)
     await ask(client, session_id, "run: a\nrun: b\nwrite c: d")
     await ask(client, session_id, "run: e")
-    assert [call.kind for call, _ in person.asked] == ["execute", "edit"]
+    assert [call.kind for call, _ in user.asked] == ["execute", "edit"]
 
 
 @pytest.mark.parametrize("prompt", ["slowly: 500", "run: sleep"])
 async def test_a_turn_can_be_stopped_in_its_middle(start: Start, prompt: str) -> None:
-    person = Person()
-    person.choice = None
-    client = await start(person)
+    user = User()
+    user.choice = None
+    client = await start(user)
     session_id = await new(client)
     turn = asyncio.create_task(ask(client, session_id, prompt))
     async with asyncio.timeout(10):
-        await person.was_told.wait()
+        await user.was_told.wait()
         await client.cancel(session_id=session_id)
         assert await turn == "cancelled"
     assert await ask(client, session_id, "still there?") == "end_turn"
 
 
 async def test_a_session_is_loaded_by_a_later_agent_with_all_that_was_told(start: Start) -> None:
-    first, second = Person(), Person()
+    first, second = User(), User()
     client = await start(first)
     session_id = await new(client)
     await ask(client, session_id, "plan\nthink: hm\nwrite a: b")
@@ -153,7 +153,7 @@ async def test_a_session_is_loaded_by_a_later_agent_with_all_that_was_told(start
 
 
 async def test_errors_are_answers(start: Start, tmp_path: Path) -> None:
-    client = await start(Person())
+    client = await start(User())
     session_id = await new(client)
     with pytest.raises(acp.RequestError, match="no more today"):
         await ask(client, session_id, "fail: no more today")

@@ -26,7 +26,7 @@ from playwright.async_api import expect
 
 from polydev.controller.store.queries.chats import chat_events
 from polydev.controller.store.tables import chats
-from polydev.shared.domain import TURN_IDS, ChatEvent, ChatId, EventKind, PersonId, now
+from polydev.shared.domain import TURN_IDS, ChatEvent, ChatId, EventKind, UserId, now
 
 _Told = tuple[str, list[tuple[EventKind, dict[str, Any]]], str]
 
@@ -109,7 +109,7 @@ async def _told(world: World, visit: Visit, turns: Sequence[_Told]) -> str:
     """A chat in which these turns were: of each, what was asked, and what came of it."""
     chat = await ask(visit, "POST", "/api/chats", {"provider": "codex"})
     account = await ask(visit, "GET", "/api/account")
-    chat_id, user_id = ChatId(chat["chatId"]), PersonId(account["id"])
+    chat_id, user_id = ChatId(chat["chatId"]), UserId(account["id"])
     events = []
     for turn, (asked, came, reason) in enumerate(turns, 1):
         ended = {"reason": reason, "error": None}

@@ -17,7 +17,7 @@ from polydev.shared.errors import Failed, Invalid, NoSuchPerson
 
 app = options.app("People: who may come in.")
 
-_PEOPLE = "/api/admin/people"
+_USERS = "/api/admin/people"
 _DELETE_LIMIT_S = 300.0
 
 Who = Annotated[
@@ -31,11 +31,11 @@ async def list_people(as_json: JsonFlag = False) -> None:
     """List the people. Example: `polydev user list`."""
     terminal = Terminal(as_json=as_json)
     async with controller() as there:
-        people = await there.every(_PEOPLE)
+        users = await there.every(_USERS)
     if as_json:
-        return terminal.answer(people)
+        return terminal.answer(users)
     columns = ("person", "e-mail", "role", "state", "since")
-    terminal.table(columns, (_row(person) for person in people))
+    terminal.table(columns, (_row(user) for user in users))
 
 
 @app.command()
@@ -45,7 +45,7 @@ async def invite(
         str | None,
         typer.Argument(metavar="E-MAIL", help="Whom; without one, whoever has the code."),
     ] = None,
-    role: Annotated[Role, typer.Option(help="What they will be.")] = Role.PERSON,
+    role: Annotated[Role, typer.Option(help="What they will be.")] = Role.USER,
     days: Annotated[int, typer.Option(min=1, help="How long it holds.")] = 7,
     as_json: JsonFlag = False,
 ) -> None:
@@ -96,8 +96,8 @@ async def password(who: Who, as_json: JsonFlag = False) -> None:
     """
     terminal = Terminal(as_json=as_json)
     async with controller() as there:
-        person = await _resolve(there, who)
-        made = await there.post(f"{_PEOPLE}/{person['id']}/password")
+        user = await _resolve(there, who)
+        made = await there.post(f"{_USERS}/{user['id']}/password")
     if as_json:
         return terminal.answer(made)
     terminal.say(f"The new password, which is told this once: {made['password']}")
@@ -117,22 +117,22 @@ async def delete(
     """
     terminal = Terminal(as_json=as_json)
     async with controller() as there:
-        person = await _resolve(there, who)
+        user = await _resolve(there, who)
         await confirmed(
-            f"Remove {person['email']} with all machines, credentials and sessions?", yes=yes
+            f"Remove {user['email']} with all machines, credentials and sessions?", yes=yes
         )
-        async with terminal.step(f"Removing {person['email']}"):
-            await there.delete(f"{_PEOPLE}/{person['id']}")
-            await _until_gone(there, person["id"])
+        async with terminal.step(f"Removing {user['email']}"):
+            await there.delete(f"{_USERS}/{user['id']}")
+            await _until_gone(there, user["id"])
     if as_json:
-        terminal.answer({"id": person["id"], "deleted": True})
+        terminal.answer({"id": user["id"], "deleted": True})
 
 
 async def _change(who: str, verb: str, body: Json | None, *, as_json: bool) -> None:
     terminal = Terminal(as_json=as_json)
     async with controller() as there:
-        person = await _resolve(there, who)
-        changed = await there.post(f"{_PEOPLE}/{person['id']}/{verb}", body)
+        user = await _resolve(there, who)
+        changed = await there.post(f"{_USERS}/{user['id']}/{verb}", body)
     if as_json:
         return terminal.answer(changed)
     terminal.say(f"{changed['email']}: {changed['role']}, {_state(changed)}")
@@ -140,9 +140,9 @@ async def _change(who: str, verb: str, body: Json | None, *, as_json: bool) -> N
 
 async def _resolve(there: Controller, who: str) -> Json:
     """The person that is meant. Raises NoSuchPerson, Invalid."""
-    people = await there.every(_PEOPLE)
-    found = [it for it in people if who.casefold() == it["email"] or who == it["id"]]
-    found = found or [it for it in people if it["id"].startswith(who)]
+    users = await there.every(_USERS)
+    found = [it for it in users if who.casefold() == it["email"] or who == it["id"]]
+    found = found or [it for it in users if it["id"].startswith(who)]
     if len(found) > 1:
         raise Invalid(f"{who} is the beginning of {len(found)} people's ids", hint="Say more of it")
     if not found:
@@ -152,7 +152,7 @@ async def _resolve(there: Controller, who: str) -> Json:
 
 async def _until_gone(there: Controller, user_id: str) -> None:
     async def is_gone() -> bool:
-        return all(it["id"] != user_id for it in await there.every(_PEOPLE))
+        return all(it["id"] != user_id for it in await there.every(_USERS))
 
     try:
         await until(is_gone, _DELETE_LIMIT_S)
@@ -163,17 +163,17 @@ async def _until_gone(there: Controller, user_id: str) -> None:
         ) from None
 
 
-def _row(person: Json) -> tuple[str, ...]:
+def _row(user: Json) -> tuple[str, ...]:
     return (
-        person["id"],
-        person["email"],
-        person["role"],
-        _state(person),
-        moment(person["createdAt"]),
+        user["id"],
+        user["email"],
+        user["role"],
+        _state(user),
+        moment(user["createdAt"]),
     )
 
 
-def _state(person: Json) -> str:
-    if person["deletingAt"]:
+def _state(user: Json) -> str:
+    if user["deletingAt"]:
         return "being removed"
-    return "disabled" if person["disabledAt"] else "active"
+    return "disabled" if user["disabledAt"] else "active"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from polydev.shared.domain import Person
+from polydev.shared.domain import User
 from polydev.shared.errors import NotSignedIn
 
 
-def check_standing(person: Person) -> None:
+def check_standing(user: User) -> None:
     """Raises NotSignedIn."""
-    if person.deleting_at is not None:
+    if user.deleting_at is not None:
         raise NotSignedIn("This account is being removed")
-    if person.disabled_at is not None:
+    if user.disabled_at is not None:
         raise NotSignedIn("This account is disabled", hint="Ask an administrator")

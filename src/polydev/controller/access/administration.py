@@ -15,7 +15,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.engine.keyset import Span
 from polydev.controller.store.queries.accounts import passwords, sign_ins, users
 from polydev.controller.store.queries.system import audit
-from polydev.shared.domain import Person, PersonId, Role, now
+from polydev.shared.domain import Role, User, UserId, now
 from polydev.shared.errors import NoSuchPerson, NotAllowed
 
 
@@ -26,28 +26,28 @@ class Administration:
         self._database = database
         self._passwords = passwords
 
-    async def people(self, span: Span | None = None) -> list[Person]:
+    async def users(self, span: Span | None = None) -> list[User]:
         """Everybody in the order in which they came, or a span of that."""
         async with self._database.read() as connection:
             return await users.every(connection, span)
 
-    async def disable(self, caller: Caller, user_id: PersonId) -> Person:
+    async def disable(self, caller: Caller, user_id: UserId) -> User:
         """Shut somebody out: their sign-ins end, and their tokens are refused from now on."""
         return await self._change(caller, user_id, disable=True)
 
-    async def enable(self, caller: Caller, user_id: PersonId) -> Person:
+    async def enable(self, caller: Caller, user_id: UserId) -> User:
         """Let somebody in again; their tokens hold again, too."""
         return await self._change(caller, user_id, disable=False)
 
-    async def set_role(self, caller: Caller, user_id: PersonId, role: Role) -> Person:
+    async def set_role(self, caller: Caller, user_id: UserId, role: Role) -> User:
         """Give somebody a role. Raises NoSuchPerson; NotAllowed for the local administrator."""
         async with self._database.write() as connection:
-            person = await _other(connection, user_id)
+            user = await _other(connection, user_id)
             await users.set_role(connection, user_id, role)
             await audit.record(connection, caller.did("person.role", user_id, user_id, role))
-        return replace(person, role=role)
+        return replace(user, role=role)
 
-    async def reset_password(self, caller: Caller, user_id: PersonId) -> tuple[Person, str]:
+    async def reset_password(self, caller: Caller, user_id: UserId) -> tuple[User, str]:
         """A made-up password in place of a lost one: told this once. Their sign-ins end.
 
         Whoever has it comes in as that person, so it takes the machine's own administrator, whose
@@ -61,31 +61,31 @@ class Administration:
         password = made_up()
         kept = await self._passwords.hash(password)
         async with self._database.write() as connection:
-            person = await _somebody(connection, user_id)
+            user = await _somebody(connection, user_id)
             await passwords.put(connection, user_id, kept)
             await sign_ins.end_all(connection, user_id)
             await audit.record(connection, caller.did("person.password", user_id, user_id))
             await event_outbox.emit(
                 connection, user_id, "account", user_id, status="password-changed"
             )
-        return person, password
+        return user, password
 
-    async def _change(self, caller: Caller, user_id: PersonId, *, disable: bool) -> Person:
+    async def _change(self, caller: Caller, user_id: UserId, *, disable: bool) -> User:
         """Raises NoSuchPerson; NotAllowed for the local administrator."""
         async with self._database.write() as connection:
-            person = await _other(connection, user_id)
-            if (person.disabled_at is not None) == disable:
-                return person
+            user = await _other(connection, user_id)
+            if (user.disabled_at is not None) == disable:
+                return user
             disabled_at = now() if disable else None
             await users.set_disabled(connection, user_id, disabled_at)
             if disable:
                 await sign_ins.end_all(connection, user_id)
             verb = "disable" if disable else "enable"
             await audit.record(connection, caller.did(f"person.{verb}", user_id, user_id))
-        return replace(person, disabled_at=disabled_at)
+        return replace(user, disabled_at=disabled_at)
 
 
-async def _other(connection: AsyncConnection, user_id: PersonId) -> Person:
+async def _other(connection: AsyncConnection, user_id: UserId) -> User:
     """The person, who is not the local administrator: there is always one. Raises NoSuchPerson."""
     if user_id == ADMINISTRATOR:
         raise NotAllowed(
@@ -95,9 +95,9 @@ async def _other(connection: AsyncConnection, user_id: PersonId) -> Person:
     return await _somebody(connection, user_id)
 
 
-async def _somebody(connection: AsyncConnection, user_id: PersonId) -> Person:
+async def _somebody(connection: AsyncConnection, user_id: UserId) -> User:
     """Raises NoSuchPerson."""
-    person = await users.get(connection, user_id)
-    if person is None:
+    user = await users.get(connection, user_id)
+    if user is None:
         raise NoSuchPerson(f"No person has the id {user_id}")
-    return person
+    return user

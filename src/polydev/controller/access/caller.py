@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polydev.shared.domain import AuditEntry, Person, PersonId, Role, Scope
+from polydev.shared.domain import AuditEntry, Role, Scope, User, UserId
 from polydev.shared.errors import NotAllowed
 
 LOCAL = "local"
@@ -40,7 +40,7 @@ class Asked:
 class Caller:
     """Somebody who has proved who they are."""
 
-    person: Person
+    user: User
     scopes: frozenset[Scope]
     via: str
     """`local` (the administrator's token of this machine), `sign-in`, `token:<id>`, `supabase`."""
@@ -49,8 +49,8 @@ class Caller:
     """Which sign-in it is, if it is one."""
 
     @property
-    def user_id(self) -> PersonId:
-        return self.person.user_id
+    def user_id(self) -> UserId:
+        return self.user.user_id
 
     @property
     def token_id(self) -> str | None:
@@ -59,14 +59,14 @@ class Caller:
         return token_id if kind == "token" else None
 
     @property
-    def bounds(self) -> PersonId | None:
+    def bounds(self) -> UserId | None:
         """Whose things they may reach: their own, or anybody's (None) for administration."""
-        is_administrator = self.person.role is Role.ADMINISTRATOR and Scope.ADMIN in self.scopes
+        is_administrator = self.user.role is Role.ADMINISTRATOR and Scope.ADMIN in self.scopes
         return None if is_administrator else self.user_id
 
     def require(self, scope: Scope) -> None:
         """Raises NotAllowed unless the caller may do that."""
-        if scope is Scope.ADMIN and self.person.role is not Role.ADMINISTRATOR:
+        if scope is Scope.ADMIN and self.user.role is not Role.ADMINISTRATOR:
             raise NotAllowed("This is for administrators", hint="Ask one, or use a token of theirs")
         if scope not in self.scopes:
             raise NotAllowed(
@@ -74,7 +74,7 @@ class Caller:
                 hint="Make a token with that scope",
             )
 
-    def whom(self, user_id: str | None) -> PersonId:
+    def whom(self, user_id: str | None) -> UserId:
         """For whom to act: an administrator may name anybody, others only themselves.
 
         Raises NotAllowed.
@@ -87,10 +87,8 @@ class Caller:
             raise NotAllowed(
                 "You cannot act for somebody else", hint="Leave `userId` out, or give your own"
             ) from None
-        return PersonId(user_id)
+        return UserId(user_id)
 
-    def did(
-        self, action: str, subject: str, owner: PersonId | None, reason: str = ""
-    ) -> AuditEntry:
+    def did(self, action: str, subject: str, owner: UserId | None, reason: str = "") -> AuditEntry:
         """An entry for the audit log."""
         return AuditEntry(self.user_id, action, subject, owner, self.via, self.source, reason)

@@ -64,7 +64,7 @@ class Chats:
             user_id=user_id,
             provider=about.id,
             title=title,
-            titled_by=TitledBy.PERSON if title else TitledBy.NOBODY,
+            titled_by=TitledBy.USER if title else TitledBy.NOBODY,
             vm_id=None,
             acp_session_id=None,
             turn=0,
@@ -93,7 +93,7 @@ class Chats:
     async def listed(self, caller: Caller, span: Span, provider_id: str | None) -> list[Chat]:
         """A span of the caller's chats, the newest first."""
         async with self.database.read(caller.user_id) as connection:
-            return await chats.of_person(connection, caller.user_id, span, provider_id)
+            return await chats.of_user(connection, caller.user_id, span, provider_id)
 
     async def entitle(self, caller: Caller, chat_id: ChatId, title: str) -> Chat:
         """Give a chat a title that stays. Raises NoSuchChat, BadRequest."""
@@ -102,7 +102,7 @@ class Chats:
             raise BadRequest("A title has at least one letter")
         async with self.database.write() as connection:
             await chats.get(connection, chat_id, caller.user_id, to_change=True)
-            await chats.entitle(connection, chat_id, title, TitledBy.PERSON, list(TitledBy))
+            await chats.entitle(connection, chat_id, title, TitledBy.USER, list(TitledBy))
             return await chats.get(connection, chat_id, caller.user_id)
 
     async def delete(self, caller: Caller, chat_id: ChatId) -> None:

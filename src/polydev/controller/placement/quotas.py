@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polydev.controller.store.engine import locks
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.machines import capacity
-from polydev.shared.domain import MachineSize, PersonId, Usage
+from polydev.shared.domain import MachineSize, Usage, UserId
 from polydev.shared.errors import NoSuchPerson, QuotaExceeded
 
 
@@ -28,7 +28,7 @@ class Quotas:
     cli: MachineSize
     browser: MachineSize
 
-    async def usage(self, connection: AsyncConnection, user_id: PersonId) -> Usage:
+    async def usage(self, connection: AsyncConnection, user_id: UserId) -> Usage:
         """What a person uses, and what their waiting sessions will use."""
         found = await capacity.usage_of(connection, user_id)
         if not found.waiting:
@@ -46,7 +46,7 @@ class Quotas:
         return Usage(self.machines, self.memory_mib, self.sessions)
 
     async def require_machine(
-        self, connection: AsyncConnection, user_id: PersonId, size: MachineSize
+        self, connection: AsyncConnection, user_id: UserId, size: MachineSize
     ) -> None:
         """Raises QuotaExceeded unless the person may have one machine more."""
         used = await self.usage(connection, user_id)
@@ -54,13 +54,13 @@ class Quotas:
         self._require("MiB of memory", used.memory_mib, size.memory_mib, self.memory_mib)
 
     async def require_start(
-        self, connection: AsyncConnection, user_id: PersonId, size: MachineSize
+        self, connection: AsyncConnection, user_id: UserId, size: MachineSize
     ) -> None:
         """Raises QuotaExceeded unless the person may run one machine more."""
         used = await self.usage(connection, user_id)
         self._require("MiB of memory", used.memory_mib, size.memory_mib, self.memory_mib)
 
-    async def require_session(self, connection: AsyncConnection, user_id: PersonId) -> None:
+    async def require_session(self, connection: AsyncConnection, user_id: UserId) -> None:
         """Raises QuotaExceeded unless the person may begin one session more."""
         found = await capacity.usage_of(connection, user_id)
         used = await self.usage(connection, user_id)
@@ -81,14 +81,14 @@ class Quotas:
             )
 
 
-async def hold_person(connection: AsyncConnection, user_id: PersonId) -> None:
+async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
     """Let nobody else add to what a person has until this transaction ends.
 
     Raises NoSuchPerson if they are not there, or are being deleted.
     """
     await locks.hold(connection, "person", user_id)
-    person = await users.get(connection, user_id)
-    if person is None or person.deleting_at is not None:
+    user = await users.get(connection, user_id)
+    if user is None or user.deleting_at is not None:
         raise NoSuchPerson(f"There is no person {user_id}")
 
 

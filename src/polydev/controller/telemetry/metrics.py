@@ -173,7 +173,7 @@ class Counted:
     """Those that have not ended, by provider and status."""
     credentials: Series = field(default_factory=dict)
     """By provider."""
-    people: int = 0
+    users: int = 0
     queue_length: int = 0
     hosts: Mapping[str, HostLoad] = field(default_factory=dict)
     leases_s: Sequence[float] = ()
@@ -199,7 +199,7 @@ class Rows(Collector):
             it.sessions,
         )
         yield _gauge("polydev_credentials", "Credentials kept", ("provider",), it.credentials)
-        yield _gauge("polydev_people", "People who may sign in", (), {(): it.people})
+        yield _gauge("polydev_people", "People who may sign in", (), {(): it.users})
         yield _gauge(
             "polydev_queue_length", "Sessions that wait for room", (), {(): it.queue_length}
         )

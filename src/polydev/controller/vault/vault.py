@@ -15,9 +15,9 @@ from polydev.controller.vault.sealing import Box, Sealer
 from polydev.shared.domain import (
     CredentialId,
     CredentialKind,
-    PersonId,
     SealedCredential,
     SharedSecret,
+    UserId,
     VaultKey,
 )
 from polydev.shared.errors import CredentialDamaged, WrongEncryptionKey
@@ -32,7 +32,7 @@ class Binding:
     """Whose credential it is: part of what the tag authenticates, so rows cannot be swapped."""
 
     credential_id: CredentialId
-    user_id: PersonId
+    user_id: UserId
     provider: str
     kind: CredentialKind = CredentialKind.LOGIN
 

@@ -39,7 +39,7 @@ class Step(StrEnum):
     """Where a login is; the last two are ends."""
 
     STARTING = "starting"
-    WAITING_FOR_PERSON = "waiting_for_person"
+    WAITING_FOR_USER = "waiting_for_person"
     READY = "ready"
     FAILED = "failed"
 
@@ -144,7 +144,7 @@ class Login:
             self.browser_error = str(refused)
             self._notify()
             return
-        self.step = Step.WAITING_FOR_PERSON
+        self.step = Step.WAITING_FOR_USER
         self._look_for_own_browser_url()
         if self._opening is not None:
             self._opening.cancel()

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from polydev.shared.domain.ids import ChatId, PersonId, VmId
+from polydev.shared.domain.ids import ChatId, UserId, VmId
 
 TURN_IDS = 1_000_000
 """An event's id is its turn's number times this, and its own number within the turn."""
@@ -60,7 +60,7 @@ class TitledBy(StrEnum):
     NOBODY = "nobody"
     PROMPT = "prompt"
     AGENT = "agent"
-    PERSON = "person"
+    USER = "person"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Chat:
     """A row of `chats`: one conversation with one CLI."""
 
     chat_id: ChatId
-    user_id: PersonId
+    user_id: UserId
     provider: str
     title: str
     titled_by: TitledBy
@@ -91,7 +91,7 @@ class ChatTurn:
 
     chat_id: ChatId
     turn: int
-    user_id: PersonId
+    user_id: UserId
     prompt: str
     stop_requested_at: datetime | None
     created_at: datetime

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from polydev.shared.domain.ids import CredentialId, PersonId, VmId
+from polydev.shared.domain.ids import CredentialId, UserId, VmId
 
 
 class CredentialKind(StrEnum):
@@ -27,7 +27,7 @@ class SealedCredential:
     """
 
     credential_id: CredentialId
-    user_id: PersonId
+    user_id: UserId
     provider: str
     encrypted_credentials: str
     encryption_iv: str
@@ -51,7 +51,7 @@ class Credential:
     """What a row of `credentials` says besides what is sealed."""
 
     credential_id: CredentialId
-    user_id: PersonId
+    user_id: UserId
     provider: str
     key_id: str | None
     created_at: datetime

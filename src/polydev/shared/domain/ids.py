@@ -12,7 +12,7 @@ VmId = NewType("VmId", str)
 SessionId = NewType("SessionId", str)
 """A UUID: names a connect session, and the workflow that drives it."""
 
-PersonId = NewType("PersonId", str)
+UserId = NewType("UserId", str)
 
 CredentialId = NewType("CredentialId", str)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from polydev.shared.domain.ids import NAMESPACE, HostId, PersonId, SessionId, VmId
+from polydev.shared.domain.ids import NAMESPACE, HostId, SessionId, UserId, VmId
 
 
 class MachineKind(StrEnum):
@@ -101,7 +101,7 @@ class Machine:
     """A row of `vms`: what the controller knows of a machine."""
 
     vm_id: VmId
-    user_id: PersonId
+    user_id: UserId
     vm_type: MachineKind
     status: MachineState
     ip_address: str | None

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from polydev.shared.domain.credentials import CredentialKind
-from polydev.shared.domain.ids import PersonId, SessionId, VmId
+from polydev.shared.domain.ids import SessionId, UserId, VmId
 
 
 class SessionStatus(StrEnum):
@@ -41,7 +41,7 @@ class ConnectSession:
     """A row of `auth_sessions`: one attempt to log one CLI in."""
 
     session_id: SessionId
-    user_id: PersonId
+    user_id: UserId
     provider: str
     status: SessionStatus
     step: str | None

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from polydev.shared.domain.ids import PersonId
+from polydev.shared.domain.ids import UserId
 
 
 class Role(StrEnum):
     """What somebody is on this Polydev."""
 
-    PERSON = "person"
+    USER = "person"
     ADMINISTRATOR = "administrator"
 
 
@@ -34,13 +34,13 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class User:
     """Somebody who may sign in."""
 
-    user_id: PersonId
+    user_id: UserId
     email: str
     created_at: datetime
-    role: Role = Role.PERSON
+    role: Role = Role.USER
     disabled_at: datetime | None = None
     deleting_at: datetime | None = None
     """Since when everything of theirs is being removed."""
@@ -51,7 +51,7 @@ class ApiToken:
     """A row of `api_tokens`: what is known of a token besides its hash."""
 
     token_id: str
-    user_id: PersonId
+    user_id: UserId
     name: str
     scopes: frozenset[Scope]
     created_at: datetime
@@ -64,7 +64,7 @@ class SignIn:
     """A row of `sign_ins`: a browser in which somebody is signed in, without its secret's hash."""
 
     sign_in_id: str
-    user_id: PersonId
+    user_id: UserId
     source: str
     """The network address that signed in."""
     user_agent: str
@@ -82,11 +82,11 @@ class Invitation:
     email: str | None
     """The only address that it is for; None: whoever has the code."""
     role: Role
-    created_by: PersonId
+    created_by: UserId
     created_at: datetime
     expires_at: datetime
     used_at: datetime | None = None
-    used_by: PersonId | None = None
+    used_by: UserId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class AuditEntry:
     """`<subject>.<verb>`: `machine.destroy`, `session.start`, `token.create`, ..."""
     subject: str
     """The id of what it was done to."""
-    owner: PersonId | None = None
+    owner: UserId | None = None
     """Whose it is; None for what is nobody's."""
     via: str = ""
     """`sign-in`, `token:<token id>`, `local`, `reconciler`, ..."""
@@ -113,7 +113,7 @@ class Event:
     """A row of `events`: something of a person's changed. What it is now, the API tells."""
 
     event_id: int
-    user_id: PersonId
+    user_id: UserId
     kind: str
     """`session`, `machine`, `credential`, `token`, ..."""
     subject: str

@@ -190,8 +190,8 @@ async def test_an_administrator_invites_disables_and_gives_roles(api: Any) -> No
     me = await _sign_up(ann, invitation=made["code"])
     [listed] = (await root.get("/api/admin/invitations")).json()
     assert (listed["usedBy"], "code" in listed) == (me["id"], False)
-    people = (await root.get("/api/admin/people")).json()
-    assert [it["email"] for it in people] == ["admin@localhost", ANN["email"]]
+    users = (await root.get("/api/admin/people")).json()
+    assert [it["email"] for it in users] == ["admin@localhost", ANN["email"]]
     assert _problem(await ann.get("/api/admin/people")) == (403, "not-allowed")
     path = f"/api/admin/people/{me['id']}"
     raised = await root.post(f"{path}/role", json={"role": "administrator"})
@@ -257,7 +257,7 @@ async def test_a_websocket_with_a_cookie_is_opened_by_our_own_page_alone(
         headers = [(name.encode(), it.encode()) for name, it in told.items() if it is not None]
         return HTTPConnection({"type": "websocket", "headers": headers, "app": app})
 
-    assert (await caller_of(opening(OWN))).person.email == ANN["email"]
+    assert (await caller_of(opening(OWN))).user.email == ANN["email"]
     for origin in (None, "https://evil.test"):
         with pytest.raises(NotAllowed):
             await caller_of(opening(origin))

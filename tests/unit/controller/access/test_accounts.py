@@ -13,7 +13,7 @@ from polydev.controller.access import Access, Caller
 from polydev.controller.access.sign_in.sign_ins import Begun
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.tables import audit_log, events, metadata, passwords
-from polydev.shared.domain import PersonId, Role, Scope
+from polydev.shared.domain import Role, Scope, UserId
 from polydev.shared.errors import (
     AlreadyExists,
     BadRequest,
@@ -48,9 +48,9 @@ async def test_who_signs_up_is_signed_in_and_can_sign_in_again(
 ) -> None:
     begun = await _ann(access)
     caller = await access.caller(from_browser(begun.secret))
-    assert (caller.person.email, caller.person.role, caller.via) == (ANN, Role.PERSON, "sign-in")
+    assert (caller.user.email, caller.user.role, caller.via) == (ANN, Role.USER, "sign-in")
     again = await access.accounts.sign_in("ANN@Example.test", PASSWORD, from_browser())
-    assert again.person.user_id == caller.user_id
+    assert again.user.user_id == caller.user_id
     assert again.secret != begun.secret
     user_id = caller.user_id
     assert await _entries(store) == [
@@ -83,7 +83,7 @@ async def test_a_poor_password_makes_no_account(access: Access) -> None:
 async def test_a_wrong_password_and_an_unknown_address_have_one_answer(
     access: Access, store: Database
 ) -> None:
-    ann = (await _ann(access)).person.user_id
+    ann = (await _ann(access)).user.user_id
     for address, password in ((ANN, "another password"), ("ben@example.test", PASSWORD)):
         with pytest.raises(NotSignedIn) as caught:
             await access.accounts.sign_in(address, password, from_browser())
@@ -107,12 +107,12 @@ async def test_by_default_signing_up_needs_an_invitation(make_access: MakeAccess
         await _root(access), None, Role.ADMINISTRATOR, timedelta(days=1)
     )
     begun = await access.accounts.sign_up(ANN, PASSWORD, code, from_browser())
-    assert begun.person.role is Role.ADMINISTRATOR
+    assert begun.user.role is Role.ADMINISTRATOR
     (await access.caller(from_browser(begun.secret))).require(Scope.ADMIN)
     with pytest.raises(NotAllowed, match="used up"):
         await access.accounts.sign_up("ben@example.test", PASSWORD, code, from_browser())
     [row] = await access.invitations.every()
-    assert (row.invitation_id, row.used_by) == (invitation.invitation_id, begun.person.user_id)
+    assert (row.invitation_id, row.used_by) == (invitation.invitation_id, begun.user.user_id)
     with pytest.raises(NoSuchToken):
         await access.invitations.revoke(await _root(access), row.invitation_id)
 
@@ -122,11 +122,11 @@ async def test_an_invitation_is_for_its_address_and_time_and_may_be_taken_back(
 ) -> None:
     access = await make_access()
     root = await _root(access)
-    anns = await access.invitations.create(root, "ANN@example.test", Role.PERSON, timedelta(1))
+    anns = await access.invitations.create(root, "ANN@example.test", Role.USER, timedelta(1))
     with pytest.raises(NotAllowed, match="another e-mail"):
         await access.accounts.sign_up("ben@example.test", PASSWORD, anns[1], from_browser())
-    late = await access.invitations.create(root, None, Role.PERSON, timedelta(0))
-    gone = await access.invitations.create(root, None, Role.PERSON, timedelta(1))
+    late = await access.invitations.create(root, None, Role.USER, timedelta(0))
+    gone = await access.invitations.create(root, None, Role.USER, timedelta(1))
     await access.invitations.revoke(root, gone[0].invitation_id)
     for _, code in (late, gone):
         with pytest.raises(NotAllowed, match="over"):
@@ -139,7 +139,7 @@ async def test_an_administrator_who_is_no_longer_one_has_left_no_way_in(
     make_access: MakeAccess, how: str
 ) -> None:
     access = await make_access(sign_up="open")
-    root, ann = await _root(access), (await _ann(access)).person.user_id
+    root, ann = await _root(access), (await _ann(access)).user.user_id
     await access.administration.set_role(root, ann, Role.ADMINISTRATOR)
     begun = await access.accounts.sign_in(ANN, PASSWORD, from_browser())
     caller = await access.caller(from_browser(begun.secret))
@@ -147,7 +147,7 @@ async def test_an_administrator_who_is_no_longer_one_has_left_no_way_in(
     if how == "disabled":
         await access.administration.disable(root, ann)
     else:
-        await access.administration.set_role(root, ann, Role.PERSON)
+        await access.administration.set_role(root, ann, Role.USER)
     with pytest.raises(NotAllowed, match="not known"):
         await access.accounts.sign_up("anns-other@example.test", PASSWORD, code, from_browser())
 
@@ -155,7 +155,7 @@ async def test_an_administrator_who_is_no_longer_one_has_left_no_way_in(
 async def test_one_invitation_lets_one_person_in(make_access: MakeAccess) -> None:
     access = await make_access()
     _, code = await access.invitations.create(
-        await _root(access), None, Role.PERSON, timedelta(days=1)
+        await _root(access), None, Role.USER, timedelta(days=1)
     )
     outcomes = await asyncio.gather(
         *(
@@ -165,13 +165,13 @@ async def test_one_invitation_lets_one_person_in(make_access: MakeAccess) -> Non
         return_exceptions=True,
     )
     assert sum(isinstance(it, Begun) for it in outcomes) == 1
-    assert len(await access.administration.people()) == 2  # and the local administrator
+    assert len(await access.administration.users()) == 2  # and the local administrator
 
 
 async def test_where_sign_up_is_closed_no_invitation_helps(make_access: MakeAccess) -> None:
     access = await make_access(sign_up="closed")
     _, code = await access.invitations.create(
-        await _root(access), None, Role.PERSON, timedelta(days=1)
+        await _root(access), None, Role.USER, timedelta(days=1)
     )
     with pytest.raises(NotAllowed, match="Nobody"):
         await access.accounts.sign_up(ANN, PASSWORD, code, from_browser())
@@ -245,12 +245,12 @@ async def test_a_disabled_person_is_out_at_once_with_all_that_they_have(access: 
 
 async def test_a_role_holds_from_the_next_request_on(access: Access) -> None:
     root, begun = await _root(access), await _ann(access)
-    user_id = begun.person.user_id
+    user_id = begun.user.user_id
     await access.administration.set_role(root, user_id, Role.ADMINISTRATOR)
     caller = await access.caller(from_browser(begun.secret))
     caller.require(Scope.ADMIN)
     _, text = await access.tokens.create(caller, "root", frozenset({Scope.ADMIN}), None)
-    await access.administration.set_role(root, user_id, Role.PERSON)
+    await access.administration.set_role(root, user_id, Role.USER)
     for asked in (from_browser(begun.secret), with_token(text)):
         with pytest.raises(NotAllowed):
             (await access.caller(asked)).require(Scope.ADMIN)
@@ -260,12 +260,12 @@ async def test_there_is_always_an_administrator(access: Access) -> None:
     root = await _root(access)
     for refused in (
         access.administration.disable(root, root.user_id),
-        access.administration.set_role(root, root.user_id, Role.PERSON),
+        access.administration.set_role(root, root.user_id, Role.USER),
     ):
         with pytest.raises(NotAllowed, match="local administrator"):
             await refused
     with pytest.raises(NoSuchPerson):
-        await access.administration.disable(root, PersonId("nobody"))
+        await access.administration.disable(root, UserId("nobody"))
 
 
 async def test_another_page_can_sign_nobody_in(access: Access) -> None:
@@ -284,7 +284,7 @@ async def test_no_secret_is_kept_or_told(access: Access, store: Database) -> Non
     begun = await _ann(access)
     caller = await access.caller(from_browser(begun.secret))
     _, token = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
-    _, code = await access.invitations.create(await _root(access), None, Role.PERSON, timedelta(1))
+    _, code = await access.invitations.create(await _root(access), None, Role.USER, timedelta(1))
     secrets = [PASSWORD, begun.secret, token.split("_", 2)[2], code.removeprefix("pdi_")]
     told = repr((begun, caller, access.sign_ins, from_browser(begun.secret)))
     async with store.read() as connection:

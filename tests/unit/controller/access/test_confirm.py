@@ -21,7 +21,7 @@ ANN = "ann@example.org"
 
 
 def _caller(begun: Begun) -> Caller:
-    return Caller(begun.person, frozenset(Scope), VIA, "192.0.2.7", begun.sign_in.sign_in_id)
+    return Caller(begun.user, frozenset(Scope), VIA, "192.0.2.7", begun.sign_in.sign_in_id)
 
 
 async def _without_password(store: Database, age: timedelta) -> None:

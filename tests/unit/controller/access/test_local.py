@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from polydev.controller.access import ADMINISTRATOR, Access, Asked, Caller, open_access
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
-from polydev.shared.domain import Person, PersonId, Role, Scope, now
+from polydev.shared.domain import Role, Scope, User, UserId, now
 from polydev.shared.errors import BadSettings, NotAllowed, NotSignedIn
 
 TOKEN = "a-token-of-the-tests"
@@ -79,12 +79,12 @@ async def test_a_token_that_is_too_short_is_refused(store: Database, tmp_path: P
 
 
 def test_only_an_administrator_acts_for_somebody_else() -> None:
-    ann = Person(PersonId("ann"), "ann@example.test", now())
+    ann = User(UserId("ann"), "ann@example.test", now())
     caller = Caller(ann, frozenset(Scope), "sign-in", "")
     assert caller.whom(None) == caller.whom("ann") == "ann"
     with pytest.raises(NotAllowed):
         caller.whom("bob")
-    root = Person(PersonId("admin"), "admin@localhost", now(), Role.ADMINISTRATOR)
+    root = User(UserId("admin"), "admin@localhost", now(), Role.ADMINISTRATOR)
     assert Caller(root, frozenset(Scope), "local", "").whom("bob") == "bob"
     with pytest.raises(NotAllowed):
         Caller(root, frozenset({Scope.READ}), "token:1", "").whom("bob")

@@ -28,7 +28,7 @@ from polydev.controller.access.oidc.account_linking import Arrivals
 from polydev.controller.access.sign_in.sign_ins import Begun
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.tables import audit_log, identities
-from polydev.shared.domain import PersonId, Role
+from polydev.shared.domain import Role, UserId
 from polydev.shared.errors import (
     AlreadyExists,
     BadSettings,
@@ -83,14 +83,14 @@ async def test_who_comes_from_the_provider_is_known_again(
     access: Access, provider: OpenIdProvider
 ) -> None:
     first = await _come(access, provider, **ANN)
-    assert (first.person.email, first.person.role) == ("ann@example.test", Role.PERSON)
-    assert (await access.caller(from_browser(first.secret))).user_id == first.person.user_id
+    assert (first.user.email, first.user.role) == ("ann@example.test", Role.USER)
+    assert (await access.caller(from_browser(first.secret))).user_id == first.user.user_id
     later = await _come(access, provider, email="moved@example.test", email_verified=True)
-    assert later.person.user_id == first.person.user_id
+    assert later.user.user_id == first.user.user_id
     nameless = await _come(access, provider)
-    assert nameless.person.user_id == first.person.user_id
+    assert nameless.user.user_id == first.user.user_id
     other = await _come(access, provider, sub="2", email="b@example.test", email_verified=True)
-    assert other.person.user_id != first.person.user_id
+    assert other.user.user_id != first.user.user_id
 
 
 async def test_the_browser_is_sent_with_state_nonce_and_challenge_of_its_own(
@@ -222,7 +222,7 @@ async def test_the_address_may_be_told_aside(access: Access, provider: OpenIdPro
     with pytest.raises(NotAllowed, match="not verified"):  # it is somebody else's
         await _come(access, provider)
     provider.user_info = {"sub": "subject-1", **ANN}
-    assert (await _come(access, provider)).person.email == "ann@example.test"
+    assert (await _come(access, provider)).user.email == "ann@example.test"
 
 
 async def test_an_account_that_is_there_is_nobodys_by_its_address_alone(
@@ -236,12 +236,12 @@ async def test_an_account_that_is_there_is_nobodys_by_its_address_alone(
     with pytest.raises(NotAllowed):
         await _come(access, provider, there.secret, email="ann@example.test", email_verified=False)
     linked = await _come(access, provider, there.secret, **ANN)
-    assert linked.person.user_id == there.person.user_id
-    assert (await _come(access, provider)).person.user_id == there.person.user_id
+    assert linked.user.user_id == there.user.user_id
+    assert (await _come(access, provider)).user.user_id == there.user.user_id
     async with store.read() as connection:
         rows = (await connection.execute(sa.select(identities.c.user_id))).scalars().all()
         actions = (await connection.execute(sa.select(audit_log.c.action))).scalars().all()
-    assert rows == [there.person.user_id]
+    assert rows == [there.user.user_id]
     assert actions.count("account.link") == 1
 
 
@@ -256,15 +256,15 @@ async def test_signing_up_through_the_provider_needs_what_signing_up_needs(
     url, arrival = await _arrivals(access).start(code, from_browser())
     assert code not in url
     begun = await _arrivals(access).finish(arrival, provider.consent(url, **ANN), from_browser())
-    assert begun.person.role is Role.ADMINISTRATOR
+    assert begun.user.role is Role.ADMINISTRATOR
     closed = await _access(make_access, provider, sign_up="closed")
-    assert (await _come(closed, provider)).person.user_id == begun.person.user_id
+    assert (await _come(closed, provider)).user.user_id == begun.user.user_id
 
 
 async def test_a_disabled_person_does_not_come_in(access: Access, provider: OpenIdProvider) -> None:
     begun = await _come(access, provider, **ANN)
     root = await access.caller(with_token(TOKEN))
-    await access.administration.disable(root, PersonId(begun.person.user_id))
+    await access.administration.disable(root, UserId(begun.user.user_id))
     with pytest.raises(NotSignedIn, match="disabled"):
         await _come(access, provider, **ANN)
 

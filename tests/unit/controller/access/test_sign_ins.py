@@ -63,7 +63,7 @@ async def test_the_csrf_token_is_of_one_sign_in_and_does_not_tell_the_cookie(
 async def test_looking_needs_the_cookie_alone(access: Access) -> None:
     begun = await _signed_in(access)
     caller = await access.caller(from_browser(begun.secret, origin="https://evil.test"))
-    assert caller.user_id == begun.person.user_id
+    assert caller.user_id == begun.user.user_id
 
 
 async def test_a_websocket_with_a_cookie_needs_our_own_page(access: Access) -> None:
@@ -155,7 +155,7 @@ async def test_being_seen_is_written_once_a_minute(access: Access, store: Databa
 
 async def test_signing_out_ends_this_sign_in(access: Access) -> None:
     begun = await _signed_in(access)
-    other = await access.accounts.sign_in(begun.person.email, PASSWORD, from_browser())
+    other = await access.accounts.sign_in(begun.user.email, PASSWORD, from_browser())
     await access.accounts.sign_out(await access.caller(from_browser(begun.secret)))
     with pytest.raises(NotSignedIn):
         await access.caller(from_browser(begun.secret))
@@ -167,12 +167,12 @@ async def test_signing_in_again_replaces_the_browsers_sign_in(access: Access) ->
     second = await _signed_in(access, "ben", cookie=first.secret)
     with pytest.raises(NotSignedIn):
         await access.caller(from_browser(first.secret))
-    assert (await access.caller(from_browser(second.secret))).user_id == second.person.user_id
+    assert (await access.caller(from_browser(second.secret))).user_id == second.user.user_id
 
 
 async def test_a_person_sees_and_ends_their_own_sign_ins_alone(access: Access) -> None:
     ann, ben = await _signed_in(access), await _signed_in(access, "ben")
-    other = await access.accounts.sign_in(ann.person.email, PASSWORD, from_browser())
+    other = await access.accounts.sign_in(ann.user.email, PASSWORD, from_browser())
     caller = await access.caller(from_browser(ann.secret))
     listed = await access.sign_ins.of(caller)
     assert {it.sign_in_id for it in listed} == {ann.sign_in.sign_in_id, other.sign_in.sign_in_id}
@@ -183,7 +183,7 @@ async def test_a_person_sees_and_ends_their_own_sign_ins_alone(access: Access) -
     await access.sign_ins.end(caller, other.sign_in.sign_in_id)
     with pytest.raises(NotSignedIn):
         await access.caller(from_browser(other.secret))
-    assert (await access.caller(from_browser(ben.secret))).user_id == ben.person.user_id
+    assert (await access.caller(from_browser(ben.secret))).user_id == ben.user.user_id
 
 
 async def test_what_no_longer_holds_is_forgotten(access: Access, store: Database) -> None:

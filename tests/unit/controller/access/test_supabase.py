@@ -62,18 +62,18 @@ async def project() -> AsyncIterator[OpenIdProvider]:
 async def test_a_projects_person_is_a_person_here_under_the_same_id(access: Access) -> None:
     token = with_token(_signed(_claims()))
     callers = await asyncio.gather(*(access.caller(token) for _ in range(4)))
-    assert {(it.user_id, it.person.email, it.via) for it in callers} == {
+    assert {(it.user_id, it.user.email, it.via) for it in callers} == {
         (ANN, "ann@example.test", "supabase")
     }
     callers[0].require(Scope.ACCOUNT)
     with pytest.raises(NotAllowed):
         callers[0].require(Scope.ADMIN)
-    assert len(await access.administration.people()) == 2
+    assert len(await access.administration.users()) == 2
 
 
 async def test_who_signed_up_with_a_telephone_comes_in_too(access: Access) -> None:
     caller = await access.caller(with_token(_signed(_claims(email="", phone="15550100"))))
-    assert caller.person.email == f"{ANN}@supabase.invalid"
+    assert caller.user.email == f"{ANN}@supabase.invalid"
 
 
 @pytest.mark.parametrize(

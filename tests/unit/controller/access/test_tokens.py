@@ -19,14 +19,14 @@ DAYS = timedelta(days=90)
 SOME = frozenset({Scope.READ, Scope.ACCOUNT})
 
 
-async def _person(access: Access, name: str = "ann") -> Caller:
+async def _user(access: Access, name: str = "ann") -> Caller:
     asked = from_browser()
     begun = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
     return await access.caller(from_browser(begun.secret))
 
 
 async def test_a_token_is_its_persons_within_its_scopes(access: Access) -> None:
-    ann = await _person(access)
+    ann = await _user(access)
     token, text = await access.tokens.create(ann, "nightly build", SOME, DAYS)
     assert text.startswith(f"pdt_{token.token_id}_")
     caller = await access.caller(with_token(text))
@@ -41,7 +41,7 @@ async def test_a_token_is_its_persons_within_its_scopes(access: Access) -> None:
 
 
 async def test_only_the_whole_token_is_known(access: Access) -> None:
-    ann, ben = await _person(access), await _person(access, "ben")
+    ann, ben = await _user(access), await _user(access, "ben")
     token, text = await access.tokens.create(ann, "a", SOME, DAYS)
     other, others = await access.tokens.create(ben, "b", SOME, DAYS)
     mixed = f"pdt_{token.token_id}_{others.split('_', 2)[2]}"
@@ -54,7 +54,7 @@ async def test_only_the_whole_token_is_known(access: Access) -> None:
 
 
 async def test_a_token_ends_when_it_expires_or_is_revoked(access: Access) -> None:
-    ann, ben = await _person(access), await _person(access, "ben")
+    ann, ben = await _user(access), await _user(access, "ben")
     _, late = await access.tokens.create(ann, "late", SOME, timedelta(0))
     token, text = await access.tokens.create(ann, "revoked", SOME, None)
     for unknown in (token.token_id + "0", "none"):
@@ -70,7 +70,7 @@ async def test_a_token_ends_when_it_expires_or_is_revoked(access: Access) -> Non
 
 
 async def test_no_token_makes_one_that_may_more_or_lasts_longer(access: Access) -> None:
-    ann = await _person(access)
+    ann = await _user(access)
     _, text = await access.tokens.create(ann, "some", SOME, DAYS)
     script = await access.caller(with_token(text))
     with pytest.raises(NotAllowed, match="lacks the scope"):
@@ -82,7 +82,7 @@ async def test_no_token_makes_one_that_may_more_or_lasts_longer(access: Access) 
 
 
 async def test_a_token_that_is_revoked_meanwhile_makes_none(access: Access) -> None:
-    ann = await _person(access)
+    ann = await _user(access)
     token, text = await access.tokens.create(ann, "some", SOME, DAYS)
     script = await access.caller(with_token(text))
     await access.tokens.revoke(ann, token.token_id)
@@ -93,14 +93,14 @@ async def test_a_token_that_is_revoked_meanwhile_makes_none(access: Access) -> N
 
 async def test_only_an_administrator_makes_a_token_for_administration(access: Access) -> None:
     with pytest.raises(NotAllowed, match="administrators"):
-        await access.tokens.create(await _person(access), "root", frozenset({Scope.ADMIN}), DAYS)
+        await access.tokens.create(await _user(access), "root", frozenset({Scope.ADMIN}), DAYS)
     root = await access.caller(with_token(TOKEN))
     _, text = await access.tokens.create(root, "root", frozenset({Scope.ADMIN}), DAYS)
     (await access.caller(with_token(text))).require(Scope.ADMIN)
 
 
 async def test_a_token_needs_a_name_and_a_scope(access: Access) -> None:
-    ann = await _person(access)
+    ann = await _user(access)
     for name in ("", "  ", "two\nlines", "nul\x00"):
         with pytest.raises(BadRequest):
             await access.tokens.create(ann, name, SOME, DAYS)
@@ -109,7 +109,7 @@ async def test_a_token_needs_a_name_and_a_scope(access: Access) -> None:
 
 
 async def test_a_person_has_so_many_tokens(access: Access, store: Database) -> None:
-    ann = await _person(access)
+    ann = await _user(access)
     row = {"user_id": ann.user_id, "name": "x", "scopes": "read", "created_at": now()}
     async with store.write() as connection:
         for number in range(MAX_TOKENS):
@@ -120,7 +120,7 @@ async def test_a_person_has_so_many_tokens(access: Access, store: Database) -> N
 
 
 async def test_use_is_noted_once_a_minute(access: Access, store: Database) -> None:
-    ann = await _person(access)
+    ann = await _user(access)
     _, text = await access.tokens.create(ann, "used", SOME, DAYS)
     assert (await access.tokens.of(ann))[0].last_used_at is None
     await access.caller(with_token(text))
@@ -139,7 +139,7 @@ async def test_use_is_noted_once_a_minute(access: Access, store: Database) -> No
 
 
 async def test_making_and_revoking_is_noted_and_told(access: Access, store: Database) -> None:
-    ann = await _person(access)
+    ann = await _user(access)
     token, _ = await access.tokens.create(ann, "noted", SOME, DAYS)
     await access.tokens.revoke(ann, token.token_id)
     noted = sa.select(audit_log.c.action, audit_log.c.reason).where(

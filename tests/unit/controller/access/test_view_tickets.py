@@ -19,7 +19,7 @@ from polydev.shared.errors import NotAllowed, TooManyRequests
 HERE, THERE = SessionId("this-session"), SessionId("another-session")
 
 
-async def _person(access: Access, name: str = "ann") -> Caller:
+async def _user(access: Access, name: str = "ann") -> Caller:
     asked = from_browser()
     begun = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
     return await access.caller(from_browser(begun.secret))
@@ -35,7 +35,7 @@ async def _refused(access: Access, caller: Caller, session_id: SessionId, secret
 async def test_a_ticket_counts_once_at_whichever_controller(
     access: Access, make_access: MakeAccess
 ) -> None:
-    ann, other = await _person(access), await make_access(sign_up="open")
+    ann, other = await _user(access), await make_access(sign_up="open")
     ticket = await access.view_tickets.issue(ann, HERE)
     await other.view_tickets.redeem(ann, HERE, ticket.secret)
     for controller in (access, other):
@@ -43,7 +43,7 @@ async def test_a_ticket_counts_once_at_whichever_controller(
 
 
 async def test_a_ticket_is_for_who_asked_and_for_that_session(access: Access) -> None:
-    ann, ben = await _person(access), await _person(access, "ben")
+    ann, ben = await _user(access), await _user(access, "ben")
     again = replace(ann, sign_in_id="another-sign-in")
     by_token = replace(ann, via="token:0123", sign_in_id=None)
     for caller, session_id in ((ben, HERE), (ann, THERE), (again, HERE), (by_token, HERE)):
@@ -58,7 +58,7 @@ async def test_a_ticket_is_for_who_asked_and_for_that_session(access: Access) ->
 
 
 async def test_a_ticket_holds_for_half_a_minute(access: Access, store: Database) -> None:
-    ann = await _person(access)
+    ann = await _user(access)
     ticket = await access.view_tickets.issue(ann, HERE)
     assert ticket.expires_at - now() <= LIFETIME
     await _make_older(store, now())
@@ -68,7 +68,7 @@ async def test_a_ticket_holds_for_half_a_minute(access: Access, store: Database)
 async def test_tickets_that_nobody_came_with_are_few_and_forgotten(
     access: Access, store: Database
 ) -> None:
-    ann, ben = await _person(access), await _person(access, "ben")
+    ann, ben = await _user(access), await _user(access, "ben")
     for _ in range(MAX_OPEN):
         await access.view_tickets.issue(ann, HERE)
     with pytest.raises(TooManyRequests):
@@ -83,7 +83,7 @@ async def test_tickets_that_nobody_came_with_are_few_and_forgotten(
 async def test_only_a_hash_of_a_ticket_is_kept_and_it_is_not_shown(
     access: Access, store: Database
 ) -> None:
-    ticket = await access.view_tickets.issue(await _person(access), HERE)
+    ticket = await access.view_tickets.issue(await _user(access), HERE)
     assert ticket.secret not in repr(ticket)
     async with store.read() as connection:
         rows = (await connection.execute(sa.select(view_tickets))).all()

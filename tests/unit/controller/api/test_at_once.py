@@ -16,23 +16,23 @@ from polydev.controller.api.http import streams
 from polydev.controller.api.http.concurrency_limits import AtOnce
 from polydev.controller.api.routes.chats import one_shot
 from polydev.controller.chat import TurnEvent
-from polydev.shared.domain import Person, PersonId, Role, Scope, now
+from polydev.shared.domain import Role, Scope, User, UserId, now
 from polydev.shared.errors import TooManyRequests
 
 LIMIT_S = 30
 
 
-def _caller(name: str, role: Role = Role.PERSON) -> Caller:
-    person = Person(PersonId(name), f"{name}@example.test", now(), role)
-    return Caller(person, frozenset(Scope), "sign-in", "192.0.2.7")
+def _caller(name: str, role: Role = Role.USER) -> Caller:
+    user = User(UserId(name), f"{name}@example.test", now(), role)
+    return Caller(user, frozenset(Scope), "sign-in", "192.0.2.7")
 
 
 def test_each_person_has_so_many_at_a_time() -> None:
     things, ann, ben = AtOnce(2, "things"), _caller("ann"), _caller("ben")
     for _ in range(2):  # what has ended does not count
         with ExitStack() as held:
-            for person in (ann, ann, ben):
-                held.enter_context(things.of(person))
+            for user in (ann, ann, ben):
+                held.enter_context(things.of(user))
             with pytest.raises(TooManyRequests, match="2 things"):
                 held.enter_context(things.of(ann))
 

@@ -16,9 +16,9 @@ from polydev.controller.chat import Chats
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import open_database
 from polydev.controller.store.queries.accounts import users
-from polydev.shared.domain import Person, PersonId, Scope, now
+from polydev.shared.domain import Scope, User, UserId, now
 
-ANN = Person(PersonId("ann"), "ann@example.test", now())
+ANN = User(UserId("ann"), "ann@example.test", now())
 
 
 async def _may() -> bool:

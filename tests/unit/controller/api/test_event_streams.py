@@ -15,9 +15,9 @@ from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.system import events
-from polydev.shared.domain import Person, PersonId, now
+from polydev.shared.domain import User, UserId, now
 
-ANN = PersonId("ann")
+ANN = UserId("ann")
 LIMIT_S = 30
 
 
@@ -26,7 +26,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Database]:
     database = open_database(None, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, User(ANN, "ann@example.test", now()))
     yield database
     await database.close()
 

@@ -18,13 +18,13 @@ from polydev.shared.domain import (
     ChatId,
     ChatStatus,
     EventKind,
-    Person,
-    PersonId,
     TitledBy,
+    User,
+    UserId,
     now,
 )
 
-CHAT, ANN = ChatId("a-chat"), PersonId("ann")
+CHAT, ANN = ChatId("a-chat"), UserId("ann")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ async def database(tmp_path: Path) -> Database:
         CHAT, ANN, "codex", "", TitledBy.NOBODY, None, None, 0, ChatStatus.IDLE, None, now(), now()
     )
     async with database.write() as connection:
-        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, User(ANN, "ann@example.test", now()))
         await chats.add(connection, chat)
         await chats.add_turn(connection, chat, "hello", "hello", now())
     return database

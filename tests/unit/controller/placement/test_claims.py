@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from polydev.controller.placement import Placement, Quotas
-from polydev.controller.placement.quotas import hold_person
+from polydev.controller.placement.quotas import lock_user
 from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.machines import capacity, hosts, machines
@@ -20,8 +20,8 @@ from polydev.shared.domain import (
     MachineKind,
     MachineSize,
     MachineState,
-    Person,
-    PersonId,
+    User,
+    UserId,
     VmId,
     new_vm_id,
     now,
@@ -29,7 +29,7 @@ from polydev.shared.domain import (
 from polydev.shared.errors import HostUnreachable, NoCapacity, NoSuchPerson, QuotaExceeded
 from polydev.shared.host_protocol import Health
 
-ANN = PersonId("ann")
+ANN = UserId("ann")
 SIZE = MachineSize(1024, 1, 4096)
 PLACEMENT = Placement(unseen_limit_s=20, dead_limit_s=45)
 QUOTAS = Quotas(machines=3, memory_mib=8192, sessions=2, cli=SIZE, browser=SIZE)
@@ -53,7 +53,7 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
     database = open_database(database_url, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, User(ANN, "ann@example.test", now()))
         for name in ("a", "b"):
             await hosts.register(connection, HostId(name), f"/run/{name}.sock")
             await hosts.seen(connection, HostId(name), health(), now())
@@ -134,7 +134,7 @@ async def test_only_from_a_dead_host_a_machine_moves(database: Database) -> None
 
 async def _make_within_quota(database: Database) -> None:
     async with database.write() as connection:
-        await hold_person(connection, ANN)
+        await lock_user(connection, ANN)
         await QUOTAS.require_machine(connection, ANN, SIZE)
         await machines.add_if_absent(connection, machine())
 
@@ -153,7 +153,7 @@ async def test_many_wishes_at_once_do_not_exceed_a_quota(database: Database) -> 
 async def test_who_is_being_deleted_or_never_was_is_given_nothing(database: Database) -> None:
     async with database.write() as connection:
         with pytest.raises(NoSuchPerson):
-            await hold_person(connection, PersonId("nobody"))
+            await lock_user(connection, UserId("nobody"))
 
 
 async def test_a_host_with_machines_is_not_forgotten(database: Database) -> None:

@@ -20,14 +20,14 @@ from polydev.controller.store.queries.system.audit import Sought
 from polydev.controller.store.tables import audit_log
 from polydev.controller.store.tables import events as events_table
 from polydev.controller.workflows.reconcile.retention import Retention
-from polydev.shared.domain import AuditEntry, Person, PersonId, now
+from polydev.shared.domain import AuditEntry, User, UserId, now
 
 
 @pytest.fixture(autouse=True)
-async def _people(store: Database) -> None:
+async def _users(store: Database) -> None:
     async with store.write() as connection:
         for name in (ANN, BEN):
-            await users.add(connection, Person(name, f"{name}@example.test", now()))
+            await users.add(connection, User(name, f"{name}@example.test", now()))
 
 
 async def _record(store: Database, *entries: AuditEntry) -> None:
@@ -124,7 +124,7 @@ async def test_postgresql_lets_nobody_change_what_was_done(store: Database) -> N
         sa.delete(audit_log),
         sa.text("TRUNCATE audit_log"),
     ):
-        for who in (None, PersonId("ann")):
+        for who in (None, UserId("ann")):
             with pytest.raises(DBAPIError):
                 async with store.write(who) as connection:
                     await connection.execute(statement)

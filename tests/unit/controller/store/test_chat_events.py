@@ -13,13 +13,13 @@ from polydev.shared.domain import (
     ChatId,
     ChatStatus,
     EventKind,
-    Person,
-    PersonId,
     TitledBy,
+    User,
+    UserId,
     now,
 )
 
-CHAT, ANN = ChatId("a-chat"), PersonId("ann")
+CHAT, ANN = ChatId("a-chat"), UserId("ann")
 BEFORE = 1_000_009
 
 
@@ -29,7 +29,7 @@ async def _a_chat(store: Database) -> None:
         CHAT, ANN, "codex", "", TitledBy.NOBODY, None, None, 0, ChatStatus.IDLE, None, now(), now()
     )
     async with store.write() as connection:
-        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, User(ANN, "ann@example.test", now()))
         await chats.add(connection, chat)
 
 

@@ -16,25 +16,25 @@ from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.queries.system import events
 from polydev.controller.store.tables import events as table
-from polydev.shared.domain import Event, MachineState, Person, PersonId, SessionStatus, now
+from polydev.shared.domain import Event, MachineState, SessionStatus, User, UserId, now
 
 
 @pytest.fixture(autouse=True)
-async def _people(store: Database) -> None:
+async def _users(store: Database) -> None:
     async with store.write() as connection:
         for name in (ANN, BEN):
-            await users.add(connection, Person(name, f"{name}@example.test", now()))
+            await users.add(connection, User(name, f"{name}@example.test", now()))
 
 
-async def _of(store: Database, person: PersonId, after: int = 0) -> list[Event]:
-    async with store.read(person) as connection:
-        return await events.after(connection, person, after)
+async def _of(store: Database, user: UserId, after: int = 0) -> list[Event]:
+    async with store.read(user) as connection:
+        return await events.after(connection, user, after)
 
 
-async def _emit(store: Database, person: PersonId, *subjects: str) -> None:
+async def _emit(store: Database, user: UserId, *subjects: str) -> None:
     for subject in subjects:
         async with store.write() as connection:
-            await event_outbox.emit(connection, person, "machine", subject)
+            await event_outbox.emit(connection, user, "machine", subject)
 
 
 async def test_whatever_changes_a_session_tells_its_person(store: Database) -> None:
@@ -133,7 +133,7 @@ async def test_what_is_undone_is_not_told(store: Database) -> None:
 async def test_somebody_who_is_deleted_is_told_nothing(store: Database) -> None:
     async with store.write() as connection:
         await event_outbox.emit(connection, ANN, "account", ANN, status="deleted")
-        await event_outbox.emit(connection, PersonId("nobody"), "account", "nobody")
+        await event_outbox.emit(connection, UserId("nobody"), "account", "nobody")
         await connection.execute(sa.text("DELETE FROM users WHERE id = 'ann'"))
     async with store.read() as connection:
         assert (await connection.execute(sa.select(table))).all() == []
@@ -205,8 +205,8 @@ async def test_a_reader_misses_nothing_while_many_write_at_once(store: Database)
         for number in range(rounds):
             async with store.write() as connection:
                 both = (ANN, BEN) if writer % 2 else (BEN, ANN)
-                for person in both:
-                    await event_outbox.emit(connection, person, "machine", f"{writer}-{number}")
+                for user in both:
+                    await event_outbox.emit(connection, user, "machine", f"{writer}-{number}")
                 await asyncio.sleep(0.001 * ((writer * 7 + number * 3) % 5))
 
     async def read() -> None:

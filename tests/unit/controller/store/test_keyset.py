@@ -13,7 +13,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.engine.keyset import Span
 from polydev.controller.store.queries.accounts import users as people
 from polydev.controller.store.tables import users
-from polydev.shared.domain import Person, PersonId
+from polydev.shared.domain import User, UserId
 
 _AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _ORDER = (users.c.created_at, users.c.id)
@@ -21,7 +21,7 @@ _ORDER = (users.c.created_at, users.c.id)
 
 async def _add(connection: AsyncConnection, name: str, seconds: int) -> None:
     at = _AT + timedelta(seconds=seconds)
-    await people.add(connection, Person(PersonId(name), f"{name}@example.org", at))
+    await people.add(connection, User(UserId(name), f"{name}@example.org", at))
 
 
 async def _page(

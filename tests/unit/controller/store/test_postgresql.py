@@ -16,10 +16,10 @@ from psycopg import sql
 from polydev.controller.store.engine import pg_notify
 from polydev.controller.store.engine.database import Database, migrate, open_database
 from polydev.controller.store.queries.accounts import users
-from polydev.shared.domain import Person, PersonId, now
+from polydev.shared.domain import User, UserId, now
 from polydev.shared.errors import BadRequest, BadSettings, DatabaseUnavailable
 
-ANN, BEN = PersonId("ann"), PersonId("ben")
+ANN, BEN = UserId("ann"), UserId("ben")
 LIMIT_S = 20
 
 
@@ -28,7 +28,7 @@ async def store(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database]:
     database = open_database(postgresql_url, tmp_path)
     async with database.write() as connection:
         for name in (ANN, BEN):
-            await users.add(connection, Person(name, f"{name}@example.test", now()))
+            await users.add(connection, User(name, f"{name}@example.test", now()))
     yield database
     await database.close()
 
@@ -50,11 +50,11 @@ def own_cluster() -> Iterator[Cluster]:
 
 async def _add(store: Database, name: str) -> None:
     async with store.write() as connection:
-        await users.add(connection, Person(PersonId(name), f"{name}@example.test", now()))
+        await users.add(connection, User(UserId(name), f"{name}@example.test", now()))
 
 
-async def _seen(store: Database, person: PersonId | None) -> set[str]:
-    async with store.read(person) as connection:
+async def _seen(store: Database, user: UserId | None) -> set[str]:
+    async with store.read(user) as connection:
         return {row.id for row in await connection.execute(sa.text("SELECT id FROM users"))}
 
 
@@ -80,20 +80,20 @@ async def test_nothing_of_a_transactions_person_is_left_in_the_connection(
     for _ in range(3):
         assert await _seen(store, BEN) == {"ben"}
         assert await _seen(store, None) == {"ann", "ben"}
-        assert await _seen(store, PersonId("somebody else")) == set()
+        assert await _seen(store, UserId("somebody else")) == set()
 
 
 async def test_people_at_the_same_time_see_what_is_theirs(store: Database) -> None:
-    async def look(person: PersonId) -> None:
+    async def look(user: UserId) -> None:
         for _ in range(10):
-            assert await _seen(store, person) == {str(person)}
+            assert await _seen(store, user) == {str(user)}
 
-    await asyncio.gather(*(look(person) for person in (ANN, BEN) * 10))
+    await asyncio.gather(*(look(user) for user in (ANN, BEN) * 10))
 
 
 async def test_nobody_acts_as_a_person_without_an_id(store: Database) -> None:
     with pytest.raises(ValueError, match="without an id"):
-        await _seen(store, PersonId(""))
+        await _seen(store, UserId(""))
 
 
 async def test_reading_sees_one_state_and_changes_nothing(store: Database) -> None:

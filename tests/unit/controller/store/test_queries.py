@@ -20,30 +20,30 @@ from polydev.shared.domain import (
     MachineKind,
     MachineSize,
     MachineState,
-    Person,
-    PersonId,
     SealedCredential,
     SessionId,
     SessionStatus,
+    User,
+    UserId,
     new_vm_id,
     now,
 )
 from polydev.shared.errors import NoSuchMachine, NoSuchSession
 
-ANN, BEN = PersonId("ann"), PersonId("ben")
+ANN, BEN = UserId("ann"), UserId("ben")
 
 
 @pytest.fixture(autouse=True)
-async def _people(store: Database) -> None:
+async def _users(store: Database) -> None:
     async with store.write() as connection:
         for name in (ANN, BEN):
-            await people.add(connection, Person(name, f"{name}@example.test", now()))
+            await people.add(connection, User(name, f"{name}@example.test", now()))
 
 
-def _session(person: PersonId = ANN, provider: str = "codex") -> ConnectSession:
+def _session(user: UserId = ANN, provider: str = "codex") -> ConnectSession:
     return ConnectSession(
         session_id=SessionId(str(uuid.uuid4())),
-        user_id=person,
+        user_id=user,
         provider=provider,
         status=SessionStatus.QUEUED,
         step=None,
@@ -59,10 +59,10 @@ def _session(person: PersonId = ANN, provider: str = "codex") -> ConnectSession:
     )
 
 
-def _machine(person: PersonId = ANN, kind: MachineKind = MachineKind.CLI) -> Machine:
+def _machine(user: UserId = ANN, kind: MachineKind = MachineKind.CLI) -> Machine:
     return Machine(
         vm_id=new_vm_id(),
-        user_id=person,
+        user_id=user,
         vm_type=kind,
         status=MachineState.CREATING,
         ip_address=None,
@@ -75,10 +75,10 @@ def _machine(person: PersonId = ANN, kind: MachineKind = MachineKind.CLI) -> Mac
     )
 
 
-def _credential(person: PersonId = ANN, provider: str = "codex") -> SealedCredential:
+def _credential(user: UserId = ANN, provider: str = "codex") -> SealedCredential:
     return SealedCredential(
         credential_id=CredentialId(str(uuid.uuid4())),
-        user_id=person,
+        user_id=user,
         provider=provider,
         encrypted_credentials="AA==",
         encryption_iv="AA==",
@@ -184,7 +184,7 @@ async def test_machines_belong_to_one_person(store: Database) -> None:
         assert await machines.get(connection, machine.vm_id, ANN) == machine
         with pytest.raises(NoSuchMachine):
             await machines.get(connection, machine.vm_id, BEN)
-        assert await machines.of_person(connection, BEN) == []
+        assert await machines.of_user(connection, BEN) == []
 
 
 async def test_adding_a_machine_again_keeps_the_row(store: Database) -> None:
@@ -237,18 +237,18 @@ async def test_a_credential_put_twice_is_one(store: Database) -> None:
 
 async def test_a_new_credential_replaces_only_its_own_kind(store: Database) -> None:
     old, new = _credential(), _credential()
-    other_person, other_provider = _credential(BEN), _credential(provider="claude_code")
+    other_user, other_provider = _credential(BEN), _credential(provider="claude_code")
     async with store.write() as connection:
-        for row in (old, new, other_person, other_provider):
+        for row in (old, new, other_user, other_provider):
             await credentials.put(connection, row)
         await credentials.forget_others(connection, new.credential_id)
         left = [
             row.credential_id
-            for row in (old, new, other_person, other_provider)
+            for row in (old, new, other_user, other_provider)
             if await credentials.get(connection, row.credential_id)
         ]
     assert left == [
         new.credential_id,
-        other_person.credential_id,
+        other_user.credential_id,
         other_provider.credential_id,
     ]

@@ -11,12 +11,12 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.system import idempotency_keys
 from polydev.controller.store.queries.system.idempotency_keys import Before, Taken
-from polydev.shared.domain import Person, PersonId
+from polydev.shared.domain import User, UserId
 from polydev.shared.errors import TooManyRequests
 
 _AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _MINUTE = timedelta(minutes=1)
-_ANN, _BEN = PersonId("ann"), PersonId("ben")
+_ANN, _BEN = UserId("ann"), UserId("ben")
 _FIRST = Taken(_ANN, "key", "hash", _AT, _AT)
 
 
@@ -24,7 +24,7 @@ _FIRST = Taken(_ANN, "key", "hash", _AT, _AT)
 async def kept(store: Database) -> Database:
     async with store.write() as connection:
         for who in (_ANN, _BEN):
-            await users.add(connection, Person(who, f"{who}@example.org", _AT))
+            await users.add(connection, User(who, f"{who}@example.org", _AT))
     return store
 
 
@@ -42,9 +42,9 @@ async def test_a_key_is_taken_once(kept: Database) -> None:
     assert await _take(kept, _FIRST) == _FIRST
     assert await _take(kept, _at(1)) == Before("hash", None, None)
     assert await _take(kept, _at(1, request_hash="other")) == Before("hash", None, None)
-    other_key, other_person = _at(1, key="another"), _at(1, user_id=_BEN)
+    other_key, other_user = _at(1, key="another"), _at(1, user_id=_BEN)
     assert await _take(kept, other_key) == other_key
-    assert await _take(kept, other_person) == other_person
+    assert await _take(kept, other_user) == other_user
 
 
 async def test_what_was_answered_is_known_again(kept: Database) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 import polydev.controller.store.queries
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.engine.keyset import Span
-from polydev.shared.domain import PersonId
+from polydev.shared.domain import UserId
 from polydev.shared.errors import Missing, PolydevError
 from polydev.shared.host_protocol import Health
 
@@ -61,7 +61,7 @@ def _anns(kind: Any, name: str) -> Any:  # noqa: PLR0911
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _anns(next(part for part in parts if part is not types.NoneType), name)
-    if kind is PersonId or name in ("user_id", "owner"):
+    if kind is UserId or name in ("user_id", "owner"):
         return ANN
     if kind in _OTHERS or name in _OTHERS:
         return _OTHERS.get(kind) or _OTHERS[name]

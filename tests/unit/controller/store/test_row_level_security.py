@@ -20,7 +20,7 @@ from owned_rows import (
     TABLES,
     Acting,
     as_claimed,
-    as_person,
+    as_user,
     copied,
     not_bens,
     owner_of,
@@ -33,7 +33,7 @@ from owned_rows import (
 from postgres import Cluster
 
 from polydev.controller.store.engine.database import Database
-from polydev.shared.domain import PersonId
+from polydev.shared.domain import UserId
 
 
 @pytest.fixture(params=["polydev_person", "authenticated"])
@@ -43,7 +43,7 @@ def as_ben(
     """Raw SQL for whoever acts as Ben: Polydev's role for people, with its few rights, or one as
     Supabase has it, with all rights there are and Ben's token."""
     return (
-        as_person(filled) if request.param == "polydev_person" else as_claimed(postgres, filled_url)
+        as_user(filled) if request.param == "polydev_person" else as_claimed(postgres, filled_url)
     )
 
 
@@ -119,13 +119,13 @@ async def test_what_is_not_theirs_cannot_be_changed_or_deleted(
 async def test_nothing_can_be_put_down_as_anothers_nor_an_id_be_guessed(
     as_ben: Acting, name: str
 ) -> None:
-    def put_down_as(person: str) -> tuple[str, tuple[Any, ...]]:
-        row = row_of(TABLES[name], PersonId("new"))
+    def put_down_as(user: str) -> tuple[str, tuple[Any, ...]]:
+        row = row_of(TABLES[name], UserId("new"))
         for column in TABLES[name].c:
             if column.name in row and (
                 column.foreign_keys or column.name == owner_of(TABLES[name])
             ):
-                row[column.name] = value_of(column, PersonId(person))
+                row[column.name] = value_of(column, UserId(user))
         columns, marks = ", ".join(f'"{it}"' for it in row), ", ".join(["%s"] * len(row))
         values = tuple(json.dumps(it) if isinstance(it, dict) else it for it in row.values())
         return f"INSERT INTO {name} ({columns}) VALUES ({marks})", values
@@ -133,8 +133,8 @@ async def test_nothing_can_be_put_down_as_anothers_nor_an_id_be_guessed(
     async with as_ben() as raw:
         for more in ("", " RETURNING 1", " ON CONFLICT DO NOTHING"):
             outcomes = set()
-            for person in ("ann", "nobody"):
-                statement, values = put_down_as(person)
+            for user in ("ann", "nobody"):
+                statement, values = put_down_as(user)
                 outcome = await tried(raw, statement + more, *values)
                 assert was_refused(outcome), f"{name}: {outcome}"
                 outcomes.add(outcome)
@@ -166,7 +166,7 @@ async def test_nobody_gives_themselves_rights(as_ben: Acting) -> None:
 async def test_people_cannot_read_secrets_even_of_their_own(
     filled: Database, table: str, column: str
 ) -> None:
-    async with as_person(filled)() as raw:
+    async with as_user(filled)() as raw:
         assert was_refused(await tried(raw, f"SELECT {column} FROM {table}"))
 
 

@@ -20,12 +20,12 @@ from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.connect import credentials, vault_keys
 from polydev.controller.vault import MAX_PLAINTEXT_BYTES, Binding, Vault, unlock
 from polydev.controller.vault.sealing import Sealer
-from polydev.shared.domain import CredentialId, Person, PersonId, SealedCredential, now
+from polydev.shared.domain import CredentialId, SealedCredential, User, UserId, now
 from polydev.shared.errors import CredentialDamaged, WrongEncryptionKey
 
 NODE = "/usr/bin/node"
 KEY = SecretStr("correct horse battery staple, with ümlaut")
-BINDING = Binding(CredentialId("c-1"), PersonId("ann"), "codex")
+BINDING = Binding(CredentialId("c-1"), UserId("ann"), "codex")
 PLAINTEXT = json.dumps({"tokens": {"access_token": "made-up-token-ä"}}).encode()
 
 NODE_SEAL = """
@@ -73,7 +73,7 @@ def _legacy(columns: object) -> SealedCredential:
     assert isinstance(columns, dict)
     return SealedCredential(
         credential_id=CredentialId("old"),
-        user_id=PersonId("ann"),
+        user_id=UserId("ann"),
         provider="codex",
         key_id=None,
         created_at=now(),
@@ -97,7 +97,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Database]:
     database = open_database(None, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, Person(PersonId("ann"), "ann@example.test", now()))
+        await users.add(connection, User(UserId("ann"), "ann@example.test", now()))
     yield database
     await database.close()
 
@@ -133,12 +133,12 @@ async def test_salt_and_iv_are_fresh_each_time(vault: Vault) -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     plaintext=st.binary(max_size=4096),
-    person=st.text(max_size=20),
+    user=st.text(max_size=20),
     provider=st.text(max_size=20),
 )
-async def test_what_is_sealed_opens(plaintext: bytes, person: str, provider: str) -> None:
+async def test_what_is_sealed_opens(plaintext: bytes, user: str, provider: str) -> None:
     vault = Vault(KEY, "key-1")
-    binding = Binding(CredentialId("c"), PersonId(person), provider)
+    binding = Binding(CredentialId("c"), UserId(user), provider)
     assert await vault.open(await vault.seal(plaintext, binding, now())) == plaintext
 
 
@@ -148,8 +148,8 @@ def test_different_owners_have_different_authenticated_data(
 ) -> None:
     others = other.draw(st.tuples(*([st.text(max_size=8)] * 3)).filter(lambda it: it != parts))
     assert (
-        Binding(CredentialId(parts[0]), PersonId(parts[1]), parts[2]).authenticated_data()
-        != Binding(CredentialId(others[0]), PersonId(others[1]), others[2]).authenticated_data()
+        Binding(CredentialId(parts[0]), UserId(parts[1]), parts[2]).authenticated_data()
+        != Binding(CredentialId(others[0]), UserId(others[1]), others[2]).authenticated_data()
     )
 
 
@@ -169,7 +169,7 @@ async def test_a_change_in_any_column_is_noticed(vault: Vault, column: str, dama
 @pytest.mark.parametrize(
     "change",
     [
-        {"user_id": PersonId("ben")},
+        {"user_id": UserId("ben")},
         {"provider": "claude_code"},
         {"credential_id": CredentialId("c-2")},
         {"key_id": None},
@@ -202,7 +202,7 @@ async def test_a_row_of_another_key_says_so(vault: Vault) -> None:
 async def test_errors_and_reprs_do_not_tell_secrets(vault: Vault) -> None:
     row = await vault.seal(PLAINTEXT, BINDING, now())
     with pytest.raises(CredentialDamaged) as caught:
-        await vault.open(replace(row, user_id=PersonId("ben")))
+        await vault.open(replace(row, user_id=UserId("ben")))
     told = f"{caught.value.line()} {vault!r} {row!r} {vars(vault)}"
     assert "made-up-token" not in told
     assert KEY.get_secret_value() not in told

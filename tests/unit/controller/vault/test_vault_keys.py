@@ -14,12 +14,12 @@ from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.connect import credentials, vault_keys
 from polydev.controller.vault import Binding, Vault, unlock
-from polydev.shared.domain import CredentialId, Person, PersonId, now
+from polydev.shared.domain import CredentialId, User, UserId, now
 from polydev.shared.errors import BadSettings, CredentialDamaged, WrongEncryptionKey
 
 OLD = SecretStr("the old key of these tests")
 NEW = SecretStr("the new key of these tests")
-ANN = PersonId("ann")
+ANN = UserId("ann")
 BINDING = Binding(CredentialId("c-1"), ANN, "codex")
 
 
@@ -28,7 +28,7 @@ async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
     database = open_database(database_url, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, User(ANN, "ann@example.test", now()))
     yield database
     await database.close()
 

@@ -16,16 +16,16 @@ from polydev.shared.domain import (
     MachineKind,
     MachineSize,
     MachineState,
-    PersonId,
     SessionId,
     SessionStatus,
+    UserId,
     Validity,
     VmId,
 )
 from polydev.shared.providers import all_providers, provider
 
 AT = datetime(2026, 3, 14, tzinfo=UTC)
-ANN = PersonId("ann")
+ANN = UserId("ann")
 CODEX = provider("codex")
 
 SESSION = ConnectSession(

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from polydev.controller.workflows.connect.browser_service_client import BrowserService
 from polydev.controller.workflows.connect.login_poller import LoginWatch
-from polydev.shared.domain import ConnectSession, PersonId, SessionId, SessionStatus, VmId, now
+from polydev.shared.domain import ConnectSession, SessionId, SessionStatus, UserId, VmId, now
 from polydev.shared.errors import LoginFailed, MachineBusy
 from polydev.shared.host_client import Host
 
@@ -40,7 +40,7 @@ class HastyMachine:
 def watch_of(machine: HastyMachine) -> LoginWatch:
     session = ConnectSession(
         session_id=SessionId("s"),
-        user_id=PersonId("p"),
+        user_id=UserId("p"),
         provider="codex",
         status=SessionStatus.WAITING,
         step=None,

@@ -32,17 +32,17 @@ from polydev.shared.domain import (
     MachineKind,
     MachineSize,
     MachineState,
-    Person,
-    PersonId,
     Scope,
     SealedCredential,
+    User,
+    UserId,
     new_vm_id,
     now,
 )
 from polydev.shared.errors import MachineBusy
 from polydev.shared.host_protocol import Usage, UsageSample
 
-ANN = PersonId("ann")
+ANN = UserId("ann")
 IDLE = Cause.of_controller("idle", "not used")
 LONG_AGO = now() - timedelta(hours=2)
 MACHINE = Machine(
@@ -73,7 +73,7 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
     database = open_database(database_url, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, Person(ANN, "ann@example.test", now()))
+        await users.add(connection, User(ANN, "ann@example.test", now()))
         await machines.add_if_absent(connection, MACHINE)
         sealed = SealedCredential(
             credential_id=CredentialId("c"),
@@ -103,8 +103,8 @@ Ask = Callable[[], Awaitable[int]]
 @pytest.fixture
 async def ask(database: Database) -> Ask:
     """Have the CLI take a turn."""
-    person = Person(ANN, "ann@example.test", now())
-    caller = Caller(person, frozenset(Scope), "sign-in", "127.0.0.1")
+    user = User(ANN, "ann@example.test", now())
+    caller = Caller(user, frozenset(Scope), "sign-in", "127.0.0.1")
     talks = Chats(database, ControllerSettings())
     chat = await talks.create(caller, "codex", "")
     return lambda: talks.ask(caller, chat.chat_id, "hello")

@@ -16,7 +16,7 @@ from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import rate_limits
 from polydev.controller.store.queries.accounts.rate_limits import Bucket
-from polydev.shared.domain import PersonId, now
+from polydev.shared.domain import UserId, now
 from polydev.shared.errors import TooManyRequests
 
 _HOUR_S = 3600
@@ -54,7 +54,7 @@ class Limits:
         bucket = _bucket(f"sign-in:{network_of(source)}", self._sign_ins)
         await self._take("Too many tries to sign in", bucket)
 
-    async def password(self, user_id: PersonId) -> None:
+    async def password(self, user_id: UserId) -> None:
         """A try to tell one's own password."""
         await self._take("Too many tries to tell the password", self._of_address(user_id))
 

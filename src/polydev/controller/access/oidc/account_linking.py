@@ -19,13 +19,13 @@ from polydev.controller.access.account_status import check_standing
 from polydev.controller.access.caller import Asked
 from polydev.controller.access.limits.rate_limits import Limits
 from polydev.controller.access.oidc.oidc import Oidc, Vouched, departing
-from polydev.controller.access.sign_in.accounts import Accounts, by, new_person
+from polydev.controller.access.sign_in.accounts import Accounts, by, new_user
 from polydev.controller.access.sign_in.sign_ins import Begun, SignIns
 from polydev.controller.access.tokens import random_tokens
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import identities, users
 from polydev.controller.store.queries.system import audit
-from polydev.shared.domain import Person
+from polydev.shared.domain import User
 from polydev.shared.errors import AlreadyExists, NotAllowed, NotSignedIn
 
 _BETWEEN = "."
@@ -71,14 +71,14 @@ class Arrivals:
         vouched = await self._oidc.arrival(secret, told)
         async with self._database.read() as connection:
             known = await identities.known_as(connection, vouched.identity)
-            person = await users.get(connection, known) if known else None
-        if person is None:
+            user = await users.get(connection, known) if known else None
+        if user is None:
             return await self._first_seen(vouched, invitation or None, asked)
-        check_standing(person)
+        check_standing(user)
         async with self._database.write() as connection:
-            entry = by(person.user_id, "account.sign-in", asked, reason=vouched.identity.issuer)
+            entry = by(user.user_id, "account.sign-in", asked, reason=vouched.identity.issuer)
             await audit.record(connection, entry)
-            return await self._sign_ins.begin(connection, person, asked)
+            return await self._sign_ins.begin(connection, user, asked)
 
     async def _first_seen(self, vouched: Vouched, invitation: str | None, asked: Asked) -> Begun:
         if vouched.verified_email is None:
@@ -92,14 +92,14 @@ class Arrivals:
         if there is not None:
             return await self._linked(vouched, there, asked)
         invited = await self._accounts.may_sign_up(address, invitation)
-        person = new_person(address, invited)
+        user = new_user(address, invited)
         async with self._database.write() as connection:
-            await self._accounts.add(connection, person, invited, asked)
-            await identities.link(connection, vouched.identity, person.user_id)
-            return await self._sign_ins.begin(connection, person, asked)
+            await self._accounts.add(connection, user, invited, asked)
+            await identities.link(connection, vouched.identity, user.user_id)
+            return await self._sign_ins.begin(connection, user, asked)
 
-    async def _linked(self, vouched: Vouched, there: Person, asked: Asked) -> Begun:
-        if await self._sign_ins.person(asked.cookie) != there.user_id:
+    async def _linked(self, vouched: Vouched, there: User, asked: Asked) -> Begun:
+        if await self._sign_ins.user(asked.cookie) != there.user_id:
             raise AlreadyExists(
                 "There is an account with this e-mail address already",
                 hint="Sign in to it as before, and then with the provider in the same browser",

@@ -31,7 +31,7 @@ from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.system import audit
-from polydev.shared.domain import Person, PersonId, Scope, now
+from polydev.shared.domain import Scope, User, UserId, now
 from polydev.shared.errors import AlreadyExists, BadRequest, NotAllowed, NotSignedIn
 
 VIA = "supabase"
@@ -63,13 +63,13 @@ class Supabase:
     async def caller(self, text: str, asked: Asked) -> Caller:
         """Whose token that is. Raises NotSignedIn, NotAllowed, IssuerUnreachable."""
         claims = await self._claims(text)
-        user_id = _person_id(claims)
+        user_id = _user_id(claims)
         async with self._database.read() as connection:
-            person = await users.get(connection, user_id)
-        if person is None:
-            person = await self._first_seen(user_id, claims, asked)
-        check_standing(person)
-        return Caller(person, frozenset(Scope), VIA, asked.source)
+            user = await users.get(connection, user_id)
+        if user is None:
+            user = await self._first_seen(user_id, claims, asked)
+        check_standing(user)
+        return Caller(user, frozenset(Scope), VIA, asked.source)
 
     async def _claims(self, text: str) -> Claims:
         algorithm, key_id = header_of(text)
@@ -82,16 +82,16 @@ class Supabase:
             raise refused()
         return claims_of(text, key, algorithm, self._expected)
 
-    async def _first_seen(self, user_id: PersonId, claims: Claims, asked: Asked) -> Person:
+    async def _first_seen(self, user_id: UserId, claims: Claims, asked: Asked) -> User:
         if claims.get("is_anonymous") is True:
             raise NotAllowed(
                 "Anonymous people of the Supabase project cannot come in",
                 hint="Sign up there with an e-mail address",
             )
-        person = Person(user_id, _address(user_id, claims), now())
+        user = User(user_id, _address(user_id, claims), now())
         async with self._database.write() as connection:
             try:
-                await users.add(connection, person)
+                await users.add(connection, user)
             except AlreadyExists:
                 there = await users.get(connection, user_id)
                 if there is None:
@@ -100,18 +100,18 @@ class Supabase:
             entry = by(user_id, "account.sign-up", asked, via=VIA)
             await audit.record(connection, entry)
             await event_outbox.emit(connection, user_id, "account", user_id, status="new")
-        return person
+        return user
 
 
-def _person_id(claims: Claims) -> PersonId:
+def _user_id(claims: Claims) -> UserId:
     """Supabase's ids are UUIDs; nothing else becomes a person's id, `admin` least of all."""
     try:
-        return PersonId(str(uuid.UUID(str(claims["sub"]))))
+        return UserId(str(uuid.UUID(str(claims["sub"]))))
     except ValueError:
         raise NotSignedIn("This token names no person") from None
 
 
-def _address(user_id: PersonId, claims: Claims) -> str:
+def _address(user_id: UserId, claims: Claims) -> str:
     """Their address; people who signed up with a telephone get a name that no mail reaches."""
     told = claims.get("email")
     try:

@@ -27,7 +27,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import api_tokens, invitations, sign_ins, users
 from polydev.controller.store.queries.accounts import passwords as kept_passwords
 from polydev.controller.store.queries.system import audit
-from polydev.shared.domain import ApiToken, AuditEntry, Invitation, Person, PersonId, Role, now
+from polydev.shared.domain import ApiToken, AuditEntry, Invitation, Role, User, UserId, now
 from polydev.shared.errors import NotAllowed, NotSignedIn
 
 _JUST_BEGUN = timedelta(minutes=10)
@@ -77,11 +77,11 @@ class Accounts:
         address = email_addresses.normalised(email)
         invited = await self.may_sign_up(address, invitation)
         kept = await self._passwords.hash(passwords.accepted(password, address))
-        person = new_person(address, invited)
+        user = new_user(address, invited)
         async with self._database.write() as connection:
-            await self.add(connection, person, invited, asked)
-            await kept_passwords.add(connection, person.user_id, kept)
-            return await self._sign_ins.begin(connection, person, asked)
+            await self.add(connection, user, invited, asked)
+            await kept_passwords.add(connection, user.user_id, kept)
+            return await self._sign_ins.begin(connection, user, asked)
 
     async def may_sign_up(self, address: str, invitation: str | None) -> Invitation | None:
         """Whether somebody with that address may make an account. Raises NotAllowed."""
@@ -98,19 +98,19 @@ class Accounts:
     async def add(
         self,
         connection: AsyncConnection,
-        person: Person,
+        user: User,
         invited: Invitation | None,
         asked: Asked,
     ) -> None:
         """Add a person, and use their invitation up. Raises AlreadyExists, NotAllowed."""
-        await users.add(connection, person)
+        await users.add(connection, user)
         if invited is not None and not await invitations.use(
-            connection, invited.invitation_id, person.user_id, now()
+            connection, invited.invitation_id, user.user_id, now()
         ):
             raise no_longer()
         reason = f"invitation {invited.invitation_id}" if invited else ""
-        await audit.record(connection, by(person.user_id, "account.sign-up", asked, reason=reason))
-        await event_outbox.emit(connection, person.user_id, "account", person.user_id, status="new")
+        await audit.record(connection, by(user.user_id, "account.sign-up", asked, reason=reason))
+        await event_outbox.emit(connection, user.user_id, "account", user.user_id, status="new")
 
     async def sign_in(self, email: str, password: str, asked: Asked) -> Begun:
         """Raises: NotSignedIn (in the same words for everybody), NotAllowed, TooManyRequests."""
@@ -120,23 +120,23 @@ class Accounts:
             known = await sign_ins.sources_of(connection, address)
         await self._doors.limits.sign_in(address, asked.source, known)
         async with self._database.read() as connection:
-            person = await users.by_email(connection, address)
-            user_id = person.user_id if person else PersonId("")
+            user = await users.by_email(connection, address)
+            user_id = user.user_id if user else UserId("")
             kept = await kept_passwords.hash_of(connection, user_id)
-        if not await self._passwords.matches(password, kept) or person is None or kept is None:
-            await self._note_refusal(address, person, asked)
+        if not await self._passwords.matches(password, kept) or user is None or kept is None:
+            await self._note_refusal(address, user, asked)
             raise NotSignedIn("The e-mail address or the password is wrong")
-        check_standing(person)
+        check_standing(user)
         renewed = await self._passwords.renewed(password, kept)
         async with self._database.write() as connection:
             # Neither may have changed while the password was looked at, which takes a while.
-            latest = await users.get(connection, person.user_id)
+            latest = await users.get(connection, user.user_id)
             if latest is None or not await kept_passwords.keep(
-                connection, person.user_id, kept, renewed
+                connection, user.user_id, kept, renewed
             ):
                 raise NotSignedIn("The e-mail address or the password is wrong")
             check_standing(latest)
-            await audit.record(connection, by(person.user_id, "account.sign-in", asked))
+            await audit.record(connection, by(user.user_id, "account.sign-in", asked))
             return await self._sign_ins.begin(connection, latest, asked)
 
     async def sign_out(self, caller: Caller) -> None:
@@ -162,7 +162,7 @@ class Accounts:
             )
         if not await self._passwords.matches(current, kept):
             raise _wrong()
-        fresh = await self._passwords.hash(passwords.accepted(new, caller.person.email))
+        fresh = await self._passwords.hash(passwords.accepted(new, caller.user.email))
         entry = caller.did("account.password-change", user_id, user_id)
         async with self._database.write() as connection:
             if not await kept_passwords.replace(connection, user_id, kept, fresh):
@@ -200,23 +200,23 @@ class Accounts:
                 "This sign-in is too old for that", hint="Sign in again, and ask within 10 minutes"
             )
 
-    async def _note_refusal(self, address: str, person: Person | None, asked: Asked) -> None:
-        owner = None if person is None else person.user_id
+    async def _note_refusal(self, address: str, user: User | None, asked: Asked) -> None:
+        owner = None if user is None else user.user_id
         # The log outlives people: of those it knows, not even a hash of the address goes in.
-        subject = f"address:{email_addresses.hashed(address)}" if person is None else person.user_id
+        subject = f"address:{email_addresses.hashed(address)}" if user is None else user.user_id
         entry = AuditEntry(NOBODY, "account.sign-in-refused", subject, owner, VIA, asked.source)
         async with self._database.write() as connection:
             await audit.record(connection, entry)
 
 
-def new_person(address: str, invited: Invitation | None) -> Person:
+def new_user(address: str, invited: Invitation | None) -> User:
     """Somebody with an id of their own."""
-    role = Role.PERSON if invited is None else invited.role
-    return Person(PersonId(str(uuid.uuid4())), address, now(), role)
+    role = Role.USER if invited is None else invited.role
+    return User(UserId(str(uuid.uuid4())), address, now(), role)
 
 
 def by(
-    user_id: PersonId, action: str, asked: Asked, *, via: str = VIA, reason: str = ""
+    user_id: UserId, action: str, asked: Asked, *, via: str = VIA, reason: str = ""
 ) -> AuditEntry:
     """An entry of somebody who has just proved who they are, about themselves."""
     return AuditEntry(user_id, action, user_id, user_id, via, asked.source, reason)

@@ -16,7 +16,7 @@ from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import sign_ins, users
 from polydev.controller.store.queries.system import audit
-from polydev.shared.domain import Person, PersonId, Scope, SignIn, now
+from polydev.shared.domain import Scope, SignIn, User, UserId, now
 from polydev.shared.errors import NoSuchToken, NotSignedIn
 
 VIA = "sign-in"
@@ -28,7 +28,7 @@ _MAX_USER_AGENT = 256
 class Begun:
     """A sign-in that has just begun. `secret` is the cookie's, so this has no repr."""
 
-    person: Person
+    user: User
     sign_in: SignIn
     secret: str
 
@@ -45,26 +45,26 @@ class SignIns:
     async def caller(self, asked: Asked) -> Caller:
         """Who sent that cookie. Raises NotSignedIn; NotAllowed if another page made it do so."""
         secret = asked.cookie or ""
-        sign_in, person = await self._found(secret)
+        sign_in, user = await self._found(secret)
         self._origins.check(asked, secret)
         await self._note_seen(sign_in)
-        return Caller(person, frozenset(Scope), VIA, asked.source, sign_in.sign_in_id)
+        return Caller(user, frozenset(Scope), VIA, asked.source, sign_in.sign_in_id)
 
-    async def person(self, secret: str | None) -> PersonId | None:
+    async def user(self, secret: str | None) -> UserId | None:
         """Whose cookie that is; None if it is nobody's (any longer)."""
         try:
             return (await self._found(secret or ""))[1].user_id
         except NotSignedIn:
             return None
 
-    async def begin(self, connection: AsyncConnection, person: Person, asked: Asked) -> Begun:
+    async def begin(self, connection: AsyncConnection, user: User, asked: Asked) -> Begun:
         """Sign somebody in who has proved who they are. The browser's old sign-in ends."""
         await self._end_replaced(connection, asked.cookie)
         at = now()
         await sign_ins.prune(connection, at, at - self._idle)
         sign_in = SignIn(
             sign_in_id=random_tokens.new_id(),
-            user_id=person.user_id,
+            user_id=user.user_id,
             source=asked.source,
             user_agent=asked.user_agent[:_MAX_USER_AGENT],
             created_at=at,
@@ -73,7 +73,7 @@ class SignIns:
         )
         secret = random_tokens.new_secret()
         await sign_ins.add(connection, sign_in, random_tokens.digest(secret))
-        return Begun(person, sign_in, secret)
+        return Begun(user, sign_in, secret)
 
     async def of(self, caller: Caller) -> list[SignIn]:
         """The caller's, the one seen last first."""
@@ -89,17 +89,17 @@ class SignIns:
             await sign_ins.end(connection, caller.user_id, sign_in_id)
             await audit.record(connection, entry)
 
-    async def _found(self, secret: str) -> tuple[SignIn, Person]:
+    async def _found(self, secret: str) -> tuple[SignIn, User]:
         """Raises NotSignedIn."""
         if not 0 < len(secret) <= random_tokens.MAX_CHARACTERS:
             raise _over()
         async with self._database.read() as connection:
             sign_in = await sign_ins.by_hash(connection, random_tokens.digest(secret))
-            person = await users.get(connection, sign_in.user_id) if sign_in else None
-        if sign_in is None or person is None or not self._holds(sign_in, now()):
+            user = await users.get(connection, sign_in.user_id) if sign_in else None
+        if sign_in is None or user is None or not self._holds(sign_in, now()):
             raise _over()
-        check_standing(person)
-        return sign_in, person
+        check_standing(user)
+        return sign_in, user
 
     def _holds(self, sign_in: SignIn, at: datetime) -> bool:
         return at < sign_in.expires_at and at < sign_in.seen_at + self._idle

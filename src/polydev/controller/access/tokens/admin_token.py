@@ -18,20 +18,20 @@ from polydev.controller.access.caller import LOCAL, Asked, Caller
 from polydev.controller.access.tokens import random_tokens
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users
-from polydev.shared.domain import Person, PersonId, Role, Scope, now
+from polydev.shared.domain import Role, Scope, User, UserId, now
 from polydev.shared.errors import AlreadyExists, BadSettings
 
 TOKEN_FILE = "admin-token"  # noqa: S105  (a file's name)
 MIN_TOKEN_CHARACTERS = 16
 MAX_TOKEN_CHARACTERS = 4096
 
-ADMINISTRATOR = PersonId("admin")
+ADMINISTRATOR = UserId("admin")
 
 
 class Local:
     """Knows the token."""
 
-    def __init__(self, administrator: Person, token: str) -> None:
+    def __init__(self, administrator: User, token: str) -> None:
         self._administrator = administrator
         self._digest = random_tokens.digest(token)
 
@@ -57,7 +57,7 @@ async def open_local(database: Database, folder: Path, token: SecretStr | None) 
             f"{where} must hold between {MIN_TOKEN_CHARACTERS} and {MAX_TOKEN_CHARACTERS} "
             "characters"
         )
-    administrator = Person(ADMINISTRATOR, "admin@localhost", now(), Role.ADMINISTRATOR)
+    administrator = User(ADMINISTRATOR, "admin@localhost", now(), Role.ADMINISTRATOR)
     async with database.write() as connection:
         with suppress(AlreadyExists):  # since an earlier start, or one of another controller
             await users.add(connection, administrator)

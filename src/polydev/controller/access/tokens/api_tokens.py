@@ -37,17 +37,17 @@ class Tokens:
             raise _unknown()
         async with self._database.read() as connection:
             found = await api_tokens.with_hash(connection, token_id)
-            person = await users.get(connection, found[0].user_id) if found else None
-        if found is None or person is None or not random_tokens.is_of(secret, found[1]):
+            user = await users.get(connection, found[0].user_id) if found else None
+        if found is None or user is None or not random_tokens.is_of(secret, found[1]):
             raise _unknown()
         token, at = found[0], now()
         if token.expires_at is not None and token.expires_at <= at:
             raise _unknown()
-        check_standing(person)
+        check_standing(user)
         if token.last_used_at is None or at - token.last_used_at >= _USED_EVERY:
             async with self._database.write() as connection:
                 await api_tokens.used(connection, token_id, at)
-        return Caller(person, token.scopes, f"token:{token_id}", asked.source)
+        return Caller(user, token.scopes, f"token:{token_id}", asked.source)
 
     async def create(
         self, caller: Caller, name: str, scopes: frozenset[Scope], lifetime: timedelta | None

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from polydev.controller.access import Caller
-from polydev.shared.domain import PersonId
+from polydev.shared.domain import UserId
 from polydev.shared.errors import TooManyRequests
 
 _RETRY_AFTER_S = 15
@@ -27,7 +27,7 @@ class AtOnce:
         self.limit = limit
         self._everybodys = everybodys
         self._what = what
-        self._counts: Counter[PersonId] = Counter()
+        self._counts: Counter[UserId] = Counter()
 
     @contextmanager
     def of(self, caller: Caller) -> Iterator[None]:

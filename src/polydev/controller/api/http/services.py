@@ -26,7 +26,7 @@ from polydev.controller.workflows.credentials.key_rotation import Rotation
 from polydev.controller.workflows.health import Checkup
 from polydev.controller.workflows.machines.machine_commands import MachineRequests
 from polydev.controller.workflows.machines.resume_on_use import Waking
-from polydev.shared.domain import PersonId, Scope
+from polydev.shared.domain import Scope, UserId
 from polydev.shared.errors import NoSuchPerson, PolydevError, Unavailable
 from polydev.shared.host_client import Hosts
 from polydev.shared.logging import context
@@ -94,7 +94,7 @@ def asked_of(connection: HTTPConnection) -> Asked:
 async def caller_of(connection: HTTPConnection) -> Caller:
     """Who asks. Raises NotSignedIn, NotAllowed."""
     caller = await services_of(connection).access.caller(asked_of(connection))
-    context.note(person=caller.user_id)
+    context.note(user=caller.user_id)
     return caller
 
 
@@ -113,18 +113,18 @@ def still_may(connection: HTTPConnection, scope: Scope) -> Callable[[], Awaitabl
     return ask
 
 
-async def whom(services: Services, caller: Caller, user_id: str | None) -> PersonId:
+async def whom(services: Services, caller: Caller, user_id: str | None) -> UserId:
     """For whom to act: the caller, or whom an administrator names.
 
     Raises: NotAllowed; NoSuchPerson to administrators alone.
     """
-    person = caller.whom(user_id)
-    if person != caller.user_id:
+    user = caller.whom(user_id)
+    if user != caller.user_id:
         async with services.database.read() as connection:
-            found = await users.get(connection, person)
+            found = await users.get(connection, user)
             if found is None or found.deleting_at is not None:
-                raise NoSuchPerson(f"There is no person {person}")
-    return person
+                raise NoSuchPerson(f"There is no person {user}")
+    return user
 
 
 async def _who_may(

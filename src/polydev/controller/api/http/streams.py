@@ -143,7 +143,7 @@ async def relay_program(socket: WebSocket, reached: Program, may: May) -> None:
         in_use = nullcontext() if request.pty else waking.in_use(vm_id)
         async with in_use, host.exec(vm_id, request) as process:
             inward = _to_program(socket, process, typed)
-            await both_ways(inward, _to_person(socket, process), may)
+            await both_ways(inward, _to_user(socket, process), may)
         end = ExecEnd(exit_code=process.exit_code)
     except WebSocketDisconnect:
         return
@@ -162,14 +162,14 @@ async def send_end(socket: WebSocket, end: ExecEnd) -> None:
 
 
 async def both_ways(
-    to_program: Coroutine[Any, Any, None], to_person: Coroutine[Any, Any, None], may: May
+    to_program: Coroutine[Any, Any, None], to_user: Coroutine[Any, Any, None], may: May
 ) -> None:
     """Carry both directions until the program ends.
 
     Raises: WebSocketDisconnect when the person is gone, NotSignedIn when they may no longer.
     """
     inward = asyncio.create_task(to_program)
-    outward = asyncio.create_task(to_person)
+    outward = asyncio.create_task(to_user)
     asking = asyncio.create_task(until_refused(may))
     every: set[asyncio.Task[None]] = {inward, outward, asking}
     try:
@@ -192,7 +192,7 @@ async def until_refused(may: May) -> None:
             raise NotSignedIn("What this was opened with was signed out or revoked")
 
 
-async def _to_person(socket: WebSocket, process: GuestProcess) -> None:
+async def _to_user(socket: WebSocket, process: GuestProcess) -> None:
     async for stream, chunk in process:
         await socket.send_bytes(bytes([stream]) + chunk)
 

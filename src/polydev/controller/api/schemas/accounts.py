@@ -17,7 +17,7 @@ from polydev.controller.access.tokens.api_tokens import DEFAULT_DAYS as TOKEN_DA
 from polydev.controller.access.tokens.api_tokens import MAX_DAYS as MAX_TOKEN_DAYS
 from polydev.controller.access.tokens.api_tokens import MAX_NAME
 from polydev.controller.settings import SignUp
-from polydev.shared.domain import ApiToken, Invitation, Person, Role, Scope, SignIn
+from polydev.shared.domain import ApiToken, Invitation, Role, Scope, SignIn, User
 
 Address = Annotated[str, Field(max_length=MAX_ADDRESS, examples=["ann@example.org"])]
 NewPassword = Annotated[
@@ -71,7 +71,7 @@ class NewToken(_Question):
 
 class NewInvitation(_Question):
     email: Address | None = Field(None, description="null: whoever has the code")
-    role: Role = Role.PERSON
+    role: Role = Role.USER
     expiresInDays: int = Field(INVITATION_DAYS, ge=1, le=MAX_INVITATION_DAYS)
 
 
@@ -111,15 +111,15 @@ class AccountView(_Answer):
 
     @classmethod
     def of(cls, caller: Caller, csrf_token: str | None) -> AccountView:
-        person = caller.person
+        user = caller.user
         may = [it for it in Scope if it in caller.scopes]
-        if person.role is not Role.ADMINISTRATOR:
+        if user.role is not Role.ADMINISTRATOR:
             may = [it for it in may if it is not Scope.ADMIN]
         return cls(
-            id=person.user_id,
-            email=person.email,
-            role=person.role,
-            createdAt=person.created_at,
+            id=user.user_id,
+            email=user.email,
+            role=user.role,
+            createdAt=user.created_at,
             via=caller.via,
             scopes=may,
             signInId=caller.sign_in_id,
@@ -219,14 +219,14 @@ class PersonView(_Answer):
     deletingAt: datetime | None
 
     @classmethod
-    def of(cls, person: Person) -> PersonView:
+    def of(cls, user: User) -> PersonView:
         return cls(
-            id=person.user_id,
-            email=person.email,
-            role=person.role,
-            createdAt=person.created_at,
-            disabledAt=person.disabled_at,
-            deletingAt=person.deleting_at,
+            id=user.user_id,
+            email=user.email,
+            role=user.role,
+            createdAt=user.created_at,
+            disabledAt=user.disabled_at,
+            deletingAt=user.deleting_at,
         )
 
 

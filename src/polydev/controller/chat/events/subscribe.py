@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from polydev.controller.chat.events.buffer import Lives
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.chats import chat_events
-from polydev.shared.domain import ChatEvent, ChatId, PersonId
+from polydev.shared.domain import ChatEvent, ChatId, UserId
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.4
@@ -20,7 +20,7 @@ _LONGEST_PAUSE_S = 0.4
 
 
 async def follow(
-    database: Database, lives: Lives, chat_id: ChatId, user_id: PersonId, known: int, idle_s: float
+    database: Database, lives: Lives, chat_id: ChatId, user_id: UserId, known: int, idle_s: float
 ) -> AsyncGenerator[list[ChatEvent]]:
     """Events after the known one, a few at a time, for ever; an empty list after `idle_s` without
     any."""

@@ -37,7 +37,7 @@ _BATCH_S = 0.1
 _AGAIN_S = 0.5
 _END_TRIES = 60
 _MAX_EVENTS = 200_000
-_BUT_PERSON = [it for it in TitledBy if it is not TitledBy.PERSON]
+_BUT_PERSON = [it for it in TitledBy if it is not TitledBy.USER]
 
 
 class Recording:
@@ -54,7 +54,7 @@ class Recording:
         self._bytes = 0
         self._count = 0
         self._title: str | None = None
-        self._is_entitled = chat.titled_by is TitledBy.PERSON
+        self._is_entitled = chat.titled_by is TitledBy.USER
         self._storing = asyncio.Lock()
 
     def tell(self, kind: EventKind, data: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from polydev.controller.store.queries.connect import credentials
 from polydev.controller.telemetry import metrics
 from polydev.controller.workflows.machines.actor import Cause
 from polydev.controller.workflows.machines.resume_on_use import WAKES, Waking, usable_cli_of
-from polydev.shared.domain import MachineState, PersonId, VmId
+from polydev.shared.domain import MachineState, UserId, VmId
 from polydev.shared.errors import (
     BadRequest,
     ChatFailed,
@@ -135,7 +135,7 @@ class SingleTurns:
     hosts: Hosts
     waking: Waking
 
-    async def open(self, user_id: PersonId, provider_id: str, prompt: str) -> Turn:
+    async def open(self, user_id: UserId, provider_id: str, prompt: str) -> Turn:
         """A turn with the person's CLI. Raises UnknownProvider, NotConnected, BadRequest."""
         about = provider(provider_id)
         if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARACTERS:
@@ -148,7 +148,7 @@ class SingleTurns:
             raise NotConnected(f"You have not connected {about.name}", hint=hint)
         if machine is None:
             raise NotConnected(f"You have no running CLI machine for {about.name}", hint=hint)
-        cause = Cause.of_person(user_id, "chat", "a message to a CLI")
+        cause = Cause.of_user(user_id, "chat", "a message to a CLI")
         waits = machine.status is not MachineState.RUNNING
         host = self.hosts.of(machine.host_id)
         return Turn(host, about, machine.vm_id, prompt, self.waking, cause, waits)

@@ -73,7 +73,7 @@ class TakenTurn:
             "Polydev was stopped in the middle of this turn", hint="Say it again"
         )
         reason = TurnEnd.INTERRUPTED
-        with context.about(person=self.chat.user_id):
+        with context.about(user=self.chat.user_id):
             keeping = asyncio.create_task(self._keep_up())
             try:
                 reason, error = await self._outcome()
@@ -167,7 +167,7 @@ class TakenTurn:
     async def _work(self) -> TurnEnd:
         means, chat = self._means, self.chat
         there = await machine_for(means.database, chat)
-        cause = Cause.of_person(chat.user_id, "chat", "a message in a chat")
+        cause = Cause.of_user(chat.user_id, "chat", "a message in a chat")
         machine = await means.waking.awake(cause, there.vm_id, self._tell_that_it_wakes)
         async with (
             means.waking.in_use(machine.vm_id),

@@ -21,7 +21,7 @@ from polydev.controller.store.engine import event_outbox, schema_version
 from polydev.controller.store.engine.change_bus import Changes
 from polydev.controller.store.engine.postgresql import Postgresql
 from polydev.controller.store.engine.sqlite import Sqlite, file_of
-from polydev.shared.domain import PersonId
+from polydev.shared.domain import UserId
 from polydev.shared.errors import BadSettings, DatabaseUnavailable
 
 _URL_HINT = (
@@ -35,7 +35,7 @@ class Kind(Protocol):
     engine: AsyncEngine
     changes: Changes
 
-    def options(self, *, writes: bool, person: PersonId | None) -> dict[str, Any]:
+    def options(self, *, writes: bool, user: UserId | None) -> dict[str, Any]:
         """Execution options of a transaction: the kind reads them where the transaction begins."""
 
     def owners_options(self) -> dict[str, Any]:
@@ -55,17 +55,17 @@ class Database:
         self._kind = kind
 
     @asynccontextmanager
-    async def read(self, person: PersonId | None = None) -> AsyncIterator[AsyncConnection]:
+    async def read(self, user: UserId | None = None) -> AsyncIterator[AsyncConnection]:
         """A connection that sees one state of the database; what it writes is not kept.
 
         For a person it sees what is theirs alone (PostgreSQL: row-level security); without one it
         is a worker's, which sees everything. Raises: DatabaseUnavailable.
         """
-        async with self._begun(self._kind.options(writes=False, person=person)) as connection:
+        async with self._begun(self._kind.options(writes=False, user=user)) as connection:
             yield connection
 
     @asynccontextmanager
-    async def write(self, person: PersonId | None = None) -> AsyncIterator[AsyncConnection]:
+    async def write(self, user: UserId | None = None) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at its end, undone if anything is raised in it.
 
         `person`, and what it raises, as in `read`.
@@ -74,7 +74,7 @@ class Database:
         transaction cannot fail in the middle. On PostgreSQL others write at the same time: who
         reads, and then writes what depends on it, takes a lock first (`locks.hold`).
         """
-        async with self._begun(self._kind.options(writes=True, person=person)) as connection:
+        async with self._begun(self._kind.options(writes=True, user=user)) as connection:
             yield connection
             await event_outbox.write_emitted(connection)
             await connection.commit()

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.engine import locks
 from polydev.controller.store.tables import events, users
-from polydev.shared.domain import PersonId, now
+from polydev.shared.domain import UserId, now
 
 MAX_WORD_CHARACTERS = 64
 
@@ -30,11 +30,11 @@ class _Emitted:
     data: dict[str, str]
 
 
-_emitted: WeakKeyDictionary[sa.Connection, dict[PersonId, list[_Emitted]]] = WeakKeyDictionary()
+_emitted: WeakKeyDictionary[sa.Connection, dict[UserId, list[_Emitted]]] = WeakKeyDictionary()
 
 
 async def emit(
-    connection: AsyncConnection, user_id: PersonId, kind: str, subject: str, /, **data: str | None
+    connection: AsyncConnection, user_id: UserId, kind: str, subject: str, /, **data: str | None
 ) -> None:
     """Tell that something of a person's changed, in the transaction that changes it.
 
@@ -74,7 +74,7 @@ def _key(connection: AsyncConnection) -> sa.Connection:
     return connection.sync_connection
 
 
-def _insert(user_id: PersonId, told: _Emitted, at: datetime) -> sa.Insert:
+def _insert(user_id: UserId, told: _Emitted, at: datetime) -> sa.Insert:
     """For a person who is there: what tells of somebody's end finds nobody to tell."""
     values = {"kind": told.kind, "subject": told.subject, "data": told.data, "at": at}
     row = [sa.literal(value, events.c[name].type) for name, value in values.items()]

@@ -20,11 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from polydev.controller.store.engine.change_bus import Changes
 from polydev.controller.store.engine.locks import number_of
 from polydev.controller.store.engine.pg_notify import SharedChanges, first_line
-from polydev.controller.store.engine.roles import PERSON, WORKER, see_to_roles
-from polydev.shared.domain import PersonId
+from polydev.controller.store.engine.roles import USER, WORKER, see_to_roles
+from polydev.shared.domain import UserId
 from polydev.shared.errors import BadRequest, BadSettings, DatabaseUnavailable
 
-_ROLE, _PERSON, _READS = "polydev_role", "polydev_person", "polydev_reads"
+_ROLE, _USER, _READS = "polydev_role", "polydev_person", "polydev_reads"
 _KEPT_CONNECTIONS = 10
 _MORE_CONNECTIONS = 10
 _RENEWED_S = 1800
@@ -67,11 +67,11 @@ class Postgresql:
         _, parameters = self.engine.dialect.create_connect_args(url)
         self.changes: Changes = SharedChanges({**_CONNECT, **parameters})
 
-    def options(self, *, writes: bool, person: PersonId | None) -> dict[str, Any]:
-        if person is not None and not person:
+    def options(self, *, writes: bool, user: UserId | None) -> dict[str, Any]:
+        if user is not None and not user:
             raise ValueError("a person without an id")
-        role = WORKER if person is None else PERSON
-        return {_ROLE: role, _PERSON: person or "", _READS: not writes}
+        role = WORKER if user is None else USER
+        return {_ROLE: role, _USER: user or "", _READS: not writes}
 
     def owners_options(self) -> dict[str, Any]:
         return {_ROLE: None, _READS: False}
@@ -140,4 +140,4 @@ def _begin(connection: sa.Connection) -> None:
     if role is None:
         connection.exec_driver_sql(_ACT_AS_OWNER)
     else:
-        connection.exec_driver_sql(_ACT, (role, options[_PERSON]))
+        connection.exec_driver_sql(_ACT, (role, options[_USER]))

@@ -12,9 +12,9 @@ from polydev.shared.errors import BadSettings
 
 WORKER = "polydev_worker"
 """Acts for the controller itself: sees every row."""
-PERSON = "polydev_person"
+USER = "polydev_person"
 """Acts for one person: sees what is theirs."""
-ROLES = (WORKER, PERSON)
+ROLES = (WORKER, USER)
 
 _GRANTS_SET_APART = 160000
 """Since PostgreSQL 16, becoming a role and having its rights are granted one by one."""

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from polydev.controller.store.engine.change_bus import Changes
 from polydev.controller.store.engine.sqlite_connection import connect
-from polydev.shared.domain import PersonId
+from polydev.shared.domain import UserId
 from polydev.shared.errors import BadSettings
 
 _BUSY_TIMEOUT_MS = 30_000
@@ -31,7 +31,7 @@ class Sqlite:
         self.engine = _engine(file)
         self.changes = Changes()
 
-    def options(self, *, writes: bool, person: PersonId | None) -> dict[str, Any]:
+    def options(self, *, writes: bool, user: UserId | None) -> dict[str, Any]:
         return {_WRITES: writes}
 
     def owners_options(self) -> dict[str, Any]:

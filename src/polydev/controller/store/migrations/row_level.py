@@ -55,7 +55,7 @@ def close(table: str) -> None:
     )
 
 
-def open_to_its_person(table: str, own: Own) -> None:
+def open_to_its_user(table: str, own: Own) -> None:
     """Let people do that with rows of theirs."""
     using, check = f"USING ({own.whose})", f"WITH CHECK ({own.written or own.whose})"
     for command, columns, conditions in (

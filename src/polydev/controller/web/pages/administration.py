@@ -26,7 +26,7 @@ from polydev.controller.api.routes.system.doctor import examine
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.system.audit import Sought
 from polydev.controller.web.rendering.render import Administrator, fragment, page
-from polydev.shared.domain import PersonId, now
+from polydev.shared.domain import UserId, now
 from polydev.shared.errors import NoSuchFile
 
 router = APIRouter(include_in_schema=False)
@@ -42,7 +42,7 @@ class Asked:
     caller: Caller
     paged: Page
     filters: Sought
-    person: str | None
+    user: str | None
     """Of whom, where a part can be about one person."""
 
 
@@ -68,9 +68,9 @@ def _asked(
     services: Reach,
     paged: Paged,
     filters: Filters,
-    person: Annotated[IdText | None, Query()] = None,
+    user: Annotated[IdText | None, Query()] = None,
 ) -> Asked:
-    return Asked(services, caller, paged, filters, person)
+    return Asked(services, caller, paged, filters, user)
 
 
 AskedByAdministrator = Annotated[Asked, Depends(_asked)]
@@ -116,7 +116,7 @@ async def _told(part: Part, request: Request, asked: Asked) -> Told:
         + (f"?{request.url.query}" if request.url.query else ""),
         "next": f"{part.path}?{link.partition('?')[2].partition('>')[0]}" if link else "",
         "is_first_page": asked.paged.cursor is None,
-        "person": asked.person,
+        "person": asked.user,
     }
 
 
@@ -127,7 +127,7 @@ def _part(part_id: str) -> Part:
     return found
 
 
-async def _people(asked: Asked) -> Told:
+async def _users(asked: Asked) -> Told:
     at = now()
     invited = await list_invitations(asked.caller, asked.services)
     return {
@@ -142,12 +142,12 @@ async def _hosts(asked: Asked) -> Told:
 
 
 async def _machines(asked: Asked) -> Told:
-    rows = await list_all_machines(asked.caller, asked.services, asked.paged, asked.person)
+    rows = await list_all_machines(asked.caller, asked.services, asked.paged, asked.user)
     return {"machines": rows, "names": await _names(asked, {it.user_id for it in rows})}
 
 
 async def _sessions(asked: Asked) -> Told:
-    rows = await list_all_sessions(asked.caller, asked.services, asked.paged, asked.person)
+    rows = await list_all_sessions(asked.caller, asked.services, asked.paged, asked.user)
     return {"sessions": rows, "names": await _names(asked, {it.userId for it in rows})}
 
 
@@ -157,7 +157,7 @@ async def _keys(asked: Asked) -> Told:
 
 async def _audit(asked: Asked) -> Told:
     rows = await list_audit_log(
-        asked.caller, asked.services, asked.paged, asked.filters, asked.person
+        asked.caller, asked.services, asked.paged, asked.filters, asked.user
     )
     actors = {it.actor for it in rows} | {it.owner for it in rows if it.owner}
     return {"entries": rows, "names": await _names(asked, actors), "filters": asked.filters}
@@ -170,12 +170,12 @@ async def _doctor(asked: Asked) -> Told:
 async def _names(asked: Asked, ids: set[str]) -> dict[str, str]:
     """E-mail addresses by people's ids; who is gone has none."""
     async with asked.services.database.read() as connection:
-        found = [await users.get(connection, PersonId(it)) for it in sorted(ids)]
+        found = [await users.get(connection, UserId(it)) for it in sorted(ids)]
     return {it.user_id: it.email for it in found if it is not None}
 
 
 _PARTS = (
-    Part("people", "People", "people", _people),
+    Part("people", "People", "people", _users),
     Part("machines", "Machines", "machine", _machines),
     Part("sessions", "Sessions", "plug", _sessions),
     Part("hosts", "Hosts", "server", _hosts),

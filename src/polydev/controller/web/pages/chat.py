@@ -111,7 +111,7 @@ async def _listed(
 
 async def _clis(services: Services, caller: Caller) -> list[Cli]:
     async with services.database.read(caller.user_id) as connection:
-        kept = await credentials.of_person(connection, caller.user_id)
+        kept = await credentials.of_user(connection, caller.user_id)
     connected = {it.provider for it in kept if it.revoked_at is None}
     return [Cli(it.id, it.name, it.id in connected) for it in all_providers()]
 
@@ -119,7 +119,7 @@ async def _clis(services: Services, caller: Caller) -> list[Cli]:
 async def _whereabouts(services: Services, caller: Caller, chat: Chat) -> dict[str, Any]:
     about = provider(chat.provider)
     async with services.database.read(caller.user_id) as connection:
-        owned = await machines.of_person(connection, caller.user_id)
+        owned = await machines.of_user(connection, caller.user_id)
         kept = await credentials.newest_of(connection, caller.user_id, chat.provider)
     return {
         "chat": chat,

@@ -40,14 +40,14 @@ async def home_again(request: Request, caller: Signed, services: Reach) -> Respo
 
 
 async def _told(services: Services, caller: Caller) -> dict[str, Any]:
-    person = caller.user_id
-    async with services.database.read(person) as connection:
-        live = await sessions.every(connection, _RECENT, user_id=person, live=True)
-        recent = await sessions.every(connection, _RECENT, user_id=person)
+    user = caller.user_id
+    async with services.database.read(user) as connection:
+        live = await sessions.every(connection, _RECENT, user_id=user, live=True)
+        recent = await sessions.every(connection, _RECENT, user_id=user)
         known = Known(
             [*live, *recent],
-            await credentials.of_person(connection, person),
-            await machines.of_person(connection, person),
+            await credentials.of_user(connection, user),
+            await machines.of_user(connection, user),
         )
     shown = cards(all_providers(), known, now())
     return {"cards": shown, "is_new": all(it.state is State.OFF for it in shown)}

@@ -60,7 +60,7 @@ async def show_active_machine(request: Request, caller: Signed, services: Reach)
             found = await machines.cli_of(connection, caller.user_id, state)
             if found is not None:
                 break
-        others = await machines.of_person(connection, caller.user_id)
+        others = await machines.of_user(connection, caller.user_id)
     if found is None:
         return page(request, "machine_none.html", others=[_row(it) for it in others])
     return page(request, "machine.html", **await _told(services, caller, found))
@@ -84,10 +84,10 @@ async def machine_again(request: Request, vm_id: Id, caller: Signed, services: R
 
 
 async def _told(services: Services, caller: Caller, machine: Machine) -> dict[str, Any]:
-    person = caller.user_id
-    async with services.database.read(person) as connection:
-        every = await machines.of_person(connection, person)
-        held = await credentials.of_person(connection, person)
+    user = caller.user_id
+    async with services.database.read(user) as connection:
+        every = await machines.of_user(connection, user)
+        held = await credentials.of_user(connection, user)
     here = {it.provider for it in held if it.vm_id == machine.vm_id and it.revoked_at is None}
     return {
         "connected": [Connected(it.id, it.name) for it in all_providers() if it.id in here],

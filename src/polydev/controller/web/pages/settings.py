@@ -70,8 +70,8 @@ async def part_again(part_id: str, request: Request, caller: Signed, services: R
 
 async def _connections(services: Services, caller: Caller) -> Told:
     async with services.database.read(caller.user_id) as connection:
-        rows = await credentials.of_person(connection, caller.user_id)
-        there = {it.vm_id: it for it in await machines.of_person(connection, caller.user_id)}
+        rows = await credentials.of_user(connection, caller.user_id)
+        there = {it.vm_id: it for it in await machines.of_user(connection, caller.user_id)}
     names = {it.id: it.name for it in all_providers()}
     return {
         "connections": [
@@ -88,7 +88,7 @@ async def _connections(services: Services, caller: Caller) -> Told:
 
 
 async def _tokens(services: Services, caller: Caller) -> Told:
-    is_administrator = caller.person.role is Role.ADMINISTRATOR
+    is_administrator = caller.user.role is Role.ADMINISTRATOR
     return {
         "tokens": await list_tokens(caller, services),
         "scopes": [(it, SCOPES[it]) for it in Scope if is_administrator or it is not Scope.ADMIN],

@@ -50,4 +50,4 @@ async def _nobody_is_here(services: Services) -> bool:
     """Whether no person has an account yet, but for the one who has this machine's token."""
     async with services.database.read() as connection:
         found = await users.every(connection, Span(2, None))
-    return all(person.user_id == ADMINISTRATOR for person in found)
+    return all(user.user_id == ADMINISTRATOR for user in found)

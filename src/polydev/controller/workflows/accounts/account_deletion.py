@@ -31,7 +31,7 @@ from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.engine.log_only_observer import Unattended
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
 from polydev.controller.workflows.machines.machines import Machines
-from polydev.shared.domain import Machine, MachineState, Person, PersonId, now
+from polydev.shared.domain import Machine, MachineState, User, UserId, now
 from polydev.shared.errors import (
     HostUnreachable,
     MachineBusy,
@@ -73,7 +73,7 @@ class Removal:
         ]
         return Saga(DELETE, [], steps, Unattended(), _ERASE_S, self.on_point)
 
-    async def request(self, caller: Caller, user_id: PersonId) -> Person:
+    async def request(self, caller: Caller, user_id: UserId) -> User:
         """Have a person removed; nobody comes in as them from now on.
 
         Raises: NoSuchPerson; NotAllowed for the local administrator.
@@ -85,29 +85,29 @@ class Removal:
             )
         async with self.database.write() as connection:
             await locks.hold(connection, "person", user_id)
-            person = await users.get(connection, user_id)
-            if person is None:
+            user = await users.get(connection, user_id)
+            if user is None:
                 raise NoSuchPerson(f"No person has the id {user_id}")
-            if person.deleting_at is None:
-                person = replace(person, deleting_at=now())
-                await user_deletion.begin(connection, user_id, person.deleting_at or now())
+            if user.deleting_at is None:
+                user = replace(user, deleting_at=now())
+                await user_deletion.begin(connection, user_id, user.deleting_at or now())
                 await audit.record(connection, caller.did("person.delete", user_id, user_id))
         await self.engine.enqueue(DELETE, user_id)
-        return person
+        return user
 
     async def resume(self) -> None:
         """Go on with removals whose workflow was never begun, or ended without the last step."""
         async with self.database.read() as connection:
             leaving = await user_deletion.begun(connection)
-        for person in leaving:
-            if not await self.engine.is_over(DELETE, person.user_id):
-                await self.engine.enqueue(DELETE, person.user_id)
+        for user in leaving:
+            if not await self.engine.is_over(DELETE, user.user_id):
+                await self.engine.enqueue(DELETE, user.user_id)
                 continue
             try:
                 for step in (self._cancel_sessions, self._destroy_machines, self._erase):
-                    await step(person.user_id)
+                    await step(user.user_id)
             except PolydevError as error:
-                log.warning("%s is not removed yet: %s", person.user_id, error.line())
+                log.warning("%s is not removed yet: %s", user.user_id, error.line())
 
     # -- the steps -------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Removal:
 
     async def _destroy_machines(self, subject: str) -> None:
         async with self.database.read() as connection:
-            theirs = await machines.ever_of_person(connection, PersonId(subject))
+            theirs = await machines.ever_of_user(connection, UserId(subject))
         for machine in theirs:
             if machine.status is not MachineState.DESTROYED:
                 await self.machines.take_down(machine.vm_id)
@@ -137,9 +137,9 @@ class Removal:
 
     async def _erase(self, subject: str) -> None:
         async with self.database.write() as connection:
-            person = await users.get(connection, PersonId(subject))
-            if person is None:
+            user = await users.get(connection, UserId(subject))
+            if user is None:
                 return
-            if not await user_deletion.is_settled(connection, person.user_id):
+            if not await user_deletion.is_settled(connection, user.user_id):
                 raise HostUnreachable("Not everything of theirs is gone yet")
-            await user_deletion.erase(connection, person, (person.user_id, hashed(person.email)))
+            await user_deletion.erase(connection, user, (user.user_id, hashed(user.email)))

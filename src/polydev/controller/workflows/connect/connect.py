@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.access import Caller
-from polydev.controller.placement.quotas import Quotas, hold_person
+from polydev.controller.placement.quotas import Quotas, lock_user
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.store.queries.system import audit
@@ -40,9 +40,9 @@ from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, Machi
 from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,
-    PersonId,
     SessionId,
     SessionStatus,
+    UserId,
     credential_id_for,
     now,
 )
@@ -68,7 +68,7 @@ def workflow_of(session: ConnectSession) -> str:
 
 
 def new_session(
-    user_id: PersonId,
+    user_id: UserId,
     provider_id: str,
     within_s: float,
     method: CredentialKind = CredentialKind.LOGIN,
@@ -99,7 +99,7 @@ async def add_unless_live(
 ) -> ConnectSession | None:
     """Add a session, in the caller's transaction; the live one instead, if there is one for that
     person and provider. Raises: QuotaExceeded."""
-    await hold_person(connection, session.user_id)
+    await lock_user(connection, session.user_id)
     live = await sessions.live_of(connection, session.user_id, session.provider)
     if live is None:
         if caller.bounds is not None:
@@ -154,7 +154,7 @@ class Connect:
 
     # -- what the API asks -----------------------------------------------------------------------
 
-    async def start(self, caller: Caller, user_id: PersonId, provider_id: str) -> ConnectSession:
+    async def start(self, caller: Caller, user_id: UserId, provider_id: str) -> ConnectSession:
         """A new session, or the live one for that provider.
 
         Raises: UnknownProvider, NotAllowed, NoSuchPerson, QuotaExceeded.
@@ -278,7 +278,7 @@ class Connect:
     def _delivery(self) -> SessionDelivery:
         return SessionDelivery(self.database, self.vault, self.machines)
 
-    def _new_session(self, user_id: PersonId, provider_id: str) -> ConnectSession:
+    def _new_session(self, user_id: UserId, provider_id: str) -> ConnectSession:
         limit = self.machines.settings
         before_s = limit.queue_limit_s + limit.machine_limit_s
         before_s += limit.healthy_limit_s + limit.login_start_limit_s

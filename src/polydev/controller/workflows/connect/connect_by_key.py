@@ -34,8 +34,8 @@ from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, Machi
 from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,
-    PersonId,
     SealedCredential,
+    UserId,
     credential_id_for,
     now,
 )
@@ -82,7 +82,7 @@ class ConnectByKey:
         self.engine.add(CONNECT_BY_KEY, partial(self.saga().run, self.engine))
 
     async def start(
-        self, caller: Caller, user_id: PersonId, provider_id: str, api_key: SecretStr
+        self, caller: Caller, user_id: UserId, provider_id: str, api_key: SecretStr
     ) -> ConnectSession:
         """A new session with that key, or the live one that has the same key.
 
@@ -127,7 +127,7 @@ class ConnectByKey:
             hint="Cancel it, or wait until it has ended",
         )
 
-    def _new_session(self, user_id: PersonId, provider_id: str) -> ConnectSession:
+    def _new_session(self, user_id: UserId, provider_id: str) -> ConnectSession:
         limit = self.machines.settings
         within_s = limit.queue_limit_s + limit.machine_limit_s + limit.write_limit_s
         return new_session(user_id, provider_id, within_s, CredentialKind.API_KEY)

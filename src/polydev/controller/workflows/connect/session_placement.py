@@ -23,8 +23,8 @@ from polydev.shared.domain import (
     Machine,
     MachineKind,
     MachineState,
-    PersonId,
     SessionId,
+    UserId,
     VmId,
     vm_id_for,
 )
@@ -89,7 +89,7 @@ class SessionClaims:
         return refusal
 
     async def replace_cli(
-        self, connection: AsyncConnection, session_id: SessionId, user_id: PersonId
+        self, connection: AsyncConnection, session_id: SessionId, user_id: UserId
     ) -> VmId:
         """Another CLI machine for a session whose own is lost. Raises NoCapacity, LoginFailed."""
         fleet = await self.machines.placement.look(connection)
@@ -169,11 +169,11 @@ class SessionClaims:
         fleet.take(host_id, Room.of(browser.size))
         await machines.add_if_absent(connection, replace(browser, host_id=host_id))
 
-    def _plan(self, session_id: SessionId, user_id: PersonId, kind: MachineKind) -> Machine:
+    def _plan(self, session_id: SessionId, user_id: UserId, kind: MachineKind) -> Machine:
         return self.machines.plan(user_id, kind, vm_id_for(session_id, kind), session_id)
 
 
-async def cli_machine_of(connection: AsyncConnection, user_id: PersonId) -> Machine | None:
+async def cli_machine_of(connection: AsyncConnection, user_id: UserId) -> Machine | None:
     """The person's CLI machine that a session takes, if there is one."""
     for state in _BY_PREFERENCE:
         found = await machines.cli_of(connection, user_id, state)

@@ -33,7 +33,7 @@ from polydev.controller.store.queries.connect.sessions import Waiting
 from polydev.controller.store.queries.machines import capacity
 from polydev.controller.workflows.connect.session_placement import Refusal, SessionClaims
 from polydev.controller.workflows.machines.machines import Machines
-from polydev.shared.domain import ConnectSession, PersonId, SessionId, SessionStatus, now
+from polydev.shared.domain import ConnectSession, SessionId, SessionStatus, UserId, now
 from polydev.shared.errors import LoginCancelled, NoCapacity, PolydevError
 
 log = logging.getLogger("polydev.controller.workflows")
@@ -120,7 +120,7 @@ class Admission:
         async with self._database.write() as connection:
             fleet = await self._machines.placement.look(connection)
             queue = [it for it in await sessions.queued(connection) if not it.is_cancelled]
-            running = Counter(await capacity.running_by_person(connection))
+            running = Counter(await capacity.running_by_user(connection))
             waiting = list(queue)
             self._refusals.clear()
             free = self._at_once - await sessions.underway(connection)
@@ -141,7 +141,7 @@ class Admission:
         connection: AsyncConnection,
         fleet: Fleet,
         waiting: list[Waiting],
-        running: Counter[PersonId],
+        running: Counter[UserId],
     ) -> Waiting | None:
         """Admit the first that may go now; None if there is none."""
         at = now()
@@ -182,7 +182,7 @@ class Admission:
 
 
 def _turn(
-    it: Waiting, running: Counter[PersonId], at: datetime
+    it: Waiting, running: Counter[UserId], at: datetime
 ) -> tuple[bool, int, datetime, SessionId]:
     """Sorts the queue: the smallest goes first."""
     is_patient = at - it.created_at < timedelta(seconds=_PATIENCE_S)

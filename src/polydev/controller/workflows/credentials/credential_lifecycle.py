@@ -36,7 +36,7 @@ from polydev.shared.domain import (
     Machine,
     MachineKind,
     MachineState,
-    PersonId,
+    UserId,
     Validity,
     now,
 )
@@ -166,7 +166,7 @@ class Custody:
         found = await self._machine(credential) if replaced is None else None
         if found is not None:
             if can_be_used(found):  # one that sleeps has its disk in use
-                cause = Cause.of_person(whose, "workflow", "a login is removed from it")
+                cause = Cause.of_user(whose, "workflow", "a login is removed from it")
                 found = await self.waking.awake(cause, found.vm_id)
             running = found.status is MachineState.RUNNING
             about = provider(which)
@@ -236,7 +236,7 @@ class Custody:
         words = f"{about.name} says that it is logged in, and had renewed its tokens"
         return Verdict(Validity.VALID, words, refreshed=taken)
 
-    async def _standing(self, bounds: PersonId | None, credential_id: CredentialId) -> Credential:
+    async def _standing(self, bounds: UserId | None, credential_id: CredentialId) -> Credential:
         async with self.database.read(bounds) as connection:
             credential = await credentials.told(connection, credential_id, bounds)
         if credential.revoked_at is not None:
@@ -250,7 +250,7 @@ class Custody:
                 if credential.kind is CredentialKind.API_KEY:  # it waits to be written
                     return None
                 # It was written before that was noted.
-                owned = await machines.of_person(connection, credential.user_id)
+                owned = await machines.of_user(connection, credential.user_id)
                 return next((it for it in owned if it.vm_type is MachineKind.CLI), None)
             machine = await machines.find(connection, credential.vm_id)
         return None if machine is None or machine.status in _GONE else machine

@@ -16,7 +16,7 @@ from polydev import __version__
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.controller.workflows.health import clis, databases, machines, vm_hosts
-from polydev.shared.domain import Finding, PersonId
+from polydev.shared.domain import Finding, UserId
 from polydev.shared.errors import PolydevError
 from polydev.shared.host_client import Hosts
 
@@ -33,13 +33,13 @@ class Checkup:
     hosts: Hosts
     settings: ControllerSettings
 
-    async def examine(self, person: PersonId | None = None) -> list[Finding]:
+    async def examine(self, user: UserId | None = None) -> list[Finding]:
         """Every finding; for a person, those that are theirs to know."""
         parts = [
-            _limited("machines", machines.compare(self.database, self.hosts, person)),
-            _limited("logins", clis.ask(self.database, self.hosts, person), clis.ALL_S),
+            _limited("machines", machines.compare(self.database, self.hosts, user)),
+            _limited("logins", clis.ask(self.database, self.hosts, user), clis.ALL_S),
         ]
-        if person is None:
+        if user is None:
             parts += [
                 _limited("database", databases.look(self.database)),
                 _limited("hosts", vm_hosts.ask(self.database, self.hosts, self.settings)),

@@ -15,7 +15,7 @@ from polydev.shared.domain import (
     Machine,
     MachineKind,
     MachineState,
-    PersonId,
+    UserId,
     now,
 )
 from polydev.shared.errors import NoSuchFile, PolydevError
@@ -31,9 +31,9 @@ ALL_S = _LIMIT_S + 5
 """For all of them together: one that does not answer must be told by its name."""
 
 
-async def ask(database: Database, hosts: Hosts, person: PersonId | None) -> Sequence[Finding]:
+async def ask(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
     """Ask each CLI that a credential was written for whether it is logged in."""
-    logins = await _logins(database, person)
+    logins = await _logins(database, user)
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def in_turn(machine: Machine, credential: Credential) -> Finding | None:
@@ -48,13 +48,13 @@ async def ask(database: Database, hosts: Hosts, person: PersonId | None) -> Sequ
     return wrong or [Finding("logins", True, words)]
 
 
-async def _logins(database: Database, person: PersonId | None) -> list[tuple[Machine, Credential]]:
+async def _logins(database: Database, user: UserId | None) -> list[tuple[Machine, Credential]]:
     """Credentials that stand, with the running CLI machine that each was written into."""
-    async with database.read(person) as connection:
-        if person is None:
+    async with database.read(user) as connection:
+        if user is None:
             alive = await machines.alive(connection)
         else:
-            alive = await machines.of_person(connection, person)
+            alive = await machines.of_user(connection, user)
         running = {
             row.vm_id: row
             for row in alive
@@ -63,7 +63,7 @@ async def _logins(database: Database, person: PersonId | None) -> list[tuple[Mac
         found: list[tuple[Machine, Credential]] = []
         for owner in sorted({row.user_id for row in running.values()}):
             newest: dict[str, Credential] = {}
-            for credential in await credentials.of_person(connection, owner):
+            for credential in await credentials.of_user(connection, owner):
                 if credential.revoked_at is None:
                     newest.setdefault(credential.provider, credential)
             found += [(running[it.vm_id], it) for it in newest.values() if it.vm_id in running]

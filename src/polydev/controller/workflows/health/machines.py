@@ -15,8 +15,8 @@ from polydev.shared.domain import (
     Machine,
     MachineKind,
     MachineState,
-    PersonId,
     SessionId,
+    UserId,
 )
 from polydev.shared.errors import PolydevError
 from polydev.shared.host_client import Hosts
@@ -41,16 +41,16 @@ class _Rows:
     """Sessions that go on."""
 
 
-async def compare(database: Database, hosts: Hosts, person: PersonId | None) -> Sequence[Finding]:
+async def compare(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
     """What rows and hosts do not agree on, of everybody's machines or of a person's."""
-    rows = await _rows(database, person)
+    rows = await _rows(database, user)
     there, silent = await _at_hosts(hosts)
     wrong = [
         *(it for row in rows.alive for it in _one(row, there.get(row.vm_id), silent)),
         *_left_over(rows),
         *_several_cli(rows.alive),
     ]
-    if person is None:
+    if user is None:
         wrong += await _unknown(database, there)
     elif silent and any(row.host_id in silent for row in rows.alive):
         words = "The host of your machines does not answer"
@@ -60,13 +60,13 @@ async def compare(database: Database, hosts: Hosts, person: PersonId | None) -> 
     return wrong or [Finding("machines", True, words)]
 
 
-async def _rows(database: Database, person: PersonId | None) -> _Rows:
-    async with database.read(person) as connection:
+async def _rows(database: Database, user: UserId | None) -> _Rows:
+    async with database.read(user) as connection:
         live = await sessions.live(connection)
-        if person is None:
+        if user is None:
             alive = await machines.alive(connection)
         else:
-            alive = await machines.of_person(connection, person)
+            alive = await machines.of_user(connection, user)
     return _Rows(alive, frozenset(session.session_id for session in live))
 
 
@@ -127,18 +127,17 @@ def _left_over(rows: _Rows) -> Iterator[Finding]:
 
 def _several_cli(alive: Sequence[Machine]) -> Iterator[Finding]:
     """A page shows one CLI machine, and a login goes into one: which, must be clear."""
-    by_person: dict[PersonId, list[Machine]] = {}
+    by_user: dict[UserId, list[Machine]] = {}
     for row in alive:
         if row.vm_type is MachineKind.CLI and row.status is MachineState.RUNNING:
-            by_person.setdefault(row.user_id, []).append(row)
-    for person, (shown, *others) in by_person.items():
+            by_user.setdefault(row.user_id, []).append(row)
+    for user, (shown, *others) in by_user.items():
         if others:
             more = ", ".join(row.vm_id for row in others)
             yield Finding(
                 "machines",
                 False,
-                f"{person} has several CLI machines: pages and logins use {shown.vm_id}, not "
-                f"{more}",
+                f"{user} has several CLI machines: pages and logins use {shown.vm_id}, not {more}",
                 "Destroy those that are not needed: polydev machine destroy <id>",
                 shown.vm_id,
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from polydev.controller.access import Caller
-from polydev.shared.domain import AuditEntry, Machine, PersonId
+from polydev.shared.domain import AuditEntry, Machine, UserId
 
 CONTROLLER = "controller"
 
@@ -22,7 +22,7 @@ class Cause:
     actor: str
     via: str
     reason: str
-    bounds: PersonId | None
+    bounds: UserId | None
     """Whose machines it may be; None: anybody's."""
     source: str = ""
 
@@ -32,7 +32,7 @@ class Cause:
         return cls(caller.user_id, caller.via, reason, caller.bounds, caller.source)
 
     @classmethod
-    def of_person(cls, user_id: PersonId, via: str, reason: str) -> Self:
+    def of_user(cls, user_id: UserId, via: str, reason: str) -> Self:
         """Something that a person had asked for needs it now."""
         return cls(user_id, via, reason, user_id)
 

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.access import Caller
 from polydev.controller.placement.claims import alone
-from polydev.controller.placement.quotas import hold_person
+from polydev.controller.placement.quotas import lock_user
 from polydev.controller.store.engine import locks
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users
@@ -36,9 +36,9 @@ from polydev.shared.domain import (
     Machine,
     MachineKind,
     MachineState,
-    PersonId,
     Role,
     Usage,
+    UserId,
     VmId,
     new_vm_id,
     now,
@@ -79,7 +79,7 @@ class MachineRequests:
             self._engine.add(name, partial(saga.run, self._engine))
 
     async def create(
-        self, caller: Caller, user_id: PersonId, kind: MachineKind, vm_id: VmId | None = None
+        self, caller: Caller, user_id: UserId, kind: MachineKind, vm_id: VmId | None = None
     ) -> Machine:
         """Have a machine made; answers with its row, `creating`.
 
@@ -88,7 +88,7 @@ class MachineRequests:
         """
         machine = self._means.plan(caller.whom(user_id), kind, vm_id or new_vm_id(), None)
         async with self._means.database.write() as connection:
-            await hold_person(connection, machine.user_id)
+            await lock_user(connection, machine.user_id)
             there = await machines.find(connection, machine.vm_id)
             if there is None:
                 if caller.bounds is not None:
@@ -174,7 +174,7 @@ class MachineRequests:
         """
         async with self._means.database.write() as connection:
             owner = (await machines.get(connection, vm_id, cause.bounds)).user_id
-            await hold_person(connection, owner)
+            await lock_user(connection, owner)
             await alone(connection)
             machine = await machines.get(connection, vm_id, cause.bounds)
             if machine.status in _ON_ITS_WAY_UP:
@@ -267,9 +267,9 @@ async def _require_free(connection: AsyncConnection, machine: Machine) -> None:
         )
 
 
-async def _is_administrator(connection: AsyncConnection, user_id: PersonId) -> bool:
-    person = await users.get(connection, user_id)
-    return person is not None and person.role is Role.ADMINISTRATOR
+async def _is_administrator(connection: AsyncConnection, user_id: UserId) -> bool:
+    user = await users.get(connection, user_id)
+    return user is not None and user.role is Role.ADMINISTRATOR
 
 
 def _vm_id(subject: str) -> VmId:

@@ -33,8 +33,8 @@ from polydev.shared.domain import (
     MachineKind,
     MachineSize,
     MachineState,
-    PersonId,
     SessionId,
+    UserId,
     VmId,
     WokeHow,
     now,
@@ -109,7 +109,7 @@ class Machines:
         )
 
     def plan(
-        self, user_id: PersonId, kind: MachineKind, vm_id: VmId, session_id: SessionId | None
+        self, user_id: UserId, kind: MachineKind, vm_id: VmId, session_id: SessionId | None
     ) -> Machine:
         """The row of a machine that is to be made."""
         return Machine(

@@ -21,7 +21,7 @@ from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.workflows.machines.actor import Cause
 from polydev.controller.workflows.machines.machine_commands import MachineRequests
 from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S
-from polydev.shared.domain import Machine, MachineState, PersonId, VmId, now
+from polydev.shared.domain import Machine, MachineState, UserId, VmId, now
 from polydev.shared.errors import MachineBusy, MachineNotReady, PolydevError
 
 log = logging.getLogger("polydev.controller.workflows")
@@ -171,7 +171,7 @@ class _Once:
             tell()
 
 
-async def usable_cli_of(connection: AsyncConnection, user_id: PersonId) -> Machine | None:
+async def usable_cli_of(connection: AsyncConnection, user_id: UserId) -> Machine | None:
     """The person's CLI machine that can be used, the readiest if there are several."""
     for state in _CAN_BE_USED:
         found = await machines.cli_of(connection, user_id, state)

@@ -16,7 +16,7 @@ from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.queries.system import audit
 from polydev.controller.store.queries.system.audit import Sought
 from polydev.controller.workflows.machines.machines import Machines
-from polydev.shared.domain import AuditEntry, HostId, MachineState, PersonId, VmId
+from polydev.shared.domain import AuditEntry, HostId, MachineState, UserId, VmId
 from polydev.shared.errors import NoSuchMachine, PolydevError
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import MachineView, Swept
@@ -97,7 +97,7 @@ class Orphans:
             await audit.record(connection, entry("host.sweep", host_id, None, why))
 
 
-def entry(action: str, subject: str, owner: PersonId | None, reason: str) -> AuditEntry:
+def entry(action: str, subject: str, owner: UserId | None, reason: str) -> AuditEntry:
     """What the audit log says of the reconciler's deeds."""
     return AuditEntry("controller", action, subject, owner, via="reconciler", reason=reason)
 

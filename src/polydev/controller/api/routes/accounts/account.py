@@ -92,7 +92,7 @@ async def change_password(
 def welcome(begun: Begun, asked: Asked, access: Access, response: Response) -> AccountView:
     """Give the browser its cookie, and the page what goes with it."""
     set_sign_in(begun, access, response)
-    caller = Caller(begun.person, frozenset(Scope), VIA, asked.source, begun.sign_in.sign_in_id)
+    caller = Caller(begun.user, frozenset(Scope), VIA, asked.source, begun.sign_in.sign_in_id)
     return AccountView.of(caller, csrf_token(begun.secret))
 
 

@@ -9,7 +9,7 @@ from polydev.controller.api.http.error_responses import answers
 from polydev.controller.api.http.path_params import Id
 from polydev.controller.api.http.services import Administering, OwningAccount, Reach
 from polydev.controller.api.schemas.accounts import PersonView
-from polydev.shared.domain import PersonId
+from polydev.shared.domain import UserId
 from polydev.shared.errors import NoSuchPerson, TooManyRequests
 
 router = routers.router(prefix="/api")
@@ -48,4 +48,4 @@ async def delete_account(told: Confirmation, caller: OwningAccount, services: Re
 )
 async def delete_person(user_id: Id, caller: Administering, services: Reach) -> PersonView:
     """Remove somebody with everything that is theirs; 404 once it is done."""
-    return PersonView.of(await services.removal.request(caller, PersonId(user_id)))
+    return PersonView.of(await services.removal.request(caller, UserId(user_id)))

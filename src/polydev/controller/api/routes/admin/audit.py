@@ -22,7 +22,7 @@ from polydev.controller.api.http.path_params import IdText, Moment
 from polydev.controller.api.http.services import Administering, OwningAccount, Reach
 from polydev.controller.store.queries.system import audit
 from polydev.controller.store.queries.system.audit import Recorded, Sought
-from polydev.shared.domain import PersonId
+from polydev.shared.domain import UserId
 
 router = routers.router(prefix="/api")
 
@@ -50,7 +50,7 @@ class AuditEntryView(BaseModel):
     reason: str
 
     @classmethod
-    def of(cls, recorded: Recorded, reader: PersonId | None = None) -> AuditEntryView:
+    def of(cls, recorded: Recorded, reader: UserId | None = None) -> AuditEntryView:
         """An entry; for a person (None: an administrator) without where others did it from."""
         it = recorded.entry
         is_somebody_elses = reader is not None and it.actor not in (reader, NOBODY)

@@ -26,7 +26,7 @@ from polydev.controller.api.schemas.resources import HostView, PlacedMachine, Re
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import capacity, hosts, machines
 from polydev.controller.store.queries.system import audit
-from polydev.shared.domain import AuditEntry, HostId, HostState, PersonId, SessionId, VmId
+from polydev.shared.domain import AuditEntry, HostId, HostState, SessionId, UserId, VmId
 from polydev.shared.errors import (
     HostInUse,
     IdempotencyConflict,
@@ -49,7 +49,7 @@ HostIdInPath = Annotated[
         examples=["local"],
     ),
 ]
-OfPerson = Annotated[IdText | None, Query(alias="userId", description="Of this person alone")]
+OfUser = Annotated[IdText | None, Query(alias="userId", description="Of this person alone")]
 
 _NOTHING = (0, 0, 0)
 
@@ -91,7 +91,7 @@ async def forget_host(host_id: HostIdInPath, caller: Administering, services: Re
 
 @router.get("/machines", responses=answers() | listing())
 async def list_all_machines(
-    caller: Administering, services: Reach, paged: Paged, user_id: OfPerson = None
+    caller: Administering, services: Reach, paged: Paged, user_id: OfUser = None
 ) -> list[PlacedMachine]:
     """Everybody's machines, the oldest first."""
     span = paged.span(datetime, str)
@@ -99,7 +99,7 @@ async def list_all_machines(
         if user_id is None:
             rows = await machines.alive(connection, span)
         else:
-            rows = await machines.of_person(connection, PersonId(user_id), span)
+            rows = await machines.of_user(connection, UserId(user_id), span)
     return [PlacedMachine.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.vm_id))]
 
 
@@ -121,13 +121,13 @@ async def list_all_sessions(
     caller: Administering,
     services: Reach,
     paged: Paged,
-    user_id: OfPerson = None,
+    user_id: OfUser = None,
     live: Annotated[bool, Query(description="Only those that go on")] = False,
 ) -> list[SessionSummary]:
     """Everybody's connect sessions, the newest first."""
-    span, person = paged.span(datetime, str), None if user_id is None else PersonId(user_id)
+    span, user = paged.span(datetime, str), None if user_id is None else UserId(user_id)
     async with services.database.read() as connection:
-        rows = await sessions.every(connection, span, user_id=person, live=live)
+        rows = await sessions.every(connection, span, user_id=user, live=live)
     return [
         SessionSummary.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.session_id))
     ]

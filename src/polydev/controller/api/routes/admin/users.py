@@ -17,53 +17,53 @@ from polydev.controller.api.schemas.accounts import (
     NewRole,
     PersonView,
 )
-from polydev.shared.domain import PersonId
+from polydev.shared.domain import UserId
 from polydev.shared.errors import NoSuchPerson, NoSuchToken, TooManyRequests
 
 router = routers.router(prefix="/api/admin", tags=["administration"])
 
-_PERSON = "/people/{user_id}"
+_USER = "/people/{user_id}"
 
 
 @router.get("/people", responses=answers() | listing())
 async def list_people(caller: Administering, services: Reach, paged: Paged) -> list[PersonView]:
     """Everybody, in the order in which they came."""
-    found = await services.access.administration.people(paged.span(datetime, str))
+    found = await services.access.administration.users(paged.span(datetime, str))
     return [
         PersonView.of(it) for it in paged.of(found, lambda it: (it.created_at, str(it.user_id)))
     ]
 
 
-@router.post(f"{_PERSON}/disable", responses=answers(NoSuchPerson))
+@router.post(f"{_USER}/disable", responses=answers(NoSuchPerson))
 async def disable_person(user_id: Id, caller: Administering, services: Reach) -> PersonView:
     """Shut somebody out at once: sign-ins end, API tokens are refused. Their things stay."""
-    done = await services.access.administration.disable(caller, PersonId(user_id))
+    done = await services.access.administration.disable(caller, UserId(user_id))
     return PersonView.of(done)
 
 
-@router.post(f"{_PERSON}/enable", responses=answers(NoSuchPerson))
+@router.post(f"{_USER}/enable", responses=answers(NoSuchPerson))
 async def enable_person(user_id: Id, caller: Administering, services: Reach) -> PersonView:
     """Let somebody in again; API tokens that they had hold again."""
-    done = await services.access.administration.enable(caller, PersonId(user_id))
+    done = await services.access.administration.enable(caller, UserId(user_id))
     return PersonView.of(done)
 
 
-@router.post(f"{_PERSON}/role", responses=answers(NoSuchPerson))
+@router.post(f"{_USER}/role", responses=answers(NoSuchPerson))
 async def set_role(
     user_id: Id, told: NewRole, caller: Administering, services: Reach
 ) -> PersonView:
     """Make somebody an administrator, or no longer one."""
-    done = await services.access.administration.set_role(caller, PersonId(user_id), told.role)
+    done = await services.access.administration.set_role(caller, UserId(user_id), told.role)
     return PersonView.of(done)
 
 
-@router.post(f"{_PERSON}/password", responses=answers(NoSuchPerson, TooManyRequests))
+@router.post(f"{_USER}/password", responses=answers(NoSuchPerson, TooManyRequests))
 async def reset_password(user_id: Id, caller: Administering, services: Reach) -> MadePassword:
     """A made-up password in place of a lost one; their sign-ins end. For the machine's own
     administrator alone."""
     administration = services.access.administration
-    person, password = await administration.reset_password(caller, PersonId(user_id))
-    return MadePassword(email=person.email, password=password)
+    user, password = await administration.reset_password(caller, UserId(user_id))
+    return MadePassword(email=user.email, password=password)
 
 
 @router.get("/invitations", responses=answers())

@@ -31,9 +31,9 @@ from polydev.shared.domain import (
     Machine,
     MachineKind,
     MachineState,
-    PersonId,
     Scope,
     SessionId,
+    UserId,
     vm_id_for,
 )
 from polydev.shared.errors import (
@@ -150,7 +150,7 @@ async def _carry(
     every = {
         asyncio.create_task(work)
         for work in (
-            _to_person(socket, screen),
+            _to_user(socket, screen),
             _to_screen(socket, screen),
             streams.until_refused(may),
             gone,
@@ -166,7 +166,7 @@ async def _carry(
         await asyncio.gather(*every, return_exceptions=True)
 
 
-async def _to_person(socket: WebSocket, screen: GuestStream) -> None:
+async def _to_user(socket: WebSocket, screen: GuestStream) -> None:
     while part := await screen.read():
         await socket.send_bytes(part)
 
@@ -204,7 +204,7 @@ async def _until_gone(services: Services, look: _Look) -> None:
         await asyncio.sleep(streams.ASKED_EVERY_S)
 
 
-def _look(services: Services, user_id: PersonId, session_id: str) -> _Look:
+def _look(services: Services, user_id: UserId, session_id: str) -> _Look:
     async def look() -> _Sight:
         async with services.database.read(user_id) as connection:
             session = await sessions.get(connection, SessionId(session_id), user_id)

@@ -37,7 +37,7 @@ from polydev.controller.api.schemas.resources import (
 )
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import machines
-from polydev.shared.domain import PersonId, Scope, SessionId, SessionStatus
+from polydev.shared.domain import Scope, SessionId, SessionStatus, UserId
 from polydev.shared.errors import (
     BadApiKey,
     BadRequest,
@@ -93,18 +93,18 @@ Wait = Annotated[
 @router.post("/vm/auth/start", status_code=202, responses=_STARTED, operation_id="startSessionOfVm")
 async def start_session(asked: StartLogin, caller: Connecting, services: Reach) -> LoginStarted:
     """Start to log a CLI in; the live session, if there is one for that provider already."""
-    person = await whom(services, caller, asked.userId)
+    user = await whom(services, caller, asked.userId)
     await services.access.limits.connect(caller)
-    session = await services.connect.start(caller, person, asked.provider)
+    session = await services.connect.start(caller, user, asked.provider)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 
 @plain.post("/auth/key", status_code=202, responses=_KEY_TAKEN)
 async def connect_by_key(asked: HandInKey, caller: Connecting, services: Reach) -> LoginStarted:
     """Connect a CLI with an API key instead of a login; the live session, if it has that key."""
-    person = await whom(services, caller, asked.userId)
+    user = await whom(services, caller, asked.userId)
     await services.access.limits.connect(caller)
-    session = await services.by_key.start(caller, person, asked.provider, asked.apiKey)
+    session = await services.by_key.start(caller, user, asked.provider, asked.apiKey)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 
@@ -200,7 +200,7 @@ async def paste_into_session(
 
 
 def _look(
-    services: Services, user_id: PersonId, session_id: str
+    services: Services, user_id: UserId, session_id: str
 ) -> Callable[[], Coroutine[Any, Any, SessionView]]:
     async def look() -> SessionView:
         async with services.database.read(user_id) as connection:

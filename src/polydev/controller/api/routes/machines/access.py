@@ -15,17 +15,17 @@ from polydev.controller.api.http.services import Services
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.workflows.machines.actor import Cause
 from polydev.controller.workflows.machines.resume_on_use import Waking
-from polydev.shared.domain import Machine, PersonId, VmId
+from polydev.shared.domain import Machine, UserId, VmId
 from polydev.shared.host_client import Host
 
 
-async def own_machine(services: Services, user_id: PersonId, vm_id: str) -> Machine:
+async def own_machine(services: Services, user_id: UserId, vm_id: str) -> Machine:
     """A person's machine. Raises NoSuchMachine."""
     async with services.database.read(user_id) as connection:
         return await machines.get(connection, VmId(vm_id), user_id)
 
 
-async def host_of_own(services: Services, user_id: PersonId, vm_id: str) -> Host:
+async def host_of_own(services: Services, user_id: UserId, vm_id: str) -> Host:
     """The host of a person's machine. Raises NoSuchMachine, HostUnreachable."""
     return services.hosts.of((await own_machine(services, user_id, vm_id)).host_id)
 

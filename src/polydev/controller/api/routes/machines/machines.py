@@ -37,7 +37,7 @@ from polydev.controller.api.schemas.resources import (
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.workflows.machines.actor import Cause
 from polydev.controller.workflows.machines.resume_on_use import usable_cli_of
-from polydev.shared.domain import PersonId, Scope, VmId
+from polydev.shared.domain import Scope, UserId, VmId
 from polydev.shared.errors import (
     ChannelLost,
     Failed,
@@ -75,9 +75,9 @@ async def create_machine(
     asked: CreateMachine, caller: UsingMachines, services: Reach, request: Request
 ) -> MachineView:
     """Have a machine made."""
-    person = await whom(services, caller, asked.userId)
+    user = await whom(services, caller, asked.userId)
     vm_id = VmId(f"vm-{id_for(request)}")
-    return MachineView.of(await services.machines.create(caller, person, asked.vmType, vm_id))
+    return MachineView.of(await services.machines.create(caller, user, asked.vmType, vm_id))
 
 
 @router.post("/destroy", status_code=202, responses=answers(NoSuchMachine, IdempotencyConflict))
@@ -121,7 +121,7 @@ async def resume_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Rea
 async def list_machines(caller: Reading, services: Reach, paged: Paged) -> list[MachineView]:
     """The person's machines, the oldest first."""
     async with services.database.read(caller.user_id) as connection:
-        rows = await machines.of_person(connection, caller.user_id, paged.span(datetime, str))
+        rows = await machines.of_user(connection, caller.user_id, paged.span(datetime, str))
     return [MachineView.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.vm_id))]
 
 
@@ -197,7 +197,7 @@ async def _host_of(services: Services, vm_id: str) -> Host:
 
 
 def _look(
-    services: Services, user_id: PersonId, vm_id: str, *, also_gone: bool = False
+    services: Services, user_id: UserId, vm_id: str, *, also_gone: bool = False
 ) -> Callable[[], Coroutine[Any, Any, MachineView]]:
     """A person's machine; `also_gone`: even one that is destroyed, for who waits for that."""
 

@@ -166,7 +166,7 @@ async def _relay(socket: WebSocket, reached: Reached, wanted: _Wanted, may: stre
         host = await _host(socket, reached) if wanted.wake else await reached.host_as_it_is()
         async with host.exec(reached.vm_id, request) as process:
             inward = _to_program(socket, process, typed)
-            await streams.both_ways(inward, _to_person(socket, process), may)
+            await streams.both_ways(inward, _to_user(socket, process), may)
         end = ExecEnd(exit_code=process.exit_code)
         if process.exit_code == _FULL_EXIT:
             end = streams.ended_by(
@@ -211,7 +211,7 @@ async def _host(socket: WebSocket, reached: Reached) -> Host:
         await asyncio.gather(waking, telling, return_exceptions=True)
 
 
-async def _to_person(socket: WebSocket, process: GuestProcess) -> None:
+async def _to_user(socket: WebSocket, process: GuestProcess) -> None:
     async for _, chunk in process:
         await socket.send_bytes(chunk)
 

@@ -25,7 +25,7 @@ from polydev.controller.api.http.error_responses import answers, of_type
 from polydev.controller.api.http.services import Reach, Reading, Services, still_may
 from polydev.controller.store.queries.system import events
 from polydev.controller.telemetry import metrics
-from polydev.shared.domain import Event, PersonId, Scope
+from polydev.shared.domain import Event, Scope, UserId
 from polydev.shared.errors import TooManyRequests
 
 router = routers.router(prefix="/api", tags=["events"])
@@ -83,7 +83,7 @@ def _wanted(after: int | None, last_event_id: str | None) -> int | None:
 
 async def _told(
     services: Services,
-    user_id: PersonId,
+    user_id: UserId,
     wanted: int | None,
     may_read: Callable[[], Awaitable[bool]],
 ) -> AsyncGenerator[str]:
@@ -109,7 +109,7 @@ async def _told(
             await _changed(change, asked_at + HEARTBEAT_S - time.monotonic())
 
 
-async def _start(services: Services, user_id: PersonId, wanted: int | None) -> tuple[int, str]:
+async def _start(services: Services, user_id: UserId, wanted: int | None) -> tuple[int, str]:
     """The id to tell on from, and what to say first."""
     async with services.database.read(user_id) as connection:
         newest = await events.newest(connection, user_id)

@@ -16,7 +16,7 @@ from polydev.controller.store.migrations.row_level import (
     Own,
     close,
     mine,
-    open_to_its_person,
+    open_to_its_user,
     revoke_from_others,
 )
 
@@ -104,7 +104,7 @@ def upgrade() -> None:
     for table in (*OWNED, *WORKERS_ONLY):
         close(table)
     for table, own in OWNED.items():
-        open_to_its_person(table, own)
+        open_to_its_user(table, own)
     _make_append_only("audit_log")
     revoke_from_others("alembic_version")
     op.execute("ALTER TABLE alembic_version ENABLE ROW LEVEL SECURITY")

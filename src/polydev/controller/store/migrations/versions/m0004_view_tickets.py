@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from polydev.controller.store.migrations.row_level import Own, close, open_to_its_person
+from polydev.controller.store.migrations.row_level import Own, close, open_to_its_user
 
 revision = "0004"
 down_revision = "0003"
@@ -26,4 +26,4 @@ def upgrade() -> None:
     op.create_index("ix_view_tickets_expires_at", "view_tickets", ["expires_at"])
     if op.get_bind().dialect.name == "postgresql":
         close("view_tickets")
-        open_to_its_person("view_tickets", Own(select="user_id, session_id, holder, expires_at"))
+        open_to_its_user("view_tickets", Own(select="user_id, session_id, holder, expires_at"))

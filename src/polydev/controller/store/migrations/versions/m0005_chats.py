@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from polydev.controller.store.migrations.row_level import Own, close, open_to_its_person
+from polydev.controller.store.migrations.row_level import Own, close, open_to_its_user
 
 revision = "0005"
 down_revision = "0004"
@@ -23,7 +23,7 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         for table in ("chats", "chat_turns", "chat_events", "chat_permissions"):
             close(table)
-            open_to_its_person(table, Own(select="*"))
+            open_to_its_user(table, Own(select="*"))
 
 
 def _create_chats() -> None:

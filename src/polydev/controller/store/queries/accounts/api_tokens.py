@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.tables import api_tokens
-from polydev.shared.domain import ApiToken, PersonId, Scope
+from polydev.shared.domain import ApiToken, Scope, UserId
 from polydev.shared.errors import NoSuchToken
 
 # A person's own role may read everything but hashes.
@@ -40,7 +40,7 @@ async def with_hash(connection: AsyncConnection, token_id: str) -> tuple[ApiToke
     return None if row is None else (_token(row), row.secret_hash)
 
 
-async def of(connection: AsyncConnection, user_id: PersonId) -> list[ApiToken]:
+async def of(connection: AsyncConnection, user_id: UserId) -> list[ApiToken]:
     """A person's, the newest first."""
     wanted = (
         sa.select(*_TOLD)
@@ -57,7 +57,7 @@ async def used(connection: AsyncConnection, token_id: str, at: datetime) -> None
     )
 
 
-async def revoke(connection: AsyncConnection, user_id: PersonId, token_id: str) -> None:
+async def revoke(connection: AsyncConnection, user_id: UserId, token_id: str) -> None:
     """Forget one of a person's: it is nobody's from now on. Raises NoSuchToken."""
     gone = await connection.execute(
         sa.delete(api_tokens).where(
@@ -72,7 +72,7 @@ async def revoke(connection: AsyncConnection, user_id: PersonId, token_id: str) 
 def _token(row: sa.Row[Any]) -> ApiToken:
     return ApiToken(
         token_id=row.token_id,
-        user_id=PersonId(row.user_id),
+        user_id=UserId(row.user_id),
         name=row.name,
         scopes=frozenset(Scope(it) for it in row.scopes.split()),
         created_at=row.created_at,

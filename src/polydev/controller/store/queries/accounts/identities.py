@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import identities
-from polydev.shared.domain import PersonId, now
+from polydev.shared.domain import UserId, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Identity:
     subject: str
 
 
-async def known_as(connection: AsyncConnection, identity: Identity) -> PersonId | None:
+async def known_as(connection: AsyncConnection, identity: Identity) -> UserId | None:
     """Who that is here."""
     row = await connection.execute(
         sa.select(identities.c.user_id).where(
@@ -27,10 +27,10 @@ async def known_as(connection: AsyncConnection, identity: Identity) -> PersonId 
         )
     )
     found = row.scalar_one_or_none()
-    return None if found is None else PersonId(found)
+    return None if found is None else UserId(found)
 
 
-async def link(connection: AsyncConnection, identity: Identity, user_id: PersonId) -> None:
+async def link(connection: AsyncConnection, identity: Identity, user_id: UserId) -> None:
     """From now on that identity is this person."""
     await connection.execute(
         sa.insert(identities).values(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import invitations, users
-from polydev.shared.domain import Invitation, PersonId, Role
+from polydev.shared.domain import Invitation, Role, UserId
 from polydev.shared.errors import NoSuchToken
 
 # Who was shut out, or is no administrator any more, must not have left a way back in.
@@ -53,7 +53,7 @@ async def every(connection: AsyncConnection) -> list[Invitation]:
     return [_invitation(row) for row in await connection.execute(wanted)]
 
 
-async def use(connection: AsyncConnection, invitation_id: str, by: PersonId, at: datetime) -> bool:
+async def use(connection: AsyncConnection, invitation_id: str, by: UserId, at: datetime) -> bool:
     """Use it up. False: somebody was faster, it was taken back, or who made it may no longer."""
     used = await connection.execute(
         sa.update(invitations)
@@ -83,9 +83,9 @@ def _invitation(row: sa.Row[Any]) -> Invitation:
         invitation_id=row.invitation_id,
         email=row.email,
         role=Role(row.role),
-        created_by=PersonId(row.created_by),
+        created_by=UserId(row.created_by),
         created_at=row.created_at,
         expires_at=row.expires_at,
         used_at=row.used_at,
-        used_by=None if row.used_by is None else PersonId(row.used_by),
+        used_by=None if row.used_by is None else UserId(row.used_by),
     )

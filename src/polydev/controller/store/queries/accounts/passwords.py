@@ -6,23 +6,23 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import passwords
-from polydev.shared.domain import PersonId, now
+from polydev.shared.domain import UserId, now
 
 
-async def hash_of(connection: AsyncConnection, user_id: PersonId) -> str | None:
+async def hash_of(connection: AsyncConnection, user_id: UserId) -> str | None:
     """The hash of a person's password; None for whoever signs in without one."""
     wanted = sa.select(passwords.c.hash).where(passwords.c.user_id == user_id)
     return (await connection.execute(wanted)).scalar_one_or_none()
 
 
-async def add(connection: AsyncConnection, user_id: PersonId, password_hash: str) -> None:
+async def add(connection: AsyncConnection, user_id: UserId, password_hash: str) -> None:
     """The first password of a person."""
     values = {"user_id": user_id, "hash": password_hash, "changed_at": now()}
     await connection.execute(sa.insert(passwords).values(values))
 
 
 async def replace(
-    connection: AsyncConnection, user_id: PersonId, old_hash: str, new_hash: str
+    connection: AsyncConnection, user_id: UserId, old_hash: str, new_hash: str
 ) -> bool:
     """Another password in the old one's place. False: somebody was faster."""
     changed = await connection.execute(
@@ -34,7 +34,7 @@ async def replace(
 
 
 async def keep(
-    connection: AsyncConnection, user_id: PersonId, kept_hash: str, renewed_hash: str | None
+    connection: AsyncConnection, user_id: UserId, kept_hash: str, renewed_hash: str | None
 ) -> bool:
     """The same password, perhaps hashed anew. False: it has been changed meanwhile.
 
@@ -48,7 +48,7 @@ async def keep(
     return held.rowcount == 1
 
 
-async def put(connection: AsyncConnection, user_id: PersonId, password_hash: str) -> None:
+async def put(connection: AsyncConnection, user_id: UserId, password_hash: str) -> None:
     """A person's password, whether they had one or not."""
     await connection.execute(sa.delete(passwords).where(passwords.c.user_id == user_id))
     await add(connection, user_id, password_hash)

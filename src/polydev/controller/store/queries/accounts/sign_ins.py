@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.tables import sign_ins, users
-from polydev.shared.domain import PersonId, SignIn
+from polydev.shared.domain import SignIn, UserId
 from polydev.shared.errors import NoSuchToken
 
 # A person's own role may read everything but hashes.
@@ -40,7 +40,7 @@ async def by_hash(connection: AsyncConnection, secret_hash: str) -> SignIn | Non
     return None if row is None else _sign_in(row)
 
 
-async def of(connection: AsyncConnection, user_id: PersonId, seen_since: datetime) -> list[SignIn]:
+async def of(connection: AsyncConnection, user_id: UserId, seen_since: datetime) -> list[SignIn]:
     """A person's, the one seen last first; without those that were idle since then."""
     wanted = (
         sa.select(*_TOLD)
@@ -63,7 +63,7 @@ async def seen(connection: AsyncConnection, sign_in_id: str, at: datetime) -> No
     )
 
 
-async def end(connection: AsyncConnection, user_id: PersonId, sign_in_id: str) -> None:
+async def end(connection: AsyncConnection, user_id: UserId, sign_in_id: str) -> None:
     """End one of a person's. Raises NoSuchToken."""
     ended = await connection.execute(
         sa.delete(sign_ins).where(
@@ -75,7 +75,7 @@ async def end(connection: AsyncConnection, user_id: PersonId, sign_in_id: str) -
     await event_outbox.emit(connection, user_id, "account", user_id, status="signed-out")
 
 
-async def end_all(connection: AsyncConnection, user_id: PersonId, but: str | None = None) -> int:
+async def end_all(connection: AsyncConnection, user_id: UserId, but: str | None = None) -> int:
     """End all of a person's, but perhaps one; how many those were."""
     ending = sa.delete(sign_ins).where(sign_ins.c.user_id == user_id)
     if but is not None:
@@ -95,7 +95,7 @@ async def prune(connection: AsyncConnection, at: datetime, idle_since: datetime)
 def _sign_in(row: sa.Row[Any]) -> SignIn:
     return SignIn(
         sign_in_id=row.sign_in_id,
-        user_id=PersonId(row.user_id),
+        user_id=UserId(row.user_id),
         source=row.source,
         user_agent=row.user_agent,
         created_at=row.created_at,

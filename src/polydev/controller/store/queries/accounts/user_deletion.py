@@ -24,10 +24,10 @@ from polydev.controller.store.tables import (
     users,
     vms,
 )
-from polydev.shared.domain import Person, PersonId
+from polydev.shared.domain import User, UserId
 
 
-async def begin(connection: AsyncConnection, user_id: PersonId, at: datetime) -> None:
+async def begin(connection: AsyncConnection, user_id: UserId, at: datetime) -> None:
     """Note that a person is being removed; the first time counts. Nothing opens to them any more:
     their sign-ins and tokens go at once."""
     since = sa.func.coalesce(users.c.deleting_at, at)
@@ -38,30 +38,30 @@ async def begin(connection: AsyncConnection, user_id: PersonId, at: datetime) ->
         await connection.execute(sa.delete(table).where(table.c.user_id == user_id))
 
 
-async def begun(connection: AsyncConnection) -> list[Person]:
+async def begun(connection: AsyncConnection) -> list[User]:
     """Everybody who is being removed."""
     wanted = sa.select(users.c.id).where(users.c.deleting_at.is_not(None))
     found = [await people.get(connection, row.id) for row in await connection.execute(wanted)]
-    return [person for person in found if person is not None]
+    return [user for user in found if user is not None]
 
 
-async def is_settled(connection: AsyncConnection, user_id: PersonId) -> bool:
+async def is_settled(connection: AsyncConnection, user_id: UserId) -> bool:
     """Whether none of their sessions goes on, and no machine of theirs is left."""
     live = sa.exists().where(auth_sessions.c.user_id == user_id, auth_sessions.c.ended_at.is_(None))
     there = sa.exists().where(vms.c.user_id == user_id, vms.c.status != "destroyed")
     return not await connection.scalar(sa.select(sa.or_(live, there)))
 
 
-async def erase(connection: AsyncConnection, person: Person, also_known_as: Sequence[str]) -> None:
+async def erase(connection: AsyncConnection, user: User, also_known_as: Sequence[str]) -> None:
     """Delete all that is theirs, and themselves. `also_known_as`: how limits name them."""
-    theirs = sa.select(auth_sessions.c.session_id).where(auth_sessions.c.user_id == person.user_id)
+    theirs = sa.select(auth_sessions.c.session_id).where(auth_sessions.c.user_id == user.user_id)
     await connection.execute(sa.delete(session_steps).where(session_steps.c.session_id.in_(theirs)))
     await connection.execute(
         sa.delete(invitations).where(
             sa.or_(
-                invitations.c.used_by == person.user_id,
-                invitations.c.created_by == person.user_id,
-                invitations.c.email == person.email,
+                invitations.c.used_by == user.user_id,
+                invitations.c.created_by == user.user_id,
+                invitations.c.email == user.email,
             )
         )
     )
@@ -71,5 +71,5 @@ async def erase(connection: AsyncConnection, person: Person, also_known_as: Sequ
     for table in reversed(metadata.sorted_tables):
         for column in table.columns:
             if any(key.column is users.c.id for key in column.foreign_keys):
-                await connection.execute(sa.delete(table).where(column == person.user_id))
-    await connection.execute(sa.delete(users).where(users.c.id == person.user_id))
+                await connection.execute(sa.delete(table).where(column == user.user_id))
+    await connection.execute(sa.delete(users).where(users.c.id == user.user_id))

@@ -12,33 +12,33 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.engine.keyset import Span, page
 from polydev.controller.store.tables import users
-from polydev.shared.domain import Person, PersonId, Role
+from polydev.shared.domain import Role, User, UserId
 from polydev.shared.errors import AlreadyExists
 
 
-async def get(connection: AsyncConnection, user_id: PersonId) -> Person | None:
+async def get(connection: AsyncConnection, user_id: UserId) -> User | None:
     """The person of that id."""
     row = (await connection.execute(sa.select(users).where(users.c.id == user_id))).one_or_none()
-    return None if row is None else _person(row)
+    return None if row is None else _user(row)
 
 
-async def by_email(connection: AsyncConnection, email: str) -> Person | None:
+async def by_email(connection: AsyncConnection, email: str) -> User | None:
     """The person with that address, as `access.addresses` writes it."""
     row = (await connection.execute(sa.select(users).where(users.c.email == email))).one_or_none()
-    return None if row is None else _person(row)
+    return None if row is None else _user(row)
 
 
-async def every(connection: AsyncConnection, span: Span | None = None) -> list[Person]:
+async def every(connection: AsyncConnection, span: Span | None = None) -> list[User]:
     """All of them in the order in which they came, or a span of that."""
     order = (users.c.created_at, users.c.id)
-    return [_person(row) for row in await connection.execute(page(sa.select(users), order, span))]
+    return [_user(row) for row in await connection.execute(page(sa.select(users), order, span))]
 
 
-async def add(connection: AsyncConnection, person: Person) -> None:
+async def add(connection: AsyncConnection, user: User) -> None:
     """A new person. Raises AlreadyExists if their id or address is somebody's; the transaction can
     go on."""
     row = sa.insert(users).values(
-        id=person.user_id, email=person.email, created_at=person.created_at, role=person.role
+        id=user.user_id, email=user.email, created_at=user.created_at, role=user.role
     )
     try:
         async with connection.begin_nested():
@@ -50,7 +50,7 @@ async def add(connection: AsyncConnection, person: Person) -> None:
 
 
 async def set_disabled(
-    connection: AsyncConnection, user_id: PersonId, disabled_at: datetime | None
+    connection: AsyncConnection, user_id: UserId, disabled_at: datetime | None
 ) -> None:
     """Shut a person out, or let them in again (None)."""
     await connection.execute(
@@ -60,15 +60,15 @@ async def set_disabled(
     await event_outbox.emit(connection, user_id, "account", user_id, status=status)
 
 
-async def set_role(connection: AsyncConnection, user_id: PersonId, role: Role) -> None:
+async def set_role(connection: AsyncConnection, user_id: UserId, role: Role) -> None:
     """Make a person an administrator, or no longer one."""
     await connection.execute(sa.update(users).where(users.c.id == user_id).values(role=role))
     await event_outbox.emit(connection, user_id, "account", user_id, role=role)
 
 
-def _person(row: sa.Row[Any]) -> Person:
-    return Person(
-        user_id=PersonId(row.id),
+def _user(row: sa.Row[Any]) -> User:
+    return User(
+        user_id=UserId(row.id),
         email=row.email,
         created_at=row.created_at,
         role=Role(row.role),

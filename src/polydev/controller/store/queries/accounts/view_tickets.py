@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import view_tickets as tickets
-from polydev.shared.domain import PersonId, SessionId
+from polydev.shared.domain import SessionId, UserId
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class TicketRow:
     """A ticket as it is kept; `holder` is the sign-in or token that asked for it."""
 
     secret_hash: str
-    user_id: PersonId
+    user_id: UserId
     session_id: SessionId
     holder: str
     expires_at: datetime
@@ -41,7 +41,7 @@ async def add(connection: AsyncConnection, ticket: TicketRow, at: datetime) -> N
     )
 
 
-async def count(connection: AsyncConnection, user_id: PersonId, at: datetime) -> int:
+async def count(connection: AsyncConnection, user_id: UserId, at: datetime) -> int:
     """How many of a person's hold."""
     query = sa.select(sa.func.count()).where(
         tickets.c.user_id == user_id, tickets.c.expires_at > at

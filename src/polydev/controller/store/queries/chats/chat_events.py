@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import chat_events, chat_permissions
-from polydev.shared.domain import LAST_IN_TURN, TURN_IDS, ChatEvent, ChatId, EventKind, PersonId
+from polydev.shared.domain import LAST_IN_TURN, TURN_IDS, ChatEvent, ChatId, EventKind, UserId
 
 PAGE = 500
 MAX_PAGE_CHARACTERS = 2 * 1024 * 1024
@@ -31,7 +31,7 @@ class Permission:
 
     chat_id: ChatId
     request_id: str
-    user_id: PersonId
+    user_id: UserId
     turn: int
     options: tuple[str, ...]
     """The ids of what can be chosen."""
@@ -41,7 +41,7 @@ class Permission:
 
 
 async def add(
-    connection: AsyncConnection, chat_id: ChatId, user_id: PersonId, events: Sequence[ChatEvent]
+    connection: AsyncConnection, chat_id: ChatId, user_id: UserId, events: Sequence[ChatEvent]
 ) -> None:
     """Add events with their ids."""
     rows = [
@@ -126,7 +126,7 @@ async def forget(connection: AsyncConnection, chat_id: ChatId, turn: int, at: da
     await connection.execute(sa.delete(chat_events).where(here, chat_events.c.event_id <= last))
     words = "What was said before is no longer kept: the chat is too large"
     notice = ChatEvent(last, EventKind.NOTICE, {"code": "forgotten", "text": words}, at)
-    await add(connection, chat_id, PersonId(user_id), [notice])
+    await add(connection, chat_id, UserId(user_id), [notice])
 
 
 # -- permissions ---------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def _permission(row: sa.Row[Any]) -> Permission:
     return Permission(
         chat_id=ChatId(row.chat_id),
         request_id=row.request_id,
-        user_id=PersonId(row.user_id),
+        user_id=UserId(row.user_id),
         turn=row.turn,
         options=tuple(row.options),
         option_id=row.option_id,

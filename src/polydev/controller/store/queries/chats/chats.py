@@ -30,9 +30,9 @@ from polydev.shared.domain import (
     ChatTurn,
     EventKind,
     Machine,
-    PersonId,
     TitledBy,
     TurnEnd,
+    UserId,
     VmId,
 )
 from polydev.shared.errors import NoSuchChat
@@ -71,7 +71,7 @@ async def add(connection: AsyncConnection, chat: Chat) -> None:
 
 
 async def get(
-    connection: AsyncConnection, chat_id: ChatId, user_id: PersonId, *, to_change: bool = False
+    connection: AsyncConnection, chat_id: ChatId, user_id: UserId, *, to_change: bool = False
 ) -> Chat:
     """A person's chat. `to_change`: nobody else changes it meanwhile. Raises NoSuchChat."""
     chat = await find(connection, chat_id, to_change=to_change)
@@ -91,8 +91,8 @@ async def find(
     return None if row is None else _chat(row)
 
 
-async def of_person(
-    connection: AsyncConnection, user_id: PersonId, span: Span, provider: str | None = None
+async def of_user(
+    connection: AsyncConnection, user_id: UserId, span: Span, provider: str | None = None
 ) -> list[Chat]:
     """A span of a person's chats, the newest first."""
     query = sa.select(chats).where(chats.c.user_id == user_id)
@@ -103,13 +103,13 @@ async def of_person(
     return [_chat(row) for row in rows]
 
 
-async def count_of(connection: AsyncConnection, user_id: PersonId) -> int:
+async def count_of(connection: AsyncConnection, user_id: UserId) -> int:
     """How many chats a person has."""
     query = sa.select(sa.func.count()).where(chats.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one())
 
 
-async def busy_of(connection: AsyncConnection, user_id: PersonId) -> int:
+async def busy_of(connection: AsyncConnection, user_id: UserId) -> int:
     """In how many of a person's chats a turn waits or goes on."""
     query = sa.select(sa.func.count()).where(chats.c.user_id == user_id, _AT_WORK)
     return int((await connection.execute(query)).scalar_one())
@@ -146,7 +146,7 @@ async def at_work(connection: AsyncConnection) -> list[AtWork]:
     return [AtWork(_chat(row), row.stop_requested_at) for row in await connection.execute(query)]
 
 
-async def holders(connection: AsyncConnection, user_id: PersonId, provider: str) -> set[str]:
+async def holders(connection: AsyncConnection, user_id: UserId, provider: str) -> set[str]:
     """The controllers that hold agents of a person's chats with a provider."""
     query = (
         sa.select(chats.c.executor_id)
@@ -323,7 +323,7 @@ async def remove(connection: AsyncConnection, chat: Chat) -> None:
 
 
 async def _tell(
-    connection: AsyncConnection, user_id: PersonId, chat_id: ChatId, provider: str, status: str
+    connection: AsyncConnection, user_id: UserId, chat_id: ChatId, provider: str, status: str
 ) -> None:
     await emit(connection, user_id, "chat", chat_id, provider=provider, status=status)
 
@@ -331,7 +331,7 @@ async def _tell(
 def _chat(row: sa.Row[Any]) -> Chat:
     return Chat(
         chat_id=ChatId(row.chat_id),
-        user_id=PersonId(row.user_id),
+        user_id=UserId(row.user_id),
         provider=row.provider,
         title=row.title,
         titled_by=TitledBy(row.titled_by),
@@ -349,7 +349,7 @@ def _turn(row: sa.Row[Any]) -> ChatTurn:
     return ChatTurn(
         chat_id=ChatId(row.chat_id),
         turn=row.turn,
-        user_id=PersonId(row.user_id),
+        user_id=UserId(row.user_id),
         prompt=row.prompt,
         stop_requested_at=row.stop_requested_at,
         created_at=row.created_at,

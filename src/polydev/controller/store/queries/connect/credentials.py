@@ -21,8 +21,8 @@ from polydev.shared.domain import (
     Credential,
     CredentialId,
     CredentialKind,
-    PersonId,
     SealedCredential,
+    UserId,
     Validity,
     VmId,
 )
@@ -50,7 +50,7 @@ async def get(connection: AsyncConnection, credential_id: CredentialId) -> Seale
 
 
 async def newest_of(
-    connection: AsyncConnection, user_id: PersonId, provider: str
+    connection: AsyncConnection, user_id: UserId, provider: str
 ) -> SealedCredential | None:
     """The person's live credential for a provider."""
     return await _one(
@@ -94,8 +94,8 @@ async def forget_others(connection: AsyncConnection, keep: CredentialId) -> None
 # -- what a person is told of theirs -------------------------------------------------------------
 
 
-async def of_person(
-    connection: AsyncConnection, user_id: PersonId, span: Span | None = None
+async def of_user(
+    connection: AsyncConnection, user_id: UserId, span: Span | None = None
 ) -> list[Credential]:
     """A person's credentials, the newest first, those that are being revoked among them."""
     query = sa.select(*_TOLD).where(credentials.c.user_id == user_id)
@@ -105,7 +105,7 @@ async def of_person(
 
 
 async def told(
-    connection: AsyncConnection, credential_id: CredentialId, user_id: PersonId | None = None
+    connection: AsyncConnection, credential_id: CredentialId, user_id: UserId | None = None
 ) -> Credential:
     """What is known of a credential, of that person if one is named. Raises NoSuchCredential."""
     query = sa.select(*_TOLD).where(credentials.c.credential_id == credential_id)

@@ -24,10 +24,10 @@ from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,
     Machine,
-    PersonId,
     SessionId,
     SessionStatus,
     SessionStep,
+    UserId,
     VmId,
 )
 from polydev.shared.errors import NoSuchSession
@@ -40,7 +40,7 @@ class Waiting:
     """A session that waits for room."""
 
     session_id: SessionId
-    user_id: PersonId
+    user_id: UserId
     created_at: datetime
     is_cancelled: bool
     method: CredentialKind = CredentialKind.LOGIN
@@ -69,7 +69,7 @@ async def add(connection: AsyncConnection, session: ConnectSession) -> None:
 
 
 async def get(
-    connection: AsyncConnection, session_id: SessionId, user_id: PersonId | None = None
+    connection: AsyncConnection, session_id: SessionId, user_id: UserId | None = None
 ) -> ConnectSession:
     """A session, of that person if one is named. Raises NoSuchSession."""
     query = sa.select(auth_sessions).where(auth_sessions.c.session_id == session_id)
@@ -82,7 +82,7 @@ async def get(
 
 
 async def live_of(
-    connection: AsyncConnection, user_id: PersonId, provider: str
+    connection: AsyncConnection, user_id: UserId, provider: str
 ) -> ConnectSession | None:
     """The person's live session for a provider."""
     query = sa.select(auth_sessions).where(
@@ -107,7 +107,7 @@ async def wished_away(connection: AsyncConnection) -> list[SessionId]:
 
 
 async def every(
-    connection: AsyncConnection, span: Span, *, user_id: PersonId | None = None, live: bool = False
+    connection: AsyncConnection, span: Span, *, user_id: UserId | None = None, live: bool = False
 ) -> list[ConnectSession]:
     """A span of sessions, the newest first: everybody's or one person's; all or the live ones."""
     query = sa.select(auth_sessions)
@@ -174,7 +174,7 @@ async def queued(connection: AsyncConnection) -> list[Waiting]:
     return [
         Waiting(
             SessionId(row.session_id),
-            PersonId(row.user_id),
+            UserId(row.user_id),
             row.created_at,
             row.cancel_requested_at is not None,
             CredentialKind(row.method),
@@ -286,13 +286,13 @@ async def steps(connection: AsyncConnection, session_id: SessionId) -> list[Sess
 
 async def _tell(connection: AsyncConnection, row: sa.Row[Any], **more: str) -> None:
     about = {"provider": row.provider, "status": row.status, "step": row.step, **more}
-    await emit(connection, PersonId(row.user_id), "session", row.session_id, **about)
+    await emit(connection, UserId(row.user_id), "session", row.session_id, **about)
 
 
 def _session(row: sa.Row[Any]) -> ConnectSession:
     return ConnectSession(
         session_id=SessionId(row.session_id),
-        user_id=PersonId(row.user_id),
+        user_id=UserId(row.user_id),
         provider=row.provider,
         status=SessionStatus(row.status),
         step=row.step,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import GONE_STATES, auth_sessions, vms
-from polydev.shared.domain import HostId, MachineKind, MachineState, PersonId, SessionStatus, Usage
+from polydev.shared.domain import HostId, MachineKind, MachineState, SessionStatus, Usage, UserId
 
 _ALIVE = vms.c.status.not_in(GONE_STATES)
 _HOLDS = vms.c.status.in_([state for state in MachineState if state.holds_memory])
@@ -41,14 +41,14 @@ async def taken(connection: AsyncConnection) -> dict[HostId, tuple[int, int, int
     }
 
 
-async def running_by_person(connection: AsyncConnection) -> dict[PersonId, int]:
+async def running_by_user(connection: AsyncConnection) -> dict[UserId, int]:
     """How many machines that hold memory each person has; none: not named."""
     query = (
         sa.select(vms.c.user_id, sa.func.count().label("machines"))
         .where(_HOLDS)
         .group_by("user_id")
     )
-    return {PersonId(row.user_id): int(row.machines) for row in await connection.execute(query)}
+    return {UserId(row.user_id): int(row.machines) for row in await connection.execute(query)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Found:
     has_running_cli: bool
 
 
-async def usage_of(connection: AsyncConnection, user_id: PersonId) -> Found:
+async def usage_of(connection: AsyncConnection, user_id: UserId) -> Found:
     """What a person has. A session's browser machine counts with its memory alone."""
     is_cli = vms.c.vm_type == MachineKind.CLI
     own = sa.or_(is_cli, vms.c.session_id.is_(None))

@@ -19,9 +19,9 @@ from polydev.shared.domain import (
     MachineKind,
     MachineSize,
     MachineState,
-    PersonId,
     SessionId,
     Sleep,
+    UserId,
     VmId,
     WokeHow,
     now,
@@ -61,7 +61,7 @@ async def find(connection: AsyncConnection, vm_id: VmId) -> Machine | None:
     return None if row is None else _machine(row)
 
 
-async def get(connection: AsyncConnection, vm_id: VmId, user_id: PersonId | None) -> Machine:
+async def get(connection: AsyncConnection, vm_id: VmId, user_id: UserId | None) -> Machine:
     """A person's machine (None: anybody's) that is not destroyed.
 
     Raises NoSuchMachine for any other.
@@ -75,14 +75,14 @@ async def get(connection: AsyncConnection, vm_id: VmId, user_id: PersonId | None
     return machine
 
 
-async def of_person(
-    connection: AsyncConnection, user_id: PersonId, span: Span | None = None
+async def of_user(
+    connection: AsyncConnection, user_id: UserId, span: Span | None = None
 ) -> list[Machine]:
     """A person's machines that are not destroyed, the oldest first: all, or a span of them."""
     return await _many(connection, vms.c.user_id == user_id, _ALIVE, span=span)
 
 
-async def ever_of_person(connection: AsyncConnection, user_id: PersonId) -> list[Machine]:
+async def ever_of_user(connection: AsyncConnection, user_id: UserId) -> list[Machine]:
     """A person's machines, those that are destroyed too, the oldest first."""
     return await _many(connection, vms.c.user_id == user_id)
 
@@ -93,7 +93,7 @@ async def alive(connection: AsyncConnection, span: Span | None = None) -> list[M
 
 
 async def cli_of(
-    connection: AsyncConnection, user_id: PersonId, *states: MachineState
+    connection: AsyncConnection, user_id: UserId, *states: MachineState
 ) -> Machine | None:
     """The person's CLI machine, the oldest if there are several, in one of the states."""
     found = await _many(
@@ -185,7 +185,7 @@ async def _change(connection: AsyncConnection, change: sa.Update) -> bool:
 
 
 async def _tell(
-    connection: AsyncConnection, user_id: PersonId, vm_id: VmId, kind: str, status: str
+    connection: AsyncConnection, user_id: UserId, vm_id: VmId, kind: str, status: str
 ) -> None:
     await emit(connection, user_id, "machine", vm_id, kind=kind, status=status)
 
@@ -200,7 +200,7 @@ async def _many(
 def _machine(row: sa.Row[Any]) -> Machine:
     return Machine(
         vm_id=VmId(row.vm_id),
-        user_id=PersonId(row.user_id),
+        user_id=UserId(row.user_id),
         vm_type=MachineKind(row.vm_type),
         status=MachineState(row.status),
         ip_address=row.ip_address,

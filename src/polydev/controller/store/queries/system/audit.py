@@ -19,7 +19,7 @@ from polydev.controller.store.engine import keyset
 from polydev.controller.store.engine.keyset import Span
 from polydev.controller.store.tables import audit_log
 from polydev.controller.telemetry import metrics
-from polydev.shared.domain import AuditEntry, PersonId, now
+from polydev.shared.domain import AuditEntry, UserId, now
 
 MAX_ID_CHARACTERS = 128
 MAX_REASON_CHARACTERS = 500
@@ -48,7 +48,7 @@ class Sought:
     """Exactly, or all of a subject's with `machine.`."""
     since: datetime | None = None
     until: datetime | None = None
-    concerning: PersonId | None = None
+    concerning: UserId | None = None
     """What was done by them, or to what is theirs."""
 
 
@@ -123,7 +123,7 @@ def _recorded(row: sa.Row[Any]) -> Recorded:
         actor=row.actor,
         action=row.action,
         subject=row.subject,
-        owner=None if row.owner is None else PersonId(row.owner),
+        owner=None if row.owner is None else UserId(row.owner),
         via=row.via,
         source=row.source,
         reason=row.reason,

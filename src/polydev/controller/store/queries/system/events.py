@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import events
-from polydev.shared.domain import Event, PersonId
+from polydev.shared.domain import Event, UserId
 
 PAGE = 100
 
@@ -24,7 +24,7 @@ _IS_EVENT = events.c.kind != _PRUNED
 
 
 async def after(
-    connection: AsyncConnection, user_id: PersonId, event_id: int, limit: int = PAGE
+    connection: AsyncConnection, user_id: UserId, event_id: int, limit: int = PAGE
 ) -> list[Event]:
     """A person's events after an id, the oldest first."""
     query = (
@@ -36,13 +36,13 @@ async def after(
     return [_event(row) for row in await connection.execute(query)]
 
 
-async def newest(connection: AsyncConnection, user_id: PersonId) -> int:
+async def newest(connection: AsyncConnection, user_id: UserId) -> int:
     """The id of the person's newest event; 0 if there never was one."""
     query = sa.select(sa.func.max(events.c.event_id)).where(events.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one() or 0)
 
 
-async def is_whole_after(connection: AsyncConnection, user_id: PersonId, event_id: int) -> bool:
+async def is_whole_after(connection: AsyncConnection, user_id: UserId, event_id: int) -> bool:
     """Whether that id was the person's once, or 0, and nothing after it has been pruned."""
     if event_id > await newest(connection, user_id):
         return False
@@ -77,4 +77,4 @@ async def prune(connection: AsyncConnection, before: datetime, keep: int) -> int
 
 
 def _event(row: sa.Row[Any]) -> Event:
-    return Event(row.event_id, PersonId(row.user_id), row.kind, row.subject, row.data, row.at)
+    return Event(row.event_id, UserId(row.user_id), row.kind, row.subject, row.data, row.at)

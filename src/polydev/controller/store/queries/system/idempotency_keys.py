@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import idempotency_keys as keys
-from polydev.shared.domain import PersonId
+from polydev.shared.domain import UserId
 from polydev.shared.errors import TooManyRequests
 
 KEPT_FOR = timedelta(hours=24)
@@ -26,7 +26,7 @@ _FULL_FOR_S = 600
 class Taken:
     """A request that holds a key since `at`; what it was, only as a hash."""
 
-    user_id: PersonId
+    user_id: UserId
     key: str
     request_hash: str
     at: datetime
@@ -76,7 +76,7 @@ async def free(connection: AsyncConnection, taken: Taken) -> None:
 
 
 async def prune(
-    connection: AsyncConnection, before: datetime, user_id: PersonId | None = None
+    connection: AsyncConnection, before: datetime, user_id: UserId | None = None
 ) -> None:
     """Forget what is older than that: of one person, or of everybody."""
     whose = () if user_id is None else (keys.c.user_id == user_id,)

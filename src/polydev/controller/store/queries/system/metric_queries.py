@@ -48,7 +48,7 @@ async def counted(connection: AsyncConnection) -> Counted:
         machines=machines,
         sessions=sessions,
         credentials=kept,
-        people=people or 0,
+        users=people or 0,
         queue_length=int(
             sum(it for (_, status), it in sessions.items() if status == SessionStatus.QUEUED)
         ),
