@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from polydev.cli.supervisor.supervisor import shutdown
+from polydev.cli.supervisor import shutdown
 from polydev.shared.errors import Failed
 
 

@@ -22,8 +22,7 @@ from polydev.cli.commands.instance.up import Plan
 from polydev.cli.demo import demo_env
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.printer import Terminal
-from polydev.cli.supervisor import daemonize, preflight
-from polydev.cli.supervisor.supervisor import shutdown
+from polydev.cli.supervisor import daemonize, preflight, shutdown
 from polydev.hostagent.images import ImageKind
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.errors import CredentialsNotAccepted, Failed, PolydevError, UnknownProvider
