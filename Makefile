@@ -3,7 +3,7 @@ MAKEFLAGS += --no-print-directory
 RUN := scripts/with-env
 export POLYDEV_IMAGES_DIR ?= /var/cache/polydev/golden-images
 
-.PHONY: help setup setup-tests lock check format images test soak demo down bench clean
+.PHONY: help setup setup-tests lock check settings format images test soak demo down bench clean
 
 help:            ## What can be made
 	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile | expand -t 16
@@ -22,6 +22,10 @@ lock: setup      ## Write requirements.lock anew from pyproject.toml
 
 check: setup-tests ## Format, lint, types, import contracts, unit tests
 	@scripts/check
+
+settings: setup-tests ## Write docs/settings.md from the code
+	@$(RUN) scripts/settings-reference >docs/settings.md.new
+	@mv docs/settings.md.new docs/settings.md
 
 format: setup    ## Format and fix what can be fixed by itself
 	@$(RUN) ruff format .

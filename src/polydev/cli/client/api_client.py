@@ -36,15 +36,18 @@ Json = dict[str, Any]
 
 
 class ClientSettings(CommonSettings):
-    """Where the controller is, and what opens it."""
+    """Address of the controller, and the token that opens it."""
 
     url: str | None = None
+    """Address of a controller on another machine. Unset: the one on this machine."""
     port: int = Field(4000, ge=1, le=65535, validation_alias="PORT")
+    """Port of the controller on this machine."""
     admin_token: SecretStr | None = None
+    """The administrator's API token. Unset: the one in `admin-token`."""
     own_token: SecretStr | None = Field(None, validation_alias="POLYDEV_TOKEN")
-    """An API token of whoever runs this; it comes before the administrator's."""
+    """Your API token. It is used instead of the administrator's."""
     user: str = "polydev"
-    """The system user that the controller of this machine runs as."""
+    """The system user that the controller runs as."""
 
     @property
     def base_url(self) -> str:

@@ -50,12 +50,14 @@ whoever connects on the page."""
 
 
 class DemoSettings(BaseSettings):
-    """What the demo is called, and where it keeps its state."""
+    """Name and state folder of the demo."""
 
     model_config = SettingsConfigDict(env_prefix="POLYDEV_DEMO_", frozen=True)
 
     name: str = Field(default="polydev-demo", pattern="^[a-z][a-z0-9-]{0,24}$")
+    """Name of the demo's network namespaces."""
     state_dir: Path = Path("/var/lib/polydev-demo")
+    """State folder of the demo."""
 
     @property
     def outside(self) -> str:

@@ -47,11 +47,11 @@ class SetupSettings(HostSettings):
     user: str = Field("polydev", pattern="^[a-z_][a-z0-9_-]{0,31}$")
     """The system user that the controller runs as."""
     setup_root: Path = Path("/")
-    """The root of the system that is set up, if it is not the one that this runs on."""
+    """Root folder of the system to set up. For tests and images."""
     firecracker_mirror: str | None = Field(None, pattern=r"^https?://[^?#@\s]+$")
-    """Where releases of Firecracker lie; None: where the project publishes them."""
+    """Mirror of Firecracker's releases. Unset: where the project publishes them."""
     firecracker_sha256: str | None = None
-    """SHA-256 of the release's archive; None: as it is pinned."""
+    """SHA-256 of the release's archive. Unset: the pinned one."""
 
 
 @runs

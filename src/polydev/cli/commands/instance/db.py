@@ -30,10 +30,12 @@ _PASSED = ("PATH", "LANG", "LC_", "TZ", "DATABASE_URL", "POLYDEV_STATE_DIR", "PG
 
 
 class DatabaseSettings(CommonSettings):
-    """Which database it is, and whose file if it is one."""
+    """The database, and the system user that owns its file."""
 
     database_url: str | None = Field(None, validation_alias="DATABASE_URL")
+    """As for the controller."""
     user: str = "polydev"
+    """The system user that owns the SQLite file."""
 
     @property
     def is_file(self) -> bool:

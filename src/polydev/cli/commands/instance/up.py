@@ -43,7 +43,7 @@ EVERYONES = ("PATH", "LANG", "LC_", "TZ", "POLYDEV_")
 
 
 class UpSettings(CommonSettings):
-    """What only `up` needs to know."""
+    """Settings of `up` alone."""
 
     user: str = "polydev"
     """The system user that the controller runs as."""
