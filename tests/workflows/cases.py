@@ -36,6 +36,8 @@ class Case:
     failed: Settle
     """Waits until it has failed and been undone, checks that, and removes what was prepared."""
     prepare: Callable[[World], Awaitable[str]] = field(default=_nothing)
+    is_on_both: bool = False
+    """Whether the tests of every day run it on PostgreSQL, too: the sagas that differ most."""
 
 
 # -- connect -----------------------------------------------------------------------------------
@@ -252,15 +254,22 @@ async def _is_listed(world: World, user_id: str) -> bool:
 
 
 CASES = (
-    Case("connect", _connect, _connected, _not_connected),
+    Case("connect", _connect, _connected, _not_connected, is_on_both=True),
     Case("connect-by-key", _connect_by_key, _connected_by_key, _not_connected_by_key),
     Case("create-machine", _make, _runs, _was_not_made),
     Case("destroy-machine", _destroy, _is_gone, _is_gone, _made),
     Case("stop-machine", _stop, _rests, _is_left, _made),
     Case("revoke-credential", _revoke, _is_revoked, _is_revoked, _delivered),
-    Case("delete-person", _delete_person, _nobody_is_left, _nobody_is_left, _somebody),
+    Case(
+        "delete-person",
+        _delete_person,
+        _nobody_is_left,
+        _nobody_is_left,
+        _somebody,
+        is_on_both=True,
+    ),
     Case("start-machine", _start, _runs, _is_left, _stopped),
-    Case("hibernate-machine", _hibernate, _sleeps, _is_left, _made),
+    Case("hibernate-machine", _hibernate, _sleeps, _is_left, _made, is_on_both=True),
     Case("resume-machine", _resume, _is_awake, _is_left, _asleep),
 )
 

@@ -1,9 +1,19 @@
-"""Every workflow on both databases: it fails at each step, does each twice, and is cut by kill -9
-before, inside and after each; whatever happens, the world's inventory is exact afterwards."""
+"""The kill matrix: every workflow fails, repeats or dies at each step, and leaves an exact world.
+
+A workflow's persisted state changes at two places of a step: its work is done, but not recorded
+("inside"), and DBOS has recorded its outcome ("after"). DBOS writes the outcome before the step
+returns, and the saga awaits and writes nothing between one step and the next: "after" one step and
+"before" the next are the same state. So a run is killed before its first step, and then inside and
+after each: 2n + 1 points for n steps.
+
+SQLite runs every workflow; PostgreSQL those that `cases.py` marks, or all with POLYDEV_MATRIX=all
+(`make soak`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -11,7 +21,17 @@ from cases import CASES, ELSEWHERE, Case
 from controller_process import At, SagaTable
 from controller_world import World, a_world
 
-POINTS = ("before", "inside", "after")
+EVERY_CASE_ON_BOTH = os.environ.get("POLYDEV_MATRIX") == "all"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each case on SQLite, and on PostgreSQL if it is marked for both."""
+    if "case" not in metafunc.fixturenames:
+        return
+    pairs = [("sqlite", case) for case in CASES]
+    pairs += [("postgresql", case) for case in CASES if case.is_on_both or EVERY_CASE_ON_BOTH]
+    ids = [f"{database}-{case.name}" for database, case in pairs]
+    metafunc.parametrize(("database_url", "case"), pairs, indirect=["database_url"], ids=ids)
 
 
 @pytest.fixture
@@ -33,10 +53,9 @@ def _world(database_url: str) -> AbstractAsyncContextManager[World]:
     return a_world(DATABASE_URL=database_url, POLYDEV_SIGN_UPS_PER_HOUR="1000")
 
 
-@pytest.fixture(params=CASES, ids=[case.name for case in CASES])
-def case(request: pytest.FixtureRequest) -> Case:
-    it: Case = request.param
-    return it
+def _points(steps: Sequence[str]) -> list[At]:
+    """Every persisted state of a run of these steps."""
+    return [At(steps[0], "before"), *(At(step, it) for step in steps for it in ("inside", "after"))]
 
 
 async def _table(world: World, case: Case) -> SagaTable:
@@ -92,8 +111,7 @@ async def test_done_twice_every_step_is_done_once(world_twice: World, case: Case
 
 async def test_killed_anywhere_it_completes(world: World, case: Case) -> None:
     table = await _table(world, case)
-    steps = [*table.steps, *table.always, f"end {case.name}"]
-    points = [At(step, point) for step in steps for point in POINTS]
+    points = _points([*table.steps, *table.always, f"end {case.name}"])
     if world.is_shared:  # one life with all its deaths; SQLite has each alone
         await _killed(world, case, *points)
     else:
@@ -103,10 +121,9 @@ async def test_killed_anywhere_it_completes(world: World, case: Case) -> None:
 
 async def test_killed_while_undoing_it_is_undone(world: World, case: Case) -> None:
     table = await _table(world, case)
-    undoing = [f"undo {step}" for step in reversed(table.undone)]
-    points = [At(step, point) for step in undoing for point in POINTS]
-    if not points:
+    if not table.undone:
         pytest.skip("none of its steps can be undone")
+    points = _points([f"undo {step}" for step in reversed(table.undone)])
     fail = At(table.steps[-1], "inside")
     if world.is_shared:
         await _killed(world, case, *points, fail=fail)
