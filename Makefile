@@ -39,8 +39,10 @@ test: setup-tests  ## Everything: check, images, and all tests on real machines
 	@bin/polydev image build
 	@scripts/test
 
-soak: setup-tests  ## 300 sessions on each database while all that may die is killed again and again
-	@POLYDEV_SOAK_SESSIONS=300 $(RUN) python -m pytest -q -s tests/workflows/test_soak.py
+soak: setup-tests  ## What `make test` does in short: many sessions, the whole kill matrix, more requests
+	@POLYDEV_SOAK_SESSIONS=300 POLYDEV_MATRIX=all POLYDEV_OPENAPI_EXAMPLES=25 \
+		$(RUN) python -m pytest -q -s --timeout 3600 \
+		tests/workflows/test_soak.py tests/workflows/test_matrix.py tests/contract/test_openapi.py
 
 demo: setup      ## Carry the main job through, offline, on real machines
 	@bin/polydev demo

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -27,8 +28,8 @@ from schemathesis.specs.openapi import checks as oas
 
 from polydev.controller.api.server import routes_of
 
-EXAMPLES = 12
-"""How many requests each operation gets of each kind."""
+EXAMPLES = int(os.environ.get("POLYDEV_OPENAPI_EXAMPLES", "4"))
+"""Requests of each kind that each operation gets: `make soak` has 25."""
 
 ENDLESS = {"listenToEvents", "listenToChat"}
 """Streams that no request ends; tests of their own read them."""

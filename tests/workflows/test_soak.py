@@ -20,10 +20,16 @@ from controller_world import World, a_world, tokens_in
 
 from polydev.controller.store.tables import auth_sessions
 
-SESSIONS = {"sqlite": 120, "postgresql": 60}
+SESSIONS = {"sqlite": 40, "postgresql": 20}
 """POLYDEV_SOAK_SESSIONS says otherwise: `make soak` has 300 on each."""
+LONG = 100
+"""A soak of so many sessions kills less often, and has more sessions at once."""
 BETWEEN_KILLS = {"sqlite": (5, 15), "postgresql": (3, 10)}
 """How many sessions end from one kill to the next: on any machine that is every few seconds."""
+BETWEEN_KILLS_IN_SHORT = (2, 5)
+KILLS = ["controller"] * 6 + ["host agent"]
+"""Each round of kills, in any order. Simulated machines end with their host agent, and the logins
+in them fail: it is killed less often."""
 PEOPLE = 60
 AT_ONCE = 40
 LIMIT_S = 1500
@@ -78,23 +84,23 @@ async def _kill(
     enough: asyncio.Event,
 ) -> Counter[str]:
     """Kill one or the other whenever a few more sessions have ended, and start it again, until it
-    is enough. Simulated machines end with their host agent, and the logins in them fail: it is
-    killed less often. It goes by sessions, not by time, for tests to mean the same on any machine.
+    is enough. It goes by sessions, not by time, for tests to mean the same on any machine.
     """
-    killed, ended = Counter[str](), 0
+    killed, ended, next_kills = Counter[str](), 0, list[str]()
     while not enough.is_set():
         ended += dice.randint(*between)
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 while len(views) < ended and not enough.is_set():
                     await asyncio.sleep(dice.random() / 2)
-        if dice.random() < 0.85:
-            killed["controller"] += 1
+        next_kills = next_kills or dice.sample(KILLS, len(KILLS))
+        victim = next_kills.pop()
+        killed[victim] += 1
+        if victim == "controller":
             await world.controller.kill()
             await world.bury()
             await world.controller.start()
         else:
-            killed["host agent"] += 1
             await world.agent.kill()
             await world.agent.start()
     return killed
@@ -106,6 +112,7 @@ async def _many(
     dice: random.Random,
     numbers: range,
     views: list[dict[str, Any]],
+    at_once: int,
 ) -> None:
     """So many sessions, a few at a time; one person has one at a time. `views` gets their ends."""
     left = iter(numbers)
@@ -116,7 +123,7 @@ async def _many(
             async with room:
                 views.append(await user.connects())
 
-    room = asyncio.Semaphore(AT_ONCE)
+    room = asyncio.Semaphore(at_once)
     async with asyncio.TaskGroup() as group:
         for token in tokens:
             group.create_task(of(token, random.Random(dice.random())))
@@ -129,6 +136,8 @@ async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
     kind = database_url.partition(":")[0]
     count = int(os.environ.get("POLYDEV_SOAK_SESSIONS", SESSIONS[kind]))
     seed = int(os.environ.get("POLYDEV_SOAK_SEED", random.randrange(2**32)))
+    is_long = count >= LONG
+    between = BETWEEN_KILLS[kind] if is_long else BETWEEN_KILLS_IN_SHORT
     dice, enough, began = random.Random(seed), asyncio.Event(), time.monotonic()
     with capsys.disabled():
         print(f"\nsoak: seed {seed}", end="", flush=True)
@@ -141,9 +150,10 @@ async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
         await world.controller.ask("GET", "/health")
         tokens = list((await world.users(PEOPLE)).values())
         views: list[dict[str, Any]] = []
-        killing = asyncio.create_task(_kill(world, dice, BETWEEN_KILLS[kind], views, enough))
+        killing = asyncio.create_task(_kill(world, dice, between, views, enough))
         async with asyncio.timeout(LIMIT_S):
-            await _many(world, tokens, dice, range(count), views)
+            at_once = AT_ONCE if is_long else count // 5
+            await _many(world, tokens, dice, range(count), views, at_once)
         enough.set()
         killed, ends = await killing, Counter(view["status"] for view in views)
         with capsys.disabled():
