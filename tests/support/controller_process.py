@@ -79,6 +79,8 @@ class ControllerProcess:
             **{name: value for name, value in env.items() if name != "PORT"},
         }
         self.token = TOKEN
+        self.hashes_quickly = True
+        """Whether keys and passwords cost it nothing; what another program opens has its cost."""
         self._process: forks.Forked | None = None
 
     @property
@@ -118,7 +120,8 @@ class ControllerProcess:
     async def start(self, *, twice: bool = False) -> None:
         """Start it; `twice` has it do every step twice."""
         how_often = "twice" if twice else "once"
-        argv = [str(self._orders), str(self._told), str(self._hold), how_often]
+        hashing = "quick" if self.hashes_quickly else "real"
+        argv = [str(self._orders), str(self._told), str(self._hold), how_often, hashing]
         self._process = await asyncio.to_thread(forks.fork, "controller", argv, self.env, self.log)
 
     async def ended(self) -> int:
@@ -191,13 +194,17 @@ class ControllerProcess:
 
 def main(argv: Sequence[str]) -> int:
     """The controller, observed. Its arguments are the files of orders, of what it tells and of
-    whether workflows are held, and how often to do each step."""
+    whether workflows are held, how often to do each step, and what hashing costs."""
+    import quick_hashing
+
     from polydev.controller import bootstrap
     from polydev.controller.settings import ControllerSettings, read
     from polydev.shared.errors import PolydevError
     from polydev.shared.logging import setup
 
-    orders, told, hold, times = argv
+    orders, told, hold, times, hashing = argv
+    if hashing == "quick":
+        quick_hashing.apply(setattr)
     _tell_sagas(Path(told), Path(hold))
     if times == "twice":
         _do_steps_twice()

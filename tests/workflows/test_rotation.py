@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import quick_hashing
 from controller_process import KEY, At, ControllerProcess
 from controller_world import World, a_world
 from pydantic import SecretStr
@@ -20,6 +21,12 @@ NEW = "another encryption key of the tests only"
 OTHERS = "POLYDEV_OTHER_ENCRYPTION_KEYS"
 ANN = UserId("ann")
 MANY = 45
+
+
+@pytest.fixture(autouse=True)
+def _hashing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests open what the controller sealed."""
+    quick_hashing.apply(monkeypatch.setattr)
 
 
 async def _started(world: World, key: str, *others: str) -> None:

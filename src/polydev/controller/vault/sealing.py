@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import SecretStr
 
 MAX_PLAINTEXT_BYTES = 1024 * 1024
+SCRYPT_COST = 16384
+"""The parameter n of RFC 7914: with r = 8 it takes 16 MiB."""
 
 _SALT_BYTES = 32
 _IV_BYTES = 16
@@ -88,7 +90,7 @@ class Sealer:
 
     def _derive(self, salt: bytes) -> bytes:
         text = self._secret.get_secret_value().encode()
-        return Scrypt(salt=salt, length=_KEY_BYTES, n=16384, r=8, p=1).derive(text)
+        return Scrypt(salt=salt, length=_KEY_BYTES, n=SCRYPT_COST, r=8, p=1).derive(text)
 
 
 def _text(raw: bytes) -> str:
