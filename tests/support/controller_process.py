@@ -33,6 +33,7 @@ TOKEN = f"a-token-of-the-tests-only-{secrets.token_hex(8)}"
 KEY = f"an encryption key of the tests only {secrets.token_hex(8)}"
 ENDS = {"completed", "failed", "expired", "cancelled"}
 _LIMIT_S = 60
+_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class ControllerProcess:
         """
         return httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.port}",
-            transport=httpx.AsyncHTTPTransport(retries=8, verify=False),
+            transport=_Patient(verify=False),
             timeout=_LIMIT_S,
             **how,
         )
@@ -190,6 +191,18 @@ class ControllerProcess:
 
     def host(self) -> Host:
         return Host(self.state_dir / "sockets" / "hostd.sock")
+
+
+class _Patient(httpx.AsyncHTTPTransport):
+    """Connects as soon as the controller listens. httpx's own retries pause half a second first."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(int(_LIMIT_S / _PAUSE_S)):
+            try:
+                return await super().handle_async_request(request)
+            except httpx.ConnectError:
+                await asyncio.sleep(_PAUSE_S)  # a port tells nobody when it opens
+        return await super().handle_async_request(request)
 
 
 def main(argv: Sequence[str]) -> int:
