@@ -9,6 +9,7 @@ from zlib import crc32
 
 import hypothesis
 import pytest
+import sqlite_template
 from browser import Chromium, a_chromium
 from postgres import Cluster, a_cluster
 
@@ -59,7 +60,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         url: str = request.getfixturevalue("postgresql_url")
         return url
-    return f"sqlite:///{tmp_path}/polydev.db"
+    return _sqlite(tmp_path)
 
 
 @pytest.fixture
@@ -69,7 +70,13 @@ def some_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if crc32(request.node.name.encode()) % 2:
         url: str = request.getfixturevalue("postgresql_url")
         return url
-    return f"sqlite:///{tmp_path}/polydev.db"
+    return _sqlite(tmp_path)
+
+
+def _sqlite(folder: Path) -> str:
+    file = folder / "polydev.db"
+    sqlite_template.put_database(file)
+    return f"sqlite:///{file}"
 
 
 @pytest.fixture(scope="session")

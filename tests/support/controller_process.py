@@ -23,6 +23,7 @@ from typing import Any
 
 import forks
 import httpx
+import sqlite_template
 from ports import KeptPort
 
 from polydev.shared.errors import LoginFailed
@@ -80,8 +81,8 @@ class ControllerProcess:
             **{name: value for name, value in env.items() if name != "PORT"},
         }
         self.token = TOKEN
-        self.hashes_quickly = True
-        """Whether keys and passwords cost it nothing; what another program opens has its cost."""
+        self.is_as_shipped = False
+        """Whether it makes its own database, and hashes at the product's cost."""
         self._process: forks.Forked | None = None
 
     @property
@@ -121,9 +122,22 @@ class ControllerProcess:
     async def start(self, *, twice: bool = False) -> None:
         """Start it; `twice` has it do every step twice."""
         how_often = "twice" if twice else "once"
-        hashing = "quick" if self.hashes_quickly else "real"
+        if not self.is_as_shipped:
+            await asyncio.to_thread(self._prepare)
+        hashing = "real" if self.is_as_shipped else "quick"
         argv = [str(self._orders), str(self._told), str(self._hold), how_often, hashing]
         self._process = await asyncio.to_thread(forks.fork, "controller", argv, self.env, self.log)
+
+    def _prepare(self) -> None:
+        """Spare it the making of an SQLite database and its journal."""
+        folder = self.state_dir / "controller"
+        url = self.env.get("DATABASE_URL")
+        if url is None or url.startswith("sqlite:"):
+            file = folder / "polydev.db" if url is None else Path(url.removeprefix("sqlite:///"))
+            if not file.exists():
+                sqlite_template.put_database(file)
+            if not (folder / "journal.db").exists():
+                sqlite_template.put_journal(folder)
 
     async def ended(self) -> int:
         assert self._process is not None
@@ -228,6 +242,22 @@ def main(argv: Sequence[str]) -> int:
     except PolydevError as error:
         print(f"polydev: {error.line()}", file=sys.stderr)
         return 1
+    return 0
+
+
+def make_journal(argv: Sequence[str]) -> int:
+    """Make the journal of a database, as a controller's first start does."""
+    from polydev.workflows.engine import Engine
+    from polydev.workflows.journal import journal_of
+
+    url, folder = argv
+
+    async def start_once() -> None:
+        engine = Engine(journal_of(url, Path(folder)))
+        await engine.start()
+        await engine.stop()
+
+    asyncio.run(start_once())
     return 0
 
 

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _asking: list[socket.socket] = []
+_turn = threading.Lock()
 
 
 class Forked:
@@ -52,10 +54,18 @@ class Forked:
 
 
 def fork(program: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Forked:
-    """Start a program in a process of its own: `controller` (controller_process.main), `agent` or
-    `cut-agent` (the host agent, sound or not; they take no arguments)."""
+    """Start a program in a process of its own: `controller` (controller_process.main), `journal`
+    (controller_process.make_journal), `agent` or `cut-agent` (the host agent, sound or not; they
+    take no arguments)."""
     what = {"program": program, "argv": list(argv), "env": dict(env), "log": str(log)}
     return Forked(int(_ask(what)))
+
+
+def run(program: str, argv: Sequence[str], log: Path) -> None:
+    """Run a program to its end. Blocks, and so does whoever else asks for a fork meanwhile."""
+    process = fork(program, argv, os.environ, log)
+    code = _ask({"reap": process.pid})
+    assert code == 0, f"{program} ended with {code}: {log.read_text()}"
 
 
 async def _reap(pid: int) -> int:
@@ -72,6 +82,11 @@ async def _reap(pid: int) -> int:
 
 
 def _ask(what: Mapping[str, Any]) -> Any:
+    with _turn:
+        return _ask_alone(what)
+
+
+def _ask_alone(what: Mapping[str, Any]) -> Any:
     if not _asking:
         _asking.append(_begin())
     with _asking[0].makefile("rw") as stream:
@@ -112,6 +127,7 @@ def _serve(asked: socket.socket) -> None:
     gc.freeze()  # or each fork's collector would copy all of this memory by looking at it
     programs = {
         "controller": controller_process.main,
+        "journal": controller_process.make_journal,
         "agent": lambda _: host_agent.main(),
         "cut-agent": lambda _: cut_agent.main(),
     }

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+import forks
 import psycopg
 from ports import KeptPort
 from psycopg import sql
@@ -28,7 +29,7 @@ from polydev.controller.store.engine.database import migrate
 
 APP, APP_PASSWORD = "polydev_app", "the tests' own"
 _SUPERUSER = "postgres"
-_TEMPLATE = "migrated"
+_TEMPLATE, _STARTED = "migrated", "started"
 _START_LIMIT_S = 120
 _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 _OPTIONS = {
@@ -49,6 +50,7 @@ class Cluster:
         self._port = KeptPort()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
+        self._has_started = False
 
     @property
     def port(self) -> int:
@@ -99,15 +101,13 @@ class Cluster:
         )
         return self.url(name)
 
-    def database(self) -> str:
-        """The URL of a fresh database with this version's tables."""
-        name = f"test_{next(self._numbers)}"
-        self.administer(
-            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY").format(
-                sql.Identifier(name), sql.Identifier(APP), sql.Identifier(_TEMPLATE)
-            )
-        )
-        return self.url(name)
+    def database(self, *, with_journal: bool = False) -> str:
+        """The URL of a fresh database with this version's tables; a controller's has a journal."""
+        if with_journal and not self._has_started:
+            self._copy(_TEMPLATE, _STARTED)
+            forks.run("journal", (self.url(_STARTED), str(self.folder)), self.folder / "journal")
+            self._has_started = True
+        return self._copy(_STARTED if with_journal else _TEMPLATE, f"test_{next(self._numbers)}")
 
     def drop(self, url: str) -> None:
         """Remove a database, also one that somebody is still connected to."""
@@ -133,6 +133,14 @@ class Cluster:
         """Do something as the superuser."""
         with self.superuser() as connection:
             connection.execute(statement)  # type: ignore[arg-type]
+
+    def _copy(self, template: str, name: str) -> str:
+        self.administer(
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY").format(
+                sql.Identifier(name), sql.Identifier(APP), sql.Identifier(template)
+            )
+        )
+        return self.url(name)
 
     def _wait_until_it_answers(self) -> None:
         ready = [str(_programs() / "pg_isready"), "-q", "-t", "5", "-h", str(self.folder)]

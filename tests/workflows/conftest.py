@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from controller_world import World, a_world
+from postgres import Cluster
+
+
+@pytest.fixture
+def postgresql_url(postgres: Cluster) -> Iterator[str]:
+    """A fresh PostgreSQL database that a controller has started over."""
+    url = postgres.database(with_journal=True)
+    yield url
+    postgres.drop(url)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from controller_process import TOKEN, ControllerProcess
+from postgres import Cluster
 
 
 async def _refused(state_dir: Path, **env: str) -> str:
@@ -32,9 +33,9 @@ async def _refused(state_dir: Path, **env: str) -> str:
 
 @pytest.fixture
 async def controller(tmp_path: Path) -> ControllerProcess:
-    """One that hashes as others do, since others open what it left."""
+    """One that starts as a user's does; other programs open what it left."""
     it = ControllerProcess(tmp_path / "state")
-    it.hashes_quickly = False
+    it.is_as_shipped = True
     return it
 
 
@@ -101,6 +102,18 @@ async def test_a_second_controller_on_the_same_database(
         assert "Another controller already works in" in line
     finally:
         await controller.kill()
+
+
+async def test_an_empty_database_is_made_ready(
+    controller: ControllerProcess, postgres: Cluster
+) -> None:
+    controller.env["DATABASE_URL"] = postgres.empty_database()
+    await controller.start()
+    try:
+        assert await controller.ask("GET", "/api/vm/list") == []
+    finally:
+        await controller.kill()
+    postgres.drop(controller.env["DATABASE_URL"])
 
 
 async def test_what_it_keeps_is_its_users_alone(controller: ControllerProcess) -> None:

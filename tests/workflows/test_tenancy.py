@@ -199,7 +199,7 @@ def database(request: pytest.FixtureRequest) -> dict[str, str]:
     """The setting that names the database."""
     if request.param == "sqlite":
         return {}
-    return {"DATABASE_URL": request.getfixturevalue("postgres").database()}
+    return {"DATABASE_URL": request.getfixturevalue("postgres").database(with_journal=True)}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
