@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import forks
+from memory_folder import memory_folder
 
 import polydev
 from polydev.hostagent.system import namespaces
@@ -131,7 +132,8 @@ class AgentProcess:
 @asynccontextmanager
 async def agent_world(**env: str) -> AsyncIterator[AgentProcess]:
     """A place for an agent, not started; everything of it is removed afterwards."""
-    root = Path(tempfile.mkdtemp(prefix="pdt-"))
+    is_simulated = env.get("POLYDEV_DRIVER") == "simulated"
+    root = Path(tempfile.mkdtemp(prefix="pdt-", dir=memory_folder() if is_simulated else None))
     agent = AgentProcess(root, root.name.lower().replace("_", "-"), env)
     try:
         yield agent

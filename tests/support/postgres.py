@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import forks
 import psycopg
+from memory_folder import memory_folder
 from ports import KeptPort
 from psycopg import sql
 
@@ -157,7 +158,8 @@ class Cluster:
 @contextmanager
 def a_cluster(*, is_durable: bool = False) -> Iterator[Cluster]:
     """A running server with its template; it is gone afterwards. Tests need no durable one."""
-    folder = Path(tempfile.mkdtemp(prefix="polydev-pg-"))
+    where = None if is_durable else memory_folder()
+    folder = Path(tempfile.mkdtemp(prefix="polydev-pg-", dir=where))
     cluster = Cluster(folder, is_durable=is_durable)
     try:
         _make_data(folder)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import forks
+from memory_folder import memory_folder
 
 from polydev.store.database import migrate
 
@@ -51,6 +52,6 @@ def _journal() -> Path:
 
 
 def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="polydev-sqlite-"))
+    folder = Path(tempfile.mkdtemp(prefix="polydev-sqlite-", dir=memory_folder()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
