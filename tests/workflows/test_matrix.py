@@ -22,16 +22,13 @@ from controller_process import At, SagaTable
 from controller_world import World, a_world
 
 EVERY_CASE_ON_BOTH = os.environ.get("POLYDEV_MATRIX") == "all"
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each case on SQLite, and on PostgreSQL if it is marked for both."""
-    if "case" not in metafunc.fixturenames:
-        return
-    pairs = [("sqlite", case) for case in CASES]
-    pairs += [("postgresql", case) for case in CASES if case.is_on_both or EVERY_CASE_ON_BOTH]
-    ids = [f"{database}-{case.name}" for database, case in pairs]
-    metafunc.parametrize(("database_url", "case"), pairs, indirect=["database_url"], ids=ids)
+ON_SQLITE = [("sqlite", case) for case in CASES]
+ON_POSTGRESQL = [("postgresql", case) for case in CASES if case.is_on_both or EVERY_CASE_ON_BOTH]
+each_case = pytest.mark.parametrize(
+    ("database_url", "case"),
+    [pytest.param(*pair, id=f"{pair[0]}-{pair[1].name}") for pair in ON_SQLITE + ON_POSTGRESQL],
+    indirect=["database_url"],
+)
 
 
 @pytest.fixture
@@ -86,6 +83,7 @@ async def test_every_workflow_is_in_the_matrix_or_has_its_own(world: World) -> N
     assert set(await world.controller.sagas()) == known
 
 
+@each_case
 async def test_failed_anywhere_it_leaves_a_clean_world(world: World, case: Case) -> None:
     table = await _table(world, case)
     for step in table.steps:
@@ -97,6 +95,7 @@ async def test_failed_anywhere_it_leaves_a_clean_world(world: World, case: Case)
             assert world.controller.orders_left() == 0, f"not failed {point} {step}"
 
 
+@each_case
 async def test_done_twice_every_step_is_done_once(world_twice: World, case: Case) -> None:
     world = world_twice
     await case.completed(world, await case.begin(world, await case.prepare(world)))
@@ -109,6 +108,7 @@ async def test_done_twice_every_step_is_done_once(world_twice: World, case: Case
         await world.assert_clean()
 
 
+@each_case
 async def test_killed_anywhere_it_completes(world: World, case: Case) -> None:
     table = await _table(world, case)
     points = _points([*table.steps, *table.always, f"end {case.name}"])
@@ -119,6 +119,7 @@ async def test_killed_anywhere_it_completes(world: World, case: Case) -> None:
             await _killed(world, case, at)
 
 
+@each_case
 async def test_killed_while_undoing_it_is_undone(world: World, case: Case) -> None:
     table = await _table(world, case)
     if not table.undone:
