@@ -247,8 +247,8 @@ def main(argv: Sequence[str]) -> int:
 
 def make_journal(argv: Sequence[str]) -> int:
     """Make the journal of a database, as a controller's first start does."""
-    from polydev.workflows.engine import Engine
-    from polydev.workflows.journal import journal_of
+    from polydev.controller.workflows.engine.dbos_store import journal_of
+    from polydev.controller.workflows.engine.engine import Engine
 
     url, folder = argv
 

@@ -16,8 +16,8 @@ SCRYPT_COST = 2
 
 def apply(replace: Callable[[object, str, object], None]) -> None:
     """Make hashing cheap in this process: `replace` is `setattr`, or a monkeypatch's."""
-    from polydev.access import passwords
-    from polydev.vault import sealing
+    from polydev.controller.access.sign_in import passwords
+    from polydev.controller.vault import sealing
 
     replace(sealing, "SCRYPT_COST", SCRYPT_COST)
     replace(passwords, "RFC_9106_LOW_MEMORY", CHEAPEST)

@@ -16,7 +16,7 @@ from pathlib import Path
 import forks
 from memory_folder import memory_folder
 
-from polydev.store.database import migrate
+from polydev.controller.store.engine.database import migrate
 
 _FILE, _JOURNAL = "polydev.db", "journal.db"
 
