@@ -123,11 +123,11 @@ async def _a_chat(database: Database) -> Chat:
     nothing = (None, None, 0, ChatStatus.IDLE, None, now(), now())
     chat = Chat(_CHAT, _ANN, "codex", "", TitledBy.NOBODY, *nothing)
     async with database.write() as connection:
-        await users.add(connection, User(_ANN, "ann@example.test", now()))
-        await chats.add(connection, chat)
-        await chats.add_turn(connection, chat, "go", "go", now())
+        await users.insert(connection, User(_ANN, "ann@example.test", now()))
+        await chats.insert(connection, chat)
+        await chats.insert_turn(connection, chat, "go", "go", now())
         asked = await chats.get(connection, _CHAT, _ANN)
-        claimed = await chats.claim(connection, asked, "bench")
+        claimed = await chats.claim_turn(connection, asked, "bench")
     assert claimed is not None
     return claimed
 

@@ -135,7 +135,7 @@ class World:
         ids = [secrets.token_hex(8) for _ in range(count)]
         async with database.write() as connection:
             for name in ids:
-                await users.add(connection, User(UserId(name), f"{name}@example.test", now()))
+                await users.insert(connection, User(UserId(name), f"{name}@example.test", now()))
         await database.close()
         return ids
 

@@ -68,7 +68,7 @@ class Api:
 
     async def has(self, machine: Machine, state: MachineState, address: str | None) -> None:
         async with self.database.write() as connection:
-            await machines.add_if_absent(connection, machine)
+            await machines.insert_if_absent(connection, machine)
             await machines.set_state(connection, machine.vm_id, state, address)
 
 
@@ -131,15 +131,15 @@ async def _bring_to(
     """Have the session be there, in that state, with its steps and that CLI machine."""
     status, step = state
     async with api.database.write() as connection:
-        await sessions.add(connection, session)
-        await sessions.change(connection, session.session_id, step=step, cli_vm_id=cli)
+        await sessions.insert(connection, session)
+        await sessions.update(connection, session.session_id, step=step, cli_vm_id=cli)
         for it in STEPS[: STEPS.index(step) + 1] if step else ():
-            await sessions.step_started(connection, session.session_id, it, now())
+            await sessions.start_step(connection, session.session_id, it, now())
         if status.is_end:
             problem = None if status is SessionStatus.COMPLETED else ("login-failed", "It failed")
             await sessions.end(connection, session.session_id, status, now(), problem)
         else:
-            await sessions.change(connection, session.session_id, status=status)
+            await sessions.update(connection, session.session_id, status=status)
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda it: f"{it[0]} {it[1] or ''}".strip())

@@ -64,7 +64,7 @@ class World:
             for number in range(count):
                 user = User(UserId(f"person-{number}"), f"p{number}@example.test", now())
                 async with database.write() as connection:
-                    await users.add(connection, user)
+                    await users.insert(connection, user)
                 scopes = frozenset(Scope) - {Scope.ADMIN}
                 caller = Caller(user, scopes, LOCAL, "127.0.0.1")
                 _, made[user.user_id] = await Tokens(database).create(caller, "tests", scopes, None)
@@ -162,10 +162,10 @@ class World:
         expected = dict.fromkeys(cli_machines, "cli")
         assert await self.machines() == expected
         async with self.database() as database, database.read() as connection:
-            rows = await machines.alive(connection)
+            rows = await machines.list_alive(connection)
             assert {row.vm_id: str(row.vm_type) for row in rows} == expected
             assert {str(row.status) for row in rows} <= {"running", "stopped"}
-            assert await sessions.live(connection) == []
+            assert await sessions.list_live(connection) == []
 
     async def assert_clean(self, *cli_machines: str) -> None:
         """Exactly these CLI machines exist, on the host and in rows, and nothing else."""

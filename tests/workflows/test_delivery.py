@@ -66,8 +66,8 @@ async def machine(tmp_path: Path) -> AsyncIterator[Delivered]:
     vault = Vault(SecretStr("a key of the tests"), "key-1")
     row = await vault.seal(b"new", Binding(CREDENTIAL, ANN, "codex"), now())
     async with database.write() as connection:
-        await users.add(connection, User(ANN, "ann@example.test", now()))
-        await credentials.put(connection, row)
+        await users.insert(connection, User(ANN, "ann@example.test", now()))
+        await credentials.upsert(connection, row)
     async with agent_world(POLYDEV_DRIVER="simulated") as agent:
         await agent.start()
         vm_id = new_vm_id()
@@ -121,9 +121,9 @@ async def test_a_credential_that_is_gone_or_changed_is_not_delivered(machine: De
     with pytest.raises(NotConnected):
         await machine.delivery.deliver(CredentialId("none"), CODEX, machine.vm_id)
     async with machine.delivery.database.write() as connection:
-        row = await credentials.get(connection, CREDENTIAL)
+        row = await credentials.find_sealed(connection, CREDENTIAL)
         assert row is not None
-        await credentials.put(connection, replace(row, provider="claude_code"))
+        await credentials.upsert(connection, replace(row, provider="claude_code"))
     with pytest.raises(CredentialDamaged):
         await machine.delivery.deliver(CREDENTIAL, CODEX, machine.vm_id)
     assert await machine.read() is None

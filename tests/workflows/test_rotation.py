@@ -49,7 +49,7 @@ async def _plaintexts(world: World, *texts: str) -> dict[str, bytes]:
             first, *others = [SecretStr(text) for text in texts]
             vault = await unlock(connection, first, now(), others)
         async with database.read() as connection:
-            rows = await credentials.not_sealed_with(connection, "none", "", 10_000)
+            rows = await credentials.list_not_sealed_with(connection, "none", "", 10_000)
         return {row.credential_id: await vault.open(row) for row in rows}
 
 
@@ -57,12 +57,12 @@ async def _with_many(world: World) -> None:
     """Rows of this controller, and one of an earlier controller, which was bound to nobody."""
     async with world.database() as database, database.write() as connection:
         vault = await unlock(connection, SecretStr(KEY), now())
-        await users.add(connection, User(ANN, "ann@example.test", now()))
+        await users.insert(connection, User(ANN, "ann@example.test", now()))
         for number in range(MANY):
             binding = Binding(CredentialId(f"c-{number}"), ANN, "codex")
             row = await vault.seal(f"made up {number}".encode(), binding, now())
-            await credentials.put(connection, row)
-        await credentials.put(connection, await _legacy(vault))
+            await credentials.upsert(connection, row)
+        await credentials.upsert(connection, await _legacy(vault))
 
 
 async def _legacy(vault: Vault) -> SealedCredential:
@@ -183,9 +183,9 @@ async def test_a_row_that_does_not_open_is_left_and_counted(world: World) -> Non
     await _with_many(world)
     assert await world.controller.end() == 0
     async with world.database() as database, database.write() as connection:
-        row = await credentials.get(connection, CredentialId("c-7"))
+        row = await credentials.find_sealed(connection, CredentialId("c-7"))
         assert row is not None
-        await credentials.replace_sealed(connection, row, await _damaged(row))
+        await credentials.update_sealed(connection, row, await _damaged(row))
     await _started(world, NEW, KEY)
     assert (await _rotated(world))["left"] == 1
     assert "credential c-7 is not sealed anew" in world.controller.log.read_text()

@@ -204,7 +204,7 @@ async def _machines(
 ) -> Machines:
     """People's machines, labelled as this installation's."""
     async with database.write() as connection:
-        installation = await installations.id_of(connection)
+        installation = await installations.get_or_create_id(connection)
     key = await token_key(database, vault, settings.controller_dir / "browser-token-key")
     return Machines(database, hosts, settings, installation, key)
 

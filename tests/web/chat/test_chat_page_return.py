@@ -119,7 +119,7 @@ async def _told(world: World, visit: Visit, turns: Sequence[_Told]) -> str:
             ChatEvent(first + at, kind, data, now()) for at, (kind, data) in enumerate(kinds)
         ]
     async with world.database() as database, database.write() as connection:
-        await chat_events.add(connection, chat_id, user_id, events)
+        await chat_events.insert(connection, chat_id, user_id, events)
         mine = chats.c.chat_id == chat_id
         await connection.execute(sa.update(chats).where(mine).values(turn=len(turns)))
     return chat_id

@@ -12,7 +12,7 @@ from polydev.controller.access.sign_in.passwords import Passwords, made_up
 from polydev.controller.access.tokens.admin_token import ADMINISTRATOR
 from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.engine.database import Database
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.accounts import passwords, sign_ins, users
 from polydev.controller.store.queries.system import audit
 from polydev.shared.domain import Role, User, UserId, now
@@ -26,10 +26,10 @@ class Administration:
         self._database = database
         self._passwords = passwords
 
-    async def users(self, span: Span | None = None) -> list[User]:
+    async def users(self, span: PageSpec | None = None) -> list[User]:
         """Everybody in the order in which they came, or a span of that."""
         async with self._database.read() as connection:
-            return await users.every(connection, span)
+            return await users.list_all(connection, span)
 
     async def disable(self, caller: Caller, user_id: UserId) -> User:
         """Shut somebody out: their sign-ins end, and their tokens are refused from now on."""
@@ -62,8 +62,8 @@ class Administration:
         kept = await self._passwords.hash(password)
         async with self._database.write() as connection:
             user = await _somebody(connection, user_id)
-            await passwords.put(connection, user_id, kept)
-            await sign_ins.end_all(connection, user_id)
+            await passwords.upsert(connection, user_id, kept)
+            await sign_ins.delete_for_user(connection, user_id)
             await audit.record(connection, caller.did("person.password", user_id, user_id))
             await event_outbox.emit(
                 connection, user_id, "account", user_id, status="password-changed"
@@ -79,7 +79,7 @@ class Administration:
             disabled_at = now() if disable else None
             await users.set_disabled(connection, user_id, disabled_at)
             if disable:
-                await sign_ins.end_all(connection, user_id)
+                await sign_ins.delete_for_user(connection, user_id)
             verb = "disable" if disable else "enable"
             await audit.record(connection, caller.did(f"person.{verb}", user_id, user_id))
         return replace(user, disabled_at=disabled_at)
@@ -97,7 +97,7 @@ async def _other(connection: AsyncConnection, user_id: UserId) -> User:
 
 async def _somebody(connection: AsyncConnection, user_id: UserId) -> User:
     """Raises NoSuchPerson."""
-    user = await users.get(connection, user_id)
+    user = await users.find(connection, user_id)
     if user is None:
         raise NoSuchPerson(f"No person has the id {user_id}")
     return user

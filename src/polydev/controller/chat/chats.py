@@ -19,7 +19,7 @@ from polydev.controller.chat.machine_lookup import machine_for
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine import locks
 from polydev.controller.store.engine.database import Database
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.chats import chat_events, chats
 from polydev.controller.store.queries.system import audit
 from polydev.shared.domain import Chat, ChatEvent, ChatId, ChatStatus, TitledBy, now
@@ -74,14 +74,17 @@ class Chats:
             updated_at=at,
         )
         async with self.database.write() as connection:
-            await locks.hold(connection, "chats", user_id)
+            await locks.acquire(connection, "chats", user_id)
             there = await chats.find(connection, chat.chat_id)
             if there is not None and there.user_id == user_id:
                 return there
             limit = self.settings.chats_each
-            if caller.bounds is not None and await chats.count_of(connection, user_id) >= limit:
+            if (
+                caller.bounds is not None
+                and await chats.count_for_user(connection, user_id) >= limit
+            ):
                 raise QuotaExceeded(f"You have {limit} chats", hint="Delete one of them")
-            await chats.add(connection, chat)
+            await chats.insert(connection, chat)
             await audit.record(connection, caller.did("chat.create", chat.chat_id, user_id))
         return chat
 
@@ -90,10 +93,10 @@ class Chats:
         async with self.database.read(caller.user_id) as connection:
             return await chats.get(connection, chat_id, caller.user_id)
 
-    async def listed(self, caller: Caller, span: Span, provider_id: str | None) -> list[Chat]:
+    async def listed(self, caller: Caller, span: PageSpec, provider_id: str | None) -> list[Chat]:
         """A span of the caller's chats, the newest first."""
         async with self.database.read(caller.user_id) as connection:
-            return await chats.of_user(connection, caller.user_id, span, provider_id)
+            return await chats.list_for_user(connection, caller.user_id, span, provider_id)
 
     async def entitle(self, caller: Caller, chat_id: ChatId, title: str) -> Chat:
         """Give a chat a title that stays. Raises NoSuchChat, BadRequest."""
@@ -102,14 +105,14 @@ class Chats:
             raise BadRequest("A title has at least one letter")
         async with self.database.write() as connection:
             await chats.get(connection, chat_id, caller.user_id, to_change=True)
-            await chats.entitle(connection, chat_id, title, TitledBy.USER, list(TitledBy))
+            await chats.set_title(connection, chat_id, title, TitledBy.USER, list(TitledBy))
             return await chats.get(connection, chat_id, caller.user_id)
 
     async def delete(self, caller: Caller, chat_id: ChatId) -> None:
         """Delete a chat with everything in it, and stop its turn. Raises NoSuchChat."""
         async with self.database.write() as connection:
             chat = await chats.get(connection, chat_id, caller.user_id, to_change=True)
-            await chats.remove(connection, chat)
+            await chats.delete(connection, chat)
             await audit.record(connection, caller.did("chat.delete", chat_id, chat.user_id))
 
     async def ask(self, caller: Caller, chat_id: ChatId, prompt: str) -> int:
@@ -124,25 +127,30 @@ class Chats:
         at, user_id = now(), caller.user_id
         await machine_for(self.database, await self.get(caller, chat_id))
         async with self.database.write() as connection:
-            await locks.hold(connection, "chats", user_id)
+            await locks.acquire(connection, "chats", user_id)
             chat = await chats.get(connection, chat_id, user_id, to_change=True)
             if chat.status is not ChatStatus.IDLE:
                 raise ChatBusy(
                     "The CLI still answers in this chat", hint="Wait for its end, or stop it"
                 )
             limit = self.settings.chat_turns_each
-            if caller.bounds is not None and await chats.busy_of(connection, user_id) >= limit:
+            if (
+                caller.bounds is not None
+                and await chats.count_active_for_user(connection, user_id) >= limit
+            ):
                 raise TooManyRequests(
                     f"CLIs answer in {limit} chats of yours already",
                     hint="Wait for one of them, or stop it",
                     retry_after_s=_RETRY_AFTER_S,
                 )
-            beyond = await chats.turns_beyond(connection, chat_id, self.settings.chat_mib * _MIB)
+            beyond = await chats.find_turn_over_size(
+                connection, chat_id, self.settings.chat_mib * _MIB
+            )
             if beyond:
-                await chat_events.forget(connection, chat_id, beyond, at)
-                await chats.forget_turns(connection, chat_id, beyond)
+                await chat_events.delete_up_to_turn(connection, chat_id, beyond, at)
+                await chats.delete_turns_up_to(connection, chat_id, beyond)
             title = sanitize.first_line(prompt, MAX_TITLE_CHARACTERS)
-            return await chats.add_turn(connection, chat, prompt, title, at)
+            return await chats.insert_turn(connection, chat, prompt, title, at)
 
     async def stop(self, caller: Caller, chat_id: ChatId) -> Chat:
         """Have the turn that goes on stopped, if one does. Raises NoSuchChat."""
@@ -161,12 +169,14 @@ class Chats:
         """
         async with self.database.write() as connection:
             await chats.get(connection, chat_id, caller.user_id, to_change=True)
-            asked = await chat_events.asked(connection, chat_id, request_id)
+            asked = await chat_events.find_permission(connection, chat_id, request_id)
             if asked is None:
                 raise NoSuchPermission(f"The CLI did not ask for {request_id} in this chat")
             if option_id not in asked.options:
                 raise BadRequest("That is none of the choices that the CLI gives")
-            if not await chat_events.answer(connection, chat_id, request_id, option_id, now()):
+            if not await chat_events.answer_permission(
+                connection, chat_id, request_id, option_id, now()
+            ):
                 raise PermissionAnswered(
                     "This is decided already, or no longer asked", hint="See what the CLI does now"
                 )
@@ -182,9 +192,9 @@ class Chats:
             read = 0
             while len(found) < limit and read < _MOST_PIECES:
                 known = found[-1].event_id if found else after
-                more = await chat_events.after(connection, chat_id, known)
+                more = await chat_events.list_after(connection, chat_id, known)
                 read += len(more)
-                found = chat_events.joined([*found, *more])
+                found = chat_events.merge_text([*found, *more])
                 if len(more) < chat_events.PAGE:
                     break
         return found[:limit]

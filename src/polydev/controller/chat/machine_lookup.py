@@ -23,11 +23,11 @@ async def machine_for(database: Database, chat: Chat) -> Machine:
     about = provider(chat.provider)
     hint = f"Connect {about.name}"
     async with database.read() as connection:
-        credential = await credentials.newest_of(connection, chat.user_id, about.id)
+        credential = await credentials.find_newest_sealed(connection, chat.user_id, about.id)
         found = None if chat.vm_id is None else await machines.find(connection, chat.vm_id)
         if found is None or found.status in _GONE or found.vm_type is not MachineKind.CLI:
             found = await usable_cli_of(connection, chat.user_id)
-            found = found or await machines.cli_of(connection, chat.user_id, *_THERE)
+            found = found or await machines.find_cli_machine(connection, chat.user_id, *_THERE)
     if credential is None:
         raise NotConnected(f"You have not connected {about.name}", hint=hint)
     if found is None:

@@ -32,9 +32,11 @@ class Placement:
         await alone(connection)
         taken = {
             host_id: Room(memory_mib, vcpus, count)
-            for host_id, (memory_mib, vcpus, count) in (await capacity.taken(connection)).items()
+            for host_id, (memory_mib, vcpus, count) in (
+                await capacity.get_taken_by_host(connection)
+            ).items()
         }
-        return Fleet.of(await hosts.every(connection), taken, now(), self.unseen_limit_s)
+        return Fleet.of(await hosts.list_all(connection), taken, now(), self.unseen_limit_s)
 
     async def add(self, connection: AsyncConnection, machine: Machine) -> Machine:
         """Give a new machine a host, and write its row. Raises NoCapacity."""
@@ -43,7 +45,7 @@ class Placement:
         if host_id is None:
             raise fleet.no_capacity(room)
         placed = replace(machine, host_id=host_id)
-        await machines.add_if_absent(connection, placed)
+        await machines.insert_if_absent(connection, placed)
         return placed
 
     async def start(self, connection: AsyncConnection, machine: Machine) -> None:
@@ -80,7 +82,7 @@ class Placement:
         host_id = fleet.choose(Room.of(machine.size))
         if host_id is None or host_id == machine.host_id:
             return None
-        await machines.move(connection, vm_id, host_id)
+        await machines.move_to_host(connection, vm_id, host_id)
         return replace(machine, host_id=host_id, status=MachineState.CREATING)
 
     def is_dead(self, host: VmHost | None) -> bool:
@@ -93,7 +95,7 @@ class Placement:
 async def alone(connection: AsyncConnection) -> None:
     """Keep what machines take of hosts as it is until this transaction ends: whoever changes a
     machine's host or state by what they read holds this lock."""
-    await locks.hold(connection, _LOCK)
+    await locks.acquire(connection, _LOCK)
 
 
 def _why_not(

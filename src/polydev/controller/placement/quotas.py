@@ -30,7 +30,7 @@ class Quotas:
 
     async def usage(self, connection: AsyncConnection, user_id: UserId) -> Usage:
         """What a person uses, and what their waiting sessions will use."""
-        found = await capacity.usage_of(connection, user_id)
+        found = await capacity.get_user_usage(connection, user_id)
         if not found.waiting:
             return found.usage
         cli_mib = 0 if found.has_running_cli else self.cli.memory_mib
@@ -62,7 +62,7 @@ class Quotas:
 
     async def require_session(self, connection: AsyncConnection, user_id: UserId) -> None:
         """Raises QuotaExceeded unless the person may begin one session more."""
-        found = await capacity.usage_of(connection, user_id)
+        found = await capacity.get_user_usage(connection, user_id)
         used = await self.usage(connection, user_id)
         self._require("connect sessions", used.sessions, 1, self.sessions)
         if not found.has_cli and not found.waiting:
@@ -86,8 +86,8 @@ async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
 
     Raises NoSuchPerson if they are not there, or are being deleted.
     """
-    await locks.hold(connection, "person", user_id)
-    user = await users.get(connection, user_id)
+    await locks.acquire(connection, "person", user_id)
+    user = await users.find(connection, user_id)
     if user is None or user.deleting_at is not None:
         raise NoSuchPerson(f"There is no person {user_id}")
 

@@ -44,8 +44,8 @@ async def unlock(
     left, one of its rows, or if what they open seals nothing any more; BadSettings if a key that
     would be new here is too weak.
     """
-    await vault_keys.alone(connection)
-    known = await vault_keys.every(connection)
+    await vault_keys.lock(connection)
+    known = await vault_keys.list_all(connection)
     found: dict[str, SecretStr] = {}
     new: list[SecretStr] = []
     for secret in (encryption_key, *others):
@@ -88,7 +88,7 @@ async def _known_as(secret: SecretStr, known: Sequence[VaultKey]) -> str | None:
 
 async def _require_uses(connection: AsyncConnection, found: Container[str]) -> None:
     """Refuse keys that open nothing of what there is: a key that was rotated away, for example."""
-    using = [key_id for key_id in await vault_keys.uses(connection) if key_id is not None]
+    using = [key_id for key_id in await vault_keys.get_uses(connection) if key_id is not None]
     missing = [key_id for key_id in using if key_id not in found]
     if found and using and missing == using:
         raise WrongEncryptionKey(
@@ -107,7 +107,7 @@ async def _opener_of_legacy(
 
     Raises WrongEncryptionKey if there are, and no key opens them.
     """
-    legacy = await credentials.any_without_key_id(connection)
+    legacy = await credentials.find_any_without_key_id(connection)
     if legacy is None:
         return None
     for secret in texts:
@@ -124,7 +124,7 @@ async def _opener_of_legacy(
 
 async def _added(connection: AsyncConnection, secret: SecretStr, now: datetime) -> VaultKey:
     row = await Vault(secret, f"key-{secrets.token_hex(6)}").canary(now)
-    await vault_keys.add(connection, row)
+    await vault_keys.insert(connection, row)
     return row
 
 

@@ -32,7 +32,7 @@ async def test_the_stream_of_a_chat_that_is_deleted_ends(
     database = open_database(None, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, ANN)
+        await users.insert(connection, ANN)
     caller = Caller(ANN, frozenset({Scope.CHAT}), "sign-in", "127.0.0.1", "a-sign-in")
     chats = Chats(database, ControllerSettings())
     services = cast(Services, SimpleNamespace(chats=chats))

@@ -26,7 +26,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Database]:
     database = open_database(None, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, User(ANN, "ann@example.test", now()))
+        await users.insert(connection, User(ANN, "ann@example.test", now()))
     yield database
     await database.close()
 

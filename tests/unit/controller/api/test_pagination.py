@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from polydev.controller.api.http import errors
 from polydev.controller.api.http.pagination import Paged
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 
 _AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _ROWS = [(_AT + timedelta(microseconds=it), f"id-{it}") for it in range(5)]
@@ -27,7 +27,7 @@ async def list_things(paged: Paged, colour: str = "") -> list[str]:
     return [name for _, name in paged.of(_after(span), lambda row: row)]
 
 
-def _after(span: Span) -> list[tuple[datetime, str]]:
+def _after(span: PageSpec) -> list[tuple[datetime, str]]:
     rows = [row for row in _ROWS if span.after is None or row > span.after]
     return rows[: span.limit]
 

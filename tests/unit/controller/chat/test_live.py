@@ -35,9 +35,9 @@ async def database(tmp_path: Path) -> Database:
         CHAT, ANN, "codex", "", TitledBy.NOBODY, None, None, 0, ChatStatus.IDLE, None, now(), now()
     )
     async with database.write() as connection:
-        await users.add(connection, User(ANN, "ann@example.test", now()))
-        await chats.add(connection, chat)
-        await chats.add_turn(connection, chat, "hello", "hello", now())
+        await users.insert(connection, User(ANN, "ann@example.test", now()))
+        await chats.insert(connection, chat)
+        await chats.insert_turn(connection, chat, "hello", "hello", now())
     return database
 
 
@@ -45,7 +45,7 @@ async def store(database: Database, live: Live) -> None:
     events = live.to_store()
     async with database.write() as connection:
         if events:
-            await chat_events.add(connection, CHAT, ANN, events)
+            await chat_events.insert(connection, CHAT, ANN, events)
     live.stored(len(events))
 
 

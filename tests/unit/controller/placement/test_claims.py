@@ -53,10 +53,10 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
     database = open_database(database_url, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, User(ANN, "ann@example.test", now()))
+        await users.insert(connection, User(ANN, "ann@example.test", now()))
         for name in ("a", "b"):
             await hosts.register(connection, HostId(name), f"/run/{name}.sock")
-            await hosts.seen(connection, HostId(name), health(), now())
+            await hosts.update_health(connection, HostId(name), health(), now())
     yield database
     await database.close()
 
@@ -89,14 +89,17 @@ async def test_many_placements_at_once_fill_hosts_exactly(database: Database) ->
     placed = await asyncio.gather(*(_place(database) for _ in range(15)))
     assert sorted(str(it) for it in placed if it is not None) == ["a"] * 4 + ["b"] * 4
     async with database.read() as connection:
-        assert await capacity.taken(connection) == {"a": (4096, 4, 4), "b": (4096, 4, 4)}
+        assert await capacity.get_taken_by_host(connection) == {
+            "a": (4096, 4, 4),
+            "b": (4096, 4, 4),
+        }
 
 
 async def test_a_stopped_machine_takes_room_again_when_it_starts(database: Database) -> None:
     stopped = [machine(MachineState.STOPPED, "a") for _ in range(6)]
     async with database.write() as connection:
         for it in stopped:
-            await machines.add_if_absent(connection, it)
+            await machines.insert_if_absent(connection, it)
 
     async def start(it: Machine) -> None:
         async with database.write() as connection:
@@ -136,7 +139,7 @@ async def _make_within_quota(database: Database) -> None:
     async with database.write() as connection:
         await lock_user(connection, ANN)
         await QUOTAS.require_machine(connection, ANN, SIZE)
-        await machines.add_if_absent(connection, machine())
+        await machines.insert_if_absent(connection, machine())
 
 
 async def test_many_wishes_at_once_do_not_exceed_a_quota(database: Database) -> None:
@@ -160,7 +163,7 @@ async def test_a_host_with_machines_is_not_forgotten(database: Database) -> None
     async with database.write() as connection:
         placed = await PLACEMENT.add(connection, machine())
         with pytest.raises(Exception, match="still has 1 machines"):
-            await hosts.remove(connection, HostId("a"))
+            await hosts.delete(connection, HostId("a"))
         await machines.set_state(connection, VmId(placed.vm_id), MachineState.DESTROYED)
-        await hosts.remove(connection, HostId("a"))
-        assert [it.host_id for it in await hosts.every(connection)] == ["b"]
+        await hosts.delete(connection, HostId("a"))
+        assert [it.host_id for it in await hosts.list_all(connection)] == ["b"]

@@ -13,10 +13,10 @@ from test_queries import ANN, BEN
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.engine.database import Database
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.system import audit, events
-from polydev.controller.store.queries.system.audit import Sought
+from polydev.controller.store.queries.system.audit import AuditFilter
 from polydev.controller.store.tables import audit_log
 from polydev.controller.store.tables import events as events_table
 from polydev.controller.workflows.reconcile.retention import Retention
@@ -27,7 +27,7 @@ from polydev.shared.domain import AuditEntry, User, UserId, now
 async def _users(store: Database) -> None:
     async with store.write() as connection:
         for name in (ANN, BEN):
-            await users.add(connection, User(name, f"{name}@example.test", now()))
+            await users.insert(connection, User(name, f"{name}@example.test", now()))
 
 
 async def _record(store: Database, *entries: AuditEntry) -> None:
@@ -36,16 +36,16 @@ async def _record(store: Database, *entries: AuditEntry) -> None:
             await audit.record(connection, entry)
 
 
-async def _found(store: Database, sought: Sought, span: Span | None = None) -> list[str]:
+async def _found(store: Database, sought: AuditFilter, span: PageSpec | None = None) -> list[str]:
     async with store.read() as connection:
-        return [it.entry.subject for it in await audit.found(connection, sought, span)]
+        return [it.entry.subject for it in await audit.list_entries(connection, sought, span)]
 
 
 async def test_an_entry_comes_back_as_it_was_recorded(store: Database) -> None:
     entry = AuditEntry(ANN, "machine.destroy", "vm-1", BEN, "sign-in", "192.0.2.7", "too loud")
     await _record(store, entry)
     async with store.read() as connection:
-        (only,) = await audit.found(connection, Sought())
+        (only,) = await audit.list_entries(connection, AuditFilter())
     assert only.entry == entry
     assert now() - only.at < timedelta(minutes=5)
 
@@ -60,29 +60,29 @@ async def test_entries_are_found_by_what_they_are_about(store: Database) -> None
         AuditEntry("controller", "key.rotate", "d"),
     )
     for sought, subjects in (
-        (Sought(), "dcba"),
-        (Sought(actor=ANN), "ba"),
-        (Sought(owner=BEN), "cb"),
-        (Sought(subject="c"), "c"),
-        (Sought(action="machine.destroy"), "b"),
-        (Sought(action="machine."), "ba"),
-        (Sought(action="%."), ""),
-        (Sought(actor=ANN, owner=BEN), "b"),
-        (Sought(concerning=ANN), "ba"),
-        (Sought(concerning=BEN), "cb"),
-        (Sought(since=before), "dcba"),
-        (Sought(until=before), ""),
-        (Sought(since=now()), ""),
+        (AuditFilter(), "dcba"),
+        (AuditFilter(actor=ANN), "ba"),
+        (AuditFilter(owner=BEN), "cb"),
+        (AuditFilter(subject="c"), "c"),
+        (AuditFilter(action="machine.destroy"), "b"),
+        (AuditFilter(action="machine."), "ba"),
+        (AuditFilter(action="%."), ""),
+        (AuditFilter(actor=ANN, owner=BEN), "b"),
+        (AuditFilter(concerning=ANN), "ba"),
+        (AuditFilter(concerning=BEN), "cb"),
+        (AuditFilter(since=before), "dcba"),
+        (AuditFilter(until=before), ""),
+        (AuditFilter(since=now()), ""),
     ):
         assert "".join(await _found(store, sought)) == subjects, sought
 
 
 async def test_entries_come_in_pages(store: Database) -> None:
     await _record(store, *(AuditEntry(ANN, "key.rotate", str(number)) for number in range(5)))
-    assert await _found(store, Sought(), Span(2)) == ["4", "3"]
+    assert await _found(store, AuditFilter(), PageSpec(2)) == ["4", "3"]
     async with store.read() as connection:
-        last = (await audit.found(connection, Sought(), Span(2)))[-1].entry_id
-    assert await _found(store, Sought(), Span(2, (last,))) == ["2", "1"]
+        last = (await audit.list_entries(connection, AuditFilter(), PageSpec(2)))[-1].entry_id
+    assert await _found(store, AuditFilter(), PageSpec(2, (last,))) == ["2", "1"]
 
 
 async def test_a_person_finds_what_concerns_them_and_nothing_else(store: Database) -> None:
@@ -94,7 +94,7 @@ async def test_a_person_finds_what_concerns_them_and_nothing_else(store: Databas
         AuditEntry(BEN, "machine.create", "others", BEN),
     )
     async with store.read(ANN) as connection:
-        found = await audit.found(connection, Sought(concerning=ANN))
+        found = await audit.list_entries(connection, AuditFilter(concerning=ANN))
     assert [it.entry.subject for it in found] == ["by them", "to them", "own"]
 
 
@@ -102,7 +102,7 @@ async def test_words_are_bounded_and_one_line(store: Database) -> None:
     hostile = "x\x1b[2J\n\x00\u202e\ud800" + "y" * 5000
     await _record(store, AuditEntry(ANN, "key.rotate", hostile, via=hostile, reason=hostile))
     async with store.read() as connection:
-        (only,) = await audit.found(connection, Sought())
+        (only,) = await audit.list_entries(connection, AuditFilter())
     for text, limit in ((only.entry.subject, 128), (only.entry.via, 128), (only.entry.reason, 500)):
         assert text.isprintable()
         assert len(text) == limit
@@ -128,7 +128,7 @@ async def test_postgresql_lets_nobody_change_what_was_done(store: Database) -> N
             with pytest.raises(DBAPIError):
                 async with store.write(who) as connection:
                     await connection.execute(statement)
-    assert await _found(store, Sought()) == ["s"]
+    assert await _found(store, AuditFilter()) == ["s"]
 
 
 async def test_what_is_old_enough_is_forgotten(store: Database, tmp_path: Path) -> None:
@@ -142,6 +142,6 @@ async def test_what_is_old_enough_is_forgotten(store: Database, tmp_path: Path) 
             await connection.execute(sa.insert(events_table).values(**event, at=at))
         await event_outbox.emit(connection, ANN, "machine", "new")
     await Retention(store, settings).once()
-    assert await _found(store, Sought()) == ["59"]
+    assert await _found(store, AuditFilter()) == ["59"]
     async with store.read(ANN) as connection:
-        assert [it.subject for it in await events.after(connection, ANN, 0)] == ["new"]
+        assert [it.subject for it in await events.list_after(connection, ANN, 0)] == ["new"]

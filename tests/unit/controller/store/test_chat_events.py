@@ -29,18 +29,18 @@ async def _a_chat(store: Database) -> None:
         CHAT, ANN, "codex", "", TitledBy.NOBODY, None, None, 0, ChatStatus.IDLE, None, now(), now()
     )
     async with store.write() as connection:
-        await users.add(connection, User(ANN, "ann@example.test", now()))
-        await chats.add(connection, chat)
+        await users.insert(connection, User(ANN, "ann@example.test", now()))
+        await chats.insert(connection, chat)
 
 
 async def test_large_events_come_in_pages_that_are_bounded(store: Database) -> None:
     large = {"text": "x" * (chat_events.MAX_PAGE_CHARACTERS // 4)}
     told = [ChatEvent(1_000_010 + n, EventKind.PLAN, dict(large), now()) for n in range(12)]
     async with store.write() as connection:
-        await chat_events.add(connection, CHAT, ANN, told)
+        await chat_events.insert(connection, CHAT, ANN, told)
     known, pages = BEFORE, []
     async with store.read(ANN) as connection:
-        while found := await chat_events.after(connection, CHAT, known):
+        while found := await chat_events.list_after(connection, CHAT, known):
             known = found[-1].event_id
             pages.append([it.event_id for it in found])
     assert [it for page in pages for it in page] == [it.event_id for it in told]
@@ -51,7 +51,7 @@ async def test_an_event_that_is_larger_than_a_page_comes_alone(store: Database) 
     large = {"text": "x" * (chat_events.MAX_PAGE_CHARACTERS + 1)}
     told = [ChatEvent(1_000_010 + n, EventKind.PLAN, dict(large), now()) for n in range(2)]
     async with store.write() as connection:
-        await chat_events.add(connection, CHAT, ANN, told)
+        await chat_events.insert(connection, CHAT, ANN, told)
     async with store.read(ANN) as connection:
-        found = await chat_events.after(connection, CHAT, BEFORE)
+        found = await chat_events.list_after(connection, CHAT, BEFORE)
     assert [it.event_id for it in found] == [1_000_010]

@@ -36,10 +36,10 @@ async def test_migrations_make_the_tables_that_the_queries_know(store: Database)
 
 async def test_upgrading_twice_changes_nothing(store: Database) -> None:
     async with store.write() as connection:
-        await people.add(connection, _user("kept"))
+        await people.insert(connection, _user("kept"))
     await store.upgrade()
     async with store.read() as connection:
-        assert await people.get(connection, UserId("kept")) is not None
+        assert await people.find(connection, UserId("kept")) is not None
 
 
 async def test_migrate_makes_a_database_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -61,30 +61,30 @@ async def test_sqlite_writes_ahead_and_minds_foreign_keys(tmp_path: Path) -> Non
 async def test_a_transaction_that_raises_leaves_nothing(store: Database) -> None:
     async def add_and_fail() -> None:
         async with store.write() as connection:
-            await people.add(connection, _user("gone"))
+            await people.insert(connection, _user("gone"))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         await add_and_fail()
     async with store.read() as connection:
-        assert await people.get(connection, UserId("gone")) is None
+        assert await people.find(connection, UserId("gone")) is None
 
 
 async def test_writers_that_read_first_wait_for_each_other(store: Database) -> None:
     async def count_up() -> None:
         async with store.write() as connection:
-            await locks.hold(connection, "counter")
-            row = await people.get(connection, UserId("counter"))
+            await locks.acquire(connection, "counter")
+            row = await people.find(connection, UserId("counter"))
             assert row is not None
             number = int(row.email) + 1
             await asyncio.sleep(0)
             await connection.execute(sa.update(users).values(email=str(number)))
 
     async with store.write() as connection:
-        await people.add(connection, User(UserId("counter"), "0", now()))
+        await people.insert(connection, User(UserId("counter"), "0", now()))
     await asyncio.gather(*(count_up() for _ in range(20)))
     async with store.read() as connection:
-        row = await people.get(connection, UserId("counter"))
+        row = await people.find(connection, UserId("counter"))
     assert row is not None
     assert row.email == "20"
 
@@ -92,9 +92,9 @@ async def test_writers_that_read_first_wait_for_each_other(store: Database) -> N
 async def test_times_come_back_with_their_zone(store: Database) -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     async with store.write() as connection:
-        await people.add(connection, User(UserId("p"), "p@example.test", at))
+        await people.insert(connection, User(UserId("p"), "p@example.test", at))
     async with store.read() as connection:
-        row = await people.get(connection, UserId("p"))
+        row = await people.find(connection, UserId("p"))
     assert row is not None
     assert row.created_at == at
     assert row.created_at.tzinfo is UTC

@@ -23,12 +23,12 @@ from polydev.shared.domain import Event, MachineState, SessionStatus, User, User
 async def _users(store: Database) -> None:
     async with store.write() as connection:
         for name in (ANN, BEN):
-            await users.add(connection, User(name, f"{name}@example.test", now()))
+            await users.insert(connection, User(name, f"{name}@example.test", now()))
 
 
 async def _of(store: Database, user: UserId, after: int = 0) -> list[Event]:
     async with store.read(user) as connection:
-        return await events.after(connection, user, after)
+        return await events.list_after(connection, user, after)
 
 
 async def _emit(store: Database, user: UserId, *subjects: str) -> None:
@@ -40,14 +40,14 @@ async def _emit(store: Database, user: UserId, *subjects: str) -> None:
 async def test_whatever_changes_a_session_tells_its_person(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
-        await sessions.add(connection, session)
+        await sessions.insert(connection, session)
     async with store.write() as connection:
-        await sessions.change(
+        await sessions.update(
             connection, session.session_id, status=SessionStatus.RUNNING, step="a"
         )
     async with store.write() as connection:
-        await sessions.step_started(connection, session.session_id, "a", now())
-        await sessions.step_ended(connection, session.session_id, "a", now(), "done")
+        await sessions.start_step(connection, session.session_id, "a", now())
+        await sessions.end_step(connection, session.session_id, "a", now(), "done")
     async with store.write() as connection:
         await sessions.request_cancel(connection, session.session_id, now())
     async with store.write() as connection:
@@ -71,9 +71,9 @@ async def test_whatever_changes_a_session_tells_its_person(store: Database) -> N
 async def test_whatever_changes_a_machine_tells_its_person(store: Database) -> None:
     machine = _machine()
     async with store.write() as connection:
-        await machines.add_if_absent(connection, machine)
+        await machines.insert_if_absent(connection, machine)
     async with store.write() as connection:
-        await machines.add_if_absent(connection, machine)
+        await machines.insert_if_absent(connection, machine)
     for state in (MachineState.RUNNING, MachineState.STOPPED):
         async with store.write() as connection:
             await machines.set_state(connection, machine.vm_id, state, "192.0.2.9")
@@ -95,11 +95,11 @@ async def test_whatever_changes_a_credential_tells_its_person(store: Database) -
     old, new = _credential(), _credential()
     for row in (old, new):
         async with store.write() as connection:
-            await credentials.put(connection, row)
+            await credentials.upsert(connection, row)
     async with store.write() as connection:
-        await credentials.forget_others(connection, new.credential_id)
+        await credentials.delete_replaced(connection, new.credential_id)
     async with store.write() as connection:
-        await credentials.forget(connection, new.credential_id)
+        await credentials.delete(connection, new.credential_id)
     told = await _of(store, ANN)
     assert [it.subject for it in told] == [
         *(old.credential_id, new.credential_id, old.credential_id, new.credential_id)
@@ -111,8 +111,8 @@ async def test_whatever_changes_a_credential_tells_its_person(store: Database) -
 async def test_what_changes_twice_in_one_transaction_is_told_once(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
-        await sessions.add(connection, session)
-        await sessions.change(connection, session.session_id, status=SessionStatus.RUNNING)
+        await sessions.insert(connection, session)
+        await sessions.update(connection, session.session_id, status=SessionStatus.RUNNING)
         await sessions.end(connection, session.session_id, SessionStatus.FAILED, now())
     (only,) = await _of(store, ANN)
     assert only.data["status"] == "failed"
@@ -121,7 +121,7 @@ async def test_what_changes_twice_in_one_transaction_is_told_once(store: Databas
 async def test_what_is_undone_is_not_told(store: Database) -> None:
     async def add_and_fail() -> None:
         async with store.write() as connection:
-            await sessions.add(connection, _session())
+            await sessions.insert(connection, _session())
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -173,12 +173,12 @@ async def test_pruned_events_are_not_missed_silently(store: Database, by: str) -
     assert [it.subject for it in await _of(store, ANN)] == ["d", "e"]
     assert [it.subject for it in await _of(store, BEN)] == ["other"]
     async with store.read(ANN) as connection:
-        whole = [await events.is_whole_after(connection, ANN, it.event_id) for it in told]
+        whole = [await events.is_complete_after(connection, ANN, it.event_id) for it in told]
         assert whole == [False, False, True, True, True]
-        assert not await events.is_whole_after(connection, ANN, 0)
-        assert not await events.is_whole_after(connection, ANN, told[-1].event_id + 100)
+        assert not await events.is_complete_after(connection, ANN, 0)
+        assert not await events.is_complete_after(connection, ANN, told[-1].event_id + 100)
     async with store.read(BEN) as connection:
-        assert await events.is_whole_after(connection, BEN, 0)
+        assert await events.is_complete_after(connection, BEN, 0)
 
 
 async def test_nothing_is_missed_when_everything_was_pruned(store: Database) -> None:
@@ -187,9 +187,9 @@ async def test_nothing_is_missed_when_everything_was_pruned(store: Database) -> 
     async with store.write() as connection:
         await events.prune(connection, now() + timedelta(days=1), 1000)
     async with store.read(ANN) as connection:
-        assert await events.newest(connection, ANN) == last.event_id
-        assert await events.is_whole_after(connection, ANN, last.event_id)
-        assert not await events.is_whole_after(connection, ANN, 0)
+        assert await events.get_newest_id(connection, ANN) == last.event_id
+        assert await events.is_complete_after(connection, ANN, last.event_id)
+        assert not await events.is_complete_after(connection, ANN, 0)
     await _emit(store, ANN, "c")
     assert [it.subject for it in await _of(store, ANN, last.event_id)] == ["c"]
 

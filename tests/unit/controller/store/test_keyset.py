@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.engine import keyset
 from polydev.controller.store.engine.database import Database
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.accounts import users as people
 from polydev.controller.store.tables import users
 from polydev.shared.domain import User, UserId
@@ -21,11 +21,11 @@ _ORDER = (users.c.created_at, users.c.id)
 
 async def _add(connection: AsyncConnection, name: str, seconds: int) -> None:
     at = _AT + timedelta(seconds=seconds)
-    await people.add(connection, User(UserId(name), f"{name}@example.org", at))
+    await people.insert(connection, User(UserId(name), f"{name}@example.org", at))
 
 
 async def _page(
-    connection: AsyncConnection, span: Span | None, *, newest_first: bool = False
+    connection: AsyncConnection, span: PageSpec | None, *, newest_first: bool = False
 ) -> list[sa.Row[tuple[str, datetime]]]:
     query = keyset.page(
         sa.select(users.c.id, users.c.created_at), _ORDER, span, newest_first=newest_first
@@ -44,7 +44,7 @@ async def test_pages_together_are_the_whole(
         whole = [row.id for row in await _page(connection, None, newest_first=newest_first)]
         seen: list[str] = []
         after = None
-        while page := await _page(connection, Span(limit, after), newest_first=newest_first):
+        while page := await _page(connection, PageSpec(limit, after), newest_first=newest_first):
             seen += [row.id for row in page]
             after = (page[-1].created_at, page[-1].id)
         assert seen == whole
@@ -55,9 +55,9 @@ async def test_rows_that_come_and_go_hide_no_others(store: Database) -> None:
     async with store.write() as connection:
         for number in range(4):
             await _add(connection, f"p{number}", number)
-        first = await _page(connection, Span(2))
+        first = await _page(connection, PageSpec(2))
         assert [row.id for row in first] == ["p0", "p1"]
         await connection.execute(sa.delete(users).where(users.c.id.in_(["p0", "p1"])))
         await _add(connection, "earlier", -1)
-        rest = await _page(connection, Span(9, (first[-1].created_at, first[-1].id)))
+        rest = await _page(connection, PageSpec(9, (first[-1].created_at, first[-1].id)))
         assert [row.id for row in rest] == ["p2", "p3"]

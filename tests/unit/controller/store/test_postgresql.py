@@ -28,7 +28,7 @@ async def store(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database]:
     database = open_database(postgresql_url, tmp_path)
     async with database.write() as connection:
         for name in (ANN, BEN):
-            await users.add(connection, User(name, f"{name}@example.test", now()))
+            await users.insert(connection, User(name, f"{name}@example.test", now()))
     yield database
     await database.close()
 
@@ -50,7 +50,7 @@ def own_cluster() -> Iterator[Cluster]:
 
 async def _add(store: Database, name: str) -> None:
     async with store.write() as connection:
-        await users.add(connection, User(UserId(name), f"{name}@example.test", now()))
+        await users.insert(connection, User(UserId(name), f"{name}@example.test", now()))
 
 
 async def _seen(store: Database, user: UserId | None) -> set[str]:

@@ -37,7 +37,7 @@ ANN, BEN = UserId("ann"), UserId("ben")
 async def _users(store: Database) -> None:
     async with store.write() as connection:
         for name in (ANN, BEN):
-            await people.add(connection, User(name, f"{name}@example.test", now()))
+            await people.insert(connection, User(name, f"{name}@example.test", now()))
 
 
 def _session(user: UserId = ANN, provider: str = "codex") -> ConnectSession:
@@ -92,15 +92,15 @@ def _credential(user: UserId = ANN, provider: str = "codex") -> SealedCredential
 async def test_a_session_comes_back_as_it_was_put_in(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
-        await sessions.add(connection, session)
+        await sessions.insert(connection, session)
         assert await sessions.get(connection, session.session_id) == session
-        assert await sessions.live_of(connection, ANN, "codex") == session
+        assert await sessions.find_live(connection, ANN, "codex") == session
 
 
 async def test_a_session_of_somebody_else_is_not_there(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
-        await sessions.add(connection, session)
+        await sessions.insert(connection, session)
         with pytest.raises(NoSuchSession):
             await sessions.get(connection, session.session_id, BEN)
 
@@ -108,27 +108,27 @@ async def test_a_session_of_somebody_else_is_not_there(store: Database) -> None:
 async def test_one_live_session_per_person_and_provider(store: Database) -> None:
     first = _session()
     async with store.write() as connection:
-        await sessions.add(connection, first)
-        await sessions.add(connection, _session(BEN))
-        await sessions.add(connection, _session(provider="claude_code"))
+        await sessions.insert(connection, first)
+        await sessions.insert(connection, _session(BEN))
+        await sessions.insert(connection, _session(provider="claude_code"))
     with pytest.raises(IntegrityError):
         async with store.write() as connection:
-            await sessions.add(connection, _session())
+            await sessions.insert(connection, _session())
     async with store.write() as connection:
         await sessions.end(connection, first.session_id, SessionStatus.FAILED, now())
-        await sessions.add(connection, _session())
+        await sessions.insert(connection, _session())
 
 
 async def test_a_session_that_ended_never_changes_again(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
-        await sessions.add(connection, session)
+        await sessions.insert(connection, session)
         await sessions.end(
             connection, session.session_id, SessionStatus.FAILED, now(), ("login-failed", "It did")
         )
         ended = await sessions.get(connection, session.session_id)
         assert (ended.error_code, ended.error) == ("login-failed", "It did")
-        assert not await sessions.change(connection, session.session_id, step="capture")
+        assert not await sessions.update(connection, session.session_id, step="capture")
         assert not await sessions.request_cancel(connection, session.session_id, now())
         await sessions.end(connection, session.session_id, SessionStatus.COMPLETED, now())
         assert await sessions.get(connection, session.session_id) == ended
@@ -137,7 +137,7 @@ async def test_a_session_that_ended_never_changes_again(store: Database) -> None
 async def test_the_first_wish_to_cancel_counts(store: Database) -> None:
     session, first = _session(), now()
     async with store.write() as connection:
-        await sessions.add(connection, session)
+        await sessions.insert(connection, session)
         assert await sessions.request_cancel(connection, session.session_id, first)
         assert await sessions.request_cancel(
             connection, session.session_id, first + timedelta(seconds=9)
@@ -148,13 +148,13 @@ async def test_the_first_wish_to_cancel_counts(store: Database) -> None:
 async def test_a_step_that_runs_twice_began_once(store: Database) -> None:
     session, first = _session(), now()
     async with store.write() as connection:
-        await sessions.add(connection, session)
-        await sessions.step_started(connection, session.session_id, "one", first)
-        await sessions.step_started(
+        await sessions.insert(connection, session)
+        await sessions.start_step(connection, session.session_id, "one", first)
+        await sessions.start_step(
             connection, session.session_id, "one", first + timedelta(seconds=5)
         )
-        await sessions.step_ended(connection, session.session_id, "one", now(), "done")
-        (step,) = await sessions.steps(connection, session.session_id)
+        await sessions.end_step(connection, session.session_id, "one", now(), "done")
+        (step,) = await sessions.list_steps(connection, session.session_id)
     assert (step.step, step.started_at, step.outcome) == ("one", first, "done")
 
 
@@ -169,30 +169,30 @@ async def test_a_cli_machine_is_used_by_live_and_completed_sessions_only(
     )
     async with store.write() as connection:
         for session in (live, completed, failed):
-            await sessions.add(connection, session)
-            await sessions.change(connection, session.session_id, cli_vm_id=machine.vm_id)
+            await sessions.insert(connection, session)
+            await sessions.update(connection, session.session_id, cli_vm_id=machine.vm_id)
         await sessions.end(connection, completed.session_id, SessionStatus.COMPLETED, now())
         await sessions.end(connection, failed.session_id, SessionStatus.FAILED, now())
-        users = await sessions.uses_of(connection, machine.vm_id)
+        users = await sessions.list_using_machine(connection, machine.vm_id)
     assert set(users) == {live.session_id, completed.session_id}
 
 
 async def test_machines_belong_to_one_person(store: Database) -> None:
     machine = _machine()
     async with store.write() as connection:
-        await machines.add_if_absent(connection, machine)
+        await machines.insert_if_absent(connection, machine)
         assert await machines.get(connection, machine.vm_id, ANN) == machine
         with pytest.raises(NoSuchMachine):
             await machines.get(connection, machine.vm_id, BEN)
-        assert await machines.of_user(connection, BEN) == []
+        assert await machines.list_for_user(connection, BEN) == []
 
 
 async def test_adding_a_machine_again_keeps_the_row(store: Database) -> None:
     machine = _machine()
     async with store.write() as connection:
-        await machines.add_if_absent(connection, machine)
+        await machines.insert_if_absent(connection, machine)
         await machines.set_state(connection, machine.vm_id, MachineState.RUNNING, "192.0.2.9")
-        await machines.add_if_absent(connection, machine)
+        await machines.insert_if_absent(connection, machine)
         kept = await machines.get(connection, machine.vm_id, ANN)
     assert kept == replace(machine, status=MachineState.RUNNING, ip_address="192.0.2.9")
 
@@ -200,10 +200,10 @@ async def test_adding_a_machine_again_keeps_the_row(store: Database) -> None:
 async def test_a_destroyed_machine_is_gone_and_stays_so(store: Database) -> None:
     machine = _machine()
     async with store.write() as connection:
-        await machines.add_if_absent(connection, machine)
+        await machines.insert_if_absent(connection, machine)
         await machines.set_state(connection, machine.vm_id, MachineState.DESTROYED)
         await machines.set_state(connection, machine.vm_id, MachineState.RUNNING, "192.0.2.9")
-        assert await machines.alive(connection) == []
+        assert await machines.list_alive(connection) == []
         with pytest.raises(NoSuchMachine):
             await machines.get(connection, machine.vm_id, ANN)
         row = await machines.find(connection, machine.vm_id)
@@ -215,24 +215,24 @@ async def test_the_oldest_running_cli_machine_is_the_persons(store: Database) ->
     old, young, browser = _machine(), _machine(), _machine(kind=MachineKind.BROWSER)
     async with store.write() as connection:
         for machine in (old, young, browser):
-            await machines.add_if_absent(connection, machine)
+            await machines.insert_if_absent(connection, machine)
             await machines.set_state(connection, machine.vm_id, MachineState.RUNNING)
-        found = await machines.cli_of(connection, ANN, MachineState.RUNNING)
+        found = await machines.find_cli_machine(connection, ANN, MachineState.RUNNING)
         assert found is not None
         assert found.vm_id == old.vm_id
-        assert await machines.cli_of(connection, ANN, MachineState.STOPPED) is None
+        assert await machines.find_cli_machine(connection, ANN, MachineState.STOPPED) is None
 
 
 async def test_a_credential_put_twice_is_one(store: Database) -> None:
     row = _credential()
     async with store.write() as connection:
-        await credentials.put(connection, row)
+        await credentials.upsert(connection, row)
         again = replace(row, encrypted_credentials="BB==")
-        await credentials.put(connection, again)
-        assert await credentials.get(connection, row.credential_id) == again
-        await credentials.forget(connection, row.credential_id)
-        await credentials.forget(connection, row.credential_id)
-        assert await credentials.get(connection, row.credential_id) is None
+        await credentials.upsert(connection, again)
+        assert await credentials.find_sealed(connection, row.credential_id) == again
+        await credentials.delete(connection, row.credential_id)
+        await credentials.delete(connection, row.credential_id)
+        assert await credentials.find_sealed(connection, row.credential_id) is None
 
 
 async def test_a_new_credential_replaces_only_its_own_kind(store: Database) -> None:
@@ -240,12 +240,12 @@ async def test_a_new_credential_replaces_only_its_own_kind(store: Database) -> N
     other_user, other_provider = _credential(BEN), _credential(provider="claude_code")
     async with store.write() as connection:
         for row in (old, new, other_user, other_provider):
-            await credentials.put(connection, row)
-        await credentials.forget_others(connection, new.credential_id)
+            await credentials.upsert(connection, row)
+        await credentials.delete_replaced(connection, new.credential_id)
         left = [
             row.credential_id
             for row in (old, new, other_user, other_provider)
-            if await credentials.get(connection, row.credential_id)
+            if await credentials.find_sealed(connection, row.credential_id)
         ]
     assert left == [
         new.credential_id,

@@ -10,38 +10,38 @@ import pytest
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.system import idempotency_keys
-from polydev.controller.store.queries.system.idempotency_keys import Before, Taken
+from polydev.controller.store.queries.system.idempotency_keys import KeyClaim, PreviousRequest
 from polydev.shared.domain import User, UserId
 from polydev.shared.errors import TooManyRequests
 
 _AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _MINUTE = timedelta(minutes=1)
 _ANN, _BEN = UserId("ann"), UserId("ben")
-_FIRST = Taken(_ANN, "key", "hash", _AT, _AT)
+_FIRST = KeyClaim(_ANN, "key", "hash", _AT, _AT)
 
 
 @pytest.fixture
 async def kept(store: Database) -> Database:
     async with store.write() as connection:
         for who in (_ANN, _BEN):
-            await users.add(connection, User(who, f"{who}@example.org", _AT))
+            await users.insert(connection, User(who, f"{who}@example.org", _AT))
     return store
 
 
-async def _take(database: Database, taken: Taken) -> Taken | Before:
+async def _take(database: Database, taken: KeyClaim) -> KeyClaim | PreviousRequest:
     async with database.write(taken.user_id) as connection:
         return await idempotency_keys.take(connection, taken, given_up=taken.at - _MINUTE)
 
 
-def _at(seconds: float, **changed: str) -> Taken:
+def _at(seconds: float, **changed: str) -> KeyClaim:
     at = _AT + timedelta(seconds=seconds)
     return replace(_FIRST, at=at, first_at=at, **changed)  # type: ignore[arg-type]
 
 
 async def test_a_key_is_taken_once(kept: Database) -> None:
     assert await _take(kept, _FIRST) == _FIRST
-    assert await _take(kept, _at(1)) == Before("hash", None, None)
-    assert await _take(kept, _at(1, request_hash="other")) == Before("hash", None, None)
+    assert await _take(kept, _at(1)) == PreviousRequest("hash", None, None)
+    assert await _take(kept, _at(1, request_hash="other")) == PreviousRequest("hash", None, None)
     other_key, other_user = _at(1, key="another"), _at(1, user_id=_BEN)
     assert await _take(kept, other_key) == other_key
     assert await _take(kept, other_user) == other_user
@@ -50,28 +50,28 @@ async def test_a_key_is_taken_once(kept: Database) -> None:
 async def test_what_was_answered_is_known_again(kept: Database) -> None:
     await _take(kept, _FIRST)
     async with kept.write(_ANN) as connection:
-        await idempotency_keys.keep(connection, _FIRST, 202, "{}")
-    assert await _take(kept, _at(3600)) == Before("hash", 202, "{}")
+        await idempotency_keys.store_response(connection, _FIRST, 202, "{}")
+    assert await _take(kept, _at(3600)) == PreviousRequest("hash", 202, "{}")
 
 
 async def test_a_request_that_came_to_nothing_leaves_its_key(kept: Database) -> None:
     await _take(kept, _FIRST)
     async with kept.write(_ANN) as connection:
-        await idempotency_keys.free(connection, _FIRST)
+        await idempotency_keys.release(connection, _FIRST)
     assert await _take(kept, _at(1)) == _at(1)
 
 
 async def test_a_key_whose_controller_died_goes_to_the_same_request(kept: Database) -> None:
     await _take(kept, _FIRST)
     other = await _take(kept, _at(61, request_hash="other"))
-    assert other == Before("hash", None, None)
+    assert other == PreviousRequest("hash", None, None)
     again = await _take(kept, _at(61))
     assert again == replace(_at(61), first_at=_AT)
-    assert await _take(kept, _at(62)) == Before("hash", None, None)
+    assert await _take(kept, _at(62)) == PreviousRequest("hash", None, None)
     async with kept.write(_ANN) as connection:  # the first was slow, and not dead
-        await idempotency_keys.keep(connection, _FIRST, 202, "of the first")
-        await idempotency_keys.free(connection, _FIRST)
-    assert await _take(kept, _at(63)) == Before("hash", None, None)
+        await idempotency_keys.store_response(connection, _FIRST, 202, "of the first")
+        await idempotency_keys.release(connection, _FIRST)
+    assert await _take(kept, _at(63)) == PreviousRequest("hash", None, None)
 
 
 async def test_old_keys_are_forgotten(kept: Database) -> None:
@@ -79,20 +79,20 @@ async def test_old_keys_are_forgotten(kept: Database) -> None:
     await _take(kept, _at(0, user_id=_BEN))
     async with kept.write() as connection:
         await idempotency_keys.prune(connection, _AT)
-    assert isinstance(await _take(kept, _at(1)), Before)
+    assert isinstance(await _take(kept, _at(1)), PreviousRequest)
     async with kept.write() as connection:
         await idempotency_keys.prune(connection, _AT + _MINUTE, _ANN)
     assert await _take(kept, _at(1)) == _at(1)
-    assert isinstance(await _take(kept, _at(1, user_id=_BEN)), Before)
+    assert isinstance(await _take(kept, _at(1, user_id=_BEN)), PreviousRequest)
 
 
 async def test_a_person_cannot_fill_the_table(
     kept: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency_keys, "MOST_KEYS", 3)
+    monkeypatch.setattr(idempotency_keys, "MAX_KEYS", 3)
     for number in range(3):
-        assert isinstance(await _take(kept, _at(0, key=f"key-{number}")), Taken)
+        assert isinstance(await _take(kept, _at(0, key=f"key-{number}")), KeyClaim)
     with pytest.raises(TooManyRequests):
         await _take(kept, _at(0, key="key-3"))
-    assert isinstance(await _take(kept, _at(0, key="key-2")), Before)
-    assert isinstance(await _take(kept, _at(0, user_id=_BEN)), Taken)
+    assert isinstance(await _take(kept, _at(0, key="key-2")), PreviousRequest)
+    assert isinstance(await _take(kept, _at(0, user_id=_BEN)), KeyClaim)

@@ -22,7 +22,7 @@ from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 
 import polydev.controller.store.queries
 from polydev.controller.store.engine.database import Database
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.shared.domain import UserId
 from polydev.shared.errors import Missing, PolydevError
 from polydev.shared.host_protocol import Health
@@ -50,7 +50,7 @@ _OTHERS: dict[Any, Any] = {
     bool: True,
     datetime: AT,
     timedelta: timedelta(days=1),
-    Span: Span(100),
+    PageSpec: PageSpec(100),
     Health: Health(version="1", driver="simulated", accelerator="none"),
     "action": "machine.stop",
 }
@@ -102,7 +102,7 @@ def _anns_arguments(function: Callable[..., Any]) -> tuple[list[Any], dict[str, 
 
 
 def test_there_are_functions_to_try() -> None:
-    assert {"machines.get", "sessions.change", "api_tokens.revoke", "credentials.put"} <= set(
+    assert {"machines.get", "sessions.update", "api_tokens.delete", "credentials.upsert"} <= set(
         FUNCTIONS
     )
 

@@ -97,7 +97,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Database]:
     database = open_database(None, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, User(UserId("ann"), "ann@example.test", now()))
+        await users.insert(connection, User(UserId("ann"), "ann@example.test", now()))
     yield database
     await database.close()
 
@@ -227,7 +227,7 @@ async def test_a_fresh_database_takes_the_key_as_its_own(store: Database) -> Non
         first = await unlock(connection, KEY, now())
     async with store.write() as connection:
         again = await unlock(connection, KEY, now())
-        assert len(await vault_keys.every(connection)) == 1
+        assert len(await vault_keys.list_all(connection)) == 1
     assert first.key_id == again.key_id
 
 
@@ -242,7 +242,7 @@ async def test_another_key_is_refused_at_the_start(store: Database) -> None:
 async def test_an_earlier_controllers_rows_prove_the_key(store: Database) -> None:
     row = _legacy(_node(NODE_SEAL, KEY.get_secret_value(), PLAINTEXT.decode()))
     async with store.write() as connection:
-        await credentials.put(connection, row)
+        await credentials.upsert(connection, row)
     with pytest.raises(WrongEncryptionKey, match="earlier"):
         async with store.write() as connection:
             await unlock(connection, SecretStr("another"), now())

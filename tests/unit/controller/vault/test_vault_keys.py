@@ -28,7 +28,7 @@ async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
     database = open_database(database_url, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, User(ANN, "ann@example.test", now()))
+        await users.insert(connection, User(ANN, "ann@example.test", now()))
     yield database
     await database.close()
 
@@ -41,12 +41,12 @@ async def _unlocked(store: Database, key: SecretStr, *others: SecretStr) -> Vaul
 async def _sealed(store: Database, vault: Vault, text: bytes = b"made up") -> None:
     row = await vault.seal(text, BINDING, now())
     async with store.write() as connection:
-        await credentials.put(connection, row)
+        await credentials.upsert(connection, row)
 
 
 async def _opened(store: Database, vault: Vault) -> bytes:
     async with store.read() as connection:
-        row = await credentials.get(connection, BINDING.credential_id)
+        row = await credentials.find_sealed(connection, BINDING.credential_id)
     assert row is not None
     return await vault.open(row)
 
@@ -69,7 +69,7 @@ async def test_controllers_that_start_at_once_know_a_key_by_one_id(store: Databa
     assert len({vault.key_id for vault in vaults}) == 1
     assert len({vault.key_ids for vault in vaults}) == 1
     async with store.read() as connection:
-        assert len(await vault_keys.every(connection)) == 2
+        assert len(await vault_keys.list_all(connection)) == 2
 
 
 async def test_a_row_of_a_key_that_is_not_there_says_where_to_put_it(store: Database) -> None:
@@ -106,13 +106,13 @@ async def test_a_weak_key_seals_nothing_new(store: Database, weak: str) -> None:
     with pytest.raises(BadSettings, match="OTHER_ENCRYPTION_KEYS is too short"):
         await _unlocked(store, OLD, SecretStr(weak))
     async with store.read() as connection:
-        assert len(await vault_keys.every(connection)) == 1
+        assert len(await vault_keys.list_all(connection)) == 1
 
 
 async def test_a_weak_key_that_sealed_rows_still_opens_them(store: Database) -> None:
     weak = SecretStr("x")
     async with store.write() as connection:
-        await vault_keys.add(connection, await Vault(weak, "key-weak").canary(now()))
+        await vault_keys.insert(connection, await Vault(weak, "key-weak").canary(now()))
     assert (await _unlocked(store, weak)).key_id == "key-weak"
     assert (await _unlocked(store, NEW, weak)).key_ids > {"key-weak"}
 
@@ -129,7 +129,7 @@ async def test_an_earlier_controllers_row_opens_with_any_of_the_keys(store: Data
             encryption_tag=box.tag,
             encryption_salt=box.salt,
         )
-        await credentials.put(connection, legacy)
+        await credentials.upsert(connection, legacy)
     vault = await _unlocked(store, NEW, OLD)
     assert await _opened(store, vault) == b"made up by node"
 
@@ -146,8 +146,8 @@ async def test_what_changed_meanwhile_is_not_sealed_over(store: Database) -> Non
     vault = await _unlocked(store, NEW, OLD)
     await _sealed(store, vault, b"read by the rotation")
     async with store.read() as connection:
-        (read,) = await credentials.not_sealed_with(connection, "another", "", 10)
+        (read,) = await credentials.list_not_sealed_with(connection, "another", "", 10)
     await _sealed(store, vault, b"written meanwhile")
     async with store.write() as connection:
-        assert not await credentials.replace_sealed(connection, read, read)
+        assert not await credentials.update_sealed(connection, read, read)
     assert await _opened(store, vault) == b"written meanwhile"

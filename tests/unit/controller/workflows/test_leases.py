@@ -57,7 +57,7 @@ async def _age(database: Database, seconds: float) -> None:
 
 async def _alive(database: Database) -> frozenset[str]:
     async with database.read() as connection:
-        return await controllers.alive(connection)
+        return await controllers.list_alive(connection)
 
 
 async def _rows(database: Database) -> int:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.system import audit
-from polydev.controller.store.queries.system.audit import Sought
+from polydev.controller.store.queries.system.audit import AuditFilter
 from polydev.controller.workflows.machines.machines import Machines
 from polydev.controller.workflows.reconcile.orphans import Orphans, Seen
 from polydev.shared.domain import HostId
@@ -43,7 +43,9 @@ class OneHost:
 
 async def reasons(database: Database) -> list[str]:
     async with database.read() as connection:
-        found = await audit.found(connection, Sought(subject=VM, action="machine.destroy"))
+        found = await audit.list_entries(
+            connection, AuditFilter(subject=VM, action="machine.destroy")
+        )
     return [it.entry.reason for it in found]
 
 

@@ -73,8 +73,8 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
     database = open_database(database_url, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
-        await users.add(connection, User(ANN, "ann@example.test", now()))
-        await machines.add_if_absent(connection, MACHINE)
+        await users.insert(connection, User(ANN, "ann@example.test", now()))
+        await machines.insert_if_absent(connection, MACHINE)
         sealed = SealedCredential(
             credential_id=CredentialId("c"),
             user_id=ANN,
@@ -86,7 +86,7 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
             key_id="key-1",
             created_at=now(),
         )
-        await credentials.put(connection, sealed)
+        await credentials.upsert(connection, sealed)
     yield database
     await database.close()
 
@@ -167,7 +167,7 @@ async def test_a_turn_that_comes_after_the_claim_finds_a_machine_that_sleeps(
     assert (await sleep).status is MachineState.HIBERNATING
     assert await asking == 1  # whoever does it wakes the machine first
     async with database.read() as connection:
-        assert await chats.answers_in(connection, MACHINE)
+        assert await chats.has_active_turn(connection, MACHINE)
 
 
 async def test_a_use_that_is_being_noted_keeps_a_machine_awake(
@@ -178,7 +178,7 @@ async def test_a_use_that_is_being_noted_keeps_a_machine_awake(
 
     async def use() -> bool:
         async with database.write() as connection:
-            return bool(await hibernation.note_use(connection, MACHINE.vm_id, now()))
+            return bool(await hibernation.set_used(connection, MACHINE.vm_id, now()))
 
     using = asyncio.ensure_future(use())
     sleep = await _second_waits(paused, requests.hibernate(IDLE, MACHINE.vm_id, since))
@@ -196,7 +196,7 @@ async def test_a_use_that_comes_after_the_claim_is_told_that_it_does_not_run(
 
     async def use() -> bool:
         async with database.write() as connection:
-            return await hibernation.note_use(connection, MACHINE.vm_id, now())
+            return await hibernation.set_used(connection, MACHINE.vm_id, now())
 
     using = await _second_waits(paused, use())
     assert (await sleep).status is MachineState.HIBERNATING
@@ -207,14 +207,14 @@ async def test_turns_elsewhere_do_not_keep_a_machine_awake(database: Database, a
     other = replace(MACHINE, vm_id=new_vm_id())
     await ask()
     async with database.write() as connection:
-        await machines.add_if_absent(connection, other)
-        assert await chats.answers_in(connection, MACHINE), "it may be there"
-        [it] = await chats.at_work(connection)
-        await chats.change(connection, it.chat.chat_id, vm_id=other.vm_id)
-        assert not await chats.answers_in(connection, MACHINE)
-        assert await chats.answers_in(connection, other)
+        await machines.insert_if_absent(connection, other)
+        assert await chats.has_active_turn(connection, MACHINE), "it may be there"
+        [it] = await chats.list_active(connection)
+        await chats.update(connection, it.chat.chat_id, vm_id=other.vm_id)
+        assert not await chats.has_active_turn(connection, MACHINE)
+        assert await chats.has_active_turn(connection, other)
         await machines.set_state(connection, other.vm_id, MachineState.DESTROYED)
-        assert await chats.answers_in(connection, MACHINE), "where it was is gone"
+        assert await chats.has_active_turn(connection, MACHINE), "where it was is gone"
 
 
 # -- what counts as doing nothing ------------------------------------------------------------------

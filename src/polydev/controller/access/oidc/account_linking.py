@@ -70,8 +70,8 @@ class Arrivals:
             raise NotSignedIn("This sign-in did not begin in this browser", hint="Begin again")
         vouched = await self._oidc.arrival(secret, told)
         async with self._database.read() as connection:
-            known = await identities.known_as(connection, vouched.identity)
-            user = await users.get(connection, known) if known else None
+            known = await identities.find_user_id(connection, vouched.identity)
+            user = await users.find(connection, known) if known else None
         if user is None:
             return await self._first_seen(vouched, invitation or None, asked)
         check_standing(user)
@@ -88,14 +88,14 @@ class Arrivals:
             )
         address = email_addresses.normalised(vouched.verified_email)
         async with self._database.read() as connection:
-            there = await users.by_email(connection, address)
+            there = await users.find_by_email(connection, address)
         if there is not None:
             return await self._linked(vouched, there, asked)
         invited = await self._accounts.may_sign_up(address, invitation)
         user = new_user(address, invited)
         async with self._database.write() as connection:
             await self._accounts.add(connection, user, invited, asked)
-            await identities.link(connection, vouched.identity, user.user_id)
+            await identities.insert(connection, vouched.identity, user.user_id)
             return await self._sign_ins.begin(connection, user, asked)
 
     async def _linked(self, vouched: Vouched, there: User, asked: Asked) -> Begun:
@@ -107,7 +107,7 @@ class Arrivals:
         entry = by(there.user_id, "account.link", asked, reason=vouched.identity.issuer)
         try:
             async with self._database.write() as connection:
-                await identities.link(connection, vouched.identity, there.user_id)
+                await identities.insert(connection, vouched.identity, there.user_id)
                 await audit.record(connection, entry)
                 return await self._sign_ins.begin(connection, there, asked)
         except IntegrityError:

@@ -65,7 +65,7 @@ class Supabase:
         claims = await self._claims(text)
         user_id = _user_id(claims)
         async with self._database.read() as connection:
-            user = await users.get(connection, user_id)
+            user = await users.find(connection, user_id)
         if user is None:
             user = await self._first_seen(user_id, claims, asked)
         check_standing(user)
@@ -91,9 +91,9 @@ class Supabase:
         user = User(user_id, _address(user_id, claims), now())
         async with self._database.write() as connection:
             try:
-                await users.add(connection, user)
+                await users.insert(connection, user)
             except AlreadyExists:
-                there = await users.get(connection, user_id)
+                there = await users.find(connection, user_id)
                 if there is None:
                     raise _address_taken() from None
                 return there  # another request was faster

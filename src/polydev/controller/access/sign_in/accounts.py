@@ -80,7 +80,7 @@ class Accounts:
         user = new_user(address, invited)
         async with self._database.write() as connection:
             await self.add(connection, user, invited, asked)
-            await kept_passwords.add(connection, user.user_id, kept)
+            await kept_passwords.insert(connection, user.user_id, kept)
             return await self._sign_ins.begin(connection, user, asked)
 
     async def may_sign_up(self, address: str, invitation: str | None) -> Invitation | None:
@@ -103,8 +103,8 @@ class Accounts:
         asked: Asked,
     ) -> None:
         """Add a person, and use their invitation up. Raises AlreadyExists, NotAllowed."""
-        await users.add(connection, user)
-        if invited is not None and not await invitations.use(
+        await users.insert(connection, user)
+        if invited is not None and not await invitations.mark_used(
             connection, invited.invitation_id, user.user_id, now()
         ):
             raise no_longer()
@@ -117,12 +117,12 @@ class Accounts:
         self._doors.origins.check_form(asked)
         address = email_addresses.normalised(email)
         async with self._database.read() as connection:
-            known = await sign_ins.sources_of(connection, address)
+            known = await sign_ins.list_sources(connection, address)
         await self._doors.limits.sign_in(address, asked.source, known)
         async with self._database.read() as connection:
-            user = await users.by_email(connection, address)
+            user = await users.find_by_email(connection, address)
             user_id = user.user_id if user else UserId("")
-            kept = await kept_passwords.hash_of(connection, user_id)
+            kept = await kept_passwords.find_hash(connection, user_id)
         if not await self._passwords.matches(password, kept) or user is None or kept is None:
             await self._note_refusal(address, user, asked)
             raise NotSignedIn("The e-mail address or the password is wrong")
@@ -130,8 +130,8 @@ class Accounts:
         renewed = await self._passwords.renewed(password, kept)
         async with self._database.write() as connection:
             # Neither may have changed while the password was looked at, which takes a while.
-            latest = await users.get(connection, user.user_id)
-            if latest is None or not await kept_passwords.keep(
+            latest = await users.find(connection, user.user_id)
+            if latest is None or not await kept_passwords.lock_and_rehash(
                 connection, user.user_id, kept, renewed
             ):
                 raise NotSignedIn("The e-mail address or the password is wrong")
@@ -144,7 +144,7 @@ class Accounts:
         sign_in_id = _sign_in_of(caller)
         entry = caller.did("account.sign-out", caller.user_id, caller.user_id)
         async with self._database.write(caller.user_id) as connection:
-            await sign_ins.end(connection, caller.user_id, sign_in_id)
+            await sign_ins.delete(connection, caller.user_id, sign_in_id)
             await audit.record(connection, entry)
 
     async def change_password(self, caller: Caller, current: str, new: str) -> PasswordChanged:
@@ -155,7 +155,7 @@ class Accounts:
         sign_in_id, user_id = _sign_in_of(caller), caller.user_id
         await self._doors.limits.password(user_id)
         async with self._database.read() as connection:
-            kept = await kept_passwords.hash_of(connection, user_id)
+            kept = await kept_passwords.find_hash(connection, user_id)
         if kept is None:
             raise NotAllowed(
                 "This account has no password", hint="It signs in where it was made from"
@@ -165,10 +165,10 @@ class Accounts:
         fresh = await self._passwords.hash(passwords.accepted(new, caller.user.email))
         entry = caller.did("account.password-change", user_id, user_id)
         async with self._database.write() as connection:
-            if not await kept_passwords.replace(connection, user_id, kept, fresh):
+            if not await kept_passwords.update(connection, user_id, kept, fresh):
                 raise _wrong()
-            ended = await sign_ins.end_all(connection, user_id, but=sign_in_id)
-            present = await api_tokens.of(connection, user_id)
+            ended = await sign_ins.delete_for_user(connection, user_id, but=sign_in_id)
+            present = await api_tokens.list_for_user(connection, user_id)
             await audit.record(connection, entry)
             await event_outbox.emit(
                 connection, user_id, "account", user_id, status="password-changed"
@@ -187,9 +187,9 @@ class Accounts:
         sign_in_id, user_id = _sign_in_of(caller), caller.user_id
         await self._doors.limits.password(user_id)
         async with self._database.read() as connection:
-            kept = await kept_passwords.hash_of(connection, user_id)
+            kept = await kept_passwords.find_hash(connection, user_id)
             at = now()
-            recent = await sign_ins.of(connection, user_id, seen_since=at - _JUST_BEGUN)
+            recent = await sign_ins.list_for_user(connection, user_id, seen_since=at - _JUST_BEGUN)
         if kept is not None:
             if password is None or not await self._passwords.matches(password, kept):
                 raise NotAllowed("The password is wrong", hint="Tell the account's password")

@@ -40,26 +40,26 @@ class Invitations:
         secret = random_tokens.new_secret()
         entry = caller.did("invitation.create", invitation.invitation_id, None, role)
         async with self._database.write() as connection:
-            await invitations.add(connection, invitation, random_tokens.digest(secret))
+            await invitations.insert(connection, invitation, random_tokens.digest(secret))
             await audit.record(connection, entry)
         return invitation, f"{PREFIX}{secret}"
 
     async def every(self) -> list[Invitation]:
         """All of them, the newest first."""
         async with self._database.read() as connection:
-            return await invitations.every(connection)
+            return await invitations.list_all(connection)
 
     async def revoke(self, caller: Caller, invitation_id: str) -> None:
         """Take one back that nobody has used. Raises NoSuchToken."""
         entry = caller.did("invitation.revoke", invitation_id, None)
         async with self._database.write() as connection:
-            await invitations.revoke(connection, invitation_id)
+            await invitations.delete_unused(connection, invitation_id)
             await audit.record(connection, entry)
 
     async def open_with(self, code: str, address: str) -> Invitation:
         """The invitation with that code, if that address may use it. Raises NotAllowed."""
         async with self._database.read() as connection:
-            found = await invitations.by_hash(
+            found = await invitations.find_by_hash(
                 connection, random_tokens.digest(code.removeprefix(PREFIX))
             )
         if found is None or found.used_at is not None or found.expires_at <= now():

@@ -61,7 +61,7 @@ class SignIns:
         """Sign somebody in who has proved who they are. The browser's old sign-in ends."""
         await self._end_replaced(connection, asked.cookie)
         at = now()
-        await sign_ins.prune(connection, at, at - self._idle)
+        await sign_ins.prune_expired(connection, at, at - self._idle)
         sign_in = SignIn(
             sign_in_id=random_tokens.new_id(),
             user_id=user.user_id,
@@ -72,21 +72,21 @@ class SignIns:
             expires_at=at + self._limit,
         )
         secret = random_tokens.new_secret()
-        await sign_ins.add(connection, sign_in, random_tokens.digest(secret))
+        await sign_ins.insert(connection, sign_in, random_tokens.digest(secret))
         return Begun(user, sign_in, secret)
 
     async def of(self, caller: Caller) -> list[SignIn]:
         """The caller's, the one seen last first."""
         at = now()
         async with self._database.read(caller.user_id) as connection:
-            found = await sign_ins.of(connection, caller.user_id, at - self._idle)
+            found = await sign_ins.list_for_user(connection, caller.user_id, at - self._idle)
         return [it for it in found if it.expires_at > at]
 
     async def end(self, caller: Caller, sign_in_id: str) -> None:
         """End one of the caller's. Raises NoSuchToken."""
         entry = caller.did("sign-in.end", sign_in_id, caller.user_id)
         async with self._database.write(caller.user_id) as connection:
-            await sign_ins.end(connection, caller.user_id, sign_in_id)
+            await sign_ins.delete(connection, caller.user_id, sign_in_id)
             await audit.record(connection, entry)
 
     async def _found(self, secret: str) -> tuple[SignIn, User]:
@@ -94,8 +94,8 @@ class SignIns:
         if not 0 < len(secret) <= random_tokens.MAX_CHARACTERS:
             raise _over()
         async with self._database.read() as connection:
-            sign_in = await sign_ins.by_hash(connection, random_tokens.digest(secret))
-            user = await users.get(connection, sign_in.user_id) if sign_in else None
+            sign_in = await sign_ins.find_by_hash(connection, random_tokens.digest(secret))
+            user = await users.find(connection, sign_in.user_id) if sign_in else None
         if sign_in is None or user is None or not self._holds(sign_in, now()):
             raise _over()
         check_standing(user)
@@ -108,13 +108,17 @@ class SignIns:
         at = now()
         if at - sign_in.seen_at >= min(_SEEN_EVERY, self._idle / 2):
             async with self._database.write() as connection:
-                await sign_ins.seen(connection, sign_in.sign_in_id, at)
+                await sign_ins.set_last_seen(connection, sign_in.sign_in_id, at)
 
     async def _end_replaced(self, connection: AsyncConnection, secret: str | None) -> None:
-        old = await sign_ins.by_hash(connection, random_tokens.digest(secret)) if secret else None
+        old = (
+            await sign_ins.find_by_hash(connection, random_tokens.digest(secret))
+            if secret
+            else None
+        )
         if old is not None:
             with suppress(NoSuchToken):
-                await sign_ins.end(connection, old.user_id, old.sign_in_id)
+                await sign_ins.delete(connection, old.user_id, old.sign_in_id)
 
 
 def _over() -> NotSignedIn:

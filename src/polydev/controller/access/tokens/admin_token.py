@@ -60,8 +60,8 @@ async def open_local(database: Database, folder: Path, token: SecretStr | None) 
     administrator = User(ADMINISTRATOR, "admin@localhost", now(), Role.ADMINISTRATOR)
     async with database.write() as connection:
         with suppress(AlreadyExists):  # since an earlier start, or one of another controller
-            await users.add(connection, administrator)
-        there = await users.get(connection, ADMINISTRATOR)
+            await users.insert(connection, administrator)
+        there = await users.find(connection, ADMINISTRATOR)
     return Local(there or administrator, text)
 
 

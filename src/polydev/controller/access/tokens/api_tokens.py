@@ -36,8 +36,8 @@ class Tokens:
         ):
             raise _unknown()
         async with self._database.read() as connection:
-            found = await api_tokens.with_hash(connection, token_id)
-            user = await users.get(connection, found[0].user_id) if found else None
+            found = await api_tokens.find_with_hash(connection, token_id)
+            user = await users.find(connection, found[0].user_id) if found else None
         if found is None or user is None or not random_tokens.is_of(secret, found[1]):
             raise _unknown()
         token, at = found[0], now()
@@ -46,7 +46,7 @@ class Tokens:
         check_standing(user)
         if token.last_used_at is None or at - token.last_used_at >= _USED_EVERY:
             async with self._database.write() as connection:
-                await api_tokens.used(connection, token_id, at)
+                await api_tokens.set_last_used(connection, token_id, at)
         return Caller(user, token.scopes, f"token:{token_id}", asked.source)
 
     async def create(
@@ -77,25 +77,25 @@ class Tokens:
         secret = random_tokens.new_secret()
         entry = caller.did("token.create", token.token_id, caller.user_id, " ".join(sorted(scopes)))
         async with self._database.write(caller.user_id) as connection:
-            await locks.hold(connection, "tokens", caller.user_id)
-            present = await api_tokens.of(connection, caller.user_id)
+            await locks.acquire(connection, "tokens", caller.user_id)
+            present = await api_tokens.list_for_user(connection, caller.user_id)
             _check_survives(caller, present, token.expires_at)
             if len(present) >= MAX_TOKENS:
                 raise QuotaExceeded(f"There are {MAX_TOKENS} tokens", hint="Revoke one first")
-            await api_tokens.add(connection, token, random_tokens.digest(secret))
+            await api_tokens.insert(connection, token, random_tokens.digest(secret))
             await audit.record(connection, entry)
         return token, f"{PREFIX}{token.token_id}_{secret}"
 
     async def of(self, caller: Caller) -> list[ApiToken]:
         """The caller's, the newest first; expired ones too, so that nobody wonders."""
         async with self._database.read(caller.user_id) as connection:
-            return await api_tokens.of(connection, caller.user_id)
+            return await api_tokens.list_for_user(connection, caller.user_id)
 
     async def revoke(self, caller: Caller, token_id: str) -> None:
         """Revoke one of the caller's. Raises NoSuchToken."""
         entry = caller.did("token.revoke", token_id, caller.user_id)
         async with self._database.write(caller.user_id) as connection:
-            await api_tokens.revoke(connection, caller.user_id, token_id)
+            await api_tokens.delete(connection, caller.user_id, token_id)
             await audit.record(connection, entry)
 
 

@@ -51,14 +51,14 @@ class ViewTickets:
             expires_at=at + LIFETIME,
         )
         async with self._database.write() as connection:
-            await locks.hold(connection, "view-tickets", caller.user_id)
-            if await view_tickets.count(connection, caller.user_id, at) >= MAX_OPEN:
+            await locks.acquire(connection, "view-tickets", caller.user_id)
+            if await view_tickets.count_for_user(connection, caller.user_id, at) >= MAX_OPEN:
                 raise TooManyRequests(
                     f"You have {MAX_OPEN} tickets for live views that nobody came with yet",
                     hint="Wait a little",
                     retry_after_s=int(LIFETIME.total_seconds()),
                 )
-            await view_tickets.add(connection, row, at)
+            await view_tickets.insert(connection, row, at)
         return Ticket(secret, row.expires_at)
 
     async def redeem(self, caller: Caller, session_id: SessionId, secret: str) -> None:
@@ -69,7 +69,7 @@ class ViewTickets:
         if not 0 < len(secret) <= random_tokens.MAX_CHARACTERS:
             raise _not_good()
         async with self._database.write() as connection:
-            row = await view_tickets.take(connection, random_tokens.digest(secret))
+            row = await view_tickets.pop(connection, random_tokens.digest(secret))
         wanted = (caller.user_id, session_id, _holder(caller))
         if row is None or (row.user_id, row.session_id, row.holder) != wanted:
             raise _not_good()

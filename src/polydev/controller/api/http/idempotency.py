@@ -91,11 +91,11 @@ async def _once(
     database: Database, caller: Caller, key: str, request: Request, handle: Handler
 ) -> Response:
     at = now()
-    asked = idempotency_keys.Taken(caller.user_id, key, await _digest(request), at, at)
+    asked = idempotency_keys.KeyClaim(caller.user_id, key, await _digest(request), at, at)
     async with database.write(caller.user_id) as connection:
-        await idempotency_keys.prune(connection, at - idempotency_keys.KEPT_FOR, caller.user_id)
+        await idempotency_keys.prune(connection, at - idempotency_keys.RETENTION, caller.user_id)
         taken = await idempotency_keys.take(connection, asked, given_up=at - _GIVEN_UP_AFTER)
-    if isinstance(taken, idempotency_keys.Before):
+    if isinstance(taken, idempotency_keys.PreviousRequest):
         return _again(taken, asked)
     subject = f"{taken.user_id}/{taken.key}/{taken.first_at.isoformat()}"
     request.state.repeated_id = uuid.uuid5(_NAMESPACE, subject)
@@ -112,7 +112,7 @@ async def _once(
     return answer
 
 
-def _again(before: idempotency_keys.Before, taken: idempotency_keys.Taken) -> Response:
+def _again(before: idempotency_keys.PreviousRequest, taken: idempotency_keys.KeyClaim) -> Response:
     """What the first request was answered. Raises IdempotencyConflict."""
     if before.request_hash != taken.request_hash:
         raise IdempotencyConflict(
@@ -125,15 +125,15 @@ def _again(before: idempotency_keys.Before, taken: idempotency_keys.Taken) -> Re
     return Response(before.body, before.status, {REPLAYED: "true"}, "application/json")
 
 
-async def _keep(database: Database, taken: idempotency_keys.Taken, answer: Response) -> None:
+async def _keep(database: Database, taken: idempotency_keys.KeyClaim, answer: Response) -> None:
     body = bytes(answer.body).decode()
     async with database.write(taken.user_id) as connection:
-        await idempotency_keys.keep(connection, taken, answer.status_code, body)
+        await idempotency_keys.store_response(connection, taken, answer.status_code, body)
 
 
-async def _free(database: Database, taken: idempotency_keys.Taken) -> None:
+async def _free(database: Database, taken: idempotency_keys.KeyClaim) -> None:
     async with database.write(taken.user_id) as connection:
-        await idempotency_keys.free(connection, taken)
+        await idempotency_keys.release(connection, taken)
 
 
 async def _digest(request: Request) -> str:

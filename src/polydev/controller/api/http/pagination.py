@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.shared.errors import BadRequest
 
 MAX_LIMIT = 500
@@ -36,12 +36,12 @@ class Page:
     request: Request
     response: Response
 
-    def span(self, *kinds: type) -> Span:
+    def span(self, *kinds: type) -> PageSpec:
         """For the store: one row more than asked, which tells whether there is a next page.
 
         `kinds` are the types of the order's columns. Raises BadRequest.
         """
-        return Span(self.limit + 1, None if self.cursor is None else _read(self.cursor, kinds))
+        return PageSpec(self.limit + 1, None if self.cursor is None else _read(self.cursor, kinds))
 
     def of(self, rows: Sequence[Row], key: Callable[[Row], Key]) -> Sequence[Row]:
         """The rows to answer with; says in a `Link` header where it goes on, if it does.

@@ -121,7 +121,7 @@ async def whom(services: Services, caller: Caller, user_id: str | None) -> UserI
     user = caller.whom(user_id)
     if user != caller.user_id:
         async with services.database.read() as connection:
-            found = await users.get(connection, user)
+            found = await users.find(connection, user)
             if found is None or found.deleting_at is not None:
                 raise NoSuchPerson(f"There is no person {user}")
     return user

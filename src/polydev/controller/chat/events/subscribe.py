@@ -35,7 +35,7 @@ async def follow(
         else:
             floor = None if live is None else live.floor
             async with database.read(user_id) as connection:
-                found = await chat_events.after(connection, chat_id, known)
+                found = await chat_events.list_after(connection, chat_id, known)
             if not found and floor is not None:
                 known = floor
             elif not found:
@@ -47,7 +47,7 @@ async def follow(
         if found:
             pause_s = _FIRST_PAUSE_S
             known = found[-1].event_id
-            yield chat_events.joined(found)
+            yield chat_events.merge_text(found)
 
 
 async def _set_within(event: asyncio.Event, limit_s: float) -> bool:

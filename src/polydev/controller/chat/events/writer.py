@@ -101,7 +101,7 @@ class Recording:
         async with self._database.write() as connection:
             await chats.require_turn(connection, self._chat)
             told = {"vm_id": vm_id, "acp_session_id": session_id}
-            await chats.change(connection, self.chat_id, **told)
+            await chats.update(connection, self.chat_id, **told)
 
     async def ask(self, request_id: str, options: tuple[str, ...]) -> None:
         """The chat waits for its person to choose. Raises NoSuchChat."""
@@ -109,14 +109,14 @@ class Recording:
         asked = Permission(self.chat_id, request_id, chat.user_id, chat.turn, options, None, None)
         async with self._database.write() as connection:
             await chats.require_turn(connection, chat)
-            await chat_events.ask(connection, asked, now())
-            await chats.change(connection, self.chat_id, status=ChatStatus.WAITING)
+            await chat_events.insert_permission(connection, asked, now())
+            await chats.update(connection, self.chat_id, status=ChatStatus.WAITING)
 
     async def go_on(self) -> None:
         """The chat waits no longer. Raises NoSuchChat."""
         async with self._database.write() as connection:
             await chats.require_turn(connection, self._chat)
-            await chats.change(connection, self.chat_id, status=ChatStatus.RUNNING)
+            await chats.update(connection, self.chat_id, status=ChatStatus.RUNNING)
 
     async def end(self, reason: TurnEnd, error: PolydevError | None) -> None:
         """The turn is over."""
@@ -138,16 +138,16 @@ class Recording:
         async with self._storing, self._database.write() as connection:
             await chats.require_turn(connection, self._chat)
             await self._add(connection, [*self._live.to_store(), end_of(self._chat, reason, error)])
-            await chat_events.close(connection, self.chat_id, now())
+            await chat_events.close_permissions(connection, self.chat_id, now())
             await chats.end_turn(connection, self._chat, reason, self._bytes, now())
 
     async def _add(self, connection: Any, events: list[ChatEvent]) -> None:
         if events:
             chat = self._chat
-            await chat_events.add(connection, chat.chat_id, chat.user_id, events)
+            await chat_events.insert(connection, chat.chat_id, chat.user_id, events)
         if self._title is not None:
             title, by = self._title, TitledBy.AGENT
-            await chats.entitle(connection, self.chat_id, title, by, _BUT_PERSON)
+            await chats.set_title(connection, self.chat_id, title, by, _BUT_PERSON)
 
 
 def end_of(chat: Chat, reason: TurnEnd, error: PolydevError | None) -> ChatEvent:

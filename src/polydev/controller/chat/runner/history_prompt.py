@@ -21,8 +21,8 @@ async def of(database: Database, chat: Chat) -> str:
     said: list[str] = []
     while True:
         async with database.read() as connection:
-            found = await chat_events.after(connection, chat.chat_id, known)
-        for event in chat_events.joined(it for it in found if it.kind in _SPEAKERS):
+            found = await chat_events.list_after(connection, chat.chat_id, known)
+        for event in chat_events.merge_text(it for it in found if it.kind in _SPEAKERS):
             if event.event_id < first:
                 said.append(f"{_SPEAKERS[event.kind]}: {event.data['text']}")
         if not found or found[-1].event_id >= first:

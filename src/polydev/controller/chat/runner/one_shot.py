@@ -141,7 +141,7 @@ class SingleTurns:
         if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARACTERS:
             raise BadRequest(f"A prompt has between 1 and {MAX_PROMPT_CHARACTERS} characters")
         async with self.database.read() as connection:
-            credential = await credentials.newest_of(connection, user_id, about.id)
+            credential = await credentials.find_newest_sealed(connection, user_id, about.id)
             machine = await usable_cli_of(connection, user_id)
         hint = f"`polydev connect {about.id}` logs it in"
         if credential is None:

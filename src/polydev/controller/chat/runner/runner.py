@@ -21,7 +21,7 @@ from polydev.controller.chat.runner.turns import Means, TakenTurn
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.chats import chat_events, chats
-from polydev.controller.store.queries.chats.chats import AtWork
+from polydev.controller.store.queries.chats.chats import ActiveChat
 from polydev.controller.store.queries.system import controllers
 from polydev.controller.workflows.machines.resume_on_use import Waking
 from polydev.shared.domain import Chat, ChatId, ChatStatus, TurnEnd, now
@@ -84,8 +84,8 @@ class Runner:
         """Begin, stop and end what is to be. Whether any turn waits or goes on."""
         known = dict(self._running)
         async with self._database.read() as connection:
-            found = await chats.at_work(connection)
-            others = await controllers.alive_beside(connection, self._executor_id)
+            found = await chats.list_active(connection)
+            others = await controllers.list_others_alive(connection, self._executor_id)
         await self._hand_on_answers()
         for it in found:
             await self._see_to(it, others)
@@ -95,7 +95,7 @@ class Runner:
                 running.turn.stop()
         return bool(found)
 
-    async def _see_to(self, it: AtWork, others: frozenset[str]) -> None:
+    async def _see_to(self, it: ActiveChat, others: frozenset[str]) -> None:
         chat, is_mine = it.chat, it.chat.executor_id == self._executor_id
         if chat.status is ChatStatus.QUEUED:
             if chat.executor_id not in others and len(self._running) < self._at_once:
@@ -115,11 +115,11 @@ class Runner:
     async def _begin(self, chat: Chat, others: frozenset[str]) -> None:
         """Claim a turn and do it, unless it is another's to claim."""
         async with self._database.write() as connection:
-            holders = await chats.holders(connection, chat.user_id, chat.provider)
+            holders = await chats.list_agent_holders(connection, chat.user_id, chat.provider)
             if holders & others and self._executor_id not in holders:
                 return
-            turn = await chats.turn_of(connection, chat.chat_id, chat.turn)
-            claimed = await chats.claim(connection, chat, self._executor_id)
+            turn = await chats.find_turn(connection, chat.chat_id, chat.turn)
+            claimed = await chats.claim_turn(connection, chat, self._executor_id)
         if claimed is None or turn is None:
             return
         taken = TakenTurn(self._means, claimed, turn.prompt)
@@ -143,11 +143,11 @@ class Runner:
             async with self._database.write() as connection:
                 await chats.require_turn(connection, chat)
                 told = [end_of(chat, TurnEnd.INTERRUPTED, error)]
-                await chat_events.add(connection, chat.chat_id, chat.user_id, told)
-                await chat_events.close(connection, chat.chat_id, now())
-                size = await chat_events.size_of(connection, chat.chat_id, chat.turn)
+                await chat_events.insert(connection, chat.chat_id, chat.user_id, told)
+                await chat_events.close_permissions(connection, chat.chat_id, now())
+                size = await chat_events.get_turn_size(connection, chat.chat_id, chat.turn)
                 await chats.end_turn(connection, chat, TurnEnd.INTERRUPTED, size, now())
-                await chats.change(connection, chat.chat_id, executor_id=None)
+                await chats.update(connection, chat.chat_id, executor_id=None)
         except NoSuchChat:
             return
         log.info("turn %d of chat %s was interrupted", chat.turn, chat.chat_id)
@@ -161,7 +161,7 @@ class Runner:
         if not asked:
             return
         async with self._database.read() as connection:
-            answers = await chat_events.answers(connection, asked)
+            answers = await chat_events.list_answered_permissions(connection, asked)
         for it in answers:
             running = self._running.get(it.chat_id)
             if running is not None and it.option_id is not None:
@@ -175,7 +175,9 @@ class Runner:
     async def _let_go(self, agent: Agent) -> None:
         with suppress(PolydevError):  # who is asked next begins anew in any case
             async with self._database.write() as connection:
-                await chats.let_go(connection, self._executor_id, agent.vm_id, agent.provider.id)
+                await chats.release_agents(
+                    connection, self._executor_id, agent.vm_id, agent.provider.id
+                )
 
     async def _close(self) -> None:
         for running in list(self._running.values()):
@@ -187,4 +189,4 @@ class Runner:
         await asyncio.gather(*self._letting_go, return_exceptions=True)
         with suppress(PolydevError):
             async with self._database.write() as connection:
-                await chats.let_go(connection, self._executor_id)
+                await chats.release_agents(connection, self._executor_id)

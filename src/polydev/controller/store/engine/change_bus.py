@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Changes:
+class ChangeBus:
     """Changes that this process makes."""
 
     def __init__(self) -> None:

@@ -18,9 +18,9 @@ from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from polydev.controller.store.engine import event_outbox, schema_version
-from polydev.controller.store.engine.change_bus import Changes
-from polydev.controller.store.engine.postgresql import Postgresql
-from polydev.controller.store.engine.sqlite import Sqlite, file_of
+from polydev.controller.store.engine.change_bus import ChangeBus
+from polydev.controller.store.engine.postgresql import PostgresqlBackend
+from polydev.controller.store.engine.sqlite import SqliteBackend, database_file
 from polydev.shared.domain import UserId
 from polydev.shared.errors import BadSettings, DatabaseUnavailable
 
@@ -29,11 +29,11 @@ _URL_HINT = (
 )
 
 
-class Kind(Protocol):
+class Backend(Protocol):
     """What each database does in its own way."""
 
     engine: AsyncEngine
-    changes: Changes
+    changes: ChangeBus
 
     def options(self, *, writes: bool, user: UserId | None) -> dict[str, Any]:
         """Execution options of a transaction: the kind reads them where the transaction begins."""
@@ -51,7 +51,7 @@ class Kind(Protocol):
 class Database:
     """Its two kinds of transaction, and word of changes."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Backend) -> None:
         self._kind = kind
 
     @asynccontextmanager
@@ -92,7 +92,7 @@ class Database:
         """
         async with self._begun(self._kind.owners_options()) as connection:
             await self._kind.prepare(connection)
-            was = await schema_version.revision_of(connection)
+            was = await schema_version.current_revision(connection)
             if was != schema_version.NEWEST:
                 schema_version.require_known(was)
                 from polydev.controller.store.engine import (
@@ -142,10 +142,10 @@ def open_database(url: str | None, controller_dir: Path) -> Database:
 
     Raises: BadSettings if the URL is of another database or cannot be read.
     """
-    parsed = _parsed(url)
+    parsed = _parse_url(url)
     if parsed is not None and parsed.get_backend_name() == "postgresql":
-        return Database(Postgresql(parsed))
-    return Database(Sqlite(file_of(parsed, controller_dir)))
+        return Database(PostgresqlBackend(parsed))
+    return Database(SqliteBackend(database_file(parsed, controller_dir)))
 
 
 def sqlite_folder(url: str | None, controller_dir: Path) -> Path | None:
@@ -153,10 +153,10 @@ def sqlite_folder(url: str | None, controller_dir: Path) -> Path | None:
 
     Raises: BadSettings.
     """
-    parsed = _parsed(url)
+    parsed = _parse_url(url)
     if parsed is not None and parsed.get_backend_name() == "postgresql":
         return None
-    return file_of(parsed, controller_dir).parent.resolve()
+    return database_file(parsed, controller_dir).parent.resolve()
 
 
 async def migrate(url: str | None, controller_dir: Path) -> tuple[str | None, str | None]:
@@ -170,7 +170,7 @@ async def migrate(url: str | None, controller_dir: Path) -> tuple[str | None, st
         await database.close()
 
 
-def _parsed(url: str | None) -> sa.URL | None:
+def _parse_url(url: str | None) -> sa.URL | None:
     """The URL with the driver that we use. Raises: BadSettings."""
     if url is None:
         return None

@@ -20,7 +20,7 @@ from polydev.controller.store.engine import locks
 from polydev.controller.store.tables import events, users
 from polydev.shared.domain import UserId, now
 
-MAX_WORD_CHARACTERS = 64
+MAX_VALUE_CHARACTERS = 64
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ async def emit(
 
     What changes twice in one transaction is told once, with the last words.
     """
-    words = {name: value[:MAX_WORD_CHARACTERS] for name, value in data.items() if value}
+    words = {name: value[:MAX_VALUE_CHARACTERS] for name, value in data.items() if value}
     theirs = _emitted.setdefault(_key(connection), {}).setdefault(user_id, [])
     for known in theirs:
         if (known.kind, known.subject) == (kind, subject):
@@ -61,7 +61,7 @@ async def write_emitted(connection: AsyncConnection) -> None:
         return
     people = sorted(told)
     for user_id in people:
-        await locks.hold(connection, "events", user_id)
+        await locks.acquire(connection, "events", user_id)
     at = now()
     for user_id in people:
         for it in told[user_id]:  # one by one: each draws its id in this order

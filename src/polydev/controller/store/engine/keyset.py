@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 
-class Span(NamedTuple):
+class PageSpec(NamedTuple):
     """Which part of a listing."""
 
     limit: int
@@ -22,7 +22,7 @@ class Span(NamedTuple):
 def page(
     query: sa.Select[Any],
     order: Sequence[sa.ColumnElement[Any]],
-    span: Span | None,
+    span: PageSpec | None,
     *,
     newest_first: bool = False,
 ) -> sa.Select[Any]:

@@ -12,17 +12,17 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 
-async def hold(connection: AsyncConnection, *name: str) -> None:
+async def acquire(connection: AsyncConnection, *name: str) -> None:
     """Wait until no other transaction holds that name, and hold it until this one ends.
 
     Names are words that say what is decided about: `hold(connection, "machines", user_id)`. Who
     holds several takes them in one order everywhere.
     """
     if connection.dialect.name == "postgresql":
-        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number_of(*name))))
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock_id(*name))))
 
 
-def number_of(*name: str) -> int:
+def lock_id(*name: str) -> int:
     """The 64-bit number that PostgreSQL knows a lock by."""
     digest = hashlib.blake2b("\0".join(name).encode(), digest_size=8, person=b"polydev").digest()
     return int.from_bytes(digest, "big", signed=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 
-from polydev.controller.store.engine.change_bus import Changes
+from polydev.controller.store.engine.change_bus import ChangeBus
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -30,7 +30,7 @@ _GATHER_S = 0.02
 _AGAIN_S = (0.2, 0.5, 1.0, 2.0)
 
 
-class SharedChanges(Changes):
+class PgChangeBus(ChangeBus):
     """Changes that any controller makes. Its connections open with the first change or waiter."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:

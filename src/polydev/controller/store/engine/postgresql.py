@@ -17,10 +17,10 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from polydev.controller.store.engine.change_bus import Changes
-from polydev.controller.store.engine.locks import number_of
-from polydev.controller.store.engine.pg_notify import SharedChanges, first_line
-from polydev.controller.store.engine.roles import USER, WORKER, see_to_roles
+from polydev.controller.store.engine.change_bus import ChangeBus
+from polydev.controller.store.engine.locks import lock_id
+from polydev.controller.store.engine.pg_notify import PgChangeBus, first_line
+from polydev.controller.store.engine.roles import USER, WORKER, ensure_roles
 from polydev.shared.domain import UserId
 from polydev.shared.errors import BadRequest, BadSettings, DatabaseUnavailable
 
@@ -52,7 +52,7 @@ _ACT_AS_OWNER = (
 )
 
 
-class Postgresql:
+class PostgresqlBackend:
     """One database on a server, used by any number of controllers."""
 
     def __init__(self, url: sa.URL) -> None:
@@ -65,7 +65,7 @@ class Postgresql:
         self._url = url
         self.engine = _engine(url)
         _, parameters = self.engine.dialect.create_connect_args(url)
-        self.changes: Changes = SharedChanges({**_CONNECT, **parameters})
+        self.changes: ChangeBus = PgChangeBus({**_CONNECT, **parameters})
 
     def options(self, *, writes: bool, user: UserId | None) -> dict[str, Any]:
         if user is not None and not user:
@@ -77,9 +77,9 @@ class Postgresql:
         return {_ROLE: None, _READS: False}
 
     async def prepare(self, connection: AsyncConnection) -> None:
-        number = number_of("migrations")
+        number = lock_id("migrations")
         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
-        await connection.run_sync(see_to_roles)
+        await connection.run_sync(ensure_roles)
 
     def translated(self, error: DBAPIError) -> Exception:
         cause = error.orig

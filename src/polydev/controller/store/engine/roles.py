@@ -16,11 +16,11 @@ USER = "polydev_person"
 """Acts for one person: sees what is theirs."""
 ROLES = (WORKER, USER)
 
-_GRANTS_SET_APART = 160000
+_SEPARATE_GRANTS_VERSION = 160000
 """Since PostgreSQL 16, becoming a role and having its rights are granted one by one."""
 
 
-def see_to_roles(connection: sa.Connection) -> None:
+def ensure_roles(connection: sa.Connection) -> None:
     """Make the roles that are missing, and let the login become them.
 
     Raises: BadSettings, with the SQL for an administrator, if the login may not do that.
@@ -29,15 +29,15 @@ def see_to_roles(connection: sa.Connection) -> None:
     lacking = [role for role in ROLES if not _can_become(connection, role)]
     if not lacking:
         return
-    if not _may_make(connection, lacking):
+    if not _may_create_roles(connection, lacking):
         login = _login(connection)
         raise BadSettings(
             f"The PostgreSQL user {login} may not make the roles that Polydev acts as",
-            hint=f"Have an administrator of that server run: {_by_hand(connection, login)}",
+            hint=f"Have an administrator of that server run: {_manual_sql(connection, login)}",
         )
     for role in lacking:
         connection.exec_driver_sql(_CREATE.format(role=role))
-        connection.exec_driver_sql(f"GRANT {role} TO CURRENT_USER{_how(connection)}")
+        connection.exec_driver_sql(f"GRANT {role} TO CURRENT_USER{_grant_options(connection)}")
 
 
 _CREATE = """
@@ -70,33 +70,33 @@ def _exists(connection: sa.Connection, role: str) -> bool:
 
 
 def _can_become(connection: sa.Connection, role: str) -> bool:
-    how = "SET" if _version(connection) >= _GRANTS_SET_APART else "MEMBER"
-    return _exists(connection, role) and _has(connection, role, how)
+    how = "SET" if _version(connection) >= _SEPARATE_GRANTS_VERSION else "MEMBER"
+    return _exists(connection, role) and _has_role(connection, role, how)
 
 
-def _has(connection: sa.Connection, role: str, how: str) -> bool:
+def _has_role(connection: sa.Connection, role: str, how: str) -> bool:
     query = sa.text("SELECT pg_has_role(current_user, :role, :how)")
     return bool(connection.execute(query, {"role": role, "how": how}).scalar())
 
 
-def _may_make(connection: sa.Connection, roles: list[str]) -> bool:
+def _may_create_roles(connection: sa.Connection, roles: list[str]) -> bool:
     """Whether the login may make those that are missing, and grant itself those that are not."""
     query = "SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user"
     if not connection.exec_driver_sql(query).scalar():
         return False
-    if _version(connection) < _GRANTS_SET_APART:
+    if _version(connection) < _SEPARATE_GRANTS_VERSION:
         return True
     there = [role for role in roles if _exists(connection, role)]
-    return all(_has(connection, role, "MEMBER WITH ADMIN OPTION") for role in there)
+    return all(_has_role(connection, role, "MEMBER WITH ADMIN OPTION") for role in there)
 
 
-def _by_hand(connection: sa.Connection, login: str) -> str:
+def _manual_sql(connection: sa.Connection, login: str) -> str:
     made = [f"CREATE ROLE {role} NOLOGIN;" for role in ROLES if not _exists(connection, role)]
     return " ".join([*made, f"GRANT {', '.join(ROLES)} TO {login};"])
 
 
-def _how(connection: sa.Connection) -> str:
-    apart = _version(connection) >= _GRANTS_SET_APART
+def _grant_options(connection: sa.Connection) -> str:
+    apart = _version(connection) >= _SEPARATE_GRANTS_VERSION
     return " WITH INHERIT FALSE, SET TRUE" if apart else ""
 
 

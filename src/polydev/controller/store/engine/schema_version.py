@@ -22,7 +22,7 @@ NEWEST = KNOWN[-1]
 _VERSIONS = "alembic_version"
 
 
-async def revision_of(connection: AsyncConnection) -> str | None:
+async def current_revision(connection: AsyncConnection) -> str | None:
     """The last migration that the database has had; None before the first."""
     return await connection.run_sync(_revision)
 
@@ -37,9 +37,9 @@ def require_known(revision: str | None) -> None:
         )
 
 
-async def difference(connection: AsyncConnection) -> str | None:
+async def describe_mismatch(connection: AsyncConnection) -> str | None:
     """How the tables differ from this version's, in words; None when they do not."""
-    has = await revision_of(connection)
+    has = await current_revision(connection)
     if has == NEWEST:
         return None
     if has in KNOWN:

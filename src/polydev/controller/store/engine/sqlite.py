@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from polydev.controller.store.engine.change_bus import Changes
+from polydev.controller.store.engine.change_bus import ChangeBus
 from polydev.controller.store.engine.sqlite_connection import connect
 from polydev.shared.domain import UserId
 from polydev.shared.errors import BadSettings
@@ -23,13 +23,13 @@ _BUSY_TIMEOUT_MS = 30_000
 _WRITES = "polydev_writes"
 
 
-class Sqlite:
+class SqliteBackend:
     """One file. Writers take turns: each waits at its beginning, so that reading and then writing
     in one transaction cannot fail in the middle."""
 
     def __init__(self, file: Path) -> None:
         self.engine = _engine(file)
-        self.changes = Changes()
+        self.changes = ChangeBus()
 
     def options(self, *, writes: bool, user: UserId | None) -> dict[str, Any]:
         return {_WRITES: writes}
@@ -44,7 +44,7 @@ class Sqlite:
         return error
 
 
-def file_of(url: sa.URL | None, controller_dir: Path) -> Path:
+def database_file(url: sa.URL | None, controller_dir: Path) -> Path:
     """The file that a URL names by its whole path: where a program was started must not matter.
 
     Raises: BadSettings.

@@ -16,28 +16,28 @@ import aiosqlite
 _CHUNK = 64
 
 
-class QuickConnection(aiosqlite.Connection):
+class SingleHopConnection(aiosqlite.Connection):
     """An aiosqlite connection with cursors of one visit."""
 
-    def cursor(self) -> QuickCursor:  # type: ignore[override]
-        return QuickCursor(self)
+    def cursor(self) -> SingleHopCursor:  # type: ignore[override]
+        return SingleHopCursor(self)
 
     async def visit(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Have the connection's thread do some work."""
         await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
 
 
-def connect(file: str, **options: Any) -> QuickConnection:
+def connect(file: str, **options: Any) -> SingleHopConnection:
     """A connection that opens when it is awaited. Its thread does not keep the process alive."""
-    connection = QuickConnection(lambda: sqlite3.connect(file, **options), _CHUNK)
+    connection = SingleHopConnection(lambda: sqlite3.connect(file, **options), _CHUNK)
     connection._thread.daemon = True
     return connection
 
 
-class QuickCursor:
+class SingleHopCursor:
     """What SQLAlchemy needs of an asynchronous cursor; rows of the last statement are in it."""
 
-    def __init__(self, connection: QuickConnection) -> None:
+    def __init__(self, connection: SingleHopConnection) -> None:
         self._connection = connection
         self._rows: list[Any] = []
         self.description: Any = None
@@ -45,7 +45,7 @@ class QuickCursor:
         self.rowcount = -1
         self.arraysize = 1
 
-    async def __aenter__(self) -> QuickCursor:
+    async def __aenter__(self) -> SingleHopCursor:
         return self
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:

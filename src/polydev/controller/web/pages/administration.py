@@ -24,7 +24,7 @@ from polydev.controller.api.routes.admin.overview import (
 from polydev.controller.api.routes.admin.users import list_invitations, list_people
 from polydev.controller.api.routes.system.doctor import examine
 from polydev.controller.store.queries.accounts import users
-from polydev.controller.store.queries.system.audit import Sought
+from polydev.controller.store.queries.system.audit import AuditFilter
 from polydev.controller.web.rendering.render import Administrator, fragment, page
 from polydev.shared.domain import UserId, now
 from polydev.shared.errors import NoSuchFile
@@ -41,7 +41,7 @@ class Asked:
     services: Services
     caller: Caller
     paged: Page
-    filters: Sought
+    filters: AuditFilter
     user: str | None
     """Of whom, where a part can be about one person."""
 
@@ -170,7 +170,7 @@ async def _doctor(asked: Asked) -> Told:
 async def _names(asked: Asked, ids: set[str]) -> dict[str, str]:
     """E-mail addresses by people's ids; who is gone has none."""
     async with asked.services.database.read() as connection:
-        found = [await users.get(connection, UserId(it)) for it in sorted(ids)]
+        found = [await users.find(connection, UserId(it)) for it in sorted(ids)]
     return {it.user_id: it.email for it in found if it is not None}
 
 

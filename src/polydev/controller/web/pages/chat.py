@@ -15,7 +15,7 @@ from polydev.controller.access import Caller
 from polydev.controller.api.http.path_params import MAX_ID, Id
 from polydev.controller.api.http.services import Reach, Services
 from polydev.controller.chat import MAX_PROMPT_CHARACTERS, MAX_TITLE_CHARACTERS
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.web.rendering.render import Signed, fragment, page
@@ -96,7 +96,7 @@ async def _listed(
 ) -> dict[str, Any]:
     clis = await _clis(services, caller)
     only = only if any(it.id == only for it in clis) else ""
-    chats = await services.chats.listed(caller, Span(shown + 1, None), only or None)
+    chats = await services.chats.listed(caller, PageSpec(shown + 1, None), only or None)
     return {
         "clis": clis,
         "only": only,
@@ -111,7 +111,7 @@ async def _listed(
 
 async def _clis(services: Services, caller: Caller) -> list[Cli]:
     async with services.database.read(caller.user_id) as connection:
-        kept = await credentials.of_user(connection, caller.user_id)
+        kept = await credentials.list_for_user(connection, caller.user_id)
     connected = {it.provider for it in kept if it.revoked_at is None}
     return [Cli(it.id, it.name, it.id in connected) for it in all_providers()]
 
@@ -119,8 +119,8 @@ async def _clis(services: Services, caller: Caller) -> list[Cli]:
 async def _whereabouts(services: Services, caller: Caller, chat: Chat) -> dict[str, Any]:
     about = provider(chat.provider)
     async with services.database.read(caller.user_id) as connection:
-        owned = await machines.of_user(connection, caller.user_id)
-        kept = await credentials.newest_of(connection, caller.user_id, chat.provider)
+        owned = await machines.list_for_user(connection, caller.user_id)
+        kept = await credentials.find_newest_sealed(connection, caller.user_id, chat.provider)
     return {
         "chat": chat,
         "cli": Cli(about.id, about.name, kept is not None),

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from polydev.controller.access import Caller
 from polydev.controller.api.http.services import Reach, Services
 from polydev.controller.api.routes.system.health import get_greeting
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.web.rendering.provider_status import Known, State, cards
@@ -20,7 +20,7 @@ from polydev.shared.providers import all_providers
 
 router = APIRouter(include_in_schema=False)
 
-_RECENT = Span(60, None)
+_RECENT = PageSpec(60, None)
 """So many sessions are looked through for how the last try ended."""
 
 
@@ -42,12 +42,12 @@ async def home_again(request: Request, caller: Signed, services: Reach) -> Respo
 async def _told(services: Services, caller: Caller) -> dict[str, Any]:
     user = caller.user_id
     async with services.database.read(user) as connection:
-        live = await sessions.every(connection, _RECENT, user_id=user, live=True)
-        recent = await sessions.every(connection, _RECENT, user_id=user)
+        live = await sessions.list_page(connection, _RECENT, user_id=user, live=True)
+        recent = await sessions.list_page(connection, _RECENT, user_id=user)
         known = Known(
             [*live, *recent],
-            await credentials.of_user(connection, user),
-            await machines.of_user(connection, user),
+            await credentials.list_for_user(connection, user),
+            await machines.list_for_user(connection, user),
         )
     shown = cards(all_providers(), known, now())
     return {"cards": shown, "is_new": all(it.state is State.OFF for it in shown)}

@@ -57,10 +57,10 @@ async def show_active_machine(request: Request, caller: Signed, services: Reach)
     """The active CLI machine; without one, how to get it."""
     async with services.database.read(caller.user_id) as connection:
         for state in _BEST_FIRST:
-            found = await machines.cli_of(connection, caller.user_id, state)
+            found = await machines.find_cli_machine(connection, caller.user_id, state)
             if found is not None:
                 break
-        others = await machines.of_user(connection, caller.user_id)
+        others = await machines.list_for_user(connection, caller.user_id)
     if found is None:
         return page(request, "machine_none.html", others=[_row(it) for it in others])
     return page(request, "machine.html", **await _told(services, caller, found))
@@ -86,8 +86,8 @@ async def machine_again(request: Request, vm_id: Id, caller: Signed, services: R
 async def _told(services: Services, caller: Caller, machine: Machine) -> dict[str, Any]:
     user = caller.user_id
     async with services.database.read(user) as connection:
-        every = await machines.of_user(connection, user)
-        held = await credentials.of_user(connection, user)
+        every = await machines.list_for_user(connection, user)
+        held = await credentials.list_for_user(connection, user)
     here = {it.provider for it in held if it.vm_id == machine.vm_id and it.revoked_at is None}
     return {
         "connected": [Connected(it.id, it.name) for it in all_providers() if it.id in here],

@@ -18,12 +18,12 @@ from polydev.controller.api.http.services import Reach, Services
 from polydev.controller.api.routes.accounts.quotas import get_usage
 from polydev.controller.api.routes.accounts.tokens import list_sign_ins, list_tokens
 from polydev.controller.api.routes.admin.audit import AuditEntryView
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.accounts import passwords
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.queries.system import audit
-from polydev.controller.store.queries.system.audit import Sought
+from polydev.controller.store.queries.system.audit import AuditFilter
 from polydev.controller.web.rendering.labels import SCOPES
 from polydev.controller.web.rendering.render import Signed, fragment, page
 from polydev.shared.domain import MachineState, Role, Scope
@@ -32,7 +32,7 @@ from polydev.shared.providers import all_providers
 
 router = APIRouter(include_in_schema=False)
 
-_LATEST = Span(12, None)
+_LATEST = PageSpec(12, None)
 
 Told = dict[str, Any]
 Loader = Callable[[Services, Caller], Awaitable[Told]]
@@ -70,8 +70,8 @@ async def part_again(part_id: str, request: Request, caller: Signed, services: R
 
 async def _connections(services: Services, caller: Caller) -> Told:
     async with services.database.read(caller.user_id) as connection:
-        rows = await credentials.of_user(connection, caller.user_id)
-        there = {it.vm_id: it for it in await machines.of_user(connection, caller.user_id)}
+        rows = await credentials.list_for_user(connection, caller.user_id)
+        there = {it.vm_id: it for it in await machines.list_for_user(connection, caller.user_id)}
     names = {it.id: it.name for it in all_providers()}
     return {
         "connections": [
@@ -99,7 +99,7 @@ async def _tokens(services: Services, caller: Caller) -> Told:
 
 async def _password(services: Services, caller: Caller) -> Told:
     async with services.database.read() as connection:
-        kept = await passwords.hash_of(connection, caller.user_id)
+        kept = await passwords.find_hash(connection, caller.user_id)
     return {"has_password": kept is not None, "min_characters": MIN_CHARACTERS}
 
 
@@ -113,7 +113,7 @@ async def _usage(services: Services, caller: Caller) -> Told:
 
 async def _activity(services: Services, caller: Caller) -> Told:
     async with services.database.read(caller.user_id) as connection:
-        rows = await audit.found(connection, Sought(concerning=caller.user_id), _LATEST)
+        rows = await audit.list_entries(connection, AuditFilter(concerning=caller.user_id), _LATEST)
     return {"activity": [AuditEntryView.of(row, caller.user_id) for row in rows]}
 
 

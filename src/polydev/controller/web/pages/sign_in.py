@@ -9,7 +9,7 @@ from polydev.controller.access.sign_in.passwords import MIN_CHARACTERS
 from polydev.controller.access.tokens.admin_token import ADMINISTRATOR
 from polydev.controller.api.http.services import Reach, Services
 from polydev.controller.api.routes.accounts.account import ways_in
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.web.rendering.render import Known, page
 from polydev.controller.web.rendering.safe_redirect import safe_next
@@ -49,5 +49,5 @@ async def show_sign_up(request: Request, caller: Known, services: Reach) -> Resp
 async def _nobody_is_here(services: Services) -> bool:
     """Whether no person has an account yet, but for the one who has this machine's token."""
     async with services.database.read() as connection:
-        found = await users.every(connection, Span(2, None))
+        found = await users.list_all(connection, PageSpec(2, None))
     return all(user.user_id == ADMINISTRATOR for user in found)

@@ -140,7 +140,7 @@ async def known(request: Request) -> Caller | None:
     request.state.caller = found
     if not request.url.path.startswith("/fragments/"):
         async with services_of(request).database.read(found.user_id) as connection:
-            request.state.events_after = await events.newest(connection, found.user_id)
+            request.state.events_after = await events.get_newest_id(connection, found.user_id)
     return found
 
 

@@ -84,13 +84,13 @@ class Removal:
                 hint="Delete their machines and credentials one by one",
             )
         async with self.database.write() as connection:
-            await locks.hold(connection, "person", user_id)
-            user = await users.get(connection, user_id)
+            await locks.acquire(connection, "person", user_id)
+            user = await users.find(connection, user_id)
             if user is None:
                 raise NoSuchPerson(f"No person has the id {user_id}")
             if user.deleting_at is None:
                 user = replace(user, deleting_at=now())
-                await user_deletion.begin(connection, user_id, user.deleting_at or now())
+                await user_deletion.mark_deleting(connection, user_id, user.deleting_at or now())
                 await audit.record(connection, caller.did("person.delete", user_id, user_id))
         await self.engine.enqueue(DELETE, user_id)
         return user
@@ -98,7 +98,7 @@ class Removal:
     async def resume(self) -> None:
         """Go on with removals whose workflow was never begun, or ended without the last step."""
         async with self.database.read() as connection:
-            leaving = await user_deletion.begun(connection)
+            leaving = await user_deletion.list_deleting(connection)
         for user in leaving:
             if not await self.engine.is_over(DELETE, user.user_id):
                 await self.engine.enqueue(DELETE, user.user_id)
@@ -113,7 +113,7 @@ class Removal:
 
     async def _cancel_sessions(self, subject: str) -> None:
         async with self.database.write() as connection:
-            live = [it for it in await sessions.live(connection) if it.user_id == subject]
+            live = [it for it in await sessions.list_live(connection) if it.user_id == subject]
             for session in live:
                 await sessions.request_cancel(connection, session.session_id, now())
         if live:
@@ -121,7 +121,7 @@ class Removal:
 
     async def _destroy_machines(self, subject: str) -> None:
         async with self.database.read() as connection:
-            theirs = await machines.ever_of_user(connection, UserId(subject))
+            theirs = await machines.list_ever_for_user(connection, UserId(subject))
         for machine in theirs:
             if machine.status is not MachineState.DESTROYED:
                 await self.machines.take_down(machine.vm_id)
@@ -137,9 +137,9 @@ class Removal:
 
     async def _erase(self, subject: str) -> None:
         async with self.database.write() as connection:
-            user = await users.get(connection, UserId(subject))
+            user = await users.find(connection, UserId(subject))
             if user is None:
                 return
-            if not await user_deletion.is_settled(connection, user.user_id):
+            if not await user_deletion.is_ready_to_delete(connection, user.user_id):
                 raise HostUnreachable("Not everything of theirs is gone yet")
-            await user_deletion.erase(connection, user, (user.user_id, hashed(user.email)))
+            await user_deletion.delete_user(connection, user, (user.user_id, hashed(user.email)))

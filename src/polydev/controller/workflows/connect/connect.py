@@ -100,11 +100,11 @@ async def add_unless_live(
     """Add a session, in the caller's transaction; the live one instead, if there is one for that
     person and provider. Raises: QuotaExceeded."""
     await lock_user(connection, session.user_id)
-    live = await sessions.live_of(connection, session.user_id, session.provider)
+    live = await sessions.find_live(connection, session.user_id, session.provider)
     if live is None:
         if caller.bounds is not None:
             await quotas.require_session(connection, session.user_id)
-        await sessions.add(connection, session)
+        await sessions.insert(connection, session)
         entry = caller.did("session.start", session.session_id, session.user_id)
         await audit.record(connection, entry)
     return live
@@ -165,7 +165,7 @@ class Connect:
                 live = await add_unless_live(connection, self.machines.quotas, caller, session)
         except IntegrityError:
             async with self.database.read(session.user_id) as connection:
-                live = await sessions.live_of(connection, user_id, session.provider)
+                live = await sessions.find_live(connection, user_id, session.provider)
         session = live or session
         await self.engine.enqueue(workflow_of(session), session.session_id)
         return session
@@ -218,7 +218,7 @@ class Connect:
             if fresh.status is SessionStatus.WAITING:
                 return  # It was here before: the person's time goes on.
             limit = timedelta(seconds=self.machines.settings.person_limit_s)
-            await sessions.change(
+            await sessions.update(
                 connection,
                 session.session_id,
                 status=SessionStatus.WAITING,
@@ -257,7 +257,7 @@ class Connect:
         binding = Binding(credential_id_for(session.session_id), session.user_id, about.id)
         sealed = await self.vault.seal(plaintext, binding, now())
         async with self.database.write() as connection:
-            await credentials.put(connection, sealed, end_of_login(about, plaintext))
+            await credentials.upsert(connection, sealed, end_of_login(about, plaintext))
 
     async def _clean_up(self, subject: str) -> None:
         """The browser machine goes, whatever happened; and a delivery that stands is settled."""

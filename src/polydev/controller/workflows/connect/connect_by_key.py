@@ -96,10 +96,10 @@ class ConnectByKey:
             async with self.database.write() as connection:
                 live = await add_unless_live(connection, self.machines.quotas, caller, session)
                 if live is None:
-                    await credentials.put(connection, sealed)
+                    await credentials.upsert(connection, sealed)
         except IntegrityError:
             async with self.database.read(session.user_id) as connection:
-                live = await sessions.live_of(connection, session.user_id, about.id)
+                live = await sessions.find_live(connection, session.user_id, about.id)
         if live is not None:
             await self._require_same(live, plaintext)
         session = live or session
@@ -118,7 +118,7 @@ class ConnectByKey:
 
     async def _require_same(self, live: ConnectSession, plaintext: bytes) -> None:
         async with self.database.read() as connection:
-            theirs = await credentials.get(connection, credential_id_for(live.session_id))
+            theirs = await credentials.find_sealed(connection, credential_id_for(live.session_id))
         is_key = theirs is not None and theirs.kind is CredentialKind.API_KEY
         if theirs is not None and is_key and same_login(await self.vault.open(theirs), plaintext):
             return

@@ -40,14 +40,14 @@ class SessionNotes:
         if step not in ("start-login", "wait-for-person"):
             leaves.add(SessionStatus.WAITING)
         async with self.database.write() as connection:
-            await sessions.step_started(connection, session_id, step, now())
-            await sessions.advance(connection, session_id, step, leaves)
+            await sessions.start_step(connection, session_id, step, now())
+            await sessions.set_step(connection, session_id, step, leaves)
         log.info("session %s: %s begins", subject, step)
 
     async def ends(self, subject: str, step: str, outcome: str) -> None:
         """The step has ended."""
         async with self.database.write() as connection:
-            await sessions.step_ended(connection, SessionId(subject), step, now(), outcome)
+            await sessions.end_step(connection, SessionId(subject), step, now(), outcome)
         log.info("session %s: %s %s", subject, step, outcome)
 
     async def interrupted(self, subject: str) -> PolydevError:
@@ -60,7 +60,7 @@ class SessionNotes:
         session_id = SessionId(subject)
         async with self.database.write() as connection:
             if failure is None:
-                await credentials.forget_others(connection, credential_id_for(session_id))
+                await credentials.delete_replaced(connection, credential_id_for(session_id))
                 await sessions.end(connection, session_id, SessionStatus.COMPLETED, now())
                 log.info("session %s: completed", subject)
                 return

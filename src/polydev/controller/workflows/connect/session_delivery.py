@@ -49,13 +49,15 @@ class SessionDelivery:
     async def forget(self, subject: str) -> None:
         """The session's credential is kept no longer."""
         async with self.database.write() as connection:
-            await credentials.forget(connection, credential_id_for(SessionId(subject)))
+            await credentials.delete(connection, credential_id_for(SessionId(subject)))
 
     async def settle(self, subject: str) -> None:
         """A delivery that stands needs nothing of what was before it any more."""
         session = await self._session(subject)
         async with self.database.read() as connection:
-            stands = await credentials.get(connection, credential_id_for(session.session_id))
+            stands = await credentials.find_sealed(
+                connection, credential_id_for(session.session_id)
+            )
         if stands is not None and session.cli_vm_id is not None:
             delivery = await self._delivery(session.cli_vm_id)
             await delivery.settle(provider(session.provider), session.cli_vm_id)

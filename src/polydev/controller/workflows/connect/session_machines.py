@@ -107,9 +107,9 @@ class SessionMachines:
             await alone(connection)
             session = await sessions.get(connection, session_id)
             vm_id = session.cli_vm_id or vm_id_for(session_id, MachineKind.CLI)
-            await sessions.change(connection, session_id, cli_vm_id=None)
+            await sessions.update(connection, session_id, cli_vm_id=None)
             machine = await machines.find(connection, vm_id)
-            others = await sessions.uses_of(connection, vm_id)
+            others = await sessions.list_using_machine(connection, vm_id)
             if machine is None or machine.status is MachineState.DESTROYED:
                 return
             is_kept = machine.session_id is None or bool(others)
@@ -149,7 +149,7 @@ class SessionMachines:
         """A machine that was to be started for the session alone, and was not: it stays at rest."""
         view = await self.machines.at_host(machine)
         async with self.database.write() as connection:
-            if view is None or await sessions.live_with(connection, machine):
+            if view is None or await sessions.is_using(connection, machine):
                 return
             if not view.state.holds_memory:
                 before = [MachineState.RESUMING]

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.placement import Fleet, Room
 from polydev.controller.store.queries.connect import sessions
-from polydev.controller.store.queries.connect.sessions import Waiting
+from polydev.controller.store.queries.connect.sessions import QueuedSession
 from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.workflows.machines.machines import Machines
 from polydev.shared.domain import (
@@ -63,7 +63,7 @@ class SessionClaims:
     machines: Machines
 
     async def claim(
-        self, connection: AsyncConnection, fleet: Fleet, waiting: Waiting
+        self, connection: AsyncConnection, fleet: Fleet, waiting: QueuedSession
     ) -> Refusal | None:
         """Claim the machines of a session, or say why not; then nothing is changed."""
         session_id, user_id = waiting.session_id, waiting.user_id
@@ -85,7 +85,7 @@ class SessionClaims:
             refusal = await self._claim_alone(connection, fleet, new_cli)
         if refusal is None and await sessions.leave_queue(connection, session_id):
             vm_id = (cli or new_cli).vm_id
-            await sessions.change(connection, session_id, cli_vm_id=vm_id)
+            await sessions.update(connection, session_id, cli_vm_id=vm_id)
         return refusal
 
     async def replace_cli(
@@ -103,8 +103,8 @@ class SessionClaims:
             host_id = fleet.choose(Room.of(machine.size))
             if host_id is None:
                 raise fleet.no_capacity(Room.of(machine.size))
-            await machines.add_if_absent(connection, replace(machine, host_id=host_id))
-        await sessions.change(connection, session_id, cli_vm_id=machine.vm_id)
+            await machines.insert_if_absent(connection, replace(machine, host_id=host_id))
+        await sessions.update(connection, session_id, cli_vm_id=machine.vm_id)
         return machine.vm_id
 
     async def _claim_new(
@@ -118,7 +118,7 @@ class SessionClaims:
             return Refusal(fleet.no_capacity(larger))
         cli_host, browser_host = pair
         fleet.take(cli_host, cli_room)
-        await machines.add_if_absent(connection, replace(cli, host_id=cli_host))
+        await machines.insert_if_absent(connection, replace(cli, host_id=cli_host))
         await self._add_browser(connection, fleet, browser, browser_host)
         return None
 
@@ -131,7 +131,7 @@ class SessionClaims:
         if host_id is None:
             return Refusal(fleet.no_capacity(room))
         fleet.take(host_id, room)
-        await machines.add_if_absent(connection, replace(cli, host_id=host_id))
+        await machines.insert_if_absent(connection, replace(cli, host_id=host_id))
         return None
 
     async def _claim_with(
@@ -158,7 +158,7 @@ class SessionClaims:
             fleet.take(cli.host_id, Room.of(cli.size, new=False))
             await machines.set_state(connection, cli.vm_id, MachineState.RESUMING)
             if cli.wakes:
-                await hibernation.note_why_woken(connection, cli.vm_id, "a login")
+                await hibernation.set_resume_reason(connection, cli.vm_id, "a login")
         if browser is not None and browser_host is not None:
             await self._add_browser(connection, fleet, browser, browser_host)
         return None
@@ -167,7 +167,7 @@ class SessionClaims:
         self, connection: AsyncConnection, fleet: Fleet, browser: Machine, host_id: HostId
     ) -> None:
         fleet.take(host_id, Room.of(browser.size))
-        await machines.add_if_absent(connection, replace(browser, host_id=host_id))
+        await machines.insert_if_absent(connection, replace(browser, host_id=host_id))
 
     def _plan(self, session_id: SessionId, user_id: UserId, kind: MachineKind) -> Machine:
         return self.machines.plan(user_id, kind, vm_id_for(session_id, kind), session_id)
@@ -176,7 +176,7 @@ class SessionClaims:
 async def cli_machine_of(connection: AsyncConnection, user_id: UserId) -> Machine | None:
     """The person's CLI machine that a session takes, if there is one."""
     for state in _BY_PREFERENCE:
-        found = await machines.cli_of(connection, user_id, state)
+        found = await machines.find_cli_machine(connection, user_id, state)
         if found is not None:
             return found
     return None

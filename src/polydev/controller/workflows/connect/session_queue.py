@@ -29,7 +29,7 @@ from polydev.controller.placement import Fleet
 from polydev.controller.placement.claims import alone
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import sessions
-from polydev.controller.store.queries.connect.sessions import Waiting
+from polydev.controller.store.queries.connect.sessions import QueuedSession
 from polydev.controller.store.queries.machines import capacity
 from polydev.controller.workflows.connect.session_placement import Refusal, SessionClaims
 from polydev.controller.workflows.machines.machines import Machines
@@ -104,7 +104,7 @@ class Admission:
     async def once(self) -> None:
         """Admit whom there is room for, and wake those of this controller that have news."""
         async with self._database.read() as connection:
-            queue = await sessions.queued(connection)
+            queue = await sessions.list_queued(connection)
         if queue:
             queue = await self._admit()
         waiting = {it.session_id: it for it in queue}
@@ -115,15 +115,15 @@ class Admission:
             if it is None or it.is_cancelled or (refusal is not None and refusal.for_good):
                 news.set()
 
-    async def _admit(self) -> list[Waiting]:
+    async def _admit(self) -> list[QueuedSession]:
         """Claim for the first in the queue, one after the other. Returns who still waits."""
         async with self._database.write() as connection:
             fleet = await self._machines.placement.look(connection)
-            queue = [it for it in await sessions.queued(connection) if not it.is_cancelled]
-            running = Counter(await capacity.running_by_user(connection))
+            queue = [it for it in await sessions.list_queued(connection) if not it.is_cancelled]
+            running = Counter(await capacity.count_running_by_user(connection))
             waiting = list(queue)
             self._refusals.clear()
-            free = self._at_once - await sessions.underway(connection)
+            free = self._at_once - await sessions.count_running(connection)
             for _ in range(min(free, _AT_ONCE)):
                 chosen = await self._admit_next(connection, fleet, waiting, running)
                 if chosen is None:
@@ -140,9 +140,9 @@ class Admission:
         self,
         connection: AsyncConnection,
         fleet: Fleet,
-        waiting: list[Waiting],
+        waiting: list[QueuedSession],
         running: Counter[UserId],
-    ) -> Waiting | None:
+    ) -> QueuedSession | None:
         """Admit the first that may go now; None if there is none."""
         at = now()
         for it in sorted(waiting, key=lambda it: _turn(it, running, at)):
@@ -182,7 +182,7 @@ class Admission:
 
 
 def _turn(
-    it: Waiting, running: Counter[UserId], at: datetime
+    it: QueuedSession, running: Counter[UserId], at: datetime
 ) -> tuple[bool, int, datetime, SessionId]:
     """Sorts the queue: the smallest goes first."""
     is_patient = at - it.created_at < timedelta(seconds=_PATIENCE_S)

@@ -30,7 +30,7 @@ async def token_key(database: Database, vault: Vault, earlier: Path) -> bytes:
     if row is None:
         sealed = await vault.seal_secret(_NAME, kept or secrets.token_bytes(_BYTES), now())
         async with database.write() as connection:
-            await shared_secrets.add_if_absent(connection, sealed)
+            await shared_secrets.insert_if_absent(connection, sealed)
             row = await shared_secrets.find(connection, _NAME)
             assert row is not None  # noqa: S101  (it is there now, whoever made it)
     key = await vault.open_secret(row)

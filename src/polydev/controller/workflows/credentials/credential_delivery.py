@@ -65,7 +65,7 @@ class Delivery:
         what the host says.
         """
         async with self.database.read() as connection:
-            row = await credentials.get(connection, credential)
+            row = await credentials.find_sealed(connection, credential)
         if row is None:
             raise NotConnected(f"There is no {provider.name} credential {credential}")
         plaintext = await self.vault.open(row)
@@ -76,8 +76,8 @@ class Delivery:
             await self._make(vm_id, change)
             if await self.is_logged_in(provider, vm_id):
                 async with self.database.write() as connection:
-                    await credentials.delivered(connection, credential, vm_id, now())
-                    await hibernation.note_use(connection, vm_id, now())
+                    await credentials.set_delivered(connection, credential, vm_id, now())
+                    await hibernation.set_used(connection, vm_id, now())
                 return
             log.warning("%s in %s is not logged in (try %d)", provider.name, vm_id, attempt)
         raise CredentialsNotAccepted(

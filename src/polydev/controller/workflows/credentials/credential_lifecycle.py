@@ -102,7 +102,7 @@ class Custody:
         except PolydevError as error:
             verdict = _unknown(error.line())
         async with self.database.write() as connection:
-            await credentials.checked(connection, credential_id, verdict.validity, now())
+            await credentials.set_checked(connection, credential_id, verdict.validity, now())
         return verdict
 
     async def export(
@@ -114,8 +114,8 @@ class Custody:
         Raises: NoSuchCredential, CredentialDamaged, WrongEncryptionKey.
         """
         async with self.database.write() as connection:
-            await credentials.told(connection, credential_id, caller.user_id)
-            row = await credentials.get(connection, credential_id)
+            await credentials.get(connection, credential_id, caller.user_id)
+            row = await credentials.find_sealed(connection, credential_id)
             if row is None:
                 raise _revoked(credential_id)
             entry = caller.did("credential.export", credential_id, caller.user_id)
@@ -128,18 +128,18 @@ class Custody:
         It is not the caller's to wait for: the row goes when the machine is rid of it too.
         """
         async with self.database.write() as connection:
-            credential = await credentials.told(connection, credential_id, caller.bounds)
+            credential = await credentials.get(connection, credential_id, caller.bounds)
             if await credentials.revoke(connection, credential, now()):
                 entry = caller.did("credential.revoke", credential_id, credential.user_id)
                 await audit.record(connection, entry)
-            credential = await credentials.told(connection, credential_id)
+            credential = await credentials.get(connection, credential_id)
         await self.engine.enqueue(REVOKE, credential_id)
         return credential
 
     async def resume(self) -> None:
         """Go on with what was revoked and is not gone: a controller died, or a host was away."""
         async with self.database.read() as connection:
-            waiting = await credentials.revoked(connection)
+            waiting = await credentials.list_revoking(connection)
         for credential in waiting:
             if not await self.engine.is_over(REVOKE, credential.credential_id):
                 await self.engine.enqueue(REVOKE, credential.credential_id)
@@ -155,12 +155,12 @@ class Custody:
         """Rid the CLI machine of a revoked credential, then the table."""
         async with self.database.read() as connection:
             try:
-                credential = await credentials.told(connection, CredentialId(subject))
+                credential = await credentials.get(connection, CredentialId(subject))
             except NoSuchCredential:
                 return
             whose, which = credential.user_id, credential.provider
-            connecting = await sessions.live_of(connection, whose, which)
-            replaced = await credentials.newest_of(connection, whose, which)
+            connecting = await sessions.find_live(connection, whose, which)
+            replaced = await credentials.find_newest_sealed(connection, whose, which)
         if connecting is not None:
             raise MachineBusy(f"A login to {which} goes on, which writes the same file")
         found = await self._machine(credential) if replaced is None else None
@@ -173,7 +173,7 @@ class Custody:
             delivery = self._delivery(found)
             await delivery.withdraw(about, credential.kind, found.vm_id, running=running)
         async with self.database.write() as connection:
-            await credentials.gone(connection, credential)
+            await credentials.delete_revoked(connection, credential)
 
     # -- how it is validated ---------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class Custody:
     async def _compared(self, about: Provider, credential: Credential, held: bytes) -> Verdict:
         """A key is not renewed: it is the one that is held, or somebody put another there."""
         async with self.database.read() as connection:
-            row = await credentials.get(connection, credential.credential_id)
+            row = await credentials.find_sealed(connection, credential.credential_id)
         if row is None:
             raise _revoked(credential.credential_id)
         if not same_login(await self.vault.open(row), held):
@@ -213,9 +213,9 @@ class Custody:
         """Have the vault hold what the machine holds, if it is the same account's."""
         theirs = check_credentials(about, held)
         async with self.database.read() as connection:
-            row = await credentials.get(connection, credential.credential_id)
+            row = await credentials.find_sealed(connection, credential.credential_id)
             whose, which = credential.user_id, credential.provider
-            connecting = await sessions.live_of(connection, whose, which)
+            connecting = await sessions.find_live(connection, whose, which)
         if row is None:
             raise _revoked(credential.credential_id)
         if connecting is not None:  # what the machine holds may be another credential's soon
@@ -229,7 +229,7 @@ class Custody:
         sealed = await self.vault.seal(theirs, binding, row.created_at)
         ends = end_of_login(about, theirs)
         async with self.database.write() as connection:
-            taken = await credentials.replace_sealed(connection, row, sealed, expires_at=ends)
+            taken = await credentials.update_sealed(connection, row, sealed, expires_at=ends)
             if taken:
                 entry = caller.did("credential.refresh", row.credential_id, row.user_id)
                 await audit.record(connection, entry)
@@ -238,7 +238,7 @@ class Custody:
 
     async def _standing(self, bounds: UserId | None, credential_id: CredentialId) -> Credential:
         async with self.database.read(bounds) as connection:
-            credential = await credentials.told(connection, credential_id, bounds)
+            credential = await credentials.get(connection, credential_id, bounds)
         if credential.revoked_at is not None:
             raise _revoked(credential_id)
         return credential
@@ -250,7 +250,7 @@ class Custody:
                 if credential.kind is CredentialKind.API_KEY:  # it waits to be written
                     return None
                 # It was written before that was noted.
-                owned = await machines.of_user(connection, credential.user_id)
+                owned = await machines.list_for_user(connection, credential.user_id)
                 return next((it for it in owned if it.vm_type is MachineKind.CLI), None)
             machine = await machines.find(connection, credential.vm_id)
         return None if machine is None or machine.status in _GONE else machine

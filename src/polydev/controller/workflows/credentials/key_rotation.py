@@ -82,7 +82,10 @@ class Rotation:
     async def every(self) -> list[KeyState]:
         """The keys, the newest first, and what each seals."""
         async with self.database.read() as connection:
-            known, uses = await vault_keys.every(connection), await vault_keys.uses(connection)
+            known, uses = (
+                await vault_keys.list_all(connection),
+                await vault_keys.get_uses(connection),
+            )
         found = [
             KeyState(
                 key,
@@ -110,8 +113,8 @@ class Rotation:
         target = _target(rotation_id)
         is_over = await self.engine.is_over(ROTATE, rotation_id)  # first: then what is left, stays
         async with self.database.read() as connection:
-            known = {key.key_id for key in await vault_keys.every(connection)}
-            uses = await vault_keys.uses(connection)
+            known = {key.key_id for key in await vault_keys.list_all(connection)}
+            uses = await vault_keys.get_uses(connection)
         if target not in known:
             raise NoSuchKey(f"There is no rotation {rotation_id}")
         left = sum(
@@ -122,26 +125,26 @@ class Rotation:
     async def retire(self, caller: Caller, key_id: str) -> None:
         """Forget a key that seals nothing any more. Raises NoSuchKey, KeyInUse."""
         async with self.database.write() as connection:
-            await vault_keys.alone(connection)
-            if key_id not in {key.key_id for key in await vault_keys.every(connection)}:
+            await vault_keys.lock(connection)
+            if key_id not in {key.key_id for key in await vault_keys.list_all(connection)}:
                 raise NoSuchKey(
                     f"There is no key {key_id}", hint="`polydev key list` shows those there are"
                 )
-            use = (await vault_keys.uses(connection)).get(key_id)
+            use = (await vault_keys.get_uses(connection)).get(key_id)
             if use is not None:
                 raise KeyInUse(
                     f"{key_id} still seals {use.credentials} credentials and {use.secrets} secrets "
                     "of the controllers",
                     hint="`polydev key rotate` seals them with the current key",
                 )
-            holding = await controllers.with_key(connection, key_id)
+            holding = await controllers.list_with_key(connection, key_id)
             if holding or key_id in self.vault.key_ids:
                 raise KeyInUse(
                     f"{key_id} seals nothing, but {len(holding) or 1} controllers were started "
                     "with it, and would take it for a new key",
                     hint="Start them without it first",
                 )
-            await vault_keys.forget(connection, key_id)
+            await vault_keys.delete(connection, key_id)
             await audit.record(connection, caller.did("key.retire", key_id, None))
 
     async def _run(self, rotation_id: str) -> None:
@@ -164,11 +167,11 @@ class Rotation:
             async with self.database.write() as connection:
                 for old, new in zip(rows, sealed, strict=True):
                     if new is not None:
-                        await credentials.replace_sealed(connection, old, new)
+                        await credentials.update_sealed(connection, old, new)
             after = rows[-1].credential_id
             self.on_point(RESEAL, "inside")
         async with self.database.read() as connection:
-            secrets = await shared_secrets.every(connection)
+            secrets = await shared_secrets.list_all(connection)
         for secret in secrets:
             if secret.key_id != target:
                 await self._replace_secret(secret, target)
@@ -176,7 +179,7 @@ class Rotation:
 
     async def _next(self, target: str, after: str) -> Sequence[SealedCredential]:
         async with self.database.read() as connection:
-            return await credentials.not_sealed_with(connection, target, after, BATCH)
+            return await credentials.list_not_sealed_with(connection, target, after, BATCH)
 
     async def _sealed(self, row: SealedCredential, target: str) -> SealedCredential | None:
         """The row sealed with the target; None if it does not open: it is left as it is."""
@@ -196,7 +199,7 @@ class Rotation:
             return
         sealed = await self.vault.seal_secret(secret.name, plaintext, now(), key_id=target)
         async with self.database.write() as connection:
-            await shared_secrets.replace_sealed(connection, secret, sealed)
+            await shared_secrets.update_sealed(connection, secret, sealed)
 
 
 def _target(rotation_id: str) -> str:

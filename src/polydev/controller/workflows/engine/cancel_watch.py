@@ -63,7 +63,7 @@ class Wishes:
         while True:
             try:
                 async with self._database.read() as connection:
-                    return await sessions.wished_away(connection)
+                    return await sessions.list_cancel_requested(connection)
             except PolydevError as error:
                 log.warning("looking for wishes to cancel: %s", error.line())
             await asyncio.sleep(_AGAIN_S)

@@ -144,8 +144,8 @@ class Survivors:
         # Looked at first: an executor that begins meanwhile has its lease before its workflows.
         busy = await self.engine.executors()
         async with self.database.read() as connection:
-            dead = busy | await controllers.run_out(connection)
-            dead -= await controllers.alive(connection)
+            dead = busy | await controllers.list_expired(connection)
+            dead -= await controllers.list_alive(connection)
         if not dead:
             return
         async with self.database.write() as connection:
@@ -153,7 +153,7 @@ class Survivors:
         if claimed:
             await self.engine.take_over(claimed)
             async with self.database.write() as connection:
-                await controllers.bury(connection, claimed)
+                await controllers.delete_claimed(connection, claimed)
 
 
 @asynccontextmanager

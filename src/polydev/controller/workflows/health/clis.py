@@ -52,9 +52,9 @@ async def _logins(database: Database, user: UserId | None) -> list[tuple[Machine
     """Credentials that stand, with the running CLI machine that each was written into."""
     async with database.read(user) as connection:
         if user is None:
-            alive = await machines.alive(connection)
+            alive = await machines.list_alive(connection)
         else:
-            alive = await machines.of_user(connection, user)
+            alive = await machines.list_for_user(connection, user)
         running = {
             row.vm_id: row
             for row in alive
@@ -63,7 +63,7 @@ async def _logins(database: Database, user: UserId | None) -> list[tuple[Machine
         found: list[tuple[Machine, Credential]] = []
         for owner in sorted({row.user_id for row in running.values()}):
             newest: dict[str, Credential] = {}
-            for credential in await credentials.of_user(connection, owner):
+            for credential in await credentials.list_for_user(connection, owner):
                 if credential.revoked_at is None:
                     newest.setdefault(credential.provider, credential)
             found += [(running[it.vm_id], it) for it in newest.values() if it.vm_id in running]

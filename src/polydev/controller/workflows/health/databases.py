@@ -27,7 +27,7 @@ async def look(database: Database) -> Sequence[Finding]:
 async def _read(database: Database) -> Finding | None:
     try:
         async with asyncio.timeout(_LIMIT_S), database.read() as connection:
-            difference = await schema_version.difference(connection)
+            difference = await schema_version.describe_mismatch(connection)
     except TimeoutError:
         return Finding(
             "database",
@@ -67,7 +67,10 @@ async def _leases(database: Database) -> Sequence[Finding]:
     async with database.read() as connection:
         if connection.dialect.name != "postgresql":
             return []
-        alive, lapsed = await controllers.alive(connection), await controllers.run_out(connection)
+        alive, lapsed = (
+            await controllers.list_alive(connection),
+            await controllers.list_expired(connection),
+        )
     if not lapsed:
         return [Finding("leases", True, f"{len(alive)} controllers, each with its lease")]
     return [

@@ -62,11 +62,11 @@ async def compare(database: Database, hosts: Hosts, user: UserId | None) -> Sequ
 
 async def _rows(database: Database, user: UserId | None) -> _Rows:
     async with database.read(user) as connection:
-        live = await sessions.live(connection)
+        live = await sessions.list_live(connection)
         if user is None:
-            alive = await machines.alive(connection)
+            alive = await machines.list_alive(connection)
         else:
-            alive = await machines.of_user(connection, user)
+            alive = await machines.list_for_user(connection, user)
     return _Rows(alive, frozenset(session.session_id for session in live))
 
 
@@ -147,7 +147,7 @@ async def _unknown(database: Database, there: Mapping[str, MachineView]) -> Sequ
     """Machines that no row knows, but for those that a host makes for itself. Asked last: who is
     being made gets its row first."""
     async with database.read() as connection:
-        known = {str(row.vm_id) for row in await machines.alive(connection)}
+        known = {str(row.vm_id) for row in await machines.list_alive(connection)}
     return [
         Finding(
             "orphans",

@@ -21,7 +21,7 @@ _LOOK = "Look on that host: its agent must run (`polydev up`); its log is logs/h
 async def ask(database: Database, hosts: Hosts, settings: ControllerSettings) -> Sequence[Finding]:
     """What each host says of itself, and of those that say nothing, since when."""
     async with database.read() as connection:
-        known = await rows.every(connection)
+        known = await rows.list_all(connection)
     if not known:
         hint = "POLYDEV_HOSTS names the hosts; unset, it is the one beside the controller"
         return [Finding("hosts", False, "There is no VM host", hint)]

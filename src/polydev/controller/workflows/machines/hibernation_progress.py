@@ -32,8 +32,8 @@ class SleepNotes(Unattended):
         vm_id, view = await _at_host(self._means, subject)
         async with self._means.database.write() as connection:
             if view is not None and view.state is MachineState.HIBERNATED:
-                await hibernation.slept(connection, vm_id, view.memory_on_disk_bytes)
-            elif await hibernation.stayed_awake(connection, vm_id, failure.line(), now()):
+                await hibernation.set_hibernated(connection, vm_id, view.memory_on_disk_bytes)
+            elif await hibernation.revert_to_running(connection, vm_id, failure.line(), now()):
                 machine = await machines.get(connection, vm_id, None)
                 cause = Cause.of_controller(_VIA, failure.line())
                 await audit.record(connection, cause.entry("machine.stay-awake", machine))
@@ -57,7 +57,7 @@ class WakeNotes(Unattended):
                 state, address, noting = view.state, view.ip_address, woken_by(machine, view)
                 await machines.set_state(connection, vm_id, state, address, noting=noting)
             elif view is None or view.state in (MachineState.HIBERNATED, MachineState.RESUMING):
-                await hibernation.slept_on(connection, vm_id, failure.line())
+                await hibernation.revert_to_hibernated(connection, vm_id, failure.line())
                 cause = Cause.of_controller(_VIA, failure.line())
                 await audit.record(connection, cause.entry("machine.sleep-on", machine))
             else:

@@ -70,7 +70,7 @@ class IdlePolicy:
         idle = timedelta(seconds=self.machines.settings.hibernate_idle_s)
         since = now() - idle
         async with self.database.read() as connection:
-            unused = await hibernation.unused_since(connection, since)
+            unused = await hibernation.list_unused_since(connection, since)
         for vm_id in unused:
             try:
                 if await self._does_nothing(vm_id, since):
@@ -83,7 +83,7 @@ class IdlePolicy:
 
     async def _is_its_turn(self) -> bool:
         async with self.database.read() as connection:
-            eldest = await controllers.eldest(connection)
+            eldest = await controllers.find_oldest(connection)
         return eldest in (None, self.executor_id)
 
     async def _does_nothing(self, vm_id: VmId, since: datetime) -> bool:

@@ -131,7 +131,7 @@ class MachineRequests:
             if machine.status is not MachineState.HIBERNATED:
                 await _require_free(connection, machine)
             await machines.set_state(connection, vm_id, MachineState.STOPPING)
-            attempt = await machines.next_attempt(connection, vm_id)
+            attempt = await machines.increment_attempt(connection, vm_id)
             await audit.record(connection, caller.did("machine.stop", vm_id, machine.user_id))
         machine = replace(machine, status=MachineState.STOPPING, attempt=attempt)
         await self.begin(STOP, machine)
@@ -152,14 +152,16 @@ class MachineRequests:
             if machine.status in _ON_ITS_WAY_TO_SLEEP:
                 return machine
             await _require_free(connection, machine)
-            await locks.hold(connection, "chats", machine.user_id)  # turns are added under it
-            if await chats.answers_in(connection, machine):
+            await locks.acquire(connection, "chats", machine.user_id)  # turns are added under it
+            if await chats.has_active_turn(connection, machine):
                 raise MachineBusy(
                     f"A CLI answers in machine {vm_id}", hint="Wait for its end, or stop it"
                 )
-            if not await hibernation.begin(connection, vm_id, cause.reason, now(), unused_since):
+            if not await hibernation.begin_hibernation(
+                connection, vm_id, cause.reason, now(), unused_since
+            ):
                 raise MachineBusy(f"Machine {vm_id} is in use", hint="Try again later")
-            await machines.next_attempt(connection, vm_id)
+            await machines.increment_attempt(connection, vm_id)
             await audit.record(connection, cause.entry("machine.hibernate", machine))
             machine = await machines.get(connection, vm_id, None)
         await self.begin(HIBERNATE, machine)
@@ -184,9 +186,9 @@ class MachineRequests:
             if cause.bounds is not None and not await _is_administrator(connection, owner):
                 await self._means.quotas.require_start(connection, owner, machine.size)
             await self._means.placement.start(connection, machine)
-            await machines.next_attempt(connection, vm_id)
+            await machines.increment_attempt(connection, vm_id)
             if machine.wakes:
-                await hibernation.note_why_woken(connection, vm_id, cause.reason)
+                await hibernation.set_resume_reason(connection, vm_id, cause.reason)
                 entry = cause.entry("machine.resume", machine)
             else:
                 entry = cause.entry("machine.start", machine)
@@ -260,7 +262,7 @@ async def _require_free(connection: AsyncConnection, machine: Machine) -> None:
     """Raises MachineBusy unless it runs, and no login uses it."""
     if machine.status is not MachineState.RUNNING:
         raise MachineBusy(f"Machine {machine.vm_id} is {machine.status}", hint="Try again later")
-    if await sessions.live_with(connection, machine):
+    if await sessions.is_using(connection, machine):
         raise MachineBusy(
             f"A login that goes on uses machine {machine.vm_id}",
             hint="Complete the login, or cancel it",
@@ -268,7 +270,7 @@ async def _require_free(connection: AsyncConnection, machine: Machine) -> None:
 
 
 async def _is_administrator(connection: AsyncConnection, user_id: UserId) -> bool:
-    user = await users.get(connection, user_id)
+    user = await users.find(connection, user_id)
     return user is not None and user.role is Role.ADMINISTRATOR
 
 

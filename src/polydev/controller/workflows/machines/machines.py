@@ -238,7 +238,7 @@ class Machines:
         view = await host.run(operation_id, operation, self.settings.hibernate_limit_s)
         async with self.database.write() as connection:
             size = 0 if view is None else view.memory_on_disk_bytes
-            await hibernation.slept(connection, vm_id, size)
+            await hibernation.set_hibernated(connection, vm_id, size)
 
     async def take_down(self, vm_id: VmId) -> None:
         """Destroy a machine, with all that is its; done also when it never was.
@@ -304,7 +304,7 @@ class Machines:
         if machine.session_id is None:
             return True
         is_cli = machine.vm_type is MachineKind.CLI
-        return is_cli and await sessions.any_completed_with(connection, machine.vm_id)
+        return is_cli and await sessions.has_completed_with(connection, machine.vm_id)
 
     async def _create(self, machine: Machine) -> MachineView | None:
         labels = {"installation": self.installation, "user_id": str(machine.user_id)}
@@ -367,7 +367,7 @@ def woken_by(machine: Machine, view: MachineView | None) -> dict[str, Any]:
     if not machine.wakes or view is None or view.wake is None:
         return {}
     wake = view.wake
-    return hibernation.woken(wake.at, WokeHow(wake.how), wake.reason, wake.took_s)
+    return hibernation.resumed_values(wake.at, WokeHow(wake.how), wake.reason, wake.took_s)
 
 
 async def set_failed(connection: AsyncConnection, vm_id: VmId, failure: PolydevError) -> None:

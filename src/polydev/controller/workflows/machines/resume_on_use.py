@@ -115,7 +115,7 @@ class Waking:
         """A machine is used now."""
         with suppress(PolydevError):  # noted again soon
             async with self.database.write() as connection:
-                await hibernation.note_use(connection, vm_id, now())
+                await hibernation.set_used(connection, vm_id, now())
 
     async def _used(self, cause: Cause, vm_id: VmId) -> Machine:
         """A machine's row; of one that runs the use is noted, unless that was done just now."""
@@ -127,7 +127,7 @@ class Waking:
         since = None if machine.used_at is None else (at - machine.used_at).total_seconds()
         if since is None or since > self.period_s:
             async with self.database.write() as connection:
-                if not await hibernation.note_use(connection, vm_id, at):
+                if not await hibernation.set_used(connection, vm_id, at):
                     return await machines.get(connection, vm_id, cause.bounds)
         return machine
 
@@ -174,7 +174,7 @@ class _Once:
 async def usable_cli_of(connection: AsyncConnection, user_id: UserId) -> Machine | None:
     """The person's CLI machine that can be used, the readiest if there are several."""
     for state in _CAN_BE_USED:
-        found = await machines.cli_of(connection, user_id, state)
+        found = await machines.find_cli_machine(connection, user_id, state)
         if found is not None:
             return found
     return None

@@ -51,7 +51,7 @@ class HostWatch:
     async def once(self) -> None:
         """Ask every host how it is, and note those that answer."""
         async with self.database.read() as connection:
-            known = await rows.every(connection)
+            known = await rows.list_all(connection)
         await self.hosts.become({it.host_id: Path(it.socket) for it in known})
         asked = self.hosts.every()
         answers = await asyncio.gather(*(self._health(it, asked[it.host_id]) for it in known))
@@ -59,7 +59,7 @@ class HostWatch:
         if heard:
             async with self.database.write() as connection:
                 for host_id, health in heard:
-                    await rows.seen(connection, host_id, health, now())
+                    await rows.update_health(connection, host_id, health, now())
 
     async def _health(self, row: VmHost, host: Host) -> tuple[HostId, Health | None]:
         try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.queries.system import audit
-from polydev.controller.store.queries.system.audit import Sought
+from polydev.controller.store.queries.system.audit import AuditFilter
 from polydev.controller.workflows.machines.machines import Machines
 from polydev.shared.domain import AuditEntry, HostId, MachineState, UserId, VmId
 from polydev.shared.errors import NoSuchMachine, PolydevError
@@ -75,7 +75,9 @@ class Orphans:
         """Say why before it is done, so that nothing goes without a reason; and once, however often
         it has to be tried."""
         async with self.database.write() as connection:
-            told = await audit.found(connection, Sought(subject=deed.subject, action=deed.action))
+            told = await audit.list_entries(
+                connection, AuditFilter(subject=deed.subject, action=deed.action)
+            )
             if deed.via not in {it.entry.via for it in told}:
                 await audit.record(connection, deed)
 

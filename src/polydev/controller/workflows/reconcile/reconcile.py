@@ -89,7 +89,7 @@ class Reconciler:
         # Hosts first: a machine's row is there before the machine, and goes after it.
         there = await orphans.look()
         async with self.database.read() as connection:
-            rows = await machines.alive(connection)
+            rows = await machines.list_alive(connection)
         for row in rows:
             try:
                 if row.host_id is None or row.host_id in there:
@@ -102,13 +102,13 @@ class Reconciler:
 
     async def _is_its_turn(self) -> bool:
         async with self.database.read() as connection:
-            eldest = await controllers.eldest(connection)
+            eldest = await controllers.find_oldest(connection)
         return eldest in (None, self.engine.executor_id)
 
     async def _sessions(self) -> None:
         """Every live session has a workflow; one whose workflow ended without it is failed."""
         async with self.database.read() as connection:
-            live = await sessions.live(connection)
+            live = await sessions.list_live(connection)
         going_on = set[str]()
         for workflow in (CONNECT, CONNECT_BY_KEY) if live else ():
             going_on |= await self.engine.going_on(workflow)
@@ -127,7 +127,7 @@ class Reconciler:
                 await sessions.end(
                     connection, session.session_id, SessionStatus.FAILED, now(), problem
                 )
-                await credentials.forget_undelivered(
+                await credentials.delete_undelivered(
                     connection, credential_id_for(session.session_id)
                 )
                 why = "its workflow had ended without it"
@@ -193,7 +193,7 @@ class Reconciler:
         """A machine that is to stop or start, to sleep or wake: its workflow goes on, or the host's
         word counts. One that a login starts is that login's."""
         async with self.database.read() as connection:
-            if await sessions.live_with(connection, row):
+            if await sessions.is_using(connection, row):
                 return
         if not await self.requests.is_over(name, row):
             await self.requests.begin(name, row)
@@ -260,7 +260,7 @@ async def _why_nobodys(connection: AsyncConnection, row: Machine) -> str:
     """Why nobody needs a machine that a session made; empty if somebody does."""
     if row.session_id is None:
         return ""
-    if row.vm_type is MachineKind.CLI and await sessions.uses_of(connection, row.vm_id):
+    if row.vm_type is MachineKind.CLI and await sessions.list_using_machine(connection, row.vm_id):
         return ""
     try:
         session = await sessions.get(connection, row.session_id)

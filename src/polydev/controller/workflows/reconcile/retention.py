@@ -52,7 +52,7 @@ class Retention:
         async with self.database.write() as connection:
             noted = await audit.prune(connection, at - timedelta(days=keep.audit_days))
         async with self.database.write() as connection:
-            await idempotency_keys.prune(connection, at - idempotency_keys.KEPT_FOR)
+            await idempotency_keys.prune(connection, at - idempotency_keys.RETENTION)
         async with self.database.write() as connection:
             before = at - timedelta(days=keep.history_days)
             ended = await sessions.prune(connection, before)

@@ -21,7 +21,7 @@ from polydev.controller.api.http.pagination import Page, Paged
 from polydev.controller.api.http.path_params import IdText, Moment
 from polydev.controller.api.http.services import Administering, OwningAccount, Reach
 from polydev.controller.store.queries.system import audit
-from polydev.controller.store.queries.system.audit import Recorded, Sought
+from polydev.controller.store.queries.system.audit import AuditFilter, RecordedEntry
 from polydev.shared.domain import UserId
 
 router = routers.router(prefix="/api")
@@ -50,7 +50,7 @@ class AuditEntryView(BaseModel):
     reason: str
 
     @classmethod
-    def of(cls, recorded: Recorded, reader: UserId | None = None) -> AuditEntryView:
+    def of(cls, recorded: RecordedEntry, reader: UserId | None = None) -> AuditEntryView:
         """An entry; for a person (None: an administrator) without where others did it from."""
         it = recorded.entry
         is_somebody_elses = reader is not None and it.actor not in (reader, NOBODY)
@@ -73,11 +73,11 @@ def _filters(
     action: Action = None,
     since: Since = None,
     until: Until = None,
-) -> Sought:
-    return Sought(subject=subject, action=action, since=since, until=until)
+) -> AuditFilter:
+    return AuditFilter(subject=subject, action=action, since=since, until=until)
 
 
-Filters = Annotated[Sought, Depends(_filters)]
+Filters = Annotated[AuditFilter, Depends(_filters)]
 
 
 @router.get("/admin/audit", tags=["administration"], responses=answers() | listing())
@@ -92,7 +92,7 @@ async def list_audit_log(
     """Everything that was done, the newest first."""
     sought = replace(filters, actor=actor, owner=owner)
     async with services.database.read() as connection:
-        rows = await audit.found(connection, sought, paged.span(int))
+        rows = await audit.list_entries(connection, sought, paged.span(int))
     return [AuditEntryView.of(row) for row in _shown(paged, rows)]
 
 
@@ -103,9 +103,9 @@ async def list_own_audit_log(
     """What you did, and what was done to what is yours, the newest first."""
     sought = replace(filters, concerning=caller.user_id)
     async with services.database.read(caller.user_id) as connection:
-        rows = await audit.found(connection, sought, paged.span(int))
+        rows = await audit.list_entries(connection, sought, paged.span(int))
     return [AuditEntryView.of(row, caller.user_id) for row in _shown(paged, rows)]
 
 
-def _shown(paged: Page, rows: Sequence[Recorded]) -> Sequence[Recorded]:
+def _shown(paged: Page, rows: Sequence[RecordedEntry]) -> Sequence[RecordedEntry]:
     return paged.of(rows, lambda row: (row.entry_id,))

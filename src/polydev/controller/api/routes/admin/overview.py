@@ -58,8 +58,8 @@ _NOTHING = (0, 0, 0)
 async def list_hosts(caller: Administering, services: Reach) -> list[HostView]:
     """The VM hosts, by name: what each offers, and what its machines take of it."""
     async with services.database.read() as connection:
-        rows = await hosts.every(connection)
-        taken = await capacity.taken(connection)
+        rows = await hosts.list_all(connection)
+        taken = await capacity.get_taken_by_host(connection)
     return [HostView.of(row, taken.get(row.host_id, _NOTHING)) for row in rows]
 
 
@@ -85,7 +85,7 @@ async def activate_host(
 async def forget_host(host_id: HostIdInPath, caller: Administering, services: Reach) -> None:
     """Forget a host that has no machines. One that the settings name comes back."""
     async with services.database.write() as connection:
-        await hosts.remove(connection, HostId(host_id))
+        await hosts.delete(connection, HostId(host_id))
         await audit.record(connection, caller.did("host.forget", host_id, None))
 
 
@@ -97,9 +97,9 @@ async def list_all_machines(
     span = paged.span(datetime, str)
     async with services.database.read() as connection:
         if user_id is None:
-            rows = await machines.alive(connection, span)
+            rows = await machines.list_alive(connection, span)
         else:
-            rows = await machines.of_user(connection, UserId(user_id), span)
+            rows = await machines.list_for_user(connection, UserId(user_id), span)
     return [PlacedMachine.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.vm_id))]
 
 
@@ -127,7 +127,7 @@ async def list_all_sessions(
     """Everybody's connect sessions, the newest first."""
     span, user = paged.span(datetime, str), None if user_id is None else UserId(user_id)
     async with services.database.read() as connection:
-        rows = await sessions.every(connection, span, user_id=user, live=live)
+        rows = await sessions.list_page(connection, span, user_id=user, live=live)
     return [
         SessionSummary.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.session_id))
     ]
@@ -153,5 +153,5 @@ async def _set_state(
         await hosts.set_state(connection, HostId(host_id), state)
         await audit.record(connection, entry)
         host = await hosts.get(connection, HostId(host_id))
-        taken = await capacity.taken(connection)
+        taken = await capacity.get_taken_by_host(connection)
     return HostView.of(host, taken.get(host.host_id, _NOTHING))

@@ -100,7 +100,9 @@ class ExportView(BaseModel):
 async def list_credentials(caller: Reading, services: Reach, paged: Paged) -> list[CredentialView]:
     """The person's credentials, the newest first."""
     async with services.database.read(caller.user_id) as connection:
-        rows = await credentials.of_user(connection, caller.user_id, paged.span(datetime, str))
+        rows = await credentials.list_for_user(
+            connection, caller.user_id, paged.span(datetime, str)
+        )
     page = paged.of(rows, lambda it: (it.created_at, it.credential_id))
     return [CredentialView.of(row) for row in page]
 

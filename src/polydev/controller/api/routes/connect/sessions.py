@@ -115,7 +115,7 @@ async def list_sessions(
     """The person's sessions, the newest first; with `live`, those that go on."""
     span = paged.span(datetime, str)
     async with services.database.read(caller.user_id) as connection:
-        rows = await sessions.every(connection, span, user_id=caller.user_id, live=live)
+        rows = await sessions.list_page(connection, span, user_id=caller.user_id, live=live)
     return [
         SessionSummary.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.session_id))
     ]
@@ -205,7 +205,7 @@ def _look(
     async def look() -> SessionView:
         async with services.database.read(user_id) as connection:
             found = await sessions.get(connection, SessionId(session_id), user_id)
-            steps = await sessions.steps(connection, found.session_id)
+            steps = await sessions.list_steps(connection, found.session_id)
             cli = await machines.find(connection, found.cli_vm_id) if found.cli_vm_id else None
         ahead = services.connect.ahead_of(found)
         return SessionView.of(found, steps, cli, ahead)

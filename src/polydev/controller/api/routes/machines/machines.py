@@ -121,7 +121,7 @@ async def resume_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Rea
 async def list_machines(caller: Reading, services: Reach, paged: Paged) -> list[MachineView]:
     """The person's machines, the oldest first."""
     async with services.database.read(caller.user_id) as connection:
-        rows = await machines.of_user(connection, caller.user_id, paged.span(datetime, str))
+        rows = await machines.list_for_user(connection, caller.user_id, paged.span(datetime, str))
     return [MachineView.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.vm_id))]
 
 

@@ -93,7 +93,7 @@ async def _told(
     while True:
         change = services.database.next_change()
         async with services.database.read(user_id) as connection:
-            found = await events.after(connection, user_id, known)
+            found = await events.list_after(connection, user_id, known)
         is_due = time.monotonic() - asked_at >= HEARTBEAT_S
         if is_due or any(it.kind in _ABOUT_ACCESS for it in found):
             if not await may_read():
@@ -112,10 +112,10 @@ async def _told(
 async def _start(services: Services, user_id: UserId, wanted: int | None) -> tuple[int, str]:
     """The id to tell on from, and what to say first."""
     async with services.database.read(user_id) as connection:
-        newest = await events.newest(connection, user_id)
+        newest = await events.get_newest_id(connection, user_id)
         if wanted is None:
             return newest, f"id: {newest}\n\n"
-        if wanted >= 0 and await events.is_whole_after(connection, user_id, wanted):
+        if wanted >= 0 and await events.is_complete_after(connection, user_id, wanted):
             return wanted, f"id: {wanted}\n\n"
     return newest, f"id: {newest}\nevent: reset\ndata: {{}}\n\n"
 

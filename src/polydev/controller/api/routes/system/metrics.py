@@ -36,7 +36,7 @@ class _Counting:
             if time.monotonic() - self._counted_at < _COUNT_EVERY_S:
                 return
             async with services.database.read() as connection:
-                metrics.rows.counted = await metric_queries.counted(connection)
+                metrics.rows.counted = await metric_queries.count_all(connection)
             self._counted_at = time.monotonic()
 
 

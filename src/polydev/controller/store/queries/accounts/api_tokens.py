@@ -14,10 +14,10 @@ from polydev.shared.domain import ApiToken, Scope, UserId
 from polydev.shared.errors import NoSuchToken
 
 # A person's own role may read everything but hashes.
-_TOLD = [it for it in api_tokens.c if it is not api_tokens.c.secret_hash]
+_READABLE = [it for it in api_tokens.c if it is not api_tokens.c.secret_hash]
 
 
-async def add(connection: AsyncConnection, token: ApiToken, secret_hash: str) -> None:
+async def insert(connection: AsyncConnection, token: ApiToken, secret_hash: str) -> None:
     """A new token."""
     await connection.execute(
         sa.insert(api_tokens).values(
@@ -33,31 +33,31 @@ async def add(connection: AsyncConnection, token: ApiToken, secret_hash: str) ->
     await event_outbox.emit(connection, token.user_id, "token", token.token_id, status="created")
 
 
-async def with_hash(connection: AsyncConnection, token_id: str) -> tuple[ApiToken, str] | None:
+async def find_with_hash(connection: AsyncConnection, token_id: str) -> tuple[ApiToken, str] | None:
     """The token of that id and the hash of its secret, whether it still holds or not."""
     wanted = sa.select(api_tokens).where(api_tokens.c.token_id == token_id)
     row = (await connection.execute(wanted)).one_or_none()
     return None if row is None else (_token(row), row.secret_hash)
 
 
-async def of(connection: AsyncConnection, user_id: UserId) -> list[ApiToken]:
+async def list_for_user(connection: AsyncConnection, user_id: UserId) -> list[ApiToken]:
     """A person's, the newest first."""
     wanted = (
-        sa.select(*_TOLD)
+        sa.select(*_READABLE)
         .where(api_tokens.c.user_id == user_id)
         .order_by(api_tokens.c.created_at.desc(), api_tokens.c.token_id)
     )
     return [_token(row) for row in await connection.execute(wanted)]
 
 
-async def used(connection: AsyncConnection, token_id: str, at: datetime) -> None:
+async def set_last_used(connection: AsyncConnection, token_id: str, at: datetime) -> None:
     """It was used."""
     await connection.execute(
         sa.update(api_tokens).where(api_tokens.c.token_id == token_id).values(last_used_at=at)
     )
 
 
-async def revoke(connection: AsyncConnection, user_id: UserId, token_id: str) -> None:
+async def delete(connection: AsyncConnection, user_id: UserId, token_id: str) -> None:
     """Forget one of a person's: it is nobody's from now on. Raises NoSuchToken."""
     gone = await connection.execute(
         sa.delete(api_tokens).where(

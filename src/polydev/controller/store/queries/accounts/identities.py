@@ -19,7 +19,7 @@ class Identity:
     subject: str
 
 
-async def known_as(connection: AsyncConnection, identity: Identity) -> UserId | None:
+async def find_user_id(connection: AsyncConnection, identity: Identity) -> UserId | None:
     """Who that is here."""
     row = await connection.execute(
         sa.select(identities.c.user_id).where(
@@ -30,7 +30,7 @@ async def known_as(connection: AsyncConnection, identity: Identity) -> UserId | 
     return None if found is None else UserId(found)
 
 
-async def link(connection: AsyncConnection, identity: Identity, user_id: UserId) -> None:
+async def insert(connection: AsyncConnection, identity: Identity, user_id: UserId) -> None:
     """From now on that identity is this person."""
     await connection.execute(
         sa.insert(identities).values(

@@ -13,7 +13,7 @@ from polydev.shared.domain import Invitation, Role, UserId
 from polydev.shared.errors import NoSuchToken
 
 # Who was shut out, or is no administrator any more, must not have left a way back in.
-_MAKER_MAY_INVITE = sa.exists().where(
+_CREATOR_MAY_INVITE = sa.exists().where(
     users.c.id == invitations.c.created_by,
     users.c.role == Role.ADMINISTRATOR,
     users.c.disabled_at.is_(None),
@@ -21,7 +21,7 @@ _MAKER_MAY_INVITE = sa.exists().where(
 )
 
 
-async def add(connection: AsyncConnection, invitation: Invitation, secret_hash: str) -> None:
+async def insert(connection: AsyncConnection, invitation: Invitation, secret_hash: str) -> None:
     """A new invitation."""
     await connection.execute(
         sa.insert(invitations).values(
@@ -36,16 +36,16 @@ async def add(connection: AsyncConnection, invitation: Invitation, secret_hash: 
     )
 
 
-async def by_hash(connection: AsyncConnection, secret_hash: str) -> Invitation | None:
+async def find_by_hash(connection: AsyncConnection, secret_hash: str) -> Invitation | None:
     """The invitation with that code, used or over perhaps; None if who made it may no longer."""
     wanted = sa.select(invitations).where(
-        invitations.c.secret_hash == secret_hash, _MAKER_MAY_INVITE
+        invitations.c.secret_hash == secret_hash, _CREATOR_MAY_INVITE
     )
     row = (await connection.execute(wanted)).one_or_none()
     return None if row is None else _invitation(row)
 
 
-async def every(connection: AsyncConnection) -> list[Invitation]:
+async def list_all(connection: AsyncConnection) -> list[Invitation]:
     """All of them, the newest first."""
     wanted = sa.select(invitations).order_by(
         invitations.c.created_at.desc(), invitations.c.invitation_id
@@ -53,21 +53,23 @@ async def every(connection: AsyncConnection) -> list[Invitation]:
     return [_invitation(row) for row in await connection.execute(wanted)]
 
 
-async def use(connection: AsyncConnection, invitation_id: str, by: UserId, at: datetime) -> bool:
+async def mark_used(
+    connection: AsyncConnection, invitation_id: str, by: UserId, at: datetime
+) -> bool:
     """Use it up. False: somebody was faster, it was taken back, or who made it may no longer."""
     used = await connection.execute(
         sa.update(invitations)
         .where(
             invitations.c.invitation_id == invitation_id,
             invitations.c.used_at.is_(None),
-            _MAKER_MAY_INVITE,
+            _CREATOR_MAY_INVITE,
         )
         .values(used_at=at, used_by=by)
     )
     return used.rowcount == 1
 
 
-async def revoke(connection: AsyncConnection, invitation_id: str) -> None:
+async def delete_unused(connection: AsyncConnection, invitation_id: str) -> None:
     """Take one back that nobody has used. Raises NoSuchToken."""
     gone = await connection.execute(
         sa.delete(invitations).where(

@@ -9,19 +9,19 @@ from polydev.controller.store.tables import passwords
 from polydev.shared.domain import UserId, now
 
 
-async def hash_of(connection: AsyncConnection, user_id: UserId) -> str | None:
+async def find_hash(connection: AsyncConnection, user_id: UserId) -> str | None:
     """The hash of a person's password; None for whoever signs in without one."""
     wanted = sa.select(passwords.c.hash).where(passwords.c.user_id == user_id)
     return (await connection.execute(wanted)).scalar_one_or_none()
 
 
-async def add(connection: AsyncConnection, user_id: UserId, password_hash: str) -> None:
+async def insert(connection: AsyncConnection, user_id: UserId, password_hash: str) -> None:
     """The first password of a person."""
     values = {"user_id": user_id, "hash": password_hash, "changed_at": now()}
     await connection.execute(sa.insert(passwords).values(values))
 
 
-async def replace(
+async def update(
     connection: AsyncConnection, user_id: UserId, old_hash: str, new_hash: str
 ) -> bool:
     """Another password in the old one's place. False: somebody was faster."""
@@ -33,7 +33,7 @@ async def replace(
     return changed.rowcount == 1
 
 
-async def keep(
+async def lock_and_rehash(
     connection: AsyncConnection, user_id: UserId, kept_hash: str, renewed_hash: str | None
 ) -> bool:
     """The same password, perhaps hashed anew. False: it has been changed meanwhile.
@@ -48,7 +48,7 @@ async def keep(
     return held.rowcount == 1
 
 
-async def put(connection: AsyncConnection, user_id: UserId, password_hash: str) -> None:
+async def upsert(connection: AsyncConnection, user_id: UserId, password_hash: str) -> None:
     """A person's password, whether they had one or not."""
     await connection.execute(sa.delete(passwords).where(passwords.c.user_id == user_id))
-    await add(connection, user_id, password_hash)
+    await insert(connection, user_id, password_hash)

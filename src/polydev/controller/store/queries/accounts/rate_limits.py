@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import rate_limits
 
-_FULL_AGAIN = timedelta(days=1)
+_REFILL_TIME = timedelta(days=1)
 """A bucket that nobody has taken from for so long is full, and so is one without a row."""
 
-_FORGOTTEN_AT_ONCE = 100
+_PRUNED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datet
     """
     ordered = sorted(buckets, key=lambda bucket: bucket.key)  # so that nobody waits in a circle
     fresh = [bucket.key for bucket in ordered if await _lock(connection, bucket, at)]
-    left = {bucket: await _left(connection, bucket, at) for bucket in ordered}
-    await _forget_full(connection, [bucket.key for bucket in ordered], at)
+    left = {bucket: await _tokens_left(connection, bucket, at) for bucket in ordered}
+    await _prune_full(connection, [bucket.key for bucket in ordered], at)
     wait_s = max((1 - left[bucket]) / bucket.per_s for bucket in ordered)
     if wait_s > 0:
         # Who is refused leaves no rows: made-up names must not fill the table.
@@ -58,12 +58,12 @@ async def _lock(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bo
     bucket without it would make two wait in a circle. Each round, somebody's transaction has ended.
     """
     while (await connection.execute(_locked(bucket))).one_or_none() is None:
-        if await _add_full(connection, bucket, at):
+        if await _insert_full(connection, bucket, at):
             return True
     return False
 
 
-async def _left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> float:
+async def _tokens_left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> float:
     """What is in a bucket, which has a row."""
     row = (await connection.execute(_locked(bucket))).one()
     # Controllers' clocks differ a little.
@@ -72,12 +72,12 @@ async def _left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> fl
     return min(bucket.capacity, filled)
 
 
-async def _forget_full(connection: AsyncConnection, but: Sequence[str], at: datetime) -> None:
+async def _prune_full(connection: AsyncConnection, but: Sequence[str], at: datetime) -> None:
     """Remove rows that say nothing, but for those in use: ours and, as they are locked, others'."""
     full = (
         sa.select(rate_limits.c.key)
-        .where(rate_limits.c.at < at - _FULL_AGAIN, rate_limits.c.key.not_in(but))
-        .limit(_FORGOTTEN_AT_ONCE)
+        .where(rate_limits.c.at < at - _REFILL_TIME, rate_limits.c.key.not_in(but))
+        .limit(_PRUNED_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
     await connection.execute(sa.delete(rate_limits).where(rate_limits.c.key.in_(full)))
@@ -87,7 +87,7 @@ def _locked(bucket: Bucket) -> sa.Select[Any]:
     return sa.select(rate_limits).where(rate_limits.c.key == bucket.key).with_for_update()
 
 
-async def _add_full(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
+async def _insert_full(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
     """False: another controller was faster."""
     try:
         async with connection.begin_nested():

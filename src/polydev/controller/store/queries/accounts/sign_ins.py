@@ -14,10 +14,10 @@ from polydev.shared.domain import SignIn, UserId
 from polydev.shared.errors import NoSuchToken
 
 # A person's own role may read everything but hashes.
-_TOLD = [it for it in sign_ins.c if it is not sign_ins.c.secret_hash]
+_READABLE = [it for it in sign_ins.c if it is not sign_ins.c.secret_hash]
 
 
-async def add(connection: AsyncConnection, sign_in: SignIn, secret_hash: str) -> None:
+async def insert(connection: AsyncConnection, sign_in: SignIn, secret_hash: str) -> None:
     """A new sign-in."""
     await connection.execute(
         sa.insert(sign_ins).values(
@@ -33,37 +33,39 @@ async def add(connection: AsyncConnection, sign_in: SignIn, secret_hash: str) ->
     )
 
 
-async def by_hash(connection: AsyncConnection, secret_hash: str) -> SignIn | None:
+async def find_by_hash(connection: AsyncConnection, secret_hash: str) -> SignIn | None:
     """The sign-in with that secret, whether it still holds or not."""
     wanted = sa.select(sign_ins).where(sign_ins.c.secret_hash == secret_hash)
     row = (await connection.execute(wanted)).one_or_none()
     return None if row is None else _sign_in(row)
 
 
-async def of(connection: AsyncConnection, user_id: UserId, seen_since: datetime) -> list[SignIn]:
+async def list_for_user(
+    connection: AsyncConnection, user_id: UserId, seen_since: datetime
+) -> list[SignIn]:
     """A person's, the one seen last first; without those that were idle since then."""
     wanted = (
-        sa.select(*_TOLD)
+        sa.select(*_READABLE)
         .where(sign_ins.c.user_id == user_id, sign_ins.c.seen_at > seen_since)
         .order_by(sign_ins.c.seen_at.desc(), sign_ins.c.sign_in_id)
     )
     return [_sign_in(row) for row in await connection.execute(wanted)]
 
 
-async def sources_of(connection: AsyncConnection, email: str) -> list[str]:
+async def list_sources(connection: AsyncConnection, email: str) -> list[str]:
     """Where the person with that address has signed in, as far as that has not ended."""
     wanted = sa.select(sign_ins.c.source).join(users).where(users.c.email == email).distinct()
     return list((await connection.execute(wanted)).scalars())
 
 
-async def seen(connection: AsyncConnection, sign_in_id: str, at: datetime) -> None:
+async def set_last_seen(connection: AsyncConnection, sign_in_id: str, at: datetime) -> None:
     """It was used."""
     await connection.execute(
         sa.update(sign_ins).where(sign_ins.c.sign_in_id == sign_in_id).values(seen_at=at)
     )
 
 
-async def end(connection: AsyncConnection, user_id: UserId, sign_in_id: str) -> None:
+async def delete(connection: AsyncConnection, user_id: UserId, sign_in_id: str) -> None:
     """End one of a person's. Raises NoSuchToken."""
     ended = await connection.execute(
         sa.delete(sign_ins).where(
@@ -75,7 +77,9 @@ async def end(connection: AsyncConnection, user_id: UserId, sign_in_id: str) -> 
     await event_outbox.emit(connection, user_id, "account", user_id, status="signed-out")
 
 
-async def end_all(connection: AsyncConnection, user_id: UserId, but: str | None = None) -> int:
+async def delete_for_user(
+    connection: AsyncConnection, user_id: UserId, but: str | None = None
+) -> int:
     """End all of a person's, but perhaps one; how many those were."""
     ending = sa.delete(sign_ins).where(sign_ins.c.user_id == user_id)
     if but is not None:
@@ -83,7 +87,7 @@ async def end_all(connection: AsyncConnection, user_id: UserId, but: str | None 
     return (await connection.execute(ending)).rowcount
 
 
-async def prune(connection: AsyncConnection, at: datetime, idle_since: datetime) -> None:
+async def prune_expired(connection: AsyncConnection, at: datetime, idle_since: datetime) -> None:
     """Forget those that no longer hold."""
     await connection.execute(
         sa.delete(sign_ins).where(

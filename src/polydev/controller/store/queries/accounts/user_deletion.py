@@ -27,7 +27,7 @@ from polydev.controller.store.tables import (
 from polydev.shared.domain import User, UserId
 
 
-async def begin(connection: AsyncConnection, user_id: UserId, at: datetime) -> None:
+async def mark_deleting(connection: AsyncConnection, user_id: UserId, at: datetime) -> None:
     """Note that a person is being removed; the first time counts. Nothing opens to them any more:
     their sign-ins and tokens go at once."""
     since = sa.func.coalesce(users.c.deleting_at, at)
@@ -38,21 +38,23 @@ async def begin(connection: AsyncConnection, user_id: UserId, at: datetime) -> N
         await connection.execute(sa.delete(table).where(table.c.user_id == user_id))
 
 
-async def begun(connection: AsyncConnection) -> list[User]:
+async def list_deleting(connection: AsyncConnection) -> list[User]:
     """Everybody who is being removed."""
     wanted = sa.select(users.c.id).where(users.c.deleting_at.is_not(None))
-    found = [await people.get(connection, row.id) for row in await connection.execute(wanted)]
+    found = [await people.find(connection, row.id) for row in await connection.execute(wanted)]
     return [user for user in found if user is not None]
 
 
-async def is_settled(connection: AsyncConnection, user_id: UserId) -> bool:
+async def is_ready_to_delete(connection: AsyncConnection, user_id: UserId) -> bool:
     """Whether none of their sessions goes on, and no machine of theirs is left."""
     live = sa.exists().where(auth_sessions.c.user_id == user_id, auth_sessions.c.ended_at.is_(None))
     there = sa.exists().where(vms.c.user_id == user_id, vms.c.status != "destroyed")
     return not await connection.scalar(sa.select(sa.or_(live, there)))
 
 
-async def erase(connection: AsyncConnection, user: User, also_known_as: Sequence[str]) -> None:
+async def delete_user(
+    connection: AsyncConnection, user: User, also_known_as: Sequence[str]
+) -> None:
     """Delete all that is theirs, and themselves. `also_known_as`: how limits name them."""
     theirs = sa.select(auth_sessions.c.session_id).where(auth_sessions.c.user_id == user.user_id)
     await connection.execute(sa.delete(session_steps).where(session_steps.c.session_id.in_(theirs)))

@@ -10,31 +10,31 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.engine import event_outbox
-from polydev.controller.store.engine.keyset import Span, page
+from polydev.controller.store.engine.keyset import PageSpec, page
 from polydev.controller.store.tables import users
 from polydev.shared.domain import Role, User, UserId
 from polydev.shared.errors import AlreadyExists
 
 
-async def get(connection: AsyncConnection, user_id: UserId) -> User | None:
+async def find(connection: AsyncConnection, user_id: UserId) -> User | None:
     """The person of that id."""
     row = (await connection.execute(sa.select(users).where(users.c.id == user_id))).one_or_none()
     return None if row is None else _user(row)
 
 
-async def by_email(connection: AsyncConnection, email: str) -> User | None:
+async def find_by_email(connection: AsyncConnection, email: str) -> User | None:
     """The person with that address, as `access.addresses` writes it."""
     row = (await connection.execute(sa.select(users).where(users.c.email == email))).one_or_none()
     return None if row is None else _user(row)
 
 
-async def every(connection: AsyncConnection, span: Span | None = None) -> list[User]:
+async def list_all(connection: AsyncConnection, span: PageSpec | None = None) -> list[User]:
     """All of them in the order in which they came, or a span of that."""
     order = (users.c.created_at, users.c.id)
     return [_user(row) for row in await connection.execute(page(sa.select(users), order, span))]
 
 
-async def add(connection: AsyncConnection, user: User) -> None:
+async def insert(connection: AsyncConnection, user: User) -> None:
     """A new person. Raises AlreadyExists if their id or address is somebody's; the transaction can
     go on."""
     row = sa.insert(users).values(

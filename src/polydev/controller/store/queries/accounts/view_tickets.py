@@ -27,7 +27,7 @@ class TicketRow:
     expires_at: datetime
 
 
-async def add(connection: AsyncConnection, ticket: TicketRow, at: datetime) -> None:
+async def insert(connection: AsyncConnection, ticket: TicketRow, at: datetime) -> None:
     """Keep a ticket, and forget everybody's that nobody came with in time."""
     await connection.execute(sa.delete(tickets).where(tickets.c.expires_at <= at))
     await connection.execute(
@@ -41,7 +41,7 @@ async def add(connection: AsyncConnection, ticket: TicketRow, at: datetime) -> N
     )
 
 
-async def count(connection: AsyncConnection, user_id: UserId, at: datetime) -> int:
+async def count_for_user(connection: AsyncConnection, user_id: UserId, at: datetime) -> int:
     """How many of a person's hold."""
     query = sa.select(sa.func.count()).where(
         tickets.c.user_id == user_id, tickets.c.expires_at > at
@@ -49,7 +49,7 @@ async def count(connection: AsyncConnection, user_id: UserId, at: datetime) -> i
     return int((await connection.execute(query)).scalar_one())
 
 
-async def take(connection: AsyncConnection, secret_hash: str) -> TicketRow | None:
+async def pop(connection: AsyncConnection, secret_hash: str) -> TicketRow | None:
     """The ticket of that hash, which is gone with this; None if there is none."""
     taken = await connection.execute(
         sa.delete(tickets).where(tickets.c.secret_hash == secret_hash).returning(*tickets.c)

@@ -20,8 +20,8 @@ from polydev.shared.domain import LAST_IN_TURN, TURN_IDS, ChatEvent, ChatId, Eve
 PAGE = 500
 MAX_PAGE_CHARACTERS = 2 * 1024 * 1024
 """Of the events that are read at once, but for the last one: a CLI fills them as it likes."""
-MAX_JOINED_CHARACTERS = 64 * 1024
-_JOINED = (EventKind.TEXT, EventKind.THOUGHT)
+MAX_MERGED_CHARACTERS = 64 * 1024
+_MERGED = (EventKind.TEXT, EventKind.THOUGHT)
 _size = sa.func.length(sa.cast(chat_events.c.data, sa.Text))
 
 
@@ -40,7 +40,7 @@ class Permission:
     """When it was decided; with no option: it is no longer asked."""
 
 
-async def add(
+async def insert(
     connection: AsyncConnection, chat_id: ChatId, user_id: UserId, events: Sequence[ChatEvent]
 ) -> None:
     """Add events with their ids."""
@@ -58,7 +58,7 @@ async def add(
     await connection.execute(sa.insert(chat_events), rows)
 
 
-async def size_of(connection: AsyncConnection, chat_id: ChatId, turn: int) -> int:
+async def get_turn_size(connection: AsyncConnection, chat_id: ChatId, turn: int) -> int:
     """About how many bytes are kept of what happened in a turn."""
     query = sa.select(sa.func.sum(_size)).where(
         chat_events.c.chat_id == chat_id,
@@ -67,7 +67,7 @@ async def size_of(connection: AsyncConnection, chat_id: ChatId, turn: int) -> in
     return int((await connection.execute(query)).scalar_one() or 0)
 
 
-async def after(
+async def list_after(
     connection: AsyncConnection, chat_id: ChatId, event_id: int, limit: int = PAGE
 ) -> list[ChatEvent]:
     """A chat's events after an id, the oldest first: as many as fit a page, and one at least."""
@@ -92,7 +92,7 @@ async def after(
     ]
 
 
-def joined(events: Iterable[ChatEvent]) -> list[ChatEvent]:
+def merge_text(events: Iterable[ChatEvent]) -> list[ChatEvent]:
     """The events with pieces of one text as one, which has the last piece's id: who goes on after
     it misses nothing, and is told nothing twice."""
     found: list[ChatEvent] = []
@@ -108,14 +108,16 @@ def joined(events: Iterable[ChatEvent]) -> list[ChatEvent]:
 
 def _continues(last: ChatEvent, event: ChatEvent) -> bool:
     return (
-        event.kind in _JOINED
+        event.kind in _MERGED
         and event.kind is last.kind
         and event.turn == last.turn
-        and len(last.data["text"]) + len(event.data["text"]) <= MAX_JOINED_CHARACTERS
+        and len(last.data["text"]) + len(event.data["text"]) <= MAX_MERGED_CHARACTERS
     )
 
 
-async def forget(connection: AsyncConnection, chat_id: ChatId, turn: int, at: datetime) -> None:
+async def delete_up_to_turn(
+    connection: AsyncConnection, chat_id: ChatId, turn: int, at: datetime
+) -> None:
     """Remove the events of a chat's turns up to that one; a notice stands in their place."""
     last = turn * TURN_IDS + LAST_IN_TURN
     here = chat_events.c.chat_id == chat_id
@@ -126,13 +128,15 @@ async def forget(connection: AsyncConnection, chat_id: ChatId, turn: int, at: da
     await connection.execute(sa.delete(chat_events).where(here, chat_events.c.event_id <= last))
     words = "What was said before is no longer kept: the chat is too large"
     notice = ChatEvent(last, EventKind.NOTICE, {"code": "forgotten", "text": words}, at)
-    await add(connection, chat_id, UserId(user_id), [notice])
+    await insert(connection, chat_id, UserId(user_id), [notice])
 
 
 # -- permissions ---------------------------------------------------------------------------------
 
 
-async def ask(connection: AsyncConnection, permission: Permission, at: datetime) -> None:
+async def insert_permission(
+    connection: AsyncConnection, permission: Permission, at: datetime
+) -> None:
     """A CLI asks the person."""
     await connection.execute(
         sa.insert(chat_permissions).values(
@@ -146,7 +150,9 @@ async def ask(connection: AsyncConnection, permission: Permission, at: datetime)
     )
 
 
-async def asked(connection: AsyncConnection, chat_id: ChatId, request_id: str) -> Permission | None:
+async def find_permission(
+    connection: AsyncConnection, chat_id: ChatId, request_id: str
+) -> Permission | None:
     """What was asked under that id."""
     query = sa.select(chat_permissions).where(
         chat_permissions.c.chat_id == chat_id, chat_permissions.c.request_id == request_id
@@ -155,7 +161,7 @@ async def asked(connection: AsyncConnection, chat_id: ChatId, request_id: str) -
     return None if row is None else _permission(row)
 
 
-async def answers(
+async def list_answered_permissions(
     connection: AsyncConnection, requests: Sequence[tuple[ChatId, str]]
 ) -> list[Permission]:
     """What people chose, of these requests."""
@@ -166,7 +172,7 @@ async def answers(
     return [_permission(row) for row in await connection.execute(query)]
 
 
-async def answer(
+async def answer_permission(
     connection: AsyncConnection,
     chat_id: ChatId,
     request_id: str,
@@ -186,7 +192,7 @@ async def answer(
     return bool(result.rowcount)
 
 
-async def close(connection: AsyncConnection, chat_id: ChatId, at: datetime) -> None:
+async def close_permissions(connection: AsyncConnection, chat_id: ChatId, at: datetime) -> None:
     """Nothing is asked in this chat any more."""
     await connection.execute(
         sa.update(chat_permissions)

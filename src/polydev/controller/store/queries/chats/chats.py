@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polydev.controller.store import tables
 from polydev.controller.store.engine import keyset
 from polydev.controller.store.engine.event_outbox import emit
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.chats import chat_events
 from polydev.controller.store.tables import GONE_STATES, chat_permissions, chat_turns, chats, vms
 from polydev.shared.domain import (
@@ -37,19 +37,19 @@ from polydev.shared.domain import (
 )
 from polydev.shared.errors import NoSuchChat
 
-_AT_WORK = chats.c.status != "idle"
-_RUNS = chats.c.status.in_([ChatStatus.RUNNING, ChatStatus.WAITING])
+_ACTIVE = chats.c.status != "idle"
+_RUNNING = chats.c.status.in_([ChatStatus.RUNNING, ChatStatus.WAITING])
 
 
 @dataclass(frozen=True, slots=True)
-class AtWork:
+class ActiveChat:
     """A chat whose last turn waits or goes on."""
 
     chat: Chat
     stop_requested_at: datetime | None
 
 
-async def add(connection: AsyncConnection, chat: Chat) -> None:
+async def insert(connection: AsyncConnection, chat: Chat) -> None:
     """A new chat."""
     await connection.execute(
         sa.insert(chats).values(
@@ -67,7 +67,7 @@ async def add(connection: AsyncConnection, chat: Chat) -> None:
             updated_at=chat.updated_at,
         )
     )
-    await _tell(connection, chat.user_id, chat.chat_id, chat.provider, chat.status)
+    await _emit(connection, chat.user_id, chat.chat_id, chat.provider, chat.status)
 
 
 async def get(
@@ -91,8 +91,8 @@ async def find(
     return None if row is None else _chat(row)
 
 
-async def of_user(
-    connection: AsyncConnection, user_id: UserId, span: Span, provider: str | None = None
+async def list_for_user(
+    connection: AsyncConnection, user_id: UserId, span: PageSpec, provider: str | None = None
 ) -> list[Chat]:
     """A span of a person's chats, the newest first."""
     query = sa.select(chats).where(chats.c.user_id == user_id)
@@ -103,19 +103,19 @@ async def of_user(
     return [_chat(row) for row in rows]
 
 
-async def count_of(connection: AsyncConnection, user_id: UserId) -> int:
+async def count_for_user(connection: AsyncConnection, user_id: UserId) -> int:
     """How many chats a person has."""
     query = sa.select(sa.func.count()).where(chats.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one())
 
 
-async def busy_of(connection: AsyncConnection, user_id: UserId) -> int:
+async def count_active_for_user(connection: AsyncConnection, user_id: UserId) -> int:
     """In how many of a person's chats a turn waits or goes on."""
-    query = sa.select(sa.func.count()).where(chats.c.user_id == user_id, _AT_WORK)
+    query = sa.select(sa.func.count()).where(chats.c.user_id == user_id, _ACTIVE)
     return int((await connection.execute(query)).scalar_one())
 
 
-async def answers_in(connection: AsyncConnection, machine: Machine) -> bool:
+async def has_active_turn(connection: AsyncConnection, machine: Machine) -> bool:
     """Whether a turn waits or goes on in a chat whose CLI is in that machine, or may be.
 
     Under the lock of `locks.hold("chats", owner)` no turn is added meanwhile.
@@ -127,12 +127,12 @@ async def answers_in(connection: AsyncConnection, machine: Machine) -> bool:
     )
     may_be_here = sa.or_(chats.c.vm_id.is_(None), chats.c.vm_id.not_in(others))
     query = sa.select(chats.c.chat_id).where(
-        chats.c.user_id == machine.user_id, _AT_WORK, may_be_here
+        chats.c.user_id == machine.user_id, _ACTIVE, may_be_here
     )
     return (await connection.execute(query.limit(1))).first() is not None
 
 
-async def at_work(connection: AsyncConnection) -> list[AtWork]:
+async def list_active(connection: AsyncConnection) -> list[ActiveChat]:
     """Everybody's chats whose turn waits or goes on, the longest waiting first."""
     query = (
         sa.select(chats, chat_turns.c.stop_requested_at)
@@ -140,13 +140,17 @@ async def at_work(connection: AsyncConnection) -> list[AtWork]:
             chat_turns,
             sa.and_(chat_turns.c.chat_id == chats.c.chat_id, chat_turns.c.turn == chats.c.turn),
         )
-        .where(_AT_WORK)
+        .where(_ACTIVE)
         .order_by(chat_turns.c.created_at, chats.c.chat_id)
     )
-    return [AtWork(_chat(row), row.stop_requested_at) for row in await connection.execute(query)]
+    return [
+        ActiveChat(_chat(row), row.stop_requested_at) for row in await connection.execute(query)
+    ]
 
 
-async def holders(connection: AsyncConnection, user_id: UserId, provider: str) -> set[str]:
+async def list_agent_holders(
+    connection: AsyncConnection, user_id: UserId, provider: str
+) -> set[str]:
     """The controllers that hold agents of a person's chats with a provider."""
     query = (
         sa.select(chats.c.executor_id)
@@ -160,12 +164,12 @@ async def holders(connection: AsyncConnection, user_id: UserId, provider: str) -
     return {row[0] for row in await connection.execute(query)}
 
 
-async def let_go(
+async def release_agents(
     connection: AsyncConnection, executor_id: str, vm_id: VmId | None = None, provider: str = ""
 ) -> None:
     """A controller holds no agent any more for chats that do nothing: none at all, or none of a
     provider in a machine."""
-    query = sa.update(chats).where(chats.c.executor_id == executor_id, ~_AT_WORK)
+    query = sa.update(chats).where(chats.c.executor_id == executor_id, ~_ACTIVE)
     if vm_id is not None:
         query = query.where(chats.c.vm_id == vm_id, chats.c.provider == provider)
     await connection.execute(query.values(executor_id=None))
@@ -174,7 +178,7 @@ async def let_go(
 # -- turns ---------------------------------------------------------------------------------------
 
 
-async def add_turn(
+async def insert_turn(
     connection: AsyncConnection, chat: Chat, prompt: str, title: str, at: datetime
 ) -> int:
     """The next turn of a chat that was taken `to_change`, and does nothing. Returns its number.
@@ -192,25 +196,25 @@ async def add_turn(
             created_at=at,
         )
     )
-    await change(connection, chat.chat_id, turn=turn, status=ChatStatus.QUEUED, updated_at=at)
+    await update(connection, chat.chat_id, turn=turn, status=ChatStatus.QUEUED, updated_at=at)
     first_id = turn * TURN_IDS + 1
     told = [ChatEvent(first_id, EventKind.USER, {"text": prompt}, at)]
-    if await entitle(connection, chat.chat_id, title, TitledBy.PROMPT, [TitledBy.NOBODY]):
+    if await set_title(connection, chat.chat_id, title, TitledBy.PROMPT, [TitledBy.NOBODY]):
         told.append(ChatEvent(first_id + 1, EventKind.TITLE, {"title": title}, at))
-    await chat_events.add(connection, chat.chat_id, chat.user_id, told)
+    await chat_events.insert(connection, chat.chat_id, chat.user_id, told)
     return turn
 
 
-async def turn_of(connection: AsyncConnection, chat_id: ChatId, turn: int) -> ChatTurn | None:
+async def find_turn(connection: AsyncConnection, chat_id: ChatId, turn: int) -> ChatTurn | None:
     """One turn of a chat."""
     query = sa.select(chat_turns).where(chat_turns.c.chat_id == chat_id, chat_turns.c.turn == turn)
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else _turn(row)
 
 
-async def claim(connection: AsyncConnection, chat: Chat, executor_id: str) -> Chat | None:
+async def claim_turn(connection: AsyncConnection, chat: Chat, executor_id: str) -> Chat | None:
     """Have a controller do the chat's turn, if it still waits as it was seen. The chat, if so."""
-    return await change(
+    return await update(
         connection,
         chat.chat_id,
         chats.c.status == ChatStatus.QUEUED,
@@ -230,7 +234,7 @@ async def require_turn(connection: AsyncConnection, chat: Chat) -> None:
         chats.c.chat_id == chat.chat_id,
         chats.c.turn == chat.turn,
         chats.c.executor_id == chat.executor_id,
-        _RUNS,
+        _RUNNING,
     )
     if (await connection.execute(query.with_for_update())).one_or_none() is None:
         raise NoSuchChat(f"Turn {chat.turn} of chat {chat.chat_id} is over")
@@ -257,10 +261,10 @@ async def end_turn(
         .where(chat_turns.c.chat_id == chat.chat_id, chat_turns.c.turn == chat.turn)
         .values(ended_at=at, reason=reason, bytes=chat_turns.c.bytes + kept_bytes)
     )
-    await change(connection, chat.chat_id, status=ChatStatus.IDLE, updated_at=at)
+    await update(connection, chat.chat_id, status=ChatStatus.IDLE, updated_at=at)
 
 
-async def turns_beyond(connection: AsyncConnection, chat_id: ChatId, max_bytes: int) -> int:
+async def find_turn_over_size(connection: AsyncConnection, chat_id: ChatId, max_bytes: int) -> int:
     """The last turn before which all must go, so that a chat is not larger than that; 0: none."""
     query = (
         sa.select(chat_turns.c.turn, chat_turns.c.bytes)
@@ -275,7 +279,7 @@ async def turns_beyond(connection: AsyncConnection, chat_id: ChatId, max_bytes: 
     return 0
 
 
-async def forget_turns(connection: AsyncConnection, chat_id: ChatId, last: int) -> None:
+async def delete_turns_up_to(connection: AsyncConnection, chat_id: ChatId, last: int) -> None:
     """Remove a chat's turns up to that one; `chat_events` and permissions go by themselves."""
     for table in (chat_permissions, chat_turns):
         gone = sa.delete(table).where(table.c.chat_id == chat_id, table.c.turn <= last)
@@ -285,7 +289,7 @@ async def forget_turns(connection: AsyncConnection, chat_id: ChatId, last: int) 
 # -- changes -------------------------------------------------------------------------------------
 
 
-async def change(
+async def update(
     connection: AsyncConnection, chat_id: ChatId, *conditions: Any, **values: Any
 ) -> Chat | None:
     """Set columns of a chat if the conditions hold, and tell its person. The chat, if they did."""
@@ -299,11 +303,11 @@ async def change(
     if row is None:
         return None
     chat = _chat(row)
-    await _tell(connection, chat.user_id, chat.chat_id, chat.provider, chat.status)
+    await _emit(connection, chat.user_id, chat.chat_id, chat.provider, chat.status)
     return chat
 
 
-async def entitle(
+async def set_title(
     connection: AsyncConnection,
     chat_id: ChatId,
     title: str,
@@ -312,17 +316,17 @@ async def entitle(
 ) -> bool:
     """Give a chat a title, unless somebody else than these gave it one. Whether it did."""
     wanted = chats.c.titled_by.in_(list(instead_of)), chats.c.title != title
-    return await change(connection, chat_id, *wanted, title=title, titled_by=by) is not None
+    return await update(connection, chat_id, *wanted, title=title, titled_by=by) is not None
 
 
-async def remove(connection: AsyncConnection, chat: Chat) -> None:
+async def delete(connection: AsyncConnection, chat: Chat) -> None:
     """Delete a chat with everything in it."""
     for table in (chat_permissions, tables.chat_events, chat_turns, chats):
         await connection.execute(sa.delete(table).where(table.c.chat_id == chat.chat_id))
-    await _tell(connection, chat.user_id, chat.chat_id, chat.provider, "deleted")
+    await _emit(connection, chat.user_id, chat.chat_id, chat.provider, "deleted")
 
 
-async def _tell(
+async def _emit(
     connection: AsyncConnection, user_id: UserId, chat_id: ChatId, provider: str, status: str
 ) -> None:
     await emit(connection, user_id, "chat", chat_id, provider=provider, status=status)

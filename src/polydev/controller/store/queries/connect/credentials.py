@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.engine.event_outbox import emit
-from polydev.controller.store.engine.keyset import Span, page
+from polydev.controller.store.engine.keyset import PageSpec, page
 from polydev.controller.store.tables import credentials
 from polydev.shared.domain import (
     Credential,
@@ -29,11 +29,11 @@ from polydev.shared.domain import (
 from polydev.shared.errors import NoSuchCredential
 
 _SEALED = [credentials.c[name] for name in SealedCredential.__dataclass_fields__]
-_TOLD = [credentials.c[name] for name in Credential.__dataclass_fields__]
-_STANDS = credentials.c.revoked_at.is_(None)
+_READABLE = [credentials.c[name] for name in Credential.__dataclass_fields__]
+_LIVE = credentials.c.revoked_at.is_(None)
 
 
-async def put(
+async def upsert(
     connection: AsyncConnection, row: SealedCredential, expires_at: datetime | None = None
 ) -> None:
     """Store a credential in place of one of the same id: a step that captures may run twice."""
@@ -41,40 +41,42 @@ async def put(
         sa.delete(credentials).where(credentials.c.credential_id == row.credential_id)
     )
     await connection.execute(sa.insert(credentials).values(**asdict(row), expires_at=expires_at))
-    await _tell(connection, row, "stored")
+    await _emit(connection, row, "stored")
 
 
-async def get(connection: AsyncConnection, credential_id: CredentialId) -> SealedCredential | None:
+async def find_sealed(
+    connection: AsyncConnection, credential_id: CredentialId
+) -> SealedCredential | None:
     """The credential of that id, unless it is being revoked."""
-    return await _one(connection, credentials.c.credential_id == credential_id)
+    return await _find(connection, credentials.c.credential_id == credential_id)
 
 
-async def newest_of(
+async def find_newest_sealed(
     connection: AsyncConnection, user_id: UserId, provider: str
 ) -> SealedCredential | None:
     """The person's live credential for a provider."""
-    return await _one(
+    return await _find(
         connection, credentials.c.user_id == user_id, credentials.c.provider == provider
     )
 
 
-async def any_without_key_id(connection: AsyncConnection) -> SealedCredential | None:
+async def find_any_without_key_id(connection: AsyncConnection) -> SealedCredential | None:
     """One row that an earlier Node.js controller wrote, if there is any."""
-    return await _one(connection, credentials.c.key_id.is_(None))
+    return await _find(connection, credentials.c.key_id.is_(None))
 
 
-async def forget(connection: AsyncConnection, credential_id: CredentialId) -> None:
+async def delete(connection: AsyncConnection, credential_id: CredentialId) -> None:
     """Delete a credential; done also when there is none."""
     await _delete(connection, "forgotten", credentials.c.credential_id == credential_id)
 
 
-async def forget_undelivered(connection: AsyncConnection, credential_id: CredentialId) -> None:
+async def delete_undelivered(connection: AsyncConnection, credential_id: CredentialId) -> None:
     """Delete a credential that is in no CLI machine."""
     which = credentials.c.credential_id == credential_id
     await _delete(connection, "forgotten", which, credentials.c.vm_id.is_(None))
 
 
-async def forget_others(connection: AsyncConnection, keep: CredentialId) -> None:
+async def delete_replaced(connection: AsyncConnection, keep: CredentialId) -> None:
     """Delete what the credential `keep` replaces: a login has one live owner."""
     kept = sa.select(credentials.c.user_id, credentials.c.provider).where(
         credentials.c.credential_id == keep
@@ -94,21 +96,21 @@ async def forget_others(connection: AsyncConnection, keep: CredentialId) -> None
 # -- what a person is told of theirs -------------------------------------------------------------
 
 
-async def of_user(
-    connection: AsyncConnection, user_id: UserId, span: Span | None = None
+async def list_for_user(
+    connection: AsyncConnection, user_id: UserId, span: PageSpec | None = None
 ) -> list[Credential]:
     """A person's credentials, the newest first, those that are being revoked among them."""
-    query = sa.select(*_TOLD).where(credentials.c.user_id == user_id)
+    query = sa.select(*_READABLE).where(credentials.c.user_id == user_id)
     order = (credentials.c.created_at, credentials.c.credential_id)
     listed = page(query, order, span, newest_first=True)
-    return [_told(row) for row in await connection.execute(listed)]
+    return [_credential(row) for row in await connection.execute(listed)]
 
 
-async def told(
+async def get(
     connection: AsyncConnection, credential_id: CredentialId, user_id: UserId | None = None
 ) -> Credential:
     """What is known of a credential, of that person if one is named. Raises NoSuchCredential."""
-    query = sa.select(*_TOLD).where(credentials.c.credential_id == credential_id)
+    query = sa.select(*_READABLE).where(credentials.c.credential_id == credential_id)
     if user_id is not None:
         query = query.where(credentials.c.user_id == user_id)
     row = (await connection.execute(query)).one_or_none()
@@ -117,46 +119,46 @@ async def told(
             f"There is no credential {credential_id}",
             hint="`polydev credential list` shows those there are",
         )
-    return _told(row)
+    return _credential(row)
 
 
-async def revoked(connection: AsyncConnection) -> list[Credential]:
+async def list_revoking(connection: AsyncConnection) -> list[Credential]:
     """Everybody's credentials that are being revoked."""
-    query = sa.select(*_TOLD).where(~_STANDS).order_by(credentials.c.revoked_at)
-    return [_told(row) for row in await connection.execute(query)]
+    query = sa.select(*_READABLE).where(~_LIVE).order_by(credentials.c.revoked_at)
+    return [_credential(row) for row in await connection.execute(query)]
 
 
-async def delivered(
+async def set_delivered(
     connection: AsyncConnection, credential_id: CredentialId, vm_id: VmId, at: datetime
 ) -> None:
     """Note where a credential was written, and that the CLI there took it."""
     changed = await connection.execute(
         sa.update(credentials)
-        .where(credentials.c.credential_id == credential_id, _STANDS)
+        .where(credentials.c.credential_id == credential_id, _LIVE)
         .values(vm_id=vm_id, checked_at=at, validity=Validity.VALID)
     )
     if changed.rowcount:
-        await _tell(connection, await told(connection, credential_id), Validity.VALID)
+        await _emit(connection, await get(connection, credential_id), Validity.VALID)
 
 
-async def checked(
+async def set_checked(
     connection: AsyncConnection, credential_id: CredentialId, validity: Validity, at: datetime
 ) -> None:
     """Note what its CLI said of it."""
     changed = await connection.execute(
         sa.update(credentials)
-        .where(credentials.c.credential_id == credential_id, _STANDS)
+        .where(credentials.c.credential_id == credential_id, _LIVE)
         .values(checked_at=at, validity=validity)
     )
     if changed.rowcount:
-        await _tell(connection, await told(connection, credential_id), validity)
+        await _emit(connection, await get(connection, credential_id), validity)
 
 
 async def revoke(connection: AsyncConnection, credential: Credential, at: datetime) -> bool:
     """Empty what was sealed, at once and for good. Whether it stood until now."""
     changed = await connection.execute(
         sa.update(credentials)
-        .where(credentials.c.credential_id == credential.credential_id, _STANDS)
+        .where(credentials.c.credential_id == credential.credential_id, _LIVE)
         .values(
             encrypted_credentials="",
             encryption_iv="",
@@ -166,25 +168,25 @@ async def revoke(connection: AsyncConnection, credential: Credential, at: dateti
         )
     )
     if changed.rowcount:
-        await _tell(connection, credential, "revoking")
+        await _emit(connection, credential, "revoking")
     return bool(changed.rowcount)
 
 
-async def gone(connection: AsyncConnection, credential: Credential) -> None:
+async def delete_revoked(connection: AsyncConnection, credential: Credential) -> None:
     """A revoked credential is nowhere any more: its row goes."""
     changed = await connection.execute(
         sa.delete(credentials).where(
-            credentials.c.credential_id == credential.credential_id, ~_STANDS
+            credentials.c.credential_id == credential.credential_id, ~_LIVE
         )
     )
     if changed.rowcount:
-        await _tell(connection, credential, "revoked")
+        await _emit(connection, credential, "revoked")
 
 
 # -- sealing anew --------------------------------------------------------------------------------
 
 
-async def not_sealed_with(
+async def list_not_sealed_with(
     connection: AsyncConnection, key_id: str, after: str, limit: int
 ) -> Sequence[SealedCredential]:
     """Credentials that another key sealed, or an earlier controller; by id, beyond `after`."""
@@ -193,7 +195,7 @@ async def not_sealed_with(
         .where(
             sa.or_(credentials.c.key_id.is_(None), credentials.c.key_id != key_id),
             credentials.c.credential_id > after,
-            _STANDS,
+            _LIVE,
         )
         .order_by(credentials.c.credential_id)
         .limit(limit)
@@ -201,7 +203,7 @@ async def not_sealed_with(
     return [_sealed(row) for row in await connection.execute(query)]
 
 
-async def replace_sealed(
+async def update_sealed(
     connection: AsyncConnection,
     old: SealedCredential,
     new: SealedCredential,
@@ -214,7 +216,7 @@ async def replace_sealed(
             credentials.c.credential_id == old.credential_id,
             credentials.c.encryption_salt == old.encryption_salt,
             credentials.c.encryption_tag == old.encryption_tag,
-            _STANDS,
+            _LIVE,
         )
         .values(
             encrypted_credentials=new.encrypted_credentials,
@@ -228,12 +230,12 @@ async def replace_sealed(
     return bool(changed.rowcount)
 
 
-async def _one(
+async def _find(
     connection: AsyncConnection, *conditions: sa.ColumnElement[bool]
 ) -> SealedCredential | None:
     query = (
         sa.select(*_SEALED)
-        .where(*conditions, _STANDS)
+        .where(*conditions, _LIVE)
         .order_by(credentials.c.created_at.desc(), credentials.c.credential_id)
         .limit(1)
     )
@@ -244,12 +246,12 @@ async def _one(
 async def _delete(
     connection: AsyncConnection, why: str, *conditions: sa.ColumnElement[bool]
 ) -> None:
-    query = sa.delete(credentials).where(*conditions).returning(*_TOLD)
+    query = sa.delete(credentials).where(*conditions).returning(*_READABLE)
     for row in (await connection.execute(query)).all():
-        await _tell(connection, _told(row), why)
+        await _emit(connection, _credential(row), why)
 
 
-async def _tell(
+async def _emit(
     connection: AsyncConnection, whose: SealedCredential | Credential, status: str
 ) -> None:
     await emit(
@@ -267,7 +269,7 @@ def _sealed(row: sa.Row[Any]) -> SealedCredential:
     return SealedCredential(**{**values, "kind": CredentialKind(values["kind"])})
 
 
-def _told(row: sa.Row[Any]) -> Credential:
+def _credential(row: sa.Row[Any]) -> Credential:
     values = dict(row._mapping)
     values["kind"] = CredentialKind(values["kind"])
     if values["validity"] is not None:

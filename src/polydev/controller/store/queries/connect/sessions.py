@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.engine import keyset
 from polydev.controller.store.engine.event_outbox import emit
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.tables import GONE_STATES, auth_sessions, session_steps, vms
 from polydev.controller.telemetry import metrics
 from polydev.shared.domain import (
@@ -36,7 +36,7 @@ _LIVE = auth_sessions.c.ended_at.is_(None)
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueuedSession:
     """A session that waits for room."""
 
     session_id: SessionId
@@ -46,10 +46,12 @@ class Waiting:
     method: CredentialKind = CredentialKind.LOGIN
 
 
-_TOLD = [auth_sessions.c[name] for name in ("user_id", "session_id", "provider", "status", "step")]
+_EMITTED = [
+    auth_sessions.c[name] for name in ("user_id", "session_id", "provider", "status", "step")
+]
 
 
-async def add(connection: AsyncConnection, session: ConnectSession) -> None:
+async def insert(connection: AsyncConnection, session: ConnectSession) -> None:
     """A new session. The person must have no live one for that provider."""
     await connection.execute(
         sa.insert(auth_sessions).values(
@@ -81,7 +83,7 @@ async def get(
     return _session(row)
 
 
-async def live_of(
+async def find_live(
     connection: AsyncConnection, user_id: UserId, provider: str
 ) -> ConnectSession | None:
     """The person's live session for a provider."""
@@ -92,13 +94,13 @@ async def live_of(
     return None if row is None else _session(row)
 
 
-async def live(connection: AsyncConnection) -> list[ConnectSession]:
+async def list_live(connection: AsyncConnection) -> list[ConnectSession]:
     """Everybody's live sessions, the oldest first."""
     query = sa.select(auth_sessions).where(_LIVE).order_by(auth_sessions.c.created_at)
     return [_session(row) for row in await connection.execute(query)]
 
 
-async def wished_away(connection: AsyncConnection) -> list[SessionId]:
+async def list_cancel_requested(connection: AsyncConnection) -> list[SessionId]:
     """Everybody's live sessions whose person wants them cancelled."""
     query = sa.select(auth_sessions.c.session_id).where(
         _LIVE, auth_sessions.c.cancel_requested_at.is_not(None)
@@ -106,8 +108,12 @@ async def wished_away(connection: AsyncConnection) -> list[SessionId]:
     return [SessionId(row.session_id) for row in await connection.execute(query)]
 
 
-async def every(
-    connection: AsyncConnection, span: Span, *, user_id: UserId | None = None, live: bool = False
+async def list_page(
+    connection: AsyncConnection,
+    span: PageSpec,
+    *,
+    user_id: UserId | None = None,
+    live: bool = False,
 ) -> list[ConnectSession]:
     """A span of sessions, the newest first: everybody's or one person's; all or the live ones."""
     query = sa.select(auth_sessions)
@@ -120,7 +126,7 @@ async def every(
     return [_session(row) for row in rows]
 
 
-async def uses_of(connection: AsyncConnection, vm_id: VmId) -> list[SessionId]:
+async def list_using_machine(connection: AsyncConnection, vm_id: VmId) -> list[SessionId]:
     """The sessions that live off a CLI machine: live ones, and those that completed with it."""
     query = sa.select(auth_sessions.c.session_id).where(
         auth_sessions.c.cli_vm_id == vm_id,
@@ -144,7 +150,7 @@ async def prune(connection: AsyncConnection, before: datetime) -> int:
     return int(result.rowcount)
 
 
-async def any_completed_with(connection: AsyncConnection, vm_id: VmId) -> bool:
+async def has_completed_with(connection: AsyncConnection, vm_id: VmId) -> bool:
     """Whether a session has completed with a CLI machine."""
     query = sa.select(auth_sessions.c.session_id).where(
         auth_sessions.c.cli_vm_id == vm_id, auth_sessions.c.status == SessionStatus.COMPLETED
@@ -152,13 +158,13 @@ async def any_completed_with(connection: AsyncConnection, vm_id: VmId) -> bool:
     return (await connection.execute(query.limit(1))).first() is not None
 
 
-async def underway(connection: AsyncConnection) -> int:
+async def count_running(connection: AsyncConnection) -> int:
     """How many sessions neither wait for room, nor for their person, nor have ended."""
     query = sa.select(sa.func.count()).where(_LIVE, auth_sessions.c.status == SessionStatus.RUNNING)
     return int((await connection.execute(query)).scalar_one())
 
 
-async def queued(connection: AsyncConnection) -> list[Waiting]:
+async def list_queued(connection: AsyncConnection) -> list[QueuedSession]:
     """The sessions that wait for room, the oldest first."""
     query = (
         sa.select(
@@ -172,7 +178,7 @@ async def queued(connection: AsyncConnection) -> list[Waiting]:
         .order_by(auth_sessions.c.created_at, auth_sessions.c.session_id)
     )
     return [
-        Waiting(
+        QueuedSession(
             SessionId(row.session_id),
             UserId(row.user_id),
             row.created_at,
@@ -189,10 +195,10 @@ async def leave_queue(connection: AsyncConnection, session_id: SessionId) -> boo
     status = (await connection.execute(query.with_for_update())).scalar()
     if status != SessionStatus.QUEUED:
         return False
-    return await change(connection, session_id, status=SessionStatus.RUNNING)
+    return await update(connection, session_id, status=SessionStatus.RUNNING)
 
 
-async def live_with(connection: AsyncConnection, machine: Machine) -> bool:
+async def is_using(connection: AsyncConnection, machine: Machine) -> bool:
     """Whether a session that goes on uses a machine, or made it."""
     query = sa.select(auth_sessions.c.session_id).where(
         _LIVE,
@@ -204,17 +210,17 @@ async def live_with(connection: AsyncConnection, machine: Machine) -> bool:
     return (await connection.execute(query.limit(1))).first() is not None
 
 
-async def change(connection: AsyncConnection, session_id: SessionId, **values: Any) -> bool:
+async def update(connection: AsyncConnection, session_id: SessionId, **values: Any) -> bool:
     """Set columns of a live session, and tell its person. Whether it was live."""
     changed = await connection.execute(
         sa.update(auth_sessions)
         .where(auth_sessions.c.session_id == session_id, _LIVE)
         .values(**values)
-        .returning(*_TOLD)
+        .returning(*_EMITTED)
     )
     row = changed.one_or_none()
     if row is not None:
-        await _tell(connection, row)
+        await _emit(connection, row)
         if "ended_at" in values:
             metrics.sessions_ended.labels(row.provider, row.status).inc()
     return row is not None
@@ -223,7 +229,7 @@ async def change(connection: AsyncConnection, session_id: SessionId, **values: A
 async def request_cancel(connection: AsyncConnection, session_id: SessionId, at: datetime) -> bool:
     """Note that the person wants it cancelled; the first wish counts. Whether it was live."""
     kept = sa.func.coalesce(auth_sessions.c.cancel_requested_at, at)
-    return await change(connection, session_id, cancel_requested_at=kept)
+    return await update(connection, session_id, cancel_requested_at=kept)
 
 
 async def end(
@@ -235,10 +241,10 @@ async def end(
 ) -> None:
     """End a session, with the code and words of what went wrong unless it completed."""
     code, words = problem or (None, None)
-    await change(connection, session_id, status=status, ended_at=at, error_code=code, error=words)
+    await update(connection, session_id, status=status, ended_at=at, error_code=code, error=words)
 
 
-async def step_started(
+async def start_step(
     connection: AsyncConnection, session_id: SessionId, step: str, at: datetime
 ) -> None:
     """Note that a step began; when it runs again, its first beginning counts."""
@@ -247,16 +253,16 @@ async def step_started(
     await connection.execute(new.on_conflict_do_nothing())
 
 
-async def advance(
+async def set_step(
     connection: AsyncConnection, session_id: SessionId, step: str, leaves: Collection[SessionStatus]
 ) -> None:
     """The session is in this step now, and runs if its status is one that the step leaves."""
     status = auth_sessions.c.status
     runs = sa.case((status.in_(leaves), SessionStatus.RUNNING), else_=status)
-    await change(connection, session_id, step=step, status=runs)
+    await update(connection, session_id, step=step, status=runs)
 
 
-async def step_ended(
+async def end_step(
     connection: AsyncConnection, session_id: SessionId, step: str, at: datetime, outcome: str
 ) -> None:
     """Note how a step ended, and tell the session's person."""
@@ -265,13 +271,13 @@ async def step_ended(
         .where(session_steps.c.session_id == session_id, session_steps.c.step == step)
         .values(ended_at=at, outcome=outcome)
     )
-    session = sa.select(*_TOLD).where(auth_sessions.c.session_id == session_id)
+    session = sa.select(*_EMITTED).where(auth_sessions.c.session_id == session_id)
     if ended.rowcount:
         row = (await connection.execute(session)).one()
-        await _tell(connection, row, step=step, outcome=outcome)
+        await _emit(connection, row, step=step, outcome=outcome)
 
 
-async def steps(connection: AsyncConnection, session_id: SessionId) -> list[SessionStep]:
+async def list_steps(connection: AsyncConnection, session_id: SessionId) -> list[SessionStep]:
     """A session's steps in the order they began."""
     query = (
         sa.select(session_steps)
@@ -284,7 +290,7 @@ async def steps(connection: AsyncConnection, session_id: SessionId) -> list[Sess
     ]
 
 
-async def _tell(connection: AsyncConnection, row: sa.Row[Any], **more: str) -> None:
+async def _emit(connection: AsyncConnection, row: sa.Row[Any], **more: str) -> None:
     about = {"provider": row.provider, "status": row.status, "step": row.step, **more}
     await emit(connection, UserId(row.user_id), "session", row.session_id, **about)
 

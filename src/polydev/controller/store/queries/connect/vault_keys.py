@@ -10,34 +10,34 @@ from dataclasses import asdict
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.controller.store.engine.locks import hold
+from polydev.controller.store.engine.locks import acquire
 from polydev.controller.store.tables import credentials, shared_secrets, vault_keys
 from polydev.shared.domain import KeyUse, VaultKey
 
 
-async def alone(connection: AsyncConnection) -> None:
+async def lock(connection: AsyncConnection) -> None:
     """Hold the keys until the transaction ends: two controllers that start at once must not both
     add the same one."""
-    await hold(connection, "vault-keys")
+    await acquire(connection, "vault-keys")
 
 
-async def every(connection: AsyncConnection) -> list[VaultKey]:
+async def list_all(connection: AsyncConnection) -> list[VaultKey]:
     """All keys, the newest first."""
     rows = await connection.execute(sa.select(vault_keys).order_by(vault_keys.c.created_at.desc()))
     return [VaultKey(**row._mapping) for row in rows]
 
 
-async def add(connection: AsyncConnection, key: VaultKey) -> None:
+async def insert(connection: AsyncConnection, key: VaultKey) -> None:
     """A key that has not sealed anything here before."""
     await connection.execute(sa.insert(vault_keys).values(**asdict(key)))
 
 
-async def forget(connection: AsyncConnection, key_id: str) -> None:
+async def delete(connection: AsyncConnection, key_id: str) -> None:
     """Delete a key's canary; whoever calls it has seen that it seals nothing."""
     await connection.execute(sa.delete(vault_keys).where(vault_keys.c.key_id == key_id))
 
 
-async def uses(connection: AsyncConnection) -> dict[str | None, KeyUse]:
+async def get_uses(connection: AsyncConnection) -> dict[str | None, KeyUse]:
     """What each key seals, of keys that seal anything. None: rows of an earlier controller."""
     of_credentials = await _counts(connection, credentials, credentials.c.revoked_at.is_(None))
     of_secrets = await _counts(connection, shared_secrets)

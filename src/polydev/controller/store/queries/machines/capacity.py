@@ -23,7 +23,7 @@ def _sum(column: sa.Column[int]) -> sa.ColumnElement[int]:
     return sa.func.coalesce(sa.func.sum(sa.case((_HOLDS, column), else_=0)), 0)
 
 
-async def taken(connection: AsyncConnection) -> dict[HostId, tuple[int, int, int]]:
+async def get_taken_by_host(connection: AsyncConnection) -> dict[HostId, tuple[int, int, int]]:
     """Memory in MiB, virtual processors and number of machines, by host."""
     query = (
         sa.select(
@@ -41,7 +41,7 @@ async def taken(connection: AsyncConnection) -> dict[HostId, tuple[int, int, int
     }
 
 
-async def running_by_user(connection: AsyncConnection) -> dict[UserId, int]:
+async def count_running_by_user(connection: AsyncConnection) -> dict[UserId, int]:
     """How many machines that hold memory each person has; none: not named."""
     query = (
         sa.select(vms.c.user_id, sa.func.count().label("machines"))
@@ -52,7 +52,7 @@ async def running_by_user(connection: AsyncConnection) -> dict[UserId, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class UserUsage:
     """What a person has, and what of it their waiting sessions can use."""
 
     usage: Usage
@@ -62,7 +62,7 @@ class Found:
     has_running_cli: bool
 
 
-async def usage_of(connection: AsyncConnection, user_id: UserId) -> Found:
+async def get_user_usage(connection: AsyncConnection, user_id: UserId) -> UserUsage:
     """What a person has. A session's browser machine counts with its memory alone."""
     is_cli = vms.c.vm_type == MachineKind.CLI
     own = sa.or_(is_cli, vms.c.session_id.is_(None))
@@ -78,7 +78,7 @@ async def usage_of(connection: AsyncConnection, user_id: UserId) -> Found:
     ).where(auth_sessions.c.user_id == user_id, auth_sessions.c.ended_at.is_(None))
     has = (await connection.execute(of_machines)).one()
     sessions = (await connection.execute(of_sessions)).one()
-    return Found(
+    return UserUsage(
         Usage(int(has.machines), int(has.memory_mib), int(sessions.live)),
         waiting=int(sessions.queued),
         has_cli=bool(has.cli),

@@ -17,27 +17,27 @@ from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.tables import vms
 from polydev.shared.domain import MachineKind, MachineState, VmId, WokeHow
 
-_RUNS = vms.c.status == MachineState.RUNNING
+_RUNNING = vms.c.status == MachineState.RUNNING
 _USED_AT = sa.func.coalesce(vms.c.used_at, vms.c.created_at)
 
 
-async def unused_since(connection: AsyncConnection, since: datetime) -> list[VmId]:
+async def list_unused_since(connection: AsyncConnection, since: datetime) -> list[VmId]:
     """CLI machines that run, and that nobody has used since then; the longest unused first."""
     query = (
         sa.select(vms.c.vm_id)
-        .where(_RUNS, vms.c.vm_type == MachineKind.CLI, since > _USED_AT)
+        .where(_RUNNING, vms.c.vm_type == MachineKind.CLI, since > _USED_AT)
         .order_by(_USED_AT, vms.c.vm_id)
     )
     return [VmId(row.vm_id) for row in await connection.execute(query)]
 
 
-async def note_use(connection: AsyncConnection, vm_id: VmId, at: datetime) -> bool:
+async def set_used(connection: AsyncConnection, vm_id: VmId, at: datetime) -> bool:
     """A machine is used now. Whether it runs; nothing is noted of one that does not."""
-    query = sa.update(vms).where(vms.c.vm_id == vm_id, _RUNS).values(used_at=at)
+    query = sa.update(vms).where(vms.c.vm_id == vm_id, _RUNNING).values(used_at=at)
     return bool((await connection.execute(query)).rowcount)
 
 
-async def begin(
+async def begin_hibernation(
     connection: AsyncConnection,
     vm_id: VmId,
     why: str,
@@ -47,14 +47,16 @@ async def begin(
     """Claim a machine that runs for its sleep; it is `hibernating` from then on. `unused_since`:
     only if nobody has used it since then. Whether it was claimed."""
     unused = sa.true() if unused_since is None else unused_since > _USED_AT
-    query = sa.select(vms.c.vm_id).where(vms.c.vm_id == vm_id, _RUNS, unused).with_for_update()
+    query = sa.select(vms.c.vm_id).where(vms.c.vm_id == vm_id, _RUNNING, unused).with_for_update()
     if (await connection.execute(query)).one_or_none() is None:
         return False
     noting = {"slept_at": at, "slept_why": why, "sleep_trouble": None}
     return await machines.set_state(connection, vm_id, MachineState.HIBERNATING, noting=noting)
 
 
-async def slept(connection: AsyncConnection, vm_id: VmId, memory_on_disk_bytes: int) -> None:
+async def set_hibernated(
+    connection: AsyncConnection, vm_id: VmId, memory_on_disk_bytes: int
+) -> None:
     """A machine's memory is on disk."""
     noting = {"memory_on_disk_bytes": memory_on_disk_bytes}
     before = [MachineState.HIBERNATING]
@@ -63,7 +65,7 @@ async def slept(connection: AsyncConnection, vm_id: VmId, memory_on_disk_bytes: 
     )
 
 
-async def stayed_awake(
+async def revert_to_running(
     connection: AsyncConnection, vm_id: VmId, trouble: str, at: datetime
 ) -> bool:
     """A machine that was to sleep runs on; it is asked again when it has been unused for as long
@@ -75,7 +77,7 @@ async def stayed_awake(
     )
 
 
-async def slept_on(connection: AsyncConnection, vm_id: VmId, trouble: str) -> None:
+async def revert_to_hibernated(connection: AsyncConnection, vm_id: VmId, trouble: str) -> None:
     """A machine that was to wake did not; its memory is still on disk."""
     noting = {"sleep_trouble": trouble}
     before = [MachineState.RESUMING]
@@ -84,7 +86,7 @@ async def slept_on(connection: AsyncConnection, vm_id: VmId, trouble: str) -> No
     )
 
 
-async def note_why_woken(connection: AsyncConnection, vm_id: VmId, why: str) -> None:
+async def set_resume_reason(connection: AsyncConnection, vm_id: VmId, why: str) -> None:
     """Why a machine is being woken, in the transaction that claims its room."""
     query = sa.update(vms).where(vms.c.vm_id == vm_id)
     await connection.execute(
@@ -92,7 +94,7 @@ async def note_why_woken(connection: AsyncConnection, vm_id: VmId, why: str) -> 
     )
 
 
-def woken(at: datetime, how: WokeHow, boot_reason: str, took_s: float) -> dict[str, Any]:
+def resumed_values(at: datetime, how: WokeHow, boot_reason: str, took_s: float) -> dict[str, Any]:
     """What is noted beside the state of a machine that slept and runs again."""
     return {
         "woke_at": at,

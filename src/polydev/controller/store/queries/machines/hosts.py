@@ -38,7 +38,7 @@ async def register(connection: AsyncConnection, host_id: HostId, socket: str) ->
     )
 
 
-async def every(connection: AsyncConnection) -> list[VmHost]:
+async def list_all(connection: AsyncConnection) -> list[VmHost]:
     """All hosts, by name."""
     rows = await connection.execute(sa.select(hosts).order_by(hosts.c.host_id))
     return [_host(row) for row in rows]
@@ -53,7 +53,9 @@ async def get(connection: AsyncConnection, host_id: HostId) -> VmHost:
     return _host(row)
 
 
-async def seen(connection: AsyncConnection, host_id: HostId, health: Health, at: datetime) -> None:
+async def update_health(
+    connection: AsyncConnection, host_id: HostId, health: Health, at: datetime
+) -> None:
     """A host has answered, with what it offers."""
     await connection.execute(
         sa.update(hosts)
@@ -80,7 +82,7 @@ async def set_state(connection: AsyncConnection, host_id: HostId, state: HostSta
         await get(connection, host_id)
 
 
-async def remove(connection: AsyncConnection, host_id: HostId) -> None:
+async def delete(connection: AsyncConnection, host_id: HostId) -> None:
     """Forget a host. Raises: NoSuchHost; HostInUse while it has machines."""
     await get(connection, host_id)
     query = sa.select(sa.func.count()).where(

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.engine import keyset
 from polydev.controller.store.engine.event_outbox import emit
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.tables import GONE_STATES, vms
 from polydev.shared.domain import (
     HostId,
@@ -33,7 +33,7 @@ _MEMORY_ON_DISK = (MachineState.HIBERNATED, MachineState.RESUMING)
 """States in which a machine's memory may be on its host's disk."""
 
 
-async def add_if_absent(connection: AsyncConnection, machine: Machine) -> None:
+async def insert_if_absent(connection: AsyncConnection, machine: Machine) -> None:
     """A new machine's row; the row that is already there stays as it is."""
     if await find(connection, machine.vm_id) is not None:
         return
@@ -52,7 +52,7 @@ async def add_if_absent(connection: AsyncConnection, machine: Machine) -> None:
             created_at=machine.created_at,
         )
     )
-    await _tell(connection, machine.user_id, machine.vm_id, machine.vm_type, machine.status)
+    await _emit(connection, machine.user_id, machine.vm_id, machine.vm_type, machine.status)
 
 
 async def find(connection: AsyncConnection, vm_id: VmId) -> Machine | None:
@@ -75,28 +75,28 @@ async def get(connection: AsyncConnection, vm_id: VmId, user_id: UserId | None) 
     return machine
 
 
-async def of_user(
-    connection: AsyncConnection, user_id: UserId, span: Span | None = None
+async def list_for_user(
+    connection: AsyncConnection, user_id: UserId, span: PageSpec | None = None
 ) -> list[Machine]:
     """A person's machines that are not destroyed, the oldest first: all, or a span of them."""
-    return await _many(connection, vms.c.user_id == user_id, _ALIVE, span=span)
+    return await _list(connection, vms.c.user_id == user_id, _ALIVE, span=span)
 
 
-async def ever_of_user(connection: AsyncConnection, user_id: UserId) -> list[Machine]:
+async def list_ever_for_user(connection: AsyncConnection, user_id: UserId) -> list[Machine]:
     """A person's machines, those that are destroyed too, the oldest first."""
-    return await _many(connection, vms.c.user_id == user_id)
+    return await _list(connection, vms.c.user_id == user_id)
 
 
-async def alive(connection: AsyncConnection, span: Span | None = None) -> list[Machine]:
+async def list_alive(connection: AsyncConnection, span: PageSpec | None = None) -> list[Machine]:
     """Everybody's machines that are not destroyed, the oldest first: all, or a span of them."""
-    return await _many(connection, _ALIVE, span=span)
+    return await _list(connection, _ALIVE, span=span)
 
 
-async def cli_of(
+async def find_cli_machine(
     connection: AsyncConnection, user_id: UserId, *states: MachineState
 ) -> Machine | None:
     """The person's CLI machine, the oldest if there are several, in one of the states."""
-    found = await _many(
+    found = await _list(
         connection,
         vms.c.user_id == user_id,
         vms.c.vm_type == MachineKind.CLI,
@@ -129,12 +129,12 @@ async def set_state(
     wanted = [vms.c.vm_id == vm_id, _ALIVE]
     if instead_of is not None:
         wanted.append(vms.c.status.in_(instead_of))
-    return await _change(connection, sa.update(vms).where(*wanted).values(**values))
+    return await _update(connection, sa.update(vms).where(*wanted).values(**values))
 
 
-async def move(connection: AsyncConnection, vm_id: VmId, host_id: HostId) -> None:
+async def move_to_host(connection: AsyncConnection, vm_id: VmId, host_id: HostId) -> None:
     """A machine is to be made anew on another host."""
-    await next_attempt(connection, vm_id)
+    await increment_attempt(connection, vm_id)
     values = {"host_id": host_id, "status": MachineState.CREATING, "ip_address": None}
     await connection.execute(sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE).values(**values))
 
@@ -147,7 +147,7 @@ async def prune(connection: AsyncConnection, before: datetime) -> int:
     return int(result.rowcount)
 
 
-async def next_attempt(connection: AsyncConnection, vm_id: VmId) -> int:
+async def increment_attempt(connection: AsyncConnection, vm_id: VmId) -> int:
     """Number a wish to stop or start a machine, to have it sleep or wake, or to make it anew: what
     does it is named by it."""
     query = (
@@ -163,7 +163,7 @@ async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[st
     """A machine could not be made, or broke: its state, with the code and words of why."""
     code, words = problem
     query = sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE)
-    await _change(
+    await _update(
         connection,
         query.values(
             status=MachineState.FAILED,
@@ -175,23 +175,23 @@ async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[st
     )
 
 
-async def _change(connection: AsyncConnection, change: sa.Update) -> bool:
+async def _update(connection: AsyncConnection, change: sa.Update) -> bool:
     """Change a machine's row, and tell its person. Whether there was one."""
     told = change.returning(vms.c.user_id, vms.c.vm_id, vms.c.vm_type, vms.c.status)
     row = (await connection.execute(told)).one_or_none()
     if row is not None:
-        await _tell(connection, *row)
+        await _emit(connection, *row)
     return row is not None
 
 
-async def _tell(
+async def _emit(
     connection: AsyncConnection, user_id: UserId, vm_id: VmId, kind: str, status: str
 ) -> None:
     await emit(connection, user_id, "machine", vm_id, kind=kind, status=status)
 
 
-async def _many(
-    connection: AsyncConnection, *conditions: Any, span: Span | None = None
+async def _list(
+    connection: AsyncConnection, *conditions: Any, span: PageSpec | None = None
 ) -> list[Machine]:
     query = keyset.page(sa.select(vms).where(*conditions), (vms.c.created_at, vms.c.vm_id), span)
     return [_machine(row) for row in await connection.execute(query)]

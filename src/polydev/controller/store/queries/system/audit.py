@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.engine import keyset
-from polydev.controller.store.engine.keyset import Span
+from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.tables import audit_log
 from polydev.controller.telemetry import metrics
 from polydev.shared.domain import AuditEntry, UserId, now
@@ -29,7 +29,7 @@ _ACTION = re.compile(r"[a-z][a-z-]{0,31}\.[a-z][a-z-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedEntry:
     """An entry, with its number and time."""
 
     entry_id: int
@@ -38,7 +38,7 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
+class AuditFilter:
     """Which entries are looked for; None: whichever."""
 
     actor: str | None = None
@@ -73,9 +73,9 @@ async def record(connection: AsyncConnection, entry: AuditEntry) -> None:
         metrics.reconciled.labels(entry.action).inc()
 
 
-async def found(
-    connection: AsyncConnection, sought: Sought, span: Span | None = None
-) -> list[Recorded]:
+async def list_entries(
+    connection: AsyncConnection, sought: AuditFilter, span: PageSpec | None = None
+) -> list[RecordedEntry]:
     """Entries, the newest first."""
     query = sa.select(audit_log).where(*_conditions(sought))
     page = keyset.page(query, (audit_log.c.entry_id,), span, newest_first=True)
@@ -88,7 +88,7 @@ async def prune(connection: AsyncConnection, before: datetime) -> int:
     return int(gone.rowcount)
 
 
-def _conditions(sought: Sought) -> list[sa.ColumnElement[bool]]:
+def _conditions(sought: AuditFilter) -> list[sa.ColumnElement[bool]]:
     table = audit_log.c
     wanted: list[sa.ColumnElement[bool]] = [
         column == value
@@ -118,7 +118,7 @@ def _bounded(text: str, limit: int = MAX_ID_CHARACTERS) -> str:
     return kept.encode("utf-8", "replace").decode()
 
 
-def _recorded(row: sa.Row[Any]) -> Recorded:
+def _recorded(row: sa.Row[Any]) -> RecordedEntry:
     entry = AuditEntry(
         actor=row.actor,
         action=row.action,
@@ -128,4 +128,4 @@ def _recorded(row: sa.Row[Any]) -> Recorded:
         source=row.source,
         reason=row.reason,
     )
-    return Recorded(row.entry_id, row.at, entry)
+    return RecordedEntry(row.entry_id, row.at, entry)

@@ -19,7 +19,7 @@ _CLAIM = "takes over "
 """Before a dead controller's id: the row of who goes on with its workflows. No controller's."""
 _IS_CLAIM = controllers.c.executor_id.startswith(_CLAIM)
 _ALIVE = sa.and_(controllers.c.lease_until > _NOW, ~_IS_CLAIM)
-_RUN_OUT = sa.and_(controllers.c.lease_until <= _NOW, ~_IS_CLAIM)
+_EXPIRED = sa.and_(controllers.c.lease_until <= _NOW, ~_IS_CLAIM)
 
 
 async def begin_lease(
@@ -56,20 +56,20 @@ async def end_leases(connection: AsyncConnection, executors: Set[str]) -> None:
     )
 
 
-async def alive(connection: AsyncConnection) -> frozenset[str]:
+async def list_alive(connection: AsyncConnection) -> frozenset[str]:
     """Every controller whose lease has not run out."""
     query = sa.select(controllers.c.executor_id).where(_ALIVE)
     return frozenset(row.executor_id for row in await connection.execute(query))
 
 
-async def alive_beside(connection: AsyncConnection, executor_id: str) -> frozenset[str]:
+async def list_others_alive(connection: AsyncConnection, executor_id: str) -> frozenset[str]:
     """Every other living controller, where there can be others."""
     if connection.dialect.name != "postgresql":
         return frozenset()
-    return await alive(connection) - {executor_id}
+    return await list_alive(connection) - {executor_id}
 
 
-async def with_key(connection: AsyncConnection, key_id: str) -> frozenset[str]:
+async def list_with_key(connection: AsyncConnection, key_id: str) -> frozenset[str]:
     """Every living controller that was started with that key, where there are several."""
     if connection.dialect.name != "postgresql":
         return frozenset()
@@ -79,7 +79,7 @@ async def with_key(connection: AsyncConnection, key_id: str) -> frozenset[str]:
     )
 
 
-async def eldest(connection: AsyncConnection) -> str | None:
+async def find_oldest(connection: AsyncConnection) -> str | None:
     """The controller that has been alive longest; None where only one can be."""
     if connection.dialect.name != "postgresql":
         return None
@@ -92,9 +92,9 @@ async def eldest(connection: AsyncConnection) -> str | None:
     return (await connection.execute(query)).scalar()
 
 
-async def run_out(connection: AsyncConnection) -> frozenset[str]:
+async def list_expired(connection: AsyncConnection) -> frozenset[str]:
     """Every controller whose lease has run out, and that nobody has buried."""
-    query = sa.select(controllers.c.executor_id).where(_RUN_OUT)
+    query = sa.select(controllers.c.executor_id).where(_EXPIRED)
     return frozenset(row.executor_id for row in await connection.execute(query))
 
 
@@ -125,7 +125,7 @@ async def claim(
     return frozenset(row.executor_id.removeprefix(_CLAIM) for row in rows)
 
 
-async def bury(connection: AsyncConnection, claimed: Set[str]) -> None:
+async def delete_claimed(connection: AsyncConnection, claimed: Set[str]) -> None:
     """These dead controllers have no workflows any more."""
     await end_leases(connection, claimed | {_CLAIM + executor_id for executor_id in claimed})
 

@@ -23,7 +23,7 @@ missing."""
 _IS_EVENT = events.c.kind != _PRUNED
 
 
-async def after(
+async def list_after(
     connection: AsyncConnection, user_id: UserId, event_id: int, limit: int = PAGE
 ) -> list[Event]:
     """A person's events after an id, the oldest first."""
@@ -36,15 +36,15 @@ async def after(
     return [_event(row) for row in await connection.execute(query)]
 
 
-async def newest(connection: AsyncConnection, user_id: UserId) -> int:
+async def get_newest_id(connection: AsyncConnection, user_id: UserId) -> int:
     """The id of the person's newest event; 0 if there never was one."""
     query = sa.select(sa.func.max(events.c.event_id)).where(events.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one() or 0)
 
 
-async def is_whole_after(connection: AsyncConnection, user_id: UserId, event_id: int) -> bool:
+async def is_complete_after(connection: AsyncConnection, user_id: UserId, event_id: int) -> bool:
     """Whether that id was the person's once, or 0, and nothing after it has been pruned."""
-    if event_id > await newest(connection, user_id):
+    if event_id > await get_newest_id(connection, user_id):
         return False
     gap = sa.select(events.c.event_id).where(
         events.c.user_id == user_id, events.c.event_id > event_id, events.c.kind == _PRUNED

@@ -16,14 +16,14 @@ from polydev.controller.store.tables import idempotency_keys as keys
 from polydev.shared.domain import UserId
 from polydev.shared.errors import TooManyRequests
 
-KEPT_FOR = timedelta(hours=24)
-MOST_KEYS = 2000
+RETENTION = timedelta(hours=24)
+MAX_KEYS = 2000
 """How many keys of a person are kept at a time."""
 _FULL_FOR_S = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class KeyClaim:
     """A request that holds a key since `at`; what it was, only as a hash."""
 
     user_id: UserId
@@ -35,7 +35,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class PreviousRequest:
     """The request that came with the key before. Without a status it is not answered yet."""
 
     request_hash: str
@@ -43,7 +43,9 @@ class Before:
     body: str | None
 
 
-async def take(connection: AsyncConnection, taken: Taken, *, given_up: datetime) -> Taken | Before:
+async def take(
+    connection: AsyncConnection, taken: KeyClaim, *, given_up: datetime
+) -> KeyClaim | PreviousRequest:
     """Take a key if it is free, or held without an answer since before `given_up`.
 
     Raises TooManyRequests if the person has as many as are kept.
@@ -52,7 +54,7 @@ async def take(connection: AsyncConnection, taken: Taken, *, given_up: datetime)
     row = (await connection.execute(sa.select(keys).where(*theirs))).one_or_none()
     if row is None:
         return await _take_new(connection, taken)
-    before = Before(row.request_hash, row.status, row.body)
+    before = PreviousRequest(row.request_hash, row.status, row.body)
     if row.status is not None or row.taken_at >= given_up:
         return before
     if row.request_hash != taken.request_hash:
@@ -65,12 +67,14 @@ async def take(connection: AsyncConnection, taken: Taken, *, given_up: datetime)
     return replace(taken, first_at=row.created_at) if result.rowcount else before
 
 
-async def keep(connection: AsyncConnection, taken: Taken, status: int, body: str) -> None:
+async def store_response(
+    connection: AsyncConnection, taken: KeyClaim, status: int, body: str
+) -> None:
     """Keep what the request was answered, if it still holds its key."""
     await connection.execute(sa.update(keys).where(*_held(taken)).values(status=status, body=body))
 
 
-async def free(connection: AsyncConnection, taken: Taken) -> None:
+async def release(connection: AsyncConnection, taken: KeyClaim) -> None:
     """Let go of a key whose request came to nothing, if it still holds it."""
     await connection.execute(sa.delete(keys).where(*_held(taken)))
 
@@ -83,11 +87,11 @@ async def prune(
     await connection.execute(sa.delete(keys).where(keys.c.created_at < before, *whose))
 
 
-async def _take_new(connection: AsyncConnection, taken: Taken) -> Taken | Before:
+async def _take_new(connection: AsyncConnection, taken: KeyClaim) -> KeyClaim | PreviousRequest:
     whose = sa.select(sa.func.count()).where(keys.c.user_id == taken.user_id)
-    if (await connection.scalar(whose) or 0) >= MOST_KEYS:
+    if (await connection.scalar(whose) or 0) >= MAX_KEYS:
         raise TooManyRequests(
-            f"{MOST_KEYS} requests with an Idempotency-Key within 24 hours are kept, and no more",
+            f"{MAX_KEYS} requests with an Idempotency-Key within 24 hours are kept, and no more",
             hint="Ask without a key, or later",
             retry_after_s=_FULL_FOR_S,
         )
@@ -103,13 +107,13 @@ async def _take_new(connection: AsyncConnection, taken: Taken) -> Taken | Before
                 )
             )
     except IntegrityError:  # another controller was faster
-        return Before(taken.request_hash, None, None)
+        return PreviousRequest(taken.request_hash, None, None)
     return taken
 
 
-def _key_of(taken: Taken) -> tuple[sa.ColumnElement[bool], ...]:
+def _key_of(taken: KeyClaim) -> tuple[sa.ColumnElement[bool], ...]:
     return keys.c.user_id == taken.user_id, keys.c.key == taken.key
 
 
-def _held(taken: Taken) -> tuple[sa.ColumnElement[bool], ...]:
+def _held(taken: KeyClaim) -> tuple[sa.ColumnElement[bool], ...]:
     return *_key_of(taken), keys.c.status.is_(None), keys.c.taken_at == taken.at

@@ -12,9 +12,9 @@ from polydev.controller.store.tables import installation
 from polydev.shared.domain import now
 
 
-async def id_of(connection: AsyncConnection) -> str:
+async def get_or_create_id(connection: AsyncConnection) -> str:
     """This installation's id, made once. In a worker's writing transaction."""
-    await locks.hold(connection, "installation")
+    await locks.acquire(connection, "installation")
     kept = (await connection.execute(sa.select(installation.c.installation_id))).scalar()
     if kept is not None:
         return str(kept)

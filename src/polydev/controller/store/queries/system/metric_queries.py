@@ -23,27 +23,29 @@ from polydev.controller.telemetry.metrics import Counted, HostLoad, Series
 from polydev.shared.domain import HostState, SessionStatus, VmHost, now
 
 _MIB = 1024 * 1024
-_NOWHERE = "none"
+_NO_HOST = "none"
 
 
-async def counted(connection: AsyncConnection) -> Counted:
+async def count_all(connection: AsyncConnection) -> Counted:
     """Everything that is counted, as one transaction sees it."""
     at = now()
-    machines = await _by(
+    machines = await _count_by(
         connection,
-        (vms.c.vm_type, vms.c.status, sa.func.coalesce(vms.c.host_id, _NOWHERE)),
+        (vms.c.vm_type, vms.c.status, sa.func.coalesce(vms.c.host_id, _NO_HOST)),
         vms.c.status.not_in(GONE_STATES),
     )
-    sessions = await _by(
+    sessions = await _count_by(
         connection,
         (auth_sessions.c.provider, auth_sessions.c.status),
         auth_sessions.c.ended_at.is_(None),
     )
-    kept = await _by(connection, (credentials.c.provider,), credentials.c.revoked_at.is_(None))
+    kept = await _count_by(
+        connection, (credentials.c.provider,), credentials.c.revoked_at.is_(None)
+    )
     people = await connection.scalar(sa.select(sa.func.count()).select_from(users))
     leases = await connection.execute(sa.select(controllers.c.lease_until))
     left_s = [(row.lease_until - at).total_seconds() for row in leases]
-    taken = await capacity.taken(connection)
+    taken = await capacity.get_taken_by_host(connection)
     return Counted(
         machines=machines,
         sessions=sessions,
@@ -53,14 +55,14 @@ async def counted(connection: AsyncConnection) -> Counted:
             sum(it for (_, status), it in sessions.items() if status == SessionStatus.QUEUED)
         ),
         hosts={
-            host.host_id: _load(host, taken.get(host.host_id, (0, 0, 0)), at)
-            for host in await hosts.every(connection)
+            host.host_id: _host_load(host, taken.get(host.host_id, (0, 0, 0)), at)
+            for host in await hosts.list_all(connection)
         },
         leases_s=[it for it in left_s if it > 0],
     )
 
 
-async def _by(
+async def _count_by(
     connection: AsyncConnection,
     columns: tuple[sa.ColumnElement[str], ...],
     condition: sa.ColumnElement[bool],
@@ -72,7 +74,7 @@ async def _by(
     return {tuple(map(str, row[:-1])): int(row[-1]) for row in found}
 
 
-def _load(host: VmHost, taken: tuple[int, int, int], at: datetime) -> HostLoad:
+def _host_load(host: VmHost, taken: tuple[int, int, int], at: datetime) -> HostLoad:
     memory_mib, vcpus, machines = taken
     return HostLoad(
         memory_bytes=host.memory_mib * _MIB,

@@ -21,7 +21,7 @@ async def find(connection: AsyncConnection, name: str) -> SharedSecret | None:
     return None if row is None else SharedSecret(**row._mapping)
 
 
-async def add_if_absent(connection: AsyncConnection, secret: SharedSecret) -> None:
+async def insert_if_absent(connection: AsyncConnection, secret: SharedSecret) -> None:
     """Keep a secret, unless another controller was quicker."""
     values: Mapping[str, Any] = asdict(secret)
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
@@ -30,13 +30,13 @@ async def add_if_absent(connection: AsyncConnection, secret: SharedSecret) -> No
     )
 
 
-async def every(connection: AsyncConnection) -> list[SharedSecret]:
+async def list_all(connection: AsyncConnection) -> list[SharedSecret]:
     """All of them, by name."""
     rows = await connection.execute(sa.select(shared_secrets).order_by(shared_secrets.c.name))
     return [SharedSecret(**row._mapping) for row in rows]
 
 
-async def replace_sealed(connection: AsyncConnection, old: SharedSecret, new: SharedSecret) -> bool:
+async def update_sealed(connection: AsyncConnection, old: SharedSecret, new: SharedSecret) -> bool:
     """Put a new sealing in place of the old one. False: it was another one meanwhile, and stays."""
     changed = await connection.execute(
         sa.update(shared_secrets)
