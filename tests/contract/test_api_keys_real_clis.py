@@ -24,7 +24,7 @@ from polydev.shared.providers import (
     provider,
     to_place,
 )
-from polydev.testing.fake_providers.accounts import ACCOUNTS
+from polydev.testing.fake_providers.identity.accounts import ACCOUNTS
 
 pytestmark = pytest.mark.clis
 

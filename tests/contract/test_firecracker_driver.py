@@ -19,8 +19,9 @@ import pytest
 from driver_worlds import FirecrackerWorld, firecracker_standin_world, left_in
 
 from polydev.hostagent.vmm.contract import LaunchSpec
-from polydev.hostagent.vmm.firecracker import api, cgroup, ipc, jail, mounts, session
+from polydev.hostagent.vmm.firecracker import api, ipc, session
 from polydev.hostagent.vmm.firecracker.api import Api, Refused
+from polydev.hostagent.vmm.firecracker.jail import cgroup, jail, mounts
 from polydev.shared.errors import (
     AlreadyRunning,
     DiskFull,

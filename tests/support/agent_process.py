@@ -25,7 +25,7 @@ from memory_folder import memory_folder
 import polydev
 from polydev.hostagent.system import namespaces
 from polydev.hostagent.vmm import process
-from polydev.hostagent.vmm.firecracker import cgroup, jail
+from polydev.hostagent.vmm.firecracker.jail import cgroup, jail
 from polydev.shared.host_client import Host
 
 READY_LIMIT_S = 120

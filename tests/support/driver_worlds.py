@@ -25,9 +25,9 @@ from polydev.hostagent.provisioning.disks import make_disk
 from polydev.hostagent.provisioning.ssh_keys import make_keys
 from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.contract import Driver, LaunchSpec
-from polydev.hostagent.vmm.firecracker import cgroup
 from polydev.hostagent.vmm.firecracker.binaries import Programs
 from polydev.hostagent.vmm.firecracker.driver import FirecrackerDriver
+from polydev.hostagent.vmm.firecracker.jail import cgroup
 from polydev.hostagent.vmm.firecracker.limits import RateLimits
 from polydev.hostagent.vmm.qemu import QemuDriver
 from polydev.shared.domain import MachineKind, VmId, new_vm_id

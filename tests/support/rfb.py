@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from polydev.shared.domain import MachineKind, SessionId, vm_id_for
 from polydev.shared.errors import NoSuchFile
 from polydev.shared.host_client import Host
-from polydev.testing.simulated_vmm.screen import HEARD
+from polydev.testing.simulated_vmm.browser.screen import HEARD
 
 ENTER = 0xFF0D
 

@@ -18,7 +18,7 @@ from polydev.controller.api.http import streams
 from polydev.controller.api.http.concurrency_limits import LIVE_VIEWS
 from polydev.controller.api.routes.connect.live_view import Close
 from polydev.shared.domain import MachineKind, SessionId, vm_id_for
-from polydev.testing.simulated_vmm.screen import HEIGHT, WIDTH
+from polydev.testing.simulated_vmm.browser.screen import HEIGHT, WIDTH
 
 LIMIT_S = 60
 NEVER = {"login_end": "never"}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from polydev.hostagent.images import GoldenImage, ImageKind, ImageStore
 from polydev.hostagent.machines.record import MachineFolder
-from polydev.hostagent.vmm.firecracker import mounts
+from polydev.hostagent.vmm.firecracker.jail import mounts
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.errors import MissingImage, PolydevError
 

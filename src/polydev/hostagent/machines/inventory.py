@@ -13,7 +13,7 @@ from polydev.hostagent.machines.context import Network, Site
 from polydev.hostagent.machines.lifecycle import RunningMachine
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.vmm import adoption, process
-from polydev.hostagent.vmm.firecracker import jail
+from polydev.hostagent.vmm.firecracker.jail import jail
 from polydev.hostagent.vmm.qemu.command import PROGRAM
 from polydev.shared.host_protocol import Inventory
 

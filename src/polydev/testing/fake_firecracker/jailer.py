@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from polydev.hostagent.vmm.firecracker import cgroup
+from polydev.hostagent.vmm.firecracker.jail import cgroup
 from polydev.testing.fake_firecracker import firecracker
 
 _CLONE_NEWNS, _CLONE_NEWNET = 0x20000, 0x40000000

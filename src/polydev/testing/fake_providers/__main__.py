@@ -16,9 +16,9 @@ from pathlib import Path
 from aiohttp import web
 
 from polydev.testing.fake_providers.call_log import Journal
-from polydev.testing.fake_providers.grants import Grants
-from polydev.testing.fake_providers.identity import Identity
-from polydev.testing.fake_providers.model import Model
+from polydev.testing.fake_providers.identity.endpoints import Identity
+from polydev.testing.fake_providers.identity.grants import Grants
+from polydev.testing.fake_providers.models.base import Model
 from polydev.testing.fake_providers.proxy import ConnectProxy
 from polydev.testing.fake_providers.server import HOSTS, application
 from polydev.testing.fake_providers.test_ca import ensure_authority

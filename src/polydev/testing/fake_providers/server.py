@@ -7,12 +7,12 @@ journal. The proxy hands it connections; it opens no port itself.
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from polydev.testing.fake_providers.anthropic import Anthropic
 from polydev.testing.fake_providers.call_log import Journal, fingerprint
-from polydev.testing.fake_providers.google import Google
-from polydev.testing.fake_providers.identity import Identity
-from polydev.testing.fake_providers.model import Model
-from polydev.testing.fake_providers.openai import OpenAI
+from polydev.testing.fake_providers.identity.endpoints import Identity
+from polydev.testing.fake_providers.models.anthropic import Anthropic
+from polydev.testing.fake_providers.models.base import Model
+from polydev.testing.fake_providers.models.google import Google
+from polydev.testing.fake_providers.models.openai import OpenAI
 
 OPENAI_IDENTITY = "auth.openai.com"
 OPENAI_MODEL = "chatgpt.com"

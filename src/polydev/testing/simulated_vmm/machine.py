@@ -18,12 +18,12 @@ import asyncssh
 from polydev.hostagent.channel import Channel
 from polydev.hostagent.vmm.contract import ExitReport, LaunchSpec, SnapshotSink
 from polydev.shared.errors import ChannelLost, VmmFailed
-from polydev.testing.simulated_vmm.browser_service import SERVICE_PORT, BrowserService
-from polydev.testing.simulated_vmm.config import GuestConfig
-from polydev.testing.simulated_vmm.direct import DirectChannel, Ports
+from polydev.testing.simulated_vmm.browser.screen import SCREEN_PORT, Screen
+from polydev.testing.simulated_vmm.browser.service import SERVICE_PORT, BrowserService
+from polydev.testing.simulated_vmm.config_drive import GuestConfig
+from polydev.testing.simulated_vmm.direct_channel import DirectChannel, Ports
 from polydev.testing.simulated_vmm.memory import Memory
-from polydev.testing.simulated_vmm.programs import Programs
-from polydev.testing.simulated_vmm.screen import SCREEN_PORT, Screen
+from polydev.testing.simulated_vmm.programs.programs import Programs
 from polydev.testing.simulated_vmm.simulation import Simulation
 
 _CHUNK = 64 * 1024

@@ -16,7 +16,7 @@ from typing import Self
 from pydantic import Base64Bytes, TypeAdapter, ValidationError
 
 from polydev.shared.errors import SnapshotUnusable
-from polydev.testing.simulated_vmm.config import GuestConfig, read_config
+from polydev.testing.simulated_vmm.config_drive import GuestConfig, read_config
 
 _files = TypeAdapter(dict[str, Base64Bytes])
 

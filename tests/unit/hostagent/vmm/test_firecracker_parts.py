@@ -15,17 +15,10 @@ import httpx
 import pytest
 
 from polydev.hostagent.vmm.contract import LaunchSpec
-from polydev.hostagent.vmm.firecracker import (
-    binaries,
-    configuration,
-    jail,
-    jailer,
-    limits,
-    snapshot,
-    vsock,
-)
+from polydev.hostagent.vmm.firecracker import binaries, configuration, limits, snapshot, vsock
 from polydev.hostagent.vmm.firecracker.api import Api
 from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.jail import jail, jailer
 from polydev.hostagent.vmm.firecracker.limits import RateLimits
 from polydev.hostagent.vmm.firecracker.snapshot_compat import fingerprint
 from polydev.shared.errors import ChannelLost, MissingTool, SnapshotUnusable, VmmFailed

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from standin_client import Clock, Provider
+from fake_provider_client import Clock, Provider
 
 from polydev.testing.fake_providers.call_log import Journal
-from polydev.testing.fake_providers.grants import Grants
-from polydev.testing.fake_providers.identity import Identity
-from polydev.testing.fake_providers.model import Model
+from polydev.testing.fake_providers.identity.endpoints import Identity
+from polydev.testing.fake_providers.identity.grants import Grants
+from polydev.testing.fake_providers.models.base import Model
 from polydev.testing.fake_providers.server import application
 
 

@@ -13,7 +13,7 @@ from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.vmm.firecracker import ipc, vsock
 from polydev.hostagent.vmm.firecracker.api import Api
-from polydev.hostagent.vmm.firecracker.jail import Shown
+from polydev.hostagent.vmm.firecracker.jail.jail import Shown
 from polydev.hostagent.vmm.firecracker.limits import RateLimits, disk_buckets, network_buckets
 
 INTERFACE = "lan"

@@ -21,11 +21,12 @@ from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.cgroups import group_of
 from polydev.hostagent.vmm.console import Marker
 from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
-from polydev.hostagent.vmm.firecracker import configuration, ipc, jail, snapshot
+from polydev.hostagent.vmm.firecracker import configuration, ipc, snapshot
 from polydev.hostagent.vmm.firecracker.api import Refused
 from polydev.hostagent.vmm.firecracker.binaries import Programs, version_of
-from polydev.hostagent.vmm.firecracker.cgroup import Cgroups
-from polydev.hostagent.vmm.firecracker.jailer import Cell
+from polydev.hostagent.vmm.firecracker.jail import jail
+from polydev.hostagent.vmm.firecracker.jail.cgroup import Cgroups
+from polydev.hostagent.vmm.firecracker.jail.jailer import Cell
 from polydev.hostagent.vmm.firecracker.limits import RateLimits
 from polydev.hostagent.vmm.firecracker.probe import Prober
 from polydev.hostagent.vmm.firecracker.running import MEMORY, SNAPSHOT, STATE, RunningFirecracker

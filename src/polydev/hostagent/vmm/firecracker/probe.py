@@ -19,10 +19,11 @@ from pathlib import Path
 
 from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.console import Marker
-from polydev.hostagent.vmm.firecracker import configuration, ipc, jail
+from polydev.hostagent.vmm.firecracker import configuration, ipc
 from polydev.hostagent.vmm.firecracker.binaries import Programs
-from polydev.hostagent.vmm.firecracker.cgroup import Cgroups
-from polydev.hostagent.vmm.firecracker.jailer import Cell
+from polydev.hostagent.vmm.firecracker.jail import jail
+from polydev.hostagent.vmm.firecracker.jail.cgroup import Cgroups
+from polydev.hostagent.vmm.firecracker.jail.jailer import Cell
 from polydev.hostagent.vmm.firecracker.session import FirecrackerSession, Place, remove_traces
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.errors import MissingImage, PolydevError, VmmFailed

@@ -8,8 +8,9 @@ import socket
 from contextlib import ExitStack, suppress
 
 from polydev.hostagent.vmm.contract import SnapshotSink
-from polydev.hostagent.vmm.firecracker import jail, limits, snapshot, vsock
+from polydev.hostagent.vmm.firecracker import limits, snapshot, vsock
 from polydev.hostagent.vmm.firecracker.api import SnapshotPaths
+from polydev.hostagent.vmm.firecracker.jail import jail
 from polydev.hostagent.vmm.firecracker.session import FirecrackerSession
 from polydev.hostagent.vmm.process_vmm import Running
 from polydev.shared.errors import ChannelLost, VmmFailed

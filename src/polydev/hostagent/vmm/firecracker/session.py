@@ -17,11 +17,12 @@ from pathlib import Path
 
 from polydev.hostagent.system.cancellation import in_thread, or_undone
 from polydev.hostagent.vmm.console import BoundedLog, Marker, Reader
-from polydev.hostagent.vmm.firecracker import ipc, jail
+from polydev.hostagent.vmm.firecracker import ipc
 from polydev.hostagent.vmm.firecracker.api import Api, NotListening
-from polydev.hostagent.vmm.firecracker.cgroup import Cgroups
-from polydev.hostagent.vmm.firecracker.jail import Jailed
-from polydev.hostagent.vmm.firecracker.jailer import API_SOCKET
+from polydev.hostagent.vmm.firecracker.jail import jail
+from polydev.hostagent.vmm.firecracker.jail.cgroup import Cgroups
+from polydev.hostagent.vmm.firecracker.jail.jail import Jailed
+from polydev.hostagent.vmm.firecracker.jail.jailer import API_SOCKET
 from polydev.hostagent.vmm.vmm_session import Session
 from polydev.shared.errors import VmmFailed
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 
-from polydev.hostagent.vmm.firecracker import jail
+from polydev.hostagent.vmm.firecracker.jail import jail
 from polydev.shared.errors import ChannelLost, VmmFailed
 
 SOCKET = "vsock.sock"

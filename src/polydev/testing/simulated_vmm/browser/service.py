@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from polydev.testing.simulated_vmm.credentials import LOGINS, SimulatedLogin
+from polydev.testing.simulated_vmm.browser.credentials import LOGINS, SimulatedLogin
 from polydev.testing.simulated_vmm.simulation import LoginEnd, Simulation
 
 SERVICE_PORT = 8080

@@ -13,8 +13,8 @@ import pytest
 from acp import schema
 from acp.client.connection import ClientSideConnection
 
-from polydev.testing.simulated_vmm.acp_agent import AcpAgent
-from polydev.testing.simulated_vmm.acp_wire import Wire
+from polydev.testing.simulated_vmm.acp.agent import AcpAgent
+from polydev.testing.simulated_vmm.acp.wire import Wire
 
 
 class User:

@@ -12,16 +12,16 @@ from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
-from polydev.testing.fake_providers import pages
-from polydev.testing.fake_providers.accounts import (
+from polydev.testing.fake_providers.call_log import Journal
+from polydev.testing.fake_providers.identity import pages
+from polydev.testing.fake_providers.identity.accounts import (
     ACCOUNTS,
     Account,
     Client,
     account_signing_in,
     client_named,
 )
-from polydev.testing.fake_providers.call_log import Journal
-from polydev.testing.fake_providers.grants import (
+from polydev.testing.fake_providers.identity.grants import (
     AuthorizationRequest,
     GrantRefused,
     Grants,

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from polydev.hostagent.system.sandbox import expendable, tool
 from polydev.hostagent.vmm import process
-from polydev.hostagent.vmm.firecracker import jailer, mounts
 from polydev.hostagent.vmm.firecracker.binaries import Programs
 from polydev.hostagent.vmm.firecracker.ipc import FirecrackerEnds
-from polydev.hostagent.vmm.firecracker.jailer import Cell
+from polydev.hostagent.vmm.firecracker.jail import jailer, mounts
+from polydev.hostagent.vmm.firecracker.jail.jailer import Cell
 from polydev.shared.errors import MissingImage, VmmFailed
 
 FOLDER = "jail"

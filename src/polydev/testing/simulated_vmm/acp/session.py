@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from polydev.testing import prompt_script
-from polydev.testing.simulated_vmm.acp_wire import RpcError, Wire
+from polydev.testing.simulated_vmm.acp.wire import RpcError, Wire
 
 _HOME = "/root"
 _FAILED = -32603

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from polydev.testing.fake_providers.accounts import API_KEYS, Account, Client
+from polydev.testing.fake_providers.identity.accounts import API_KEYS, Account, Client
 
 CODE_LIFETIME_S = 60.0
 ACCESS_TOKEN_LIFETIME_S = {"openai": 3600, "anthropic": 8 * 3600, "google": 3599}

@@ -18,12 +18,17 @@ from pathlib import Path
 import asyncssh
 
 from polydev.hostagent.channel.remote_process import DEATH_SIGNAL, RUN, signal_argv
-from polydev.testing.simulated_vmm import logins
-from polydev.testing.simulated_vmm.acp_agent import AcpAgent
-from polydev.testing.simulated_vmm.acp_wire import Wire
-from polydev.testing.simulated_vmm.server_process import ServerProcess
+from polydev.testing.simulated_vmm.acp.agent import AcpAgent
+from polydev.testing.simulated_vmm.acp.wire import Wire
+from polydev.testing.simulated_vmm.programs import login_status
+from polydev.testing.simulated_vmm.programs.server_process import ServerProcess
+from polydev.testing.simulated_vmm.programs.terminals import (
+    TERMINAL,
+    Terminals,
+    print_zeros,
+    zeros_of,
+)
 from polydev.testing.simulated_vmm.simulation import Simulation
-from polydev.testing.simulated_vmm.terminals import TERMINAL, Terminals, print_zeros, zeros_of
 
 _AWAKE = "polydev-awake"
 """`awakening.AWAKE`, which this room must not import."""
@@ -126,9 +131,9 @@ class Programs:
             ("codex", "login", "status"): self._codex_status,
             ("claude", "auth", "status"): self._claude_status,
             ("/usr/lib/polydev/gemini-status",): self._gemini_status,
-            ("claude-agent-acp",): lambda it: self._agent(it, logins.CLAUDE),
-            ("codex-acp",): lambda it: self._agent(it, logins.CODEX),
-            ("gemini", "--acp"): lambda it: self._agent(it, logins.GEMINI),
+            ("claude-agent-acp",): lambda it: self._agent(it, login_status.CLAUDE),
+            ("codex-acp",): lambda it: self._agent(it, login_status.CODEX),
+            ("gemini", "--acp"): lambda it: self._agent(it, login_status.GEMINI),
             ("gemini",): self._gemini_turn,
             ("codex", "exec"): self._codex_turn,
             ("claude", "-p"): self._claude_turn,
@@ -180,18 +185,18 @@ class Programs:
         return 0
 
     async def _codex_status(self, process: ServerProcess) -> int:
-        is_in = self._has(logins.CODEX)
+        is_in = self._has(login_status.CODEX)
         process.stderr.write(b"Logged in using ChatGPT\n" if is_in else b"Not logged in\n")
         return 0 if is_in else 1
 
     async def _claude_status(self, process: ServerProcess) -> int:
-        is_in = self._has(logins.CLAUDE)
+        is_in = self._has(login_status.CLAUDE)
         method = "claude.ai" if is_in else "none"
         _print_json(process, {"loggedIn": is_in, "authMethod": method})
         return 0 if is_in else 1
 
     async def _gemini_status(self, process: ServerProcess) -> int:
-        is_in = self._has(logins.GEMINI)
+        is_in = self._has(login_status.GEMINI)
         process.stdout.write(b"Logged in\n" if is_in else b"Not logged in\n")
         return 0 if is_in else 1
 
@@ -208,7 +213,7 @@ class Programs:
         prompt = await self._prompt(process)
         _print_json(process, {"type": "thread.started", "thread_id": str(uuid.uuid4())})
         _print_json(process, {"type": "turn.started"})
-        if not self._has(logins.CODEX):
+        if not self._has(login_status.CODEX):
             error = {"message": "unexpected status 401 Unauthorized"}
             _print_json(process, {"type": "turn.failed", "error": error})
             return 1
@@ -222,7 +227,7 @@ class Programs:
         prompt = await self._prompt(process)
         session = {"session_id": str(uuid.uuid4())}
         _print_json(process, {"type": "system", "subtype": "init", **session})
-        is_in = self._has(logins.CLAUDE)
+        is_in = self._has(login_status.CLAUDE)
         text = _answer(prompt) if is_in else "Not logged in · Please run /login"
         if is_in:
             delta = {"type": "text_delta", "text": text}
@@ -237,7 +242,7 @@ class Programs:
     async def _gemini_turn(self, process: ServerProcess) -> int:
         prompt = await self._prompt(process)
         _print_json(process, {"type": "init", "session_id": str(uuid.uuid4()), "model": "auto"})
-        if not self._has(logins.GEMINI):
+        if not self._has(login_status.GEMINI):
             error = {"type": "FatalAuthenticationError", "message": "Please set an Auth method"}
             _print_json(process, {"type": "result", "status": "error", "error": error})
             return _GEMINI_NOT_LOGGED_IN
@@ -254,7 +259,7 @@ class Programs:
         return prompt.decode(errors="replace").strip()
 
     def _has(self, login: str) -> bool:
-        return logins.is_logged_in(self._root, login)
+        return login_status.is_logged_in(self._root, login)
 
 
 async def _true(process: ServerProcess) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from polydev.testing.fake_providers import anthropic, google, openai
-from polydev.testing.fake_providers.conversation import Conversation
+from polydev.testing.fake_providers.models import anthropic, google, openai
+from polydev.testing.fake_providers.models.conversation import Conversation
 
 PROMPT = "Please\nwrite notes/a.txt: hello\nrun: ls -l\nplan"
 Said = list[str]

@@ -19,7 +19,7 @@ from polydev.shared.domain import CredentialKind, GuestFile, MachineKind
 from polydev.shared.errors import ChannelLost, GuestMisbehaved, NoSuchFile, VmmFailed
 from polydev.shared.host_protocol import STDERR, STDOUT, ExecRequest
 from polydev.testing.simulated_vmm import LoginEnd, SimulatedDriver, Simulation
-from polydev.testing.simulated_vmm.direct import DirectChannel
+from polydev.testing.simulated_vmm.direct_channel import DirectChannel
 from polydev.testing.simulated_vmm.machine import SimulatedVmm
 
 TOKEN = "standin-bearer-token"

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from standin_client import CODEX, Attempt, FormFields, Provider
+from fake_provider_client import CODEX, Attempt, FormFields, Provider
 
 CLAUDE = Attempt(
     "9d1c250a-e61b-44d9-88ed-5944d1962f5e", "http://localhost:40123/callback", "claude.com"

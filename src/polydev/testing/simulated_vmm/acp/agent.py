@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from polydev.testing.simulated_vmm.acp_session import Asking, Session
-from polydev.testing.simulated_vmm.acp_wire import Message, RpcError, Source, Wire
+from polydev.testing.simulated_vmm.acp.session import Asking, Session
+from polydev.testing.simulated_vmm.acp.wire import Message, RpcError, Source, Wire
 
 PROTOCOL_VERSION = 1
 AUTH_REQUIRED = -32000

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from standin_client import FormFields, Provider
+from fake_provider_client import FormFields, Provider
 
-from polydev.testing.fake_providers.accounts import ACCOUNTS
+from polydev.testing.fake_providers.identity.accounts import ACCOUNTS
 
 CLIENT = "681255809395-oo8ft2oprdrnp9e3aqf6av3hmdib135j.apps.googleusercontent.com"
 CALLBACK = "http://127.0.0.1:40123/oauth2callback"

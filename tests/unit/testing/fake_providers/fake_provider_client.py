@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
-from polydev.testing.fake_providers.identity import Identity
+from polydev.testing.fake_providers.identity.endpoints import Identity
 
 CODEX = "app_EMoamEEZ73f0CkXaXp7hrann"
 CODEX_CALLBACK = "http://127.0.0.1:1455/auth/callback"

@@ -14,15 +14,15 @@ from typing import Any
 from aiohttp import web
 
 from polydev.testing import prompt_script
-from polydev.testing.fake_providers.accounts import Account
-from polydev.testing.fake_providers.conversation import (
+from polydev.testing.fake_providers.identity.accounts import Account
+from polydev.testing.fake_providers.models.base import Event, Model, json_object, refusal
+from polydev.testing.fake_providers.models.conversation import (
     Conversation,
     own_words,
     parts,
     plan_entries,
     tools_among,
 )
-from polydev.testing.fake_providers.model import Event, Model, json_object, refusal
 
 _TOOLS: dict[type[prompt_script.Tool], str] = {
     prompt_script.Write: "apply_patch",

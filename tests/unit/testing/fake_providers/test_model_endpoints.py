@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from standin_client import Attempt, Provider
+from fake_provider_client import Attempt, Provider
 
-from polydev.testing.fake_providers import anthropic as anthropic_api
-from polydev.testing.fake_providers.conversation import PREFACE
-from polydev.testing.fake_providers.grants import TOKEN_PREFIXES
+from polydev.testing.fake_providers.identity.grants import TOKEN_PREFIXES
+from polydev.testing.fake_providers.models import anthropic as anthropic_api
+from polydev.testing.fake_providers.models.conversation import PREFACE
 
 
 async def bearer(provider: Provider, attempt: Attempt, host: str, path: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from polydev.shared.atomic_files import write_whole
 from polydev.shared.domain import GuestFile
 from polydev.shared.errors import ChannelLost, GuestMisbehaved, NoSuchFile
 from polydev.shared.host_protocol import STDERR, STDOUT, ExecRequest
-from polydev.testing.simulated_vmm.programs import Command, Programs
+from polydev.testing.simulated_vmm.programs.programs import Command, Programs
 
 _SIGNALLED = 128
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import asyncssh
 import pytest
-from test_simulated import http, spec_in
+from test_simulated_machine import http, spec_in
 
 from polydev.hostagent.channel import Channel
 from polydev.shared.domain import GuestFile, MachineKind
 from polydev.shared.errors import BadPath, ChannelLost, GuestMisbehaved, NoSuchFile
 from polydev.shared.host_protocol import STDERR, STDOUT, ExecRequest
 from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedVmm, Simulation
-from polydev.testing.simulated_vmm.direct import DirectChannel
+from polydev.testing.simulated_vmm.direct_channel import DirectChannel
 
 
 @pytest.fixture

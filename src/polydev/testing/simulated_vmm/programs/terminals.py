@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import asyncssh
 
-from polydev.testing.simulated_vmm.server_process import ServerProcess
+from polydev.testing.simulated_vmm.programs.server_process import ServerProcess
 
 TERMINAL = "polydev-terminal"
 """What the program of a person's terminal is called: `$0` of its script."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from polydev.testing.fake_providers.accounts import Account, account_with_key
-from polydev.testing.fake_providers.grants import Grants
+from polydev.testing.fake_providers.identity.accounts import Account, account_with_key
+from polydev.testing.fake_providers.identity.grants import Grants
 
 
 class Event(NamedTuple):

@@ -1,0 +1,1 @@
+"""The jail of a Firecracker process: jailer, mounts, cgroup and files."""

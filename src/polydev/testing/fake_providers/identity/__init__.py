@@ -1,0 +1,1 @@
+"""The identity provider: accounts, sign-in pages, tokens."""

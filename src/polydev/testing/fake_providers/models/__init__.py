@@ -1,0 +1,1 @@
+"""The model APIs of Anthropic, Google and OpenAI."""

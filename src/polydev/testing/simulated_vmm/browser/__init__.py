@@ -1,0 +1,1 @@
+"""The browser service and the screen of simulated browser machines."""

@@ -1,0 +1,1 @@
+"""Programs that simulated machines run, and their terminals."""
