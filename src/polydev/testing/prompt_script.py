@@ -1,7 +1,7 @@
 """What the made-up models do with a prompt: the small grammar that tests and demonstrations speak.
 
 The stand-in's models and the simulated machines' agents read prompts by it; the grammar is
-explained in docs/standin.md. Pure; it knows neither a model's API nor any protocol of agents.
+explained in docs/fake-providers.md. Pure; it knows neither a model's API nor any protocol of agents.
 """
 
 from __future__ import annotations

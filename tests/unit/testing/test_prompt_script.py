@@ -1,4 +1,4 @@
-"""Prompts are read as docs/standin.md explains."""
+"""Prompts are read as docs/fake-providers.md explains."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ WORDS = {
 """The demo's own steps, in its table."""
 
 STANDIN_ACCOUNT = "ada@example.test, password analytical-engine"
-"""Who can sign in there (docs/standin.md)."""
+"""Who can sign in there (docs/fake-providers.md)."""
 
 QUESTION = "Say hello to whoever reads this, in one sentence."
 
