@@ -14,13 +14,11 @@ from polydev.cli.client.api_client import Controller, Json, controller
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.confirm import confirmed
 from polydev.cli.output.printer import Terminal, moment
-from polydev.shared.domain import MachineKind
+from polydev.shared.domain import HIBERNATED_STATES, MachineKind
 from polydev.shared.errors import Failed, Invalid, Missing, NoSuchMachine, by_code
 from polydev.shared.host_protocol import ExecRequest
 
 app = options.app("Machines: private microVMs.")
-
-_ASLEEP = ("hibernating", "hibernated")
 
 Which = Annotated[
     str,
@@ -184,7 +182,7 @@ async def _ask(which: str, verb: str, words: str, wanted: set[str], terminal: Te
 async def awake(there: Controller, vm_id: str, terminal: Terminal) -> None:
     """Wake a machine that sleeps, and say so; others are left as they are."""
     machine = await there.get(f"/api/vm/{vm_id}")
-    if machine["status"] in _ASLEEP:
+    if machine["status"] in HIBERNATED_STATES:
         async with terminal.step(f"Waking {vm_id}"):
             if machine["status"] == "hibernating":
                 await _until(there, vm_id, {"hibernated"})
@@ -291,7 +289,7 @@ def _about_sleep(sleep: Json, machine: Json) -> Iterator[tuple[str, str]]:
 def _how_it_woke(machine: Json) -> str:
     """In words; empty for one that never slept, or sleeps."""
     sleep = machine["sleep"] or {}
-    if not sleep.get("woke_how") or machine["status"] in _ASLEEP:
+    if not sleep.get("woke_how") or machine["status"] in HIBERNATED_STATES:
         return ""
     took = f"{sleep['took_seconds']:.1f} s"
     if sleep["woke_how"] == "resumed":

@@ -5,13 +5,10 @@ from __future__ import annotations
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.store.queries.machines import machines
-from polydev.controller.workflows.machines.resume_on_use import can_be_used, usable_cli_of
-from polydev.shared.domain import Chat, Machine, MachineKind, MachineState
+from polydev.controller.workflows.machines.resume_on_use import usable_cli_of
+from polydev.shared.domain import BY_READINESS, Chat, Machine, MachineKind
 from polydev.shared.errors import MachineBusy, NotConnected
 from polydev.shared.providers import provider
-
-_GONE = (MachineState.DESTROYING, MachineState.DESTROYED)
-_THERE = tuple(state for state in MachineState if state not in _GONE)
 
 
 async def machine_for(database: Database, chat: Chat) -> Machine:
@@ -25,14 +22,16 @@ async def machine_for(database: Database, chat: Chat) -> Machine:
     async with database.read() as connection:
         credential = await credentials.find_newest_sealed(connection, chat.user_id, about.id)
         found = None if chat.vm_id is None else await machines.find(connection, chat.vm_id)
-        if found is None or found.status in _GONE or found.vm_type is not MachineKind.CLI:
+        if found is None or found.status.is_gone or found.vm_type is not MachineKind.CLI:
             found = await usable_cli_of(connection, chat.user_id)
-            found = found or await machines.find_cli_machine(connection, chat.user_id, *_THERE)
+            found = found or await machines.find_cli_machine(
+                connection, chat.user_id, *BY_READINESS
+            )
     if credential is None:
         raise NotConnected(f"You have not connected {about.name}", hint=hint)
     if found is None:
         raise NotConnected(f"You have no CLI machine for {about.name}", hint=hint)
-    if not can_be_used(found):
+    if not found.status.is_usable:
         raise MachineBusy(
             f"Your CLI machine is {found.status}: {about.name} cannot be asked",
             hint="Start the machine, or wait until it runs",

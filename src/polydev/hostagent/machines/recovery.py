@@ -31,8 +31,6 @@ from polydev.shared.host_protocol import VM_ID_PATTERN, Wake
 
 log = logging.getLogger("polydev.hostagent")
 
-_HALF = (MachineState.CREATING, MachineState.DESTROYING, MachineState.DESTROYED)
-_ON_THE_EDGE = (MachineState.HIBERNATING, MachineState.HIBERNATED, MachineState.RESUMING)
 _KILL_LIMIT_S = 10.0
 
 
@@ -70,7 +68,7 @@ def ended(vm_id: str, report: ExitReport) -> dict[str, object]:
 
 async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
     record = await asyncio.to_thread(site.folder(vm_id).read)
-    if record is not None and record.vm_id != vm_id and record.state in _HALF:
+    if record is not None and record.vm_id != vm_id and record.state.is_incomplete:
         log.warning("removing %s, which was to become %s", vm_id, record.vm_id)
         await erase(site, vm_id, None)  # its VMM, if there is one, is a leftover
         return
@@ -78,11 +76,11 @@ async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
         await asyncio.to_thread(_set_apart, site.folder(vm_id))
         return
     machine = await adopt(site, record)
-    if record.state in _HALF:
+    if record.state.is_incomplete:
         log.warning("removing %s, which was left %s", vm_id, record.state)
         await erase(site, vm_id, machine)
         return
-    if record.state in _ON_THE_EDGE:
+    if record.state.may_have_saved_memory:
         record, machine = await _off_the_edge(site, record, machine)
     elif record.state in (MachineState.RUNNING, MachineState.STOPPING):
         record = await _as_found(record, machine)

@@ -27,7 +27,6 @@ from polydev.shared.host_protocol import MachineView
 
 log = logging.getLogger("polydev.hostagent")
 
-AT_REST = (MachineState.STOPPED, MachineState.FAILED)
 _LET_GO_LIMIT_S = 5.0
 _HINTS = {MachineState.HIBERNATED: "Resume it first", MachineState.HIBERNATING: "Ask again"}
 
@@ -71,7 +70,7 @@ class Roster:
     def at_rest(self, vm_id: str) -> MachineRecord | None:
         """The record of a machine that has a disk, and nothing that would miss a change of it."""
         record = self.record(vm_id)
-        return record if record.state in AT_REST else None
+        return record if record.state.is_at_rest else None
 
     def channel(self, vm_id: str) -> Channel:
         """Into a machine that runs. Raises: NoSuchMachine, MachineBusy."""

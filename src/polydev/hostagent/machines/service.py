@@ -28,7 +28,7 @@ from polydev.hostagent.machines.lifecycle import (
     prepare,
 )
 from polydev.hostagent.machines.record import MachineRecord
-from polydev.hostagent.machines.registry import AT_REST, Roster
+from polydev.hostagent.machines.registry import Roster
 from polydev.hostagent.server.error_mapping import as_polydev_error, problem_of
 from polydev.hostagent.server.websocket_streams import GuestConnection, GuestProgram
 from polydev.hostagent.system.cancellation import in_thread
@@ -80,7 +80,7 @@ class Machines:
             if known is None:
                 return await self._roster.cuttable(asked.vm_id, self._made(asked))
             self._require_same(known, asked)
-            if known.state in (*AT_REST, MachineState.HIBERNATED):
+            if known.state.can_start:
                 return await self._up(known, asked.ready_timeout_s)
             if known.state is not MachineState.RUNNING:
                 raise MachineBusy(f"Machine {known.vm_id} exists already, and is {known.state}")

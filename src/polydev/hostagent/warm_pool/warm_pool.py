@@ -45,14 +45,6 @@ _SHARE_TO_TAKE = 1 / 6
 _MAKE_LIMIT_S = 600.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 6 * 3600.0
 """After a template that could not be made; twice as long each time."""
-_SETTLED = frozenset(
-    {
-        MachineState.RUNNING,
-        MachineState.STOPPED,
-        MachineState.HIBERNATED,
-        MachineState.FAILED,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +268,7 @@ class WarmBrowsers:
         for record in self._roster.records.values():
             if record.labels.get(PURPOSE) == WAITS:
                 continue
-            if record.state not in _SETTLED:
+            if not record.state.is_settled:
                 self._quiet_since_s = self._still_since_s = time.monotonic()
             elif record.machine_kind is MachineKind.BROWSER:
                 self._quiet_since_s = time.monotonic()

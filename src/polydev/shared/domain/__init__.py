@@ -36,6 +36,12 @@ from polydev.shared.domain.ids import (
     new_vm_id,
     now,
 )
+from polydev.shared.domain.machine_state import (
+    BY_READINESS,
+    COMING_UP_STATES,
+    HIBERNATED_STATES,
+    MachineState,
+)
 from polydev.shared.domain.machines import (
     Finding,
     GuestFile,
@@ -43,7 +49,6 @@ from polydev.shared.domain.machines import (
     Machine,
     MachineKind,
     MachineSize,
-    MachineState,
     Sleep,
     Usage,
     VmHost,
@@ -64,6 +69,9 @@ from polydev.shared.domain.users import (
 
 __all__ = [
     "ASKING_IDS",
+    "BY_READINESS",
+    "COMING_UP_STATES",
+    "HIBERNATED_STATES",
     "LAST_IN_TURN",
     "LOCAL_HOST",
     "TURN_IDS",

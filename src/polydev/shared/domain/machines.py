@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from polydev.shared.domain.ids import NAMESPACE, HostId, SessionId, UserId, VmId
+from polydev.shared.domain.machine_state import MachineState
 
 
 class MachineKind(StrEnum):
@@ -15,39 +16,6 @@ class MachineKind(StrEnum):
 
     CLI = "cli"
     BROWSER = "browser"
-
-
-class MachineState(StrEnum):
-    """Where a machine is in its life (SPEC section 3)."""
-
-    CREATING = "creating"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    HIBERNATING = "hibernating"
-    """Its memory is being written to disk."""
-    HIBERNATED = "hibernated"
-    """Its memory is on disk, and its host's is free."""
-    RESUMING = "resuming"
-    """On its way back to running."""
-    DESTROYING = "destroying"
-    DESTROYED = "destroyed"
-    FAILED = "failed"
-
-    @property
-    def holds_memory(self) -> bool:
-        """Whether its host's memory and processors are taken, or will be in a moment."""
-        return self not in _AT_REST
-
-
-_AT_REST = frozenset(
-    {
-        MachineState.STOPPED,
-        MachineState.HIBERNATED,
-        MachineState.FAILED,
-        MachineState.DESTROYED,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,16 +19,13 @@ from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.web.rendering.render import Signed, fragment, page
-from polydev.shared.domain import Chat, ChatId, Machine, MachineKind, MachineState
+from polydev.shared.domain import BY_READINESS, Chat, ChatId, Machine, MachineKind
 from polydev.shared.providers import all_providers, provider
 
 router = APIRouter(include_in_schema=False)
 
 SHOWN_AT_FIRST = 50
 MAX_SHOWN = 500
-
-_HERE = (MachineState.RUNNING, *(it for it in MachineState if it is not MachineState.RUNNING))
-_GONE = frozenset({MachineState.DESTROYING, MachineState.DESTROYED})
 
 Filter = Annotated[str, Query(max_length=64, pattern=r"^[a-z0-9_-]*$")]
 Shown = Annotated[int, Query(ge=1, le=MAX_SHOWN)]
@@ -130,6 +127,6 @@ async def _whereabouts(services: Services, caller: Caller, chat: Chat) -> dict[s
 
 def _machine_of(chat: Chat, owned: list[Machine]) -> Machine | None:
     """The machine that takes the chat's next turn: see `chat.whereabouts.machine_for`."""
-    here = [it for it in owned if it.vm_type is MachineKind.CLI and it.status not in _GONE]
-    here.sort(key=lambda it: (it.vm_id != chat.vm_id, _HERE.index(it.status)))
+    here = [it for it in owned if it.vm_type is MachineKind.CLI and not it.status.is_gone]
+    here.sort(key=lambda it: (it.vm_id != chat.vm_id, BY_READINESS.index(it.status)))
     return here[0] if here else None

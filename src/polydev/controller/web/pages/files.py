@@ -12,7 +12,6 @@ from polydev.controller.api.http.path_params import Id
 from polydev.controller.api.http.services import Reach
 from polydev.controller.api.routes.machines.access import own_machine
 from polydev.controller.web.rendering.render import Signed, page
-from polydev.controller.workflows.machines.resume_on_use import can_be_used
 from polydev.shared.domain import MachineState
 
 router = APIRouter(include_in_schema=False)
@@ -26,7 +25,7 @@ async def show_files(request: Request, vm_id: Id, caller: Signed, services: Reac
         request,
         "files.html",
         machine=machine,
-        runs=can_be_used(machine),
+        runs=machine.status.is_usable,
         wakes=machine.status is not MachineState.RUNNING,
         limit=services.file_limit_bytes,
     )

@@ -21,8 +21,7 @@ from polydev.controller.store.queries.connect import credentials
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.web.rendering.labels import machine_badge
 from polydev.controller.web.rendering.render import Signed, fragment, page
-from polydev.controller.workflows.machines.resume_on_use import can_be_used
-from polydev.shared.domain import Machine, MachineKind, MachineState, VmId
+from polydev.shared.domain import BY_READINESS, Machine, MachineKind, MachineState, VmId
 from polydev.shared.errors import NoSuchMachine, PolydevError
 from polydev.shared.host_protocol import MachineView
 from polydev.shared.providers import all_providers
@@ -31,17 +30,6 @@ router = APIRouter(include_in_schema=False)
 
 _HOST_LIMIT_S = 2.0
 """The page does not wait longer for what only the host knows."""
-_BEST_FIRST = (
-    MachineState.RUNNING,
-    MachineState.RESUMING,
-    MachineState.CREATING,
-    MachineState.HIBERNATED,
-    MachineState.HIBERNATING,
-    MachineState.STOPPING,
-    MachineState.STOPPED,
-    MachineState.FAILED,
-)
-_ENDED = (MachineState.DESTROYING, MachineState.DESTROYED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +44,7 @@ class Connected:
 async def show_active_machine(request: Request, caller: Signed, services: Reach) -> Response:
     """The active CLI machine; without one, how to get it."""
     async with services.database.read(caller.user_id) as connection:
-        for state in _BEST_FIRST:
+        for state in BY_READINESS:
             found = await machines.find_cli_machine(connection, caller.user_id, state)
             if found is not None:
                 break
@@ -106,10 +94,10 @@ def _row(machine: Machine) -> dict[str, Any]:
         "words": words,
         "kind": "CLI machine" if machine.vm_type is MachineKind.CLI else "Browser machine",
         "runs": machine.status is MachineState.RUNNING,
-        "usable": can_be_used(machine),
+        "usable": machine.status.is_usable,
         "sleeps": machine.status is MachineState.HIBERNATED,
-        "rests": machine.status in (MachineState.STOPPED, MachineState.FAILED),
-        "ends": machine.status in _ENDED,
+        "rests": machine.status.is_at_rest,
+        "ends": machine.status.is_gone,
     }
 
 

@@ -26,7 +26,7 @@ from polydev.controller.store.queries.system import audit
 from polydev.controller.store.queries.system.audit import AuditFilter
 from polydev.controller.web.rendering.labels import SCOPES
 from polydev.controller.web.rendering.render import Signed, fragment, page
-from polydev.shared.domain import MachineState, Role, Scope
+from polydev.shared.domain import Role, Scope
 from polydev.shared.errors import NoSuchFile
 from polydev.shared.providers import all_providers
 
@@ -82,8 +82,6 @@ async def _connections(services: Services, caller: Caller) -> Told:
             }
             for row in rows
         ],
-        "running": MachineState.RUNNING,
-        "asleep": (MachineState.HIBERNATED, MachineState.HIBERNATING),
     }
 
 

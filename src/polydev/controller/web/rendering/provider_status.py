@@ -119,7 +119,7 @@ def _connected(
         told = State.ATTENTION, _WRONG, over or "", Help.CONNECT_AGAIN
     elif machine.status is MachineState.RUNNING:
         told = State.CONNECTED, "Connected", "Ready in your machine.", Help.CHAT
-    elif machine.status in _ASLEEP:
+    elif machine.status.is_hibernated:
         told = State.CONNECTED, "Connected", _SLEEPS, Help.CHAT
     elif machine.status is MachineState.STOPPED:
         told = State.ATTENTION, _WRONG, "Its machine is stopped.", Help.START_MACHINE
@@ -150,7 +150,6 @@ def _first(rows: Sequence[Row], provider: Provider) -> Row | None:
 
 
 _WRONG = "Needs attention"
-_ASLEEP = (MachineState.HIBERNATED, MachineState.HIBERNATING)
 _SLEEPS = "Its machine sleeps, and wakes when you speak to it."
 
 _STEPS = {

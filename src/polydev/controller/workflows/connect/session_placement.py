@@ -18,6 +18,7 @@ from polydev.controller.store.queries.connect.sessions import QueuedSession
 from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.workflows.machines.machines import Machines
 from polydev.shared.domain import (
+    BY_READINESS,
     CredentialKind,
     HostId,
     Machine,
@@ -29,18 +30,6 @@ from polydev.shared.domain import (
     vm_id_for,
 )
 from polydev.shared.errors import LoginFailed, MachineBusy, NoCapacity, PolydevError
-
-_BY_PREFERENCE = (
-    MachineState.RUNNING,
-    MachineState.RESUMING,
-    MachineState.CREATING,
-    MachineState.HIBERNATED,
-    MachineState.STOPPED,
-    MachineState.HIBERNATING,
-    MachineState.STOPPING,
-    MachineState.FAILED,
-)
-_GOING_TO_REST = (MachineState.STOPPING, MachineState.HIBERNATING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +63,7 @@ class SessionClaims:
         for machine in (browser, new_cli if cli is None else None):
             if machine is not None and not fleet.can_ever_fit(Room.of(machine.size)):
                 return Refusal(fleet.no_capacity(Room.of(machine.size)), for_good=True)
-        if cli is not None and cli.status in _GOING_TO_REST:
+        if cli is not None and cli.status.is_going_to_rest:
             busy = MachineBusy(f"Your CLI machine {cli.vm_id} is {cli.status}")
             return Refusal(busy, is_for_room=False)
         if cli is not None:
@@ -175,7 +164,7 @@ class SessionClaims:
 
 async def cli_machine_of(connection: AsyncConnection, user_id: UserId) -> Machine | None:
     """The person's CLI machine that a session takes, if there is one."""
-    for state in _BY_PREFERENCE:
+    for state in BY_READINESS:
         found = await machines.find_cli_machine(connection, user_id, state)
         if found is not None:
             return found

@@ -28,7 +28,7 @@ from polydev.controller.workflows.engine.log_only_observer import Unattended
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
 from polydev.controller.workflows.machines.actor import Cause
 from polydev.controller.workflows.machines.machines import Machines
-from polydev.controller.workflows.machines.resume_on_use import Waking, can_be_used
+from polydev.controller.workflows.machines.resume_on_use import Waking
 from polydev.shared.domain import (
     Credential,
     CredentialId,
@@ -56,7 +56,6 @@ REVOKE = "revoke-credential"
 
 _VALIDATE_S = 45.0
 _REVOKE_S = 60.0
-_GONE = (MachineState.DESTROYED, MachineState.DESTROYING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +164,7 @@ class Custody:
             raise MachineBusy(f"A login to {which} goes on, which writes the same file")
         found = await self._machine(credential) if replaced is None else None
         if found is not None:
-            if can_be_used(found):  # one that sleeps has its disk in use
+            if found.status.is_usable:  # one that sleeps has its disk in use
                 cause = Cause.of_user(whose, "workflow", "a login is removed from it")
                 found = await self.waking.awake(cause, found.vm_id)
             running = found.status is MachineState.RUNNING
@@ -182,7 +181,7 @@ class Custody:
         machine = await self._machine(credential)
         if machine is None:
             return _unknown("It is in no CLI machine: connect again")
-        if not can_be_used(machine):
+        if not machine.status.is_usable:
             return _unknown(f"Its CLI machine {machine.vm_id} is {machine.status}")
         machine = await self.waking.awake(Cause.asked(caller, "a login is checked"), machine.vm_id)
         delivery = self._delivery(machine)
@@ -253,7 +252,7 @@ class Custody:
                 owned = await machines.list_for_user(connection, credential.user_id)
                 return next((it for it in owned if it.vm_type is MachineKind.CLI), None)
             machine = await machines.find(connection, credential.vm_id)
-        return None if machine is None or machine.status in _GONE else machine
+        return None if machine is None or machine.status.is_gone else machine
 
     def _delivery(self, machine: Machine) -> Delivery:
         return Delivery(self.database, self.vault, self.machines.hosts.of(machine.host_id))

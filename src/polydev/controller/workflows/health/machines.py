@@ -23,12 +23,6 @@ from polydev.shared.host_client import Hosts
 from polydev.shared.host_protocol import PURPOSE, MachineView
 
 _LIMIT_S = 10.0
-_SETTLED = (
-    MachineState.RUNNING,
-    MachineState.STOPPED,
-    MachineState.HIBERNATED,
-    MachineState.FAILED,
-)
 _BY_ITSELF = "It is put right within a minute; if not"
 
 
@@ -88,7 +82,7 @@ async def _at_hosts(hosts: Hosts) -> tuple[Mapping[str, MachineView], frozenset[
 
 def _one(row: Machine, view: MachineView | None, silent: frozenset[HostId]) -> Iterator[Finding]:
     vm_id = row.vm_id
-    if row.host_id in silent or row.host_id is None or row.status not in _SETTLED:
+    if row.host_id in silent or row.host_id is None or not row.status.is_settled:
         return
     anew = f"{_BY_ITSELF}: polydev machine destroy {vm_id}, and make another"
     if view is None:
@@ -96,7 +90,7 @@ def _one(row: Machine, view: MachineView | None, silent: frozenset[HostId]) -> I
             words = f"Machine {vm_id} is {row.status} in the database, but its host has lost it"
             yield Finding("machines", False, words, anew, vm_id)
         return
-    if view.state in _SETTLED and view.state is not row.status:
+    if view.state.is_settled and view.state is not row.status:
         words = f"Machine {vm_id} is {row.status} in the database, and {view.state} on its host"
         yield Finding("machines", False, words, anew, vm_id)
     elif view.ip_address and row.ip_address and view.ip_address != row.ip_address:
@@ -114,7 +108,7 @@ def _left_over(rows: _Rows) -> Iterator[Finding]:
     """Browser machines live as long as their session."""
     for row in rows.alive:
         is_over = row.session_id is not None and row.session_id not in rows.live
-        if row.vm_type is MachineKind.BROWSER and is_over and row.status in _SETTLED:
+        if row.vm_type is MachineKind.BROWSER and is_over and row.status.is_settled:
             yield Finding(
                 "machines",
                 False,

@@ -56,7 +56,7 @@ class WakeNotes(Unattended):
             if view is not None and view.state is MachineState.RUNNING:
                 state, address, noting = view.state, view.ip_address, woken_by(machine, view)
                 await machines.set_state(connection, vm_id, state, address, noting=noting)
-            elif view is None or view.state in (MachineState.HIBERNATED, MachineState.RESUMING):
+            elif view is None or view.state.keeps_saved_memory:
                 await hibernation.revert_to_hibernated(connection, vm_id, failure.line())
                 cause = Cause.of_controller(_VIA, failure.line())
                 await audit.record(connection, cause.entry("machine.sleep-on", machine))

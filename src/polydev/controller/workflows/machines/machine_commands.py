@@ -52,10 +52,6 @@ STOP, START = "stop-machine", "start-machine"
 HIBERNATE, RESUME = "hibernate-machine", "resume-machine"
 
 _AGAIN_AND_AGAIN = (STOP, START, HIBERNATE, RESUME)
-_AT_REST = (MachineState.STOPPED, MachineState.FAILED, MachineState.HIBERNATED)
-_ON_ITS_WAY_TO_SLEEP = (MachineState.HIBERNATED, MachineState.HIBERNATING)
-_ON_ITS_WAY_UP = (MachineState.RUNNING, MachineState.RESUMING)
-_ON_ITS_WAY_DOWN = (MachineState.STOPPED, MachineState.STOPPING)
 
 
 class MachineRequests:
@@ -126,7 +122,7 @@ class MachineRequests:
         async with self._means.database.write() as connection:
             await alone(connection)
             machine = await machines.get(connection, vm_id, caller.bounds)
-            if machine.status in _ON_ITS_WAY_DOWN:
+            if machine.status.is_stopped:
                 return machine
             if machine.status is not MachineState.HIBERNATED:
                 await _require_free(connection, machine)
@@ -149,7 +145,7 @@ class MachineRequests:
         async with self._means.database.write() as connection:
             await alone(connection)
             machine = await machines.get(connection, vm_id, cause.bounds)
-            if machine.status in _ON_ITS_WAY_TO_SLEEP:
+            if machine.status.is_hibernated:
                 return machine
             await _require_free(connection, machine)
             await locks.acquire(connection, "chats", machine.user_id)  # turns are added under it
@@ -179,9 +175,9 @@ class MachineRequests:
             await lock_user(connection, owner)
             await alone(connection)
             machine = await machines.get(connection, vm_id, cause.bounds)
-            if machine.status in _ON_ITS_WAY_UP:
+            if machine.status.is_up:
                 return machine
-            if machine.status not in _AT_REST:
+            if not machine.status.can_start:
                 raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
             if cause.bounds is not None and not await _is_administrator(connection, owner):
                 await self._means.quotas.require_start(connection, owner, machine.size)

@@ -27,6 +27,7 @@ from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import hibernation, hosts, machines
 from polydev.controller.store.queries.system import audit
 from polydev.shared.domain import (
+    COMING_UP_STATES,
     AuditEntry,
     HostId,
     Machine,
@@ -67,16 +68,6 @@ ANSWER_GRACE_S = 15.0
 """How much longer than the host's own limit we wait, so that its error arrives and not ours."""
 
 _ATTEMPTS = 20
-_AT_REST = (MachineState.STOPPED, MachineState.FAILED)
-_COMING_UP = (MachineState.CREATING, MachineState.RESUMING, MachineState.RUNNING)
-_GOING_DOWN = (
-    MachineState.STOPPING,
-    MachineState.HIBERNATING,
-    MachineState.DESTROYING,
-    MachineState.DESTROYED,
-)
-_ASLEEP = (MachineState.HIBERNATED, MachineState.HIBERNATING, MachineState.RESUMING)
-"""What a host calls a machine that it has to wake, or wakes already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +164,7 @@ class Machines:
                 vm_id,
                 MachineState.RUNNING,
                 address,
-                instead_of=_COMING_UP,
+                instead_of=COMING_UP_STATES,
                 noting=noting,
             )
 
@@ -276,12 +267,12 @@ class Machines:
     async def _with_room(self, vm_id: VmId) -> Machine:
         """The machine's row, its room claimed. Raises: NoSuchMachine, MachineBusy, NoCapacity."""
         machine = await self.find(vm_id)
-        if machine.status.holds_memory and machine.status not in _GOING_DOWN:
+        if machine.status.holds_memory and not machine.status.is_going_down:
             return machine
         async with self.database.write() as connection:
             await alone(connection)
             machine = await machines.get(connection, vm_id, None)
-            if machine.status in _GOING_DOWN:
+            if machine.status.is_going_down:
                 raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
             if not machine.status.holds_memory:
                 await self.placement.start(connection, machine)
@@ -289,9 +280,9 @@ class Machines:
 
     async def _up(self, machine: Machine) -> MachineView | None:
         view = await self.at_host(machine)
-        if view is not None and view.state in _AT_REST:
+        if view is not None and view.state.is_at_rest:
             return await self._start(machine)
-        if view is not None and view.state in _ASLEEP:
+        if view is not None and view.state.may_have_saved_memory:
             return await self._wake(machine)
         if view is None or view.state is not MachineState.RUNNING:
             return await self._create(machine)

@@ -21,18 +21,11 @@ from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.workflows.machines.actor import Cause
 from polydev.controller.workflows.machines.machine_commands import MachineRequests
 from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S
-from polydev.shared.domain import Machine, MachineState, UserId, VmId, now
+from polydev.shared.domain import BY_READINESS, Machine, MachineState, UserId, VmId, now
 from polydev.shared.errors import MachineBusy, MachineNotReady, PolydevError
 
 log = logging.getLogger("polydev.controller.workflows")
 
-_CAN_BE_USED = (
-    MachineState.RUNNING,
-    MachineState.RESUMING,
-    MachineState.HIBERNATED,
-    MachineState.HIBERNATING,
-)
-"""The readiest first."""
 WAKES = "Its machine wakes up"
 """What somebody who waits for that is told."""
 
@@ -173,16 +166,11 @@ class _Once:
 
 async def usable_cli_of(connection: AsyncConnection, user_id: UserId) -> Machine | None:
     """The person's CLI machine that can be used, the readiest if there are several."""
-    for state in _CAN_BE_USED:
+    for state in filter(lambda it: it.is_usable, BY_READINESS):
         found = await machines.find_cli_machine(connection, user_id, state)
         if found is not None:
             return found
     return None
-
-
-def can_be_used(machine: Machine) -> bool:
-    """Whether it runs, or will by itself when somebody uses it."""
-    return machine.status in _CAN_BE_USED
 
 
 def _require_not_tried(machine: Machine, *, asked: bool) -> None:
@@ -196,7 +184,7 @@ def _require_not_tried(machine: Machine, *, asked: bool) -> None:
 
 def _require_usable(machine: Machine, *, asked: bool) -> None:
     """Raises MachineBusy, or MachineNotReady for one that was asked to wake and did not."""
-    if can_be_used(machine) or machine.status is MachineState.CREATING:
+    if machine.status.is_usable or machine.status is MachineState.CREATING:
         return
     if asked and machine.status is MachineState.FAILED:
         why = machine.error or "it failed"

@@ -52,12 +52,6 @@ from polydev.shared.host_protocol import MachineView
 log = logging.getLogger("polydev.controller.workflows")
 
 _KEEP_JOURNAL = timedelta(days=7)
-_SETTLED = (
-    MachineState.RUNNING,
-    MachineState.STOPPED,
-    MachineState.HIBERNATED,
-    MachineState.FAILED,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +203,7 @@ class Reconciler:
                 await self._fail(row, "Its host has lost it. Destroy it and make another")
         elif view.state is MachineState.STOPPING and row.status is not MachineState.STOPPING:
             await self.machines.halt(row.vm_id)  # a stop that was cut at its end
-        elif view.state in _SETTLED and view.state is not row.status:
+        elif view.state.is_settled and view.state is not row.status:
             await self._take_word_of_host(row, view)
 
     async def _take_word_of_host(self, row: Machine, view: MachineView) -> None:

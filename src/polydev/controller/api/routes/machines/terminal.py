@@ -31,7 +31,7 @@ from polydev.controller.api.http.concurrency_limits import TERMINALS
 from polydev.controller.api.http.path_params import VmIdInPath
 from polydev.controller.api.http.services import Reach, caller_of, still_may
 from polydev.controller.api.routes.machines.access import Reached, own_machine
-from polydev.controller.workflows.machines.resume_on_use import WAKES, SignsOfUse, can_be_used
+from polydev.controller.workflows.machines.resume_on_use import WAKES, SignsOfUse
 from polydev.shared.domain import MachineState, Scope, VmId
 from polydev.shared.errors import (
     BadRequest,
@@ -139,7 +139,11 @@ async def open_terminal(
         return
     with counted:
         await socket.accept()
-        if not wanted.wake and machine.status is not MachineState.RUNNING and can_be_used(machine):
+        if (
+            not wanted.wake
+            and machine.status is not MachineState.RUNNING
+            and machine.status.is_usable
+        ):
             return await streams.send_end(socket, streams.ended_by(_asleep(vm_id)))
         reached = Reached(services, caller, VmId(vm_id), "a terminal")
         await _relay(socket, reached, wanted, still_may(socket, Scope.MACHINES))
@@ -191,8 +195,8 @@ async def _why(reached: Reached, error: PolydevError) -> PolydevError:
         machine = await own_machine(services, reached.caller.user_id, reached.vm_id)
     except PolydevError:
         return error
-    sleeps = machine.status in (MachineState.HIBERNATING, MachineState.HIBERNATED)
-    return _asleep(reached.vm_id) if sleeps and isinstance(error, ChannelLost) else error
+    is_hibernated = machine.status.is_hibernated
+    return _asleep(reached.vm_id) if is_hibernated and isinstance(error, ChannelLost) else error
 
 
 async def _host(socket: WebSocket, reached: Reached) -> Host:

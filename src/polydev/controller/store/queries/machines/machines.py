@@ -29,7 +29,6 @@ from polydev.shared.domain import (
 from polydev.shared.errors import NoSuchMachine
 
 _ALIVE = vms.c.status.not_in(GONE_STATES)
-_MEMORY_ON_DISK = (MachineState.HIBERNATED, MachineState.RESUMING)
 """States in which a machine's memory may be on its host's disk."""
 
 
@@ -120,7 +119,7 @@ async def set_state(
     (`sleeping.py`). Whether it was changed.
     """
     values: dict[str, Any] = {"status": state, **(noting or {})}
-    if state not in _MEMORY_ON_DISK:
+    if not state.keeps_saved_memory:
         values["memory_on_disk_bytes"] = None
     if ip_address is not None:
         values["ip_address"] = ip_address
