@@ -1,7 +1,7 @@
-"""What the made-up models do with a prompt: the small grammar that tests and demonstrations speak.
+"""Prompts' small grammar for made-up models, in tests and demonstrations.
 
-The stand-in's models and the simulated machines' agents read prompts by it; the grammar is
-explained in docs/fake-providers.md. Pure; it knows neither a model's API nor any protocol of agents.
+The fake providers' models and the agents of simulated machines read prompts by it.
+docs/fake-providers.md explains it. This module knows no model API and no agent protocol.
 """
 
 from __future__ import annotations
