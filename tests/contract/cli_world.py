@@ -27,7 +27,8 @@ from urllib.parse import urljoin
 
 import httpx
 
-from polydev.hostagent.images.npm import COMMANDS
+from polydev.hostagent.images.npm import all_commands
+from polydev.hostagent.images.recipe import Recipe
 
 Result = TypeVar("Result")
 
@@ -65,7 +66,7 @@ def _install(recipes: Path, folder: Path) -> None:
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         subprocess.run(command, cwd=folder / name, check=True, stdout=subprocess.DEVNULL)
     (folder / "bin").mkdir()
-    for command in COMMANDS:
+    for command in all_commands(Recipe()):
         packages = Path("..", command.bundle, "node_modules")
         (folder / "bin" / command.name).symlink_to(packages / command.package / command.program)
 

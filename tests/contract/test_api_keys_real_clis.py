@@ -1,4 +1,4 @@
-"""The real CLIs use an API key that stands where `providers.places` says, in every way that they
+"""The real CLIs use an API key that stands at `providers.credential_paths`, in every way that they
 are asked; and from a login to a key and back, exactly one of them counts.
 
 Should a new version of a CLI read its key elsewhere, this is where it shows.
@@ -19,10 +19,10 @@ from polydev.shared.providers import (
     AnswerReader,
     Provider,
     check_api_key,
-    key_held,
-    places,
+    credential_paths,
+    plan_install,
     provider,
-    to_place,
+    read_api_key,
 )
 from polydev.testing.fake_providers.identity.accounts import ACCOUNTS
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.clis
 QUESTION = "How many legs has a spider in Zanzibar?"
 ANSWER = f"The stand-in model heard you say: {QUESTION}"
 VENDORS = {"claude_code": "anthropic", "codex": "openai", "gemini_cli": "google"}
-GEMINI_STATUS = REPOSITORY / "src" / "polydev" / "guest" / "machine" / "gemini-status.js"
+GEMINI_STATUS = REPOSITORY / "src/polydev/shared/providers/gemini_cli/status.js"
 TOKEN = "made-up-token-0123456789"
 LOGINS = {
     "claude_code": {
@@ -77,8 +77,8 @@ def the_key(about: Provider) -> str:
 
 def deliver(here: World, about: Provider, kind: CredentialKind, plaintext: bytes) -> None:
     """What `delivery.py` does, with this world's home in place of the machine's."""
-    found = {path: read(here, path) for path in places(about)}
-    change = to_place(about, kind, plaintext, found)
+    found = {path: read(here, path) for path in credential_paths(about)}
+    change = plan_install(about, kind, plaintext, found)
     for file in change.files:
         path = at_home(here, file.path)
         if file.if_absent and path.exists():
@@ -163,7 +163,7 @@ def test_a_key_is_all_that_the_cli_needs(here: World, about: Provider) -> None:
     events = list(AnswerReader(about.chat.output).feed(turn.stdout.encode()))
     deltas = "".join(event.text for event in events if event.kind == "delta")
     assert ANSWER in (deltas, *(event.text for event in events if event.kind == "text"))
-    held = key_held(about, at_home(here, about.api_key.path).read_bytes())
+    held = read_api_key(about, at_home(here, about.api_key.path).read_bytes())
     assert held == check_api_key(about, key)
 
 
@@ -216,7 +216,7 @@ def test_codex_keeps_a_key_as_it_is_delivered(here: World) -> None:
     assert here.run("codex", "login", "--with-api-key", input=f"{key}\n").returncode == 0
     theirs = read(here, about.api_key.path)
     assert theirs is not None
-    change = to_place(about, CredentialKind.API_KEY, check_api_key(about, key))
+    change = plan_install(about, CredentialKind.API_KEY, check_api_key(about, key))
     assert json.loads(change.files[-1].content) == json.loads(theirs)
 
 

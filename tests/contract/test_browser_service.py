@@ -21,6 +21,9 @@ import httpx
 import jsonschema
 import pytest
 from cli_world import PATIENCE_S, REPOSITORY, World, world
+from provider_files import install_providers
+
+from polydev.shared.providers import provider_ids
 
 pytestmark = pytest.mark.clis
 
@@ -72,8 +75,9 @@ class Browser:
 class Service:
     """`python3 -m browser_service` in the world's namespace, and a client of it."""
 
-    def __init__(self, here: World, providers: Path = PROVIDERS) -> None:
+    def __init__(self, here: World, providers: Path | None = None) -> None:
         self._here = here
+        providers = providers or install_providers(here.folder / "providers")
         self.token = secrets.token_urlsafe(32)
         (here.folder / "token").write_text(self.token + "\n")
         self.log = here.folder / "service.log"
@@ -142,7 +146,7 @@ def service(here: World) -> Iterator[Service]:
 
 def check_credentials(here: World, provider: str, outcome: dict[str, Any]) -> None:
     assert outcome["ready"], outcome
-    schema = json.loads((PROVIDERS / f"{provider}.credentials.schema.json").read_text())
+    schema = json.loads((PROVIDERS / provider / "credentials.schema.json").read_text())
     jsonschema.validate(outcome["credentials"], schema)
     log = (here.folder / "service.log").read_text()
     assert "login of " in log
@@ -155,7 +159,7 @@ def check_credentials(here: World, provider: str, outcome: dict[str, Any]) -> No
     [
         ("codex", ["codex", "login", "status"]),
         ("claude_code", ["claude", "auth", "status", "--json"]),
-        ("gemini_cli", [str(SERVICE / "machine/gemini-status.js")]),
+        ("gemini_cli", [str(PROVIDERS / "gemini_cli/status.js")]),
     ],
 )
 def test_a_login_in_the_machines_browser_ends_with_complete_credentials(
@@ -188,7 +192,7 @@ def test_a_code_from_the_persons_own_browser_is_typed_for_claude_code(
     check_credentials(here, "claude_code", service.outcome("claude_code"))
 
 
-@pytest.mark.parametrize("provider", ["codex", "claude_code", "gemini_cli"])
+@pytest.mark.parametrize("provider", provider_ids())
 def test_a_callback_url_from_the_persons_own_browser_is_delivered(
     here: World, service: Service, provider: str
 ) -> None:

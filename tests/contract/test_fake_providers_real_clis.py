@@ -15,7 +15,7 @@ from cli_world import REPOSITORY, World, world
 pytestmark = pytest.mark.clis
 
 QUESTION = "How many legs has a spider in Zanzibar?"
-GEMINI_STATUS = (str(REPOSITORY / "src/polydev/guest/machine/gemini-status.js"),)
+GEMINI_STATUS = (str(REPOSITORY / "src/polydev/shared/providers/gemini_cli/status.js"),)
 STATUS: dict[Callable[[World], Path], tuple[str, ...]] = {
     codex_login: ("codex", "login", "status"),
     claude_login: ("claude", "auth", "status", "--json"),

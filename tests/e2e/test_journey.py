@@ -19,17 +19,13 @@ import pytest
 
 from e2e.place import Place
 from polydev.shared.host_client import Host
+from polydev.shared.providers import all_providers
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 
-CREDENTIALS = {
-    "claude_code": "/root/.claude/.credentials.json",
-    "codex": "/root/.codex/auth.json",
-}
-STATUS = {
-    "claude_code": ("claude", "auth", "status"),
-    "codex": ("codex", "login", "status"),
-}
+CLIS = {it.id: it for it in all_providers() if it.id in ("claude_code", "codex")}
+CREDENTIALS = {name: it.credentials.path for name, it in CLIS.items()}
+STATUS = {name: it.status_argv for name, it in CLIS.items()}
 STEPS = (
     "wait-for-room",
     "create-machines",

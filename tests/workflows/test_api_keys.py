@@ -15,7 +15,7 @@ from controller_world import LIMIT_S, World, a_world
 from polydev.shared.domain import GuestFile, VmId
 from polydev.shared.errors import BadApiKey, LoginUnderway, NoSuchFile, SettingsUnreadable
 from polydev.shared.host_protocol import WireFile, WriteFiles
-from polydev.shared.providers import all_providers, places, provider
+from polydev.shared.providers import all_providers, credential_paths, provider
 
 KEY = "standin-key-of-ann-0123456789abcdef"
 OTHER_KEY = "standin-key-of-ann-fedcba9876543210"
@@ -44,7 +44,7 @@ async def contents(world: World, vm_id: VmId, of: str) -> dict[str, bytes]:
     """What stands at the provider's places, and at those where delivery sets things aside."""
     found = {}
     async with world.agent.host() as host:
-        for path in places(provider(of)):
+        for path in credential_paths(provider(of)):
             for it in (path, f"{path}.before-connect"):
                 try:
                     found[it] = await host.read_file(vm_id, it)

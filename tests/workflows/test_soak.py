@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from controller_world import World, a_world, tokens_in
 
 from polydev.controller.store.tables import auth_sessions
+from polydev.shared.providers import provider_ids
 
 SESSIONS = {"sqlite": 40, "postgresql": 20}
 """POLYDEV_SOAK_SESSIONS says otherwise: `make soak` has 300 on each."""
@@ -35,7 +36,7 @@ AT_ONCE = 40
 LIMIT_S = 1500
 SETTLED_S = 90
 PATIENCE_S = 60
-PROVIDERS = ("codex", "claude_code", "gemini_cli")
+PROVIDERS = provider_ids()
 ENDS = {"completed", "failed", "expired", "cancelled"}
 
 

@@ -1,7 +1,4 @@
-"""What all commands share: `--json`, and how a coroutine becomes a command.
-
-Used by every command module. Must not know any command.
-"""
+"""Options and decorators that all commands share."""
 
 from __future__ import annotations
 
@@ -12,16 +9,24 @@ from typing import Annotated, ParamSpec
 
 import typer
 
+from polydev.shared.providers import provider_ids
+
 INTERRUPTED = 130
-"""The exit code of a program that ended by Ctrl-C."""
+"""Exit code after Ctrl-C."""
 
 P = ParamSpec("P")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+def provider_choices() -> str:
+    """Names of the providers for help texts, such as "`codex` or `gemini_cli`"."""
+    *others, last = (f"`{it}`" for it in provider_ids())
+    return f"{', '.join(others)} or {last}"
+
+
 def app(help_text: str) -> typer.Typer:
-    """A group of commands that prints its help when no command is named."""
+    """Create a command group that prints its help if no command is given."""
     return typer.Typer(
         help=help_text,
         no_args_is_help=True,
@@ -33,7 +38,7 @@ def app(help_text: str) -> typer.Typer:
 
 
 def runs(work: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
-    """Make a command of a coroutine: Ctrl-C cancels it, it cleans up, and the exit code says so."""
+    """Turn a coroutine into a command. Ctrl-C cancels it and lets it clean up."""
 
     @functools.wraps(work)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,4 +1,4 @@
-"""Every provider's data can be used by the browser service, and nothing else can."""
+"""The browser service reads every provider's data, and nothing else."""
 
 import copy
 import json
@@ -7,10 +7,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+from provider_files import install_providers
 
 from polydev.guest.browser_service.recipes import UnknownProvider, load_recipe
+from polydev.shared.providers import provider_ids
 
-PROVIDERS = Path(__file__).parents[3] / "src/polydev/shared/providers"
+SOURCES = Path(__file__).parents[3] / "src/polydev/shared/providers"
 TOKEN = "t" * 40
 JWT = "aa.bb.cc"
 CREDENTIALS: dict[str, dict[str, Any]] = {
@@ -46,9 +48,19 @@ CREDENTIALS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Every provider's data, as in a machine."""
+    return install_providers(tmp_path / "providers")
+
+
+def test_every_provider_is_tried_here() -> None:
+    assert sorted(CREDENTIALS) == sorted(provider_ids())
+
+
 @pytest.mark.parametrize("provider", sorted(CREDENTIALS))
-def test_the_data_of_a_provider_is_whole(provider: str) -> None:
-    recipe = load_recipe(PROVIDERS, provider)
+def test_provider_data_is_complete(folder: Path, provider: str) -> None:
+    recipe = load_recipe(folder, provider)
     assert recipe.provider == provider
     assert recipe.credentials_path.startswith("/root/")
     assert recipe.paste_accepts in {"code", "callback_url"}
@@ -62,12 +74,12 @@ def test_the_data_of_a_provider_is_whole(provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", sorted(CREDENTIALS))
-def test_the_schema_takes_credentials_and_nothing_less(provider: str) -> None:
-    schema = json.loads((PROVIDERS / f"{provider}.credentials.schema.json").read_text())
+def test_schema_accepts_complete_credentials_only(folder: Path, provider: str) -> None:
+    schema = json.loads((SOURCES / provider / "credentials.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     whole = CREDENTIALS[provider]
     jsonschema.validate(whole, schema)
-    for pointer in load_recipe(PROVIDERS, provider).credentials_required:
+    for pointer in load_recipe(folder, provider).credentials_required:
         *outer, inner = pointer.split("/")[1:]
         for wrong in ("", None, 7, "with blank", "x" * 20_000):
             damaged = copy.deepcopy(whole)
@@ -82,13 +94,13 @@ def test_the_schema_takes_credentials_and_nothing_less(provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", ["", "nobody", "../codex", "codex.toml", "Codex", "a" * 99])
-def test_other_names_are_unknown(provider: str) -> None:
+def test_other_names_are_unknown(folder: Path, provider: str) -> None:
     with pytest.raises(UnknownProvider):
-        load_recipe(PROVIDERS, provider)
+        load_recipe(folder, provider)
 
 
 @pytest.mark.parametrize("text", ["", "[login", "id = 3", 'id = "made_up"\nlogin = 3'])
-def test_data_that_cannot_be_used_is_said_so(tmp_path: Path, text: str) -> None:
+def test_unusable_data_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "made_up.toml").write_text(text)
     with pytest.raises(UnknownProvider, match="cannot be used"):
         load_recipe(tmp_path, "made_up")

@@ -9,7 +9,7 @@ import typer
 
 from polydev.cli.client.api_client import Controller, Json, controller
 from polydev.cli.commands.conversation import Conversation
-from polydev.cli.options import JsonFlag, runs
+from polydev.cli.options import JsonFlag, provider_choices, runs
 from polydev.cli.output.printer import Terminal, moment, printable
 from polydev.shared.errors import ChatFailed, Invalid, NoSuchChat, by_code
 
@@ -19,8 +19,8 @@ _Which = Annotated[
     str,
     typer.Argument(
         metavar="PROVIDER|CHAT",
-        help="`codex`, `claude_code` or `gemini_cli`; or a chat's id or its beginning, to go on "
-        "with it; or `list`, which shows the chats.",
+        help=f"{provider_choices()} starts a new chat; a chat's id, or its first characters, "
+        "continues that chat; `list` lists your chats.",
     ),
 ]
 _Text = Annotated[

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from polydev.cli.client.api_client import Controller, Json, controller
-from polydev.cli.options import INTERRUPTED, JsonFlag, runs
+from polydev.cli.options import INTERRUPTED, JsonFlag, provider_choices, runs
 from polydev.cli.output.printer import Step, Terminal
 from polydev.shared.errors import Invalid, PolydevError, by_code
 
@@ -26,9 +26,7 @@ LONGEST_PASTE = 8192
 
 @runs
 async def connect(
-    provider: Annotated[
-        str, typer.Argument(metavar="PROVIDER", help="`codex`, `claude_code` or `gemini_cli`.")
-    ],
+    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help=f"{provider_choices()}.")],
     api_key: Annotated[
         bool, typer.Option("--api-key", help="Bring an API key instead: it is asked for, unseen.")
     ] = False,

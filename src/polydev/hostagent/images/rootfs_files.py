@@ -35,11 +35,9 @@ def furnish(root: Path, kind: ImageKind, recipe: Recipe, bundles: Mapping[str, P
     _clean(root)
     _lock_root_password(root)
     _boot_files(root, kind, recipe)
-    _link_commands(root, kind, bundles)
-    providers = root / "usr/share/polydev/providers"
-    providers.mkdir(parents=True, exist_ok=True)
-    for path in recipe.provider_files():
-        _place(path, providers / path.name, 0o644)
+    _link_commands(root, kind, recipe, bundles)
+    for inside, path in recipe.provider_files().items():
+        _place(path, root / inside, 0o644 if path.suffix == ".toml" else 0o755)
     if kind is ImageKind.BROWSER:
         _browser_files(root, recipe)
 
@@ -73,7 +71,6 @@ def _boot_files(root: Path, kind: ImageKind, recipe: Recipe) -> None:
         _place(source / f"{name}.sh", library / name, 0o755)
     _place(source / "phases.sh", library / "phases.sh", 0o644)
     _place(source / f"inittab.{kind}", root / "etc/inittab", 0o644)
-    _place(source / "gemini-status.js", library / "gemini-status", 0o755)
     _place(source / "environment", root / "usr/share/polydev/environment", 0o644)
     _place(root / _CA_BUNDLE, root / "usr/share/polydev/ca-certificates.crt", 0o644)
     for name in ("init", "poweroff", "reboot", "halt"):
@@ -82,7 +79,9 @@ def _boot_files(root: Path, kind: ImageKind, recipe: Recipe) -> None:
         link.symlink_to("/bin/busybox")
 
 
-def _link_commands(root: Path, kind: ImageKind, bundles: Mapping[str, Path]) -> None:
+def _link_commands(
+    root: Path, kind: ImageKind, recipe: Recipe, bundles: Mapping[str, Path]
+) -> None:
     # Hard links: the programs are large, and this tree lives only until it is an image.
     for name, folder in bundles.items():
         shutil.copytree(
@@ -91,7 +90,7 @@ def _link_commands(root: Path, kind: ImageKind, bundles: Mapping[str, Path]) -> 
             symlinks=True,
             copy_function=_hard_link,
         )
-    for command in commands(kind):
+    for command in commands(recipe, kind):
         packages = Path("/") / _BUNDLES_FOLDER / command.bundle / "node_modules"
         link = root / "usr/local/bin" / command.name
         link.symlink_to(packages / command.package / command.program)

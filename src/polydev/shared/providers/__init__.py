@@ -1,26 +1,25 @@
-"""What each CLI is: its login, its credentials file, how it is asked and how it answers.
+"""Providers: the login, credentials and commands of each CLI.
 
-Mostly data: one `<id>.toml` and one JSON schema per provider beside this file; browser machines
-carry the same files. Workflows, chat and the API ask `provider(id)`; `checks.py` holds what a
-machine reports against the data, `places.py` says where credentials stand in a CLI machine,
-`answers.py` reads what a CLI prints in a chat turn. Nothing here
-knows machines, rows or HTTP. What a machine says is hostile: everything is bounded.
+A provider is a folder here with data files; its images carry `provider.toml` too. `registry` reads
+the folders, `checks` validates what a machine reports, `credential_files` plans which files a CLI
+machine gets, and `output_parsers` reads what a CLI prints in a chat turn. Machines are hostile, so
+everything that comes from one is bounded. Nothing here knows machines, database rows or HTTP.
 """
 
 from polydev.shared.providers.checks import check_credentials, check_oauth_url
-from polydev.shared.providers.credential_claims import end_of_login, same_account, same_login
+from polydev.shared.providers.credential_claims import login_expiry, same_account, same_login
 from polydev.shared.providers.credential_files import (
     MAX_KEY_CHARACTERS,
     Change,
     check_api_key,
-    key_held,
-    places,
-    shared,
-    to_place,
-    to_remove,
+    credential_paths,
+    plan_install,
+    plan_removal,
+    read_api_key,
+    user_file_paths,
 )
-from polydev.shared.providers.output_parsers import AnswerReader, ChatEvent, cleaned
-from polydev.shared.providers.registry import Chat, Provider, all_providers, provider
+from polydev.shared.providers.output_parsers import AnswerReader, ChatEvent, clean_text
+from polydev.shared.providers.registry import Chat, Provider, all_providers, provider, provider_ids
 
 __all__ = [
     "MAX_KEY_CHARACTERS",
@@ -33,14 +32,15 @@ __all__ = [
     "check_api_key",
     "check_credentials",
     "check_oauth_url",
-    "cleaned",
-    "end_of_login",
-    "key_held",
-    "places",
+    "clean_text",
+    "credential_paths",
+    "login_expiry",
+    "plan_install",
+    "plan_removal",
     "provider",
+    "provider_ids",
+    "read_api_key",
     "same_account",
     "same_login",
-    "shared",
-    "to_place",
-    "to_remove",
+    "user_file_paths",
 ]

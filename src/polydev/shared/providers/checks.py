@@ -1,7 +1,6 @@
-"""What a machine reports, held against the provider's data before anything is done with it.
+"""Validate what a machine reports: credentials and the login URL.
 
-Called by the connect workflow. No error here repeats what was reported: it may be secret, and the
-machine that reported it may be lying.
+No error repeats what was reported: it may be secret, and the machine may lie.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ _PRINTABLE = re.compile(r"[!-~]+")
 
 
 def check_credentials(provider: Provider, reported: bytes | object) -> bytes:
-    """The credentials as canonical JSON: what is sealed, and later written for the CLI.
+    """Validate credentials and return them as canonical JSON.
 
-    `reported` is the JSON text, or what a JSON answer held.
-    Raises: BadCredentials, saying where the fault lies and never what stands there.
+    `reported` is JSON text or a parsed JSON value.
+    Raises: BadCredentials, which names the place of the fault but not its content.
     """
     limit = provider.credentials.max_bytes
     if isinstance(reported, bytes):
@@ -42,24 +41,24 @@ def check_credentials(provider: Provider, reported: bytes | object) -> bytes:
     if fault is not None:
         raise _bad(provider, f"fail {fault.validator} at {_place(fault.absolute_schema_path)}")
     for pointer in provider.credentials.required:
-        value = at(reported, pointer)
+        value = value_at(reported, pointer)
         if not isinstance(value, str) or not value:
-            raise _bad(provider, f"have nothing at {pointer}")
+            raise _bad(provider, f"have no value at {pointer}")
     try:
         canonical = json.dumps(reported, ensure_ascii=True, allow_nan=False).encode("ascii")
     except (ValueError, TypeError):
-        raise _bad(provider, "hold a value that JSON does not have") from None
+        raise _bad(provider, "hold a value that JSON cannot represent") from None
     if len(canonical) > limit:
         raise _bad(provider, f"are larger than {limit} bytes")
     return canonical
 
 
 def check_oauth_url(provider: Provider, text: object) -> str:
-    """The URL, if a person may be sent to it. Raises BadOAuthUrl, which does not repeat it."""
+    """Return the login URL if users may open it. Raises BadOAuthUrl, which does not repeat it."""
     if not isinstance(text, str) or not 0 < len(text) <= MAX_URL_CHARACTERS:
         raise _bad_url(provider, "it is missing or too long")
     if _PRINTABLE.fullmatch(text) is None or "\\" in text:
-        raise _bad_url(provider, "it has characters in it that no URL has")
+        raise _bad_url(provider, "it contains characters that a URL cannot have")
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -86,11 +85,11 @@ def _refuse(_name: str) -> object:
 def _check_size(provider: Provider, document: dict[str, Any]) -> None:
     for count, (depth, value) in enumerate(_values(document)):
         if depth > MAX_DEPTH or count > MAX_VALUES:
-            raise _bad(provider, "are nested too deeply, or hold too many values")
+            raise _bad(provider, "are nested too deeply or hold too many values")
         if isinstance(value, str) and len(value) > MAX_STRING_CHARACTERS:
-            raise _bad(provider, f"hold a text of more than {MAX_STRING_CHARACTERS} characters")
+            raise _bad(provider, f"hold a string of more than {MAX_STRING_CHARACTERS} characters")
         if isinstance(value, float) and not math.isfinite(value):
-            raise _bad(provider, "hold a value that JSON does not have")
+            raise _bad(provider, "hold a value that JSON cannot represent")
 
 
 def _values(document: object) -> Iterator[tuple[int, object]]:
@@ -104,8 +103,8 @@ def _values(document: object) -> Iterator[tuple[int, object]]:
             waiting.extend((depth + 1, inner) for inner in value)
 
 
-def at(document: object, pointer: str) -> object:
-    """What a JSON pointer names; None if there is nothing."""
+def value_at(document: object, pointer: str) -> object:
+    """Value at a JSON pointer; None if there is none."""
     for name in pointer.removeprefix("/").split("/"):
         if not isinstance(document, dict) or name not in document:
             return None
@@ -114,19 +113,19 @@ def at(document: object, pointer: str) -> object:
 
 
 def _place(path: Any) -> str:
-    """Where in our own schema: the path in the document could hold what a machine chose."""
+    # The path in the schema: the path in the document could hold text that the machine chose.
     return "/".join(str(part) for part in path)
 
 
 def _bad(provider: Provider, fault: str) -> BadCredentials:
     return BadCredentials(
         f"The credentials that the machine reported for {provider.name} {fault}",
-        hint="Connect again; if it happens again, the CLI's version may have changed its file",
+        hint="Connect again. If it fails again, this CLI version may use another file format",
     )
 
 
 def _bad_url(provider: Provider, fault: str) -> BadOAuthUrl:
     return BadOAuthUrl(
-        f"The URL that the machine reported for {provider.name}'s login is not shown: {fault}",
-        hint=f"The provider's hosts are: {', '.join(sorted(provider.url_hosts))}",
+        f"The login URL that the machine reported for {provider.name} was rejected: {fault}",
+        hint=f"Allowed hosts: {', '.join(sorted(provider.url_hosts))}",
     )

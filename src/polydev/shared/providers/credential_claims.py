@@ -1,7 +1,6 @@
-"""What checked credentials tell of themselves: whose they are, and when they end.
+"""Account and expiry that validated credentials contain.
 
-Where each provider tells it stands beside its schema (`x-polydev`). Asked when credentials are
-captured and when a machine's are compared with the vault's. Nothing here is printed or logged.
+`x-polydev` in the provider's schema says where they are. Nothing here is printed or logged.
 """
 
 from __future__ import annotations
@@ -10,33 +9,33 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from polydev.shared.providers.checks import at
+from polydev.shared.providers.checks import value_at
 from polydev.shared.providers.registry import Provider
 
 
-def end_of_login(provider: Provider, credentials: bytes) -> datetime | None:
-    """When the login ends, unless it is renewed; None if the credentials do not tell."""
+def login_expiry(provider: Provider, credentials: bytes) -> datetime | None:
+    """Expiry of the login unless it is renewed; None if the credentials do not contain it."""
     if provider.credentials.ends is None:
         return None
-    told = at(_parsed(credentials), provider.credentials.ends)
-    if not isinstance(told, int):
+    expiry_ms = value_at(_parsed(credentials), provider.credentials.ends)
+    if not isinstance(expiry_ms, int):
         return None
     try:
-        return datetime.fromtimestamp(told / 1000, UTC)
+        return datetime.fromtimestamp(expiry_ms / 1000, UTC)
     except (ValueError, OverflowError, OSError):
         return None
 
 
 def same_login(one: bytes, other: bytes) -> bool:
-    """Whether both say the same, however they are written."""
+    """Compare two credentials as JSON values."""
     return bool(_parsed(one) == _parsed(other))
 
 
 def same_account(provider: Provider, known: bytes, other: bytes) -> bool:
-    """Whether the others are of the known ones' account, as far as the known ones tell."""
-    theirs, others = _parsed(known), _parsed(other)
-    names = [(at(theirs, it), at(others, it)) for it in provider.credentials.account]
-    return all(mine in (None, name) for mine, name in names)
+    """Check that `other` belongs to the account of `known`, as far as `known` names it."""
+    ours, theirs = _parsed(known), _parsed(other)
+    ids = [(value_at(ours, it), value_at(theirs, it)) for it in provider.credentials.account]
+    return all(known_id in (None, other_id) for known_id, other_id in ids)
 
 
 def _parsed(credentials: bytes) -> Any:

@@ -1,9 +1,9 @@
-"""Where credentials stand in a CLI machine, so that exactly one of them counts.
+"""Plan the credential files of a CLI machine, so that exactly one credential is active.
 
-Delivery asks what to write and remove, given what it found. A login and an API key of one provider
-have places of their own, or share one; putting one there takes the other away. Some places are
-files of the person's (settings, a `.env`): in those only our own entries change. What is found is a
-machine's word: bounded, and parsed carefully. Nothing here reads or writes anything itself.
+A login and an API key of one provider have paths of their own, or share one; installing one
+removes the other. Some paths are files of the user (settings, a `.env`): only Polydev's entries in
+them change. What the machine holds is untrusted, so it is bounded and parsed with care. This
+module only plans; `workflows.credentials.credential_delivery` reads and writes.
 """
 
 from __future__ import annotations
@@ -16,53 +16,53 @@ from typing import Any
 
 from polydev.shared.domain import CredentialKind, GuestFile
 from polydev.shared.errors import BadApiKey, SettingsUnreadable
-from polydev.shared.providers.checks import at
+from polydev.shared.providers.checks import value_at
 from polydev.shared.providers.registry import ApiKey, KeyForm, Provider, Setting
 
 MAX_KEY_CHARACTERS = 512
-MAX_SHARED_BYTES = 256 * 1024
-"""Of a file of the person's in which something of ours stands."""
+MAX_USER_FILE_BYTES = 256 * 1024
+"""Limit for a file of the user that holds an entry of Polydev."""
 
 Found = Mapping[str, bytes | None]
-"""What the machine holds at each path; None, or no entry, where there is nothing."""
+"""Content of the machine's files by path; None, or no entry, if there is no file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What to write into a machine, and what to remove there."""
+    """Files to write into a machine, and paths to remove."""
 
     files: tuple[GuestFile, ...]
     removed: tuple[str, ...]
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All that it replaces or removes."""
+        """Every path that the change replaces or removes."""
         return (*(file.path for file in self.files if not file.if_absent), *self.removed)
 
 
 def check_api_key(provider: Provider, text: str) -> bytes:
-    """A person's key as it is sealed. Raises BadApiKey, which does not repeat it."""
+    """Validate a user's key; returns it as stored. Raises BadApiKey, which does not repeat it."""
     key = text.strip()
     if len(key) > MAX_KEY_CHARACTERS or provider.api_key.pattern.fullmatch(key) is None:
         raise BadApiKey(
-            f"That is not an API key for {provider.name}",
-            hint=f"It looks like {provider.api_key.example}, and is from {provider.api_key.url}",
+            f"This is not an API key for {provider.name}",
+            hint=f"A key looks like {provider.api_key.example}; get one at {provider.api_key.url}",
         )
     return json.dumps({"apiKey": key}).encode()
 
 
-def key_held(provider: Provider, content: bytes) -> bytes | None:
-    """The key in what stands at its place, as it would be sealed; None if there is none."""
-    about = provider.api_key
-    if len(content) > MAX_SHARED_BYTES:
+def read_api_key(provider: Provider, content: bytes) -> bytes | None:
+    """Read the key from its file, as it would be stored; None if there is none."""
+    key_spec = provider.api_key
+    if len(content) > MAX_USER_FILE_BYTES:
         return None
-    match about.form:
+    match key_spec.form:
         case KeyForm.TEXT:
             text: object = content.decode("ascii", "replace")
         case KeyForm.JSON:
-            text = at(_parsed(content), f"/{about.name}")
+            text = value_at(_parsed(content), f"/{key_spec.name}")
         case KeyForm.DOTENV:
-            lines = [it for it in content.splitlines() if _sets(about, it)]
+            lines = [it for it in content.splitlines() if _sets(key_spec, it)]
             text = lines[-1].partition(b"=")[2].decode("ascii", "replace") if lines else None
     try:
         return check_api_key(provider, text) if isinstance(text, str) else None
@@ -70,38 +70,38 @@ def key_held(provider: Provider, content: bytes) -> bytes | None:
         return None
 
 
-def places(provider: Provider) -> tuple[str, ...]:
-    """Every path that a login or a key of the provider changes."""
-    return tuple(dict.fromkeys((*_own(provider), *shared(provider))))
+def credential_paths(provider: Provider) -> tuple[str, ...]:
+    """Every path that a login or an API key of the provider changes."""
+    return tuple(dict.fromkeys((*_own(provider), *user_file_paths(provider))))
 
 
-def shared(provider: Provider) -> tuple[str, ...]:
-    """Those of them that are the person's files."""
+def user_file_paths(provider: Provider) -> tuple[str, ...]:
+    """Paths among them that belong to the user."""
     settings = (*provider.credentials.settings, *provider.api_key.settings)
     key = [provider.api_key.path] if provider.api_key.form is KeyForm.DOTENV else []
     return tuple(dict.fromkeys([*key, *(it.path for it in settings)]))
 
 
-def to_place(
+def plan_install(
     provider: Provider, kind: CredentialKind, plaintext: bytes, found: Found | None = None
 ) -> Change:
-    """What makes this credential the one that counts; its own file comes last.
+    """Plan how to make this credential the active one; its own file comes last.
 
     Raises: SettingsUnreadable.
     """
-    was = found or {}
-    after = _without(provider, was, settings_of=_other(kind))
-    where = provider.path_of(kind)
+    before = found or {}
+    after = _without(provider, before, settings_of=_other(kind))
+    where = provider.credential_path(kind)
     if kind is CredentialKind.LOGIN:
         settings, own = provider.credentials.settings, plaintext
     else:
         settings, key = provider.api_key.settings, str(json.loads(plaintext)["apiKey"])
         own = _with_key(provider.api_key, key, after.get(where))
     for setting in settings:
-        before = after.get(setting.path) or _initial(provider, setting.path)
-        after[setting.path] = _with_setting(setting, before)
+        content = after.get(setting.path) or _initial(provider, setting.path)
+        after[setting.path] = _with_setting(setting, content)
     after.pop(where, None)
-    changed = {path: it for path, it in after.items() if it != was.get(path)}
+    changed = {path: it for path, it in after.items() if it != before.get(path)}
     written = {path: it for path, it in changed.items() if it is not None}
     others = [it for it in provider.files if it.path not in (*written, where)]
     return Change(
@@ -110,10 +110,10 @@ def to_place(
     )
 
 
-def to_remove(provider: Provider, found: Found) -> Change:
-    """What rids a machine of the provider's credentials; `found` has the shared files at least."""
+def plan_removal(provider: Provider, found: Found) -> Change:
+    """Plan how to remove all credentials of a provider; `found` must hold the user's files."""
     after = _without(provider, found)
-    after = {path: after.get(path) for path in shared(provider)}
+    after = {path: after.get(path) for path in user_file_paths(provider)}
     changed = {path: it for path, it in after.items() if it != found.get(path)}
     gone = [path for path, it in changed.items() if it is None]
     return Change(
@@ -123,7 +123,7 @@ def to_remove(provider: Provider, found: Found) -> Change:
 
 
 def _own(provider: Provider) -> tuple[str, ...]:
-    """The paths of files that are ours alone."""
+    # Paths that only Polydev writes.
     is_shared = provider.api_key.form is KeyForm.DOTENV
     key = [] if is_shared else [provider.api_key.path]
     return tuple(dict.fromkeys([provider.credentials.path, *key]))
@@ -137,7 +137,7 @@ def _other(kind: CredentialKind) -> CredentialKind:
 def _without(
     provider: Provider, found: Found, settings_of: CredentialKind | None = None
 ) -> dict[str, bytes | None]:
-    """What is left of it without our credentials: all of them, and the settings of one or both."""
+    # Without Polydev's credentials, and without the settings of one kind or of both.
     after = {**found, **dict.fromkeys(_own(provider))}
     if provider.api_key.form is KeyForm.DOTENV:
         where = provider.api_key.path
@@ -153,41 +153,40 @@ def _without(
     return after
 
 
-# -- a key in its file ---------------------------------------------------------------------------
+# -- the API key in its file ---------------------------------------------------------------------
 
 
-def _with_key(about: ApiKey, key: str, before: bytes | None) -> bytes:
-    match about.form:
+def _with_key(key_spec: ApiKey, key: str, before: bytes | None) -> bytes:
+    match key_spec.form:
         case KeyForm.TEXT:
             return f"{key}\n".encode()
         case KeyForm.JSON:
-            return json.dumps({**about.beside, about.name: key}).encode()
+            return json.dumps({**key_spec.beside, key_spec.name: key}).encode()
         case KeyForm.DOTENV:
             kept = before or b""
-            if len(kept) > MAX_SHARED_BYTES:
-                raise _unreadable(about.path)
+            if len(kept) > MAX_USER_FILE_BYTES:
+                raise _unreadable(key_spec.path)
             gap = b"" if not kept or kept.endswith(b"\n") else b"\n"
-            return kept + gap + f"{about.name}={key}\n".encode()
+            return kept + gap + f"{key_spec.name}={key}\n".encode()
 
 
-def _without_line(about: ApiKey, before: bytes | None) -> bytes | None:
-    """A `.env` without the key; None if nothing else is in it."""
-    if before is None or len(before) > MAX_SHARED_BYTES:
+def _without_line(key_spec: ApiKey, before: bytes | None) -> bytes | None:
+    """Remove the key from a `.env`; None if nothing else is in it."""
+    if before is None or len(before) > MAX_USER_FILE_BYTES:
         return before
     lines = before.splitlines(keepends=True)
-    kept = b"".join(line for line in lines if not _sets(about, line))
+    kept = b"".join(line for line in lines if not _sets(key_spec, line))
     return kept if kept.strip() or kept == before else None
 
 
-def _sets(about: ApiKey, line: bytes) -> bool:
-    return re.match(rb"\s*(export\s+)?" + about.name.encode() + rb"\s*=", line) is not None
+def _sets(key_spec: ApiKey, line: bytes) -> bool:
+    return re.match(rb"\s*(export\s+)?" + key_spec.name.encode() + rb"\s*=", line) is not None
 
 
-# -- the person's settings -----------------------------------------------------------------------
+# -- the user's settings -------------------------------------------------------------------------
 
 
 def _initial(provider: Provider, path: str) -> bytes:
-    """What a settings file begins with."""
     return next((file.content for file in provider.files if file.path == path), b"{}")
 
 
@@ -195,11 +194,11 @@ def _with_setting(setting: Setting, before: bytes) -> bytes:
     document = _parsed(before)
     if not isinstance(document, dict):
         raise _unreadable(setting.path)
-    if at(document, setting.pointer) == setting.value:
+    if value_at(document, setting.pointer) == setting.value:
         return before
-    *way, last = _names(setting)
+    *parents, last = _names(setting)
     inner: Any = document
-    for name in way:
+    for name in parents:
         inner = inner.setdefault(name, {})
         if not isinstance(inner, dict):
             raise _unreadable(setting.path)
@@ -208,15 +207,15 @@ def _with_setting(setting: Setting, before: bytes) -> bytes:
 
 
 def _without_setting(setting: Setting, before: bytes | None) -> bytes | None:
-    """The file without our entry, and without objects that are empty then; None if all is."""
+    """Remove Polydev's entry and objects that are then empty; None if the file is then empty."""
     document = None if before is None else _parsed(before)
-    if document is None or at(document, setting.pointer) != setting.value:
+    if document is None or value_at(document, setting.pointer) != setting.value:
         return before
     names = _names(setting)
     for depth in range(len(names), 0, -1):
-        *way, last = names[:depth]
+        *parents, last = names[:depth]
         inner: Any = document
-        for name in way:
+        for name in parents:
             inner = inner[name]
         if depth == len(names) or inner[last] == {}:
             del inner[last]
@@ -228,8 +227,8 @@ def _names(setting: Setting) -> list[str]:
 
 
 def _parsed(content: bytes) -> Any:
-    """The JSON object, empty where nothing is written; None if it is none, or too large."""
-    if len(content) > MAX_SHARED_BYTES:
+    """Parse a JSON object; an empty file is an empty object. None if it is none or too large."""
+    if len(content) > MAX_USER_FILE_BYTES:
         return None
     try:
         document = json.loads(content.decode("utf-8-sig").strip() or "{}", parse_constant=_refuse)
@@ -249,6 +248,6 @@ def _written(document: object) -> bytes:
 
 def _unreadable(path: str) -> SettingsUnreadable:
     return SettingsUnreadable(
-        f"{path} in the CLI machine holds settings of yours that Polydev cannot read as JSON",
-        hint="Put that file right, or remove it, and connect again",
+        f"Your settings file {path} in the CLI machine is not valid JSON",
+        hint="Correct or remove that file, then connect again",
     )

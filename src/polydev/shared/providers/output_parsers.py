@@ -1,8 +1,7 @@
-"""What a CLI prints in a chat turn, read into events.
+"""Parsers of what a CLI prints in a chat turn.
 
-One `AnswerReader` per turn takes the bytes of the CLI's standard output as they come. The output
-is a machine's word: lines are bounded, lines that are not what the CLI documents are passed over,
-and control characters are taken out of all text.
+One `AnswerReader` per turn takes the bytes of the CLI's standard output as they arrive. The output
+is untrusted: lines are bounded, unknown lines are skipped, and control characters are removed.
 """
 
 from __future__ import annotations
@@ -24,15 +23,14 @@ _CONTROL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ChatEvent:
-    """`delta`: a piece of the answer; `text`: a finished message; `tool`: a tool's name;
-    `error`: why there is no answer."""
+    """Event of a turn: part of the answer, a finished message, a tool's name, or an error."""
 
     kind: Literal["delta", "text", "tool", "error"]
     text: str
 
 
 class AnswerReader:
-    """Turns the output of one turn into events."""
+    """Convert the output of one turn into events."""
 
     def __init__(self, output: str) -> None:
         self._read_line = _READERS[output]
@@ -40,7 +38,7 @@ class AnswerReader:
         self._too_long = False
 
     def feed(self, data: bytes) -> Iterator[ChatEvent]:
-        """The events of the lines that `data` completes."""
+        """Events of the lines that `data` completes."""
         *ends, rest = data.split(b"\n")
         for end in ends:
             self._append(end)
@@ -48,7 +46,7 @@ class AnswerReader:
         self._append(rest)
 
     def close(self) -> Iterator[ChatEvent]:
-        """The events of a last line without its end."""
+        """Events of a last line without a line end."""
         yield from self._take()
 
     def _append(self, data: bytes) -> None:
@@ -72,14 +70,14 @@ class AnswerReader:
             yield from self._read_line(message)
 
 
-def cleaned(text: object, limit: int = MAX_TEXT_CHARACTERS) -> str:
-    """Text that a machine gave, without control characters and not longer than `limit`."""
+def clean_text(text: object, limit: int = MAX_TEXT_CHARACTERS) -> str:
+    """Remove control characters from a machine's text, and limit its length."""
     return _CONTROL.sub("", text)[:limit] if isinstance(text, str) else ""
 
 
 def _event(kind: Literal["delta", "text", "tool", "error"], text: object) -> Iterator[ChatEvent]:
     limit = MAX_NAME_CHARACTERS if kind == "tool" else MAX_TEXT_CHARACTERS
-    if clean := cleaned(text, limit):
+    if clean := clean_text(text, limit):
         yield ChatEvent(kind, clean)
 
 
@@ -119,7 +117,7 @@ def _claude(message: dict[str, Any]) -> Iterator[ChatEvent]:
 
 
 def _gemini(message: dict[str, Any]) -> Iterator[ChatEvent]:
-    """`gemini --output-format stream-json`: pieces of the answer, and never the whole of it."""
+    """`gemini --output-format stream-json`: deltas only, never the whole answer."""
     kind = message.get("type")
     if kind == "message" and message.get("role") == "assistant":
         yield from _event("delta" if message.get("delta") else "text", message.get("content"))

@@ -1,7 +1,8 @@
-"""The providers that there are: the TOML files beside this module, as frozen dataclasses.
+"""Provider registry: one folder per provider beside this module.
 
-The keys are explained in the files. They are our own, so a mistake in one is a programming error
-and shows when the first provider is asked for.
+A folder holds `provider.toml` (its comments explain the keys), `credentials.schema.json` and
+`icon.svg`, and a status script where the CLI has no status command. The files are part of Polydev,
+so a mistake in one is a programming error and shows when the registry is first read.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-from jsonschema import Draft202012Validator
+from typing import TYPE_CHECKING, Any
 
 from polydev.shared.domain import CredentialKind, GuestFile
 from polydev.shared.errors import UnknownProvider
 
-_FOLDER = Path(__file__).parent
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """An entry of a settings file of the person's: JSON, in which all else is theirs."""
+    """One entry in a JSON settings file that belongs to the user."""
 
     path: str
     pointer: str
@@ -36,72 +38,72 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class CredentialsFile:
-    """Where a CLI keeps its login, and what must be in it."""
+    """The file in which a CLI stores its login."""
 
     path: str
     mode: int
     max_bytes: int
     validator: Draft202012Validator
     required: tuple[str, ...]
-    """JSON pointers to text that is not empty."""
+    """JSON pointers to strings that must not be empty."""
     account: tuple[str, ...]
-    """JSON pointers to what names the account, where it is told."""
+    """JSON pointers to the ids of the account."""
     ends: str | None
-    """JSON pointer to when the login itself ends, in milliseconds since 1970."""
+    """JSON pointer to the expiry of the login, in milliseconds since 1970."""
     logout_argv: tuple[str, ...]
-    """Has the CLI give the login back to its provider; it may need the network, and may fail.
-    Empty where the CLI has no command for it."""
+    """Revokes the login at the provider. Needs the network and may fail. Empty if the CLI has no
+    such command."""
     settings: tuple[Setting, ...]
-    """What tells the CLI to use its login."""
+    """Settings that make the CLI use its login."""
 
 
 class KeyForm(StrEnum):
-    """How an API key stands in its file."""
+    """Format of the file that holds an API key."""
 
     TEXT = "text"
-    """Alone."""
+    """The key alone."""
     JSON = "json"
-    """As a member of an object, in a file of ours."""
+    """A member of a JSON object, in a file that Polydev owns."""
     DOTENV = "dotenv"
-    """As a variable, in a file of the person's."""
+    """A variable, in a file that belongs to the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """How a person connects with an API key, and where the CLI reads it."""
+    """API key of a provider: its format, and where the CLI reads it."""
 
     url: str
-    """Where the provider hands them out."""
+    """Page on which the provider issues keys."""
     example: str
     pattern: re.Pattern[str]
     path: str
     form: KeyForm
     name: str
-    """Of the member or the variable."""
+    """Name of the JSON member or the variable."""
     beside: Mapping[str, object]
-    """The object's other members."""
+    """Other members of the JSON object."""
     settings: tuple[Setting, ...]
-    """What tells the CLI to use the key."""
+    """Settings that make the CLI use the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """How a CLI answers one turn: the prompt on its standard input, JSON lines on its output."""
+    """Command for one chat turn: prompt on standard input, JSON lines on standard output."""
 
     argv: tuple[str, ...]
     output: str
-    """Which reader understands it: a name that `answers.py` knows."""
+    """Name of the parser in `output_parsers`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acp:
-    """How a CLI is started to speak the Agent Client Protocol on its standard input and output."""
+    """Command that speaks the Agent Client Protocol on its standard input and output."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-    """Besides the provider's own."""
+    """Added to the provider's environment."""
     mode: str
-    """The session mode in which the agent asks the person, and nobody else, for permissions."""
+    """Session mode in which the agent asks the user for permissions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,45 +116,54 @@ class Provider:
     environment: Mapping[str, str]
     url_hosts: frozenset[str]
     accepts: str
-    """What a person may paste instead of logging in in the machine: `code` or `callback_url`."""
+    """`code` or `callback_url`: what the user may paste from a browser of their own."""
     credentials: CredentialsFile
     api_key: ApiKey
     files: tuple[GuestFile, ...]
     status_argv: tuple[str, ...]
     status_within_s: float
-    """How long that may take in a slow machine."""
+    """Time limit of the status command, also on a slow machine."""
     chat: Chat
     acp: Acp
+    icon: Path
+    """SVG file with one symbol, `icon`."""
 
-    def path_of(self, kind: CredentialKind) -> str:
-        """Where a credential of that kind stands in a CLI machine."""
+    def credential_path(self, kind: CredentialKind) -> str:
+        """Path of a credential of that kind in a CLI machine."""
         return self.credentials.path if kind is CredentialKind.LOGIN else self.api_key.path
 
 
+def provider_ids() -> tuple[str, ...]:
+    """Ids of all providers, sorted. Reads no file, so commands may call it at import."""
+    return tuple(sorted(path.parent.name for path in FOLDER.glob("*/provider.toml")))
+
+
 def provider(provider_id: str) -> Provider:
-    """The provider of that id. Raises UnknownProvider, which names those there are."""
-    known = _load()
+    """Find a provider by its id. Raises UnknownProvider, which names the known ids."""
+    known = load_providers(FOLDER)
     try:
         return known[provider_id]
     except KeyError:
         raise UnknownProvider(
-            f"There is no provider {_shown(provider_id)}", hint=f"There are: {', '.join(known)}"
+            f"There is no provider {_shortened(provider_id)}",
+            hint=f"Providers: {', '.join(known)}",
         ) from None
 
 
 def all_providers() -> tuple[Provider, ...]:
-    """Every provider, in the order of their ids."""
-    return tuple(_load().values())
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "…")
+    """Every provider, sorted by id."""
+    return tuple(load_providers(FOLDER).values())
 
 
 @cache
-def _load() -> Mapping[str, Provider]:
-    found = [_read(path) for path in sorted(_FOLDER.glob("*.toml"))]
+def load_providers(folder: Path) -> Mapping[str, Provider]:
+    """Read every provider in a folder, by id."""
+    found = [_read(path) for path in sorted(folder.glob("*/provider.toml"))]
     return MappingProxyType({one.id: one for one in found})
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
 def _read(path: Path) -> Provider:
@@ -164,18 +175,21 @@ def _read(path: Path) -> Provider:
         environment=MappingProxyType(dict(data.get("environment", {}))),
         url_hosts=frozenset(data["login"]["url_hosts"]),
         accepts=data["paste"]["accepts"],
-        credentials=_credentials(data["credentials"]),
+        credentials=_credentials(data["credentials"], path.parent),
         api_key=_api_key(data["api_key"]),
         files=tuple(_file(entry) for entry in data.get("files", [])),
         status_argv=tuple(data["status"]["argv"]),
         status_within_s=float(data["status"]["within_s"]),
         chat=Chat(tuple(data["chat"]["argv"]), data["chat"]["output"]),
         acp=_acp(data["acp"]),
+        icon=path.with_name("icon.svg"),
     )
 
 
-def _credentials(data: dict[str, Any]) -> CredentialsFile:
-    schema = json.loads((_FOLDER / data["schema"]).read_text("utf-8"))
+def _credentials(data: dict[str, Any], folder: Path) -> CredentialsFile:
+    from jsonschema import Draft202012Validator  # slow to import, and commands need no schema
+
+    schema = json.loads((folder / "credentials.schema.json").read_text("utf-8"))
     Draft202012Validator.check_schema(schema)
     about = schema["x-polydev"]
     return CredentialsFile(

@@ -88,7 +88,8 @@ def silent(_: BuildProgress) -> None:
         ("recipes/browser/packages", {"browser"}),
         ("recipes/clis/package-lock.json", {"cli", "browser"}),
         ("recipes/adapters/package-lock.json", {"cli"}),
-        ("providers/codex.toml", {"cli", "browser"}),
+        ("providers/codex/provider.toml", {"cli", "browser"}),
+        ("providers/gemini_cli/status.js", {"cli", "browser"}),
     ],
 )
 def test_a_change_of_a_source_changes_the_images_it_goes_into(

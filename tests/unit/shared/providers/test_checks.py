@@ -63,7 +63,7 @@ def test_every_provider_can_be_read() -> None:
 def test_an_unknown_provider_names_those_there_are() -> None:
     with pytest.raises(UnknownProvider, match="nope") as caught:
         provider("nope")
-    assert caught.value.hint == "There are: claude_code, codex, gemini_cli"
+    assert caught.value.hint == "Providers: claude_code, codex, gemini_cli"
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -92,7 +92,7 @@ def test_good_credentials_pass_as_text_and_as_value(name: str) -> None:
         (_with({"access_token": 7}), "fail type"),
         ({**GOOD["codex"], "more": "x" * 40_000}, "more than 32768 characters"),
         ({**GOOD["codex"], "more": ["x" * 30_000] * 3}, "larger than 65536"),
-        ({**GOOD["codex"], "more": float("inf")}, "that JSON does not have"),
+        ({**GOOD["codex"], "more": float("inf")}, "that JSON cannot represent"),
         ({**GOOD["codex"], "more": [[0] * 100] * 100}, "too many values"),
         ({**GOOD["codex"], **{f"more{n}": 0 for n in range(40)}}, "fail maxProperties"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polydev.shared.providers import end_of_login, provider, same_account, same_login
+from polydev.shared.providers import login_expiry, provider, same_account, same_login
 
 CODEX, CLAUDE = provider("codex"), provider("claude_code")
 
@@ -23,13 +23,13 @@ def _claude(**values: Any) -> bytes:
 
 def test_a_login_ends_when_its_credentials_say_so() -> None:
     ends = _claude(refreshTokenExpiresAt=1_800_000_000_000)
-    assert end_of_login(CLAUDE, ends) == datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
-    assert end_of_login(CODEX, _codex("one")) is None
+    assert login_expiry(CLAUDE, ends) == datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
+    assert login_expiry(CODEX, _codex("one")) is None
 
 
 @pytest.mark.parametrize("told", [None, "soon", 2**70, -(2**70)])
 def test_a_time_that_is_none_is_not_told(told: object) -> None:
-    assert end_of_login(CLAUDE, _claude(refreshTokenExpiresAt=told)) is None
+    assert login_expiry(CLAUDE, _claude(refreshTokenExpiresAt=told)) is None
 
 
 def test_another_account_is_another_account() -> None:

@@ -12,14 +12,14 @@ from polydev.shared.providers import (
     Provider,
     all_providers,
     check_api_key,
-    key_held,
-    places,
+    credential_paths,
+    plan_install,
+    plan_removal,
     provider,
-    shared,
-    to_place,
-    to_remove,
+    read_api_key,
+    user_file_paths,
 )
-from polydev.shared.providers.credential_files import MAX_SHARED_BYTES, Change
+from polydev.shared.providers.credential_files import MAX_USER_FILE_BYTES, Change
 
 KEY = "made-up-key-0123456789-abcdefghij"
 LOGIN = b'{"made": "up"}'
@@ -45,16 +45,16 @@ def made(machine: Machine, change: Change) -> Machine:
 
 def with_key(about: Provider, machine: Machine, key: str = KEY) -> Machine:
     kind = CredentialKind.API_KEY
-    return made(machine, to_place(about, kind, check_api_key(about, key), machine))
+    return made(machine, plan_install(about, kind, check_api_key(about, key), machine))
 
 
 def with_login(about: Provider, machine: Machine) -> Machine:
-    return made(machine, to_place(about, CredentialKind.LOGIN, LOGIN, machine))
+    return made(machine, plan_install(about, CredentialKind.LOGIN, LOGIN, machine))
 
 
 def without(about: Provider, machine: Machine) -> Machine:
-    found = {path: machine.get(path) for path in shared(about)}
-    return made(machine, to_remove(about, found))
+    found = {path: machine.get(path) for path in user_file_paths(about)}
+    return made(machine, plan_removal(about, found))
 
 
 @pytest.mark.parametrize("about", all_providers(), ids=lambda it: it.id)
@@ -63,7 +63,7 @@ class TestOfEveryProvider:
         login = with_login(about, {})
         key = with_key(about, login)
         assert LOGIN not in key.values()
-        assert key_held(about, key[about.api_key.path]) == check_api_key(about, KEY)
+        assert read_api_key(about, key[about.api_key.path]) == check_api_key(about, KEY)
         back = with_login(about, key)
         assert KEY.encode() not in b"".join(back.values())
         assert {path: json.loads(it) for path, it in back.items()} == {
@@ -77,7 +77,7 @@ class TestOfEveryProvider:
     def test_a_new_key_replaces_the_old_one(self, about: Provider) -> None:
         after = with_key(about, with_key(about, {}), f"{KEY}-2")
         assert b"".join(after.values()).count(KEY.encode()) == 1
-        assert key_held(about, after[about.api_key.path]) == check_api_key(about, f"{KEY}-2")
+        assert read_api_key(about, after[about.api_key.path]) == check_api_key(about, f"{KEY}-2")
 
     def test_removing_leaves_neither(self, about: Provider) -> None:
         for before in (with_key(about, {}), with_login(about, {}), {}):
@@ -88,13 +88,13 @@ class TestOfEveryProvider:
     def test_only_places_that_are_told_change(self, about: Provider) -> None:
         initial = {file.path for file in about.files}
         for after in (with_key(about, {}), with_login(about, {})):
-            assert set(after) - initial <= set(places(about))
+            assert set(after) - initial <= set(credential_paths(about))
 
     @pytest.mark.parametrize(
-        "content", [b"", b"\xff\xfe", b"[]", b"{}", b"x" * MAX_SHARED_BYTES * 2]
+        "content", [b"", b"\xff\xfe", b"[]", b"{}", b"x" * MAX_USER_FILE_BYTES * 2]
     )
     def test_what_is_no_key_is_not_taken_for_one(self, about: Provider, content: bytes) -> None:
-        assert key_held(about, content) is None
+        assert read_api_key(about, content) is None
 
 
 def test_other_settings_stay_and_ours_go_again() -> None:
@@ -139,7 +139,7 @@ def test_the_first_settings_of_gemini_are_ours_with_the_right_choice() -> None:
         b"[" * 100_000,
         b'{"security": "none"}',
         b'{"a": NaN}',
-        b" " * (MAX_SHARED_BYTES + 1),
+        b" " * (MAX_USER_FILE_BYTES + 1),
     ],
 )
 def test_settings_that_cannot_be_read_are_not_written_over(content: bytes) -> None:
@@ -148,8 +148,8 @@ def test_settings_that_cannot_be_read_are_not_written_over(content: bytes) -> No
         (CredentialKind.API_KEY, check_api_key(GEMINI, KEY)),
     ):
         with pytest.raises(SettingsUnreadable, match=GEMINI_SETTINGS):
-            to_place(GEMINI, kind, plaintext, {GEMINI_SETTINGS: content})
-    change = to_remove(GEMINI, {GEMINI_SETTINGS: content})
+            plan_install(GEMINI, kind, plaintext, {GEMINI_SETTINGS: content})
+    change = plan_removal(GEMINI, {GEMINI_SETTINGS: content})
     assert GEMINI_SETTINGS not in change.paths
     assert GEMINI.credentials.path in change.removed
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polydev.shared.providers import AnswerReader, ChatEvent, cleaned
+from polydev.shared.providers import AnswerReader, ChatEvent, clean_text
 from polydev.shared.providers.output_parsers import MAX_LINE_BYTES, MAX_TEXT_CHARACTERS
 
 CODEX, CLAUDE, GEMINI = "codex-exec-json", "claude-stream-json", "gemini-stream-json"
@@ -135,6 +135,6 @@ def test_no_message_crashes_the_reader(output: str, message: object) -> None:
 
 
 def test_control_characters_are_taken_out_and_text_is_bounded() -> None:
-    assert cleaned("a\x1b[31mb\x00c\u202ed\n\te\ud800") == "a[31mbcd\n\te"
-    assert len(cleaned("x" * (MAX_TEXT_CHARACTERS + 5))) == MAX_TEXT_CHARACTERS
-    assert cleaned(None) == cleaned({"a": 1}) == ""
+    assert clean_text("a\x1b[31mb\x00c\u202ed\n\te\ud800") == "a[31mbcd\n\te"
+    assert len(clean_text("x" * (MAX_TEXT_CHARACTERS + 5))) == MAX_TEXT_CHARACTERS
+    assert clean_text(None) == clean_text({"a": 1}) == ""

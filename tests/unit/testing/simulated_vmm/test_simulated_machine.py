@@ -158,7 +158,7 @@ async def test_files_are_written_read_and_removed(launch: Launch, tmp_path: Path
         await channel.read_file(file.path, 10)
 
 
-@pytest.mark.parametrize("provider_id", ["codex", "claude_code", "gemini_cli"])
+@pytest.mark.parametrize("provider_id", providers.provider_ids())
 async def test_a_login_gives_credentials_that_the_other_machine_accepts(
     launch: Launch, provider_id: str
 ) -> None:
@@ -174,18 +174,18 @@ async def test_a_login_gives_credentials_that_the_other_machine_accepts(
     assert outcome["ready"]
     credentials = providers.check_credentials(provider, outcome["credentials"])
     assert (await cli.run(provider.status_argv)).exit_code == 1
-    await cli.write_files(providers.to_place(provider, CredentialKind.LOGIN, credentials).files)
+    await cli.write_files(providers.plan_install(provider, CredentialKind.LOGIN, credentials).files)
     assert (await cli.run(provider.status_argv)).exit_code == 0
 
 
-@pytest.mark.parametrize("provider_id", ["codex", "claude_code", "gemini_cli"])
+@pytest.mark.parametrize("provider_id", providers.provider_ids())
 async def test_a_chat_turn_is_answered_as_the_real_cli_answers(
     launch: Launch, provider_id: str
 ) -> None:
     provider = providers.provider(provider_id)
     _, cli = await launch()
     assert [event.kind for event in await turn(cli, provider)][-1] == "error"
-    await cli.write_files(providers.to_place(provider, CredentialKind.LOGIN, b"{}").files)
+    await cli.write_files(providers.plan_install(provider, CredentialKind.LOGIN, b"{}").files)
     events = await turn(cli, provider)
     assert "hello" in "".join(event.text for event in events)
     assert "error" not in [event.kind for event in events]

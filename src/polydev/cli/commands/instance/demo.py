@@ -25,17 +25,12 @@ from polydev.cli.output.printer import Terminal
 from polydev.cli.supervisor import daemonize, preflight, shutdown
 from polydev.hostagent.images import ImageKind
 from polydev.hostagent.settings import HostSettings
-from polydev.shared.errors import CredentialsNotAccepted, Failed, PolydevError, UnknownProvider
+from polydev.shared.errors import CredentialsNotAccepted, Failed, PolydevError
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import ExecRequest
+from polydev.shared.providers import provider as find_provider
+from polydev.shared.providers import provider_ids
 from polydev.shared.settings.base import read
-
-STATUS = {
-    "codex": ("codex", "login", "status"),
-    "claude_code": ("claude", "auth", "status"),
-    "gemini_cli": ("/usr/lib/polydev/gemini-status",),
-}
-"""How each CLI itself tells whether it is logged in."""
 
 WORDS = {
     "images": "Building what machines boot from",
@@ -80,9 +75,10 @@ class Report:
 
 @runs
 async def demo(
-    provider: list[str] = typer.Option(  # noqa: B008  (how typer takes lists)
-        list(STATUS), help="Which CLIs to log in, in this order."
-    ),
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(help="A CLI to log in; may be repeated. Default: every CLI."),
+    ] = None,
     by_hand: Annotated[
         bool, typer.Option("--by-hand", help="Start everything, and leave the logins to you.")
     ] = False,
@@ -99,16 +95,14 @@ async def demo(
     Examples: `polydev demo`, then `polydev down --demo`; `polydev demo --by-hand`, and then log
     in yourself on the page.
     """
-    for name in provider:
-        if name not in STATUS:
-            raise UnknownProvider(
-                f"There is no provider {name!r}", hint=f"There are: {', '.join(sorted(STATUS))}"
-            )
+    chosen = provider or list(provider_ids())
+    for name in chosen:
+        find_provider(name)
     preflight.root()
     world = demo_env.enter()
     with demo_env.alone(world):
         terminal = Terminal(as_json=as_json)
-        standin = await _carry_out(world, [] if by_hand else provider, terminal)
+        standin = await _carry_out(world, [] if by_hand else chosen, terminal)
         if not keep_approving:
             standin.wait_for_people()
 
@@ -177,8 +171,8 @@ class Journey:
         self.report.machines[provider] = vm_id
         async with self._step(provider, "browser gone", "The browser machine is gone"):
             await self._only_cli_machines(there)
-        words = " ".join(STATUS[provider])
-        async with self._step(provider, "status", f"{words}, in the CLI machine") as said:
+        command = " ".join(find_provider(provider).status_argv)
+        async with self._step(provider, "status", f"{command}, in the CLI machine") as said:
             said.append(await self._status(there, provider, vm_id))
         async with self._step(provider, "chat", "A chat turn, in the CLI machine"):
             answer = await chat.turn(there, provider, QUESTION, self._terminal, quiet=True)
@@ -203,7 +197,8 @@ class Journey:
             raise Failed(f"Something of a browser machine is left: {left or found.taps}")
 
     async def _status(self, there: Controller, provider: str, vm_id: str) -> str:
-        result = await exec_client.captured(there, vm_id, ExecRequest(argv=list(STATUS[provider])))
+        argv = list(find_provider(provider).status_argv)
+        result = await exec_client.captured(there, vm_id, ExecRequest(argv=argv))
         words = (result["stdout"] + result["stderr"]).strip()
         if result["exit_code"] != 0:
             raise CredentialsNotAccepted(f"{provider} says: {words[-300:]}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.shared.errors import BadSettings
+from polydev.shared.providers import all_providers
 
 HERE = Path(__file__).resolve().parents[1]
 STATIC = HERE / "static"
@@ -87,6 +88,8 @@ def _own() -> Iterator[tuple[str, Asset]]:
     for path in sorted(STATIC.rglob("*")):
         if path.is_file():
             yield path.relative_to(STATIC).as_posix(), _asset(path)
+    for provider in all_providers():
+        yield f"providers/{provider.id}.svg", _asset(provider.icon)
 
 
 def _of_packages(packages: Path) -> Iterator[tuple[str, Asset]]:

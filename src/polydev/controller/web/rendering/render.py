@@ -179,8 +179,10 @@ def _path_of(url: str) -> str:
 
 def _icons(assets: Assets) -> Any:
     def icon(name: str, label: str = "") -> Markup:
-        """One of the symbols in `static/icons.svg`; without a label it only decorates."""
+        """Symbol of `static/icons.svg`, or a provider's icon; decorative without a label."""
         told = _LABELLED.format(label) if label else _DECORATES
+        if assets.find(own := f"providers/{name}.svg"):
+            return _ICON.format(told, assets.url(own), "icon")
         return _ICON.format(told, assets.url("icons.svg"), name)
 
     return icon

@@ -27,7 +27,7 @@ from polydev.shared.errors import (
     PasteRefused,
 )
 from polydev.shared.host_client import Host
-from polydev.shared.providers import cleaned
+from polydev.shared.providers import clean_text
 
 PORT = 8080
 LONG_POLL_S = 25
@@ -129,7 +129,7 @@ class BrowserService:
         if answer.status_code in (404, 409):
             raise LoginNotWaiting("The login does not wait for a pasted code or URL now")
         if answer.status_code == 422:
-            why = cleaned(self._parsed(_Problem, answer).detail, _MAX_WORDS)
+            why = clean_text(self._parsed(_Problem, answer).detail, _MAX_WORDS)
             raise PasteRefused(f"What was pasted cannot be used: {why}")
         self._require(answer, 202)
 
@@ -177,5 +177,5 @@ class BrowserService:
 
 
 def _failed(reason: str) -> LoginFailed:
-    words = cleaned(reason, _MAX_WORDS) or "it did not say why"
+    words = clean_text(reason, _MAX_WORDS) or "it did not say why"
     return LoginFailed(f"The CLI's login failed: {words}", hint="Connect again")

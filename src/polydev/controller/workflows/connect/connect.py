@@ -53,7 +53,7 @@ from polydev.shared.errors import (
     LoginNotWaiting,
     SessionEnded,
 )
-from polydev.shared.providers import check_credentials, end_of_login, provider
+from polydev.shared.providers import check_credentials, login_expiry, provider
 
 log = logging.getLogger("polydev.controller.workflows")
 
@@ -257,7 +257,7 @@ class Connect:
         binding = Binding(credential_id_for(session.session_id), session.user_id, about.id)
         sealed = await self.vault.seal(plaintext, binding, now())
         async with self.database.write() as connection:
-            await credentials.upsert(connection, sealed, end_of_login(about, plaintext))
+            await credentials.upsert(connection, sealed, login_expiry(about, plaintext))
 
     async def _clean_up(self, subject: str) -> None:
         """The browser machine goes, whatever happened; and a delivery that stands is settled."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from polydev.controller.workflows.connect.browser_service_client import BrowserService, LoginUrl
 from polydev.shared.domain import ConnectSession
 from polydev.shared.errors import HostLost, HostUnreachable, LoginFailed, Unavailable
-from polydev.shared.providers import check_oauth_url, cleaned, provider
+from polydev.shared.providers import check_oauth_url, clean_text, provider
 
 log = logging.getLogger("polydev.controller.workflows")
 
@@ -65,7 +65,7 @@ class LoginWatch:
             if state.step == "ready":
                 return
             if state.step == "failed":
-                why = cleaned(state.reason, _MAX_REASON) or "it did not say why"
+                why = clean_text(state.reason, _MAX_REASON) or "it did not say why"
                 raise LoginFailed(f"The CLI's login failed: {why}", hint="Connect again")
             version = state.version
             await asyncio.sleep(_BREATH_S)

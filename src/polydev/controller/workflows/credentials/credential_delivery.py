@@ -4,7 +4,7 @@ Used by the connect workflow, and by `custody.py`, which looks after credentials
 plaintext lives in this process only, between the vault and the host agent's socket. What stood
 before in the files that change is set aside inside the machine itself, so that a delivery that
 fails puts it back as it was, rotated tokens included. What stands where, and what else has to go
-so that one credential counts, is said by `providers.places`.
+so that one credential counts, is said by `providers.credential_paths`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from polydev.shared.host_protocol import RemoveFiles, WireFile, WriteFiles
 from polydev.shared.providers import (
     Change,
     Provider,
-    key_held,
-    places,
-    shared,
-    to_place,
-    to_remove,
+    credential_paths,
+    plan_install,
+    plan_removal,
+    read_api_key,
+    user_file_paths,
 )
 
 log = logging.getLogger("polydev.controller.workflows")
@@ -69,8 +69,8 @@ class Delivery:
         if row is None:
             raise NotConnected(f"There is no {provider.name} credential {credential}")
         plaintext = await self.vault.open(row)
-        found = await self._found(vm_id, places(provider))
-        change = to_place(provider, row.kind, plaintext, found)
+        found = await self._found(vm_id, credential_paths(provider))
+        change = plan_install(provider, row.kind, plaintext, found)
         await self._set_aside(vm_id, {path: found[path] for path in change.paths})
         for attempt in range(1, _TRIES + 1):
             await self._make(vm_id, change)
@@ -98,10 +98,10 @@ class Delivery:
     async def kept_in(self, provider: Provider, kind: CredentialKind, vm_id: VmId) -> bytes | None:
         """What the CLI keeps in that machine now: a machine's word, not checked yet. A key has the
         form in which it is sealed."""
-        content = await self._read(vm_id, provider.path_of(kind))
+        content = await self._read(vm_id, provider.credential_path(kind))
         if content is None or kind is CredentialKind.LOGIN:
             return content
-        return key_held(provider, content)
+        return read_api_key(provider, content)
 
     async def withdraw(
         self, provider: Provider, kind: CredentialKind, vm_id: VmId, *, running: bool
@@ -114,24 +114,26 @@ class Delivery:
         if running and kind is CredentialKind.LOGIN and provider.credentials.logout_argv:
             await self._log_out(provider, vm_id)
         try:
-            found = {path: await self._read_or_leave(vm_id, path) for path in shared(provider)}
-            await self._make(vm_id, to_remove(provider, found))
-            await self._remove(vm_id, *map(_aside, places(provider)))
+            found = {
+                path: await self._read_or_leave(vm_id, path) for path in user_file_paths(provider)
+            }
+            await self._make(vm_id, plan_removal(provider, found))
+            await self._remove(vm_id, *map(_aside, credential_paths(provider)))
         except NoSuchMachine:
             log.info("%s is not there to remove credentials from", vm_id)
 
     async def settle(self, provider: Provider, vm_id: VmId) -> None:
         """The delivery stands: what was set aside is not needed any more."""
         try:
-            await self._remove(vm_id, *map(_aside, places(provider)))
+            await self._remove(vm_id, *map(_aside, credential_paths(provider)))
         except (NoSuchMachine, MachineBusy):
             log.info("%s is not there to settle a delivery in", vm_id)
 
     async def take_back(self, provider: Provider, vm_id: VmId) -> None:
         """Leave the machine as it was before, if the delivery had begun."""
         try:
-            asides = await self._found(vm_id, [_aside(path) for path in places(provider)])
-            before = {path: asides[_aside(path)] for path in places(provider)}
+            asides = await self._found(vm_id, [_aside(path) for path in credential_paths(provider)])
+            before = {path: asides[_aside(path)] for path in credential_paths(provider)}
             stood = [GuestFile(path, it) for path, it in before.items() if it]
             absent = [path for path, it in before.items() if it == b""]
             await self._make(vm_id, Change(tuple(stood), tuple(absent)))

@@ -44,7 +44,7 @@ from polydev.shared.errors import MachineBusy, NoSuchCredential, PolydevError
 from polydev.shared.providers import (
     Provider,
     check_credentials,
-    end_of_login,
+    login_expiry,
     provider,
     same_account,
     same_login,
@@ -226,7 +226,7 @@ class Custody:
             return _unknown(f"{about.name} is logged in there to another account")
         binding = Binding.of(row)
         sealed = await self.vault.seal(theirs, binding, row.created_at)
-        ends = end_of_login(about, theirs)
+        ends = login_expiry(about, theirs)
         async with self.database.write() as connection:
             taken = await credentials.update_sealed(connection, row, sealed, expires_at=ends)
             if taken:

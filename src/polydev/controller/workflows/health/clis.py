@@ -90,7 +90,7 @@ async def _asked(
     host, vm_id = hosts.of(machine.host_id), machine.vm_id
     by_key = " --api-key" if credential.kind is CredentialKind.API_KEY else ""
     again = f"Connect again: polydev connect {cli.id}{by_key}"
-    path = cli.path_of(credential.kind)
+    path = cli.credential_path(credential.kind)
     try:
         await host.read_file(vm_id, path)
     except NoSuchFile:

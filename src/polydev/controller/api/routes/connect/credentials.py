@@ -138,6 +138,6 @@ async def export_credential(
     return ExportView(
         provider=found.id,
         kind=kind,
-        path=found.path_of(kind),
+        path=found.credential_path(kind),
         credentials=json.loads(plaintext),
     )
