@@ -1,13 +1,17 @@
-"""Temporary folders in memory, where what is made durable costs no time.
+"""Temporary folders in memory, where an fsync costs no time.
 
 A process that is killed loses nothing that it wrote, so tests that kill prove the same there. Only
-a test of real disks needs one.
+tests of real machines need a disk.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 _MEMORY = "/dev/shm"
 _NEEDED_BYTES = 2 * 1024**3
@@ -15,9 +19,20 @@ _NEEDED_BYTES = 2 * 1024**3
 
 @cache
 def memory_folder() -> str | None:
-    """Where to make temporary folders; None, the usual place, if memory has no room for them."""
+    """Parent of temporary folders; None, the usual one, if memory has no room for them."""
     try:
-        room = os.statvfs(_MEMORY)
+        there = os.statvfs(_MEMORY)
     except OSError:
         return None
-    return _MEMORY if room.f_bavail * room.f_frsize >= _NEEDED_BYTES else None
+    is_large = there.f_bavail * there.f_frsize >= _NEEDED_BYTES
+    return _MEMORY if is_large and not there.f_flag & os.ST_NOEXEC else None
+
+
+@contextmanager
+def a_folder() -> Iterator[Path]:
+    """A new folder, which is removed afterwards."""
+    where = memory_folder()
+    with tempfile.TemporaryDirectory(
+        prefix="polydev-test-", dir=where, ignore_cleanup_errors=True
+    ) as name:
+        yield Path(name)

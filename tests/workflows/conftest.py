@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import memory_folder
 import pytest
 from controller_world import World, a_world
 from postgres import Cluster
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with memory_folder.a_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

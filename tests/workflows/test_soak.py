@@ -146,6 +146,7 @@ async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
         {"login_s": 0.2, "boot_s": 0.1},
         DATABASE_URL=database_url,
         POLYDEV_CONNECTS_PER_HOUR="100000",
+        POLYDEV_RECONCILE_PERIOD_S="5",
     ) as world:
         await world.controller.start()
         await world.controller.ask("GET", "/health")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import sqlite_template
 
 from polydev.controller.workflows.engine.dbos_store import journal_of
 from polydev.controller.workflows.engine.engine import Engine
@@ -75,6 +76,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    await asyncio.to_thread(sqlite_template.put_journal, tmp_path)
     engine = Engine(journal_of(None, tmp_path))
     yield Bench(engine)
     await engine.stop()
