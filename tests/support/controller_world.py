@@ -57,7 +57,7 @@ class World:
         finally:
             await database.close()
 
-    async def people(self, count: int) -> dict[UserId, str]:
+    async def users(self, count: int) -> dict[UserId, str]:
         """So many people, each with a token that may do everything."""
         made = {}
         async with self.database() as database:
