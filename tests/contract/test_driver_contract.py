@@ -77,8 +77,8 @@ async def test_killing_and_waiting_may_be_asked_often_and_nothing_remains(world:
     assert await vmm.wait() == first
     await vmm.request_shutdown()
     assert left_in(spec.folder) == set()
-    assert list(world.driver.leftovers([])) == []
-    await vmm.close()
+    assert list(world.driver.find_orphans([])) == []
+    await vmm.detach()
 
 
 @on_processes
@@ -98,7 +98,7 @@ async def test_a_launch_that_fails_leaves_nothing(world: World) -> None:
         await world.driver.launch(spec)
     assert "config" in caught.value.message
     assert left_in(spec.folder) == set()
-    assert list(world.driver.leftovers([])) == []
+    assert list(world.driver.find_orphans([])) == []
 
 
 async def test_nothing_is_adopted_where_nothing_runs(world: World) -> None:
@@ -113,22 +113,22 @@ async def test_a_machine_goes_on_under_another_name(world: World) -> None:
         await vmm.wait_ready()
         channel = await channel_of(spec, vmm)
         await channel.connect(READY_S)
-        await vmm.stand_still()
-        await vmm.stand_still()
+        await vmm.pause()
+        await vmm.pause()
         renamed = _renamed(spec)
-        vmm.moved(renamed)
-        await vmm.go_on()
+        vmm.relocate(renamed)
+        await vmm.resume()
         async with await channel.exec(ExecRequest(argv=["cat"])) as program:
             await program.write(b"still there")
             await program.write_eof()
             assert await program.read() == (STDOUT, b"still there")
         await channel.close()
     assert "POLYDEV" in (renamed.folder / "console.log").read_text()
-    assert list(world.driver.leftovers([renamed.folder])) == []
+    assert list(world.driver.find_orphans([renamed.folder])) == []
     await vmm.kill()
     assert left_in(renamed.folder) == set()
     assert not spec.folder.exists()
-    assert list(world.driver.leftovers([])) == []
+    assert list(world.driver.find_orphans([])) == []
 
 
 @on_processes
@@ -136,15 +136,15 @@ async def test_a_machine_that_was_renamed_is_found_again(world: World) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     renamed = _renamed(spec)
-    vmm.moved(renamed)
-    await vmm.close()
-    assert list(world.driver.leftovers([renamed.folder])) == []
+    vmm.relocate(renamed)
+    await vmm.detach()
+    assert list(world.driver.find_orphans([renamed.folder])) == []
     adopted = await world.driver.adopt(renamed)
     assert adopted is not None
     assert adopted.pid == vmm.pid
     await adopted.kill()
     assert left_in(renamed.folder) == set()
-    assert list(world.driver.leftovers([])) == []
+    assert list(world.driver.find_orphans([])) == []
 
 
 def _renamed(spec: LaunchSpec) -> LaunchSpec:
@@ -160,7 +160,7 @@ async def test_a_machine_that_was_let_go_is_found_again(world: World) -> None:
     spec = await world.spec()
     launched = await world.driver.launch(spec)
     pid = launched.pid
-    await launched.close()
+    await launched.detach()
     adopted = await world.driver.adopt(spec)
     assert adopted is not None
     assert adopted.pid == pid
@@ -179,7 +179,7 @@ async def test_a_vmm_killed_from_outside_is_noticed_and_leaves_nothing(
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     if adopted:
-        await vmm.close()
+        await vmm.detach()
         found = await world.driver.adopt(spec)
         assert found is not None
         vmm = found
@@ -189,15 +189,15 @@ async def test_a_vmm_killed_from_outside_is_noticed_and_leaves_nothing(
         report = await waiting
     assert report.status in {-signal.SIGKILL, None}
     assert left_in(spec.folder) == set()
-    assert list(world.driver.leftovers([])) == []
+    assert list(world.driver.find_orphans([])) == []
 
 
 @on_processes
 async def test_leftovers_are_the_vmms_of_nobodys_folder(world: World) -> None:
     mine, other = await world.spec(), await world.spec()
     vmms = [await world.driver.launch(spec) for spec in (mine, other)]
-    assert list(world.driver.leftovers([mine.folder, other.folder])) == []
-    assert list(world.driver.leftovers([mine.folder])) == [vmms[1].pid]
+    assert list(world.driver.find_orphans([mine.folder, other.folder])) == []
+    assert list(world.driver.find_orphans([mine.folder])) == [vmms[1].pid]
     for vmm in vmms:
         await vmm.kill()
 
@@ -214,11 +214,11 @@ async def test_a_guest_that_was_saved_stands_still_and_one_that_is_restored_reme
         await channel.close()
 
         fingerprint = await world.driver.fingerprint(spec)
-        await vmm.go_on()  # one that runs runs on
+        await vmm.resume()  # one that runs runs on
         await vmm.save(KeptMemory())
         with pytest.raises(ChannelLost):
             await (await channel_of(spec, vmm)).connect(1)
-        await vmm.go_on()
+        await vmm.resume()
         channel = await channel_of(spec, vmm)
         await channel.write_files([GuestFile("/run/thought", b"something else")])
         await channel.close()
@@ -234,14 +234,14 @@ async def test_a_guest_that_was_saved_stands_still_and_one_that_is_restored_reme
         assert await world.driver.fingerprint(spec) == fingerprint
         with pytest.raises(ChannelLost):
             await (await channel_of(spec, restored)).connect(1)
-        await restored.go_on()
+        await restored.resume()
         await restored.wait_ready()
         channel = await channel_of(spec, restored)
         assert await channel.read_file("/run/thought", 100) == b"something else"
         await channel.close()
     await restored.kill()
     assert left_in(spec.folder) == set()
-    assert list(world.driver.leftovers([])) == []
+    assert list(world.driver.find_orphans([])) == []
 
 
 async def test_machines_of_another_size_do_not_fit(world: World) -> None:
@@ -255,4 +255,4 @@ async def test_a_restore_that_fails_leaves_nothing(world: World) -> None:
     with pytest.raises((SnapshotUnusable, VmmFailed)):
         await world.driver.restore(spec, KeptMemory(bytearray(b"no memory")).source())
     assert left_in(spec.folder) == set()
-    assert list(world.driver.leftovers([])) == []
+    assert list(world.driver.find_orphans([])) == []

@@ -1,4 +1,4 @@
-"""What the Firecracker driver promises beyond the contract, with the stand-ins as its programs."""
+"""What the Firecracker driver promises beyond the contract, with the stand-ins as its binaries."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def cgroups_of(world: FirecrackerWorld) -> set[str]:
 def nothing_is_left(world: FirecrackerWorld, spec: LaunchSpec) -> bool:
     return (
         left_in(spec.folder) == set()
-        and not list(jail.running_in(world.machines_dir.resolve()))
+        and not list(jail.find_in_folder(world.machines_dir.resolve()))
         and cgroups_of(world) == set()
         and str(spec.folder) not in Path("/proc/self/mounts").read_text()
     )
@@ -142,7 +142,7 @@ async def test_a_vmm_that_hangs_is_ended_and_says_so(
     os.kill(vmm.pid, signal.SIGSTOP)
     async with asyncio.timeout(READY_S):
         report = await vmm.wait()
-    assert "ended because it hung" in report.words
+    assert "ended because it hung" in report.output
     assert nothing_is_left(world, spec)
 
 
@@ -165,7 +165,7 @@ async def test_a_snapshot_lies_in_memory_and_not_for_longer_than_needed(
         await vmm.save(kept)
         assert {"snapshot.memory", "snapshot.state"} <= seen
         assert not any(path.name.startswith("snapshot") for path in root.iterdir())
-        await vmm.close()
+        await vmm.detach()
         adopted = await world.driver.adopt(spec)
         assert adopted is not None
         assert await adopted._session.api.state() == "Paused"
@@ -173,7 +173,7 @@ async def test_a_snapshot_lies_in_memory_and_not_for_longer_than_needed(
         restored = await world.driver.restore(spec, kept)
         root = Path(f"/proc/{restored.pid}/root")
         assert not any(path.name.startswith("snapshot") for path in root.iterdir())
-        await restored.go_on()
+        await restored.resume()
         again = Kept()
         await restored.save(again)
         assert again.content
@@ -196,7 +196,7 @@ async def test_a_sink_that_is_full_leaves_the_guest_standing_still(
         with pytest.raises(VmmFailed, match="no room"):
             await vmm.save(Full())
         assert await vmm._session.api.state() == "Paused"
-        await vmm.go_on()
+        await vmm.resume()
         assert await vmm._session.api.state() == "Running"
     await vmm.kill()
 
@@ -256,23 +256,23 @@ async def test_looking_removes_no_cgroup_of_a_machine_that_starts(world: Firecra
         pytest.skip("this host has no cgroup v2")
     made_by_a_jailer = mounted / world.netns / spec.vm_id
     made_by_a_jailer.mkdir(parents=True)
-    assert list(world.driver.leftovers([])) == []
+    assert list(world.driver.find_orphans([])) == []
     assert made_by_a_jailer.exists()
     shutil.rmtree(spec.folder)
-    assert list(world.driver.leftovers([])) == []
+    assert list(world.driver.find_orphans([])) == []
     assert not made_by_a_jailer.exists()
 
 
 async def test_where_no_machine_ever_was_nothing_is_left(world: FirecrackerWorld) -> None:
     shutil.rmtree(world.machines_dir)
-    assert list(world.driver.leftovers([])) == []
+    assert list(world.driver.find_orphans([])) == []
 
 
 def kill_all(world: FirecrackerWorld) -> None:
     """Kill each VMM and wait for its end. Blocking, so that nobody tidies up meanwhile."""
-    for pid, _, _ in list(jail.running_in(world.machines_dir.resolve())):
+    for pid, _, _ in list(jail.find_in_folder(world.machines_dir.resolve())):
         os.kill(pid, signal.SIGKILL)
-    while any(jail.running_in(world.machines_dir.resolve())):
+    while any(jail.find_in_folder(world.machines_dir.resolve())):
         time.sleep(0.01)
 
 
@@ -282,13 +282,13 @@ async def test_a_vmm_killed_in_the_middle_of_its_launch_leaves_nothing(
 ) -> None:
     spec = await world.spec()
     ask, left = Api._ask, at
-    remove_from = ipc.remove_from
+    remove_from = ipc.remove_files
 
     def remove_slowly(folder: Path) -> None:
         time.sleep(0.2)  # whoever still works with it gets into its way now
         remove_from(folder)
 
-    monkeypatch.setattr(ipc, "remove_from", remove_slowly)
+    monkeypatch.setattr(ipc, "remove_files", remove_slowly)
 
     async def counted(self: Api, *what: Any) -> Any:
         nonlocal left
@@ -309,8 +309,8 @@ async def cut_agent(world: FirecrackerWorld, spec: LaunchSpec, at: int) -> None:
     asked = {
         "spec": {k: str(v) if isinstance(v, Path) else v
                  for k, v in dataclasses.asdict(spec).items()},
-        "firecracker": str(world.programs.firecracker),
-        "jailer": str(world.programs.jailer),
+        "firecracker": str(world.binaries.firecracker),
+        "jailer": str(world.binaries.jailer),
         "parent_cgroup": world.netns,
         "at": at,
     }  # fmt: skip
@@ -330,7 +330,7 @@ async def test_an_agent_killed_in_the_middle_of_a_launch_leaves_what_adopting_re
     spec = await world.spec()
     await cut_agent(world, spec, at)
     if at >= 0:
-        assert len(list(world.driver.leftovers([]))) == 1
+        assert len(list(world.driver.find_orphans([]))) == 1
     assert await world.driver.adopt(spec) is None
     assert nothing_is_left(world, spec)
 
@@ -340,13 +340,13 @@ async def test_what_a_dead_agent_left_of_a_machine_that_is_gone_is_found(
 ) -> None:
     spec = await world.spec()
     await cut_agent(world, spec, 3)
-    before = dict(mounts.marked())
-    (pid,) = world.driver.leftovers([])
+    before = dict(mounts.find_marked())
+    (pid,) = world.driver.find_orphans([])
     assert before[pid] == spec.folder.resolve()
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(READY_S):
-        while world.driver.leftovers([]):
+        while world.driver.find_orphans([]):
             await asyncio.sleep(0.01)
         shutil.rmtree(spec.folder)  # as a sweep does
-        while world.driver.leftovers([]) or cgroups_of(world):
+        while world.driver.find_orphans([]) or cgroups_of(world):
             await asyncio.sleep(0.01)

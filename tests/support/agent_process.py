@@ -125,8 +125,8 @@ class AgentProcess:
     def vmm_pids(self) -> list[int]:
         """VMM processes of this state folder, by looking."""
         machines_dir = (self.state_dir / "machines").resolve()
-        found = process.running_in(machines_dir, "qemu-system-x86_64")
-        return sorted(pid for pid, _, _ in (*found, *jail.running_in(machines_dir)))
+        found = process.find_in_folder(machines_dir, "qemu-system-x86_64")
+        return sorted(pid for pid, _, _ in (*found, *jail.find_in_folder(machines_dir)))
 
 
 @asynccontextmanager
@@ -153,7 +153,7 @@ async def _remove_cgroups(name: str) -> None:
     mounted = cgroup.root()
     async with asyncio.timeout(_ENDED_LIMIT_S):
         while mounted and (mounted / name).exists():
-            cgroup.Cgroups(name).sweep(())
+            cgroup.JailerCgroups(name).sweep(())
             with suppress(OSError):
                 (mounted / name).rmdir()
             await asyncio.sleep(0.02)

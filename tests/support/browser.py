@@ -92,7 +92,7 @@ class Chromium:
         """A window without any history, on the site at `url`. Fails at its end if a page did what
         none may do."""
         async with async_playwright() as playwright:
-            async with _in_time("begin"):
+            async with _with_stall_limit("begin"):
                 browser = await playwright.chromium.connect_over_cdp(self._endpoint)
                 width, height = size
                 context = await browser.new_context(
@@ -112,13 +112,13 @@ class Chromium:
                 await visit.assert_faultless()
             finally:
                 with suppress(Exception):
-                    async with _in_time("end"):
+                    async with _with_stall_limit("end"):
                         await context.close()
                         await browser.close()
 
 
 @asynccontextmanager
-async def _in_time(what: str) -> AsyncIterator[None]:
+async def _with_stall_limit(what: str) -> AsyncIterator[None]:
     """What Playwright sets no limit for."""
     try:
         async with asyncio.timeout(_LIMIT_S):
@@ -166,7 +166,7 @@ class Visit:
         """No serious or critical finding of axe-core on the page as it stands, nor is the page
         wider than the window."""
         source = await asyncio.to_thread((packages() / _AXE).read_text)
-        async with _in_time("look at how accessible the page is"):
+        async with _with_stall_limit("look at how accessible the page is"):
             await self.page.evaluate(source)
             found = await self.page.evaluate(_AXE_RUN, {"resultTypes": ["violations"]})
             wide = await self.page.evaluate(
@@ -179,7 +179,7 @@ class Visit:
     async def assert_faultless(self) -> None:
         """Nothing happened that must not."""
         with suppress(Exception):  # what the page still has to tell
-            async with _in_time("answer"):
+            async with _with_stall_limit("answer"):
                 await self.page.evaluate("1")
         assert not self.faults, "\n".join(self.faults)
 

@@ -27,7 +27,7 @@ def cut() -> None:
     if os.environ["CUT"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     machines = Path(os.environ["POLYDEV_STATE_DIR"]).resolve() / "machines"
-    for pid, _, _ in process.running_in(machines, "qemu-system-x86_64"):
+    for pid, _, _ in process.find_in_folder(machines, "qemu-system-x86_64"):
         os.kill(pid, signal.SIGKILL)
 
 

@@ -25,7 +25,7 @@ from polydev.hostagent.provisioning.disks import make_disk
 from polydev.hostagent.provisioning.ssh_keys import make_keys
 from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.contract import Driver, LaunchSpec
-from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.binaries import Binaries
 from polydev.hostagent.vmm.firecracker.driver import FirecrackerDriver
 from polydev.hostagent.vmm.firecracker.jail import cgroup
 from polydev.hostagent.vmm.firecracker.limits import RateLimits
@@ -112,7 +112,7 @@ class QemuWorld:
 
     def pids(self) -> list[int]:
         """The VMMs of this world, by looking."""
-        return list(self.driver.leftovers([]))
+        return list(self.driver.find_orphans([]))
 
     def _tap(self) -> str:
         name = f"tap{self._count}"
@@ -141,14 +141,14 @@ class FirecrackerWorld(QemuWorld):
 
     driver: FirecrackerDriver  # type: ignore[assignment]
 
-    def __init__(self, folder: Path, netns: str, programs: Programs) -> None:
+    def __init__(self, folder: Path, netns: str, binaries: Binaries) -> None:
         super().__init__(folder, netns)
-        self.programs = programs
+        self.binaries = binaries
         self.driver = FirecrackerDriver(
             machines_dir=self.machines_dir,
             cache_dir=folder / "cache",
             boot_files=boot_files,
-            programs=lambda: programs,
+            binaries=lambda: binaries,
             rates=RateLimits(),
             parent_cgroup=netns,
         )
@@ -161,7 +161,7 @@ class FirecrackerWorld(QemuWorld):
     def remove_cgroups(self) -> None:
         """What the driver does not: the cgroup of all its machines."""
         if mounted := cgroup.root():
-            self.driver.leftovers([])
+            self.driver.find_orphans([])
             with suppress(FileNotFoundError):
                 (mounted / self.netns).rmdir()
 
@@ -224,10 +224,10 @@ async def firecracker_world(folder: Path) -> AsyncIterator[FirecrackerWorld]:
     """The real ones, where they are on PATH and a guest runs; else the test is skipped, and says
     what was missing."""
     try:
-        programs = Programs.find()
+        binaries = Binaries.find()
     except MissingTool as error:
         pytest.skip(f"no real Firecracker here: {error.message}")
-    async with _firecracker_world(folder, programs) as world:
+    async with _firecracker_world(folder, binaries) as world:
         probe = await world.driver.probe()
         if not probe.usable:
             pytest.skip(f"no guest runs under the real Firecracker here: {probe.reason}")
@@ -235,9 +235,9 @@ async def firecracker_world(folder: Path) -> AsyncIterator[FirecrackerWorld]:
 
 
 @asynccontextmanager
-async def _firecracker_world(folder: Path, programs: Programs) -> AsyncIterator[FirecrackerWorld]:
+async def _firecracker_world(folder: Path, binaries: Binaries) -> AsyncIterator[FirecrackerWorld]:
     with _namespace() as netns:
-        world = FirecrackerWorld(folder, netns, programs)
+        world = FirecrackerWorld(folder, netns, binaries)
         try:
             yield world
         finally:

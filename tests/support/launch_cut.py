@@ -18,7 +18,7 @@ from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.vmm.firecracker import session
 from polydev.hostagent.vmm.firecracker.api import Api
-from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.binaries import Binaries
 from polydev.hostagent.vmm.firecracker.driver import FirecrackerDriver
 from polydev.hostagent.vmm.firecracker.limits import RateLimits
 
@@ -44,12 +44,12 @@ async def main(asked: dict[str, Any]) -> None:
 
     Api._ask = counted  # type: ignore[method-assign]
     if left < 0:
-        session.FirecrackerSession._take_up = die  # type: ignore[method-assign, assignment]
+        session.FirecrackerSession._attach = die  # type: ignore[method-assign, assignment]
     driver = FirecrackerDriver(
         machines_dir=spec.folder.parent,
         cache_dir=spec.folder,
         boot_files=lambda: BootFiles(spec.kernel, spec.initramfs),
-        programs=lambda: Programs(Path(asked["firecracker"]), Path(asked["jailer"])),
+        binaries=lambda: Binaries(Path(asked["firecracker"]), Path(asked["jailer"])),
         rates=RateLimits(),
         parent_cgroup=asked["parent_cgroup"],
     )

@@ -85,15 +85,15 @@ class SleepingVmm:
         os.kill(self.pid, signal.SIGTERM)
 
     async def save(self, sink: SnapshotSink) -> None:
-        await self._faults.here("stand still")
+        await self._faults.here("pause")
         os.kill(self.pid, signal.SIGSTOP)
         memory = self._driver.memories[self.pid]
         for start in range(0, len(memory), 1_000_000):
             await self._faults.here("save")
             await sink.write(memory[start : start + 1_000_000])
 
-    async def go_on(self) -> None:
-        await self._faults.here("go_on")
+    async def resume(self) -> None:
+        await self._faults.here("resume")
         if self._ended.is_set():
             raise VmmFailed("It has ended")
         assert not (self._folder / "memory.saved").exists(), "its memory would be used twice"
@@ -109,7 +109,7 @@ class SleepingVmm:
         await self._ended.wait()
         return ExitReport(self._status, "")
 
-    async def close(self) -> None:
+    async def detach(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
 
 
@@ -159,7 +159,7 @@ class SleepingDriver:
         except (OSError, ValueError):
             return None
 
-    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+    def find_orphans(self, folders: Sequence[Path]) -> Sequence[int]:
         strangers = (pid for folder, pid in self.pids.items() if folder not in folders)
         return [pid for pid in strangers if _is_alive(pid)]
 
@@ -327,7 +327,7 @@ class World:
 
     def is_clean(self) -> bool:
         """True if nothing of any machine is left."""
-        processes = self.driver.leftovers([])
+        processes = self.driver.find_orphans([])
         folders = list((self.root / "machines").iterdir())
         return not processes and not folders and not self.network.places
 

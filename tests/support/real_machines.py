@@ -89,7 +89,7 @@ class Fleet:
             running = await prepared.restore(self.site, source)
         machine = RealMachine(vm_id, record.place, running)
         self.machines.append(machine)
-        await running.vmm.go_on()
+        await running.vmm.resume()
         await running.until_ready(BOOT_LIMIT_S)
         await awaken(running)
         return machine

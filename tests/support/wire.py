@@ -156,7 +156,7 @@ class FakeMachine:
                 return seen
         raise AssertionError(f"{self.place.tap} waited in vain, after {len(seen)} other frames")
 
-    def settle(self) -> None:
+    def cancel(self) -> None:
         """Return when the bridge has noticed that somebody is on the TAP."""
         for _ in range(PATIENCE_S * 10):
             self.send(self.echo(GATEWAY))

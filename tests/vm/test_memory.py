@@ -32,20 +32,20 @@ SOURCES = (
 _CGROUPS = """
 import subprocess, sys
 from pathlib import Path
-from polydev.hostagent.vmm.cgroups import Bounds, Cgroups
+from polydev.hostagent.vmm.cgroups import CgroupLimits, Cgroups
 
 def run(vm_id, work, memory_mib=200, pids=16):
     program = subprocess.Popen(
         [sys.executable, "-c", "input()\\n" + work],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )
-    made.hold(vm_id, program.pid, Bounds(memory_mib << 20, pids, 100))
+    made.add(vm_id, program.pid, CgroupLimits(memory_mib << 20, pids, 100))
     said, _ = program.communicate(b"\\n")
     return program.returncode, said.decode().strip()
 
-made = Cgroups.made("test")
+made = Cgroups.create("test")
 assert made.root == Path("/sys/fs/cgroup/test"), made.reason
-assert Cgroups.seen("test").root == made.root
+assert Cgroups.inspect("test").root == made.root
 eat = "kept = [b'1' * (1 << 20) for _ in range(100)]; print('ate')"
 assert run("vm-hungry", eat, memory_mib=32)[0] == -9
 events = (made.root / "vm-hungry/memory.events").read_text()
@@ -61,9 +61,9 @@ made.release("vm-never-was")
 assert sorted(it.name for it in made.root.glob("vm-*")) == ["vm-forks", "vm-hungry"]
 
 left = subprocess.Popen(["sleep", "100"])
-made.hold("vm-runs", left.pid, Bounds(32 << 20, 16, 200))
+made.add("vm-runs", left.pid, CgroupLimits(32 << 20, 16, 200))
 assert (made.root / "vm-runs/cpu.weight").read_text() == "200\\n"
-again = Cgroups.made("test")  # another agent, after the first was killed
+again = Cgroups.create("test")  # another agent, after the first was killed
 assert [it.name for it in made.root.glob("vm-*")] == ["vm-runs"]
 left.kill(); left.wait()
 again.remove()

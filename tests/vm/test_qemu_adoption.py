@@ -104,11 +104,11 @@ async def test_a_guest_that_stands_still_is_adopted_and_goes_on(world: QemuWorld
     spec = await small(world, STAY)
     vmm = await world.driver.launch(spec)
     await vmm._session.qmp.execute("stop")
-    await vmm.close()
+    await vmm.detach()
     adopted = await world.driver.adopt(spec)
     assert adopted is not None
     assert (await adopted._session.qmp.execute("query-status"))["status"] == "paused"
-    await adopted.go_on()
+    await adopted.resume()
     assert (await adopted._session.qmp.execute("query-status"))["status"] == "running"
     await adopted.kill()
     assert world.pids() == []

@@ -47,11 +47,11 @@ def counted(spec: LaunchSpec) -> int:
 
 
 async def counts_on(spec: LaunchSpec, vmm: RunningQemu) -> None:
-    assert await migration.is_standing(vmm._session)
+    assert await migration.is_paused(vmm._session)
     before = counted(spec)
-    await vmm.go_on()
+    await vmm.resume()
     await until(lambda: counted(spec) > before + 2)
-    assert not await migration.is_standing(vmm._session)
+    assert not await migration.is_paused(vmm._session)
 
 
 class Reached:
@@ -79,7 +79,7 @@ async def test_a_guest_that_is_cut_while_it_is_saved_or_restored_counts_on(
         vmm = await an_agent_that_dies_while_it_saves(world, spec, vmm)
         kept = KeptMemory()
         await vmm.save(kept)
-        await vmm.close()
+        await vmm.detach()
         adopted = await world.driver.adopt(spec)  # whole, and standing still
         assert adopted is not None
         await counts_on(spec, adopted)
@@ -114,7 +114,7 @@ async def an_agent_that_dies_while_it_saves(
 ) -> RunningQemu:
     saving = asyncio.create_task(vmm.save(KeptMemory(meanwhile=(reached := Reached()))))
     await reached.it.wait()
-    await vmm.close()  # as the kernel hangs up for an agent that was killed
+    await vmm.detach()  # as the kernel hangs up for an agent that was killed
     saving.cancel()
     await asyncio.wait({saving})
     adopted = await world.driver.adopt(spec)

@@ -49,7 +49,7 @@ async def end_and_purge(settings: HostSettings, terminal: Terminal) -> bool:
     async with terminal.step("Removing network and state"):
         await kill_in_namespace(settings.netns)
         await Network.from_settings(settings).remove()
-        await asyncio.to_thread(Cgroups.seen(settings.cgroup).remove)
+        await asyncio.to_thread(Cgroups.inspect(settings.cgroup).remove)
         await asyncio.to_thread(_remove_state, settings)
     return True
 

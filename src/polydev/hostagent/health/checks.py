@@ -139,7 +139,7 @@ def memory(
         return
     running = [record for vm_id, record in records.items() if vm_id in there.processes]
     words = f"Machines that run have {sum(it.memory_mib for it in running)} MiB; {available_mib()}"
-    cgroups = Cgroups.seen(settings.cgroup)
+    cgroups = Cgroups.inspect(settings.cgroup)
     bound = f"each is bounded {cgroups.reason}"
     if cgroups.root is None:
         bound = f"none has a bound ({cgroups.reason}), but the kernel ends them before all else"

@@ -93,7 +93,7 @@ def named_by_machines(store: ImageStore, machines_dir: Path) -> Counter[str]:
     Blocking.
     """
     named: Counter[str] = Counter()
-    jailed = (where.parent.resolve() for _, where in mounts.marked())  # whoever's they are
+    jailed = (where.parent.resolve() for _, where in mounts.find_marked())  # whoever's they are
     for folder in {machines_dir.resolve(), *_introduced(store), *jailed}:
         for path in folder.glob("vm-*"):
             if record := MachineFolder(folder, path.name).read():

@@ -169,7 +169,7 @@ class Hibernation:
 
     async def _use_memory(self, record: MachineRecord, machine: RunningMachine) -> None:
         await self.discard(record)
-        await machine.vmm.go_on()
+        await machine.vmm.resume()
 
     async def _run_on(self, record: MachineRecord, machine: RunningMachine, began: float) -> None:
         self._roster.watch(record.vm_id, machine)
@@ -216,7 +216,7 @@ class Hibernation:
 async def _goes_on(machine: RunningMachine) -> bool:
     """Let a guest go on; one that cannot is ended, which whoever watches it notices and says."""
     try:
-        await machine.vmm.go_on()
+        await machine.vmm.resume()
     except PolydevError as error:
         log.error("%s does not go on, and is ended: %s", machine.folder.vm_id, error.message)
         await machine.kill()

@@ -58,7 +58,7 @@ def _on_disk_and_running(
 ) -> tuple[list[str], list[str], dict[str, int]]:
     known = {vm_id: machine.vmm.pid for vm_id, machine in running.items()}
     processes = {vm_id: pid for vm_id, pid in known.items() if Path(f"/proc/{pid}").exists()}
-    strangers = set(site.driver.leftovers([])) - set(known.values())
+    strangers = set(site.driver.find_orphans([])) - set(known.values())
     return (
         _names_in(site.machines_dir),
         _sockets_in(site.machines_dir, site.sockets_dir),
@@ -76,7 +76,7 @@ def _sockets_in(*folders: Path) -> list[str]:
 
 def _vmms_in(folder: Path) -> dict[str, int]:
     root = folder.resolve()
-    found = [*process.running_in(root, PROGRAM), *jail.running_in(root)]
-    named = adoption.named_in(root / name for name in _names_in(root))
+    found = [*process.find_in_folder(root, PROGRAM), *jail.find_in_folder(root)]
+    named = adoption.find_recorded(root / name for name in _names_in(root))
     places = {pid: where for pid, where, exists in found if exists} | named
     return {places[pid].name if pid in places else f"unknown-{pid}": pid for pid, *_ in found}

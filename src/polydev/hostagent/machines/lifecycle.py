@@ -97,7 +97,7 @@ class RunningMachine:
             await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
-            words = ended.result().words or "it said nothing"
+            words = ended.result().output or "it said nothing"
             raise VmmFailed(f"{self.folder.vm_id} ended before its channel answered: {words}")
         finally:
             working.cancel()
@@ -128,7 +128,7 @@ class RunningMachine:
         """Forget it without ending it."""
         with contextlib.suppress(Exception):
             await self.channel.close()
-        await self.vmm.close()
+        await self.vmm.detach()
 
     async def _ask_to_end(self) -> None:
         try:

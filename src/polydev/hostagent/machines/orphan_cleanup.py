@@ -34,7 +34,7 @@ async def sweep(
     `records` are the machines, as they are at any moment. A folder whose record cannot be read is
     left for a person to look at. Raises: NetworkFailed.
     """
-    pids = site.driver.leftovers([site.folder(vm_id).path for vm_id in records])
+    pids = site.driver.find_orphans([site.folder(vm_id).path for vm_id in records])
     await end_leftovers(pids)
     folders = set(await asyncio.to_thread(_folders, site.machines_dir))
     addresses = set((await site.network.state()).addresses)

@@ -48,14 +48,14 @@ async def recover(site: Site) -> Recovered:
     for vm_id in await asyncio.to_thread(_folders, site):
         await _recover_one(site, vm_id, found)
     keep = [site.folder(record.vm_id).path for record in found.records]
-    await end_leftovers(site.driver.leftovers(keep))
+    await end_leftovers(site.driver.find_orphans(keep))
     await site.network.sweep([record.vm_id for record in found.records])
     return found
 
 
 def ended(vm_id: str, report: ExitReport) -> dict[str, object]:
     """What to change in the record of a machine whose VMM ended without being asked to."""
-    words = f": {report.words}" if report.words else ""
+    words = f": {report.output}" if report.output else ""
     if report.status in (0, None):
         state = MachineState.STOPPED
         error = VmmFailed(f"Machine {vm_id} ended by itself{words}", hint="Start it again")
@@ -102,7 +102,7 @@ async def _as_found(record: MachineRecord, machine: RunningMachine | None) -> Ma
     """
     if machine:
         try:
-            await machine.vmm.go_on()
+            await machine.vmm.resume()
         except PolydevError as error:
             log.warning("%s is not told to go on: %s", record.vm_id, error.message)
         return record.now(state=MachineState.RUNNING, error=None)
@@ -129,7 +129,7 @@ async def _off_the_edge(
     record = record.now(memory_bytes=0)
     if machine and record.state is not MachineState.HIBERNATED:
         try:
-            await machine.vmm.go_on()
+            await machine.vmm.resume()
             await awaken(machine)
             if record.state is MachineState.RESUMING:
                 record = record.now(wake=Wake(how="resumed", at=datetime.now(UTC), took_s=0))

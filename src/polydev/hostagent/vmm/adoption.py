@@ -30,19 +30,21 @@ async def adopt(
     `take_over` raises VmmFailed after ending what it cannot take over; `in_folder`, which blocks,
     finds VMMs that work in a folder.
     """
-    known = await asyncio.to_thread(process.Identity.read, spec.folder)
-    running = process.find(known, spec.uid) if known else None
+    known = await asyncio.to_thread(process.ProcessIdentity.read, spec.folder)
+    running = process.find_process(known, spec.uid) if known else None
     if running is not None:
         with suppress(VmmFailed):
             return await take_over(running)
     for pid in await _pids(spec, in_folder):
-        if (stray := process.hold(pid)) is not None:
+        if (stray := process.open_process(pid)) is not None:
             await stray.kill()
             stray.release()
     return None
 
 
-async def refuse_second(spec: LaunchSpec, in_folder: Callable[[Path], Iterable[Found]]) -> None:
+async def require_not_running(
+    spec: LaunchSpec, in_folder: Callable[[Path], Iterable[Found]]
+) -> None:
     """Raises: AlreadyRunning if a VMM works in the machine's folder."""
     if pids := await _pids(spec, in_folder):
         raise AlreadyRunning(
@@ -50,20 +52,20 @@ async def refuse_second(spec: LaunchSpec, in_folder: Callable[[Path], Iterable[F
         )
 
 
-def leftovers(found: Iterable[Found], folders: Sequence[Path]) -> list[int]:
+def find_orphans(found: Iterable[Found], folders: Sequence[Path]) -> list[int]:
     """Of the VMMs that were found, those whose folder is none of these.
 
     One that a folder's `vmm.json` names is in that folder, whatever it was called when it started.
     """
     known = {folder.resolve() for folder in folders}
     strays = [pid for pid, where, exists in found if not exists or where not in known]
-    named = named_in(known) if strays else {}
+    named = find_recorded(known) if strays else {}
     return [pid for pid in strays if pid not in named]
 
 
-def named_in(folders: Iterable[Path]) -> dict[int, Path]:
+def find_recorded(folders: Iterable[Path]) -> dict[int, Path]:
     """The VMMs that these folders' `vmm.json` name, and in which. Blocking."""
-    named = ((process.Identity.read(folder), folder) for folder in folders)
+    named = ((process.ProcessIdentity.read(folder), folder) for folder in folders)
     return {it.pid: folder for it, folder in named if it is not None and process.is_running(it)}
 
 

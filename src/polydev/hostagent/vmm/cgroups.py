@@ -25,7 +25,7 @@ _MOUNTS = Path("/proc/self/mounts")
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class CgroupLimits:
     """What a VMM may have."""
 
     memory_bytes: int
@@ -47,7 +47,7 @@ class Cgroups:
         """Why not, or where they are, in words for `polydev doctor`."""
 
     @classmethod
-    def made(cls, name: str, mounts: Path = _MOUNTS) -> Cgroups:
+    def create(cls, name: str, mounts: Path = _MOUNTS) -> Cgroups:
         """Make the folder that machines' groups are made in, if this host lets us; remove what
         machines left in it that were ended while nobody looked."""
         mount, why_not = _mount(mounts)
@@ -63,11 +63,11 @@ class Cgroups:
                 root.rmdir()
             return cls(None, f"no control group can be made in {mount}: {error.strerror}")
         found = cls(root, f"by its control group in {root}")
-        found.sweep()
+        found.remove_empty()
         return found
 
     @classmethod
-    def seen(cls, name: str, mounts: Path = _MOUNTS) -> Cgroups:
+    def inspect(cls, name: str, mounts: Path = _MOUNTS) -> Cgroups:
         """The same, without making or removing anything."""
         mount, why_not = _mount(mounts)
         if mount is None:
@@ -77,7 +77,7 @@ class Cgroups:
             return cls(None, f"there is no folder for machines' control groups at {root}")
         return cls(root, f"by its control group in {root}")
 
-    def hold(self, vm_id: str, pid: int, bounds: Bounds) -> None:
+    def add(self, vm_id: str, pid: int, bounds: CgroupLimits) -> None:
         """Put a process into the machine's group. When that fails it is told, and the machine goes
         on without."""
         if self.root is None:
@@ -104,7 +104,7 @@ class Cgroups:
         if self.root is not None:
             _remove(self.root / vm_id)
 
-    def sweep(self) -> None:
+    def remove_empty(self) -> None:
         """Remove groups without processes. Only while nothing is being started."""
         if self.root is not None:
             for group in self.root.glob("vm-*"):
@@ -113,13 +113,13 @@ class Cgroups:
 
     def remove(self) -> None:
         """Remove all of it, when the last machine is gone."""
-        self.sweep()
+        self.remove_empty()
         if self.root is not None:
             with suppress(OSError):
                 self.root.rmdir()
 
 
-def folder_of(pid: int, mounts: Path = _MOUNTS) -> Path | None:
+def group_path(pid: int, mounts: Path = _MOUNTS) -> Path | None:
     """The machine's group that a process is in; None if it is in none.
 
     A group keeps the name that it was made with. Source: cgroups(7), /proc/[pid]/cgroup.
@@ -133,9 +133,9 @@ def folder_of(pid: int, mounts: Path = _MOUNTS) -> Path | None:
     return None
 
 
-def group_of(pid: int) -> str:
+def group_name(pid: int) -> str:
     """Its name; empty if it is in none."""
-    folder = folder_of(pid)
+    folder = group_path(pid)
     return "" if folder is None else folder.name
 
 

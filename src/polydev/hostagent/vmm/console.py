@@ -77,7 +77,7 @@ class Marker:
         self._rest = b""
         self.seen = asyncio.Event()
 
-    def look_at(self, content: bytes) -> None:
+    def feed(self, content: bytes) -> None:
         if self.seen.is_set():
             return
         text = self._rest + content
@@ -102,13 +102,13 @@ class Reader:
             while content := await loop.sock_recv(connected, _CHUNK):
                 await self._keep(content)
 
-    async def read_errors(self, fifo: int) -> None:
+    async def read_pipe(self, fifo: int) -> None:
         """Read a non-blocking pipe, until cancelled."""
         while True:
             await _readable(fifo)
-            await self.drain_errors(fifo)
+            await self.drain_pipe(fifo)
 
-    async def drain_errors(self, fifo: int) -> None:
+    async def drain_pipe(self, fifo: int) -> None:
         """Read what is in the pipe now, and no more than it holds at once."""
         with suppress(OSError):
             if content := os.read(fifo, _CHUNK):
@@ -116,7 +116,7 @@ class Reader:
 
     async def _keep(self, content: bytes) -> None:
         if self._marker is not None:
-            self._marker.look_at(content)
+            self._marker.feed(content)
         self.log.note(content)
         writing = asyncio.ensure_future(asyncio.to_thread(self.log.write, content))
         try:

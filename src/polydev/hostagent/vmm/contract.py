@@ -12,9 +12,8 @@ Promises of every driver:
 - `RunningVmm.wait` ends when the process has ended, whoever ended it, child or not.
 - `kill` and `wait` may be called any number of times, in any order.
 - The console log is bounded, whatever the guest prints.
-- A guest that was saved stands still until `go_on` or `kill`; `adopt` finds it standing still.
-- A machine's folder may be renamed while its VMM runs (`moved`); a later agent's `adopt` finds it
-  there.
+- A guest that was saved stands still until `resume` or `kill`; `adopt` finds it standing still.
+- A machine's folder may be renamed while its VMM runs (`relocate`); `adopt` finds it there.
 - `restore` returns a guest that stands still and remembers everything; it reads the snapshot once,
   in order, and never writes to it. One that was cut short is ended by `adopt`.
 """
@@ -69,10 +68,12 @@ class LaunchSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExitReport:
-    """How a VMM ended: `status` is None if it was not our child; `words` its last error output."""
+    """The end of a VMM process."""
 
     status: int | None
-    words: str
+    """None if it was not a child of this agent."""
+    output: str
+    """The last that it wrote to its error output, in one line."""
 
 
 class SnapshotSink(Protocol):
@@ -116,14 +117,14 @@ class RunningVmm(Protocol):
         Raises: VmmFailed, DiskFull; the guest stands still then, too: the caller lets it go on.
         """
 
-    async def stand_still(self) -> None:
-        """Stop the guest's processors, until `go_on`; nothing happens to one that stands still."""
+    async def pause(self) -> None:
+        """Stop the guest's processors, until `resume`; nothing happens to one that stands still."""
 
-    def moved(self, spec: LaunchSpec) -> None:
+    def relocate(self, spec: LaunchSpec) -> None:
         """It is the machine of `spec` from now on, which differs in its id and its folder: that
         was renamed, with everything in it, while this VMM ran."""
 
-    async def go_on(self) -> None:
+    async def resume(self) -> None:
         """Let a guest that stands still go on; nothing happens to one that runs."""
 
     async def kill(self) -> None:
@@ -132,7 +133,7 @@ class RunningVmm(Protocol):
     async def wait(self) -> ExitReport:
         """Return when the process has ended."""
 
-    async def close(self) -> None:
+    async def detach(self) -> None:
         """Let go of it without ending it: the host agent stops, the machine goes on."""
 
 
@@ -161,5 +162,5 @@ class Driver(Protocol):
     async def adopt(self, spec: LaunchSpec) -> RunningVmm | None:
         """The machine's VMM if it still runs, else None (and its leftovers are removed)."""
 
-    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+    def find_orphans(self, folders: Sequence[Path]) -> Sequence[int]:
         """Pids of VMMs of this driver whose folder is none of `folders`: nobody's machines."""

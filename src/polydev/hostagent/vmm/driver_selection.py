@@ -19,7 +19,7 @@ from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.cgroups import Cgroups
 from polydev.hostagent.vmm.contract import Driver, Probe
-from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.binaries import Binaries
 from polydev.hostagent.vmm.firecracker.driver import FirecrackerDriver
 from polydev.hostagent.vmm.firecracker.limits import RateLimits
 from polydev.hostagent.vmm.qemu import QemuDriver
@@ -48,7 +48,7 @@ async def choose(settings: HostSettings) -> Choice:
         simulated = SimulatedDriver(_simulation(settings))
         return Choice(simulated, await simulated.probe(), SimulatedFurnishing(settings))
     images = ImageStore(settings.images_dir)
-    cgroups = await asyncio.to_thread(Cgroups.made, settings.cgroup)
+    cgroups = await asyncio.to_thread(Cgroups.create, settings.cgroup)
     driver, probe = await chosen(settings.driver, *_drivers(settings, images, cgroups))
     if not probe.usable:
         log.warning("no machine can be started on this host: %s", probe.reason)
@@ -69,7 +69,7 @@ def _drivers(settings: HostSettings, images: ImageStore, cgroups: Cgroups) -> tu
         machines_dir=machines_dir,
         cache_dir=cache_dir,
         boot_files=boot_files,
-        programs=lambda: Programs.find(settings.firecracker, settings.jailer),
+        binaries=lambda: Binaries.find(settings.firecracker, settings.jailer),
         rates=RateLimits(
             disk_mib_s=settings.disk_limit_mib_s,
             disk_operations_s=settings.disk_limit_operations_s,
@@ -91,7 +91,7 @@ async def chosen(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[Driver
     """
     if wanted == "auto":
         for driver in (firecracker, qemu):
-            if await asyncio.to_thread(driver.leftovers, []):
+            if await asyncio.to_thread(driver.find_orphans, []):
                 probe = await driver.probe()
                 reason = f"{probe.reason}; no other driver is tried while its machines run"
                 return driver, replace(probe, reason=reason)
@@ -102,7 +102,7 @@ async def chosen(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[Driver
         reason = f"{second.reason}; not Firecracker: {first.reason}"
         return qemu, replace(second, reason=reason)
     driver, other = (qemu, firecracker) if wanted == "qemu" else (firecracker, qemu)
-    if pids := await asyncio.to_thread(other.leftovers, []):
+    if pids := await asyncio.to_thread(other.find_orphans, []):
         log.warning("ending machines that run under %s: the settings name another", other.name)
         await end_leftovers(pids)
     return driver, await driver.probe()

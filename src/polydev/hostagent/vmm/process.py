@@ -20,14 +20,14 @@ from pathlib import Path
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.errors import VmmFailed
 
-IDENTITY = "vmm.json"
+IDENTITY_FILE = "vmm.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _END_LIMIT_S = 60
 _DELETED = " (deleted)"
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ProcessIdentity:
     """`vmm.json`: which process a machine's VMM is. The start time tells it from a later one."""
 
     pid: int
@@ -35,14 +35,16 @@ class Identity:
     boot_id: str
 
     def write(self, folder: Path) -> None:
-        write_whole(folder / IDENTITY, json.dumps(asdict(self)).encode(), durable=False)
+        write_whole(folder / IDENTITY_FILE, json.dumps(asdict(self)).encode(), durable=False)
 
     @staticmethod
-    def read(folder: Path) -> Identity | None:
+    def read(folder: Path) -> ProcessIdentity | None:
         """None when there is none that can be believed."""
         try:
-            known = json.loads((folder / IDENTITY).read_bytes())
-            return Identity(int(known["pid"]), int(known["start_ticks"]), str(known["boot_id"]))
+            known = json.loads((folder / IDENTITY_FILE).read_bytes())
+            return ProcessIdentity(
+                int(known["pid"]), int(known["start_ticks"]), str(known["boot_id"])
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -56,9 +58,9 @@ class VmmProcess:
         self._end: asyncio.Future[int | None] | None = None
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> ProcessIdentity:
         """Raises: FileNotFoundError when the process has ended and was reaped."""
-        return Identity(self.pid, _start_ticks(self.pid), _boot_id())
+        return ProcessIdentity(self.pid, _start_ticks(self.pid), _boot_id())
 
     @property
     def has_ended(self) -> bool:
@@ -77,7 +79,7 @@ class VmmProcess:
         if self._end is None:
             loop = asyncio.get_running_loop()
             self._end = loop.create_future()
-            loop.add_reader(self._pidfd, self._note_end)
+            loop.add_reader(self._pidfd, self._on_exit)
         return await asyncio.shield(self._end)
 
     async def kill(self) -> None:
@@ -101,7 +103,7 @@ class VmmProcess:
         os.close(self._pidfd)
         self._pidfd = -1
 
-    def _note_end(self) -> None:
+    def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         if self._end is not None and not self._end.done():
             self._end.set_result(_reap(self._pidfd))
@@ -133,7 +135,7 @@ def start(
     return VmmProcess(process.pid, pidfd)
 
 
-def find(identity: Identity, uid: int) -> VmmProcess | None:
+def find_process(identity: ProcessIdentity, uid: int) -> VmmProcess | None:
     """The process of that identity if it still runs, as user `uid`.
 
     A VMM cannot become another user; its arguments lie in its own memory, where a guest that has
@@ -141,15 +143,15 @@ def find(identity: Identity, uid: int) -> VmmProcess | None:
     """
     if identity.boot_id != _boot_id():
         return None
-    found = hold(identity.pid)
-    if found is not None and _is(identity, uid):
+    found = open_process(identity.pid)
+    if found is not None and _matches(identity, uid):
         return found
     if found is not None:
         found.release()
     return None
 
 
-def is_running(identity: Identity) -> bool:
+def is_running(identity: ProcessIdentity) -> bool:
     """Whether the process of that identity has not ended."""
     try:
         return identity.boot_id == _boot_id() and _start_ticks(identity.pid) == identity.start_ticks
@@ -157,7 +159,7 @@ def is_running(identity: Identity) -> bool:
         return False
 
 
-def hold(pid: int) -> VmmProcess | None:
+def open_process(pid: int) -> VmmProcess | None:
     """A process by its pid, if there is one now."""
     try:
         return VmmProcess(pid, os.pidfd_open(pid))
@@ -165,7 +167,7 @@ def hold(pid: int) -> VmmProcess | None:
         return None
 
 
-def running_in(folder: Path, program: str) -> Iterator[tuple[int, Path, bool]]:
+def find_in_folder(folder: Path, program: str) -> Iterator[tuple[int, Path, bool]]:
     """VMMs that were started in `folder` or below it: pid, where, and whether that still exists.
 
     The kernel says where a process is; what a VMM's memory says of itself is not asked.
@@ -186,7 +188,7 @@ def _runs(entry: Path, program: str) -> bool:
     return any(os.path.basename(word) == program.encode() for word in arguments)  # noqa: PTH119
 
 
-def _is(identity: Identity, uid: int) -> bool:
+def _matches(identity: ProcessIdentity, uid: int) -> bool:
     try:
         status = Path(f"/proc/{identity.pid}/status").read_text("utf-8", "replace")
         users = status[status.index("\nUid:") :].split("\n")[1].split()[1:]

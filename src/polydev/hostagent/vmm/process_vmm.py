@@ -6,13 +6,13 @@ import asyncio
 from typing import Generic, TypeVar
 
 from polydev.hostagent.vmm.contract import ExitReport, LaunchSpec
-from polydev.hostagent.vmm.vmm_session import Session
+from polydev.hostagent.vmm.vmm_session import VmmSession
 from polydev.shared.errors import DiskFull, VmmFailed
 
-S = TypeVar("S", bound=Session)
+S = TypeVar("S", bound=VmmSession)
 
 
-class Running(Generic[S]):
+class ProcessVmm(Generic[S]):
     """A VMM and its session. Each driver adds how its guest is reached, saved and let go on."""
 
     def __init__(self, spec: LaunchSpec, session: S) -> None:
@@ -32,7 +32,7 @@ class Running(Generic[S]):
         session = self._session
         news = [
             asyncio.create_task(session.marker.seen.wait()),
-            asyncio.create_task(session.host_full.wait()),
+            asyncio.create_task(session.host_disk_full.wait()),
             asyncio.create_task(session.ended()),
         ]
         try:
@@ -42,19 +42,19 @@ class Running(Generic[S]):
                 task.cancel()
         if session.marker.seen.is_set():
             return
-        if session.host_full.is_set():
+        if session.host_disk_full.is_set():
             raise DiskFull(
                 f"The host's disk that holds {self._spec.disk} is full",
                 hint="Free some space there, then start the machine again",
             )
         report = await session.ended()
-        words = " | ".join(filter(None, (report.words, session.last_lines)))
+        words = " | ".join(filter(None, (report.output, session.last_console_output)))
         raise VmmFailed(
             f"{self._spec.vm_id} ended before it was ready: {words or 'it said nothing'}",
             hint=f"Its console is in {self._spec.folder / 'console.log'}",
         )
 
-    def moved(self, spec: LaunchSpec) -> None:
+    def relocate(self, spec: LaunchSpec) -> None:
         """It is the machine of `spec` from now on: its folder was renamed."""
         self._spec = spec
         self._session.move(spec.folder)
@@ -67,6 +67,6 @@ class Running(Generic[S]):
         """Return when the process has ended, whoever ended it."""
         return await self._session.ended()
 
-    async def close(self) -> None:
+    async def detach(self) -> None:
         """Let go of it; the machine goes on."""
-        await self._session.close()
+        await self._session.detach()

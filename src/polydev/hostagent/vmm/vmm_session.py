@@ -33,7 +33,7 @@ _END_S = 0.5
 _CONSOLE, _ERRORS = "console.log", "error.log"
 
 
-class Session(ABC):
+class VmmSession(ABC):
     """Over when `ended` returns, or after `close`."""
 
     vmm: ClassVar[str]
@@ -47,22 +47,22 @@ class Session(ABC):
         self.folder = folder
         self.process = running
         self.marker = marker
-        self.host_full = asyncio.Event()
+        self.host_disk_full = asyncio.Event()
         """Set when the guest could not write because the host's disk is full."""
         self._console = Reader(BoundedLog(folder / _CONSOLE, CONSOLE_LOG_BYTES), marker)
         self._errors = Reader(BoundedLog(folder / _ERRORS, ERROR_LOG_BYTES), complaint)
         self._tasks: list[asyncio.Task[None]] = []
-        self._ends_by_itself: set[asyncio.Task[None]] = set()
+        self._draining_tasks: set[asyncio.Task[None]] = set()
         """Those of `_tasks` that end when they have read the last that the process said."""
         self._end: asyncio.Task[ExitReport] | None = None
 
     @property
-    def last_words(self) -> str:
+    def last_errors(self) -> str:
         """What the VMM complained of last, in one harmless line."""
         return _one_line(self._errors.log.tail)
 
     @property
-    def last_lines(self) -> str:
+    def last_console_output(self) -> str:
         """What the guest printed last, in one harmless line."""
         return _one_line(self._console.log.tail)
 
@@ -78,7 +78,7 @@ class Session(ABC):
             raise VmmFailed("The session was closed")
         return await asyncio.shield(self._end)
 
-    async def give_up(self, error: BaseException) -> None:
+    async def abort_start(self, error: BaseException) -> None:
         """End a process whose start went wrong by `error`, which the caller goes on to raise.
 
         Raises: VmmFailed with its last words instead, where it had ended by itself.
@@ -90,10 +90,10 @@ class Session(ABC):
         finally:
             await self.kill()
         if had_ended and isinstance(error, VmmFailed):
-            raise self._not_started(error) from error
+            raise self._start_error(error) from error
 
-    def _not_started(self, error: Exception) -> VmmFailed:
-        words = self.last_words or self.last_lines or error
+    def _start_error(self, error: Exception) -> VmmFailed:
+        words = self.last_errors or self.last_console_output or error
         return VmmFailed(f"{self.vmm} did not start: {words}", hint=self.hint)
 
     async def kill(self) -> None:
@@ -101,17 +101,17 @@ class Session(ABC):
         cancelled: whoever undoes a machine goes on to remove its folder."""
         await to_its_end(self._kill())
 
-    async def close(self) -> None:
+    async def detach(self) -> None:
         """Let go of the process: it goes on."""
         if self._end is not None and not self._end.done():
             self._end.cancel()
             with suppress(asyncio.CancelledError):
                 await self._end
-            await self._hang_up()
+            await self._disconnect()
         self._end = None
 
     @abstractmethod
-    def _listen(self) -> None:
+    def _start_readers(self) -> None:
         """Have what the process says read, by tasks of `_tasks`. Raises: OSError."""
 
     @abstractmethod
@@ -122,29 +122,29 @@ class Session(ABC):
         """
 
     @abstractmethod
-    async def _let_go(self) -> None:
+    async def _close_connections(self) -> None:
         """Read what is left in the pipes, and close all that `_listen` and `_connect` opened."""
 
     @abstractmethod
-    async def _remove_traces(self) -> None:
+    async def _remove_files(self) -> None:
         """Remove what the process, which has ended, leaves on the host."""
 
-    async def _take_up(self, *, remember: bool) -> None:
+    async def _attach(self, *, remember: bool) -> None:
         """Reach a process that was just started or found. Ends it when that fails."""
         try:
             try:
-                self._listen()
+                self._start_readers()
                 if remember:
                     identity = self.process.identity
                     await in_thread(identity.write, self.folder)
             finally:  # not before: one that ends at once would be tidied up while this goes on
-                self._end = asyncio.create_task(self._tidy_at_end())
+                self._end = asyncio.create_task(self._clean_up_at_exit())
             await self._connected()
         except (OSError, VmmFailed) as error:  # TimeoutError is an OSError
             await self.kill()
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
-            raise self._not_started(error) from error
+            raise self._start_error(error) from error
         except BaseException:
             await self.kill()
             raise
@@ -163,20 +163,20 @@ class Session(ABC):
             await self.process.kill()
         await self.ended()
 
-    async def _tidy_at_end(self) -> ExitReport:
+    async def _clean_up_at_exit(self) -> ExitReport:
         status = await self.process.ended()
-        if self._ends_by_itself:
-            await asyncio.wait(self._ends_by_itself, timeout=_LAST_WORDS_S)
-        await self._hang_up()
-        await self._remove_traces()
-        return ExitReport(status, self.last_words)
+        if self._draining_tasks:
+            await asyncio.wait(self._draining_tasks, timeout=_LAST_WORDS_S)
+        await self._disconnect()
+        await self._remove_files()
+        return ExitReport(status, self.last_errors)
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        await self._let_go()
+        await self._close_connections()
         self.process.release()
 
 

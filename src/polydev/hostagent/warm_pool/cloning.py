@@ -50,7 +50,7 @@ async def clone(
     try:
         if priority is not None:
             await asyncio.to_thread(priority.give_way, machine.vmm.pid)
-        await machine.vmm.go_on()
+        await machine.vmm.resume()
         await _renew(site, template, machine)
         await asyncio.gather(machine.channel.connect(), _require_shut(site, template, machine))
     except BaseException:

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from polydev.hostagent.vmm.cgroups import folder_of
+from polydev.hostagent.vmm.cgroups import group_path
 
 log = logging.getLogger("polydev.hostagent")
 
@@ -30,7 +30,7 @@ class Priority:
         if pid == os.getpid():  # a simulated machine
             return
         self._pid = pid
-        group = folder_of(pid)
+        group = group_path(pid)
         if group is not None:
             with suppress(OSError):  # the processor may not be shared out by groups here
                 weight = group / "cpu.weight"

@@ -194,7 +194,7 @@ class WaitingClones:
             await guest_scripts.painted(machine.channel)
             renaming = await guest_scripts.renaming(machine.channel)
             machine.channel.rest()
-            await machine.vmm.stand_still()
+            await machine.vmm.pause()
         end = asyncio.create_task(machine.vmm.wait())
         return _Waiting(template, prepared, machine, priority, renaming, end)
 
@@ -213,7 +213,7 @@ class WaitingClones:
             self._roster.forget(it.vm_id)
             self._roster.records[mine.vm_id] = mine
             self._roster.running[mine.vm_id] = machine
-            machine.vmm.moved(await spec_of(self._site, mine))
+            machine.vmm.relocate(await spec_of(self._site, mine))
             await self._site.network.rename(it.vm_id, mine.vm_id)
             await self._site.furnishing.write_config(folder, mine, was.place, _READY_NONCE)
         return mine, machine
@@ -222,7 +222,7 @@ class WaitingClones:
         """The guest goes on as that machine. Raises: GuestMisbehaved, ChannelLost, VmmFailed."""
         drive = await asyncio.to_thread(machine.folder.config_drive.read_bytes)
         await asyncio.to_thread(it.priority.go_along)
-        await machine.vmm.go_on()
+        await machine.vmm.resume()
         machine.channel.wake()
         await it.renaming.tell(drive)
         await it.renaming.ended()

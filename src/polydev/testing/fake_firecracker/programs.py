@@ -6,13 +6,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.binaries import Binaries
 
 VERSION = "1.13.1"
 _PACKAGE = "polydev.testing.fake_firecracker"
 
 
-def install(folder: Path, *, version: str = VERSION) -> Programs:
+def install(folder: Path, *, version: str = VERSION) -> Binaries:
     """Two programs in `folder`, which run on this Python. Blocking.
 
     `version` is what the stand-in says of itself.
@@ -20,7 +20,7 @@ def install(folder: Path, *, version: str = VERSION) -> Programs:
     firecracker, jailer = folder / "firecracker", folder / "jailer"
     _write(firecracker, f"import {_PACKAGE}.firecracker as it", version)
     _write(jailer, f"import {_PACKAGE}.jailer as it", version)
-    return Programs(firecracker.resolve(), jailer.resolve())
+    return Binaries(firecracker.resolve(), jailer.resolve())
 
 
 def _write(path: Path, line: str, version: str) -> None:

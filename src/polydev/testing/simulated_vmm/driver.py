@@ -63,5 +63,5 @@ class SimulatedDriver:
     async def adopt(self, spec: LaunchSpec) -> None:
         return None
 
-    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+    def find_orphans(self, folders: Sequence[Path]) -> Sequence[int]:
         return ()

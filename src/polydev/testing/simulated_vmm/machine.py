@@ -107,20 +107,20 @@ class SimulatedVmm:
         for start in range(0, len(saved), _CHUNK):
             await sink.write(saved[start : start + _CHUNK])
 
-    async def stand_still(self) -> None:
+    async def pause(self) -> None:
         """Nobody new gets in, as long as it stands still."""
         if self._ended.is_set():
             raise VmmFailed(f"{self._spec.vm_id} has ended")
         self._runs.clear()
 
-    def moved(self, spec: LaunchSpec) -> None:
+    def relocate(self, spec: LaunchSpec) -> None:
         self._spec = spec
         self._memory = Memory(spec.folder / self._memory.root.name)
         self._programs.move(self._memory.root)
         if self._screen is not None:
             self._screen.move(self._memory.root)
 
-    async def go_on(self) -> None:
+    async def resume(self) -> None:
         if self._ended.is_set():
             raise VmmFailed(f"{self._spec.vm_id} has ended")
         self._runs.set()
@@ -135,7 +135,7 @@ class SimulatedVmm:
         await self._ended.wait()
         return ExitReport(self._status, "")
 
-    async def close(self) -> None:
+    async def detach(self) -> None:
         """It cannot go on without this process: it ends."""
         self._end()
         await self._settled()

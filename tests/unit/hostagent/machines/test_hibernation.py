@@ -85,7 +85,7 @@ class Driver(SimulatedDriver):
         vmm = await super().restore(spec, source)
         if not self._host.goes_on:
             vmm._runs = asyncio.Event()
-            vmm.go_on = nothing  # type: ignore[method-assign]
+            vmm.resume = nothing  # type: ignore[method-assign]
         return vmm
 
 

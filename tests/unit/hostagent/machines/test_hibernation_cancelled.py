@@ -90,7 +90,7 @@ class Scene:
     async def assert_whole(self) -> None:
         """It runs or it sleeps, with all that it had in memory; and nothing else is there."""
         folder = self.world.site().folder(self.vm_id)
-        pids = self.world.driver.leftovers([])
+        pids = self.world.driver.find_orphans([])
         assert not writer.aside_of(folder.memory).exists()
         if self.state is MachineState.RUNNING:
             assert not folder.memory.exists(), "beside its memory it must not run"
@@ -105,7 +105,7 @@ class Scene:
 
     async def assert_booted(self) -> None:
         """It runs from its disk, and nothing of its memory is left."""
-        pids = self.world.driver.leftovers([])
+        pids = self.world.driver.find_orphans([])
         assert [self.machines.view(self.vm_id).pid] == pids
         assert self.world.driver.memories[pids[0]] == b""
         assert not self.world.site().folder(self.vm_id).memory.exists()
@@ -115,7 +115,7 @@ class Scene:
     async def assert_failed(self) -> None:
         """It does not run, says why, and can be started."""
         assert self.machines.view(self.vm_id).error is not None
-        assert self.world.driver.leftovers([]) == []
+        assert self.world.driver.find_orphans([]) == []
         assert not self.world.site().folder(self.vm_id).memory.exists()
         await self.machines.start(self.vm_id, 10)
         await self.machines.destroy(self.vm_id)
@@ -162,7 +162,7 @@ async def a_scene(root: Path) -> AsyncIterator[Scene]:
         yield scene
         cut.is_counting = False
         await scene.machines.close()
-    for pid in world.driver.leftovers([]):
+    for pid in world.driver.find_orphans([]):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -294,20 +294,20 @@ async def test_a_vmm_killed_anywhere_leaves_a_machine_that_can_be_used(
     killed: list[int] = []
 
     def kill_vmm(scene: Scene, working: object) -> None:
-        for pid in scene.world.driver.leftovers([]):
+        for pid in scene.world.driver.find_orphans([]):
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
     async def check(scene: Scene) -> None:
         async with asyncio.timeout(10):
-            while set(killed) & set(scene.world.driver.leftovers([])):
+            while set(killed) & set(scene.world.driver.find_orphans([])):
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)  # what watches the VMM has its turn
         async with asyncio.timeout(10):
             await scene.perform("resume")
         view = scene.machines.view(scene.vm_id)
         assert view.state is MachineState.RUNNING
-        assert [view.pid] == scene.world.driver.leftovers([])
+        assert [view.pid] == scene.world.driver.find_orphans([])
         assert view.pid is not None
         assert process_state(view.pid) != "T"
         remembers = scene.world.driver.memories[view.pid] == MEMORY

@@ -32,7 +32,7 @@ from polydev.shared.host_protocol import CreateMachine, ExecRequest, MachineView
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(tmp_path)
     yield world
-    for pid in world.driver.leftovers([]):
+    for pid in world.driver.find_orphans([]):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -165,7 +165,7 @@ async def test_a_vmm_that_ends_before_its_channel_answers_is_not_waited_for(
     machines: Machines, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never_answers(channel: NobodysChannel, timeout_s: float | None = None) -> None:
-        [pid] = world.driver.leftovers([])
+        [pid] = world.driver.find_orphans([])
         os.kill(pid, signal.SIGKILL)
         await asyncio.Event().wait()
 
@@ -252,7 +252,7 @@ async def test_a_failed_start_leaves_the_machine_failed_and_startable(
     assert failed.state is MachineState.FAILED
     assert failed.error is not None
     assert failed.error.code == "vmm-failed"
-    assert not world.driver.leftovers([])
+    assert not world.driver.find_orphans([])
     world.faults.fail_at = None
     assert (await machines.start(view.vm_id, 10)).error is None
 
@@ -326,7 +326,7 @@ async def test_what_was_half_made_or_half_destroyed_is_removed(
     again = await after_death(machines, world)
     assert [view.vm_id for view in again.views()] == [whole.vm_id]
     assert world.network.places.keys() == {whole.vm_id}
-    assert world.driver.leftovers([]) == [whole.pid]
+    assert world.driver.find_orphans([]) == [whole.pid]
     await again.close()
 
 
@@ -340,7 +340,7 @@ async def test_folders_processes_and_places_of_nobody_are_swept(
     site.folder(new_vm_id()).path.mkdir()
     again = await after_death(machines, world)
     assert [view.vm_id for view in again.views()] == [whole.vm_id]
-    assert world.driver.leftovers([]) == [whole.pid]
+    assert world.driver.find_orphans([]) == [whole.pid]
     assert world.network.places.keys() == {whole.vm_id}
     left = {path.name for path in site.machines_dir.iterdir()}
     assert left == {whole.vm_id, torn.vm_id}  # a record that cannot be read may be a person's files
@@ -356,7 +356,7 @@ async def test_a_start_that_was_cut_is_undone(machines: Machines, world: World) 
     await machines._roster.keep(machines._roster.record(view.vm_id).now(state=MachineState.STOPPED))
     again = await after_death(machines, world)
     assert again.view(view.vm_id).state is MachineState.STOPPED
-    assert not world.driver.leftovers([])
+    assert not world.driver.find_orphans([])
 
 
 async def test_destroying_removes_the_disk_even_when_the_network_fails(

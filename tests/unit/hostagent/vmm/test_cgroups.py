@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polydev.hostagent.vmm.cgroups import Bounds, Cgroups, folder_of
+from polydev.hostagent.vmm.cgroups import CgroupLimits, Cgroups, group_path
 from polydev.hostagent.warm_pool.cpu_priority import Priority
 
 
@@ -27,18 +27,18 @@ def mounted(folder: Path, controllers: str) -> Path:
 def test_a_host_without_version_2_says_so(tmp_path: Path) -> None:
     (tmp_path / "mounts").write_text("cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n")
     for found in (
-        Cgroups.made("one", tmp_path / "mounts"),
-        Cgroups.seen("one", tmp_path / "mounts"),
+        Cgroups.create("one", tmp_path / "mounts"),
+        Cgroups.inspect("one", tmp_path / "mounts"),
     ):
         assert found.root is None
         assert "no control groups of version 2" in found.reason
-        found.hold("vm-1", 1, Bounds(1, 1, 1))
+        found.add("vm-1", 1, CgroupLimits(1, 1, 1))
         found.release("vm-1")
         found.remove()
 
 
 def test_controllers_that_belong_to_version_1_are_named(tmp_path: Path) -> None:
-    found = Cgroups.made("one", mounted(tmp_path, "cpuset pids"))
+    found = Cgroups.create("one", mounted(tmp_path, "cpuset pids"))
     assert found.root is None
     assert f"{tmp_path}/unified has no memory controller" in found.reason
     assert [path.name for path in (tmp_path / "unified").iterdir()] == ["cgroup.controllers"]
@@ -47,14 +47,14 @@ def test_controllers_that_belong_to_version_1_are_named(tmp_path: Path) -> None:
 def test_a_hierarchy_that_is_not_ours_to_change_is_named(tmp_path: Path) -> None:
     table = mounted(tmp_path, "memory pids")
     (tmp_path / "unified" / "one").write_text("in the way")
-    found = Cgroups.made("one", table)
+    found = Cgroups.create("one", table)
     assert found.root is None
     assert "no control group can be made in" in found.reason
     assert "File exists" in found.reason
 
 
 def test_looking_makes_nothing(tmp_path: Path) -> None:
-    found = Cgroups.seen("one", mounted(tmp_path, "cpu memory pids"))
+    found = Cgroups.inspect("one", mounted(tmp_path, "cpu memory pids"))
     assert found.root is None
     assert "no folder for machines' control groups" in found.reason
     assert not (tmp_path / "unified" / "one").exists()
@@ -63,13 +63,13 @@ def test_looking_makes_nothing(tmp_path: Path) -> None:
 def test_a_group_that_cannot_be_made_is_told_and_the_machine_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Cgroups(tmp_path / "gone" / "away", "").hold("vm-1", 1, Bounds(1, 1, 1))
+    Cgroups(tmp_path / "gone" / "away", "").add("vm-1", 1, CgroupLimits(1, 1, 1))
     assert "vm-1 runs without a control group" in caplog.text
 
 
 def test_the_group_that_a_process_is_in_is_a_machines_or_none(tmp_path: Path) -> None:
-    assert folder_of(os.getpid(), mounted(tmp_path, "cpu memory pids")) is None
-    assert folder_of(2**22 + 1, tmp_path / "mounts") is None
+    assert group_path(os.getpid(), mounted(tmp_path, "cpu memory pids")) is None
+    assert group_path(2**22 + 1, tmp_path / "mounts") is None
 
 
 async def test_who_gives_way_goes_along_again() -> None:
@@ -88,7 +88,7 @@ async def test_who_gives_way_goes_along_again() -> None:
 
 def test_a_group_gives_way_by_its_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpu.weight").write_text("200\n")
-    monkeypatch.setattr("polydev.hostagent.warm_pool.cpu_priority.folder_of", lambda _: tmp_path)
+    monkeypatch.setattr("polydev.hostagent.warm_pool.cpu_priority.group_path", lambda _: tmp_path)
     priority = Priority()
     priority.give_way(os.getppid())
     assert (tmp_path / "cpu.weight").read_text() == "1"

@@ -64,7 +64,7 @@ def test_the_marker_is_found_however_it_is_cut(
     text = before + b"POLYDEV-READY 0123" + after
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     for start, end in itertools.pairwise(edges):
-        marker.look_at(text[start:end])
+        marker.feed(text[start:end])
     assert marker.seen.is_set()
 
 
@@ -72,7 +72,7 @@ def test_the_marker_is_found_however_it_is_cut(
 def test_nothing_else_is_taken_for_the_marker(pieces: list[bytes]) -> None:
     marker = Marker("POLYDEV-READY 0123")
     for piece in pieces:
-        marker.look_at(piece)
+        marker.feed(piece)
     assert marker.seen.is_set() == (b"POLYDEV-READY 0123" in b"".join(pieces))
 
 
@@ -82,7 +82,7 @@ async def test_complaints_without_end_are_bounded_and_never_block_qemu(tmp_path:
     theirs = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     ours = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     path = tmp_path / "error.log"
-    reading = asyncio.create_task(Reader(BoundedLog(path, 100_000)).read_errors(ours))
+    reading = asyncio.create_task(Reader(BoundedLog(path, 100_000)).read_pipe(ours))
     try:
         sent, lost, end_s = 0, 0, time.monotonic() + 2
         while time.monotonic() < end_s:
@@ -110,7 +110,7 @@ async def test_what_was_read_is_kept_when_reading_is_ended_while_the_host_is_bus
         only_thread.submit(busy.wait, 30)
         ours, theirs = os.pipe2(os.O_NONBLOCK)
         reader = Reader(BoundedLog(tmp_path / "error.log", 1000))
-        reading = asyncio.create_task(reader.read_errors(ours))
+        reading = asyncio.create_task(reader.read_pipe(ours))
         os.write(theirs, b"last words\n")
         async with asyncio.timeout(10):
             while reader.log.tail != b"last words\n":

@@ -26,7 +26,7 @@ class Played:
     async def probe(self) -> Probe:
         return self._probe
 
-    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+    def find_orphans(self, folders: Sequence[Path]) -> Sequence[int]:
         return self.pids
 
 

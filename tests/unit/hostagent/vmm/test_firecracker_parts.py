@@ -17,7 +17,7 @@ import pytest
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.vmm.firecracker import binaries, configuration, limits, snapshot, vsock
 from polydev.hostagent.vmm.firecracker.api import Api
-from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.binaries import Binaries
 from polydev.hostagent.vmm.firecracker.jail import jail, jailer
 from polydev.hostagent.vmm.firecracker.limits import RateLimits
 from polydev.hostagent.vmm.firecracker.snapshot_compat import fingerprint
@@ -26,7 +26,7 @@ from polydev.testing.fake_firecracker import install
 
 MIB = 1024 * 1024
 VM_ID = "vm-00000000-0000-4000-8000-000000000001"
-PROGRAMS = Programs(Path("/usr/bin/firecracker"), Path("/usr/bin/jailer"))
+PROGRAMS = Binaries(Path("/usr/bin/firecracker"), Path("/usr/bin/jailer"))
 
 
 def a_spec(folder: Path, **changes: Any) -> LaunchSpec:
@@ -45,12 +45,12 @@ def a_spec(folder: Path, **changes: Any) -> LaunchSpec:
 # The jailer's arguments
 
 
-def a_cell(**changes: Any) -> jailer.Cell:
+def a_cell(**changes: Any) -> jailer.JailConfig:
     values: dict[str, Any] = {
         "id": VM_ID, "base": Path("/m/jail"), "uid": 64700, "parent_cgroup": "polydev",
         "netns": "polydev", "memory_mib": 512, "vcpus": 2, "largest_file_bytes": 4096 * MIB,
     }  # fmt: skip
-    return jailer.Cell(**{**values, **changes})
+    return jailer.JailConfig(**{**values, **changes})
 
 
 def test_a_vmm_is_jailed_with_everything_that_it_may_have() -> None:
@@ -82,26 +82,26 @@ def test_no_limit_is_no_bucket() -> None:
     }
 
 
-# Programs
+# Binaries
 
 
 def test_programs_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingTool, match="`firecracker`") as missing:
-        Programs.find(tmp_path / "firecracker", tmp_path / "jailer")
+        Binaries.find(tmp_path / "firecracker", tmp_path / "jailer")
     assert "POLYDEV_FIRECRACKER" in missing.value.hint
 
 
-def a_program(folder: Path, prints: str) -> Programs:
+def a_program(folder: Path, prints: str) -> Binaries:
     path = folder / "firecracker"
     path.write_text(f"#!/bin/sh\nprintf '%s' '{prints}'\n")
     path.chmod(0o755)
-    return Programs(path, path)
+    return Binaries(path, path)
 
 
 @pytest.mark.parametrize("version", ["1.13.1", "1.14.0", "2.0.3"])
 async def test_a_version_is_known(tmp_path: Path, version: str) -> None:
     said = f"Firecracker v{version}\n\nsomething more"
-    assert await binaries.version_of(a_program(tmp_path, said)) == version
+    assert await binaries.read_version(a_program(tmp_path, said)) == version
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ async def test_a_version_is_known(tmp_path: Path, version: str) -> None:
 )
 async def test_a_version_that_will_not_do_is_refused(tmp_path: Path, said: str, told: str) -> None:
     with pytest.raises(VmmFailed, match=told):
-        await binaries.version_of(a_program(tmp_path, said))
+        await binaries.read_version(a_program(tmp_path, said))
 
 
 async def test_the_stand_in_tells_its_version(tmp_path: Path) -> None:
-    assert await binaries.version_of(install(tmp_path, version="1.15.2")) == "1.15.2"
+    assert await binaries.read_version(install(tmp_path, version="1.15.2")) == "1.15.2"
 
 
 # What a machine is told, and in which order
@@ -188,30 +188,30 @@ def test_a_symlink_in_a_jail_is_not_followed(root: int, tmp_path: Path) -> None:
         listener.bind(str(elsewhere))
         (tmp_path / "api.sock").symlink_to(elsewhere)
         with pytest.raises(VmmFailed, match="not its socket"):
-            jail.opened_socket(root, "api.sock", os.getuid())
+            jail.open_socket(root, "api.sock", os.getuid())
     (tmp_path / "secret").write_bytes(b"the host's")
     (tmp_path / "memory").symlink_to(tmp_path / "secret")
     with pytest.raises(OSError, match="symbolic"):
-        jail.opened_file(root, "memory")
+        jail.open_file(root, "memory")
     with pytest.raises(FileExistsError):
-        jail.made_file(root, "memory", os.getuid())
+        jail.create_file(root, "memory", os.getuid())
 
 
 def test_only_the_vmms_own_socket_counts(root: int, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "api.sock"))
-        os.close(jail.opened_socket(root, "api.sock", os.getuid()))
+        os.close(jail.open_socket(root, "api.sock", os.getuid()))
         with pytest.raises(VmmFailed):
-            jail.opened_socket(root, "api.sock", os.getuid() + 1)
+            jail.open_socket(root, "api.sock", os.getuid() + 1)
     (tmp_path / "file").touch()
     with pytest.raises(VmmFailed):
-        jail.opened_socket(root, "file", os.getuid())
+        jail.open_socket(root, "file", os.getuid())
 
 
 def test_a_pipe_in_place_of_a_file_does_not_hold_the_agent_up(root: int, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "memory")
     with pytest.raises(VmmFailed, match="not a file"):
-        jail.opened_file(root, "memory")
+        jail.open_file(root, "memory")
 
 
 # vsock

@@ -67,7 +67,7 @@ async def test_answers_find_who_asked_and_events_their_handler() -> None:
 
     events = []
     async with served_by(serve) as connected:
-        client = await Qmp.over(connected, lambda name, data: events.append(name))
+        client = await Qmp.connect(connected, lambda name, data: events.append(name))
         said = await asyncio.gather(client.execute("one"), client.execute("two"))
         assert said == ["one", "two"]
         await client.close()
@@ -87,7 +87,7 @@ async def test_nonsense_instead_of_an_answer_is_a_failure(words: bytes) -> None:
     async with asyncio.timeout(20):
         async with served_by(serve) as connected:
             with pytest.raises(VmmFailed, match="does not answer"):
-                await Qmp.over(connected, ignore)
+                await Qmp.connect(connected, ignore)
     assert connected.fileno() == -1
 
 
@@ -100,7 +100,7 @@ async def test_a_line_nested_too_deeply_is_the_end_of_the_connection_and_no_more
         writer.write(b"[" * 500_000 + b"\n")
 
     async with served_by(serve) as connected:
-        client = await Qmp.over(connected, ignore)
+        client = await Qmp.connect(connected, ignore)
         with pytest.raises(VmmFailed, match="closed"):
             await client.execute("query-status")
         await client.close()  # or the machine could never be tidied up
@@ -115,7 +115,7 @@ async def test_silence_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(qmp, "_ANSWER_LIMIT_S", 0.2)
     async with served_by(serve) as connected:
-        client = await Qmp.over(connected, ignore)
+        client = await Qmp.connect(connected, ignore)
         with pytest.raises(VmmFailed, match="does not answer `cont`"):
             await client.execute("cont")
         await client.close()
@@ -133,7 +133,7 @@ async def test_a_refusal_is_quoted_within_limits() -> None:
             writer.write(b"\n")
 
     async with served_by(serve) as connected:
-        client = await Qmp.over(connected, ignore)
+        client = await Qmp.connect(connected, ignore)
         with pytest.raises(VmmFailed, match="no no") as caught:
             await client.execute("cont")
         assert len(caught.value.message) < 500
@@ -149,7 +149,7 @@ async def test_who_waits_is_told_when_qemu_hangs_up() -> None:
         writer.close()
 
     async with served_by(serve) as connected:
-        client = await Qmp.over(connected, ignore)
+        client = await Qmp.connect(connected, ignore)
         for _ in range(2):
             async with asyncio.timeout(10):
                 with pytest.raises(VmmFailed):
@@ -160,20 +160,20 @@ async def test_who_waits_is_told_when_qemu_hangs_up() -> None:
 async def test_one_that_ends_while_it_is_noted_is_told_with_its_words_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note = process.Identity.write
+    note = process.ProcessIdentity.write
 
-    def note_late(identity: process.Identity, folder: Path) -> None:
-        ending = process.hold(identity.pid)
+    def note_late(identity: process.ProcessIdentity, folder: Path) -> None:
+        ending = process.open_process(identity.pid)
         assert ending is not None
         while not ending.has_ended:
             time.sleep(0.01)
         time.sleep(0.3)  # whoever tidies up at that end too early has done so by now
         note(identity, folder)
 
-    monkeypatch.setattr(process.Identity, "write", note_late)
+    monkeypatch.setattr(process.ProcessIdentity, "write", note_late)
     ends_at_once = ["/bin/sh", "-c", "echo 'cannot load libmissing.so' >&2; exit 1"]
     with (
-        qemu_ends.made_in(tmp_path) as handed,
+        qemu_ends.create_endpoints(tmp_path) as handed,
         pytest.raises(VmmFailed, match="cannot load libmissing"),
     ):
         await QemuSession.start(tmp_path, ends_at_once, [], handed, Marker("-"))
@@ -200,7 +200,7 @@ async def test_one_that_ends_when_its_guest_is_to_run_is_told_with_its_words(
     if not ends:
         refused = '{"error": {"class": "GenericError", "desc": "no"}, "id": 2}'
         script += f"print('{refused}', file=client, flush=True)\nqmp.accept()"
-    with qemu_ends.made_in(tmp_path) as handed:
+    with qemu_ends.create_endpoints(tmp_path) as handed:
         descriptors = [str(it.fileno()) for it in (handed.qmp, handed.console)]
         argv = [sys.executable, "-c", script, *descriptors]
         session = await QemuSession.start(tmp_path, argv, [], handed, Marker("-"))
@@ -209,7 +209,7 @@ async def test_one_that_ends_when_its_guest_is_to_run_is_told_with_its_words(
         try:
             await session.qmp.execute("cont")
         except VmmFailed as error:
-            await session.give_up(error)
+            await session.abort_start(error)
             raise
 
     told = "QEMU did not start: cannot allocate memory" if ends else "QEMU refuses"
@@ -226,13 +226,15 @@ def test_a_vmm_is_known_again_by_its_user_whatever_it_calls_itself() -> None:
     ) as vmm:
         assert vmm.stdout is not None
         vmm.stdout.readline()
-        held = process.hold(vmm.pid)
+        held = process.open_process(vmm.pid)
         assert held is not None
-        found = process.find(held.identity, uid)
+        found = process.find_process(held.identity, uid)
         assert found is not None
-        assert process.find(held.identity, uid + 1) is None
-        later = process.Identity(vmm.pid, held.identity.start_ticks + 1, held.identity.boot_id)
-        assert process.find(later, uid) is None
+        assert process.find_process(held.identity, uid + 1) is None
+        later = process.ProcessIdentity(
+            vmm.pid, held.identity.start_ticks + 1, held.identity.boot_id
+        )
+        assert process.find_process(later, uid) is None
         found.release()
         held.release()
         vmm.kill()

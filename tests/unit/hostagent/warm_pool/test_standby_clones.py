@@ -254,7 +254,7 @@ async def test_a_login_needs_only_what_its_clone_has_not_yet(host: WarmHost, lef
 async def test_one_that_hangs_leaves_time_to_clone(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         [waiting] = those_waiting(machines)
-        machines._roster.running[waiting].vmm.go_on = _never  # type: ignore[method-assign]
+        machines._roster.running[waiting].vmm.resume = _never  # type: ignore[method-assign]
         asked = wanted().model_copy(update={"ready_timeout_s": 30})
         view = await machines.create(asked)
         assert view.is_clone

@@ -54,12 +54,12 @@ MAKING: list[tuple[Any, str]] = [
     (guest_scripts, "renew"),
     (guest_scripts, "painted"),
     (guest_scripts, "renaming"),
-    (SimulatedVmm, "stand_still"),
+    (SimulatedVmm, "pause"),
 ]
 TAKING: list[tuple[Any, str]] = [
     (BookNetwork, "rename"),
     (SimulatedFurnishing, "write_config"),
-    (SimulatedVmm, "go_on"),
+    (SimulatedVmm, "resume"),
     (guest_scripts.Script, "tell"),
     (guest_scripts.Script, "ended"),
 ]

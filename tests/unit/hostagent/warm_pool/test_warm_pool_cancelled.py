@@ -36,7 +36,7 @@ CLONING: list[tuple[Any, str]] = [
     (SimulatedFurnishing, "write_config"),
     (SimulatedFurnishing, "clone_disk"),
     (SimulatedDriver, "restore"),
-    (SimulatedVmm, "go_on"),
+    (SimulatedVmm, "resume"),
     (guest_scripts, "renew"),
     (Channel, "connect"),
     (SimulatedFurnishing, "strangers_channel"),

@@ -13,7 +13,7 @@ from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.vmm.firecracker import ipc, vsock
 from polydev.hostagent.vmm.firecracker.api import Api
-from polydev.hostagent.vmm.firecracker.jail.jail import Shown
+from polydev.hostagent.vmm.firecracker.jail.jail import JailFile
 from polydev.hostagent.vmm.firecracker.limits import RateLimits, disk_buckets, network_buckets
 
 INTERFACE = "lan"
@@ -33,22 +33,22 @@ KERNEL_LINE = (
 )
 
 
-def boot_files(boot: BootFiles, folder: Path) -> list[Shown]:
+def boot_files(boot: BootFiles, folder: Path) -> list[JailFile]:
     """What any VMM is shown: what a guest boots from, and the pipes of `ends.py`."""
     return [
-        Shown(_KERNEL, boot.kernel, "guest kernel"),
-        Shown(_INITRAMFS, boot.initramfs, "initramfs"),
-        Shown(_ERRORS, folder / ipc.ERROR_FIFO, "pipe", writable=True),
-        Shown(_METRICS, folder / ipc.METRICS_FIFO, "pipe", writable=True),
+        JailFile(_KERNEL, boot.kernel, "guest kernel"),
+        JailFile(_INITRAMFS, boot.initramfs, "initramfs"),
+        JailFile(_ERRORS, folder / ipc.ERROR_FIFO, "pipe", writable=True),
+        JailFile(_METRICS, folder / ipc.METRICS_FIFO, "pipe", writable=True),
     ]
 
 
-def machine_files(spec: LaunchSpec) -> list[Shown]:
+def machine_files(spec: LaunchSpec) -> list[JailFile]:
     """What the VMM of a machine is shown."""
     return [*boot_files(BootFiles(spec.kernel, spec.initramfs), spec.folder), *_drives(spec)]
 
 
-async def speak(api: Api) -> None:
+async def set_outputs(api: Api) -> None:
     """Where it complains and counts: first of all, also before a snapshot is loaded."""
     await api.put_logger(f"/{_ERRORS}")
     await api.put_metrics(f"/{_METRICS}")
@@ -62,7 +62,7 @@ async def boot_source(api: Api, *, memory_mib: int, vcpus: int) -> None:
 
 async def machine(api: Api, spec: LaunchSpec, rates: RateLimits) -> None:
     """A whole machine; it is not started."""
-    await speak(api)
+    await set_outputs(api)
     await boot_source(api, memory_mib=spec.memory_mib, vcpus=spec.vcpus)
     for drive in _drives(spec):
         await api.put_drive(
@@ -76,9 +76,9 @@ async def machine(api: Api, spec: LaunchSpec, rates: RateLimits) -> None:
     await api.put_balloon(amount_mib=0, statistics_every_s=_STATISTICS_EVERY_S)
 
 
-def _drives(spec: LaunchSpec) -> list[Shown]:
+def _drives(spec: LaunchSpec) -> list[JailFile]:
     return [
-        Shown("root", spec.root_image, "golden image"),
-        Shown("disk", spec.disk, "disk", writable=True),
-        Shown("config", spec.config_drive, "config drive"),
+        JailFile("root", spec.root_image, "golden image"),
+        JailFile("disk", spec.disk, "disk", writable=True),
+        JailFile("config", spec.config_drive, "config drive"),
     ]

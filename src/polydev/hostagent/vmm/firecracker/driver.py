@@ -18,19 +18,23 @@ from typing import Any
 from polydev.hostagent.system.disk_full import room_in
 from polydev.hostagent.vmm import adoption, process
 from polydev.hostagent.vmm.boot_files import BootFiles
-from polydev.hostagent.vmm.cgroups import group_of
+from polydev.hostagent.vmm.cgroups import group_name
 from polydev.hostagent.vmm.console import Marker
 from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
 from polydev.hostagent.vmm.firecracker import configuration, ipc, snapshot
 from polydev.hostagent.vmm.firecracker.api import Refused
-from polydev.hostagent.vmm.firecracker.binaries import Programs, version_of
+from polydev.hostagent.vmm.firecracker.binaries import Binaries, read_version
 from polydev.hostagent.vmm.firecracker.jail import jail
-from polydev.hostagent.vmm.firecracker.jail.cgroup import Cgroups
-from polydev.hostagent.vmm.firecracker.jail.jailer import Cell
+from polydev.hostagent.vmm.firecracker.jail.cgroup import JailerCgroups
+from polydev.hostagent.vmm.firecracker.jail.jailer import JailConfig
 from polydev.hostagent.vmm.firecracker.limits import RateLimits
 from polydev.hostagent.vmm.firecracker.probe import Prober
 from polydev.hostagent.vmm.firecracker.running import MEMORY, SNAPSHOT, STATE, RunningFirecracker
-from polydev.hostagent.vmm.firecracker.session import FirecrackerSession, Place, remove_traces
+from polydev.hostagent.vmm.firecracker.session import (
+    FirecrackerSession,
+    VmmLocation,
+    remove_vmm_files,
+)
 from polydev.hostagent.vmm.firecracker.snapshot_compat import fingerprint
 from polydev.shared.errors import PolydevError, SnapshotUnusable, VmmFailed
 
@@ -51,18 +55,18 @@ class FirecrackerDriver:
         machines_dir: Path,
         cache_dir: Path,
         boot_files: Callable[[], BootFiles],
-        programs: Callable[[], Programs],
+        binaries: Callable[[], Binaries],
         rates: RateLimits,
         parent_cgroup: str = "polydev",
     ) -> None:
-        """`boot_files` finds the kernel to probe with (raises MissingImage), `programs` finds
+        """`boot_files` finds the kernel to probe with (raises MissingImage), `binaries` finds
         Firecracker and its jailer (raises MissingTool). `parent_cgroup` is this agent's alone.
         """
         self._machines_dir = machines_dir
         self._boot_files = boot_files
-        self._programs = programs
+        self._programs = binaries
         self._rates = rates
-        self._cgroups = Cgroups(parent_cgroup)
+        self._cgroups = JailerCgroups(parent_cgroup)
         self._prober = Prober(cache_dir, self._cgroups)
         self._version: tuple[object, str] | None = None
         """Of which file of the program it is, and the version."""
@@ -70,9 +74,9 @@ class FirecrackerDriver:
     async def probe(self) -> Probe:
         """What this host can do. Takes a moment the first time, then it is remembered."""
         try:
-            programs, version = await self._installed()
+            binaries, version = await self._installed()
             boot_files = await asyncio.to_thread(self._boot_files)
-            await self._prober.require_guest(programs, boot_files)
+            await self._prober.require_guest(binaries, boot_files)
         except PolydevError as error:
             return Probe(False, "none", error.line())
         return Probe(True, "kvm", f"Firecracker {version} ran a guest under KVM", version)
@@ -104,7 +108,7 @@ class FirecrackerDriver:
         marker.seen.set()
 
         async def load(session: FirecrackerSession) -> None:
-            await configuration.speak(session.api)
+            await configuration.set_outputs(session.api)
             await _fill(session.root, spec, source)
             try:
                 await session.api.load_snapshot(
@@ -120,71 +124,71 @@ class FirecrackerDriver:
 
     async def adopt(self, spec: LaunchSpec) -> RunningFirecracker | None:
         """Take a VMM over. One that hangs, or whose start was cut short, is ended."""
-        taken_over = await adoption.adopt(spec, partial(self._take_over, spec), jail.running_in)
+        taken_over = await adoption.adopt(spec, partial(self._take_over, spec), jail.find_in_folder)
         if taken_over is None:
-            await remove_traces(self._place(spec))
+            await remove_vmm_files(self._location(spec))
         return taken_over
 
-    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+    def find_orphans(self, folders: Sequence[Path]) -> Sequence[int]:
         """VMMs under `machines_dir` whose folder is none of these. Blocking.
 
-        Cgroups that nobody is in, and whose machine has no folder any more, are removed on the way.
+        Also remove empty cgroups of machines that have no folder.
         """
-        found = list(jail.running_in(self._machines_dir.resolve()))
+        found = list(jail.find_in_folder(self._machines_dir.resolve()))
         there = self._machines_dir.iterdir() if self._machines_dir.is_dir() else ()
         keep = {folder.name for folder in there}
         self._cgroups.sweep(keep | {where.name for _, where, _ in found})
-        return adoption.leftovers(found, folders)
+        return adoption.find_orphans(found, folders)
 
     async def _start(
         self, spec: LaunchSpec, marker: Marker, prepare: Preparing
     ) -> RunningFirecracker:
-        programs, _ = await self._installed()
+        binaries, _ = await self._installed()
         try:
             with room_in(spec.folder), ExitStack() as stack:
-                await adoption.refuse_second(spec, jail.running_in)
-                cell = _cell(spec, self._cgroups.parent)
-                pipes = stack.enter_context(ipc.made_in(spec.folder, spec.uid))
+                await adoption.require_not_running(spec, jail.find_in_folder)
+                config = _jail_config(spec, self._cgroups.parent)
+                pipes = stack.enter_context(ipc.create_endpoints(spec.folder, spec.uid))
                 files = configuration.machine_files(spec)
-                starting = partial(jail.start, spec.folder, cell, files, programs, pipes)
+                starting = partial(jail.start, spec.folder, config, files, binaries, pipes)
                 session = await self._session(spec, starting, marker)
         except OSError as error:
             raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
         try:
             await prepare(session)
         except BaseException as error:
-            await session.give_up(error)
+            await session.abort_start(error)
             raise
         return RunningFirecracker(spec, session)
 
-    async def _installed(self) -> tuple[Programs, str]:
-        """The programs and their version, asked again when they were replaced.
+    async def _installed(self) -> tuple[Binaries, str]:
+        """The binaries and their version, asked again when they were replaced.
 
         Raises: MissingTool, VmmFailed when they are too old.
         """
-        programs = await asyncio.to_thread(self._programs)
-        file = programs.firecracker.stat()
-        found = (programs, file.st_ino, file.st_mtime_ns)
+        binaries = await asyncio.to_thread(self._programs)
+        file = binaries.firecracker.stat()
+        found = (binaries, file.st_ino, file.st_mtime_ns)
         if self._version is None or self._version[0] != found:
-            self._version = (found, await version_of(programs))
-        return programs, self._version[1]
+            self._version = (found, await read_version(binaries))
+        return binaries, self._version[1]
 
     async def _session(
-        self, spec: LaunchSpec, starting: Callable[[], jail.Jailed], marker: Marker
+        self, spec: LaunchSpec, starting: Callable[[], jail.JailedProcess], marker: Marker
     ) -> FirecrackerSession:
-        place = self._place(spec)
+        location = self._location(spec)
         try:
-            return await FirecrackerSession.start(place, starting, marker)
+            return await FirecrackerSession.start(location, starting, marker)
         except BaseException:
-            await remove_traces(place)
+            await remove_vmm_files(location)
             raise
 
     async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningFirecracker:
-        jailed = await asyncio.to_thread(jail.entered, running)
-        place = self._place(spec)
-        if group := group_of(running.pid):
-            place = replace(place, name=group)
-        session = await FirecrackerSession.resume(place, jailed)
+        jailed = await asyncio.to_thread(jail.attach, running)
+        location = self._location(spec)
+        if group := group_name(running.pid):
+            location = replace(location, name=group)
+        session = await FirecrackerSession.resume(location, jailed)
         try:
             if await session.api.state() == "Not started":
                 raise VmmFailed("Its guest was never started")
@@ -193,13 +197,13 @@ class FirecrackerDriver:
             raise
         return RunningFirecracker(spec, session)
 
-    def _place(self, spec: LaunchSpec) -> Place:
-        return Place(spec.folder, spec.uid, spec.vm_id, self._cgroups)
+    def _location(self, spec: LaunchSpec) -> VmmLocation:
+        return VmmLocation(spec.folder, spec.uid, spec.vm_id, self._cgroups)
 
 
-def _cell(spec: LaunchSpec, parent_cgroup: str) -> Cell:
+def _jail_config(spec: LaunchSpec, parent_cgroup: str) -> JailConfig:
     memory_bytes = spec.memory_mib * _MIB + _STATE_ROOM_BYTES
-    return Cell(
+    return JailConfig(
         id=spec.vm_id,
         base=spec.folder / jail.FOLDER,
         uid=spec.uid,
@@ -217,7 +221,7 @@ async def _fill(root: int, spec: LaunchSpec, source: SnapshotSource) -> None:
         try:
             files = []
             for name in (STATE, MEMORY):
-                files.append(jail.made_file(root, name, spec.uid))
+                files.append(jail.create_file(root, name, spec.uid))
                 stack.callback(os.close, files[-1])
             await snapshot.read(source, files[0], files[1], spec.memory_mib * _MIB)
         except OSError as error:

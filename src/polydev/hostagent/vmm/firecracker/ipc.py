@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.hostagent.vmm.process import IDENTITY
+from polydev.hostagent.vmm.process import IDENTITY_FILE
 
 CONSOLE_FIFO = "console.fifo"
 ERROR_FIFO = "errors.fifo"
@@ -23,7 +23,7 @@ _HALF_WRITTEN = (".vmm.json.new", ".console.log.new", ".error.log.new", ".metric
 
 
 @dataclass(frozen=True, slots=True)
-class FirecrackerEnds:
+class FirecrackerEndpoints:
     """Descriptors of the pipes, open both ways and non-blocking."""
 
     console: int
@@ -32,22 +32,22 @@ class FirecrackerEnds:
 
 
 @contextmanager
-def made_in(folder: Path, uid: int) -> Iterator[FirecrackerEnds]:
+def create_endpoints(folder: Path, uid: int) -> Iterator[FirecrackerEndpoints]:
     """Make the pipes anew, for a VMM of user `uid`; the descriptors are closed afterwards."""
-    remove_from(folder)
+    remove_files(folder)
     try:
         for name in _FIFOS:
             os.mkfifo(folder / name, 0o600)
             os.chown(folder / name, uid, uid)
-        with opened(folder) as ends:
+        with open_endpoints(folder) as ends:
             yield ends
     except BaseException:
-        remove_from(folder)
+        remove_files(folder)
         raise
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[FirecrackerEnds]:
+def open_endpoints(folder: Path) -> Iterator[FirecrackerEndpoints]:
     """The pipes of a VMM that runs. Raises: OSError."""
     with ExitStack() as stack:
         descriptors = []
@@ -55,11 +55,11 @@ def opened(folder: Path) -> Iterator[FirecrackerEnds]:
             flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptors.append(os.open(folder / name, flags))
             stack.callback(os.close, descriptors[-1])
-        yield FirecrackerEnds(*descriptors)
+        yield FirecrackerEndpoints(*descriptors)
 
 
-def remove_from(folder: Path) -> None:
+def remove_files(folder: Path) -> None:
     """Remove what a VMM leaves in its machine's folder, all but its logs and the jail."""
-    for name in (*_FIFOS, IDENTITY, *_HALF_WRITTEN):
+    for name in (*_FIFOS, IDENTITY_FILE, *_HALF_WRITTEN):
         with suppress(OSError):
             (folder / name).unlink()

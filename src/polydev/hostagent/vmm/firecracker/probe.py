@@ -2,7 +2,7 @@
 
 The same kernel, jailer and cgroup as a machine's, without any drive: the initramfs says where it is
 and, for want of a drive, ends the guest. The answer, yes or no, is kept for as long as host boot,
-kernel, programs and /dev/kvm stay what they are.
+kernel, binaries and /dev/kvm stay what they are.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from pathlib import Path
 from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.console import Marker
 from polydev.hostagent.vmm.firecracker import configuration, ipc
-from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.binaries import Binaries
 from polydev.hostagent.vmm.firecracker.jail import jail
-from polydev.hostagent.vmm.firecracker.jail.cgroup import Cgroups
-from polydev.hostagent.vmm.firecracker.jail.jailer import Cell
-from polydev.hostagent.vmm.firecracker.session import FirecrackerSession, Place, remove_traces
+from polydev.hostagent.vmm.firecracker.jail.cgroup import JailerCgroups
+from polydev.hostagent.vmm.firecracker.jail.jailer import JailConfig
+from polydev.hostagent.vmm.firecracker.session import (
+    FirecrackerSession,
+    VmmLocation,
+    remove_vmm_files,
+)
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.errors import MissingImage, PolydevError, VmmFailed
 
@@ -39,44 +43,46 @@ _FIRST_LINE = "POLYDEV-BOOT "
 class Prober:
     """Finds out once, and remembers it in a file of `cache_dir`."""
 
-    def __init__(self, cache_dir: Path, cgroups: Cgroups) -> None:
+    def __init__(self, cache_dir: Path, cgroups: JailerCgroups) -> None:
         self._cache_dir = cache_dir
         self._cgroups = cgroups
 
-    async def require_guest(self, programs: Programs, boot: BootFiles) -> None:
+    async def require_guest(self, binaries: Binaries, boot: BootFiles) -> None:
         """Raises: VmmFailed when no guest runs here; MissingImage."""
-        key = await asyncio.to_thread(_key, programs, boot)
+        key = await asyncio.to_thread(_cache_key, binaries, boot)
         why = await asyncio.to_thread(self._known, key)
         if why is None:
-            why = await self._try(programs, boot)
+            why = await self._try(binaries, boot)
             await asyncio.to_thread(self._remember, key, why)
         if why:
             raise VmmFailed(why)
 
-    async def _try(self, programs: Programs, boot: BootFiles) -> str:
+    async def _try(self, binaries: Binaries, boot: BootFiles) -> str:
         """Why no guest runs; empty if one ran."""
         try:
-            await self._boot(programs, boot)
+            await self._boot(binaries, boot)
         except PolydevError as error:
             return error.message
         return ""
 
-    async def _boot(self, programs: Programs, boot: BootFiles) -> None:
+    async def _boot(self, binaries: Binaries, boot: BootFiles) -> None:
         self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ExitStack() as stack:
-            where = tempfile.TemporaryDirectory(prefix="probe-", dir=self._cache_dir)
-            folder = Path(stack.enter_context(where))
-            place = Place(folder, _NOBODY, f"probe-{secrets.token_hex(8)}", self._cgroups)
+            temporary = tempfile.TemporaryDirectory(prefix="probe-", dir=self._cache_dir)
+            folder = Path(stack.enter_context(temporary))
+            location = VmmLocation(folder, _NOBODY, f"probe-{secrets.token_hex(8)}", self._cgroups)
             try:
-                pipes = stack.enter_context(ipc.made_in(folder, _NOBODY))
+                pipes = stack.enter_context(ipc.create_endpoints(folder, _NOBODY))
                 files = configuration.boot_files(boot, folder)
-                starting = partial(jail.start, folder, _cell(place), files, programs, pipes)
-                session = await FirecrackerSession.start(place, starting, Marker(_FIRST_LINE))
+                starting = partial(
+                    jail.start, folder, _jail_config(location), files, binaries, pipes
+                )
+                session = await FirecrackerSession.start(location, starting, Marker(_FIRST_LINE))
                 await _run(session)
             except OSError as error:
                 raise VmmFailed(f"The trial cannot be made: {error}") from error
             finally:
-                await remove_traces(place)
+                await remove_vmm_files(location)
 
     def _known(self, key: str) -> str | None:
         try:
@@ -100,7 +106,7 @@ async def _run(session: FirecrackerSession) -> None:
     seen = asyncio.create_task(session.marker.seen.wait())
     ended = asyncio.create_task(session.ended())
     try:
-        await configuration.speak(session.api)
+        await configuration.set_outputs(session.api)
         await configuration.boot_source(session.api, memory_mib=_MEMORY_MIB, vcpus=1)
         await session.api.start()
         await asyncio.wait({seen, ended}, timeout=_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -109,16 +115,16 @@ async def _run(session: FirecrackerSession) -> None:
         ended.cancel()
         await session.kill()
     if not session.marker.seen.is_set():
-        words = " | ".join(filter(None, (session.last_words, session.last_lines)))
+        words = " | ".join(filter(None, (session.last_errors, session.last_console_output)))
         raise VmmFailed(f"No guest ran within {_LIMIT_S:.0f} s: {words or 'silence'}")
 
 
-def _cell(place: Place) -> Cell:
-    return Cell(
-        id=place.name,
-        base=place.folder / jail.FOLDER,
-        uid=place.uid,
-        parent_cgroup=place.cgroups.parent,
+def _jail_config(location: VmmLocation) -> JailConfig:
+    return JailConfig(
+        id=location.name,
+        base=location.folder / jail.FOLDER,
+        uid=location.uid,
+        parent_cgroup=location.cgroups.parent,
         netns=None,
         memory_mib=_MEMORY_MIB,
         vcpus=1,
@@ -126,9 +132,9 @@ def _cell(place: Place) -> Cell:
     )
 
 
-def _key(programs: Programs, boot: BootFiles) -> str:
+def _cache_key(binaries: Binaries, boot: BootFiles) -> str:
     digest = hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes())
-    files: Sequence[Path] = (boot.kernel, boot.initramfs, programs.firecracker, programs.jailer)
+    files: Sequence[Path] = (boot.kernel, boot.initramfs, binaries.firecracker, binaries.jailer)
     for path in (*files, _KVM):
         try:
             state = path.stat()

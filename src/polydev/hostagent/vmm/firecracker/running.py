@@ -12,7 +12,7 @@ from polydev.hostagent.vmm.firecracker import limits, snapshot, vsock
 from polydev.hostagent.vmm.firecracker.api import SnapshotPaths
 from polydev.hostagent.vmm.firecracker.jail import jail
 from polydev.hostagent.vmm.firecracker.session import FirecrackerSession
-from polydev.hostagent.vmm.process_vmm import Running
+from polydev.hostagent.vmm.process_vmm import ProcessVmm
 from polydev.shared.errors import ChannelLost, VmmFailed
 
 STATE, MEMORY = "snapshot.state", "snapshot.memory"
@@ -22,7 +22,7 @@ _SSH_PORT = 22
 _MIB = 1024 * 1024
 
 
-class RunningFirecracker(Running[FirecrackerSession]):
+class RunningFirecracker(ProcessVmm[FirecrackerSession]):
     """Made by `FirecrackerDriver.launch`, `restore` and `adopt`."""
 
     async def open_channel(self) -> socket.socket:
@@ -41,7 +41,7 @@ class RunningFirecracker(Running[FirecrackerSession]):
 
         Raises: VmmFailed, and what the sink raises.
         """
-        await self.stand_still()
+        await self.pause()
         # What is written into the jail counts as the VMM's memory, until it is removed again.
         guest_bytes = self._spec.memory_mib * _MIB
         most_bytes = limits.memory_bytes(self._spec.memory_mib)
@@ -55,23 +55,23 @@ class RunningFirecracker(Running[FirecrackerSession]):
             self._forget_files()
             await self._allow(most_bytes)
 
-    async def stand_still(self) -> None:
+    async def pause(self) -> None:
         """Stop the guest's processors; nothing happens to one that stands still."""
         if await self._session.api.state() == "Running":
             await self._session.api.pause()
 
-    async def go_on(self) -> None:
+    async def resume(self) -> None:
         """Let a guest that stands still go on; nothing happens to one that runs."""
         if await self._session.api.state() == "Paused":
             await self._session.api.resume()
 
     async def _allow(self, size_bytes: int) -> None:
-        place = self._session.place
-        await asyncio.to_thread(place.cgroups.allow_memory, place.name, size_bytes)
+        location = self._session.location
+        await asyncio.to_thread(location.cgroups.allow_memory, location.name, size_bytes)
 
     def _opened(self, stack: ExitStack, name: str) -> int:
         try:
-            descriptor = jail.opened_file(self._session.root, name)
+            descriptor = jail.open_file(self._session.root, name)
         except OSError as error:
             raise VmmFailed(f"The VMM wrote no snapshot: {error.strerror}") from error
         stack.callback(os.close, descriptor)

@@ -20,10 +20,10 @@ from polydev.hostagent.vmm.console import BoundedLog, Marker, Reader
 from polydev.hostagent.vmm.firecracker import ipc
 from polydev.hostagent.vmm.firecracker.api import Api, NotListening
 from polydev.hostagent.vmm.firecracker.jail import jail
-from polydev.hostagent.vmm.firecracker.jail.cgroup import Cgroups
-from polydev.hostagent.vmm.firecracker.jail.jail import Jailed
+from polydev.hostagent.vmm.firecracker.jail.cgroup import JailerCgroups
+from polydev.hostagent.vmm.firecracker.jail.jail import JailedProcess
 from polydev.hostagent.vmm.firecracker.jail.jailer import API_SOCKET
-from polydev.hostagent.vmm.vmm_session import Session
+from polydev.hostagent.vmm.vmm_session import VmmSession
 from polydev.shared.errors import VmmFailed
 
 METRICS_LOG = "metrics.log"
@@ -35,53 +35,53 @@ _MISSES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class VmmLocation:
     """Where a VMM has its things on this host, and whose they are."""
 
     folder: Path
     uid: int
     name: str
     """Of its cgroup."""
-    cgroups: Cgroups
+    cgroups: JailerCgroups
 
 
-class FirecrackerSession(Session):
+class FirecrackerSession(VmmSession):
     """Made by `start` or `resume`."""
 
     vmm = "Firecracker"
     hint = "See what `polydev doctor` says about the driver"
 
-    def __init__(self, place: Place, jailed: Jailed, marker: Marker) -> None:
+    def __init__(self, location: VmmLocation, jailed: JailedProcess, marker: Marker) -> None:
         no_room = Marker(os.strerror(errno.ENOSPC))
-        super().__init__(place.folder, jailed.process, marker, no_room)
-        self.host_full = no_room.seen
-        self.place = place
+        super().__init__(location.folder, jailed.process, marker, no_room)
+        self.host_disk_full = no_room.seen
+        self.location = location
         self.root = jailed.root
-        self._metrics = Reader(BoundedLog(place.folder / METRICS_LOG, _METRICS_LOG_BYTES))
+        self._metrics = Reader(BoundedLog(location.folder / METRICS_LOG, _METRICS_LOG_BYTES))
         self._held = ExitStack()
-        self._pipes: ipc.FirecrackerEnds | None = None
+        self._pipes: ipc.FirecrackerEndpoints | None = None
         self._api: Api | None = None
         self._verdict = ""
 
     @classmethod
     async def start(
-        cls, place: Place, starting: Callable[[], Jailed], marker: Marker
+        cls, location: VmmLocation, starting: Callable[[], JailedProcess], marker: Marker
     ) -> FirecrackerSession:
         """Start a process by the blocking `starting`, and return when its API has answered.
 
         The pipes are there already. Raises: VmmFailed, MissingImage, OSError.
         """
         jailed = await or_undone(asyncio.to_thread(starting), _end)
-        session = cls(place, jailed, marker)
-        await session._take_up(remember=True)
+        session = cls(location, jailed, marker)
+        await session._attach(remember=True)
         return session
 
     @classmethod
-    async def resume(cls, place: Place, jailed: Jailed) -> FirecrackerSession:
+    async def resume(cls, location: VmmLocation, jailed: JailedProcess) -> FirecrackerSession:
         """Take one over that another agent started. Raises: VmmFailed, after ending it."""
-        session = cls(place, jailed, Marker("-"))
+        session = cls(location, jailed, Marker("-"))
         session.marker.seen.set()
-        await session._take_up(remember=False)
+        await session._attach(remember=False)
         return session
 
     @property
@@ -92,23 +92,23 @@ class FirecrackerSession(Session):
         return self._api
 
     @property
-    def last_words(self) -> str:
+    def last_errors(self) -> str:
         """Why it ended, as far as it or we can say, in one harmless line."""
-        return " | ".join(filter(None, (self._verdict, super().last_words)))
+        return " | ".join(filter(None, (self._verdict, super().last_errors)))
 
     def move(self, folder: Path) -> None:
         super().move(folder)
-        self.place = replace(self.place, folder=folder)
+        self.location = replace(self.location, folder=folder)
         self._metrics.log.move(folder / METRICS_LOG)
 
-    def _listen(self) -> None:
-        pipes = self._pipes = self._held.enter_context(ipc.opened(self.place.folder))
+    def _start_readers(self) -> None:
+        pipes = self._pipes = self._held.enter_context(ipc.open_endpoints(self.location.folder))
         for reader, fifo in (
             (self._console, pipes.console),
             (self._errors, pipes.errors),
             (self._metrics, pipes.metrics),
         ):
-            self._tasks.append(asyncio.create_task(reader.read_errors(fifo)))
+            self._tasks.append(asyncio.create_task(reader.read_pipe(fifo)))
 
     async def _connect(self) -> None:
         await self._reach_api()
@@ -123,7 +123,7 @@ class FirecrackerSession(Session):
         async with asyncio.timeout(_API_LIMIT_S):
             while True:
                 with suppress(FileNotFoundError):
-                    at = jail.opened_socket(self.root, API_SOCKET, self.place.uid)
+                    at = jail.open_socket(self.root, API_SOCKET, self.location.uid)
                     break
                 await asyncio.sleep(_LOOK_EVERY_S)
             self._held.callback(os.close, at)
@@ -150,31 +150,31 @@ class FirecrackerSession(Session):
                     self._verdict = f"It was ended because it hung: {error.message}"
                     await self.process.kill()
 
-    async def _let_go(self) -> None:
+    async def _close_connections(self) -> None:
         if self._api is not None:
             await self._api.close()
             self._api = None
         if self._pipes is not None:
-            await self._console.drain_errors(self._pipes.console)
-            await self._errors.drain_errors(self._pipes.errors)
+            await self._console.drain_pipe(self._pipes.console)
+            await self._errors.drain_pipe(self._pipes.errors)
             self._pipes = None
         self._held.close()
         if self.root >= 0:
             os.close(self.root)
             self.root = -1
 
-    async def _remove_traces(self) -> None:
-        await remove_traces(self.place)
+    async def _remove_files(self) -> None:
+        await remove_vmm_files(self.location)
 
 
-async def remove_traces(place: Place) -> None:
+async def remove_vmm_files(location: VmmLocation) -> None:
     """Remove what a VMM that has ended leaves on the host, all but its logs."""
-    await in_thread(ipc.remove_from, place.folder)
-    await in_thread(jail.remove_from, place.folder)
-    await place.cgroups.remove(place.name)
+    await in_thread(ipc.remove_files, location.folder)
+    await in_thread(jail.remove_mountpoint, location.folder)
+    await location.cgroups.remove(location.name)
 
 
-async def _end(jailed: Jailed) -> None:
+async def _end(jailed: JailedProcess) -> None:
     os.close(jailed.root)
     await jailed.process.kill()
     jailed.process.release()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from polydev.hostagent.vmm import snapshot_compat as of_any
+from polydev.hostagent.vmm import snapshot_compat as common
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.vmm.firecracker.configuration import KERNEL_LINE, LAYOUT
 
@@ -17,4 +17,4 @@ _PROCESSOR = ("vendor_id", "model name", "stepping", "microcode", "flags")
 def fingerprint(spec: LaunchSpec, version: str) -> str:
     """Raises: MissingImage."""
     vmm = {"Firecracker": version, "host kernel": os.uname().release}
-    return of_any.fingerprint(spec, vmm, _PROCESSOR, [str(LAYOUT), KERNEL_LINE])
+    return common.fingerprint(spec, vmm, _PROCESSOR, [str(LAYOUT), KERNEL_LINE])

@@ -23,7 +23,7 @@ _LIMIT_S = 5
 async def connect(root: int, uid: int, port: int) -> socket.socket:
     """A connected, non-blocking socket to a guest's vsock port. Raises: ChannelLost."""
     try:
-        at = jail.opened_socket(root, SOCKET, uid)
+        at = jail.open_socket(root, SOCKET, uid)
     except (OSError, VmmFailed) as error:
         raise ChannelLost(f"The VMM has no socket for its channel: {error}") from error
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -18,7 +18,7 @@ from polydev.hostagent.system.disk_full import room_in
 from polydev.hostagent.system.sandbox import confined, tool
 from polydev.hostagent.vmm import adoption, cgroups, process
 from polydev.hostagent.vmm.boot_files import BootFiles
-from polydev.hostagent.vmm.cgroups import Bounds, Cgroups
+from polydev.hostagent.vmm.cgroups import CgroupLimits, Cgroups
 from polydev.hostagent.vmm.console import Marker
 from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
 from polydev.hostagent.vmm.qemu import ipc, migration
@@ -40,7 +40,7 @@ from polydev.hostagent.vmm.qemu.tap import open_tap
 from polydev.shared.errors import MissingImage, PolydevError, VmmFailed
 
 _THREADS = 128
-"""QEMU's own, at most: it reads and writes drives in up to 64."""
+"""QEMU's own, at prlimit: it reads and writes drives in up to 64."""
 
 
 class QemuDriver:
@@ -82,11 +82,11 @@ class QemuDriver:
         Raises: VmmFailed, MissingTool, DiskFull, MissingImage, NetworkFailed; AlreadyRunning if its
         VMM runs already.
         """
-        session = await self._started(spec)
+        session = await self._start_paused(spec)
         try:
             await session.qmp.execute("cont")
         except BaseException as error:
-            await session.give_up(error)
+            await session.abort_start(error)
             raise
         return RunningQemu(spec, session)
 
@@ -97,11 +97,11 @@ class QemuDriver:
 
     async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningQemu:
         """A guest that was saved, standing still. Raises: SnapshotUnusable, and as `launch`."""
-        session = await self._started(spec, INCOMING)
+        session = await self._start_paused(spec, INCOMING)
         try:
             await migration.load(session, source)
         except BaseException as error:
-            await session.give_up(error)
+            await session.abort_start(error)
             raise
         session.marker.seen.set()
         return RunningQemu(spec, session)
@@ -110,46 +110,46 @@ class QemuDriver:
         """Take a running VMM over. One that hangs, or whose launch was cut short, is ended."""
         taken_over = await adoption.adopt(spec, partial(self._take_over, spec), _in_folder)
         if taken_over is None:
-            await asyncio.to_thread(ipc.remove_from, spec.folder)
+            await asyncio.to_thread(ipc.remove_files, spec.folder)
         return taken_over
 
-    def leftovers(self, folders: Sequence[Path]) -> Sequence[int]:
+    def find_orphans(self, folders: Sequence[Path]) -> Sequence[int]:
         """VMMs under `machines_dir` whose folder is none of these. Blocking."""
-        return adoption.leftovers(_in_folder(self._machines_dir.resolve()), folders)
+        return adoption.find_orphans(_in_folder(self._machines_dir.resolve()), folders)
 
-    async def _started(self, spec: LaunchSpec, more: Sequence[str] = ()) -> QemuSession:
+    async def _start_paused(self, spec: LaunchSpec, more: Sequence[str] = ()) -> QemuSession:
         """A QEMU whose guest does not run yet; with `more` arguments."""
         program = tool(PROGRAM, PACKAGE)
         try:
             with room_in(spec.folder), ExitStack() as stack:
                 boot = _open_boot_files(stack, spec)
                 how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
-                await adoption.refuse_second(spec, _in_folder)
+                await adoption.require_not_running(spec, _in_folder)
                 session = await _start(stack, [program, *more], spec, boot, how)
         except OSError as error:
             raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
-        return await self._bounded(session, spec, how)
+        return await self._limited(session, spec, how)
 
-    async def _bounded(
+    async def _limited(
         self, session: QemuSession, spec: LaunchSpec, how: Acceleration
     ) -> QemuSession:
         """The same, held to what it may have, before its guest has touched any memory."""
-        session.after_end = partial(self._cgroups.release, spec.vm_id)
+        session.on_exit = partial(self._cgroups.release, spec.vm_id)
         memory_mib = spec.memory_mib + overhead_mib(how, spec.memory_mib)
-        bounds = Bounds(memory_mib << 20, _THREADS + spec.vcpus, 100 * spec.vcpus)
+        bounds = CgroupLimits(memory_mib << 20, _THREADS + spec.vcpus, 100 * spec.vcpus)
         try:
-            await in_thread(self._cgroups.hold, spec.vm_id, session.process.pid, bounds)
+            await in_thread(self._cgroups.add, spec.vm_id, session.process.pid, bounds)
         except BaseException as error:
-            await session.give_up(error)
+            await session.abort_start(error)
             raise
         return session
 
     async def _take_over(self, spec: LaunchSpec, running: process.VmmProcess) -> RunningQemu:
         session = await QemuSession.resume(spec.folder, running)
-        group = cgroups.group_of(running.pid) or spec.vm_id
-        session.after_end = partial(self._cgroups.release, group)
+        group = cgroups.group_name(running.pid) or spec.vm_id
+        session.on_exit = partial(self._cgroups.release, group)
         try:
-            await migration.is_standing(session)
+            await migration.is_paused(session)
         except BaseException:
             await session.kill()
             raise
@@ -170,20 +170,20 @@ async def _start(
         tap=await open_tap(spec.netns, spec.tap),
     )
     stack.callback(os.close, files.tap)
-    given = stack.enter_context(ipc.made_in(spec.folder))
-    descriptors = BootDescriptors(*boot, given.qmp.fileno(), given.console.fileno())
+    endpoints = stack.enter_context(ipc.create_endpoints(spec.folder))
+    descriptors = BootDescriptors(*boot, endpoints.qmp.fileno(), endpoints.console.fileno())
     arguments = machine_arguments(spec, descriptors, files, how)
     # A VMM that a guest has taken over must not fill the host: its disk is all that may grow.
-    most = [tool("prlimit", "util-linux"), f"--fsize={spec.disk.stat().st_size}", "--"]
+    prlimit = [tool("prlimit", "util-linux"), f"--fsize={spec.disk.stat().st_size}", "--"]
     argv = confined(
-        [*most, *program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns
+        [*prlimit, *program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns
     )
-    opened = (*boot, files.root_image, files.disk, files.config_drive, files.tap)
-    return await QemuSession.start(spec.folder, argv, opened, given, Marker(spec.ready_marker))
+    passed = (*boot, files.root_image, files.disk, files.config_drive, files.tap)
+    return await QemuSession.start(spec.folder, argv, passed, endpoints, Marker(spec.ready_marker))
 
 
 def _in_folder(folder: Path) -> Iterator[adoption.Found]:
-    return process.running_in(folder, PROGRAM)
+    return process.find_in_folder(folder, PROGRAM)
 
 
 def _open_boot_files(stack: ExitStack, spec: LaunchSpec) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.hostagent.vmm.process import IDENTITY
+from polydev.hostagent.vmm.process import IDENTITY_FILE
 
 QMP_SOCKET = "qmp.sock"
 CONSOLE_SOCKET = "console.sock"
@@ -26,7 +26,7 @@ _CONNECT_LIMIT_S = 30
 
 
 @dataclass(frozen=True, slots=True)
-class QemuEnds:
+class QemuEndpoints:
     """What QEMU is given: two listening sockets, and a pipe to complain into."""
 
     qmp: socket.socket
@@ -35,18 +35,18 @@ class QemuEnds:
 
 
 @contextmanager
-def made_in(folder: Path) -> Iterator[QemuEnds]:
+def create_endpoints(folder: Path) -> Iterator[QemuEndpoints]:
     """Make the three places anew; our copies of QEMU's ends are closed afterwards."""
-    remove_from(folder)
+    remove_files(folder)
     # QEMU holds both ends of the pipe and does not wait: with no agent there, or one that is busy,
     # what it says beyond the pipe's 64 KiB is lost, and it goes on.
     os.mkfifo(folder / ERROR_FIFO, 0o600)
     errors = os.open(folder / ERROR_FIFO, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         with _listening(folder, QMP_SOCKET) as qmp, _listening(folder, CONSOLE_SOCKET) as console:
-            yield QemuEnds(qmp, console, errors)
+            yield QemuEndpoints(qmp, console, errors)
     except BaseException:
-        remove_from(folder)
+        remove_files(folder)
         raise
     finally:
         os.close(errors)
@@ -71,10 +71,10 @@ async def connect(folder: Path, name: str) -> socket.socket:
     return connected
 
 
-def remove_from(folder: Path) -> None:
+def remove_files(folder: Path) -> None:
     """Remove what a VMM leaves in its machine's folder, all but its logs."""
-    half_written = (f".{IDENTITY}.new", ".console.log.new", ".error.log.new")
-    for name in (QMP_SOCKET, CONSOLE_SOCKET, ERROR_FIFO, IDENTITY, *half_written):
+    half_written = (f".{IDENTITY_FILE}.new", ".console.log.new", ".error.log.new")
+    for name in (QMP_SOCKET, CONSOLE_SOCKET, ERROR_FIFO, IDENTITY_FILE, *half_written):
         with suppress(OSError):
             (folder / name).unlink()
 

@@ -29,8 +29,8 @@ _OVERHEAD, _DEVICES_MIB = 1.01, 32
 """What comes besides the content of memory: a few bytes a page, and the devices."""
 _STALL_LIMIT_S = 60
 """How long either side may make the other wait for the next piece."""
-_ENDED = frozenset({"none", "completed", "failed", "cancelled"})
-_STANDING = frozenset({"paused", "postmigrate"})
+_FINISHED = frozenset({"none", "completed", "failed", "cancelled"})
+_PAUSED = frozenset({"paused", "postmigrate"})
 
 
 async def save(session: QemuSession, sink: SnapshotSink, memory_mib: int) -> None:
@@ -41,34 +41,36 @@ async def save(session: QemuSession, sink: SnapshotSink, memory_mib: int) -> Non
     """
     qmp = session.qmp
     await qmp.execute("stop")
-    await _hear_of_progress(session)
+    await _enable_events(session)
     await qmp.execute("migrate-set-parameters", **{"max-bandwidth": _BYTES_PER_S})
     try:
-        async with _line_to(session) as ours:
+        async with _open_stream(session) as ours:
             await qmp.execute("migrate", uri=f"fd:{_NAME}")
             loop = asyncio.get_running_loop()
             room = int((memory_mib * _OVERHEAD + _DEVICES_MIB) * 2**20)
-            while piece := await _in_time(loop.sock_recv(ours, _PIECE)):
+            while piece := await _with_stall_limit(loop.sock_recv(ours, _PIECE)):
                 if (room := room - len(piece)) < 0:
                     raise VmmFailed(f"QEMU sends more than a guest of {memory_mib} MiB can have")
                 await sink.write(piece)
-        status = await _until_ended(session)
+        status = await _wait_finished(session)
     except BaseException:
         with suppress(VmmFailed):
-            await settle(session)
+            await cancel(session)
         raise
     if status != "completed":
-        raise VmmFailed(f"QEMU did not write the machine's memory: {await _why(session, status)}")
+        raise VmmFailed(
+            f"QEMU did not write the machine's memory: {await _failure_reason(session, status)}"
+        )
 
 
-async def settle(session: QemuSession) -> None:
+async def cancel(session: QemuSession) -> None:
     """End whatever is still being written, so that the guest may go on. Raises: VmmFailed."""
-    if await _status(session) not in _ENDED:
+    if await _status(session) not in _FINISHED:
         await session.qmp.execute("migrate_cancel")
-    await _until_ended(session)
+    await _wait_finished(session)
 
 
-async def is_standing(session: QemuSession) -> bool:
+async def is_paused(session: QemuSession) -> bool:
     """True for a guest that stands still with all it had; False for one that runs.
 
     Raises: VmmFailed for one that is neither, such as one that was never let go at its start.
@@ -77,7 +79,7 @@ async def is_standing(session: QemuSession) -> bool:
     status = state.get("status") if isinstance(state, dict) else None
     if status == "running":
         return False
-    if status in _STANDING or status == "finish-migrate":
+    if status in _PAUSED or status == "finish-migrate":
         return True
     raise VmmFailed(f"The guest does not run: {state}")
 
@@ -87,37 +89,37 @@ async def load(session: QemuSession, source: SnapshotSource) -> None:
 
     Raises: SnapshotUnusable, VmmFailed; the QEMU is of no more use then.
     """
-    await _hear_of_progress(session)
-    async with _line_to(session) as ours:
+    await _enable_events(session)
+    async with _open_stream(session) as ours:
         await session.qmp.execute("migrate-incoming", uri=f"fd:{_NAME}")
         loop = asyncio.get_running_loop()
         try:
             while piece := await source.read():
-                await _in_time(loop.sock_sendall(ours, piece))
+                await _with_stall_limit(loop.sock_sendall(ours, piece))
         except (BrokenPipeError, ConnectionResetError):
             pass  # It wants no more: why, its status tells.
         else:
             ours.shutdown(socket.SHUT_WR)
-        status = await _until_ended(session)
+        status = await _wait_finished(session)
     if status != "completed":
-        words = await _why(session, status)
-        raise SnapshotUnusable(f"QEMU cannot read the machine's memory: {words}")
+        reason = await _failure_reason(session, status)
+        raise SnapshotUnusable(f"QEMU failed to load the machine's memory: {reason}")
 
 
 @asynccontextmanager
-async def _line_to(session: QemuSession) -> AsyncIterator[socket.socket]:
+async def _open_stream(session: QemuSession) -> AsyncIterator[socket.socket]:
     """Our end of a pair whose other end QEMU was given."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         ours.setblocking(False)
         with theirs:
-            await session.qmp.give(_NAME, theirs.fileno())
+            await session.qmp.pass_fd(_NAME, theirs.fileno())
         yield ours
     finally:
         ours.close()
 
 
-async def _in_time(moving: Awaitable[T]) -> T:
+async def _with_stall_limit(moving: Awaitable[T]) -> T:
     """A piece that moves. A QEMU that ends closes its end, which ends this too.
 
     Raises: VmmFailed when it takes too long.
@@ -129,19 +131,19 @@ async def _in_time(moving: Awaitable[T]) -> T:
         raise VmmFailed(f"QEMU has moved no memory for {_STALL_LIMIT_S} s") from None
 
 
-async def _hear_of_progress(session: QemuSession) -> None:
+async def _enable_events(session: QemuSession) -> None:
     """Have QEMU say so whenever it is a step further; it refuses once it has begun."""
     capabilities = [{"capability": "events", "state": True}]
     await session.qmp.execute("migrate-set-capabilities", capabilities=capabilities)
 
 
-async def _until_ended(session: QemuSession) -> str:
+async def _wait_finished(session: QemuSession) -> str:
     """How it ended, once it has. Raises: VmmFailed if QEMU ends, or takes too long."""
     while True:
-        session.migration_news.clear()
-        if (status := await _status(session)) in _ENDED:
+        session.migration_changed.clear()
+        if (status := await _status(session)) in _FINISHED:
             return status
-        news = asyncio.create_task(session.migration_news.wait())
+        news = asyncio.create_task(session.migration_changed.wait())
         over = asyncio.create_task(session.ended())
         try:
             done, _ = await asyncio.wait(
@@ -161,7 +163,7 @@ async def _status(session: QemuSession) -> str:
     return str(known.get("status", "none")) if isinstance(known, dict) else "none"
 
 
-async def _why(session: QemuSession, status: str) -> str:
+async def _failure_reason(session: QemuSession, status: str) -> str:
     with suppress(VmmFailed):
         known = await session.qmp.execute("query-migrate")
         if isinstance(known, dict) and (words := known.get("error-desc")):
@@ -170,4 +172,4 @@ async def _why(session: QemuSession, status: str) -> str:
 
 
 def _words(session: QemuSession) -> str:
-    return session.last_words or "it did not say why"
+    return session.last_errors or "it did not say why"

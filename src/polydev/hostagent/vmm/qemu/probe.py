@@ -44,7 +44,7 @@ _FIRST_LINE = "POLYDEV-BOOT "
 
 
 @dataclass(frozen=True, slots=True)
-class _Finding:
+class _ProbeResult:
     accelerator: str
     reason: str
 
@@ -57,76 +57,80 @@ class Prober:
             raise BadSettings(f"There is no accelerator {wanted!r}: auto, kvm or tcg")
         self._cache_dir = cache_dir
         self._wanted = wanted
-        self._known: dict[BootFiles, _Finding] = {}
-        self._asking = asyncio.Lock()
+        self._known: dict[BootFiles, _ProbeResult] = {}
+        self._lock = asyncio.Lock()
         self.reason = ""
         """Why the last answer is what it is."""
 
     async def acceleration(self, boot_files: BootFiles) -> Acceleration:
         """How guests run here. Raises: VmmFailed if they do not; MissingTool, MissingImage."""
-        async with self._asking:
-            finding = self._known.get(boot_files) or await self._finding(boot_files)
-            self._known[boot_files] = finding
-            self.reason = finding.reason
-            return await _acceleration(finding.accelerator)
+        async with self._lock:
+            result = self._known.get(boot_files) or await self._result(boot_files)
+            self._known[boot_files] = result
+            self.reason = result.reason
+            return await _acceleration(result.accelerator)
 
-    async def _finding(self, boot_files: BootFiles) -> _Finding:
+    async def _result(self, boot_files: BootFiles) -> _ProbeResult:
         if self._wanted != "auto":
-            return _Finding(self._wanted, "the settings name it")
-        key = await asyncio.to_thread(_key, boot_files)
+            return _ProbeResult(self._wanted, "the settings name it")
+        key = await asyncio.to_thread(_cache_key, boot_files)
         cached = await asyncio.to_thread(self._cached, key)
         if cached is not None:
             return cached
-        finding = await self._try(boot_files)
-        await asyncio.to_thread(self._remember, key, finding)
-        return finding
+        result = await self._try(boot_files)
+        await asyncio.to_thread(self._remember, key, result)
+        return result
 
-    async def _try(self, boot_files: BootFiles) -> _Finding:
+    async def _try(self, boot_files: BootFiles) -> _ProbeResult:
         """Kvm if a guest runs under it, else emulation if one runs under that."""
         try:
             await self._boot(boot_files, "kvm", _KVM_LIMIT_S)
         except VmmFailed as error:
-            why = error.message
+            reason = error.message
         else:
-            return _Finding("kvm", "a guest ran under KVM")
+            return _ProbeResult("kvm", "a guest ran under KVM")
         await self._boot(boot_files, "tcg", _TCG_LIMIT_S)
-        return _Finding("tcg", f"software emulation, because {why}")
+        return _ProbeResult("tcg", f"software emulation, because {reason}")
 
     async def _boot(self, boot_files: BootFiles, accelerator: str, limit_s: float) -> None:
         """Boot a guest until it says something. Raises: VmmFailed."""
         how = await _acceleration(accelerator)
         self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ExitStack() as stack:
-            where = tempfile.TemporaryDirectory(prefix="probe-", dir=self._cache_dir)
-            folder = Path(stack.enter_context(where))
-            kernel = _opened(stack, boot_files.kernel)
-            initramfs = _opened(stack, boot_files.initramfs)
-            given = stack.enter_context(ipc.made_in(folder))
-            boot = BootDescriptors(kernel, initramfs, given.qmp.fileno(), given.console.fileno())
+            temporary = tempfile.TemporaryDirectory(prefix="probe-", dir=self._cache_dir)
+            folder = Path(stack.enter_context(temporary))
+            kernel = _open(stack, boot_files.kernel)
+            initramfs = _open(stack, boot_files.initramfs)
+            endpoints = stack.enter_context(ipc.create_endpoints(folder))
+            boot = BootDescriptors(
+                kernel, initramfs, endpoints.qmp.fileno(), endpoints.console.fileno()
+            )
             arguments = guest_arguments("polydev-probe", _MEMORY_MIB, 1, boot, how)
             argv = confined([tool(PROGRAM, PACKAGE), *arguments], uid=_NOBODY, groups=how.groups)
             marker = Marker(_FIRST_LINE)
-            session = await QemuSession.start(folder, argv, [kernel, initramfs], given, marker)
+            session = await QemuSession.start(folder, argv, [kernel, initramfs], endpoints, marker)
             try:
                 await session.qmp.execute("cont")
-                await _ran(session, marker, accelerator, limit_s)
+                await _wait_booted(session, marker, accelerator, limit_s)
             finally:
                 await session.kill()
 
-    def _cached(self, key: str) -> _Finding | None:
+    def _cached(self, key: str) -> _ProbeResult | None:
         try:
             known = json.loads((self._cache_dir / "probe.json").read_bytes())
-            return _Finding(**known["finding"]) if known["key"] == key else None
+            return _ProbeResult(**known["result"]) if known["key"] == key else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _remember(self, key: str, finding: _Finding) -> None:
-        content = json.dumps({"key": key, "finding": asdict(finding)}).encode()
+    def _remember(self, key: str, result: _ProbeResult) -> None:
+        content = json.dumps({"key": key, "result": asdict(result)}).encode()
         with suppress(OSError):
             write_whole(self._cache_dir / "probe.json", content, durable=False)
 
 
-async def _ran(session: QemuSession, marker: Marker, accelerator: str, limit_s: float) -> None:
+async def _wait_booted(
+    session: QemuSession, marker: Marker, accelerator: str, limit_s: float
+) -> None:
     seen = asyncio.create_task(marker.seen.wait())
     ended = asyncio.create_task(session.ended())
     try:
@@ -136,7 +140,7 @@ async def _ran(session: QemuSession, marker: Marker, accelerator: str, limit_s: 
         ended.cancel()
     if marker.seen.is_set():
         return
-    words = " | ".join(filter(None, (session.last_words, session.last_lines)))
+    words = " | ".join(filter(None, (session.last_errors, session.last_console_output)))
     raise VmmFailed(
         f"no guest ran under {accelerator} within {limit_s:.0f} s: {words or 'silence'}"
     )
@@ -162,7 +166,7 @@ def _kvm_groups() -> tuple[int, ...]:
     raise VmmFailed(f"{_KVM} is for root alone, and machines do not run as root")
 
 
-def _opened(stack: ExitStack, path: Path) -> int:
+def _open(stack: ExitStack, path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -171,7 +175,7 @@ def _opened(stack: ExitStack, path: Path) -> int:
     return descriptor
 
 
-def _key(boot_files: BootFiles) -> str:
+def _cache_key(boot_files: BootFiles) -> str:
     """Changes with the host's boot, the guest's kernel, QEMU, and who may use KVM."""
     digest = hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes())
     for path in (boot_files.kernel, boot_files.initramfs):

@@ -36,20 +36,20 @@ class Qmp:
         self._reader = reader
         self._writer = writer
         self._on_event = on_event
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, asyncio.Future[Any]] = {}
         self._next_id = 0
-        self._listening: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
 
     @classmethod
-    async def over(cls, connected: socket.socket, on_event: EventHandler) -> Qmp:
+    async def connect(cls, connected: socket.socket, on_event: EventHandler) -> Qmp:
         """Greet QEMU over a connected socket, which is closed if that fails. Raises: VmmFailed."""
         reader, writer = await asyncio.open_unix_connection(sock=connected, limit=_LINE_LIMIT)
         writer.transport.set_write_buffer_limits(0)
         qmp = cls(connected, reader, writer, on_event)
         try:
             async with asyncio.timeout(_ANSWER_LIMIT_S):
-                await qmp._message()
-            qmp._listening = asyncio.create_task(qmp._listen())
+                await qmp._read_message()
+            qmp._listener = asyncio.create_task(qmp._listen())
             await qmp.execute("qmp_capabilities")
         except TimeoutError as error:
             await qmp.close()
@@ -66,26 +66,28 @@ class Qmp:
 
     async def execute(self, command: str, **arguments: object) -> Any:
         """What QEMU answers. Raises: VmmFailed if it refuses, or does not answer in time."""
-        return await self._ask(command, arguments, [])
+        return await self._request(command, arguments, [])
 
-    async def give(self, name: str, descriptor: int) -> None:
+    async def pass_fd(self, name: str, descriptor: int) -> None:
         """Give QEMU a copy of an open descriptor, under a name. Raises: VmmFailed."""
-        await self._ask("getfd", {"fdname": name}, [descriptor])
+        await self._request("getfd", {"fdname": name}, [descriptor])
 
-    async def _ask(self, command: str, arguments: dict[str, object], descriptors: list[int]) -> Any:
+    async def _request(
+        self, command: str, arguments: dict[str, object], descriptors: list[int]
+    ) -> Any:
         self._next_id += 1
         number = self._next_id
         answer = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        asked = {"execute": command, "arguments": arguments, "id": number}
+        self._pending[number] = answer
+        request = {"execute": command, "arguments": arguments, "id": number}
         try:
             async with asyncio.timeout(_ANSWER_LIMIT_S):
-                await self._send(json.dumps(asked).encode() + b"\n", descriptors)
+                await self._send(json.dumps(request).encode() + b"\n", descriptors)
                 return await answer
         except (TimeoutError, OSError) as error:
             raise VmmFailed(f"QEMU does not answer `{command}`: {error!r}") from error
         finally:
-            self._waiting.pop(number, None)
+            self._pending.pop(number, None)
 
     async def _send(self, line: bytes, descriptors: list[int]) -> None:
         if descriptors:
@@ -98,10 +100,10 @@ class Qmp:
 
     async def close(self) -> None:
         """Hang up."""
-        if self._listening is not None:
-            self._listening.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
             with suppress(asyncio.CancelledError):
-                await self._listening
+                await self._listener
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
@@ -109,31 +111,31 @@ class Qmp:
     async def _listen(self) -> None:
         try:
             while True:
-                self._take(await self._message())
+                self._dispatch(await self._read_message())
         except (EOFError, OSError, ValueError):
             pass
         finally:
-            for answer in self._waiting.values():
+            for answer in self._pending.values():
                 if not answer.done():
                     answer.set_exception(ConnectionResetError("the control socket was closed"))
             self._writer.close()
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _dispatch(self, message: dict[str, Any]) -> None:
         if "event" in message:
             data = message.get("data")
             self._on_event(str(message["event"]), data if isinstance(data, dict) else {})
             return
         number = message.get("id")
-        answer = self._waiting.get(number) if isinstance(number, int) else None
+        answer = self._pending.get(number) if isinstance(number, int) else None
         if answer is None or answer.done():
             return
         if "error" in message:
-            words = str(message["error"])[:400]
-            answer.set_exception(VmmFailed(f"QEMU refuses: {words}"))
+            description = str(message["error"])[:400]
+            answer.set_exception(VmmFailed(f"QEMU refuses: {description}"))
         else:
             answer.set_result(message.get("return"))
 
-    async def _message(self) -> dict[str, Any]:
+    async def _read_message(self) -> dict[str, Any]:
         """The next line. Raises: EOFError, ValueError (also for a line that is too long)."""
         line = await self._reader.readline()
         if not line.endswith(b"\n"):

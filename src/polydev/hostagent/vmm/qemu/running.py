@@ -7,13 +7,13 @@ from contextlib import suppress
 
 from polydev.hostagent.system.namespaces import dial
 from polydev.hostagent.vmm.contract import SnapshotSink
-from polydev.hostagent.vmm.process_vmm import Running
+from polydev.hostagent.vmm.process_vmm import ProcessVmm
 from polydev.hostagent.vmm.qemu import migration
 from polydev.hostagent.vmm.qemu.session import QemuSession
 from polydev.shared.errors import VmmFailed
 
 
-class RunningQemu(Running[QemuSession]):
+class RunningQemu(ProcessVmm[QemuSession]):
     """Made by `QemuDriver`."""
 
     async def open_channel(self) -> socket.socket:
@@ -29,11 +29,11 @@ class RunningQemu(Running[QemuSession]):
         """Stop the guest and write it out. Raises: VmmFailed, and what the sink raises."""
         await migration.save(self._session, sink, self._spec.memory_mib)
 
-    async def stand_still(self) -> None:
+    async def pause(self) -> None:
         """Stop the guest's processors. Raises: VmmFailed."""
         await self._session.qmp.execute("stop")
 
-    async def go_on(self) -> None:
+    async def resume(self) -> None:
         """Let a guest that stands still go on. Raises: VmmFailed."""
-        await migration.settle(self._session)
+        await migration.cancel(self._session)
         await self._session.qmp.execute("cont")

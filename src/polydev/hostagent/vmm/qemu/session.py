@@ -22,11 +22,11 @@ from polydev.hostagent.vmm.console import Marker
 from polydev.hostagent.vmm.qemu import ipc
 from polydev.hostagent.vmm.qemu.command import PROGRAM
 from polydev.hostagent.vmm.qemu.qmp import Qmp
-from polydev.hostagent.vmm.vmm_session import Session
+from polydev.hostagent.vmm.vmm_session import VmmSession
 from polydev.shared.errors import VmmFailed
 
 
-class QemuSession(Session):
+class QemuSession(VmmSession):
     """Made by `start` or `resume`."""
 
     vmm = "QEMU"
@@ -34,9 +34,9 @@ class QemuSession(Session):
 
     def __init__(self, folder: Path, running: process.VmmProcess, marker: Marker) -> None:
         super().__init__(folder, running, marker)
-        self.migration_news = asyncio.Event()
+        self.migration_changed = asyncio.Event()
         """Set whenever a snapshot that QEMU writes or reads comes a step further."""
-        self.after_end: Callable[[], object] = bool
+        self.on_exit: Callable[[], object] = bool
         """What else is to be tidied when the process has ended. Blocking."""
         self._fifo = -1
         self._qmp: Qmp | None = None
@@ -48,18 +48,18 @@ class QemuSession(Session):
         folder: Path,
         argv: Sequence[str],
         descriptors: Sequence[int],
-        given: ipc.QemuEnds,
+        endpoints: ipc.QemuEndpoints,
         marker: Marker,
     ) -> QemuSession:
         """Start QEMU, paused, and return when it has answered. Raises: VmmFailed, OSError."""
-        handed = [*descriptors, given.qmp.fileno(), given.console.fileno()]
-        starting = partial(process.start, argv, handed, given.errors, folder)
+        passed = [*descriptors, endpoints.qmp.fileno(), endpoints.console.fileno()]
+        starting = partial(process.start, argv, passed, endpoints.errors, folder)
         running = await or_undone(asyncio.to_thread(starting), _end)
         # Our copies must go before we connect: a QEMU that has ended refuses, and does not keep us.
-        given.qmp.close()
-        given.console.close()
+        endpoints.qmp.close()
+        endpoints.console.close()
         session = cls(folder, running, marker)
-        await session._take_up(remember=True)
+        await session._attach(remember=True)
         return session
 
     @classmethod
@@ -67,7 +67,7 @@ class QemuSession(Session):
         """Take a QEMU over that another agent started. Raises: VmmFailed, after ending it."""
         session = cls(folder, running, Marker("-"))
         session.marker.seen.set()
-        await session._take_up(remember=False)
+        await session._attach(remember=False)
         return session
 
     @property
@@ -77,38 +77,40 @@ class QemuSession(Session):
             raise VmmFailed("The VMM has ended")
         return self._qmp
 
-    def _listen(self) -> None:
+    def _start_readers(self) -> None:
         self._fifo = ipc.open_errors(self.folder)
-        self._tasks.append(asyncio.create_task(self._errors.read_errors(self._fifo)))
+        self._tasks.append(asyncio.create_task(self._errors.read_pipe(self._fifo)))
 
     async def _connect(self) -> None:
-        self._qmp = await Qmp.over(await ipc.connect(self.folder, ipc.QMP_SOCKET), self._on_event)
+        self._qmp = await Qmp.connect(
+            await ipc.connect(self.folder, ipc.QMP_SOCKET), self._on_event
+        )
         self._console_socket = await ipc.connect(self.folder, ipc.CONSOLE_SOCKET)
         reading = self._console.read_console(self._console_socket)
         self._tasks.append(asyncio.create_task(reading))
-        self._ends_by_itself.add(self._tasks[-1])
+        self._draining_tasks.add(self._tasks[-1])
 
-    async def _let_go(self) -> None:
+    async def _close_connections(self) -> None:
         if self._qmp is not None:
             await self._qmp.close()
             self._qmp = None
         if self._console_socket is not None:
             self._console_socket.close()
         if self._fifo >= 0:
-            await self._errors.drain_errors(self._fifo)
+            await self._errors.drain_pipe(self._fifo)
             os.close(self._fifo)
             self._fifo = -1
 
-    async def _remove_traces(self) -> None:
-        await in_thread(ipc.remove_from, self.folder)
-        await in_thread(self.after_end)
+    async def _remove_files(self) -> None:
+        await in_thread(ipc.remove_files, self.folder)
+        await in_thread(self.on_exit)
 
     def _on_event(self, name: str, data: dict[str, Any]) -> None:
         # `nospace` is only told of drives that stop the machine; the reason is strerror(3)'s.
         if name == "BLOCK_IO_ERROR" and data.get("reason") == os.strerror(errno.ENOSPC):
-            self.host_full.set()
+            self.host_disk_full.set()
         if name == "MIGRATION":
-            self.migration_news.set()
+            self.migration_changed.set()
 
 
 async def _end(running: process.VmmProcess) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from polydev.hostagent.system.sandbox import tool
-from polydev.hostagent.vmm import snapshot_compat as of_any
+from polydev.hostagent.vmm import snapshot_compat as common
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.vmm.qemu.command import (
     PACKAGE,
@@ -23,8 +23,8 @@ _PROCESSOR = ("vendor_id", "model name", "stepping", "flags")
 def fingerprint(spec: LaunchSpec, how: Acceleration) -> str:
     """Raises: MissingTool, MissingImage."""
     program = Path(tool(PROGRAM, PACKAGE)).resolve()
-    vmm = {"QEMU": of_any.file_claim(program), "accelerator": how.name}
-    return of_any.fingerprint(spec, vmm, _PROCESSOR, _devices(spec, how))
+    vmm = {"QEMU": common.file_claim(program), "accelerator": how.name}
+    return common.fingerprint(spec, vmm, _PROCESSOR, _devices(spec, how))
 
 
 def _devices(spec: LaunchSpec, how: Acceleration) -> list[str]:

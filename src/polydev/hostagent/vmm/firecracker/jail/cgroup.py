@@ -20,7 +20,7 @@ _PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Cgroups:
+class JailerCgroups:
     """The cgroups of all VMMs of one agent: `parent` is theirs alone."""
 
     parent: str

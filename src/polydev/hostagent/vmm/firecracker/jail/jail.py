@@ -21,10 +21,10 @@ from pathlib import Path
 
 from polydev.hostagent.system.sandbox import expendable, tool
 from polydev.hostagent.vmm import process
-from polydev.hostagent.vmm.firecracker.binaries import Programs
-from polydev.hostagent.vmm.firecracker.ipc import FirecrackerEnds
+from polydev.hostagent.vmm.firecracker.binaries import Binaries
+from polydev.hostagent.vmm.firecracker.ipc import FirecrackerEndpoints
 from polydev.hostagent.vmm.firecracker.jail import jailer, mounts
-from polydev.hostagent.vmm.firecracker.jail.jailer import Cell
+from polydev.hostagent.vmm.firecracker.jail.jailer import JailConfig
 from polydev.shared.errors import MissingImage, VmmFailed
 
 FOLDER = "jail"
@@ -36,7 +36,7 @@ the program's copy, and the snapshots' other halves."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class JailFile:
     """A file of the host that the VMM sees as `/<name>`."""
 
     name: str
@@ -47,7 +47,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Jailed:
+class JailedProcess:
     """A process in its jail: `root` is a descriptor of its root."""
 
     process: process.VmmProcess
@@ -55,37 +55,41 @@ class Jailed:
 
 
 def start(
-    folder: Path, cell: Cell, files: Sequence[Shown], programs: Programs, ends: FirecrackerEnds
-) -> Jailed:
+    folder: Path,
+    config: JailConfig,
+    files: Sequence[JailFile],
+    binaries: Binaries,
+    endpoints: FirecrackerEndpoints,
+) -> JailedProcess:
     """Build the jail and start the jailer in it. Blocking.
 
     Raises: MissingImage, MissingTool, VmmFailed, OSError; nothing remains then but the mountpoint.
     """
     for file in files:
-        _require(file, cell.uid)
+        _require(file, config.uid)
     # A core file would hold the guest's memory.
     prlimit = [tool("prlimit", "util-linux"), "--core=0:0", "--"]
-    argv = [*expendable(), *prlimit, *jailer.arguments(cell, programs)]
-    root = jailer.root_of(cell, programs)
+    argv = [*expendable(), *prlimit, *jailer.arguments(config, binaries)]
+    root = jailer.root_of(config, binaries)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def inside() -> Jailed:
-        size_bytes = (2 * cell.memory_mib + _SPACE_MIB) * _MIB
-        mounts.memory_filesystem(root, mark=folder.resolve(), uid=cell.uid, size_bytes=size_bytes)
+    def inside() -> JailedProcess:
+        size_bytes = (2 * config.memory_mib + _SPACE_MIB) * _MIB
+        mounts.mount_tmpfs(root, mark=folder.resolve(), uid=config.uid, size_bytes=size_bytes)
         for file in files:
             mounts.bind_file(file.path.resolve(), root / file.name, writable=file.writable)
         descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            started = process.start(argv, (), ends.errors, folder, output=ends.console)
+            started = process.start(argv, (), endpoints.errors, folder, output=endpoints.console)
         except BaseException:
             os.close(descriptor)
             raise
-        return Jailed(started, descriptor)
+        return JailedProcess(started, descriptor)
 
-    return mounts.in_own_namespace(inside)
+    return mounts.run_in_mount_namespace(inside)
 
 
-def entered(running: process.VmmProcess) -> Jailed:
+def attach(running: process.VmmProcess) -> JailedProcess:
     """The jail of a VMM that another agent started. Blocking. Raises: VmmFailed if it has ended."""
     try:
         root = os.open(f"/proc/{running.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -94,22 +98,22 @@ def entered(running: process.VmmProcess) -> Jailed:
     if running.has_ended:  # the pid may be another's already
         os.close(root)
         raise VmmFailed("The VMM has ended")
-    return Jailed(running, root)
+    return JailedProcess(running, root)
 
 
-def running_in(folder: Path) -> Iterator[tuple[int, Path, bool]]:
+def find_in_folder(folder: Path) -> Iterator[tuple[int, Path, bool]]:
     """VMMs jailed in `folder` or below it: pid, where, and whether that still exists. Blocking."""
-    for pid, where in mounts.marked():
+    for pid, where in mounts.find_marked():
         if where.is_relative_to(folder):
             yield pid, where, where.exists()
 
 
-def remove_from(folder: Path) -> None:
+def remove_mountpoint(folder: Path) -> None:
     """Remove the mountpoint. Nothing is mounted on it in the agent's namespace. Blocking."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
-def opened_socket(root: int, name: str, uid: int) -> int:
+def open_socket(root: int, name: str, uid: int) -> int:
     """A descriptor that stands for a socket of the VMM: connect to `/proc/self/fd/<it>`.
 
     Raises: FileNotFoundError while there is none; VmmFailed for anything but the VMM's socket.
@@ -122,7 +126,7 @@ def opened_socket(root: int, name: str, uid: int) -> int:
     raise VmmFailed(f"What the VMM has at /{name} is not its socket")
 
 
-def opened_file(root: int, name: str) -> int:
+def open_file(root: int, name: str) -> int:
     """A descriptor of a plain file that the VMM wrote, to read. Raises: OSError, VmmFailed."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(name, flags, dir_fd=root)
@@ -132,7 +136,7 @@ def opened_file(root: int, name: str) -> int:
     raise VmmFailed(f"What the VMM has at /{name} is not a file")
 
 
-def made_file(root: int, name: str, uid: int) -> int:
+def create_file(root: int, name: str, uid: int) -> int:
     """A descriptor of a new file that the VMM may read, to write. Raises: OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, 0o400, dir_fd=root)
@@ -148,7 +152,7 @@ def remove_file(root: int, name: str) -> None:
         return
 
 
-def _require(file: Shown, uid: int) -> None:
+def _require(file: JailFile, uid: int) -> None:
     try:
         state = file.path.stat()
     except FileNotFoundError:

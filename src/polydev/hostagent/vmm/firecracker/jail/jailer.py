@@ -13,7 +13,7 @@ from pathlib import Path
 
 from polydev.hostagent.system.namespaces import path_of
 from polydev.hostagent.vmm.firecracker import limits
-from polydev.hostagent.vmm.firecracker.binaries import Programs
+from polydev.hostagent.vmm.firecracker.binaries import Binaries
 
 API_SOCKET = "api.sock"
 """In the jail's root."""
@@ -21,7 +21,7 @@ _NO_FILE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class JailConfig:
     """Whom to jail, and where: `id` names the jail and the cgroup."""
 
     id: str
@@ -36,26 +36,26 @@ class Cell:
     """A VMM that a guest has taken over must not fill the host."""
 
 
-def root_of(cell: Cell, programs: Programs) -> Path:
+def root_of(config: JailConfig, binaries: Binaries) -> Path:
     """The folder that becomes the VMM's root."""
-    return cell.base / programs.firecracker.name / cell.id / "root"
+    return config.base / binaries.firecracker.name / config.id / "root"
 
 
-def arguments(cell: Cell, programs: Programs) -> list[str]:
+def arguments(config: JailConfig, binaries: Binaries) -> list[str]:
     """The whole command."""
-    network = ["--netns", str(path_of(cell.netns))] if cell.netns else []
+    network = ["--netns", str(path_of(config.netns))] if config.netns else []
     return [
-        str(programs.jailer),
-        *("--id", cell.id),
-        *("--exec-file", str(programs.firecracker)),
-        *("--uid", str(cell.uid), "--gid", str(cell.uid)),
-        *("--chroot-base-dir", str(cell.base)),
-        *("--cgroup-version", "2", "--parent-cgroup", cell.parent_cgroup),
-        *("--cgroup", f"memory.max={limits.memory_bytes(cell.memory_mib)}"),
-        *("--cgroup", f"cpu.max={limits.cpu_max(cell.vcpus)}"),
-        *("--cgroup", f"pids.max={limits.pids_max(cell.vcpus)}"),
+        str(binaries.jailer),
+        *("--id", config.id),
+        *("--exec-file", str(binaries.firecracker)),
+        *("--uid", str(config.uid), "--gid", str(config.uid)),
+        *("--chroot-base-dir", str(config.base)),
+        *("--cgroup-version", "2", "--parent-cgroup", config.parent_cgroup),
+        *("--cgroup", f"memory.max={limits.memory_bytes(config.memory_mib)}"),
+        *("--cgroup", f"cpu.max={limits.cpu_max(config.vcpus)}"),
+        *("--cgroup", f"pids.max={limits.pids_max(config.vcpus)}"),
         *network,
-        *("--resource-limit", f"fsize={cell.largest_file_bytes}"),
+        *("--resource-limit", f"fsize={config.largest_file_bytes}"),
         *("--resource-limit", f"no-file={_NO_FILE}"),
         "--",
         *("--api-sock", f"/{API_SOCKET}"),

@@ -23,7 +23,7 @@ T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def in_own_namespace(call: Callable[[], T]) -> T:
+def run_in_mount_namespace(call: Callable[[], T]) -> T:
     """Call something in a new mount namespace, which processes that it starts stay in. Blocking.
 
     A thread may have one of its own; the agent's other threads keep theirs.
@@ -38,10 +38,10 @@ def in_own_namespace(call: Callable[[], T]) -> T:
         return own_thread.submit(inside).result()
 
 
-def memory_filesystem(where: Path, *, mark: Path, uid: int, size_bytes: int) -> None:
-    """A filesystem in memory that belongs to `uid`; `marked` tells it by `mark`, a folder.
+def mount_tmpfs(where: Path, *, mark: Path, uid: int, size_bytes: int) -> None:
+    """A filesystem in memory that belongs to `uid`; `find_marked` tells it by `mark`, a folder.
 
-    Devices work in it, and programs: the jailer puts both there. Where the kernel can keep it out
+    Devices work in it, and binaries: the jailer puts both there. Where the kernel can keep it out
     of swap (since 6.4), it does.
     """
     options = f"mode=0700,uid={uid},gid={uid},size={size_bytes},nr_inodes=1024"
@@ -52,15 +52,15 @@ def memory_filesystem(where: Path, *, mark: Path, uid: int, size_bytes: int) -> 
 
 
 def bind_file(source: Path, where: Path, *, writable: bool) -> None:
-    """Show a file at another place; `where` is made."""
+    """Show a file at another location; `where` is made."""
     where.touch(mode=0o400)
     _mount(str(source), str(where), None, _BIND)
     access = 0 if writable else _RDONLY
     _mount(None, str(where), None, _REMOUNT | _BIND | _NOSUID | _NODEV | _NOEXEC | access)
 
 
-def marked() -> Iterator[tuple[int, Path]]:
-    """Processes in whose namespace there is a marked filesystem, and its mark.
+def find_marked() -> Iterator[tuple[int, Path]]:
+    """Processes in whose namespace there is a find_marked filesystem, and its mark.
 
     The kernel keeps it: a process without privileges can neither unmount nor rename it.
     """
