@@ -25,8 +25,8 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from local_agents import VM_ID, LocalHost, LocalProcess, an_agent
 
-from polydev.controller.api.http.streams import SSE, HeldStream
-from polydev.controller.api.schemas.chats import on_wire
+from polydev.controller.api.http.streams import SSE, ResourceStream
+from polydev.controller.api.schemas.chats import event_json
 from polydev.controller.chat.acp.agent import Agent
 from polydev.controller.chat.acp.events import Telling
 from polydev.controller.chat.events.buffer import Lives
@@ -140,11 +140,11 @@ async def _served(database: Database, lives: Lives) -> AsyncIterator[int]:
     async def frames() -> AsyncGenerator[str]:
         async for events in follow(database, lives, _CHAT, _ANN, 0, 15):
             for event in events:
-                yield f"id: {event.event_id}\ndata: {json.dumps(on_wire(event))}\n\n"
+                yield f"id: {event.event_id}\ndata: {json.dumps(event_json(event))}\n\n"
 
     @app.get("/stream")
     async def stream() -> StreamingResponse:
-        return HeldStream(frames(), SSE, ExitStack())
+        return ResourceStream(frames(), SSE, ExitStack())
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, log_level="warning", lifespan="off", loop="asyncio")

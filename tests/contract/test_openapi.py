@@ -26,7 +26,7 @@ from schemathesis import Case, GenerationMode, checks
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi import checks as oas
 
-from polydev.controller.api.server import routes_of
+from polydev.controller.api.server import build_routes
 
 EXAMPLES = int(os.environ.get("POLYDEV_OPENAPI_EXAMPLES", "4"))
 """Requests of each kind that each operation gets: `make soak` has 25."""
@@ -155,7 +155,7 @@ async def test_every_answer_is_one_that_the_document_has(who: str) -> None:
 
 
 def test_the_document_says_all_that_clients_need() -> None:
-    document = routes_of(None).openapi()
+    document = build_routes(None).openapi()
     every = list(operations(document))
     ids = [it.id for it in every]
     assert len(set(ids)) == len(ids), "operation ids name one operation each"
@@ -195,4 +195,4 @@ async def test_it_is_printed_without_a_controller(tmp_path: Any) -> None:
     file = tmp_path / "openapi.json"
     result = await asyncio.to_thread(CliRunner().invoke, app, ["openapi", "-o", str(file)])
     assert result.exit_code == 0, result.output
-    assert json.loads(file.read_text()) == json.loads(json.dumps(routes_of(None).openapi()))
+    assert json.loads(file.read_text()) == json.loads(json.dumps(build_routes(None).openapi()))

@@ -17,7 +17,7 @@ import pytest
 from polydev.controller.access import open_access
 from polydev.controller.access.tokens.admin_token import ADMINISTRATOR
 from polydev.controller.api.http.services import Services
-from polydev.controller.api.server import make_api
+from polydev.controller.api.server import create_api
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.connect import sessions
@@ -80,7 +80,7 @@ async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
     access = await open_access(database, settings)
     queue = SimpleNamespace(ahead_of=lambda session: None)
     services = cast(Services, SimpleNamespace(database=database, access=access, connect=queue))
-    transport = httpx.ASGITransport(make_api(services, "127.0.0.1"))
+    transport = httpx.ASGITransport(create_api(services, "127.0.0.1"))
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(
         transport=transport, base_url="http://127.0.0.1", headers=headers

@@ -9,9 +9,9 @@ from typing import Any
 from argon2 import PasswordHasher
 from pydantic import SecretStr
 
-from polydev.controller.access import Access, Asked
+from polydev.controller.access import Access, RequestInfo
 from polydev.controller.access.sign_in.passwords import Passwords
-from polydev.controller.access.tokens.admin_token import open_local
+from polydev.controller.access.tokens.admin_token import load_admin_token
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 
@@ -25,7 +25,7 @@ def quick_passwords(time_cost: int = 1) -> Passwords:
     return Passwords(PasswordHasher(time_cost=time_cost, memory_cost=64, parallelism=1))
 
 
-def from_browser(cookie: str | None = None, **more: Any) -> Asked:
+def from_browser(cookie: str | None = None, **more: Any) -> RequestInfo:
     """A request that a browser sends for the controller's own page."""
     told: dict[str, Any] = {
         "authorization": None,
@@ -36,12 +36,12 @@ def from_browser(cookie: str | None = None, **more: Any) -> Asked:
         "origin": "http://localhost:4000",
         "host": "localhost:4000",
     }
-    return Asked(**{**told, **more})
+    return RequestInfo(**{**told, **more})
 
 
-def with_token(token: str, **more: Any) -> Asked:
+def with_token(token: str, **more: Any) -> RequestInfo:
     """A request that a script sends."""
-    return Asked(f"Bearer {token}", None, None, True, "192.0.2.8", **more)
+    return RequestInfo(f"Bearer {token}", None, None, True, "192.0.2.8", **more)
 
 
 async def access_with(
@@ -50,5 +50,5 @@ async def access_with(
     """Access with these settings; another on the same store is another controller's."""
     told = {"state_dir": folder, "admin_token": SecretStr(TOKEN), **settings}
     found = ControllerSettings(**told).check()
-    local = await open_local(store, found.controller_dir, found.admin_token)
+    local = await load_admin_token(store, found.controller_dir, found.admin_token)
     return Access(store, found, local, passwords or quick_passwords())

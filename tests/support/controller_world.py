@@ -16,7 +16,7 @@ from controller_process import KEY, TOKEN, ControllerProcess
 from psycopg import sql
 
 from polydev.controller.access.caller import LOCAL, Caller
-from polydev.controller.access.tokens.api_tokens import Tokens
+from polydev.controller.access.tokens.api_tokens import ApiTokens
 from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.connect import sessions
@@ -67,7 +67,9 @@ class World:
                     await users.insert(connection, user)
                 scopes = frozenset(Scope) - {Scope.ADMIN}
                 caller = Caller(user, scopes, LOCAL, "127.0.0.1")
-                _, made[user.user_id] = await Tokens(database).create(caller, "tests", scopes, None)
+                _, made[user.user_id] = await ApiTokens(database).create(
+                    caller, "tests", scopes, None
+                )
         return made
 
     async def machines(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The doors, home, settings and the administration, as people use them in Chromium."""
+"""The guards, home, settings and the administration, as people use them in Chromium."""
 
 from __future__ import annotations
 

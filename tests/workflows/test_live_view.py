@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from polydev.controller.api.http import streams
 from polydev.controller.api.http.concurrency_limits import LIVE_VIEWS
-from polydev.controller.api.routes.connect.live_view import Close
+from polydev.controller.api.routes.connect.live_view import CloseCode
 from polydev.shared.domain import MachineKind, SessionId, vm_id_for
 from polydev.testing.simulated_vmm.browser.screen import HEIGHT, WIDTH
 
@@ -102,7 +102,7 @@ async def test_clicks_keys_and_the_login_itself_go_through_the_view(world_over: 
             assert len(await view.picture()) == DOT_BYTES, "what was clicked is seen"
             await view.key(ENTER)
             await _until(client, session_id, "completed")
-            assert (await _ended(view))[0] == Close.GONE
+            assert (await _ended(view))[0] == CloseCode.GONE
         refused = await client.post(f"/api/auth/session/{session_id}/view")
         assert (refused.status_code, refused.json()["code"]) == (409, "no-live-view")
 
@@ -177,7 +177,7 @@ async def test_the_end_of_a_session_closes_its_view(world: World, ann: TestUser)
             cancelled = await client.post(f"/api/auth/session/{session_id}/cancel")
             assert cancelled.status_code == 202
             code, words = await _ended(view)
-            assert (code, words) == (Close.GONE, "The browser machine is gone")
+            assert (code, words) == (CloseCode.GONE, "The browser machine is gone")
         await _until(client, session_id, "cancelled")
         assert (await client.post(f"/api/auth/session/{session_id}/view")).status_code == 409
 
@@ -188,8 +188,8 @@ async def test_signing_out_closes_the_view(world: World, ann: TestUser) -> None:
         async with a_view(client, session_id) as view:
             await view.shake_hands()
             assert (await client.post("/api/account/sign-out")).status_code == 204
-            code, words = await _ended(view, streams.ASKED_EVERY_S + LIMIT_S)
-            assert code == Close.SIGNED_OUT
+            code, words = await _ended(view, streams.PERMISSION_CHECK_S + LIMIT_S)
+            assert code == CloseCode.SIGNED_OUT
             assert "signed out" in words
 
 
@@ -200,7 +200,7 @@ async def test_a_machine_that_is_lost_cuts_the_view(world: World, ann: TestUser)
             await view.shake_hands()
             await world.agent.kill()
             code, _ = await _ended(view)
-            assert code == Close.CUT
+            assert code == CloseCode.CUT
 
 
 async def test_so_many_views_are_open_at_a_time(world: World, ann: TestUser) -> None:
@@ -211,7 +211,7 @@ async def test_so_many_views_are_open_at_a_time(world: World, ann: TestUser) -> 
             await (await it.__aenter__()).shake_hands()
         async with a_view(client, session_id) as one_more:
             code, words = await _ended(one_more)
-            assert code == Close.TOO_MANY
+            assert code == CloseCode.TOO_MANY
             assert f"{LIVE_VIEWS.limit} live views" in words
         await held.pop().__aexit__(None, None, None)
         async with asyncio.timeout(LIMIT_S):

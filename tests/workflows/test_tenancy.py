@@ -24,7 +24,7 @@ from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from polydev.controller.api.server import routes_of
+from polydev.controller.api.server import build_routes
 from polydev.shared.domain import Scope
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -319,7 +319,7 @@ async def test_streams_of_others_are_refused_before_they_begin(tenants: Tenants)
     port = tenants.world.controller.port
     found = [
         it.path
-        for it in iter_route_contexts(routes_of(None).routes)
+        for it in iter_route_contexts(build_routes(None).routes)
         if isinstance(it.original_route, APIWebSocketRoute)
     ]
     assert found

@@ -26,7 +26,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from polydev.controller.access import open_access
-from polydev.controller.api.http.idle_timeout import Impatient
+from polydev.controller.api.http.idle_timeout import IdleTimeoutProtocol
 from polydev.controller.api.http.services import Services
 from polydev.controller.chat import Chats, Runner, SingleTurns
 from polydev.controller.settings import ControllerSettings
@@ -138,19 +138,19 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         _beside(closing, resume_now_and_then((its.custody.resume, its.removal.resume)))
         _beside(closing, Retention(database, settings).run())
         yield Services(
-            database,
-            access,
-            hosts,
-            its.connect,
-            its.by_key,
-            its.requests,
-            chats,
-            SingleTurns(database, hosts, its.waking),
-            its.rotation,
-            its.custody,
-            its.removal,
-            Checkup(database, hosts, settings),
-            its.waking,
+            database=database,
+            access=access,
+            hosts=hosts,
+            connect=its.connect,
+            by_key=its.by_key,
+            machines=its.requests,
+            chats=chats,
+            single_turns=SingleTurns(database, hosts, its.waking),
+            rotation=its.rotation,
+            custody=its.custody,
+            removal=its.removal,
+            checkup=Checkup(database, hosts, settings),
+            waking=its.waking,
             file_limit_bytes=settings.file_limit_mib * 1024 * 1024,
             metrics_token=settings.metrics_token,
         )
@@ -240,7 +240,7 @@ async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> 
         server_header=False,
         lifespan="off",
         loop="asyncio",
-        http=Impatient,
+        http=IdleTimeoutProtocol,
         ws="websockets-sansio",
         ws_max_size=_WS_FRAME_BYTES,
         timeout_graceful_shutdown=_LINGER_S,

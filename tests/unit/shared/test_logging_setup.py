@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from polydev.controller.access import Asked
+from polydev.controller.access import RequestInfo
 from polydev.shared.domain import CredentialId, GuestFile, SealedCredential, UserId, now
 from polydev.shared.errors import ChannelLost, LoginFailed
 from polydev.shared.host_protocol import CreateMachine
@@ -82,7 +82,7 @@ SECRETS = [
         disk_mib=512,
         token=SecretStr(SECRET),
     ),
-    Asked(authorization=SECRET, cookie=SECRET, csrf=SECRET, changes=True, source="::1"),
+    RequestInfo(authorization=SECRET, cookie=SECRET, csrf=SECRET, changes=True, source="::1"),
     Holder(),
     Quiet(),
     KeyError(SECRET),

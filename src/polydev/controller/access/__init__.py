@@ -6,7 +6,7 @@ know HTTP statuses, routes or machines.
 """
 
 from polydev.controller.access.authentication import Access, open_access
-from polydev.controller.access.caller import Asked, Caller
+from polydev.controller.access.caller import Caller, RequestInfo
 from polydev.controller.access.tokens.admin_token import ADMINISTRATOR
 
-__all__ = ["ADMINISTRATOR", "Access", "Asked", "Caller", "open_access"]
+__all__ = ["ADMINISTRATOR", "Access", "Caller", "RequestInfo", "open_access"]

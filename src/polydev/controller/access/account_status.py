@@ -6,7 +6,7 @@ from polydev.shared.domain import User
 from polydev.shared.errors import NotSignedIn
 
 
-def check_standing(user: User) -> None:
+def require_active(user: User) -> None:
     """Raises NotSignedIn."""
     if user.deleting_at is not None:
         raise NotSignedIn("This account is being removed")

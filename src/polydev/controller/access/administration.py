@@ -8,7 +8,7 @@ from dataclasses import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.access.caller import LOCAL, Caller
-from polydev.controller.access.sign_in.passwords import Passwords, made_up
+from polydev.controller.access.sign_in.passwords import Passwords, generate
 from polydev.controller.access.tokens.admin_token import ADMINISTRATOR
 from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.engine.database import Database
@@ -42,9 +42,11 @@ class Administration:
     async def set_role(self, caller: Caller, user_id: UserId, role: Role) -> User:
         """Give somebody a role. Raises NoSuchPerson; NotAllowed for the local administrator."""
         async with self._database.write() as connection:
-            user = await _other(connection, user_id)
+            user = await _get_other_user(connection, user_id)
             await users.set_role(connection, user_id, role)
-            await audit.record(connection, caller.did("person.role", user_id, user_id, role))
+            await audit.record(
+                connection, caller.audit_entry("person.role", user_id, user_id, role)
+            )
         return replace(user, role=role)
 
     async def reset_password(self, caller: Caller, user_id: UserId) -> tuple[User, str]:
@@ -58,13 +60,13 @@ class Administration:
                 "Only the machine's own administrator gives people another password",
                 hint="`polydev user password`, on the controller's machine",
             )
-        password = made_up()
+        password = generate()
         kept = await self._passwords.hash(password)
         async with self._database.write() as connection:
-            user = await _somebody(connection, user_id)
+            user = await _get_user(connection, user_id)
             await passwords.upsert(connection, user_id, kept)
             await sign_ins.delete_for_user(connection, user_id)
-            await audit.record(connection, caller.did("person.password", user_id, user_id))
+            await audit.record(connection, caller.audit_entry("person.password", user_id, user_id))
             await event_outbox.emit(
                 connection, user_id, "account", user_id, status="password-changed"
             )
@@ -73,7 +75,7 @@ class Administration:
     async def _change(self, caller: Caller, user_id: UserId, *, disable: bool) -> User:
         """Raises NoSuchPerson; NotAllowed for the local administrator."""
         async with self._database.write() as connection:
-            user = await _other(connection, user_id)
+            user = await _get_other_user(connection, user_id)
             if (user.disabled_at is not None) == disable:
                 return user
             disabled_at = now() if disable else None
@@ -81,21 +83,21 @@ class Administration:
             if disable:
                 await sign_ins.delete_for_user(connection, user_id)
             verb = "disable" if disable else "enable"
-            await audit.record(connection, caller.did(f"person.{verb}", user_id, user_id))
+            await audit.record(connection, caller.audit_entry(f"person.{verb}", user_id, user_id))
         return replace(user, disabled_at=disabled_at)
 
 
-async def _other(connection: AsyncConnection, user_id: UserId) -> User:
+async def _get_other_user(connection: AsyncConnection, user_id: UserId) -> User:
     """The person, who is not the local administrator: there is always one. Raises NoSuchPerson."""
     if user_id == ADMINISTRATOR:
         raise NotAllowed(
             "The local administrator stays what they are",
             hint="Their token is changed by removing the file admin-token, and a restart",
         )
-    return await _somebody(connection, user_id)
+    return await _get_user(connection, user_id)
 
 
-async def _somebody(connection: AsyncConnection, user_id: UserId) -> User:
+async def _get_user(connection: AsyncConnection, user_id: UserId) -> User:
     """Raises NoSuchPerson."""
     user = await users.find(connection, user_id)
     if user is None:

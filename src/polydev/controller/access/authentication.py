@@ -7,65 +7,71 @@ kind of proof has a module, and this one only tells them apart.
 from __future__ import annotations
 
 from polydev.controller.access.administration import Administration
-from polydev.controller.access.caller import Asked, Caller
-from polydev.controller.access.limits.csrf import Origins
-from polydev.controller.access.limits.rate_limits import Limits
-from polydev.controller.access.oidc.account_linking import Arrivals
-from polydev.controller.access.oidc.jwks import MAX_CHARACTERS
-from polydev.controller.access.oidc.oidc import Oidc
-from polydev.controller.access.oidc.supabase import Supabase
-from polydev.controller.access.sign_in.accounts import Accounts, Doors
+from polydev.controller.access.caller import Caller, RequestInfo
+from polydev.controller.access.limits.csrf import CsrfGuard
+from polydev.controller.access.limits.rate_limits import RateLimits
+from polydev.controller.access.oidc.account_linking import OidcSignIn
+from polydev.controller.access.oidc.jwks import MAX_TOKEN_CHARACTERS
+from polydev.controller.access.oidc.oidc import OidcClient
+from polydev.controller.access.oidc.supabase import SupabaseTokens
+from polydev.controller.access.sign_in.accounts import AccountGuards, Accounts
 from polydev.controller.access.sign_in.cookies import Cookies
 from polydev.controller.access.sign_in.invitations import Invitations
 from polydev.controller.access.sign_in.passwords import Passwords
 from polydev.controller.access.sign_in.sign_ins import SignIns
-from polydev.controller.access.tokens.admin_token import TOKEN_FILE, Local, open_local
+from polydev.controller.access.tokens.admin_token import TOKEN_FILE, AdminToken, load_admin_token
 from polydev.controller.access.tokens.api_tokens import PREFIX as TOKEN_PREFIX
-from polydev.controller.access.tokens.api_tokens import Tokens
+from polydev.controller.access.tokens.api_tokens import ApiTokens
 from polydev.controller.access.tokens.view_tickets import ViewTickets
 from polydev.controller.settings import ControllerSettings, SignUp
 from polydev.controller.store.engine.database import Database
 from polydev.shared.errors import NotSignedIn
 
-_DOTS_OF_A_JWT = 2
+_JWT_DOTS = 2
 
 
 class Access:
     """Everything about who may come in."""
 
     def __init__(
-        self, database: Database, settings: ControllerSettings, local: Local, passwords: Passwords
+        self,
+        database: Database,
+        settings: ControllerSettings,
+        local: AdminToken,
+        passwords: Passwords,
     ) -> None:
-        origins = Origins(settings.own_url)
+        origins = CsrfGuard(settings.own_url)
         self.sign_up: SignUp = settings.sign_up
         self.cookies = Cookies(
             secure=settings.own_url.startswith("https:"),
             sign_in_limit_s=int(settings.sign_in_limit_s),
         )
         self.trusted_proxies = settings.trusted_proxies
-        self.limits = Limits(database, settings)
-        self.tokens = Tokens(database)
+        self.limits = RateLimits(database, settings)
+        self.tokens = ApiTokens(database)
         self.view_tickets = ViewTickets(database)
         self.invitations = Invitations(database)
         self.sign_ins = SignIns(database, settings, origins)
         self.administration = Administration(database, passwords)
-        doors = Doors(settings.sign_up, origins, self.limits, self.invitations)
-        self.accounts = Accounts(database, doors, passwords, self.sign_ins)
-        self.arrivals = None
+        guards = AccountGuards(settings.sign_up, origins, self.limits, self.invitations)
+        self.accounts = Accounts(database, guards, passwords, self.sign_ins)
+        self.oidc_sign_in = None
         if settings.oidc_issuer is not None:
-            oidc = Oidc(settings.oidc_issuer, settings)
-            self.arrivals = Arrivals(database, oidc, self.accounts, self.sign_ins, self.limits)
+            oidc = OidcClient(settings.oidc_issuer, settings)
+            self.oidc_sign_in = OidcSignIn(
+                database, oidc, self.accounts, self.sign_ins, self.limits
+            )
         self._local = local
         self._supabase = None
         if settings.supabase_url is not None:
-            self._supabase = Supabase(database, settings.supabase_url, settings)
+            self._supabase = SupabaseTokens(database, settings.supabase_url, settings)
 
     @property
-    def takes_supabase(self) -> bool:
+    def supabase_enabled(self) -> bool:
         """Whether a Supabase project's people are people here."""
         return self._supabase is not None
 
-    async def caller(self, asked: Asked) -> Caller:
+    async def authenticate(self, asked: RequestInfo) -> Caller:
         """Whose request it is. What has a header Authorization is judged by that alone.
 
         Raises: NotSignedIn; NotAllowed if another page sent it; IssuerUnreachable.
@@ -73,25 +79,25 @@ class Access:
         if asked.authorization is not None:
             return await self._bearer(asked.authorization, asked)
         if asked.cookie:
-            return await self.sign_ins.caller(asked)
+            return await self.sign_ins.authenticate(asked)
         raise NotSignedIn(
             "This needs a token or a sign-in", hint="Send it as `Authorization: Bearer <token>`"
         )
 
-    async def _bearer(self, authorization: str, asked: Asked) -> Caller:
+    async def _bearer(self, authorization: str, asked: RequestInfo) -> Caller:
         scheme, _, token = authorization.partition(" ")
         token = token.strip()
-        if scheme.lower() != "bearer" or not 0 < len(token) <= MAX_CHARACTERS:
+        if scheme.lower() != "bearer" or not 0 < len(token) <= MAX_TOKEN_CHARACTERS:
             raise NotSignedIn(
                 "This needs a token", hint="Send it as `Authorization: Bearer <token>`"
             )
-        local = self._local.caller(token, asked)
+        local = self._local.authenticate(token, asked)
         if local is not None:
             return local
         if token.startswith(TOKEN_PREFIX):
-            return await self.tokens.caller(token, asked)
-        if self._supabase is not None and token.count(".") == _DOTS_OF_A_JWT:
-            return await self._supabase.caller(token, asked)
+            return await self.tokens.authenticate(token, asked)
+        if self._supabase is not None and token.count(".") == _JWT_DOTS:
+            return await self._supabase.authenticate(token, asked)
         raise NotSignedIn(
             "This token is not known",
             hint=f"The administrator's is in the controller's folder, {TOKEN_FILE}",
@@ -100,7 +106,7 @@ class Access:
 
 async def open_access(database: Database, settings: ControllerSettings) -> Access:
     """Who may come in, by the settings; makes the local administrator. Raises BadSettings."""
-    local = await open_local(database, settings.controller_dir, settings.admin_token)
+    local = await load_admin_token(database, settings.controller_dir, settings.admin_token)
     passwords = Passwords()
     await passwords.prepare()
     return Access(database, settings, local, passwords)

@@ -15,7 +15,7 @@ LOCAL = "local"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Asked:
+class RequestInfo:
     """What of a request tells who asks. It may hold secrets, so it has no repr."""
 
     authorization: str | None
@@ -59,7 +59,7 @@ class Caller:
         return token_id if kind == "token" else None
 
     @property
-    def bounds(self) -> UserId | None:
+    def owner_filter(self) -> UserId | None:
         """Whose things they may reach: their own, or anybody's (None) for administration."""
         is_administrator = self.user.role is Role.ADMINISTRATOR and Scope.ADMIN in self.scopes
         return None if is_administrator else self.user_id
@@ -74,7 +74,7 @@ class Caller:
                 hint="Make a token with that scope",
             )
 
-    def whom(self, user_id: str | None) -> UserId:
+    def resolve_user(self, user_id: str | None) -> UserId:
         """For whom to act: an administrator may name anybody, others only themselves.
 
         Raises NotAllowed.
@@ -89,6 +89,8 @@ class Caller:
             ) from None
         return UserId(user_id)
 
-    def did(self, action: str, subject: str, owner: UserId | None, reason: str = "") -> AuditEntry:
+    def audit_entry(
+        self, action: str, subject: str, owner: UserId | None, reason: str = ""
+    ) -> AuditEntry:
         """An entry for the audit log."""
         return AuditEntry(self.user_id, action, subject, owner, self.via, self.source, reason)

@@ -16,14 +16,14 @@ MAX_CHARACTERS = 254
 _MAX_LOCAL = 64
 
 
-def normalised(text: str) -> str:
+def normalize(text: str) -> str:
     """The address in lower case, in Unicode's form NFKC, its domain as DNS has it.
 
     Raises BadRequest if it is none.
     """
     address = unicodedata.normalize("NFKC", text.strip()).casefold()
     local, at, domain = address.rpartition("@")
-    if not at or not 0 < len(local) <= _MAX_LOCAL or not _plain(local):
+    if not at or not 0 < len(local) <= _MAX_LOCAL or not _is_plain(local):
         raise _not_an_address()
     try:
         ascii_domain = idna.encode(domain, uts46=True).decode("ascii")
@@ -35,12 +35,12 @@ def normalised(text: str) -> str:
     return address
 
 
-def hashed(address: str) -> str:
+def hash_address(address: str) -> str:
     """A name for an address in the audit log and in limits, where the address has no business."""
     return hashlib.sha256(address.encode()).hexdigest()[:32]
 
 
-def _plain(local: str) -> bool:
+def _is_plain(local: str) -> bool:
     """No blanks, controls, quotes or brackets: what mailers allow there, people do not have."""
     return all(it not in '@"(),:;<>[\\]' and unicodedata.category(it)[0] in "LMNPS" for it in local)
 

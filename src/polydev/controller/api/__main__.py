@@ -3,8 +3,8 @@
 import json
 import sys
 
-from polydev.controller.api.server import routes_of
+from polydev.controller.api.server import build_routes
 
 if __name__ == "__main__":
-    json.dump(routes_of(None).openapi(), sys.stdout, indent=2)
+    json.dump(build_routes(None).openapi(), sys.stdout, indent=2)
     print()

@@ -80,12 +80,12 @@ class Chats:
                 return there
             limit = self.settings.chats_each
             if (
-                caller.bounds is not None
+                caller.owner_filter is not None
                 and await chats.count_for_user(connection, user_id) >= limit
             ):
                 raise QuotaExceeded(f"You have {limit} chats", hint="Delete one of them")
             await chats.insert(connection, chat)
-            await audit.record(connection, caller.did("chat.create", chat.chat_id, user_id))
+            await audit.record(connection, caller.audit_entry("chat.create", chat.chat_id, user_id))
         return chat
 
     async def get(self, caller: Caller, chat_id: ChatId) -> Chat:
@@ -113,7 +113,7 @@ class Chats:
         async with self.database.write() as connection:
             chat = await chats.get(connection, chat_id, caller.user_id, to_change=True)
             await chats.delete(connection, chat)
-            await audit.record(connection, caller.did("chat.delete", chat_id, chat.user_id))
+            await audit.record(connection, caller.audit_entry("chat.delete", chat_id, chat.user_id))
 
     async def ask(self, caller: Caller, chat_id: ChatId, prompt: str) -> int:
         """Have the CLI take a turn; answers with its number at once.
@@ -135,7 +135,7 @@ class Chats:
                 )
             limit = self.settings.chat_turns_each
             if (
-                caller.bounds is not None
+                caller.owner_filter is not None
                 and await chats.count_active_for_user(connection, user_id) >= limit
             ):
                 raise TooManyRequests(

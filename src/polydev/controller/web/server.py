@@ -18,10 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
-from polydev.controller.api.http.middleware import Guard
-from polydev.controller.api.http.request_metrics import Observed
+from polydev.controller.api.http.middleware import RequestGuard
+from polydev.controller.api.http.request_metrics import RequestMetrics
 from polydev.controller.api.http.services import Services
-from polydev.controller.api.server import routes_of
+from polydev.controller.api.server import build_routes
 from polydev.controller.web.pages import (
     administration,
     chat,
@@ -65,12 +65,12 @@ def make_site(
 ) -> ASGIApp:
     """The application; `listen` is the address that it will be served on, `public_url` where
     browsers reach it."""
-    site = routes_of(services, (files, *_PAGES))
+    site = build_routes(services, (files, *_PAGES))
     site.state.site = make_site_of(assets)
     site.state.files = {}
     for kind in (PolydevError, HTTPException, RequestValidationError, Exception):
         _show(site, kind)
-    return Observed(Guard(site, listen, public_url))
+    return RequestMetrics(RequestGuard(site, listen, public_url))
 
 
 @files.get("/static/{hash_}/{name:path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,8 +13,8 @@ from openid_provider import CLIENT_ID, CLIENT_SECRET, an_openid_provider
 from starlette.requests import HTTPConnection
 
 from polydev.controller.access import Access
-from polydev.controller.api.http.services import Services, caller_of
-from polydev.controller.api.server import make_api, routes_of
+from polydev.controller.api.http.services import Services, authenticate
+from polydev.controller.api.server import build_routes, create_api
 from polydev.controller.store.engine.database import Database
 from polydev.shared.errors import NotAllowed
 
@@ -23,9 +24,13 @@ Api = Callable[..., httpx.AsyncClient]
 
 
 def _services(store: Database, access: Access) -> Services:
-    """Only what accounts need: a request that reached further would fail."""
-    elsewhere: Any = object()
-    return Services(store, access, *[elsewhere] * 11)
+    """Only what accounts need: a request that reaches further fails."""
+    unused = {
+        field.name: object()
+        for field in dataclasses.fields(Services)
+        if field.default is dataclasses.MISSING
+    }
+    return Services(**{**unused, "database": store, "access": access})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ async def api(store: Database, make_access: MakeAccess) -> AsyncIterator[Any]:
 
     async def make(url: str = OWN, **settings: Any) -> httpx.AsyncClient:
         access = await make_access(**{"sign_up": "open", **settings})
-        app = make_api(_services(store, access), "127.0.0.1", settings.get("public_url"))
+        app = create_api(_services(store, access), "127.0.0.1", settings.get("public_url"))
         transport = httpx.ASGITransport(app, client=("192.0.2.7", 1))
         clients.append(httpx.AsyncClient(transport=transport, base_url=url))
         return clients[-1]
@@ -248,7 +253,7 @@ async def test_only_a_trusted_proxy_says_where_a_request_came_from(api: Any) -> 
 async def test_a_websocket_with_a_cookie_is_opened_by_our_own_page_alone(
     store: Database, access: Access
 ) -> None:
-    app = routes_of(_services(store, access))
+    app = build_routes(_services(store, access))
     begun = await access.accounts.sign_up(ANN["email"], PASSWORD, None, from_browser())
 
     def opening(origin: str | None) -> HTTPConnection:
@@ -257,7 +262,7 @@ async def test_a_websocket_with_a_cookie_is_opened_by_our_own_page_alone(
         headers = [(name.encode(), it.encode()) for name, it in told.items() if it is not None]
         return HTTPConnection({"type": "websocket", "headers": headers, "app": app})
 
-    assert (await caller_of(opening(OWN))).user.email == ANN["email"]
+    assert (await authenticate(opening(OWN))).user.email == ANN["email"]
     for origin in (None, "https://evil.test"):
         with pytest.raises(NotAllowed):
-            await caller_of(opening(origin))
+            await authenticate(opening(origin))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from access_world import PASSWORD, TOKEN, MakeAccess, from_browser, quick_passwords, with_token
 
 from polydev.controller.access import Access, Caller
-from polydev.controller.access.sign_in.sign_ins import Begun
+from polydev.controller.access.sign_in.sign_ins import NewSignIn
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.tables import audit_log, events, metadata, passwords
 from polydev.shared.domain import Role, Scope, UserId
@@ -28,12 +28,12 @@ ANN = "ann@example.test"
 WRONG = "The e-mail address or the password is wrong"
 
 
-async def _ann(access: Access) -> Begun:
+async def _ann(access: Access) -> NewSignIn:
     return await access.accounts.sign_up(ANN, PASSWORD, None, from_browser())
 
 
 async def _root(access: Access) -> Caller:
-    return await access.caller(with_token(TOKEN))
+    return await access.authenticate(with_token(TOKEN))
 
 
 async def _entries(store: Database) -> list[tuple[str, str, str]]:
@@ -47,7 +47,7 @@ async def test_who_signs_up_is_signed_in_and_can_sign_in_again(
     access: Access, store: Database
 ) -> None:
     begun = await _ann(access)
-    caller = await access.caller(from_browser(begun.secret))
+    caller = await access.authenticate(from_browser(begun.secret))
     assert (caller.user.email, caller.user.role, caller.via) == (ANN, Role.USER, "sign-in")
     again = await access.accounts.sign_in("ANN@Example.test", PASSWORD, from_browser())
     assert again.user.user_id == caller.user_id
@@ -68,7 +68,7 @@ async def test_an_address_has_one_account(access: Access) -> None:
 
 async def test_two_who_come_at_once_with_one_address_make_one_account(access: Access) -> None:
     outcomes = await asyncio.gather(*(_ann(access) for _ in range(4)), return_exceptions=True)
-    assert sum(isinstance(it, Begun) for it in outcomes) == 1
+    assert sum(isinstance(it, NewSignIn) for it in outcomes) == 1
     assert sum(isinstance(it, AlreadyExists) for it in outcomes) == 3
 
 
@@ -108,10 +108,10 @@ async def test_by_default_signing_up_needs_an_invitation(make_access: MakeAccess
     )
     begun = await access.accounts.sign_up(ANN, PASSWORD, code, from_browser())
     assert begun.user.role is Role.ADMINISTRATOR
-    (await access.caller(from_browser(begun.secret))).require(Scope.ADMIN)
+    (await access.authenticate(from_browser(begun.secret))).require(Scope.ADMIN)
     with pytest.raises(NotAllowed, match="used up"):
         await access.accounts.sign_up("ben@example.test", PASSWORD, code, from_browser())
-    [row] = await access.invitations.every()
+    [row] = await access.invitations.list_all()
     assert (row.invitation_id, row.used_by) == (invitation.invitation_id, begun.user.user_id)
     with pytest.raises(NoSuchToken):
         await access.invitations.revoke(await _root(access), row.invitation_id)
@@ -142,7 +142,7 @@ async def test_an_administrator_who_is_no_longer_one_has_left_no_way_in(
     root, ann = await _root(access), (await _ann(access)).user.user_id
     await access.administration.set_role(root, ann, Role.ADMINISTRATOR)
     begun = await access.accounts.sign_in(ANN, PASSWORD, from_browser())
-    caller = await access.caller(from_browser(begun.secret))
+    caller = await access.authenticate(from_browser(begun.secret))
     _, code = await access.invitations.create(caller, None, Role.ADMINISTRATOR, timedelta(days=1))
     if how == "disabled":
         await access.administration.disable(root, ann)
@@ -164,7 +164,7 @@ async def test_one_invitation_lets_one_person_in(make_access: MakeAccess) -> Non
         ),
         return_exceptions=True,
     )
-    assert sum(isinstance(it, Begun) for it in outcomes) == 1
+    assert sum(isinstance(it, NewSignIn) for it in outcomes) == 1
     assert len(await access.administration.users()) == 2  # and the local administrator
 
 
@@ -182,14 +182,14 @@ async def test_a_new_password_ends_the_other_sign_ins_and_tells_of_the_tokens(
 ) -> None:
     other = await _ann(access)
     own = await access.accounts.sign_in(ANN, PASSWORD, from_browser())
-    caller = await access.caller(from_browser(own.secret))
+    caller = await access.authenticate(from_browser(own.secret))
     token, text = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
     done = await access.accounts.change_password(caller, PASSWORD, "a quite different one")
     assert (done.sign_ins_ended, [it.token_id for it in done.tokens_kept]) == (1, [token.token_id])
-    assert (await access.caller(from_browser(own.secret))).user_id == caller.user_id
-    assert (await access.caller(with_token(text))).user_id == caller.user_id
+    assert (await access.authenticate(from_browser(own.secret))).user_id == caller.user_id
+    assert (await access.authenticate(with_token(text))).user_id == caller.user_id
     with pytest.raises(NotSignedIn):
-        await access.caller(from_browser(other.secret))
+        await access.authenticate(from_browser(other.secret))
     with pytest.raises(NotSignedIn):
         await access.accounts.sign_in(ANN, PASSWORD, from_browser())
     await access.accounts.sign_in(ANN, "a quite different one", from_browser())
@@ -200,13 +200,13 @@ async def test_a_new_password_ends_the_other_sign_ins_and_tells_of_the_tokens(
 
 
 async def test_the_password_is_changed_by_who_knows_it_in_a_browser(access: Access) -> None:
-    caller = await access.caller(from_browser((await _ann(access)).secret))
+    caller = await access.authenticate(from_browser((await _ann(access)).secret))
     with pytest.raises(NotAllowed, match="current password"):
         await access.accounts.change_password(caller, "a wrong password", "a quite different one")
     with pytest.raises(PasswordRefused):
         await access.accounts.change_password(caller, PASSWORD, ANN)
     _, text = await access.tokens.create(caller, "all", frozenset({Scope.ACCOUNT}), None)
-    for script in (await access.caller(with_token(text)), await _root(access)):
+    for script in (await access.authenticate(with_token(text)), await _root(access)):
         with pytest.raises(NotAllowed, match="sign-in"):
             await access.accounts.change_password(script, PASSWORD, "a quite different one")
     await access.accounts.sign_in(ANN, PASSWORD, from_browser())
@@ -226,34 +226,34 @@ async def test_signing_in_brings_an_old_hash_up_to_date(
 
 async def test_a_disabled_person_is_out_at_once_with_all_that_they_have(access: Access) -> None:
     root, begun = await _root(access), await _ann(access)
-    caller = await access.caller(from_browser(begun.secret))
+    caller = await access.authenticate(from_browser(begun.secret))
     _, text = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
     assert (await access.administration.disable(root, caller.user_id)).disabled_at is not None
     for asked in (from_browser(begun.secret), with_token(text)):
         with pytest.raises(NotSignedIn):
-            await access.caller(asked)
+            await access.authenticate(asked)
     with pytest.raises(NotSignedIn, match="disabled"):
         await access.accounts.sign_in(ANN, PASSWORD, from_browser())
     with pytest.raises(NotSignedIn) as caught:  # whoever only knows the address learns nothing
         await access.accounts.sign_in(ANN, "a wrong password", from_browser())
     assert caught.value.line() == WRONG
     assert (await access.administration.enable(root, caller.user_id)).disabled_at is None
-    assert (await access.caller(with_token(text))).user_id == caller.user_id
+    assert (await access.authenticate(with_token(text))).user_id == caller.user_id
     with pytest.raises(NotSignedIn):
-        await access.caller(from_browser(begun.secret))
+        await access.authenticate(from_browser(begun.secret))
 
 
 async def test_a_role_holds_from_the_next_request_on(access: Access) -> None:
     root, begun = await _root(access), await _ann(access)
     user_id = begun.user.user_id
     await access.administration.set_role(root, user_id, Role.ADMINISTRATOR)
-    caller = await access.caller(from_browser(begun.secret))
+    caller = await access.authenticate(from_browser(begun.secret))
     caller.require(Scope.ADMIN)
     _, text = await access.tokens.create(caller, "root", frozenset({Scope.ADMIN}), None)
     await access.administration.set_role(root, user_id, Role.USER)
     for asked in (from_browser(begun.secret), with_token(text)):
         with pytest.raises(NotAllowed):
-            (await access.caller(asked)).require(Scope.ADMIN)
+            (await access.authenticate(asked)).require(Scope.ADMIN)
 
 
 async def test_there_is_always_an_administrator(access: Access) -> None:
@@ -282,7 +282,7 @@ async def test_another_page_can_sign_nobody_in(access: Access) -> None:
 
 async def test_no_secret_is_kept_or_told(access: Access, store: Database) -> None:
     begun = await _ann(access)
-    caller = await access.caller(from_browser(begun.secret))
+    caller = await access.authenticate(from_browser(begun.secret))
     _, token = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
     _, code = await access.invitations.create(await _root(access), None, Role.USER, timedelta(1))
     secrets = [PASSWORD, begun.secret, token.split("_", 2)[2], code.removeprefix("pdi_")]

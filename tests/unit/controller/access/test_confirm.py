@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from access_world import PASSWORD, MakeAccess, from_browser
 
 from polydev.controller.access import Caller
-from polydev.controller.access.sign_in.sign_ins import VIA, Begun
+from polydev.controller.access.sign_in.sign_ins import VIA, NewSignIn
 from polydev.controller.settings import SignUp
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.tables import passwords, sign_ins
@@ -20,7 +20,7 @@ from polydev.shared.errors import NotAllowed
 ANN = "ann@example.org"
 
 
-def _caller(begun: Begun) -> Caller:
+def _caller(begun: NewSignIn) -> Caller:
     return Caller(begun.user, frozenset(Scope), VIA, "192.0.2.7", begun.sign_in.sign_in_id)
 
 

@@ -155,10 +155,10 @@ async def test_connect_sessions_are_limited_for_each_person_but_the_local_admini
         begun = await access.accounts.sign_up(
             f"{name}@example.test", PASSWORD, None, from_browser()
         )
-        caller = await access.caller(from_browser(begun.secret))
+        caller = await access.authenticate(from_browser(begun.secret))
         for _ in range(2):
-            await access.limits.connect(caller)
+            await access.limits.check_connect(caller)
         with pytest.raises(TooManyRequests, match="connect"):
-            await access.limits.connect(caller)
+            await access.limits.check_connect(caller)
     for _ in range(30):
-        await access.limits.connect(await access.caller(with_token(TOKEN)))
+        await access.limits.check_connect(await access.authenticate(with_token(TOKEN)))

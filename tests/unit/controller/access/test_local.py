@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from polydev.controller.access import ADMINISTRATOR, Access, Asked, Caller, open_access
+from polydev.controller.access import ADMINISTRATOR, Access, Caller, RequestInfo, open_access
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.shared.domain import Role, Scope, User, UserId, now
@@ -28,13 +28,13 @@ def _settings(folder: Path, token: str | None = None) -> ControllerSettings:
     return ControllerSettings(state_dir=folder, admin_token=admin_token)
 
 
-def asked(authorization: str | None) -> Asked:
-    return Asked(authorization, None, None, False, "127.0.0.1")
+def asked(authorization: str | None) -> RequestInfo:
+    return RequestInfo(authorization, None, None, False, "127.0.0.1")
 
 
 async def test_the_token_is_the_administrators(access: Access) -> None:
     for header in (f"Bearer {TOKEN}", f"bearer  {TOKEN} "):
-        assert (await access.caller(asked(header))).user_id == ADMINISTRATOR
+        assert (await access.authenticate(asked(header))).user_id == ADMINISTRATOR
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ async def test_the_token_is_the_administrators(access: Access) -> None:
 )
 async def test_nothing_else_is_anybodys(access: Access, header: str | None) -> None:
     with pytest.raises(NotSignedIn) as caught:
-        await access.caller(asked(header))
+        await access.authenticate(asked(header))
     assert TOKEN not in caught.value.line()
 
 
@@ -69,7 +69,7 @@ async def test_a_token_is_made_once_and_kept(store: Database, tmp_path: Path) ->
     token = path.read_text().strip()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     again = await open_access(store, _settings(tmp_path))
-    assert (await again.caller(asked(f"Bearer {token}"))).user_id == ADMINISTRATOR
+    assert (await again.authenticate(asked(f"Bearer {token}"))).user_id == ADMINISTRATOR
     assert not [it for it in path.parent.iterdir() if it.name.startswith(".")]
 
 
@@ -81,10 +81,10 @@ async def test_a_token_that_is_too_short_is_refused(store: Database, tmp_path: P
 def test_only_an_administrator_acts_for_somebody_else() -> None:
     ann = User(UserId("ann"), "ann@example.test", now())
     caller = Caller(ann, frozenset(Scope), "sign-in", "")
-    assert caller.whom(None) == caller.whom("ann") == "ann"
+    assert caller.resolve_user(None) == caller.resolve_user("ann") == "ann"
     with pytest.raises(NotAllowed):
-        caller.whom("bob")
+        caller.resolve_user("bob")
     root = User(UserId("admin"), "admin@localhost", now(), Role.ADMINISTRATOR)
-    assert Caller(root, frozenset(Scope), "local", "").whom("bob") == "bob"
+    assert Caller(root, frozenset(Scope), "local", "").resolve_user("bob") == "bob"
     with pytest.raises(NotAllowed):
         Caller(root, frozenset({Scope.READ}), "token:1", "").whom("bob")

@@ -24,8 +24,8 @@ from openid_provider import (
 )
 
 from polydev.controller.access import Access
-from polydev.controller.access.oidc.account_linking import Arrivals
-from polydev.controller.access.sign_in.sign_ins import Begun
+from polydev.controller.access.oidc.account_linking import OidcSignIn
+from polydev.controller.access.sign_in.sign_ins import NewSignIn
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.tables import audit_log, identities
 from polydev.shared.domain import Role, UserId
@@ -65,14 +65,14 @@ async def _access(make_access: MakeAccess, provider: OpenIdProvider, **settings:
     )
 
 
-def _arrivals(access: Access) -> Arrivals:
-    assert access.arrivals is not None
-    return access.arrivals
+def _arrivals(access: Access) -> OidcSignIn:
+    assert access.oidc_sign_in is not None
+    return access.oidc_sign_in
 
 
 async def _come(
     access: Access, provider: OpenIdProvider, cookie: str | None = None, **claims: Any
-) -> Begun:
+) -> NewSignIn:
     """Go to the provider, consent, and come back in the same browser."""
     url, arrival = await _arrivals(access).start(None, from_browser())
     told = provider.consent(url, **claims)
@@ -84,7 +84,7 @@ async def test_who_comes_from_the_provider_is_known_again(
 ) -> None:
     first = await _come(access, provider, **ANN)
     assert (first.user.email, first.user.role) == ("ann@example.test", Role.USER)
-    assert (await access.caller(from_browser(first.secret))).user_id == first.user.user_id
+    assert (await access.authenticate(from_browser(first.secret))).user_id == first.user.user_id
     later = await _come(access, provider, email="moved@example.test", email_verified=True)
     assert later.user.user_id == first.user.user_id
     nameless = await _come(access, provider)
@@ -251,7 +251,7 @@ async def test_signing_up_through_the_provider_needs_what_signing_up_needs(
     access = await _access(make_access, provider, sign_up="invitation")
     with pytest.raises(NotAllowed, match="invitation"):
         await _come(access, provider, **ANN)
-    root = await access.caller(with_token(TOKEN))
+    root = await access.authenticate(with_token(TOKEN))
     _, code = await access.invitations.create(root, None, Role.ADMINISTRATOR, timedelta(days=1))
     url, arrival = await _arrivals(access).start(code, from_browser())
     assert code not in url
@@ -263,7 +263,7 @@ async def test_signing_up_through_the_provider_needs_what_signing_up_needs(
 
 async def test_a_disabled_person_does_not_come_in(access: Access, provider: OpenIdProvider) -> None:
     begun = await _come(access, provider, **ANN)
-    root = await access.caller(with_token(TOKEN))
+    root = await access.authenticate(with_token(TOKEN))
     await access.administration.disable(root, UserId(begun.user.user_id))
     with pytest.raises(NotSignedIn, match="disabled"):
         await _come(access, provider, **ANN)

@@ -36,18 +36,18 @@ GOOD = "correct horse battery"
 )
 def test_a_password_that_is_easy_to_guess_is_refused(password: str, words: str) -> None:
     with pytest.raises(PasswordRefused, match=words) as caught:
-        passwords.accepted(password, ANN)
+        passwords.validate_new(password, ANN)
     assert password not in caught.value.line()
 
 
 def test_any_characters_will_do() -> None:
     for password in (GOOD, "пароль из слов и ещё", "  blanks count too  ", "0123456789ab"):
-        assert passwords.accepted(password, ANN)
+        assert passwords.validate_new(password, ANN)
 
 
 async def test_a_keyboard_may_compose_characters_as_it_likes() -> None:
     ours = quick_passwords()
-    kept = await ours.hash(passwords.accepted("caf\u00e9 caf\u00e9 caf\u00e9", ANN))
+    kept = await ours.hash(passwords.validate_new("caf\u00e9 caf\u00e9 caf\u00e9", ANN))
     assert await ours.matches("cafe\u0301 cafe\u0301 cafe\u0301", kept)
 
 
@@ -70,11 +70,11 @@ async def test_only_the_password_matches() -> None:
 async def test_a_hash_made_with_less_effort_is_made_anew() -> None:
     before, after = quick_passwords(1), quick_passwords(2)
     kept = await before.hash(GOOD)
-    renewed = await after.renewed(GOOD, kept)
+    renewed = await after.rehash(GOOD, kept)
     assert renewed is not None
     assert extract_parameters(renewed).time_cost == 2
     assert await after.matches(GOOD, renewed)
-    assert await after.renewed(GOOD, renewed) is None
+    assert await after.rehash(GOOD, renewed) is None
 
 
 class _Counting(PasswordHasher):
@@ -126,8 +126,8 @@ async def test_two_are_looked_at_at_once_and_no_more() -> None:
     ],
 )
 def test_an_address_is_written_one_way(text: str, address: str) -> None:
-    assert email_addresses.normalised(text) == address
-    assert email_addresses.normalised(address) == address
+    assert email_addresses.normalize(text) == address
+    assert email_addresses.normalize(address) == address
 
 
 @pytest.mark.parametrize(
@@ -141,16 +141,16 @@ def test_an_address_is_written_one_way(text: str, address: str) -> None:
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
-        email_addresses.normalised(text)
+        email_addresses.normalize(text)
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_whatever_is_typed_is_an_address_or_is_refused(local: str, domain: str) -> None:
     try:
-        address = email_addresses.normalised(f"{local}@{domain}")
+        address = email_addresses.normalize(f"{local}@{domain}")
     except PolydevError:
         return
-    assert email_addresses.normalised(address) == address
+    assert email_addresses.normalize(address) == address
     assert address.isprintable()
     address.encode()
 

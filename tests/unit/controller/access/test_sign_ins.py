@@ -10,7 +10,7 @@ from access_world import PASSWORD, MakeAccess, from_browser
 
 from polydev.controller.access import Access
 from polydev.controller.access.limits.csrf import csrf_token
-from polydev.controller.access.sign_in.sign_ins import Begun
+from polydev.controller.access.sign_in.sign_ins import NewSignIn
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.tables import sign_ins
@@ -20,7 +20,7 @@ from polydev.shared.errors import NoSuchToken, NotAllowed, NotSignedIn
 PUBLIC = "https://polydev.example.test"
 
 
-async def _signed_in(access: Access, name: str = "ann", cookie: str | None = None) -> Begun:
+async def _signed_in(access: Access, name: str = "ann", cookie: str | None = None) -> NewSignIn:
     asked = from_browser(cookie, origin=None, user_agent="Browser/1 " + "x" * 999)
     return await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
 
@@ -39,15 +39,19 @@ async def _seen_at(store: Database) -> datetime:
 async def test_a_change_needs_the_csrf_token_and_our_own_page(access: Access) -> None:
     begun = await _signed_in(access)
     right = csrf_token(begun.secret)
-    assert (await access.caller(from_browser(begun.secret, changes=True, csrf=right))).sign_in_id
+    assert (
+        await access.authenticate(from_browser(begun.secret, changes=True, csrf=right))
+    ).sign_in_id
     script = from_browser(begun.secret, changes=True, csrf=right, origin=None)
-    assert (await access.caller(script)).sign_in_id
+    assert (await access.authenticate(script)).sign_in_id
     for csrf in (None, "", "x", right[:-1], right.upper(), begun.secret, "\udcff"):
         with pytest.raises(NotAllowed, match="X-CSRF-Token"):
-            await access.caller(from_browser(begun.secret, changes=True, csrf=csrf))
+            await access.authenticate(from_browser(begun.secret, changes=True, csrf=csrf))
     for origin in ("https://evil.test", "null", "", "http://localhost:4000.evil.test"):
         with pytest.raises(NotAllowed, match="Another page"):
-            await access.caller(from_browser(begun.secret, changes=True, csrf=right, origin=origin))
+            await access.authenticate(
+                from_browser(begun.secret, changes=True, csrf=right, origin=origin)
+            )
 
 
 async def test_the_csrf_token_is_of_one_sign_in_and_does_not_tell_the_cookie(
@@ -57,21 +61,23 @@ async def test_the_csrf_token_is_of_one_sign_in_and_does_not_tell_the_cookie(
     assert csrf_token(ann.secret) != csrf_token(ben.secret)
     assert ann.secret not in csrf_token(ann.secret)
     with pytest.raises(NotAllowed):
-        await access.caller(from_browser(ann.secret, changes=True, csrf=csrf_token(ben.secret)))
+        await access.authenticate(
+            from_browser(ann.secret, changes=True, csrf=csrf_token(ben.secret))
+        )
 
 
 async def test_looking_needs_the_cookie_alone(access: Access) -> None:
     begun = await _signed_in(access)
-    caller = await access.caller(from_browser(begun.secret, origin="https://evil.test"))
+    caller = await access.authenticate(from_browser(begun.secret, origin="https://evil.test"))
     assert caller.user_id == begun.user.user_id
 
 
 async def test_a_websocket_with_a_cookie_needs_our_own_page(access: Access) -> None:
     begun = await _signed_in(access)
-    assert (await access.caller(from_browser(begun.secret, websocket=True))).sign_in_id
+    assert (await access.authenticate(from_browser(begun.secret, websocket=True))).sign_in_id
     for origin in (None, "https://evil.test", "null", "http://127.0.0.1:4000"):
         with pytest.raises(NotAllowed):
-            await access.caller(from_browser(begun.secret, websocket=True, origin=origin))
+            await access.authenticate(from_browser(begun.secret, websocket=True, origin=origin))
 
 
 @pytest.mark.parametrize(
@@ -94,10 +100,10 @@ async def test_the_public_url_is_our_own_page(
     secret = (await _signed_in(access)).secret
     asked = from_browser(secret, changes=True, csrf=csrf_token(secret), origin=origin, host=host)
     if ours:
-        assert (await access.caller(asked)).sign_in_id
+        assert (await access.authenticate(asked)).sign_in_id
     else:
         with pytest.raises(NotAllowed):
-            await access.caller(asked)
+            await access.authenticate(asked)
 
 
 def test_the_public_url_is_written_as_browsers_write_it() -> None:
@@ -113,7 +119,7 @@ def test_the_public_url_is_written_as_browsers_write_it() -> None:
 async def test_over_https_the_cookie_is_of_this_host_alone(make_access: MakeAccess) -> None:
     secure = (await make_access(public_url=PUBLIC)).cookies
     assert (secure.secure, secure.sign_in) == (True, "__Host-polydev_sign_in")
-    assert secure.sign_in_of({"polydev_sign_in": "put there by somebody on the way"}) is None
+    assert secure.get_sign_in({"polydev_sign_in": "put there by somebody on the way"}) is None
     plain = (await make_access()).cookies
     assert (plain.secure, plain.sign_in) == (False, "polydev_sign_in")
 
@@ -122,9 +128,9 @@ async def test_only_a_live_secret_is_anybodys(access: Access) -> None:
     begun = await _signed_in(access)
     for cookie in (begun.secret + "x", begun.secret[:-1], "x" * 9000, "\udcff", begun.secret[::-1]):
         with pytest.raises(NotSignedIn):
-            await access.caller(from_browser(cookie))
+            await access.authenticate(from_browser(cookie))
     with pytest.raises(NotSignedIn):  # a header that says nothing is no way around the cookie
-        await access.caller(from_browser(begun.secret, authorization="Basic abc"))
+        await access.authenticate(from_browser(begun.secret, authorization="Basic abc"))
 
 
 async def test_a_sign_in_ends_when_it_is_idle_and_when_it_is_old(
@@ -133,48 +139,48 @@ async def test_a_sign_in_ends_when_it_is_idle_and_when_it_is_old(
     access = await make_access(sign_up="open", sign_in_idle_s=600, sign_in_limit_s=3600)
     secret = (await _signed_in(access)).secret
     await _age(store, seen_at=now() - timedelta(seconds=590))
-    assert (await access.caller(from_browser(secret))).sign_in_id
+    assert (await access.authenticate(from_browser(secret))).sign_in_id
     await _age(store, seen_at=now() - timedelta(seconds=601))
     with pytest.raises(NotSignedIn, match="over"):
-        await access.caller(from_browser(secret))
+        await access.authenticate(from_browser(secret))
     await _age(store, seen_at=now(), expires_at=now())
     with pytest.raises(NotSignedIn, match="over"):
-        await access.caller(from_browser(secret))
+        await access.authenticate(from_browser(secret))
 
 
 async def test_being_seen_is_written_once_a_minute(access: Access, store: Database) -> None:
     secret = (await _signed_in(access)).secret
     before = await _seen_at(store)
-    await access.caller(from_browser(secret))
+    await access.authenticate(from_browser(secret))
     assert await _seen_at(store) == before
     long_ago = now() - timedelta(seconds=61)
     await _age(store, seen_at=long_ago)
-    await access.caller(from_browser(secret))
+    await access.authenticate(from_browser(secret))
     assert await _seen_at(store) >= before
 
 
 async def test_signing_out_ends_this_sign_in(access: Access) -> None:
     begun = await _signed_in(access)
     other = await access.accounts.sign_in(begun.user.email, PASSWORD, from_browser())
-    await access.accounts.sign_out(await access.caller(from_browser(begun.secret)))
+    await access.accounts.sign_out(await access.authenticate(from_browser(begun.secret)))
     with pytest.raises(NotSignedIn):
-        await access.caller(from_browser(begun.secret))
-    assert (await access.caller(from_browser(other.secret))).sign_in_id
+        await access.authenticate(from_browser(begun.secret))
+    assert (await access.authenticate(from_browser(other.secret))).sign_in_id
 
 
 async def test_signing_in_again_replaces_the_browsers_sign_in(access: Access) -> None:
     first = await _signed_in(access)
     second = await _signed_in(access, "ben", cookie=first.secret)
     with pytest.raises(NotSignedIn):
-        await access.caller(from_browser(first.secret))
-    assert (await access.caller(from_browser(second.secret))).user_id == second.user.user_id
+        await access.authenticate(from_browser(first.secret))
+    assert (await access.authenticate(from_browser(second.secret))).user_id == second.user.user_id
 
 
 async def test_a_person_sees_and_ends_their_own_sign_ins_alone(access: Access) -> None:
     ann, ben = await _signed_in(access), await _signed_in(access, "ben")
     other = await access.accounts.sign_in(ann.user.email, PASSWORD, from_browser())
-    caller = await access.caller(from_browser(ann.secret))
-    listed = await access.sign_ins.of(caller)
+    caller = await access.authenticate(from_browser(ann.secret))
+    listed = await access.sign_ins.list_for(caller)
     assert {it.sign_in_id for it in listed} == {ann.sign_in.sign_in_id, other.sign_in.sign_in_id}
     assert all(len(it.user_agent) <= 256 for it in listed)
     for unknown in (ben.sign_in.sign_in_id, "none"):
@@ -182,8 +188,8 @@ async def test_a_person_sees_and_ends_their_own_sign_ins_alone(access: Access) -
             await access.sign_ins.end(caller, unknown)
     await access.sign_ins.end(caller, other.sign_in.sign_in_id)
     with pytest.raises(NotSignedIn):
-        await access.caller(from_browser(other.secret))
-    assert (await access.caller(from_browser(ben.secret))).user_id == ben.user.user_id
+        await access.authenticate(from_browser(other.secret))
+    assert (await access.authenticate(from_browser(ben.secret))).user_id == ben.user.user_id
 
 
 async def test_what_no_longer_holds_is_forgotten(access: Access, store: Database) -> None:

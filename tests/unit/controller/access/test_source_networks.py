@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from polydev.controller.access.limits.client_address import network_of, source_of
+from polydev.controller.access.limits.client_address import client_address, client_network
 
 NEAR = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
 
@@ -32,15 +32,15 @@ NEAR = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
 def test_the_source_is_whom_the_last_trusted_proxy_heard_from(
     peer: str, forwarded: list[str], source: str
 ) -> None:
-    assert source_of(peer, forwarded, NEAR) == source
+    assert client_address(peer, forwarded, NEAR) == source
 
 
 def test_without_trusted_proxies_nobody_is_believed() -> None:
-    assert source_of("127.0.0.1", ["203.0.113.9"], ()) == "127.0.0.1"
+    assert client_address("127.0.0.1", ["203.0.113.9"], ()) == "127.0.0.1"
 
 
 def test_a_site_with_ipv6_is_one_network() -> None:
-    assert network_of("2001:db8:1:2::5") == network_of("2001:db8:1:2:ffff::1")
-    assert network_of("2001:db8:1:2::5") != network_of("2001:db8:1:3::5")
-    assert network_of("192.0.2.1") != network_of("192.0.2.2")
-    assert network_of("::ffff:192.0.2.1") == network_of("192.0.2.1")
+    assert client_network("2001:db8:1:2::5") == client_network("2001:db8:1:2:ffff::1")
+    assert client_network("2001:db8:1:2::5") != client_network("2001:db8:1:3::5")
+    assert client_network("192.0.2.1") != client_network("192.0.2.2")
+    assert client_network("::ffff:192.0.2.1") == client_network("192.0.2.1")

@@ -61,7 +61,7 @@ async def project() -> AsyncIterator[OpenIdProvider]:
 
 async def test_a_projects_person_is_a_person_here_under_the_same_id(access: Access) -> None:
     token = with_token(_signed(_claims()))
-    callers = await asyncio.gather(*(access.caller(token) for _ in range(4)))
+    callers = await asyncio.gather(*(access.authenticate(token) for _ in range(4)))
     assert {(it.user_id, it.user.email, it.via) for it in callers} == {
         (ANN, "ann@example.test", "supabase")
     }
@@ -72,7 +72,7 @@ async def test_a_projects_person_is_a_person_here_under_the_same_id(access: Acce
 
 
 async def test_who_signed_up_with_a_telephone_comes_in_too(access: Access) -> None:
-    caller = await access.caller(with_token(_signed(_claims(email="", phone="15550100"))))
+    caller = await access.authenticate(with_token(_signed(_claims(email="", phone="15550100"))))
     assert caller.user.email == f"{ANN}@supabase.invalid"
 
 
@@ -99,18 +99,18 @@ async def test_a_token_that_is_not_a_persons_is_refused(
     access: Access, claims: dict[str, Any]
 ) -> None:
     with pytest.raises(NotSignedIn) as caught:
-        await access.caller(with_token(_signed(_claims(**claims))))
+        await access.authenticate(with_token(_signed(_claims(**claims))))
     assert SECRET not in caught.value.line()
 
 
 async def test_anonymous_people_do_not_come_in(access: Access) -> None:
     with pytest.raises(NotAllowed, match="Anonymous"):
-        await access.caller(with_token(_signed(_claims(is_anonymous=True, email=""))))
+        await access.authenticate(with_token(_signed(_claims(is_anonymous=True, email=""))))
 
 
 async def test_a_little_late_is_not_too_late(access: Access) -> None:
     token = _signed(_claims(exp=int(time.time()) - 10))
-    assert (await access.caller(with_token(token))).user_id == ANN
+    assert (await access.authenticate(with_token(token))).user_id == ANN
 
 
 async def test_only_the_projects_secret_signs(access: Access, project: OpenIdProvider) -> None:
@@ -127,22 +127,24 @@ async def test_only_the_projects_secret_signs(access: Access, project: OpenIdPro
     ]
     for token in forged:
         with pytest.raises(NotSignedIn):
-            await access.caller(with_token(token))
+            await access.authenticate(with_token(token))
 
 
 async def test_an_address_that_is_somebodys_here_is_not_joined(make_access: MakeAccess) -> None:
     access = await make_access(sign_up="open", **SETTINGS)
     await access.accounts.sign_up("ann@example.test", PASSWORD, None, from_browser())
     with pytest.raises(NotAllowed, match="this e-mail address already"):
-        await access.caller(with_token(_signed(_claims())))
+        await access.authenticate(with_token(_signed(_claims())))
 
 
 async def test_a_disabled_person_is_out(access: Access) -> None:
     token = with_token(_signed(_claims()))
-    caller = await access.caller(token)
-    await access.administration.disable(await access.caller(with_token(TOKEN)), caller.user_id)
+    caller = await access.authenticate(token)
+    await access.administration.disable(
+        await access.authenticate(with_token(TOKEN)), caller.user_id
+    )
     with pytest.raises(NotSignedIn, match="disabled"):
-        await access.caller(token)
+        await access.authenticate(token)
 
 
 async def test_a_project_with_keys_of_its_own_signs_with_those_alone(
@@ -152,7 +154,7 @@ async def test_a_project_with_keys_of_its_own_signs_with_those_alone(
     claims = _claims(project.url)
     token = _signed(claims, project.key, alg="ES256", kid="first")
     for _ in range(3):
-        assert (await access.caller(with_token(token))).user_id == ANN
+        assert (await access.authenticate(with_token(token))).user_id == ANN
     assert project.asked == ["/auth/v1/.well-known/jwks.json"]
     public = project.key.as_pem(private=False)
     stranger = ECKey.generate_key("P-256", private=True)
@@ -163,7 +165,7 @@ async def test_a_project_with_keys_of_its_own_signs_with_those_alone(
         _signed(claims),
     ):
         with pytest.raises(NotSignedIn):
-            await access.caller(with_token(forged))
+            await access.authenticate(with_token(forged))
 
 
 async def test_a_shared_secret_among_the_public_keys_is_no_key(
@@ -172,7 +174,7 @@ async def test_a_shared_secret_among_the_public_keys_is_no_key(
     project.published.append({**OctKey.import_key(SECRET).as_dict(private=True), "kid": "oct"})
     access = await make_access(SUPABASE_URL=project.url)
     with pytest.raises(NotSignedIn):
-        await access.caller(with_token(_signed(_claims(project.url), kid="oct")))
+        await access.authenticate(with_token(_signed(_claims(project.url), kid="oct")))
 
 
 async def test_what_is_known_of_a_project_holds_while_it_does_not_answer(
@@ -182,14 +184,14 @@ async def test_what_is_known_of_a_project_holds_while_it_does_not_answer(
     token = with_token(_signed(_claims(project.url), project.key, alg="ES256", kid="first"))
     project.answer_keys = _raise
     with pytest.raises(IssuerUnreachable):
-        await access.caller(token)
+        await access.authenticate(token)
     clock = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 6)
     project.answer_keys = None
-    assert (await access.caller(token)).user_id == ANN
+    assert (await access.authenticate(token)).user_id == ANN
     project.answer_keys = _raise
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 7200)
-    assert (await access.caller(token)).user_id == ANN
+    assert (await access.authenticate(token)).user_id == ANN
 
 
 def _raise() -> Any:

@@ -22,14 +22,14 @@ SOME = frozenset({Scope.READ, Scope.ACCOUNT})
 async def _user(access: Access, name: str = "ann") -> Caller:
     asked = from_browser()
     begun = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
-    return await access.caller(from_browser(begun.secret))
+    return await access.authenticate(from_browser(begun.secret))
 
 
 async def test_a_token_is_its_persons_within_its_scopes(access: Access) -> None:
     ann = await _user(access)
     token, text = await access.tokens.create(ann, "nightly build", SOME, DAYS)
     assert text.startswith(f"pdt_{token.token_id}_")
-    caller = await access.caller(with_token(text))
+    caller = await access.authenticate(with_token(text))
     assert (caller.user_id, caller.scopes, caller.via) == (
         ann.user_id,
         SOME,
@@ -48,7 +48,7 @@ async def test_only_the_whole_token_is_known(access: Access) -> None:
     broken = (text[:-1], text + "x", mixed, "pdt_", "pdt__", "pdt_\x00_x", "pdt_é_x", "pdt_none_x")
     for wrong in broken:
         with pytest.raises(NotSignedIn) as caught:
-            await access.caller(with_token(wrong))
+            await access.authenticate(with_token(wrong))
         assert caught.value.message == "This token is not known, or no longer"
     assert other.user_id == ben.user_id
 
@@ -62,17 +62,17 @@ async def test_a_token_ends_when_it_expires_or_is_revoked(access: Access) -> Non
             await access.tokens.revoke(ann, unknown)
     with pytest.raises(NoSuchToken):
         await access.tokens.revoke(ben, token.token_id)
-    assert (await access.caller(with_token(text))).user_id == ann.user_id
+    assert (await access.authenticate(with_token(text))).user_id == ann.user_id
     await access.tokens.revoke(ann, token.token_id)
     for ended in (late, text):
         with pytest.raises(NotSignedIn):
-            await access.caller(with_token(ended))
+            await access.authenticate(with_token(ended))
 
 
 async def test_no_token_makes_one_that_may_more_or_lasts_longer(access: Access) -> None:
     ann = await _user(access)
     _, text = await access.tokens.create(ann, "some", SOME, DAYS)
-    script = await access.caller(with_token(text))
+    script = await access.authenticate(with_token(text))
     with pytest.raises(NotAllowed, match="lacks the scope"):
         await access.tokens.create(script, "more", SOME | {Scope.CHAT}, timedelta(days=1))
     for lifetime in (None, timedelta(days=91)):
@@ -84,19 +84,19 @@ async def test_no_token_makes_one_that_may_more_or_lasts_longer(access: Access) 
 async def test_a_token_that_is_revoked_meanwhile_makes_none(access: Access) -> None:
     ann = await _user(access)
     token, text = await access.tokens.create(ann, "some", SOME, DAYS)
-    script = await access.caller(with_token(text))
+    script = await access.authenticate(with_token(text))
     await access.tokens.revoke(ann, token.token_id)
     with pytest.raises(NotSignedIn):
         await access.tokens.create(script, "heir", SOME, None)
-    assert await access.tokens.of(ann) == []
+    assert await access.tokens.list_for(ann) == []
 
 
 async def test_only_an_administrator_makes_a_token_for_administration(access: Access) -> None:
     with pytest.raises(NotAllowed, match="administrators"):
         await access.tokens.create(await _user(access), "root", frozenset({Scope.ADMIN}), DAYS)
-    root = await access.caller(with_token(TOKEN))
+    root = await access.authenticate(with_token(TOKEN))
     _, text = await access.tokens.create(root, "root", frozenset({Scope.ADMIN}), DAYS)
-    (await access.caller(with_token(text))).require(Scope.ADMIN)
+    (await access.authenticate(with_token(text))).require(Scope.ADMIN)
 
 
 async def test_a_token_needs_a_name_and_a_scope(access: Access) -> None:
@@ -122,18 +122,18 @@ async def test_a_person_has_so_many_tokens(access: Access, store: Database) -> N
 async def test_use_is_noted_once_a_minute(access: Access, store: Database) -> None:
     ann = await _user(access)
     _, text = await access.tokens.create(ann, "used", SOME, DAYS)
-    assert (await access.tokens.of(ann))[0].last_used_at is None
-    await access.caller(with_token(text))
-    first = (await access.tokens.of(ann))[0].last_used_at
+    assert (await access.tokens.list_for(ann))[0].last_used_at is None
+    await access.authenticate(with_token(text))
+    first = (await access.tokens.list_for(ann))[0].last_used_at
     assert first is not None
-    await access.caller(with_token(text))
-    assert (await access.tokens.of(ann))[0].last_used_at == first
+    await access.authenticate(with_token(text))
+    assert (await access.tokens.list_for(ann))[0].last_used_at == first
     async with store.write() as connection:
         await connection.execute(
             sa.update(api_tokens).values(last_used_at=first - timedelta(seconds=61))
         )
-    await access.caller(with_token(text))
-    last = (await access.tokens.of(ann))[0].last_used_at
+    await access.authenticate(with_token(text))
+    last = (await access.tokens.list_for(ann))[0].last_used_at
     assert last is not None
     assert last >= first
 

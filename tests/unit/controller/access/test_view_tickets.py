@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from access_world import PASSWORD, MakeAccess, from_browser
 
 from polydev.controller.access import Access, Caller
-from polydev.controller.access.tokens.view_tickets import LIFETIME, MAX_OPEN
+from polydev.controller.access.tokens.view_tickets import LIFETIME, MAX_UNUSED
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.tables import view_tickets
 from polydev.shared.domain import SessionId, now
@@ -22,7 +22,7 @@ HERE, THERE = SessionId("this-session"), SessionId("another-session")
 async def _user(access: Access, name: str = "ann") -> Caller:
     asked = from_browser()
     begun = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
-    return await access.caller(from_browser(begun.secret))
+    return await access.authenticate(from_browser(begun.secret))
 
 
 async def _refused(access: Access, caller: Caller, session_id: SessionId, secret: str) -> None:
@@ -69,7 +69,7 @@ async def test_tickets_that_nobody_came_with_are_few_and_forgotten(
     access: Access, store: Database
 ) -> None:
     ann, ben = await _user(access), await _user(access, "ben")
-    for _ in range(MAX_OPEN):
+    for _ in range(MAX_UNUSED):
         await access.view_tickets.issue(ann, HERE)
     with pytest.raises(TooManyRequests):
         await access.view_tickets.issue(ann, HERE)

@@ -13,7 +13,7 @@ import pytest
 
 from polydev.controller.access import Caller
 from polydev.controller.api.http import streams
-from polydev.controller.api.http.concurrency_limits import AtOnce
+from polydev.controller.api.http.concurrency_limits import ConcurrencyLimit
 from polydev.controller.api.routes.chats import one_shot
 from polydev.controller.chat import TurnEvent
 from polydev.shared.domain import Role, Scope, User, UserId, now
@@ -28,30 +28,30 @@ def _caller(name: str, role: Role = Role.USER) -> Caller:
 
 
 def test_each_person_has_so_many_at_a_time() -> None:
-    things, ann, ben = AtOnce(2, "things"), _caller("ann"), _caller("ben")
+    things, ann, ben = ConcurrencyLimit(2, "things"), _caller("ann"), _caller("ben")
     for _ in range(2):  # what has ended does not count
         with ExitStack() as held:
             for user in (ann, ann, ben):
-                held.enter_context(things.of(user))
+                held.enter_context(things.acquire(user))
             with pytest.raises(TooManyRequests, match="2 things"):
-                held.enter_context(things.of(ann))
+                held.enter_context(things.acquire(ann))
 
 
 def test_administrators_are_counted_only_where_that_is_said() -> None:
     root = _caller("root", Role.ADMINISTRATOR)
     with ExitStack() as held:
         for _ in range(3):
-            held.enter_context(AtOnce(1, "things").of(root))
-        everybodys = AtOnce(1, "things", everybodys=True)
-        held.enter_context(everybodys.of(root))
+            held.enter_context(ConcurrencyLimit(1, "things").acquire(root))
+        strict = ConcurrencyLimit(1, "things", include_administrators=True)
+        held.enter_context(strict.acquire(root))
         with pytest.raises(TooManyRequests):
-            held.enter_context(everybodys.of(root))
+            held.enter_context(strict.acquire(root))
 
 
 async def test_a_reader_that_takes_nothing_loses_its_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(streams, "STALLED_S", 0.1)
+    monkeypatch.setattr(streams, "STALL_TIMEOUT_S", 0.1)
     ended = []
 
     async def told() -> AsyncGenerator[str]:
@@ -71,7 +71,7 @@ async def test_a_reader_that_takes_nothing_loses_its_stream(
         assert await anext(generator)
         with ExitStack() as held:
             held.callback(ended.append, "held")
-            stream = streams.HeldStream(generator, streams.SSE, held.pop_all())
+            stream = streams.ResourceStream(generator, streams.SSE, held.pop_all())
         await stream({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     await asyncio.wait_for(begin_and_stall(), LIMIT_S)
@@ -82,7 +82,7 @@ async def test_a_reader_that_takes_nothing_loses_its_stream(
 async def test_a_chat_turn_is_told_as_long_as_its_person_may(
     monkeypatch: pytest.MonkeyPatch, may: bool
 ) -> None:
-    monkeypatch.setattr(streams, "ASKED_EVERY_S", 0)
+    monkeypatch.setattr(streams, "PERMISSION_CHECK_S", 0)
     ended = []
 
     async def events() -> AsyncGenerator[TurnEvent]:

@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 
 from polydev.controller.api.http import idle_timeout, middleware
-from polydev.controller.api.http.idle_timeout import Impatient
-from polydev.controller.api.http.middleware import Guard
+from polydev.controller.api.http.idle_timeout import IdleTimeoutProtocol
+from polydev.controller.api.http.middleware import RequestGuard
 
 LIMIT_S = 30
 _REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
@@ -37,13 +37,16 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr(idle_timeout, "REQUEST_BEGINS_S", 0.3)
-    monkeypatch.setattr(middleware, "BODY_LIMIT_S", 0.3)
+    monkeypatch.setattr(idle_timeout, "REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.3)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        Guard(_app, "127.0.0.1", None), http=Impatient, ws="websockets-sansio", lifespan="off",
+        RequestGuard(_app, "127.0.0.1", None),
+        http=IdleTimeoutProtocol,
+        ws="websockets-sansio",
+        lifespan="off",
         log_config=None,
-    )  # fmt: skip
+    )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     serving = asyncio.create_task(server._serve([listener]))

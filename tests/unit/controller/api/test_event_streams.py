@@ -45,7 +45,7 @@ class Gate:
 
 def _stream(store: Database, gate: Gate, wanted: int | None = None) -> AsyncIterator[str]:
     services: Any = SimpleNamespace(database=store)
-    return api._told(services, ANN, wanted, gate)
+    return api._event_stream(services, ANN, wanted, gate)
 
 
 async def _next(stream: AsyncIterator[str]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from polydev.controller.api.http import errors
-from polydev.controller.api.http.pagination import Paged
+from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.store.engine.keyset import PageSpec
 
 _AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -22,9 +22,9 @@ errors.install(api)
 
 
 @api.get("/things")
-async def list_things(paged: Paged, colour: str = "") -> list[str]:
-    span = paged.span(datetime, str)
-    return [name for _, name in paged.of(_after(span), lambda row: row)]
+async def list_things(paged: PageParams, colour: str = "") -> list[str]:
+    span = paged.page_spec(datetime, str)
+    return [name for _, name in paged.trim(_after(span), lambda row: row)]
 
 
 def _after(span: PageSpec) -> list[tuple[datetime, str]]:

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 
 from polydev.controller.api.http import errors
-from polydev.controller.api.http.error_responses import answers, open_answers
-from polydev.controller.api.http.middleware import MAX_BODY_BYTES, MAX_HEADERS, Guard
+from polydev.controller.api.http.error_responses import problem_responses, public_problem_responses
+from polydev.controller.api.http.middleware import MAX_BODY_BYTES, MAX_HEADERS, RequestGuard
 from polydev.shared.errors import (
     HostUnreachable,
     MachineBusy,
@@ -53,7 +53,7 @@ def _app(public_url: str | None = None) -> httpx.AsyncClient:
         body.text.encode()  # as a database does
         return body.number
 
-    guarded = Guard(api, "127.0.0.1", public_url)
+    guarded = RequestGuard(api, "127.0.0.1", public_url)
     transport = httpx.ASGITransport(guarded, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
 
@@ -189,9 +189,9 @@ async def test_https_is_insisted_on_where_browsers_come_by_it() -> None:
 
 
 def test_a_route_tells_its_errors_and_those_that_every_route_has() -> None:
-    told = answers(MachineBusy, NoSuchMachine)
+    told = problem_responses(MachineBusy, NoSuchMachine)
     assert list(told) == [401, 403, 404, 409, 413, 422, 503]
     schema = told[409]["content"]["application/problem+json"]["schema"]
     assert schema["properties"]["code"]["enum"] == ["machine-busy"]
-    assert 401 not in open_answers()
-    assert set(answers(TooManyRequests)[429]["headers"]) == {"Retry-After"}
+    assert 401 not in public_problem_responses()
+    assert set(problem_responses(TooManyRequests)[429]["headers"]) == {"Retry-After"}

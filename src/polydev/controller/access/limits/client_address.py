@@ -9,11 +9,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
-_IPV6_SITE_BITS = 64
+_IPV6_PREFIX_BITS = 64
 """One household or server has that many addresses of its own to ask from."""
 
 
-def source_of(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
+def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
     """The address that asked: `peer`, or whom trusted proxies say they ask for.
 
     Each proxy appends to X-Forwarded-For whom it heard from, so it is read from its end, and only
@@ -22,7 +22,7 @@ def source_of(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network
     hops = [peer, *reversed(",".join(forwarded_for).split(","))]
     source = peer
     for hop in hops:
-        address = _address(hop)
+        address = _parse_address(hop)
         if address is None:
             break
         source = str(address)
@@ -31,15 +31,15 @@ def source_of(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network
     return source
 
 
-def network_of(source: str) -> str:
+def client_network(source: str) -> str:
     """What limits count together: an IPv4 address, or an IPv6 network of 64 bits."""
-    address = _address(source)
+    address = _parse_address(source)
     if isinstance(address, IPv6Address):
-        return str(IPv6Network((address, _IPV6_SITE_BITS), strict=False))
+        return str(IPv6Network((address, _IPV6_PREFIX_BITS), strict=False))
     return source if address is None else str(address)
 
 
-def _address(text: str) -> Address | None:
+def _parse_address(text: str) -> Address | None:
     try:
         address = ipaddress.ip_address(text.strip())
     except ValueError:

@@ -11,14 +11,14 @@ import hashlib
 import hmac
 from urllib.parse import urlsplit
 
-from polydev.controller.access.caller import Asked
+from polydev.controller.access.caller import RequestInfo
 from polydev.shared.errors import NotAllowed
 
 _CSRF_KEY = b"polydev csrf key"
-_CSRF_WORDS = b"this page was given the token by this controller"
+_CSRF_MESSAGE = b"this page was given the token by this controller"
 
 
-class Origins:
+class CsrfGuard:
     """Knows the controller's own names."""
 
     def __init__(self, own_url: str) -> None:
@@ -26,7 +26,7 @@ class Origins:
         self._own = own_url
         self._own_host = urlsplit(own_url).netloc
 
-    def check_form(self, asked: Asked) -> None:
+    def check_form(self, asked: RequestInfo) -> None:
         """Of a request that signs somebody in: no other page's. Raises NotAllowed."""
         if asked.origin is not None and not self._is_own(asked.origin, asked.host):
             raise NotAllowed(
@@ -34,7 +34,7 @@ class Origins:
                 hint=f"This controller's own page is {self._own}; see POLYDEV_PUBLIC_URL",
             )
 
-    def check(self, asked: Asked, secret: str) -> None:
+    def check(self, asked: RequestInfo, secret: str) -> None:
         """Of a request that has a sign-in's cookie. Raises NotAllowed."""
         if asked.websocket:
             if asked.origin is None:
@@ -62,4 +62,4 @@ class Origins:
 def csrf_token(secret: str) -> str:
     """What a page must send beside the cookie with that secret, and does not reveal it."""
     key = hmac.digest(secret.encode("utf-8", "surrogatepass"), _CSRF_KEY, hashlib.sha256)
-    return hmac.digest(key, _CSRF_WORDS, hashlib.sha256).hex()
+    return hmac.digest(key, _CSRF_MESSAGE, hashlib.sha256).hex()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from polydev.controller.access import email_addresses
 from polydev.controller.access.caller import LOCAL, Caller
-from polydev.controller.access.limits.client_address import network_of
+from polydev.controller.access.limits.client_address import client_network
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import rate_limits
@@ -20,12 +20,12 @@ from polydev.shared.domain import UserId, now
 from polydev.shared.errors import TooManyRequests
 
 _HOUR_S = 3600
-_AT_ONCE = 6
+_BURST_DIVISOR = 6
 """What part of an hour's may be asked for at once."""
-_NETWORK_TO_ADDRESS = 3
+_NETWORK_TO_ADDRESS_RATIO = 3
 
 
-class Limits:
+class RateLimits:
     """Asked before the work is done. Everything here raises TooManyRequests."""
 
     def __init__(self, database: Database, settings: ControllerSettings) -> None:
@@ -34,43 +34,43 @@ class Limits:
         self._sign_ups = settings.sign_ups_per_hour
         self._connects = settings.connects_per_hour
 
-    async def sign_in(self, address: str, source: str, known: Sequence[str]) -> None:
+    async def check_sign_in(self, address: str, source: str, known: Sequence[str]) -> None:
         """A try to sign in: counted for its address and for the network that it comes from.
 
         `known`: where the address's person is signed in already. Tries from there are counted by
         themselves, so that nobody elsewhere can shut them out by guessing.
         """
-        network, name = network_of(source), email_addresses.hashed(address)
-        if network in map(network_of, known):
+        network, name = client_network(source), email_addresses.hash_address(address)
+        if network in map(client_network, known):
             name = f"{network}:{name}"
         await self._take(
             "Too many tries to sign in",
             _bucket(f"sign-in:{network}", self._sign_ins),
-            self._of_address(name),
+            self._address_bucket(name),
         )
 
-    async def arrival(self, source: str) -> None:
+    async def check_oidc(self, source: str) -> None:
         """A sign-in through somebody else's page: counted for the network alone."""
-        bucket = _bucket(f"sign-in:{network_of(source)}", self._sign_ins)
+        bucket = _bucket(f"sign-in:{client_network(source)}", self._sign_ins)
         await self._take("Too many tries to sign in", bucket)
 
-    async def password(self, user_id: UserId) -> None:
+    async def check_password(self, user_id: UserId) -> None:
         """A try to tell one's own password."""
-        await self._take("Too many tries to tell the password", self._of_address(user_id))
+        await self._take("Too many tries to tell the password", self._address_bucket(user_id))
 
-    async def sign_up(self, source: str) -> None:
+    async def check_sign_up(self, source: str) -> None:
         """A try to make an account."""
-        bucket = _bucket(f"sign-up:{network_of(source)}", self._sign_ups)
+        bucket = _bucket(f"sign-up:{client_network(source)}", self._sign_ups)
         await self._take("Too many accounts were made from here", bucket)
 
-    async def connect(self, caller: Caller) -> None:
+    async def check_connect(self, caller: Caller) -> None:
         """A connect session's start. This machine's own administrator is not counted."""
         if caller.via != LOCAL:
             bucket = _bucket(f"connect:{caller.user_id}", self._connects)
             await self._take("Too many connect sessions were started", bucket)
 
-    def _of_address(self, name: str) -> Bucket:
-        return _bucket(f"address:{name}", self._sign_ins / _NETWORK_TO_ADDRESS)
+    def _address_bucket(self, name: str) -> Bucket:
+        return _bucket(f"address:{name}", self._sign_ins / _NETWORK_TO_ADDRESS_RATIO)
 
     async def _take(self, message: str, *buckets: Bucket) -> None:
         async with self._database.write() as connection:
@@ -81,4 +81,4 @@ class Limits:
 
 
 def _bucket(key: str, per_hour: float) -> Bucket:
-    return Bucket(key, max(1, per_hour / _AT_ONCE), per_hour / _HOUR_S)
+    return Bucket(key, max(1, per_hour / _BURST_DIVISOR), per_hour / _HOUR_S)

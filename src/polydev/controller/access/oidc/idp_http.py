@@ -11,13 +11,13 @@ import httpx
 
 from polydev.shared.errors import IssuerUnreachable
 
-LIMIT_S = 10.0
+TIMEOUT_S = 10.0
 MAX_BYTES = 256 * 1024
-_OAUTH_REFUSALS = (400, 401)
+_OAUTH_ERROR_STATUSES = (400, 401)
 """RFC 6749, section 5.2."""
 
 
-class Bounded(httpx.AsyncBaseTransport):
+class BoundedTransport(httpx.AsyncBaseTransport):
     """A transport whose answers are not larger than they should be."""
 
     def __init__(self) -> None:
@@ -61,29 +61,31 @@ class _BoundedStream(httpx.AsyncByteStream):
 async def fetch_json(url: str, whom: str, bearer: str | None = None) -> dict[str, Any]:
     """A JSON object; `whom` is a word for who has it. Raises IssuerUnreachable."""
     headers = {} if bearer is None else {"authorization": f"Bearer {bearer}"}
-    async with _asking(whom) as client:
+    async with _client(whom) as client:
         answer = await client.get(url, headers=headers)
         answer.raise_for_status()
-        return _object(answer)
+        return _json_object(answer)
 
 
 async def post_form(url: str, whom: str, headers: dict[str, str], form: str) -> dict[str, Any]:
     """What a token endpoint says, which may be an `error`. Raises IssuerUnreachable."""
-    async with _asking(whom) as client:
+    async with _client(whom) as client:
         answer = await client.post(url, headers=headers, content=form)
-        if answer.status_code not in _OAUTH_REFUSALS:
+        if answer.status_code not in _OAUTH_ERROR_STATUSES:
             answer.raise_for_status()
-        return _object(answer)
+        return _json_object(answer)
 
 
 @asynccontextmanager
-async def _asking(whom: str) -> AsyncIterator[httpx.AsyncClient]:
+async def _client(whom: str) -> AsyncIterator[httpx.AsyncClient]:
     """What is asked in here ends in time, or in IssuerUnreachable."""
     about = {"accept": "application/json"}
     try:
         async with (
-            asyncio.timeout(LIMIT_S),
-            httpx.AsyncClient(transport=Bounded(), timeout=LIMIT_S, headers=about) as client,
+            asyncio.timeout(TIMEOUT_S),
+            httpx.AsyncClient(
+                transport=BoundedTransport(), timeout=TIMEOUT_S, headers=about
+            ) as client,
         ):
             yield client
     except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
@@ -93,7 +95,7 @@ async def _asking(whom: str) -> AsyncIterator[httpx.AsyncClient]:
         ) from None
 
 
-def _object(answer: httpx.Response) -> dict[str, Any]:
+def _json_object(answer: httpx.Response) -> dict[str, Any]:
     """Raises ValueError. A redirect is no success either, so it never comes here."""
     found = answer.json()
     if not isinstance(found, dict):

@@ -28,17 +28,17 @@ SHARED_ALGORITHM = "HS256"
 LEEWAY_S = 30
 """By how much clocks may differ."""
 
-MAX_CHARACTERS = 16 * 1024
+MAX_TOKEN_CHARACTERS = 16 * 1024
 _MAX_AGE_S = 3600
-_REFRESH_FLOOR_S = 60
+_MIN_REFRESH_S = 60
 """Tokens with made-up key ids must not have us fetch all the time."""
-_RETRY_FLOOR_S = 5
+_MIN_RETRY_S = 5
 """While nothing could be fetched yet."""
 
 Claims = dict[str, object]
 
 
-class IssuerKeys:
+class Jwks:
     """An issuer's public keys: fetched when first needed, anew when an unknown one is named."""
 
     def __init__(self, url: Callable[[], Awaitable[str]], whom: str) -> None:
@@ -61,7 +61,7 @@ class IssuerKeys:
 
     def _known(self, algorithm: str, key_id: str | None) -> Key | None:
         kind = PUBLIC_ALGORITHMS[algorithm]
-        fitting = [it for it in self._keys if isinstance(it, kind) and _may_sign(it, algorithm)]
+        fitting = [it for it in self._keys if isinstance(it, kind) and _can_verify(it, algorithm)]
         if key_id is not None:
             return next((it for it in fitting if it.kid == key_id), None)
         return fitting[0] if len(fitting) == 1 else None
@@ -72,20 +72,20 @@ class IssuerKeys:
                 if self._failure is not None:
                     raise self._failure
                 return
-            self._not_before = time.monotonic() + _REFRESH_FLOOR_S
+            self._not_before = time.monotonic() + _MIN_REFRESH_S
             try:
                 found = await fetch_json(await self._url(), self._whom)
             except IssuerUnreachable as error:
                 if self._keys:
                     return  # what was known goes on to hold
-                self._not_before = time.monotonic() + _RETRY_FLOOR_S
+                self._not_before = time.monotonic() + _MIN_RETRY_S
                 self._failure = error.with_traceback(None)
                 raise
-            self._keys, self._failure = _public_keys(found), None
+            self._keys, self._failure = _parse_keys(found), None
             self._fetched_at = time.monotonic()
 
 
-def _public_keys(found: dict[str, object]) -> list[Key]:
+def _parse_keys(found: dict[str, object]) -> list[Key]:
     """Those that can be read, one by one: a key of a kind we do not know spoils no other."""
     listed = found.get("keys")
     keys: list[Key] = []
@@ -98,35 +98,35 @@ def _public_keys(found: dict[str, object]) -> list[Key]:
     return keys
 
 
-def _may_sign(key: Key, algorithm: str) -> bool:
+def _can_verify(key: Key, algorithm: str) -> bool:
     told = key.as_dict(private=False)
     return told.get("use", "sig") == "sig" and told.get("alg", algorithm) == algorithm
 
 
-def header_of(text: str) -> tuple[str, str | None]:
+def read_header(text: str) -> tuple[str, str | None]:
     """Algorithm and key id that a token names, not checked yet. Raises NotSignedIn."""
-    if len(text) > MAX_CHARACTERS:
-        raise refused()
+    if len(text) > MAX_TOKEN_CHARACTERS:
+        raise invalid_token()
     try:
         header = jws.extract_compact(text.encode()).headers()
     except (JoseError, ValueError, TypeError):
-        raise refused() from None
+        raise invalid_token() from None
     algorithm, key_id = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or not (key_id is None or isinstance(key_id, str)):
-        raise refused()
+        raise invalid_token()
     return algorithm, key_id
 
 
-def claims_of(text: str, key: Key, algorithm: str, expected: JWTClaimsRegistry) -> Claims:
+def verify(text: str, key: Key, algorithm: str, expected: JWTClaimsRegistry) -> Claims:
     """What a token says, if that key signed it and it says what is expected. Raises NotSignedIn."""
     try:
         token = jwt.decode(text, key, algorithms=[algorithm])
         expected.validate(token.claims)
     except (JoseError, ValueError, TypeError):
-        raise refused() from None
+        raise invalid_token() from None
     return token.claims
 
 
-def refused() -> NotSignedIn:
+def invalid_token() -> NotSignedIn:
     """A token that does not hold, whatever is wrong with it."""
     return NotSignedIn("This token is not known, or no longer", hint="Sign in again")

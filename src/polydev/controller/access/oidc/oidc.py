@@ -26,28 +26,28 @@ from polydev.controller.access.oidc.jwks import (
     LEEWAY_S,
     PUBLIC_ALGORITHMS,
     Claims,
-    IssuerKeys,
-    claims_of,
-    header_of,
+    Jwks,
+    read_header,
+    verify,
 )
 from polydev.controller.access.tokens import random_tokens
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.queries.accounts.identities import Identity
 from polydev.shared.errors import IssuerUnreachable, NotSignedIn
 
-CALLBACK = "/api/account/oidc/callback"
-ARRIVAL_LIMIT_S = 600
+CALLBACK_PATH = "/api/account/oidc/callback"
+CALLBACK_TIMEOUT_S = 600
 """How long somebody may take at the provider."""
 
 _SCOPE = "openid email"
 _FORM = {"content-type": "application/x-www-form-urlencoded;charset=UTF-8"}
 _DISCOVERY = "/.well-known/openid-configuration"
 _MAX_AGE_S = 3600
-_WHOM = "The OpenID provider"
+_PEER = "The OpenID provider"
 
 
 @dataclass(frozen=True, slots=True)
-class Vouched:
+class OidcIdentity:
     """Whom the provider vouches for."""
 
     identity: Identity
@@ -56,7 +56,7 @@ class Vouched:
 
 
 @dataclass(frozen=True, slots=True)
-class _Provider:
+class _Discovery:
     """What the discovery document says."""
 
     authorize: str
@@ -66,7 +66,7 @@ class _Provider:
     token_auth: tuple[str, ...]
 
 
-class Oidc:
+class OidcClient:
     """One OpenID provider, and this controller as its client."""
 
     def __init__(self, issuer: str, settings: ControllerSettings) -> None:
@@ -75,12 +75,12 @@ class Oidc:
         self._issuer = issuer
         self._client_id = settings.oidc_client_id or ""
         self._secret = None if secret is None else secret.get_secret_value()
-        self._redirect_uri = f"{settings.own_url}{CALLBACK}"
-        self._provider: _Provider | None = None
+        self._redirect_uri = f"{settings.own_url}{CALLBACK_PATH}"
+        self._provider: _Discovery | None = None
         self._read_at = -float("inf")
-        self._keys = IssuerKeys(self._keys_url, _WHOM)
+        self._keys = Jwks(self._keys_url, _PEER)
 
-    async def departure(self, secret: str) -> str:
+    async def authorization_url(self, secret: str) -> str:
         """Where to send the browser that holds that secret. Raises IssuerUnreachable."""
         provider = await self._discovered()
         url: str = prepare_grant_uri(
@@ -89,33 +89,33 @@ class Oidc:
             "code",
             redirect_uri=self._redirect_uri,
             scope=_SCOPE,
-            state=_derived(secret, "state"),
-            nonce=_derived(secret, "nonce"),
-            code_challenge=create_s256_code_challenge(_derived(secret, "verifier")),
+            state=_derive(secret, "state"),
+            nonce=_derive(secret, "nonce"),
+            code_challenge=create_s256_code_challenge(_derive(secret, "verifier")),
             code_challenge_method="S256",
         )
         return url
 
-    async def arrival(self, secret: str, told: dict[str, str]) -> Vouched:
+    async def handle_callback(self, secret: str, told: dict[str, str]) -> OidcIdentity:
         """Who comes back, by what the provider had the browser bring along (`told`).
 
         Raises: NotSignedIn; IssuerUnreachable.
         """
         state = told.get("state", "").encode("utf-8", "surrogatepass")
-        if not hmac.compare_digest(state, _derived(secret, "state").encode()):
+        if not hmac.compare_digest(state, _derive(secret, "state").encode()):
             raise NotSignedIn("This sign-in did not begin in this browser", hint="Begin again")
         if told.get("iss", self._issuer) != self._issuer:
             raise NotSignedIn("Another provider answered this sign-in", hint="Begin again")
         if "code" not in told:
             raise NotSignedIn("The provider signed nobody in", hint="Begin again")
         tokens = await self._tokens(secret, told["code"])
-        claims = await self._identity_claims(tokens.get("id_token"), _derived(secret, "nonce"))
+        claims = await self._identity_claims(tokens.get("id_token"), _derive(secret, "nonce"))
         subject = str(claims["sub"])
         if "email" not in claims:
             claims = await self._user_info(subject, tokens.get("access_token"))
         email = claims.get("email")
         verified = claims.get("email_verified") is True and isinstance(email, str)
-        return Vouched(Identity(self._issuer, subject), str(email) if verified else None)
+        return OidcIdentity(Identity(self._issuer, subject), str(email) if verified else None)
 
     async def _tokens(self, secret: str, code: str) -> dict[str, Any]:
         provider = await self._discovered()
@@ -123,11 +123,11 @@ class Oidc:
             "authorization_code",
             redirect_uri=self._redirect_uri,
             code=code,
-            code_verifier=_derived(secret, "verifier"),
+            code_verifier=_derive(secret, "verifier"),
         )
         client = ClientAuth(self._client_id, self._secret, self._proof(provider))
         url, headers, form = client.prepare("POST", provider.token, dict(_FORM), form)
-        tokens = await post_form(url, _WHOM, headers, form)
+        tokens = await post_form(url, _PEER, headers, form)
         if "error" in tokens:
             raise NotSignedIn(
                 "The provider does not know this sign-in, or no longer", hint="Begin again"
@@ -137,7 +137,7 @@ class Oidc:
     async def _identity_claims(self, text: object, nonce: str) -> Claims:
         if not isinstance(text, str):
             raise NotSignedIn("The provider told nobody's name", hint="Begin again")
-        algorithm, key_id = header_of(text)
+        algorithm, key_id = read_header(text)
         key = None
         if algorithm in PUBLIC_ALGORITHMS:
             key = await self._keys.find(algorithm, key_id)
@@ -153,7 +153,7 @@ class Oidc:
             nonce={"essential": True, "value": nonce},
             azp={"value": self._client_id},
         )
-        claims = claims_of(text, key, algorithm, expected)
+        claims = verify(text, key, algorithm, expected)
         audience = claims["aud"]
         if isinstance(audience, list) and len(audience) > 1 and "azp" not in claims:
             raise NotSignedIn("The provider's answer is for others, too", hint="Begin again")
@@ -164,20 +164,20 @@ class Oidc:
         provider = await self._discovered()
         if provider.userinfo is None or not isinstance(access_token, str):
             return {}
-        found = await fetch_json(provider.userinfo, _WHOM, access_token)
+        found = await fetch_json(provider.userinfo, _PEER, access_token)
         return found if found.get("sub") == subject else {}
 
-    async def _discovered(self) -> _Provider:
+    async def _discovered(self) -> _Discovery:
         if self._provider is None or time.monotonic() - self._read_at > _MAX_AGE_S:
-            found = await fetch_json(f"{self._issuer.rstrip('/')}{_DISCOVERY}", _WHOM)
-            self._provider = _provider(found, self._issuer)
+            found = await fetch_json(f"{self._issuer.rstrip('/')}{_DISCOVERY}", _PEER)
+            self._provider = _parse_discovery(found, self._issuer)
             self._read_at = time.monotonic()
         return self._provider
 
     async def _keys_url(self) -> str:
         return (await self._discovered()).keys
 
-    def _proof(self, provider: _Provider) -> str:
+    def _proof(self, provider: _Discovery) -> str:
         """How to tell the provider our secret."""
         if self._secret is None:
             return "none"
@@ -185,19 +185,19 @@ class Oidc:
         return basic if basic in provider.token_auth else "client_secret_post"
 
 
-def departing() -> str:
+def new_browser_secret() -> str:
     """A fresh secret for a browser that goes to the provider."""
     return random_tokens.new_secret()
 
 
-def _derived(secret: str, what: str) -> str:
+def _derive(secret: str, what: str) -> str:
     """43 characters that say nothing of the secret, nor of each other."""
     key = secret.encode("utf-8", "surrogatepass")
     found = hmac.digest(key, f"polydev oidc {what}".encode(), hashlib.sha256)
     return base64.urlsafe_b64encode(found).decode().rstrip("=")
 
 
-def _provider(found: dict[str, Any], issuer: str) -> _Provider:
+def _parse_discovery(found: dict[str, Any], issuer: str) -> _Discovery:
     """Raises IssuerUnreachable if the document is not that issuer's, or sends us elsewhere."""
     if found.get("issuer") != issuer:
         raise IssuerUnreachable(
@@ -211,10 +211,10 @@ def _provider(found: dict[str, Any], issuer: str) -> _Provider:
     for name, url in endpoints.items():
         if url is None and name == "userinfo_endpoint":
             continue
-        if not isinstance(url, str) or urlsplit(url).scheme not in _schemes(issuer):
+        if not isinstance(url, str) or urlsplit(url).scheme not in _allowed_schemes(issuer):
             raise IssuerUnreachable(f"The OpenID provider tells no usable {name}")
     how = found.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-    return _Provider(
+    return _Discovery(
         authorize=str(endpoints["authorization_endpoint"]),
         token=str(endpoints["token_endpoint"]),
         keys=str(endpoints["jwks_uri"]),
@@ -223,6 +223,6 @@ def _provider(found: dict[str, Any], issuer: str) -> _Provider:
     )
 
 
-def _schemes(issuer: str) -> tuple[str, ...]:
+def _allowed_schemes(issuer: str) -> tuple[str, ...]:
     """Plain http only where the issuer itself is on this machine (settings see to that)."""
     return ("https",) if issuer.startswith("https:") else ("https", "http")

@@ -13,19 +13,19 @@ from joserfc.jwk import OctKey
 from joserfc.jwt import JWTClaimsRegistry
 
 from polydev.controller.access import email_addresses
-from polydev.controller.access.account_status import check_standing
-from polydev.controller.access.caller import Asked, Caller
+from polydev.controller.access.account_status import require_active
+from polydev.controller.access.caller import Caller, RequestInfo
 from polydev.controller.access.oidc.jwks import (
     LEEWAY_S,
     PUBLIC_ALGORITHMS,
     SHARED_ALGORITHM,
     Claims,
-    IssuerKeys,
-    claims_of,
-    header_of,
-    refused,
+    Jwks,
+    invalid_token,
+    read_header,
+    verify,
 )
-from polydev.controller.access.sign_in.accounts import by
+from polydev.controller.access.sign_in.accounts import self_entry
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.engine.database import Database
@@ -38,7 +38,7 @@ VIA = "supabase"
 _AUDIENCE = "authenticated"
 
 
-class Supabase:
+class SupabaseTokens:
     """Recognises a project's people, and makes rows for those who come for the first time."""
 
     def __init__(self, database: Database, url: str, settings: ControllerSettings) -> None:
@@ -50,7 +50,7 @@ class Supabase:
         async def keys_url() -> str:
             return f"{issuer}/.well-known/jwks.json"
 
-        self._keys = IssuerKeys(keys_url, "The Supabase project")
+        self._keys = Jwks(keys_url, "The Supabase project")
         self._expected = JWTClaimsRegistry(
             leeway=LEEWAY_S,
             iss={"essential": True, "value": issuer},
@@ -60,7 +60,7 @@ class Supabase:
             sub={"essential": True},
         )
 
-    async def caller(self, text: str, asked: Asked) -> Caller:
+    async def authenticate(self, text: str, asked: RequestInfo) -> Caller:
         """Whose token that is. Raises NotSignedIn, NotAllowed, IssuerUnreachable."""
         claims = await self._claims(text)
         user_id = _user_id(claims)
@@ -68,36 +68,36 @@ class Supabase:
             user = await users.find(connection, user_id)
         if user is None:
             user = await self._first_seen(user_id, claims, asked)
-        check_standing(user)
+        require_active(user)
         return Caller(user, frozenset(Scope), VIA, asked.source)
 
     async def _claims(self, text: str) -> Claims:
-        algorithm, key_id = header_of(text)
+        algorithm, key_id = read_header(text)
         if algorithm == SHARED_ALGORITHM and self._secret is not None:
-            return claims_of(text, self._secret, algorithm, self._expected)
+            return verify(text, self._secret, algorithm, self._expected)
         if algorithm not in PUBLIC_ALGORITHMS:
-            raise refused()
+            raise invalid_token()
         key = await self._keys.find(algorithm, key_id)
         if key is None:
-            raise refused()
-        return claims_of(text, key, algorithm, self._expected)
+            raise invalid_token()
+        return verify(text, key, algorithm, self._expected)
 
-    async def _first_seen(self, user_id: UserId, claims: Claims, asked: Asked) -> User:
+    async def _first_seen(self, user_id: UserId, claims: Claims, asked: RequestInfo) -> User:
         if claims.get("is_anonymous") is True:
             raise NotAllowed(
                 "Anonymous people of the Supabase project cannot come in",
                 hint="Sign up there with an e-mail address",
             )
-        user = User(user_id, _address(user_id, claims), now())
+        user = User(user_id, _email(user_id, claims), now())
         async with self._database.write() as connection:
             try:
                 await users.insert(connection, user)
             except AlreadyExists:
                 there = await users.find(connection, user_id)
                 if there is None:
-                    raise _address_taken() from None
+                    raise _email_taken() from None
                 return there  # another request was faster
-            entry = by(user_id, "account.sign-up", asked, via=VIA)
+            entry = self_entry(user_id, "account.sign-up", asked, via=VIA)
             await audit.record(connection, entry)
             await event_outbox.emit(connection, user_id, "account", user_id, status="new")
         return user
@@ -111,18 +111,18 @@ def _user_id(claims: Claims) -> UserId:
         raise NotSignedIn("This token names no person") from None
 
 
-def _address(user_id: UserId, claims: Claims) -> str:
+def _email(user_id: UserId, claims: Claims) -> str:
     """Their address; people who signed up with a telephone get a name that no mail reaches."""
     told = claims.get("email")
     try:
-        return email_addresses.normalised(
+        return email_addresses.normalize(
             told if isinstance(told, str) and told else f"{user_id}@supabase.invalid"
         )
     except BadRequest:
         raise NotSignedIn("This token names an e-mail address that is none") from None
 
 
-def _address_taken() -> NotAllowed:
+def _email_taken() -> NotAllowed:
     """Not joined: the Supabase project may have taken the address on trust, or we have."""
     return NotAllowed(
         "Another account here has this e-mail address already",

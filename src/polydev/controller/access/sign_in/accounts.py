@@ -13,14 +13,14 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.access import email_addresses
-from polydev.controller.access.account_status import check_standing
-from polydev.controller.access.caller import Asked, Caller
-from polydev.controller.access.limits.csrf import Origins
-from polydev.controller.access.limits.rate_limits import Limits
+from polydev.controller.access.account_status import require_active
+from polydev.controller.access.caller import Caller, RequestInfo
+from polydev.controller.access.limits.csrf import CsrfGuard
+from polydev.controller.access.limits.rate_limits import RateLimits
 from polydev.controller.access.sign_in import passwords
-from polydev.controller.access.sign_in.invitations import Invitations, no_longer
+from polydev.controller.access.sign_in.invitations import Invitations, invalid_invitation
 from polydev.controller.access.sign_in.passwords import Passwords
-from polydev.controller.access.sign_in.sign_ins import VIA, Begun, SignIns
+from polydev.controller.access.sign_in.sign_ins import VIA, NewSignIn, SignIns
 from polydev.controller.settings import SignUp
 from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.engine.database import Database
@@ -30,9 +30,9 @@ from polydev.controller.store.queries.system import audit
 from polydev.shared.domain import ApiToken, AuditEntry, Invitation, Role, User, UserId, now
 from polydev.shared.errors import NotAllowed, NotSignedIn
 
-_JUST_BEGUN = timedelta(minutes=10)
+_RECENT = timedelta(minutes=10)
 
-NOBODY = "nobody"
+UNKNOWN_ACTOR = "nobody"
 """Who acts, in the audit log, when somebody could not prove who they are."""
 
 
@@ -45,12 +45,12 @@ class PasswordChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class AccountGuards:
     """What stands between a request and an account."""
 
     sign_up: SignUp
-    origins: Origins
-    limits: Limits
+    origins: CsrfGuard
+    limits: RateLimits
     invitations: Invitations
 
 
@@ -58,38 +58,38 @@ class Accounts:
     """Asked by the API, once each."""
 
     def __init__(
-        self, database: Database, doors: Doors, passwords: Passwords, sign_ins: SignIns
+        self, database: Database, guards: AccountGuards, passwords: Passwords, sign_ins: SignIns
     ) -> None:
         self._database = database
-        self._doors = doors
+        self._guards = guards
         self._passwords = passwords
         self._sign_ins = sign_ins
 
     async def sign_up(
-        self, email: str, password: str, invitation: str | None, asked: Asked
-    ) -> Begun:
+        self, email: str, password: str, invitation: str | None, asked: RequestInfo
+    ) -> NewSignIn:
         """A new account, signed in.
 
         Raises: BadRequest, PasswordRefused, NotAllowed, AlreadyExists, TooManyRequests.
         """
-        self._doors.origins.check_form(asked)
-        await self._doors.limits.sign_up(asked.source)
-        address = email_addresses.normalised(email)
+        self._guards.origins.check_form(asked)
+        await self._guards.limits.check_sign_up(asked.source)
+        address = email_addresses.normalize(email)
         invited = await self.may_sign_up(address, invitation)
-        kept = await self._passwords.hash(passwords.accepted(password, address))
+        kept = await self._passwords.hash(passwords.validate_new(password, address))
         user = new_user(address, invited)
         async with self._database.write() as connection:
             await self.add(connection, user, invited, asked)
             await kept_passwords.insert(connection, user.user_id, kept)
-            return await self._sign_ins.begin(connection, user, asked)
+            return await self._sign_ins.start(connection, user, asked)
 
     async def may_sign_up(self, address: str, invitation: str | None) -> Invitation | None:
         """Whether somebody with that address may make an account. Raises NotAllowed."""
-        if self._doors.sign_up is SignUp.CLOSED:
+        if self._guards.sign_up is SignUp.CLOSED:
             raise NotAllowed("Nobody can sign up here", hint="Ask an administrator")
         if invitation:
-            return await self._doors.invitations.open_with(invitation, address)
-        if self._doors.sign_up is SignUp.INVITATION:
+            return await self._guards.invitations.find_open(invitation, address)
+        if self._guards.sign_up is SignUp.INVITATION:
             raise NotAllowed(
                 "Signing up here needs an invitation", hint="Ask an administrator for one"
             )
@@ -100,25 +100,27 @@ class Accounts:
         connection: AsyncConnection,
         user: User,
         invited: Invitation | None,
-        asked: Asked,
+        asked: RequestInfo,
     ) -> None:
         """Add a person, and use their invitation up. Raises AlreadyExists, NotAllowed."""
         await users.insert(connection, user)
         if invited is not None and not await invitations.mark_used(
             connection, invited.invitation_id, user.user_id, now()
         ):
-            raise no_longer()
+            raise invalid_invitation()
         reason = f"invitation {invited.invitation_id}" if invited else ""
-        await audit.record(connection, by(user.user_id, "account.sign-up", asked, reason=reason))
+        await audit.record(
+            connection, self_entry(user.user_id, "account.sign-up", asked, reason=reason)
+        )
         await event_outbox.emit(connection, user.user_id, "account", user.user_id, status="new")
 
-    async def sign_in(self, email: str, password: str, asked: Asked) -> Begun:
+    async def sign_in(self, email: str, password: str, asked: RequestInfo) -> NewSignIn:
         """Raises: NotSignedIn (in the same words for everybody), NotAllowed, TooManyRequests."""
-        self._doors.origins.check_form(asked)
-        address = email_addresses.normalised(email)
+        self._guards.origins.check_form(asked)
+        address = email_addresses.normalize(email)
         async with self._database.read() as connection:
             known = await sign_ins.list_sources(connection, address)
-        await self._doors.limits.sign_in(address, asked.source, known)
+        await self._guards.limits.check_sign_in(address, asked.source, known)
         async with self._database.read() as connection:
             user = await users.find_by_email(connection, address)
             user_id = user.user_id if user else UserId("")
@@ -126,8 +128,8 @@ class Accounts:
         if not await self._passwords.matches(password, kept) or user is None or kept is None:
             await self._note_refusal(address, user, asked)
             raise NotSignedIn("The e-mail address or the password is wrong")
-        check_standing(user)
-        renewed = await self._passwords.renewed(password, kept)
+        require_active(user)
+        renewed = await self._passwords.rehash(password, kept)
         async with self._database.write() as connection:
             # Neither may have changed while the password was looked at, which takes a while.
             latest = await users.find(connection, user.user_id)
@@ -135,14 +137,14 @@ class Accounts:
                 connection, user.user_id, kept, renewed
             ):
                 raise NotSignedIn("The e-mail address or the password is wrong")
-            check_standing(latest)
-            await audit.record(connection, by(user.user_id, "account.sign-in", asked))
-            return await self._sign_ins.begin(connection, latest, asked)
+            require_active(latest)
+            await audit.record(connection, self_entry(user.user_id, "account.sign-in", asked))
+            return await self._sign_ins.start(connection, latest, asked)
 
     async def sign_out(self, caller: Caller) -> None:
         """End the sign-in that asks. Raises NotAllowed for a token."""
-        sign_in_id = _sign_in_of(caller)
-        entry = caller.did("account.sign-out", caller.user_id, caller.user_id)
+        sign_in_id = _require_sign_in(caller)
+        entry = caller.audit_entry("account.sign-out", caller.user_id, caller.user_id)
         async with self._database.write(caller.user_id) as connection:
             await sign_ins.delete(connection, caller.user_id, sign_in_id)
             await audit.record(connection, entry)
@@ -152,8 +154,8 @@ class Accounts:
 
         Raises: PasswordRefused, TooManyRequests; NotAllowed for who does not tell the current one.
         """
-        sign_in_id, user_id = _sign_in_of(caller), caller.user_id
-        await self._doors.limits.password(user_id)
+        sign_in_id, user_id = _require_sign_in(caller), caller.user_id
+        await self._guards.limits.check_password(user_id)
         async with self._database.read() as connection:
             kept = await kept_passwords.find_hash(connection, user_id)
         if kept is None:
@@ -161,12 +163,12 @@ class Accounts:
                 "This account has no password", hint="It signs in where it was made from"
             )
         if not await self._passwords.matches(current, kept):
-            raise _wrong()
-        fresh = await self._passwords.hash(passwords.accepted(new, caller.user.email))
-        entry = caller.did("account.password-change", user_id, user_id)
+            raise _wrong_password()
+        fresh = await self._passwords.hash(passwords.validate_new(new, caller.user.email))
+        entry = caller.audit_entry("account.password-change", user_id, user_id)
         async with self._database.write() as connection:
             if not await kept_passwords.update(connection, user_id, kept, fresh):
-                raise _wrong()
+                raise _wrong_password()
             ended = await sign_ins.delete_for_user(connection, user_id, but=sign_in_id)
             present = await api_tokens.list_for_user(connection, user_id)
             await audit.record(connection, entry)
@@ -184,27 +186,29 @@ class Accounts:
 
         Raises: NotAllowed, TooManyRequests.
         """
-        sign_in_id, user_id = _sign_in_of(caller), caller.user_id
-        await self._doors.limits.password(user_id)
+        sign_in_id, user_id = _require_sign_in(caller), caller.user_id
+        await self._guards.limits.check_password(user_id)
         async with self._database.read() as connection:
             kept = await kept_passwords.find_hash(connection, user_id)
             at = now()
-            recent = await sign_ins.list_for_user(connection, user_id, seen_since=at - _JUST_BEGUN)
+            recent = await sign_ins.list_for_user(connection, user_id, seen_since=at - _RECENT)
         if kept is not None:
             if password is None or not await self._passwords.matches(password, kept):
                 raise NotAllowed("The password is wrong", hint="Tell the account's password")
-        elif not any(
-            it.sign_in_id == sign_in_id and it.created_at > at - _JUST_BEGUN for it in recent
-        ):
+        elif not any(it.sign_in_id == sign_in_id and it.created_at > at - _RECENT for it in recent):
             raise NotAllowed(
                 "This sign-in is too old for that", hint="Sign in again, and ask within 10 minutes"
             )
 
-    async def _note_refusal(self, address: str, user: User | None, asked: Asked) -> None:
+    async def _note_refusal(self, address: str, user: User | None, asked: RequestInfo) -> None:
         owner = None if user is None else user.user_id
         # The log outlives people: of those it knows, not even a hash of the address goes in.
-        subject = f"address:{email_addresses.hashed(address)}" if user is None else user.user_id
-        entry = AuditEntry(NOBODY, "account.sign-in-refused", subject, owner, VIA, asked.source)
+        subject = (
+            f"address:{email_addresses.hash_address(address)}" if user is None else user.user_id
+        )
+        entry = AuditEntry(
+            UNKNOWN_ACTOR, "account.sign-in-refused", subject, owner, VIA, asked.source
+        )
         async with self._database.write() as connection:
             await audit.record(connection, entry)
 
@@ -215,14 +219,14 @@ def new_user(address: str, invited: Invitation | None) -> User:
     return User(UserId(str(uuid.uuid4())), address, now(), role)
 
 
-def by(
-    user_id: UserId, action: str, asked: Asked, *, via: str = VIA, reason: str = ""
+def self_entry(
+    user_id: UserId, action: str, asked: RequestInfo, *, via: str = VIA, reason: str = ""
 ) -> AuditEntry:
     """An entry of somebody who has just proved who they are, about themselves."""
     return AuditEntry(user_id, action, user_id, user_id, via, asked.source, reason)
 
 
-def _sign_in_of(caller: Caller) -> str:
+def _require_sign_in(caller: Caller) -> str:
     if caller.sign_in_id is None:
         raise NotAllowed(
             "This needs a sign-in in a browser, not a token", hint="POST /api/account/sign-in"
@@ -230,5 +234,5 @@ def _sign_in_of(caller: Caller) -> str:
     return caller.sign_in_id
 
 
-def _wrong() -> NotAllowed:
+def _wrong_password() -> NotAllowed:
     return NotAllowed("The current password is wrong")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SIGN_IN = "polydev_sign_in"
-ARRIVAL = "polydev_oidc"
+OIDC = "polydev_oidc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Cookies:
         return self._named(SIGN_IN)
 
     @property
-    def arrival(self) -> str:
+    def oidc(self) -> str:
         """The cookie of a browser that is at the OpenID provider."""
-        return self._named(ARRIVAL)
+        return self._named(OIDC)
 
-    def sign_in_of(self, cookies: Mapping[str, str]) -> str | None:
+    def get_sign_in(self, cookies: Mapping[str, str]) -> str | None:
         """The sign-in's secret among a request's cookies."""
         return cookies.get(self.sign_in)
 

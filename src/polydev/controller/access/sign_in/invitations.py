@@ -31,39 +31,39 @@ class Invitations:
         at = now()
         invitation = Invitation(
             invitation_id=random_tokens.new_id(),
-            email=None if email is None else email_addresses.normalised(email),
+            email=None if email is None else email_addresses.normalize(email),
             role=role,
             created_by=caller.user_id,
             created_at=at,
             expires_at=at + lifetime,
         )
         secret = random_tokens.new_secret()
-        entry = caller.did("invitation.create", invitation.invitation_id, None, role)
+        entry = caller.audit_entry("invitation.create", invitation.invitation_id, None, role)
         async with self._database.write() as connection:
             await invitations.insert(connection, invitation, random_tokens.digest(secret))
             await audit.record(connection, entry)
         return invitation, f"{PREFIX}{secret}"
 
-    async def every(self) -> list[Invitation]:
+    async def list_all(self) -> list[Invitation]:
         """All of them, the newest first."""
         async with self._database.read() as connection:
             return await invitations.list_all(connection)
 
     async def revoke(self, caller: Caller, invitation_id: str) -> None:
         """Take one back that nobody has used. Raises NoSuchToken."""
-        entry = caller.did("invitation.revoke", invitation_id, None)
+        entry = caller.audit_entry("invitation.revoke", invitation_id, None)
         async with self._database.write() as connection:
             await invitations.delete_unused(connection, invitation_id)
             await audit.record(connection, entry)
 
-    async def open_with(self, code: str, address: str) -> Invitation:
+    async def find_open(self, code: str, address: str) -> Invitation:
         """The invitation with that code, if that address may use it. Raises NotAllowed."""
         async with self._database.read() as connection:
             found = await invitations.find_by_hash(
                 connection, random_tokens.digest(code.removeprefix(PREFIX))
             )
         if found is None or found.used_at is not None or found.expires_at <= now():
-            raise no_longer()
+            raise invalid_invitation()
         if found.email is not None and found.email != address:
             raise NotAllowed(
                 "This invitation is for another e-mail address",
@@ -72,7 +72,7 @@ class Invitations:
         return found
 
 
-def no_longer() -> NotAllowed:
+def invalid_invitation() -> NotAllowed:
     """The invitation is none, or was one."""
     return NotAllowed(
         "This invitation is not known, used up or over", hint="Ask an administrator for another"

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.controller.access.account_status import check_standing
-from polydev.controller.access.caller import Asked, Caller
-from polydev.controller.access.limits.csrf import Origins
+from polydev.controller.access.account_status import require_active
+from polydev.controller.access.caller import Caller, RequestInfo
+from polydev.controller.access.limits.csrf import CsrfGuard
 from polydev.controller.access.tokens import random_tokens
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
@@ -20,12 +20,12 @@ from polydev.shared.domain import Scope, SignIn, User, UserId, now
 from polydev.shared.errors import NoSuchToken, NotSignedIn
 
 VIA = "sign-in"
-_SEEN_EVERY = timedelta(minutes=1)
+_SEEN_INTERVAL = timedelta(minutes=1)
 _MAX_USER_AGENT = 256
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Begun:
+class NewSignIn:
     """A sign-in that has just begun. `secret` is the cookie's, so this has no repr."""
 
     user: User
@@ -36,13 +36,15 @@ class Begun:
 class SignIns:
     """Begins, recognises and ends them."""
 
-    def __init__(self, database: Database, settings: ControllerSettings, origins: Origins) -> None:
+    def __init__(
+        self, database: Database, settings: ControllerSettings, origins: CsrfGuard
+    ) -> None:
         self._database = database
         self._origins = origins
         self._idle = timedelta(seconds=settings.sign_in_idle_s)
         self._limit = timedelta(seconds=settings.sign_in_limit_s)
 
-    async def caller(self, asked: Asked) -> Caller:
+    async def authenticate(self, asked: RequestInfo) -> Caller:
         """Who sent that cookie. Raises NotSignedIn; NotAllowed if another page made it do so."""
         secret = asked.cookie or ""
         sign_in, user = await self._found(secret)
@@ -57,7 +59,7 @@ class SignIns:
         except NotSignedIn:
             return None
 
-    async def begin(self, connection: AsyncConnection, user: User, asked: Asked) -> Begun:
+    async def start(self, connection: AsyncConnection, user: User, asked: RequestInfo) -> NewSignIn:
         """Sign somebody in who has proved who they are. The browser's old sign-in ends."""
         await self._end_replaced(connection, asked.cookie)
         at = now()
@@ -73,9 +75,9 @@ class SignIns:
         )
         secret = random_tokens.new_secret()
         await sign_ins.insert(connection, sign_in, random_tokens.digest(secret))
-        return Begun(user, sign_in, secret)
+        return NewSignIn(user, sign_in, secret)
 
-    async def of(self, caller: Caller) -> list[SignIn]:
+    async def list_for(self, caller: Caller) -> list[SignIn]:
         """The caller's, the one seen last first."""
         at = now()
         async with self._database.read(caller.user_id) as connection:
@@ -84,7 +86,7 @@ class SignIns:
 
     async def end(self, caller: Caller, sign_in_id: str) -> None:
         """End one of the caller's. Raises NoSuchToken."""
-        entry = caller.did("sign-in.end", sign_in_id, caller.user_id)
+        entry = caller.audit_entry("sign-in.end", sign_in_id, caller.user_id)
         async with self._database.write(caller.user_id) as connection:
             await sign_ins.delete(connection, caller.user_id, sign_in_id)
             await audit.record(connection, entry)
@@ -92,13 +94,13 @@ class SignIns:
     async def _found(self, secret: str) -> tuple[SignIn, User]:
         """Raises NotSignedIn."""
         if not 0 < len(secret) <= random_tokens.MAX_CHARACTERS:
-            raise _over()
+            raise _ended()
         async with self._database.read() as connection:
             sign_in = await sign_ins.find_by_hash(connection, random_tokens.digest(secret))
             user = await users.find(connection, sign_in.user_id) if sign_in else None
         if sign_in is None or user is None or not self._holds(sign_in, now()):
-            raise _over()
-        check_standing(user)
+            raise _ended()
+        require_active(user)
         return sign_in, user
 
     def _holds(self, sign_in: SignIn, at: datetime) -> bool:
@@ -106,7 +108,7 @@ class SignIns:
 
     async def _note_seen(self, sign_in: SignIn) -> None:
         at = now()
-        if at - sign_in.seen_at >= min(_SEEN_EVERY, self._idle / 2):
+        if at - sign_in.seen_at >= min(_SEEN_INTERVAL, self._idle / 2):
             async with self._database.write() as connection:
                 await sign_ins.set_last_seen(connection, sign_in.sign_in_id, at)
 
@@ -121,5 +123,5 @@ class SignIns:
                 await sign_ins.delete(connection, old.user_id, old.sign_in_id)
 
 
-def _over() -> NotSignedIn:
+def _ended() -> NotSignedIn:
     return NotSignedIn("This sign-in is over", hint="Sign in again")

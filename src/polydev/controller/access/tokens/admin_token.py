@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from polydev.controller.access.caller import LOCAL, Asked, Caller
+from polydev.controller.access.caller import LOCAL, Caller, RequestInfo
 from polydev.controller.access.tokens import random_tokens
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users
@@ -28,27 +28,27 @@ MAX_TOKEN_CHARACTERS = 4096
 ADMINISTRATOR = UserId("admin")
 
 
-class Local:
+class AdminToken:
     """Knows the token."""
 
     def __init__(self, administrator: User, token: str) -> None:
         self._administrator = administrator
         self._digest = random_tokens.digest(token)
 
-    def caller(self, token: str, asked: Asked) -> Caller | None:
+    def authenticate(self, token: str, asked: RequestInfo) -> Caller | None:
         """The administrator, if that is their token."""
-        if not random_tokens.is_of(token, self._digest):
+        if not random_tokens.matches(token, self._digest):
             return None
         return Caller(self._administrator, frozenset(Scope), LOCAL, asked.source)
 
 
-async def open_local(database: Database, folder: Path, token: SecretStr | None) -> Local:
+async def load_admin_token(database: Database, folder: Path, token: SecretStr | None) -> AdminToken:
     """The administrator. Without a token in the settings, one is made once and kept.
 
     Raises BadSettings.
     """
     if token is None:
-        text = await asyncio.to_thread(_kept_token, folder / TOKEN_FILE)
+        text = await asyncio.to_thread(_read_or_create, folder / TOKEN_FILE)
     else:
         text = token.get_secret_value().strip()
     if not MIN_TOKEN_CHARACTERS <= len(text) <= MAX_TOKEN_CHARACTERS:
@@ -62,10 +62,10 @@ async def open_local(database: Database, folder: Path, token: SecretStr | None) 
         with suppress(AlreadyExists):  # since an earlier start, or one of another controller
             await users.insert(connection, administrator)
         there = await users.find(connection, ADMINISTRATOR)
-    return Local(there or administrator, text)
+    return AdminToken(there or administrator, text)
 
 
-def _kept_token(path: Path) -> str:
+def _read_or_create(path: Path) -> str:
     """A file's text, made and written whole if there is none."""
     try:
         return path.read_text("ascii").strip()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from polydev.controller.access.account_status import check_standing
-from polydev.controller.access.caller import Asked, Caller
+from polydev.controller.access.account_status import require_active
+from polydev.controller.access.caller import Caller, RequestInfo
 from polydev.controller.access.tokens import random_tokens
 from polydev.controller.store.engine import locks
 from polydev.controller.store.engine.database import Database
@@ -19,32 +19,32 @@ DEFAULT_DAYS = 90
 MAX_DAYS = 3650
 MAX_TOKENS = 100
 MAX_NAME = 100
-_USED_EVERY = timedelta(minutes=1)
+_USED_INTERVAL = timedelta(minutes=1)
 
 
-class Tokens:
+class ApiTokens:
     """Makes, recognises and revokes them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def caller(self, text: str, asked: Asked) -> Caller:
+    async def authenticate(self, text: str, asked: RequestInfo) -> Caller:
         """Whose token that is. Raises NotSignedIn, in the same words whatever is wrong with it."""
         token_id, _, secret = text.removeprefix(PREFIX).partition("_")
         if len(token_id) > random_tokens.MAX_CHARACTERS or not (
             token_id.isascii() and token_id.isalnum()
         ):
-            raise _unknown()
+            raise _invalid_token()
         async with self._database.read() as connection:
             found = await api_tokens.find_with_hash(connection, token_id)
             user = await users.find(connection, found[0].user_id) if found else None
-        if found is None or user is None or not random_tokens.is_of(secret, found[1]):
-            raise _unknown()
+        if found is None or user is None or not random_tokens.matches(secret, found[1]):
+            raise _invalid_token()
         token, at = found[0], now()
         if token.expires_at is not None and token.expires_at <= at:
-            raise _unknown()
-        check_standing(user)
-        if token.last_used_at is None or at - token.last_used_at >= _USED_EVERY:
+            raise _invalid_token()
+        require_active(user)
+        if token.last_used_at is None or at - token.last_used_at >= _USED_INTERVAL:
             async with self._database.write() as connection:
                 await api_tokens.set_last_used(connection, token_id, at)
         return Caller(user, token.scopes, f"token:{token_id}", asked.source)
@@ -75,37 +75,41 @@ class Tokens:
             last_used_at=None,
         )
         secret = random_tokens.new_secret()
-        entry = caller.did("token.create", token.token_id, caller.user_id, " ".join(sorted(scopes)))
+        entry = caller.audit_entry(
+            "token.create", token.token_id, caller.user_id, " ".join(sorted(scopes))
+        )
         async with self._database.write(caller.user_id) as connection:
             await locks.acquire(connection, "tokens", caller.user_id)
             present = await api_tokens.list_for_user(connection, caller.user_id)
-            _check_survives(caller, present, token.expires_at)
+            _require_shorter_life(caller, present, token.expires_at)
             if len(present) >= MAX_TOKENS:
                 raise QuotaExceeded(f"There are {MAX_TOKENS} tokens", hint="Revoke one first")
             await api_tokens.insert(connection, token, random_tokens.digest(secret))
             await audit.record(connection, entry)
         return token, f"{PREFIX}{token.token_id}_{secret}"
 
-    async def of(self, caller: Caller) -> list[ApiToken]:
+    async def list_for(self, caller: Caller) -> list[ApiToken]:
         """The caller's, the newest first; expired ones too, so that nobody wonders."""
         async with self._database.read(caller.user_id) as connection:
             return await api_tokens.list_for_user(connection, caller.user_id)
 
     async def revoke(self, caller: Caller, token_id: str) -> None:
         """Revoke one of the caller's. Raises NoSuchToken."""
-        entry = caller.did("token.revoke", token_id, caller.user_id)
+        entry = caller.audit_entry("token.revoke", token_id, caller.user_id)
         async with self._database.write(caller.user_id) as connection:
             await api_tokens.delete(connection, caller.user_id, token_id)
             await audit.record(connection, entry)
 
 
-def _check_survives(caller: Caller, present: list[ApiToken], expires_at: datetime | None) -> None:
+def _require_shorter_life(
+    caller: Caller, present: list[ApiToken], expires_at: datetime | None
+) -> None:
     """A token that was stolen must not be made to last: what it makes ends when it does."""
     if caller.token_id is None:
         return
     own = next((it for it in present if it.token_id == caller.token_id), None)
     if own is None:
-        raise _unknown()  # it was revoked at this very moment
+        raise _invalid_token()  # it was revoked at this very moment
     if own.expires_at is None:
         return
     if expires_at is None or expires_at > own.expires_at:
@@ -115,7 +119,7 @@ def _check_survives(caller: Caller, present: list[ApiToken], expires_at: datetim
         )
 
 
-def _unknown() -> NotSignedIn:
+def _invalid_token() -> NotSignedIn:
     return NotSignedIn(
         "This token is not known, or no longer", hint="Make another, or check that it is whole"
     )

@@ -27,6 +27,6 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def is_of(secret: str, kept: str) -> bool:
+def matches(secret: str, kept: str) -> bool:
     """Whether that is the secret of which this was kept."""
     return hmac.compare_digest(digest(secret), kept)

@@ -19,7 +19,7 @@ from polydev.shared.domain import SessionId, now
 from polydev.shared.errors import NotAllowed, TooManyRequests
 
 LIFETIME = timedelta(seconds=30)
-MAX_OPEN = 16
+MAX_UNUSED = 16
 """How many of a person's may wait to be used."""
 
 
@@ -52,9 +52,9 @@ class ViewTickets:
         )
         async with self._database.write() as connection:
             await locks.acquire(connection, "view-tickets", caller.user_id)
-            if await view_tickets.count_for_user(connection, caller.user_id, at) >= MAX_OPEN:
+            if await view_tickets.count_for_user(connection, caller.user_id, at) >= MAX_UNUSED:
                 raise TooManyRequests(
-                    f"You have {MAX_OPEN} tickets for live views that nobody came with yet",
+                    f"You have {MAX_UNUSED} tickets for live views that nobody came with yet",
                     hint="Wait a little",
                     retry_after_s=int(LIFETIME.total_seconds()),
                 )
@@ -67,14 +67,14 @@ class ViewTickets:
         Raises: NotAllowed, in the same words whatever is wrong with it.
         """
         if not 0 < len(secret) <= random_tokens.MAX_CHARACTERS:
-            raise _not_good()
+            raise _invalid_ticket()
         async with self._database.write() as connection:
             row = await view_tickets.pop(connection, random_tokens.digest(secret))
         wanted = (caller.user_id, session_id, _holder(caller))
         if row is None or (row.user_id, row.session_id, row.holder) != wanted:
-            raise _not_good()
+            raise _invalid_ticket()
         if row.expires_at <= now():
-            raise _not_good()
+            raise _invalid_ticket()
 
 
 def _holder(caller: Caller) -> str:
@@ -82,7 +82,7 @@ def _holder(caller: Caller) -> str:
     return f"{caller.via} {caller.sign_in_id or ''}".strip()
 
 
-def _not_good() -> NotAllowed:
+def _invalid_ticket() -> NotAllowed:
     return NotAllowed(
         "This ticket for the live view does not count, or no longer",
         hint="Each counts once, for half a minute; ask for a new one",

@@ -19,20 +19,20 @@ from polydev.shared.errors import TooManyRequests
 _RETRY_AFTER_S = 15
 
 
-class AtOnce:
+class ConcurrencyLimit:
     """Counts one kind of thing, for each person."""
 
-    def __init__(self, limit: int, what: str, *, everybodys: bool = False) -> None:
+    def __init__(self, limit: int, what: str, *, include_administrators: bool = False) -> None:
         """`what`: those things, as the message calls them. `everybodys`: administrators', too."""
         self.limit = limit
-        self._everybodys = everybodys
+        self._include_administrators = include_administrators
         self._what = what
         self._counts: Counter[UserId] = Counter()
 
     @contextmanager
-    def of(self, caller: Caller) -> Iterator[None]:
+    def acquire(self, caller: Caller) -> Iterator[None]:
         """One of the caller's, while this is entered. Raises TooManyRequests."""
-        if caller.bounds is None and not self._everybodys:
+        if caller.owner_filter is None and not self._include_administrators:
             yield
             return
         user_id = caller.user_id
@@ -51,15 +51,15 @@ class AtOnce:
                 del self._counts[user_id]
 
 
-WAITING = AtOnce(64, "requests that wait")
-SESSION_STREAMS = AtOnce(16, "streams of sessions")
-EVENT_STREAMS = AtOnce(16, "event streams", everybodys=True)
-CHAT_STREAMS = AtOnce(16, "streams of chats", everybodys=True)
-PROGRAMS = AtOnce(32, "programs in machines")
-LIVE_VIEWS = AtOnce(4, "live views", everybodys=True)
-TERMINALS = AtOnce(16, "terminals", everybodys=True)
-TRANSFERS = AtOnce(8, "files on their way")
-CHAT_TURNS = AtOnce(4, "chat turns")
+LONG_POLLS = ConcurrencyLimit(64, "requests that wait")
+SESSION_STREAMS = ConcurrencyLimit(16, "streams of sessions")
+EVENT_STREAMS = ConcurrencyLimit(16, "event streams", include_administrators=True)
+CHAT_STREAMS = ConcurrencyLimit(16, "streams of chats", include_administrators=True)
+PROGRAMS = ConcurrencyLimit(32, "programs in machines")
+LIVE_VIEWS = ConcurrencyLimit(4, "live views", include_administrators=True)
+TERMINALS = ConcurrencyLimit(16, "terminals", include_administrators=True)
+FILE_TRANSFERS = ConcurrencyLimit(8, "files on their way")
+CHAT_TURNS = ConcurrencyLimit(4, "chat turns")
 """What a turn answers is held until it ends."""
-EXAMINATIONS = AtOnce(4, "examinations")
+CHECKS = ConcurrencyLimit(4, "examinations")
 """Each starts programs in machines."""

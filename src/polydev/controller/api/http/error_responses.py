@@ -41,7 +41,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 """The document's `#/components/schemas/Problem`."""
 
 # A name that is not ours; malformed or too large requests; a database that is away.
-_EVERYWHERE = (NotAllowed, BadRequest, TooLarge, DatabaseUnavailable)
+_COMMON_ERRORS = (NotAllowed, BadRequest, TooLarge, DatabaseUnavailable)
 
 _RETRY_AFTER = {
     "Retry-After": {
@@ -61,34 +61,36 @@ _HEADERS: dict[int, dict[str, Any]] = {
 }
 
 
-def answers(*errors: type[PolydevError]) -> Responses:
+def problem_responses(*errors: type[PolydevError]) -> Responses:
     """`responses=` of a route for people who are signed in, which may raise these `errors`.
 
     NotSignedIn, IssuerUnreachable (a Supabase project's keys) and what `open_answers` adds go
     without saying.
     """
-    return open_answers(NotSignedIn, IssuerUnreachable, *errors)
+    return public_problem_responses(NotSignedIn, IssuerUnreachable, *errors)
 
 
-def open_answers(*errors: type[PolydevError]) -> Responses:
+def public_problem_responses(*errors: type[PolydevError]) -> Responses:
     """`responses=` of a route that anybody may ask, which may raise these `errors`.
 
     NotAllowed, BadRequest, TooLarge and DatabaseUnavailable go without saying.
     """
     by_status: dict[int, list[type[PolydevError]]] = {}
-    every: tuple[type[PolydevError], ...] = (*_EVERYWHERE, *errors)
+    every: tuple[type[PolydevError], ...] = (*_COMMON_ERRORS, *errors)
     for kind in dict.fromkeys(every):
         by_status.setdefault(status_for(kind), []).append(kind)
-    return {status: _answer(status, kinds) for status, kinds in sorted(by_status.items())}
+    return {status: _response(status, kinds) for status, kinds in sorted(by_status.items())}
 
 
-def of_type(media_type: str, schema: dict[str, Any] | None = None, **about: Any) -> Responses:
+def media_response(
+    media_type: str, schema: dict[str, Any] | None = None, **about: Any
+) -> Responses:
     """`responses=` of a 200 that is not JSON: `answers(...) | of_type("text/event-stream")`."""
     content = {media_type: {"schema": schema or {"type": "string"}, **about}}
     return {200: {"description": "As it comes", "content": content}}
 
 
-def events_of(model: str, *names: str) -> Responses:
+def sse_response(model: str, *names: str) -> Responses:
     """`responses=` of a 200 that is server-sent events, each of which carries that model as JSON.
 
     The schema is of one event, as OpenAPI 3.2 has it.
@@ -99,10 +101,10 @@ def events_of(model: str, *names: str) -> Responses:
         "contentSchema": {"$ref": f"#/components/schemas/{model}"},
     }
     event = {"type": "object", "properties": {"event": {"enum": list(names)}, "data": data}}
-    return of_type("text/event-stream", event | {"required": ["event", "data"]})
+    return media_response("text/event-stream", event | {"required": ["event", "data"]})
 
 
-def listing() -> Responses:
+def paged_response() -> Responses:
     """`responses=` of a listing in pages, besides: `answers(...) | listing()`."""
     link = {
         "description": 'Where the listing goes on, as `<...>; rel="next"`; absent on the last page',
@@ -111,8 +113,8 @@ def listing() -> Responses:
     return {200: {"headers": {"Link": link}}}
 
 
-def _answer(status: int, kinds: Iterable[type[PolydevError]]) -> dict[str, Any]:
-    codes = {kind.code: _said_of(kind) for kind in kinds}
+def _response(status: int, kinds: Iterable[type[PolydevError]]) -> dict[str, Any]:
+    codes = {kind.code: _summary(kind) for kind in kinds}
     schema = {
         "allOf": [{"$ref": "#/components/schemas/Problem"}],
         "properties": {"status": {"const": status}, "code": {"enum": list(codes)}},
@@ -130,7 +132,7 @@ def _answer(status: int, kinds: Iterable[type[PolydevError]]) -> dict[str, Any]:
     return answer
 
 
-def _said_of(kind: type[PolydevError]) -> str:
+def _summary(kind: type[PolydevError]) -> str:
     """The first sentence of the class's docstring."""
     first, _, _ = (inspect.getdoc(kind) or kind.code).partition("\n\n")
     return " ".join(first.split()).rstrip(".")

@@ -55,10 +55,10 @@ _STATUSES: tuple[tuple[type[PolydevError], HTTPStatus], ...] = (
 
 def install(app: FastAPI) -> None:
     """Have the app answer with problem documents."""
-    app.add_exception_handler(PolydevError, _ours)
+    app.add_exception_handler(PolydevError, _polydev_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(UnicodeEncodeError, _no_text)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(UnicodeEncodeError, _unencodable_text)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -70,9 +70,9 @@ def status_for(error: type[PolydevError]) -> int:
     )
 
 
-def document(error: PolydevError) -> JSONResponse:
+def problem_response(error: PolydevError) -> JSONResponse:
     """The answer that says what went wrong."""
-    answer = _answer(status_for(type(error)), error.code, error.message, error.hint)
+    answer = _response(status_for(type(error)), error.code, error.message, error.hint)
     if isinstance(error, TooManyRequests):
         answer.headers["Retry-After"] = str(max(1, error.retry_after_s))
     elif isinstance(error, Unavailable):
@@ -80,20 +80,20 @@ def document(error: PolydevError) -> JSONResponse:
     return answer
 
 
-def on_wire(error: PolydevError) -> Problem:
+def to_problem(error: PolydevError) -> Problem:
     """The error as streams carry it."""
     return Problem(code=error.code, message=error.message, hint=error.hint)
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
-    return document(cast(PolydevError, error))
+async def _polydev_error(request: Request, error: Exception) -> JSONResponse:
+    return problem_response(cast(PolydevError, error))
 
 
 async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     first = cast(RequestValidationError, error).errors()[0]
     where = _printable(".".join(str(part) for part in first["loc"]))
     words = f"The request is not what the API takes: {where}: {first['msg']}"
-    return document(BadRequest(words, hint="/openapi.json says what it takes"))
+    return problem_response(BadRequest(words, hint="/openapi.json says what it takes"))
 
 
 def _printable(name: str) -> str:
@@ -101,20 +101,20 @@ def _printable(name: str) -> str:
     return name[:_MAX_NAME].encode("ascii", "backslashreplace").decode()
 
 
-async def _no_text(request: Request, error: Exception) -> JSONResponse:
+async def _unencodable_text(request: Request, error: Exception) -> JSONResponse:
     """Half of a surrogate pair, which JSON can name and no text can hold."""
-    return document(BadRequest("The request holds characters that are none"))
+    return problem_response(BadRequest("The request holds characters that are none"))
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http_exception(request: Request, error: Exception) -> JSONResponse:
     raised = cast(HTTPException, error)
     status = HTTPStatus(raised.status_code)
     if isinstance(raised.__cause__, PolydevError):  # raised while the body came
-        return document(raised.__cause__)
+        return problem_response(raised.__cause__)
     if status == HTTPStatus.BAD_REQUEST:  # a body that is no JSON, or not even text
-        return document(BadRequest("The request's body cannot be read"))
+        return problem_response(BadRequest("The request's body cannot be read"))
     code = status.phrase.lower().replace(" ", "-")
-    answer = _answer(raised.status_code, code, status.description or status.phrase, "")
+    answer = _response(raised.status_code, code, status.description or status.phrase, "")
     answer.headers.update(raised.headers or {})
     return answer
 
@@ -127,10 +127,10 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     kind = type(error).__name__
     route = getattr(request.scope.get("route"), "path", "none")  # a path may hold anything
     log.error("%s %s failed: %s at %s", request.method, route, kind, where)
-    return _answer(500, "internal", "Something unexpected happened; the log says where", "")
+    return _response(500, "internal", "Something unexpected happened; the log says where", "")
 
 
-def _answer(status: int, code: str, detail: str, hint: str) -> JSONResponse:
+def _response(status: int, code: str, detail: str, hint: str) -> JSONResponse:
     body: dict[str, Any] = {
         "type": f"urn:polydev:problem:{code}",
         "title": HTTPStatus(status).phrase,

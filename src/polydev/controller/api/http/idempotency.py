@@ -22,8 +22,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from polydev.controller.access import Caller
-from polydev.controller.api.http.error_responses import answers
-from polydev.controller.api.http.services import caller_of, services_of
+from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.services import authenticate, get_services
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.system import idempotency_keys
 from polydev.shared.domain import now
@@ -33,8 +33,8 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 
 _KEY = r"^[\x21-\x7e]{1,255}$"
-_LIMIT_S = 60.0
-_GIVEN_UP_AFTER = timedelta(seconds=_LIMIT_S + 5)
+_TIMEOUT_S = 60.0
+_ABANDONED_AFTER = timedelta(seconds=_TIMEOUT_S + 5)
 _NAMESPACE = uuid.UUID("b7c7a0c4-6f0e-4b62-9b39-27a0a2c1d9f4")
 
 _PARAMETER = {
@@ -48,12 +48,12 @@ _PARAMETER = {
     "example": "3f6c1d0e-make-my-machine",
 }
 
-_TOO_MANY_KEYS = {429: answers(TooManyRequests)[429]}
+_TOO_MANY_KEYS = {429: problem_responses(TooManyRequests)[429]}
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class Repeatable(APIRoute):
+class IdempotentRoute(APIRoute):
     """A route whose POST heeds `Idempotency-Key`."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **how: Any) -> None:
@@ -74,45 +74,45 @@ class Repeatable(APIRoute):
                 return await handle(request)
             if re.match(_KEY, key) is None:
                 raise BadRequest(f"{HEADER} has between 1 and 255 visible ASCII characters")
-            caller = await caller_of(request)
-            return await _once(services_of(request).database, caller, key, request, handle)
+            caller = await authenticate(request)
+            return await _run_once(get_services(request).database, caller, key, request, handle)
 
         return once
 
 
-def id_for(request: Request) -> uuid.UUID:
+def stable_id(request: Request) -> uuid.UUID:
     """A new id; for a request with a key the same when it is done again, because the controller
     died that did it first."""
     found: uuid.UUID | None = getattr(request.state, "repeated_id", None)
     return found or uuid.uuid4()
 
 
-async def _once(
+async def _run_once(
     database: Database, caller: Caller, key: str, request: Request, handle: Handler
 ) -> Response:
     at = now()
     asked = idempotency_keys.KeyClaim(caller.user_id, key, await _digest(request), at, at)
     async with database.write(caller.user_id) as connection:
         await idempotency_keys.prune(connection, at - idempotency_keys.RETENTION, caller.user_id)
-        taken = await idempotency_keys.take(connection, asked, given_up=at - _GIVEN_UP_AFTER)
+        taken = await idempotency_keys.take(connection, asked, given_up=at - _ABANDONED_AFTER)
     if isinstance(taken, idempotency_keys.PreviousRequest):
-        return _again(taken, asked)
+        return _replay(taken, asked)
     subject = f"{taken.user_id}/{taken.key}/{taken.first_at.isoformat()}"
     request.state.repeated_id = uuid.uuid5(_NAMESPACE, subject)
     try:
-        async with asyncio.timeout(_LIMIT_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             answer = await handle(request)
     except BaseException:
-        await asyncio.shield(_free(database, taken))
+        await asyncio.shield(_release(database, taken))
         raise
     if 200 <= answer.status_code < 300:
-        await asyncio.shield(_keep(database, taken, answer))
+        await asyncio.shield(_store(database, taken, answer))
     else:
-        await asyncio.shield(_free(database, taken))
+        await asyncio.shield(_release(database, taken))
     return answer
 
 
-def _again(before: idempotency_keys.PreviousRequest, taken: idempotency_keys.KeyClaim) -> Response:
+def _replay(before: idempotency_keys.PreviousRequest, taken: idempotency_keys.KeyClaim) -> Response:
     """What the first request was answered. Raises IdempotencyConflict."""
     if before.request_hash != taken.request_hash:
         raise IdempotencyConflict(
@@ -125,13 +125,13 @@ def _again(before: idempotency_keys.PreviousRequest, taken: idempotency_keys.Key
     return Response(before.body, before.status, {REPLAYED: "true"}, "application/json")
 
 
-async def _keep(database: Database, taken: idempotency_keys.KeyClaim, answer: Response) -> None:
+async def _store(database: Database, taken: idempotency_keys.KeyClaim, answer: Response) -> None:
     body = bytes(answer.body).decode()
     async with database.write(taken.user_id) as connection:
         await idempotency_keys.store_response(connection, taken, answer.status_code, body)
 
 
-async def _free(database: Database, taken: idempotency_keys.KeyClaim) -> None:
+async def _release(database: Database, taken: idempotency_keys.KeyClaim) -> None:
     async with database.write(taken.user_id) as connection:
         await idempotency_keys.release(connection, taken)
 

@@ -11,11 +11,11 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-REQUEST_BEGINS_S = 15.0
+REQUEST_TIMEOUT_S = 15.0
 """For how long a connection may be without a request whose header has come whole."""
 
 
-class Impatient(H11Protocol):
+class IdleTimeoutProtocol(H11Protocol):
     """Closes connections on which no request begins in time."""
 
     _patience: asyncio.TimerHandle | None = None
@@ -38,7 +38,7 @@ class Impatient(H11Protocol):
 
     def _wait(self) -> None:
         self._wait_no_longer()
-        self._patience = self.loop.call_later(REQUEST_BEGINS_S, self._give_up)
+        self._patience = self.loop.call_later(REQUEST_TIMEOUT_S, self._give_up)
 
     def _wait_no_longer(self) -> None:
         if self._patience is not None:

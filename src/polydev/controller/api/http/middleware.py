@@ -23,7 +23,7 @@ from polydev.shared.errors import BadRequest, NotAllowed, PolydevError, TooLarge
 MAX_BODY_BYTES = 128 * 1024
 MAX_HEADERS = 100
 MAX_PATH_BYTES = 4096
-BODY_LIMIT_S = 30.0
+BODY_TIMEOUT_S = 30.0
 
 _UPLOAD_DIGITS = 15
 _UPLOAD = re.compile(r"/api/vm/[^/]+/files/content")
@@ -43,12 +43,12 @@ _HEADERS = {
 _OVER_TLS = {"Strict-Transport-Security": "max-age=31536000"}
 
 
-class Guard:
+class RequestGuard:
     """ASGI middleware around the whole app."""
 
     def __init__(self, app: ASGIApp, listen: str, public_url: str | None) -> None:
         self._app = app
-        self._names = frozenset(_names(listen, public_url))
+        self._names = frozenset(_allowed_hosts(listen, public_url))
         is_over_tls = (public_url or "").lower().startswith("https:")
         self._headers = _HEADERS | (_OVER_TLS if is_over_tls else {})
 
@@ -65,9 +65,9 @@ class Guard:
 
         fault = self._fault(scope)
         if fault is not None:
-            await errors.document(fault)(scope, receive, send_with_headers)
+            await errors.problem_response(fault)(scope, receive, send_with_headers)
         elif scope["type"] == "http" and not _is_upload(scope):
-            await self._app(scope, _bounded(receive), send_with_headers)
+            await self._app(scope, _limit_body(receive), send_with_headers)
         else:
             await self._app(scope, receive, send_with_headers)
 
@@ -86,7 +86,7 @@ class Guard:
         return fault
 
 
-def _names(listen: str, public_url: str | None) -> Iterable[str]:
+def _allowed_hosts(listen: str, public_url: str | None) -> Iterable[str]:
     yield from _LOCAL_NAMES
     if public_url is not None:
         yield _without_port(urlsplit(public_url.lower()).netloc)
@@ -134,18 +134,18 @@ def _body_too_large() -> TooLarge:
     return TooLarge(f"A request has at most {MAX_BODY_BYTES} bytes")
 
 
-def _bounded(receive: Receive) -> Receive:
+def _limit_body(receive: Receive) -> Receive:
     """Bodies are bounded as they come: those without a length, and those that come slowly."""
     seen, is_whole, until = 0, False, None
 
     async def bounded() -> Message:
         nonlocal seen, is_whole, until
-        until = until or asyncio.get_running_loop().time() + BODY_LIMIT_S
+        until = until or asyncio.get_running_loop().time() + BODY_TIMEOUT_S
         try:
             async with asyncio.timeout_at(None if is_whole else until):
                 message = await receive()
         except TimeoutError:
-            raise BadRequest(f"A request's body must come within {BODY_LIMIT_S:g} s") from None
+            raise BadRequest(f"A request's body must come within {BODY_TIMEOUT_S:g} s") from None
         is_whole = not message.get("more_body", False)
         seen += len(message.get("body", b""))
         if seen > MAX_BODY_BYTES:

@@ -24,7 +24,7 @@ _MAX_CURSOR = 512
 _MAX_NUMBER = 2**63 - 1
 
 Row = TypeVar("Row")
-Key = tuple[datetime | str | int, ...]
+SortKey = tuple[datetime | str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,16 @@ class Page:
     request: Request
     response: Response
 
-    def span(self, *kinds: type) -> PageSpec:
+    def page_spec(self, *kinds: type) -> PageSpec:
         """For the store: one row more than asked, which tells whether there is a next page.
 
         `kinds` are the types of the order's columns. Raises BadRequest.
         """
-        return PageSpec(self.limit + 1, None if self.cursor is None else _read(self.cursor, kinds))
+        return PageSpec(
+            self.limit + 1, None if self.cursor is None else _decode_cursor(self.cursor, kinds)
+        )
 
-    def of(self, rows: Sequence[Row], key: Callable[[Row], Key]) -> Sequence[Row]:
+    def trim(self, rows: Sequence[Row], key: Callable[[Row], SortKey]) -> Sequence[Row]:
         """The rows to answer with; says in a `Link` header where it goes on, if it does.
 
         `rows` are what the store found in `span()`, `key` gives the order's columns of a row.
@@ -52,7 +54,7 @@ class Page:
             return rows
         rows = rows[: self.limit]
         there = self.request.url.include_query_params(
-            cursor=_written(key(rows[-1])), limit=self.limit
+            cursor=_encode_cursor(key(rows[-1])), limit=self.limit
         )
         self.response.headers["Link"] = f'<{there.path}?{there.query}>; rel="next"'
         return rows
@@ -69,26 +71,26 @@ def _page(
     return Page(limit, cursor, request, response)
 
 
-Paged = Annotated[Page, Depends(_page)]
+PageParams = Annotated[Page, Depends(_page)]
 
 
-def _written(key: Key) -> str:
+def _encode_cursor(key: SortKey) -> str:
     parts = [it.isoformat() if isinstance(it, datetime) else it for it in key]
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
 
-def _read(cursor: str, kinds: Sequence[type]) -> tuple[Any, ...]:
+def _decode_cursor(cursor: str, kinds: Sequence[type]) -> tuple[Any, ...]:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         parts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        return tuple(_part(part, kind) for part, kind in zip(parts, kinds, strict=True))
+        return tuple(_decode_part(part, kind) for part, kind in zip(parts, kinds, strict=True))
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise BadRequest(
             "This cursor was not given by this listing", hint="Start again without a cursor"
         ) from None
 
 
-def _part(part: object, kind: type) -> datetime | str | int:
+def _decode_part(part: object, kind: type) -> datetime | str | int:
     """Raises ValueError, TypeError."""
     if kind is datetime and isinstance(part, str):
         at = datetime.fromisoformat(part)

@@ -21,7 +21,7 @@ _SESSION_ID = "0b1f6a52-8d1e-4f6d-9a55-3c1d0e7f2b11"
 IdText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID, pattern=ID_PATTERN)]
 """An id in a body or a query."""
 
-Id = Annotated[str, Path(min_length=1, max_length=MAX_ID, pattern=ID_PATTERN)]
+IdInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID, pattern=ID_PATTERN)]
 """An id in a path; the parameter is called as the function calls it."""
 
 SessionIdInPath = Annotated[
@@ -48,21 +48,21 @@ VmIdInPath = Annotated[
 ]
 
 
-def _written_out(value: object) -> object:
+def _require_rfc3339(value: object) -> object:
     if isinstance(value, str) and "T" not in value.upper():
         raise ValueError("a time is written as 2026-01-02T03:04:05Z")
     return value
 
 
-def _in_utc(value: datetime) -> datetime:
+def _to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
         raise ValueError("a time has a year between 1 and 9999, also in UTC") from None
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339), AfterValidator(_to_utc)]
 """A time with its zone, as RFC 3339 writes it: no seconds since some day."""
 
-Words = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
+FreeText = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
 """A text that a person wrote, for people: a reason, a name."""

@@ -23,11 +23,11 @@ REQUEST_ID = "X-Request-ID"
 
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SERVER_ERROR = 500
 
 
-class Observed:
+class RequestMetrics:
     """ASGI middleware around everything."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -76,7 +76,7 @@ class _Request:
         span.name(f"{method} {route}")
         span.note({"http.request.method": method, "http.route": route})
         span.note({"http.response.status_code": self._status, "polydev.request_id": self.id})
-        if method not in _LOOKING or self._status >= _SERVER_ERROR:
+        if method not in _SAFE_METHODS or self._status >= _SERVER_ERROR:
             level = logging.ERROR if self._status >= _SERVER_ERROR else logging.INFO
             log.log(level, "%s %s: %s after %.3f s", method, route, status, took_s)
 

@@ -32,7 +32,7 @@ def router(
     )
 
 
-def serve(app: FastAPI, routers: Iterable[APIRouter]) -> None:
+def mount(app: FastAPI, routers: Iterable[APIRouter]) -> None:
     """Have the application answer by these routers' routes, in their order."""
     for it in routers:
         app.router.routes.extend(it.routes)

@@ -12,8 +12,8 @@ from fastapi.security import APIKeyCookie, HTTPBearer, SecurityScopes
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
-from polydev.controller.access import Access, Asked, Caller
-from polydev.controller.access.limits.client_address import source_of
+from polydev.controller.access import Access, Caller, RequestInfo
+from polydev.controller.access.limits.client_address import client_address
 from polydev.controller.access.sign_in.cookies import SIGN_IN
 from polydev.controller.chat import Chats, SingleTurns
 from polydev.controller.store.engine.database import Database
@@ -46,7 +46,7 @@ _COOKIE = APIKeyCookie(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The parts of the controller that requests reach."""
 
@@ -69,21 +69,21 @@ class Services:
     """What opens `/metrics`, besides administrators' tokens."""
 
 
-def services_of(connection: HTTPConnection) -> Services:
+def get_services(connection: HTTPConnection) -> Services:
     """The parts of the controller that serves this connection."""
     return cast(Services, connection.app.state.services)
 
 
-def asked_of(connection: HTTPConnection) -> Asked:
+def get_request_info(connection: HTTPConnection) -> RequestInfo:
     """What of a request tells who asks."""
-    access, headers = services_of(connection).access, connection.headers
+    access, headers = get_services(connection).access, connection.headers
     peer = connection.client.host if connection.client else ""
-    return Asked(
+    return RequestInfo(
         authorization=headers.get("authorization"),
-        cookie=access.cookies.sign_in_of(connection.cookies),
+        cookie=access.cookies.get_sign_in(connection.cookies),
         csrf=headers.get(CSRF_HEADER),
         changes=connection.scope.get("method", "GET") not in ("GET", "HEAD"),
-        source=source_of(peer, headers.getlist("x-forwarded-for"), access.trusted_proxies),
+        source=client_address(peer, headers.getlist("x-forwarded-for"), access.trusted_proxies),
         origin=headers.get("origin"),
         host=headers.get("host", ""),
         websocket=connection.scope["type"] == "websocket",
@@ -91,19 +91,19 @@ def asked_of(connection: HTTPConnection) -> Asked:
     )
 
 
-async def caller_of(connection: HTTPConnection) -> Caller:
+async def authenticate(connection: HTTPConnection) -> Caller:
     """Who asks. Raises NotSignedIn, NotAllowed."""
-    caller = await services_of(connection).access.caller(asked_of(connection))
+    caller = await get_services(connection).access.authenticate(get_request_info(connection))
     context.note(user=caller.user_id)
     return caller
 
 
-def still_may(connection: HTTPConnection, scope: Scope) -> Callable[[], Awaitable[bool]]:
+def permission_check(connection: HTTPConnection, scope: Scope) -> Callable[[], Awaitable[bool]]:
     """Whether who opened a stream may still have it: sign-ins end, and tokens are revoked."""
 
     async def ask() -> bool:
         try:
-            (await caller_of(connection)).require(scope)
+            (await authenticate(connection)).require(scope)
         except Unavailable:
             return True  # nobody can say now; asked again later
         except PolydevError:
@@ -113,12 +113,12 @@ def still_may(connection: HTTPConnection, scope: Scope) -> Callable[[], Awaitabl
     return ask
 
 
-async def whom(services: Services, caller: Caller, user_id: str | None) -> UserId:
+async def resolve_user(services: Services, caller: Caller, user_id: str | None) -> UserId:
     """For whom to act: the caller, or whom an administrator names.
 
     Raises: NotAllowed; NoSuchPerson to administrators alone.
     """
-    user = caller.whom(user_id)
+    user = caller.resolve_user(user_id)
     if user != caller.user_id:
         async with services.database.read() as connection:
             found = await users.find(connection, user)
@@ -127,40 +127,40 @@ async def whom(services: Services, caller: Caller, user_id: str | None) -> UserI
     return user
 
 
-async def _who_may(
+async def _require_scopes(
     connection: HTTPConnection,
     needed: SecurityScopes,
     _bearer: Annotated[object, Security(_BEARER)],
     _cookie: Annotated[object, Security(_COOKIE)],
 ) -> Caller:
-    found = await caller_of(connection)
+    found = await authenticate(connection)
     for scope in needed.scopes:
         found.require(Scope(scope))
     return found
 
 
-async def _may_scrape(
+async def _require_metrics_access(
     connection: HTTPConnection, _bearer: Annotated[object, Security(_BEARER)]
 ) -> None:
-    token = services_of(connection).metrics_token
+    token = get_services(connection).metrics_token
     scheme, _, given = connection.headers.get("authorization", "").partition(" ")
     expected = token.get_secret_value().encode() if token else b""
     is_it = hmac.compare_digest(given.strip().encode("utf-8", "replace"), expected)
     if not (expected and is_it and scheme.lower() == "bearer"):
-        (await caller_of(connection)).require(Scope.ADMIN)
+        (await authenticate(connection)).require(Scope.ADMIN)
 
 
-Reach = Annotated[Services, Depends(services_of)]
-Question = Annotated[Asked, Depends(asked_of)]
+ServicesDep = Annotated[Services, Depends(get_services)]
+RequestInfoDep = Annotated[RequestInfo, Depends(get_request_info)]
 """For who is not signed in yet."""
 
 # Whoever asks, if they may do that; otherwise 401 or 403.
-Reading = Annotated[Caller, Security(_who_may, scopes=[Scope.READ])]
-Connecting = Annotated[Caller, Security(_who_may, scopes=[Scope.CONNECT])]
-UsingMachines = Annotated[Caller, Security(_who_may, scopes=[Scope.MACHINES])]
-Chatting = Annotated[Caller, Security(_who_may, scopes=[Scope.CHAT])]
-OwningAccount = Annotated[Caller, Security(_who_may, scopes=[Scope.ACCOUNT])]
-Administering = Annotated[Caller, Security(_who_may, scopes=[Scope.ADMIN])]
+ReadCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.READ])]
+ConnectCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.CONNECT])]
+MachinesCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.MACHINES])]
+ChatCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.CHAT])]
+AccountCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.ACCOUNT])]
+AdminCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.ADMIN])]
 
-Scraping = Annotated[None, Depends(_may_scrape)]
+MetricsAccess = Annotated[None, Depends(_require_metrics_access)]
 """An administrator, or who holds POLYDEV_METRICS_TOKEN."""

@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from polydev.controller.api.http.errors import on_wire
+from polydev.controller.api.http.errors import to_problem
 from polydev.controller.store.engine.database import Database
 from polydev.controller.workflows.machines.resume_on_use import SignsOfUse, Waking
 from polydev.shared.domain import VmId
@@ -24,18 +24,18 @@ from polydev.shared.host_client import GuestProcess, Host
 from polydev.shared.host_protocol import ExecControl, ExecEnd, ExecRequest
 
 MAX_WAIT_S = 30.0
-ASKED_EVERY_S = 15.0
+PERMISSION_CHECK_S = 15.0
 """How long a program may go on after its person may no longer."""
-STALLED_S = 30.0
+STALL_TIMEOUT_S = 30.0
 """For how long a reader may take nothing before its stream ends."""
 SSE = "text/event-stream"
-_FIRST_FRAME_S = 10.0
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 0.4
+_FIRST_FRAME_TIMEOUT_S = 10.0
+_MIN_PAUSE_S = 0.05
+_MAX_PAUSE_S = 0.4
 """Anybody's commit wakes everybody who waits: who looked in vain looks less often for a while."""
 
 
-class HeldStream(StreamingResponse):
+class ResourceStream(StreamingResponse):
     """A stream that holds something while it is open, and ends when its reader takes nothing for
     long: whoever just goes away without a word holds it no longer than that."""
 
@@ -59,7 +59,7 @@ class HeldStream(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         async def send_within_limit(message: Message) -> None:
-            async with asyncio.timeout(STALLED_S):
+            async with asyncio.timeout(STALL_TIMEOUT_S):
                 await send(message)
 
         with suppress(TimeoutError):
@@ -74,16 +74,18 @@ class Versioned(Protocol):
 
 
 V = TypeVar("V", bound=Versioned)
-Look = Callable[[], Awaitable[V]]
-May = Callable[[], Awaitable[bool]]
+Fetch = Callable[[], Awaitable[V]]
+PermissionCheck = Callable[[], Awaitable[bool]]
 """Whether who opened a stream may still have it."""
 
 
-async def when_changed(database: Database, look: Look[V], after: str | None, wait_s: float) -> V:
+async def wait_for_change(
+    database: Database, look: Fetch[V], after: str | None, wait_s: float
+) -> V:
     """The view as soon as it is not at version `after`, or after `wait_s` as it is."""
     try:
         async with asyncio.timeout(min(wait_s, MAX_WAIT_S)):
-            async for view in _views(database, look):
+            async for view in _poll_views(database, look):
                 if view.version != after:
                     return view
     except TimeoutError:
@@ -91,12 +93,12 @@ async def when_changed(database: Database, look: Look[V], after: str | None, wai
     return await look()
 
 
-async def until(
-    database: Database, look: Look[V], is_last: Callable[[V], bool]
+async def watch(
+    database: Database, look: Fetch[V], is_last: Callable[[V], bool]
 ) -> AsyncIterator[V]:
     """The view now and after each change, up to the last one."""
     version = None
-    async for view in _views(database, look):
+    async for view in _poll_views(database, look):
         if view.version != version:
             version = view.version
             yield view
@@ -104,19 +106,19 @@ async def until(
             return
 
 
-async def _views(database: Database, look: Look[V]) -> AsyncIterator[V]:
-    version, pause_s = None, _FIRST_PAUSE_S
+async def _poll_views(database: Database, look: Fetch[V]) -> AsyncIterator[V]:
+    version, pause_s = None, _MIN_PAUSE_S
     while True:
         change = database.next_change()
         view = await look()
-        pause_s = _FIRST_PAUSE_S if view.version != version else min(2 * pause_s, _LONGEST_PAUSE_S)
+        pause_s = _MIN_PAUSE_S if view.version != version else min(2 * pause_s, _MAX_PAUSE_S)
         version = view.version
         yield view
         await change.wait()
         await asyncio.sleep(pause_s)
 
 
-class Program(Protocol):
+class ProgramTarget(Protocol):
     """A machine in which a program is to run: `own_machines.Reached`."""
 
     @property
@@ -125,32 +127,32 @@ class Program(Protocol):
     @property
     def waking(self) -> Waking: ...
 
-    async def host(self) -> Host:
+    async def running_host(self) -> Host:
         """Its host, once the machine runs."""
 
 
-async def relay_program(socket: WebSocket, reached: Program, may: May) -> None:
+async def relay_program(socket: WebSocket, reached: ProgramTarget, may: PermissionCheck) -> None:
     """Carry a program's streams between an accepted WebSocket and a machine.
 
     The frames are those of hostapi.py. Whoever goes away, or may no longer, ends the program. The
     machine is in use as long as it runs; one with a terminal, as long as somebody types.
     """
     try:
-        async with asyncio.timeout(_FIRST_FRAME_S):
+        async with asyncio.timeout(_FIRST_FRAME_TIMEOUT_S):
             request = ExecRequest.model_validate_json(await socket.receive_text())
-        host, vm_id, waking = await reached.host(), reached.vm_id, reached.waking
+        host, vm_id, waking = await reached.running_host(), reached.vm_id, reached.waking
         typed = waking.signs_of_use(vm_id)
         in_use = nullcontext() if request.pty else waking.in_use(vm_id)
         async with in_use, host.exec(vm_id, request) as process:
             inward = _to_program(socket, process, typed)
-            await both_ways(inward, _to_user(socket, process), may)
+            await pump(inward, _to_user(socket, process), may)
         end = ExecEnd(exit_code=process.exit_code)
     except WebSocketDisconnect:
         return
     except (ValidationError, KeyError, TimeoutError):
-        end = ended_by(BadRequest("The first frame must be a text frame with an ExecRequest"))
+        end = error_end(BadRequest("The first frame must be a text frame with an ExecRequest"))
     except PolydevError as error:
-        end = ended_by(error)
+        end = error_end(error)
     await send_end(socket, end)
 
 
@@ -161,8 +163,8 @@ async def send_end(socket: WebSocket, end: ExecEnd) -> None:
         await socket.close()
 
 
-async def both_ways(
-    to_program: Coroutine[Any, Any, None], to_user: Coroutine[Any, Any, None], may: May
+async def pump(
+    to_program: Coroutine[Any, Any, None], to_user: Coroutine[Any, Any, None], may: PermissionCheck
 ) -> None:
     """Carry both directions until the program ends.
 
@@ -170,7 +172,7 @@ async def both_ways(
     """
     inward = asyncio.create_task(to_program)
     outward = asyncio.create_task(to_user)
-    asking = asyncio.create_task(until_refused(may))
+    asking = asyncio.create_task(watch_permission(may))
     every: set[asyncio.Task[None]] = {inward, outward, asking}
     try:
         await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
@@ -184,10 +186,10 @@ async def both_ways(
         await asyncio.gather(*every, return_exceptions=True)
 
 
-async def until_refused(may: May) -> None:
+async def watch_permission(may: PermissionCheck) -> None:
     """Raises NotSignedIn when the person may no longer."""
     while True:
-        await asyncio.sleep(ASKED_EVERY_S)
+        await asyncio.sleep(PERMISSION_CHECK_S)
         if not await may():
             raise NotSignedIn("What this was opened with was signed out or revoked")
 
@@ -207,16 +209,16 @@ async def _to_program(socket: WebSocket, process: GuestProcess, typed: SignsOfUs
         if (data := message.get("bytes")) is not None:
             await (process.write(data) if data else process.write_eof())
         elif (text := message.get("text")) is not None:
-            await _control(ExecControl.model_validate_json(text), process)
+            await _apply_control(ExecControl.model_validate_json(text), process)
 
 
-async def _control(control: ExecControl, process: GuestProcess) -> None:
+async def _apply_control(control: ExecControl, process: GuestProcess) -> None:
     if control.resize is not None:
         await process.resize(*control.resize)
     if control.signal is not None:
         await process.send_signal(control.signal)
 
 
-def ended_by(error: PolydevError) -> ExecEnd:
+def error_end(error: PolydevError) -> ExecEnd:
     """The end of a program that could not go on."""
-    return ExecEnd(error=on_wire(error))
+    return ExecEnd(error=to_problem(error))

@@ -31,15 +31,15 @@ NewPassword = Annotated[
 Password = Annotated[SecretStr, Field(max_length=1024, examples=["correct horse battery staple"])]
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
-class _Question(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class SignUpAsked(_Question):
+class SignUpAsked(_Request):
     email: Address
     password: NewPassword
     invitation: SecretStr | None = Field(
@@ -47,17 +47,17 @@ class SignUpAsked(_Question):
     )
 
 
-class SignInAsked(_Question):
+class SignInAsked(_Request):
     email: Address
     password: Password
 
 
-class PasswordChange(_Question):
+class PasswordChange(_Request):
     current: Password
     new: NewPassword
 
 
-class NewToken(_Question):
+class NewToken(_Request):
     name: str = Field(min_length=1, max_length=MAX_NAME, examples=["nightly build"])
     scopes: set[Scope] = Field(min_length=1, examples=[["read", "connect"]])
     expiresInDays: int | None = Field(
@@ -69,23 +69,23 @@ class NewToken(_Question):
         return None if self.expiresInDays is None else timedelta(days=self.expiresInDays)
 
 
-class NewInvitation(_Question):
+class NewInvitation(_Request):
     email: Address | None = Field(None, description="null: whoever has the code")
     role: Role = Role.USER
     expiresInDays: int = Field(INVITATION_DAYS, ge=1, le=MAX_INVITATION_DAYS)
 
 
-class NewRole(_Question):
+class NewRole(_Request):
     role: Role
 
 
-class ProviderOfPeople(_Answer):
+class ProviderOfPeople(_Response):
     """An OpenID provider."""
 
     name: str
 
 
-class WaysIn(_Answer):
+class WaysIn(_Response):
     """How people come in here."""
 
     signUp: SignUp
@@ -93,7 +93,7 @@ class WaysIn(_Answer):
     supabase: bool = Field(description="Whether a Supabase project's access tokens are taken")
 
 
-class AccountView(_Answer):
+class AccountView(_Response):
     """Who asks."""
 
     id: str
@@ -127,7 +127,7 @@ class AccountView(_Answer):
         )
 
 
-class TokenView(_Answer):
+class TokenView(_Response):
     tokenId: str
     name: str
     scopes: list[Scope]
@@ -152,14 +152,14 @@ class CreatedToken(TokenView):
     token: str = Field(description="The token itself: nobody is told it again")
 
 
-class PasswordChanged(_Answer):
+class PasswordChanged(_Response):
     signInsEnded: int = Field(ge=0, description="How many other sign-ins were ended")
     tokensKept: list[TokenView] = Field(
         description="API tokens still hold: revoke those that are not yours"
     )
 
 
-class SignInView(_Answer):
+class SignInView(_Response):
     signInId: str
     source: str = Field(description="The network address that signed in")
     userAgent: str
@@ -181,7 +181,7 @@ class SignInView(_Answer):
         )
 
 
-class InvitationView(_Answer):
+class InvitationView(_Response):
     invitationId: str
     email: str | None
     role: Role
@@ -210,7 +210,7 @@ class CreatedInvitation(InvitationView):
     code: str = Field(description="For signing up: nobody is told it again")
 
 
-class PersonView(_Answer):
+class PersonView(_Response):
     id: str
     email: str
     role: Role
@@ -230,6 +230,6 @@ class PersonView(_Answer):
         )
 
 
-class MadePassword(_Answer):
+class MadePassword(_Response):
     email: str = Field(description="What they sign in with, beside it")
     password: str = Field(description="The new password: nobody is told it again")

@@ -20,35 +20,35 @@ Title = Annotated[str, StringConstraints(max_length=MAX_TITLE_CHARACTERS, patter
 OptionId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_NO_NUL)]
 
 
-class _Schema(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
-class _Question(_Schema):
+class _Request(_Response):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-class NewChat(_Question):
+class NewChat(_Request):
     provider: ProviderId
     title: Title = Field("", description="Empty: it gets one by itself")
 
 
-class ChatChange(_Question):
+class ChatChange(_Request):
     title: Title = Field(min_length=1, examples=["The broken test"])
 
 
-class TurnAsked(_Question):
+class TurnAsked(_Request):
     text: Annotated[
         str,
         StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=_NO_NUL),
     ] = Field(examples=["What is in this folder?"])
 
 
-class PermissionChoice(_Question):
+class PermissionChoice(_Request):
     optionId: OptionId = Field(examples=["allow"], description="One of those that were offered")
 
 
-class ChatView(_Schema):
+class ChatView(_Response):
     """A chat, without what was said in it."""
 
     chatId: str = Field(examples=[_CHAT_ID])
@@ -76,16 +76,16 @@ class ChatView(_Schema):
         )
 
 
-class TurnTaken(_Schema):
+class TurnTaken(_Response):
     chatId: str = Field(examples=[_CHAT_ID])
     turn: int = Field(examples=[3])
 
 
-class Accepted(_Schema):
+class Accepted(_Response):
     accepted: bool = Field(examples=[True])
 
 
-class ChatEventView(_Schema):
+class ChatEventView(_Response):
     """Something that happened in a chat. What else it has, its kind says:
 
     `user`, `text`, `thought` {text}: the texts of one kind that follow each other are one text;
@@ -119,10 +119,10 @@ class ChatEventView(_Schema):
 
     @classmethod
     def of(cls, event: ChatEvent) -> ChatEventView:
-        return cls.model_validate(on_wire(event))
+        return cls.model_validate(event_json(event))
 
 
-def on_wire(event: ChatEvent) -> dict[str, Any]:
+def event_json(event: ChatEvent) -> dict[str, Any]:
     """An event as JSON has it."""
     told = {"id": event.event_id, "turn": event.turn, "kind": event.kind.value}
     return told | {"at": event.at.isoformat().replace("+00:00", "Z")} | event.data

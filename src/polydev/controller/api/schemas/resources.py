@@ -11,7 +11,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from polydev.controller.api.http.path_params import IdText, Words
+from polydev.controller.api.http.path_params import FreeText, IdText
 from polydev.controller.chat import MAX_PROMPT_CHARACTERS
 from polydev.shared.domain import (
     ConnectSession,
@@ -30,7 +30,7 @@ from polydev.shared.providers import MAX_KEY_CHARACTERS, Provider, all_providers
 
 _VM_ID = "vm-5e3c5f0a-2f7b-4f0e-9c3d-6a1b2c3d4e5f"
 _SESSION_ID = "0b1f6a52-8d1e-4f6d-9a55-3c1d0e7f2b11"
-_FOR_WHOM = Field(None, description="For whom, if an administrator asks; else oneself")
+_USER_ID = Field(None, description="For whom, if an administrator asks; else oneself")
 
 ProviderId = Annotated[
     str,
@@ -42,37 +42,37 @@ ProviderId = Annotated[
 ]
 
 
-class _Schema(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
-class _Question(_Schema):
+class _Request(_Response):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-class StartLogin(_Question):
+class StartLogin(_Request):
     provider: ProviderId
-    userId: IdText | None = _FOR_WHOM
+    userId: IdText | None = _USER_ID
 
 
-class HandInKey(_Question):
+class HandInKey(_Request):
     """An API key in place of a login. Kept sealed, and nowhere else."""
 
     provider: ProviderId
     apiKey: SecretStr = Field(min_length=1, max_length=2 * MAX_KEY_CHARACTERS)
-    userId: IdText | None = _FOR_WHOM
+    userId: IdText | None = _USER_ID
 
 
-class CreateMachine(_Question):
+class CreateMachine(_Request):
     vmType: MachineKind
-    userId: IdText | None = _FOR_WHOM
+    userId: IdText | None = _USER_ID
 
 
-class DestroyMachine(_Question):
+class DestroyMachine(_Request):
     vmId: IdText = Field(examples=[_VM_ID])
 
 
-class Paste(_Question):
+class Paste(_Request):
     """What a person pasted: one of the two. Kept nowhere."""
 
     code: SecretStr | None = Field(None, max_length=8192)
@@ -85,22 +85,22 @@ class Paste(_Question):
         return self
 
 
-class ChatTurn(_Question):
+class ChatTurn(_Request):
     provider: ProviderId
     text: str = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, examples=["What is here?"])
 
 
-class LoginStarted(_Schema):
+class LoginStarted(_Response):
     sessionId: str = Field(examples=[_SESSION_ID])
     status: SessionStatus
 
 
-class ViewTicket(_Schema):
+class ViewTicket(_Response):
     ticket: str = Field(description="Counts once", examples=["3q2-7w8kJf..."])
     expiresAt: datetime
 
 
-class CliMachine(_Schema):
+class CliMachine(_Response):
     vmId: str = Field(examples=[_VM_ID])
     ipAddress: str | None = Field(examples=["192.168.100.5"])
 
@@ -110,18 +110,18 @@ class ActiveCli(CliMachine):
     createdAt: datetime
 
 
-class LoginCompleted(_Schema):
+class LoginCompleted(_Response):
     success: bool = Field(examples=[True])
     sessionId: str = Field(examples=[_SESSION_ID])
     cliVM: CliMachine
 
 
-class ErrorView(_Schema):
+class ErrorView(_Response):
     code: str = Field(examples=["login-expired"])
     message: str = Field(examples=["Nobody logged in within the time allowed"])
 
 
-class StepView(_Schema):
+class StepView(_Response):
     step: str = Field(examples=["wait-for-person"])
     startedAt: datetime
     endedAt: datetime | None
@@ -140,7 +140,7 @@ class StepView(_Schema):
         )
 
 
-class _Versioned(_Schema):
+class _Versioned(_Response):
     version: str = Field(
         default="",
         description="Changes whenever anything else here does",
@@ -205,7 +205,7 @@ class SessionView(_Versioned):
         ).with_version()
 
 
-class SessionSummary(_Schema):
+class SessionSummary(_Response):
     """A connect session in a listing: without what leads into its login."""
 
     sessionId: str = Field(examples=[_SESSION_ID])
@@ -237,7 +237,7 @@ class SessionSummary(_Schema):
         )
 
 
-class SleepView(_Schema):
+class SleepView(_Response):
     """How a machine last went to sleep, and how it woke."""
 
     slept_at: datetime | None
@@ -316,7 +316,7 @@ class PlacedMachine(MachineView):
         )
 
 
-class HostView(_Schema):
+class HostView(_Response):
     """A VM host."""
 
     hostId: str = Field(examples=["local"])
@@ -350,17 +350,17 @@ class HostView(_Schema):
         )
 
 
-class Reason(_Question):
+class Reason(_Request):
     """Why an administrator does it; kept in the audit log."""
 
-    reason: Words = Field(min_length=1, examples=["It mines coins"])
+    reason: FreeText = Field(min_length=1, examples=["It mines coins"])
 
 
-class Accepted(_Schema):
+class Accepted(_Response):
     accepted: bool = True
 
 
-class ApiKeyView(_Schema):
+class ApiKeyView(_Response):
     url: str = Field(
         description="Where the provider hands keys out",
         examples=["https://platform.openai.com/api-keys"],
@@ -368,7 +368,7 @@ class ApiKeyView(_Schema):
     example: str = Field(description="What one looks like", examples=["sk-proj-..."])
 
 
-class ProviderView(_Schema):
+class ProviderView(_Response):
     id: str = Field(examples=["codex"])
     name: str = Field(examples=["Codex"])
     accepts: str = Field(description="What a person may paste in a login")
@@ -380,7 +380,7 @@ class ProviderView(_Schema):
         return cls(id=one.id, name=one.name, accepts=one.accepts, apiKey=key)
 
 
-class HealthView(_Schema):
+class HealthView(_Response):
     status: str = Field(description="`ok`, or `degraded` if a check fails")
     version: str
     checks: dict[str, bool]

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from polydev.controller.access import ADMINISTRATOR, Caller
-from polydev.controller.api.http.pagination import Page, Paged
+from polydev.controller.api.http.pagination import Page, PageParams
 from polydev.controller.api.http.path_params import IdText
-from polydev.controller.api.http.services import Reach, Services
+from polydev.controller.api.http.services import Services, ServicesDep
 from polydev.controller.api.routes.admin.audit import Filters, list_audit_log
 from polydev.controller.api.routes.admin.keys import list_keys
 from polydev.controller.api.routes.admin.overview import (
@@ -65,8 +65,8 @@ class Part:
 
 def _asked(
     caller: Administrator,
-    services: Reach,
-    paged: Paged,
+    services: ServicesDep,
+    paged: PageParams,
     filters: Filters,
     user: Annotated[IdText | None, Query()] = None,
 ) -> Asked:

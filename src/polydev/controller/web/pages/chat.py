@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from polydev.controller.access import Caller
-from polydev.controller.api.http.path_params import MAX_ID, Id
-from polydev.controller.api.http.services import Reach, Services
+from polydev.controller.api.http.path_params import MAX_ID, IdInPath
+from polydev.controller.api.http.services import Services, ServicesDep
 from polydev.controller.chat import MAX_PROMPT_CHARACTERS, MAX_TITLE_CHARACTERS
 from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.connect import credentials
@@ -42,14 +42,16 @@ class Cli:
 
 @router.get("/chat")
 async def show_chats(
-    request: Request, caller: Signed, services: Reach, provider: Filter = ""
+    request: Request, caller: Signed, services: ServicesDep, provider: Filter = ""
 ) -> Response:
     """The list of chats."""
     return page(request, "chats.html", **await _listed(services, caller, provider))
 
 
 @router.get("/chat/{chat_id}")
-async def show_chat(request: Request, chat_id: Id, caller: Signed, services: Reach) -> Response:
+async def show_chat(
+    request: Request, chat_id: IdInPath, caller: Signed, services: ServicesDep
+) -> Response:
     """One chat, with the list beside it. Raises NoSuchChat."""
     chat = await services.chats.get(caller, ChatId(chat_id))
     return page(
@@ -65,7 +67,7 @@ async def show_chat(request: Request, chat_id: Id, caller: Signed, services: Rea
 async def show_list(
     request: Request,
     caller: Signed,
-    services: Reach,
+    services: ServicesDep,
     provider: Filter = "",
     current: Annotated[str, Query(max_length=MAX_ID)] = "",
     shown: Shown = SHOWN_AT_FIRST,
@@ -77,7 +79,7 @@ async def show_list(
 
 @router.get("/fragments/chats/{chat_id}/where")
 async def show_whereabouts(
-    request: Request, chat_id: Id, caller: Signed, services: Reach
+    request: Request, chat_id: IdInPath, caller: Signed, services: ServicesDep
 ) -> Response:
     """Which CLI a chat is with, and how its machine is. Raises NoSuchChat."""
     chat = await services.chats.get(caller, ChatId(chat_id))

@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from polydev.controller.api.http.path_params import SessionIdInPath
-from polydev.controller.api.http.services import Reach
+from polydev.controller.api.http.services import ServicesDep
 from polydev.controller.api.routes.connect.sessions import After, Wait, get_session
 from polydev.controller.api.schemas.resources import SessionView, StepView
 from polydev.controller.web.rendering.render import Signed, fragment, page
@@ -62,7 +62,7 @@ class End:
 
 @router.get("/connect/{sessionId}")
 async def show_connect(
-    session_id: SessionIdInPath, request: Request, caller: Signed, services: Reach
+    session_id: SessionIdInPath, request: Request, caller: Signed, services: ServicesDep
 ) -> Response:
     """The page."""
     view = await get_session(session_id, caller, services)
@@ -74,7 +74,7 @@ async def connect_again(
     session_id: SessionIdInPath,
     request: Request,
     caller: Signed,
-    services: Reach,
+    services: ServicesDep,
     after: After = None,
     wait: Wait = 0,
 ) -> Response:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from polydev.controller.api.http.path_params import Id
-from polydev.controller.api.http.services import Reach
-from polydev.controller.api.routes.machines.access import own_machine
+from polydev.controller.api.http.path_params import IdInPath
+from polydev.controller.api.http.services import ServicesDep
+from polydev.controller.api.routes.machines.machine_access import get_own_machine
 from polydev.controller.web.rendering.render import Signed, page
 from polydev.shared.domain import MachineState
 
@@ -18,9 +18,11 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/files/{vm_id}")
-async def show_files(request: Request, vm_id: Id, caller: Signed, services: Reach) -> Response:
+async def show_files(
+    request: Request, vm_id: IdInPath, caller: Signed, services: ServicesDep
+) -> Response:
     """The files of one machine. Raises NoSuchMachine."""
-    machine = await own_machine(services, caller.user_id, vm_id)
+    machine = await get_own_machine(services, caller.user_id, vm_id)
     return page(
         request,
         "files.html",

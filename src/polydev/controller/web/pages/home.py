@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import PlainTextResponse
 
 from polydev.controller.access import Caller
-from polydev.controller.api.http.services import Reach, Services
+from polydev.controller.api.http.services import Services, ServicesDep
 from polydev.controller.api.routes.system.health import get_greeting
 from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.connect import credentials, sessions
@@ -25,7 +25,7 @@ _RECENT = PageSpec(60, None)
 
 
 @router.get("/")
-async def show_home(request: Request, services: Reach) -> Response:
+async def show_home(request: Request, services: ServicesDep) -> Response:
     """The home page."""
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse(await get_greeting())
@@ -34,7 +34,7 @@ async def show_home(request: Request, services: Reach) -> Response:
 
 
 @router.get("/fragments/home")
-async def home_again(request: Request, caller: Signed, services: Reach) -> Response:
+async def home_again(request: Request, caller: Signed, services: ServicesDep) -> Response:
     """The cards, as they stand now."""
     return fragment(request, "home_cards.html", **await _told(services, caller))
 

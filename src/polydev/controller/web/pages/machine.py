@@ -14,9 +14,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from polydev.controller.access import Caller
-from polydev.controller.api.http.path_params import Id
-from polydev.controller.api.http.services import Reach, Services
-from polydev.controller.api.routes.machines.access import own_machine
+from polydev.controller.api.http.path_params import IdInPath
+from polydev.controller.api.http.services import Services, ServicesDep
+from polydev.controller.api.routes.machines.machine_access import get_own_machine
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.web.rendering.labels import machine_badge
@@ -41,7 +41,7 @@ class Connected:
 
 
 @router.get("/machine")
-async def show_active_machine(request: Request, caller: Signed, services: Reach) -> Response:
+async def show_active_machine(request: Request, caller: Signed, services: ServicesDep) -> Response:
     """The active CLI machine; without one, how to get it."""
     async with services.database.read(caller.user_id) as connection:
         for state in BY_READINESS:
@@ -55,17 +55,21 @@ async def show_active_machine(request: Request, caller: Signed, services: Reach)
 
 
 @router.get("/machine/{vm_id}")
-async def show_machine(request: Request, vm_id: Id, caller: Signed, services: Reach) -> Response:
+async def show_machine(
+    request: Request, vm_id: IdInPath, caller: Signed, services: ServicesDep
+) -> Response:
     """One machine. Raises NoSuchMachine."""
-    found = await own_machine(services, caller.user_id, vm_id)
+    found = await get_own_machine(services, caller.user_id, vm_id)
     return page(request, "machine.html", **await _told(services, caller, found))
 
 
 @router.get("/fragments/machine/{vm_id}")
-async def machine_again(request: Request, vm_id: Id, caller: Signed, services: Reach) -> Response:
+async def machine_again(
+    request: Request, vm_id: IdInPath, caller: Signed, services: ServicesDep
+) -> Response:
     """The head of a machine's page as it stands now; one that is gone is left."""
     try:
-        found = await own_machine(services, caller.user_id, vm_id)
+        found = await get_own_machine(services, caller.user_id, vm_id)
     except NoSuchMachine:
         return Response(status_code=204, headers={"HX-Redirect": "/machine"})
     return fragment(request, "machine_head.html", **await _told(services, caller, found))

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from polydev.controller.access import Caller
 from polydev.controller.access.sign_in.passwords import MIN_CHARACTERS
 from polydev.controller.access.tokens.api_tokens import DEFAULT_DAYS, MAX_NAME
-from polydev.controller.api.http.services import Reach, Services
+from polydev.controller.api.http.services import Services, ServicesDep
 from polydev.controller.api.routes.accounts.quotas import get_usage
 from polydev.controller.api.routes.accounts.tokens import list_sign_ins, list_tokens
 from polydev.controller.api.routes.admin.audit import AuditEntryView
@@ -51,7 +51,7 @@ class Part:
 
 
 @router.get("/settings")
-async def show_settings(request: Request, caller: Signed, services: Reach) -> Response:
+async def show_settings(request: Request, caller: Signed, services: ServicesDep) -> Response:
     """The whole page."""
     told: Told = {}
     for part in _PARTS:
@@ -60,7 +60,9 @@ async def show_settings(request: Request, caller: Signed, services: Reach) -> Re
 
 
 @router.get("/fragments/settings/{part_id}")
-async def part_again(part_id: str, request: Request, caller: Signed, services: Reach) -> Response:
+async def part_again(
+    part_id: str, request: Request, caller: Signed, services: ServicesDep
+) -> Response:
     """One section, as it stands now."""
     part = next((it for it in _PARTS if it.id == part_id and it.events), None)
     if part is None:

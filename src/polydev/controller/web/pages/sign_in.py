@@ -1,4 +1,4 @@
-"""`/sign-in` and `/sign-up`: the doors. The forms are sent to `/api/account/…` by the page."""
+"""`/sign-in` and `/sign-up`: the guards. The forms are sent to `/api/account/…` by the page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.responses import RedirectResponse
 
 from polydev.controller.access.sign_in.passwords import MIN_CHARACTERS
 from polydev.controller.access.tokens.admin_token import ADMINISTRATOR
-from polydev.controller.api.http.services import Reach, Services
+from polydev.controller.api.http.services import Services, ServicesDep
 from polydev.controller.api.routes.accounts.account import ways_in
 from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.accounts import users
@@ -18,7 +18,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/sign-in")
-async def show_sign_in(request: Request, caller: Known, services: Reach) -> Response:
+async def show_sign_in(request: Request, caller: Known, services: ServicesDep) -> Response:
     """The form for signing in; who is signed in already goes on."""
     there = safe_next(request.query_params.get("next"))
     if caller is not None:
@@ -33,7 +33,7 @@ async def show_sign_in(request: Request, caller: Known, services: Reach) -> Resp
 
 
 @router.get("/sign-up")
-async def show_sign_up(request: Request, caller: Known, services: Reach) -> Response:
+async def show_sign_up(request: Request, caller: Known, services: ServicesDep) -> Response:
     """The form for making an account."""
     if caller is not None:
         return RedirectResponse("/", 303)

@@ -12,9 +12,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from polydev.controller.api.http.path_params import Id
-from polydev.controller.api.http.services import Reach
-from polydev.controller.api.routes.machines.access import own_machine
+from polydev.controller.api.http.path_params import IdInPath
+from polydev.controller.api.http.services import ServicesDep
+from polydev.controller.api.routes.machines.machine_access import get_own_machine
 from polydev.controller.web.rendering.render import Signed, page
 from polydev.shared.domain import MachineState
 
@@ -27,10 +27,10 @@ Name = Annotated[str, Query(max_length=16, pattern=r"^[a-z0-9](-?[a-z0-9])*$")]
 
 @router.get("/terminal/{vm_id}")
 async def show_terminal(
-    request: Request, vm_id: Id, caller: Signed, services: Reach, name: Name = "main"
+    request: Request, vm_id: IdInPath, caller: Signed, services: ServicesDep, name: Name = "main"
 ) -> Response:
     """A terminal in one machine. Raises NoSuchMachine."""
-    machine = await own_machine(services, caller.user_id, vm_id)
+    machine = await get_own_machine(services, caller.user_id, vm_id)
     nonce = secrets.token_urlsafe(16)
     names = TERMINALS if name in TERMINALS else (*TERMINALS, name)
     return page(

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse
 
 from polydev.controller.access import Caller
 from polydev.controller.access.limits.csrf import csrf_token
-from polydev.controller.api.http.services import asked_of, caller_of, services_of
+from polydev.controller.api.http.services import authenticate, get_request_info, get_services
 from polydev.controller.store.queries.system import events
 from polydev.controller.web.rendering import filters, labels
 from polydev.controller.web.rendering.assets import HERE, Assets
@@ -114,7 +114,7 @@ def policy_of(replaced: dict[str, str] | None = None) -> str:
 def fragment(request: Request, name: str, /, *, status: int = 200, **context: Any) -> HTMLResponse:
     """A piece of a page, which the page fetches and puts in its place."""
     caller = cast(Caller | None, getattr(request.state, "caller", None))
-    cookie = asked_of(request).cookie
+    cookie = get_request_info(request).cookie
     theme = request.cookies.get(THEME, "")
     about = {
         "caller": caller,
@@ -129,17 +129,17 @@ def fragment(request: Request, name: str, /, *, status: int = 200, **context: An
 
 async def known(request: Request) -> Caller | None:
     """Who is signed in in this browser, or nobody: for pages that both may see."""
-    if asked_of(request).cookie is None:
+    if get_request_info(request).cookie is None:
         return None
     try:
-        found = await caller_of(request)
+        found = await authenticate(request)
     except NotSignedIn:
         return None
     if found.sign_in_id is None:
         return None
     request.state.caller = found
     if not request.url.path.startswith("/fragments/"):
-        async with services_of(request).database.read(found.user_id) as connection:
+        async with get_services(request).database.read(found.user_id) as connection:
             request.state.events_after = await events.get_newest_id(connection, found.user_id)
     return found
 

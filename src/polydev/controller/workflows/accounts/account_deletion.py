@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from polydev.controller.access import ADMINISTRATOR, Caller
-from polydev.controller.access.email_addresses import hashed
+from polydev.controller.access.email_addresses import hash_address
 from polydev.controller.store.engine import locks
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import user_deletion, users
@@ -91,7 +91,9 @@ class Removal:
             if user.deleting_at is None:
                 user = replace(user, deleting_at=now())
                 await user_deletion.mark_deleting(connection, user_id, user.deleting_at or now())
-                await audit.record(connection, caller.did("person.delete", user_id, user_id))
+                await audit.record(
+                    connection, caller.audit_entry("person.delete", user_id, user_id)
+                )
         await self.engine.enqueue(DELETE, user_id)
         return user
 
@@ -142,4 +144,6 @@ class Removal:
                 return
             if not await user_deletion.is_ready_to_delete(connection, user.user_id):
                 raise HostUnreachable("Not everything of theirs is gone yet")
-            await user_deletion.delete_user(connection, user, (user.user_id, hashed(user.email)))
+            await user_deletion.delete_user(
+                connection, user, (user.user_id, hash_address(user.email))
+            )

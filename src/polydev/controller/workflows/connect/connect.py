@@ -102,10 +102,10 @@ async def add_unless_live(
     await lock_user(connection, session.user_id)
     live = await sessions.find_live(connection, session.user_id, session.provider)
     if live is None:
-        if caller.bounds is not None:
+        if caller.owner_filter is not None:
             await quotas.require_session(connection, session.user_id)
         await sessions.insert(connection, session)
-        entry = caller.did("session.start", session.session_id, session.user_id)
+        entry = caller.audit_entry("session.start", session.session_id, session.user_id)
         await audit.record(connection, entry)
     return live
 
@@ -159,7 +159,7 @@ class Connect:
 
         Raises: UnknownProvider, NotAllowed, NoSuchPerson, QuotaExceeded.
         """
-        session = self._new_session(caller.whom(user_id), provider(provider_id).id)
+        session = self._new_session(caller.resolve_user(user_id), provider(provider_id).id)
         try:
             async with self.database.write() as connection:
                 live = await add_unless_live(connection, self.machines.quotas, caller, session)
@@ -175,12 +175,12 @@ class Connect:
     ) -> ConnectSession:
         """Wish a session away; the workflow ends it. Raises NoSuchSession, SessionEnded."""
         async with self.database.write() as connection:
-            session = await sessions.get(connection, session_id, caller.bounds)
+            session = await sessions.get(connection, session_id, caller.owner_filter)
             if not await sessions.request_cancel(connection, session_id, now()):
                 raise SessionEnded(f"The connect session {session_id} has ended already")
-            entry = caller.did("session.cancel", session_id, session.user_id, reason)
+            entry = caller.audit_entry("session.cancel", session_id, session.user_id, reason)
             await audit.record(connection, entry)
-            return await sessions.get(connection, session_id, caller.bounds)
+            return await sessions.get(connection, session_id, caller.owner_filter)
 
     def ahead_of(self, session: ConnectSession) -> int | None:
         """How many sessions are before it in the queue; None if it does not wait for room."""
@@ -201,7 +201,7 @@ class Connect:
         """
         async with self.database.write(caller.user_id) as connection:
             session = await sessions.get(connection, session_id, caller.user_id)
-            entry = caller.did("session.input", session_id, session.user_id)
+            entry = caller.audit_entry("session.input", session_id, session.user_id)
             await audit.record(connection, entry)
         if session.status is not SessionStatus.WAITING:
             raise LoginNotWaiting("The login does not wait for a pasted code or URL now")

@@ -90,7 +90,7 @@ class ConnectByKey:
         """
         about = provider(provider_id)
         plaintext = check_api_key(about, api_key.get_secret_value())
-        session = self._new_session(caller.whom(user_id), about.id)
+        session = self._new_session(caller.resolve_user(user_id), about.id)
         sealed = await self._sealed(session, plaintext)
         try:
             async with self.database.write() as connection:

@@ -92,7 +92,7 @@ class Custody:
 
         Raises NoSuchCredential.
         """
-        credential = await self._standing(caller.bounds, credential_id)
+        credential = await self._standing(caller.owner_filter, credential_id)
         try:
             async with asyncio.timeout(_VALIDATE_S):
                 verdict = await self._verdict(caller, credential)
@@ -117,7 +117,7 @@ class Custody:
             row = await credentials.find_sealed(connection, credential_id)
             if row is None:
                 raise _revoked(credential_id)
-            entry = caller.did("credential.export", credential_id, caller.user_id)
+            entry = caller.audit_entry("credential.export", credential_id, caller.user_id)
             await audit.record(connection, entry)
         return provider(row.provider), row.kind, await self.vault.open(row)
 
@@ -127,9 +127,9 @@ class Custody:
         It is not the caller's to wait for: the row goes when the machine is rid of it too.
         """
         async with self.database.write() as connection:
-            credential = await credentials.get(connection, credential_id, caller.bounds)
+            credential = await credentials.get(connection, credential_id, caller.owner_filter)
             if await credentials.revoke(connection, credential, now()):
-                entry = caller.did("credential.revoke", credential_id, credential.user_id)
+                entry = caller.audit_entry("credential.revoke", credential_id, credential.user_id)
                 await audit.record(connection, entry)
             credential = await credentials.get(connection, credential_id)
         await self.engine.enqueue(REVOKE, credential_id)
@@ -230,7 +230,7 @@ class Custody:
         async with self.database.write() as connection:
             taken = await credentials.update_sealed(connection, row, sealed, expires_at=ends)
             if taken:
-                entry = caller.did("credential.refresh", row.credential_id, row.user_id)
+                entry = caller.audit_entry("credential.refresh", row.credential_id, row.user_id)
                 await audit.record(connection, entry)
         words = f"{about.name} says that it is logged in, and had renewed its tokens"
         return Verdict(Validity.VALID, words, refreshed=taken)

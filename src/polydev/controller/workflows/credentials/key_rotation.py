@@ -104,7 +104,7 @@ class Rotation:
         target = self.vault.key_id
         rotation_id = f"{target}.{uuid.uuid4().hex[:12]}"
         async with self.database.write() as connection:
-            await audit.record(connection, caller.did("key.rotate", target, None))
+            await audit.record(connection, caller.audit_entry("key.rotate", target, None))
         await self.engine.enqueue(ROTATE, rotation_id)
         return await self.state(rotation_id)
 
@@ -145,7 +145,7 @@ class Rotation:
                     hint="Start them without it first",
                 )
             await vault_keys.delete(connection, key_id)
-            await audit.record(connection, caller.did("key.retire", key_id, None))
+            await audit.record(connection, caller.audit_entry("key.retire", key_id, None))
 
     async def _run(self, rotation_id: str) -> None:
         target = _target(rotation_id)

@@ -22,14 +22,14 @@ class Cause:
     actor: str
     via: str
     reason: str
-    bounds: UserId | None
+    owner_filter: UserId | None
     """Whose machines it may be; None: anybody's."""
     source: str = ""
 
     @classmethod
     def asked(cls, caller: Caller, reason: str = "") -> Self:
         """Somebody asks for it, or for something that needs it."""
-        return cls(caller.user_id, caller.via, reason, caller.bounds, caller.source)
+        return cls(caller.user_id, caller.via, reason, caller.owner_filter, caller.source)
 
     @classmethod
     def of_user(cls, user_id: UserId, via: str, reason: str) -> Self:

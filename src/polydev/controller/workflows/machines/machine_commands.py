@@ -82,16 +82,16 @@ class MachineRequests:
         `vm_id`: the id of the new machine, for who may ask twice for the same one.
         Raises: NotAllowed, NoSuchPerson; QuotaExceeded; NoCapacity when no host has room now.
         """
-        machine = self._means.plan(caller.whom(user_id), kind, vm_id or new_vm_id(), None)
+        machine = self._means.plan(caller.resolve_user(user_id), kind, vm_id or new_vm_id(), None)
         async with self._means.database.write() as connection:
             await lock_user(connection, machine.user_id)
             there = await machines.find(connection, machine.vm_id)
             if there is None:
-                if caller.bounds is not None:
+                if caller.owner_filter is not None:
                     quotas, owner = self._means.quotas, machine.user_id
                     await quotas.require_machine(connection, owner, machine.size)
                 machine = await self._means.placement.add(connection, machine)
-                entry = caller.did("machine.create", machine.vm_id, machine.user_id)
+                entry = caller.audit_entry("machine.create", machine.vm_id, machine.user_id)
                 await audit.record(connection, entry)
         machine = there or machine
         await self.begin(CREATE, machine)
@@ -104,10 +104,10 @@ class MachineRequests:
         """
         async with self._means.database.write() as connection:
             await alone(connection)
-            machine = await machines.get(connection, vm_id, caller.bounds)
+            machine = await machines.get(connection, vm_id, caller.owner_filter)
             if machine.status is not MachineState.DESTROYING:
                 await machines.set_state(connection, vm_id, MachineState.DESTROYING)
-                entry = caller.did("machine.destroy", vm_id, machine.user_id, reason)
+                entry = caller.audit_entry("machine.destroy", vm_id, machine.user_id, reason)
                 await audit.record(connection, entry)
         machine = replace(machine, status=MachineState.DESTROYING)
         await self.begin(DESTROY, machine)
@@ -121,14 +121,16 @@ class MachineRequests:
         """
         async with self._means.database.write() as connection:
             await alone(connection)
-            machine = await machines.get(connection, vm_id, caller.bounds)
+            machine = await machines.get(connection, vm_id, caller.owner_filter)
             if machine.status.is_stopped:
                 return machine
             if machine.status is not MachineState.HIBERNATED:
                 await _require_free(connection, machine)
             await machines.set_state(connection, vm_id, MachineState.STOPPING)
             attempt = await machines.increment_attempt(connection, vm_id)
-            await audit.record(connection, caller.did("machine.stop", vm_id, machine.user_id))
+            await audit.record(
+                connection, caller.audit_entry("machine.stop", vm_id, machine.user_id)
+            )
         machine = replace(machine, status=MachineState.STOPPING, attempt=attempt)
         await self.begin(STOP, machine)
         return machine
@@ -144,7 +146,7 @@ class MachineRequests:
         """
         async with self._means.database.write() as connection:
             await alone(connection)
-            machine = await machines.get(connection, vm_id, cause.bounds)
+            machine = await machines.get(connection, vm_id, cause.owner_filter)
             if machine.status.is_hibernated:
                 return machine
             await _require_free(connection, machine)
@@ -171,15 +173,15 @@ class MachineRequests:
         destroyed; QuotaExceeded; NoCapacity when the host that has its disk has no room now.
         """
         async with self._means.database.write() as connection:
-            owner = (await machines.get(connection, vm_id, cause.bounds)).user_id
+            owner = (await machines.get(connection, vm_id, cause.owner_filter)).user_id
             await lock_user(connection, owner)
             await alone(connection)
-            machine = await machines.get(connection, vm_id, cause.bounds)
+            machine = await machines.get(connection, vm_id, cause.owner_filter)
             if machine.status.is_up:
                 return machine
             if not machine.status.can_start:
                 raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
-            if cause.bounds is not None and not await _is_administrator(connection, owner):
+            if cause.owner_filter is not None and not await _is_administrator(connection, owner):
                 await self._means.quotas.require_start(connection, owner, machine.size)
             await self._means.placement.start(connection, machine)
             await machines.increment_attempt(connection, vm_id)
@@ -197,7 +199,7 @@ class MachineRequests:
         """What the caller uses, and what they may use; None for an administrator."""
         async with self._means.database.read(caller.user_id) as connection:
             used = await self._means.quotas.usage(connection, caller.user_id)
-        return used, None if caller.bounds is None else self._means.quotas.limits
+        return used, None if caller.owner_filter is None else self._means.quotas.limits
 
     async def begin(self, name: str, machine: Machine) -> None:
         """Have the workflow of that name run for a machine, once for every wish."""

@@ -113,7 +113,7 @@ class Waking:
     async def _used(self, cause: Cause, vm_id: VmId) -> Machine:
         """A machine's row; of one that runs the use is noted, unless that was done just now."""
         async with self.database.read() as connection:
-            machine = await machines.get(connection, vm_id, cause.bounds)
+            machine = await machines.get(connection, vm_id, cause.owner_filter)
         if machine.status is not MachineState.RUNNING:
             return machine
         at = now()
@@ -121,7 +121,7 @@ class Waking:
         if since is None or since > self.period_s:
             async with self.database.write() as connection:
                 if not await hibernation.set_used(connection, vm_id, at):
-                    return await machines.get(connection, vm_id, cause.bounds)
+                    return await machines.get(connection, vm_id, cause.owner_filter)
         return machine
 
     async def _asked(self, cause: Cause, vm_id: VmId) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import answers
-from polydev.controller.api.http.path_params import Id
-from polydev.controller.api.http.services import Administering, OwningAccount, Reach
+from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.path_params import IdInPath
+from polydev.controller.api.http.services import AccountCaller, AdminCaller, ServicesDep
 from polydev.controller.api.schemas.accounts import PersonView
 from polydev.shared.domain import UserId
 from polydev.shared.errors import NoSuchPerson, TooManyRequests
@@ -30,10 +30,12 @@ class Confirmation(BaseModel):
 @router.delete(
     "/account",
     status_code=202,
-    responses=answers(NoSuchPerson, TooManyRequests),
+    responses=problem_responses(NoSuchPerson, TooManyRequests),
     tags=["account"],
 )
-async def delete_account(told: Confirmation, caller: OwningAccount, services: Reach) -> PersonView:
+async def delete_account(
+    told: Confirmation, caller: AccountCaller, services: ServicesDep
+) -> PersonView:
     """Remove oneself with machines, credentials and all else. Nobody comes in from now on."""
     password = None if told.password is None else told.password.get_secret_value()
     await services.access.accounts.confirm(caller, password)
@@ -43,9 +45,11 @@ async def delete_account(told: Confirmation, caller: OwningAccount, services: Re
 @router.delete(
     "/admin/people/{user_id}",
     status_code=202,
-    responses=answers(NoSuchPerson),
+    responses=problem_responses(NoSuchPerson),
     tags=["administration"],
 )
-async def delete_person(user_id: Id, caller: Administering, services: Reach) -> PersonView:
+async def delete_person(
+    user_id: IdInPath, caller: AdminCaller, services: ServicesDep
+) -> PersonView:
     """Remove somebody with everything that is theirs; 404 once it is done."""
     return PersonView.of(await services.removal.request(caller, UserId(user_id)))

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 from fastapi.responses import RedirectResponse
 
-from polydev.controller.access.oidc.account_linking import Arrivals
-from polydev.controller.access.oidc.oidc import ARRIVAL_LIMIT_S
+from polydev.controller.access.oidc.account_linking import OidcSignIn
+from polydev.controller.access.oidc.oidc import CALLBACK_TIMEOUT_S
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import open_answers
-from polydev.controller.api.http.services import Question, Reach, Services
-from polydev.controller.api.routes.accounts.account import set_sign_in
+from polydev.controller.api.http.error_responses import public_problem_responses
+from polydev.controller.api.http.services import RequestInfoDep, Services, ServicesDep
+from polydev.controller.api.routes.accounts.account import set_sign_in_cookie
 from polydev.shared.errors import (
     AlreadyExists,
     IssuerUnreachable,
@@ -23,35 +23,35 @@ from polydev.shared.errors import (
 
 router = routers.router(prefix="/api/account/oidc", tags=["account"])
 
-_SEE_OTHER: dict[int | str, dict[str, Any]] = {
+_REDIRECT: dict[int | str, dict[str, Any]] = {
     303: {
         "description": "Where to go on",
         "headers": {"Location": {"schema": {"type": "string", "format": "uri-reference"}}},
     }
 }
 _MAX_CODE = 4096
-Told = Annotated[str | None, Query(max_length=_MAX_CODE)]
+QueryText = Annotated[str | None, Query(max_length=_MAX_CODE)]
 
 
 @router.get(
     "/start",
     status_code=303,
     response_class=RedirectResponse,
-    responses=open_answers(TooManyRequests, IssuerUnreachable) | _SEE_OTHER,
+    responses=public_problem_responses(TooManyRequests, IssuerUnreachable) | _REDIRECT,
 )
 async def start_at_provider(
-    asked: Question,
-    services: Reach,
+    asked: RequestInfoDep,
+    services: ServicesDep,
     invitation: Annotated[str | None, Query(max_length=256, pattern=r"^[A-Za-z0-9_-]+$")] = None,
 ) -> RedirectResponse:
     """Send the browser to the provider; with an invitation, if that is needed to sign up."""
-    url, cookie = await _arrivals(services).start(invitation, asked)
+    url, cookie = await _require_oidc(services).start(invitation, asked)
     answer = RedirectResponse(url, 303)
     cookies = services.access.cookies
     answer.set_cookie(
-        cookies.arrival,
+        cookies.oidc,
         cookie,
-        max_age=ARRIVAL_LIMIT_S,
+        max_age=CALLBACK_TIMEOUT_S,
         secure=cookies.secure,
         httponly=True,
         samesite="lax",
@@ -64,37 +64,39 @@ async def start_at_provider(
     "/callback",
     status_code=303,
     response_class=RedirectResponse,
-    responses=open_answers(NotSignedIn, AlreadyExists, TooManyRequests, IssuerUnreachable)
-    | _SEE_OTHER,
+    responses=public_problem_responses(
+        NotSignedIn, AlreadyExists, TooManyRequests, IssuerUnreachable
+    )
+    | _REDIRECT,
 )
 async def back_from_provider(
     request: Request,
-    asked: Question,
-    services: Reach,
-    state: Told = None,
-    code: Told = None,
-    iss: Told = None,
+    asked: RequestInfoDep,
+    services: ServicesDep,
+    state: QueryText = None,
+    code: QueryText = None,
+    iss: QueryText = None,
 ) -> RedirectResponse:
     """Receive the browser from the provider, and sign it in: the answer sets the cookie."""
     cookies = services.access.cookies
     told = {"state": state, "code": code, "iss": iss}
-    begun = await _arrivals(services).finish(
-        request.cookies.get(cookies.arrival),
+    begun = await _require_oidc(services).finish(
+        request.cookies.get(cookies.oidc),
         {name: value for name, value in told.items() if value is not None},
         asked,
     )
     answer = RedirectResponse("/", 303)
-    set_sign_in(begun, services.access, answer)
+    set_sign_in_cookie(begun, services.access, answer)
     answer.delete_cookie(
-        cookies.arrival, secure=cookies.secure, httponly=True, samesite="lax", path="/"
+        cookies.oidc, secure=cookies.secure, httponly=True, samesite="lax", path="/"
     )
     return answer
 
 
-def _arrivals(services: Services) -> Arrivals:
-    if services.access.arrivals is None:
+def _require_oidc(services: Services) -> OidcSignIn:
+    if services.access.oidc_sign_in is None:
         raise NotAllowed(
             "This controller has no OpenID provider",
             hint="An administrator can name one in POLYDEV_OIDC_ISSUER",
         )
-    return services.access.arrivals
+    return services.access.oidc_sign_in

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import answers
-from polydev.controller.api.http.services import Reach, Reading
+from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.services import ReadCaller, ServicesDep
 from polydev.shared.domain import Usage
 
 router = routers.router(prefix="/api/account", tags=["account"])
@@ -37,8 +37,8 @@ class UsageView(BaseModel):
     limits: Amounts | None = Field(description="null: an administrator is not limited")
 
 
-@router.get("/usage", responses=answers())
-async def get_usage(caller: Reading, services: Reach) -> UsageView:
+@router.get("/usage", responses=problem_responses())
+async def get_usage(caller: ReadCaller, services: ServicesDep) -> UsageView:
     """How much the caller uses of what they may have."""
     used, limits = await services.machines.usage(caller)
     return UsageView(used=Amounts.of(used), limits=None if limits is None else Amounts.of(limits))

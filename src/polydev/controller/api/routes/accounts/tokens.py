@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import answers
-from polydev.controller.api.http.path_params import Id
-from polydev.controller.api.http.services import OwningAccount, Reach
+from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.path_params import IdInPath
+from polydev.controller.api.http.services import AccountCaller, ServicesDep
 from polydev.controller.api.schemas.accounts import CreatedToken, NewToken, SignInView, TokenView
 from polydev.shared.errors import NoSuchToken, QuotaExceeded
 
 router = routers.router(prefix="/api/account", tags=["account"])
 
 
-@router.get("/tokens", responses=answers())
-async def list_tokens(caller: OwningAccount, services: Reach) -> list[TokenView]:
+@router.get("/tokens", responses=problem_responses())
+async def list_tokens(caller: AccountCaller, services: ServicesDep) -> list[TokenView]:
     """The caller's API tokens, the newest first. What they are is told at their making only."""
-    return [TokenView.of(it) for it in await services.access.tokens.of(caller)]
+    return [TokenView.of(it) for it in await services.access.tokens.list_for(caller)]
 
 
-@router.post("/tokens", status_code=201, responses=answers(QuotaExceeded))
-async def create_token(told: NewToken, caller: OwningAccount, services: Reach) -> CreatedToken:
+@router.post("/tokens", status_code=201, responses=problem_responses(QuotaExceeded))
+async def create_token(
+    told: NewToken, caller: AccountCaller, services: ServicesDep
+) -> CreatedToken:
     """Make an API token, with no more scopes than the caller has."""
     token, text = await services.access.tokens.create(
         caller, told.name, frozenset(told.scopes), told.lifetime
@@ -27,19 +29,19 @@ async def create_token(told: NewToken, caller: OwningAccount, services: Reach) -
     return CreatedToken.of(token, token=text)
 
 
-@router.delete("/tokens/{token_id}", status_code=204, responses=answers(NoSuchToken))
-async def revoke_token(token_id: Id, caller: OwningAccount, services: Reach) -> None:
+@router.delete("/tokens/{token_id}", status_code=204, responses=problem_responses(NoSuchToken))
+async def revoke_token(token_id: IdInPath, caller: AccountCaller, services: ServicesDep) -> None:
     """Revoke a token: it is refused from now on."""
     await services.access.tokens.revoke(caller, token_id)
 
 
-@router.get("/sign-ins", responses=answers())
-async def list_sign_ins(caller: OwningAccount, services: Reach) -> list[SignInView]:
+@router.get("/sign-ins", responses=problem_responses())
+async def list_sign_ins(caller: AccountCaller, services: ServicesDep) -> list[SignInView]:
     """Where the caller is signed in, the one seen last first."""
-    return [SignInView.of(it, caller) for it in await services.access.sign_ins.of(caller)]
+    return [SignInView.of(it, caller) for it in await services.access.sign_ins.list_for(caller)]
 
 
-@router.delete("/sign-ins/{sign_in_id}", status_code=204, responses=answers(NoSuchToken))
-async def end_sign_in(sign_in_id: Id, caller: OwningAccount, services: Reach) -> None:
+@router.delete("/sign-ins/{sign_in_id}", status_code=204, responses=problem_responses(NoSuchToken))
+async def end_sign_in(sign_in_id: IdInPath, caller: AccountCaller, services: ServicesDep) -> None:
     """Sign another browser of the caller's out."""
     await services.access.sign_ins.end(caller, sign_in_id)

@@ -14,12 +14,12 @@ from typing import Annotated
 from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
-from polydev.controller.access.sign_in.accounts import NOBODY
+from polydev.controller.access.sign_in.accounts import UNKNOWN_ACTOR
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import answers, listing
-from polydev.controller.api.http.pagination import Page, Paged
-from polydev.controller.api.http.path_params import IdText, Moment
-from polydev.controller.api.http.services import Administering, OwningAccount, Reach
+from polydev.controller.api.http.error_responses import paged_response, problem_responses
+from polydev.controller.api.http.pagination import Page, PageParams
+from polydev.controller.api.http.path_params import IdText, Timestamp
+from polydev.controller.api.http.services import AccountCaller, AdminCaller, ServicesDep
 from polydev.controller.store.queries.system import audit
 from polydev.controller.store.queries.system.audit import AuditFilter, RecordedEntry
 from polydev.shared.domain import UserId
@@ -32,8 +32,8 @@ Action = Annotated[
     str | None,
     Query(max_length=64, pattern=_ACTION, description="`machine.destroy`, or all with `machine.`"),
 ]
-Since = Annotated[Moment | None, Query(description="From then on")]
-Until = Annotated[Moment | None, Query(description="Before then")]
+Since = Annotated[Timestamp | None, Query(description="From then on")]
+Until = Annotated[Timestamp | None, Query(description="Before then")]
 
 
 class AuditEntryView(BaseModel):
@@ -53,7 +53,7 @@ class AuditEntryView(BaseModel):
     def of(cls, recorded: RecordedEntry, reader: UserId | None = None) -> AuditEntryView:
         """An entry; for a person (None: an administrator) without where others did it from."""
         it = recorded.entry
-        is_somebody_elses = reader is not None and it.actor not in (reader, NOBODY)
+        is_somebody_elses = reader is not None and it.actor not in (reader, UNKNOWN_ACTOR)
         hidden = is_somebody_elses and bool(it.source)
         return cls(
             entryId=recorded.entry_id,
@@ -80,11 +80,13 @@ def _filters(
 Filters = Annotated[AuditFilter, Depends(_filters)]
 
 
-@router.get("/admin/audit", tags=["administration"], responses=answers() | listing())
+@router.get(
+    "/admin/audit", tags=["administration"], responses=problem_responses() | paged_response()
+)
 async def list_audit_log(
-    caller: Administering,
-    services: Reach,
-    paged: Paged,
+    caller: AdminCaller,
+    services: ServicesDep,
+    paged: PageParams,
     filters: Filters,
     actor: Annotated[IdText | None, Query()] = None,
     owner: Annotated[IdText | None, Query()] = None,
@@ -92,20 +94,20 @@ async def list_audit_log(
     """Everything that was done, the newest first."""
     sought = replace(filters, actor=actor, owner=owner)
     async with services.database.read() as connection:
-        rows = await audit.list_entries(connection, sought, paged.span(int))
-    return [AuditEntryView.of(row) for row in _shown(paged, rows)]
+        rows = await audit.list_entries(connection, sought, paged.page_spec(int))
+    return [AuditEntryView.of(row) for row in _trim(paged, rows)]
 
 
-@router.get("/account/audit", tags=["account"], responses=answers() | listing())
+@router.get("/account/audit", tags=["account"], responses=problem_responses() | paged_response())
 async def list_own_audit_log(
-    caller: OwningAccount, services: Reach, paged: Paged, filters: Filters
+    caller: AccountCaller, services: ServicesDep, paged: PageParams, filters: Filters
 ) -> list[AuditEntryView]:
     """What you did, and what was done to what is yours, the newest first."""
     sought = replace(filters, concerning=caller.user_id)
     async with services.database.read(caller.user_id) as connection:
-        rows = await audit.list_entries(connection, sought, paged.span(int))
-    return [AuditEntryView.of(row, caller.user_id) for row in _shown(paged, rows)]
+        rows = await audit.list_entries(connection, sought, paged.page_spec(int))
+    return [AuditEntryView.of(row, caller.user_id) for row in _trim(paged, rows)]
 
 
-def _shown(paged: Page, rows: Sequence[RecordedEntry]) -> Sequence[RecordedEntry]:
-    return paged.of(rows, lambda row: (row.entry_id,))
+def _trim(paged: Page, rows: Sequence[RecordedEntry]) -> Sequence[RecordedEntry]:
+    return paged.trim(rows, lambda row: (row.entry_id,))

@@ -9,9 +9,9 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import answers
-from polydev.controller.api.http.path_params import Id
-from polydev.controller.api.http.services import Administering, Reach
+from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.path_params import IdInPath
+from polydev.controller.api.http.services import AdminCaller, ServicesDep
 from polydev.controller.workflows.credentials.key_rotation import KeyState, RotationState
 from polydev.shared.errors import KeyInUse, NoSuchKey
 
@@ -71,25 +71,27 @@ class RotationView(BaseModel):
         )
 
 
-@router.get("", responses=answers())
-async def list_keys(caller: Administering, services: Reach) -> list[KeyView]:
+@router.get("", responses=problem_responses())
+async def list_keys(caller: AdminCaller, services: ServicesDep) -> list[KeyView]:
     """The keys that this database was sealed with, and how much each of them seals."""
     return [KeyView.of(state) for state in await services.rotation.every()]
 
 
-@router.post("/rotate", status_code=202, responses=answers())
-async def rotate_keys(caller: Administering, services: Reach) -> RotationView:
+@router.post("/rotate", status_code=202, responses=problem_responses())
+async def rotate_keys(caller: AdminCaller, services: ServicesDep) -> RotationView:
     """Have everything sealed anew with the current key, while all goes on."""
     return RotationView.of(await services.rotation.start(caller))
 
 
-@router.get("/rotate/{rotation_id}", responses=answers(NoSuchKey))
-async def get_rotation(rotation_id: Id, caller: Administering, services: Reach) -> RotationView:
+@router.get("/rotate/{rotation_id}", responses=problem_responses(NoSuchKey))
+async def get_rotation(
+    rotation_id: IdInPath, caller: AdminCaller, services: ServicesDep
+) -> RotationView:
     """How far a rotation is."""
     return RotationView.of(await services.rotation.state(rotation_id))
 
 
-@router.delete("/{key_id}", status_code=204, responses=answers(NoSuchKey, KeyInUse))
-async def retire_key(key_id: Id, caller: Administering, services: Reach) -> None:
+@router.delete("/{key_id}", status_code=204, responses=problem_responses(NoSuchKey, KeyInUse))
+async def retire_key(key_id: IdInPath, caller: AdminCaller, services: ServicesDep) -> None:
     """Forget a key that seals nothing any more."""
     await services.rotation.retire(caller, key_id)

@@ -11,9 +11,9 @@ from typing import Annotated
 from fastapi import Path, Query
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import answers, listing
-from polydev.controller.api.http.idempotency import Repeatable
-from polydev.controller.api.http.pagination import Paged
+from polydev.controller.api.http.error_responses import paged_response, problem_responses
+from polydev.controller.api.http.idempotency import IdempotentRoute
+from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import (
     ID_PATTERN,
     MAX_ID,
@@ -21,7 +21,7 @@ from polydev.controller.api.http.path_params import (
     SessionIdInPath,
     VmIdInPath,
 )
-from polydev.controller.api.http.services import Administering, Reach, Services
+from polydev.controller.api.http.services import AdminCaller, Services, ServicesDep
 from polydev.controller.api.schemas.resources import HostView, PlacedMachine, Reason, SessionSummary
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import capacity, hosts, machines
@@ -36,7 +36,7 @@ from polydev.shared.errors import (
     SessionEnded,
 )
 
-router = routers.router(prefix="/api/admin", tags=["administration"], route_class=Repeatable)
+router = routers.router(prefix="/api/admin", tags=["administration"], route_class=IdempotentRoute)
 
 HostIdInPath = Annotated[
     str,
@@ -51,102 +51,107 @@ HostIdInPath = Annotated[
 ]
 OfUser = Annotated[IdText | None, Query(alias="userId", description="Of this person alone")]
 
-_NOTHING = (0, 0, 0)
+_NO_USAGE = (0, 0, 0)
 
 
-@router.get("/hosts", responses=answers())
-async def list_hosts(caller: Administering, services: Reach) -> list[HostView]:
+@router.get("/hosts", responses=problem_responses())
+async def list_hosts(caller: AdminCaller, services: ServicesDep) -> list[HostView]:
     """The VM hosts, by name: what each offers, and what its machines take of it."""
     async with services.database.read() as connection:
         rows = await hosts.list_all(connection)
         taken = await capacity.get_taken_by_host(connection)
-    return [HostView.of(row, taken.get(row.host_id, _NOTHING)) for row in rows]
+    return [HostView.of(row, taken.get(row.host_id, _NO_USAGE)) for row in rows]
 
 
-@router.post("/hosts/{hostId}/drain", responses=answers(NoSuchHost, IdempotencyConflict))
+@router.post("/hosts/{hostId}/drain", responses=problem_responses(NoSuchHost, IdempotencyConflict))
 async def drain_host(
-    host_id: HostIdInPath, asked: Reason, caller: Administering, services: Reach
+    host_id: HostIdInPath, asked: Reason, caller: AdminCaller, services: ServicesDep
 ) -> HostView:
     """Have a host take no more machines; those that it has stay."""
-    entry = caller.did("host.drain", host_id, None, asked.reason)
-    return await _set_state(services, host_id, HostState.DRAINING, entry)
+    entry = caller.audit_entry("host.drain", host_id, None, asked.reason)
+    return await _set_host_state(services, host_id, HostState.DRAINING, entry)
 
 
-@router.post("/hosts/{hostId}/activate", responses=answers(NoSuchHost, IdempotencyConflict))
+@router.post(
+    "/hosts/{hostId}/activate", responses=problem_responses(NoSuchHost, IdempotencyConflict)
+)
 async def activate_host(
-    host_id: HostIdInPath, asked: Reason, caller: Administering, services: Reach
+    host_id: HostIdInPath, asked: Reason, caller: AdminCaller, services: ServicesDep
 ) -> HostView:
     """Have a host take machines again."""
-    entry = caller.did("host.activate", host_id, None, asked.reason)
-    return await _set_state(services, host_id, HostState.ACTIVE, entry)
+    entry = caller.audit_entry("host.activate", host_id, None, asked.reason)
+    return await _set_host_state(services, host_id, HostState.ACTIVE, entry)
 
 
-@router.delete("/hosts/{hostId}", status_code=204, responses=answers(NoSuchHost, HostInUse))
-async def forget_host(host_id: HostIdInPath, caller: Administering, services: Reach) -> None:
+@router.delete(
+    "/hosts/{hostId}", status_code=204, responses=problem_responses(NoSuchHost, HostInUse)
+)
+async def forget_host(host_id: HostIdInPath, caller: AdminCaller, services: ServicesDep) -> None:
     """Forget a host that has no machines. One that the settings name comes back."""
     async with services.database.write() as connection:
         await hosts.delete(connection, HostId(host_id))
-        await audit.record(connection, caller.did("host.forget", host_id, None))
+        await audit.record(connection, caller.audit_entry("host.forget", host_id, None))
 
 
-@router.get("/machines", responses=answers() | listing())
+@router.get("/machines", responses=problem_responses() | paged_response())
 async def list_all_machines(
-    caller: Administering, services: Reach, paged: Paged, user_id: OfUser = None
+    caller: AdminCaller, services: ServicesDep, paged: PageParams, user_id: OfUser = None
 ) -> list[PlacedMachine]:
     """Everybody's machines, the oldest first."""
-    span = paged.span(datetime, str)
+    span = paged.page_spec(datetime, str)
     async with services.database.read() as connection:
         if user_id is None:
             rows = await machines.list_alive(connection, span)
         else:
             rows = await machines.list_for_user(connection, UserId(user_id), span)
-    return [PlacedMachine.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.vm_id))]
+    return [PlacedMachine.of(row) for row in paged.trim(rows, lambda it: (it.created_at, it.vm_id))]
 
 
 @router.post(
     "/machines/{vmId}/destroy",
     status_code=202,
-    responses=answers(NoSuchMachine, IdempotencyConflict),
+    responses=problem_responses(NoSuchMachine, IdempotencyConflict),
 )
 async def destroy_any_machine(
-    vm_id: VmIdInPath, asked: Reason, caller: Administering, services: Reach
+    vm_id: VmIdInPath, asked: Reason, caller: AdminCaller, services: ServicesDep
 ) -> PlacedMachine:
     """Have anybody's machine destroyed, with its disk."""
     machine = await services.machines.destroy(caller, VmId(vm_id), asked.reason)
     return PlacedMachine.of(machine)
 
 
-@router.get("/sessions", responses=answers() | listing())
+@router.get("/sessions", responses=problem_responses() | paged_response())
 async def list_all_sessions(
-    caller: Administering,
-    services: Reach,
-    paged: Paged,
+    caller: AdminCaller,
+    services: ServicesDep,
+    paged: PageParams,
     user_id: OfUser = None,
     live: Annotated[bool, Query(description="Only those that go on")] = False,
 ) -> list[SessionSummary]:
     """Everybody's connect sessions, the newest first."""
-    span, user = paged.span(datetime, str), None if user_id is None else UserId(user_id)
+    span, user = paged.page_spec(datetime, str), None if user_id is None else UserId(user_id)
     async with services.database.read() as connection:
         rows = await sessions.list_page(connection, span, user_id=user, live=live)
     return [
-        SessionSummary.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.session_id))
+        SessionSummary.of(row)
+        for row in paged.trim(rows, lambda it: (it.created_at, it.session_id))
     ]
 
 
 @router.post(
     "/sessions/{sessionId}/cancel",
     status_code=202,
-    responses=answers(NoSuchSession, SessionEnded, IdempotencyConflict),
+    responses=problem_responses(NoSuchSession, SessionEnded, IdempotencyConflict),
 )
 async def cancel_any_session(
-    session_id: SessionIdInPath, asked: Reason, caller: Administering, services: Reach
+    session_id: SessionIdInPath, asked: Reason, caller: AdminCaller, services: ServicesDep
 ) -> SessionSummary:
     """Wish anybody's session away; it ends as `cancelled`."""
     session = await services.connect.cancel(caller, SessionId(session_id), asked.reason)
     return SessionSummary.of(session)
 
 
-async def _set_state(
+async def _set_host_state(
     services: Services, host_id: str, state: HostState, entry: AuditEntry
 ) -> HostView:
     async with services.database.write() as connection:
@@ -154,4 +159,4 @@ async def _set_state(
         await audit.record(connection, entry)
         host = await hosts.get(connection, HostId(host_id))
         taken = await capacity.get_taken_by_host(connection)
-    return HostView.of(host, taken.get(host.host_id, _NOTHING))
+    return HostView.of(host, taken.get(host.host_id, _NO_USAGE))

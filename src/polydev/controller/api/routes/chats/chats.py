@@ -19,11 +19,15 @@ from fastapi.responses import StreamingResponse
 from polydev.controller.access import Caller
 from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import CHAT_STREAMS
-from polydev.controller.api.http.error_responses import answers, listing, of_type
-from polydev.controller.api.http.idempotency import Repeatable, id_for
-from polydev.controller.api.http.pagination import Paged
+from polydev.controller.api.http.error_responses import (
+    media_response,
+    paged_response,
+    problem_responses,
+)
+from polydev.controller.api.http.idempotency import IdempotentRoute, stable_id
+from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import ID_PATTERN, MAX_ID
-from polydev.controller.api.http.services import Chatting, Reach, Services, still_may
+from polydev.controller.api.http.services import ChatCaller, Services, ServicesDep, permission_check
 from polydev.controller.api.schemas.chats import (
     Accepted,
     ChatChange,
@@ -33,7 +37,7 @@ from polydev.controller.api.schemas.chats import (
     PermissionChoice,
     TurnAsked,
     TurnTaken,
-    on_wire,
+    event_json,
 )
 from polydev.controller.telemetry import metrics
 from polydev.shared.domain import ChatEvent, ChatId, Scope
@@ -51,7 +55,7 @@ from polydev.shared.errors import (
     UnknownProvider,
 )
 
-router = routers.router(prefix="/api/chats", tags=["chat"], route_class=Repeatable)
+router = routers.router(prefix="/api/chats", tags=["chat"], route_class=IdempotentRoute)
 
 HEARTBEAT_S = 15.0
 _MAX_EVENT_ID = 2**53 - 1
@@ -62,7 +66,7 @@ _EXAMPLE = (
     'data: {"id":3000011,"turn":3,"kind":"text","at":"2026-01-02T03:04:05+00:00",'
     '"text":"There are two files."}\n\n'
 )
-_STREAM = of_type("text/event-stream", {"type": "string", "examples": [_EXAMPLE]})
+_STREAM = media_response("text/event-stream", {"type": "string", "examples": [_EXAMPLE]})
 
 ChatIdInPath = Annotated[
     str,
@@ -87,42 +91,44 @@ LastEventId = Annotated[
 ]
 
 
-@router.get("", responses=answers() | listing())
+@router.get("", responses=problem_responses() | paged_response())
 async def list_chats(
-    caller: Chatting, services: Reach, paged: Paged, provider: Provider = None
+    caller: ChatCaller, services: ServicesDep, paged: PageParams, provider: Provider = None
 ) -> list[ChatView]:
     """One's chats, the newest first."""
-    rows = await services.chats.listed(caller, paged.span(datetime, str), provider)
-    return [ChatView.of(it) for it in paged.of(rows, lambda it: (it.created_at, it.chat_id))]
+    rows = await services.chats.listed(caller, paged.page_spec(datetime, str), provider)
+    return [ChatView.of(it) for it in paged.trim(rows, lambda it: (it.created_at, it.chat_id))]
 
 
 @router.post(
-    "", status_code=201, responses=answers(UnknownProvider, QuotaExceeded, IdempotencyConflict)
+    "",
+    status_code=201,
+    responses=problem_responses(UnknownProvider, QuotaExceeded, IdempotencyConflict),
 )
 async def create_chat(
-    asked: NewChat, caller: Chatting, services: Reach, request: Request
+    asked: NewChat, caller: ChatCaller, services: ServicesDep, request: Request
 ) -> ChatView:
     """A new chat with a CLI. Nothing runs before its first turn."""
-    chat_id = ChatId(str(id_for(request)))
+    chat_id = ChatId(str(stable_id(request)))
     return ChatView.of(await services.chats.create(caller, asked.provider, asked.title, chat_id))
 
 
-@router.get("/{chatId}", responses=answers(NoSuchChat))
-async def get_chat(chat_id: ChatIdInPath, caller: Chatting, services: Reach) -> ChatView:
+@router.get("/{chatId}", responses=problem_responses(NoSuchChat))
+async def get_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: ServicesDep) -> ChatView:
     """One chat."""
     return ChatView.of(await services.chats.get(caller, ChatId(chat_id)))
 
 
-@router.patch("/{chatId}", responses=answers(NoSuchChat))
+@router.patch("/{chatId}", responses=problem_responses(NoSuchChat))
 async def change_chat(
-    chat_id: ChatIdInPath, asked: ChatChange, caller: Chatting, services: Reach
+    chat_id: ChatIdInPath, asked: ChatChange, caller: ChatCaller, services: ServicesDep
 ) -> ChatView:
     """Give a chat another title. The CLI does not change it any more."""
     return ChatView.of(await services.chats.entitle(caller, ChatId(chat_id), asked.title))
 
 
-@router.delete("/{chatId}", status_code=204, responses=answers(NoSuchChat))
-async def delete_chat(chat_id: ChatIdInPath, caller: Chatting, services: Reach) -> None:
+@router.delete("/{chatId}", status_code=204, responses=problem_responses(NoSuchChat))
+async def delete_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: ServicesDep) -> None:
     """Delete a chat with everything in it; a turn that goes on is stopped."""
     await services.chats.delete(caller, ChatId(chat_id))
 
@@ -130,20 +136,22 @@ async def delete_chat(chat_id: ChatIdInPath, caller: Chatting, services: Reach) 
 @router.post(
     "/{chatId}/turns",
     status_code=202,
-    responses=answers(
+    responses=problem_responses(
         *(NoSuchChat, ChatBusy, NotConnected, MachineBusy, TooManyRequests, IdempotencyConflict)
     ),
 )
 async def ask_chat(
-    chat_id: ChatIdInPath, asked: TurnAsked, caller: Chatting, services: Reach
+    chat_id: ChatIdInPath, asked: TurnAsked, caller: ChatCaller, services: ServicesDep
 ) -> TurnTaken:
     """Say something to the CLI. Its answer comes as events, whoever listens."""
     turn = await services.chats.ask(caller, ChatId(chat_id), asked.text)
     return TurnTaken(chatId=chat_id, turn=turn)
 
 
-@router.post("/{chatId}/stop", status_code=202, responses=answers(NoSuchChat, IdempotencyConflict))
-async def stop_chat(chat_id: ChatIdInPath, caller: Chatting, services: Reach) -> ChatView:
+@router.post(
+    "/{chatId}/stop", status_code=202, responses=problem_responses(NoSuchChat, IdempotencyConflict)
+)
+async def stop_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: ServicesDep) -> ChatView:
     """Have the CLI stop, if it still answers; `turn_ended` tells when it has."""
     return ChatView.of(await services.chats.stop(caller, ChatId(chat_id)))
 
@@ -151,25 +159,27 @@ async def stop_chat(chat_id: ChatIdInPath, caller: Chatting, services: Reach) ->
 @router.post(
     "/{chatId}/permissions/{requestId}",
     status_code=202,
-    responses=answers(NoSuchChat, NoSuchPermission, PermissionAnswered, IdempotencyConflict),
+    responses=problem_responses(
+        NoSuchChat, NoSuchPermission, PermissionAnswered, IdempotencyConflict
+    ),
 )
 async def answer_permission(
     chat_id: ChatIdInPath,
     request_id: RequestIdInPath,
     asked: PermissionChoice,
-    caller: Chatting,
-    services: Reach,
+    caller: ChatCaller,
+    services: ServicesDep,
 ) -> Accepted:
     """Choose what the CLI may do, of what its request offers."""
     await services.chats.answer(caller, ChatId(chat_id), request_id, asked.optionId)
     return Accepted(accepted=True)
 
 
-@router.get("/{chatId}/events", responses=answers(NoSuchChat))
+@router.get("/{chatId}/events", responses=problem_responses(NoSuchChat))
 async def list_chat_events(
     chat_id: ChatIdInPath,
-    caller: Chatting,
-    services: Reach,
+    caller: ChatCaller,
+    services: ServicesDep,
     after: After = 0,
     limit: Annotated[int, Query(ge=1, le=_MAX_EVENTS)] = _MAX_EVENTS,
 ) -> list[ChatEventView]:
@@ -182,13 +192,13 @@ async def list_chat_events(
 @router.get(
     "/{chatId}/stream",
     response_class=StreamingResponse,
-    responses=answers(NoSuchChat, TooManyRequests) | _STREAM,
+    responses=problem_responses(NoSuchChat, TooManyRequests) | _STREAM,
 )
 async def listen_to_chat(
     chat_id: ChatIdInPath,
     request: Request,
-    caller: Chatting,
-    services: Reach,
+    caller: ChatCaller,
+    services: ServicesDep,
     after: After = 0,
     last_event_id: LastEventId = None,
 ) -> StreamingResponse:
@@ -196,16 +206,16 @@ async def listen_to_chat(
     follow each other may come as one."""
     await services.chats.get(caller, ChatId(chat_id))
     with ExitStack() as held:
-        held.enter_context(CHAT_STREAMS.of(caller))
+        held.enter_context(CHAT_STREAMS.acquire(caller))
         held.enter_context(metrics.event_streams.track_inprogress())
-        known = _known(after, last_event_id)
+        known = _resume_point(after, last_event_id)
         followed = services.chats.follow(caller, ChatId(chat_id), known, HEARTBEAT_S)
-        may = still_may(request, Scope.CHAT)
-        told = _told(followed, _while_there(services, caller, ChatId(chat_id), may))
-        return streams.HeldStream(told, streams.SSE, held.pop_all())
+        may = permission_check(request, Scope.CHAT)
+        told = _event_frames(followed, _listen_check(services, caller, ChatId(chat_id), may))
+        return streams.ResourceStream(told, streams.SSE, held.pop_all())
 
 
-def _known(after: int, last_event_id: str | None) -> int:
+def _resume_point(after: int, last_event_id: str | None) -> int:
     """Where to go on; an id that is none of ours cannot be gone on from."""
     if not last_event_id:
         return after
@@ -213,9 +223,9 @@ def _known(after: int, last_event_id: str | None) -> int:
     return min(int(last_event_id), _MAX_EVENT_ID) if is_number else 0
 
 
-def _while_there(
-    services: Services, caller: Caller, chat_id: ChatId, may: streams.May
-) -> streams.May:
+def _listen_check(
+    services: Services, caller: Caller, chat_id: ChatId, may: streams.PermissionCheck
+) -> streams.PermissionCheck:
     """Whether who listens still may, and there is still a chat to listen to."""
 
     async def ask() -> bool:
@@ -230,7 +240,9 @@ def _while_there(
     return ask
 
 
-async def _told(followed: AsyncGenerator[list[ChatEvent]], may: streams.May) -> AsyncGenerator[str]:
+async def _event_frames(
+    followed: AsyncGenerator[list[ChatEvent]], may: streams.PermissionCheck
+) -> AsyncGenerator[str]:
     """The events as frames, as long as the person may have them."""
     yield ": here\n\n"
     asked_at = time.monotonic()
@@ -244,5 +256,5 @@ async def _told(followed: AsyncGenerator[list[ChatEvent]], may: streams.May) -> 
 
 
 def _frame(event: ChatEvent) -> str:
-    told = json.dumps(on_wire(event), separators=(",", ":"))
+    told = json.dumps(event_json(event), separators=(",", ":"))
     return f"id: {event.event_id}\ndata: {told}\n\n"

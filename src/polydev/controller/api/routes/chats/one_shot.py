@@ -13,9 +13,9 @@ from fastapi.responses import StreamingResponse
 
 from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import CHAT_TURNS
-from polydev.controller.api.http.error_responses import answers, of_type
-from polydev.controller.api.http.errors import on_wire
-from polydev.controller.api.http.services import Chatting, Reach, still_may
+from polydev.controller.api.http.error_responses import media_response, problem_responses
+from polydev.controller.api.http.errors import to_problem
+from polydev.controller.api.http.services import ChatCaller, ServicesDep, permission_check
 from polydev.controller.api.schemas.resources import ChatTurn
 from polydev.controller.chat import Turn, TurnEvent
 from polydev.shared.domain import Scope
@@ -27,26 +27,26 @@ router = routers.router(prefix="/api/chat", tags=["chat"])
 @router.post(
     "/turn",
     response_class=StreamingResponse,
-    responses=answers(UnknownProvider, NotConnected, TooManyRequests)
-    | of_type("application/x-ndjson"),
+    responses=problem_responses(UnknownProvider, NotConnected, TooManyRequests)
+    | media_response("application/x-ndjson"),
 )
 async def take_turn(
-    asked: ChatTurn, caller: Chatting, services: Reach, request: Request
+    asked: ChatTurn, caller: ChatCaller, services: ServicesDep, request: Request
 ) -> StreamingResponse:
     """One turn: the answer as it comes, one JSON object a line, and `end` as the last."""
     with ExitStack() as held:
-        held.enter_context(CHAT_TURNS.of(caller))
+        held.enter_context(CHAT_TURNS.acquire(caller))
         opened = await services.single_turns.open(caller.user_id, asked.provider, asked.text)
-        told = _lines(opened, still_may(request, Scope.CHAT))
-        return streams.HeldStream(told, "application/x-ndjson", held.pop_all())
+        told = _lines(opened, permission_check(request, Scope.CHAT))
+        return streams.ResourceStream(told, "application/x-ndjson", held.pop_all())
 
 
-async def _lines(opened: Turn, may: streams.May) -> AsyncGenerator[str]:
+async def _lines(opened: Turn, may: streams.PermissionCheck) -> AsyncGenerator[str]:
     """The turn as it goes, told as long as the person may have it; going away ends it."""
     asked_at = time.monotonic()
     async with aclosing(opened.events()) as events:
         async for event in events:
-            if time.monotonic() - asked_at >= streams.ASKED_EVERY_S:
+            if time.monotonic() - asked_at >= streams.PERMISSION_CHECK_S:
                 asked_at = time.monotonic()
                 if not await may():
                     yield _line(TurnEvent("error", error=_ended()))
@@ -65,7 +65,7 @@ def _line(event: TurnEvent) -> str:
 
 def _on_wire(event: TurnEvent) -> dict[str, Any]:
     if event.error is not None:
-        return {"type": "error", **on_wire(event.error).model_dump()}
+        return {"type": "error", **to_problem(event.error).model_dump()}
     if event.type == "end":
         return {"type": "end", "ok": event.ok, "text": event.text}
     if event.type == "tool":

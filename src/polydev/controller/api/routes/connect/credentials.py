@@ -12,11 +12,11 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.concurrency_limits import EXAMINATIONS
-from polydev.controller.api.http.error_responses import answers, listing
-from polydev.controller.api.http.pagination import Paged
-from polydev.controller.api.http.path_params import Id
-from polydev.controller.api.http.services import Connecting, Reach, Reading
+from polydev.controller.api.http.concurrency_limits import CHECKS
+from polydev.controller.api.http.error_responses import paged_response, problem_responses
+from polydev.controller.api.http.pagination import PageParams
+from polydev.controller.api.http.path_params import IdInPath
+from polydev.controller.api.http.services import ConnectCaller, ReadCaller, ServicesDep
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.workflows.credentials.credential_lifecycle import Verdict
 from polydev.shared.domain import Credential, CredentialId, CredentialKind, Validity
@@ -96,30 +96,36 @@ class ExportView(BaseModel):
     )
 
 
-@router.get("", responses=answers() | listing())
-async def list_credentials(caller: Reading, services: Reach, paged: Paged) -> list[CredentialView]:
+@router.get("", responses=problem_responses() | paged_response())
+async def list_credentials(
+    caller: ReadCaller, services: ServicesDep, paged: PageParams
+) -> list[CredentialView]:
     """The person's credentials, the newest first."""
     async with services.database.read(caller.user_id) as connection:
         rows = await credentials.list_for_user(
-            connection, caller.user_id, paged.span(datetime, str)
+            connection, caller.user_id, paged.page_spec(datetime, str)
         )
-    page = paged.of(rows, lambda it: (it.created_at, it.credential_id))
+    page = paged.trim(rows, lambda it: (it.created_at, it.credential_id))
     return [CredentialView.of(row) for row in page]
 
 
-@router.post("/{credential_id}/validate", responses=answers(NoSuchCredential, TooManyRequests))
+@router.post(
+    "/{credential_id}/validate", responses=problem_responses(NoSuchCredential, TooManyRequests)
+)
 async def validate_credential(
-    credential_id: Id, caller: Connecting, services: Reach
+    credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> VerdictView:
     """Ask the CLI in the CLI machine whether it is logged in; take over tokens that it renewed."""
-    with EXAMINATIONS.of(caller):
+    with CHECKS.acquire(caller):
         verdict = await services.custody.validate(caller, CredentialId(credential_id))
     return VerdictView.of(verdict)
 
 
-@router.post("/{credential_id}/revoke", status_code=202, responses=answers(NoSuchCredential))
+@router.post(
+    "/{credential_id}/revoke", status_code=202, responses=problem_responses(NoSuchCredential)
+)
 async def revoke_credential(
-    credential_id: Id, caller: Connecting, services: Reach
+    credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> CredentialView:
     """Forget a credential: at once here, and as soon as it is reached in the CLI machine."""
     return CredentialView.of(await services.custody.revoke(caller, CredentialId(credential_id)))
@@ -127,10 +133,10 @@ async def revoke_credential(
 
 @router.post(
     "/{credential_id}/export",
-    responses=answers(NoSuchCredential, CredentialDamaged, WrongEncryptionKey),
+    responses=problem_responses(NoSuchCredential, CredentialDamaged, WrongEncryptionKey),
 )
 async def export_credential(
-    credential_id: Id, caller: Connecting, services: Reach, response: Response
+    credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep, response: Response
 ) -> ExportView:
     """The credential itself, for its owner alone. The answer is kept nowhere."""
     found, kind, plaintext = await services.custody.export(caller, CredentialId(credential_id))

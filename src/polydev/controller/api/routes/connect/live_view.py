@@ -21,9 +21,15 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from polydev.controller.access import Caller
 from polydev.controller.api.http import errors, routers, streams
 from polydev.controller.api.http.concurrency_limits import LIVE_VIEWS
-from polydev.controller.api.http.error_responses import answers
+from polydev.controller.api.http.error_responses import problem_responses
 from polydev.controller.api.http.path_params import SessionIdInPath
-from polydev.controller.api.http.services import Connecting, Reach, Services, caller_of, still_may
+from polydev.controller.api.http.services import (
+    ConnectCaller,
+    Services,
+    ServicesDep,
+    authenticate,
+    permission_check,
+)
 from polydev.controller.api.schemas.resources import ViewTicket
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import machines
@@ -54,7 +60,7 @@ _MAX_REASON_BYTES = 120
 """A close frame has 125 bytes, two of which are the code."""
 
 
-class Close(IntEnum):
+class CloseCode(IntEnum):
     """Why a live view ended."""
 
     GONE = 4000
@@ -66,28 +72,28 @@ class Close(IntEnum):
 
 
 _NORMAL = 1000
-_CLOSES: dict[type[PolydevError], Close] = {
-    NotSignedIn: Close.SIGNED_OUT,
-    NoSuchSession: Close.GONE,
-    TooManyRequests: Close.TOO_MANY,
+_CLOSE_CODES: dict[type[PolydevError], CloseCode] = {
+    NotSignedIn: CloseCode.SIGNED_OUT,
+    NoSuchSession: CloseCode.GONE,
+    TooManyRequests: CloseCode.TOO_MANY,
 }
-_WORDS = {
-    Close.GONE: "The browser machine is gone",
-    Close.CUT: "The browser machine ended the connection to its screen",
+_CLOSE_REASONS = {
+    CloseCode.GONE: "The browser machine is gone",
+    CloseCode.CUT: "The browser machine ended the connection to its screen",
 }
 
 
 @router.post(
     "/auth/session/{sessionId}/view",
     status_code=201,
-    responses=answers(NoSuchSession, NoLiveView, TooManyRequests),
+    responses=problem_responses(NoSuchSession, NoLiveView, TooManyRequests),
 )
 async def create_view_ticket(
-    session_id: SessionIdInPath, caller: Connecting, services: Reach
+    session_id: SessionIdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> ViewTicket:
     """A ticket for one look into the session's browser machine: open the WebSocket
     `…/view?ticket=` with it, within half a minute, as the same sign-in or token."""
-    sight = await _look(services, caller.user_id, session_id)()
+    sight = await _view_fetcher(services, caller.user_id, session_id)()
     if sight.machine is None:
         raise NoLiveView(
             f"The connect session {session_id} has no browser machine to be seen now",
@@ -98,48 +104,53 @@ async def create_view_ticket(
 
 
 @router.websocket("/auth/session/{sessionId}/view")
-async def view_browser(socket: WebSocket, session_id: SessionIdInPath, services: Reach) -> None:
+async def view_browser(
+    socket: WebSocket, session_id: SessionIdInPath, services: ServicesDep
+) -> None:
     """See a session's browser machine, and click and type in it."""
     try:
-        caller = await caller_of(socket)
+        caller = await authenticate(socket)
         caller.require(Scope.CONNECT)
-        look = _look(services, caller.user_id, session_id)
+        look = _view_fetcher(services, caller.user_id, session_id)
         await look()
         secret = socket.query_params.get("ticket", "")
         await services.access.view_tickets.redeem(caller, SessionId(session_id), secret)
     except PolydevError as error:
-        await socket.send_denial_response(errors.document(error))
+        await socket.send_denial_response(errors.problem_response(error))
         return
     offered = socket.scope.get("subprotocols") or []
     await socket.accept(_SUBPROTOCOL if _SUBPROTOCOL in offered else None)
-    code, why = await _shown(socket, caller, services, look)
+    code, why = await _serve_view(socket, caller, services, look)
     with suppress(WebSocketDisconnect, RuntimeError):
         await socket.close(code, why.encode()[:_MAX_REASON_BYTES].decode("utf-8", "ignore"))
 
 
-async def _shown(
-    socket: WebSocket, caller: Caller, services: Services, look: _Look
+async def _serve_view(
+    socket: WebSocket, caller: Caller, services: Services, look: _FetchView
 ) -> tuple[int, str]:
     """Show the machine for as long as there is something to see; why that ended."""
     try:
-        with LIVE_VIEWS.of(caller):
+        with LIVE_VIEWS.acquire(caller):
             sight = await look()
             if sight.machine is not None:
                 host = services.hosts.of(sight.machine.host_id)
                 async with host.tcp(sight.machine.vm_id, VNC_PORT) as screen:
-                    gone = _until_gone(services, look)
-                    await _carry(socket, screen, gone, still_may(socket, Scope.CONNECT))
+                    gone = _wait_until_gone(services, look)
+                    await _relay(socket, screen, gone, permission_check(socket, Scope.CONNECT))
         is_gone = (await look()).machine is None
-        code = Close.GONE if is_gone else Close.CUT
-        return code, _WORDS[code]
+        code = CloseCode.GONE if is_gone else CloseCode.CUT
+        return code, _CLOSE_REASONS[code]
     except WebSocketDisconnect:
         return _NORMAL, ""
     except PolydevError as error:
-        return _CLOSES.get(type(error), Close.CUT), error.line()
+        return _CLOSE_CODES.get(type(error), CloseCode.CUT), error.line()
 
 
-async def _carry(
-    socket: WebSocket, screen: GuestStream, gone: Coroutine[Any, Any, None], may: streams.May
+async def _relay(
+    socket: WebSocket,
+    screen: GuestStream,
+    gone: Coroutine[Any, Any, None],
+    may: streams.PermissionCheck,
 ) -> None:
     """Carry bytes both ways until one side ends, the machine is gone, or the person may no longer.
 
@@ -152,7 +163,7 @@ async def _carry(
         for work in (
             _to_user(socket, screen),
             _to_screen(socket, screen),
-            streams.until_refused(may),
+            streams.watch_permission(may),
             gone,
         )
     }
@@ -181,7 +192,7 @@ async def _to_screen(socket: WebSocket, screen: GuestStream) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sight:
+class _View:
     """What of a session there is to see: its browser machine while that runs."""
 
     machine: Machine | None
@@ -191,26 +202,26 @@ class _Sight:
         return self.machine.vm_id if self.machine else ""
 
 
-_Look = Callable[[], Awaitable[_Sight]]
+_FetchView = Callable[[], Awaitable[_View]]
 
 
-async def _until_gone(services: Services, look: _Look) -> None:
+async def _wait_until_gone(services: Services, look: _FetchView) -> None:
     """Return when there is nothing to see any more; nobody can tell while the database is away."""
     while True:
         with suppress(Unavailable):
-            async for _ in streams.until(services.database, look, lambda it: it.machine is None):
+            async for _ in streams.watch(services.database, look, lambda it: it.machine is None):
                 pass
             return
-        await asyncio.sleep(streams.ASKED_EVERY_S)
+        await asyncio.sleep(streams.PERMISSION_CHECK_S)
 
 
-def _look(services: Services, user_id: UserId, session_id: str) -> _Look:
-    async def look() -> _Sight:
+def _view_fetcher(services: Services, user_id: UserId, session_id: str) -> _FetchView:
+    async def look() -> _View:
         async with services.database.read(user_id) as connection:
             session = await sessions.get(connection, SessionId(session_id), user_id)
             vm_id = vm_id_for(session.session_id, MachineKind.BROWSER)
             found = await machines.find(connection, vm_id)
         is_there = found is not None and found.status is MachineState.RUNNING
-        return _Sight(found if is_there and session.ended_at is None else None)
+        return _View(found if is_there and session.ended_at is None else None)
 
     return look

@@ -11,18 +11,22 @@ from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 
 from polydev.controller.api.http import routers, streams
-from polydev.controller.api.http.concurrency_limits import SESSION_STREAMS, WAITING
-from polydev.controller.api.http.error_responses import answers, events_of, listing
-from polydev.controller.api.http.idempotency import Repeatable
-from polydev.controller.api.http.pagination import Paged
+from polydev.controller.api.http.concurrency_limits import LONG_POLLS, SESSION_STREAMS
+from polydev.controller.api.http.error_responses import (
+    paged_response,
+    problem_responses,
+    sse_response,
+)
+from polydev.controller.api.http.idempotency import IdempotentRoute
+from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import SessionIdInPath
 from polydev.controller.api.http.services import (
-    Connecting,
-    Reach,
-    Reading,
+    ConnectCaller,
+    ReadCaller,
     Services,
-    still_may,
-    whom,
+    ServicesDep,
+    permission_check,
+    resolve_user,
 )
 from polydev.controller.api.schemas.resources import (
     Accepted,
@@ -63,19 +67,19 @@ from polydev.shared.errors import (
     WrongEncryptionKey,
 )
 
-router = routers.router(prefix="/api", tags=["connect sessions"], route_class=Repeatable)
-plain = routers.router(prefix="/api", tags=["connect sessions"])
+router = routers.router(prefix="/api", tags=["connect sessions"], route_class=IdempotentRoute)
+secret_input_router = routers.router(prefix="/api", tags=["connect sessions"])
 """Routes whose requests hold what is kept nowhere, not even to know them again."""
 
 _SESSION = "/auth/session/{sessionId}"
-_STARTED = answers(
+_START_RESPONSES = problem_responses(
     UnknownProvider, NoSuchPerson, QuotaExceeded, TooManyRequests, NoCapacity, IdempotencyConflict
 )
-_KEY_TAKEN = answers(
+_KEY_RESPONSES = problem_responses(
     *(UnknownProvider, BadApiKey, NoSuchPerson, QuotaExceeded, TooManyRequests, NoCapacity),
     *(LoginUnderway, WrongEncryptionKey, CredentialDamaged),
 )
-_PASTED = answers(
+_INPUT_RESPONSES = problem_responses(
     *(NoSuchSession, LoginNotWaiting, PasteRefused, LoginFailed, GuestMisbehaved, Failed),
     *(NoSuchMachine, HostUnreachable, ChannelLost),
 )
@@ -89,84 +93,92 @@ Wait = Annotated[
 ]
 
 
-@router.post("/auth/start", status_code=202, responses=_STARTED)
-@router.post("/vm/auth/start", status_code=202, responses=_STARTED, operation_id="startSessionOfVm")
-async def start_session(asked: StartLogin, caller: Connecting, services: Reach) -> LoginStarted:
+@router.post("/auth/start", status_code=202, responses=_START_RESPONSES)
+@router.post(
+    "/vm/auth/start", status_code=202, responses=_START_RESPONSES, operation_id="startSessionOfVm"
+)
+async def start_session(
+    asked: StartLogin, caller: ConnectCaller, services: ServicesDep
+) -> LoginStarted:
     """Start to log a CLI in; the live session, if there is one for that provider already."""
-    user = await whom(services, caller, asked.userId)
-    await services.access.limits.connect(caller)
+    user = await resolve_user(services, caller, asked.userId)
+    await services.access.limits.check_connect(caller)
     session = await services.connect.start(caller, user, asked.provider)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 
-@plain.post("/auth/key", status_code=202, responses=_KEY_TAKEN)
-async def connect_by_key(asked: HandInKey, caller: Connecting, services: Reach) -> LoginStarted:
+@secret_input_router.post("/auth/key", status_code=202, responses=_KEY_RESPONSES)
+async def connect_by_key(
+    asked: HandInKey, caller: ConnectCaller, services: ServicesDep
+) -> LoginStarted:
     """Connect a CLI with an API key instead of a login; the live session, if it has that key."""
-    user = await whom(services, caller, asked.userId)
-    await services.access.limits.connect(caller)
+    user = await resolve_user(services, caller, asked.userId)
+    await services.access.limits.check_connect(caller)
     session = await services.by_key.start(caller, user, asked.provider, asked.apiKey)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 
-@router.get("/auth/sessions", responses=answers() | listing())
+@router.get("/auth/sessions", responses=problem_responses() | paged_response())
 async def list_sessions(
-    caller: Reading, services: Reach, paged: Paged, live: bool = False
+    caller: ReadCaller, services: ServicesDep, paged: PageParams, live: bool = False
 ) -> list[SessionSummary]:
     """The person's sessions, the newest first; with `live`, those that go on."""
-    span = paged.span(datetime, str)
+    span = paged.page_spec(datetime, str)
     async with services.database.read(caller.user_id) as connection:
         rows = await sessions.list_page(connection, span, user_id=caller.user_id, live=live)
     return [
-        SessionSummary.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.session_id))
+        SessionSummary.of(row)
+        for row in paged.trim(rows, lambda it: (it.created_at, it.session_id))
     ]
 
 
-@router.get(_SESSION, responses=answers(NoSuchSession, TooManyRequests))
+@router.get(_SESSION, responses=problem_responses(NoSuchSession, TooManyRequests))
 async def get_session(
     session_id: SessionIdInPath,
-    caller: Reading,
-    services: Reach,
+    caller: ReadCaller,
+    services: ServicesDep,
     after: After = None,
     wait: Wait = 0,
 ) -> SessionView:
     """A session; with `after` and `wait`, as soon as it is no longer that version."""
-    look = _look(services, caller.user_id, session_id)
+    look = _session_fetcher(services, caller.user_id, session_id)
     if after is None:
         return await look()
-    with WAITING.of(caller):
-        return await streams.when_changed(services.database, look, after, wait)
+    with LONG_POLLS.acquire(caller):
+        return await streams.wait_for_change(services.database, look, after, wait)
 
 
 @router.get(
     f"{_SESSION}/events",
     response_class=StreamingResponse,
-    responses=answers(NoSuchSession, TooManyRequests) | events_of("SessionView", "session"),
+    responses=problem_responses(NoSuchSession, TooManyRequests)
+    | sse_response("SessionView", "session"),
 )
 async def watch_session(
-    session_id: SessionIdInPath, caller: Reading, services: Reach, request: Request
+    session_id: SessionIdInPath, caller: ReadCaller, services: ServicesDep, request: Request
 ) -> StreamingResponse:
     """A session as server-sent events (`event: session`, `data:` the session), until its end, or
     the end of the sign-in or token that asked."""
-    look = _look(services, caller.user_id, session_id)
+    look = _session_fetcher(services, caller.user_id, session_id)
     with ExitStack() as held:
-        held.enter_context(SESSION_STREAMS.of(caller))
+        held.enter_context(SESSION_STREAMS.acquire(caller))
         await look()  # a session that is not there is a problem, not a stream
-        views = streams.until(services.database, look, lambda it: it.status.is_end)
-        told = _events(views, still_may(request, Scope.READ))
-        return streams.HeldStream(told, streams.SSE, held.pop_all())
+        views = streams.watch(services.database, look, lambda it: it.status.is_end)
+        told = _events(views, permission_check(request, Scope.READ))
+        return streams.ResourceStream(told, streams.SSE, held.pop_all())
 
 
-@router.get(f"{_SESSION}/complete", responses=answers(NoSuchSession, SessionNotCompleted))
+@router.get(f"{_SESSION}/complete", responses=problem_responses(NoSuchSession, SessionNotCompleted))
 @router.post(
     f"{_SESSION}/complete",
-    responses=answers(NoSuchSession, SessionNotCompleted, IdempotencyConflict),
+    responses=problem_responses(NoSuchSession, SessionNotCompleted, IdempotencyConflict),
     operation_id="completeSession",
 )
 async def get_completion(
-    session_id: SessionIdInPath, caller: Reading, services: Reach
+    session_id: SessionIdInPath, caller: ReadCaller, services: ServicesDep
 ) -> LoginCompleted:
     """Where the CLI is logged in now. 409 until the session is completed."""
-    view = await _look(services, caller.user_id, session_id)()
+    view = await _session_fetcher(services, caller.user_id, session_id)()
     if view.status is not SessionStatus.COMPLETED or view.cliVM is None:
         raise SessionNotCompleted(f"The connect session {session_id} is {view.status}")
     machine = CliMachine(vmId=view.cliVM.vmId, ipAddress=view.cliVM.ipAddress)
@@ -176,19 +188,19 @@ async def get_completion(
 @router.post(
     f"{_SESSION}/cancel",
     status_code=202,
-    responses=answers(NoSuchSession, SessionEnded, IdempotencyConflict),
+    responses=problem_responses(NoSuchSession, SessionEnded, IdempotencyConflict),
 )
 async def cancel_session(
-    session_id: SessionIdInPath, caller: Connecting, services: Reach
+    session_id: SessionIdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> SessionView:
     """Wish a session away; it ends as `cancelled`."""
     cancelled = await services.connect.cancel(caller, SessionId(session_id))
-    return await _look(services, cancelled.user_id, session_id)()
+    return await _session_fetcher(services, cancelled.user_id, session_id)()
 
 
-@plain.post(f"{_SESSION}/input", status_code=202, responses=_PASTED)
+@secret_input_router.post(f"{_SESSION}/input", status_code=202, responses=_INPUT_RESPONSES)
 async def paste_into_session(
-    session_id: SessionIdInPath, asked: Paste, caller: Connecting, services: Reach
+    session_id: SessionIdInPath, asked: Paste, caller: ConnectCaller, services: ServicesDep
 ) -> Accepted:
     """Hand in the code or callback URL of a login that was done in another browser."""
     what: Literal["code", "callbackUrl"] = "code" if asked.code else "callbackUrl"
@@ -199,7 +211,7 @@ async def paste_into_session(
     return Accepted()
 
 
-def _look(
+def _session_fetcher(
     services: Services, user_id: UserId, session_id: str
 ) -> Callable[[], Coroutine[Any, Any, SessionView]]:
     async def look() -> SessionView:

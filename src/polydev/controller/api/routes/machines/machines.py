@@ -12,22 +12,26 @@ from fastapi.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 
 from polydev.controller.api.http import errors, routers, streams
-from polydev.controller.api.http.concurrency_limits import PROGRAMS, WAITING
-from polydev.controller.api.http.error_responses import answers, listing, of_type
-from polydev.controller.api.http.idempotency import Repeatable, id_for
-from polydev.controller.api.http.pagination import Paged
+from polydev.controller.api.http.concurrency_limits import LONG_POLLS, PROGRAMS
+from polydev.controller.api.http.error_responses import (
+    media_response,
+    paged_response,
+    problem_responses,
+)
+from polydev.controller.api.http.idempotency import IdempotentRoute, stable_id
+from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import VmIdInPath
 from polydev.controller.api.http.services import (
-    Reach,
-    Reading,
+    MachinesCaller,
+    ReadCaller,
     Services,
-    UsingMachines,
-    caller_of,
-    still_may,
-    whom,
+    ServicesDep,
+    authenticate,
+    permission_check,
+    resolve_user,
 )
 from polydev.controller.api.routes.connect.sessions import After, Wait
-from polydev.controller.api.routes.machines.access import Reached
+from polydev.controller.api.routes.machines.machine_access import MachineAccess
 from polydev.controller.api.schemas.resources import (
     ActiveCli,
     CreateMachine,
@@ -53,14 +57,14 @@ from polydev.shared.errors import (
 )
 from polydev.shared.host_client import Host
 
-router = routers.router(prefix="/api/vm", tags=["machines"], route_class=Repeatable)
+router = routers.router(prefix="/api/vm", tags=["machines"], route_class=IdempotentRoute)
 
 MAX_TAIL_BYTES = 1024 * 1024
-BY_HAND = "asked for"
+REQUESTED = "asked for"
 """Why a machine slept or woke, when somebody simply wanted it."""
 
-_ASKED_OF_ONE = answers(NoSuchMachine, MachineBusy, IdempotencyConflict)
-_BROUGHT_UP = answers(
+_CHANGE_RESPONSES = problem_responses(NoSuchMachine, MachineBusy, IdempotencyConflict)
+_START_RESPONSES = problem_responses(
     *(NoSuchMachine, NoSuchPerson, MachineBusy, QuotaExceeded, NoCapacity, HostUnreachable),
     IdempotencyConflict,
 )
@@ -69,64 +73,76 @@ _BROUGHT_UP = answers(
 @router.post(
     "/create",
     status_code=202,
-    responses=answers(NoSuchPerson, QuotaExceeded, NoCapacity, IdempotencyConflict),
+    responses=problem_responses(NoSuchPerson, QuotaExceeded, NoCapacity, IdempotencyConflict),
 )
 async def create_machine(
-    asked: CreateMachine, caller: UsingMachines, services: Reach, request: Request
+    asked: CreateMachine, caller: MachinesCaller, services: ServicesDep, request: Request
 ) -> MachineView:
     """Have a machine made."""
-    user = await whom(services, caller, asked.userId)
-    vm_id = VmId(f"vm-{id_for(request)}")
+    user = await resolve_user(services, caller, asked.userId)
+    vm_id = VmId(f"vm-{stable_id(request)}")
     return MachineView.of(await services.machines.create(caller, user, asked.vmType, vm_id))
 
 
-@router.post("/destroy", status_code=202, responses=answers(NoSuchMachine, IdempotencyConflict))
+@router.post(
+    "/destroy", status_code=202, responses=problem_responses(NoSuchMachine, IdempotencyConflict)
+)
 async def destroy_machine(
-    asked: DestroyMachine, caller: UsingMachines, services: Reach
+    asked: DestroyMachine, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
     """Have a machine destroyed, with its disk."""
     return MachineView.of(await services.machines.destroy(caller, VmId(asked.vmId)))
 
 
-@router.post("/{vmId}/stop", status_code=202, responses=_ASKED_OF_ONE)
-async def stop_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
+@router.post("/{vmId}/stop", status_code=202, responses=_CHANGE_RESPONSES)
+async def stop_machine(
+    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
+) -> MachineView:
     """Have a machine stopped; its disk stays."""
     return MachineView.of(await services.machines.stop(caller, VmId(vm_id)))
 
 
-@router.post("/{vmId}/start", status_code=202, responses=_BROUGHT_UP)
-async def start_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
+@router.post("/{vmId}/start", status_code=202, responses=_START_RESPONSES)
+async def start_machine(
+    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
+) -> MachineView:
     """Have a machine at rest run again: a stopped one is started, one that sleeps is woken."""
     return MachineView.of(await services.machines.start(Cause.asked(caller), VmId(vm_id)))
 
 
-@router.post("/{vmId}/hibernate", status_code=202, responses=_ASKED_OF_ONE)
+@router.post("/{vmId}/hibernate", status_code=202, responses=_CHANGE_RESPONSES)
 async def hibernate_machine(
-    vm_id: VmIdInPath, caller: UsingMachines, services: Reach
+    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
     """Have a machine sleep: its memory is written to disk, and its host's is freed. It wakes when
     it is used. Refused while a CLI answers in it, or a login uses it."""
-    cause = Cause.asked(caller, BY_HAND)
+    cause = Cause.asked(caller, REQUESTED)
     return MachineView.of(await services.machines.hibernate(cause, VmId(vm_id)))
 
 
-@router.post("/{vmId}/resume", status_code=202, responses=_BROUGHT_UP)
-async def resume_machine(vm_id: VmIdInPath, caller: UsingMachines, services: Reach) -> MachineView:
+@router.post("/{vmId}/resume", status_code=202, responses=_START_RESPONSES)
+async def resume_machine(
+    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
+) -> MachineView:
     """Have a machine that sleeps woken; one that is stopped is started."""
-    cause = Cause.asked(caller, BY_HAND)
+    cause = Cause.asked(caller, REQUESTED)
     return MachineView.of(await services.machines.start(cause, VmId(vm_id)))
 
 
-@router.get("/list", responses=answers() | listing())
-async def list_machines(caller: Reading, services: Reach, paged: Paged) -> list[MachineView]:
+@router.get("/list", responses=problem_responses() | paged_response())
+async def list_machines(
+    caller: ReadCaller, services: ServicesDep, paged: PageParams
+) -> list[MachineView]:
     """The person's machines, the oldest first."""
     async with services.database.read(caller.user_id) as connection:
-        rows = await machines.list_for_user(connection, caller.user_id, paged.span(datetime, str))
-    return [MachineView.of(row) for row in paged.of(rows, lambda it: (it.created_at, it.vm_id))]
+        rows = await machines.list_for_user(
+            connection, caller.user_id, paged.page_spec(datetime, str)
+        )
+    return [MachineView.of(row) for row in paged.trim(rows, lambda it: (it.created_at, it.vm_id))]
 
 
-@router.get("/active-cli", responses=answers(NoSuchMachine))
-async def get_active_cli(caller: Reading, services: Reach) -> ActiveCli:
+@router.get("/active-cli", responses=problem_responses(NoSuchMachine))
+async def get_active_cli(caller: ReadCaller, services: ServicesDep) -> ActiveCli:
     """The CLI machine that runs, or that sleeps and wakes when it is used; never a browser
     machine."""
     async with services.database.read(caller.user_id) as connection:
@@ -141,62 +157,67 @@ async def get_active_cli(caller: Reading, services: Reach) -> ActiveCli:
     )
 
 
-@router.get("/{vmId}", responses=answers(NoSuchMachine, TooManyRequests))
+@router.get("/{vmId}", responses=problem_responses(NoSuchMachine, TooManyRequests))
 async def get_machine(
-    vm_id: VmIdInPath, caller: Reading, services: Reach, after: After = None, wait: Wait = 0
+    vm_id: VmIdInPath,
+    caller: ReadCaller,
+    services: ServicesDep,
+    after: After = None,
+    wait: Wait = 0,
 ) -> MachineView:
     """A machine; with `after` and `wait`, as soon as it is no longer that version.
 
     One that is gone is answered once more as `destroyed` to who waits, then 404.
     """
-    look = _look(services, caller.user_id, vm_id, also_gone=after is not None)
+    look = _machine_fetcher(services, caller.user_id, vm_id, also_gone=after is not None)
     if after is None:
         return await look()
-    with WAITING.of(caller):
-        return await streams.when_changed(services.database, look, after, wait)
+    with LONG_POLLS.acquire(caller):
+        return await streams.wait_for_change(services.database, look, after, wait)
 
 
 @router.get(
     "/{vmId}/console",
     response_class=PlainTextResponse,
-    responses=answers(NoSuchMachine, HostUnreachable, ChannelLost, Failed) | of_type("text/plain"),
+    responses=problem_responses(NoSuchMachine, HostUnreachable, ChannelLost, Failed)
+    | media_response("text/plain"),
 )
 async def get_console(
     vm_id: VmIdInPath,
-    caller: Reading,
-    services: Reach,
+    caller: ReadCaller,
+    services: ServicesDep,
     tail_bytes: Annotated[int, Query(ge=1, le=MAX_TAIL_BYTES)] = 65536,
 ) -> str:
     """The end of what a machine printed on its console, without control characters."""
-    await _look(services, caller.user_id, vm_id)()
-    return await (await _host_of(services, vm_id)).console(vm_id, tail_bytes)
+    await _machine_fetcher(services, caller.user_id, vm_id)()
+    return await (await _get_host(services, vm_id)).console(vm_id, tail_bytes)
 
 
 @router.websocket("/{vmId}/exec")
-async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: Reach) -> None:
+async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: ServicesDep) -> None:
     """Run a program in a machine, which is woken if it sleeps."""
     try:
-        caller = await caller_of(socket)
+        caller = await authenticate(socket)
         caller.require(Scope.MACHINES)
-        await _look(services, caller.user_id, vm_id)()
+        await _machine_fetcher(services, caller.user_id, vm_id)()
         counted = ExitStack()
-        counted.enter_context(PROGRAMS.of(caller))
+        counted.enter_context(PROGRAMS.acquire(caller))
     except PolydevError as error:
-        await socket.send_denial_response(errors.document(error))
+        await socket.send_denial_response(errors.problem_response(error))
         return
     with counted:
         await socket.accept()
-        reach = Reached(services, caller, VmId(vm_id), "a program")
-        await streams.relay_program(socket, reach, still_may(socket, Scope.MACHINES))
+        reach = MachineAccess(services, caller, VmId(vm_id), "a program")
+        await streams.relay_program(socket, reach, permission_check(socket, Scope.MACHINES))
 
 
-async def _host_of(services: Services, vm_id: str) -> Host:
+async def _get_host(services: Services, vm_id: str) -> Host:
     async with services.database.read() as connection:
         found = await machines.get(connection, VmId(vm_id), None)
     return services.hosts.of(found.host_id)
 
 
-def _look(
+def _machine_fetcher(
     services: Services, user_id: UserId, vm_id: str, *, also_gone: bool = False
 ) -> Callable[[], Coroutine[Any, Any, MachineView]]:
     """A person's machine; `also_gone`: even one that is destroyed, for who waits for that."""

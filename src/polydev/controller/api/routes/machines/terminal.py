@@ -29,8 +29,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from polydev.controller.api.http import errors, routers, streams
 from polydev.controller.api.http.concurrency_limits import TERMINALS
 from polydev.controller.api.http.path_params import VmIdInPath
-from polydev.controller.api.http.services import Reach, caller_of, still_may
-from polydev.controller.api.routes.machines.access import Reached, own_machine
+from polydev.controller.api.http.services import ServicesDep, authenticate, permission_check
+from polydev.controller.api.routes.machines.machine_access import MachineAccess, get_own_machine
 from polydev.controller.workflows.machines.resume_on_use import WAKES, SignsOfUse
 from polydev.shared.domain import MachineState, Scope, VmId
 from polydev.shared.errors import (
@@ -49,7 +49,7 @@ MAX_COLUMNS, MAX_ROWS = 1000, 500
 MAX_SESSIONS = 8
 """Terminals that go on in one machine."""
 HISTORY_LINES = 5000
-_FULL_EXIT = 75
+_TOO_MANY_EXIT = 75
 """EX_TEMPFAIL of sysexits.h: says the script below when there are as many as there may be."""
 
 Columns = Annotated[int, Query(ge=1, le=MAX_COLUMNS)]
@@ -57,7 +57,9 @@ Rows = Annotated[int, Query(ge=1, le=MAX_ROWS)]
 Wake = Annotated[bool, Query(description="Wake the machine if it sleeps")]
 Name = Annotated[str, Query(max_length=16, pattern=r"^[a-z0-9](-?[a-z0-9])*$")]
 
-_REPLIES = re.compile(rb"(?:\x1b(?:\[[?>]?[\d;]*[cnRIO]|[\]P][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)))+")
+_EMULATOR_REPLIES = re.compile(
+    rb"(?:\x1b(?:\[[?>]?[\d;]*[cnRIO]|[\]P][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)))+"
+)
 """What an emulator sends by itself: answers to questions of a program, and word of its focus."""
 
 # $1 name, $2 rows, $3 sessions at most, $4 lines of history.
@@ -105,7 +107,7 @@ class _Resize(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _TerminalParams:
     """A terminal as somebody wants it."""
 
     columns: int
@@ -114,28 +116,28 @@ class _Wanted:
     wake: bool
 
 
-async def _wanted(
+async def _terminal_params(
     columns: Columns = 80, rows: Rows = 24, name: Name = "main", wake: Wake = True
-) -> _Wanted:
-    return _Wanted(columns, rows, name, wake)
+) -> _TerminalParams:
+    return _TerminalParams(columns, rows, name, wake)
 
 
 @router.websocket("/{vmId}/terminal")
 async def open_terminal(
     socket: WebSocket,
     vm_id: VmIdInPath,
-    services: Reach,
-    wanted: Annotated[_Wanted, Depends(_wanted)],
+    services: ServicesDep,
+    wanted: Annotated[_TerminalParams, Depends(_terminal_params)],
 ) -> None:
     """Open, or open again, a terminal in a machine."""
     try:
-        caller = await caller_of(socket)
+        caller = await authenticate(socket)
         caller.require(Scope.MACHINES)
-        machine = await own_machine(services, caller.user_id, vm_id)
+        machine = await get_own_machine(services, caller.user_id, vm_id)
         counted = ExitStack()
-        counted.enter_context(TERMINALS.of(caller))
+        counted.enter_context(TERMINALS.acquire(caller))
     except PolydevError as error:
-        await socket.send_denial_response(errors.document(error))
+        await socket.send_denial_response(errors.problem_response(error))
         return
     with counted:
         await socket.accept()
@@ -144,9 +146,9 @@ async def open_terminal(
             and machine.status is not MachineState.RUNNING
             and machine.status.is_usable
         ):
-            return await streams.send_end(socket, streams.ended_by(_asleep(vm_id)))
-        reached = Reached(services, caller, VmId(vm_id), "a terminal")
-        await _relay(socket, reached, wanted, still_may(socket, Scope.MACHINES))
+            return await streams.send_end(socket, streams.error_end(_asleep_error(vm_id)))
+        reached = MachineAccess(services, caller, VmId(vm_id), "a terminal")
+        await _relay(socket, reached, wanted, permission_check(socket, Scope.MACHINES))
 
 
 def terminal_request(name: str, columns: int, rows: int) -> ExecRequest:
@@ -159,21 +161,23 @@ def terminal_request(name: str, columns: int, rows: int) -> ExecRequest:
     )
 
 
-def _asleep(vm_id: str) -> MachineAsleep:
+def _asleep_error(vm_id: str) -> MachineAsleep:
     return MachineAsleep(f"Machine {vm_id} sleeps", hint="It wakes when somebody uses it")
 
 
-async def _relay(socket: WebSocket, reached: Reached, wanted: _Wanted, may: streams.May) -> None:
+async def _relay(
+    socket: WebSocket, reached: MachineAccess, wanted: _TerminalParams, may: streams.PermissionCheck
+) -> None:
     request = terminal_request(wanted.name, wanted.columns, wanted.rows)
     try:
         typed = reached.waking.signs_of_use(reached.vm_id)
-        host = await _host(socket, reached) if wanted.wake else await reached.host_as_it_is()
+        host = await _resumed_host(socket, reached) if wanted.wake else await reached.current_host()
         async with host.exec(reached.vm_id, request) as process:
             inward = _to_program(socket, process, typed)
-            await streams.both_ways(inward, _to_user(socket, process), may)
+            await streams.pump(inward, _to_user(socket, process), may)
         end = ExecEnd(exit_code=process.exit_code)
-        if process.exit_code == _FULL_EXIT:
-            end = streams.ended_by(
+        if process.exit_code == _TOO_MANY_EXIT:
+            end = streams.error_end(
                 QuotaExceeded(
                     f"This machine has {MAX_SESSIONS} terminals already",
                     hint="Close one: open it, and type `exit`",
@@ -182,27 +186,29 @@ async def _relay(socket: WebSocket, reached: Reached, wanted: _Wanted, may: stre
     except WebSocketDisconnect:
         return
     except ValidationError:
-        end = streams.ended_by(BadRequest('A text frame is {"resize": [columns, rows]}'))
+        end = streams.error_end(BadRequest('A text frame is {"resize": [columns, rows]}'))
     except PolydevError as error:
-        end = streams.ended_by(await _why(reached, error))
+        end = streams.error_end(await _explain(reached, error))
     await streams.send_end(socket, end)
 
 
-async def _why(reached: Reached, error: PolydevError) -> PolydevError:
+async def _explain(reached: MachineAccess, error: PolydevError) -> PolydevError:
     """Why a terminal was cut: its machine may have been put to sleep."""
     try:
         services = reached.services
-        machine = await own_machine(services, reached.caller.user_id, reached.vm_id)
+        machine = await get_own_machine(services, reached.caller.user_id, reached.vm_id)
     except PolydevError:
         return error
     is_hibernated = machine.status.is_hibernated
-    return _asleep(reached.vm_id) if is_hibernated and isinstance(error, ChannelLost) else error
+    return (
+        _asleep_error(reached.vm_id) if is_hibernated and isinstance(error, ChannelLost) else error
+    )
 
 
-async def _host(socket: WebSocket, reached: Reached) -> Host:
+async def _resumed_host(socket: WebSocket, reached: MachineAccess) -> Host:
     """The machine's host, once it runs; the person is told while it wakes up."""
     waits = asyncio.Event()
-    waking = asyncio.create_task(reached.host(waits.set))
+    waking = asyncio.create_task(reached.running_host(waits.set))
     telling = asyncio.create_task(waits.wait())
     try:
         await asyncio.wait({waking, telling}, return_when=asyncio.FIRST_COMPLETED)
@@ -227,7 +233,7 @@ async def _to_program(socket: WebSocket, process: GuestProcess, typed: SignsOfUs
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1000))
         if data := message.get("bytes"):
-            if not _REPLIES.fullmatch(data):
+            if not _EMULATOR_REPLIES.fullmatch(data):
                 await typed.show()
             await process.write(data)
         elif (text := message.get("text")) is not None:

@@ -15,10 +15,10 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import answers, of_type
+from polydev.controller.api.http.error_responses import media_response, problem_responses
 from polydev.controller.api.http.path_params import VmIdInPath
-from polydev.controller.api.http.services import Reach, Reading
-from polydev.controller.api.routes.machines.access import host_of_own, own_machine
+from polydev.controller.api.http.services import ReadCaller, ServicesDep
+from polydev.controller.api.routes.machines.machine_access import get_own_host, get_own_machine
 from polydev.shared.domain import Machine, VmId
 from polydev.shared.errors import ChannelLost, Failed, HostUnreachable, NoSuchMachine
 from polydev.shared.host_protocol import Usage
@@ -70,15 +70,15 @@ class MachineUsage(BaseModel):
         )
 
 
-@router.get("/{vmId}/usage", responses=answers(NoSuchMachine, HostUnreachable, Failed))
+@router.get("/{vmId}/usage", responses=problem_responses(NoSuchMachine, HostUnreachable, Failed))
 async def get_machine_usage(
     vm_id: VmIdInPath,
-    caller: Reading,
-    services: Reach,
+    caller: ReadCaller,
+    services: ServicesDep,
     last: Annotated[int, Query(ge=1, le=720, description="How many samples at most")] = 720,
 ) -> MachineUsage:
     """What a machine used of its host, for up to an hour; nothing of a time when it did not run."""
-    machine = await own_machine(services, caller.user_id, vm_id)
+    machine = await get_own_machine(services, caller.user_id, vm_id)
     usage = await services.hosts.of(machine.host_id).usage(VmId(vm_id))
     return MachineUsage.of(machine, usage, last)
 
@@ -86,14 +86,15 @@ async def get_machine_usage(
 @router.get(
     "/{vmId}/errors",
     response_class=PlainTextResponse,
-    responses=answers(NoSuchMachine, HostUnreachable, ChannelLost, Failed) | of_type("text/plain"),
+    responses=problem_responses(NoSuchMachine, HostUnreachable, ChannelLost, Failed)
+    | media_response("text/plain"),
 )
 async def get_error_log(
     vm_id: VmIdInPath,
-    caller: Reading,
-    services: Reach,
+    caller: ReadCaller,
+    services: ServicesDep,
     tail_bytes: Annotated[int, Query(ge=1, le=MAX_TAIL_BYTES)] = 65536,
 ) -> str:
     """The end of what a machine's VMM complained about, without control characters."""
-    host = await host_of_own(services, caller.user_id, vm_id)
+    host = await get_own_host(services, caller.user_id, vm_id)
     return await host.errors(VmId(vm_id), tail_bytes)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.concurrency_limits import EXAMINATIONS
-from polydev.controller.api.http.error_responses import answers
-from polydev.controller.api.http.services import Reach, Reading
+from polydev.controller.api.http.concurrency_limits import CHECKS
+from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.services import ReadCaller, ServicesDep
 from polydev.shared.domain import Finding
 from polydev.shared.errors import TooManyRequests
 
@@ -51,11 +51,11 @@ class DoctorView(BaseModel):
     checks: list[FindingView]
 
 
-@router.get("", responses=answers(TooManyRequests))
-async def examine(caller: Reading, services: Reach) -> DoctorView:
+@router.get("", responses=problem_responses(TooManyRequests))
+async def examine(caller: ReadCaller, services: ServicesDep) -> DoctorView:
     """Look for what is wrong and say what to do: everything, or what is the caller's."""
-    with EXAMINATIONS.of(caller):
-        found = await services.checkup.examine(caller.bounds)
+    with CHECKS.acquire(caller):
+        found = await services.checkup.examine(caller.owner_filter)
     return DoctorView(
         ok=all(finding.ok is not False for finding in found),
         checks=[FindingView.of(finding) for finding in found],

@@ -21,8 +21,8 @@ from fastapi.responses import StreamingResponse
 
 from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import EVENT_STREAMS
-from polydev.controller.api.http.error_responses import answers, of_type
-from polydev.controller.api.http.services import Reach, Reading, Services, still_may
+from polydev.controller.api.http.error_responses import media_response, problem_responses
+from polydev.controller.api.http.services import ReadCaller, Services, ServicesDep, permission_check
 from polydev.controller.store.queries.system import events
 from polydev.controller.telemetry import metrics
 from polydev.shared.domain import Event, Scope, UserId
@@ -32,17 +32,17 @@ router = routers.router(prefix="/api", tags=["events"])
 
 HEARTBEAT_S = 15.0
 """How often a comment keeps the connection up, and who listens is asked about anew."""
-_PACE_S = 0.1
+_MIN_INTERVAL_S = 0.1
 """Changes that come closer together are told together: commits of others wake everybody."""
 _MAX_ID = 2**63 - 1
-_ABOUT_ACCESS = frozenset({"account", "token"})
+_ACCESS_KINDS = frozenset({"account", "token"})
 
 _EXAMPLE = (
     "id: 41\nevent: machine\n"
     'data: {"subject":"vm-5e3c5f0a-2f7b-4f0e-9c3d-6a1b2c3d4e5f","status":"running",'
     '"at":"2026-01-02T03:04:05+00:00"}\n\n'
 )
-_STREAM = of_type("text/event-stream", {"type": "string", "examples": [_EXAMPLE]})
+_STREAM = media_response("text/event-stream", {"type": "string", "examples": [_EXAMPLE]})
 
 After = Annotated[
     int | None, Query(ge=0, le=_MAX_ID, description="The id of the last event that is known")
@@ -53,27 +53,29 @@ LastEventId = Annotated[
 
 
 @router.get(
-    "/events", response_class=StreamingResponse, responses=answers(TooManyRequests) | _STREAM
+    "/events",
+    response_class=StreamingResponse,
+    responses=problem_responses(TooManyRequests) | _STREAM,
 )
 async def listen_to_events(
     request: Request,
-    caller: Reading,
-    services: Reach,
+    caller: ReadCaller,
+    services: ServicesDep,
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> StreamingResponse:
     """What changes of yours, as it happens: `session`, `machine`, `credential`, `token`,
     `account`; from now on, or after an event that is known. `reset`: look at everything anew."""
     with ExitStack() as held:
-        held.enter_context(EVENT_STREAMS.of(caller))
+        held.enter_context(EVENT_STREAMS.acquire(caller))
         held.enter_context(metrics.event_streams.track_inprogress())
-        wanted = _wanted(after, last_event_id)
-        may_read = still_may(request, Scope.READ)
-        told = _told(services, caller.user_id, wanted, may_read)
-        return streams.HeldStream(told, streams.SSE, held.pop_all())
+        wanted = _resume_point(after, last_event_id)
+        may_read = permission_check(request, Scope.READ)
+        told = _event_stream(services, caller.user_id, wanted, may_read)
+        return streams.ResourceStream(told, streams.SSE, held.pop_all())
 
 
-def _wanted(after: int | None, last_event_id: str | None) -> int | None:
+def _resume_point(after: int | None, last_event_id: str | None) -> int | None:
     """Where to go on. An id that is none of ours cannot be gone on from: -1."""
     if not last_event_id:
         return after
@@ -81,7 +83,7 @@ def _wanted(after: int | None, last_event_id: str | None) -> int | None:
     return min(int(last_event_id), _MAX_ID) if is_number else -1
 
 
-async def _told(
+async def _event_stream(
     services: Services,
     user_id: UserId,
     wanted: int | None,
@@ -95,7 +97,7 @@ async def _told(
         async with services.database.read(user_id) as connection:
             found = await events.list_after(connection, user_id, known)
         is_due = time.monotonic() - asked_at >= HEARTBEAT_S
-        if is_due or any(it.kind in _ABOUT_ACCESS for it in found):
+        if is_due or any(it.kind in _ACCESS_KINDS for it in found):
             if not await may_read():
                 return
             asked_at = time.monotonic()
@@ -105,8 +107,8 @@ async def _told(
         elif is_due:
             yield ": still here\n\n"
         if len(found) < events.PAGE:
-            await asyncio.sleep(_PACE_S)
-            await _changed(change, asked_at + HEARTBEAT_S - time.monotonic())
+            await asyncio.sleep(_MIN_INTERVAL_S)
+            await _wait_for_change(change, asked_at + HEARTBEAT_S - time.monotonic())
 
 
 async def _start(services: Services, user_id: UserId, wanted: int | None) -> tuple[int, str]:
@@ -120,7 +122,7 @@ async def _start(services: Services, user_id: UserId, wanted: int | None) -> tup
     return newest, f"id: {newest}\nevent: reset\ndata: {{}}\n\n"
 
 
-async def _changed(change: asyncio.Event, within_s: float) -> None:
+async def _wait_for_change(change: asyncio.Event, within_s: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(max(within_s, 0)):
             await change.wait()

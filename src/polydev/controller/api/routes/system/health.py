@@ -8,8 +8,12 @@ from fastapi.responses import PlainTextResponse
 
 from polydev import __version__
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import answers, of_type, open_answers
-from polydev.controller.api.http.services import Reach, Reading, Services
+from polydev.controller.api.http.error_responses import (
+    media_response,
+    problem_responses,
+    public_problem_responses,
+)
+from polydev.controller.api.http.services import ReadCaller, Services, ServicesDep
 from polydev.controller.api.schemas.resources import HealthView, ProviderView
 from polydev.shared.errors import PolydevError
 from polydev.shared.providers import all_providers
@@ -24,27 +28,34 @@ and needs a token: Authorization: Bearer <token>.
 """
 
 
-@router.get("/", response_class=PlainTextResponse, responses=open_answers() | of_type("text/plain"))
+@router.get(
+    "/",
+    response_class=PlainTextResponse,
+    responses=public_problem_responses() | media_response("text/plain"),
+)
 async def get_greeting() -> str:
     """What this is."""
     return _GREETING.format(version=__version__)
 
 
-@router.get("/health", responses=open_answers())
-async def get_health(services: Reach) -> HealthView:
+@router.get("/health", responses=public_problem_responses())
+async def get_health(services: ServicesDep) -> HealthView:
     """That the controller lives, and whether it reaches what it needs."""
-    checks = {"store": await _reads(services), "host": await _host_problem(services) is None}
+    checks = {
+        "store": await _can_read_store(services),
+        "host": await _host_problem(services) is None,
+    }
     status = "ok" if all(checks.values()) else "degraded"
     return HealthView(status=status, version=__version__, checks=checks)
 
 
-@router.get("/api/providers", responses=answers())
-async def list_providers(caller: Reading) -> list[ProviderView]:
+@router.get("/api/providers", responses=problem_responses())
+async def list_providers(caller: ReadCaller) -> list[ProviderView]:
     """The CLIs that can be connected."""
     return [ProviderView.of(it) for it in all_providers()]
 
 
-async def _reads(services: Services) -> bool:
+async def _can_read_store(services: Services) -> bool:
     try:
         async with services.database.read() as connection:
             await connection.exec_driver_sql("SELECT 1")

@@ -12,19 +12,19 @@ import time
 from fastapi import Response
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import answers, of_type
-from polydev.controller.api.http.services import Reach, Scraping, Services
+from polydev.controller.api.http.error_responses import media_response, problem_responses
+from polydev.controller.api.http.services import MetricsAccess, Services, ServicesDep
 from polydev.controller.store.queries.system import metric_queries
 from polydev.controller.telemetry import metrics
 
 router = routers.router(tags=["general"])
 
-_COUNT_EVERY_S = 1.0
+_COUNT_INTERVAL_S = 1.0
 _EXAMPLE = 'polydev_machines{host="local",kind="cli",state="running"} 3.0\n'
-_PAGE = of_type("text/plain", {"type": "string", "examples": [_EXAMPLE]})
+_PAGE = media_response("text/plain", {"type": "string", "examples": [_EXAMPLE]})
 
 
-class _Counting:
+class _RowCounts:
     """Counts rows at most once a second, however many scrape."""
 
     def __init__(self) -> None:
@@ -33,18 +33,18 @@ class _Counting:
 
     async def refresh(self, services: Services) -> None:
         async with self._turn:
-            if time.monotonic() - self._counted_at < _COUNT_EVERY_S:
+            if time.monotonic() - self._counted_at < _COUNT_INTERVAL_S:
                 return
             async with services.database.read() as connection:
                 metrics.rows.counted = await metric_queries.count_all(connection)
             self._counted_at = time.monotonic()
 
 
-_counting = _Counting()
+_row_counts = _RowCounts()
 
 
-@router.get("/metrics", responses=answers() | _PAGE, response_class=Response)
-async def show_metrics(scraping: Scraping, services: Reach) -> Response:
+@router.get("/metrics", responses=problem_responses() | _PAGE, response_class=Response)
+async def show_metrics(scraping: MetricsAccess, services: ServicesDep) -> Response:
     """Metrics in Prometheus' text format: for administrators, or with POLYDEV_METRICS_TOKEN."""
-    await _counting.refresh(services)
+    await _row_counts.refresh(services)
     return Response(metrics.page(), media_type=metrics.CONTENT_TYPE)

@@ -19,19 +19,19 @@ from polydev.shared.domain import Machine, UserId, VmId
 from polydev.shared.host_client import Host
 
 
-async def own_machine(services: Services, user_id: UserId, vm_id: str) -> Machine:
+async def get_own_machine(services: Services, user_id: UserId, vm_id: str) -> Machine:
     """A person's machine. Raises NoSuchMachine."""
     async with services.database.read(user_id) as connection:
         return await machines.get(connection, VmId(vm_id), user_id)
 
 
-async def host_of_own(services: Services, user_id: UserId, vm_id: str) -> Host:
+async def get_own_host(services: Services, user_id: UserId, vm_id: str) -> Host:
     """The host of a person's machine. Raises NoSuchMachine, HostUnreachable."""
-    return services.hosts.of((await own_machine(services, user_id, vm_id)).host_id)
+    return services.hosts.of((await get_own_machine(services, user_id, vm_id)).host_id)
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class MachineAccess:
     """A person's own machine that they reach into, for a reason in words: `a terminal`."""
 
     services: Services
@@ -43,16 +43,16 @@ class Reached:
     def waking(self) -> Waking:
         return self.services.waking
 
-    async def host(self, waits: Callable[[], None] = lambda: None) -> Host:
+    async def running_host(self, waits: Callable[[], None] = lambda: None) -> Host:
         """Its host, once the machine runs; `waits` is told if that takes time.
 
         Raises: NoSuchMachine, and what `Waking.awake` raises.
         """
-        await own_machine(self.services, self.caller.user_id, self.vm_id)
+        await get_own_machine(self.services, self.caller.user_id, self.vm_id)
         cause = Cause.asked(self.caller, self.reason)
         machine = await self.waking.awake(cause, self.vm_id, waits)
         return self.services.hosts.of(machine.host_id)
 
-    async def host_as_it_is(self) -> Host:
+    async def current_host(self) -> Host:
         """Its host, whether the machine runs or not. Raises: NoSuchMachine."""
-        return await host_of_own(self.services, self.caller.user_id, self.vm_id)
+        return await get_own_host(self.services, self.caller.user_id, self.vm_id)
