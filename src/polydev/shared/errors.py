@@ -9,7 +9,7 @@
     │   ├── TooManyRequests
     ├── Missing       what was named is not there               (404)
     │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, NoSuchOperation, MissingImage, NotConnected,
-    │   ├── NoSuchPerson, NoSuchToken, NoSuchCredential, NoSuchHost, NoSuchKey, NoSuchChat,
+    │   ├── NoSuchUser, NoSuchToken, NoSuchCredential, NoSuchHost, NoSuchKey, NoSuchChat,
     │   ├── NoSuchPermission
     ├── Conflict      it is there, but not in that state        (409)
     │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
@@ -43,7 +43,8 @@ class PolydevError(Exception):
     code: ClassVar[str] = "error"
 
     def __init_subclass__(cls) -> None:
-        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+        if "code" not in cls.__dict__:
+            cls.code = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -179,8 +180,10 @@ class NotConnected(Missing):
     """The person has no live credential, or no CLI machine, for that provider."""
 
 
-class NoSuchPerson(Missing):
-    """No person of that id or address."""
+class NoSuchUser(Missing):
+    """No user has that id or e-mail address."""
+
+    code = "no-such-person"  # clients know it by this name
 
 
 class NoSuchToken(Missing):

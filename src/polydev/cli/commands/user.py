@@ -13,7 +13,7 @@ from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.confirm import confirmed
 from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.domain import Role
-from polydev.shared.errors import Failed, Invalid, NoSuchPerson
+from polydev.shared.errors import Failed, Invalid, NoSuchUser
 
 app = options.app("People: who may come in.")
 
@@ -139,14 +139,14 @@ async def _change(who: str, verb: str, body: Json | None, *, as_json: bool) -> N
 
 
 async def _resolve(there: Controller, who: str) -> Json:
-    """The person that is meant. Raises NoSuchPerson, Invalid."""
+    """The person that is meant. Raises NoSuchUser, Invalid."""
     users = await there.every(_USERS)
     found = [it for it in users if who.casefold() == it["email"] or who == it["id"]]
     found = found or [it for it in users if it["id"].startswith(who)]
     if len(found) > 1:
         raise Invalid(f"{who} is the beginning of {len(found)} people's ids", hint="Say more of it")
     if not found:
-        raise NoSuchPerson(f"There is no {who}", hint="`polydev user list` tells who is there")
+        raise NoSuchUser(f"There is no {who}", hint="`polydev user list` tells who is there")
     return found[0]
 
 

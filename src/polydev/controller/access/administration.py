@@ -16,7 +16,7 @@ from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.accounts import passwords, sign_ins, users
 from polydev.controller.store.queries.system import audit
 from polydev.shared.domain import Role, User, UserId, now
-from polydev.shared.errors import NoSuchPerson, NotAllowed
+from polydev.shared.errors import NoSuchUser, NotAllowed
 
 
 class Administration:
@@ -40,7 +40,7 @@ class Administration:
         return await self._change(caller, user_id, disable=False)
 
     async def set_role(self, caller: Caller, user_id: UserId, role: Role) -> User:
-        """Give somebody a role. Raises NoSuchPerson; NotAllowed for the local administrator."""
+        """Give somebody a role. Raises NoSuchUser; NotAllowed for the local administrator."""
         async with self._database.write() as connection:
             user = await _get_other_user(connection, user_id)
             await users.set_role(connection, user_id, role)
@@ -53,7 +53,7 @@ class Administration:
         """A made-up password in place of a lost one: told this once. Their sign-ins end.
 
         Whoever has it comes in as that person, so it takes the machine's own administrator, whose
-        token lies beside the database. Raises NoSuchPerson, NotAllowed, TooManyRequests.
+        token lies beside the database. Raises NoSuchUser, NotAllowed, TooManyRequests.
         """
         if caller.via != LOCAL:
             raise NotAllowed(
@@ -73,7 +73,7 @@ class Administration:
         return user, password
 
     async def _change(self, caller: Caller, user_id: UserId, *, disable: bool) -> User:
-        """Raises NoSuchPerson; NotAllowed for the local administrator."""
+        """Raises NoSuchUser; NotAllowed for the local administrator."""
         async with self._database.write() as connection:
             user = await _get_other_user(connection, user_id)
             if (user.disabled_at is not None) == disable:
@@ -88,7 +88,7 @@ class Administration:
 
 
 async def _get_other_user(connection: AsyncConnection, user_id: UserId) -> User:
-    """The person, who is not the local administrator: there is always one. Raises NoSuchPerson."""
+    """The person, who is not the local administrator: there is always one. Raises NoSuchUser."""
     if user_id == ADMINISTRATOR:
         raise NotAllowed(
             "The local administrator stays what they are",
@@ -98,8 +98,8 @@ async def _get_other_user(connection: AsyncConnection, user_id: UserId) -> User:
 
 
 async def _get_user(connection: AsyncConnection, user_id: UserId) -> User:
-    """Raises NoSuchPerson."""
+    """Raises NoSuchUser."""
     user = await users.find(connection, user_id)
     if user is None:
-        raise NoSuchPerson(f"No person has the id {user_id}")
+        raise NoSuchUser(f"No person has the id {user_id}")
     return user

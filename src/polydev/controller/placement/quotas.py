@@ -15,7 +15,7 @@ from polydev.controller.store.engine import locks
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.machines import capacity
 from polydev.shared.domain import MachineSize, Usage, UserId
-from polydev.shared.errors import NoSuchPerson, QuotaExceeded
+from polydev.shared.errors import NoSuchUser, QuotaExceeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ class Quotas:
 async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
     """Let nobody else add to what a person has until this transaction ends.
 
-    Raises NoSuchPerson if they are not there, or are being deleted.
+    Raises NoSuchUser if they are not there, or are being deleted.
     """
     await locks.acquire(connection, "person", user_id)
     user = await users.find(connection, user_id)
     if user is None or user.deleting_at is not None:
-        raise NoSuchPerson(f"There is no person {user_id}")
+        raise NoSuchUser(f"There is no person {user_id}")
 
 
 _FREE_MEMORY = "Stop or destroy machines, or wait until your logins have ended"

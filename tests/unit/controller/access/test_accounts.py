@@ -17,8 +17,8 @@ from polydev.shared.domain import Role, Scope, UserId
 from polydev.shared.errors import (
     AlreadyExists,
     BadRequest,
-    NoSuchPerson,
     NoSuchToken,
+    NoSuchUser,
     NotAllowed,
     NotSignedIn,
     PasswordRefused,
@@ -264,7 +264,7 @@ async def test_there_is_always_an_administrator(access: Access) -> None:
     ):
         with pytest.raises(NotAllowed, match="local administrator"):
             await refused
-    with pytest.raises(NoSuchPerson):
+    with pytest.raises(NoSuchUser):
         await access.administration.disable(root, UserId("nobody"))
 
 

@@ -26,7 +26,7 @@ from polydev.shared.domain import (
     new_vm_id,
     now,
 )
-from polydev.shared.errors import HostUnreachable, NoCapacity, NoSuchPerson, QuotaExceeded
+from polydev.shared.errors import HostUnreachable, NoCapacity, NoSuchUser, QuotaExceeded
 from polydev.shared.host_protocol import Health
 
 ANN = UserId("ann")
@@ -155,7 +155,7 @@ async def test_many_wishes_at_once_do_not_exceed_a_quota(database: Database) -> 
 
 async def test_who_is_being_deleted_or_never_was_is_given_nothing(database: Database) -> None:
     async with database.write() as connection:
-        with pytest.raises(NoSuchPerson):
+        with pytest.raises(NoSuchUser):
             await lock_user(connection, UserId("nobody"))
 
 

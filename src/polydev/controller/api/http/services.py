@@ -27,7 +27,7 @@ from polydev.controller.workflows.health import Checkup
 from polydev.controller.workflows.machines.machine_commands import MachineRequests
 from polydev.controller.workflows.machines.resume_on_use import Waking
 from polydev.shared.domain import Scope, UserId
-from polydev.shared.errors import NoSuchPerson, PolydevError, Unavailable
+from polydev.shared.errors import NoSuchUser, PolydevError, Unavailable
 from polydev.shared.host_client import Hosts
 from polydev.shared.logging import context
 
@@ -116,14 +116,14 @@ def permission_check(connection: HTTPConnection, scope: Scope) -> Callable[[], A
 async def resolve_user(services: Services, caller: Caller, user_id: str | None) -> UserId:
     """For whom to act: the caller, or whom an administrator names.
 
-    Raises: NotAllowed; NoSuchPerson to administrators alone.
+    Raises: NotAllowed; NoSuchUser to administrators alone.
     """
     user = caller.resolve_user(user_id)
     if user != caller.user_id:
         async with services.database.read() as connection:
             found = await users.find(connection, user)
             if found is None or found.deleting_at is not None:
-                raise NoSuchPerson(f"There is no person {user}")
+                raise NoSuchUser(f"There is no person {user}")
     return user
 
 

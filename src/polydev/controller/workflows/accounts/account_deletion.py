@@ -35,7 +35,7 @@ from polydev.shared.domain import Machine, MachineState, User, UserId, now
 from polydev.shared.errors import (
     HostUnreachable,
     MachineBusy,
-    NoSuchPerson,
+    NoSuchUser,
     NotAllowed,
     PolydevError,
 )
@@ -76,7 +76,7 @@ class Removal:
     async def request(self, caller: Caller, user_id: UserId) -> User:
         """Have a person removed; nobody comes in as them from now on.
 
-        Raises: NoSuchPerson; NotAllowed for the local administrator.
+        Raises: NoSuchUser; NotAllowed for the local administrator.
         """
         if user_id == ADMINISTRATOR:
             raise NotAllowed(
@@ -87,7 +87,7 @@ class Removal:
             await locks.acquire(connection, "person", user_id)
             user = await users.find(connection, user_id)
             if user is None:
-                raise NoSuchPerson(f"No person has the id {user_id}")
+                raise NoSuchUser(f"No person has the id {user_id}")
             if user.deleting_at is None:
                 user = replace(user, deleting_at=now())
                 await user_deletion.mark_deleting(connection, user_id, user.deleting_at or now())

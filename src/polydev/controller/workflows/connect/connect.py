@@ -157,7 +157,7 @@ class Connect:
     async def start(self, caller: Caller, user_id: UserId, provider_id: str) -> ConnectSession:
         """A new session, or the live one for that provider.
 
-        Raises: UnknownProvider, NotAllowed, NoSuchPerson, QuotaExceeded.
+        Raises: UnknownProvider, NotAllowed, NoSuchUser, QuotaExceeded.
         """
         session = self._new_session(caller.resolve_user(user_id), provider(provider_id).id)
         try:

@@ -86,7 +86,7 @@ class ConnectByKey:
     ) -> ConnectSession:
         """A new session with that key, or the live one that has the same key.
 
-        Raises: UnknownProvider, BadApiKey, NotAllowed, NoSuchPerson, QuotaExceeded, LoginUnderway.
+        Raises: UnknownProvider, BadApiKey, NotAllowed, NoSuchUser, QuotaExceeded, LoginUnderway.
         """
         about = provider(provider_id)
         plaintext = check_api_key(about, api_key.get_secret_value())

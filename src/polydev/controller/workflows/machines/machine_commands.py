@@ -80,7 +80,7 @@ class MachineRequests:
         """Have a machine made; answers with its row, `creating`.
 
         `vm_id`: the id of the new machine, for who may ask twice for the same one.
-        Raises: NotAllowed, NoSuchPerson; QuotaExceeded; NoCapacity when no host has room now.
+        Raises: NotAllowed, NoSuchUser; QuotaExceeded; NoCapacity when no host has room now.
         """
         machine = self._means.plan(caller.resolve_user(user_id), kind, vm_id or new_vm_id(), None)
         async with self._means.database.write() as connection:

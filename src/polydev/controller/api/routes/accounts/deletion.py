@@ -10,7 +10,7 @@ from polydev.controller.api.http.path_params import IdInPath
 from polydev.controller.api.http.services import AccountCaller, AdminCaller, ServicesDep
 from polydev.controller.api.schemas.accounts import PersonView
 from polydev.shared.domain import UserId
-from polydev.shared.errors import NoSuchPerson, TooManyRequests
+from polydev.shared.errors import NoSuchUser, TooManyRequests
 
 router = routers.router(prefix="/api")
 
@@ -30,7 +30,7 @@ class Confirmation(BaseModel):
 @router.delete(
     "/account",
     status_code=202,
-    responses=problem_responses(NoSuchPerson, TooManyRequests),
+    responses=problem_responses(NoSuchUser, TooManyRequests),
     tags=["account"],
 )
 async def delete_account(
@@ -45,7 +45,7 @@ async def delete_account(
 @router.delete(
     "/admin/people/{user_id}",
     status_code=202,
-    responses=problem_responses(NoSuchPerson),
+    responses=problem_responses(NoSuchUser),
     tags=["administration"],
 )
 async def delete_person(

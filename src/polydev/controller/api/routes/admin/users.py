@@ -18,7 +18,7 @@ from polydev.controller.api.schemas.accounts import (
     PersonView,
 )
 from polydev.shared.domain import UserId
-from polydev.shared.errors import NoSuchPerson, NoSuchToken, TooManyRequests
+from polydev.shared.errors import NoSuchToken, NoSuchUser, TooManyRequests
 
 router = routers.router(prefix="/api/admin", tags=["administration"])
 
@@ -36,7 +36,7 @@ async def list_people(
     ]
 
 
-@router.post(f"{_USER}/disable", responses=problem_responses(NoSuchPerson))
+@router.post(f"{_USER}/disable", responses=problem_responses(NoSuchUser))
 async def disable_person(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
@@ -45,7 +45,7 @@ async def disable_person(
     return PersonView.of(done)
 
 
-@router.post(f"{_USER}/enable", responses=problem_responses(NoSuchPerson))
+@router.post(f"{_USER}/enable", responses=problem_responses(NoSuchUser))
 async def enable_person(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
@@ -54,7 +54,7 @@ async def enable_person(
     return PersonView.of(done)
 
 
-@router.post(f"{_USER}/role", responses=problem_responses(NoSuchPerson))
+@router.post(f"{_USER}/role", responses=problem_responses(NoSuchUser))
 async def set_role(
     user_id: IdInPath, told: NewRole, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
@@ -63,7 +63,7 @@ async def set_role(
     return PersonView.of(done)
 
 
-@router.post(f"{_USER}/password", responses=problem_responses(NoSuchPerson, TooManyRequests))
+@router.post(f"{_USER}/password", responses=problem_responses(NoSuchUser, TooManyRequests))
 async def reset_password(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> MadePassword:

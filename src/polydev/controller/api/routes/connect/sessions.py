@@ -56,8 +56,8 @@ from polydev.shared.errors import (
     LoginUnderway,
     NoCapacity,
     NoSuchMachine,
-    NoSuchPerson,
     NoSuchSession,
+    NoSuchUser,
     PasteRefused,
     QuotaExceeded,
     SessionEnded,
@@ -73,10 +73,10 @@ secret_input_router = routers.router(prefix="/api", tags=["connect sessions"])
 
 _SESSION = "/auth/session/{sessionId}"
 _START_RESPONSES = problem_responses(
-    UnknownProvider, NoSuchPerson, QuotaExceeded, TooManyRequests, NoCapacity, IdempotencyConflict
+    UnknownProvider, NoSuchUser, QuotaExceeded, TooManyRequests, NoCapacity, IdempotencyConflict
 )
 _KEY_RESPONSES = problem_responses(
-    *(UnknownProvider, BadApiKey, NoSuchPerson, QuotaExceeded, TooManyRequests, NoCapacity),
+    *(UnknownProvider, BadApiKey, NoSuchUser, QuotaExceeded, TooManyRequests, NoCapacity),
     *(LoginUnderway, WrongEncryptionKey, CredentialDamaged),
 )
 _INPUT_RESPONSES = problem_responses(

@@ -50,7 +50,7 @@ from polydev.shared.errors import (
     NoCapacity,
     NoSuchFile,
     NoSuchMachine,
-    NoSuchPerson,
+    NoSuchUser,
     PolydevError,
     QuotaExceeded,
     TooLarge,
@@ -74,7 +74,7 @@ _RESUME_ERRORS = (
     MachineNotReady,
     NoCapacity,
     QuotaExceeded,
-    NoSuchPerson,
+    NoSuchUser,
 )
 _ACCESS_ERRORS = (*_RESUME_ERRORS, HostUnreachable, ChannelLost, GuestMisbehaved, Failed)
 _FILE_ERRORS = (*_ACCESS_ERRORS, NoSuchFile, BadPath, FileRefused)

@@ -50,7 +50,7 @@ from polydev.shared.errors import (
     MachineBusy,
     NoCapacity,
     NoSuchMachine,
-    NoSuchPerson,
+    NoSuchUser,
     PolydevError,
     QuotaExceeded,
     TooManyRequests,
@@ -65,7 +65,7 @@ REQUESTED = "asked for"
 
 _CHANGE_RESPONSES = problem_responses(NoSuchMachine, MachineBusy, IdempotencyConflict)
 _START_RESPONSES = problem_responses(
-    *(NoSuchMachine, NoSuchPerson, MachineBusy, QuotaExceeded, NoCapacity, HostUnreachable),
+    *(NoSuchMachine, NoSuchUser, MachineBusy, QuotaExceeded, NoCapacity, HostUnreachable),
     IdempotencyConflict,
 )
 
@@ -73,7 +73,7 @@ _START_RESPONSES = problem_responses(
 @router.post(
     "/create",
     status_code=202,
-    responses=problem_responses(NoSuchPerson, QuotaExceeded, NoCapacity, IdempotencyConflict),
+    responses=problem_responses(NoSuchUser, QuotaExceeded, NoCapacity, IdempotencyConflict),
 )
 async def create_machine(
     asked: CreateMachine, caller: MachinesCaller, services: ServicesDep, request: Request
