@@ -13,13 +13,14 @@ import secrets
 import socket
 from pathlib import Path
 
+from bench.effort import Effort
 from bench.measure import shares
 
 _POLYDEV = Path(__file__).parent.parent / "bin" / "polydev"
 _LIMIT_S = 1800.0
 
 
-async def connect_steps() -> list[str]:
+async def connect_steps(effort: Effort) -> list[str]:
     """Rows of the journey's steps: seconds, and share of the provider's whole."""
     name = f"pdb-{secrets.token_hex(3)}"
     environment = os.environ | {
@@ -28,7 +29,8 @@ async def connect_steps() -> list[str]:
         "PORT": str(_free_port()),
     }
     try:
-        said = await _polydev(environment, "demo", "--json")
+        which = ("--provider", "codex") if effort.is_trial else ()
+        said = await _polydev(environment, "demo", "--json", *which)
     finally:
         await _polydev(environment, "down", "--demo")
     report = json.loads(said.splitlines()[-1])

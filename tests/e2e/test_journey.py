@@ -21,7 +21,12 @@ from e2e.place import Place
 from polydev.shared.host_client import Host
 from polydev.shared.providers import all_providers
 
-pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.clis,
+    pytest.mark.timeout(1800),
+    pytest.mark.xdist_group("journeys"),
+]
 
 CLIS = {it.id: it for it in all_providers() if it.id in ("claude_code", "codex")}
 CREDENTIALS = {name: it.credentials.path for name, it in CLIS.items()}

@@ -14,7 +14,10 @@ import pytest
 
 from e2e.place import Place
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="`polydev up` needs root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="`polydev up` needs root"),
+    pytest.mark.xdist_group("commands"),
+]
 
 
 @pytest.fixture(scope="module")
