@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from polydev.controller.api.schemas.resources import SessionView
+from polydev.controller.api.schemas.connect import SessionView
 from polydev.controller.web.pages import connect
 from polydev.controller.web.pages.connect import Phase
 from polydev.shared import errors

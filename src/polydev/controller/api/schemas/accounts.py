@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from polydev.controller.access import Caller
 from polydev.controller.access.email_addresses import MAX_CHARACTERS as MAX_ADDRESS
@@ -16,6 +16,7 @@ from polydev.controller.access.sign_in.invitations import MAX_DAYS as MAX_INVITA
 from polydev.controller.access.tokens.api_tokens import DEFAULT_DAYS as TOKEN_DAYS
 from polydev.controller.access.tokens.api_tokens import MAX_DAYS as MAX_TOKEN_DAYS
 from polydev.controller.access.tokens.api_tokens import MAX_NAME
+from polydev.controller.api.schemas.base import RequestModel, ResponseModel
 from polydev.controller.settings import SignUp
 from polydev.shared.domain import ApiToken, Invitation, Role, Scope, SignIn, User
 
@@ -31,15 +32,7 @@ NewPassword = Annotated[
 Password = Annotated[SecretStr, Field(max_length=1024, examples=["correct horse battery staple"])]
 
 
-class _Response(BaseModel):
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class SignUpAsked(_Request):
+class SignUpAsked(RequestModel):
     email: Address
     password: NewPassword
     invitation: SecretStr | None = Field(
@@ -47,17 +40,17 @@ class SignUpAsked(_Request):
     )
 
 
-class SignInAsked(_Request):
+class SignInAsked(RequestModel):
     email: Address
     password: Password
 
 
-class PasswordChange(_Request):
+class PasswordChange(RequestModel):
     current: Password
     new: NewPassword
 
 
-class NewToken(_Request):
+class NewToken(RequestModel):
     name: str = Field(min_length=1, max_length=MAX_NAME, examples=["nightly build"])
     scopes: set[Scope] = Field(min_length=1, examples=[["read", "connect"]])
     expiresInDays: int | None = Field(
@@ -69,23 +62,23 @@ class NewToken(_Request):
         return None if self.expiresInDays is None else timedelta(days=self.expiresInDays)
 
 
-class NewInvitation(_Request):
+class NewInvitation(RequestModel):
     email: Address | None = Field(None, description="null: whoever has the code")
     role: Role = Role.USER
     expiresInDays: int = Field(INVITATION_DAYS, ge=1, le=MAX_INVITATION_DAYS)
 
 
-class NewRole(_Request):
+class NewRole(RequestModel):
     role: Role
 
 
-class ProviderOfPeople(_Response):
+class ProviderOfPeople(ResponseModel):
     """An OpenID provider."""
 
     name: str
 
 
-class WaysIn(_Response):
+class WaysIn(ResponseModel):
     """How people come in here."""
 
     signUp: SignUp
@@ -93,7 +86,7 @@ class WaysIn(_Response):
     supabase: bool = Field(description="Whether a Supabase project's access tokens are taken")
 
 
-class AccountView(_Response):
+class AccountView(ResponseModel):
     """Who asks."""
 
     id: str
@@ -127,7 +120,7 @@ class AccountView(_Response):
         )
 
 
-class TokenView(_Response):
+class TokenView(ResponseModel):
     tokenId: str
     name: str
     scopes: list[Scope]
@@ -152,14 +145,14 @@ class CreatedToken(TokenView):
     token: str = Field(description="The token itself: nobody is told it again")
 
 
-class PasswordChanged(_Response):
+class PasswordChanged(ResponseModel):
     signInsEnded: int = Field(ge=0, description="How many other sign-ins were ended")
     tokensKept: list[TokenView] = Field(
         description="API tokens still hold: revoke those that are not yours"
     )
 
 
-class SignInView(_Response):
+class SignInView(ResponseModel):
     signInId: str
     source: str = Field(description="The network address that signed in")
     userAgent: str
@@ -181,7 +174,7 @@ class SignInView(_Response):
         )
 
 
-class InvitationView(_Response):
+class InvitationView(ResponseModel):
     invitationId: str
     email: str | None
     role: Role
@@ -210,7 +203,7 @@ class CreatedInvitation(InvitationView):
     code: str = Field(description="For signing up: nobody is told it again")
 
 
-class PersonView(_Response):
+class PersonView(ResponseModel):
     id: str
     email: str
     role: Role
@@ -230,6 +223,6 @@ class PersonView(_Response):
         )
 
 
-class MadePassword(_Response):
+class MadePassword(ResponseModel):
     email: str = Field(description="What they sign in with, beside it")
     password: str = Field(description="The new password: nobody is told it again")

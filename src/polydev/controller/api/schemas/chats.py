@@ -7,9 +7,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
-from polydev.controller.api.schemas.resources import ProviderId
+from polydev.controller.api.schemas.base import ProviderId, RequestModel, ResponseModel
 from polydev.controller.chat import MAX_PROMPT_CHARACTERS, MAX_TITLE_CHARACTERS
 from polydev.shared.domain import Chat, ChatEvent, ChatStatus, EventKind
 
@@ -20,35 +20,27 @@ Title = Annotated[str, StringConstraints(max_length=MAX_TITLE_CHARACTERS, patter
 OptionId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_NO_NUL)]
 
 
-class _Response(BaseModel):
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-
-class _Request(_Response):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-
-class NewChat(_Request):
+class NewChat(RequestModel):
     provider: ProviderId
     title: Title = Field("", description="Empty: it gets one by itself")
 
 
-class ChatChange(_Request):
+class ChatChange(RequestModel):
     title: Title = Field(min_length=1, examples=["The broken test"])
 
 
-class TurnAsked(_Request):
+class TurnAsked(RequestModel):
     text: Annotated[
         str,
         StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=_NO_NUL),
     ] = Field(examples=["What is in this folder?"])
 
 
-class PermissionChoice(_Request):
+class PermissionChoice(RequestModel):
     optionId: OptionId = Field(examples=["allow"], description="One of those that were offered")
 
 
-class ChatView(_Response):
+class ChatView(ResponseModel):
     """A chat, without what was said in it."""
 
     chatId: str = Field(examples=[_CHAT_ID])
@@ -76,16 +68,17 @@ class ChatView(_Response):
         )
 
 
-class TurnTaken(_Response):
+class ChatTurn(RequestModel):
+    provider: ProviderId
+    text: str = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, examples=["What is here?"])
+
+
+class TurnTaken(ResponseModel):
     chatId: str = Field(examples=[_CHAT_ID])
     turn: int = Field(examples=[3])
 
 
-class Accepted(_Response):
-    accepted: bool = Field(examples=[True])
-
-
-class ChatEventView(_Response):
+class ChatEventView(ResponseModel):
     """Something that happened in a chat. What else it has, its kind says:
 
     `user`, `text`, `thought` {text}: the texts of one kind that follow each other are one text;

@@ -19,7 +19,7 @@ from fastapi import APIRouter, Request, Response
 from polydev.controller.api.http.path_params import SessionIdInPath
 from polydev.controller.api.http.services import ServicesDep
 from polydev.controller.api.routes.connect.sessions import After, Wait, get_session
-from polydev.controller.api.schemas.resources import SessionView, StepView
+from polydev.controller.api.schemas.connect import SessionView, StepView
 from polydev.controller.web.rendering.render import Signed, fragment, page
 from polydev.shared.domain import CredentialKind, SessionStatus, now
 from polydev.shared.providers import provider

@@ -22,7 +22,9 @@ from polydev.controller.api.http.path_params import (
     VmIdInPath,
 )
 from polydev.controller.api.http.services import AdminCaller, Services, ServicesDep
-from polydev.controller.api.schemas.resources import HostView, PlacedMachine, Reason, SessionSummary
+from polydev.controller.api.schemas.connect import SessionSummary
+from polydev.controller.api.schemas.hosts import HostView, Reason
+from polydev.controller.api.schemas.machines import PlacedMachine
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import capacity, hosts, machines
 from polydev.controller.store.queries.system import audit

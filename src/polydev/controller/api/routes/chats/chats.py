@@ -28,8 +28,8 @@ from polydev.controller.api.http.idempotency import IdempotentRoute, stable_id
 from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import ID_PATTERN, MAX_ID
 from polydev.controller.api.http.services import ChatCaller, Services, ServicesDep, permission_check
+from polydev.controller.api.schemas.base import Accepted
 from polydev.controller.api.schemas.chats import (
-    Accepted,
     ChatChange,
     ChatEventView,
     ChatView,

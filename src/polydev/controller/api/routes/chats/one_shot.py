@@ -16,7 +16,7 @@ from polydev.controller.api.http.concurrency_limits import CHAT_TURNS
 from polydev.controller.api.http.error_responses import media_response, problem_responses
 from polydev.controller.api.http.errors import to_problem
 from polydev.controller.api.http.services import ChatCaller, ServicesDep, permission_check
-from polydev.controller.api.schemas.resources import ChatTurn
+from polydev.controller.api.schemas.chats import ChatTurn
 from polydev.controller.chat import Turn, TurnEvent
 from polydev.shared.domain import Scope
 from polydev.shared.errors import NotConnected, NotSignedIn, TooManyRequests, UnknownProvider

@@ -30,7 +30,7 @@ from polydev.controller.api.http.services import (
     authenticate,
     permission_check,
 )
-from polydev.controller.api.schemas.resources import ViewTicket
+from polydev.controller.api.schemas.connect import ViewTicket
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.shared.domain import (

@@ -28,8 +28,8 @@ from polydev.controller.api.http.services import (
     permission_check,
     resolve_user,
 )
-from polydev.controller.api.schemas.resources import (
-    Accepted,
+from polydev.controller.api.schemas.base import Accepted
+from polydev.controller.api.schemas.connect import (
     CliMachine,
     HandInKey,
     LoginCompleted,
@@ -208,7 +208,7 @@ async def paste_into_session(
     if text is None:
         raise BadRequest("Give either code or callbackUrl")
     await services.connect.paste(caller, SessionId(session_id), what, text.get_secret_value())
-    return Accepted()
+    return Accepted(accepted=True)
 
 
 def _session_fetcher(

@@ -32,7 +32,7 @@ from polydev.controller.api.http.services import (
 )
 from polydev.controller.api.routes.connect.sessions import After, Wait
 from polydev.controller.api.routes.machines.machine_access import MachineAccess
-from polydev.controller.api.schemas.resources import (
+from polydev.controller.api.schemas.machines import (
     ActiveCli,
     CreateMachine,
     DestroyMachine,

@@ -14,7 +14,7 @@ from polydev.controller.api.http.error_responses import (
     public_problem_responses,
 )
 from polydev.controller.api.http.services import ReadCaller, Services, ServicesDep
-from polydev.controller.api.schemas.resources import HealthView, ProviderView
+from polydev.controller.api.schemas.system import HealthView, ProviderView
 from polydev.shared.errors import PolydevError
 from polydev.shared.providers import all_providers
 

@@ -1,0 +1,53 @@
+"""Schemas of VM hosts and of what administrators do to them."""
+
+# ruff: noqa: N815  (field names of the API)
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from polydev.controller.api.http.path_params import FreeText
+from polydev.controller.api.schemas.base import RequestModel, ResponseModel
+from polydev.shared.domain import HostState, VmHost
+
+
+class HostView(ResponseModel):
+    """A VM host."""
+
+    hostId: str = Field(examples=["local"])
+    state: HostState
+    memoryMib: int = Field(description="What its machines may have together", examples=[16384])
+    vcpus: int = Field(examples=[16])
+    memoryTakenMib: int = Field(description="What its machines have", examples=[1024])
+    vcpusTaken: int = Field(examples=[1])
+    machines: int = Field(examples=[1])
+    driver: str = Field(examples=["qemu"])
+    accelerator: str = Field(examples=["kvm"])
+    version: str
+    seenAt: datetime | None = Field(description="When it last answered; null: never")
+
+    @classmethod
+    def of(cls, host: VmHost, taken: tuple[int, int, int]) -> HostView:
+        """`taken`: memory in MiB, virtual processors and machines."""
+        memory_mib, vcpus, machines = taken
+        return cls(
+            hostId=host.host_id,
+            state=host.state,
+            memoryMib=host.memory_mib,
+            vcpus=host.vcpus,
+            memoryTakenMib=memory_mib,
+            vcpusTaken=vcpus,
+            machines=machines,
+            driver=host.driver,
+            accelerator=host.accelerator,
+            version=host.version,
+            seenAt=host.seen_at,
+        )
+
+
+class Reason(RequestModel):
+    """Why an administrator does it; kept in the audit log."""
+
+    reason: FreeText = Field(min_length=1, examples=["It mines coins"])

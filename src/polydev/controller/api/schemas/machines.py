@@ -1,0 +1,114 @@
+"""Schemas of machines."""
+
+# ruff: noqa: N815  (field names of the API)
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from polydev.controller.api.http.path_params import IdText
+from polydev.controller.api.schemas.base import (
+    VM_ID,
+    ErrorView,
+    RequestModel,
+    ResponseModel,
+    VersionedModel,
+    user_id_field,
+)
+from polydev.controller.api.schemas.connect import CliMachine
+from polydev.shared.domain import Machine, MachineKind, MachineState, Sleep, WokeHow
+
+
+class CreateMachine(RequestModel):
+    vmType: MachineKind
+    userId: IdText | None = user_id_field()
+
+
+class DestroyMachine(RequestModel):
+    vmId: IdText = Field(examples=[VM_ID])
+
+
+class ActiveCli(CliMachine):
+    status: MachineState
+    createdAt: datetime
+
+
+class SleepView(ResponseModel):
+    """How a machine last went to sleep, and how it woke."""
+
+    slept_at: datetime | None
+    slept_why: str = Field(examples=["not used for 30 minutes"])
+    trouble: str = Field(description="Why it could not be put to sleep, or woken, the last time")
+    memory_on_disk_bytes: int | None = Field(
+        description="While it sleeps, and until it has woken", examples=[104857600]
+    )
+    woke_at: datetime | None
+    woke_why: str = Field(examples=["a message in a chat"])
+    woke_how: WokeHow | None = Field(
+        description="`resumed`, with everything in its memory; or `booted`, from its disk"
+    )
+    boot_reason: str = Field(description="Why its memory could not be used, if it was booted")
+    took_seconds: float | None = Field(description="How long waking took", examples=[0.8])
+
+    @classmethod
+    def of(cls, sleep: Sleep) -> SleepView:
+        return cls(
+            slept_at=sleep.slept_at,
+            slept_why=sleep.slept_why,
+            trouble=sleep.trouble,
+            memory_on_disk_bytes=sleep.memory_on_disk_bytes,
+            woke_at=sleep.woke_at,
+            woke_why=sleep.woke_why,
+            woke_how=sleep.woke_how,
+            boot_reason=sleep.boot_reason,
+            took_seconds=sleep.took_s,
+        )
+
+
+class MachineView(VersionedModel):
+    """A machine."""
+
+    vm_id: str = Field(examples=[VM_ID])
+    vm_type: MachineKind
+    ip_address: str | None = Field(examples=["192.168.100.5"])
+    status: MachineState
+    created_at: datetime
+    memory_mib: int = Field(examples=[1024])
+    vcpus: int = Field(examples=[1])
+    disk_mib: int = Field(examples=[4096])
+    error: ErrorView | None
+    sleep: SleepView | None = Field(description="null: it never slept, nor was to")
+
+    @classmethod
+    def of(cls, machine: Machine) -> MachineView:
+        return cls(
+            vm_id=machine.vm_id,
+            vm_type=machine.vm_type,
+            ip_address=machine.ip_address,
+            status=machine.status,
+            created_at=machine.created_at,
+            memory_mib=machine.size.memory_mib,
+            vcpus=machine.size.vcpus,
+            disk_mib=machine.size.disk_mib,
+            error=ErrorView.of(machine.error_code, machine.error),
+            sleep=None if machine.sleep == Sleep() else SleepView.of(machine.sleep),
+        ).with_version()
+
+
+class PlacedMachine(MachineView):
+    """A machine as administrators see it: whose it is, and where."""
+
+    user_id: str
+    host_id: str | None = Field(examples=["local"])
+    session_id: str | None = Field(description="The connect session that made it")
+
+    @classmethod
+    def of(cls, machine: Machine) -> PlacedMachine:
+        return cls(
+            **dict(MachineView.of(machine)),
+            user_id=machine.user_id,
+            host_id=machine.host_id,
+            session_id=machine.session_id,
+        )
