@@ -33,7 +33,7 @@ async def main(asked: dict[str, Any]) -> None:
     fields = asked["spec"]
     spec = LaunchSpec(**{k: Path(v) if k in _PATHS else v for k, v in fields.items()})
     left = asked["at"]
-    ask = Api._ask
+    ask = Api._request
 
     async def counted(self: Api, method: str, path: str, *rest: Any) -> Any:
         nonlocal left
@@ -42,7 +42,7 @@ async def main(asked: dict[str, Any]) -> None:
         left -= 1
         return await ask(self, method, path, *rest)
 
-    Api._ask = counted  # type: ignore[method-assign]
+    Api._request = counted  # type: ignore[method-assign]
     if left < 0:
         session.FirecrackerSession._attach = die  # type: ignore[method-assign, assignment]
     driver = FirecrackerDriver(

@@ -81,7 +81,7 @@ async def agent_with_qemu(script: str, folder: Path) -> AsyncIterator[AgentProce
     ("script", "told"),
     [
         ("echo 'cannot load libmissing.so' >&2; exit 1", "cannot load libmissing.so"),
-        ("exec sleep 500", "has not answered on its control socket in"),
+        ("exec sleep 500", "did not answer on its control socket within"),
     ],
     ids=["ends at once", "never answers"],
 )

@@ -1,1 +1,1 @@
-"""Virtual machine monitors behind one contract (`vmm.py`)."""
+"""Virtual machine monitors behind one contract (`contract.py`)."""

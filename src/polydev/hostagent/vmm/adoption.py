@@ -1,6 +1,6 @@
-"""How a VMM of an earlier agent is found again, and one too many is ended or refused.
+"""Adoption of VMMs that an earlier agent started.
 
-The same for every real VMM; drivers say how theirs are told from other processes, and taken over.
+Shared by QEMU and Firecracker; each driver says how to recognise its processes and attach to them.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from polydev.shared.errors import AlreadyRunning, VmmFailed
 
 T = TypeVar("T")
 Found = tuple[int, Path, bool]
-"""A VMM's pid, the folder that it works in, and whether that still exists."""
+"""A VMM's pid, its working folder, and whether the folder still exists."""
 
 
 async def adopt(
     spec: LaunchSpec,
     take_over: Callable[[process.VmmProcess], Awaitable[T]],
-    in_folder: Callable[[Path], Iterable[Found]],
+    find_in_folder: Callable[[Path], Iterable[Found]],
 ) -> T | None:
-    """The machine's VMM, taken over. One that hangs, or whose start was cut short, is ended.
+    """Attach to the machine's VMM; kill one that hangs or was not fully started.
 
-    `take_over` raises VmmFailed after ending what it cannot take over; `in_folder`, which blocks,
-    finds VMMs that work in a folder.
+    `take_over` raises VmmFailed after killing a VMM that it cannot attach to; `find_in_folder`,
+    which blocks, finds VMMs that work in a folder.
     """
     known = await asyncio.to_thread(process.ProcessIdentity.read, spec.folder)
     running = process.find_process(known, spec.uid) if known else None
     if running is not None:
         with suppress(VmmFailed):
             return await take_over(running)
-    for pid in await _pids(spec, in_folder):
+    for pid in await _pids(spec, find_in_folder):
         if (stray := process.open_process(pid)) is not None:
             await stray.kill()
             stray.release()
@@ -43,19 +43,19 @@ async def adopt(
 
 
 async def require_not_running(
-    spec: LaunchSpec, in_folder: Callable[[Path], Iterable[Found]]
+    spec: LaunchSpec, find_in_folder: Callable[[Path], Iterable[Found]]
 ) -> None:
-    """Raises: AlreadyRunning if a VMM works in the machine's folder."""
-    if pids := await _pids(spec, in_folder):
+    """Raise AlreadyRunning if a VMM works in the machine's folder."""
+    if pids := await _pids(spec, find_in_folder):
         raise AlreadyRunning(
-            f"{spec.vm_id} has a VMM already: process {pids[0]}", hint="Adopt it, or end it"
+            f"{spec.vm_id} already has a VMM: process {pids[0]}", hint="Adopt or kill it"
         )
 
 
 def find_orphans(found: Iterable[Found], folders: Sequence[Path]) -> list[int]:
-    """Of the VMMs that were found, those whose folder is none of these.
+    """Return pids of found VMMs that work in none of these folders.
 
-    One that a folder's `vmm.json` names is in that folder, whatever it was called when it started.
+    A VMM that `vmm.json` names belongs to that folder, even if it was renamed since the start.
     """
     known = {folder.resolve() for folder in folders}
     strays = [pid for pid, where, exists in found if not exists or where not in known]
@@ -64,11 +64,11 @@ def find_orphans(found: Iterable[Found], folders: Sequence[Path]) -> list[int]:
 
 
 def find_recorded(folders: Iterable[Path]) -> dict[int, Path]:
-    """The VMMs that these folders' `vmm.json` name, and in which. Blocking."""
+    """Map pids to folders for the VMMs in these folders' `vmm.json`. Blocking."""
     named = ((process.ProcessIdentity.read(folder), folder) for folder in folders)
     return {it.pid: folder for it, folder in named if it is not None and process.is_running(it)}
 
 
-async def _pids(spec: LaunchSpec, in_folder: Callable[[Path], Iterable[Found]]) -> list[int]:
-    found = await asyncio.to_thread(lambda: list(in_folder(spec.folder.resolve())))
+async def _pids(spec: LaunchSpec, find_in_folder: Callable[[Path], Iterable[Found]]) -> list[int]:
+    found = await asyncio.to_thread(lambda: list(find_in_folder(spec.folder.resolve())))
     return [pid for pid, _, _ in found]

@@ -1,4 +1,4 @@
-"""What any guest boots from, whichever VMM runs it: probes and `drivers.py` speak of it."""
+"""Kernel and initramfs that a guest boots from."""
 
 from __future__ import annotations
 

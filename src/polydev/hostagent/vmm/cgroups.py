@@ -1,10 +1,10 @@
-"""A control group of its own for each machine's VMM: what it may take of its host, and no more.
+"""A cgroup for each machine's VMM, which limits its use of the host.
 
-A machine that takes more than it was given is ended by the kernel, alone, before the host is short.
-Drivers put their VMMs in (Firecracker's jailer does so itself, below the same folder), doctor tells
-whether it is so. On hosts without control groups of version 2, or without the right to make any,
-nothing happens here: `confine.py` has the kernel take VMMs first in any case. Blocking.
-Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
+A machine that exceeds its memory is killed by the kernel, alone, before the host runs short.
+Drivers put their VMMs in (Firecracker's jailer does it itself, below the same folder) and doctor
+reports whether cgroups are in use. Without cgroup v2, or without permission, nothing happens here:
+`system/sandbox.py` raises the VMMs' OOM score in any case. Blocking. Source: the kernel's
+Documentation/admin-guide/cgroup-v2.rst.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ _MOUNTS = Path("/proc/self/mounts")
 
 @dataclass(frozen=True, slots=True)
 class CgroupLimits:
-    """What a VMM may have."""
+    """Limits of one VMM."""
 
     memory_bytes: int
-    """Its guest's memory, and what it needs itself."""
+    """The guest's memory plus the VMM's own needs."""
     pids: int
     cpu_weight: int
-    """Against other machines, where there is not enough for all; 100 is usual."""
+    """Relative to other machines when CPU is scarce; 100 is the default."""
 
 
 class Cgroups:
-    """The control groups of one Polydev's machines: `<mount>/<name>/<vm_id>`.
+    """The cgroups of one Polydev's machines: `<mount>/<name>/<vm_id>`.
 
-    The name may be a path, to a group that was delegated (`polydev host setup`)."""
+    The name may be a path to a delegated group (`polydev host setup`).
+    """
 
     def __init__(self, root: Path | None, reason: str) -> None:
         self.root = root
-        """None: there are none here."""
+        """None if this host has no usable cgroups."""
         self.reason = reason
-        """Why not, or where they are, in words for `polydev doctor`."""
+        """Location, or why there is none, for `polydev doctor`."""
 
     @classmethod
     def create(cls, name: str, mounts: Path = _MOUNTS) -> Cgroups:
-        """Make the folder that machines' groups are made in, if this host lets us; remove what
-        machines left in it that were ended while nobody looked."""
-        mount, why_not = _mount(mounts)
+        """Create the parent group, if permitted, and remove groups of ended machines."""
+        mount, reason = _mount(mounts)
         if mount is None:
-            return cls(None, why_not)
+            return cls(None, reason)
         root = mount / name
         try:
             root.mkdir(exist_ok=True)
@@ -61,25 +61,24 @@ class Cgroups:
         except OSError as error:
             with suppress(OSError):
                 root.rmdir()
-            return cls(None, f"no control group can be made in {mount}: {error.strerror}")
-        found = cls(root, f"by its control group in {root}")
+            return cls(None, f"no cgroup can be created in {mount}: {error.strerror}")
+        found = cls(root, f"by its cgroup in {root}")
         found.remove_empty()
         return found
 
     @classmethod
     def inspect(cls, name: str, mounts: Path = _MOUNTS) -> Cgroups:
-        """The same, without making or removing anything."""
-        mount, why_not = _mount(mounts)
+        """Return the parent group without creating or removing anything."""
+        mount, reason = _mount(mounts)
         if mount is None:
-            return cls(None, why_not)
+            return cls(None, reason)
         root = mount / name
-        if not set(NEEDED) <= set(_words(root / "cgroup.subtree_control")):
-            return cls(None, f"there is no folder for machines' control groups at {root}")
-        return cls(root, f"by its control group in {root}")
+        if not set(NEEDED) <= set(_read_words(root / "cgroup.subtree_control")):
+            return cls(None, f"there is no parent cgroup for machines at {root}")
+        return cls(root, f"by its cgroup in {root}")
 
     def add(self, vm_id: str, pid: int, bounds: CgroupLimits) -> None:
-        """Put a process into the machine's group. When that fails it is told, and the machine goes
-        on without."""
+        """Put a process into the machine's group; log a failure and go on."""
         if self.root is None:
             return
         group = self.root / vm_id
@@ -89,7 +88,7 @@ class Cgroups:
             (group / "memory.oom.group").write_text("1")
             (group / "pids.max").write_text(str(bounds.pids))
             for name, value in (
-                # What a guest has in its memory, credentials among it, is not for a disk.
+                # Guest memory holds credentials and must not reach a disk.
                 ("memory.swap.max", "0"),
                 ("cpu.weight", str(bounds.cpu_weight)),
             ):
@@ -97,22 +96,22 @@ class Cgroups:
                     (group / name).write_text(value)
             (group / "cgroup.procs").write_text(str(pid))
         except OSError as error:
-            log.warning("%s runs without a control group: %s", vm_id, error)
+            log.warning("%s runs without a cgroup: %s", vm_id, error)
 
     def release(self, vm_id: str) -> None:
-        """Remove a machine's group, whose process has ended. Nothing happens if there is none."""
+        """Remove the group of a machine whose process has ended. Idempotent."""
         if self.root is not None:
             _remove(self.root / vm_id)
 
     def remove_empty(self) -> None:
-        """Remove groups without processes. Only while nothing is being started."""
+        """Remove groups without processes. Only while no machine is being started."""
         if self.root is not None:
             for group in self.root.glob("vm-*"):
-                if not _words(group / "cgroup.procs"):
+                if not _read_words(group / "cgroup.procs"):
                     _remove(group)
 
     def remove(self) -> None:
-        """Remove all of it, when the last machine is gone."""
+        """Remove everything once the last machine is gone."""
         self.remove_empty()
         if self.root is not None:
             with suppress(OSError):
@@ -120,9 +119,9 @@ class Cgroups:
 
 
 def group_path(pid: int, mounts: Path = _MOUNTS) -> Path | None:
-    """The machine's group that a process is in; None if it is in none.
+    """Return the path of the machine's group that a process is in, or None.
 
-    A group keeps the name that it was made with. Source: cgroups(7), /proc/[pid]/cgroup.
+    A group keeps its original name after a rename. Source: cgroups(7), /proc/[pid]/cgroup.
     """
     mount, _ = _mount(mounts)
     with suppress(OSError):
@@ -134,34 +133,34 @@ def group_path(pid: int, mounts: Path = _MOUNTS) -> Path | None:
 
 
 def group_name(pid: int) -> str:
-    """Its name; empty if it is in none."""
+    """Return the group's name; empty if there is none."""
     folder = group_path(pid)
     return "" if folder is None else folder.name
 
 
 def _mount(mounts: Path) -> tuple[Path | None, str]:
-    """Where control groups of version 2 are, and can bound memory; or why not."""
+    """Find a cgroup v2 mount that can limit memory, or the reason why there is none."""
     for line in mounts.read_text().splitlines():
         _, where, kind, *_ = line.split()
         if kind == "cgroup2":
-            missing = set(NEEDED) - set(_words(Path(where) / "cgroup.controllers"))
+            missing = set(NEEDED) - set(_read_words(Path(where) / "cgroup.controllers"))
             if not missing:
                 return Path(where), ""
-            words = " and ".join(sorted(missing))
-            return None, f"{where} has no {words} controller; version 1 of control groups has it"
-    return None, "this host has no control groups of version 2"
+            names = " and ".join(sorted(missing))
+            return None, f"{where} has no {names} controller: cgroup v1 uses it"
+    return None, "this host has no cgroup v2"
 
 
 def _enable(folder: Path) -> None:
-    """Give the groups in a folder their controllers. Raises: OSError."""
-    there = set(_words(folder / "cgroup.controllers"))
-    on = set(_words(folder / "cgroup.subtree_control"))
+    """Enable controllers for the groups in a folder. Raises: OSError."""
+    there = set(_read_words(folder / "cgroup.controllers"))
+    on = set(_read_words(folder / "cgroup.subtree_control"))
     for name in _WANTED:
         if name in there - on:
             (folder / "cgroup.subtree_control").write_text(f"+{name}")
 
 
-def _words(path: Path) -> list[str]:
+def _read_words(path: Path) -> list[str]:
     try:
         return path.read_text().split()
     except OSError:
@@ -169,13 +168,13 @@ def _words(path: Path) -> list[str]:
 
 
 def _remove(group: Path) -> None:
-    """The kernel lets go of a process' last thread a moment after it has ended."""
+    """Remove a group; the kernel releases its last thread a moment after the exit."""
     for _ in range(_TRIES):
         try:
             return group.rmdir()
         except FileNotFoundError:
             return None
         except OSError as error:
-            why_not = error.strerror
+            reason = error.strerror
         time.sleep(_PAUSE_S)
-    log.warning("the control group %s is not removed: %s", group, why_not)
+    log.warning("cannot remove cgroup %s: %s", group, reason)

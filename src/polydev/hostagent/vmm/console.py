@@ -1,7 +1,7 @@
-"""What a guest prints and what QEMU complains of, kept in logs that cannot grow without end.
+"""Bounded logs of the guest's console and of the VMM's error output.
 
-Only the agent writes them. It reads at a bounded rate, and a guest that prints faster waits for its
-own serial port: printing forever costs it its own time, and the host next to nothing.
+Only the agent writes them. It reads at a bounded rate; a guest that prints faster waits for its own
+serial port, so endless output costs its own time and hardly any of the host's.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ _CHUNK = 64 * 1024
 _TAIL_BYTES = 2048
 _BURST_BYTES = 1024 * 1024
 _BYTES_PER_S = 256 * 1024
-_BREATH_S = 0.005
-"""Between two readings: QEMU hands a serial line on in a few bytes at a time."""
+_READ_INTERVAL_S = 0.005
+"""Pause between reads: QEMU forwards serial output in pieces of a few bytes."""
 
 
 class BoundedLog:
-    """A log of at most `limit_bytes`: when it is full, its older half goes. Its methods block."""
+    """A log of at most `limit_bytes`; when full, its older half is dropped. Blocking."""
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
         self._path = path
         self._limit_bytes = limit_bytes
         self.tail = b""
-        """The last bytes that came in, whether or not the disk had room for them."""
+        """The last bytes received, written to disk or not."""
 
     def move(self, path: Path) -> None:
-        """Go on at another path: the log's folder was renamed. Does not block."""
+        """Continue at another path, after a rename of the folder. Does not block."""
         self._path = path
 
     def append(self, content: bytes) -> None:
-        """Add to the end. A disk that is full loses the log, not the machine."""
-        self.note(content)
+        """Append `content`. A full disk loses the log, not the machine."""
+        self.set_tail(content)
         self.write(content)
 
-    def note(self, content: bytes) -> None:
-        """Know what came in last, before it is written. Does not block."""
+    def set_tail(self, content: bytes) -> None:
+        """Remember the latest output before it is written. Does not block."""
         self.tail = (self.tail + content)[-_TAIL_BYTES:]
 
     def write(self, content: bytes) -> None:
-        """Write what was noted."""
+        """Write remembered output to disk."""
         with suppress(OSError):
             size = self._write(self._path, os.O_APPEND, content)
             if size > self._limit_bytes:
@@ -57,9 +57,9 @@ class BoundedLog:
             file.seek(size - self._limit_bytes // 2)
             file.readline()
             newer = file.read(self._limit_bytes // 2)
-        aside = self._path.with_name(f".{self._path.name}.new")
-        self._write(aside, os.O_TRUNC, newer)
-        aside.replace(self._path)
+        temporary = self._path.with_name(f".{self._path.name}.new")
+        self._write(temporary, os.O_TRUNC, newer)
+        temporary.replace(self._path)
 
     @staticmethod
     def _write(path: Path, flag: int, content: bytes) -> int:
@@ -70,7 +70,7 @@ class BoundedLog:
 
 
 class Marker:
-    """Looks for one word in a stream that comes in pieces."""
+    """Searches a stream of chunks for one word."""
 
     def __init__(self, word: str) -> None:
         self._word = word.encode()
@@ -86,8 +86,8 @@ class Marker:
         self._rest = text[-len(self._word) :]
 
 
-class Reader:
-    """Reads a stream of the VMM's into a log, at a bounded rate, until it ends."""
+class LogReader:
+    """Copies a stream of the VMM to a log, at a bounded rate, until it ends."""
 
     def __init__(self, log: BoundedLog, marker: Marker | None = None) -> None:
         self.log = log
@@ -96,38 +96,38 @@ class Reader:
         self._last_s = 0.0
 
     async def read_console(self, connected: socket.socket) -> None:
-        """Read a connected, non-blocking socket to its end."""
+        """Read a connected, non-blocking socket until EOF."""
         loop = asyncio.get_running_loop()
         with suppress(OSError):
             while content := await loop.sock_recv(connected, _CHUNK):
-                await self._keep(content)
+                await self._store(content)
 
     async def read_pipe(self, fifo: int) -> None:
-        """Read a non-blocking pipe, until cancelled."""
+        """Read a non-blocking pipe until cancelled."""
         while True:
             await _readable(fifo)
             await self.drain_pipe(fifo)
 
     async def drain_pipe(self, fifo: int) -> None:
-        """Read what is in the pipe now, and no more than it holds at once."""
+        """Read the pipe's current content, at most one buffer."""
         with suppress(OSError):
             if content := os.read(fifo, _CHUNK):
-                await self._keep(content)
+                await self._store(content)
 
-    async def _keep(self, content: bytes) -> None:
+    async def _store(self, content: bytes) -> None:
         if self._marker is not None:
             self._marker.feed(content)
-        self.log.note(content)
+        self.log.set_tail(content)
         writing = asyncio.ensure_future(asyncio.to_thread(self.log.write, content))
         try:
             await asyncio.shield(writing)
-        except asyncio.CancelledError:  # what was read is read by nobody else
+        except asyncio.CancelledError:  # these bytes cannot be read again
             await writing
             raise
-        await asyncio.sleep(max(_BREATH_S, self._debt_s(len(content))))
+        await asyncio.sleep(max(_READ_INTERVAL_S, self._pause_s(len(content))))
 
-    def _debt_s(self, size: int) -> float:
-        """How long to pause after `size` bytes: a token bucket."""
+    def _pause_s(self, size: int) -> float:
+        """Return the pause after `size` bytes, from a token bucket."""
         now_s = asyncio.get_running_loop().time()
         earned = (now_s - self._last_s) * _BYTES_PER_S
         self._credit = min(_BURST_BYTES, self._credit + earned) - size

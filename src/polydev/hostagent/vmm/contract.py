@@ -1,21 +1,20 @@
-"""The driver contract: what every VMM can do, and what it promises.
+"""The driver contract: operations and guarantees of every VMM driver.
 
-`machines.py` calls it; `qemu/`, `firecracker/` and `simulated/` obey it; `tests/contract/` proves
-that they do.
-A driver knows processes, sockets and files of one machine. It must not know addresses' owners,
-images' recipes, operations or people.
+The QEMU, Firecracker and simulated drivers implement it; `tests/contract/` verifies them. A driver
+knows the processes, sockets and files of one machine. It knows no address owners, image recipes,
+operations or users.
 
-Promises of every driver:
-- `launch` returns only when the VMM itself answered on its own socket, and leaves no process,
-  socket or file behind when it raises.
-- A VMM outlives the host agent; `adopt` finds it again from what is in the machine's folder.
-- `RunningVmm.wait` ends when the process has ended, whoever ended it, child or not.
-- `kill` and `wait` may be called any number of times, in any order.
+Every driver guarantees:
+- `launch` returns once the VMM has answered on its own socket. If it raises, no process, socket or
+  file is left behind.
+- A VMM outlives the host agent; `adopt` finds it again from the files in the machine's folder.
+- `RunningVmm.wait` returns when the process has ended, however it ended, child or not.
+- `kill` and `wait` can be called any number of times, in any order.
 - The console log is bounded, whatever the guest prints.
-- A guest that was saved stands still until `resume` or `kill`; `adopt` finds it standing still.
+- A saved guest stays paused until `resume` or `kill`; `adopt` finds it paused.
 - A machine's folder may be renamed while its VMM runs (`relocate`); `adopt` finds it there.
-- `restore` returns a guest that stands still and remembers everything; it reads the snapshot once,
-  in order, and never writes to it. One that was cut short is ended by `adopt`.
+- `restore` returns a paused guest with all its memory. It reads the snapshot once, in order, and
+  never writes to it. `adopt` ends a VMM whose restore was interrupted.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a driver can do on this host: found by running a guest, not by looking at files."""
+    """The result of trying the driver on this host with a real guest."""
 
     usable: bool
     accelerator: str
     """`kvm`, `tcg`, or `none`."""
     reason: str
-    """Why, in words for `polydev doctor`."""
+    """Explanation for `polydev doctor`."""
     version: str = ""
-    """Of the VMM, where the driver depends on it."""
+    """The VMM's version, if the driver depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """Everything a VMM needs to start one machine."""
+    """Everything that a VMM needs to start one machine."""
 
     vm_id: str
     folder: Path
-    """The machine's own folder: sockets' links, pid file, console and error logs live here."""
+    """The machine's own folder: socket links, pid file, console and error logs."""
     kernel: Path
     initramfs: Path
     root_image: Path
@@ -59,11 +58,11 @@ class LaunchSpec:
     mac: str
     channel_mac: str
     channel_port: int
-    """On the loopback of `netns`: the private channel's port, if the VMM needs one."""
+    """The private channel's port on the loopback of `netns`, if the VMM needs one."""
     uid: int
-    """The user (and group) id the VMM runs as."""
+    """The user and group id that the VMM runs as."""
     ready_marker: str
-    """The line (`POLYDEV-READY <nonce>`) that the guest prints when its channel listens."""
+    """The line (`POLYDEV-READY <nonce>`) that the guest prints once its channel listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +76,19 @@ class ExitReport:
 
 
 class SnapshotSink(Protocol):
-    """Where a snapshot's bytes go: compressed and sealed behind it (`snapshots.py`)."""
+    """The destination of a snapshot; it compresses and encrypts (`snapshots/writer.py`)."""
 
     async def write(self, content: bytes) -> None:
-        """Take the next bytes. Raises: DiskFull."""
+        """Write the next bytes. Raises: DiskFull."""
 
 
 class SnapshotSource(Protocol):
-    """Where a snapshot's bytes come from, each checked before it is handed out."""
+    """The origin of a snapshot's bytes, each verified before it is returned."""
 
     async def read(self) -> bytes:
-        """The next bytes, in pieces of any size up to 1 MiB; empty at the end.
+        """Return the next bytes, up to 1 MiB at a time; empty at the end.
 
-        Raises: SnapshotUnusable when they are not what was written.
+        Raises: SnapshotUnusable if they differ from what was written.
         """
 
 
@@ -100,41 +99,44 @@ class RunningVmm(Protocol):
     def pid(self) -> int: ...
 
     async def wait_ready(self) -> None:
-        """Return when the guest printed its ready marker (for a VMM that was adopted: at once).
+        """Wait for the ready marker on the console; return at once if adopted.
 
-        Raises: VmmFailed with the VMM's last words if it ends before. The caller sets the limit.
+        Raises: VmmFailed with the VMM's last output if it ends first. The caller sets the time
+        limit.
         """
 
     async def open_channel(self) -> socket.socket:
-        """A fresh, connected, non-blocking socket to the guest's sshd. Raises ChannelLost."""
+        """Open a connected, non-blocking socket to the guest's sshd. Raises: ChannelLost."""
 
     async def request_shutdown(self) -> None:
-        """Ask the guest to end (ACPI power button, where the guest listens to it)."""
+        """Ask the guest to shut down (ACPI power button, if the guest handles it)."""
 
     async def save(self, sink: SnapshotSink) -> None:
-        """Stop the guest's processors and write its memory and devices; it stands still after.
+        """Pause the guest and write its memory and devices; it stays paused.
 
-        Raises: VmmFailed, DiskFull; the guest stands still then, too: the caller lets it go on.
+        Raises: VmmFailed, DiskFull. The guest stays paused then, too: the caller resumes it.
         """
 
     async def pause(self) -> None:
-        """Stop the guest's processors, until `resume`; nothing happens to one that stands still."""
+        """Pause the guest until `resume`. Idempotent."""
 
     def relocate(self, spec: LaunchSpec) -> None:
-        """It is the machine of `spec` from now on, which differs in its id and its folder: that
-        was renamed, with everything in it, while this VMM ran."""
+        """Switch to `spec`, which differs in id and folder.
+
+        The folder was renamed, with everything in it, while this VMM ran.
+        """
 
     async def resume(self) -> None:
-        """Let a guest that stands still go on; nothing happens to one that runs."""
+        """Resume a paused guest. Idempotent."""
 
     async def kill(self) -> None:
-        """End the process now, and return when it has ended and its sockets are gone."""
+        """Kill the process; return once it has ended and its sockets are gone."""
 
     async def wait(self) -> ExitReport:
         """Return when the process has ended."""
 
     async def detach(self) -> None:
-        """Let go of it without ending it: the host agent stops, the machine goes on."""
+        """Release the VMM without ending it: the host agent stops, the machine runs on."""
 
 
 class Driver(Protocol):
@@ -146,21 +148,23 @@ class Driver(Protocol):
     async def probe(self) -> Probe: ...
 
     async def launch(self, spec: LaunchSpec) -> RunningVmm:
-        """Start a machine. Raises VmmFailed, MissingTool, DiskFull."""
+        """Start a machine. Raises: VmmFailed, MissingTool, DiskFull."""
 
     async def fingerprint(self, spec: LaunchSpec) -> str:
-        """What a snapshot of such a machine fits: VMM and version, processor, kernel, devices,
-        sizes. One with another fingerprint is not restored. Raises: MissingTool, VmmFailed."""
+        """Describe which snapshots fit this machine: VMM, CPU, kernel, devices, sizes.
+
+        A snapshot with another fingerprint is not restored. Raises: MissingTool, VmmFailed.
+        """
 
     async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningVmm:
-        """A VMM with a guest that was saved, standing still, on the same disk, TAP and channel
-        port. Its console is read from the start, its ready marker is taken as seen.
+        """Start a VMM with a saved guest, paused, on the same disk, TAP and channel port.
 
-        Raises: SnapshotUnusable, and what `launch` raises; nothing is left behind then.
+        Its console is read from the start; its ready marker counts as seen. Raises:
+        SnapshotUnusable, and everything that `launch` raises; nothing is left behind then.
         """
 
     async def adopt(self, spec: LaunchSpec) -> RunningVmm | None:
-        """The machine's VMM if it still runs, else None (and its leftovers are removed)."""
+        """Return the machine's VMM if it still runs, else remove its leftovers."""
 
     def find_orphans(self, folders: Sequence[Path]) -> Sequence[int]:
-        """Pids of VMMs of this driver whose folder is none of `folders`: nobody's machines."""
+        """List pids of this driver's VMMs that run in none of `folders`."""

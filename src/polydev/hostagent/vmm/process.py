@@ -1,7 +1,7 @@
-"""A VMM's process: started so that it outlives the agent, known again, watched to its end.
+"""VMM processes: start them, recognise them later, wait for their exit.
 
-A process is held by a pidfd, so that no signal and no wait ever meets another process that was
-given the same pid. The same works for a VMM that we started and for one that was adopted.
+A process outlives the agent. It is held by a pidfd, so that no signal or wait ever reaches another
+process with a reused pid. This works for children and adopted processes alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DELETED = " (deleted)"
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """`vmm.json`: which process a machine's VMM is. The start time tells it from a later one."""
+    """`vmm.json`: a machine's VMM process, told from later ones by its start time."""
 
     pid: int
     start_ticks: int
@@ -39,7 +39,7 @@ class ProcessIdentity:
 
     @staticmethod
     def read(folder: Path) -> ProcessIdentity | None:
-        """None when there is none that can be believed."""
+        """Return None if the file is missing or invalid."""
         try:
             known = json.loads((folder / IDENTITY_FILE).read_bytes())
             return ProcessIdentity(
@@ -50,7 +50,7 @@ class ProcessIdentity:
 
 
 class VmmProcess:
-    """A running process, or one that has just ended."""
+    """A process that runs or has just ended."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
@@ -59,22 +59,22 @@ class VmmProcess:
 
     @property
     def identity(self) -> ProcessIdentity:
-        """Raises: FileNotFoundError when the process has ended and was reaped."""
+        """Raises: FileNotFoundError if the process was reaped."""
         return ProcessIdentity(self.pid, _start_ticks(self.pid), _boot_id())
 
     @property
     def has_ended(self) -> bool:
-        """True once it is no more, whether or not it was reaped."""
+        """True once the process has ended, reaped or not."""
         if self._pidfd < 0:
             return True
-        looking = select.poll()
-        looking.register(self._pidfd, select.POLLIN)
-        return bool(looking.poll(0))
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        return bool(poller.poll(0))
 
     async def ended(self) -> int | None:
-        """Wait for its end, and reap it if it is ours: its exit status (-n for signal n).
+        """Wait for the exit and reap a child; return its status (-n for signal n).
 
-        None if it was not our child. May be called any number of times.
+        None if it was not our child. Can be called any number of times.
         """
         if self._end is None:
             loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ class VmmProcess:
         return await asyncio.shield(self._end)
 
     async def kill(self) -> None:
-        """End it, and wait for that. Raises: VmmFailed if even that does not end it."""
+        """Kill the process and wait. Raises: VmmFailed if SIGKILL does not end it."""
         if self._pidfd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -91,10 +91,10 @@ class VmmProcess:
             async with asyncio.timeout(_END_LIMIT_S):
                 await self.ended()
         except TimeoutError:
-            raise VmmFailed(f"Process {self.pid} does not end, even when it is killed") from None
+            raise VmmFailed(f"Process {self.pid} did not end after SIGKILL") from None
 
     def release(self) -> None:
-        """Let go of it; done also if it was. It is not touched."""
+        """Close the pidfd without touching the process. Idempotent."""
         if self._pidfd < 0:
             return
         if self._end is not None:
@@ -116,9 +116,9 @@ def start(
     folder: Path,
     output: int | None = None,
 ) -> VmmProcess:
-    """Start a VMM in a session of its own, in `folder`. Blocking. Raises: OSError.
+    """Start a VMM in its own session, in `folder`. Blocking. Raises: OSError.
 
-    `output` is where it prints, if that is another place than where it complains.
+    `output` receives standard output, if it differs from the error output.
     """
     process = subprocess.Popen(
         argv,
@@ -131,15 +131,15 @@ def start(
         start_new_session=True,
     )
     pidfd = os.pidfd_open(process.pid)
-    process.returncode = 0  # it is not Popen's to wait for: the pidfd tells when it ends
+    process.returncode = 0  # keeps Popen from waiting: the pidfd reports the exit
     return VmmProcess(process.pid, pidfd)
 
 
 def find_process(identity: ProcessIdentity, uid: int) -> VmmProcess | None:
-    """The process of that identity if it still runs, as user `uid`.
+    """Return the process with that identity if it still runs as user `uid`.
 
-    A VMM cannot become another user; its arguments lie in its own memory, where a guest that has
-    taken it over may have changed them to be overlooked.
+    The user id cannot be forged. The arguments can: they lie in the VMM's own memory, where a guest
+    that has taken it over may have changed them.
     """
     if identity.boot_id != _boot_id():
         return None
@@ -152,7 +152,7 @@ def find_process(identity: ProcessIdentity, uid: int) -> VmmProcess | None:
 
 
 def is_running(identity: ProcessIdentity) -> bool:
-    """Whether the process of that identity has not ended."""
+    """Return True if the process with that identity still runs."""
     try:
         return identity.boot_id == _boot_id() and _start_ticks(identity.pid) == identity.start_ticks
     except (OSError, ValueError, IndexError):
@@ -160,7 +160,7 @@ def is_running(identity: ProcessIdentity) -> bool:
 
 
 def open_process(pid: int) -> VmmProcess | None:
-    """A process by its pid, if there is one now."""
+    """Open a process by pid, if it exists."""
     try:
         return VmmProcess(pid, os.pidfd_open(pid))
     except OSError:
@@ -168,9 +168,9 @@ def open_process(pid: int) -> VmmProcess | None:
 
 
 def find_in_folder(folder: Path, program: str) -> Iterator[tuple[int, Path, bool]]:
-    """VMMs that were started in `folder` or below it: pid, where, and whether that still exists.
+    """Yield VMMs started in or below `folder`: pid, path, and whether it exists.
 
-    The kernel says where a process is; what a VMM's memory says of itself is not asked.
+    The path comes from the kernel, not from the VMM's memory.
     """
     for entry in Path("/proc").iterdir():
         try:
@@ -183,7 +183,7 @@ def find_in_folder(folder: Path, program: str) -> Iterator[tuple[int, Path, bool
 
 
 def _runs(entry: Path, program: str) -> bool:
-    """True also while the programs that confine it have not given way to it yet."""
+    """True also while the wrappers that confine the program have not exec'ed it yet."""
     arguments = (entry / "cmdline").read_bytes().split(b"\0")
     return any(os.path.basename(word) == program.encode() for word in arguments)  # noqa: PTH119
 
@@ -199,7 +199,7 @@ def _matches(identity: ProcessIdentity, uid: int) -> bool:
 
 
 def _start_ticks(pid: int) -> int:
-    """Field 22 of proc(5) `stat`; the name before it may hold anything."""
+    """Read field 22 of proc(5) `stat`; the name before it may hold anything."""
     stat = Path(f"/proc/{pid}/stat").read_bytes()
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
 

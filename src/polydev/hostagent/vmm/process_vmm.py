@@ -1,4 +1,4 @@
-"""What `machines.py` sees of a machine (`vmm.RunningVmm`) and is the same for every real VMM."""
+"""The parts of `RunningVmm` that QEMU and Firecracker share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ S = TypeVar("S", bound=VmmSession)
 
 
 class ProcessVmm(Generic[S]):
-    """A VMM and its session. Each driver adds how its guest is reached, saved and let go on."""
+    """A VMM and its session; drivers add channel, save and resume."""
 
     def __init__(self, spec: LaunchSpec, session: S) -> None:
         self._spec = spec
@@ -24,21 +24,21 @@ class ProcessVmm(Generic[S]):
         return self._session.process.pid
 
     async def wait_ready(self) -> None:
-        """Return when the guest printed its ready marker; at once if it was adopted or restored.
+        """Wait for the ready marker; return at once if adopted or restored.
 
-        Raises: VmmFailed if the VMM ends before; DiskFull if the guest could not write because the
-        host has no room.
+        Raises: VmmFailed if the VMM ends first; DiskFull if the guest cannot write because the
+        host's disk is full.
         """
         session = self._session
-        news = [
+        events = [
             asyncio.create_task(session.marker.seen.wait()),
             asyncio.create_task(session.host_disk_full.wait()),
             asyncio.create_task(session.ended()),
         ]
         try:
-            await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in news:
+            for task in events:
                 task.cancel()
         if session.marker.seen.is_set():
             return
@@ -48,25 +48,25 @@ class ProcessVmm(Generic[S]):
                 hint="Free some space there, then start the machine again",
             )
         report = await session.ended()
-        words = " | ".join(filter(None, (report.output, session.last_console_output)))
+        output = " | ".join(filter(None, (report.output, session.last_console_output)))
         raise VmmFailed(
-            f"{self._spec.vm_id} ended before it was ready: {words or 'it said nothing'}",
-            hint=f"Its console is in {self._spec.folder / 'console.log'}",
+            f"{self._spec.vm_id} ended before it was ready: {output or 'no output'}",
+            hint=f"See its console: {self._spec.folder / 'console.log'}",
         )
 
     def relocate(self, spec: LaunchSpec) -> None:
-        """It is the machine of `spec` from now on: its folder was renamed."""
+        """Switch to `spec`: the machine's folder was renamed."""
         self._spec = spec
         self._session.move(spec.folder)
 
     async def kill(self) -> None:
-        """End the process now; returns when it has ended and nothing of it is left."""
+        """Kill the process; return once it has ended and its files are removed."""
         await self._session.kill()
 
     async def wait(self) -> ExitReport:
-        """Return when the process has ended, whoever ended it."""
+        """Return when the process has ended, however it ended."""
         return await self._session.ended()
 
     async def detach(self) -> None:
-        """Let go of it; the machine goes on."""
+        """Release the process; the machine runs on."""
         await self._session.detach()

@@ -1,8 +1,8 @@
-"""What a saved guest needs to find again, whichever VMM it ran under.
+"""Fingerprints that say which snapshots a machine can restore.
 
-Drivers answer with it. One claim a line, `name: value`, so that two of them can be compared in
-words (`snapshots.difference`). What a machine is called and where it is in the network is not in
-it: the guest carries that in its own memory. Blocking.
+One `name: value` pair a line, so that an error can name the pairs that differ
+(`snapshots.difference`). Machine id and network address are left out: the guest keeps them in its
+own memory. Blocking.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from polydev.shared.errors import MissingImage
 def fingerprint(
     spec: LaunchSpec, vmm: Mapping[str, str], processor: Sequence[str], devices: Sequence[str]
 ) -> str:
-    """The claims of a driver, `vmm`, and those of the machine that it starts.
+    """Combine a driver's pairs, `vmm`, with those of the machine.
 
-    `processor` names the fields of `/proc/cpuinfo` that must be the same; `devices` change when a
-    later Polydev puts its machines together in another way. Raises: MissingImage.
+    `processor` names the fields of `/proc/cpuinfo` that must match; `devices` changes when a later
+    Polydev builds its machines differently. Raises: MissingImage.
     """
     claims = {
         **vmm,
@@ -39,7 +39,7 @@ def fingerprint(
 
 
 def file_claim(path: Path) -> str:
-    """A file by place and metadata: golden images and programs are replaced, never changed."""
+    """Identify a file by path and metadata: images and binaries are replaced, never edited."""
     state = _state(path)
     return f"{path} {state.st_ino}.{state.st_size}.{state.st_mtime_ns}"
 
@@ -52,13 +52,13 @@ def _state(path: Path) -> os.stat_result:
 
 
 def _processor(names: Sequence[str]) -> str:
-    """The first one's model and what it can do. Source: proc(5), `/proc/cpuinfo`."""
+    """Return model and a digest of the first CPU's fields. Source: proc(5)."""
     first = Path("/proc/cpuinfo").read_text("utf-8", "replace").split("\n\n", 1)[0]
     lines = (line.partition(":") for line in first.splitlines())
     fields = {name.strip(): value.strip() for name, _, value in lines}
-    words = [fields.get(name, "") for name in names]
-    return f"{fields.get('model name', 'unknown')} {_digest(words)}"
+    values = [fields.get(name, "") for name in names]
+    return f"{fields.get('model name', 'unknown')} {_digest(values)}"
 
 
-def _digest(words: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
+def _digest(values: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(values).encode()).hexdigest()[:16]

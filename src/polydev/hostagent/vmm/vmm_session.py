@@ -1,8 +1,8 @@
-"""One VMM process as the agent holds it, whichever VMM it is: identity, console, complaints, end.
+"""One VMM process as the agent sees it: identity, console, error output, exit.
 
-Each driver's `session.py` says how its VMM is reached and what it leaves; a session of any gives
-the same promises: its guest is heard from the start, what the process said last is known, and when
-it has ended, whoever ended it, nothing of it is left on the host but its logs.
+Each driver's `session.py` says how to reach its VMM and which files it leaves. Every session
+guarantees: the console is read from the start, the last error output is known, and once the process
+has ended, however it ended, only its logs remain on the host.
 """
 
 from __future__ import annotations
@@ -20,72 +20,72 @@ from polydev.hostagent.vmm.console import (
     CONSOLE_LOG_BYTES,
     ERROR_LOG_BYTES,
     BoundedLog,
+    LogReader,
     Marker,
-    Reader,
 )
 from polydev.hostagent.vmm.contract import ExitReport
 from polydev.hostagent.vmm.process import VmmProcess
 from polydev.shared.errors import VmmFailed
 
-_LAST_WORDS_S = 5
-_END_S = 0.5
-"""One that has hung up may be about to end."""
+_DRAIN_LIMIT_S = 5
+_EXIT_GRACE_S = 0.5
+"""A process that closed its connection may be about to exit."""
 _CONSOLE, _ERRORS = "console.log", "error.log"
 
 
 class VmmSession(ABC):
-    """Over when `ended` returns, or after `close`."""
+    """Attached to a VMM process until `ended` returns, or until `detach`."""
 
     vmm: ClassVar[str]
-    """The VMM's name, and what to do when it does not start, for whoever reads the error."""
+    """The VMM's name, for error messages."""
     hint: ClassVar[str]
 
     def __init__(
-        self, folder: Path, running: VmmProcess, marker: Marker, complaint: Marker | None = None
+        self, folder: Path, running: VmmProcess, marker: Marker, error_marker: Marker | None = None
     ) -> None:
-        """`marker` is looked for in what the guest prints, `complaint` in what the VMM says."""
+        """`marker` is searched for in the console, `error_marker` in the error output."""
         self.folder = folder
         self.process = running
         self.marker = marker
         self.host_disk_full = asyncio.Event()
-        """Set when the guest could not write because the host's disk is full."""
-        self._console = Reader(BoundedLog(folder / _CONSOLE, CONSOLE_LOG_BYTES), marker)
-        self._errors = Reader(BoundedLog(folder / _ERRORS, ERROR_LOG_BYTES), complaint)
+        """Set when the guest fails to write because the host's disk is full."""
+        self._console = LogReader(BoundedLog(folder / _CONSOLE, CONSOLE_LOG_BYTES), marker)
+        self._errors = LogReader(BoundedLog(folder / _ERRORS, ERROR_LOG_BYTES), error_marker)
         self._tasks: list[asyncio.Task[None]] = []
         self._draining_tasks: set[asyncio.Task[None]] = set()
-        """Those of `_tasks` that end when they have read the last that the process said."""
+        """Those of `_tasks` that end once they have read the last output."""
         self._end: asyncio.Task[ExitReport] | None = None
 
     @property
     def last_errors(self) -> str:
-        """What the VMM complained of last, in one harmless line."""
+        """The end of the error output, as one printable line."""
         return _one_line(self._errors.log.tail)
 
     @property
     def last_console_output(self) -> str:
-        """What the guest printed last, in one harmless line."""
+        """The end of the console, as one printable line."""
         return _one_line(self._console.log.tail)
 
     def move(self, folder: Path) -> None:
-        """The machine's folder was renamed: what there is of the process is there now."""
+        """Switch to the machine's renamed folder."""
         self.folder = folder
         self._console.log.move(folder / _CONSOLE)
         self._errors.log.move(folder / _ERRORS)
 
     async def ended(self) -> ExitReport:
-        """Wait for the end, and for everything to be tidied up."""
+        """Wait for the exit and for the clean-up after it."""
         if self._end is None:
-            raise VmmFailed("The session was closed")
+            raise VmmFailed("The session is closed")
         return await asyncio.shield(self._end)
 
     async def abort_start(self, error: BaseException) -> None:
-        """End a process whose start went wrong by `error`, which the caller goes on to raise.
+        """Kill a process whose start failed with `error`, which the caller re-raises.
 
-        Raises: VmmFailed with its last words instead, where it had ended by itself.
+        Raises: VmmFailed with the process's last output instead, if it had ended by itself.
         """
         try:
             if isinstance(error, VmmFailed) and self._end is not None:
-                await asyncio.wait({self._end}, timeout=_END_S)
+                await asyncio.wait({self._end}, timeout=_EXIT_GRACE_S)
             had_ended = self.process.has_ended
         finally:
             await self.kill()
@@ -93,16 +93,18 @@ class VmmSession(ABC):
             raise self._start_error(error) from error
 
     def _start_error(self, error: Exception) -> VmmFailed:
-        words = self.last_errors or self.last_console_output or error
-        return VmmFailed(f"{self.vmm} did not start: {words}", hint=self.hint)
+        reason = self.last_errors or self.last_console_output or error
+        return VmmFailed(f"{self.vmm} did not start: {reason}", hint=self.hint)
 
     async def kill(self) -> None:
-        """End the process, and return when it has ended and nothing of it is left, also when
-        cancelled: whoever undoes a machine goes on to remove its folder."""
+        """Kill the process; return once it has ended and its files are removed.
+
+        Shielded from cancellation: the caller goes on to remove the machine's folder.
+        """
         await to_its_end(self._kill())
 
     async def detach(self) -> None:
-        """Let go of the process: it goes on."""
+        """Release the process, which runs on."""
         if self._end is not None and not self._end.done():
             self._end.cancel()
             with suppress(asyncio.CancelledError):
@@ -112,32 +114,32 @@ class VmmSession(ABC):
 
     @abstractmethod
     def _start_readers(self) -> None:
-        """Have what the process says read, by tasks of `_tasks`. Raises: OSError."""
+        """Start tasks that read the process's output. Raises: OSError."""
 
     @abstractmethod
     async def _connect(self) -> None:
-        """Reach the process, and return when it has answered. Raises: VmmFailed, OSError.
+        """Connect to the process and wait for its answer. Raises: VmmFailed, OSError.
 
-        It is cancelled when the process ends.
+        Cancelled when the process ends.
         """
 
     @abstractmethod
     async def _close_connections(self) -> None:
-        """Read what is left in the pipes, and close all that `_listen` and `_connect` opened."""
+        """Drain the pipes, and close all that `_start_readers` and `_connect` opened."""
 
     @abstractmethod
     async def _remove_files(self) -> None:
-        """Remove what the process, which has ended, leaves on the host."""
+        """Remove what the ended process leaves on the host."""
 
-    async def _attach(self, *, remember: bool) -> None:
-        """Reach a process that was just started or found. Ends it when that fails."""
+    async def _attach(self, *, write_identity: bool) -> None:
+        """Connect to a process that was just started or found; kill it on failure."""
         try:
             try:
                 self._start_readers()
-                if remember:
+                if write_identity:
                     identity = self.process.identity
                     await in_thread(identity.write, self.folder)
-            finally:  # not before: one that ends at once would be tidied up while this goes on
+            finally:  # a process that ends at once is cleaned up only after its identity is written
                 self._end = asyncio.create_task(self._clean_up_at_exit())
             await self._connected()
         except (OSError, VmmFailed) as error:  # TimeoutError is an OSError
@@ -150,12 +152,12 @@ class VmmSession(ABC):
             raise
 
     async def _connected(self) -> None:
-        """Connect, unless the process ends before. Raises: VmmFailed, and what `_connect` does."""
+        """Connect, unless the process ends first. Raises: VmmFailed, and as `_connect`."""
         connecting = asyncio.create_task(self._connect())
-        self._tasks.append(connecting)  # it is over before what it opened is let go
+        self._tasks.append(connecting)  # ends before its connections are closed
         await asyncio.wait({connecting})
         if connecting.cancelled():
-            raise VmmFailed("it ended")
+            raise VmmFailed("the process ended")
         connecting.result()
 
     async def _kill(self) -> None:
@@ -166,7 +168,7 @@ class VmmSession(ABC):
     async def _clean_up_at_exit(self) -> ExitReport:
         status = await self.process.ended()
         if self._draining_tasks:
-            await asyncio.wait(self._draining_tasks, timeout=_LAST_WORDS_S)
+            await asyncio.wait(self._draining_tasks, timeout=_DRAIN_LIMIT_S)
         await self._disconnect()
         await self._remove_files()
         return ExitReport(status, self.last_errors)

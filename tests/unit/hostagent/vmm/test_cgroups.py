@@ -31,7 +31,7 @@ def test_a_host_without_version_2_says_so(tmp_path: Path) -> None:
         Cgroups.inspect("one", tmp_path / "mounts"),
     ):
         assert found.root is None
-        assert "no control groups of version 2" in found.reason
+        assert "no cgroup v2" in found.reason
         found.add("vm-1", 1, CgroupLimits(1, 1, 1))
         found.release("vm-1")
         found.remove()
@@ -49,14 +49,14 @@ def test_a_hierarchy_that_is_not_ours_to_change_is_named(tmp_path: Path) -> None
     (tmp_path / "unified" / "one").write_text("in the way")
     found = Cgroups.create("one", table)
     assert found.root is None
-    assert "no control group can be made in" in found.reason
+    assert "no cgroup can be created in" in found.reason
     assert "File exists" in found.reason
 
 
 def test_looking_makes_nothing(tmp_path: Path) -> None:
     found = Cgroups.inspect("one", mounted(tmp_path, "cpu memory pids"))
     assert found.root is None
-    assert "no folder for machines' control groups" in found.reason
+    assert "no parent cgroup for machines" in found.reason
     assert not (tmp_path / "unified" / "one").exists()
 
 
@@ -64,7 +64,7 @@ def test_a_group_that_cannot_be_made_is_told_and_the_machine_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Cgroups(tmp_path / "gone" / "away", "").add("vm-1", 1, CgroupLimits(1, 1, 1))
-    assert "vm-1 runs without a control group" in caplog.text
+    assert "vm-1 runs without a cgroup" in caplog.text
 
 
 def test_the_group_that_a_process_is_in_is_a_machines_or_none(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polydev.hostagent.vmm import console
-from polydev.hostagent.vmm.console import BoundedLog, Marker, Reader
+from polydev.hostagent.vmm.console import BoundedLog, LogReader, Marker
 
 
 def test_a_log_keeps_its_end_within_its_bound(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ async def test_complaints_without_end_are_bounded_and_never_block_qemu(tmp_path:
     theirs = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     ours = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     path = tmp_path / "error.log"
-    reading = asyncio.create_task(Reader(BoundedLog(path, 100_000)).read_pipe(ours))
+    reading = asyncio.create_task(LogReader(BoundedLog(path, 100_000)).read_pipe(ours))
     try:
         sent, lost, end_s = 0, 0, time.monotonic() + 2
         while time.monotonic() < end_s:
@@ -109,7 +109,7 @@ async def test_what_was_read_is_kept_when_reading_is_ended_while_the_host_is_bus
         asyncio.get_running_loop().set_default_executor(only_thread)
         only_thread.submit(busy.wait, 30)
         ours, theirs = os.pipe2(os.O_NONBLOCK)
-        reader = Reader(BoundedLog(tmp_path / "error.log", 1000))
+        reader = LogReader(BoundedLog(tmp_path / "error.log", 1000))
         reading = asyncio.create_task(reader.read_pipe(ours))
         os.write(theirs, b"last words\n")
         async with asyncio.timeout(10):
@@ -132,7 +132,7 @@ async def test_a_guest_that_prints_faster_than_it_may_waits(
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
-    reader = Reader(BoundedLog(tmp_path / "console.log", 1 << 20))
+    reader = LogReader(BoundedLog(tmp_path / "console.log", 1 << 20))
     reading = asyncio.create_task(reader.read_console(ours))
     loop = asyncio.get_running_loop()
     sent, started_s = 0, loop.time()

@@ -97,4 +97,4 @@ async def test_a_host_without_firecracker_says_so(tmp_path: Path) -> None:
     choice = await driver_selection.choose(settings)
     assert choice.driver.name == "firecracker"
     assert not choice.probe.usable
-    assert "There is no `firecracker` at" in choice.probe.reason
+    assert "`firecracker` was not found at" in choice.probe.reason

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from polydev.hostagent.vmm.firecracker import api as api_module
-from polydev.hostagent.vmm.firecracker.api import Api, Refused, SnapshotPaths
+from polydev.hostagent.vmm.firecracker.api import Api, ApiError, SnapshotPaths
 from polydev.hostagent.vmm.firecracker.limits import RateLimits, disk_buckets, network_buckets
 from polydev.shared.errors import VmmFailed
 from polydev.testing.fake_firecracker import specification
@@ -136,10 +136,10 @@ def test_what_the_specification_does_not_have_is_noticed(
 async def test_a_refusal_is_told_in_few_and_harmless_words() -> None:
     fault = "\x1b[2Jno\n such\x07 thing " + "x" * 10_000
     api = answering(lambda _: said(400, json.dumps({"fault_message": fault}).encode()))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ApiError) as refused:
         await api.start()
     message = refused.value.message
-    assert message.startswith("Firecracker refuses PUT /actions: no such thing xxx")
+    assert message.startswith("Firecracker rejected PUT /actions: no such thing xxx")
     assert len(message) < 500
     assert message.isprintable()
 

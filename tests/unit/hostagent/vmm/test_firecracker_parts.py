@@ -107,10 +107,10 @@ async def test_a_version_is_known(tmp_path: Path, version: str) -> None:
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("Firecracker v1.13.0", "1.13.0 is too old: 1.13.1 is the least"),
+        ("Firecracker v1.13.0", "1.13.0 is too old: Polydev needs 1.13.1"),
         ("Firecracker v0.99.99", "too old"),
-        ("hello", "does not tell its version: hello"),
-        ("", "silence"),
+        ("hello", "reports no version: hello"),
+        ("", "no output"),
     ],
 )
 async def test_a_version_that_will_not_do_is_refused(tmp_path: Path, said: str, told: str) -> None:
@@ -187,7 +187,7 @@ def test_a_symlink_in_a_jail_is_not_followed(root: int, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(elsewhere))
         (tmp_path / "api.sock").symlink_to(elsewhere)
-        with pytest.raises(VmmFailed, match="not its socket"):
+        with pytest.raises(VmmFailed, match="not the VMM's socket"):
             jail.open_socket(root, "api.sock", os.getuid())
     (tmp_path / "secret").write_bytes(b"the host's")
     (tmp_path / "memory").symlink_to(tmp_path / "secret")
@@ -210,7 +210,7 @@ def test_only_the_vmms_own_socket_counts(root: int, tmp_path: Path) -> None:
 
 def test_a_pipe_in_place_of_a_file_does_not_hold_the_agent_up(root: int, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "memory")
-    with pytest.raises(VmmFailed, match="not a file"):
+    with pytest.raises(VmmFailed, match="not a regular file"):
         jail.open_file(root, "memory")
 
 

@@ -1,5 +1,5 @@
-"""Firecracker under its jailer behind the driver contract: what hosts with KVM run.
+"""The driver for Firecracker under its jailer, for hosts with KVM.
 
-`standin/` plays both binaries where they cannot run; the driver does not know. Nothing is imported
-here, so that the stand-in's binaries start without the driver.
+`polydev.testing.fake_firecracker` replaces both programs in tests. Nothing is imported here, so
+that the fake programs start without the driver.
 """

@@ -1,9 +1,8 @@
-"""A client of Firecracker's API: one small function for each request that the driver can make.
+"""A client of Firecracker's API: one small method per request.
 
-`configuration.py`, `running.py` and `session.py` ask. Requests go one at a time over the VMM's own
-Unix socket; answers are bounded and have a time limit, because a guest may have taken the VMM over.
-Every request is validated against the specification in a test.
-Source: src/firecracker/swagger/firecracker.yaml of Firecracker 1.13.1.
+Requests are serialised over the VMM's own Unix socket. Responses are bounded and time-limited,
+because the VMM may be compromised by its guest. A test validates every request against the
+specification. Source: src/firecracker/swagger/firecracker.yaml of Firecracker 1.13.1.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ _ANSWER_BYTES = 64 * 1024
 _FAULT_CHARACTERS = 400
 _LIMIT_S = 15.0
 _SNAPSHOT_LIMIT_S = 180.0
-"""For writing a guest's memory, or taking it in."""
+"""For saving or loading a guest's memory."""
 
 _LONGEST_S = 2 * _SNAPSHOT_LIMIT_S
-"""Of the client; each request has a limit of its own, which is shorter."""
+"""Of the client; each request has its own, shorter limit."""
 
 _OK = (200, 204)
 
 Body: TypeAlias = Mapping[str, object]
-"""None in it stands for what is not said."""
+"""Entries that are None are left out."""
 
 
-class Refused(VmmFailed):
-    """Firecracker answered, and said no."""
+class ApiError(VmmFailed):
+    """Firecracker answered with an error."""
 
 
 class NotListening(VmmFailed):
-    """Nobody listens at the socket: not yet, or no more."""
+    """Nothing listens on the socket: not yet, or no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class SnapshotPaths:
 
 
 class Api:
-    """The API of one VMM. Every function raises VmmFailed; `Refused` if Firecracker says no."""
+    """The API of one VMM. Every method raises VmmFailed; `ApiError` on an error response."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         headers = {"accept": "application/json", "accept-encoding": "identity"}
@@ -63,11 +62,11 @@ class Api:
             timeout=_LONGEST_S,
             trust_env=False,
         )
-        self._asking = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     @classmethod
     def over(cls, path: str) -> Api:
-        """Over a Unix socket. Each request is a connection of its own."""
+        """Connect over a Unix socket, with a new connection for each request."""
         limits = httpx.Limits(max_keepalive_connections=0)
         return cls(httpx.AsyncHTTPTransport(uds=path, verify=False, limits=limits))
 
@@ -76,13 +75,13 @@ class Api:
 
     @property
     def is_busy(self) -> bool:
-        """A request is under way."""
-        return self._asking.locked()
+        """True while a request is in progress."""
+        return self._lock.locked()
 
-    # What there is ---------------------------------------------------------------------------
+    # Queries ----------------------------------------------------------------------------------
 
     async def state(self) -> str:
-        """`Not started`, `Running` or `Paused`."""
+        """Return `Not started`, `Running` or `Paused`."""
         return str((await self._get("/")).get("state"))
 
     async def version(self) -> str:
@@ -110,7 +109,7 @@ class Api:
     async def put_drive(
         self, name: str, path: str, *, writable: bool, buckets: TokenBuckets
     ) -> None:
-        """`Writeback`: what the guest flushes is on the host's disk when the guest is told so."""
+        """Add a drive; `Writeback` makes a guest's flush reach the host's disk."""
         drive = {
             "drive_id": name,
             "path_on_host": path,
@@ -140,7 +139,7 @@ class Api:
         await self._put("/entropy", {})
 
     async def put_balloon(self, *, amount_mib: int, statistics_every_s: int) -> None:
-        """The guest takes back what it needs before it runs out of memory."""
+        """Add a balloon; the guest takes memory back before it runs out."""
         balloon = {"amount_mib": amount_mib, "deflate_on_oom": True}
         await self._put("/balloon", {**balloon, "stats_polling_interval_s": statistics_every_s})
 
@@ -148,7 +147,7 @@ class Api:
         await self._put("/actions", {"action_type": "InstanceStart"})
 
     async def load_snapshot(self, paths: SnapshotPaths, *, interface: str, tap: str) -> None:
-        """Into a fresh process; the guest stands still. One that refuses is of no more use."""
+        """Load into a new process; the guest stays paused. After an error it is useless."""
         load = {
             "snapshot_path": paths.state,
             "mem_backend": {"backend_type": "File", "backend_path": paths.memory},
@@ -172,44 +171,46 @@ class Api:
         await self._patch("/balloon", {"amount_mib": amount_mib})
 
     async def create_snapshot(self, paths: SnapshotPaths) -> None:
-        """Of a guest that is paused."""
+        """Save a paused guest."""
         files = {"snapshot_path": paths.state, "mem_file_path": paths.memory}
         whole = {"snapshot_type": "Full", **files}
         await self._put("/snapshot/create", whole, limit_s=_SNAPSHOT_LIMIT_S)
 
-    # How it is asked -------------------------------------------------------------------------
+    # Transport -------------------------------------------------------------------------------
 
     async def _get(self, path: str) -> dict[str, Any]:
-        return await self._ask("GET", path, None, _LIMIT_S)
+        return await self._request("GET", path, None, _LIMIT_S)
 
     async def _put(self, path: str, body: Body, limit_s: float = _LIMIT_S) -> None:
-        await self._ask("PUT", path, body, limit_s)
+        await self._request("PUT", path, body, limit_s)
 
     async def _patch(self, path: str, body: Body) -> None:
-        await self._ask("PATCH", path, body, _LIMIT_S)
+        await self._request("PATCH", path, body, _LIMIT_S)
 
-    async def _ask(
+    async def _request(
         self, method: str, path: str, body: Body | None, limit_s: float
     ) -> dict[str, Any]:
         given = None if body is None else {k: v for k, v in body.items() if v is not None}
         try:
-            async with self._asking, asyncio.timeout(limit_s):
+            async with self._lock, asyncio.timeout(limit_s):
                 status, content = await self._exchange(method, path, given)
             answer = json.loads(content) if content else {}
         except TimeoutError as error:
             raise VmmFailed(
-                f"Firecracker has not answered {method} {path} in {limit_s:g} s"
+                f"Firecracker did not answer {method} {path} within {limit_s:g} s"
             ) from error
         except httpx.ConnectError as error:
-            raise NotListening(f"Firecracker cannot be asked {method} {path}: {error}") from error
+            raise NotListening(
+                f"Firecracker is not listening for {method} {path}: {error}"
+            ) from error
         except (httpx.HTTPError, OSError, ValueError, RecursionError) as error:
-            raise VmmFailed(f"Firecracker does not answer {method} {path}: {error!r}") from error
+            raise VmmFailed(f"{method} {path} to Firecracker failed: {error!r}") from error
         if not isinstance(answer, dict):
-            raise VmmFailed(f"Firecracker answered {method} {path} with something else")
+            raise VmmFailed(f"Firecracker answered {method} {path} with no JSON object")
         if status not in _OK:
             fault = harmless(str(answer.get("fault_message", f"status {status}")))
-            words = " ".join(fault.split())[:_FAULT_CHARACTERS]
-            raise Refused(f"Firecracker refuses {method} {path}: {words}")
+            reason = " ".join(fault.split())[:_FAULT_CHARACTERS]
+            raise ApiError(f"Firecracker rejected {method} {path}: {reason}")
         return answer
 
     async def _exchange(self, method: str, path: str, body: Body | None) -> tuple[int, bytes]:
@@ -220,5 +221,5 @@ class Api:
             async for piece in response.aiter_raw():
                 content += piece
                 if len(content) > _ANSWER_BYTES:
-                    raise ValueError("the answer is too long")
+                    raise ValueError("the response is too long")
             return response.status_code, content

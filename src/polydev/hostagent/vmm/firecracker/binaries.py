@@ -1,7 +1,6 @@
-"""Where `firecracker` and `jailer` are, and which version they have.
+"""Paths and version of `firecracker` and `jailer`.
 
-`drivers.py` names them, the driver and its probe ask. A version below 1.13.1 is refused: the
-requests, the snapshots and the jailer's options are written against that one.
+Versions below 1.13.1 are refused: requests, snapshots and jailer options follow that release.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from polydev.hostagent.health.logs import harmless
 from polydev.hostagent.system.sandbox import read_with
 from polydev.shared.errors import MissingTool, VmmFailed
 
-LEAST = (1, 13, 1)
+MIN_VERSION = (1, 13, 1)
 _ROOT = 0
-"""Without any capability: root runs the program anyway, and only root may be able to read it."""
+"""Run as root, without capabilities: the binary may be readable by root only."""
 _VERSION_LIMIT_S = 30
 _OUTPUT_BYTES = 4096
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -25,51 +24,54 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Binaries:
-    """Both binaries, with links resolved: the jailer names the jail after the file itself."""
+    """Both programs, with symlinks resolved: the jailer names the jail after the file."""
 
     firecracker: Path
     jailer: Path
 
     @staticmethod
     def find(firecracker: Path | None = None, jailer: Path | None = None) -> Binaries:
-        """Those named, else those on PATH. Raises: MissingTool."""
+        """Return the given paths, else those on PATH. Raises: MissingTool."""
         return Binaries(_found("firecracker", firecracker), _found("jailer", jailer))
 
 
 def _found(name: str, named: Path | None) -> Path:
     where = shutil.which(name, path=_PATH) if named is None else str(named)
     if where is None or not Path(where).is_file():
-        location = f"at {named}" if named else "on PATH"
+        place = f"at {named}" if named else "on PATH"
         raise MissingTool(
-            f"There is no `{name}` {location}",
-            hint=f"Install Firecracker {_words(LEAST)} or newer, or name it with "
+            f"`{name}` was not found {place}",
+            hint=f"Install Firecracker {_dotted(MIN_VERSION)} or newer, or set "
             f"POLYDEV_{name.upper()}",
         )
     return Path(where).resolve()
 
 
 async def read_version(binaries: Binaries) -> str:
-    """Firecracker's version, such as `1.13.1`. Raises: VmmFailed when it is too old or unknown."""
+    """Return Firecracker's version, such as `1.13.1`.
+
+    Raises: VmmFailed if it is too old or unknown.
+    """
     argv = [str(binaries.firecracker), "--version"]
     try:
         finished = await read_with(
             argv, uid=_ROOT, descriptors=(), limit_s=_VERSION_LIMIT_S, max_output=_OUTPUT_BYTES
         )
     except (OSError, TimeoutError) as error:
-        raise VmmFailed(f"`{binaries.firecracker} --version` does not work: {error}") from error
+        raise VmmFailed(f"`{binaries.firecracker} --version` failed: {error}") from error
     text = finished.output.decode("utf-8", "replace")
     found = re.search(r"v(\d{1,4})\.(\d{1,4})\.(\d{1,4})", text)
     if found is None:
-        words = harmless(text + finished.errors.decode("utf-8", "replace")).split("\n")[0][:200]
-        raise VmmFailed(f"{binaries.firecracker} does not tell its version: {words or 'silence'}")
+        output = harmless(text + finished.errors.decode("utf-8", "replace")).split("\n")[0][:200]
+        raise VmmFailed(f"{binaries.firecracker} reports no version: {output or 'no output'}")
     version = tuple(int(part) for part in found.groups())
-    if version < LEAST:
+    if version < MIN_VERSION:
         raise VmmFailed(
-            f"Firecracker {_words(version)} is too old: {_words(LEAST)} is the least",
+            f"Firecracker {_dotted(version)} is too old: Polydev needs {_dotted(MIN_VERSION)}",
             hint=f"Replace {binaries.firecracker} and {binaries.jailer} with a newer release",
         )
-    return _words(version)
+    return _dotted(version)
 
 
-def _words(version: tuple[int, ...]) -> str:
+def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))

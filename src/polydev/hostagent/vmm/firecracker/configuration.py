@@ -1,8 +1,7 @@
-"""Telling a fresh Firecracker what machine it is, in the order in which it wants to know.
+"""Configuration of a new Firecracker process, in the order that its API requires.
 
-`driver.py` and `probe.py` call it. All paths are those of the jail (`jail.py`). Serial line, drives
-and NIC are announced to the guest over virtio-mmio by ACPI; the order of the drives is their order
-in the guest: /dev/vda, /dev/vdb, /dev/vdc (docs/machines.md).
+All paths are inside the jail. ACPI announces serial line, drives and NIC to the guest as
+virtio-mmio devices; drives appear in this order: /dev/vda, /dev/vdb, /dev/vdc (docs/machines.md).
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from polydev.hostagent.vmm.firecracker.limits import RateLimits, disk_buckets, n
 
 INTERFACE = "lan"
 LAYOUT = 1
-"""Rises with what a machine is made of here: a snapshot of another layout does not fit."""
+"""Increase when the set of devices changes: snapshots of another layout do not fit."""
 _KERNEL, _INITRAMFS = "kernel", "initramfs"
 _ERRORS, _METRICS = "errors", "metrics"
 _STATISTICS_EVERY_S = 5
 
 KERNEL_LINE = (
     "console=ttyS0 quiet ipv6.disable=1 random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1"
-    # There is no power switch: a guest ends by a reset through the keyboard controller, and
-    # phases.sh knows by this word that it must.
+    # There is no power button: the guest shuts down by a reset through the keyboard controller.
+    # phases.sh recognises Firecracker by this option.
     " reboot=k panic=-1 pci=off"
-    # A keyboard controller that has nothing but Ctrl+Alt+Del: what else to probe costs 0.1 s.
+    # The keyboard controller has only Ctrl+Alt+Del: probing for more costs 0.1 s.
     " i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
 )
 
 
 def boot_files(boot: BootFiles, folder: Path) -> list[JailFile]:
-    """What any VMM is shown: what a guest boots from, and the pipes of `ends.py`."""
+    """List the files of any VMM: kernel, initramfs and the pipes of `ipc.py`."""
     return [
         JailFile(_KERNEL, boot.kernel, "guest kernel"),
         JailFile(_INITRAMFS, boot.initramfs, "initramfs"),
@@ -44,24 +43,24 @@ def boot_files(boot: BootFiles, folder: Path) -> list[JailFile]:
 
 
 def machine_files(spec: LaunchSpec) -> list[JailFile]:
-    """What the VMM of a machine is shown."""
+    """List the files of a machine's VMM."""
     return [*boot_files(BootFiles(spec.kernel, spec.initramfs), spec.folder), *_drives(spec)]
 
 
 async def set_outputs(api: Api) -> None:
-    """Where it complains and counts: first of all, also before a snapshot is loaded."""
+    """Set log and metrics: the first requests, also before a snapshot is loaded."""
     await api.put_logger(f"/{_ERRORS}")
     await api.put_metrics(f"/{_METRICS}")
 
 
 async def boot_source(api: Api, *, memory_mib: int, vcpus: int) -> None:
-    """Size, kernel and entropy: a guest with a console and nothing else."""
+    """Set size and kernel: a guest with a console and nothing else."""
     await api.put_machine_config(vcpus=vcpus, memory_mib=memory_mib)
     await api.put_boot_source(f"/{_KERNEL}", f"/{_INITRAMFS}", KERNEL_LINE)
 
 
 async def machine(api: Api, spec: LaunchSpec, rates: RateLimits) -> None:
-    """A whole machine; it is not started."""
+    """Configure a complete machine without starting it."""
     await set_outputs(api)
     await boot_source(api, memory_mib=spec.memory_mib, vcpus=spec.vcpus)
     for drive in _drives(spec):

@@ -1,7 +1,7 @@
-"""The Firecracker driver: starts machines, finds them again, and says what this host can do.
+"""The Firecracker driver: starts and adopts machines, and probes this host.
 
-It obeys `vmm.py`; `machines.py` calls it. See `configuration.py` for what a machine is made of, and
-`jail.py` for where it runs.
+Implements `vmm/contract.py`. See `configuration.py` for the parts of a machine, and `jail/` for its
+jail.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from polydev.hostagent.vmm.cgroups import group_name
 from polydev.hostagent.vmm.console import Marker
 from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
 from polydev.hostagent.vmm.firecracker import configuration, ipc, snapshot
-from polydev.hostagent.vmm.firecracker.api import Refused
+from polydev.hostagent.vmm.firecracker.api import ApiError
 from polydev.hostagent.vmm.firecracker.binaries import Binaries, read_version
 from polydev.hostagent.vmm.firecracker.jail import jail
 from polydev.hostagent.vmm.firecracker.jail.cgroup import JailerCgroups
@@ -59,8 +59,10 @@ class FirecrackerDriver:
         rates: RateLimits,
         parent_cgroup: str = "polydev",
     ) -> None:
-        """`boot_files` finds the kernel to probe with (raises MissingImage), `binaries` finds
-        Firecracker and its jailer (raises MissingTool). `parent_cgroup` is this agent's alone.
+        """`parent_cgroup` belongs to this agent alone.
+
+        `boot_files` finds the kernel to probe with (raises MissingImage), `binaries` finds
+        Firecracker and its jailer (raises MissingTool).
         """
         self._machines_dir = machines_dir
         self._boot_files = boot_files
@@ -69,10 +71,10 @@ class FirecrackerDriver:
         self._cgroups = JailerCgroups(parent_cgroup)
         self._prober = Prober(cache_dir, self._cgroups)
         self._version: tuple[object, str] | None = None
-        """Of which file of the program it is, and the version."""
+        """Identity of the binary, and its version."""
 
     async def probe(self) -> Probe:
-        """What this host can do. Takes a moment the first time, then it is remembered."""
+        """Report what this host can do; slow the first time, then it is cached."""
         try:
             binaries, version = await self._installed()
             boot_files = await asyncio.to_thread(self._boot_files)
@@ -95,14 +97,14 @@ class FirecrackerDriver:
         return await self._start(spec, Marker(spec.ready_marker), configure)
 
     async def fingerprint(self, spec: LaunchSpec) -> str:
-        """What a snapshot of such a machine fits. Raises: MissingTool, VmmFailed."""
+        """Describe which snapshots fit. Raises: MissingTool, VmmFailed."""
         _, version = await self._installed()
         return await asyncio.to_thread(fingerprint, spec, version)
 
     async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningFirecracker:
-        """A VMM with a guest that was saved, standing still.
+        """Load a saved guest, paused.
 
-        Raises: SnapshotUnusable, and what `launch` raises; nothing is left behind then.
+        Raises: SnapshotUnusable, and everything that `launch` raises; nothing is left behind then.
         """
         marker = Marker("-")
         marker.seen.set()
@@ -114,23 +116,25 @@ class FirecrackerDriver:
                 await session.api.load_snapshot(
                     SNAPSHOT, interface=configuration.INTERFACE, tap=spec.tap
                 )
-            except Refused as error:
-                raise SnapshotUnusable(f"{spec.vm_id} cannot go on: {error.message}") from error
-            # The memory stays mapped, and must stay as it is; the next snapshot is another file.
+            except ApiError as error:
+                raise SnapshotUnusable(
+                    f"{spec.vm_id} cannot be resumed: {error.message}"
+                ) from error
+            # The guest's memory stays mapped to this file; the next snapshot uses a new file.
             jail.remove_file(session.root, STATE)
             jail.remove_file(session.root, MEMORY)
 
         return await self._start(spec, marker, load)
 
     async def adopt(self, spec: LaunchSpec) -> RunningFirecracker | None:
-        """Take a VMM over. One that hangs, or whose start was cut short, is ended."""
+        """Attach to a VMM; kill one that hangs or was not fully started."""
         taken_over = await adoption.adopt(spec, partial(self._take_over, spec), jail.find_in_folder)
         if taken_over is None:
             await remove_vmm_files(self._location(spec))
         return taken_over
 
     def find_orphans(self, folders: Sequence[Path]) -> Sequence[int]:
-        """VMMs under `machines_dir` whose folder is none of these. Blocking.
+        """List VMMs under `machines_dir` that run in none of `folders`. Blocking.
 
         Also remove empty cgroups of machines that have no folder.
         """
@@ -153,7 +157,7 @@ class FirecrackerDriver:
                 starting = partial(jail.start, spec.folder, config, files, binaries, pipes)
                 session = await self._session(spec, starting, marker)
         except OSError as error:
-            raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
+            raise VmmFailed(f"{spec.vm_id} failed to start: {error}") from error
         try:
             await prepare(session)
         except BaseException as error:
@@ -162,9 +166,9 @@ class FirecrackerDriver:
         return RunningFirecracker(spec, session)
 
     async def _installed(self) -> tuple[Binaries, str]:
-        """The binaries and their version, asked again when they were replaced.
+        """Return binaries and version; read it again if the file changed.
 
-        Raises: MissingTool, VmmFailed when they are too old.
+        Raises: MissingTool, VmmFailed if it is too old.
         """
         binaries = await asyncio.to_thread(self._programs)
         file = binaries.firecracker.stat()
@@ -191,7 +195,7 @@ class FirecrackerDriver:
         session = await FirecrackerSession.resume(location, jailed)
         try:
             if await session.api.state() == "Not started":
-                raise VmmFailed("Its guest was never started")
+                raise VmmFailed("The guest was never started")
         except BaseException:
             await session.kill()
             raise
@@ -216,7 +220,7 @@ def _jail_config(spec: LaunchSpec, parent_cgroup: str) -> JailConfig:
 
 
 async def _fill(root: int, spec: LaunchSpec, source: SnapshotSource) -> None:
-    """Put the two files of a snapshot into the jail. Raises: SnapshotUnusable, VmmFailed."""
+    """Copy a snapshot's two files into the jail. Raises: SnapshotUnusable, VmmFailed."""
     with ExitStack() as stack:
         try:
             files = []
@@ -225,4 +229,4 @@ async def _fill(root: int, spec: LaunchSpec, source: SnapshotSource) -> None:
                 stack.callback(os.close, files[-1])
             await snapshot.read(source, files[0], files[1], spec.memory_mib * _MIB)
         except OSError as error:
-            raise VmmFailed(f"{spec.vm_id}'s snapshot cannot be taken in: {error}") from error
+            raise VmmFailed(f"{spec.vm_id}'s snapshot cannot be loaded: {error}") from error

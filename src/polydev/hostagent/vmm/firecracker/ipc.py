@@ -1,8 +1,7 @@
-"""The three pipes in a machine's folder where its Firecracker and the agent meet.
+"""The pipes between Firecracker and the agent, in the machine's folder.
 
-Console, complaints and metrics each come through a pipe that both sides hold open and neither waits
-for: with no agent there, or one that is busy, what is said beyond the pipe's 64 KiB is lost, and
-the VMM goes on. Nothing that it writes to is on a disk.
+Console, errors and metrics each have a pipe that both sides hold open and neither waits for: if no
+agent reads, output beyond the pipe's 64 KiB is lost. The VMM writes to no disk.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ class FirecrackerEndpoints:
 
 @contextmanager
 def create_endpoints(folder: Path, uid: int) -> Iterator[FirecrackerEndpoints]:
-    """Make the pipes anew, for a VMM of user `uid`; the descriptors are closed afterwards."""
+    """Create the pipes for user `uid`; close the descriptors afterwards."""
     remove_files(folder)
     try:
         for name in _FIFOS:
             os.mkfifo(folder / name, 0o600)
             os.chown(folder / name, uid, uid)
-        with open_endpoints(folder) as ends:
-            yield ends
+        with open_endpoints(folder) as endpoints:
+            yield endpoints
     except BaseException:
         remove_files(folder)
         raise
@@ -48,7 +47,7 @@ def create_endpoints(folder: Path, uid: int) -> Iterator[FirecrackerEndpoints]:
 
 @contextmanager
 def open_endpoints(folder: Path) -> Iterator[FirecrackerEndpoints]:
-    """The pipes of a VMM that runs. Raises: OSError."""
+    """Open the pipes of a running VMM. Raises: OSError."""
     with ExitStack() as stack:
         descriptors = []
         for name in _FIFOS:
@@ -59,7 +58,7 @@ def open_endpoints(folder: Path) -> Iterator[FirecrackerEndpoints]:
 
 
 def remove_files(folder: Path) -> None:
-    """Remove what a VMM leaves in its machine's folder, all but its logs and the jail."""
+    """Remove what a VMM leaves in its machine's folder, except its logs and jail."""
     for name in (*_FIFOS, IDENTITY_FILE, *_HALF_WRITTEN):
         with suppress(OSError):
             (folder / name).unlink()

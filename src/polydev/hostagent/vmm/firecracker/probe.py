@@ -1,8 +1,8 @@
-"""Whether Firecracker runs guests on this host: found by letting one run to its first program.
+"""Detection of a working Firecracker: boot a guest as far as its first program.
 
-The same kernel, jailer and cgroup as a machine's, without any drive: the initramfs says where it is
-and, for want of a drive, ends the guest. The answer, yes or no, is kept for as long as host boot,
-kernel, binaries and /dev/kvm stay what they are.
+It uses the same kernel, jailer and cgroup as a machine, without any drive: the initramfs prints a
+line and, for want of a drive, shuts down. The result is cached until host boot, kernel, binaries or
+/dev/kvm change.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ _LIMIT_S = 15.0
 _MEMORY_MIB = 256
 _NOBODY = 65534
 _FIRST_LINE = "POLYDEV-BOOT "
-"""What the initramfs prints first (docs/machines.md, "Boot, in order")."""
+"""The initramfs's first line (docs/machines.md, "Boot, in order")."""
 
 
 class Prober:
-    """Finds out once, and remembers it in a file of `cache_dir`."""
+    """Probes once and caches the result in a file of `cache_dir`."""
 
     def __init__(self, cache_dir: Path, cgroups: JailerCgroups) -> None:
         self._cache_dir = cache_dir
         self._cgroups = cgroups
 
     async def require_guest(self, binaries: Binaries, boot: BootFiles) -> None:
-        """Raises: VmmFailed when no guest runs here; MissingImage."""
+        """Raise VmmFailed if no guest runs here; MissingImage."""
         key = await asyncio.to_thread(_cache_key, binaries, boot)
-        why = await asyncio.to_thread(self._known, key)
-        if why is None:
-            why = await self._try(binaries, boot)
-            await asyncio.to_thread(self._remember, key, why)
-        if why:
-            raise VmmFailed(why)
+        reason = await asyncio.to_thread(self._known, key)
+        if reason is None:
+            reason = await self._try(binaries, boot)
+            await asyncio.to_thread(self._remember, key, reason)
+        if reason:
+            raise VmmFailed(reason)
 
     async def _try(self, binaries: Binaries, boot: BootFiles) -> str:
-        """Why no guest runs; empty if one ran."""
+        """Return the reason reason no guest runs; empty if one ran."""
         try:
             await self._boot(binaries, boot)
         except PolydevError as error:
@@ -80,7 +80,7 @@ class Prober:
                 session = await FirecrackerSession.start(location, starting, Marker(_FIRST_LINE))
                 await _run(session)
             except OSError as error:
-                raise VmmFailed(f"The trial cannot be made: {error}") from error
+                raise VmmFailed(f"The probe failed: {error}") from error
             finally:
                 await remove_vmm_files(location)
 
@@ -91,8 +91,8 @@ class Prober:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _remember(self, key: str, why: str) -> None:
-        content = json.dumps({"key": key, "why": why}).encode()
+    def _remember(self, key: str, reason: str) -> None:
+        content = json.dumps({"key": key, "why": reason}).encode()
         with suppress(OSError):
             write_whole(self._file, content, durable=False)
 
@@ -102,7 +102,7 @@ class Prober:
 
 
 async def _run(session: FirecrackerSession) -> None:
-    """Start the guest and wait for its first line. Ends it. Raises: VmmFailed."""
+    """Start the guest, wait for its first line, and kill it. Raises: VmmFailed."""
     seen = asyncio.create_task(session.marker.seen.wait())
     ended = asyncio.create_task(session.ended())
     try:
@@ -115,8 +115,8 @@ async def _run(session: FirecrackerSession) -> None:
         ended.cancel()
         await session.kill()
     if not session.marker.seen.is_set():
-        words = " | ".join(filter(None, (session.last_errors, session.last_console_output)))
-        raise VmmFailed(f"No guest ran within {_LIMIT_S:.0f} s: {words or 'silence'}")
+        output = " | ".join(filter(None, (session.last_errors, session.last_console_output)))
+        raise VmmFailed(f"No guest ran within {_LIMIT_S:.0f} s: {output or 'no output'}")
 
 
 def _jail_config(location: VmmLocation) -> JailConfig:

@@ -1,4 +1,4 @@
-"""A machine that runs under Firecracker, as `machines.py` sees it (`vmm.RunningVmm`)."""
+"""A machine running under Firecracker (`RunningVmm`)."""
 
 from __future__ import annotations
 
@@ -16,56 +16,59 @@ from polydev.hostagent.vmm.process_vmm import ProcessVmm
 from polydev.shared.errors import ChannelLost, VmmFailed
 
 STATE, MEMORY = "snapshot.state", "snapshot.memory"
-"""In the jail, which is in memory: a guest's secrets lie on no disk as they are."""
+"""In the jail, which is a tmpfs: the guest's secrets reach no disk in the clear."""
 SNAPSHOT = SnapshotPaths(f"/{STATE}", f"/{MEMORY}")
 _SSH_PORT = 22
 _MIB = 1024 * 1024
 
 
 class RunningFirecracker(ProcessVmm[FirecrackerSession]):
-    """Made by `FirecrackerDriver.launch`, `restore` and `adopt`."""
+    """Created by `FirecrackerDriver.launch`, `restore` and `adopt`."""
 
     async def open_channel(self) -> socket.socket:
-        """A fresh connection to the guest's vsock port 22. Raises: ChannelLost."""
+        """Connect to the guest's vsock port 22. Raises: ChannelLost."""
         if self._session.root < 0:
-            raise ChannelLost(f"{self._spec.vm_id} does not run")
+            raise ChannelLost(f"{self._spec.vm_id} is not running")
         return await vsock.connect(self._session.root, self._spec.uid, _SSH_PORT)
 
     async def request_shutdown(self) -> None:
-        """Press Ctrl+Alt+Del, which the guest takes for a wish to end. Nothing if it has ended."""
+        """Press Ctrl+Alt+Del, the guest's shutdown signal.
+
+        Does nothing if the VMM has ended.
+        """
         with suppress(VmmFailed):
             await self._session.api.send_ctrl_alt_del()
 
     async def save(self, sink: SnapshotSink) -> None:
-        """Stop the guest and write its memory and devices; it stands still after.
+        """Pause the guest and write its memory and devices; it stays paused.
 
         Raises: VmmFailed, and what the sink raises.
         """
         await self.pause()
-        # What is written into the jail counts as the VMM's memory, until it is removed again.
+        # Files in the jail count as the VMM's memory until they are removed.
         guest_bytes = self._spec.memory_mib * _MIB
-        most_bytes = limits.memory_bytes(self._spec.memory_mib)
-        await self._allow(most_bytes + guest_bytes)
+        limit_bytes = limits.memory_bytes(self._spec.memory_mib)
+        await self._set_memory_limit(limit_bytes + guest_bytes)
         try:
             await self._session.api.create_snapshot(SNAPSHOT)
             with ExitStack() as stack:
                 state, memory = (self._opened(stack, name) for name in (STATE, MEMORY))
                 await snapshot.write(sink, state, memory, guest_bytes)
         finally:
-            self._forget_files()
-            await self._allow(most_bytes)
+            self._remove_snapshot_files()
+            await self._set_memory_limit(limit_bytes)
 
     async def pause(self) -> None:
-        """Stop the guest's processors; nothing happens to one that stands still."""
+        """Pause the guest. Idempotent."""
         if await self._session.api.state() == "Running":
             await self._session.api.pause()
 
     async def resume(self) -> None:
-        """Let a guest that stands still go on; nothing happens to one that runs."""
+        """Resume a paused guest. Idempotent."""
         if await self._session.api.state() == "Paused":
             await self._session.api.resume()
 
-    async def _allow(self, size_bytes: int) -> None:
+    async def _set_memory_limit(self, size_bytes: int) -> None:
         location = self._session.location
         await asyncio.to_thread(location.cgroups.allow_memory, location.name, size_bytes)
 
@@ -73,11 +76,11 @@ class RunningFirecracker(ProcessVmm[FirecrackerSession]):
         try:
             descriptor = jail.open_file(self._session.root, name)
         except OSError as error:
-            raise VmmFailed(f"The VMM wrote no snapshot: {error.strerror}") from error
+            raise VmmFailed(f"Firecracker wrote no snapshot: {error.strerror}") from error
         stack.callback(os.close, descriptor)
         return descriptor
 
-    def _forget_files(self) -> None:
+    def _remove_snapshot_files(self) -> None:
         if self._session.root >= 0:
             for name in (STATE, MEMORY):
                 jail.remove_file(self._session.root, name)

@@ -1,8 +1,7 @@
-"""One Firecracker process as the agent holds it: jail, API, console, complaints and metrics.
+"""One Firecracker process as the agent sees it: jail, API, console, errors, metrics.
 
-The driver starts one or takes one over, the probe starts one; both get the same promises: when the
-process has ended, whoever ended it, its pipes, its jail, its cgroup and its identity are gone; and
-one that no longer answers is ended.
+The driver starts or adopts one, the probe starts one. Once the process has ended, however it ended,
+its pipes, jail, cgroup and identity file are removed. A process that stops answering is killed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polydev.hostagent.system.cancellation import in_thread, or_undone
-from polydev.hostagent.vmm.console import BoundedLog, Marker, Reader
+from polydev.hostagent.vmm.console import BoundedLog, LogReader, Marker
 from polydev.hostagent.vmm.firecracker import ipc
 from polydev.hostagent.vmm.firecracker.api import Api, NotListening
 from polydev.hostagent.vmm.firecracker.jail import jail
@@ -29,72 +28,72 @@ from polydev.shared.errors import VmmFailed
 METRICS_LOG = "metrics.log"
 _METRICS_LOG_BYTES = 128 * 1024
 _API_LIMIT_S = 30.0
-_LOOK_EVERY_S = 0.002
+_POLL_EVERY_S = 0.002
 WATCH_EVERY_S = 20.0
-_MISSES = 3
+_MAX_MISSES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class VmmLocation:
-    """Where a VMM has its things on this host, and whose they are."""
+    """Folder, user and cgroup of one VMM on this host."""
 
     folder: Path
     uid: int
     name: str
-    """Of its cgroup."""
+    """Name of its cgroup."""
     cgroups: JailerCgroups
 
 
 class FirecrackerSession(VmmSession):
-    """Made by `start` or `resume`."""
+    """Created by `start` or `resume`."""
 
     vmm = "Firecracker"
     hint = "See what `polydev doctor` says about the driver"
 
     def __init__(self, location: VmmLocation, jailed: JailedProcess, marker: Marker) -> None:
-        no_room = Marker(os.strerror(errno.ENOSPC))
-        super().__init__(location.folder, jailed.process, marker, no_room)
-        self.host_disk_full = no_room.seen
+        disk_full_marker = Marker(os.strerror(errno.ENOSPC))
+        super().__init__(location.folder, jailed.process, marker, disk_full_marker)
+        self.host_disk_full = disk_full_marker.seen
         self.location = location
         self.root = jailed.root
-        self._metrics = Reader(BoundedLog(location.folder / METRICS_LOG, _METRICS_LOG_BYTES))
-        self._held = ExitStack()
+        self._metrics = LogReader(BoundedLog(location.folder / METRICS_LOG, _METRICS_LOG_BYTES))
+        self._resources = ExitStack()
         self._pipes: ipc.FirecrackerEndpoints | None = None
         self._api: Api | None = None
-        self._verdict = ""
+        self._kill_reason = ""
 
     @classmethod
     async def start(
         cls, location: VmmLocation, starting: Callable[[], JailedProcess], marker: Marker
     ) -> FirecrackerSession:
-        """Start a process by the blocking `starting`, and return when its API has answered.
+        """Start a process with the blocking `starting`; return once its API answers.
 
-        The pipes are there already. Raises: VmmFailed, MissingImage, OSError.
+        The pipes exist already. Raises: VmmFailed, MissingImage, OSError.
         """
-        jailed = await or_undone(asyncio.to_thread(starting), _end)
+        jailed = await or_undone(asyncio.to_thread(starting), _kill)
         session = cls(location, jailed, marker)
-        await session._attach(remember=True)
+        await session._attach(write_identity=True)
         return session
 
     @classmethod
     async def resume(cls, location: VmmLocation, jailed: JailedProcess) -> FirecrackerSession:
-        """Take one over that another agent started. Raises: VmmFailed, after ending it."""
+        """Attach to a VMM of an earlier agent; kill it on VmmFailed."""
         session = cls(location, jailed, Marker("-"))
         session.marker.seen.set()
-        await session._attach(remember=False)
+        await session._attach(write_identity=False)
         return session
 
     @property
     def api(self) -> Api:
-        """Raises: VmmFailed when the session is over."""
+        """The API client. Raises: VmmFailed when the session is over."""
         if self._api is None:
             raise VmmFailed("The VMM has ended")
         return self._api
 
     @property
     def last_errors(self) -> str:
-        """Why it ended, as far as it or we can say, in one harmless line."""
-        return " | ".join(filter(None, (self._verdict, super().last_errors)))
+        """The reason for the exit, as far as known, as one printable line."""
+        return " | ".join(filter(None, (self._kill_reason, super().last_errors)))
 
     def move(self, folder: Path) -> None:
         super().move(folder)
@@ -102,7 +101,9 @@ class FirecrackerSession(VmmSession):
         self._metrics.log.move(folder / METRICS_LOG)
 
     def _start_readers(self) -> None:
-        pipes = self._pipes = self._held.enter_context(ipc.open_endpoints(self.location.folder))
+        pipes = self._pipes = self._resources.enter_context(
+            ipc.open_endpoints(self.location.folder)
+        )
         for reader, fifo in (
             (self._console, pipes.console),
             (self._errors, pipes.errors),
@@ -115,39 +116,39 @@ class FirecrackerSession(VmmSession):
         self._tasks.append(asyncio.create_task(self._watch()))
 
     async def _reach_api(self) -> None:
-        """Wait for the API and its first answer.
+        """Wait for the API and its first answer. Raises: VmmFailed, TimeoutError.
 
-        It is looked for often: the VMM makes its socket and listens at it in two steps, and nothing
-        tells of the second. Raises: VmmFailed, TimeoutError.
+        Polled at short intervals: the VMM creates its socket and listens on it in two steps, and
+        nothing signals the second.
         """
         async with asyncio.timeout(_API_LIMIT_S):
             while True:
                 with suppress(FileNotFoundError):
                     at = jail.open_socket(self.root, API_SOCKET, self.location.uid)
                     break
-                await asyncio.sleep(_LOOK_EVERY_S)
-            self._held.callback(os.close, at)
+                await asyncio.sleep(_POLL_EVERY_S)
+            self._resources.callback(os.close, at)
             self._api = Api.over(f"/proc/self/fd/{at}")
             while True:
                 with suppress(NotListening):
                     await self._api.state()
                     return
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_POLL_EVERY_S)
 
     async def _watch(self) -> None:
-        """End a process that does not answer: its guest cannot be looked after any more."""
+        """Kill a process that stops answering: its guest is out of control."""
         misses = 0
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            if self.api.is_busy:  # with a request that has a limit of its own
+            if self.api.is_busy:  # with a request that has its own time limit
                 continue
             try:
                 await self.api.state()
                 misses = 0
             except VmmFailed as error:
                 misses += 1
-                if misses == _MISSES:
-                    self._verdict = f"It was ended because it hung: {error.message}"
+                if misses == _MAX_MISSES:
+                    self._kill_reason = f"Killed because it stopped answering: {error.message}"
                     await self.process.kill()
 
     async def _close_connections(self) -> None:
@@ -158,7 +159,7 @@ class FirecrackerSession(VmmSession):
             await self._console.drain_pipe(self._pipes.console)
             await self._errors.drain_pipe(self._pipes.errors)
             self._pipes = None
-        self._held.close()
+        self._resources.close()
         if self.root >= 0:
             os.close(self.root)
             self.root = -1
@@ -168,13 +169,13 @@ class FirecrackerSession(VmmSession):
 
 
 async def remove_vmm_files(location: VmmLocation) -> None:
-    """Remove what a VMM that has ended leaves on the host, all but its logs."""
+    """Remove everything that an ended VMM leaves on the host, except its logs."""
     await in_thread(ipc.remove_files, location.folder)
     await in_thread(jail.remove_mountpoint, location.folder)
     await location.cgroups.remove(location.name)
 
 
-async def _end(jailed: JailedProcess) -> None:
+async def _kill(jailed: JailedProcess) -> None:
     os.close(jailed.root)
     await jailed.process.kill()
     jailed.process.release()

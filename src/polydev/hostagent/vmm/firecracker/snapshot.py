@@ -1,9 +1,8 @@
-"""A snapshot as one stream: the VMM's state, then of the guest's memory what is not zero.
+"""A snapshot as one stream: the VMM's state, then the guest's non-zero memory.
 
-`running.py` writes it from the two files that Firecracker made, `driver.py` puts the two files
-together again. Blocking work is in threads, and goes to its end there: whoever is cancelled closes
-the files. What comes in was checked byte by byte on its way (`SnapshotSource`); it is checked all
-the same, because its first writer was a VMM.
+`write` reads the two files that Firecracker wrote; `read` recreates them. Blocking work runs in
+threads to completion, even if the caller is cancelled and closes the files. The source has verified
+every byte (`SnapshotSource`); the content is still validated, because a VMM wrote it.
 
     POLYDEV-FC 1\\n | u64 size of the state | the state |
     u64 size of the memory | (u64 offset, u64 length, bytes)... | u64 size of the memory, u64 0
@@ -24,16 +23,18 @@ _SIZE = struct.Struct("<Q")
 _EXTENT = struct.Struct("<QQ")
 _PIECE = 1024 * 1024
 _BLOCK = 16 * 1024
-"""What is compared with zeros at once."""
+"""Unit of the comparison with zeros."""
 _STATE_BYTES = 32 * 1024 * 1024
 _ZEROS = bytes(_BLOCK)
 
 
 async def write(sink: SnapshotSink, state: int, memory: int, memory_bytes: int) -> None:
-    """Send two open files. Raises: VmmFailed if they are not a snapshot's; what the sink raises."""
+    """Send two open files. Raises: VmmFailed if they are no snapshot; what the sink raises."""
     state_bytes, found_bytes = os.fstat(state).st_size, os.fstat(memory).st_size
     if not 0 < state_bytes <= _STATE_BYTES or found_bytes != memory_bytes:
-        raise VmmFailed(f"The VMM wrote {state_bytes} and {found_bytes} bytes: no snapshot")
+        raise VmmFailed(
+            f"Firecracker wrote no valid snapshot: {state_bytes} and {found_bytes} bytes"
+        )
     content = await in_thread(os.pread, state, state_bytes, 0)
     await sink.write(_MAGIC + _SIZE.pack(len(content)) + content + _SIZE.pack(memory_bytes))
     extents = _extents(memory, memory_bytes)
@@ -47,14 +48,16 @@ async def read(source: SnapshotSource, state: int, memory: int, memory_bytes: in
     """Fill two empty files. Raises: SnapshotUnusable, OSError."""
     stream = _Stream(source)
     if await stream.take(len(_MAGIC)) != _MAGIC:
-        raise SnapshotUnusable("This is no snapshot of a Firecracker machine")
+        raise SnapshotUnusable("Not a snapshot of a Firecracker machine")
     (state_bytes,) = _SIZE.unpack(await stream.take(_SIZE.size))
     if state_bytes > _STATE_BYTES:
-        raise SnapshotUnusable(f"A VMM's state has no {state_bytes} bytes")
+        raise SnapshotUnusable(f"The VMM state of {state_bytes} bytes is too large")
     await in_thread(_write_at, state, await stream.take(state_bytes), 0)
     (size,) = _SIZE.unpack(await stream.take(_SIZE.size))
     if size != memory_bytes:
-        raise SnapshotUnusable(f"It is of {size} bytes of memory, and the machine has another size")
+        raise SnapshotUnusable(
+            f"The snapshot has {size} bytes of memory; the machine has {memory_bytes}"
+        )
     await in_thread(os.ftruncate, memory, size)
     end = 0
     while True:
@@ -62,24 +65,24 @@ async def read(source: SnapshotSource, state: int, memory: int, memory_bytes: in
         if (offset, length) == (memory_bytes, 0):
             return
         if not (end <= offset < memory_bytes and 0 < length <= min(_PIECE, memory_bytes - offset)):
-            raise SnapshotUnusable("It names memory that the machine does not have")
+            raise SnapshotUnusable("The snapshot holds memory that the machine does not have")
         await in_thread(_write_at, memory, await stream.take(length), offset)
         end = offset + length
 
 
 class _Stream:
-    """Takes bytes out of a source in the sizes that are asked for."""
+    """Reads a source in pieces of exact sizes."""
 
     def __init__(self, source: SnapshotSource) -> None:
         self._source = source
         self._rest = bytearray()
 
     async def take(self, size: int) -> bytes:
-        """Exactly `size` bytes. Raises: SnapshotUnusable when the stream ends before."""
+        """Return exactly `size` bytes. Raises: SnapshotUnusable at an early end."""
         while len(self._rest) < size:
             piece = await self._source.read()
             if not piece:
-                raise SnapshotUnusable("The snapshot ends in the middle")
+                raise SnapshotUnusable("The snapshot is truncated")
             self._rest += piece
         taken = bytes(self._rest[:size])
         del self._rest[:size]
@@ -87,7 +90,7 @@ class _Stream:
 
 
 def _extents(memory: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """What is not zero, in pieces of at most `_PIECE`. Blocking."""
+    """Yield non-zero memory in pieces of at most `_PIECE`. Blocking."""
     position = 0
     while (start := _next_data(memory, position, size)) is not None:
         piece = os.pread(memory, _PIECE, start)
@@ -98,7 +101,7 @@ def _extents(memory: int, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _not_zero(start: int, piece: bytes) -> Iterator[tuple[int, bytes]]:
-    """Neighbouring blocks that hold anything, together."""
+    """Yield runs of neighbouring non-zero blocks."""
     begin: int | None = None
     for at in range(0, len(piece), _BLOCK):
         block = piece[at : at + _BLOCK]
@@ -112,10 +115,10 @@ def _not_zero(start: int, piece: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _next_data(descriptor: int, position: int, size: int) -> int | None:
-    """Where the next byte is that is in no hole, in steps of whole blocks."""
+    """Return the block of the next byte that is in no hole."""
     try:
         found = os.lseek(descriptor, position, os.SEEK_DATA)
-    except OSError:  # ENXIO: nothing but a hole from here on
+    except OSError:  # ENXIO: only a hole follows
         return None
     return None if found >= size else max(position, found // _BLOCK * _BLOCK)
 

@@ -1,4 +1,4 @@
-"""What a guest that Firecracker saved needs to find again (`vmm/fingerprint.py`). Blocking.
+"""Snapshot fingerprints of Firecracker machines. Blocking.
 
 Source: docs/snapshotting/versioning.md and snapshot-support.md of Firecracker.
 """
@@ -15,6 +15,6 @@ _PROCESSOR = ("vendor_id", "model name", "stepping", "microcode", "flags")
 
 
 def fingerprint(spec: LaunchSpec, version: str) -> str:
-    """Raises: MissingImage."""
+    """Describe which snapshots fit. Raises: MissingImage."""
     vmm = {"Firecracker": version, "host kernel": os.uname().release}
     return common.fingerprint(spec, vmm, _PROCESSOR, [str(LAYOUT), KERNEL_LINE])

@@ -1,4 +1,4 @@
-"""QEMU's `microvm` machine behind the driver contract: KVM where it works, else emulation."""
+"""The driver for QEMU's `microvm` machine: KVM if it works, else emulation."""
 
 from polydev.hostagent.vmm.qemu.driver import QemuDriver
 

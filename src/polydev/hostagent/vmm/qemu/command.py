@@ -1,7 +1,7 @@
 """QEMU's argument list for one machine. Pure: it opens and starts nothing.
 
-Every file is handed over as an open descriptor, so that the VMM needs no way into any folder.
-Source: qemu-system-x86_64(1) of 7.2; docs/system/i386/microvm.rst.
+Every file is passed as an open descriptor, so that the VMM needs no access to any folder. Source:
+qemu-system-x86_64(1) of 7.2; docs/system/i386/microvm.rst.
 """
 
 from __future__ import annotations
@@ -16,37 +16,39 @@ PACKAGE = "qemu-system-x86"
 
 _KERNEL_LINE = (
     "console=ttyS0 quiet panic=-1 ipv6.disable=1 random.trust_cpu=on"
-    # A tenth of the boot under emulation.
+    # The crypto self-tests take a tenth of the boot under emulation.
     " cryptomgr.notests 8250.nr_uarts=1"
 )
 MACHINE = (
     "microvm,acpi=on,rtc=on,pcie=off,usb=off,x-option-roms=off,dump-guest-core=off"
-    # Not without the old timer and interrupt controller, though a kernel can do so: on a loaded
-    # host the guest measures its own timer wrongly now and then, and these are what it checks that
-    # against and falls back on. Without them one boot in fifty hung at its first sleep.
+    # Keep the legacy timer and interrupt controller: on a loaded host the guest sometimes
+    # calibrates its own timer wrongly, and these are its reference and fallback. Without them one
+    # boot in fifty hung at its first sleep.
     ",pit=on,pic=on"
 )
 _GUEST_CHANNEL = "10.0.2.15"
 INCOMING = ("-incoming", "defer")
-"""Besides a machine's arguments: wait for its memory instead of booting (`migration.py`)."""
+"""Extra arguments: wait for migrated memory instead of booting (`migration.py`)."""
 _TRANSLATION_MIB = 256, 512
-"""Translated code under emulation, for small and for large machines: QEMU would take up to 1 GiB
-of the host's memory for each."""
+"""Cache of translated code under emulation, for small and large machines.
+
+QEMU would otherwise use up to 1 GiB of the host's memory for each.
+"""
 _LARGE_MIB = 1536
 _OWN_MIB = 192
-"""Twice what was seen: 25 MiB of its own, 50 MiB of the kernel that it loads, and page tables."""
+"""Twice the measured need: 25 MiB of its own, 50 MiB for the kernel image, page tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acceleration:
-    """How guest code runs, and what that needs."""
+    """The accelerator of a guest, and what it needs."""
 
     name: str
     """`kvm` or `tcg`."""
     groups: tuple[int, ...] = ()
-    """Groups that the VMM must be in to use it."""
+    """Groups that the VMM needs to use it."""
     tsc_khz: int | None = None
-    """What the guest cannot measure by itself under emulation."""
+    """TSC frequency, which the guest cannot measure under emulation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class BootDescriptors:
 
 @dataclass(frozen=True, slots=True)
 class MachineDescriptors:
-    """Open descriptors of one machine's drives, and of its TAP."""
+    """Open descriptors of one machine's drives and TAP."""
 
     root_image: int
     disk: int
@@ -70,18 +72,18 @@ class MachineDescriptors:
 
 
 def guest_arguments(
-    name: str, memory_mib: int, vcpus: int, boot: BootDescriptors, how: Acceleration
+    name: str, memory_mib: int, vcpus: int, boot: BootDescriptors, acceleration: Acceleration
 ) -> list[str]:
-    """A guest with a console, and nothing else: what the probe boots."""
+    """Build the arguments of a guest with only a console, as the probe boots it."""
     return [
         *("-name", f"guest={name}"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-machine", MACHINE),
-        *_processor(how, memory_mib),
+        *_processor(acceleration, memory_mib),
         *("-smp", str(vcpus), "-m", str(memory_mib)),
         *("-kernel", _descriptor(boot.kernel), "-initrd", _descriptor(boot.initramfs)),
-        *("-append", kernel_line(how)),
+        *("-append", kernel_line(acceleration)),
         *("-chardev", f"socket,id=qmp,fd={boot.qmp},server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=console,fd={boot.console},server=on,wait=off"),
@@ -92,38 +94,37 @@ def guest_arguments(
 
 
 def machine_arguments(
-    spec: LaunchSpec, boot: BootDescriptors, files: MachineDescriptors, how: Acceleration
+    spec: LaunchSpec, boot: BootDescriptors, files: MachineDescriptors, acceleration: Acceleration
 ) -> list[str]:
-    """A whole machine, as docs/machines.md describes it.
+    """Build the arguments of a complete machine (docs/machines.md).
 
-    The order of drives and of NICs is their order in the guest: QEMU hands out its virtio-mmio
-    slots from the last to the first, and names them to the guest in that order too. (The first
-    slots must stay free: a device there shares an interrupt that this machine has no use for, and
-    the guest hangs.)
+    Drives and NICs appear in the guest in this order: QEMU assigns virtio-mmio slots from the last
+    to the first and lists them to the guest in that order too. The first slots must stay free: a
+    device there shares an interrupt that this machine has no use for, and the guest hangs.
     """
     return [
-        *guest_arguments(spec.vm_id, spec.memory_mib, spec.vcpus, boot, how),
+        *guest_arguments(spec.vm_id, spec.memory_mib, spec.vcpus, boot, acceleration),
         *_drive("root", files.root_image, writable=False),
         *_drive("disk", files.disk, writable=True),
         *_drive("config", files.config_drive, writable=False),
         *("-netdev", f"tap,id=lan,fd={files.tap}"),
         *("-device", f"virtio-net-device,netdev=lan,mac={spec.mac}"),
-        # A user-mode network of the VMM's own: `restrict` lets the guest reach nothing through it.
+        # The VMM's own user-mode network: `restrict` lets the guest reach nothing through it.
         *("-netdev", "user,id=channel,restrict=on,ipv6=off,"
           f"hostfwd=tcp:127.0.0.1:{spec.channel_port}-{_GUEST_CHANNEL}:22"),
         *("-device", f"virtio-net-device,netdev=channel,mac={spec.channel_mac}"),
-        # What the guest frees goes back to the host by itself. Last: it has the last slot but one.
+        # Memory that the guest frees is reported to the host. Last: it takes the last slot but one.
         *("-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on"),
     ]  # fmt: skip
 
 
-def overhead_mib(how: Acceleration, memory_mib: int) -> int:
-    """What QEMU may need at most besides its guest's memory."""
-    return _OWN_MIB + (0 if how.name == "kvm" else _translation_mib(memory_mib))
+def overhead_mib(acceleration: Acceleration, memory_mib: int) -> int:
+    """Return the most memory that QEMU may need besides the guest's."""
+    return _OWN_MIB + (0 if acceleration.name == "kvm" else _translation_mib(memory_mib))
 
 
-def _processor(how: Acceleration, memory_mib: int) -> Sequence[str]:
-    if how.name == "kvm":
+def _processor(acceleration: Acceleration, memory_mib: int) -> Sequence[str]:
+    if acceleration.name == "kvm":
         return "-accel", "kvm", "-cpu", "host"
     return "-accel", f"tcg,thread=multi,tb-size={_translation_mib(memory_mib)}", "-cpu", "max"
 
@@ -132,16 +133,16 @@ def _translation_mib(memory_mib: int) -> int:
     return _TRANSLATION_MIB[memory_mib >= _LARGE_MIB]
 
 
-def kernel_line(how: Acceleration) -> str:
-    """The guest kernel's command line."""
-    if how.tsc_khz is None:
+def kernel_line(acceleration: Acceleration) -> str:
+    """Build the guest kernel's command line."""
+    if acceleration.tsc_khz is None:
         return _KERNEL_LINE
-    # Without `reliable`, a loaded host makes the guest's watchdog give the counter up.
-    return f"{_KERNEL_LINE} tsc_early_khz={how.tsc_khz} tsc=reliable"
+    # Without `reliable`, the guest's clocksource watchdog drops the TSC on a loaded host.
+    return f"{_KERNEL_LINE} tsc_early_khz={acceleration.tsc_khz} tsc=reliable"
 
 
 def _drive(name: str, descriptor: int, *, writable: bool) -> Sequence[str]:
-    """A raw image. A host that runs full is an I/O error in the guest, not a machine that stops."""
+    """Build a raw image drive; a full host is an I/O error in the guest, not a stopped machine."""
     path = _descriptor(descriptor)
     access = "read-only=off,discard=unmap" if writable else "read-only=on"
     report = ",werror=report,rerror=report" if writable else ""

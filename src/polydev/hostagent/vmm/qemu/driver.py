@@ -1,6 +1,6 @@
-"""The QEMU driver: starts machines, finds them again, and says what this host can do.
+"""The QEMU driver: starts and adopts machines, and probes this host.
 
-It obeys `vmm.py`; `machines.py` calls it. See `command.py` for what a machine is made of.
+Implements `vmm/contract.py`. See `command.py` for the parts of a machine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from polydev.hostagent.vmm.qemu.tap import open_tap
 from polydev.shared.errors import MissingImage, PolydevError, VmmFailed
 
 _THREADS = 128
-"""QEMU's own, at prlimit: it reads and writes drives in up to 64."""
+"""The most that QEMU starts itself: up to 64 of them read and write drives."""
 
 
 class QemuDriver:
@@ -57,24 +57,25 @@ class QemuDriver:
         accelerator: str = "auto",
         cgroups: Cgroups | None = None,
     ) -> None:
-        """`boot_files` finds the kernel to probe with (raises MissingImage); `cgroups` bound VMMs.
+        """`boot_files` finds the kernel to probe with; it raises MissingImage.
 
-        `accelerator`: `auto` probes; `kvm` and `tcg` are taken at their word.
+        `accelerator`: `auto` probes; `kvm` and `tcg` are used without a probe. `cgroups` limit the
+        VMMs.
         """
         self._machines_dir = machines_dir
         self._boot_files = boot_files
         self._prober = Prober(cache_dir, accelerator)
-        self._cgroups = cgroups or Cgroups(None, "nobody asked for any")
+        self._cgroups = cgroups or Cgroups(None, "not configured")
 
     async def probe(self) -> Probe:
-        """What this host can do. Takes seconds the first time, then it is remembered."""
+        """Report what this host can do; takes seconds the first time, then it is cached."""
         try:
             tool(PROGRAM, PACKAGE)
             boot_files = await asyncio.to_thread(self._boot_files)
-            how = await self._prober.acceleration(boot_files)
+            acceleration = await self._prober.acceleration(boot_files)
         except PolydevError as error:
             return Probe(False, "none", error.line())
-        return Probe(True, how.name, self._prober.reason)
+        return Probe(True, acceleration.name, self._prober.reason)
 
     async def launch(self, spec: LaunchSpec) -> RunningQemu:
         """Start a machine.
@@ -91,12 +92,12 @@ class QemuDriver:
         return RunningQemu(spec, session)
 
     async def fingerprint(self, spec: LaunchSpec) -> str:
-        """What a snapshot of this machine fits. Raises: MissingTool, VmmFailed, MissingImage."""
-        how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
-        return await asyncio.to_thread(fingerprint, spec, how)
+        """Describe which snapshots fit. Raises: MissingTool, VmmFailed, MissingImage."""
+        acceleration = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
+        return await asyncio.to_thread(fingerprint, spec, acceleration)
 
     async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningQemu:
-        """A guest that was saved, standing still. Raises: SnapshotUnusable, and as `launch`."""
+        """Load a saved guest, paused. Raises: SnapshotUnusable, and as `launch`."""
         session = await self._start_paused(spec, INCOMING)
         try:
             await migration.load(session, source)
@@ -107,35 +108,37 @@ class QemuDriver:
         return RunningQemu(spec, session)
 
     async def adopt(self, spec: LaunchSpec) -> RunningQemu | None:
-        """Take a running VMM over. One that hangs, or whose launch was cut short, is ended."""
+        """Attach to a running VMM; kill one that hangs or was not fully started."""
         taken_over = await adoption.adopt(spec, partial(self._take_over, spec), _in_folder)
         if taken_over is None:
             await asyncio.to_thread(ipc.remove_files, spec.folder)
         return taken_over
 
     def find_orphans(self, folders: Sequence[Path]) -> Sequence[int]:
-        """VMMs under `machines_dir` whose folder is none of these. Blocking."""
+        """List VMMs under `machines_dir` that run in none of `folders`. Blocking."""
         return adoption.find_orphans(_in_folder(self._machines_dir.resolve()), folders)
 
     async def _start_paused(self, spec: LaunchSpec, more: Sequence[str] = ()) -> QemuSession:
-        """A QEMU whose guest does not run yet; with `more` arguments."""
+        """Start a QEMU whose guest does not run yet; with `more` arguments."""
         program = tool(PROGRAM, PACKAGE)
         try:
             with room_in(spec.folder), ExitStack() as stack:
                 boot = _open_boot_files(stack, spec)
-                how = await self._prober.acceleration(BootFiles(spec.kernel, spec.initramfs))
+                acceleration = await self._prober.acceleration(
+                    BootFiles(spec.kernel, spec.initramfs)
+                )
                 await adoption.require_not_running(spec, _in_folder)
-                session = await _start(stack, [program, *more], spec, boot, how)
+                session = await _start(stack, [program, *more], spec, boot, acceleration)
         except OSError as error:
-            raise VmmFailed(f"{spec.vm_id} cannot be started: {error}") from error
-        return await self._limited(session, spec, how)
+            raise VmmFailed(f"{spec.vm_id} failed to start: {error}") from error
+        return await self._limited(session, spec, acceleration)
 
     async def _limited(
-        self, session: QemuSession, spec: LaunchSpec, how: Acceleration
+        self, session: QemuSession, spec: LaunchSpec, acceleration: Acceleration
     ) -> QemuSession:
-        """The same, held to what it may have, before its guest has touched any memory."""
+        """Put the process into its cgroup before the guest touches any memory."""
         session.on_exit = partial(self._cgroups.release, spec.vm_id)
-        memory_mib = spec.memory_mib + overhead_mib(how, spec.memory_mib)
+        memory_mib = spec.memory_mib + overhead_mib(acceleration, spec.memory_mib)
         bounds = CgroupLimits(memory_mib << 20, _THREADS + spec.vcpus, 100 * spec.vcpus)
         try:
             await in_thread(self._cgroups.add, spec.vm_id, session.process.pid, bounds)
@@ -161,7 +164,7 @@ async def _start(
     program: Sequence[str],
     spec: LaunchSpec,
     boot: tuple[int, int],
-    how: Acceleration,
+    acceleration: Acceleration,
 ) -> QemuSession:
     files = MachineDescriptors(
         root_image=_open(stack, spec.root_image, "golden image", spec.uid),
@@ -172,11 +175,11 @@ async def _start(
     stack.callback(os.close, files.tap)
     endpoints = stack.enter_context(ipc.create_endpoints(spec.folder))
     descriptors = BootDescriptors(*boot, endpoints.qmp.fileno(), endpoints.console.fileno())
-    arguments = machine_arguments(spec, descriptors, files, how)
-    # A VMM that a guest has taken over must not fill the host: its disk is all that may grow.
+    arguments = machine_arguments(spec, descriptors, files, acceleration)
+    # A compromised VMM must not fill the host: no file may grow beyond the disk's size.
     prlimit = [tool("prlimit", "util-linux"), f"--fsize={spec.disk.stat().st_size}", "--"]
     argv = confined(
-        [*prlimit, *program, *arguments], uid=spec.uid, groups=how.groups, netns=spec.netns
+        [*prlimit, *program, *arguments], uid=spec.uid, groups=acceleration.groups, netns=spec.netns
     )
     passed = (*boot, files.root_image, files.disk, files.config_drive, files.tap)
     return await QemuSession.start(spec.folder, argv, passed, endpoints, Marker(spec.ready_marker))
@@ -192,18 +195,18 @@ def _open_boot_files(stack: ExitStack, spec: LaunchSpec) -> tuple[int, int]:
 
 
 def _open(stack: ExitStack, path: Path, what: str, uid: int) -> int:
-    """A descriptor that stands for a file, without opening it yet. Raises: MissingImage."""
+    """Open a file with O_PATH, which reads nothing yet. Raises: MissingImage, VmmFailed."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         raise MissingImage(
-            f"The {what} {path} is missing", hint="See what there is: polydev image list"
+            f"The {what} {path} is missing", hint="List the images: polydev image list"
         ) from None
     stack.callback(os.close, descriptor)
     state = os.fstat(descriptor)
     if state.st_uid != uid and not state.st_mode & stat.S_IROTH:
         raise VmmFailed(
-            f"The {what} {path} may not be read by user {uid}, as which its VMM runs",
+            f"The {what} {path} is not readable by the VMM's user, {uid}",
             hint=f"Run: chmod o+r {path}",
         )
     return descriptor

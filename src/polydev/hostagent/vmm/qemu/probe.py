@@ -1,9 +1,9 @@
-"""What QEMU can do on this host: found by letting a guest run as far as its first program.
+"""Detection of QEMU's accelerator: boot a guest as far as its first program.
 
-`/dev/kvm` may be there, and even make a virtual CPU, without any guest ever running under it. The
-probe boots the real kernel and initramfs without any drive, as unprivileged as a machine: the
-initramfs says where it is and, for want of a drive, ends the guest. The answer is kept for as long
-as host boot, kernel and QEMU stay what they are.
+`/dev/kvm` may exist, and even create a vCPU, on hosts where no guest ever runs. So the probe boots
+the real kernel and initramfs without any drive, as unprivileged as a machine: the initramfs prints
+a line and, for want of a drive, shuts down. The result is cached until host boot, kernel or QEMU
+change.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TCG_LIMIT_S = 120
 _MEMORY_MIB = 256
 _NOBODY = 65534
 _FIRST_LINE = "POLYDEV-BOOT "
-"""What the initramfs prints first (docs/machines.md, "Boot, in order")."""
+"""The initramfs's first line (docs/machines.md, "Boot, in order")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +50,20 @@ class _ProbeResult:
 
 
 class Prober:
-    """Finds out once, and remembers it in a file of `cache_dir`."""
+    """Probes once and caches the result in a file of `cache_dir`."""
 
     def __init__(self, cache_dir: Path, wanted: str) -> None:
         if wanted not in {"auto", "kvm", "tcg"}:
-            raise BadSettings(f"There is no accelerator {wanted!r}: auto, kvm or tcg")
+            raise BadSettings(f"Unknown accelerator {wanted!r}; use auto, kvm or tcg")
         self._cache_dir = cache_dir
         self._wanted = wanted
         self._known: dict[BootFiles, _ProbeResult] = {}
         self._lock = asyncio.Lock()
         self.reason = ""
-        """Why the last answer is what it is."""
+        """Reason for the last result."""
 
     async def acceleration(self, boot_files: BootFiles) -> Acceleration:
-        """How guests run here. Raises: VmmFailed if they do not; MissingTool, MissingImage."""
+        """Return the accelerator. Raises: VmmFailed if there is none; MissingTool, MissingImage."""
         async with self._lock:
             result = self._known.get(boot_files) or await self._result(boot_files)
             self._known[boot_files] = result
@@ -72,7 +72,7 @@ class Prober:
 
     async def _result(self, boot_files: BootFiles) -> _ProbeResult:
         if self._wanted != "auto":
-            return _ProbeResult(self._wanted, "the settings name it")
+            return _ProbeResult(self._wanted, "set in the settings")
         key = await asyncio.to_thread(_cache_key, boot_files)
         cached = await asyncio.to_thread(self._cached, key)
         if cached is not None:
@@ -82,19 +82,19 @@ class Prober:
         return result
 
     async def _try(self, boot_files: BootFiles) -> _ProbeResult:
-        """Kvm if a guest runs under it, else emulation if one runs under that."""
+        """Return `kvm` if a guest runs under it, else `tcg`."""
         try:
             await self._boot(boot_files, "kvm", _KVM_LIMIT_S)
         except VmmFailed as error:
             reason = error.message
         else:
-            return _ProbeResult("kvm", "a guest ran under KVM")
+            return _ProbeResult("kvm", "a test guest ran under KVM")
         await self._boot(boot_files, "tcg", _TCG_LIMIT_S)
         return _ProbeResult("tcg", f"software emulation, because {reason}")
 
     async def _boot(self, boot_files: BootFiles, accelerator: str, limit_s: float) -> None:
-        """Boot a guest until it says something. Raises: VmmFailed."""
-        how = await _acceleration(accelerator)
+        """Boot a guest until its first line. Raises: VmmFailed."""
+        acceleration = await _acceleration(accelerator)
         self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ExitStack() as stack:
             temporary = tempfile.TemporaryDirectory(prefix="probe-", dir=self._cache_dir)
@@ -105,8 +105,10 @@ class Prober:
             boot = BootDescriptors(
                 kernel, initramfs, endpoints.qmp.fileno(), endpoints.console.fileno()
             )
-            arguments = guest_arguments("polydev-probe", _MEMORY_MIB, 1, boot, how)
-            argv = confined([tool(PROGRAM, PACKAGE), *arguments], uid=_NOBODY, groups=how.groups)
+            arguments = guest_arguments("polydev-probe", _MEMORY_MIB, 1, boot, acceleration)
+            argv = confined(
+                [tool(PROGRAM, PACKAGE), *arguments], uid=_NOBODY, groups=acceleration.groups
+            )
             marker = Marker(_FIRST_LINE)
             session = await QemuSession.start(folder, argv, [kernel, initramfs], endpoints, marker)
             try:
@@ -140,14 +142,14 @@ async def _wait_booted(
         ended.cancel()
     if marker.seen.is_set():
         return
-    words = " | ".join(filter(None, (session.last_errors, session.last_console_output)))
+    output = " | ".join(filter(None, (session.last_errors, session.last_console_output)))
     raise VmmFailed(
-        f"no guest ran under {accelerator} within {limit_s:.0f} s: {words or 'silence'}"
+        f"no guest ran under {accelerator} within {limit_s:.0f} s: {output or 'no output'}"
     )
 
 
 async def _acceleration(name: str) -> Acceleration:
-    """What an accelerator needs. Raises: VmmFailed if the VMM's user cannot have it."""
+    """Look up an accelerator's needs. Raises: VmmFailed if the VMM's user lacks access."""
     if name == "kvm":
         return Acceleration("kvm", groups=_kvm_groups())
     return Acceleration("tcg", tsc_khz=await asyncio.to_thread(tsc_khz))
@@ -163,7 +165,7 @@ def _kvm_groups() -> tuple[int, ...]:
         return ()
     if state.st_mode & group == group and state.st_gid != 0:
         return (state.st_gid,)
-    raise VmmFailed(f"{_KVM} is for root alone, and machines do not run as root")
+    raise VmmFailed(f"only root may use {_KVM}, and machines do not run as root")
 
 
 def _open(stack: ExitStack, path: Path) -> int:
@@ -176,7 +178,7 @@ def _open(stack: ExitStack, path: Path) -> int:
 
 
 def _cache_key(boot_files: BootFiles) -> str:
-    """Changes with the host's boot, the guest's kernel, QEMU, and who may use KVM."""
+    """Hash host boot, guest kernel, QEMU, and access to KVM."""
     digest = hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes())
     for path in (boot_files.kernel, boot_files.initramfs):
         try:

@@ -1,8 +1,8 @@
-"""A client of QEMU's machine protocol: one JSON object a line.
+"""A client of the QEMU Machine Protocol: one JSON object a line.
 
 Source: docs/interop/qmp-spec.txt of QEMU. QMP serves one client at a time; when an agent dies, the
-kernel closes its connection and QEMU waits for the next. QEMU may have been taken over by a guest:
-lines are bounded, and everything has a time limit.
+kernel closes its connection and QEMU accepts the next. QEMU may be compromised by its guest: lines
+are bounded, and every wait has a limit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EventHandler = Callable[[str, dict[str, Any]], None]
 
 
 class Qmp:
-    """A connection. `execute` asks, events go to the handler as they come."""
+    """A connection: `execute` sends commands; events go to the handler as they arrive."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Qmp:
 
     @classmethod
     async def connect(cls, connected: socket.socket, on_event: EventHandler) -> Qmp:
-        """Greet QEMU over a connected socket, which is closed if that fails. Raises: VmmFailed."""
+        """Negotiate with QEMU over a socket, which is closed on failure. Raises: VmmFailed."""
         reader, writer = await asyncio.open_unix_connection(sock=connected, limit=_LINE_LIMIT)
         writer.transport.set_write_buffer_limits(0)
         qmp = cls(connected, reader, writer, on_event)
@@ -54,18 +54,18 @@ class Qmp:
         except TimeoutError as error:
             await qmp.close()
             raise VmmFailed(
-                f"QEMU runs, but has not answered on its control socket in {_ANSWER_LIMIT_S} s"
+                f"QEMU runs but did not answer on its control socket within {_ANSWER_LIMIT_S} s"
             ) from error
         except (EOFError, OSError, ValueError) as error:
             await qmp.close()
-            raise VmmFailed(f"QEMU does not answer on its control socket: {error!r}") from error
+            raise VmmFailed(f"QEMU's control socket failed: {error!r}") from error
         except BaseException:
             await qmp.close()
             raise
         return qmp
 
     async def execute(self, command: str, **arguments: object) -> Any:
-        """What QEMU answers. Raises: VmmFailed if it refuses, or does not answer in time."""
+        """Run a command and return its result. Raises: VmmFailed on an error or timeout."""
         return await self._request(command, arguments, [])
 
     async def pass_fd(self, name: str, descriptor: int) -> None:
@@ -85,21 +85,21 @@ class Qmp:
                 await self._send(json.dumps(request).encode() + b"\n", descriptors)
                 return await answer
         except (TimeoutError, OSError) as error:
-            raise VmmFailed(f"QEMU does not answer `{command}`: {error!r}") from error
+            raise VmmFailed(f"QEMU did not answer `{command}`: {error!r}") from error
         finally:
             self._pending.pop(number, None)
 
     async def _send(self, line: bytes, descriptors: list[int]) -> None:
         if descriptors:
-            # Beside asyncio's stream, which has no such thing. Every line before this one was
-            # drained below a buffer that is kept empty (`over`), so none is overtaken.
+            # asyncio's streams cannot pass descriptors. All earlier lines were drained, because
+            # `connect` sets the buffer limit to 0, so none is overtaken.
             sent = socket.send_fds(self._socket, [line], descriptors)
             line = line[sent:]
         self._writer.write(line)
         await self._writer.drain()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._listener is not None:
             self._listener.cancel()
             with suppress(asyncio.CancelledError):
@@ -117,7 +117,7 @@ class Qmp:
         finally:
             for answer in self._pending.values():
                 if not answer.done():
-                    answer.set_exception(ConnectionResetError("the control socket was closed"))
+                    answer.set_exception(ConnectionResetError("the control socket is closed"))
             self._writer.close()
 
     def _dispatch(self, message: dict[str, Any]) -> None:
@@ -131,15 +131,15 @@ class Qmp:
             return
         if "error" in message:
             description = str(message["error"])[:400]
-            answer.set_exception(VmmFailed(f"QEMU refuses: {description}"))
+            answer.set_exception(VmmFailed(f"QEMU error: {description}"))
         else:
             answer.set_result(message.get("return"))
 
     async def _read_message(self) -> dict[str, Any]:
-        """The next line. Raises: EOFError, ValueError (also for a line that is too long)."""
+        """Read a line. Raises: EOFError, ValueError (also for a line that is too long)."""
         line = await self._reader.readline()
         if not line.endswith(b"\n"):
-            raise EOFError("the control socket was closed")
+            raise EOFError("the control socket is closed")
         try:
             message = json.loads(line)
         except RecursionError:

@@ -1,4 +1,4 @@
-"""A machine that runs under QEMU, as `machines.py` sees it (`vmm.RunningVmm`)."""
+"""A machine running under QEMU (`RunningVmm`)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from polydev.shared.errors import VmmFailed
 
 
 class RunningQemu(ProcessVmm[QemuSession]):
-    """Made by `QemuDriver`."""
+    """Created by `QemuDriver`."""
 
     async def open_channel(self) -> socket.socket:
-        """A fresh connection to the channel's port in the VM namespace. Raises: ChannelLost."""
+        """Connect to the channel's port in the VM namespace. Raises: ChannelLost."""
         return await dial(self._spec.netns, "127.0.0.1", self._spec.channel_port)
 
     async def request_shutdown(self) -> None:
-        """Press the guest's power button. Nothing happens if the VMM has ended."""
+        """Press the guest's power button. Does nothing if the VMM has ended."""
         with suppress(VmmFailed):
             await self._session.qmp.execute("system_powerdown")
 
     async def save(self, sink: SnapshotSink) -> None:
-        """Stop the guest and write it out. Raises: VmmFailed, and what the sink raises."""
+        """Pause the guest and write it out. Raises: VmmFailed, and what the sink raises."""
         await migration.save(self._session, sink, self._spec.memory_mib)
 
     async def pause(self) -> None:
-        """Stop the guest's processors. Raises: VmmFailed."""
+        """Pause the guest. Raises: VmmFailed."""
         await self._session.qmp.execute("stop")
 
     async def resume(self) -> None:
-        """Let a guest that stands still go on. Raises: VmmFailed."""
+        """Resume a paused guest. Raises: VmmFailed."""
         await migration.cancel(self._session)
         await self._session.qmp.execute("cont")

@@ -1,8 +1,7 @@
-"""One QEMU process as the agent holds it: control socket, console and complaints.
+"""One QEMU process as the agent sees it: control socket, console, error output.
 
-The driver starts one or takes one over, the probe starts one; both get the same promises: the
-guest stands still until somebody listens to its console, and when the process has ended, whoever
-ended it, its sockets and its identity are gone.
+The driver starts or adopts one, the probe starts one. The guest stays paused until its console is
+read; once the process has ended, however it ended, its sockets and identity file are removed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from polydev.shared.errors import VmmFailed
 
 
 class QemuSession(VmmSession):
-    """Made by `start` or `resume`."""
+    """Created by `start` or `resume`."""
 
     vmm = "QEMU"
     hint = f"See whether `{PROGRAM} --version` works on this host"
@@ -35,9 +34,9 @@ class QemuSession(VmmSession):
     def __init__(self, folder: Path, running: process.VmmProcess, marker: Marker) -> None:
         super().__init__(folder, running, marker)
         self.migration_changed = asyncio.Event()
-        """Set whenever a snapshot that QEMU writes or reads comes a step further."""
+        """Set whenever QEMU reports progress of a migration."""
         self.on_exit: Callable[[], object] = bool
-        """What else is to be tidied when the process has ended. Blocking."""
+        """Further clean-up after the process has ended. Blocking."""
         self._fifo = -1
         self._qmp: Qmp | None = None
         self._console_socket: socket.socket | None = None
@@ -51,23 +50,23 @@ class QemuSession(VmmSession):
         endpoints: ipc.QemuEndpoints,
         marker: Marker,
     ) -> QemuSession:
-        """Start QEMU, paused, and return when it has answered. Raises: VmmFailed, OSError."""
+        """Start QEMU, paused; return once it answers. Raises: VmmFailed, OSError."""
         passed = [*descriptors, endpoints.qmp.fileno(), endpoints.console.fileno()]
         starting = partial(process.start, argv, passed, endpoints.errors, folder)
-        running = await or_undone(asyncio.to_thread(starting), _end)
-        # Our copies must go before we connect: a QEMU that has ended refuses, and does not keep us.
+        running = await or_undone(asyncio.to_thread(starting), _kill)
+        # Close our copies before connecting: a connection to an ended QEMU is refused, not queued.
         endpoints.qmp.close()
         endpoints.console.close()
         session = cls(folder, running, marker)
-        await session._attach(remember=True)
+        await session._attach(write_identity=True)
         return session
 
     @classmethod
     async def resume(cls, folder: Path, running: process.VmmProcess) -> QemuSession:
-        """Take a QEMU over that another agent started. Raises: VmmFailed, after ending it."""
+        """Attach to a QEMU of an earlier agent; kill it on VmmFailed."""
         session = cls(folder, running, Marker("-"))
         session.marker.seen.set()
-        await session._attach(remember=False)
+        await session._attach(write_identity=False)
         return session
 
     @property
@@ -106,13 +105,13 @@ class QemuSession(VmmSession):
         await in_thread(self.on_exit)
 
     def _on_event(self, name: str, data: dict[str, Any]) -> None:
-        # `nospace` is only told of drives that stop the machine; the reason is strerror(3)'s.
+        # QEMU sets `nospace` only for drives that stop the machine; `reason` is strerror(3)'s text.
         if name == "BLOCK_IO_ERROR" and data.get("reason") == os.strerror(errno.ENOSPC):
             self.host_disk_full.set()
         if name == "MIGRATION":
             self.migration_changed.set()
 
 
-async def _end(running: process.VmmProcess) -> None:
+async def _kill(running: process.VmmProcess) -> None:
     await running.kill()
     running.release()

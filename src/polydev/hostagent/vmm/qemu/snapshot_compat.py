@@ -1,4 +1,4 @@
-"""What a guest that QEMU saved needs to find again (`vmm/fingerprint.py`). Blocking."""
+"""Snapshot fingerprints of QEMU machines. Blocking."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from polydev.hostagent.vmm.qemu.command import (
 _PROCESSOR = ("vendor_id", "model name", "stepping", "flags")
 
 
-def fingerprint(spec: LaunchSpec, how: Acceleration) -> str:
-    """Raises: MissingTool, MissingImage."""
+def fingerprint(spec: LaunchSpec, acceleration: Acceleration) -> str:
+    """Describe which snapshots fit. Raises: MissingTool, MissingImage."""
     program = Path(tool(PROGRAM, PACKAGE)).resolve()
-    vmm = {"QEMU": common.file_claim(program), "accelerator": how.name}
-    return common.fingerprint(spec, vmm, _PROCESSOR, _devices(spec, how))
+    vmm = {"QEMU": common.file_claim(program), "accelerator": acceleration.name}
+    return common.fingerprint(spec, vmm, _PROCESSOR, _devices(spec, acceleration))
 
 
-def _devices(spec: LaunchSpec, how: Acceleration) -> list[str]:
-    nobody = replace(spec, vm_id="", tap="", mac="", channel_mac="", channel_port=0)
+def _devices(spec: LaunchSpec, acceleration: Acceleration) -> list[str]:
+    anonymous = replace(spec, vm_id="", tap="", mac="", channel_mac="", channel_port=0)
     files = MachineDescriptors(root_image=0, disk=0, config_drive=0, tap=0)
-    # What a guest measures of the host's clock differs a little each time; it has its own already.
-    same = replace(how, tsc_khz=None)
-    return machine_arguments(nobody, BootDescriptors(0, 0, 0, 0), files, same)
+    # The measured TSC frequency varies a little, and a saved guest has its own already.
+    same = replace(acceleration, tsc_khz=None)
+    return machine_arguments(anonymous, BootDescriptors(0, 0, 0, 0), files, same)

@@ -1,7 +1,7 @@
-"""Opening a machine's TAP, which the network made, to hand it to a VMM.
+"""Opens a machine's TAP, to pass it to a VMM.
 
-A VMM has neither the right to open /dev/net/tun nor a capability; the agent opens the TAP in the VM
-namespace and hands the descriptor over.
+A VMM may not open /dev/net/tun and has no capability; the agent opens the TAP in the VM namespace
+and passes the descriptor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 
 
 async def open_tap(netns: str, name: str) -> int:
-    """A descriptor of the TAP `name` in namespace `netns`. Raises: NetworkFailed."""
+    """Open the TAP `name` in namespace `netns`. Raises: NetworkFailed."""
     thread = NamespaceThread(netns)
     try:
         return await or_undone(thread.run(_open, name), _close)
@@ -33,7 +33,7 @@ async def open_tap(netns: str, name: str) -> int:
 
 
 def _open(name: str) -> int:
-    socket.if_nametoindex(name)  # opening one that is not there would make it
+    socket.if_nametoindex(name)  # fails if there is no such device: opening it would create one
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR

@@ -1,7 +1,7 @@
-"""How fast this host's time stamp counter runs.
+"""Measurement of the host's TSC frequency.
 
-Under software emulation a guest reads the host's counter, but has no timer to measure it against:
-its calibration never ends. So the kernel command line names the frequency (`command.py`).
+Under software emulation a guest reads the host's counter but has no timer to calibrate it against:
+calibration never ends. So the kernel command line carries the frequency (`command.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROUND_S = 0.02
 
 @lru_cache(maxsize=1)
 def tsc_khz() -> int:
-    """The frequency in kHz, measured once in 60 ms. Blocking. Raises: VmmFailed."""
+    """Measure the frequency in kHz, once, in 60 ms. Blocking. Raises: VmmFailed."""
     if platform.machine() != "x86_64":
         raise VmmFailed(f"Software emulation needs an x86-64 host, not {platform.machine()}")
     protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
@@ -30,7 +30,7 @@ def tsc_khz() -> int:
         page.write(_READ_TSC)
         start = ctypes.c_char.from_buffer(page)
         read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(start))
-        # A round that another process interrupts between two readings is off, and only that one.
+        # The median drops a round that was interrupted between two reads.
         rounds = sorted(_round(read) for _ in range(_ROUNDS))
         del start
     return round(rounds[_ROUNDS // 2])

@@ -1,7 +1,7 @@
-"""A VMM's cgroup: where it is, room for a snapshot, and its end.
+"""A VMM's cgroup: its path, a higher limit during snapshots, and its removal.
 
-The jailer makes it and sets its limits; removing it is ours, and the kernel allows that only once
-nobody is in it. Where the host has no cgroup v2 there is nothing to do, and the jailer says so.
+The jailer creates it and sets the limits; removal is up to the agent, and only possible once it is
+empty. Without cgroup v2 there is nothing to do, and the jailer reports that.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ _PAUSE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class JailerCgroups:
-    """The cgroups of all VMMs of one agent: `parent` is theirs alone."""
+    """The cgroups of one agent's VMMs; `parent` belongs to this agent alone."""
 
     parent: str
 
     def allow_memory(self, machine: str, size_bytes: int) -> None:
-        """Set `memory.max` of a machine that runs. Blocking."""
+        """Set `memory.max` of a running machine. Blocking."""
         if folder := self._folder(machine):
             with suppress(OSError):
                 (folder / "memory.max").write_text(str(size_bytes))
 
     async def remove(self, machine: str) -> None:
-        """Remove a machine's cgroup after its VMM has ended. Done also if there is none."""
+        """Remove a machine's cgroup after its VMM has ended. Idempotent."""
         for _ in range(_TRIES):
             if await asyncio.to_thread(self._removed, machine):
                 return
-            # The kernel lets go of the last thread a moment after the process has ended.
+            # The kernel releases the last thread a moment after the exit.
             await asyncio.sleep(_PAUSE_S)
-        log.warning("the cgroup of %s cannot be removed: somebody is in it", machine)
+        log.warning("cannot remove the cgroup of %s: it is not empty", machine)
 
     def sweep(self, keep: Collection[str]) -> None:
-        """Remove empty cgroups of none of these machines. Blocking."""
+        """Remove empty cgroups of machines other than `keep`. Blocking."""
         mounted = root()
         if mounted is None or not (mounted / self.parent).is_dir():
             return
@@ -67,7 +67,7 @@ class JailerCgroups:
 
 
 def root() -> Path | None:
-    """Where the unified hierarchy is mounted. Source: proc(5), `/proc/mounts`."""
+    """Return the mountpoint of cgroup v2. Source: proc(5), `/proc/mounts`."""
     for line in Path("/proc/mounts").read_text("utf-8", "replace").splitlines():
         _, where, kind, *_ = line.split(" ")
         if kind == "cgroup2":

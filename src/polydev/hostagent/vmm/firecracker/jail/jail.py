@@ -1,13 +1,12 @@
-"""A VMM's jail: a root in memory with the machine's files in it, and what the agent opens there.
+"""A VMM's jail: a tmpfs root with the machine's files, and access to its content.
 
-The jail is a tmpfs that only the VMM's own mount namespace has (`mounts.py`). Golden images, disk
-and config drive are bound into it, whatever filesystem they lie on and without changing their
-owner; sockets, and a snapshot while it is handed on, are in it and nowhere else. When the VMM has
-ended, whoever ended it, the jail is gone; what remains in the machine's folder is an empty
-mountpoint.
+The tmpfs exists only in the VMM's own mount namespace (`mounts.py`). Golden images, disk and config
+drive are bind-mounted into it, from any filesystem and with their owner unchanged; sockets, and a
+snapshot while it is transferred, exist only there. When the VMM has ended, however it ended, the
+jail is gone; an empty mountpoint remains in the machine's folder.
 
-The VMM owns the jail's root, and a guest may have taken it over: the agent opens what is in it by
-descriptors, follows no symlink, and believes in nothing but the kind and owner of what it finds.
+The VMM owns the jail's root and may be compromised by its guest: the agent opens files there by
+descriptor, follows no symlink, and checks type and owner of everything it finds.
 """
 
 from __future__ import annotations
@@ -28,11 +27,13 @@ from polydev.hostagent.vmm.firecracker.jail.jailer import JailConfig
 from polydev.shared.errors import MissingImage, VmmFailed
 
 FOLDER = "jail"
-"""In a machine's folder: what the jail is mounted in."""
+"""The jail's mountpoint in a machine's folder."""
 _MIB = 1024 * 1024
 _SPACE_MIB = 64
-"""Besides snapshots of the guest's memory (the one that it came from, the one that is made of it):
-the program's copy, and the snapshots' other halves."""
+"""Besides two snapshots of the guest's memory (the old one and the new one):
+
+the program's copy, and the snapshots' state files.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,13 @@ class JailFile:
     name: str
     path: Path
     what: str
-    """In words, for errors."""
+    """Description for error messages."""
     writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class JailedProcess:
-    """A process in its jail: `root` is a descriptor of its root."""
+    """A process in its jail; `root` is a descriptor of the jail's root."""
 
     process: process.VmmProcess
     root: int
@@ -63,11 +64,11 @@ def start(
 ) -> JailedProcess:
     """Build the jail and start the jailer in it. Blocking.
 
-    Raises: MissingImage, MissingTool, VmmFailed, OSError; nothing remains then but the mountpoint.
+    Raises: MissingImage, MissingTool, VmmFailed, OSError; only the mountpoint remains then.
     """
     for file in files:
         _require(file, config.uid)
-    # A core file would hold the guest's memory.
+    # A core dump would contain the guest's memory.
     prlimit = [tool("prlimit", "util-linux"), "--core=0:0", "--"]
     argv = [*expendable(), *prlimit, *jailer.arguments(config, binaries)]
     root = jailer.root_of(config, binaries)
@@ -90,54 +91,57 @@ def start(
 
 
 def attach(running: process.VmmProcess) -> JailedProcess:
-    """The jail of a VMM that another agent started. Blocking. Raises: VmmFailed if it has ended."""
+    """Open the jail of a running VMM. Blocking. Raises: VmmFailed if it has ended."""
     try:
         root = os.open(f"/proc/{running.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise VmmFailed("The VMM has ended") from error
-    if running.has_ended:  # the pid may be another's already
+    if running.has_ended:  # the pid may be reused already
         os.close(root)
         raise VmmFailed("The VMM has ended")
     return JailedProcess(running, root)
 
 
 def find_in_folder(folder: Path) -> Iterator[tuple[int, Path, bool]]:
-    """VMMs jailed in `folder` or below it: pid, where, and whether that still exists. Blocking."""
+    """Yield VMMs jailed in or below `folder`: pid, path, and whether it exists.
+
+    Blocking.
+    """
     for pid, where in mounts.find_marked():
         if where.is_relative_to(folder):
             yield pid, where, where.exists()
 
 
 def remove_mountpoint(folder: Path) -> None:
-    """Remove the mountpoint. Nothing is mounted on it in the agent's namespace. Blocking."""
+    """Remove the mountpoint, which is empty in the agent's namespace. Blocking."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 def open_socket(root: int, name: str, uid: int) -> int:
-    """A descriptor that stands for a socket of the VMM: connect to `/proc/self/fd/<it>`.
+    """Return a descriptor of the VMM's socket: connect to `/proc/self/fd/<n>`.
 
-    Raises: FileNotFoundError while there is none; VmmFailed for anything but the VMM's socket.
+    Raises: FileNotFoundError if there is none yet; VmmFailed for anything but the VMM's socket.
     """
     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
     state = os.fstat(descriptor)
     if stat.S_ISSOCK(state.st_mode) and state.st_uid == uid:
         return descriptor
     os.close(descriptor)
-    raise VmmFailed(f"What the VMM has at /{name} is not its socket")
+    raise VmmFailed(f"/{name} in the jail is not the VMM's socket")
 
 
 def open_file(root: int, name: str) -> int:
-    """A descriptor of a plain file that the VMM wrote, to read. Raises: OSError, VmmFailed."""
+    """Open a regular file that the VMM wrote, to read. Raises: OSError, VmmFailed."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(name, flags, dir_fd=root)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise VmmFailed(f"What the VMM has at /{name} is not a file")
+    raise VmmFailed(f"/{name} in the jail is not a regular file")
 
 
 def create_file(root: int, name: str, uid: int) -> int:
-    """A descriptor of a new file that the VMM may read, to write. Raises: OSError."""
+    """Create a file that the VMM may read, to write. Raises: OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, 0o400, dir_fd=root)
     os.fchown(descriptor, uid, uid)
@@ -145,7 +149,7 @@ def create_file(root: int, name: str, uid: int) -> int:
 
 
 def remove_file(root: int, name: str) -> None:
-    """Remove a file of the jail, if it is there."""
+    """Remove a file of the jail, if it exists."""
     try:
         os.unlink(name, dir_fd=root)
     except OSError:
@@ -157,10 +161,10 @@ def _require(file: JailFile, uid: int) -> None:
         state = file.path.stat()
     except FileNotFoundError:
         raise MissingImage(
-            f"The {file.what} {file.path} is missing", hint="See what there is: polydev image list"
+            f"The {file.what} {file.path} is missing", hint="List the images: polydev image list"
         ) from None
     if state.st_uid != uid and not state.st_mode & stat.S_IROTH:
         raise VmmFailed(
-            f"The {file.what} {file.path} may not be read by user {uid}, as which its VMM runs",
+            f"The {file.what} {file.path} is not readable by the VMM's user, {uid}",
             hint=f"Run: chmod o+r {file.path}",
         )

@@ -1,9 +1,9 @@
 """The jailer's argument list for one VMM. Pure: it opens and starts nothing.
 
-The jailer makes the devices in the jail, puts itself into its cgroup and the network namespace,
-makes the jail its root, becomes the VMM's user and replaces itself with Firecracker: the process
-that was started is the VMM. (`--new-pid-ns` would fork; decision 0041 says why it is not used.)
-Source: docs/jailer.md of Firecracker 1.13.
+The jailer creates the devices in the jail, enters cgroup and network namespace, makes the jail its
+root, switches to the VMM's user and execs Firecracker: the process that was started is the VMM.
+(`--new-pid-ns` would fork; decision 0041 says why it is not used.) Source: docs/jailer.md of
+Firecracker 1.13.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NO_FILE = 256
 
 @dataclass(frozen=True, slots=True)
 class JailConfig:
-    """Whom to jail, and where: `id` names the jail and the cgroup."""
+    """Parameters of a jail; `id` names the jail and the cgroup."""
 
     id: str
     base: Path
@@ -33,16 +33,16 @@ class JailConfig:
     memory_mib: int
     vcpus: int
     largest_file_bytes: int
-    """A VMM that a guest has taken over must not fill the host."""
+    """A compromised VMM must not fill the host."""
 
 
 def root_of(config: JailConfig, binaries: Binaries) -> Path:
-    """The folder that becomes the VMM's root."""
+    """Return the folder that becomes the VMM's root."""
     return config.base / binaries.firecracker.name / config.id / "root"
 
 
 def arguments(config: JailConfig, binaries: Binaries) -> list[str]:
-    """The whole command."""
+    """Build the complete command."""
     network = ["--netns", str(path_of(config.netns))] if config.netns else []
     return [
         str(binaries.jailer),

@@ -1,7 +1,7 @@
-"""Mounting inside a mount namespace of a process' own, and reading whose a process is.
+"""Mounts in a private mount namespace, and lookup of the processes in one.
 
-`jail.py` builds a VMM's root this way. What is mounted here is seen by nobody else, and is gone
-with the last process in the namespace, however that ended: there is nothing to clean up.
+Nothing else sees these mounts, and they vanish with the last process in the namespace, however it
+ended: there is nothing to clean up.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def run_in_mount_namespace(call: Callable[[], T]) -> T:
-    """Call something in a new mount namespace, which processes that it starts stay in. Blocking.
+    """Call `call` in a new mount namespace, which its child processes inherit.
 
-    A thread may have one of its own; the agent's other threads keep theirs.
+    Blocking. Only the calling thread moves there; the agent's other threads stay.
     """
 
     def inside() -> T:
@@ -39,10 +39,10 @@ def run_in_mount_namespace(call: Callable[[], T]) -> T:
 
 
 def mount_tmpfs(where: Path, *, mark: Path, uid: int, size_bytes: int) -> None:
-    """A filesystem in memory that belongs to `uid`; `find_marked` tells it by `mark`, a folder.
+    """Mount a tmpfs owned by `uid`; `find_marked` finds it by `mark`, a folder.
 
-    Devices work in it, and binaries: the jailer puts both there. Where the kernel can keep it out
-    of swap (since 6.4), it does.
+    It allows devices and executables: the jailer puts both there. Swap is off if the kernel can do
+    that (since 6.4).
     """
     options = f"mode=0700,uid={uid},gid={uid},size={size_bytes},nr_inodes=1024"
     try:
@@ -52,7 +52,7 @@ def mount_tmpfs(where: Path, *, mark: Path, uid: int, size_bytes: int) -> None:
 
 
 def bind_file(source: Path, where: Path, *, writable: bool) -> None:
-    """Show a file at another location; `where` is made."""
+    """Bind-mount a file at `where`, which is created."""
     where.touch(mode=0o400)
     _mount(str(source), str(where), None, _BIND)
     access = 0 if writable else _RDONLY
@@ -60,9 +60,9 @@ def bind_file(source: Path, where: Path, *, writable: bool) -> None:
 
 
 def find_marked() -> Iterator[tuple[int, Path]]:
-    """Processes in whose namespace there is a find_marked filesystem, and its mark.
+    """Yield processes with a marked filesystem in their namespace, and its mark.
 
-    The kernel keeps it: a process without privileges can neither unmount nor rename it.
+    The kernel keeps the mark: an unprivileged process can neither unmount nor rename it.
     """
     ours = Path("/proc/self/ns/mnt").stat().st_ino
     for entry in Path("/proc").iterdir():
@@ -75,7 +75,7 @@ def find_marked() -> Iterator[tuple[int, Path]]:
 
 
 def _marks(mounts: str) -> Iterator[Path]:
-    """Source: proc(5), `/proc/pid/mounts`; getmntent(3) for what is escaped."""
+    """Source: proc(5), `/proc/pid/mounts`; getmntent(3) for the escapes."""
     for line in mounts.splitlines():
         source, _, kind, *_ = line.split(" ")
         if kind == "tmpfs" and source.startswith(_MARK):
