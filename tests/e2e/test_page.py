@@ -58,7 +58,7 @@ async def _at_home(
     """The page, with its administrator signed in."""
     async with chromium.visit(f"http://localhost:{place.port}", **how) as visit:
         await visit.open("/")
-        await visit.page.get_by_label("E-mail address").fill(world["account"]["email"])
+        await visit.page.get_by_label("Email address").fill(world["account"]["email"])
         await visit.page.get_by_label("Password", exact=True).fill(world["account"]["password"])
         await visit.page.get_by_role("button", name="Sign in").click()
         await expect(visit.page.locator("#provider-codex")).to_be_visible()

@@ -88,7 +88,7 @@ def test_a_key_needs_few_steps_and_no_browser() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "words"), [(0, "You are next"), (1, "1 login is"), (7, "7 logins are")]
+    ("ahead", "words"), [(0, "You are next"), (1, "1 login is ahead"), (7, "7 logins are ahead")]
 )
 def test_the_place_in_the_queue_is_told(ahead: int, words: str) -> None:
     view = _view(0, SessionStatus.QUEUED).model_copy(update={"ahead": ahead})

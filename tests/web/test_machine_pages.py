@@ -35,7 +35,7 @@ async def a_visit(
 async def a_machine(visit: Visit) -> str:
     """Make a machine on the page, and wait until it runs; its id."""
     await visit.open("/machine")
-    await visit.page.get_by_role("button", name="Make a machine").click()
+    await visit.page.get_by_role("button", name="Create machine").click()
     await visit.page.wait_for_url("**/machine/vm-*")
     await expect(visit.page.locator(".machine-badge")).to_have_text("Running", timeout=30_000)
     return visit.page.url.rpartition("/")[2]
@@ -51,7 +51,7 @@ async def test_a_machine_is_made_looked_at_stopped_started_and_destroyed(
     async with a_visit(world, chromium) as visit:
         page = visit.page
         await visit.open("/machine")
-        await expect(page.get_by_text("You have no machine yet")).to_be_visible()
+        await expect(page.get_by_text("No machine yet")).to_be_visible()
         await visit.assert_accessible()
         vm_id = await a_machine(visit)
         await expect(page.locator('[data-log="console"] pre')).to_contain_text("POLYDEV-READY")
@@ -60,7 +60,7 @@ async def test_a_machine_is_made_looked_at_stopped_started_and_destroyed(
             re.compile(r"^[\d.]+ \w+ of [\d.]+ [MG]iB$"), timeout=40_000
         )
         label = await chart.locator("svg").get_attribute("aria-label")
-        assert re.match(r"Memory on its host: .* now\. At most .* in the last", label or "")
+        assert re.match(r"Memory on the host: .* now\. Peak .* in the last", label or "")
         assert await chart.locator("path.chart-line").count() == 1
         await visit.assert_accessible()
 
@@ -68,16 +68,16 @@ async def test_a_machine_is_made_looked_at_stopped_started_and_destroyed(
         await page.get_by_role("button", name="Cancel").click()
         assert (await world.states())[vm_id] == "running"
         await page.get_by_role("button", name="Stop").click()
-        await page.get_by_role("button", name="Stop it").click()
+        await page.get_by_role("button", name="Stop machine").click()
         await expect(page.locator(".machine-badge")).to_have_text("Stopped", timeout=30_000)
         await expect(page.get_by_role("link", name="Terminal")).to_have_count(0)
         await page.get_by_role("button", name="Start").click()
         await expect(page.locator(".machine-badge")).to_have_text("Running", timeout=30_000)
 
-        await page.get_by_role("button", name="Destroy").click()
-        await page.get_by_role("button", name="Destroy it").click()
+        await page.get_by_role("button", name="Delete").click()
+        await page.get_by_role("button", name="Delete machine").click()
         await page.wait_for_url("**/machine", timeout=30_000)
-        await expect(page.get_by_text("You have no machine yet")).to_be_visible()
+        await expect(page.get_by_text("No machine yet")).to_be_visible()
 
 
 async def test_a_terminal_types_shows_and_tells_again_what_it_showed(
@@ -96,7 +96,7 @@ async def test_a_terminal_types_shows_and_tells_again_what_it_showed(
         await visit.assert_accessible()
 
         await world.controller.kill()
-        await expect(page.locator("[data-state]")).to_have_text("Connecting again")
+        await expect(page.locator("[data-state]")).to_have_text("Reconnecting")
         await world.controller.start()
         await expect(page.locator("[data-state]")).to_have_text("Connected", timeout=40_000)
         await until_shown(page, "Grüße")
@@ -110,7 +110,7 @@ async def test_a_terminal_types_shows_and_tells_again_what_it_showed(
         await until_shown(page, "$")
         await expect(page.locator(".xterm-rows")).not_to_contain_text("Grüße")
         await page.keyboard.type("exit\n")
-        await page.get_by_role("button", name="Open it again").click()
+        await page.get_by_role("button", name="Reopen terminal").click()
         await until_shown(page, "$")
 
 
@@ -119,7 +119,7 @@ async def test_files_come_and_go(world: World, chromium: Chromium, tmp_path: Pat
         page = visit.page
         vm_id = await a_machine(visit)
         await visit.open(f"/files/{vm_id}")
-        await expect(page.get_by_text("Nothing here")).to_be_visible()
+        await expect(page.get_by_text("This folder is empty")).to_be_visible()
         await visit.assert_accessible()
 
         small, large = tmp_path / "größe & more.txt", tmp_path / "large.bin"
@@ -128,9 +128,9 @@ async def test_files_come_and_go(world: World, chromium: Chromium, tmp_path: Pat
         await page.locator("[data-input]").set_input_files([small, large])
         row = page.get_by_role("row", name=small.name)
         await expect(row).to_contain_text("18.6 KiB")
-        await expect(page.locator("[data-uploads]")).to_contain_text("It is larger than 2 MiB")
+        await expect(page.locator("[data-uploads]")).to_contain_text("larger than 2 MiB")
         await visit.assert_accessible()
-        await page.get_by_role("button", name="Forget this").click()
+        await page.get_by_role("button", name="Dismiss").click()
 
         async with page.expect_download() as coming:
             await row.get_by_role("link", name="Download").click()
@@ -169,7 +169,7 @@ async def test_folders_are_made_and_what_is_there_renamed_and_deleted(
         await expect(page.get_by_role("row", name="plain.txt")).to_be_visible()
 
         await page.get_by_role("link", name="a folder").click()
-        await expect(page.get_by_text("Nothing here")).to_be_visible()
+        await expect(page.get_by_text("This folder is empty")).to_be_visible()
         await page.locator("[data-input]").set_input_files([small])
         await expect(row).to_be_visible()
         await page.go_back()
@@ -178,7 +178,7 @@ async def test_folders_are_made_and_what_is_there_renamed_and_deleted(
             await page.get_by_role("button", name=f"Delete {name}").click()
             await page.get_by_role("button", name="Delete", exact=True).click()
             await expect(page.get_by_role("row", name=name)).to_have_count(0)
-        await expect(page.get_by_text("Nothing here")).to_be_visible()
+        await expect(page.get_by_text("This folder is empty")).to_be_visible()
 
 
 async def test_names_that_a_hostile_machine_chose_are_text_and_can_be_removed(

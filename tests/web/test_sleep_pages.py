@@ -25,30 +25,32 @@ async def test_a_machine_is_put_to_sleep_and_woken_and_says_why(chromium: Chromi
         vm_id, page = await _the_machine(visit), visit.page
         await visit.open("/machine")
         await page.get_by_role("button", name="Hibernate").click()
-        await expect(page.locator(".machine-badge")).to_have_text("Asleep")
-        await expect(page.locator(".lead")).to_contain_text("It wakes when you speak to it")
+        await expect(page.locator(".machine-badge")).to_have_text("Hibernated")
+        await expect(page.locator(".lead")).to_contain_text("It resumes when you use it")
         await expect(page.locator(".facts")).to_contain_text("just now: asked for")
         await visit.assert_accessible()
         await visit.open("/")
         codex = page.locator("#provider-codex")
         await expect(codex).to_contain_text("Connected")
-        await expect(codex).to_contain_text("Its machine sleeps")
+        await expect(codex).to_contain_text("resumes from hibernation")
         await expect(codex.get_by_role("link", name="Chat")).to_be_visible()
         await visit.open("/settings")
         await expect(page.locator(".badge.attention")).to_have_count(0)
 
         await a_chat(visit)
-        await expect(page.locator(".where-machine")).to_contain_text("Asleep")
+        await expect(page.locator(".where-machine")).to_contain_text("Hibernated")
         await say(page, "Are you there?")
         await until_idle(page)
-        await expect(page.locator(".came .passing")).to_have_text("Its machine slept, and woke up")
+        await expect(page.locator(".came .passing")).to_have_text(
+            "The machine resumed from hibernation"
+        )
         await expect(answers(page).last).to_contain_text("Are you there?")
         await visit.open("/machine")
         await expect(page.locator(".facts")).to_contain_text(
-            "a message in a chat. It went on where it was"
+            "a message in a chat. Its memory was restored"
         )
         await _asleep(world, visit, vm_id)
-        await page.get_by_role("button", name="Wake").click()
+        await page.get_by_role("button", name="Resume").click()
         await expect(page.locator(".machine-badge")).to_have_text("Running")
 
 
@@ -63,17 +65,17 @@ async def test_a_terminal_that_is_only_open_wakes_nothing_and_who_types_wakes(
         await expect(screen).to_contain_text("$")
         await page.keyboard.type("echo before\n")
         await _asleep(world, visit, vm_id)
-        await expect(state).to_have_text("Asleep: type to wake it")
+        await expect(state).to_have_text("Hibernated: type to resume")
         await page.reload()  # who comes back wants it
         await expect(state).to_have_text("Connected")
 
         await _asleep(world, visit, vm_id)
-        await expect(state).to_have_text("Asleep: type to wake it")
-        await expect(screen).to_contain_text("[The machine sleeps. Type to wake it.]")
+        await expect(state).to_have_text("Hibernated: type to resume")
+        await expect(screen).to_contain_text("[The machine is hibernated. Type to resume it.]")
         await visit.assert_accessible()
         other = await visit.another_page()  # an event comes, and nobody is at this page
         await other.goto("/machine")
-        await expect(other.locator(".machine-badge")).to_have_text("Asleep")
+        await expect(other.locator(".machine-badge")).to_have_text("Hibernated")
         await visit.assert_accessible()
         await other.close()
         await page.keyboard.type("x")
@@ -83,6 +85,6 @@ async def test_a_terminal_that_is_only_open_wakes_nothing_and_who_types_wakes(
         await _asleep(world, visit, vm_id)
         await visit.open(f"/files/{vm_id}")
         await expect(
-            page.get_by_text("Nothing here").or_(page.locator("[data-entries] tr")).first
+            page.get_by_text("This folder is empty").or_(page.locator("[data-entries] tr")).first
         ).to_be_visible()
         assert (await world.states())[vm_id] == "running"

@@ -98,7 +98,7 @@ async def test_a_machine_that_does_not_run_is_started_from_here(visit: Visit) ->
     await expect(page.locator("[data-trouble]")).to_contain_text("Your CLI machine is stopped")
     await expect(page.locator("textarea")).to_have_value("Are you there?")
     await visit.assert_accessible()
-    await page.get_by_role("button", name="Start the machine").click()
+    await page.get_by_role("button", name="Start machine").click()
     await expect(page.locator(".where-machine")).to_contain_text("Running")
     await expect(page.locator("[data-trouble]")).to_be_empty()
     await page.locator("textarea").press("Enter")
@@ -163,7 +163,9 @@ async def test_who_writes_keeps_the_focus_and_is_led_to_the_card(visit: Visit) -
     await expect(page.locator("textarea")).to_have_value("my next thought")
     await page.locator("textarea").press("Enter")
     await expect(page.locator(".turn")).to_have_count(1)
-    await expect(page.locator("[data-composer-told]")).to_contain_text("waits for your permission")
+    await expect(page.locator("[data-composer-told]")).to_contain_text(
+        "is waiting for your permission"
+    )
 
 
 async def test_two_tabs_show_the_same_and_one_answers_for_both(visit: Visit) -> None:

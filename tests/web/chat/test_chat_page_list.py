@@ -67,7 +67,7 @@ async def test_the_list_tells_what_other_chats_do(visit: Visit) -> None:
     await visit.page.wait_for_selector(".permission[data-state=open]")
     await a_chat(visit)
     row = visit.page.locator(f"#chat-{asking}")
-    await expect(row.locator(".badge")).to_have_text("Asks you")
+    await expect(row.locator(".badge")).to_have_text("Needs permission")
     await ask(visit, "POST", f"/api/chats/{asking}/stop")
     await expect(row.locator(".badge")).to_have_count(0)
     await expect(row).to_contain_text("just now")

@@ -57,7 +57,7 @@ async def test_a_connection_that_goes_away_is_told_and_comes_back(
     await expect(page.locator("[data-away]")).to_be_visible()
     await page.locator("textarea").fill("Are you back?")
     await page.locator("textarea").press("Enter")
-    await expect(page.locator("[data-trouble]")).to_contain_text("does not answer")
+    await expect(page.locator("[data-trouble]")).to_contain_text("is not responding")
     await expect(page.locator("textarea")).to_have_value("Are you back?")
     visit.faults.clear()  # the console tells of each connection that failed
     await world.controller.start()

@@ -26,11 +26,11 @@ AT = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
         (-1, "in a moment"),
         (-60, "in 1 minute"),
         (-90000, "in 1 day"),
-        (-40 * 86400, "until 23 April 2026"),
+        (-40 * 86400, "on 23 April 2026"),
     ],
 )
 def test_a_time_is_told_by_how_long_ago_or_away_it_is(seconds: int, words: str) -> None:
-    assert filters.words_ago(AT, AT - timedelta(seconds=seconds)) == words
+    assert filters.relative_text(AT, AT - timedelta(seconds=seconds)) == words
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_memory_is_told_in_the_unit_that_fits() -> None:
     [(0.44, "0.4 s"), (12.3, "12 s"), (60, "1 min"), (185, "3 min 5 s"), (7440, "2 h 4 min")],
 )
 def test_how_long_something_took_is_told_as_people_say_it(seconds: float, words: str) -> None:
-    assert filters.lasted(seconds) == words
+    assert filters.duration(seconds) == words
 
 
 def test_every_time_is_a_time_element_with_its_exact_moment() -> None:
-    told = str(filters.exact(AT))
+    told = str(filters.date(AT))
     assert told.startswith('<time datetime="2026-03-14T15:09:26Z"')
     assert 'title="14 March 2026, 15:09:26 UTC"' in told
-    assert filters.ago(None) == ""
+    assert filters.relative(None) == ""
 
 
 def test_a_time_of_another_zone_is_the_same_moment() -> None:
-    assert 'datetime="2026-03-14T15:09:26Z"' in filters.day("2026-03-14T17:09:26+02:00")
+    assert 'datetime="2026-03-14T15:09:26Z"' in filters.date("2026-03-14T17:09:26+02:00")

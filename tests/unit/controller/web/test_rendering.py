@@ -27,7 +27,7 @@ def test_what_a_template_is_given_is_text() -> None:
 
 
 def test_filters_give_back_no_html_of_what_they_are_given() -> None:
-    for name in ("action", "browser"):
+    for name in ("action_label", "browser_label"):
         assert "<script>" not in rendered(f"{{{{ x | {name} }}}}", x=EVIL), name
 
 

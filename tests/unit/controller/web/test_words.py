@@ -30,16 +30,16 @@ from polydev.shared.domain import Scope
             "Edge on Windows",
         ),
         ("curl/8.0", "curl"),
-        ("", "An unknown program"),
+        ("", "Unknown program"),
         ("x" * 500, "x" * 40),
     ],
 )
 def test_a_browser_is_told_by_its_name_and_system(agent: str, told: str) -> None:
-    assert labels.browser(agent) == told
+    assert labels.browser_label(agent) == told
 
 
 def test_every_scope_has_words() -> None:
-    assert set(labels.SCOPES) == set(Scope)
+    assert set(labels.SCOPE_LABELS) == set(Scope)
 
 
 def test_every_action_that_is_audited_has_words() -> None:
@@ -54,9 +54,9 @@ def test_every_action_that_is_audited_has_words() -> None:
     }
     assert len(named) > 15
     assert {
-        it for it in named if labels.action(it) == it.replace(".", ": ").replace("-", " ")
+        it for it in named if labels.action_label(it) == it.replace(".", ": ").replace("-", " ")
     } == set()
 
 
 def test_an_action_without_words_is_still_read() -> None:
-    assert labels.action("moon.walk-twice") == "moon: walk twice"
+    assert labels.action_label("moon.walk-twice") == "moon: walk twice"

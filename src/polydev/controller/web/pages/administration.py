@@ -123,7 +123,7 @@ async def _told(part: Part, request: Request, asked: Asked) -> Told:
 def _part(part_id: str) -> Part:
     found = next((it for it in _PARTS if it.id == part_id), None)
     if found is None:
-        raise NoSuchFile("The administration has no such page")
+        raise NoSuchFile("This administration page does not exist")
     return found
 
 
@@ -175,7 +175,7 @@ async def _names(asked: Asked, ids: set[str]) -> dict[str, str]:
 
 
 _PARTS = (
-    Part("people", "People", "people", _users),
+    Part("people", "Users", "people", _users),
     Part("machines", "Machines", "machine", _machines),
     Part("sessions", "Sessions", "plug", _sessions),
     Part("hosts", "Hosts", "server", _hosts),

@@ -20,6 +20,7 @@ from polydev.controller.api.http.path_params import SessionIdInPath
 from polydev.controller.api.http.services import ServicesDep
 from polydev.controller.api.routes.connect.sessions import After, Wait, get_session
 from polydev.controller.api.schemas.connect import SessionView, StepView
+from polydev.controller.web.rendering.labels import API_KEY_STEPS, LOGIN_STEPS
 from polydev.controller.web.rendering.render import Signed, fragment, page
 from polydev.shared.domain import CredentialKind, SessionStatus, now
 from polydev.shared.providers import provider
@@ -112,7 +113,7 @@ def phase(view: SessionView) -> Phase:
 def steps(view: SessionView, name: str) -> Iterator[Step]:
     """Every step that there is, those that have not begun too: so the list keeps its place."""
     known = {it.step: it for it in view.steps}
-    words = _BY_KEY if view.method is CredentialKind.API_KEY else _BY_LOGIN
+    words = API_KEY_STEPS if view.method is CredentialKind.API_KEY else LOGIN_STEPS
     for it in [*words, *(step for step in known if step not in words)]:
         told = words.get(it, it.replace("-", " ").capitalize()).format(name=name)
         yield _step(view, told, known.get(it), is_now=it == view.step)
@@ -139,48 +140,29 @@ def _step(view: SessionView, words: str, step: StepView | None, *, is_now: bool)
 
 def _ahead(count: int) -> str:
     if count == 0:
-        return "You are next"
-    return "1 login is before yours" if count == 1 else f"{count} logins are before yours"
+        return "You are next in the queue"
+    return "1 login is ahead of yours" if count == 1 else f"{count} logins are ahead of yours"
 
-
-_BY_LOGIN = {
-    "wait-for-room": "Waiting for room",
-    "create-machines": "Starting your machines",
-    "browser-ready": "Opening a browser for you",
-    "start-login": "Starting the login of {name}",
-    _PERSONS_STEP: "You log in",
-    "capture": "Sealing the login",
-    "write": "Handing it to {name} in your machine",
-    "destroy-browser": "Removing the browser machine",
-}
-
-_BY_KEY = {
-    "wait-for-room": "Waiting for room",
-    "create-cli-machine": "Starting your machine",
-    "write": "Handing the key to {name} in your machine",
-    "settle": "Tidying up",
-}
 
 _TITLES = {
-    SessionStatus.EXPIRED: "The time to log in is over",
-    SessionStatus.CANCELLED: "You cancelled this",
+    SessionStatus.EXPIRED: "The login timed out",
+    SessionStatus.CANCELLED: "Login cancelled",
 }
 
-_OTHERWISE = "Nothing of this try is left behind. You can try again at any time."
+_OTHERWISE = "Polydev has cleaned up. You can try again at any time."
 
 _ADVICE: dict[str, str] = {
-    SessionStatus.CANCELLED: "Nothing of it is left behind. You can start again at any time.",
-    SessionStatus.EXPIRED: "Start again when you have a moment to log in.",
-    "no-capacity": "All machines are in use. Try again in a while, or stop one of yours.",
-    "quota-exceeded": "Stop or destroy a machine of yours, then try again.",
-    "machine-not-ready": "A machine did not start in time. It may just be busy: try again.",
-    "step-timed-out": "One step took too long. It may just be busy: try again.",
-    "login-failed": "The login did not come to an end. Try again: in the live view, or in your "
-    "own browser.",
-    "credentials-not-accepted": "{name} did not accept the login in your machine. Try again; if "
-    "it stays so, look at your machine.",
-    "bad-credentials": "What the login left is not what {name} needs. Try again.",
-    "host-lost": "The host on which this ran does not answer. Try again: another one is used.",
-    "host-unreachable": "The host does not answer now. Try again in a while.",
-    "guest-misbehaved": "The browser machine answered in a way that it must not. Try again.",
+    SessionStatus.CANCELLED: "Polydev has cleaned up. You can start again at any time.",
+    SessionStatus.EXPIRED: "Start again when you are ready to log in.",
+    "no-capacity": "All machines are in use. Try again later, or stop one of your machines.",
+    "quota-exceeded": "Stop or delete one of your machines, then try again.",
+    "machine-not-ready": "A machine did not start in time. The server may be busy. Try again.",
+    "step-timed-out": "A step took too long. The server may be busy. Try again.",
+    "login-failed": "The login did not complete. Try again here or in your own browser.",
+    "credentials-not-accepted": "{name} rejected the login. Try again. If it keeps "
+    "failing, check your machine.",
+    "bad-credentials": "The login did not produce valid credentials for {name}. Try again.",
+    "host-lost": "The host stopped responding. Try again: Polydev uses another host.",
+    "host-unreachable": "The host is not responding. Try again later.",
+    "guest-misbehaved": "The browser machine sent an invalid response. Try again.",
 }

@@ -13,7 +13,7 @@ from polydev.controller.api.routes.system.health import get_greeting
 from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.store.queries.machines import machines
-from polydev.controller.web.rendering.provider_status import Known, State, cards
+from polydev.controller.web.rendering.provider_status import UserRecords, make_cards
 from polydev.controller.web.rendering.render import Signed, fragment, page, signed_in
 from polydev.shared.domain import now
 from polydev.shared.providers import all_providers
@@ -44,10 +44,9 @@ async def _told(services: Services, caller: Caller) -> dict[str, Any]:
     async with services.database.read(user) as connection:
         live = await sessions.list_page(connection, _RECENT, user_id=user, live=True)
         recent = await sessions.list_page(connection, _RECENT, user_id=user)
-        known = Known(
+        records = UserRecords(
             [*live, *recent],
             await credentials.list_for_user(connection, user),
             await machines.list_for_user(connection, user),
         )
-    shown = cards(all_providers(), known, now())
-    return {"cards": shown, "is_new": all(it.state is State.OFF for it in shown)}
+    return {"cards": make_cards(all_providers(), records, now())}

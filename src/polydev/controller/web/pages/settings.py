@@ -24,7 +24,7 @@ from polydev.controller.store.queries.connect import credentials
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.queries.system import audit
 from polydev.controller.store.queries.system.audit import AuditFilter
-from polydev.controller.web.rendering.labels import SCOPES
+from polydev.controller.web.rendering.labels import SCOPE_LABELS
 from polydev.controller.web.rendering.render import Signed, fragment, page
 from polydev.shared.domain import Role, Scope
 from polydev.shared.errors import NoSuchFile
@@ -66,7 +66,7 @@ async def part_again(
     """One section, as it stands now."""
     part = next((it for it in _PARTS if it.id == part_id and it.events), None)
     if part is None:
-        raise NoSuchFile("The settings have no such section")
+        raise NoSuchFile("This settings section does not exist")
     return fragment(request, f"settings/{part_id}.html", **await part.load(services, caller))
 
 
@@ -91,7 +91,9 @@ async def _tokens(services: Services, caller: Caller) -> Told:
     is_administrator = caller.user.role is Role.ADMINISTRATOR
     return {
         "tokens": await list_tokens(caller, services),
-        "scopes": [(it, SCOPES[it]) for it in Scope if is_administrator or it is not Scope.ADMIN],
+        "scopes": [
+            (it, SCOPE_LABELS[it]) for it in Scope if is_administrator or it is not Scope.ADMIN
+        ],
         "token_days": DEFAULT_DAYS,
         "token_name_limit": MAX_NAME,
     }
@@ -126,7 +128,7 @@ _PARTS = (
     Part("tokens", "API tokens", "key", _tokens, ("token",)),
     Part("password", "Password", "shield", _password),
     Part("sign-ins", "Sign-ins", "machine", _sign_ins, ("account",)),
-    Part("usage", "Use and limits", "heart", _usage, ("session", "machine")),
+    Part("usage", "Usage and limits", "heart", _usage, ("session", "machine")),
     Part("activity", "Activity", "list", _activity, ("account", "token", "credential")),
     Part("leave", "Delete account", "trash", _nothing),
 )

@@ -64,8 +64,8 @@ class Assets:
         missing = [name for name, asset in self._files.items() if not asset.path.is_file()]
         if missing:
             raise BadSettings(
-                f"The page's assets are not in {packages}: {missing[0]} is missing",
-                hint="`make setup` installs them; POLYDEV_ASSETS_DIR names another folder",
+                f"The web assets are incomplete: {missing[0]} is missing from {packages}",
+                hint="Run `make setup`, or set POLYDEV_ASSETS_DIR to the folder that has them",
             )
         self.hash = _hash(self._files)
 

@@ -1,75 +1,104 @@
-"""Words for what the API calls by a name: scopes, machines' states, actions of the audit log,
-browsers."""
+"""Text for values that the API gives as codes: scopes, states, steps, audit actions, browsers."""
 
 from __future__ import annotations
 
 import re
 
-from polydev.shared.domain import Machine, MachineState, Scope
+from polydev.shared.domain import Machine, MachineState, Scope, SessionStatus
 
-SCOPES = {
-    Scope.READ: "See what is yours",
-    Scope.CONNECT: "Log CLIs in and out, export logins",
-    Scope.MACHINES: "Make, start, stop and destroy machines; run programs in them",
-    Scope.CHAT: "Talk to CLIs",
-    Scope.ACCOUNT: "Change the password, make tokens, delete the account",
+SCOPE_LABELS = {
+    Scope.READ: "View your own resources",
+    Scope.CONNECT: "Connect and disconnect CLIs, export logins",
+    Scope.MACHINES: "Create, start, stop and delete machines; run programs in them",
+    Scope.CHAT: "Chat with CLIs",
+    Scope.ACCOUNT: "Change the password, create tokens, delete the account",
     Scope.ADMIN: "Administer this Polydev",
 }
 
-_MACHINES = {
-    MachineState.CREATING: ("busy", "Being made"),
+LOGIN_STEPS = {
+    "wait-for-room": "Waiting for a free machine",
+    "create-machines": "Starting your machines",
+    "browser-ready": "Opening a browser for you",
+    "start-login": "Starting the {name} login",
+    "wait-for-person": "Log in",
+    "capture": "Encrypting the login",
+    "write": "Copying the login to your machine",
+    "destroy-browser": "Deleting the browser machine",
+}
+"""Steps of a connect session that logs in with a browser, in order."""
+
+API_KEY_STEPS = {
+    "wait-for-room": "Waiting for a free machine",
+    "create-cli-machine": "Starting your machine",
+    "write": "Copying the key to your machine",
+    "settle": "Finishing",
+}
+"""Steps of a connect session that stores an API key, in order."""
+
+_MACHINE_BADGES = {
+    MachineState.CREATING: ("busy", "Creating"),
     MachineState.RUNNING: ("ok", "Running"),
     MachineState.STOPPING: ("busy", "Stopping"),
     MachineState.STOPPED: ("off", "Stopped"),
-    MachineState.HIBERNATING: ("busy", "Falling asleep"),
-    MachineState.HIBERNATED: ("off", "Asleep"),
+    MachineState.HIBERNATING: ("busy", "Hibernating"),
+    MachineState.HIBERNATED: ("off", "Hibernated"),
     MachineState.RESUMING: ("busy", "Starting"),
-    MachineState.DESTROYING: ("busy", "Being destroyed"),
-    MachineState.DESTROYED: ("off", "Destroyed"),
+    MachineState.DESTROYING: ("busy", "Deleting"),
+    MachineState.DESTROYED: ("off", "Deleted"),
     MachineState.FAILED: ("attention", "Failed"),
 }
 
+_SESSION_BADGES = {
+    SessionStatus.QUEUED: ("busy", "In queue"),
+    SessionStatus.RUNNING: ("busy", "Running"),
+    SessionStatus.WAITING: ("busy", "Waiting for login"),
+    SessionStatus.COMPLETED: ("ok", "Completed"),
+    SessionStatus.FAILED: ("bad", "Failed"),
+    SessionStatus.EXPIRED: ("attention", "Timed out"),
+    SessionStatus.CANCELLED: ("off", "Cancelled"),
+}
+
 _ACTIONS = {
-    "account.link": "Joined the account to a single sign-on",
+    "account.link": "Linked the account to single sign-on",
     "account.password-change": "Changed the password",
     "account.sign-in": "Signed in",
-    "account.sign-in-refused": "A sign-in was refused",
+    "account.sign-in-refused": "Sign-in rejected",
     "account.sign-out": "Signed out",
-    "account.sign-up": "Made the account",
-    "chat.create": "Began a chat",
+    "account.sign-up": "Created the account",
+    "chat.create": "Started a chat",
     "chat.delete": "Deleted a chat",
     "credential.export": "Exported a login",
-    "credential.refresh": "A login was renewed",
+    "credential.refresh": "Login refreshed",
     "credential.revoke": "Disconnected a CLI",
-    "host.activate": "Had a host take machines again",
+    "host.activate": "Activated a host",
     "host.drain": "Drained a host",
-    "host.forget": "Forgot a host",
-    "host.sweep": "Removed what nobody needs from a host",
-    "invitation.create": "Invited somebody",
-    "invitation.revoke": "Took an invitation back",
+    "host.forget": "Removed a host",
+    "host.sweep": "Cleaned up a host",
+    "invitation.create": "Invited a user",
+    "invitation.revoke": "Revoked an invitation",
     "key.retire": "Retired an encryption key",
-    "key.rotate": "Sealed everything anew",
-    "machine.create": "Made a machine",
-    "machine.destroy": "Destroyed a machine",
-    "machine.fail": "A machine failed",
-    "machine.hibernate": "Sent a machine to sleep",
+    "key.rotate": "Re-encrypted all secrets",
+    "machine.create": "Created a machine",
+    "machine.destroy": "Deleted a machine",
+    "machine.fail": "Machine failed",
+    "machine.hibernate": "Hibernated a machine",
     "machine.move": "Moved a machine to another host",
-    "machine.resume": "Woke a machine",
-    "machine.sleep-on": "A machine could not be woken",
+    "machine.resume": "Resumed a machine",
+    "machine.sleep-on": "Resuming a machine failed",
     "machine.start": "Started a machine",
-    "machine.stay-awake": "A machine could not be put to sleep",
+    "machine.stay-awake": "Hibernating a machine failed",
     "machine.stop": "Stopped a machine",
-    "person.delete": "Removed an account",
-    "person.disable": "Shut somebody out",
-    "person.enable": "Let somebody in again",
-    "person.password": "Gave somebody another password",
-    "person.role": "Changed a role",
+    "person.delete": "Deleted a user",
+    "person.disable": "Disabled a user",
+    "person.enable": "Enabled a user",
+    "person.password": "Reset a user's password",
+    "person.role": "Changed a user's role",
     "session.cancel": "Cancelled a connect session",
-    "session.fail": "A connect session failed",
-    "session.input": "Handed in the code of a login",
-    "session.start": "Began to connect a CLI",
-    "sign-in.end": "Ended a sign-in",
-    "token.create": "Made an API token",
+    "session.fail": "Connect session failed",
+    "session.input": "Submitted a login code",
+    "session.start": "Started connecting a CLI",
+    "sign-in.end": "Signed out another browser",
+    "token.create": "Created an API token",
     "token.revoke": "Revoked an API token",
 }
 
@@ -90,34 +119,39 @@ _SYSTEMS = (
     ("ChromeOS", r"\bCrOS\b"),
     ("Linux", r"\bLinux\b"),
 )
-_MAX_AGENT = 40
+_MAX_USER_AGENT = 40
 
 
 def machine_badge(machine: Machine) -> tuple[str, str]:
-    """What a machine's badge is like, and what it says."""
+    """Badge kind and text for a machine."""
     if machine.status is MachineState.RESUMING and machine.wakes:
-        return "busy", "Waking up"
-    return _MACHINES[machine.status]
+        return "busy", "Resuming"
+    return _MACHINE_BADGES[machine.status]
 
 
 def state_badge(status: str) -> tuple[str, str]:
-    """The same, where a state is all that is known."""
-    return _MACHINES[MachineState(status)]
+    """Badge kind and text for a machine of which only the state is known."""
+    return _MACHINE_BADGES[MachineState(status)]
 
 
-def action(name: str) -> str:
-    """An action of the audit log; one that has no words here stays as it is."""
+def session_badge(status: str) -> tuple[str, str]:
+    """Badge kind and text for a connect session."""
+    return _SESSION_BADGES[SessionStatus(status)]
+
+
+def action_label(name: str) -> str:
+    """Text for an audit action; an unknown action keeps its name."""
     return _ACTIONS.get(name, name.replace(".", ": ").replace("-", " "))
 
 
-def browser(user_agent: str) -> str:
-    """`Firefox on Linux`, from what a browser calls itself."""
-    program = _named(_BROWSERS, user_agent)
-    system = _named(_SYSTEMS, user_agent)
+def browser_label(user_agent: str) -> str:
+    """Browser and operating system of a User-Agent header: `Firefox on Linux`."""
+    program = _first_match(_BROWSERS, user_agent)
+    system = _first_match(_SYSTEMS, user_agent)
     if program and system:
         return f"{program} on {system}"
-    return program or system or user_agent[:_MAX_AGENT] or "An unknown program"
+    return program or system or user_agent[:_MAX_USER_AGENT] or "Unknown program"
 
 
-def _named(patterns: tuple[tuple[str, str], ...], text: str) -> str:
+def _first_match(patterns: tuple[tuple[str, str], ...], text: str) -> str:
     return next((name for name, pattern in patterns if re.search(pattern, text)), "")

@@ -1,6 +1,6 @@
-"""How each CLI stands with a person, in words: what `home.py` shows.
+"""Compute a home-page card for each CLI from the user's stored records.
 
-One function from what the database knows to a card. It must not know HTTP or HTML.
+Pure: no HTTP, no HTML, no database.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 
+from polydev.controller.web.rendering.labels import API_KEY_STEPS, LOGIN_STEPS
 from polydev.shared.domain import (
     ConnectSession,
     Credential,
+    CredentialKind,
     Machine,
     MachineState,
     SessionStatus,
@@ -24,8 +26,8 @@ from polydev.shared.providers import Provider
 Row = TypeVar("Row", ConnectSession, Credential)
 
 
-class State(StrEnum):
-    """What a card's badge says; the value is its class."""
+class BadgeKind(StrEnum):
+    """Kind of a card's badge; the value is a CSS class."""
 
     OFF = "off"
     BUSY = "busy"
@@ -33,138 +35,132 @@ class State(StrEnum):
     ATTENTION = "attention"
 
 
-class Help(StrEnum):
-    """The one thing that helps now."""
+class CardAction(StrEnum):
+    """The main action that a card offers."""
 
     CONNECT = "connect"
-    CONNECT_AGAIN = "connect-again"
+    RECONNECT = "reconnect"
     CONTINUE = "continue"
     CHAT = "chat"
     START_MACHINE = "start-machine"
-    SEE_MACHINE = "see-machine"
-    NOTHING = "nothing"
+    OPEN_MACHINE = "open-machine"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the database knows of a person's CLIs."""
+class UserRecords:
+    """Stored records of one user, from which the cards are computed."""
 
     sessions: Sequence[ConnectSession]
-    """The newest first."""
+    """Newest first."""
     credentials: Sequence[Credential]
-    """The newest first."""
+    """Newest first."""
     machines: Sequence[Machine]
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """How one CLI stands."""
+    """State of one CLI as the home page shows it."""
 
     provider: Provider
-    state: State
-    words: str
-    """What the badge says."""
-    reason: str
-    help: Help
+    badge: BadgeKind
+    label: str
+    """Text of the badge."""
+    message: str
+    action: CardAction
     session: ConnectSession | None = None
     credential: Credential | None = None
     machine: Machine | None = None
 
 
-def card(provider: Provider, known: Known, at: datetime) -> Card:
-    """How that CLI stands."""
-    session = _first(known.sessions, provider)
+def make_cards(providers: Iterable[Provider], records: UserRecords, at: datetime) -> list[Card]:
+    """Make one card for each CLI."""
+    return [make_card(provider, records, at) for provider in providers]
+
+
+def make_card(provider: Provider, records: UserRecords, at: datetime) -> Card:
+    """Make the card of one CLI."""
+    session = _newest(records.sessions, provider)
     if session is not None and not session.status.is_end:
         return _connecting(provider, session)
-    credential = _first(known.credentials, provider)
+    credential = _newest(records.credentials, provider)
     if credential is None:
         return _not_connected(provider, session)
     if credential.revoked_at is not None:
-        reason = "The login is being removed from its machine."
-        return Card(provider, State.BUSY, "Disconnecting", reason, Help.NOTHING)
-    machine = next((it for it in known.machines if it.vm_id == credential.vm_id), None)
+        message = "Removing the login from your machine."
+        return Card(provider, BadgeKind.BUSY, "Disconnecting", message, CardAction.NONE)
+    machine = next((it for it in records.machines if it.vm_id == credential.vm_id), None)
     return _connected(provider, credential, machine, at)
 
 
 def _connecting(provider: Provider, session: ConnectSession) -> Card:
+    badge, action = BadgeKind.BUSY, CardAction.CONTINUE
     if session.cancel_requested_at is not None:
-        reason = "What was begun is being undone."
-        return Card(provider, State.BUSY, "Cancelling", reason, Help.CONTINUE, session)
-    if session.status is SessionStatus.WAITING:
-        reason = "Everything is ready: log in to go on."
-        return Card(provider, State.ATTENTION, "Waiting for you", reason, Help.CONTINUE, session)
-    queued = session.status is SessionStatus.QUEUED
-    reason = "It begins as soon as there is room." if queued else _STEPS.get(session.step or "", "")
-    words = "Waiting for room" if queued else "Connecting"
-    return Card(provider, State.BUSY, words, reason or "It has begun.", Help.CONTINUE, session)
+        label, message = "Cancelling", "Cancelling the login."
+    elif session.status is SessionStatus.WAITING:
+        badge = BadgeKind.ATTENTION
+        label, message = "Waiting for you", "Log in to continue."
+    elif session.status is SessionStatus.QUEUED:
+        label, message = "In queue", "Starts when a machine is free."
+    else:
+        is_key = session.method is CredentialKind.API_KEY
+        step = (API_KEY_STEPS if is_key else LOGIN_STEPS).get(session.step or "", "Starting")
+        label, message = "Connecting", f"{step.format(name=provider.name)}."
+    return Card(provider, badge, label, message, action, session)
 
 
 def _not_connected(provider: Provider, session: ConnectSession | None) -> Card:
-    ended = None if session is None else session.status
-    if session is not None and ended in (SessionStatus.FAILED, SessionStatus.EXPIRED):
-        why = session.error or "It ended without a login"
-        reason = f"The last try did not work. {why.rstrip('.')}."
-        return Card(provider, State.OFF, "Not connected", reason, Help.CONNECT, session)
-    reason = "Log in once; then it works in your machine."
-    return Card(provider, State.OFF, "Not connected", reason, Help.CONNECT)
+    badge, label, action = BadgeKind.OFF, "Not connected", CardAction.CONNECT
+    if session is not None and session.status in (SessionStatus.FAILED, SessionStatus.EXPIRED):
+        cause = (session.error or "The login did not complete").rstrip(".")
+        message = f"The last attempt failed. {cause}."
+        return Card(provider, badge, label, message, action, session)
+    return Card(provider, badge, label, "Log in once to use it in your machine.", action)
 
 
 def _connected(
     provider: Provider, credential: Credential, machine: Machine | None, at: datetime
 ) -> Card:
-    over = _why_over(provider, credential, at)
-    if over is None and machine is None:
-        over = "The machine that it was logged in in is gone."
-    if over is not None or machine is None:
-        told = State.ATTENTION, _WRONG, over or "", Help.CONNECT_AGAIN
+    problem = _login_problem(provider, credential, at)
+    if problem is None and machine is None:
+        problem = "Its machine no longer exists."
+    if problem is not None or machine is None:
+        shown = BadgeKind.ATTENTION, _ATTENTION, problem or "", CardAction.RECONNECT
     elif machine.status is MachineState.RUNNING:
-        told = State.CONNECTED, "Connected", "Ready in your machine.", Help.CHAT
+        shown = BadgeKind.CONNECTED, "Connected", "Ready in your machine.", CardAction.CHAT
     elif machine.status.is_hibernated:
-        told = State.CONNECTED, "Connected", _SLEEPS, Help.CHAT
+        shown = BadgeKind.CONNECTED, "Connected", _HIBERNATED, CardAction.CHAT
     elif machine.status is MachineState.STOPPED:
-        told = State.ATTENTION, _WRONG, "Its machine is stopped.", Help.START_MACHINE
+        message = "Its machine is stopped."
+        shown = BadgeKind.ATTENTION, _ATTENTION, message, CardAction.START_MACHINE
     elif machine.status is MachineState.FAILED:
-        why = (machine.error or "It failed").rstrip(".")
-        told = State.ATTENTION, _WRONG, f"Its machine does not work. {why}.", Help.SEE_MACHINE
+        cause = f" {machine.error.rstrip('.')}." if machine.error else ""
+        message = f"Its machine failed.{cause}"
+        shown = BadgeKind.ATTENTION, _ATTENTION, message, CardAction.OPEN_MACHINE
     else:
-        words = _MACHINE.get(machine.status, f"Its machine is {machine.status}.")
-        told = State.BUSY, "Connected", words, Help.SEE_MACHINE
-    return Card(provider, *told, None, credential, machine)
+        message = _TRANSITIONS.get(machine.status, f"Its machine is {machine.status}.")
+        shown = BadgeKind.BUSY, "Connected", message, CardAction.OPEN_MACHINE
+    return Card(provider, *shown, None, credential, machine)
 
 
-def _why_over(provider: Provider, credential: Credential, at: datetime) -> str | None:
+def _login_problem(provider: Provider, credential: Credential, at: datetime) -> str | None:
     if credential.validity is Validity.INVALID:
-        return f"{provider.name} says that it is no longer logged in."
+        return f"{provider.name} is logged out."
     if credential.expires_at is not None and credential.expires_at <= at:
-        return "The login has ended."
+        return "The login has expired."
     return None
 
 
-def cards(providers: Iterable[Provider], known: Known, at: datetime) -> list[Card]:
-    """One for each CLI."""
-    return [card(provider, known, at) for provider in providers]
-
-
-def _first(rows: Sequence[Row], provider: Provider) -> Row | None:
+def _newest(rows: Sequence[Row], provider: Provider) -> Row | None:
     return next((row for row in rows if row.provider == provider.id), None)
 
 
-_WRONG = "Needs attention"
-_SLEEPS = "Its machine sleeps, and wakes when you speak to it."
+_ATTENTION = "Needs attention"
+_HIBERNATED = "Its machine resumes from hibernation when you use it."
 
-_STEPS = {
-    "wait-for-room": "It waits for room.",
-    "create-machines": "The machines are being made.",
-    "browser-ready": "The browser machine starts.",
-    "start-login": "The login is being prepared.",
-    "capture": "The login is being taken over.",
-    "write": "The login is being put into your machine.",
-    "destroy-browser": "The browser machine is being removed.",
-}
-
-_MACHINE = {
-    MachineState.CREATING: "Its machine is being made.",
-    MachineState.STOPPING: "Its machine stops.",
-    MachineState.RESUMING: "Its machine wakes up.",
-    MachineState.DESTROYING: "Its machine is being destroyed.",
+_TRANSITIONS = {
+    MachineState.CREATING: "Its machine is being created.",
+    MachineState.STOPPING: "Its machine is stopping.",
+    MachineState.RESUMING: "Its machine is starting.",
+    MachineState.DESTROYING: "Its machine is being deleted.",
 }

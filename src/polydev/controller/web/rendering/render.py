@@ -69,17 +69,16 @@ def make_site_of(assets: Assets) -> Site:
     )
     templates.globals |= {"asset": assets.url, "icon": _icons(assets), "Role": Role}
     templates.filters |= {
-        "ago": filters.ago,
-        "left": filters.left,
-        "day": filters.day,
-        "exact": filters.exact,
+        "relative": filters.relative,
+        "date": filters.date,
         "mib": filters.mib,
         "size": filters.size,
-        "lasted": filters.lasted,
-        "action": labels.action,
+        "duration": filters.duration,
+        "action_label": labels.action_label,
+        "browser_label": labels.browser_label,
         "machine_badge": labels.machine_badge,
+        "session_badge": labels.session_badge,
         "state_badge": labels.state_badge,
-        "browser": labels.browser,
     }
     return Site(assets, templates)
 

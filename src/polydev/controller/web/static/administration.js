@@ -46,11 +46,11 @@ async function follow(rotation) {
   const words = document.getElementById("rotation");
   try {
     while (!rotation.over) {
-      words.textContent = `${rotation.left} left to seal anew…`;
+      words.textContent = `Re-encrypting: ${rotation.left} left…`;
       await new Promise((resolve) => setTimeout(resolve, 1000));
       rotation = await api("GET", `/api/admin/keys/rotate/${rotation.rotationId}`);
     }
-    say(rotation.left ? `${rotation.left} could not be opened; the controller's log says why.` : "Everything is sealed with the current key.", rotation.left ? "attention" : "ok");
+    say(rotation.left ? `${rotation.left} secrets could not be decrypted. See the controller's log.` : "All secrets use the current key.", rotation.left ? "attention" : "ok");
     window.htmx.trigger("#part", "refresh");
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;

@@ -9,7 +9,7 @@ const meta = (name) => document.querySelector(`meta[name="${name}"]`)?.content ?
 /** What the API answered instead of what was asked (RFC 9457). */
 export class Problem extends Error {
   constructor(status, { detail, hint, code } = {}) {
-    super(detail || "The controller answered something that this page does not understand.");
+    super(detail || "Polydev sent an invalid response.");
     this.status = status;
     this.code = code ?? "";
     this.hint = hint ?? "";
@@ -31,8 +31,8 @@ export async function api(method, path, body) {
   } catch {
     throw new Problem(0, {
       code: "unreachable",
-      detail: "The controller does not answer.",
-      hint: "Look whether Polydev runs and whether you are online, then try again.",
+      detail: "Polydev is not responding.",
+      hint: "Check your connection, then try again.",
     });
   }
   if (answer.ok) {
@@ -119,7 +119,7 @@ export function ask({ title, text, button = "Yes", danger = true, typed = "" }) 
   const input = dialog.querySelector("input");
   if (typed) {
     dialog.querySelector(".field").hidden = false;
-    dialog.querySelector("label").textContent = `Type “${typed}” to go on`;
+    dialog.querySelector("label").textContent = `Type “${typed}” to confirm`;
     yes.disabled = true;
     input.addEventListener("input", () => (yes.disabled = input.value.trim() !== typed));
   }
@@ -155,7 +155,7 @@ export async function copy(text) {
     area.select();
     const done = document.execCommand("copy");
     area.remove();
-    if (!done) return say("This browser does not let the page copy. Select the text yourself.", "attention");
+    if (!done) return say("Your browser blocks copying. Select the text and copy it yourself.", "attention");
   }
   say("Copied");
 }
@@ -267,7 +267,7 @@ const EXACT = new Intl.DateTimeFormat("en-GB", { dateStyle: "long", timeStyle: "
 /** "2 minutes ago", "in 3 hours": the same words as web/formats.py. */
 export function wordsAgo(then, at = Date.now()) {
   const seconds = (at - then) / 1000;
-  if (Math.abs(seconds) >= 30 * 86400) return `${seconds > 0 ? "on" : "until"} ${DAY.format(then)}`;
+  if (Math.abs(seconds) >= 30 * 86400) return `on ${DAY.format(then)}`;
   for (const [length, unit] of UNITS) {
     const count = Math.floor(Math.abs(seconds) / length);
     if (count) return seconds > 0 ? `${count} ${unit}${count === 1 ? "" : "s"} ago` : `in ${count} ${unit}${count === 1 ? "" : "s"}`;
@@ -281,7 +281,7 @@ export function tellTimes(scope = document) {
     const then = Date.parse(element.dateTime);
     if (Number.isNaN(then)) continue;
     const kind = element.dataset.time;
-    const words = kind === "ago" ? wordsAgo(then) : (kind === "day" ? DAY : EXACT).format(then);
+    const words = kind === "relative" ? wordsAgo(then) : (kind === "date" ? DAY : EXACT).format(then);
     if (element.textContent !== words) element.textContent = words;
     element.title = EXACT.format(then);
   }

@@ -29,7 +29,7 @@ export function draw(figure, points, { name, limit, periodMs, format }) {
   );
   figure.querySelector("[data-now]").textContent = `${format(last.value)} of ${format(limit)}`;
   const minutes = Math.max(1, Math.round((last.at - points[0].at) / 60_000));
-  const told = `At most ${format(peak)} in the last ${minutes === 1 ? "minute" : `${minutes} minutes`}.`;
+  const told = `Peak ${format(peak)} in the last ${minutes === 1 ? "minute" : `${minutes} minutes`}.`;
   words.textContent = told;
   svg.setAttribute("aria-label", `${name}: ${format(last.value)} of ${format(limit)} now. ${told}`);
 }

@@ -61,7 +61,7 @@ function react() {
   if (!screen) return;
   if (phase === "preparing") screen.prepare(state().querySelector("li.now .step-words")?.textContent ?? "");
   else if (phase === "seeing") screen.show();
-  else if (phase === "finishing") screen.hide("You are logged in. What is left is done for you.");
+  else if (phase === "finishing") screen.hide("You are logged in. Polydev does the rest.");
   else if (phase === "ended") screen.hide("");
   offerOwnBrowser(waiting === "yes" ? state().dataset.ownUrl : "");
 }
@@ -124,7 +124,7 @@ async function handIn(event) {
   field.removeAttribute("aria-invalid");
   const text = field.value.trim();
   try {
-    if (!text) throw new Problem(0, { detail: "Nothing is pasted yet", hint: "Paste it into the field first" });
+    if (!text) throw new Problem(0, { detail: "The field is empty", hint: "Paste the text first" });
     const button = form.querySelector("button[type=submit]");
     await busy(button, () => api("POST", `/api/auth/session/${session}/input`, handedIn(text)));
     field.value = "";

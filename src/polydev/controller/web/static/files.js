@@ -28,7 +28,7 @@ async function show(path, keep = false) {
   const mine = ++asked;
   hideProblem(page);
   if (sleeps) {
-    find("loading-words").textContent = "Waking the machine…";
+    find("loading-words").textContent = "Resuming the machine…";
     find("loading").hidden = false;
   }
   try {
@@ -87,7 +87,7 @@ function row(entry) {
   changed.className = "muted changed";
   const time = document.createElement("time");
   time.dateTime = entry.modifiedAt;
-  time.dataset.time = "ago";
+  time.dataset.time = "relative";
   changed.append(time);
   const actions = document.createElement("td");
   actions.className = "end";
@@ -167,8 +167,8 @@ async function makeFolder() {
 async function remove(entry) {
   const isFolder = entry.kind === "folder";
   const sure = await ask({
-    title: `Delete ${isFolder ? "the folder" : ""} “${entry.name}”?`.replace("  ", " "),
-    text: isFolder ? "Everything in it is gone for good." : "It is gone for good.",
+    title: `Delete ${isFolder ? "folder " : ""}“${entry.name}”?`,
+    text: isFolder ? "This permanently deletes the folder and everything in it." : "This permanently deletes the file.",
     button: "Delete",
   });
   if (sure) await change("DELETE", `files?path=${entry.path}${isFolder ? "&withContent=true" : ""}`, "Deleted");
@@ -190,7 +190,7 @@ async function upload(files) {
     const there = entries.find((it) => sameName(lastOf(it.path), encodeURIComponent(file.name)));
     const sure =
       !there ||
-      (await ask({ title: `Replace “${file.name}”?`, text: "There is one of that name in this folder.", button: "Replace", danger: false }));
+      (await ask({ title: `Replace “${file.name}”?`, text: "A file with this name already exists in this folder.", button: "Replace", danger: false }));
     if (sure) uploads.add(where, file, Boolean(there));
   }
 }

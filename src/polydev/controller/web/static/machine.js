@@ -18,8 +18,8 @@ async function drawUsage() {
   const { samples, limits, periodSeconds } = await api("GET", `${base}/usage`);
   const points = (value) => samples.map((it) => ({ at: Date.parse(it.at), value: value(it) }));
   const periodMs = periodSeconds * 1000;
-  draw(page.querySelector('[data-chart="cpu"]'), points((it) => it.cpu), { name: "Processor", limit: limits.cpu, periodMs, format: cores });
-  draw(page.querySelector('[data-chart="memory"]'), points((it) => it.memoryBytes), { name: "Memory on its host", limit: limits.memoryBytes, periodMs, format: size });
+  draw(page.querySelector('[data-chart="cpu"]'), points((it) => it.cpu), { name: "CPU", limit: limits.cpu, periodMs, format: cores });
+  draw(page.querySelector('[data-chart="memory"]'), points((it) => it.memoryBytes), { name: "Memory on the host", limit: limits.memoryBytes, periodMs, format: size });
 }
 
 const follows = page.querySelector("[data-follow]");
@@ -30,7 +30,7 @@ async function drawLog(details) {
   const pre = details.querySelector("pre");
   const answer = await fetch(`${base}/${details.dataset.log}?tail_bytes=${TAIL_BYTES}`, { cache: "no-store" });
   if (!answer.ok) return;
-  const text = (await answer.text()) || "Nothing was said yet.";
+  const text = (await answer.text()) || "The log is empty.";
   if (pre.textContent === text) return;
   pre.textContent = text;
   if (follows.checked) pre.scrollTop = pre.scrollHeight;

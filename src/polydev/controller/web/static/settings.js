@@ -14,11 +14,11 @@ document.addEventListener("polydev:done", ({ target, detail }) => {
     show("exported");
   } else if (target.matches("[data-verdict]")) {
     const isGood = detail.validity === "valid";
-    say(detail.refreshed ? `${detail.reason}. Renewed tokens were taken over.` : detail.reason, isGood ? "ok" : "attention");
+    say(detail.refreshed ? `${detail.reason}. The login was refreshed.` : detail.reason, isGood ? "ok" : "attention");
   } else if (target.matches("[data-password]")) {
     const ended = detail.signInsEnded;
-    const others = ended === 1 ? "one other browser was signed out" : `${ended} other browsers were signed out`;
-    say(ended ? `The password is changed; ${others}.` : "The password is changed.");
+    const others = ended === 1 ? "1 other browser was signed out" : `${ended} other browsers were signed out`;
+    say(ended ? `Password changed; ${others}.` : "Password changed.");
   }
 });
 

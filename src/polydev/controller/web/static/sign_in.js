@@ -6,7 +6,7 @@ for (const button of document.querySelectorAll("[data-reveal]")) {
     const shown = input.type === "text";
     input.type = shown ? "password" : "text";
     button.setAttribute("aria-pressed", String(!shown));
-    button.setAttribute("aria-label", shown ? "Show the password" : "Hide the password");
+    button.setAttribute("aria-label", shown ? "Show password" : "Hide password");
     input.focus();
   });
 }

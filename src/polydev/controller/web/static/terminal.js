@@ -43,19 +43,19 @@ const link = new Link({
     hideProblem(again);
   },
   bytes: (bytes) => terminal.write(bytes),
-  cut: () => tell("attention", "Connecting again"),
+  cut: () => tell("attention", "Reconnecting"),
   waits: () => {
-    tell("busy", "Waking the machine…");
-    note("Waking the machine…");
+    tell("busy", "Resuming the machine…");
+    note("Resuming the machine…");
   },
   asleep: () => {
-    tell("off", "Asleep: type to wake it");
-    note("The machine sleeps. Type to wake it.");
+    tell("off", "Hibernated: type to resume");
+    note("The machine is hibernated. Type to resume it.");
   },
   ended: ({ error }) => {
     tell("off", error ? "Not connected" : "Closed");
     again.hidden = false;
-    showProblem(error ?? { message: "This terminal was closed" }, again);
+    showProblem(error ?? { message: "The terminal was closed" }, again);
     again.focus();
   },
 });

@@ -17,7 +17,7 @@ export class Uploads {
 
   add(folder, file, replace) {
     const row = this.row(file);
-    if (file.size > this.limit) return this.fail(row, `It is larger than ${size(this.limit)}.`);
+    if (file.size > this.limit) return this.fail(row, `The file is larger than ${size(this.limit)}.`);
     this.waiting.push({ folder, file, replace, row });
     this.next();
   }
@@ -59,7 +59,7 @@ export class Uploads {
         }
         reject(new Problem(request.status, told));
       };
-      request.onerror = () => reject(new Problem(0, { detail: "The connection was cut.", hint: "Try again." }));
+      request.onerror = () => reject(new Problem(0, { detail: "The connection was lost.", hint: "Try again." }));
       request.onabort = () => reject(new Problem(0, { detail: "Cancelled." }));
       request.send(file);
     });
@@ -89,7 +89,7 @@ export class Uploads {
     progress.value = 0;
     cancel.className = "button quiet icon-only small";
     cancel.type = "button";
-    cancel.setAttribute("aria-label", `Cancel the upload of ${file.name}`);
+    cancel.setAttribute("aria-label", `Cancel upload of ${file.name}`);
     cancel.append(icon("cross"));
     cancel.onclick = () => row.remove();
     row.append(name, howFar, progress, cancel);
@@ -105,7 +105,7 @@ export class Uploads {
     told.textContent = words.trim();
     told.setAttribute("role", "alert");
     const close = row.querySelector("button");
-    close.setAttribute("aria-label", "Forget this");
+    close.setAttribute("aria-label", "Dismiss");
     close.onclick = () => {
       row.remove();
       this.list.hidden = this.list.childElementCount === 0;

@@ -61,7 +61,7 @@ export class Composer {
   }
 
   get hint() {
-    return Composer.entersSend ? "Enter sends, Shift and Enter starts a new line" : "";
+    return Composer.entersSend ? "Press Enter to send, Shift+Enter for a new line" : "";
   }
 
   grow() {

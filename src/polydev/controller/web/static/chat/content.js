@@ -45,7 +45,7 @@ function output(text, label) {
   const lines = text.replace(/\n+$/, "").split("\n");
   const code = el("code", {}, lines.slice(0, LINES_AT_FIRST).join("\n"));
   const pre = el("pre", { tabindex: "0", role: "group", "aria-label": label }, code);
-  const box = el("div", { class: "output" }, pre, copyButton(() => text, "Copy this text"));
+  const box = el("div", { class: "output" }, pre, copyButton(() => text, "Copy text"));
   if (lines.length > LINES_AT_FIRST) {
     box.append(more(lines.length, () => (code.textContent = lines.join("\n"))));
   }
@@ -59,10 +59,10 @@ function diffView(item) {
   const head = el("figcaption", { class: "diff-head" }, path, deltas({ added, removed }),
     item.oldText == null && el("span", { class: "new-file" }, "new file"));
   const body = el("div", { class: "diff", tabindex: "0", role: "group" });
-  body.setAttribute("aria-label", `Changes of ${shortPath(item.path)}`);
+  body.setAttribute("aria-label", `Changes to ${shortPath(item.path)}`);
   body.append(...rows.slice(0, LINES_AT_FIRST).map(row));
   const box = el("figure", { class: "diff-box" }, head, body);
-  if (!rows.length) body.append(el("p", { class: "quiet" }, "Nothing is different"));
+  if (!rows.length) body.append(el("p", { class: "quiet" }, "No changes"));
   if (rows.length > LINES_AT_FIRST) {
     const rest = rows.slice(LINES_AT_FIRST, MOST_LINES);
     box.append(more(rows.length, () => body.append(...rest.map(row))));

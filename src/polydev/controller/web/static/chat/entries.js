@@ -17,7 +17,7 @@ const MOST_LOCATIONS = 20;
 export class AnswerView {
   constructor(entry) {
     const body = el("div", { class: "markdown" });
-    const copy = copyButton(() => this.entry.text, "Copy this message as markdown");
+    const copy = copyButton(() => this.entry.text, "Copy message as Markdown");
     this.element = el("div", { class: "answer" }, body, copy);
     this.markdown = new MarkdownView(body);
     this.entry = entry;
@@ -72,7 +72,7 @@ const TOOL_KINDS = {
   other: { name: "Tool", icon: "plug" },
 };
 const TOOL_STATES = {
-  pending: "Waiting", in_progress: "Running", completed: "Done", failed: "Failed", cut: "Cut off",
+  pending: "Waiting", in_progress: "Running", completed: "Done", failed: "Failed", cut: "Interrupted",
 };
 
 /** What a kind of tool is called, and its icon. */
@@ -114,7 +114,7 @@ export class ToolView {
     if (!this.element.open || !this.stale) return;
     this.stale = false;
     const shown = contents(list(this.entry.content));
-    const empty = el("p", { class: "quiet" }, "It has shown nothing");
+    const empty = el("p", { class: "quiet" }, "No output");
     this.body.replaceChildren(...places(list(this.entry.locations)), ...shown,
       ...(shown.length ? [] : [empty]));
   }
@@ -133,11 +133,11 @@ function places(locations) {
     return el("li", {}, el("code", {}, shortPath(it?.path) + line));
   });
   const left = locations.length - shown.length;
-  if (left > 0) shown.push(el("li", { class: "quiet" }, `and ${count(left, "more place")}`));
+  if (left > 0) shown.push(el("li", { class: "quiet" }, `and ${count(left, "more location")}`));
   return [el("ul", { class: "places", "aria-label": "Files" }, ...shown)];
 }
 
-const STEP_STATES = { pending: "To do", in_progress: "Doing", completed: "Done" };
+const STEP_STATES = { pending: "To do", in_progress: "In progress", completed: "Done" };
 
 /** What the CLI means to do, ticked off as it goes. */
 export class PlanView {
@@ -179,7 +179,7 @@ export class NoticeView {
 
   update(entry, turn) {
     const isOver = this.passes && turn.entries.at(-1) !== entry;
-    setText(this.words, isOver ? "Its machine slept, and woke up" : oneLine(entry.text, 500));
+    setText(this.words, isOver ? "The machine resumed from hibernation" : oneLine(entry.text, 500));
   }
 }
 

@@ -49,7 +49,7 @@ function rename({ dataset }) {
 async function remove({ dataset }) {
   const sure = await ask({
     title: "Delete this chat?",
-    text: `“${dataset.chatTitle}” and everything said in it goes. Files in the machine stay.`,
+    text: `This permanently deletes “${dataset.chatTitle}” and all its messages. Files in your machine are kept.`,
     button: "Delete",
   });
   if (!sure) return;

@@ -198,7 +198,7 @@ function codeBlock(pre) {
   const language = oneLine(pre.dataset.language ?? "", 30);
   const label = language ? `Code, ${language}` : "Code";
   const head = el("div", { class: "code-head" }, el("span", {}, language),
-    copyButton(() => code.textContent, "Copy this code"));
+    copyButton(() => code.textContent, "Copy code"));
   const body = el("pre", { tabindex: "0", role: "group", "aria-label": label }, code);
   return el("div", { class: "code-block" }, head, body);
 }

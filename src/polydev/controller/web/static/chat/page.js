@@ -124,10 +124,10 @@ export class ChatPage {
     const waiting = running && asked !== null;
     const wakes = !this.isAwake && last?.entries.at(-1)?.code === "machine-wakes";
     const working = last?.entries.length ? `${this.cli} is working` : `${this.cli} is starting`;
-    this.log.busy(running && !waiting ? (wakes ? "Waking the machine…" : working) : "");
-    const reason = waiting ? `${this.cli} waits for your permission`
-      : running && wakes ? "The machine wakes up, and then gets your message"
-      : running ? `${this.cli} is working. Stop it to say something else` : "";
+    this.log.busy(running && !waiting ? (wakes ? "Resuming the machine…" : working) : "");
+    const reason = waiting ? `${this.cli} is waiting for your permission`
+      : running && wakes ? "Your message is sent when the machine has resumed"
+      : running ? `${this.cli} is working. Stop it to send another message` : "";
     this.composer.state({ reason, running });
     this.find("to-permission").hidden = !waiting || this.isCardSeen;
     if (transcript.title) this.entitle(transcript.title);
@@ -202,7 +202,7 @@ export class ChatPage {
     return this.tried(async () => {
       await busy(button, () => api("POST", `/api/vm/${this.machine}/start`));
       this.find("trouble").replaceChildren();
-      say("The machine starts");
+      say("Starting the machine…");
     });
   }
 

@@ -110,7 +110,7 @@ export class PermissionView {
     const chosen = this.entry.options.find((option) => option.optionId === this.entry.chosen);
     const kind = String(chosen?.optionKind ?? "");
     this.element.dataset.answer = kind.startsWith("allow") ? "allowed" : "refused";
-    const nothing = "Not answered: the turn ended first";
+    const nothing = "Not answered: the turn ended";
     setText(this.state, chosen ? `You chose: ${oneLine(chosen.name, 80)}` : nothing);
     if (this.element.contains(document.activeElement)) this.page.returnFocus();
   }

@@ -73,12 +73,12 @@ export class TurnView {
 const endings = {
   end_turn: () => [],
   max_tokens: (_, page) => [
-    note("alert", "The answer reached the longest that the model gives.", goOn(page)),
+    note("alert", "The answer reached the model's length limit.", goOn(page)),
   ],
-  refusal: () => [note("info", "The model declined to go on with this.")],
+  refusal: () => [note("info", "The model declined to continue.")],
   cancelled: () => [note("stop", "Stopped.")],
   interrupted: ({ error }, page) => [
-    note("alert", told(error) || "Polydev was interrupted here. What was done until then is kept.",
+    note("alert", told(error) || "The turn was interrupted. Everything up to here is saved.",
       goOn(page)),
   ],
   failed: ({ error }, page) => [trouble(error, page, again(page))],
@@ -93,7 +93,7 @@ function told(error) {
 }
 
 function goOn(page) {
-  const click = (event) => page.send("Go on from where you were interrupted.", event.currentTarget);
+  const click = (event) => page.send("Continue from where you were interrupted.", event.currentTarget);
   return button("Continue", "button small", { click }, { "data-last-turn": true });
 }
 
@@ -117,15 +117,15 @@ function again(page) {
 
 function helps(code, page) {
   if (CONNECT.has(code)) {
-    const words = `Connect ${page.cli} again`;
+    const words = `Reconnect ${page.cli}`;
     const click = (event) => page.connect(event.currentTarget);
     return [button(words, "button small primary", { click })];
   }
   if (START.has(code)) {
     const href = page.machine ? `/machine/${page.machine}` : "/machine";
-    const look = el("a", { class: "button small", href }, "Look at the machine");
+    const look = el("a", { class: "button small", href }, "Open machine");
     const click = (event) => page.startMachine(event.currentTarget);
-    return page.machine ? [button("Start the machine", "button small primary", { click }), look] : [look];
+    return page.machine ? [button("Start machine", "button small primary", { click }), look] : [look];
   }
   return [];
 }

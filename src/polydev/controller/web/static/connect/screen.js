@@ -16,8 +16,8 @@ const MAX_PASTED = 8192;
 const MODIFIERS = [[0xffe3, "ControlLeft"], [0xffe9, "AltLeft"]];
 
 const CONNECTING = "Connecting to the browser machine";
-const OPENING = "The browser is opening the login page";
-const LOST = "The connection to the browser machine was lost. It is tried again.";
+const OPENING = "Opening the login page";
+const LOST = "Lost the connection to the browser machine. Reconnecting…";
 
 export class Screen {
   /** `root` is the card; `session` whose browser machine it is. */
@@ -57,7 +57,7 @@ export class Screen {
     clearTimeout(this.later);
     this.drop();
     this.setFull(false);
-    this.cover(words || "The browser machine is removed.", "Finished", "off", { isStill: true });
+    this.cover(words || "The browser machine is deleted.", "Finished", "off", { isStill: true });
   }
 
   async connect() {
@@ -206,7 +206,7 @@ export class Screen {
   setFull(isFull) {
     this.root.classList.toggle("full", isFull);
     this.part("full").setAttribute("aria-pressed", String(isFull));
-    this.part("full").querySelector("span").textContent = isFull ? "Smaller" : "Full screen";
+    this.part("full").querySelector("span").textContent = isFull ? "Exit full screen" : "Full screen";
   }
 }
 
