@@ -28,10 +28,10 @@ from local_agents import VM_ID, LocalHost, LocalProcess, an_agent
 from polydev.controller.api.http.streams import SSE, ResourceStream
 from polydev.controller.api.schemas.chats import event_json
 from polydev.controller.chat.acp.agent import Agent
-from polydev.controller.chat.acp.events import Telling
-from polydev.controller.chat.events.buffer import Lives
-from polydev.controller.chat.events.subscribe import follow
-from polydev.controller.chat.events.writer import Recording
+from polydev.controller.chat.acp.events import EventTranslator
+from polydev.controller.chat.events.buffer import LiveTurns
+from polydev.controller.chat.events.subscribe import subscribe
+from polydev.controller.chat.events.writer import EventWriter
 from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.chats import chats
@@ -72,13 +72,12 @@ class _CopyingHost(LocalHost):
 
 
 class _Turn:
-    """The listener of an agent that a turn is."""
+    """Turn that writes an agent's updates and answers no permission request."""
 
-    def __init__(self, recording: Recording) -> None:
-        telling = Telling(recording.tell, recording.entitle)
-        self.told = telling.update
+    def __init__(self, writer: EventWriter) -> None:
+        self.on_update = EventTranslator(writer.emit, writer.set_title).on_update
 
-    async def asked(self, params: dict[str, object]) -> str | None:
+    async def on_permission_request(self, params: dict[str, object]) -> str | None:
         return None
 
 
@@ -101,18 +100,18 @@ async def chat_relay(pieces: int) -> list[str]:
 
 
 async def _measured(database: Database, pieces: int) -> list[float]:
-    chat, lives = await _a_chat(database), Lives()
-    recording = Recording(database, lives, chat, 2**30)
-    async with _served(database, lives) as port, _direct(pieces) as (writer, reading):
-        host = cast(Host, _CopyingHost(writer))
+    chat, live_turns = await _a_chat(database), LiveTurns()
+    writer = EventWriter(database, live_turns, chat, 2**30)
+    async with _served(database, live_turns) as port, _direct(pieces) as (direct_writer, reading):
+        host = cast(Host, _CopyingHost(direct_writer))
         agent = Agent(host, VM_ID, an_agent(_SPEAKING.format(pieces=pieces, pause_s=_PAUSE_S)), 60)
         agent.start(lambda _: None)
         listening = asyncio.create_task(_heard(port, pieces))
-        keeping = asyncio.create_task(recording.keep_up())
-        session = await agent.take_up(None)
-        await agent.prompt(session.session_id, ["go"], _Turn(recording))
-        keeping.cancel()
-        await recording.end(TurnEnd.END_TURN, None)
+        flushing = asyncio.create_task(writer.flush_forever())
+        session = await agent.open_session(None)
+        await agent.prompt(session.session_id, ["go"], _Turn(writer))
+        flushing.cancel()
+        await writer.finish(TurnEnd.END_TURN, None)
         relayed, direct = await listening, await reading
         await agent.aclose()
     return [(relayed[n] - direct[n]) * 1000 for n in relayed]
@@ -133,12 +132,12 @@ async def _a_chat(database: Database) -> Chat:
 
 
 @asynccontextmanager
-async def _served(database: Database, lives: Lives) -> AsyncIterator[int]:
+async def _served(database: Database, live_turns: LiveTurns) -> AsyncIterator[int]:
     """A server of the chat's stream; its port."""
     app = FastAPI()
 
     async def frames() -> AsyncGenerator[str]:
-        async for events in follow(database, lives, _CHAT, _ANN, 0, 15):
+        async for events in subscribe(database, live_turns, _CHAT, _ANN, 0, 15):
             for event in events:
                 yield f"id: {event.event_id}\ndata: {json.dumps(event_json(event))}\n\n"
 

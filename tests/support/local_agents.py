@@ -118,14 +118,14 @@ class Heard:
 
     def __init__(self, choice: str | None = None) -> None:
         self.updates: list[dict[str, Any]] = []
-        self.questions: list[dict[str, Any]] = []
+        self.permission_requests: list[dict[str, Any]] = []
         self._choice = choice
 
-    def told(self, update: dict[str, Any]) -> None:
+    def on_update(self, update: dict[str, Any]) -> None:
         self.updates.append(update)
 
-    async def asked(self, params: dict[str, Any]) -> str | None:
-        self.questions.append(params)
+    async def on_permission_request(self, params: dict[str, Any]) -> str | None:
+        self.permission_requests.append(params)
         return self._choice
 
     @property

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp
 from polydev.controller.access import open_access
 from polydev.controller.api.http.idle_timeout import IdleTimeoutProtocol
 from polydev.controller.api.http.services import Services
-from polydev.controller.chat import Chats, Runner, SingleTurns
+from polydev.controller.chat import Chats, OneShotTurns, Runner
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database, open_database, sqlite_folder
 from polydev.controller.store.queries.system import installation as installations
@@ -130,7 +130,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         its = _workflows(database, vault, machines, admission, engine, on_point)
         await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
         chats = Chats(database, settings)
-        turns = Runner(database, hosts, settings, chats.lives, lease.executor_id, its.waking)
+        turns = Runner(database, hosts, settings, chats.live_turns, lease.executor_id, its.waking)
         _beside(closing, admission.run())
         _beside(closing, turns.run())
         _beside(closing, Reconciler(database, engine, machines, its.requests).run())
@@ -145,7 +145,7 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
             by_key=its.by_key,
             machines=its.requests,
             chats=chats,
-            single_turns=SingleTurns(database, hosts, its.waking),
+            one_shot_turns=OneShotTurns(database, hosts, its.waking),
             rotation=its.rotation,
             custody=its.custody,
             removal=its.removal,

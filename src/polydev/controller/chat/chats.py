@@ -1,8 +1,7 @@
-"""What people ask of chats. The API asks `Chats`; `runner.py` does the turns.
+"""Chats as rows: what the API reads and changes; `runner/` does the work.
 
-Everything here is rows: a turn that is asked for waits until a controller claims it, an answer to a
-permission and a wish to stop wait until the controller that does the turn sees them. So any
-controller may be asked.
+A queued turn waits until a controller claims it. An answer to a permission request and a request to
+stop wait until the controller that runs the turn sees them. So the API can call any controller.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from dataclasses import dataclass, field
 
 from polydev.controller.access import Caller
 from polydev.controller.chat import sanitize
-from polydev.controller.chat.events.buffer import Lives
-from polydev.controller.chat.events.subscribe import follow
-from polydev.controller.chat.machine_lookup import machine_for
+from polydev.controller.chat.events.buffer import LiveTurns
+from polydev.controller.chat.events.subscribe import subscribe
+from polydev.controller.chat.machine_lookup import find_chat_machine
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine import locks
 from polydev.controller.store.engine.database import Database
@@ -38,22 +37,22 @@ MAX_TITLE_CHARACTERS = 120
 
 _MIB = 1024 * 1024
 _RETRY_AFTER_S = 15
-_MOST_PIECES = 4000
-"""Of stored events that one request reads."""
+_MAX_ROWS_PER_REQUEST = 4000
+"""Stored events that one request reads at most, before they are joined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chats:
-    """Conversations with CLIs, as rows."""
+    """Create, read, change and follow chats."""
 
     database: Database
     settings: ControllerSettings
-    lives: Lives = field(default_factory=Lives)
+    live_turns: LiveTurns = field(default_factory=LiveTurns)
 
     async def create(
         self, caller: Caller, provider_id: str, title: str, chat_id: ChatId | None = None
     ) -> Chat:
-        """A new chat; `chat_id` for who may ask twice for the same one.
+        """Create a chat. Idempotent with `chat_id`.
 
         Raises: UnknownProvider, QuotaExceeded.
         """
@@ -75,63 +74,68 @@ class Chats:
         )
         async with self.database.write() as connection:
             await locks.acquire(connection, "chats", user_id)
-            there = await chats.find(connection, chat.chat_id)
-            if there is not None and there.user_id == user_id:
-                return there
+            existing = await chats.find(connection, chat.chat_id)
+            if existing is not None and existing.user_id == user_id:
+                return existing
             limit = self.settings.chats_each
             if (
                 caller.owner_filter is not None
                 and await chats.count_for_user(connection, user_id) >= limit
             ):
-                raise QuotaExceeded(f"You have {limit} chats", hint="Delete one of them")
+                raise QuotaExceeded(
+                    f"You have reached the limit of {limit} chats", hint="Delete one of them"
+                )
             await chats.insert(connection, chat)
             await audit.record(connection, caller.audit_entry("chat.create", chat.chat_id, user_id))
         return chat
 
     async def get(self, caller: Caller, chat_id: ChatId) -> Chat:
-        """A chat of the caller's. Raises NoSuchChat."""
+        """Return one of the caller's chats. Raises NoSuchChat."""
         async with self.database.read(caller.user_id) as connection:
             return await chats.get(connection, chat_id, caller.user_id)
 
-    async def listed(self, caller: Caller, span: PageSpec, provider_id: str | None) -> list[Chat]:
-        """A span of the caller's chats, the newest first."""
+    async def list_chats(
+        self, caller: Caller, span: PageSpec, provider_id: str | None
+    ) -> list[Chat]:
+        """Return a page of the caller's chats, newest first."""
         async with self.database.read(caller.user_id) as connection:
             return await chats.list_for_user(connection, caller.user_id, span, provider_id)
 
-    async def entitle(self, caller: Caller, chat_id: ChatId, title: str) -> Chat:
-        """Give a chat a title that stays. Raises NoSuchChat, BadRequest."""
+    async def rename(self, caller: Caller, chat_id: ChatId, title: str) -> Chat:
+        """Set a title that the CLI does not replace. Raises NoSuchChat, BadRequest."""
         title = sanitize.one_line(title, MAX_TITLE_CHARACTERS)
         if not title:
-            raise BadRequest("A title has at least one letter")
+            raise BadRequest("The title is empty")
         async with self.database.write() as connection:
             await chats.get(connection, chat_id, caller.user_id, to_change=True)
             await chats.set_title(connection, chat_id, title, TitledBy.USER, list(TitledBy))
             return await chats.get(connection, chat_id, caller.user_id)
 
     async def delete(self, caller: Caller, chat_id: ChatId) -> None:
-        """Delete a chat with everything in it, and stop its turn. Raises NoSuchChat."""
+        """Delete a chat with all its events; a running turn stops. Raises NoSuchChat."""
         async with self.database.write() as connection:
             chat = await chats.get(connection, chat_id, caller.user_id, to_change=True)
             await chats.delete(connection, chat)
             await audit.record(connection, caller.audit_entry("chat.delete", chat_id, chat.user_id))
 
-    async def ask(self, caller: Caller, chat_id: ChatId, prompt: str) -> int:
-        """Have the CLI take a turn; answers with its number at once.
+    async def start_turn(self, caller: Caller, chat_id: ChatId, prompt: str) -> int:
+        """Queue a turn and return its number.
 
-        Raises: NoSuchChat, BadRequest; ChatBusy while one goes on; NotConnected, MachineBusy when
-        no CLI can be asked; TooManyRequests.
+        Raises: NoSuchChat, BadRequest; ChatBusy while a turn runs; NotConnected, MachineBusy if no
+        CLI is available; TooManyRequests.
         """
-        prompt = sanitize.cleaned(prompt, MAX_PROMPT_CHARACTERS)
+        prompt = sanitize.clean(prompt, MAX_PROMPT_CHARACTERS)
         if not prompt.strip():
-            raise BadRequest("There is nothing to say")
+            raise BadRequest("The message is empty")
         at, user_id = now(), caller.user_id
-        await machine_for(self.database, await self.get(caller, chat_id))
+        await find_chat_machine(self.database, await self.get(caller, chat_id))
         async with self.database.write() as connection:
             await locks.acquire(connection, "chats", user_id)
             chat = await chats.get(connection, chat_id, user_id, to_change=True)
             if chat.status is not ChatStatus.IDLE:
                 raise ChatBusy(
-                    "The CLI still answers in this chat", hint="Wait for its end, or stop it"
+                    "The CLI is still answering in this chat",
+                    hint="Wait until it has finished, or stop it",
                 )
             limit = self.settings.chat_turns_each
             if (
@@ -139,8 +143,8 @@ class Chats:
                 and await chats.count_active_for_user(connection, user_id) >= limit
             ):
                 raise TooManyRequests(
-                    f"CLIs answer in {limit} chats of yours already",
-                    hint="Wait for one of them, or stop it",
+                    f"CLIs are already answering in {limit} of your chats",
+                    hint="Wait until one has finished, or stop it",
                     retry_after_s=_RETRY_AFTER_S,
                 )
             beyond = await chats.find_turn_over_size(
@@ -152,45 +156,47 @@ class Chats:
             title = sanitize.first_line(prompt, MAX_TITLE_CHARACTERS)
             return await chats.insert_turn(connection, chat, prompt, title, at)
 
-    async def stop(self, caller: Caller, chat_id: ChatId) -> Chat:
-        """Have the turn that goes on stopped, if one does. Raises NoSuchChat."""
+    async def stop_turn(self, caller: Caller, chat_id: ChatId) -> Chat:
+        """Request that the running turn stops, if there is one. Raises NoSuchChat."""
         async with self.database.write() as connection:
             chat = await chats.get(connection, chat_id, caller.user_id, to_change=True)
             if chat.status is not ChatStatus.IDLE:
                 await chats.request_stop(connection, chat_id, chat.turn, now())
         return chat
 
-    async def answer(
+    async def answer_permission(
         self, caller: Caller, chat_id: ChatId, request_id: str, option_id: str
     ) -> None:
-        """Choose what the CLI may do.
+        """Store the user's answer to a permission request.
 
-        Raises: NoSuchChat, NoSuchPermission, BadRequest; PermissionAnswered if it is decided.
+        Raises: NoSuchChat, NoSuchPermission, BadRequest; PermissionAnswered if it is closed.
         """
         async with self.database.write() as connection:
             await chats.get(connection, chat_id, caller.user_id, to_change=True)
-            asked = await chat_events.find_permission(connection, chat_id, request_id)
-            if asked is None:
-                raise NoSuchPermission(f"The CLI did not ask for {request_id} in this chat")
-            if option_id not in asked.options:
-                raise BadRequest("That is none of the choices that the CLI gives")
+            request = await chat_events.find_permission(connection, chat_id, request_id)
+            if request is None:
+                raise NoSuchPermission(f"This chat has no permission request {request_id}")
+            if option_id not in request.options:
+                raise BadRequest("The permission request has no such option")
             if not await chat_events.answer_permission(
                 connection, chat_id, request_id, option_id, now()
             ):
                 raise PermissionAnswered(
-                    "This is decided already, or no longer asked", hint="See what the CLI does now"
+                    "This permission request is already closed", hint="Reload the chat"
                 )
 
-    async def events(
+    async def list_events(
         self, caller: Caller, chat_id: ChatId, after: int, limit: int
     ) -> list[ChatEvent]:
-        """What is stored of a chat after an event: so many at most, fewer if they are large, none
-        only if there are none. Raises NoSuchChat."""
+        """Return stored events after an id.
+
+        Fewer than `limit` if they are large; none only at the end. Raises NoSuchChat.
+        """
         async with self.database.read(caller.user_id) as connection:
             await chats.get(connection, chat_id, caller.user_id)
             found: list[ChatEvent] = []
             read = 0
-            while len(found) < limit and read < _MOST_PIECES:
+            while len(found) < limit and read < _MAX_ROWS_PER_REQUEST:
                 known = found[-1].event_id if found else after
                 more = await chat_events.list_after(connection, chat_id, known)
                 read += len(more)
@@ -199,8 +205,8 @@ class Chats:
                     break
         return found[:limit]
 
-    def follow(
-        self, caller: Caller, chat_id: ChatId, known: int, idle_s: float
+    def subscribe(
+        self, caller: Caller, chat_id: ChatId, after: int, idle_s: float
     ) -> AsyncGenerator[list[ChatEvent]]:
-        """Events of a chat after a known one, as they happen: see `following.follow`."""
-        return follow(self.database, self.lives, chat_id, caller.user_id, known, idle_s)
+        """Stream events after an id as they happen; see `events.subscribe`."""
+        return subscribe(self.database, self.live_turns, chat_id, caller.user_id, after, idle_s)

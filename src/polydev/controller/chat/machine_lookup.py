@@ -1,4 +1,4 @@
-"""Where a chat's CLI is: the person's credential, and the machine that the CLI runs in."""
+"""Find the machine that runs a chat's next turn."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from polydev.shared.errors import MachineBusy, NotConnected
 from polydev.shared.providers import provider
 
 
-async def machine_for(database: Database, chat: Chat) -> Machine:
-    """The machine whose CLI takes the chat's next turn: the one that knows the chat while it is
-    there, otherwise the person's CLI machine. It runs, or wakes when it is used.
+async def find_chat_machine(database: Database, chat: Chat) -> Machine:
+    """Find the machine for the chat's next turn; it runs, or resumes when it is used.
 
-    Raises: NotConnected; MachineBusy when that machine is at rest otherwise.
+    Prefers the machine of the chat's last turn, whose CLI still knows the conversation, over the
+    user's other CLI machine.
+
+    Raises: NotConnected; MachineBusy if the machine cannot be used in its state.
     """
     about = provider(chat.provider)
     hint = f"Connect {about.name}"
@@ -33,7 +35,7 @@ async def machine_for(database: Database, chat: Chat) -> Machine:
         raise NotConnected(f"You have no CLI machine for {about.name}", hint=hint)
     if not found.status.is_usable:
         raise MachineBusy(
-            f"Your CLI machine is {found.status}: {about.name} cannot be asked",
+            f"Your CLI machine is {found.status}: {about.name} is not available",
             hint="Start the machine, or wait until it runs",
         )
     return found

@@ -38,7 +38,7 @@ async def test_the_stream_of_a_chat_that_is_deleted_ends(
     services = cast(Services, SimpleNamespace(chats=chats))
     chat = await chats.create(caller, "codex", "")
     may = api._listen_check(services, caller, chat.chat_id, _may)
-    told = api._event_frames(chats.follow(caller, chat.chat_id, 0, 0.05), may)
+    told = api._event_frames(chats.subscribe(caller, chat.chat_id, 0, 0.05), may)
     assert [await anext(told) for _ in range(4)][1:] == [": still here\n\n"] * 3
     await chats.delete(caller, chat.chat_id)
     async with asyncio.timeout(10):

@@ -35,7 +35,7 @@ async def prompted(on_prompt: str, heard: Heard | None = None) -> Prompted:
     heard = heard or Heard()
     async with asyncio.timeout(40), running(an_agent(on_prompt)) as agent:
         await agent.ready()
-        session = await agent.take_up(None)
+        session = await agent.open_session(None)
         assert session.is_new
         return await agent.prompt(session.session_id, ["hello"], heard), heard
 
@@ -92,15 +92,15 @@ async def test_an_agent_that_says_too_much_is_given_up(what: str, on_prompt: str
 
 
 async def test_an_agent_that_is_costly_to_read_is_read_less_often() -> None:
-    pace = transport._Pace()
-    pace.owe(transport._BURST_S + 0.3)
+    limit = transport._RateLimit()
+    limit.charge(transport._BURST_S + 0.3)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.15):
-            await pace.spend(1, 1)
+            await limit.spend(1, 1)
 
 
 class _NeverAnswers(Heard):
-    async def asked(self, params: dict[str, object]) -> str | None:
+    async def on_permission_request(self, params: dict[str, object]) -> str | None:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -165,9 +165,9 @@ async def test_an_agent_that_does_not_answer_in_time_is_ended() -> None:
 async def test_no_two_chats_share_a_conversation() -> None:
     async with running(an_agent("pass")) as agent:
         await agent.ready()
-        session = await agent.take_up(None)
-        with pytest.raises(GuestMisbehaved, match="under one name"):
-            await agent.take_up(None)
+        session = await agent.open_session(None)
+        with pytest.raises(GuestMisbehaved, match="with the same id"):
+            await agent.open_session(None)
         first, second = Heard(), Heard()
         prompting = asyncio.create_task(agent.prompt(session.session_id, ["one"], first))
         await asyncio.sleep(0)
@@ -187,9 +187,9 @@ _CAPABLE = {
 async def test_a_session_that_is_lost_is_begun_anew(way: str) -> None:
     async with running(an_agent(END, _forgetful(_CAPABLE[way]))) as agent:
         await agent.ready()
-        taken = await agent.take_up("an-older-one")
-        assert (taken.session_id, taken.is_new) == ("s-1", True)
-        assert not (await agent.take_up("s-1")).is_new, "it has it"
+        session = await agent.open_session("an-older-one")
+        assert (session.session_id, session.is_new) == ("s-1", True)
+        assert not (await agent.open_session("s-1")).is_new, "it has it"
 
 
 def _forgetful(capabilities: str) -> str:

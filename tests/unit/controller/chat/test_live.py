@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from polydev.controller.chat.events.buffer import Live, Lives
-from polydev.controller.chat.events.subscribe import follow
+from polydev.controller.chat.events.buffer import LiveTurn, LiveTurns
+from polydev.controller.chat.events.subscribe import subscribe
 from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.chats import chat_events, chats
@@ -41,40 +41,40 @@ async def database(tmp_path: Path) -> Database:
     return database
 
 
-async def store(database: Database, live: Live) -> None:
-    events = live.to_store()
+async def store(database: Database, live: LiveTurn) -> None:
+    events = live.take_pending()
     async with database.write() as connection:
         if events:
             await chat_events.insert(connection, CHAT, ANN, events)
-    live.stored(len(events))
+    live.mark_stored(len(events))
 
 
 async def test_pieces_of_one_moment_are_one_event_and_those_of_two_are_two() -> None:
-    live = Live(1, lambda: None)
+    live = LiveTurn(1, lambda: None)
     for word in ("one ", "two "):
-        live.add(EventKind.TEXT, {"text": word})
+        live.append(EventKind.TEXT, {"text": word})
     await asyncio.sleep(0.01)
-    live.add(EventKind.TEXT, {"text": "three"})
-    assert [it.data["text"] for it in live.to_store()] == ["one two ", "three"]
+    live.append(EventKind.TEXT, {"text": "three"})
+    assert [it.data["text"] for it in live.take_pending()] == ["one two ", "three"]
 
 
 async def test_what_is_told_is_never_changed_afterwards() -> None:
-    live = Live(1, lambda: None)
-    live.add(EventKind.TEXT, {"text": "one"})
+    live = LiveTurn(1, lambda: None)
+    live.append(EventKind.TEXT, {"text": "one"})
     await asyncio.sleep(0.01)
     [told] = live.after(live.floor)
-    live.add(EventKind.TEXT, {"text": "two"})
+    live.append(EventKind.TEXT, {"text": "two"})
     assert told.data == {"text": "one"}
 
 
 @pytest.mark.parametrize("every", [1, 7, 1000])
 async def test_who_follows_is_told_each_event_once_in_order(database: Database, every: int) -> None:
     """Whether it is in memory, stored, or moved from there to here in the middle."""
-    lives = Lives()
+    live_turns = LiveTurns()
     heard: dict[int, list[ChatEvent]] = {0: [], 1: [], 2: []}
 
     async def listen(number: int) -> None:
-        async for events in follow(database, lives, CHAT, ANN, 0, 1.0):
+        async for events in subscribe(database, live_turns, CHAT, ANN, 0, 1.0):
             heard[number] += events
             if heard[number][-1].kind is EventKind.TURN_ENDED:
                 return
@@ -82,15 +82,15 @@ async def test_who_follows_is_told_each_event_once_in_order(database: Database, 
 
     listening = [asyncio.create_task(listen(number)) for number in heard]
     await asyncio.sleep(0.05)
-    live = lives.open(CHAT, 1)
+    live = live_turns.open(CHAT, 1)
     for number in range(900):
-        live.add(EventKind.TEXT, {"text": f"{number} "})
+        live.append(EventKind.TEXT, {"text": f"{number} "})
         await asyncio.sleep(0)
         if number % every == every - 1 and number % 5 == 0:
             await store(database, live)
-    live.add(EventKind.TURN_ENDED, {"reason": "end_turn", "error": None})
+    live.append(EventKind.TURN_ENDED, {"reason": "end_turn", "error": None})
     await store(database, live)
-    lives.close(CHAT, live)
+    live_turns.close(CHAT, live)
     async with asyncio.timeout(30):
         await asyncio.gather(*listening)
     for events in heard.values():
@@ -102,7 +102,7 @@ async def test_who_follows_is_told_each_event_once_in_order(database: Database, 
 
 
 async def test_a_quiet_chat_says_so_now_and_then(database: Database) -> None:
-    followed = follow(database, Lives(), CHAT, ANN, 10**9, 0.05)
+    followed = subscribe(database, LiveTurns(), CHAT, ANN, 10**9, 0.05)
     async with asyncio.timeout(5):
         assert await anext(followed) == []
     await followed.aclose()

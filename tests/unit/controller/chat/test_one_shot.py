@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from polydev.controller.chat import Turn
-from polydev.controller.chat.runner import one_shot as turn
+from polydev.controller.chat import OneShotTurn
+from polydev.controller.chat.runner import one_shot
 from polydev.controller.workflows.machines.actor import Cause
 from polydev.shared.domain import VmId
 from polydev.shared.errors import GuestMisbehaved
@@ -51,11 +51,13 @@ class Awake:
 async def test_an_answer_is_held_up_to_its_limit(
     monkeypatch: pytest.MonkeyPatch, limit: int, ok: bool
 ) -> None:
-    monkeypatch.setattr(turn, "MAX_ANSWER_CHARACTERS", limit)
+    monkeypatch.setattr(one_shot, "MAX_ANSWER_CHARACTERS", limit)
     host: Any = Talker()
     waking: Any = Awake()
     cause = Cause.of_controller("tests", "a turn")
-    asked = Turn(host, provider("codex"), VmId("vm-1"), "hello", waking, cause, waits=False)
-    events = [event async for event in asked.events()]
+    turn = OneShotTurn(
+        host, provider("codex"), VmId("vm-1"), "hello", waking, cause, must_resume=False
+    )
+    events = [event async for event in turn.events()]
     assert (events[-1].type, events[-1].ok) == ("end", ok)
     assert any(isinstance(it.error, GuestMisbehaved) for it in events) is not ok

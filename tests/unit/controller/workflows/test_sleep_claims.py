@@ -107,7 +107,7 @@ async def ask(database: Database) -> Ask:
     caller = Caller(user, frozenset(Scope), "sign-in", "127.0.0.1")
     talks = Chats(database, ControllerSettings())
     chat = await talks.create(caller, "codex", "")
-    return lambda: talks.ask(caller, chat.chat_id, "hello")
+    return lambda: talks.start_turn(caller, chat.chat_id, "hello")
 
 
 class _Paused:

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from polydev.controller.access import Access, Caller, RequestInfo
 from polydev.controller.access.limits.client_address import client_address
 from polydev.controller.access.sign_in.cookies import SIGN_IN
-from polydev.controller.chat import Chats, SingleTurns
+from polydev.controller.chat import Chats, OneShotTurns
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.workflows.accounts.account_deletion import Removal
@@ -57,7 +57,7 @@ class Services:
     by_key: ConnectByKey
     machines: MachineRequests
     chats: Chats
-    single_turns: SingleTurns
+    one_shot_turns: OneShotTurns
     rotation: Rotation
     custody: Custody
     removal: Removal

@@ -1,7 +1,8 @@
-"""What an agent tells of a turn, as events of a chat: bounded, cleaned, in our own words.
+"""Translate an agent's ACP messages of a turn into chat events.
 
-`turns.py` hands it each update and each question. The agent is a machine's: what has not the right
-shape is left out. Which agent says what is in docs/chat-agents.md.
+`ClaimedTurn` passes every update and permission request. The agent runs in a machine and is
+untrusted: texts are bounded and cleaned, and values of the wrong shape are dropped.
+docs/chat-agents.md lists what each agent sends.
 Source: agentclientprotocol.com, protocol version 1, `session/update`.
 """
 
@@ -10,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from polydev.controller.chat.sanitize import cleaned, one_line
+from polydev.controller.chat.sanitize import clean, one_line
 from polydev.shared.domain import EventKind
 
-Tell = Callable[[EventKind, dict[str, Any]], None]
+Emit = Callable[[EventKind, dict[str, Any]], None]
 Json = dict[str, Any]
 
 MAX_OPTIONS = 16
 MAX_OPTION_ID = 256
 _MAX_TEXT = 64 * 1024
 _MAX_CONTENT = 192 * 1024
-"""Characters of all that a tool call shows."""
+"""Characters of all content of one tool call."""
 _MAX_ITEMS = 32
 _MAX_ENTRIES = 100
 _MAX_TITLE = 300
@@ -28,8 +29,8 @@ _MAX_CALL_ID = 128
 _MAX_PATH = 1024
 _MAX_ENTRY = 1000
 _MAX_CALLS = 500
-_GROWTH = 1.25
-"""Output that grows is told again when it has grown by so much."""
+_REPORT_GROWTH = 1.25
+"""Growing output is reported again when it has grown by this factor."""
 
 _KINDS = frozenset(
     [
@@ -56,124 +57,123 @@ _CHUNKS = {
 }
 
 
-class Telling:
-    """Tells what an agent says in one turn."""
+class EventTranslator:
+    """Translates the messages of one turn."""
 
-    def __init__(self, tell: Tell, on_title: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, emit: Emit, on_title: Callable[[str], None]) -> None:
+        self._emit = emit
         self._on_title = on_title
-        self._open: set[str] = set()
-        """Tool calls that have not ended."""
-        self._outputs: dict[str, _Output] = {}
+        self._open_calls: set[str] = set()
+        self._outputs: dict[str, _CommandOutput] = {}
 
-    def update(self, update: Json) -> None:
-        """Tell what a session's update says."""
+    def on_update(self, update: Json) -> None:
+        """Emit the events of a session update."""
         kind = _text(update, "sessionUpdate", 32)
         if kind in _CHUNKS:
             text = _text_of(update.get("content"), _MAX_TEXT)
             if text:
-                self._tell(_CHUNKS[kind], {"text": text})
+                self._emit(_CHUNKS[kind], {"text": text})
         elif kind in ("tool_call", "tool_call_update"):
-            self._call(update)
+            self._on_tool_call(update)
         elif kind == "plan":
-            self._tell(EventKind.PLAN, {"entries": _entries(update.get("entries"))})
+            self._emit(EventKind.PLAN, {"entries": _plan_entries(update.get("entries"))})
         elif kind == "session_info_update":
             title = one_line(_text(update, "title", _MAX_TITLE), _MAX_TITLE)
             if title:
                 self._on_title(title)
 
-    def ask(self, request_id: str, params: Json) -> None:
-        """Tell what the agent asks permission for."""
+    def on_permission_request(self, request_id: str, params: Json) -> None:
+        """Emit the events of a permission request."""
         call = params.get("toolCall")
         call = call if isinstance(call, dict) else {}
         call_id = one_line(_text(call, "toolCallId", _MAX_CALL_ID), _MAX_CALL_ID)
-        if call_id and call_id not in self._open:
-            self._call({"status": "pending", **call})
-        asked = {
+        if call_id and call_id not in self._open_calls:
+            self._on_tool_call({"status": "pending", **call})
+        request = {
             "requestId": request_id,
             "toolCallId": call_id,
             "title": one_line(_text(call, "title", _MAX_TITLE), _MAX_TITLE),
             "toolKind": _one_of(call.get("kind"), _KINDS, "other"),
             "content": _contents(call.get("content")),
-            "options": options_of(params),
+            "options": permission_options(params),
         }
-        self._tell(EventKind.PERMISSION, asked)
+        self._emit(EventKind.PERMISSION, request)
 
     def close(self) -> None:
-        """The turn is over: what did not end by itself ends now."""
-        for call_id in sorted(self._open):
-            ended: Json = {"toolCallId": call_id, "status": "failed"}
+        """End the tool calls that are still open: the turn is over."""
+        for call_id in sorted(self._open_calls):
+            event: Json = {"toolCallId": call_id, "status": "failed"}
             output = self._outputs.get(call_id)
-            if output is not None and output.is_ahead:
-                ended["content"] = [output.told()]
-            self._tell(EventKind.TOOL, ended)
-        self._open.clear()
+            if output is not None and output.has_unreported:
+                event["content"] = [output.report()]
+            self._emit(EventKind.TOOL, event)
+        self._open_calls.clear()
 
-    def _call(self, call: Json) -> None:
+    def _on_tool_call(self, call: Json) -> None:
         call_id = one_line(_text(call, "toolCallId", _MAX_CALL_ID), _MAX_CALL_ID)
         if not call_id:
             return
-        told: Json = {"toolCallId": call_id}
+        event: Json = {"toolCallId": call_id}
         if isinstance(call.get("title"), str):
-            told["title"] = one_line(call["title"], _MAX_TITLE)
+            event["title"] = one_line(call["title"], _MAX_TITLE)
         if "kind" in call and call["kind"] is not None:
-            told["toolKind"] = _one_of(call["kind"], _KINDS, "other")
+            event["toolKind"] = _one_of(call["kind"], _KINDS, "other")
         if status := _one_of(call.get("status"), _STATUSES, ""):
-            told["status"] = status
+            event["status"] = status
         if isinstance(call.get("locations"), list):
-            told["locations"] = _locations(call["locations"])
+            event["locations"] = _locations(call["locations"])
         if isinstance(call.get("content"), list):
-            told["content"] = _contents(call["content"])
-        self._follow(call_id, call, told)
-        if len(told) > 1:
-            self._tell(EventKind.TOOL, told)
+            event["content"] = _contents(call["content"])
+        self._track(call_id, call, event)
+        if len(event) > 1:
+            self._emit(EventKind.TOOL, event)
 
-    def _follow(self, call_id: str, call: Json, told: Json) -> None:
-        """Whether it goes on, and what the command has printed that it runs."""
-        is_done = told.get("status") in _DONE
+    def _track(self, call_id: str, call: Json, event: Json) -> None:
+        """Track whether a call is open, and add its command's output to the event."""
+        is_done = event.get("status") in _DONE
         output = self._outputs.get(call_id)
-        delta = _delta(call.get("_meta"))
+        delta = _output_delta(call.get("_meta"))
         if delta and (output is not None or len(self._outputs) < _MAX_CALLS):
-            output = self._outputs.setdefault(call_id, _Output())
+            output = self._outputs.setdefault(call_id, _CommandOutput())
             output.add(delta)
-        if output is not None and (is_done or output.is_worth_telling):
-            told["content"] = [output.told()]
-        elif told.get("content") == [{"type": "terminal", "text": ""}]:
-            del told["content"]
+        if output is not None and (is_done or output.is_worth_reporting):
+            event["content"] = [output.report()]
+        elif event.get("content") == [{"type": "terminal", "text": ""}]:
+            del event["content"]
         if is_done:
-            self._open.discard(call_id)
+            self._open_calls.discard(call_id)
             self._outputs.pop(call_id, None)
-        elif len(self._open) < _MAX_CALLS:
-            self._open.add(call_id)
+        elif len(self._open_calls) < _MAX_CALLS:
+            self._open_calls.add(call_id)
 
 
-class _Output:
-    """What a command has printed: its end, as far as it is kept."""
+class _CommandOutput:
+    """The last part of a command's output."""
 
     def __init__(self) -> None:
         self._text = ""
         self._length = 0
-        self._told_at = 0
+        self._reported_length = 0
 
     @property
-    def is_ahead(self) -> bool:
-        return self._length > self._told_at
+    def has_unreported(self) -> bool:
+        return self._length > self._reported_length
 
     @property
-    def is_worth_telling(self) -> bool:
-        return self._length > self._told_at * _GROWTH
+    def is_worth_reporting(self) -> bool:
+        return self._length > self._reported_length * _REPORT_GROWTH
 
     def add(self, text: str) -> None:
         self._length += len(text)
         self._text = (self._text + text)[-_MAX_TEXT:]
 
-    def told(self) -> Json:
-        self._told_at = self._length
-        return {"type": "terminal", "text": cleaned(self._text, _MAX_TEXT)}
+    def report(self) -> Json:
+        self._reported_length = self._length
+        return {"type": "terminal", "text": clean(self._text, _MAX_TEXT)}
 
 
-def options_of(params: Json) -> list[Json]:
-    """What the person can choose."""
+def permission_options(params: Json) -> list[Json]:
+    """Return the valid options of a permission request."""
     found = []
     for it in _dicts(params.get("options"), MAX_OPTIONS):
         option_id = it.get("optionId")
@@ -181,19 +181,19 @@ def options_of(params: Json) -> list[Json]:
             kind = _one_of(it.get("kind"), _OPTION_KINDS, "reject_once")
             name = one_line(_text(it, "name", _MAX_TITLE), _MAX_TITLE)
             found.append({"optionId": option_id, "name": name or kind, "optionKind": kind})
-    return [it for it in found if cleaned(it["optionId"], MAX_OPTION_ID) == it["optionId"]]
+    return [it for it in found if clean(it["optionId"], MAX_OPTION_ID) == it["optionId"]]
 
 
 def _contents(contents: object) -> list[Json]:
-    told, left = [], _MAX_CONTENT
+    found, left = [], _MAX_CONTENT
     for it in _dicts(contents, _MAX_ITEMS):
         shown = _content(it, min(left, _MAX_TEXT))
         if shown is not None:
-            told.append(shown)
+            found.append(shown)
             left -= sum(len(text) for text in shown.values() if isinstance(text, str))
         if left <= 0:
             break
-    return told
+    return found
 
 
 def _content(it: Json, limit: int) -> Json | None:
@@ -202,8 +202,8 @@ def _content(it: Json, limit: int) -> Json | None:
         return {
             "type": "diff",
             "path": one_line(_text(it, "path", _MAX_PATH), _MAX_PATH),
-            "oldText": cleaned(old, limit) if isinstance(old, str) and old else None,
-            "newText": cleaned(_text(it, "newText", limit), limit),
+            "oldText": clean(old, limit) if isinstance(old, str) and old else None,
+            "newText": clean(_text(it, "newText", limit), limit),
         }
     if it.get("type") == "terminal":
         return {"type": "terminal", "text": ""}
@@ -213,19 +213,19 @@ def _content(it: Json, limit: int) -> Json | None:
 
 
 def _text_of(block: object, limit: int) -> str:
-    """The text of a content block; of other blocks, what they are."""
+    """Return the text of a content block, or a placeholder for other kinds."""
     if not isinstance(block, dict):
         return ""
     if block.get("type") == "text":
-        return cleaned(_text(block, "text", limit), limit)
+        return clean(_text(block, "text", limit), limit)
     if block.get("type") == "resource_link":
         return one_line(_text(block, "uri", _MAX_PATH), _MAX_PATH)
     if block.get("type") == "resource" and isinstance(block.get("resource"), dict):
-        return cleaned(_text(block["resource"], "text", limit), limit)
-    return f"({one_line(_text(block, 'type', 32), 32) or 'something'} that cannot be shown)"
+        return clean(_text(block["resource"], "text", limit), limit)
+    return f"({one_line(_text(block, 'type', 32), 32) or 'content'} that cannot be shown)"
 
 
-def _entries(entries: object) -> list[Json]:
+def _plan_entries(entries: object) -> list[Json]:
     return [
         {
             "content": one_line(_text(it, "content", _MAX_ENTRY), _MAX_ENTRY),
@@ -246,20 +246,20 @@ def _locations(locations: object) -> list[Json]:
     return found
 
 
-def _delta(meta: object) -> str:
-    """What a command printed since, as Codex' agent tells it."""
+def _output_delta(meta: object) -> str:
+    """Return a command's new output, in the extension field that Codex' agent uses."""
     delta = meta.get("terminal_output_delta") if isinstance(meta, dict) else None
     return _text(delta, "data", _MAX_TEXT) if isinstance(delta, dict) else ""
 
 
 def _text(it: Json, name: str, limit: int) -> str:
-    """A text with at most a little more than so many characters."""
+    """Return a string value, truncated so that `clean` still sees that it was longer."""
     value = it.get(name)
     return value[: limit + 1] if isinstance(value, str) else ""
 
 
-def _one_of(value: object, known: frozenset[str], otherwise: str) -> str:
-    return value if isinstance(value, str) and value in known else otherwise
+def _one_of(value: object, known: frozenset[str], default: str) -> str:
+    return value if isinstance(value, str) and value in known else default
 
 
 def _dicts(values: object, limit: int) -> Iterable[Json]:

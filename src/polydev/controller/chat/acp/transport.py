@@ -1,9 +1,8 @@
-"""The agent's end of a conversation: lines of JSON-RPC, from a machine that may say anything.
+"""Transport for an agent: lines of JSON-RPC from a process in an untrusted machine.
 
-`agent.py` gives it to the protocol's library as its transport. Lines, rates and what is open at a
-time are bounded: an agent that says too much is not read for a while, one that breaks the bounds is
-given up. Updates go to `on_update` in their order, without the library; of requests and answers it
-gets only what has the right shape.
+`Agent` passes it to the ACP library. Line length, rates and open requests are bounded: reading
+slows down for an agent that sends too much, and stops for one that exceeds a bound. Updates go to
+`on_update` in order, past the library, which gets only well-formed requests and responses.
 """
 
 from __future__ import annotations
@@ -22,170 +21,171 @@ from polydev.shared.host_client import GuestProcess
 
 log = logging.getLogger("polydev.controller.chat")
 
-Update = Callable[[str, dict[str, Any]], None]
-"""Told of a session's update."""
+OnUpdate = Callable[[str, dict[str, Any]], None]
+"""Called with the id of a session and its update."""
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_STRAY_BYTES = 1024 * 1024
-"""Of lines that are no messages, in an agent's life."""
+"""Bytes of lines that are not messages, in an agent's lifetime."""
 MAX_REQUESTS = 32
-"""That the agent may have open at once."""
+"""Requests that the agent may have open at once."""
 MAX_SESSION_ID = 256
 MAX_BRACKETS = 250_000
-"""In a line: what holds nothing takes twenty times its length in memory, and a second to read."""
+"""Brackets per line: empty values take twenty times their length in memory, and a second to
+parse."""
 _BYTES_PER_S = 8 * 1024 * 1024
 _MESSAGES_PER_S = 4000
 _BURST_S = 2.0
 _LOOP_SHARE = 0.25
-"""Of this process' time: so much may reading one agent take."""
+"""Share of this process' time that parsing one agent's lines may take."""
 _MAX_REQUEST_ID = 128
 _MAX_ERROR_CHARACTERS = 500
 _INTERNAL_ERROR = -32603
 _NOT_FOUND = 127
 
 
-class Wire:
-    """A transport over a program in a machine."""
+class AgentTransport:
+    """ACP transport over a process in a machine."""
 
-    def __init__(self, process: GuestProcess, name: str, on_update: Update) -> None:
+    def __init__(self, process: GuestProcess, name: str, on_update: OnUpdate) -> None:
         self.failure: PolydevError | None = None
-        """Why it ended."""
+        """The error that ended it."""
         self.ended = asyncio.Event()
         self._process = process
         self._chunks = process.stdout()
         self._name = name
         self._on_update = on_update
         self._lines: deque[bytes] = deque()
-        self._rest = bytearray()
+        self._partial_line = bytearray()
         self._stray_bytes = 0
-        self._requests = 0
-        self._pace = _Pace()
-        self._writing = asyncio.Lock()
+        self._open_requests = 0
+        self._rate_limit = _RateLimit()
+        self._write_lock = asyncio.Lock()
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Send a message, waiting while the agent does not read."""
+        """Send a message; waits while the agent does not read."""
         if "method" not in message:
-            self._requests -= 1
+            self._open_requests -= 1
         data = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-        async with self._writing:
+        async with self._write_lock:
             await self._process.write(data)
 
     async def receive(self) -> dict[str, Any] | None:
-        """The next request or answer; None when nothing more comes: `failure` says why."""
+        """Return the next request or response; None at the end, with `failure` set."""
         try:
             while True:
                 while self._lines:
-                    message = self._read_at_its_cost(self._lines.popleft())
+                    message = self._parse_with_cost(self._lines.popleft())
                     if message is not None:
                         return message
-                await self._read_on()
+                await self._read_lines()
         except StopAsyncIteration:
-            self.failure = self._end_of_program()
+            self.failure = self._exit_error()
         except PolydevError as error:
             self.failure = error
         except Exception:
-            log.exception("what %s says cannot be read", self._name)
-            self.failure = GuestMisbehaved(f"{self._name} says what cannot be read")
+            log.exception("cannot read the messages of %s", self._name)
+            self.failure = GuestMisbehaved(f"{self._name} sent messages that cannot be read")
         self.ended.set()
         return None
 
     async def close(self) -> None:
-        """End the program."""
+        """End the process."""
         self.ended.set()
         await self._process.aclose()
 
-    async def _read_on(self) -> None:
-        """Take in the next lines. Raises StopAsyncIteration at the end."""
+    async def _read_lines(self) -> None:
+        """Read a chunk and split it into lines. Raises StopAsyncIteration at the end."""
         chunk = await anext(self._chunks)
-        *whole, rest = chunk.split(b"\n")
-        for line in whole:
-            self._lines.append(bytes(self._rest) + line if self._rest else line)
-            self._rest.clear()
-        self._rest += rest
+        *complete, rest = chunk.split(b"\n")
+        for line in complete:
+            self._lines.append(bytes(self._partial_line) + line if self._partial_line else line)
+            self._partial_line.clear()
+        self._partial_line += rest
         longest = max((len(it) for it in self._lines), default=0)
-        if max(longest, len(self._rest)) > MAX_LINE_BYTES:
-            raise GuestMisbehaved(f"{self._name} said more than {MAX_LINE_BYTES} bytes at once")
-        await self._pace.spend(len(chunk), len(whole))
+        if max(longest, len(self._partial_line)) > MAX_LINE_BYTES:
+            raise GuestMisbehaved(f"{self._name} sent a message of over {MAX_LINE_BYTES} bytes")
+        await self._rate_limit.spend(len(chunk), len(complete))
 
-    def _read_at_its_cost(self, line: bytes) -> dict[str, Any] | None:
-        """`_read`; an agent whose lines take long to read is read the less often."""
-        began = time.thread_time()
+    def _parse_with_cost(self, line: bytes) -> dict[str, Any] | None:
+        """Parse a line, and charge the time that it took to the rate limit."""
+        started = time.thread_time()
         try:
-            return self._read(line)
+            return self._parse(line)
         finally:
-            self._pace.owe((time.thread_time() - began) / _LOOP_SHARE)
+            self._rate_limit.charge((time.thread_time() - started) / _LOOP_SHARE)
 
-    def _read(self, line: bytes) -> dict[str, Any] | None:
-        """The message for the library, if it is one."""
+    def _parse(self, line: bytes) -> dict[str, Any] | None:
+        """Return the message if it is one for the library."""
         if len(line) > MAX_BRACKETS and line.count(b"[") + line.count(b"{") > MAX_BRACKETS:
-            raise GuestMisbehaved(f"{self._name} said more values at once than are read")
-        message = _parsed(line)
+            raise GuestMisbehaved(f"{self._name} sent a message with too many values")
+        message = _parse_json(line)
         method = message.get("method")
         params = message.get("params")
         params = params if isinstance(params, dict) else {}
         if isinstance(method, str) and "id" in message:
-            return self._request(message["id"], method, params)
+            return self._checked_request(message["id"], method, params)
         if method == "session/update":
-            self._update(params)
+            self._on_session_update(params)
             return None
-        answer = None if "method" in message else _answer(message)
-        if answer is None and not isinstance(method, str):
-            self._pass_over(line)
-        return answer
+        response = None if "method" in message else _checked_response(message)
+        if response is None and not isinstance(method, str):
+            self._count_stray(line)
+        return response
 
-    def _update(self, params: dict[str, Any]) -> None:
+    def _on_session_update(self, params: dict[str, Any]) -> None:
         session_id, update = params.get("sessionId"), params.get("update")
         if isinstance(session_id, str) and isinstance(update, dict):
             self._on_update(session_id, update)
 
-    def _request(
+    def _checked_request(
         self, request_id: object, method: str, params: dict[str, Any]
     ) -> dict[str, Any] | None:
         is_number = isinstance(request_id, int) and not isinstance(request_id, bool)
         is_text = isinstance(request_id, str) and len(request_id) <= _MAX_REQUEST_ID
         if not is_number and not is_text:
             return None
-        self._requests += 1
-        if self._requests > MAX_REQUESTS:
-            raise GuestMisbehaved(f"{self._name} asked more than {MAX_REQUESTS} things at once")
+        self._open_requests += 1
+        if self._open_requests > MAX_REQUESTS:
+            raise GuestMisbehaved(f"{self._name} sent more than {MAX_REQUESTS} requests at once")
         return {"jsonrpc": "2.0", "id": request_id, "method": method[:64], "params": params}
 
-    def _pass_over(self, line: bytes) -> None:
-        """What is no message, such as a warning, is passed over as long as it is little."""
+    def _count_stray(self, line: bytes) -> None:
+        """Count a line that is not a message, such as a warning; tolerated up to a limit."""
         self._stray_bytes += len(line) + 1
         if self._stray_bytes > MAX_STRAY_BYTES:
-            raise GuestMisbehaved(f"{self._name} says things that are no messages")
+            raise GuestMisbehaved(f"{self._name} sent too much that is not a message")
 
-    def _end_of_program(self) -> PolydevError:
+    def _exit_error(self) -> PolydevError:
         code = self._process.exit_code
         if code == _NOT_FOUND:
             return ChatFailed(
-                f"{self._name} cannot chat in this machine: its agent is not there",
-                hint="The machine is older than this version: destroy it and connect again",
+                f"{self._name} cannot chat in this machine: its agent is not installed",
+                hint="The machine is older than this version: delete it and connect again",
             )
         return ChatFailed(
-            f"{self._name} ended in the middle, with exit code {code}",
-            hint="Say it again; a machine with more memory helps if it happens often",
+            f"{self._name} ended unexpectedly with exit code {code}",
+            hint="Send your message again. If it happens often, use a machine with more memory",
         )
 
 
-def _answer(message: dict[str, Any]) -> dict[str, Any] | None:
+def _checked_response(message: dict[str, Any]) -> dict[str, Any] | None:
     request_id = message.get("id")
     if not isinstance(request_id, int) or isinstance(request_id, bool):
         return None
-    answer: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id}
+    response: dict[str, Any] = {"jsonrpc": "2.0", "id": request_id}
     if "error" not in message:
         result = message.get("result")
-        return answer | {"result": result if isinstance(result, dict) else {}}
+        return response | {"result": result if isinstance(result, dict) else {}}
     error = message["error"] if isinstance(message["error"], dict) else {}
-    code, said = error.get("code"), error.get("message")
+    code, text = error.get("code"), error.get("message")
     is_code = isinstance(code, int) and abs(code) < 2**31
-    told = sanitize.one_line(said, _MAX_ERROR_CHARACTERS) if isinstance(said, str) else ""
-    return answer | {"error": {"code": code if is_code else _INTERNAL_ERROR, "message": told}}
+    shown = sanitize.one_line(text, _MAX_ERROR_CHARACTERS) if isinstance(text, str) else ""
+    return response | {"error": {"code": code if is_code else _INTERNAL_ERROR, "message": shown}}
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    """The line as JSON; empty if it is no object."""
+def _parse_json(line: bytes) -> dict[str, Any]:
+    """Parse a line as JSON; empty if it is not an object."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -193,22 +193,22 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
-class _Pace:
-    """Lets through so much a second, and more for a moment."""
+class _RateLimit:
+    """Limits bytes and messages per second, with a burst."""
 
     def __init__(self) -> None:
         self._spent_s = 0.0
-        self._at = asyncio.get_running_loop().time()
+        self._updated_at = asyncio.get_running_loop().time()
 
-    def owe(self, seconds: float) -> None:
-        """What came has cost so much besides; the next `spend` waits for that, too."""
+    def charge(self, seconds: float) -> None:
+        """Add a cost for which the next `spend` waits."""
         self._spent_s += seconds
 
     async def spend(self, byte_count: int, messages: int) -> None:
-        """Wait as long as that costs."""
+        """Add the cost of what was read, and wait if it exceeds the burst."""
         at = asyncio.get_running_loop().time()
-        self._spent_s = max(0.0, self._spent_s - (at - self._at))
-        self._at = at
+        self._spent_s = max(0.0, self._spent_s - (at - self._updated_at))
+        self._updated_at = at
         self._spent_s += max(byte_count / _BYTES_PER_S, messages / _MESSAGES_PER_S)
         if self._spent_s > _BURST_S:
             await asyncio.sleep(self._spent_s - _BURST_S)

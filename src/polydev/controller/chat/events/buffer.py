@@ -1,8 +1,8 @@
-"""What turns tell while they go on, in memory: whoever listens has it at once.
+"""In-memory buffer of running turns, so that subscribers see events before they are stored.
 
-A turn (`turns.py`) adds events to its `Live`, and stores them in batches a moment later; listeners
-(`following.py`) take from it what the database does not have yet. Pieces of text that come in the
-same moment become one event. Nothing here waits.
+A turn appends events to its `LiveTurn`; `EventWriter` stores them in batches a moment later.
+Subscribers take from here what the database does not have yet. Text that arrives in the same
+iteration of the event loop becomes one event. Nothing here waits.
 """
 
 from __future__ import annotations
@@ -15,107 +15,109 @@ from weakref import WeakValueDictionary
 
 from polydev.shared.domain import ASKING_IDS, TURN_IDS, ChatEvent, ChatId, EventKind, now
 
-_KEPT = 256
-"""How many stored events stay for listeners that are a little behind."""
-_JOINED = (EventKind.TEXT, EventKind.THOUGHT)
-_JOINED_CHARACTERS = 16 * 1024
+_RETAINED = 256
+"""Stored events that stay in memory for subscribers that lag behind."""
+_JOINED_KINDS = (EventKind.TEXT, EventKind.THOUGHT)
+_MAX_JOINED_CHARACTERS = 16 * 1024
 
 
-class Live:
-    """The events of one turn that goes on. All up to `floor` are stored; all after it are here."""
+class LiveTurn:
+    """Events of one running turn: all up to `floor` are stored, all later ones are here."""
 
-    def __init__(self, turn: int, tell: Callable[[], None]) -> None:
+    def __init__(self, turn: int, notify: Callable[[], None]) -> None:
         self.floor = turn * TURN_IDS + ASKING_IDS
-        self.unstored = asyncio.Event()
-        """Set while there is something to store."""
-        self._next = self.floor + 1
+        self.has_pending = asyncio.Event()
+        self._next_id = self.floor + 1
         self._events: list[ChatEvent] = []
-        self._stored = 0
+        self._stored_count = 0
         self._open: ChatEvent | None = None
-        self._tell = tell
-        self._telling: asyncio.Handle | None = None
+        self._notify = notify
+        self._notify_handle: asyncio.Handle | None = None
 
-    def add(self, kind: EventKind, data: dict[str, Any]) -> None:
-        """Tell something."""
-        if self._open is not None and self._is_more(self._open, kind, data):
+    def append(self, kind: EventKind, data: dict[str, Any]) -> None:
+        """Add an event, or extend the open one with more text of the same kind."""
+        if self._open is not None and self._can_join(self._open, kind, data):
             self._open.data["text"] += data["text"]
             return
         self._seal()
-        event = ChatEvent(self._next, kind, data, now())
-        self._next += 1
-        if kind in _JOINED:
+        event = ChatEvent(self._next_id, kind, data, now())
+        self._next_id += 1
+        if kind in _JOINED_KINDS:
             self._open = event
         else:
             self._events.append(event)
-        if self._telling is None:
-            self._telling = asyncio.get_running_loop().call_soon(self._tell_now)
+        if self._notify_handle is None:
+            self._notify_handle = asyncio.get_running_loop().call_soon(self._notify_now)
 
     def after(self, event_id: int) -> list[ChatEvent]:
-        """Those after an id that is not below the floor."""
+        """Return events after an id that is not below `floor`."""
         start = bisect_right(self._events, event_id, key=lambda it: it.event_id)
         return self._events[start:]
 
-    def to_store(self) -> list[ChatEvent]:
-        """Those that are not stored yet."""
+    def take_pending(self) -> list[ChatEvent]:
+        """Return the events that are not stored yet."""
         self._seal()
-        self.unstored.clear()
-        return self._events[self._stored :]
+        self.has_pending.clear()
+        return self._events[self._stored_count :]
 
-    def stored(self, count: int) -> None:
-        """So many more are stored: the oldest need not be here any longer."""
-        self._stored += count
-        gone = self._stored - _KEPT
-        if gone > 0:
-            self.floor = self._events[gone - 1].event_id
-            del self._events[:gone]
-            self._stored -= gone
+    def mark_stored(self, count: int) -> None:
+        """Record that `count` more events are stored, and drop the oldest."""
+        self._stored_count += count
+        surplus = self._stored_count - _RETAINED
+        if surplus > 0:
+            self.floor = self._events[surplus - 1].event_id
+            del self._events[:surplus]
+            self._stored_count -= surplus
 
-    def _is_more(self, last: ChatEvent, kind: EventKind, data: dict[str, Any]) -> bool:
+    def _can_join(self, last: ChatEvent, kind: EventKind, data: dict[str, Any]) -> bool:
         length = len(last.data["text"]) + len(data.get("text", ""))
-        return kind is last.kind and length <= _JOINED_CHARACTERS
+        return kind is last.kind and length <= _MAX_JOINED_CHARACTERS
 
     def _seal(self) -> None:
         if self._open is not None:
             self._events.append(self._open)
             self._open = None
 
-    def _tell_now(self) -> None:
-        self._telling = None
+    def _notify_now(self) -> None:
+        self._notify_handle = None
         self._seal()
-        self.unstored.set()
-        self._tell()
+        self.has_pending.set()
+        self._notify()
 
 
-class Lives:
-    """The turns that go on in this controller."""
+class LiveTurns:
+    """The turns that run in this controller, by chat."""
 
     def __init__(self) -> None:
-        self._lives: dict[ChatId, Live] = {}
-        self._news: WeakValueDictionary[ChatId, asyncio.Event] = WeakValueDictionary()
+        self._turns: dict[ChatId, LiveTurn] = {}
+        self._changes: WeakValueDictionary[ChatId, asyncio.Event] = WeakValueDictionary()
 
-    def get(self, chat_id: ChatId) -> Live | None:
-        return self._lives.get(chat_id)
+    def get(self, chat_id: ChatId) -> LiveTurn | None:
+        return self._turns.get(chat_id)
 
-    def open(self, chat_id: ChatId, turn: int) -> Live:
-        """A turn begins: what asks it is stored, and all that follows is told here."""
-        live = self._lives[chat_id] = Live(turn, lambda: self._tell(chat_id))
-        self._tell(chat_id)
+    def open(self, chat_id: ChatId, turn: int) -> LiveTurn:
+        """Begin buffering a turn. The user's message is already stored."""
+        live = self._turns[chat_id] = LiveTurn(turn, lambda: self._notify(chat_id))
+        self._notify(chat_id)
         return live
 
-    def close(self, chat_id: ChatId, live: Live) -> None:
-        """The turn is over, and everything of it is stored."""
-        if self._lives.get(chat_id) is live:
-            del self._lives[chat_id]
-        self._tell(chat_id)
+    def close(self, chat_id: ChatId, live: LiveTurn) -> None:
+        """End a turn of which everything is stored."""
+        if self._turns.get(chat_id) is live:
+            del self._turns[chat_id]
+        self._notify(chat_id)
 
-    def next_news(self, chat_id: ChatId) -> asyncio.Event:
-        """Set when the chat's turn tells something, begins or ends. Take it, look, then wait."""
-        event = self._news.get(chat_id)
+    def next_change(self, chat_id: ChatId) -> asyncio.Event:
+        """Return an event that is set when the chat's turn has news, begins or ends.
+
+        Get it, then read the events, then wait: in any other order a change is missed.
+        """
+        event = self._changes.get(chat_id)
         if event is None:
-            event = self._news[chat_id] = asyncio.Event()
+            event = self._changes[chat_id] = asyncio.Event()
         return event
 
-    def _tell(self, chat_id: ChatId) -> None:
-        event = self._news.pop(chat_id, None)
+    def _notify(self, chat_id: ChatId) -> None:
+        event = self._changes.pop(chat_id, None)
         if event is not None:
             event.set()

@@ -1,9 +1,8 @@
-"""What is kept of a turn that goes on: told to listeners at once, stored in batches a moment later.
+"""Write the events of a running turn: to subscribers at once, to the database in batches.
 
-`turns.py` has one for its turn. What needs an answer is stored before it is told, so that it can be
-answered; the end is stored with all that came before it, and told after that, so that whoever hears
-of it can ask the next thing. Every transaction asks first whether the turn is still this
-controller's: it is not once the chat is deleted (NoSuchChat).
+Two events are stored before subscribers see them: a permission request, so that it can be answered,
+and the end of the turn, so that the next one can start. Every transaction first checks that this
+controller still owns the turn, and raises NoSuchChat if the chat was deleted.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import json
 import logging
 from typing import Any
 
-from polydev.controller.chat.events.buffer import Lives
+from polydev.controller.chat.events.buffer import LiveTurns
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.chats import chat_events, chats
 from polydev.controller.store.queries.chats.chat_events import Permission
@@ -34,126 +33,129 @@ from polydev.shared.errors import GuestMisbehaved, NoSuchChat, PolydevError
 log = logging.getLogger("polydev.controller.chat")
 
 _BATCH_S = 0.1
-_AGAIN_S = 0.5
-_END_TRIES = 60
+_RETRY_S = 0.5
+_FINISH_ATTEMPTS = 60
 _MAX_EVENTS = 200_000
-_BUT_PERSON = [it for it in TitledBy if it is not TitledBy.USER]
+_TITLED_BY_OTHERS = [it for it in TitledBy if it is not TitledBy.USER]
 
 
-class Recording:
-    """The events of one turn."""
+class EventWriter:
+    """Writes the events of one turn."""
 
-    def __init__(self, database: Database, lives: Lives, chat: Chat, max_bytes: int) -> None:
-        """`chat`: as it was claimed, by whom."""
+    def __init__(
+        self, database: Database, live_turns: LiveTurns, chat: Chat, max_bytes: int
+    ) -> None:
+        """`chat` is the row as this controller claimed it."""
         self.chat_id = chat.chat_id
         self._database = database
-        self._lives = lives
+        self._live_turns = live_turns
         self._chat = chat
-        self._live = lives.open(chat.chat_id, chat.turn)
+        self._live = live_turns.open(chat.chat_id, chat.turn)
         self._max_bytes = max_bytes
         self._bytes = 0
         self._count = 0
         self._title: str | None = None
-        self._is_entitled = chat.titled_by is TitledBy.USER
-        self._storing = asyncio.Lock()
+        self._is_titled_by_user = chat.titled_by is TitledBy.USER
+        self._flush_lock = asyncio.Lock()
 
-    def tell(self, kind: EventKind, data: dict[str, Any]) -> None:
-        """Tell something. Raises GuestMisbehaved when it is too much."""
+    def emit(self, kind: EventKind, data: dict[str, Any]) -> None:
+        """Add an event. Raises GuestMisbehaved if the turn grows too large."""
         self._count += 1
         self._bytes += len(data["text"]) if "text" in data else len(json.dumps(data))
         if self._bytes > self._max_bytes or self._count > _MAX_EVENTS:
             raise GuestMisbehaved(
-                "The CLI said more in one turn than is kept of it", hint="Ask for less at once"
+                "The CLI sent more output than one turn can store", hint="Ask for less at once"
             )
-        self._live.add(kind, data)
+        self._live.append(kind, data)
 
-    def entitle(self, title: str) -> None:
-        """The CLI gives the chat a title, unless the person has."""
-        if not self._is_entitled and title != self._title:
+    def set_title(self, title: str) -> None:
+        """Set the title that the CLI proposes, unless the user has set one."""
+        if not self._is_titled_by_user and title != self._title:
             self._title = title
-            self.tell(EventKind.TITLE, {"title": title})
+            self.emit(EventKind.TITLE, {"title": title})
 
-    async def keep_up(self) -> None:
-        """Store what is told, until cancelled. Raises NoSuchChat."""
+    async def flush_forever(self) -> None:
+        """Store pending events in batches until cancelled. Raises NoSuchChat."""
         while True:
-            await self._live.unstored.wait()
+            await self._live.has_pending.wait()
             await asyncio.sleep(_BATCH_S)
             try:
-                await asyncio.shield(self.store())
+                await asyncio.shield(self.flush())
             except NoSuchChat:
                 raise
             except PolydevError as error:
                 log.warning("chat %s is not stored yet: %s", self.chat_id, error)
-                await asyncio.sleep(_AGAIN_S)
-                self._live.unstored.set()
+                await asyncio.sleep(_RETRY_S)
+                self._live.has_pending.set()
 
-    async def store(self) -> None:
-        """Store what is not stored yet. Raises NoSuchChat."""
-        async with self._storing:
-            events = self._live.to_store()
+    async def flush(self) -> None:
+        """Store pending events. Raises NoSuchChat."""
+        async with self._flush_lock:
+            events = self._live.take_pending()
             async with self._database.write() as connection:
                 await chats.require_turn(connection, self._chat)
-                await self._add(connection, events)
-            self._live.stored(len(events))
+                await self._insert(connection, events)
+            self._live.mark_stored(len(events))
 
-    async def note_session(self, vm_id: VmId, session_id: str) -> None:
-        """The conversation is known there, under that name. Raises NoSuchChat."""
+    async def save_session(self, vm_id: VmId, session_id: str) -> None:
+        """Store which agent session has the conversation. Raises NoSuchChat."""
         async with self._database.write() as connection:
             await chats.require_turn(connection, self._chat)
-            told = {"vm_id": vm_id, "acp_session_id": session_id}
-            await chats.update(connection, self.chat_id, **told)
+            columns = {"vm_id": vm_id, "acp_session_id": session_id}
+            await chats.update(connection, self.chat_id, **columns)
 
-    async def ask(self, request_id: str, options: tuple[str, ...]) -> None:
-        """The chat waits for its person to choose. Raises NoSuchChat."""
+    async def save_permission_request(self, request_id: str, options: tuple[str, ...]) -> None:
+        """Store a permission request; the chat waits for the user. Raises NoSuchChat."""
         chat = self._chat
-        asked = Permission(self.chat_id, request_id, chat.user_id, chat.turn, options, None, None)
+        request = Permission(self.chat_id, request_id, chat.user_id, chat.turn, options, None, None)
         async with self._database.write() as connection:
             await chats.require_turn(connection, chat)
-            await chat_events.insert_permission(connection, asked, now())
+            await chat_events.insert_permission(connection, request, now())
             await chats.update(connection, self.chat_id, status=ChatStatus.WAITING)
 
-    async def go_on(self) -> None:
-        """The chat waits no longer. Raises NoSuchChat."""
+    async def mark_running(self) -> None:
+        """Record that the chat no longer waits for the user. Raises NoSuchChat."""
         async with self._database.write() as connection:
             await chats.require_turn(connection, self._chat)
             await chats.update(connection, self.chat_id, status=ChatStatus.RUNNING)
 
-    async def end(self, reason: TurnEnd, error: PolydevError | None) -> None:
-        """The turn is over."""
+    async def finish(self, reason: TurnEnd, error: PolydevError | None) -> None:
+        """Store the end of the turn, retrying for a while, and close the buffer."""
         try:
-            for _ in range(_END_TRIES):
+            for _ in range(_FINISH_ATTEMPTS):
                 try:
-                    await self._end(reason, error)
+                    await self._store_end(reason, error)
                 except NoSuchChat:
                     return
-                except PolydevError as trouble:
-                    log.warning("the end of %s is not stored yet: %s", self.chat_id, trouble)
-                    await asyncio.sleep(_AGAIN_S)
+                except PolydevError as failure:
+                    log.warning("the end of %s is not stored yet: %s", self.chat_id, failure)
+                    await asyncio.sleep(_RETRY_S)
                 else:
                     return
         finally:
-            self._lives.close(self.chat_id, self._live)
+            self._live_turns.close(self.chat_id, self._live)
 
-    async def _end(self, reason: TurnEnd, error: PolydevError | None) -> None:
-        async with self._storing, self._database.write() as connection:
+    async def _store_end(self, reason: TurnEnd, error: PolydevError | None) -> None:
+        end = turn_ended_event(self._chat, reason, error)
+        async with self._flush_lock, self._database.write() as connection:
             await chats.require_turn(connection, self._chat)
-            await self._add(connection, [*self._live.to_store(), end_of(self._chat, reason, error)])
+            await self._insert(connection, [*self._live.take_pending(), end])
             await chat_events.close_permissions(connection, self.chat_id, now())
             await chats.end_turn(connection, self._chat, reason, self._bytes, now())
 
-    async def _add(self, connection: Any, events: list[ChatEvent]) -> None:
+    async def _insert(self, connection: Any, events: list[ChatEvent]) -> None:
         if events:
             chat = self._chat
             await chat_events.insert(connection, chat.chat_id, chat.user_id, events)
         if self._title is not None:
             title, by = self._title, TitledBy.AGENT
-            await chats.set_title(connection, self.chat_id, title, by, _BUT_PERSON)
+            await chats.set_title(connection, self.chat_id, title, by, _TITLED_BY_OTHERS)
 
 
-def end_of(chat: Chat, reason: TurnEnd, error: PolydevError | None) -> ChatEvent:
-    """The last event of a chat's turn."""
-    told = None
+def turn_ended_event(chat: Chat, reason: TurnEnd, error: PolydevError | None) -> ChatEvent:
+    """Make the last event of a chat's turn."""
+    problem = None
     if error is not None:
-        told = {"code": error.code, "message": error.message, "hint": error.hint}
-    data = {"reason": reason.value, "error": told}
+        problem = {"code": error.code, "message": error.message, "hint": error.hint}
+    data = {"reason": reason.value, "error": problem}
     return ChatEvent(chat.turn * TURN_IDS + LAST_IN_TURN, EventKind.TURN_ENDED, data, now())

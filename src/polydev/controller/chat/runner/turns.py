@@ -1,8 +1,7 @@
-"""One turn of a chat, done: the prompt goes to the CLI's agent, and what it says is recorded.
+"""Run one claimed turn: prompt the CLI's agent and write what it reports.
 
-`runner.py` makes one for each turn that it has claimed; `recording.py` keeps what is told. A turn
-ends by itself, or is cut: by its person, by a limit, or because it is nobody's any more. Then the
-agent is asked to stop, and ended if it does not.
+A turn ends by itself, or is stopped: by its user, by a limit, or because the chat was deleted. Then
+the agent is asked to cancel, and stopped if it does not.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from polydev.controller.chat.acp.agent import Agent
-from polydev.controller.chat.acp.agents import Agents
-from polydev.controller.chat.acp.events import Telling, options_of
-from polydev.controller.chat.events.buffer import Lives
-from polydev.controller.chat.events.writer import Recording
-from polydev.controller.chat.machine_lookup import machine_for
+from polydev.controller.chat.acp.agent_pool import AgentPool
+from polydev.controller.chat.acp.events import EventTranslator, permission_options
+from polydev.controller.chat.events.buffer import LiveTurns
+from polydev.controller.chat.events.writer import EventWriter
+from polydev.controller.chat.machine_lookup import find_chat_machine
 from polydev.controller.chat.runner import history_prompt
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
@@ -33,187 +32,194 @@ from polydev.shared.providers import provider
 log = logging.getLogger("polydev.controller.chat")
 
 _MIB = 1024 * 1024
-_MAX_QUESTIONS = 1000
-_LOST = "{name} no longer knew this conversation. It was told what was said, and goes on from there"
+_MAX_PERMISSION_REQUESTS = 1000
+_SESSION_LOST = (
+    "{name} no longer had this conversation. It received a copy of the last messages and continues "
+    "from there"
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What turns are done with."""
+class TurnContext:
+    """What all turns of a controller share."""
 
     database: Database
     settings: ControllerSettings
-    agents: Agents
-    lives: Lives
+    agents: AgentPool
+    live_turns: LiveTurns
     waking: Waking
 
 
-class TakenTurn:
-    """A turn that this controller has claimed."""
+class ClaimedTurn:
+    """A turn that this controller has claimed. Implements TurnListener."""
 
-    def __init__(self, means: Means, chat: Chat, prompt: str) -> None:
+    def __init__(self, shared: TurnContext, chat: Chat, prompt: str) -> None:
         self.chat = chat
-        self.questions: dict[str, asyncio.Future[str | None]] = {}
-        """What the agent waits for, by the requests' ids."""
-        self._means = means
+        self.permission_requests: dict[str, asyncio.Future[str | None]] = {}
+        """Open requests by id; the result is the option that the user chose."""
+        self._shared = shared
         self._prompt = prompt
         self._about = provider(chat.provider)
-        max_bytes = means.settings.chat_turn_mib * _MIB
-        self._recording = Recording(means.database, means.lives, chat, max_bytes)
-        self._telling = Telling(self._recording.tell, self._recording.entitle)
-        self._cut: asyncio.Future[PolydevError | None] = asyncio.Future()
-        self._asked = 0
+        max_bytes = shared.settings.chat_turn_mib * _MIB
+        self._writer = EventWriter(shared.database, shared.live_turns, chat, max_bytes)
+        self._translator = EventTranslator(self._writer.emit, self._writer.set_title)
+        self._stop: asyncio.Future[PolydevError | None] = asyncio.Future()
+        """Set when the turn is to stop, with the error that is the cause, if any."""
+        self._request_count = 0
         self._agent: Agent | None = None
         self._session_id: str | None = None
-        """Of the prompt, once it is being said."""
+        """Set once the prompt is sent."""
 
     async def run(self) -> None:
-        """Do it to its end, whatever that is; cancelled, the turn is interrupted."""
+        """Run the turn to its end; if cancelled, the turn is stored as interrupted."""
         error: PolydevError | None = ChatFailed(
-            "Polydev was stopped in the middle of this turn", hint="Say it again"
+            "Polydev was stopped during this turn", hint="Send your message again"
         )
         reason = TurnEnd.INTERRUPTED
         with context.about(user=self.chat.user_id):
-            keeping = asyncio.create_task(self._keep_up())
+            flushing = asyncio.create_task(self._flush_forever())
             try:
                 reason, error = await self._outcome()
             finally:
-                keeping.cancel()
-                self._close_telling()
-                await asyncio.shield(self._recording.end(reason, error))
+                flushing.cancel()
+                self._close_translator()
+                await asyncio.shield(self._writer.finish(reason, error))
 
     def stop(self, error: PolydevError | None = None) -> None:
-        """Have it end, as its person wants, or because of that error."""
-        if not self._cut.done():
-            self._cut.set_result(error)
+        """Request that the turn stops: for its user, or because of the error."""
+        if not self._stop.done():
+            self._stop.set_result(error)
 
-    def answer(self, request_id: str, option_id: str) -> None:
-        """The person has chosen."""
-        waiting = self.questions.get(request_id)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(option_id)
+    def answer_permission(self, request_id: str, option_id: str) -> None:
+        """Pass the user's choice to the agent."""
+        request = self.permission_requests.get(request_id)
+        if request is not None and not request.done():
+            request.set_result(option_id)
 
-    # -- what its agent says ---------------------------------------------------------------------
+    # -- messages of the agent -------------------------------------------------------------------
 
-    def told(self, update: dict[str, Any]) -> None:
-        """The agent has news."""
+    def on_update(self, update: dict[str, Any]) -> None:
+        """Write a session update as events."""
         try:
-            self._telling.update(update)
+            self._translator.on_update(update)
         except GuestMisbehaved as error:
             self.stop(error)
 
-    async def asked(self, params: dict[str, Any]) -> str | None:
-        """What the person lets the agent do; None: nothing, the turn is being stopped."""
-        options = tuple(it["optionId"] for it in options_of(params))
-        self._asked += 1
-        if self._asked > _MAX_QUESTIONS or not options or self._cut.done():
+    async def on_permission_request(self, params: dict[str, Any]) -> str | None:
+        """Wait for the user's choice; None if the turn is being stopped."""
+        options = tuple(it["optionId"] for it in permission_options(params))
+        self._request_count += 1
+        is_over_limit = self._request_count > _MAX_PERMISSION_REQUESTS
+        if is_over_limit or not options or self._stop.done():
             return None
         try:
-            return await self._answer_to(f"{self.chat.turn}-{self._asked}", options, params)
+            request_id = f"{self.chat.turn}-{self._request_count}"
+            return await self._wait_for_permission(request_id, options, params)
         except PolydevError as error:
             self.stop(error)
             return None
 
-    async def _answer_to(
+    async def _wait_for_permission(
         self, request_id: str, options: tuple[str, ...], params: dict[str, Any]
     ) -> str | None:
-        waiting: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self.questions[request_id] = waiting
+        request: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.permission_requests[request_id] = request
         try:
-            await self._recording.ask(request_id, options)
-            self._telling.ask(request_id, params)
-            chosen = await waiting
+            await self._writer.save_permission_request(request_id, options)
+            self._translator.on_permission_request(request_id, params)
+            chosen = await request
         finally:
-            self.questions.pop(request_id, None)
-        told = {"requestId": request_id, "optionId": chosen}
-        self._recording.tell(EventKind.PERMISSION_ANSWERED, told)
-        if chosen is not None and not self.questions:
-            await self._recording.go_on()
+            self.permission_requests.pop(request_id, None)
+        answer = {"requestId": request_id, "optionId": chosen}
+        self._writer.emit(EventKind.PERMISSION_ANSWERED, answer)
+        if chosen is not None and not self.permission_requests:
+            await self._writer.mark_running()
         return chosen
 
-    # -- doing it --------------------------------------------------------------------------------
+    # -- execution -------------------------------------------------------------------------------
 
     async def _outcome(self) -> tuple[TurnEnd, PolydevError | None]:
         try:
             with metrics.timed(metrics.chat_turns, self._about.id):
-                return await self._done(), None
+                return await self._run_until_stopped(), None
         except PolydevError as error:
             log.info("turn %d of chat %s: %s", self.chat.turn, self.chat.chat_id, error.code)
-            was_cut = self._session_id is not None and isinstance(error, Unavailable)
-            return TurnEnd.INTERRUPTED if was_cut else TurnEnd.FAILED, error
+            was_prompted = self._session_id is not None
+            is_interrupted = was_prompted and isinstance(error, Unavailable)
+            return TurnEnd.INTERRUPTED if is_interrupted else TurnEnd.FAILED, error
         except Exception:
             log.exception("turn %d of chat %s failed", self.chat.turn, self.chat.chat_id)
-            return TurnEnd.FAILED, ChatFailed("Something went wrong in Polydev itself")
+            return TurnEnd.FAILED, ChatFailed("Polydev had an internal error")
 
-    async def _done(self) -> TurnEnd:
-        limit_s = self._means.settings.chat_turn_limit_s
-        work = asyncio.create_task(self._work())
+    async def _run_until_stopped(self) -> TurnEnd:
+        limit_s = self._shared.settings.chat_turn_limit_s
+        work = asyncio.create_task(self._prompt_agent())
         try:
-            waited: set[asyncio.Future[Any]] = {work, self._cut}
+            waited: set[asyncio.Future[Any]] = {work, self._stop}
             await asyncio.wait(waited, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
             self.stop(ChatFailed(f"The turn did not end within {limit_s:g} s", hint="Ask for less"))
-            await self._halt(work)
-            cause = self._cut.result()
+            await self._cancel_agent(work)
+            cause = self._stop.result()
             if cause is not None:
                 raise cause
             return TurnEnd.CANCELLED
         finally:
-            self._refuse_all()
+            self._decline_permissions()
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
-    async def _work(self) -> TurnEnd:
-        means, chat = self._means, self.chat
-        there = await machine_for(means.database, chat)
+    async def _prompt_agent(self) -> TurnEnd:
+        shared, chat = self._shared, self.chat
+        found = await find_chat_machine(shared.database, chat)
         cause = Cause.of_user(chat.user_id, "chat", "a message in a chat")
-        machine = await means.waking.awake(cause, there.vm_id, self._tell_that_it_wakes)
+        machine = await shared.waking.awake(cause, found.vm_id, self._report_resume)
         async with (
-            means.waking.in_use(machine.vm_id),
-            means.agents.lent(machine, self._about) as agent,
+            shared.waking.in_use(machine.vm_id),
+            shared.agents.lease(machine, self._about) as agent,
         ):
             self._agent = agent
-            known = chat.acp_session_id if chat.vm_id == machine.vm_id else None
-            session = await agent.take_up(known)
+            known_id = chat.acp_session_id if chat.vm_id == machine.vm_id else None
+            session = await agent.open_session(known_id)
             texts = [self._prompt]
             if session.is_new:
-                await self._recording.note_session(machine.vm_id, session.session_id)
+                await self._writer.save_session(machine.vm_id, session.session_id)
                 if chat.acp_session_id is not None:
-                    texts = [await history_prompt.of(means.database, chat), *texts]
-                    words = _LOST.format(name=self._about.name)
-                    self._recording.tell(EventKind.NOTICE, {"code": "session-lost", "text": words})
+                    texts = [await history_prompt.build(shared.database, chat), *texts]
+                    self._notice("session-lost", _SESSION_LOST.format(name=self._about.name))
             self._session_id = session.session_id
             return await agent.prompt(session.session_id, texts, self)
 
-    def _tell_that_it_wakes(self) -> None:
-        self._recording.tell(EventKind.NOTICE, {"code": "machine-wakes", "text": WAKES})
+    def _report_resume(self) -> None:
+        self._notice("machine-wakes", WAKES)
 
-    async def _halt(self, work: asyncio.Task[TurnEnd]) -> None:
-        """Have the agent stop, and end it if it does not."""
-        self._refuse_all()
+    def _notice(self, code: str, text: str) -> None:
+        self._writer.emit(EventKind.NOTICE, {"code": code, "text": text})
+
+    async def _cancel_agent(self, work: asyncio.Task[TurnEnd]) -> None:
+        """Ask the agent to cancel the turn, and stop the agent if it does not."""
+        self._decline_permissions()
         if self._agent is None or self._session_id is None:
             return
         with suppress(PolydevError, TimeoutError):
-            async with asyncio.timeout(self._means.settings.chat_stop_grace_s):
+            async with asyncio.timeout(self._shared.settings.chat_stop_grace_s):
                 await self._agent.cancel(self._session_id)
                 await asyncio.wait({work})
         if not work.done():
-            self._agent.end()
+            self._agent.stop()
 
-    def _refuse_all(self) -> None:
-        for waiting in self.questions.values():
-            if not waiting.done():
-                waiting.set_result(None)
+    def _decline_permissions(self) -> None:
+        for request in self.permission_requests.values():
+            if not request.done():
+                request.set_result(None)
 
-    # -- keeping what is told --------------------------------------------------------------------
-
-    async def _keep_up(self) -> None:
+    async def _flush_forever(self) -> None:
         try:
-            await self._recording.keep_up()
+            await self._writer.flush_forever()
         except NoSuchChat:
             self.stop()
 
-    def _close_telling(self) -> None:
+    def _close_translator(self) -> None:
         with suppress(GuestMisbehaved):
-            self._telling.close()
+            self._translator.close()

@@ -95,7 +95,7 @@ async def _listed(
 ) -> dict[str, Any]:
     clis = await _clis(services, caller)
     only = only if any(it.id == only for it in clis) else ""
-    chats = await services.chats.listed(caller, PageSpec(shown + 1, None), only or None)
+    chats = await services.chats.list_chats(caller, PageSpec(shown + 1, None), only or None)
     return {
         "clis": clis,
         "only": only,

@@ -96,7 +96,7 @@ async def list_chats(
     caller: ChatCaller, services: ServicesDep, paged: PageParams, provider: Provider = None
 ) -> list[ChatView]:
     """One's chats, the newest first."""
-    rows = await services.chats.listed(caller, paged.page_spec(datetime, str), provider)
+    rows = await services.chats.list_chats(caller, paged.page_spec(datetime, str), provider)
     return [ChatView.of(it) for it in paged.trim(rows, lambda it: (it.created_at, it.chat_id))]
 
 
@@ -124,7 +124,7 @@ async def change_chat(
     chat_id: ChatIdInPath, asked: ChatChange, caller: ChatCaller, services: ServicesDep
 ) -> ChatView:
     """Give a chat another title. The CLI does not change it any more."""
-    return ChatView.of(await services.chats.entitle(caller, ChatId(chat_id), asked.title))
+    return ChatView.of(await services.chats.rename(caller, ChatId(chat_id), asked.title))
 
 
 @router.delete("/{chatId}", status_code=204, responses=problem_responses(NoSuchChat))
@@ -144,7 +144,7 @@ async def ask_chat(
     chat_id: ChatIdInPath, asked: TurnAsked, caller: ChatCaller, services: ServicesDep
 ) -> TurnTaken:
     """Say something to the CLI. Its answer comes as events, whoever listens."""
-    turn = await services.chats.ask(caller, ChatId(chat_id), asked.text)
+    turn = await services.chats.start_turn(caller, ChatId(chat_id), asked.text)
     return TurnTaken(chatId=chat_id, turn=turn)
 
 
@@ -153,7 +153,7 @@ async def ask_chat(
 )
 async def stop_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: ServicesDep) -> ChatView:
     """Have the CLI stop, if it still answers; `turn_ended` tells when it has."""
-    return ChatView.of(await services.chats.stop(caller, ChatId(chat_id)))
+    return ChatView.of(await services.chats.stop_turn(caller, ChatId(chat_id)))
 
 
 @router.post(
@@ -171,7 +171,7 @@ async def answer_permission(
     services: ServicesDep,
 ) -> Accepted:
     """Choose what the CLI may do, of what its request offers."""
-    await services.chats.answer(caller, ChatId(chat_id), request_id, asked.optionId)
+    await services.chats.answer_permission(caller, ChatId(chat_id), request_id, asked.optionId)
     return Accepted(accepted=True)
 
 
@@ -185,7 +185,7 @@ async def list_chat_events(
 ) -> list[ChatEventView]:
     """What happened in a chat, the oldest first, as far as it is stored. Fewer than `limit` come
     where they are large; none come when there are no more."""
-    found = await services.chats.events(caller, ChatId(chat_id), after, limit)
+    found = await services.chats.list_events(caller, ChatId(chat_id), after, limit)
     return [ChatEventView.of(it) for it in found]
 
 
@@ -209,7 +209,7 @@ async def listen_to_chat(
         held.enter_context(CHAT_STREAMS.acquire(caller))
         held.enter_context(metrics.event_streams.track_inprogress())
         known = _resume_point(after, last_event_id)
-        followed = services.chats.follow(caller, ChatId(chat_id), known, HEARTBEAT_S)
+        followed = services.chats.subscribe(caller, ChatId(chat_id), known, HEARTBEAT_S)
         may = permission_check(request, Scope.CHAT)
         told = _event_frames(followed, _listen_check(services, caller, ChatId(chat_id), may))
         return streams.ResourceStream(told, streams.SSE, held.pop_all())

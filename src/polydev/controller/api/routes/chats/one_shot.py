@@ -17,7 +17,7 @@ from polydev.controller.api.http.error_responses import media_response, problem_
 from polydev.controller.api.http.errors import to_problem
 from polydev.controller.api.http.services import ChatCaller, ServicesDep, permission_check
 from polydev.controller.api.schemas.chats import ChatTurn
-from polydev.controller.chat import Turn, TurnEvent
+from polydev.controller.chat import OneShotTurn, TurnEvent
 from polydev.shared.domain import Scope
 from polydev.shared.errors import NotConnected, NotSignedIn, TooManyRequests, UnknownProvider
 
@@ -36,12 +36,12 @@ async def take_turn(
     """One turn: the answer as it comes, one JSON object a line, and `end` as the last."""
     with ExitStack() as held:
         held.enter_context(CHAT_TURNS.acquire(caller))
-        opened = await services.single_turns.open(caller.user_id, asked.provider, asked.text)
+        opened = await services.one_shot_turns.open(caller.user_id, asked.provider, asked.text)
         told = _lines(opened, permission_check(request, Scope.CHAT))
         return streams.ResourceStream(told, "application/x-ndjson", held.pop_all())
 
 
-async def _lines(opened: Turn, may: streams.PermissionCheck) -> AsyncGenerator[str]:
+async def _lines(opened: OneShotTurn, may: streams.PermissionCheck) -> AsyncGenerator[str]:
     """The turn as it goes, told as long as the person may have it; going away ends it."""
     asked_at = time.monotonic()
     async with aclosing(opened.events()) as events:
