@@ -146,7 +146,7 @@ async def test_a_turn_that_is_being_asked_for_keeps_its_machine_awake(
     ask: Ask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    paused = _Paused(monkeypatch, chats, "add_turn")
+    paused = _Paused(monkeypatch, chats, "insert_turn")
     asking = asyncio.ensure_future(ask())
     sleep = await _second_waits(paused, requests.hibernate(IDLE, MACHINE.vm_id, now()))
     assert await asking == 1
@@ -161,7 +161,7 @@ async def test_a_turn_that_comes_after_the_claim_finds_a_machine_that_sleeps(
     ask: Ask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    paused = _Paused(monkeypatch, hibernation, "begin")
+    paused = _Paused(monkeypatch, hibernation, "begin_hibernation")
     sleep = asyncio.ensure_future(requests.hibernate(IDLE, MACHINE.vm_id, now()))
     asking = await _second_waits(paused, ask())
     assert (await sleep).status is MachineState.HIBERNATING
@@ -174,7 +174,7 @@ async def test_a_use_that_is_being_noted_keeps_a_machine_awake(
     database: Database, requests: MachineRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since = now() - timedelta(hours=1)
-    paused = _Paused(monkeypatch, hibernation, "note_use")
+    paused = _Paused(monkeypatch, hibernation, "set_used")
 
     async def use() -> bool:
         async with database.write() as connection:
@@ -190,7 +190,7 @@ async def test_a_use_that_is_being_noted_keeps_a_machine_awake(
 async def test_a_use_that_comes_after_the_claim_is_told_that_it_does_not_run(
     database: Database, requests: MachineRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paused = _Paused(monkeypatch, hibernation, "begin")
+    paused = _Paused(monkeypatch, hibernation, "begin_hibernation")
     since = now() - timedelta(hours=1)
     sleep = asyncio.ensure_future(requests.hibernate(IDLE, MACHINE.vm_id, since))
 
