@@ -16,7 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from polydev.hostagent.__main__ import server_config
-from polydev.hostagent.operations.journal import Journal
+from polydev.hostagent.operations.journal import OperationJournal
 from polydev.hostagent.operations.operations import Operations
 from polydev.hostagent.resources.resource_usage import UsageLog
 from polydev.hostagent.server import routes
@@ -170,7 +170,7 @@ class LocalGuest:
 async def serving(folder: Path) -> AsyncIterator[tuple[Path, LocalGuest]]:
     """The real server over a local guest: its socket, and the guest."""
     guest = LocalGuest()
-    operations = Operations(Journal(folder / "operations"), guest.perform)
+    operations = Operations(OperationJournal(folder / "operations"), guest.perform)
     await operations.open()
 
     async def health() -> Health:
@@ -181,7 +181,7 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Path, LocalGuest]]:
 
     with listening(folder / "h.sock", None) as listener:
         usage = UsageLog(guest)
-        app = routes.build(guest, operations, health, diagnose, usage)  # type: ignore[arg-type]
+        app = routes.build(guest, operations, health, diagnose, usage, None)  # type: ignore[arg-type]
         http = uvicorn.Server(server_config(app))
         http.capture_signals = suppress  # type: ignore[method-assign, assignment]
         task = asyncio.create_task(http.serve(sockets=[listener]))

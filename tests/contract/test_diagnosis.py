@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from agent_process import AgentProcess, agent_world
 
-from polydev.hostagent.health.checks import Examiner
+from polydev.hostagent.health.checks import HealthChecker
 from polydev.hostagent.network import Network, NetworkPlan
 from polydev.hostagent.network.addresses import AddressPool
 from polydev.hostagent.settings import HostSettings
@@ -55,7 +55,7 @@ async def found_without_agent(agent: AgentProcess) -> list[Finding]:
     settings = host_settings(agent)
     network = Network.from_settings(settings)
     try:
-        return await Examiner(settings, network).diagnose_without_agent()
+        return await HealthChecker(settings, network).diagnose_without_agent()
     finally:
         await network.close()
 

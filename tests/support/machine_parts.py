@@ -10,13 +10,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from polydev.hostagent.channel.contract import GuestConnection, GuestProgram
 from polydev.hostagent.channel.file_browser import GuestFiles
-from polydev.hostagent.health.log_archive import KeptLogs
-from polydev.hostagent.machines.context import BootFiles, Site
-from polydev.hostagent.machines.record import MachineFolder, MachineRecord, Place
+from polydev.hostagent.machines.context import BootImages, HostContext
+from polydev.hostagent.machines.record import MachineFolder, MachineRecord, NetworkAttachment
 from polydev.hostagent.network import Attachment, NetworkState
-from polydev.hostagent.server.websocket_streams import GuestConnection, GuestProgram
 from polydev.hostagent.snapshots import MemoryKeys
+from polydev.hostagent.system.log_archive import LogArchive
 from polydev.hostagent.vmm.contract import (
     ExitReport,
     LaunchSpec,
@@ -215,20 +215,20 @@ class BookNetwork:
 _NOTHING = Path("/dev/null")
 
 
-class BareFurnishing:
+class BareProvisioner:
     """Furnishes machines that run no guest."""
 
-    async def boot_files(self, kind: MachineKind) -> BootFiles:
-        return BootFiles(f"{kind}-simulated", "kernel-simulated", _NOTHING, _NOTHING, _NOTHING)
+    async def boot_files(self, kind: MachineKind) -> BootImages:
+        return BootImages(f"{kind}-simulated", "kernel-simulated", _NOTHING, _NOTHING, _NOTHING)
 
-    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
+    async def boot_files_of(self, record: MachineRecord) -> BootImages:
         return await self.boot_files(record.machine_kind)
 
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         folder.disk.touch(mode=0o600)
 
     async def write_config(
-        self, folder: MachineFolder, record: MachineRecord, place: Place, nonce: str
+        self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
     ) -> None:
         folder.config_drive.touch(mode=0o600)
 
@@ -277,13 +277,13 @@ def _nobody() -> ChannelLost:
     return ChannelLost("A simulated machine has no guest that could answer")
 
 
-class Furniture(BareFurnishing):
+class FaultyProvisioner(BareProvisioner):
     """Bare machines, furnished with failures."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
 
-    async def boot_files(self, kind: MachineKind) -> BootFiles:
+    async def boot_files(self, kind: MachineKind) -> BootImages:
         await self._faults.here("boot_files")
         return await super().boot_files(kind)
 
@@ -292,7 +292,7 @@ class Furniture(BareFurnishing):
         await self._faults.here("make_disk")
 
     async def write_config(
-        self, folder: MachineFolder, record: MachineRecord, place: Place, nonce: str
+        self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
     ) -> None:
         await super().write_config(folder, record, place, nonce)
         await self._faults.here("write_config")
@@ -313,14 +313,14 @@ class World:
         self.driver = SleepingDriver(self.faults)
         self.network = BookNetwork(self.faults)
 
-    def site(self) -> Site:
-        return Site(
+    def host(self) -> HostContext:
+        return HostContext(
             machines_dir=self.root / "machines",
             sockets_dir=self.root / "sockets",
-            kept_logs=KeptLogs(self.root / "logs" / "machines"),
+            log_archive=LogArchive(self.root / "logs" / "machines"),
             driver=self.driver,
             network=self.network,
-            furnishing=Furniture(self.faults),
+            provisioner=FaultyProvisioner(self.faults),
             memory_keys=MemoryKeys.for_state(self.root, self.root / "keys"),
             stop_grace_s=5,
         )

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,16 +20,18 @@ from saved_machine import SavedMachine
 
 from polydev.hostagent import snapshots
 from polydev.hostagent.channel import Channel
-from polydev.hostagent.health.log_archive import KeptLogs
-from polydev.hostagent.machines.context import Site
+from polydev.hostagent.images import ImageStore
+from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.guest_resume import awaken
-from polydev.hostagent.machines.lifecycle import RunningMachine, prepare, prepare_again
-from polydev.hostagent.machines.record import MachineRecord, Place
+from polydev.hostagent.machines.machine import RunningMachine, prepare, prepare_again
+from polydev.hostagent.machines.provisioner import probe_files, provisioner_for
+from polydev.hostagent.machines.record import MachineRecord, NetworkAttachment
 from polydev.hostagent.network import Network
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.snapshots import MemoryKeys
+from polydev.hostagent.system.log_archive import LogArchive
 from polydev.hostagent.system.sandbox import UID_BASE
-from polydev.hostagent.vmm.driver_selection import choose
+from polydev.hostagent.vmm.driver_selection import select
 from polydev.shared.domain import MachineKind, MachineState, VmId, new_vm_id
 
 IMAGES = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
@@ -40,7 +43,7 @@ class RealMachine:
     """A machine that runs, and where it is."""
 
     vm_id: VmId
-    place: Place
+    place: NetworkAttachment
     running: RunningMachine
 
     @property
@@ -52,7 +55,7 @@ class RealMachine:
 class Fleet:
     """The machines of one test."""
 
-    site: Site
+    host: HostContext
     network: Network
     machines: list[RealMachine] = field(default_factory=list)
 
@@ -69,28 +72,28 @@ class Fleet:
             created_at=datetime.now(UTC),
             uid=UID_BASE + 1 + len(self.machines),
         )
-        prepared = await prepare(self.site, record, fresh=True)
-        running = await prepared.launch(self.site)
+        prepared = await prepare(self.host, record, fresh=True)
+        running = await prepared.launch(self.host)
         place = prepared.record.place
         assert place is not None
         machine = RealMachine(VmId(record.vm_id), place, running)
         self.machines.append(machine)
-        await running.until_ready(BOOT_LIMIT_S)
+        await running.wait_until_ready(BOOT_LIMIT_S)
         return machine
 
     async def resume(self, vm_id: VmId) -> RealMachine:
         """The saved machine that this fleet began with, once its channel answers."""
-        folder = self.site.folder(vm_id)
+        folder = self.host.folder(vm_id)
         record = folder.read()
         assert record is not None
         assert record.place is not None
-        async with snapshots.reading(folder.memory, self.site.memory_keys.known()) as source:
-            prepared = await prepare_again(self.site, record)
-            running = await prepared.restore(self.site, source)
+        async with snapshots.reading(folder.memory, self.host.memory_keys.known()) as source:
+            prepared = await prepare_again(self.host, record)
+            running = await prepared.restore(self.host, source)
         machine = RealMachine(vm_id, record.place, running)
         self.machines.append(machine)
         await running.vmm.resume()
-        await running.until_ready(BOOT_LIMIT_S)
+        await running.wait_until_ready(BOOT_LIMIT_S)
         await awaken(running)
         return machine
 
@@ -105,23 +108,24 @@ async def fleet(saved: SavedMachine | None = None, **settings: object) -> AsyncI
     if saved is not None:
         saved.put_into(state_dir, state_dir)
     state_dir.chmod(0o755)
-    host = HostSettings(state_dir=state_dir, images_dir=IMAGES, **settings)  # type: ignore[arg-type]
-    network = Network.from_settings(host)
+    host_settings = HostSettings(state_dir=state_dir, images_dir=IMAGES, **settings)  # type: ignore[arg-type]
+    network = Network.from_settings(host_settings)
     try:
-        choice = await choose(host)
+        images = ImageStore(IMAGES)
+        selected = await select(host_settings, partial(probe_files, images))
         await network.ensure()
-        for folder in (state_dir / "machines", host.sockets_dir):
+        for folder in (state_dir / "machines", host_settings.sockets_dir):
             folder.mkdir(parents=True, exist_ok=True)
-        site = Site(
+        host = HostContext(
             machines_dir=state_dir / "machines",
-            sockets_dir=host.sockets_dir,
-            kept_logs=KeptLogs(host.logs_dir / "machines"),
-            driver=choice.driver,
+            sockets_dir=host_settings.sockets_dir,
+            log_archive=LogArchive(host_settings.logs_dir / "machines"),
+            driver=selected.driver,
             network=network,
-            furnishing=choice.furnishing,
+            provisioner=provisioner_for(selected.driver, host_settings, images),
             memory_keys=MemoryKeys.for_state(state_dir, state_dir),
         )
-        made = Fleet(site, network)
+        made = Fleet(host, network)
         try:
             yield made
         finally:

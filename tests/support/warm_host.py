@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from machine_parts import BookNetwork, Faults
 
-from polydev.hostagent.health.log_archive import KeptLogs
-from polydev.hostagent.machines.context import Site
-from polydev.hostagent.machines.service import Machines
-from polydev.hostagent.provisioning.provisioning import SimulatedFurnishing
-from polydev.hostagent.resources.memory_admission import Admission
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.registry import MachineRegistry
+from polydev.hostagent.machines.service import MachineService
+from polydev.hostagent.resources.memory_admission import MemoryAdmission
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.snapshots import MemoryKeys
-from polydev.hostagent.warm_pool import Room, WarmPolicy
+from polydev.hostagent.system.log_archive import LogArchive
+from polydev.hostagent.warm_pool import Headroom, WarmPolicy, WarmPool
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.errors import DiskFull
 from polydev.shared.host_protocol import CreateMachine, MachineView, WarmShape
-from polydev.testing.simulated_vmm import SimulatedDriver, Simulation
+from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedProvisioner, Simulation
 
 LIMIT_S = 60.0
 SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
@@ -69,20 +69,20 @@ class WarmHost:
         return not list((self.root / "machines").iterdir()) and not self.network.places
 
     @asynccontextmanager
-    async def agent(self) -> AsyncIterator[Machines]:
+    async def agent(self) -> AsyncIterator[MachineService]:
         """An agent whose background work is not begun."""
         settings = HostSettings(state_dir=self.root, driver="simulated", **self.settings)  # type: ignore[arg-type]
-        site = Site(
+        host = HostContext(
             machines_dir=self.root / "machines",
             sockets_dir=self.root / "sockets",
-            kept_logs=KeptLogs(self.root / "logs"),
+            log_archive=LogArchive(self.root / "logs"),
             driver=SimulatedDriver(self.simulation),
             network=self.network,
-            furnishing=SimulatedFurnishing(settings),
+            provisioner=SimulatedProvisioner(settings),
             memory_keys=MemoryKeys.for_state(self.root, self.root / "keys"),
-            admission=Admission(self.memory_mib, available_mib=self.left_mib),
+            admission=MemoryAdmission(self.memory_mib, available_mib=self.left_mib),
         )
-        room = Room(self.root, self.meminfo)
+        room = Headroom(self.root, self.meminfo)
         policy = WarmPolicy(
             self.root / "warm",
             room,
@@ -94,8 +94,10 @@ class WarmHost:
             processors=self.processors,
             look_s=0.02,
         )
-        machines = Machines(site, policy)
-        waiting = machines.warm_browsers._waiting
+        registry = MachineRegistry(host)
+        pool = WarmPool(host, registry, policy)
+        machines = MachineService(host, registry, pool)
+        waiting = pool._waiting
         waiting.held_bytes = lambda vm_id: self.held_mib << 20 if vm_id in waiting._reserved else 0  # type: ignore[method-assign]
         await machines.recover()
         try:
@@ -104,10 +106,10 @@ class WarmHost:
             await machines.close()
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[Machines]:
+    async def working(self) -> AsyncIterator[MachineService]:
         """An agent that makes templates."""
         async with self.agent() as machines:
-            making = asyncio.create_task(machines.warm_browsers.run())
+            making = asyncio.create_task(machines.clones.run())
             try:
                 yield machines
             finally:
@@ -131,7 +133,9 @@ def wanted(memory_mib: int = 2048, token: str = TOKEN) -> CreateMachine:
     )
 
 
-async def created_and_gone(machines: Machines, asked: CreateMachine | None = None) -> MachineView:
+async def created_and_gone(
+    machines: MachineService, asked: CreateMachine | None = None
+) -> MachineView:
     """A browser machine that was asked for once."""
     asked = asked or wanted()
     view = await machines.create(asked)
@@ -147,20 +151,20 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def until_ready(machines: Machines) -> None:
+async def until_ready(machines: MachineService) -> None:
     """Wait until there is a template."""
 
     async def is_ready() -> bool:
-        return (await machines.warm_browsers.view()).state == "ready"
+        return (await machines.clones.view()).state == "ready"
 
     await until(is_ready)
 
 
-async def until_waiting(machines: Machines, count: int = 1) -> None:
+async def until_waiting(machines: MachineService, count: int = 1) -> None:
     """Wait until so many clones wait."""
 
     async def is_so() -> bool:
-        return (await machines.warm_browsers.view()).waiting == count
+        return (await machines.clones.view()).waiting == count
 
     await until(is_so)
 
@@ -169,26 +173,26 @@ async def has_a_template(host: WarmHost) -> None:
     """An agent made one, of which no clone waits."""
     host.waiting = 0
     async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
+        await machines.clones.ask(SHAPE)
         await until_ready(machines)
 
 
 @asynccontextmanager
-async def with_waiting(host: WarmHost, count: int = 1) -> AsyncIterator[Machines]:
+async def with_waiting(host: WarmHost, count: int = 1) -> AsyncIterator[MachineService]:
     """An agent with so many clones that wait."""
     async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
+        await machines.clones.ask(SHAPE)
         await until_waiting(machines, count)
         yield machines
 
 
-def those_waiting(machines: Machines) -> list[str]:
+def those_waiting(machines: MachineService) -> list[str]:
     """The names of the clones that wait, or are made to."""
     views = machines.views()
     return [view.vm_id for view in views if view.labels == {"purpose": "warm-waiting"}]
 
 
-async def status_of(machines: Machines, vm_id: str, token: str) -> bytes:
+async def status_of(machines: MachineService, vm_id: str, token: str) -> bytes:
     """How a machine's browser service answers who brings a token."""
     connection = await machines.open_tcp(vm_id, 8080)
     request = (

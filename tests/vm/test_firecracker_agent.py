@@ -17,7 +17,7 @@ import pytest
 from agent_process import AgentProcess, agent_world
 
 from polydev.hostagent.images import ImageStore
-from polydev.hostagent.images.image_gc import named_by_machines
+from polydev.hostagent.machines.image_gc import named_by_machines
 from polydev.hostagent.vmm.firecracker.jail import cgroup
 from polydev.shared.domain import GuestFile, MachineKind, MachineState, new_vm_id
 from polydev.shared.host_client import Host

@@ -21,10 +21,11 @@ import pytest
 from real_machines import Fleet, fleet
 
 from polydev.hostagent.channel import Channel
-from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.machines.registry import MachineRegistry
+from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.provisioning.ssh_keys import make_keys
 from polydev.hostagent.system.namespaces import NamespaceThread, dial
-from polydev.hostagent.warm_pool import Room, WarmPolicy
+from polydev.hostagent.warm_pool import Headroom, WarmPolicy, WarmPool
 from polydev.hostagent.warm_pool.templates import Templates
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.errors import GuestMisbehaved, MachineBusy
@@ -122,7 +123,7 @@ def _wanted() -> CreateMachine:
     )
 
 
-async def _said(machines: Machines, vm_id: str, *argv: str) -> str:
+async def _said(machines: MachineService, vm_id: str, *argv: str) -> str:
     """What a program in a machine prints."""
     async with asyncio.timeout(ANSWER_LIMIT_S):
         program = await machines.exec(vm_id, ExecRequest(argv=list(argv)))
@@ -133,7 +134,7 @@ async def _said(machines: Machines, vm_id: str, *argv: str) -> str:
     return said.decode()
 
 
-async def _status(machines: Machines, vm_id: str, token: str) -> bytes:
+async def _status(machines: MachineService, vm_id: str, token: str) -> bytes:
     """How a machine's browser service answers who brings a token."""
     connection = await machines.open_tcp(vm_id, 8080)
     lines = ("GET /nothing HTTP/1.1", "Host: 127.0.0.1:8080", f"Authorization: Bearer {token}")
@@ -144,7 +145,7 @@ async def _status(machines: Machines, vm_id: str, token: str) -> bytes:
     return answer.split()[1]
 
 
-async def _reaches(machines: Machines, vm_id: str, address: str) -> bool:
+async def _reaches(machines: MachineService, vm_id: str, address: str) -> bool:
     """Whether a machine gets any answer from an address, a refusal included."""
     script = (
         "import socket, sys\ntry: socket.create_connection((sys.argv[1], 22), 3)\n"
@@ -158,17 +159,18 @@ async def test_two_clones_at_once_share_nothing_that_is_theirs() -> None:
     async with fleet(
         netns=f"pdt-{secrets.token_hex(3)}", uplink="none", egress="none", dns=()
     ) as f:
-        root = f.site.machines_dir.parent / "warm"
+        root = f.host.machines_dir.parent / "warm"
         policy = WarmPolicy(
-            root, Room(root.parent), quiet_s=3600, waiting=1, refill_quiet_s=1, look_s=0.5
+            root, Headroom(root.parent), quiet_s=3600, waiting=1, refill_quiet_s=1, look_s=0.5
         )
-        machines = Machines(f.site, policy)
-        making = asyncio.create_task(machines.warm_browsers.run())
+        registry = MachineRegistry(f.host)
+        machines = MachineService(f.host, registry, WarmPool(f.host, registry, policy))
+        making = asyncio.create_task(machines.clones.run())
         try:
             await _template_is_made(machines)
             await _one_waits(machines)
             # No further one: it would be another machine, and take processors.
-            machines.warm_browsers._policy = dataclasses.replace(policy, waiting=0)
+            machines.clones._policy = dataclasses.replace(policy, waiting=0)
             await _share_nothing(f, machines)
         finally:
             making.cancel()
@@ -178,20 +180,20 @@ async def test_two_clones_at_once_share_nothing_that_is_theirs() -> None:
             await machines.close()
 
 
-async def _template_is_made(machines: Machines) -> None:
-    await machines.warm_browsers.ask(SHAPE)
+async def _template_is_made(machines: MachineService) -> None:
+    await machines.clones.ask(SHAPE)
     async with asyncio.timeout(MAKE_LIMIT_S):
-        while (view := await machines.warm_browsers.view()).state == "making":
+        while (view := await machines.clones.view()).state == "making":
             await asyncio.sleep(0.5)
     assert view.state == "ready", view.words
     others = [view for view in machines.views() if view.labels != WAITS]
     assert not others, "the machine that was saved is gone"
 
 
-async def _one_waits(machines: Machines) -> None:
+async def _one_waits(machines: MachineService) -> None:
     """It stands still: its processors take no time."""
     async with asyncio.timeout(CLONE_LIMIT_S):
-        while not (await machines.warm_browsers.view()).waiting:
+        while not (await machines.clones.view()).waiting:
             await asyncio.sleep(0.5)
     [view] = machines.views()
     assert view.labels == WAITS
@@ -212,8 +214,8 @@ def processor_time_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _share_nothing(f: Fleet, machines: Machines) -> None:
-    thread = NamespaceThread(f.site.network.netns)
+async def _share_nothing(f: Fleet, machines: MachineService) -> None:
+    thread = NamespaceThread(f.host.network.netns)
     packets = await thread.run(_packets)
     thread.close()
     asked = (_wanted(), _wanted())
@@ -241,29 +243,29 @@ async def _share_nothing(f: Fleet, machines: Machines) -> None:
 
 async def _say_who_they_are(f: Fleet, wire: Wire, views: list[MachineView]) -> None:
     """Nothing came from a clone's TAP but under its own MAC."""
-    places = (await f.site.network.state()).addresses
+    places = (await f.host.network.state()).addresses
     assert set(places) == {view.vm_id for view in views}
-    taps = set((await f.site.network.state()).taps)
+    taps = set((await f.host.network.state()).taps)
     sent = {(device, mac) for device, mac in wire.seen if device in taps}
     assert {mac for _, mac in sent} == {view.mac for view in views}
     assert len(sent) == len(views)
 
 
 async def _are_closed_to_the_template(
-    f: Fleet, machines: Machines, views: list[MachineView]
+    f: Fleet, machines: MachineService, views: list[MachineView]
 ) -> None:
-    [template] = Templates(f.site.machines_dir.parent / "warm").all()
+    [template] = Templates(f.host.machines_dir.parent / "warm").all()
     old = await make_keys(template.folder.keys)
     host_keys = set()
     for view in views:
-        folder = f.site.folder(view.vm_id)
+        folder = f.host.folder(view.vm_id)
         record = folder.read()
         assert record is not None
         assert record.place is not None
         port = record.place.channel_port
 
         async def opened(port: int = port) -> socket.socket:
-            return await dial(f.site.network.netns, "127.0.0.1", port)
+            return await dial(f.host.network.netns, "127.0.0.1", port)
 
         new = await make_keys(folder.keys)
         host_keys.add(new.host_public)
@@ -277,7 +279,7 @@ async def _are_closed_to_the_template(
 
 
 async def _have_browsers_of_their_own(
-    machines: Machines, asked: tuple[CreateMachine, ...], views: list[MachineView]
+    machines: MachineService, asked: tuple[CreateMachine, ...], views: list[MachineView]
 ) -> None:
     pages = [
         json.loads(await _said(machines, it.vm_id, "/usr/bin/python3", "-c", _PAGE)) for it in asked

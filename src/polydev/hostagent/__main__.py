@@ -19,23 +19,26 @@ import uvicorn
 from fastapi import FastAPI
 
 from polydev.hostagent.health import preflight
-from polydev.hostagent.health.checks import Examiner
-from polydev.hostagent.health.log_archive import KeptLogs
+from polydev.hostagent.health.checks import HealthChecker
 from polydev.hostagent.images import ImageStore
-from polydev.hostagent.images.image_gc import Collector
-from polydev.hostagent.machines.context import Site
-from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.image_gc import ImageCollector
+from polydev.hostagent.machines.provisioner import probe_files, provisioner_for
+from polydev.hostagent.machines.registry import MachineRegistry
+from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.network import Network
 from polydev.hostagent.operations.dispatch import perform
-from polydev.hostagent.operations.journal import Journal
+from polydev.hostagent.operations.journal import OperationJournal
 from polydev.hostagent.operations.operations import Operations
 from polydev.hostagent.resources import capacity
 from polydev.hostagent.resources.resource_usage import UsageLog
 from polydev.hostagent.server import routes, single_instance
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.snapshots import MemoryKeys
-from polydev.hostagent.vmm.driver_selection import choose
-from polydev.hostagent.warm_pool import Room, WarmPolicy
+from polydev.hostagent.system.log_archive import LogArchive
+from polydev.hostagent.vmm.driver_selection import select
+from polydev.hostagent.warm_pool import Headroom, WarmPolicy, WarmPool
+from polydev.shared.domain import Finding
 from polydev.shared.errors import PolydevError
 from polydev.shared.host_protocol import Health
 from polydev.shared.logging import setup
@@ -68,49 +71,62 @@ async def _run(settings: HostSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as closing:
-        choice = await choose(settings)
+        images = ImageStore(settings.images_dir)
+        selected = await select(settings, partial(probe_files, images))
+        capabilities = selected.driver.capabilities
         network = Network.from_settings(settings)
         closing.push_async_callback(network.close)
         await network.ensure()
-        offered = capacity.Capacity.of(settings, choice)
-        site = Site(
+        offered = capacity.Capacity.measure(
+            settings,
+            driver=selected.driver.name,
+            accelerator=selected.probe.accelerator,
+            driver_version=selected.probe.version,
+            host_memory=capabilities.host_memory,
+        )
+        host = HostContext(
             machines_dir=settings.state_dir / "machines",
             sockets_dir=settings.sockets_dir,
-            kept_logs=KeptLogs(settings.logs_dir / "machines"),
-            driver=choice.driver,
+            log_archive=LogArchive(settings.logs_dir / "machines"),
+            driver=selected.driver,
             network=network,
-            furnishing=choice.furnishing,
+            provisioner=provisioner_for(selected.driver, settings, images),
             memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
             admission=offered.admission(settings),
         )
-        is_real = choice.driver.name != "simulated"
         warm = WarmPolicy(
             root=settings.state_dir / "warm",
-            room=Room(settings.state_dir),
-            is_on=is_real if settings.warm_start is None else settings.warm_start,
+            room=Headroom(settings.state_dir),
+            is_on=capabilities.needs_images if settings.warm_start is None else settings.warm_start,
             quiet_s=settings.warm_quiet_s,
             waiting=settings.warm_waiting,
         )
-        machines = Machines(site, warm)
+        registry = MachineRegistry(host)
+        warm_pool = WarmPool(host, registry, warm)
+        machines = MachineService(host, registry, warm_pool)
         closing.push_async_callback(machines.close)
         await machines.recover()
         operations = Operations(
-            Journal(settings.state_dir / "operations"), partial(perform, machines)
+            OperationJournal(settings.state_dir / "operations"), partial(perform, machines)
         )
         await operations.open()
         with single_instance.listening(settings.host_socket, settings.socket_group) as listener:
-            diagnose = partial(Examiner(settings, network).diagnose, machines, choice.probe)
+            checker = HealthChecker(settings, network)
             usage = UsageLog(machines)
             closing.callback(asyncio.create_task(usage.run()).cancel)
-            if settings.driver != "simulated":
-                collector = Collector(ImageStore(settings.images_dir), site.machines_dir)
+            if capabilities.needs_images:
+                collector = ImageCollector(images, host.machines_dir)
                 closing.callback(asyncio.create_task(collector.run()).cancel)
-            closing.push_async_callback(_end, asyncio.create_task(machines.warm_browsers.run()))
+            closing.push_async_callback(_end, asyncio.create_task(warm_pool.run()))
 
             async def health() -> Health:
-                return await offered.health(await machines.warm_browsers.view())
+                return await offered.health(await warm_pool.view())
 
-            app = routes.build(machines, operations, health, diagnose, usage)
+            async def diagnose() -> list[Finding]:
+                warm = await warm_pool.view()
+                return await checker.diagnose(machines, selected.probe, warm)
+
+            app = routes.build(machines, operations, health, diagnose, usage, warm_pool)
             await _serve(app, listener, operations, stop)
 
 

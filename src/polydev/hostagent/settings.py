@@ -10,6 +10,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
+from polydev.hostagent.system.entry_points import DRIVERS, find
 from polydev.shared.errors import BadSettings
 from polydev.shared.settings.base import CommonSettings, Settings
 
@@ -82,7 +83,7 @@ class NetworkSettings(Settings):
 class VmmSettings(Settings):
     """The hypervisor and its limits per machine."""
 
-    driver: str = Field("auto", pattern="^(auto|firecracker|qemu|simulated)$")
+    driver: str = Field("auto", pattern=f"^({'|'.join(('auto', *find(DRIVERS)))})$")
     """`auto` takes Firecracker if a guest runs under it, else QEMU. `simulated` runs no guest; it
     is for load tests."""
     simulation: dict[str, str | float | bool] = Field(default_factory=dict)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from polydev.hostagent.health import logs, preflight
-from polydev.hostagent.provisioning.provisioning import environment
+from polydev.hostagent.health import preflight
+from polydev.hostagent.machines.provisioner import environment
 from polydev.hostagent.server.single_instance import listening, only_agent
 from polydev.hostagent.settings import Egress, HostSettings
+from polydev.hostagent.system import logs
 from polydev.shared.errors import AlreadyRunning, BadSettings, MissingTool, Refused
 
 

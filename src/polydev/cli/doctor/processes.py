@@ -110,6 +110,6 @@ async def _without_agent(settings: HostSettings) -> Sequence[Finding]:
         return [*without_root, Finding("host", None, words, "Run it with sudo to see all")]
     network = Network.from_settings(settings)
     try:
-        return await checks.Examiner(settings, network).diagnose_without_agent()
+        return await checks.HealthChecker(settings, network).diagnose_without_agent()
     finally:
         await network.close()

@@ -20,6 +20,7 @@ from polydev.cli.host_setup.target_root import LIBRARY, Place
 from polydev.cli.supervisor.pidfile import Instance
 from polydev.hostagent.images import ImageStore
 from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.vmm.driver_selection import capabilities_of
 from polydev.shared.errors import Failed, PolydevError
 
 _JOURNAL_LIMIT_S = 30
@@ -68,7 +69,7 @@ class Services:
             words = f"Polydev runs already, as `polydev up` (process {pid})"
             hint = "`polydev down`, then `polydev host setup` again: machines go on"
             return Verdict(self.name, State.MISSING, words, hint)
-        if self.settings.driver == "simulated":
+        if not capabilities_of(self.settings.driver).needs_images:
             return None
         try:
             ImageStore(self.settings.images_dir).require_all()

@@ -103,9 +103,9 @@ def copy_program(folder: Path, *, keep: str = "", runs_in: Path | None = None) -
     """Put a copy of this program where the controller's user can read it; older ones go.
 
     The copy is laid out like a checkout: `src/polydev`, the recipes in `images`, the units in
-    `deploy`. `keep` names an older one that stays; `runs_in` is what `folder` is called where the
-    copy will run, if that is elsewhere. Returns the folder for PYTHONPATH. Only whoever holds the
-    instance may call it.
+    `deploy`, and `pyproject.toml`. `keep` names an older one that stays; `runs_in` is what `folder`
+    is called where the copy will run, if that is elsewhere. Returns the folder for PYTHONPATH. Only
+    the process that holds the instance may call it.
     """
     parts = _parts()
     target = folder / f"app-{_hash(parts)}"
@@ -115,7 +115,10 @@ def copy_program(folder: Path, *, keep: str = "", runs_in: Path | None = None) -
     if not target.exists():
         aside = Path(tempfile.mkdtemp(prefix="app-new-", dir=folder))
         for name, source in parts.items():
-            shutil.copytree(source, aside / name, ignore=_ignored)
+            if source.is_dir():
+                shutil.copytree(source, aside / name, ignore=_ignored)
+            else:
+                shutil.copy(source, aside / name)
         for path in (aside, *aside.rglob("*")):
             os.chown(path, 0, 0)
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
@@ -136,6 +139,7 @@ def _parts() -> dict[str, Path]:
         "src/polydev": Path(polydev.__file__).parent,
         "images": recipes,
         "deploy": recipes.parent / "deploy",
+        "pyproject.toml": recipes.parent / "pyproject.toml",  # declares the entry points
     }
 
 
@@ -145,7 +149,7 @@ _ignored = shutil.ignore_patterns("__pycache__", "node_modules")
 def _hash(parts: dict[str, Path]) -> str:
     digest = hashlib.sha256()
     for source in parts.values():
-        for path in source_files(source):
+        for path in source_files(source) if source.is_dir() else (source,):
             digest.update(str(path.relative_to(source)).encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

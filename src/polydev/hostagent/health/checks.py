@@ -17,15 +17,16 @@ from pathlib import Path
 from polydev.hostagent.images import GoldenImage, ImageKind, ImageStore
 from polydev.hostagent.machines import inventory
 from polydev.hostagent.machines.record import MachineFolder, MachineRecord
-from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.network import Network
 from polydev.hostagent.resources.memory_admission import available_mib
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.vmm.cgroups import Cgroups
 from polydev.hostagent.vmm.contract import Probe
+from polydev.hostagent.vmm.driver_selection import capabilities_of
 from polydev.shared.domain import Finding, MachineState
 from polydev.shared.errors import ImageDamaged, MissingImage, PolydevError
-from polydev.shared.host_protocol import Inventory
+from polydev.shared.host_protocol import Inventory, WarmView
 
 LEAST_FREE_MIB = 1024
 LEAST_FREE_INODES = 2000
@@ -34,18 +35,19 @@ _SWEPT = "Restart Polydev, whose host agent removes it: `polydev down`, then `po
 
 
 @dataclass(frozen=True, slots=True)
-class Examiner:
+class HealthChecker:
     """Looks at one host."""
 
     settings: HostSettings
     network: Network
 
-    async def diagnose(self, machines: Machines, probe: Probe) -> list[Finding]:
+    async def diagnose(
+        self, machines: MachineService, probe: Probe, warm: WarmView
+    ) -> list[Finding]:
         """Of a host whose agent this is."""
         before = machines.records()
         there = await machines.inventory()
         records = {record.vm_id: record for record in (*before, *machines.records())}
-        warm = await machines.warm_browsers.view()
         found = await self._all(records, there)
         return [_driver(probe), *found, Finding("warm start", True, warm.words)]
 
@@ -81,7 +83,7 @@ class Examiner:
 
 def images(settings: HostSettings) -> Iterator[Finding]:
     """Whether there is what machines boot from. Compares sizes, not checksums. Blocking."""
-    if settings.driver == "simulated":
+    if not capabilities_of(settings.driver).needs_images:
         yield Finding("images", True, "Simulated machines need none")
         return
     store = ImageStore(settings.images_dir)
@@ -135,7 +137,7 @@ def memory(
     settings: HostSettings, records: Mapping[str, MachineRecord], there: Inventory
 ) -> Iterator[Finding]:
     """What machines have of the host's memory, and what keeps them to it. Blocking."""
-    if settings.driver == "simulated":
+    if not capabilities_of(settings.driver).host_memory:
         return
     running = [record for vm_id, record in records.items() if vm_id in there.processes]
     words = f"Machines that run have {sum(it.memory_mib for it in running)} MiB; {available_mib()}"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 
+from polydev.hostagent.vmm.driver_selection import capabilities_of
 from polydev.shared.errors import MissingTool, Refused
 
 _ALWAYS = {"nft": "nftables"}
@@ -16,7 +18,6 @@ _FOR_GUESTS = {
     "e2fsck": "e2fsprogs",
     "debugfs": "e2fsprogs",
 }
-_FOR_QEMU = {"qemu-system-x86_64": "qemu-system-x86"}
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -33,8 +34,8 @@ def require(driver: str) -> None:
             )
 
 
-def _needed(driver: str) -> dict[str, str]:
-    """`auto` needs QEMU, too: it is what is left where Firecracker runs no guest."""
-    if driver == "simulated":
-        return _ALWAYS
-    return _ALWAYS | _FOR_GUESTS | ({} if driver == "firecracker" else _FOR_QEMU)
+def _needed(driver: str) -> Mapping[str, str]:
+    """Name the programs and their packages. `auto` needs QEMU too: it may fall back to it."""
+    capabilities = capabilities_of(driver)
+    guests = _FOR_GUESTS if capabilities.needs_images else {}
+    return {**_ALWAYS, **guests, **capabilities.programs}

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from polydev.hostagent.channel.file_browser import GuestFiles
-from polydev.hostagent.health.log_archive import KeptLogs
-from polydev.hostagent.machines.record import MachineFolder, MachineRecord, Place
-from polydev.hostagent.resources.memory_admission import Admission
-from polydev.hostagent.server.websocket_streams import GuestConnection, GuestProgram
+from polydev.hostagent.channel.contract import GuestChannel
+from polydev.hostagent.machines.record import MachineFolder, MachineRecord, NetworkAttachment
+from polydev.hostagent.resources.memory_admission import MemoryAdmission
 from polydev.hostagent.snapshots import MemoryKeys
+from polydev.hostagent.system.log_archive import LogArchive
 from polydev.hostagent.vmm.contract import Driver, RunningVmm
 from polydev.shared.domain import GuestFile, MachineKind
-from polydev.shared.host_protocol import ExecRequest
 
 
 class Attachment(Protocol):
@@ -63,7 +61,7 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class BootFiles:
+class BootImages:
     """What a machine of one kind boots from; `image` and `kernel` name the golden images."""
 
     image: str
@@ -73,47 +71,24 @@ class BootFiles:
     initramfs: Path
 
 
-class Channel(Protocol):
-    """The private way into a running machine (channel.Channel)."""
-
-    async def connect(self, timeout_s: float | None = None) -> None:
-        """Return when the machine answers. Raises ChannelLost."""
-
-    def rest(self) -> None:
-        """The guest is about to stand still: until `wake`, its silence means nothing."""
-
-    def wake(self) -> None:
-        """The guest goes on."""
-
-    async def exec(self, request: ExecRequest) -> GuestProgram: ...
-    async def open_tcp(self, port: int) -> GuestConnection: ...
-    async def read_file(self, path: str, max_bytes: int) -> bytes: ...
-    async def write_files(self, files: Sequence[GuestFile]) -> None: ...
-    async def remove_files(self, paths: Sequence[str]) -> None: ...
-    def guest_files(self) -> GuestFiles:
-        """For people who look around in their machine."""
-
-    async def close(self) -> None: ...
-
-
-class Furnishing(Protocol):
+class Provisioner(Protocol):
     """What goes into a machine besides its VMM (furnishing.py)."""
 
-    async def boot_files(self, kind: MachineKind) -> BootFiles:
+    async def boot_files(self, kind: MachineKind) -> BootImages:
         """Raises MissingImage, ImageDamaged."""
 
-    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
+    async def boot_files_of(self, record: MachineRecord) -> BootImages:
         """What a machine was booted from. Raises MissingImage if that is there no more."""
 
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         """The machine's own empty disk and its keys. Raises DiskFull."""
 
     async def write_config(
-        self, folder: MachineFolder, record: MachineRecord, place: Place, nonce: str
+        self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
     ) -> None:
         """The config drive, written anew before each start. Raises DiskFull."""
 
-    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> Channel: ...
+    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> GuestChannel: ...
 
     # Warm machines: what a template keeps of a machine, and a clone gets of a template.
     def alike(self, kind: MachineKind) -> str:
@@ -129,7 +104,7 @@ class Furnishing(Protocol):
 
     async def strangers_channel(
         self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
-    ) -> Channel | None:
+    ) -> GuestChannel | None:
         """To a machine, but with another one's key; None where keys open nothing."""
 
     # Into and out of the disk of a machine at rest. Raise ImageInUse, ImageDamaged, BadPath.
@@ -139,17 +114,17 @@ class Furnishing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class HostContext:
     """The parts, and where things lie."""
 
     machines_dir: Path
     sockets_dir: Path
-    kept_logs: KeptLogs
+    log_archive: LogArchive
     driver: Driver
     network: Network
-    furnishing: Furnishing
+    provisioner: Provisioner
     memory_keys: MemoryKeys = field(default=MemoryKeys(None))
-    admission: Admission = field(default_factory=lambda: Admission(None))
+    admission: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(None))
     stop_grace_s: float = field(default=20.0)
     wake_limit_s: float = field(default=60.0)
     """From a guest's going on until its channel must answer."""

@@ -15,10 +15,9 @@ from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
 
+from polydev.hostagent.channel.contract import GuestChannel, GuestProgram
 from polydev.hostagent.channel.ssh_errors import shown
-from polydev.hostagent.machines.context import Channel
-from polydev.hostagent.machines.lifecycle import RunningMachine
-from polydev.hostagent.server.websocket_streams import GuestProgram
+from polydev.hostagent.machines.machine import RunningMachine
 from polydev.shared.errors import GuestMisbehaved, PolydevError
 from polydev.shared.host_protocol import STDERR, ExecRequest
 
@@ -55,7 +54,7 @@ async def awaken(machine: RunningMachine) -> None:
         log.warning("%s is awake, but: %s", machine.folder.vm_id, error.message)
 
 
-async def renew(channel: Channel) -> None:
+async def renew(channel: GuestChannel) -> None:
     """Give a guest that stood still the time, fresh randomness, and an end to dead connections.
 
     Raises: ChannelLost, GuestMisbehaved.

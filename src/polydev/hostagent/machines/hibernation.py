@@ -20,13 +20,13 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from polydev.hostagent import snapshots
-from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.guest_resume import awaken, flush
-from polydev.hostagent.machines.lifecycle import RunningMachine, prepare_again, spec_of
+from polydev.hostagent.machines.machine import RunningMachine, prepare_again, spec_of
 from polydev.hostagent.machines.record import MachineRecord
-from polydev.hostagent.machines.registry import Roster
+from polydev.hostagent.machines.registry import MachineRegistry
 from polydev.hostagent.snapshots import Labels
-from polydev.hostagent.system.cancellation import in_thread, to_its_end
+from polydev.hostagent.system.cancellation import run_in_thread_shielded, run_shielded
 from polydev.shared.domain import MachineState
 from polydev.shared.errors import (
     GuestMisbehaved,
@@ -37,11 +37,11 @@ from polydev.shared.errors import (
     SnapshotUnusable,
     VmmFailed,
 )
-from polydev.shared.host_protocol import MachineView, Wake
+from polydev.shared.host_protocol import Wake
 
 log = logging.getLogger("polydev.hostagent")
 
-Boot = Callable[[MachineRecord, float], Awaitable[MachineView]]
+Boot = Callable[[MachineRecord, float], Awaitable[None]]
 
 _LOST = (SnapshotUnusable, VmmFailed, MissingImage, MachineNotReady, GuestMisbehaved)
 """What says that a machine's memory will not come back, however often it is tried."""
@@ -50,56 +50,55 @@ _LOST = (SnapshotUnusable, VmmFailed, MissingImage, MachineNotReady, GuestMisbeh
 class Hibernation:
     """Of one host's machines."""
 
-    def __init__(self, site: Site, roster: Roster, boot: Boot) -> None:
+    def __init__(self, host: HostContext, registry: MachineRegistry, boot: Boot) -> None:
         """`boot` starts a machine at rest from its disk."""
-        self._site = site
-        self._roster = roster
+        self._host = host
+        self._registry = registry
         self._boot = boot
 
     # To sleep --------------------------------------------------------------------------------
 
-    async def hibernate(self, record: MachineRecord) -> MachineView:
+    async def hibernate(self, record: MachineRecord) -> None:
         """Raises: VmmFailed, DiskFull, MachineBusy; the machine goes on then."""
-        machine = self._roster.running.get(record.vm_id)
+        machine = self._registry.running.get(record.vm_id)
         if machine is None or record.state is not MachineState.RUNNING:
             raise MachineBusy(f"Machine {record.vm_id} is {record.state}", hint="Start it first")
         began = time.monotonic()
         try:
-            await self._roster.keep(record.now(state=MachineState.HIBERNATING))
+            await self._registry.save(record.updated(state=MachineState.HIBERNATING))
             size = await self._save(record, machine)
         except BaseException as error:
-            await to_its_end(self._stay_awake(record, machine, error))
+            await run_shielded(self._stay_awake(record, machine, error))
             raise
-        await to_its_end(self._let_sleep(record, machine, size))
+        await run_shielded(self._let_sleep(record, machine, size))
         log.info("%s: asleep in %.2f s, %d bytes", record.vm_id, time.monotonic() - began, size)
-        return self._roster.view(record.vm_id)
 
     async def _save(self, record: MachineRecord, machine: RunningMachine) -> int:
         """Bring the memory's file in its place; the guest stands still then."""
-        path = self._site.folder(record.vm_id).memory
-        fingerprint = await self._site.driver.fingerprint(await spec_of(self._site, record))
-        key = await in_thread(self._site.memory_keys.made)
+        path = self._host.folder(record.vm_id).memory
+        fingerprint = await self._host.driver.fingerprint(await spec_of(self._host, record))
+        key = await run_in_thread_shielded(self._host.memory_keys.made)
         await flush(machine)
-        labels = Labels(self._site.driver.name, fingerprint)
+        labels = Labels(self._host.driver.name, fingerprint)
         async with snapshots.writing(path, labels, key) as sink:
             await machine.vmm.save(sink)
         return path.stat().st_size
 
     async def _let_sleep(self, record: MachineRecord, machine: RunningMachine, size: int) -> None:
-        self._roster.unwatch(record.vm_id)
+        self._registry.unwatch(record.vm_id)
         await machine.kill()
-        self._roster.running.pop(record.vm_id, None)
-        await self._roster.keep(
-            record.now(state=MachineState.HIBERNATED, error=None, memory_bytes=size)
+        self._registry.running.pop(record.vm_id, None)
+        await self._registry.save(
+            record.updated(state=MachineState.HIBERNATED, error=None, memory_bytes=size)
         )
 
     async def _stay_awake(
         self, record: MachineRecord, machine: RunningMachine, error: BaseException
     ) -> None:
         """The guest goes on as if nothing had been; that its VMM has ended is noticed elsewhere."""
-        path = self._site.folder(record.vm_id).memory
+        path = self._host.folder(record.vm_id).memory
         try:
-            await self.discard(record)
+            await discard_memory(self._host, record.vm_id)
         except OSError as another:
             log.error("%s cannot be removed: %s", path, another.strerror)
             if path.exists():  # beside it the guest must not go on
@@ -109,34 +108,34 @@ class Hibernation:
             await awaken(machine)  # not when we are cut: somebody waits for us to end
         await self._keep_if_possible(record)
 
-    async def forget(self, record: MachineRecord) -> None:
+    async def drop_memory(self, record: MachineRecord) -> None:
         """Throw a sleeping machine's memory away: it is at rest then, with its disk."""
-        await self._roster.keep(record.now(state=MachineState.STOPPED, memory_bytes=0))
-        await self.discard(record)
+        await self._registry.save(record.updated(state=MachineState.STOPPED, memory_bytes=0))
+        await discard_memory(self._host, record.vm_id)
 
     # Awake again -----------------------------------------------------------------------------
 
-    async def resume(self, record: MachineRecord, ready_timeout_s: float) -> MachineView:
+    async def resume(self, record: MachineRecord, ready_timeout_s: float) -> None:
         """Wake a machine that sleeps, or boot its disk if that cannot be.
 
         Raises: what booting raises; and what keeps the host from trying: it sleeps on then.
         """
         began = time.monotonic()
         try:
-            await self._roster.keep(record.now(state=MachineState.RESUMING))
+            await self._registry.save(record.updated(state=MachineState.RESUMING))
             machine = await self._restored(record)
             restored_at = time.monotonic()
-            await to_its_end(self._use_memory(record, machine))
-            await machine.until_ready(min(ready_timeout_s, self._site.wake_limit_s))
+            await run_shielded(self._use_memory(record, machine))
+            await machine.wait_until_ready(min(ready_timeout_s, self._host.wake_limit_s))
             ready_at = time.monotonic()
             await awaken(machine)
         except _LOST as error:
-            await to_its_end(self._give_up(record, error))
-            return await self._boot(self._roster.record(record.vm_id), ready_timeout_s)
+            await run_shielded(self._give_up(record, error))
+            return await self._boot(self._registry.record(record.vm_id), ready_timeout_s)
         except BaseException:
-            await to_its_end(self._settle(record, began))
+            await run_shielded(self._settle(record, began))
             raise
-        await to_its_end(self._run_on(record, machine, began))
+        await run_shielded(self._run_on(record, machine, began))
         log.info(
             "%s: restored in %.2f s, its channel answered in %.2f s, renewed in %.2f s",
             record.vm_id,
@@ -144,7 +143,6 @@ class Hibernation:
             ready_at - restored_at,
             time.monotonic() - ready_at,
         )
-        return self._roster.view(record.vm_id)
 
     async def _restored(self, record: MachineRecord) -> RunningMachine:
         """The guest in a VMM, standing still; its memory's file is as it was."""
@@ -155,32 +153,32 @@ class Hibernation:
             return await self._restored_once(record)
 
     async def _restored_once(self, record: MachineRecord) -> RunningMachine:
-        path = self._site.folder(record.vm_id).memory
-        key = await asyncio.to_thread(self._site.memory_keys.known)
+        path = self._host.folder(record.vm_id).memory
+        key = await asyncio.to_thread(self._host.memory_keys.known)
         async with snapshots.reading(path, key) as source:
-            prepared = await prepare_again(self._site, record)
+            prepared = await prepare_again(self._host, record)
             here = Labels(
-                self._site.driver.name, await self._site.driver.fingerprint(prepared.spec)
+                self._host.driver.name, await self._host.driver.fingerprint(prepared.spec)
             )
             here.require(source.header)
-            machine = await prepared.restore(self._site, source)
-            self._roster.running[record.vm_id] = machine
+            machine = await prepared.restore(self._host, source)
+            self._registry.running[record.vm_id] = machine
         return machine
 
     async def _use_memory(self, record: MachineRecord, machine: RunningMachine) -> None:
-        await self.discard(record)
+        await discard_memory(self._host, record.vm_id)
         await machine.vmm.resume()
 
     async def _run_on(self, record: MachineRecord, machine: RunningMachine, began: float) -> None:
-        self._roster.watch(record.vm_id, machine)
+        self._registry.watch(record.vm_id, machine)
         wake = Wake(how="resumed", at=datetime.now(UTC), took_s=time.monotonic() - began)
         now = {"state": MachineState.RUNNING, "error": None, "memory_bytes": 0}
-        await self._roster.keep(record.now(**now, wake=wake))
+        await self._registry.save(record.updated(**now, wake=wake))
 
     async def _settle(self, record: MachineRecord, began: float) -> None:
         """After a cut: its memory is in the VMM, which runs on, or still whole in its file."""
-        machine = self._roster.running.get(record.vm_id)
-        if machine and not self._site.folder(record.vm_id).memory.exists():
+        machine = self._registry.running.get(record.vm_id)
+        if machine and not self._host.folder(record.vm_id).memory.exists():
             await _goes_on(machine)
             await self._run_on(record, machine, began)
         else:
@@ -189,28 +187,28 @@ class Hibernation:
 
     async def _give_up(self, record: MachineRecord, error: PolydevError) -> None:
         log.warning("%s is booted without its memory: %s", record.vm_id, error.message)
-        await self._end(record, self._roster.running.get(record.vm_id))
-        await self._roster.keep(
-            record.now(state=MachineState.STOPPED, memory_bytes=0, memory_lost=error.message)
+        await self._end(record, self._registry.running.get(record.vm_id))
+        await self._registry.save(
+            record.updated(state=MachineState.STOPPED, memory_bytes=0, memory_lost=error.message)
         )
-        await self.discard(record)
+        await discard_memory(self._host, record.vm_id)
 
     async def _end(self, record: MachineRecord, machine: RunningMachine | None) -> None:
         if machine:
             await machine.kill()
-            self._roster.running.pop(record.vm_id, None)
+            self._registry.running.pop(record.vm_id, None)
 
     async def _keep_if_possible(self, record: MachineRecord) -> None:
         """On the way out of a failure, which is what is to be told. Recovery needs no record."""
         try:
-            await self._roster.keep(record)
+            await self._registry.save(record)
         except OSError as error:
             log.error("the record of %s was not kept: %s", record.vm_id, error.strerror)
 
-    async def discard(self, record: MachineRecord) -> None:
-        """Remove what is saved of a machine's memory, whole or not. Raises: OSError."""
-        path = self._site.folder(record.vm_id).memory
-        await in_thread(snapshots.discard, path)
+
+async def discard_memory(host: HostContext, vm_id: str) -> None:
+    """Remove the saved memory of a machine, whole or not. Raises: OSError."""
+    await run_in_thread_shielded(snapshots.discard, host.folder(vm_id).memory)
 
 
 async def _goes_on(machine: RunningMachine) -> bool:

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from polydev.hostagent.machines.context import Network, Site
-from polydev.hostagent.machines.lifecycle import RunningMachine
+from polydev.hostagent.machines.context import HostContext, Network
+from polydev.hostagent.machines.machine import RunningMachine
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.vmm import adoption, process
 from polydev.hostagent.vmm.firecracker.jail import jail
@@ -19,11 +19,11 @@ from polydev.shared.host_protocol import Inventory
 
 
 async def look(
-    site: Site, vm_ids: Sequence[str], running: Mapping[str, RunningMachine]
+    host: HostContext, vm_ids: Sequence[str], running: Mapping[str, RunningMachine]
 ) -> Inventory:
     """Everything of this host's machines that is there now."""
-    network = await site.network.state()
-    folders, sockets, processes = await asyncio.to_thread(_on_disk_and_running, site, running)
+    network = await host.network.state()
+    folders, sockets, processes = await asyncio.to_thread(_on_disk_and_running, host, running)
     return Inventory(
         machines=sorted(vm_ids),
         folders=folders,
@@ -54,14 +54,14 @@ async def look_without_agent(
 
 
 def _on_disk_and_running(
-    site: Site, running: Mapping[str, RunningMachine]
+    host: HostContext, running: Mapping[str, RunningMachine]
 ) -> tuple[list[str], list[str], dict[str, int]]:
     known = {vm_id: machine.vmm.pid for vm_id, machine in running.items()}
     processes = {vm_id: pid for vm_id, pid in known.items() if Path(f"/proc/{pid}").exists()}
-    strangers = set(site.driver.find_orphans([])) - set(known.values())
+    strangers = set(host.driver.find_orphans([])) - set(known.values())
     return (
-        _names_in(site.machines_dir),
-        _sockets_in(site.machines_dir, site.sockets_dir),
+        _names_in(host.machines_dir),
+        _sockets_in(host.machines_dir, host.sockets_dir),
         processes | {f"unknown-{pid}": pid for pid in sorted(strangers)},
     )
 

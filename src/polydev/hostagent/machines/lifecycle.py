@@ -1,260 +1,286 @@
-"""One machine, from what was asked to a running guest: `PreparedMachine` becomes `RunningMachine`.
+"""Create, start, stop and destroy a machine, and undo what fails or is cancelled.
 
-`machines.py` and `recovery.py` call it, one at a time per machine. It makes and starts; what undoes
-a machine is `machines.py`'s erasing, which takes any half-made machine.
+The caller holds the machine's lock. Each method is bounded, and may be cancelled at any point.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import secrets
-from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from datetime import UTC, datetime
+from typing import Protocol
 
-from polydev.hostagent.machines.context import BootFiles, Channel, Site
-from polydev.hostagent.machines.record import MachineFolder, MachineRecord, Place
-from polydev.hostagent.system.cancellation import in_thread, to_its_end
-from polydev.hostagent.vmm.contract import LaunchSpec, RunningVmm, SnapshotSource
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.hibernation import Hibernation, discard_memory
+from polydev.hostagent.machines.machine import RunningMachine, prepare
+from polydev.hostagent.machines.record import MachineRecord
+from polydev.hostagent.machines.registry import MachineRegistry
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
+from polydev.hostagent.system.error_mapping import as_polydev_error, problem_of
+from polydev.shared.domain import MachineState
 from polydev.shared.errors import (
-    ChannelLost,
     MachineBusy,
     MachineNotReady,
+    NoCapacity,
     PolydevError,
-    SnapshotUnusable,
     VmmFailed,
 )
-from polydev.shared.host_protocol import ExecRequest
+from polydev.shared.host_protocol import CreateMachine, Wake
 
 log = logging.getLogger("polydev.hostagent")
 
-_POWEROFF_LIMIT_S = 10.0
 
+class CloneSource(Protocol):
+    """A supplier of machines that are up already: the warm pool."""
 
-@dataclass(frozen=True, slots=True)
-class PreparedMachine:
-    """A machine that has everything but a VMM."""
+    def reserve(self, request: CreateMachine) -> AbstractContextManager[None]:
+        """Reserve a standby clone for a machine, if one fits, until `take` or the end."""
 
-    record: MachineRecord
-    folder: MachineFolder
-    spec: LaunchSpec
+    def admit(self, machine: CreateMachine | MachineRecord) -> AbstractAsyncContextManager[None]:
+        """Claim memory for a machine until it runs; evict clones if it is short.
 
-    async def launch(self, site: Site) -> RunningMachine:
-        """Start its VMM; the guest is not ready yet. Raises VmmFailed, MissingTool, DiskFull."""
-        return await self._with(site, await site.driver.launch(self.spec))
-
-    async def restore(self, site: Site, source: SnapshotSource) -> RunningMachine:
-        """Put its guest back into a VMM, where it stands still.
-
-        Raises: SnapshotUnusable, and what `launch` raises.
+        Raises: NoCapacity.
         """
-        return await self._with(site, await site.driver.restore(self.spec, source))
 
-    async def _with(self, site: Site, vmm: RunningVmm) -> RunningMachine:
+    async def take(
+        self, record: MachineRecord, limit_s: float
+    ) -> tuple[MachineRecord, RunningMachine] | None:
+        """Turn a clone into the machine of a saved record; None if it must boot.
+
+        The registry then has the record to boot.
+        """
+
+    async def evict_standby(self) -> bool:
+        """Destroy all clones that are not reserved. Return True if there were any."""
+
+
+class NoClones:
+    """The clone source of a host on which every machine boots."""
+
+    def __init__(self, host: HostContext, registry: MachineRegistry) -> None:
+        self._host = host
+        self._registry = registry
+
+    @contextmanager
+    def reserve(self, request: CreateMachine) -> Iterator[None]:
+        yield
+
+    @asynccontextmanager
+    async def admit(self, machine: CreateMachine | MachineRecord) -> AsyncIterator[None]:
+        running = self._registry.memory_mib()
+        with self._host.admission.admitted(machine.vm_id, machine.memory_mib, running):
+            yield
+
+    async def take(self, record: MachineRecord, limit_s: float) -> None:
+        return None
+
+    async def evict_standby(self) -> bool:
+        return False
+
+
+class MachineLifecycle:
+    """The state changes of one host's machines."""
+
+    def __init__(self, host: HostContext, registry: MachineRegistry, clones: CloneSource) -> None:
+        self._host = host
+        self._registry = registry
+        self._clones = clones
+        self._hibernation = Hibernation(host, registry, self._boot)
+
+    async def create(self, request: CreateMachine) -> None:
+        """Create and start a machine, or start one that exists and is at rest.
+
+        A failed creation leaves nothing but archived logs. If capacity is short, such as addresses,
+        it evicts the standby clones and retries once.
+        """
+        if known := self._registry.records.get(request.vm_id):
+            return await self._start_known(known, request)
         try:
-            return await running(site, self.folder, vmm)
-        except BaseException:
-            await vmm.kill()
+            return await self._create(request)
+        except NoCapacity:
+            if not await self._clones.evict_standby():
+                raise
+        await self._create(request)
+
+    async def _start_known(self, known: MachineRecord, request: CreateMachine) -> None:
+        _require_same_size(known, request)
+        if known.state.can_start:
+            await self.start(known, request.ready_timeout_s)
+        elif known.state is not MachineState.RUNNING:
+            raise MachineBusy(f"Machine {known.vm_id} exists already, and is {known.state}")
+
+    async def _create(self, request: CreateMachine) -> None:
+        with self._clones.reserve(request):
+            async with self._clones.admit(request):
+                await self._require_unused(request.vm_id)
+                record = self._registry.add(request)
+                try:
+                    await self._registry.save(record)
+                    await self._store_token(request)
+                    running = await self._clone_or_launch(record, request.ready_timeout_s)
+                    await self._registry.save_running(*running)
+                except Exception as error:
+                    await self._undo(request.vm_id, archive_logs=_has_logs(error))
+                    raise self._naming_logs(as_polydev_error(error), request.vm_id) from error
+                except BaseException:
+                    await self._undo(request.vm_id, archive_logs=False)
+                    raise
+
+    async def _require_unused(self, vm_id: str) -> None:
+        if await asyncio.to_thread(self._host.folder(vm_id).path.exists):
+            raise MachineBusy(
+                f"There is a folder of {vm_id} already, with a record that cannot be read",
+                hint="Destroy it first",
+            )
+
+    async def _store_token(self, request: CreateMachine) -> None:
+        if request.token:
+            folder = self._host.folder(request.vm_id)
+            token = request.token.get_secret_value()
+            await run_in_thread_shielded(folder.write_token, token)
+
+    async def _clone_or_launch(
+        self, record: MachineRecord, limit_s: float
+    ) -> tuple[MachineRecord, RunningMachine]:
+        until_s = time.monotonic() + limit_s
+        clone = await self._clones.take(record, limit_s)
+        if clone is not None:
+            record, machine = clone
+            self._registry.running[record.vm_id] = machine
+            return record.updated(state=MachineState.RUNNING, is_clone=True), machine
+        record = self._registry.record(record.vm_id)
+        return await self._launch(record, until_s - time.monotonic(), fresh=True)
+
+    async def start(self, record: MachineRecord, ready_timeout_s: float) -> None:
+        """Boot a machine at rest, or resume a hibernated one.
+
+        Raises: NoCapacity, which leaves it as it is; otherwise a failed boot leaves it as failed.
+        """
+        async with self._clones.admit(record):
+            if record.state is MachineState.HIBERNATED:
+                await self._hibernation.resume(record, ready_timeout_s)
+            else:
+                await self._boot(record, ready_timeout_s)
+
+    async def _boot(self, record: MachineRecord, ready_timeout_s: float) -> None:
+        began = time.monotonic()
+        try:
+            # A disk that goes on must never meet memory from before.
+            await discard_memory(self._host, record.vm_id)
+            running, machine = await self._launch(record, ready_timeout_s, fresh=False)
+            wake = Wake(
+                how="booted",
+                reason=record.memory_lost,
+                at=datetime.now(UTC),
+                took_s=time.monotonic() - began,
+            )
+            await self._registry.save_running(running.updated(wake=wake), machine)
+        except BaseException as error:
+            if started := self._registry.running.get(record.vm_id):
+                await started.kill()
+                self._registry.running.pop(record.vm_id, None)
+            if isinstance(error, Exception):
+                record = record.updated(state=MachineState.FAILED, error=problem_of(error))
+            await self._registry.save(record)
             raise
 
+    async def _launch(
+        self, record: MachineRecord, ready_timeout_s: float, *, fresh: bool
+    ) -> tuple[MachineRecord, RunningMachine]:
+        """Start a VMM, and wait until its guest is ready."""
+        began = time.monotonic()
+        prepared = await prepare(self._host, record, fresh=fresh)
+        self._registry.records[record.vm_id] = prepared.record
+        prepared_at = time.monotonic()
+        machine = await prepared.launch(self._host)
+        self._registry.running[record.vm_id] = machine
+        launched_at = time.monotonic()
+        await machine.wait_until_ready(ready_timeout_s)
+        log.info(
+            "%s: prepared in %.2f s, VMM up in %.2f s, guest ready in %.2f s",
+            record.vm_id,
+            prepared_at - began,
+            launched_at - prepared_at,
+            time.monotonic() - launched_at,
+        )
+        running = {"state": MachineState.RUNNING, "error": None, "memory_lost": ""}
+        return prepared.record.updated(**running), machine
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RunningMachine:
-    """A machine with a VMM."""
+    async def hibernate(self, record: MachineRecord) -> None:
+        """Write a machine's memory to disk and end its VMM; when that fails it runs on."""
+        await self._hibernation.hibernate(record)
 
-    folder: MachineFolder
-    vmm: RunningVmm
-    channel: Channel
+    async def stop(self, record: MachineRecord, machine: RunningMachine) -> None:
+        """Shut the guest down, or kill it after a grace time; disk and address stay."""
+        await self._registry.save(record.updated(state=MachineState.STOPPING))
+        self._registry.unwatch(record.vm_id)
+        await machine.shut_down(self._host.stop_grace_s)
+        self._registry.running.pop(record.vm_id, None)
+        await self._registry.save(record.updated(state=MachineState.STOPPED, error=None))
 
-    async def until_ready(self, limit_s: float) -> None:
-        """Return when the guest says that it is ready and its channel answers.
+    async def drop_memory(self, record: MachineRecord) -> None:
+        """Discard the memory of a hibernated machine: it is stopped then, with its disk."""
+        await self._hibernation.drop_memory(record)
 
-        Raises: MachineNotReady, VmmFailed.
-        """
+    async def destroy(self, vm_id: str) -> None:
+        """End a machine and remove everything of it, however much there is."""
+        self._registry.unwatch(vm_id)
+        await erase(self._host, vm_id, self._registry.running.get(vm_id))
+        self._registry.remove(vm_id)
+
+    async def _undo(self, vm_id: str, *, archive_logs: bool) -> None:
         try:
-            async with asyncio.timeout(limit_s):
-                await self.vmm.wait_ready()
-                await self._or_end(self.channel.connect(limit_s))
-        except TimeoutError:
-            raise MachineNotReady(
-                f"Machine {self.folder.vm_id} was not ready within {round(limit_s, 1):g} s"
-            ) from None
-        except ChannelLost as error:
-            raise MachineNotReady(
-                f"Machine {self.folder.vm_id} started, but its channel does not answer:"
-                f" {error.message}"
-            ) from None
+            if machine := self._registry.running.get(vm_id):
+                await machine.kill()
+            if archive_logs:
+                await self._archive_logs(vm_id)
+            await self.destroy(vm_id)
+        except Exception as error:  # `destroy`, or the next recovery, removes what is left
+            log.error("%s is not wholly undone: %s", vm_id, problem_of(error).message)
 
-    async def _or_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something with the guest, unless its VMM ends before.
-
-        Raises: VmmFailed, and what the work raises.
-        """
-        working, ended = asyncio.create_task(work), asyncio.create_task(self.vmm.wait())
+    async def _archive_logs(self, vm_id: str) -> None:
+        folder, archive = self._host.folder(vm_id), self._host.log_archive
         try:
-            await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-            words = ended.result().output or "it said nothing"
-            raise VmmFailed(f"{self.folder.vm_id} ended before its channel answered: {words}")
-        finally:
-            working.cancel()
-            ended.cancel()
-            await asyncio.gather(working, ended, return_exceptions=True)
+            await asyncio.to_thread(archive.add, vm_id, folder.console_log, folder.error_log)
+        except OSError as error:
+            log.warning("the logs of %s could not be archived: %s", vm_id, error.strerror)
 
-    async def end(self, grace_s: float) -> None:
-        """End the guest cleanly, or kill it after `grace_s`."""
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._ask_to_end()
-                await self.vmm.wait()
-        except TimeoutError:
-            pass
-        finally:
-            await self.kill()
-
-    async def kill(self) -> None:
-        """End the VMM now, cancelled or not."""
-        await to_its_end(self._kill())
-
-    async def _kill(self) -> None:
-        with contextlib.suppress(Exception):
-            await self.channel.close()
-        await self.vmm.kill()
-
-    async def let_go(self) -> None:
-        """Forget it without ending it."""
-        with contextlib.suppress(Exception):
-            await self.channel.close()
-        await self.vmm.detach()
-
-    async def _ask_to_end(self) -> None:
-        try:
-            async with asyncio.timeout(_POWEROFF_LIMIT_S):
-                program = await self.channel.exec(ExecRequest(argv=["poweroff"]))
-                with contextlib.suppress(PolydevError):
-                    await program.wait()
-        except (PolydevError, TimeoutError):
-            await self.vmm.request_shutdown()
+    def _naming_logs(self, error: PolydevError, vm_id: str) -> PolydevError:
+        """Add to an error the path of the machine's archived logs."""
+        if not _has_logs(error):
+            return error
+        console = self._host.log_archive.console_log(vm_id)
+        return type(error)(f"{error.message}; its console log is {console}", hint=error.hint)
 
 
-async def running(site: Site, folder: MachineFolder, vmm: RunningVmm) -> RunningMachine:
-    """A machine with a VMM, and the channel that its folder has the keys of."""
-    return RunningMachine(folder, vmm, await site.furnishing.channel(folder, vmm))
+async def erase(host: HostContext, vm_id: str, machine: RunningMachine | None) -> None:
+    """Remove everything of a machine, however much there is. May be called again.
 
-
-async def prepare(site: Site, record: MachineRecord, *, fresh: bool) -> PreparedMachine:
-    """Give a machine its place in the network, its disk if `fresh`, and its config drive.
-
-    The record it ends with is written. Raises: MissingImage, NoCapacity, NetworkFailed, DiskFull.
-    """
-    folder = site.folder(record.vm_id)
-    boot = await site.furnishing.boot_files(record.machine_kind)
-    place = Place.model_validate(await site.network.attach(record.vm_id, record.uid))
-    record = record.now(image=boot.image, kernel=boot.kernel, place=place)
-    await in_thread(folder.write, record)
-    if fresh:
-        await site.furnishing.make_disk(folder, record)
-    nonce = secrets.token_hex(16)
-    await site.furnishing.write_config(folder, record, place, nonce)
-    return PreparedMachine(record, folder, _spec(site, record, boot, place, nonce))
-
-
-async def prepare_again(site: Site, record: MachineRecord) -> PreparedMachine:
-    """As it was started last, for a guest that has booted already and knows its configuration.
-
-    Raises: MissingImage, NetworkFailed; SnapshotUnusable if it would not find its place again.
-    """
-    place = Place.model_validate(await site.network.attach(record.vm_id, record.uid))
-    if place != record.place:
-        raise SnapshotUnusable("The VM network has changed since its memory was saved")
-    return PreparedMachine(record, site.folder(record.vm_id), await spec_of(site, record))
-
-
-async def spec_of(site: Site, record: MachineRecord) -> LaunchSpec:
-    """What a machine was started with last. Raises: MissingImage."""
-    if record.place is None:
-        raise MachineBusy(f"Machine {record.vm_id} was never started")
-    boot = await site.furnishing.boot_files_of(record)
-    return _spec(site, record, boot, record.place, nonce="")
-
-
-async def adopt(site: Site, record: MachineRecord) -> RunningMachine | None:
-    """The machine with the VMM that survived the agent, or None when none did.
-
-    Looks only at the machine's folder and processes, so that a live machine is not disturbed.
-    """
-    if record.place is None:
-        return None
-    folder = site.folder(record.vm_id)
-    boot = BootFiles(record.image, record.kernel, folder.disk, folder.disk, folder.disk)
-    spec = _spec(site, record, boot, record.place, nonce="")
-    vmm = await site.driver.adopt(spec)
-    return await running(site, folder, vmm) if vmm else None
-
-
-async def erase(site: Site, vm_id: str, machine: RunningMachine | None) -> None:
-    """Remove all that is a machine's, however much of it there is. May be asked again.
-
-    The folder goes even when the network fails: what the network forgot is swept at the next start.
+    The folder goes even when the network fails: the next start sweeps what the network still has.
     """
     if machine:
         await machine.kill()
     try:
-        await site.network.detach(vm_id)
+        await host.network.detach(vm_id)
     finally:
-        await in_thread(site.folder(vm_id).remove)
+        await run_in_thread_shielded(host.folder(vm_id).remove)
 
 
-async def clear(site: Site, record: MachineRecord) -> None:
-    """Take away what a machine that was not made was given, so that it can be made anew."""
-    await in_thread(site.folder(record.vm_id).clear)
-    await in_thread(site.folder(record.vm_id).write, record)
-
-
-async def keep_logs(site: Site, vm_id: str) -> None:
-    """Keep the logs of a machine that failed and is about to be erased."""
-    folder = site.folder(vm_id)
-    try:
-        await asyncio.to_thread(site.kept_logs.keep, vm_id, folder.console_log, folder.error_log)
-    except OSError as error:
-        log.warning("the logs of %s could not be kept: %s", vm_id, error.strerror)
-
-
-def has_logs(error: BaseException) -> bool:
-    """True for an error that a machine's logs may explain."""
+def _has_logs(error: BaseException) -> bool:
+    """Return True for an error that a machine's logs may explain."""
     return isinstance(error, (MachineNotReady, VmmFailed))
 
 
-def naming_logs(error: PolydevError, site: Site, vm_id: str) -> PolydevError:
-    """The same error, telling where the logs of the machine that failed are kept."""
-    if not has_logs(error):
-        return error
-    console = site.kept_logs.console_log(vm_id)
-    return type(error)(f"{error.message}; its console log is {console}", hint=error.hint)
-
-
-def _spec(
-    site: Site, record: MachineRecord, boot: BootFiles, place: Place, nonce: str
-) -> LaunchSpec:
-    folder = site.folder(record.vm_id)
-    return LaunchSpec(
-        vm_id=record.vm_id,
-        folder=folder.path,
-        kernel=boot.vmlinux,
-        initramfs=boot.initramfs,
-        root_image=boot.root_image,
-        disk=folder.disk,
-        config_drive=folder.config_drive,
-        memory_mib=record.memory_mib,
-        vcpus=record.vcpus,
-        netns=site.network.netns,
-        tap=place.tap,
-        mac=place.mac,
-        channel_mac=place.channel_mac,
-        channel_port=place.channel_port,
-        uid=record.uid,
-        ready_marker=f"POLYDEV-READY {nonce}",
-    )
+def _require_same_size(known: MachineRecord, request: CreateMachine) -> None:
+    """Raises MachineBusy for a machine of another kind or size."""
+    fields = ("machine_kind", "memory_mib", "vcpus", "disk_mib")
+    if any(getattr(known, name) != getattr(request, name) for name in fields):
+        raise MachineBusy(f"Machine {known.vm_id} exists already, with another shape")

@@ -15,51 +15,51 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.lifecycle import erase
 from polydev.hostagent.machines.record import MachineRecord
-from polydev.hostagent.machines.recovery import end_leftovers
+from polydev.hostagent.vmm.leftovers import end_leftovers
 from polydev.shared.host_protocol import VM_ID_PATTERN, Swept
 
 log = logging.getLogger("polydev.hostagent")
 
 
 async def sweep(
-    site: Site,
+    host: HostContext,
     records: Mapping[str, MachineRecord],
-    alone: Callable[[str], AbstractAsyncContextManager[None]],
+    lock_machine: Callable[[str], AbstractAsyncContextManager[None]],
 ) -> Swept:
     """Remove VMMs, folders, addresses, TAPs, rules and sockets of machines that are not.
 
     `records` are the machines, as they are at any moment. A folder whose record cannot be read is
     left for a person to look at. Raises: NetworkFailed.
     """
-    pids = site.driver.find_orphans([site.folder(vm_id).path for vm_id in records])
+    pids = host.driver.find_orphans([host.folder(vm_id).path for vm_id in records])
     await end_leftovers(pids)
-    folders = set(await asyncio.to_thread(_folders, site.machines_dir))
-    addresses = set((await site.network.state()).addresses)
+    folders = set(await asyncio.to_thread(_folders, host.machines_dir))
+    addresses = set((await host.network.state()).addresses)
     removed = []
     for vm_id in sorted((folders | addresses) - records.keys()):
-        async with alone(vm_id):
-            if vm_id not in records and await _is_left(site, vm_id):
+        async with lock_machine(vm_id):
+            if vm_id not in records and await _is_left(host, vm_id):
                 log.warning("removing what is left of %s, which is no machine", vm_id)
-                await erase(site, vm_id, None)
+                await erase(host, vm_id, None)
                 removed.append(vm_id)
     return Swept(
         processes=sorted(pids),
         folders=[vm_id for vm_id in removed if vm_id in folders],
         addresses=[vm_id for vm_id in removed if vm_id in addresses],
-        taps=list(await site.network.sweep(None)),
-        sockets=await asyncio.to_thread(_remove_sockets, site.sockets_dir, set(records)),
+        taps=list(await host.network.sweep(None)),
+        sockets=await asyncio.to_thread(_remove_sockets, host.sockets_dir, set(records)),
     )
 
 
-async def _is_left(site: Site, vm_id: str) -> bool:
+async def _is_left(host: HostContext, vm_id: str) -> bool:
     """Whether there still is something of a machine that is not, and no record of it."""
-    folder = site.folder(vm_id)
+    folder = host.folder(vm_id)
     if await asyncio.to_thread(folder.path.exists):
         return not await asyncio.to_thread(folder.record.exists)
-    return vm_id in (await site.network.state()).addresses
+    return vm_id in (await host.network.state()).addresses
 
 
 def _folders(root: Path) -> list[str]:

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from polydev.hostagent.system.error_mapping import problem_of
+from polydev.hostagent.vmm.contract import ExitReport
 from polydev.shared.atomic_files import sync_folder, write_whole
 from polydev.shared.domain import MachineKind, MachineState
+from polydev.shared.errors import VmmFailed
 from polydev.shared.host_protocol import MachineView, Problem, Wake
 
 
-class Place(BaseModel):
+class NetworkAttachment(BaseModel):
     """A machine's place in the VM network, as `network.Attachment` told it."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
@@ -46,7 +49,7 @@ class MachineRecord(BaseModel):
     uid: int
     image: str = ""
     kernel: str = ""
-    place: Place | None = None
+    place: NetworkAttachment | None = None
     is_clone: bool = False
     """Made of a template of warm machines; see `hostd/warm/`."""
     error: Problem | None = None
@@ -56,7 +59,7 @@ class MachineRecord(BaseModel):
     memory_lost: str = ""
     """Why its memory was thrown away, until it is booted and that was told (`Wake.reason`)."""
 
-    def now(self, **changes: object) -> MachineRecord:
+    def updated(self, **changes: object) -> MachineRecord:
         """The record with some fields changed."""
         return self.model_copy(update=changes)
 
@@ -156,3 +159,16 @@ def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> Ma
         wake=record.wake,
         memory_on_disk_bytes=record.memory_bytes,
     )
+
+
+def ended(vm_id: str, report: ExitReport) -> dict[str, object]:
+    """What to change in the record of a machine whose VMM ended without being asked to."""
+    words = f": {report.output}" if report.output else ""
+    if report.status in (0, None):
+        state = MachineState.STOPPED
+        error = VmmFailed(f"Machine {vm_id} ended by itself{words}", hint="Start it again")
+    else:
+        state = MachineState.FAILED
+        how = f"signal {-report.status}" if report.status < 0 else f"status {report.status}"
+        error = VmmFailed(f"The VMM of {vm_id} ended with {how}{words}", hint="Start it again")
+    return {"state": state, "error": problem_of(error)}

@@ -8,30 +8,24 @@ back does one or the other whole; what belongs to nobody is swept.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import re
-import select
-import signal
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from polydev.hostagent import snapshots
-from polydev.hostagent.machines.context import Site
+from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.guest_resume import awaken
-from polydev.hostagent.machines.lifecycle import RunningMachine, adopt, erase
-from polydev.hostagent.machines.record import MachineFolder, MachineRecord
-from polydev.hostagent.server.error_mapping import problem_of
+from polydev.hostagent.machines.lifecycle import erase
+from polydev.hostagent.machines.machine import RunningMachine, adopt
+from polydev.hostagent.machines.record import MachineFolder, MachineRecord, ended
 from polydev.hostagent.vmm.contract import ExitReport
+from polydev.hostagent.vmm.leftovers import end_leftovers
 from polydev.shared.domain import MachineState
-from polydev.shared.errors import PolydevError, VmmFailed
+from polydev.shared.errors import PolydevError
 from polydev.shared.host_protocol import VM_ID_PATTERN, Wake
 
 log = logging.getLogger("polydev.hostagent")
-
-_KILL_LIMIT_S = 10.0
 
 
 @dataclass(slots=True)
@@ -42,54 +36,41 @@ class Recovered:
     running: dict[str, RunningMachine] = field(default_factory=dict)
 
 
-async def recover(site: Site) -> Recovered:
+async def recover(host: HostContext) -> Recovered:
     """Adopt, remove and sweep. Raises NetworkFailed."""
     found = Recovered()
-    for vm_id in await asyncio.to_thread(_folders, site):
-        await _recover_one(site, vm_id, found)
-    keep = [site.folder(record.vm_id).path for record in found.records]
-    await end_leftovers(site.driver.find_orphans(keep))
-    await site.network.sweep([record.vm_id for record in found.records])
+    for vm_id in await asyncio.to_thread(_folders, host):
+        await _recover_one(host, vm_id, found)
+    keep = [host.folder(record.vm_id).path for record in found.records]
+    await end_leftovers(host.driver.find_orphans(keep))
+    await host.network.sweep([record.vm_id for record in found.records])
     return found
 
 
-def ended(vm_id: str, report: ExitReport) -> dict[str, object]:
-    """What to change in the record of a machine whose VMM ended without being asked to."""
-    words = f": {report.output}" if report.output else ""
-    if report.status in (0, None):
-        state = MachineState.STOPPED
-        error = VmmFailed(f"Machine {vm_id} ended by itself{words}", hint="Start it again")
-    else:
-        state = MachineState.FAILED
-        how = f"signal {-report.status}" if report.status < 0 else f"status {report.status}"
-        error = VmmFailed(f"The VMM of {vm_id} ended with {how}{words}", hint="Start it again")
-    return {"state": state, "error": problem_of(error)}
-
-
-async def _recover_one(site: Site, vm_id: str, found: Recovered) -> None:
-    record = await asyncio.to_thread(site.folder(vm_id).read)
+async def _recover_one(host: HostContext, vm_id: str, found: Recovered) -> None:
+    record = await asyncio.to_thread(host.folder(vm_id).read)
     if record is not None and record.vm_id != vm_id and record.state.is_incomplete:
         log.warning("removing %s, which was to become %s", vm_id, record.vm_id)
-        await erase(site, vm_id, None)  # its VMM, if there is one, is a leftover
+        await erase(host, vm_id, None)  # its VMM, if there is one, is a leftover
         return
     if record is None or record.vm_id != vm_id:
-        await asyncio.to_thread(_set_apart, site.folder(vm_id))
+        await asyncio.to_thread(_set_apart, host.folder(vm_id))
         return
-    machine = await adopt(site, record)
+    machine = await adopt(host, record)
     if record.state.is_incomplete:
         log.warning("removing %s, which was left %s", vm_id, record.state)
-        await erase(site, vm_id, machine)
+        await erase(host, vm_id, machine)
         return
     if record.state.may_have_saved_memory:
-        record, machine = await _off_the_edge(site, record, machine)
+        record, machine = await _off_the_edge(host, record, machine)
     elif record.state in (MachineState.RUNNING, MachineState.STOPPING):
         record = await _as_found(record, machine)
     elif machine:  # Its start was cut: it will be asked for again.
         await machine.kill()
         machine = None
     if record.state is not MachineState.HIBERNATED:
-        await asyncio.to_thread(snapshots.discard, site.folder(vm_id).memory)
-    await asyncio.to_thread(site.folder(vm_id).write, record)
+        await asyncio.to_thread(snapshots.discard, host.folder(vm_id).memory)
+    await asyncio.to_thread(host.folder(vm_id).write, record)
     found.records.append(record)
     if machine:
         found.running[vm_id] = machine
@@ -105,14 +86,14 @@ async def _as_found(record: MachineRecord, machine: RunningMachine | None) -> Ma
             await machine.vmm.resume()
         except PolydevError as error:
             log.warning("%s is not told to go on: %s", record.vm_id, error.message)
-        return record.now(state=MachineState.RUNNING, error=None)
+        return record.updated(state=MachineState.RUNNING, error=None)
     if record.state is MachineState.STOPPING:
-        return record.now(state=MachineState.STOPPED)
-    return record.now(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
+        return record.updated(state=MachineState.STOPPED)
+    return record.updated(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
 
 
 async def _off_the_edge(
-    site: Site, record: MachineRecord, machine: RunningMachine | None
+    host: HostContext, record: MachineRecord, machine: RunningMachine | None
 ) -> tuple[MachineRecord, RunningMachine | None]:
     """A machine that was on its way to sleep or back, or slept.
 
@@ -120,33 +101,26 @@ async def _off_the_edge(
     VMM that stands still with the same memory, or has read part of it, is one too many. Without
     that file its memory is in the VMM, or nowhere.
     """
-    memory = site.folder(record.vm_id).memory
+    memory = host.folder(record.vm_id).memory
     if await asyncio.to_thread(memory.exists):
         if machine:
             await machine.kill()
         size = (await asyncio.to_thread(memory.stat)).st_size
-        return record.now(state=MachineState.HIBERNATED, memory_bytes=size), None
-    record = record.now(memory_bytes=0)
+        return record.updated(state=MachineState.HIBERNATED, memory_bytes=size), None
+    record = record.updated(memory_bytes=0)
     if machine and record.state is not MachineState.HIBERNATED:
         try:
             await machine.vmm.resume()
             await awaken(machine)
             if record.state is MachineState.RESUMING:
-                record = record.now(wake=Wake(how="resumed", at=datetime.now(UTC), took_s=0))
-            return record.now(state=MachineState.RUNNING, error=None), machine
+                record = record.updated(wake=Wake(how="resumed", at=datetime.now(UTC), took_s=0))
+            return record.updated(state=MachineState.RUNNING, error=None), machine
         except PolydevError as error:
             log.warning("%s stands still, and cannot go on: %s", record.vm_id, error.message)
     if machine:
         await machine.kill()
-    gone = record.now(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
-    return gone.now(memory_lost="Its saved memory is gone"), None
-
-
-async def end_leftovers(pids: Sequence[int]) -> None:
-    """End VMMs that belong to no machine."""
-    for pid in pids:
-        log.warning("ending VMM process %d, which belongs to no machine", pid)
-        await asyncio.to_thread(_kill, pid)
+    gone = record.updated(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
+    return gone.updated(memory_lost="Its saved memory is gone"), None
 
 
 def _set_apart(folder: MachineFolder) -> None:
@@ -162,21 +136,7 @@ def _set_apart(folder: MachineFolder) -> None:
         folder.remove()
 
 
-def _kill(pid: int) -> None:
-    """End a process and wait until it is gone, by its pidfd: the number alone may be reused."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        select.select([descriptor], [], [], _KILL_LIMIT_S)
-    finally:
-        os.close(descriptor)
-
-
-def _folders(site: Site) -> list[str]:
-    site.machines_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    names = (path.name for path in site.machines_dir.iterdir() if path.is_dir())
+def _folders(host: HostContext) -> list[str]:
+    host.machines_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    names = (path.name for path in host.machines_dir.iterdir() if path.is_dir())
     return sorted(name for name in names if re.match(VM_ID_PATTERN, name))

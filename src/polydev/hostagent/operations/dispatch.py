@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.machines.service import MachineService
 from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
@@ -21,7 +21,7 @@ from polydev.shared.host_protocol import (
 )
 
 
-async def perform(machines: Machines, operation: Operation) -> MachineView | None:
+async def perform(machines: MachineService, operation: Operation) -> MachineView | None:
     """Carry out an operation. Returns what it left; raises what errors.py has."""
     view: MachineView | None = None
     match operation:

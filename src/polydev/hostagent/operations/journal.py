@@ -25,7 +25,7 @@ KEEP_COUNT = 2000
 KEEP_S = 7 * 24 * 3600.0
 
 
-class Entry(BaseModel):
+class JournalEntry(BaseModel):
     """How one operation stands."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -41,7 +41,7 @@ class Entry(BaseModel):
     ended_at: float | None = None
 
 
-class Journal:
+class OperationJournal:
     """A folder of entries. Its methods block: call them in threads."""
 
     def __init__(self, folder: Path, keep_count: int = KEEP_COUNT, keep_s: float = KEEP_S) -> None:
@@ -50,7 +50,7 @@ class Journal:
         self._keep_s = keep_s
         self._key = b""
 
-    def open(self) -> dict[str, Entry]:
+    def open(self) -> dict[str, JournalEntry]:
         """Make the folder and its key if they are missing, and read all entries, oldest first.
 
         What was running when the agent died is `interrupted` from now on.
@@ -72,7 +72,7 @@ class Journal:
         """What tells two bodies apart without telling what is in them."""
         return hmac.new(self._key, body, hashlib.sha256).hexdigest()
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: JournalEntry) -> None:
         """Keep an entry. Raises OSError."""
         write_whole(
             self._path(entry.operation_id),
@@ -84,7 +84,7 @@ class Journal:
         """Remove an entry."""
         self._path(operation_id).unlink(missing_ok=True)
 
-    def outdated(self, entries: dict[str, Entry]) -> list[str]:
+    def outdated(self, entries: dict[str, JournalEntry]) -> list[str]:
         """The ids of ended operations that are too many or too old; `entries` is oldest first."""
         ended = [entry for entry in entries.values() if entry.state != "running"]
         surplus = max(0, len(ended) - self._keep_count)
@@ -105,9 +105,9 @@ class Journal:
         return path.read_bytes()
 
 
-def _read(path: Path) -> Entry | None:
+def _read(path: Path) -> JournalEntry | None:
     try:
-        return Entry.model_validate_json(path.read_bytes())
+        return JournalEntry.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         log.warning("forgot an unreadable journal entry: %s", path.name)
         path.unlink(missing_ok=True)

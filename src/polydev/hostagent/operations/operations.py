@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import TypeAdapter
 
-from polydev.hostagent.operations.journal import Entry, Journal
-from polydev.hostagent.server.error_mapping import problem_of
-from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.operations.journal import JournalEntry, OperationJournal
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
+from polydev.hostagent.system.error_mapping import problem_of
 from polydev.shared.errors import HostUnreachable, NoSuchOperation, OperationMismatch
 from polydev.shared.host_protocol import MachineView, Operation, OperationView
 from polydev.shared.logging import context
@@ -32,10 +32,10 @@ _operations: TypeAdapter[Operation] = TypeAdapter(Operation)
 class Operations:
     """What this host was asked to do, and how it went."""
 
-    def __init__(self, journal: Journal, perform: Perform) -> None:
+    def __init__(self, journal: OperationJournal, perform: Perform) -> None:
         self._journal = journal
         self._perform = perform
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, JournalEntry] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
 
@@ -83,7 +83,7 @@ class Operations:
     def _start(self, operation_id: str, operation: Operation, digest: str) -> None:
         if self._stopping:
             raise HostUnreachable("The host agent is stopping", hint="Ask again")
-        entry = Entry(
+        entry = JournalEntry(
             operation_id=operation_id,
             kind=operation.kind,
             vm_id=operation.vm_id,
@@ -97,11 +97,11 @@ class Operations:
         self._running[operation_id] = task
         task.add_done_callback(lambda _: self._running.pop(operation_id, None))
 
-    async def _run(self, entry: Entry, operation: Operation) -> None:
+    async def _run(self, entry: JournalEntry, operation: Operation) -> None:
         with context.about(operation=entry.operation_id, machine=entry.vm_id):
             await self._carry_out(entry, operation)
 
-    async def _carry_out(self, entry: Entry, operation: Operation) -> None:
+    async def _carry_out(self, entry: JournalEntry, operation: Operation) -> None:
         started = time.monotonic()
         try:
             await self._write(entry)
@@ -125,10 +125,10 @@ class Operations:
         await self._write(ended)
         await self._prune()
 
-    async def _write(self, entry: Entry) -> None:
+    async def _write(self, entry: JournalEntry) -> None:
         """Keep an entry; a full disk must not keep a machine from being destroyed."""
         try:
-            await in_thread(self._journal.write, entry)
+            await run_in_thread_shielded(self._journal.write, entry)
         except OSError as error:
             log.error("the journal cannot be written: %s", error.strerror)
 
@@ -138,7 +138,7 @@ class Operations:
             await asyncio.to_thread(self._journal.forget, operation_id)
 
 
-def _view(entry: Entry) -> OperationView:
+def _view(entry: JournalEntry) -> OperationView:
     if entry.state == "interrupted":
         error = HostUnreachable("The host agent ended during this operation", hint="Ask again")
         return OperationView(

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.system.disk_full import room_in
 from polydev.shared.domain import MachineKind
 from polydev.shared.errors import Invalid
@@ -58,7 +58,7 @@ async def write_config_drive(path: Path, config: MachineConfig, *, uid: int) -> 
     """
     content = config_drive(config)
     with room_in(path.parent):
-        await in_thread(_write, path, content, uid)
+        await run_in_thread_shielded(_write, path, content, uid)
 
 
 def config_drive(config: MachineConfig) -> bytes:

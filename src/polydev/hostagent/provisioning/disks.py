@@ -15,7 +15,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.system.disk_full import room_in
 from polydev.hostagent.system.sandbox import tool
 from polydev.shared.errors import ImageDamaged
@@ -33,7 +33,7 @@ async def make_disk(path: Path, size_mib: int, *, uid: int, cache_dir: Path) -> 
     A disk that is there already stays as it is. The template lives in `cache_dir`.
     Raises: DiskFull, MissingTool, ImageDamaged if mke2fs fails.
     """
-    await in_thread(_make_disk, path, size_mib, uid, cache_dir)
+    await run_in_thread_shielded(_make_disk, path, size_mib, uid, cache_dir)
 
 
 async def copy_disk(source: Path, path: Path, *, uid: int) -> None:
@@ -41,7 +41,7 @@ async def copy_disk(source: Path, path: Path, *, uid: int) -> None:
 
     Nothing may write to `source` meanwhile. Raises: DiskFull, OSError.
     """
-    await in_thread(_copy_disk, source, path, uid)
+    await run_in_thread_shielded(_copy_disk, source, path, uid)
 
 
 def _make_disk(path: Path, size_mib: int, uid: int, cache_dir: Path) -> None:

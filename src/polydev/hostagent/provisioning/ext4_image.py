@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from polydev.hostagent.health.logs import harmless
+from polydev.hostagent.system.logs import harmless
 from polydev.hostagent.system.sandbox import Finished, read_with, tool, write_with
 from polydev.shared.errors import DiskFull, ImageDamaged
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.hostagent.provisioning.ext4_image import ROOT_INODE, Filesystem, FileType, Inode
-from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.system.sandbox import MemoryFile
 from polydev.shared.domain import GuestFile
 from polydev.shared.errors import (
@@ -281,7 +281,7 @@ async def _held(image: Path) -> AsyncIterator[Filesystem]:
                 hint="Stop the machine first, or write through its channel",
             ) from None
         yield Filesystem(descriptor, image.parent.name)
-        await in_thread(os.fsync, descriptor)
+        await run_in_thread_shielded(os.fsync, descriptor)
     finally:
         os.close(descriptor)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.system.disk_full import room_in
 from polydev.shared.atomic_files import write_whole
 
@@ -35,7 +35,7 @@ async def make_keys(folder: Path) -> MachineKeys:
     Raises: DiskFull; asyncssh.KeyImportError for a file that is no key.
     """
     with room_in(folder):
-        return await in_thread(_make, folder)
+        return await run_in_thread_shielded(_make, folder)
 
 
 def _make(folder: Path) -> MachineKeys:

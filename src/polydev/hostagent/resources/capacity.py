@@ -14,9 +14,8 @@ from pathlib import Path
 
 from polydev import __version__
 from polydev.hostagent.network.network_config import NetworkPlan
-from polydev.hostagent.resources.memory_admission import Admission, available_mib, total_mib
+from polydev.hostagent.resources.memory_admission import MemoryAdmission, available_mib, total_mib
 from polydev.hostagent.settings import HostSettings
-from polydev.hostagent.vmm.driver_selection import Choice
 from polydev.shared.host_protocol import Health, WarmView
 
 _RESERVE_MIB = 1024
@@ -24,8 +23,9 @@ _RESERVE_SHARE = 0.1
 """Of the host's memory, for the host itself and for what each VMM needs besides its guest."""
 _VCPUS_PER_CORE = 4
 """Machines of people idle most of the time."""
-_SIMULATED_MEMORY_MIB = 16 * 1024 * 1024
-_SIMULATED_VCPUS = 100_000
+_UNBOUNDED_MEMORY_MIB = 16 * 1024 * 1024
+_UNBOUNDED_VCPUS = 100_000
+"""For machines that take nothing of the host."""
 _MIB = 1024 * 1024
 
 
@@ -41,29 +41,39 @@ class Capacity:
     driver: str
     accelerator: str
     driver_version: str
+    host_memory: bool
+    """Machines take their memory from the host."""
 
     @classmethod
-    def of(cls, settings: HostSettings, choice: Choice) -> Capacity:
-        """By the settings, the driver and what the host has. Blocks for a moment."""
-        is_simulated = choice.driver.name == "simulated"
-        memory_mib = _SIMULATED_MEMORY_MIB if is_simulated else usable_memory_mib(total_mib())
+    def measure(
+        cls,
+        settings: HostSettings,
+        *,
+        driver: str,
+        accelerator: str,
+        driver_version: str,
+        host_memory: bool,
+    ) -> Capacity:
+        """Compute it from the settings, the driver and the host. Blocks for a moment."""
+        memory_mib = usable_memory_mib(total_mib()) if host_memory else _UNBOUNDED_MEMORY_MIB
         if settings.host_memory_mib is not None:
             memory_mib = settings.host_memory_mib
-        vcpus = _SIMULATED_VCPUS if is_simulated else (os.cpu_count() or 1) * _VCPUS_PER_CORE
+        vcpus = (os.cpu_count() or 1) * _VCPUS_PER_CORE if host_memory else _UNBOUNDED_VCPUS
         return cls(
             memory_mib=int(memory_mib * settings.memory_overcommit),
             vcpus=vcpus if settings.host_vcpus is None else settings.host_vcpus,
             max_machines=NetworkPlan.from_settings(settings).address_count,
             disk=settings.state_dir,
-            driver=choice.driver.name,
-            accelerator=choice.probe.accelerator,
-            driver_version=choice.probe.version,
+            driver=driver,
+            accelerator=accelerator,
+            driver_version=driver_version,
+            host_memory=host_memory,
         )
 
-    def admission(self, settings: HostSettings) -> Admission:
-        """Who keeps to it. Simulated machines have no memory of the host."""
-        look = None if self.driver == "simulated" else available_mib
-        return Admission(self.memory_mib, settings.memory_overcommit, look)
+    def admission(self, settings: HostSettings) -> MemoryAdmission:
+        """Create the admission control that enforces this capacity."""
+        measure = available_mib if self.host_memory else None
+        return MemoryAdmission(self.memory_mib, settings.memory_overcommit, measure)
 
     async def health(self, warm: WarmView) -> Health:
         """That the agent lives, and what it offers."""

@@ -17,7 +17,7 @@ SPARE_MIB = 256
 _MEMINFO = Path("/proc/meminfo")
 
 
-class Admission:
+class MemoryAdmission:
     """Of one host's machines."""
 
     def __init__(

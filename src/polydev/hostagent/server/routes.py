@@ -17,12 +17,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import TypeAdapter, ValidationError
 
-from polydev.hostagent.health import logs
-from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.operations.operations import Operations
 from polydev.hostagent.resources.resource_usage import UsageLog
 from polydev.hostagent.server import file_routes, websocket_streams
-from polydev.hostagent.server.error_mapping import as_polydev_error, problem_of, status_of
+from polydev.hostagent.system import logs
+from polydev.hostagent.system.error_mapping import as_polydev_error, problem_of, status_of
+from polydev.hostagent.warm_pool import WarmPool
 from polydev.shared.domain import Finding
 from polydev.shared.errors import Invalid, PolydevError
 from polydev.shared.host_protocol import (
@@ -52,11 +53,12 @@ _operation: TypeAdapter[Operation] = TypeAdapter(Operation)
 
 
 def build(
-    machines: Machines,
+    machines: MachineService,
     operations: Operations,
     health: Callable[[], Awaitable[Health]],
     diagnose: Callable[[], Awaitable[list[Finding]]],
     usage: UsageLog,
+    warm_pool: WarmPool,
 ) -> FastAPI:
     """The application that answers for these machines."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -87,12 +89,12 @@ def build(
 
     @app.get("/warm")
     async def _warm() -> WarmView:
-        return await machines.warm_browsers.view()
+        return await warm_pool.view()
 
     @app.post("/warm")
     async def _warm_up(shape: WarmShape) -> WarmView:
-        await machines.warm_browsers.ask(shape)
-        return await machines.warm_browsers.view()
+        await warm_pool.ask(shape)
+        return await warm_pool.view()
 
     @app.get("/diagnosis")
     async def _diagnosis() -> Diagnosis:
@@ -120,7 +122,7 @@ def _add_operations(app: FastAPI, operations: Operations) -> None:
         return view
 
 
-def _add_machines(app: FastAPI, machines: Machines) -> None:
+def _add_machines(app: FastAPI, machines: MachineService) -> None:
     @app.get("/machines")
     async def _list() -> list[MachineView]:
         return machines.views()
@@ -143,7 +145,7 @@ def _add_machines(app: FastAPI, machines: Machines) -> None:
         return Response(content, media_type="application/octet-stream")
 
 
-def _add_streams(app: FastAPI, machines: Machines) -> None:
+def _add_streams(app: FastAPI, machines: MachineService) -> None:
     @app.websocket("/machines/{vm_id}/exec")
     async def _exec(websocket: WebSocket, vm_id: VmId) -> None:
         await _refusing(websocket, lambda: websocket_streams.serve_exec(websocket, machines, vm_id))

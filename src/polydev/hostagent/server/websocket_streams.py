@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
-from polydev.hostagent.server.error_mapping import problem_of
+from polydev.hostagent.channel.contract import GuestConnection, GuestProgram
+from polydev.hostagent.system.error_mapping import problem_of
 from polydev.shared.errors import Invalid, PolydevError
 from polydev.shared.host_protocol import STDOUT, ExecControl, ExecEnd, ExecRequest
 
@@ -23,30 +24,6 @@ FRAME_BYTES = 64 * 1024
 _REQUEST_LIMIT_S = 30.0
 _HEARTBEAT_S = 15.0
 _END_LIMIT_S = 10.0
-
-
-class GuestProgram(Protocol):
-    """A program that runs in a machine."""
-
-    async def read(self) -> tuple[int, bytes] | None:
-        """The next chunk and its stream (STDOUT, STDERR); None when both have ended."""
-
-    async def write(self, data: bytes) -> None: ...
-    async def write_eof(self) -> None: ...
-    async def resize(self, columns: int, rows: int) -> None: ...
-    async def send_signal(self, name: str) -> None: ...
-    async def wait(self) -> int: ...
-    async def close(self) -> None:
-        """End it, if it still runs."""
-
-
-class GuestConnection(Protocol):
-    """A TCP connection to a machine's 127.0.0.1."""
-
-    async def read(self, max_bytes: int) -> bytes: ...
-    async def write(self, data: bytes) -> None: ...
-    async def write_eof(self) -> None: ...
-    async def close(self) -> None: ...
 
 
 class Reachable(Protocol):

@@ -31,7 +31,7 @@ from polydev.hostagent.snapshots.layout import (
     Header,
     Seal,
 )
-from polydev.hostagent.system.cancellation import in_thread, to_its_end
+from polydev.hostagent.system.cancellation import run_in_thread_shielded, run_shielded
 from polydev.shared.errors import SnapshotUnusable
 
 
@@ -96,11 +96,11 @@ class SnapshotFile:
 @asynccontextmanager
 async def reading(path: Path, key: MemoryKey | None) -> AsyncIterator[SnapshotFile]:
     """The snapshot at `path`. Raises: SnapshotUnusable when it is none, or not for this key."""
-    source = await in_thread(_opened, path, key)
+    source = await run_in_thread_shielded(_opened, path, key)
     try:
         yield source
     finally:
-        await to_its_end(source.let_go())
+        await run_shielded(source.let_go())
 
 
 def _opened(path: Path, key: MemoryKey | None) -> SnapshotFile:

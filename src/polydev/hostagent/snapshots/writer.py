@@ -28,7 +28,7 @@ from polydev.hostagent.snapshots.layout import (
     Labels,
     Seal,
 )
-from polydev.hostagent.system.cancellation import in_thread, to_its_end
+from polydev.hostagent.system.cancellation import run_in_thread_shielded, run_shielded
 from polydev.hostagent.system.disk_full import room_in
 from polydev.shared.atomic_files import sync_folder
 
@@ -103,18 +103,18 @@ async def writing(path: Path, labels: Labels, key: MemoryKey) -> AsyncIterator[S
     )
     header = described.model_dump_json().encode()
     try:
-        file = await in_thread(_opened, aside, path)
+        file = await run_in_thread_shielded(_opened, aside, path)
         writer = SnapshotWriter(file, Seal(key, salt, header), path.parent)
         try:
             file.write(MAGIC + LENGTH.pack(len(header)) + header)
             yield writer
             await writer.end()
         finally:
-            await to_its_end(writer.let_go())
-        await in_thread(_put_in_place, aside, path)
+            await run_shielded(writer.let_go())
+        await run_in_thread_shielded(_put_in_place, aside, path)
     except BaseException:
         with suppress(OSError):  # whoever goes on discards it once more, and is told
-            await in_thread(discard, path)
+            await run_in_thread_shielded(discard, path)
         raise
 
 

@@ -18,7 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+async def run_shielded(work: Coroutine[Any, Any, T]) -> T:
     """What the work returns or raises; cancelled meanwhile, it is cancelled after the work's end.
 
     The work itself must be bounded.
@@ -37,7 +37,9 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[object]]) -> T:
+async def shielded_or_undo(
+    work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[object]]
+) -> T:
     """What the work returns or raises; cancelled meanwhile, what it returned is undone.
 
     Work and undoing must be bounded. What the host says against the one or the other is lost then.
@@ -46,7 +48,7 @@ async def or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await to_its_end(_undone(task, undo))
+        await run_shielded(_undone(task, undo))
         raise
 
 
@@ -55,6 +57,6 @@ async def _undone(task: asyncio.Task[T], undo: Callable[[T], Awaitable[object]])
         await undo(await task)
 
 
-async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_in_thread_shielded(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """What blocking work returns or raises, done in a thread, to its end."""
-    return await to_its_end(asyncio.to_thread(work, *args, **kwargs))
+    return await run_shielded(asyncio.to_thread(work, *args, **kwargs))

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from polydev.hostagent.system.cancellation import or_undone
+from polydev.hostagent.system.cancellation import shielded_or_undo
 from polydev.shared.errors import ChannelLost, NetworkFailed
 
 NETNS_DIR = Path("/run/netns")
@@ -127,7 +127,7 @@ async def dial(netns: str, host: str, port: int, *, timeout_s: float = 5) -> soc
     """
     thread = NamespaceThread(netns)
     try:
-        sock = await or_undone(thread.run(_new_socket), _close)
+        sock = await shielded_or_undo(thread.run(_new_socket), _close)
     except OSError as error:
         raise NetworkFailed(f"Network namespace {netns} cannot be entered: {error}") from error
     finally:

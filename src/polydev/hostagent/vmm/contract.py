@@ -20,10 +20,29 @@ Every driver guarantees:
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
+
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.vmm.boot_files import BootFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Properties of a driver that other rooms depend on. The defaults are those of a real VMM."""
+
+    needs_images: bool = True
+    """Machines boot from golden images; otherwise the driver provides their disks."""
+    host_memory: bool = True
+    """Machines take memory and processors of the host."""
+    shares_process: bool = False
+    """Machines run in the host agent's process and end with it."""
+    channel_nic: bool = True
+    """The private channel uses a network device of the guest."""
+    programs: Mapping[str, str] = field(default_factory=dict)
+    """Programs that must be on `PATH`, each with its Debian package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +159,19 @@ class RunningVmm(Protocol):
 
 
 class Driver(Protocol):
-    """A way to run machines."""
+    """A way to run machines. Entry points of the group `polydev.drivers` name its classes."""
+
+    capabilities: ClassVar[Capabilities]
 
     @property
     def name(self) -> str: ...
+
+    @classmethod
+    def from_settings(cls, settings: HostSettings, boot_files: Callable[[], BootFiles]) -> Self:
+        """Create the driver; `boot_files` finds a kernel to probe with. Blocks.
+
+        Raises: BadSettings.
+        """
 
     async def probe(self) -> Probe: ...
 

@@ -1,93 +1,72 @@
-"""Which driver runs the machines of this host: named in the settings, or found by probing.
+"""Select the driver for the machines of this host: by name, or by probing.
 
-`__main__.py` asks once at start. `auto` is Firecracker if its probe saw a guest run, else QEMU.
+Drivers are entry points, so that no module names a double. `auto` takes Firecracker if a guest runs
+under it, else QEMU.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pydantic import TypeAdapter, ValidationError
-
-from polydev.hostagent.images import ImageStore
-from polydev.hostagent.machines.context import Furnishing
-from polydev.hostagent.machines.recovery import end_leftovers
-from polydev.hostagent.provisioning.provisioning import GoldenFurnishing, SimulatedFurnishing
 from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.system.entry_points import DRIVERS, find
 from polydev.hostagent.vmm.boot_files import BootFiles
-from polydev.hostagent.vmm.cgroups import Cgroups
-from polydev.hostagent.vmm.contract import Driver, Probe
-from polydev.hostagent.vmm.firecracker.binaries import Binaries
-from polydev.hostagent.vmm.firecracker.driver import FirecrackerDriver
-from polydev.hostagent.vmm.firecracker.limits import RateLimits
-from polydev.hostagent.vmm.qemu import QemuDriver
-from polydev.shared.errors import BadSettings
-from polydev.testing.simulated_vmm import SimulatedDriver, Simulation
+from polydev.hostagent.vmm.contract import Capabilities, Driver, Probe
+from polydev.hostagent.vmm.leftovers import end_leftovers
 
 log = logging.getLogger("polydev.hostagent")
 
+_FIRST, _SECOND = _AUTO = ("firecracker", "qemu")
+
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A driver, what it can do here, and what its machines are furnished with."""
+class SelectedDriver:
+    """A driver, and the result of its probe."""
 
     driver: Driver
     probe: Probe
-    furnishing: Furnishing
 
 
-async def choose(settings: HostSettings) -> Choice:
-    """The driver to use. Raises BadSettings.
+def capabilities_of(name: str) -> Capabilities:
+    """Return what a value of POLYDEV_DRIVER requires; `auto` requires what any candidate does."""
+    candidates = [_load(it).capabilities for it in (_AUTO if name == "auto" else (name,))]
+    return Capabilities(
+        needs_images=any(it.needs_images for it in candidates),
+        host_memory=any(it.host_memory for it in candidates),
+        shares_process=all(it.shares_process for it in candidates),
+        channel_nic=any(it.channel_nic for it in candidates),
+        programs={tool: package for it in candidates for tool, package in it.programs.items()},
+    )
 
-    One whose probe fails is taken all the same: machines that run already can still be looked
-    after, and making one says what is missing.
+
+async def select(settings: HostSettings, boot_files: Callable[[], BootFiles]) -> SelectedDriver:
+    """Select the driver that the settings ask for. Raises BadSettings.
+
+    A driver whose probe fails is selected all the same: it still looks after machines that run, and
+    creating a machine reports what is missing.
     """
-    if settings.driver == "simulated":
-        simulated = SimulatedDriver(_simulation(settings))
-        return Choice(simulated, await simulated.probe(), SimulatedFurnishing(settings))
-    images = ImageStore(settings.images_dir)
-    cgroups = await asyncio.to_thread(Cgroups.create, settings.cgroup)
-    driver, probe = await chosen(settings.driver, *_drivers(settings, images, cgroups))
+
+    def create(name: str) -> Driver:
+        return _load(name).from_settings(settings, boot_files)
+
+    if settings.driver not in ("auto", *_AUTO):
+        driver = await asyncio.to_thread(create, settings.driver)
+        return SelectedDriver(driver, await driver.probe())
+    firecracker, qemu = await asyncio.to_thread(lambda: (create(_FIRST), create(_SECOND)))
+    driver, probe = await select_real(settings.driver, firecracker, qemu)
     if not probe.usable:
         log.warning("no machine can be started on this host: %s", probe.reason)
-    # Firecracker's channel is vsock: docs/machines.md, "Network devices".
-    furnishing = GoldenFurnishing(settings, images, has_channel_nic=driver.name != "firecracker")
-    return Choice(driver, probe, furnishing)
+    return SelectedDriver(driver, probe)
 
 
-def _drivers(settings: HostSettings, images: ImageStore, cgroups: Cgroups) -> tuple[Driver, Driver]:
-    """Firecracker's and QEMU's."""
-    machines_dir, cache_dir = settings.state_dir / "machines", settings.state_dir / "cache"
+async def select_real(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[Driver, Probe]:
+    """Select one of the two real drivers, and probe it.
 
-    def boot_files() -> BootFiles:
-        image = images.require("kernel")
-        return BootFiles(image.kernel, image.initramfs)
-
-    firecracker = FirecrackerDriver(
-        machines_dir=machines_dir,
-        cache_dir=cache_dir,
-        boot_files=boot_files,
-        binaries=lambda: Binaries.find(settings.firecracker, settings.jailer),
-        rates=RateLimits(
-            disk_mib_s=settings.disk_limit_mib_s,
-            disk_operations_s=settings.disk_limit_operations_s,
-            network_mib_s=settings.network_limit_mib_s,
-        ),
-        parent_cgroup=settings.cgroup,
-    )
-    qemu = QemuDriver(
-        machines_dir=machines_dir, cache_dir=cache_dir, boot_files=boot_files, cgroups=cgroups
-    )
-    return firecracker, qemu
-
-
-async def chosen(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[Driver, Probe]:
-    """The driver, and what it can do.
-
-    Machines that run are not another driver's to look after: `auto` stays with theirs until they
-    have ended; a driver that is named ends them, since their disks would be used twice.
+    A driver cannot look after another driver's machines. `auto` keeps the driver whose machines
+    run. A driver that is named ends the other's machines: their disks would be used twice.
     """
     if wanted == "auto":
         for driver in (firecracker, qemu):
@@ -101,19 +80,13 @@ async def chosen(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[Driver
         second = await qemu.probe()
         reason = f"{second.reason}; not Firecracker: {first.reason}"
         return qemu, replace(second, reason=reason)
-    driver, other = (qemu, firecracker) if wanted == "qemu" else (firecracker, qemu)
+    driver, other = (qemu, firecracker) if wanted == _SECOND else (firecracker, qemu)
     if pids := await asyncio.to_thread(other.find_orphans, []):
         log.warning("ending machines that run under %s: the settings name another", other.name)
         await end_leftovers(pids)
     return driver, await driver.probe()
 
 
-def _simulation(settings: HostSettings) -> Simulation:
-    try:
-        return TypeAdapter(Simulation).validate_python(settings.simulation)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise BadSettings(
-            f"POLYDEV_SIMULATION is not usable: there is no `{where}` of that kind in a simulation",
-            hint=f"There are: {', '.join(Simulation.__dataclass_fields__)}",
-        ) from None
+def _load(name: str) -> type[Driver]:
+    driver: type[Driver] = find(DRIVERS)[name].load()
+    return driver

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
-from polydev.hostagent.health.logs import harmless
-from polydev.hostagent.system.cancellation import in_thread, to_its_end
+from polydev.hostagent.system.cancellation import run_in_thread_shielded, run_shielded
+from polydev.hostagent.system.logs import harmless
 from polydev.hostagent.vmm.console import (
     CONSOLE_LOG_BYTES,
     ERROR_LOG_BYTES,
@@ -101,7 +101,7 @@ class VmmSession(ABC):
 
         Shielded from cancellation: the caller goes on to remove the machine's folder.
         """
-        await to_its_end(self._kill())
+        await run_shielded(self._kill())
 
     async def detach(self) -> None:
         """Release the process, which runs on."""
@@ -138,7 +138,7 @@ class VmmSession(ABC):
                 self._start_readers()
                 if write_identity:
                     identity = self.process.identity
-                    await in_thread(identity.write, self.folder)
+                    await run_in_thread_shielded(identity.write, self.folder)
             finally:  # a process that ends at once is cleaned up only after its identity is written
                 self._end = asyncio.create_task(self._clean_up_at_exit())
             await self._connected()

@@ -11,10 +11,10 @@ import asyncio
 import logging
 import time
 
-from polydev.hostagent.machines.context import Site
-from polydev.hostagent.machines.lifecycle import PreparedMachine, RunningMachine
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.machine import PreparedMachine, RunningMachine
 from polydev.hostagent.snapshots import reading
-from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.vmm.console import CONSOLE_LOG_BYTES, BoundedLog
 from polydev.hostagent.warm_pool import guest_scripts
 from polydev.hostagent.warm_pool.cpu_priority import Priority
@@ -29,7 +29,10 @@ _SILENT = b"A clone of a machine that was booted before: what that one printed i
 
 
 async def clone(
-    site: Site, template: Template, prepared: PreparedMachine, priority: Priority | None = None
+    host: HostContext,
+    template: Template,
+    prepared: PreparedMachine,
+    priority: Priority | None = None,
 ) -> RunningMachine:
     """The machine that `prepared` describes, which has no disk yet. The caller sets the limit.
 
@@ -38,21 +41,21 @@ async def clone(
     Raises: SnapshotUnusable, GuestMisbehaved, ChannelLost, and what a driver raises.
     """
     began = time.monotonic()
-    if not await fits(site, template, prepared.spec):
+    if not await fits(host, template, prepared.spec):
         raise SnapshotUnusable("The template of warm browser machines is of another kind by now")
-    await site.furnishing.clone_disk(template.folder, prepared.folder, prepared.record)
-    key = await asyncio.to_thread(site.memory_keys.known)
+    await host.provisioner.clone_disk(template.folder, prepared.folder, prepared.record)
+    key = await asyncio.to_thread(host.memory_keys.known)
     console = BoundedLog(prepared.folder.console_log, CONSOLE_LOG_BYTES)
-    await in_thread(console.append, _SILENT)
+    await run_in_thread_shielded(console.append, _SILENT)
     async with reading(template.memory, key) as source:
-        machine = await prepared.restore(site, source)
+        machine = await prepared.restore(host, source)
     restored_at = time.monotonic()
     try:
         if priority is not None:
             await asyncio.to_thread(priority.give_way, machine.vmm.pid)
         await machine.vmm.resume()
-        await _renew(site, template, machine)
-        await asyncio.gather(machine.channel.connect(), _require_shut(site, template, machine))
+        await _renew(host, template, machine)
+        await asyncio.gather(machine.channel.connect(), _require_shut(host, template, machine))
     except BaseException:
         await machine.kill()
         raise
@@ -65,19 +68,21 @@ async def clone(
     return machine
 
 
-async def _renew(site: Site, template: Template, machine: RunningMachine) -> None:
+async def _renew(host: HostContext, template: Template, machine: RunningMachine) -> None:
     """Let in by the template's keys, have the guest take its own."""
     drive = await asyncio.to_thread(machine.folder.config_drive.read_bytes)
-    was = await site.furnishing.channel(template.folder, machine.vmm)
+    was = await host.provisioner.channel(template.folder, machine.vmm)
     try:
         await guest_scripts.renew(was, drive)
     finally:
         await was.close()
 
 
-async def _require_shut(site: Site, template: Template, machine: RunningMachine) -> None:
+async def _require_shut(host: HostContext, template: Template, machine: RunningMachine) -> None:
     """That who has the template's keys is refused. Raises: GuestMisbehaved, ChannelLost."""
-    stranger = await site.furnishing.strangers_channel(machine.folder, template.folder, machine.vmm)
+    stranger = await host.provisioner.strangers_channel(
+        machine.folder, template.folder, machine.vmm
+    )
     if stranger is None:
         return
     try:

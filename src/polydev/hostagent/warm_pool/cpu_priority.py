@@ -27,7 +27,7 @@ class Priority:
 
     def give_way(self, pid: int) -> None:
         """Let every other machine go before that process; it goes on where that cannot be."""
-        if pid == os.getpid():  # a simulated machine
+        if pid == os.getpid():  # a machine that shares this process
             return
         self._pid = pid
         group = group_path(pid)

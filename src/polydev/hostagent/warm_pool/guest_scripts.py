@@ -13,9 +13,8 @@ import time
 from functools import cache
 from pathlib import Path
 
+from polydev.hostagent.channel.contract import GuestChannel, GuestProgram
 from polydev.hostagent.channel.ssh_errors import shown
-from polydev.hostagent.machines.context import Channel
-from polydev.hostagent.server.websocket_streams import GuestProgram
 from polydev.shared.errors import GuestMisbehaved
 from polydev.shared.host_protocol import STDERR, ExecRequest
 
@@ -28,7 +27,7 @@ _SEED_BYTES = 64
 _OUTPUT_BYTES = 16 * 1024
 
 
-async def settle(channel: Channel) -> None:
+async def settle(channel: GuestChannel) -> None:
     """Wait until the machine's browser is up, and bring it to where its clones begin.
 
     The caller sets the limit. Raises: GuestMisbehaved, ChannelLost.
@@ -38,7 +37,7 @@ async def settle(channel: Channel) -> None:
     )
 
 
-async def painted(channel: Channel) -> None:
+async def painted(channel: GuestChannel) -> None:
     """Wait until the machine's browser shows a page. The caller sets the limit.
 
     Raises: GuestMisbehaved, ChannelLost.
@@ -47,7 +46,7 @@ async def painted(channel: Channel) -> None:
     await _run(channel, "painted", argv)
 
 
-async def renew(channel: Channel, config_drive: bytes) -> None:
+async def renew(channel: GuestChannel, config_drive: bytes) -> None:
     """Make the guest the machine that the config drive describes. The caller sets the limit.
 
     Raises: GuestMisbehaved, ChannelLost.
@@ -55,7 +54,7 @@ async def renew(channel: Channel, config_drive: bytes) -> None:
     await _run(channel, "renew", [*_PERL, _text("renew.pl"), "polydev-renew"], config_drive)
 
 
-async def renaming(channel: Channel) -> Script:
+async def renaming(channel: GuestChannel) -> Script:
     """What makes a renewed guest a machine of another name and token: started, and ready to be told
     which. The caller closes it, and sets the limit. Raises: GuestMisbehaved, ChannelLost.
     """
@@ -128,12 +127,12 @@ def _text(name: str) -> str:
     return (_SCRIPTS / name).read_text()
 
 
-async def _started(channel: Channel, name: str, argv: list[str]) -> Script:
+async def _started(channel: GuestChannel, name: str, argv: list[str]) -> Script:
     return Script(name, await channel.exec(ExecRequest(argv=argv)))
 
 
 async def _run(
-    channel: Channel, name: str, argv: list[str], config_drive: bytes | None = None
+    channel: GuestChannel, name: str, argv: list[str], config_drive: bytes | None = None
 ) -> None:
     """Run a program to its end. It is told of the drive once it is ready: where processors are
     emulated, programs start slowly."""

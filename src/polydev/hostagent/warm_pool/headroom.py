@@ -18,7 +18,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Headroom:
     """Of one host."""
 
     state_dir: Path

@@ -14,12 +14,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from polydev.hostagent.machines.context import Site
-from polydev.hostagent.machines.lifecycle import PreparedMachine, erase, prepare
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.lifecycle import erase
+from polydev.hostagent.machines.machine import PreparedMachine, prepare
 from polydev.hostagent.machines.record import MachineRecord
-from polydev.hostagent.machines.registry import Roster
-from polydev.hostagent.server.error_mapping import problem_of
-from polydev.hostagent.system.cancellation import in_thread, to_its_end
+from polydev.hostagent.machines.registry import MachineRegistry
+from polydev.hostagent.system.cancellation import run_in_thread_shielded, run_shielded
+from polydev.hostagent.system.error_mapping import problem_of
 from polydev.hostagent.warm_pool.templates import Shape
 from polydev.shared.domain import MachineKind, MachineState, new_vm_id
 from polydev.shared.host_protocol import PURPOSE
@@ -31,18 +32,18 @@ _TOKEN_BYTES = 32
 
 @asynccontextmanager
 async def passing(
-    site: Site, roster: Roster, shape: Shape, purpose: str
+    host: HostContext, registry: MachineRegistry, shape: Shape, purpose: str
 ) -> AsyncIterator[PreparedMachine]:
     """One that has everything but a VMM; gone when this ends. Raises: as `made`."""
-    prepared = await made(site, roster, shape, purpose, fresh=True)
+    prepared = await made(host, registry, shape, purpose, fresh=True)
     try:
         yield prepared
     finally:
-        await unmade(site, roster, prepared.record.vm_id)
+        await unmade(host, registry, prepared.record.vm_id)
 
 
 async def made(
-    site: Site, roster: Roster, shape: Shape, purpose: str, *, fresh: bool
+    host: HostContext, registry: MachineRegistry, shape: Shape, purpose: str, *, fresh: bool
 ) -> PreparedMachine:
     """One that has everything but a VMM, and a disk only if `fresh`; with a token that nobody is
     told. Raises: what `prepare` raises; nothing is left then.
@@ -54,36 +55,36 @@ async def made(
         labels={PURPOSE: purpose},
         state=MachineState.CREATING,
         created_at=datetime.now(UTC),
-        uid=roster.free_uid(),
+        uid=registry.free_uid(),
     )
-    roster.records[record.vm_id] = record
+    registry.records[record.vm_id] = record
     try:
-        return await to_its_end(_prepared(site, roster, record, fresh=fresh))
+        return await run_shielded(_prepared(host, registry, record, fresh=fresh))
     except BaseException:
-        await unmade(site, roster, record.vm_id)
+        await unmade(host, registry, record.vm_id)
         raise
 
 
-async def unmade(site: Site, roster: Roster, vm_id: str) -> None:
+async def unmade(host: HostContext, registry: MachineRegistry, vm_id: str) -> None:
     """End and remove it. What cannot be removed now is swept later."""
-    await to_its_end(_unmade(site, roster, vm_id))
+    await run_shielded(_unmade(host, registry, vm_id))
 
 
-async def _unmade(site: Site, roster: Roster, vm_id: str) -> None:
-    async with roster.alone(vm_id):
+async def _unmade(host: HostContext, registry: MachineRegistry, vm_id: str) -> None:
+    async with registry.lock_machine(vm_id):
         try:
-            await erase(site, vm_id, roster.running.get(vm_id))
+            await erase(host, vm_id, registry.running.get(vm_id))
         except Exception as error:
             log.error("%s is not wholly removed: %s", vm_id, problem_of(error).message)
-        roster.forget(vm_id)
+        registry.remove(vm_id)
 
 
 async def _prepared(
-    site: Site, roster: Roster, record: MachineRecord, *, fresh: bool
+    host: HostContext, registry: MachineRegistry, record: MachineRecord, *, fresh: bool
 ) -> PreparedMachine:
-    await roster.keep(record)
+    await registry.save(record)
     token = secrets.token_urlsafe(_TOKEN_BYTES)
-    await in_thread(site.folder(record.vm_id).write_token, token)
-    prepared = await prepare(site, record, fresh=fresh)
-    roster.records[record.vm_id] = prepared.record
+    await run_in_thread_shielded(host.folder(record.vm_id).write_token, token)
+    prepared = await prepare(host, record, fresh=fresh)
+    registry.records[record.vm_id] = prepared.record
     return prepared

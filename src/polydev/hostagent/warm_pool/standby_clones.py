@@ -15,12 +15,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from polydev.hostagent.machines.context import Site
-from polydev.hostagent.machines.lifecycle import PreparedMachine, RunningMachine, spec_of
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.machine import PreparedMachine, RunningMachine, spec_of
 from polydev.hostagent.machines.record import MachineRecord
-from polydev.hostagent.machines.registry import Roster
+from polydev.hostagent.machines.registry import MachineRegistry
 from polydev.hostagent.resources.resource_usage import read_process
-from polydev.hostagent.system.cancellation import in_thread, to_its_end
+from polydev.hostagent.system.cancellation import run_in_thread_shielded, run_shielded
 from polydev.hostagent.vmm.contract import ExitReport
 from polydev.hostagent.warm_pool import guest_scripts, internal_machines
 from polydev.hostagent.warm_pool.cloning import clone
@@ -36,7 +36,7 @@ _READY_NONCE = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
+class _StandbyClone:
     template: Template
     prepared: PreparedMachine
     machine: RunningMachine
@@ -50,14 +50,14 @@ class _Waiting:
         return self.prepared.record.vm_id
 
 
-class WaitingClones:
+class StandbyClones:
     """Of one host. What one is asked for it does or undoes whole, wherever it is cut."""
 
-    def __init__(self, site: Site, roster: Roster) -> None:
-        self._site = site
-        self._roster = roster
-        self._waiting: list[_Waiting] = []
-        self._reserved: dict[str, _Waiting] = {}
+    def __init__(self, host: HostContext, registry: MachineRegistry) -> None:
+        self._host = host
+        self._registry = registry
+        self._waiting: list[_StandbyClone] = []
+        self._reserved: dict[str, _StandbyClone] = {}
         """By the machine that each is to be."""
         self._making: asyncio.Task[object] | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -97,14 +97,14 @@ class WaitingClones:
         self._making = asyncio.current_task()
         try:
             prepared = await internal_machines.made(
-                self._site, self._roster, shape, WAITS, fresh=False
+                self._host, self._registry, shape, WAITS, fresh=False
             )
-            vm_id, running = prepared.record.vm_id, self._roster.memory_mib()
+            vm_id, running = prepared.record.vm_id, self._registry.memory_mib()
             try:
-                with self._site.admission.admitted(vm_id, shape.memory_mib, running):
+                with self._host.admission.admitted(vm_id, shape.memory_mib, running):
                     it = await self._made(template, prepared, limit_s)
             except BaseException:
-                await internal_machines.unmade(self._site, self._roster, vm_id)
+                await internal_machines.unmade(self._host, self._registry, vm_id)
                 raise
             self._waiting.append(it)
         finally:
@@ -129,10 +129,10 @@ class WaitingClones:
         began = time.monotonic()
         it.end.cancel()
         try:
-            mine, machine = await to_its_end(self._renamed(it, record))
+            mine, machine = await run_shielded(self._renamed(it, record))
             await self._told(it, machine)
         except BaseException:
-            await to_its_end(self._end(it))
+            await run_shielded(self._end(it))
             raise
         finally:
             self._reserved.pop(record.vm_id, None)
@@ -164,12 +164,12 @@ class WaitingClones:
         if it is not None:
             it.end.cancel()
             try:
-                await to_its_end(self._end(it))
+                await run_shielded(self._end(it))
             finally:
                 self._reserved.pop(vm_id, None)
         return it is not None
 
-    def _begin_to_end(self, it: _Waiting) -> None:
+    def _begin_to_end(self, it: _StandbyClone) -> None:
         self._waiting.remove(it)
         it.end.cancel()
         ending = asyncio.create_task(self._end(it))
@@ -185,40 +185,42 @@ class WaitingClones:
 
     async def _made(
         self, template: Template, prepared: PreparedMachine, limit_s: float
-    ) -> _Waiting:
+    ) -> _StandbyClone:
         """Its page is painted; it stands still, with a program that waits to be told its name."""
         priority = Priority()
         async with asyncio.timeout(limit_s):
-            machine = await clone(self._site, template, prepared, priority)
-            self._roster.running[prepared.record.vm_id] = machine
+            machine = await clone(self._host, template, prepared, priority)
+            self._registry.running[prepared.record.vm_id] = machine
             await guest_scripts.painted(machine.channel)
             renaming = await guest_scripts.renaming(machine.channel)
             machine.channel.rest()
             await machine.vmm.pause()
         end = asyncio.create_task(machine.vmm.wait())
-        return _Waiting(template, prepared, machine, priority, renaming, end)
+        return _StandbyClone(template, prepared, machine, priority, renaming, end)
 
     async def _renamed(
-        self, it: _Waiting, record: MachineRecord
+        self, it: _StandbyClone, record: MachineRecord
     ) -> tuple[MachineRecord, RunningMachine]:
         """It has the name of the record's machine, and is told so; it stands still."""
         was = it.prepared.record
-        async with self._roster.alone(it.vm_id):
-            if it.vm_id not in self._roster.records or was.place is None:
+        async with self._registry.lock_machine(it.vm_id):
+            if it.vm_id not in self._registry.records or was.place is None:
                 raise MachineBusy(f"{it.vm_id}, which waited, was destroyed")
-            mine = was.now(vm_id=record.vm_id, labels=record.labels, created_at=record.created_at)
-            await in_thread(it.prepared.folder.become, mine)
-            folder = self._site.folder(mine.vm_id)
+            mine = was.updated(
+                vm_id=record.vm_id, labels=record.labels, created_at=record.created_at
+            )
+            await run_in_thread_shielded(it.prepared.folder.become, mine)
+            folder = self._host.folder(mine.vm_id)
             machine = RunningMachine(folder, it.machine.vmm, it.machine.channel)
-            self._roster.forget(it.vm_id)
-            self._roster.records[mine.vm_id] = mine
-            self._roster.running[mine.vm_id] = machine
-            machine.vmm.relocate(await spec_of(self._site, mine))
-            await self._site.network.rename(it.vm_id, mine.vm_id)
-            await self._site.furnishing.write_config(folder, mine, was.place, _READY_NONCE)
+            self._registry.remove(it.vm_id)
+            self._registry.records[mine.vm_id] = mine
+            self._registry.running[mine.vm_id] = machine
+            machine.vmm.relocate(await spec_of(self._host, mine))
+            await self._host.network.rename(it.vm_id, mine.vm_id)
+            await self._host.provisioner.write_config(folder, mine, was.place, _READY_NONCE)
         return mine, machine
 
-    async def _told(self, it: _Waiting, machine: RunningMachine) -> None:
+    async def _told(self, it: _StandbyClone, machine: RunningMachine) -> None:
         """The guest goes on as that machine. Raises: GuestMisbehaved, ChannelLost, VmmFailed."""
         drive = await asyncio.to_thread(machine.folder.config_drive.read_bytes)
         await asyncio.to_thread(it.priority.go_along)
@@ -228,11 +230,11 @@ class WaitingClones:
         await it.renaming.ended()
         await it.renaming.close()
 
-    async def _end(self, it: _Waiting) -> None:
+    async def _end(self, it: _StandbyClone) -> None:
         """Its VMM, and what is left under the name that it had when it waited."""
         with suppress(Exception):  # it has ended already, or will be found by a sweep
             await it.machine.kill()
-        for vm_id, machine in list(self._roster.running.items()):
+        for vm_id, machine in list(self._registry.running.items()):
             if machine.vmm is it.machine.vmm:
-                del self._roster.running[vm_id]
-        await internal_machines.unmade(self._site, self._roster, it.vm_id)
+                del self._registry.running[vm_id]
+        await internal_machines.unmade(self._host, self._registry, it.vm_id)

@@ -14,12 +14,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from polydev.hostagent.machines.context import Site
-from polydev.hostagent.machines.lifecycle import PreparedMachine, RunningMachine, spec_of
-from polydev.hostagent.machines.record import MachineRecord, Place
-from polydev.hostagent.machines.registry import Roster
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.machine import PreparedMachine, RunningMachine, spec_of
+from polydev.hostagent.machines.record import MachineRecord, NetworkAttachment
+from polydev.hostagent.machines.registry import MachineRegistry
 from polydev.hostagent.snapshots import Labels, MemoryKey, writing
-from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.warm_pool import guest_scripts, internal_machines
 from polydev.hostagent.warm_pool.cpu_priority import Priority
@@ -30,12 +30,12 @@ from polydev.shared.errors import MachineNotReady
 log = logging.getLogger("polydev.hostagent")
 
 _PURPOSE = "warm-template"
-_NOWHERE = Place(tap="", mac="", address="", prefix=0, channel_port=0, channel_mac="")
+_NOWHERE = NetworkAttachment(tap="", mac="", address="", prefix=0, channel_port=0, channel_mac="")
 _CLOSE_LIMIT_S = 5
 
 
 async def make(
-    site: Site, roster: Roster, templates: Templates, shape: Shape, limit_s: float
+    host: HostContext, registry: MachineRegistry, templates: Templates, shape: Shape, limit_s: float
 ) -> Template:
     """The template for browser machines of that shape; it takes the place of any other.
 
@@ -43,17 +43,17 @@ async def make(
     raise.
     """
     began = time.monotonic()
-    key = await in_thread(site.memory_keys.made)
-    async with internal_machines.passing(site, roster, shape, _PURPOSE) as prepared:
+    key = await run_in_thread_shielded(host.memory_keys.made)
+    async with internal_machines.passing(host, registry, shape, _PURPOSE) as prepared:
         described = Description(
             shape=shape,
             image=prepared.record.image,
             kernel=prepared.record.kernel,
-            fingerprint=await fingerprint(site, prepared.spec),
+            fingerprint=await fingerprint(host, prepared.spec),
             key_id=key.id,
         )
-        machine = await prepared.launch(site)
-        roster.running[prepared.record.vm_id] = machine
+        machine = await prepared.launch(host)
+        registry.running[prepared.record.vm_id] = machine
         try:
             async with asyncio.timeout(limit_s):
                 await _settled(machine, limit_s)
@@ -61,34 +61,34 @@ async def make(
             raise MachineNotReady(
                 f"The browser of {prepared.record.vm_id} was not up within {limit_s:g} s"
             ) from None
-        template = await _saved(site, templates, key, prepared, machine, described)
+        template = await _saved(host, templates, key, prepared, machine, described)
     log.info("a template of warm browser machines was made in %.1f s", time.monotonic() - began)
     return template
 
 
-async def fingerprint(site: Site, spec: LaunchSpec) -> str:
+async def fingerprint(host: HostContext, spec: LaunchSpec) -> str:
     """What a template fits: what the driver says, what all machines of this host are told alike,
     and what is said to the guest. Raises: MissingTool, VmmFailed, MissingImage."""
-    drivers = await site.driver.fingerprint(spec)
-    alike = await asyncio.to_thread(site.furnishing.alike, MachineKind.BROWSER)
+    drivers = await host.driver.fingerprint(spec)
+    alike = await asyncio.to_thread(host.provisioner.alike, MachineKind.BROWSER)
     scripts = await asyncio.to_thread(guest_scripts.digest)
     return f"{drivers}environment: {alike}\nscripts: {scripts}\n"
 
 
-async def fits(site: Site, template: Template, spec: LaunchSpec) -> bool:
+async def fits(host: HostContext, template: Template, spec: LaunchSpec) -> bool:
     """Whether a clone of a template would be what the machine `spec` is to be."""
-    here = await fingerprint(site, replace(spec, disk=template.folder.disk))
+    here = await fingerprint(host, replace(spec, disk=template.folder.disk))
     return here == template.described.fingerprint
 
 
-async def fits_now(site: Site, template: Template, shape: Shape) -> bool:
+async def fits_now(host: HostContext, template: Template, shape: Shape) -> bool:
     """Whether it is what a browser machine of that shape would be cloned of.
 
     Raises: MissingImage, MissingTool, VmmFailed.
     """
     if template.described.shape != shape:
         return False
-    boot = await site.furnishing.boot_files(MachineKind.BROWSER)
+    boot = await host.provisioner.boot_files(MachineKind.BROWSER)
     record = MachineRecord(
         vm_id=template.folder.vm_id,
         machine_kind=MachineKind.BROWSER,
@@ -101,19 +101,19 @@ async def fits_now(site: Site, template: Template, shape: Shape) -> bool:
         kernel=boot.kernel,
         place=_NOWHERE,
     )
-    return await fits(site, template, await spec_of(site, record))
+    return await fits(host, template, await spec_of(host, record))
 
 
 async def _settled(machine: RunningMachine, limit_s: float) -> None:
     await asyncio.to_thread(Priority().give_way, machine.vmm.pid)
-    await machine.until_ready(limit_s)
+    await machine.wait_until_ready(limit_s)
     await guest_scripts.settle(machine.channel)
     async with asyncio.timeout(_CLOSE_LIMIT_S):
         await machine.channel.close()
 
 
 async def _saved(
-    site: Site,
+    host: HostContext,
     templates: Templates,
     key: MemoryKey,
     prepared: PreparedMachine,
@@ -122,13 +122,13 @@ async def _saved(
 ) -> Template:
     """Memory first, then the disk as the memory knows it: nothing writes to it any more."""
     with templates.draft() as draft:
-        labels = Labels(site.driver.name, described.fingerprint)
+        labels = Labels(host.driver.name, described.fingerprint)
         async with writing(draft.path / "memory", labels, key) as sink:
             await machine.vmm.save(sink)
         await machine.vmm.kill()
-        await site.furnishing.keep_disk(prepared.folder, draft)
-        await in_thread(_copy_keys, prepared.folder.keys, draft.keys)
-        return await in_thread(templates.finish, draft, described)
+        await host.provisioner.keep_disk(prepared.folder, draft)
+        await run_in_thread_shielded(_copy_keys, prepared.folder.keys, draft.keys)
+        return await run_in_thread_shielded(templates.finish, draft, described)
 
 
 def _copy_keys(source: Path, target: Path) -> None:

@@ -13,21 +13,27 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polydev.hostagent.machines.context import Site
-from polydev.hostagent.machines.lifecycle import RunningMachine, clear, prepare
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.machine import RunningMachine, clear, prepare
 from polydev.hostagent.machines.record import MachineRecord
-from polydev.hostagent.machines.registry import Roster
-from polydev.hostagent.server.error_mapping import as_polydev_error
-from polydev.hostagent.system.cancellation import to_its_end
+from polydev.hostagent.machines.registry import MachineRegistry
+from polydev.hostagent.system.cancellation import run_shielded
+from polydev.hostagent.system.error_mapping import as_polydev_error
 from polydev.hostagent.warm_pool.cloning import clone
-from polydev.hostagent.warm_pool.headroom import Room
-from polydev.hostagent.warm_pool.standby_clones import WAITS, WaitingClones
+from polydev.hostagent.warm_pool.headroom import Headroom
+from polydev.hostagent.warm_pool.standby_clones import WAITS, StandbyClones
 from polydev.hostagent.warm_pool.template_builder import fits_now, make
 from polydev.hostagent.warm_pool.templates import Shape, Template, Templates
 from polydev.shared.domain import MachineKind, MachineState
@@ -53,7 +59,7 @@ class WarmPolicy:
 
     root: Path
     """Where the template lies."""
-    room: Room
+    room: Headroom
     is_on: bool = True
     quiet_s: float = 60.0
     """How long nothing was made or changed, and no browser machine ran, before one is made."""
@@ -69,21 +75,23 @@ class WarmPolicy:
     look_s: float = 5.0
 
 
-class WarmBrowsers:
+class WarmPool:
     """Of one host."""
 
-    def __init__(self, site: Site, roster: Roster, policy: WarmPolicy | None) -> None:
+    def __init__(
+        self, host: HostContext, registry: MachineRegistry, policy: WarmPolicy | None
+    ) -> None:
         """`policy`: None where machines are only booted."""
-        self._site = site
-        self._roster = roster
-        here = site.machines_dir.parent
-        self._policy = policy or WarmPolicy(here / "warm", Room(here), is_on=False)
+        self._host = host
+        self._registry = registry
+        here = host.machines_dir.parent
+        self._policy = policy or WarmPolicy(here / "warm", Headroom(here), is_on=False)
         self._room = self._policy.room
         self._templates = Templates(self._policy.root)
         self._failures = 0
         self._pause_s = _FIRST_PAUSE_S
         self._not_before_s = 0.0
-        self._waiting = WaitingClones(site, roster)
+        self._waiting = StandbyClones(host, registry)
         self._quiet_since_s = self._still_since_s = time.monotonic()
         self._asked, self._asks = asyncio.Event(), 0
         self._refill_not_before_s = 0.0
@@ -127,33 +135,45 @@ class WarmBrowsers:
         return made
 
     @contextmanager
-    def reserved(self, asked: CreateMachine) -> Iterator[None]:
-        """Keep the clone that `take` will make that machine of, if one waits."""
-        if asked.machine_kind is MachineKind.BROWSER:
-            self._waiting.reserve(asked.vm_id, Shape.of(asked))
+    def reserve(self, request: CreateMachine) -> Iterator[None]:
+        """Reserve the standby clone that `take` will turn into that machine, if one fits."""
+        if request.machine_kind is MachineKind.BROWSER:
+            self._waiting.reserve(request.vm_id, Shape.of(request))
         try:
             yield
         finally:
-            self._waiting.release(asked.vm_id)
+            self._waiting.release(request.vm_id)
 
-    def admitted(self, machine: CreateMachine | MachineRecord) -> AbstractContextManager[None]:
-        """Keep room for a machine until it runs: as it is, a clone that is kept for it is a part of
-        it, and one that is kept for another a part of that. Raises: NoCapacity."""
-        running = self._roster.memory_mib()
+    @asynccontextmanager
+    async def admit(self, machine: CreateMachine | MachineRecord) -> AsyncIterator[None]:
+        """Claim memory for a machine until it runs; if it is short, evict clones.
+
+        The clone that is reserved for this machine goes last. Raises: NoCapacity.
+        """
+        with ExitStack() as claim:
+            while True:
+                try:
+                    claim.enter_context(self._claim(machine))
+                    break
+                except NoCapacity:
+                    evicted = await self.evict_standby()
+                    if not evicted and not await self._waiting.end_reserved(machine.vm_id):
+                        raise
+            yield
+
+    def _claim(self, machine: CreateMachine | MachineRecord) -> AbstractContextManager[None]:
+        """A reserved clone counts as part of the machine that it is reserved for."""
+        running = self._registry.memory_mib()
         for vm_id in self._waiting.reserved:
             running.pop(vm_id, None)
         held_mib = self._waiting.held_bytes(machine.vm_id) >> 20
-        admission = self._site.admission
+        admission = self._host.admission
         return admission.admitted(machine.vm_id, machine.memory_mib, running, held_mib)
 
-    async def give_way(self) -> bool:
-        """Have no clone wait for nobody: what they hold is needed. Whether any did."""
+    async def evict_standby(self) -> bool:
+        """Destroy all clones that are not reserved. Return True if there were any."""
         self._still_since_s = time.monotonic()
         return await self._waiting.give_way()
-
-    async def give_back(self, vm_id: str) -> bool:
-        """End the clone that is kept for a machine. Whether there was one."""
-        return await self._waiting.end_reserved(vm_id)
 
     async def ask(self, shape: WarmShape) -> None:
         """Have a template made as soon as there is room, however busy the host is."""
@@ -184,14 +204,14 @@ class WarmBrowsers:
 
     async def run(self) -> None:
         """Make templates when they are due, until cancelled."""
-        key = await asyncio.to_thread(self._site.memory_keys.known) if self._policy.is_on else None
+        key = await asyncio.to_thread(self._host.memory_keys.known) if self._policy.is_on else None
         await asyncio.to_thread(self._templates.clean, key.id if key else None)
         if not self._policy.is_on:
             return
         try:
             await self._work()
         finally:
-            await to_its_end(self._waiting.give_way())
+            await run_shielded(self._waiting.give_way())
 
     async def _work(self) -> None:
         while True:
@@ -215,17 +235,17 @@ class WarmBrowsers:
         self, record: MachineRecord, template: Template
     ) -> tuple[MachineRecord, RunningMachine]:
         began = time.monotonic()
-        prepared = await to_its_end(prepare(self._site, record, fresh=False))
-        self._roster.records[record.vm_id] = prepared.record
-        machine = await clone(self._site, template, prepared)
+        prepared = await run_shielded(prepare(self._host, record, fresh=False))
+        self._registry.records[record.vm_id] = prepared.record
+        machine = await clone(self._host, template, prepared)
         log.info("%s: cloned warm in %.2f s", record.vm_id, time.monotonic() - began)
         return prepared.record, machine
 
     async def _clear(self, record: MachineRecord) -> MachineRecord:
         """Nothing is left of a try. Its uid may be another machine's by now: it gets a free one."""
-        fresh = record.now(uid=self._roster.free_uid())
-        self._roster.records[record.vm_id] = fresh
-        await to_its_end(clear(self._site, fresh))
+        fresh = record.updated(uid=self._registry.free_uid())
+        self._registry.records[record.vm_id] = fresh
+        await run_shielded(clear(self._host, fresh))
         return fresh
 
     async def _failed(self, template: Template, record: MachineRecord, error: Exception) -> None:
@@ -240,7 +260,7 @@ class WarmBrowsers:
     async def _fitting(self, shape: Shape) -> Template | None:
         for template in await asyncio.to_thread(self._templates.all):
             with suppress(PolydevError):
-                if await fits_now(self._site, template, shape):
+                if await fits_now(self._host, template, shape):
                     return template
         return None
 
@@ -265,7 +285,7 @@ class WarmBrowsers:
             await self._refill(template)
 
     def _note_what_goes_on(self) -> None:
-        for record in self._roster.records.values():
+        for record in self._registry.records.values():
             if record.labels.get(PURPOSE) == WAITS:
                 continue
             if not record.state.is_settled:
@@ -287,21 +307,21 @@ class WarmBrowsers:
 
     def _busy_processors(self) -> int:
         """Those of all logins that are under way, or about to be."""
-        records, kept = self._roster.records.values(), self._waiting.reserved
+        records, kept = self._registry.records.values(), self._waiting.reserved
         return sum(
             it.vcpus
             for it in records
             if it.machine_kind is MachineKind.BROWSER
             and (it.labels.get(PURPOSE) != WAITS or it.vm_id in kept)
-            and (it.vm_id in self._roster.running or it.state is MachineState.CREATING)
+            and (it.vm_id in self._registry.running or it.state is MachineState.CREATING)
         )
 
     async def _refill(self, template: Template) -> None:
         """Have one more clone wait, unless machines have all the memory that they may have. That it
         cannot be is no reason not to make templates."""
-        memory_mib, others = template.described.shape.memory_mib, self._roster.memory_mib()
+        memory_mib, others = template.described.shape.memory_mib, self._registry.memory_mib()
         try:
-            with self._site.admission.admitted("a clone that waits", memory_mib, others):
+            with self._host.admission.admitted("a clone that waits", memory_mib, others):
                 pass
             await self._while_there_is_room(self._waiting.make(template, _MAKE_LIMIT_S))
         except Exception as error:
@@ -312,7 +332,7 @@ class WarmBrowsers:
 
     async def _make(self, shape: Shape) -> None:
         """Make a template."""
-        making = make(self._site, self._roster, self._templates, shape, _MAKE_LIMIT_S)
+        making = make(self._host, self._registry, self._templates, shape, _MAKE_LIMIT_S)
         self._making_since_s = time.monotonic()
         try:
             await self._while_there_is_room(making)

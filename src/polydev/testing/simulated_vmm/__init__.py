@@ -4,8 +4,16 @@ Shipped, chosen by `POLYDEV_DRIVER=simulated`, and held to the same contract sui
 but for one promise: its machines live inside the host agent and end with it.
 """
 
-from polydev.testing.simulated_vmm.driver import ROOT, SimulatedDriver
+from polydev.testing.simulated_vmm.driver import SimulatedDriver
 from polydev.testing.simulated_vmm.machine import SimulatedVmm
+from polydev.testing.simulated_vmm.provisioner import ROOT, SimulatedProvisioner
 from polydev.testing.simulated_vmm.simulation import LoginEnd, Simulation
 
-__all__ = ["ROOT", "LoginEnd", "SimulatedDriver", "SimulatedVmm", "Simulation"]
+__all__ = [
+    "ROOT",
+    "LoginEnd",
+    "SimulatedDriver",
+    "SimulatedProvisioner",
+    "SimulatedVmm",
+    "Simulation",
+]

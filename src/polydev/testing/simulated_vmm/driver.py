@@ -7,22 +7,24 @@ config drive, and nothing of the network: a simulated machine is never in it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from polydev.hostagent.system.cancellation import in_thread
-from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.contract import Capabilities, LaunchSpec, Probe, SnapshotSource
 from polydev.shared.errors import SnapshotUnusable, VmmFailed
 from polydev.testing.simulated_vmm.machine import SimulatedVmm
 from polydev.testing.simulated_vmm.memory import Memory
+from polydev.testing.simulated_vmm.provisioner import ROOT, SimulatedProvisioner
 from polydev.testing.simulated_vmm.simulation import Simulation
-
-ROOT = "simulated-root"
-"""Name of the folder, in a machine's own, that is the machine's filesystem."""
 
 
 class SimulatedDriver:
     """Machines inside this process. They end with it: `adopt` never finds one."""
+
+    capabilities = Capabilities(needs_images=False, host_memory=False, shares_process=True)
 
     def __init__(self, simulation: Simulation | None = None) -> None:
         self._simulation = simulation or Simulation()
@@ -31,13 +33,26 @@ class SimulatedDriver:
     def name(self) -> str:
         return "simulated"
 
+    @classmethod
+    def from_settings(
+        cls, settings: HostSettings, boot_files: Callable[[], BootFiles]
+    ) -> SimulatedDriver:
+        """Create the driver that POLYDEV_SIMULATION describes. Raises BadSettings."""
+        return cls(Simulation.from_settings(settings))
+
+    def provisioner(self, settings: HostSettings) -> SimulatedProvisioner:
+        """Create the provisioner of simulated machines. Raises BadSettings."""
+        return SimulatedProvisioner(settings)
+
     async def probe(self) -> Probe:
         return Probe(True, "none", "No guest runs: the host agent plays every machine itself")
 
     async def launch(self, spec: LaunchSpec) -> SimulatedVmm:
         """Start a machine. Raises VmmFailed if its config drive is not one."""
         try:
-            memory = await in_thread(Memory.fresh, spec.folder / ROOT, spec.config_drive)
+            memory = await run_in_thread_shielded(
+                Memory.fresh, spec.folder / ROOT, spec.config_drive
+            )
             config = await asyncio.to_thread(memory.config)
         except (OSError, ValueError, KeyError) as error:
             raise VmmFailed(
@@ -53,7 +68,7 @@ class SimulatedDriver:
         saved = b""
         while piece := await source.read():
             saved += piece
-        memory = await in_thread(Memory.restored, spec.folder / ROOT, saved)
+        memory = await run_in_thread_shielded(Memory.restored, spec.folder / ROOT, saved)
         try:
             config = await asyncio.to_thread(memory.config)
         except (OSError, ValueError, KeyError) as error:

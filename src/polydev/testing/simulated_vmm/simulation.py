@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from polydev.hostagent.settings import HostSettings
+from polydev.shared.errors import BadSettings
+
 
 class LoginEnd(StrEnum):
     """How the logins of simulated browser machines end."""
@@ -35,3 +40,16 @@ class Simulation:
     """How long a CLI takes for a chat turn."""
     channel: Literal["ssh", "direct"] = "ssh"
     """`direct` leaves SSH out: for load runs, which are not about what both ends of it cost."""
+
+    @classmethod
+    def from_settings(cls, settings: HostSettings) -> Simulation:
+        """Read POLYDEV_SIMULATION. Raises BadSettings."""
+        try:
+            return TypeAdapter(cls).validate_python(settings.simulation)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise BadSettings(
+                f"POLYDEV_SIMULATION is not usable: there is no `{where}` of that kind in a"
+                " simulation",
+                hint=f"There are: {', '.join(cls.__dataclass_fields__)}",
+            ) from None

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 from machine_parts import BookNetwork, Faults
 
-from polydev.hostagent.health.log_archive import KeptLogs
-from polydev.hostagent.machines.context import Site
-from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.operations.dispatch import perform
-from polydev.hostagent.provisioning.provisioning import SimulatedFurnishing
-from polydev.hostagent.server.error_mapping import as_polydev_error
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.snapshots import MemoryKeys
+from polydev.hostagent.system.error_mapping import as_polydev_error
+from polydev.hostagent.system.log_archive import LogArchive
 from polydev.hostagent.vmm.contract import LaunchSpec, SnapshotSource
 from polydev.shared.domain import GuestFile, MachineKind, MachineState, new_vm_id
 from polydev.shared.errors import Failed, MachineBusy, NetworkFailed, NoSuchFile
@@ -32,7 +31,7 @@ from polydev.shared.host_protocol import (
     WireFile,
     WriteFiles,
 )
-from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedVmm
+from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedProvisioner, SimulatedVmm
 
 IN_MEMORY, ON_DISK = "/run/thought", "/root/note"
 
@@ -53,20 +52,20 @@ class SimulatedHost:
         self.settings = HostSettings(state_dir=self.root, driver="simulated")
         (self.root / "machines").mkdir()
 
-    def site(self) -> Site:
-        return Site(
+    def host(self) -> HostContext:
+        return HostContext(
             machines_dir=self.root / "machines",
             sockets_dir=self.root / "sockets",
-            kept_logs=KeptLogs(self.root / "logs"),
+            log_archive=LogArchive(self.root / "logs"),
             driver=Driver(self),
             network=self.network,
-            furnishing=SimulatedFurnishing(self.settings),
+            provisioner=SimulatedProvisioner(self.settings),
             memory_keys=MemoryKeys.for_state(self.root, self.keys),
             wake_limit_s=self.wake_limit_s,
         )
 
-    async def agent(self) -> Machines:
-        machines = Machines(self.site())
+    async def agent(self) -> MachineService:
+        machines = MachineService(self.host())
         await machines.recover()
         return machines
 
@@ -99,13 +98,13 @@ async def host(tmp_path: Path) -> SimulatedHost:
 
 
 @pytest.fixture
-async def machines(host: SimulatedHost) -> AsyncIterator[Machines]:
+async def machines(host: SimulatedHost) -> AsyncIterator[MachineService]:
     machines = await host.agent()
     yield machines
     await machines.close()
 
 
-async def made(machines: Machines) -> str:
+async def made(machines: MachineService) -> str:
     """A machine that has something in memory and something on its disk."""
     vm_id = new_vm_id()
     await machines.create(asked(vm_id))
@@ -119,16 +118,16 @@ def asked(vm_id: str) -> CreateMachine:
     )
 
 
-async def wrote(machines: Machines, vm_id: str, *paths: str) -> None:
+async def wrote(machines: MachineService, vm_id: str, *paths: str) -> None:
     files = [WireFile.of(GuestFile(path, b"here")) for path in paths]
     await machines.write_files(WriteFiles(vm_id=vm_id, files=files))
 
 
-def saved(machines: Machines, vm_id: str) -> Path:
-    return machines._site.folder(vm_id).memory
+def saved(machines: MachineService, vm_id: str) -> Path:
+    return machines._host.folder(vm_id).memory
 
 
-async def test_what_it_had_in_memory_it_still_knows(machines: Machines) -> None:
+async def test_what_it_had_in_memory_it_still_knows(machines: MachineService) -> None:
     vm_id = await made(machines)
     before = machines.view(vm_id)
     asleep = await perform(machines, HibernateMachine(vm_id=vm_id))
@@ -154,7 +153,7 @@ async def test_what_it_had_in_memory_it_still_knows(machines: Machines) -> None:
 
 
 async def test_a_host_agent_that_begins_anew_wakes_it_too(
-    host: SimulatedHost, machines: Machines
+    host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
     asleep = await machines.hibernate(vm_id)
@@ -168,7 +167,7 @@ async def test_a_host_agent_that_begins_anew_wakes_it_too(
     await again.close()
 
 
-async def test_making_or_starting_one_that_sleeps_wakes_it(machines: Machines) -> None:
+async def test_making_or_starting_one_that_sleeps_wakes_it(machines: MachineService) -> None:
     for wake in (made_again, started):
         vm_id = await made(machines)
         await machines.hibernate(vm_id)
@@ -177,15 +176,15 @@ async def test_making_or_starting_one_that_sleeps_wakes_it(machines: Machines) -
         assert view.wake.how == "resumed"
 
 
-async def made_again(machines: Machines, vm_id: str) -> MachineView:
+async def made_again(machines: MachineService, vm_id: str) -> MachineView:
     return await machines.create(asked(vm_id))
 
 
-async def started(machines: Machines, vm_id: str) -> MachineView:
+async def started(machines: MachineService, vm_id: str) -> MachineView:
     return await machines.start(vm_id, 10)
 
 
-async def test_one_that_was_stopped_boots_and_says_no_more(machines: Machines) -> None:
+async def test_one_that_was_stopped_boots_and_says_no_more(machines: MachineService) -> None:
     vm_id = await made(machines)
     assert machines.view(vm_id).wake is None
     await machines.stop(vm_id)
@@ -199,7 +198,7 @@ async def test_one_that_was_stopped_boots_and_says_no_more(machines: Machines) -
         await machines.read_file(vm_id, IN_MEMORY, 10)
 
 
-async def test_stopping_one_that_sleeps_throws_its_memory_away(machines: Machines) -> None:
+async def test_stopping_one_that_sleeps_throws_its_memory_away(machines: MachineService) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
     stopped = await machines.stop(vm_id)
@@ -212,7 +211,7 @@ async def test_stopping_one_that_sleeps_throws_its_memory_away(machines: Machine
 
 
 async def test_destroying_one_that_sleeps_leaves_nothing(
-    host: SimulatedHost, machines: Machines
+    host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
@@ -221,7 +220,7 @@ async def test_destroying_one_that_sleeps_leaves_nothing(
     assert host.network.places == {}
 
 
-async def test_nothing_is_done_to_the_disk_of_one_that_sleeps(machines: Machines) -> None:
+async def test_nothing_is_done_to_the_disk_of_one_that_sleeps(machines: MachineService) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
     for doing in (
@@ -237,7 +236,7 @@ async def test_nothing_is_done_to_the_disk_of_one_that_sleeps(machines: Machines
 
 
 async def test_a_sleeping_machine_keeps_its_place_and_nobody_is_swept(
-    host: SimulatedHost, machines: Machines
+    host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
@@ -287,7 +286,7 @@ def move_the_network(host: SimulatedHost, path: Path) -> None:
 )
 async def test_memory_that_cannot_be_used_is_thrown_away_and_the_disk_booted_with_the_reason(
     host: SimulatedHost,
-    machines: Machines,
+    machines: MachineService,
     happens: Callable[[SimulatedHost, Path], None],
     reason: str,
 ) -> None:
@@ -310,7 +309,7 @@ async def test_memory_that_cannot_be_used_is_thrown_away_and_the_disk_booted_wit
 
 
 async def test_a_guest_that_never_answers_again_is_booted(
-    host: SimulatedHost, machines: Machines
+    host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
@@ -324,7 +323,7 @@ async def test_a_guest_that_never_answers_again_is_booted(
 
 
 async def test_a_memory_whose_file_is_gone_is_said_when_it_boots(
-    host: SimulatedHost, machines: Machines
+    host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
@@ -339,7 +338,7 @@ async def test_a_memory_whose_file_is_gone_is_said_when_it_boots(
 
 
 async def test_what_keeps_the_host_from_waking_it_lets_it_sleep_on(
-    host: SimulatedHost, machines: Machines
+    host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
     asleep = await machines.hibernate(vm_id)
@@ -354,7 +353,7 @@ async def test_what_keeps_the_host_from_waking_it_lets_it_sleep_on(
 
 
 async def test_a_host_without_a_place_for_the_key_lets_it_run(
-    host: SimulatedHost, machines: Machines
+    host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
     host.keys.write_text("no folder")
@@ -364,7 +363,7 @@ async def test_a_host_without_a_place_for_the_key_lets_it_run(
     assert await machines.read_file(vm_id, IN_MEMORY, 10) == b"here"
 
 
-async def perform_as_asked(machines: Machines, operation: HibernateMachine) -> None:
+async def perform_as_asked(machines: MachineService, operation: HibernateMachine) -> None:
     """With errors as whoever asked sees them."""
     try:
         await perform(machines, operation)

@@ -25,7 +25,7 @@ from machine_parts import Faults, World
 
 from polydev.hostagent import snapshots
 from polydev.hostagent.machines.record import MachineFolder
-from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.snapshots import writer
 from polydev.shared.domain import MachineKind, MachineState, new_vm_id
 from polydev.shared.errors import PolydevError, VmmFailed
@@ -68,7 +68,7 @@ class Scene:
     world: World
     cut: Cut
     vm_id: str
-    machines: Machines
+    machines: MachineService
 
     @property
     def state(self) -> MachineState:
@@ -84,12 +84,12 @@ class Scene:
         """Another agent over what the one before left."""
         self.cut.is_counting = False
         await self.machines.close()
-        self.machines = Machines(self.world.site())
+        self.machines = MachineService(self.world.host())
         await self.machines.recover()
 
     async def assert_whole(self) -> None:
         """It runs or it sleeps, with all that it had in memory; and nothing else is there."""
-        folder = self.world.site().folder(self.vm_id)
+        folder = self.world.host().folder(self.vm_id)
         pids = self.world.driver.find_orphans([])
         assert not writer.aside_of(folder.memory).exists()
         if self.state is MachineState.RUNNING:
@@ -101,14 +101,14 @@ class Scene:
             assert self.state is MachineState.HIBERNATED
             assert pids == []
             assert self.machines.view(self.vm_id).memory_on_disk_bytes > len(MEMORY)
-        assert folder.read() == self.machines._roster.record(self.vm_id)
+        assert folder.read() == self.machines._registry.record(self.vm_id)
 
     async def assert_booted(self) -> None:
         """It runs from its disk, and nothing of its memory is left."""
         pids = self.world.driver.find_orphans([])
         assert [self.machines.view(self.vm_id).pid] == pids
         assert self.world.driver.memories[pids[0]] == b""
-        assert not self.world.site().folder(self.vm_id).memory.exists()
+        assert not self.world.host().folder(self.vm_id).memory.exists()
         await self.machines.destroy(self.vm_id)
         assert self.world.is_clean()
 
@@ -116,7 +116,7 @@ class Scene:
         """It does not run, says why, and can be started."""
         assert self.machines.view(self.vm_id).error is not None
         assert self.world.driver.find_orphans([]) == []
-        assert not self.world.site().folder(self.vm_id).memory.exists()
+        assert not self.world.host().folder(self.vm_id).memory.exists()
         await self.machines.start(self.vm_id, 10)
         await self.machines.destroy(self.vm_id)
         assert self.world.is_clean()
@@ -151,7 +151,7 @@ async def a_scene(root: Path) -> AsyncIterator[Scene]:
             (snapshots, "discard"),
         ):
             patched.setattr(place, name, counted(cut, name, getattr(place, name)))
-        machines = Machines(world.site())
+        machines = MachineService(world.host())
         await machines.recover()
         vm_id = new_vm_id()
         shape = {"machine_kind": MachineKind.CLI, "memory_mib": 512, "vcpus": 1, "disk_mib": 64}

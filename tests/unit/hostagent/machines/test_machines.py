@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from machine_parts import STEPS, Injected, NobodysChannel, World, failing_vmm
 
-from polydev.hostagent.health import logs
-from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.machines.service import MachineService
+from polydev.hostagent.system import logs
 from polydev.shared.domain import MachineKind, MachineState, new_vm_id
 from polydev.shared.errors import (
     ChannelLost,
@@ -37,17 +37,17 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def machines(world: World) -> AsyncIterator[Machines]:
-    machines = Machines(world.site())
+async def machines(world: World) -> AsyncIterator[MachineService]:
+    machines = MachineService(world.host())
     await machines.recover()
     yield machines
     await machines.close()
 
 
-async def after_death(machines: Machines, world: World) -> Machines:
+async def after_death(machines: MachineService, world: World) -> MachineService:
     """A new agent over what one left that was killed."""
     await machines.close()
-    again = Machines(world.site())
+    again = MachineService(world.host())
     await again.recover()
     return again
 
@@ -57,14 +57,16 @@ def asked(vm_id: str | None = None, **changes: object) -> CreateMachine:
     return CreateMachine.model_validate({"vm_id": vm_id or new_vm_id(), **shape, **changes})
 
 
-async def until(machines: Machines, vm_id: str, state: MachineState) -> MachineView:
+async def until(machines: MachineService, vm_id: str, state: MachineState) -> MachineView:
     async with asyncio.timeout(10):
         while machines.view(vm_id).state is not state:
             await asyncio.sleep(0.01)
     return machines.view(vm_id)
 
 
-async def test_a_machine_is_made_shown_and_destroyed(machines: Machines, world: World) -> None:
+async def test_a_machine_is_made_shown_and_destroyed(
+    machines: MachineService, world: World
+) -> None:
     view = await machines.create(asked(labels={"user_id": "ada"}))
     assert view.state is MachineState.RUNNING
     assert (view.ip_address, view.labels) == ("192.168.100.5", {"user_id": "ada"})
@@ -79,12 +81,12 @@ async def test_a_machine_is_made_shown_and_destroyed(machines: Machines, world: 
         machines.view(view.vm_id)
 
 
-async def test_destroying_what_never_was_is_done(machines: Machines, world: World) -> None:
+async def test_destroying_what_never_was_is_done(machines: MachineService, world: World) -> None:
     await machines.destroy(new_vm_id())
     assert world.is_clean()
 
 
-async def test_creating_twice_gives_the_same_machine(machines: Machines) -> None:
+async def test_creating_twice_gives_the_same_machine(machines: MachineService) -> None:
     create = asked()
     first, second = await asyncio.gather(machines.create(create), machines.create(create))
     assert first == second
@@ -92,10 +94,10 @@ async def test_creating_twice_gives_the_same_machine(machines: Machines) -> None
         await machines.create(asked(create.vm_id, memory_mib=1024))
 
 
-async def test_many_machines_are_made_side_by_side(machines: Machines) -> None:
+async def test_many_machines_are_made_side_by_side(machines: MachineService) -> None:
     views = await asyncio.gather(*(machines.create(asked()) for _ in range(12)))
     assert len({view.ip_address for view in views}) == 12
-    uids = {world_record.uid for world_record in machines._roster.records.values()}
+    uids = {world_record.uid for world_record in machines._registry.records.values()}
     assert len(uids) == 12
 
 
@@ -109,7 +111,7 @@ async def test_many_machines_are_made_side_by_side(machines: Machines) -> None:
     ],
 )
 async def test_a_failure_at_any_step_leaves_nothing(
-    machines: Machines, world: World, step: str, error: Exception, seen_as: type[Failed]
+    machines: MachineService, world: World, step: str, error: Exception, seen_as: type[Failed]
 ) -> None:
     world.faults.fail_at, world.faults.error = step, error
     with pytest.raises(seen_as) as raised:
@@ -121,7 +123,7 @@ async def test_a_failure_at_any_step_leaves_nothing(
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_destroying_stops_a_creation_at_any_step(
-    machines: Machines, world: World, step: str
+    machines: MachineService, world: World, step: str
 ) -> None:
     world.faults.hang_at = step
     create = asked()
@@ -135,7 +137,7 @@ async def test_destroying_stops_a_creation_at_any_step(
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_cancelled_creation_undoes_itself(
-    machines: Machines, world: World, step: str
+    machines: MachineService, world: World, step: str
 ) -> None:
     world.faults.hang_at = step
     creating = asyncio.create_task(machines.create(asked()))
@@ -147,7 +149,7 @@ async def test_a_cancelled_creation_undoes_itself(
 
 
 async def test_a_machine_that_is_never_ready_leaves_only_its_logs(
-    machines: Machines, world: World
+    machines: MachineService, world: World
 ) -> None:
     world.faults.hang_at = "ready"
     create = asked(ready_timeout_s=0.2)
@@ -162,7 +164,7 @@ async def test_a_machine_that_is_never_ready_leaves_only_its_logs(
 
 
 async def test_a_vmm_that_ends_before_its_channel_answers_is_not_waited_for(
-    machines: Machines, world: World, monkeypatch: pytest.MonkeyPatch
+    machines: MachineService, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never_answers(channel: NobodysChannel, timeout_s: float | None = None) -> None:
         [pid] = world.driver.find_orphans([])
@@ -176,20 +178,20 @@ async def test_a_vmm_that_ends_before_its_channel_answers_is_not_waited_for(
 
 
 async def test_destroying_cuts_what_still_waits_for_room(
-    machines: Machines, world: World, monkeypatch: pytest.MonkeyPatch
+    machines: MachineService, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = asyncio.Event()
 
-    async def give_way() -> bool:
+    async def evict_standby() -> bool:
         waits.set()
         await asyncio.Event().wait()
         return True
 
-    def admitted(machine: object) -> None:
+    def admit(machine: object) -> None:
         raise NoCapacity("no room")
 
-    monkeypatch.setattr(machines.warm_browsers, "give_way", give_way)
-    monkeypatch.setattr(machines.warm_browsers, "admitted", admitted)
+    monkeypatch.setattr(machines.clones, "evict_standby", evict_standby)
+    monkeypatch.setattr(machines.clones, "admit", admit)
     create = asked()
     creating = asyncio.create_task(machines.create(create))
     await waits.wait()
@@ -201,11 +203,11 @@ async def test_destroying_cuts_what_still_waits_for_room(
 
 
 async def test_logs_are_kept_of_so_many_failures_only(world: World) -> None:
-    kept = world.site().kept_logs
+    kept = world.host().log_archive
     console = world.root / "console.log"
     console.write_bytes(b"x" * 1_000_000)
     for number in range(60):
-        kept.keep(f"vm-{number}", console, world.root / "none")
+        kept.add(f"vm-{number}", console, world.root / "none")
     folders = list((world.root / "logs" / "machines").iterdir())
     assert len(folders) == 50
     assert all((path / "console.log").stat().st_size <= 256 * 1024 for path in folders)
@@ -215,12 +217,12 @@ async def test_a_console_that_is_a_symlink_is_not_followed(world: World) -> None
     console = world.root / "console.log"
     console.symlink_to("/etc/passwd")
     assert logs.tail(console, 100) == ""
-    world.site().kept_logs.keep("vm-x", console, console)
+    world.host().log_archive.add("vm-x", console, console)
     assert (world.root / "logs" / "machines" / "vm-x" / "console.log").read_bytes() == b""
 
 
 async def test_a_stopped_machine_keeps_its_place_and_starts_again(
-    machines: Machines, world: World
+    machines: MachineService, world: World
 ) -> None:
     view = await machines.create(asked())
     stopped = await machines.stop(view.vm_id)
@@ -241,7 +243,7 @@ async def test_a_stopped_machine_keeps_its_place_and_starts_again(
 
 
 async def test_a_failed_start_leaves_the_machine_failed_and_startable(
-    machines: Machines, world: World
+    machines: MachineService, world: World
 ) -> None:
     view = await machines.create(asked())
     await machines.stop(view.vm_id)
@@ -257,7 +259,7 @@ async def test_a_failed_start_leaves_the_machine_failed_and_startable(
     assert (await machines.start(view.vm_id, 10)).error is None
 
 
-async def test_a_vmm_that_is_killed_is_noticed(machines: Machines, world: World) -> None:
+async def test_a_vmm_that_is_killed_is_noticed(machines: MachineService, world: World) -> None:
     view = await machines.create(asked())
     assert view.pid is not None
     os.kill(view.pid, signal.SIGKILL)
@@ -270,7 +272,9 @@ async def test_a_vmm_that_is_killed_is_noticed(machines: Machines, world: World)
     assert world.is_clean()
 
 
-async def test_running_machines_are_adopted_as_they_are(machines: Machines, world: World) -> None:
+async def test_running_machines_are_adopted_as_they_are(
+    machines: MachineService, world: World
+) -> None:
     view = await machines.create(asked())
     again = await after_death(machines, world)
     assert again.view(view.vm_id) == view
@@ -284,7 +288,7 @@ async def test_running_machines_are_adopted_as_they_are(machines: Machines, worl
 
 
 async def test_a_running_machine_that_stands_still_goes_on(
-    machines: Machines, world: World
+    machines: MachineService, world: World
 ) -> None:
     view = await machines.create(asked())
     assert view.pid is not None
@@ -301,14 +305,14 @@ async def test_a_running_machine_that_stands_still_goes_on(
 
 
 async def test_a_machine_that_ended_while_no_agent_ran_is_stopped_with_a_reason(
-    machines: Machines, world: World
+    machines: MachineService, world: World
 ) -> None:
     view = await machines.create(asked())
     await machines.close()
     assert view.pid is not None
     os.kill(view.pid, signal.SIGKILL)
     os.waitpid(view.pid, 0)
-    again = Machines(world.site())
+    again = MachineService(world.host())
     await again.recover()
     stopped = again.view(view.vm_id)
     assert stopped.state is MachineState.STOPPED
@@ -318,11 +322,11 @@ async def test_a_machine_that_ended_while_no_agent_ran_is_stopped_with_a_reason(
 
 @pytest.mark.parametrize("state", [MachineState.CREATING, MachineState.DESTROYING])
 async def test_what_was_half_made_or_half_destroyed_is_removed(
-    machines: Machines, world: World, state: MachineState
+    machines: MachineService, world: World, state: MachineState
 ) -> None:
     whole = await machines.create(asked())
     half = await machines.create(asked())
-    await machines._roster.keep(machines._roster.record(half.vm_id).now(state=state))
+    await machines._registry.save(machines._registry.record(half.vm_id).updated(state=state))
     again = await after_death(machines, world)
     assert [view.vm_id for view in again.views()] == [whole.vm_id]
     assert world.network.places.keys() == {whole.vm_id}
@@ -331,11 +335,11 @@ async def test_what_was_half_made_or_half_destroyed_is_removed(
 
 
 async def test_folders_processes_and_places_of_nobody_are_swept(
-    machines: Machines, world: World
+    machines: MachineService, world: World
 ) -> None:
     whole = await machines.create(asked())
     torn = await machines.create(asked())
-    site = world.site()
+    site = world.host()
     site.folder(torn.vm_id).record.write_text('{"vm_id": ')
     site.folder(new_vm_id()).path.mkdir()
     again = await after_death(machines, world)
@@ -351,16 +355,18 @@ async def test_folders_processes_and_places_of_nobody_are_swept(
     await again.close()
 
 
-async def test_a_start_that_was_cut_is_undone(machines: Machines, world: World) -> None:
+async def test_a_start_that_was_cut_is_undone(machines: MachineService, world: World) -> None:
     view = await machines.create(asked())
-    await machines._roster.keep(machines._roster.record(view.vm_id).now(state=MachineState.STOPPED))
+    await machines._registry.save(
+        machines._registry.record(view.vm_id).updated(state=MachineState.STOPPED)
+    )
     again = await after_death(machines, world)
     assert again.view(view.vm_id).state is MachineState.STOPPED
     assert not world.driver.find_orphans([])
 
 
 async def test_destroying_removes_the_disk_even_when_the_network_fails(
-    machines: Machines, world: World, monkeypatch: pytest.MonkeyPatch
+    machines: MachineService, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = await machines.create(asked())
 
@@ -377,16 +383,16 @@ async def test_destroying_removes_the_disk_even_when_the_network_fails(
 
 
 async def test_a_token_stays_in_a_private_file_of_the_machine(
-    machines: Machines, world: World
+    machines: MachineService, world: World
 ) -> None:
     view = await machines.create(asked(machine_kind=MachineKind.BROWSER, token="made-up"))
-    folder = world.site().folder(view.vm_id)
+    folder = world.host().folder(view.vm_id)
     assert folder.read_token() == "made-up"
     assert folder.token.stat().st_mode & 0o777 == 0o600
     assert "made-up" not in folder.record.read_text()
 
 
-async def test_nobody_answers_in_a_machine_without_a_guest(machines: Machines) -> None:
+async def test_nobody_answers_in_a_machine_without_a_guest(machines: MachineService) -> None:
     view = await machines.create(asked())
     with pytest.raises(ChannelLost):
         await machines.open_tcp(view.vm_id, 80)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from polydev.hostagent.operations.journal import Journal
+from polydev.hostagent.operations.journal import OperationJournal
 from polydev.hostagent.operations.operations import Operations
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.errors import HostUnreachable, NoCapacity, NoSuchOperation, OperationMismatch
@@ -41,7 +41,7 @@ class Work:
 
 
 async def opened(folder: Path, work: Work, **limits: float) -> Operations:
-    operations = Operations(Journal(folder, **limits), work)  # type: ignore[arg-type]
+    operations = Operations(OperationJournal(folder, **limits), work)  # type: ignore[arg-type]
     await operations.open()
     return operations
 
@@ -199,7 +199,7 @@ async def test_old_and_surplus_entries_are_forgotten(tmp_path: Path) -> None:
     assert kept == ["op-3.json", "op-4.json", "op-5.json"]
     with pytest.raises(NoSuchOperation):
         await operations.look("op-0", 0)
-    journal = Journal(tmp_path, keep_count=3, keep_s=0)
+    journal = OperationJournal(tmp_path, keep_count=3, keep_s=0)
     assert len(journal.outdated(journal.open())) == 3
 
 

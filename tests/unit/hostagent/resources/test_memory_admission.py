@@ -10,21 +10,18 @@ from pathlib import Path
 import pytest
 from machine_parts import BookNetwork, Faults
 
-from polydev.hostagent.health.log_archive import KeptLogs
-from polydev.hostagent.machines.context import Site
-from polydev.hostagent.machines.service import Machines
-from polydev.hostagent.provisioning.provisioning import SimulatedFurnishing
+from polydev.hostagent.machines.context import HostContext
+from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.resources import memory_admission
 from polydev.hostagent.resources.capacity import Capacity
-from polydev.hostagent.resources.memory_admission import SPARE_MIB, Admission
+from polydev.hostagent.resources.memory_admission import SPARE_MIB, MemoryAdmission
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.snapshots import MemoryKeys
-from polydev.hostagent.vmm.contract import Probe
-from polydev.hostagent.vmm.driver_selection import Choice
+from polydev.hostagent.system.log_archive import LogArchive
 from polydev.shared.domain import MachineKind, MachineState, new_vm_id
 from polydev.shared.errors import NoCapacity
 from polydev.shared.host_protocol import CreateMachine
-from polydev.testing.simulated_vmm import SimulatedDriver
+from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedProvisioner
 
 
 @dataclass
@@ -33,21 +30,21 @@ class ShortHost:
 
     root: Path
     available_mib: int = 8192
-    machines: Machines = field(init=False)
+    machines: MachineService = field(init=False)
 
     def __post_init__(self) -> None:
         (self.root / "machines").mkdir()
-        site = Site(
+        host = HostContext(
             machines_dir=self.root / "machines",
             sockets_dir=self.root / "sockets",
-            kept_logs=KeptLogs(self.root / "logs"),
+            log_archive=LogArchive(self.root / "logs"),
             driver=SimulatedDriver(),
             network=BookNetwork(Faults()),
-            furnishing=SimulatedFurnishing(HostSettings(state_dir=self.root, driver="simulated")),
+            provisioner=SimulatedProvisioner(HostSettings(state_dir=self.root, driver="simulated")),
             memory_keys=MemoryKeys.for_state(self.root, self.root / "keys"),
-            admission=Admission(1024 + 100, available_mib=lambda: self.available_mib),
+            admission=MemoryAdmission(1024 + 100, available_mib=lambda: self.available_mib),
         )
-        self.machines = Machines(site)
+        self.machines = MachineService(host)
 
     async def create(self) -> str:
         vm_id = new_vm_id()
@@ -119,7 +116,7 @@ async def test_a_host_that_is_short_now_takes_none(host: ShortHost) -> None:
 
 
 def test_room_is_given_back_when_a_start_fails() -> None:
-    room = Admission(512)
+    room = MemoryAdmission(512)
     with pytest.raises(RuntimeError), room.admitted("a", 512, {}):
         raise RuntimeError
     with room.admitted("b", 512, {}), pytest.raises(NoCapacity), room.admitted("c", 1, {}):
@@ -129,15 +126,16 @@ def test_room_is_given_back_when_a_start_fails() -> None:
 
 
 def test_overcommitment_is_what_the_settings_say() -> None:
-    choice = Choice(SimulatedDriver(), Probe(True, "none", ""), None)  # type: ignore[arg-type]
     settings = HostSettings(host_memory_mib=1000, memory_overcommit=1.5)
-    capacity = Capacity.of(settings, choice)
+    capacity = Capacity.measure(
+        settings, driver="simulated", accelerator="none", driver_version="", host_memory=False
+    )
     assert capacity.memory_mib == 1500, "the controller places by the same figure"
     room = capacity.admission(settings)
     with room.admitted("a", 1000, {"b": 500}), pytest.raises(NoCapacity):  # noqa: SIM117
         with room.admitted("c", 1, {"b": 500}):
             pass
-    generous = Admission(None, 2.0, lambda: 256 + SPARE_MIB)
+    generous = MemoryAdmission(None, 2.0, lambda: 256 + SPARE_MIB)
     with generous.admitted("a", 512, {}):
         pass
 

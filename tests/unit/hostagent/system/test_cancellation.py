@@ -7,7 +7,11 @@ import threading
 
 import pytest
 
-from polydev.hostagent.system.cancellation import in_thread, or_undone, to_its_end
+from polydev.hostagent.system.cancellation import (
+    run_in_thread_shielded,
+    run_shielded,
+    shielded_or_undo,
+)
 
 
 class Work:
@@ -43,7 +47,7 @@ async def cancelled_twice(waiting: asyncio.Task[str], work: Work) -> None:
 
 async def test_what_a_cancelled_start_has_made_is_undone() -> None:
     work = Work()
-    waiting = asyncio.create_task(or_undone(asyncio.to_thread(work), work.undo))
+    waiting = asyncio.create_task(shielded_or_undo(asyncio.to_thread(work), work.undo))
     await cancelled_twice(waiting, work)
     assert work.undone == ["made"]
 
@@ -51,7 +55,7 @@ async def test_what_a_cancelled_start_has_made_is_undone() -> None:
 async def test_what_was_waited_for_is_not_undone() -> None:
     work = Work()
     work.may_end.set()
-    assert await or_undone(asyncio.to_thread(work), work.undo) == "made"
+    assert await shielded_or_undo(asyncio.to_thread(work), work.undo) == "made"
     assert work.undone == []
 
 
@@ -62,15 +66,15 @@ async def test_a_start_that_fails_has_nothing_to_undo() -> None:
         raise OSError("no")
 
     with pytest.raises(OSError, match="no"):
-        await or_undone(failing(), work.undo)
+        await shielded_or_undo(failing(), work.undo)
     assert work.undone == []
 
 
 async def test_who_is_cancelled_waits_for_the_thread_that_writes() -> None:
     work = Work()
-    await cancelled_twice(asyncio.create_task(in_thread(work)), work)
+    await cancelled_twice(asyncio.create_task(run_in_thread_shielded(work)), work)
 
 
 async def test_who_is_cancelled_waits_for_what_goes_to_its_end() -> None:
     work = Work()
-    await cancelled_twice(asyncio.create_task(to_its_end(asyncio.to_thread(work))), work)
+    await cancelled_twice(asyncio.create_task(run_shielded(asyncio.to_thread(work))), work)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from polydev.hostagent.health import preflight
+from polydev.hostagent.images import ImageStore
+from polydev.hostagent.machines.provisioner import probe_files
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.vmm import driver_selection
 from polydev.hostagent.vmm.contract import Probe
@@ -31,7 +34,7 @@ class Played:
 
 
 async def chosen(wanted: str, firecracker: Played, qemu: Played) -> tuple[str, Probe]:
-    driver, probe = await driver_selection.chosen(wanted, firecracker, qemu)  # type: ignore[arg-type]
+    driver, probe = await driver_selection.select_real(wanted, firecracker, qemu)  # type: ignore[arg-type]
     return driver.name, probe
 
 
@@ -94,7 +97,7 @@ async def test_a_host_without_firecracker_says_so(tmp_path: Path) -> None:
         driver="firecracker",
         firecracker=tmp_path / "firecracker",
     )
-    choice = await driver_selection.choose(settings)
-    assert choice.driver.name == "firecracker"
-    assert not choice.probe.usable
-    assert "`firecracker` was not found at" in choice.probe.reason
+    selected = await driver_selection.select(settings, partial(probe_files, ImageStore(tmp_path)))
+    assert selected.driver.name == "firecracker"
+    assert not selected.probe.usable
+    assert "`firecracker` was not found at" in selected.probe.reason

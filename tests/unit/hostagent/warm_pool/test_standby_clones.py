@@ -24,7 +24,7 @@ from warm_host import (
     with_waiting,
 )
 
-from polydev.hostagent.warm_pool import WarmBrowsers, guest_scripts
+from polydev.hostagent.warm_pool import WarmPool, guest_scripts
 from polydev.shared.domain import MachineKind, MachineState, new_vm_id
 from polydev.shared.errors import MachineBusy, NoCapacity
 from polydev.shared.host_protocol import CreateMachine, ExecRequest
@@ -100,7 +100,7 @@ async def test_none_is_made_beside_a_login_without_processors_for_both(
     async with with_waiting(host) as machines:
         asked = wanted()
         await machines.create(asked)
-        looks = Counted(monkeypatch, WarmBrowsers, "_look")
+        looks = Counted(monkeypatch, WarmPool, "_look")
         await looks.reached(3)
         assert not those_waiting(machines)
         await machines.destroy(asked.vm_id)
@@ -122,7 +122,7 @@ async def test_as_many_wait_as_are_asked_for(host: WarmHost) -> None:
     host.waiting = 3
     async with with_waiting(host, count=3) as machines:
         assert len(set(those_waiting(machines))) == 3
-        view = await machines.warm_browsers.view()
+        view = await machines.clones.view()
         assert "3 of 3 clones wait for a login" in view.words
         for vm_id in those_waiting(machines):
             with pytest.raises(MachineBusy):
@@ -142,7 +142,7 @@ async def test_one_of_an_outdated_template_waits_no_longer(host: WarmHost) -> No
     async with with_waiting(host) as machines:
         [old] = those_waiting(machines)
         larger = SHAPE.model_copy(update={"memory_mib": 4096})
-        await machines.warm_browsers.ask(larger)
+        await machines.clones.ask(larger)
 
         async def is_replaced() -> bool:
             found = those_waiting(machines)
@@ -254,7 +254,7 @@ async def test_a_login_needs_only_what_its_clone_has_not_yet(host: WarmHost, lef
 async def test_one_that_hangs_leaves_time_to_clone(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         [waiting] = those_waiting(machines)
-        machines._roster.running[waiting].vmm.resume = _never  # type: ignore[method-assign]
+        machines._registry.running[waiting].vmm.resume = _never  # type: ignore[method-assign]
         asked = wanted().model_copy(update={"ready_timeout_s": 30})
         view = await machines.create(asked)
         assert view.is_clone
@@ -285,7 +285,7 @@ async def test_what_is_asked_for_while_one_is_made_is_not_forgotten(host: WarmHo
             return bool(those_waiting(machines))
 
         await until(is_being_made)
-        await machines.warm_browsers.ask(SHAPE.model_copy(update={"memory_mib": 4096}))
+        await machines.clones.ask(SHAPE.model_copy(update={"memory_mib": 4096}))
 
         async def is_made() -> bool:
             return (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
@@ -300,7 +300,7 @@ async def test_one_that_ends_is_replaced(host: WarmHost, how: str) -> None:
         if how == "it is destroyed":
             await machines.destroy(old)
         else:
-            running = machines._roster.running[old]
+            running = machines._registry.running[old]
             await running.vmm.kill()
 
         async def is_replaced() -> bool:
@@ -314,7 +314,7 @@ async def test_one_that_ends_is_replaced(host: WarmHost, how: str) -> None:
 async def test_one_that_cannot_be_taken_is_passed_over(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         [waiting] = machines.views()
-        running = machines._roster.running[waiting.vm_id]
+        running = machines._registry.running[waiting.vm_id]
         asked = wanted()
         taking = asyncio.create_task(machines.create(asked))
         await running.vmm.kill()

@@ -31,14 +31,18 @@ from warm_host import (
 )
 
 from polydev.hostagent.machines.record import MachineFolder, MachineRecord
-from polydev.hostagent.machines.service import Machines
-from polydev.hostagent.provisioning import config_drive, provisioning
-from polydev.hostagent.provisioning.provisioning import SimulatedFurnishing
+from polydev.hostagent.machines.service import MachineService
+from polydev.hostagent.provisioning import config_drive
 from polydev.hostagent.vmm.console import BoundedLog
 from polydev.hostagent.warm_pool import guest_scripts
 from polydev.shared.domain import MachineState
 from polydev.shared.errors import MachineBusy
-from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedVmm
+from polydev.testing.simulated_vmm import (
+    SimulatedDriver,
+    SimulatedProvisioner,
+    SimulatedVmm,
+    provisioner,
+)
 from polydev.testing.simulated_vmm.memory import Memory
 
 
@@ -48,8 +52,8 @@ def host(tmp_path: Path) -> WarmHost:
 
 
 MAKING: list[tuple[Any, str]] = [
-    (SimulatedFurnishing, "write_config"),
-    (SimulatedFurnishing, "clone_disk"),
+    (SimulatedProvisioner, "write_config"),
+    (SimulatedProvisioner, "clone_disk"),
     (SimulatedDriver, "restore"),
     (guest_scripts, "renew"),
     (guest_scripts, "painted"),
@@ -58,7 +62,7 @@ MAKING: list[tuple[Any, str]] = [
 ]
 TAKING: list[tuple[Any, str]] = [
     (BookNetwork, "rename"),
-    (SimulatedFurnishing, "write_config"),
+    (SimulatedProvisioner, "write_config"),
     (SimulatedVmm, "resume"),
     (guest_scripts.Script, "tell"),
     (guest_scripts.Script, "ended"),
@@ -66,7 +70,7 @@ TAKING: list[tuple[Any, str]] = [
 WRITING: list[tuple[Any, str]] = [
     (MachineFolder, "write_token"),
     (config_drive, "_write"),
-    (provisioning, "_copy_simulated"),
+    (provisioner, "_copy_simulated"),
     (BoundedLog, "append"),
     (Memory, "restored"),
 ]
@@ -75,7 +79,7 @@ _BOUNDED = ("write_config", "clone_disk", "rename")
 
 
 @asynccontextmanager
-async def about_to_make_one(host: WarmHost) -> AsyncIterator[Machines]:
+async def about_to_make_one(host: WarmHost) -> AsyncIterator[MachineService]:
     """An agent that has a template, and no clone that waits yet."""
     await has_a_template(host)
     host.waiting = 1
@@ -95,7 +99,7 @@ async def test_what_fails_while_one_is_made_leaves_nothing(
             return cut.is_done and host.is_empty
 
         await until(says_so)
-        await machines.warm_browsers.ask(SHAPE)
+        await machines.clones.ask(SHAPE)
         await until_waiting(machines)
         assert (await created_and_gone(machines)).is_clone
     assert host.is_empty
@@ -177,7 +181,7 @@ async def test_an_agent_that_was_killed_leaves_nothing(host: WarmHost, moment: s
         left = host.root / "left"
         shutil.copytree(place, left)
     shutil.copytree(left, place)
-    mine = record.now(vm_id=asked.vm_id, state=MachineState.CREATING)
+    mine = record.updated(vm_id=asked.vm_id, state=MachineState.CREATING)
     if moment != "waiting":
         MachineFolder(machines_dir, asked.vm_id).write(mine)
         MachineFolder(machines_dir, waiting).record.write_text(mine.model_dump_json())

@@ -18,7 +18,7 @@ from warm_host import (
     wanted,
 )
 
-from polydev.hostagent.machines.service import Machines
+from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.warm_pool import warm_pool
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.errors import MachineBusy
@@ -33,8 +33,8 @@ def host(tmp_path: Path) -> WarmHost:
     return WarmHost(tmp_path)
 
 
-async def with_a_template(machines: Machines) -> None:
-    await machines.warm_browsers.ask(SHAPE)
+async def with_a_template(machines: MachineService) -> None:
+    await machines.clones.ask(SHAPE)
     await until_ready(machines)
 
 
@@ -99,7 +99,7 @@ async def test_a_template_of_other_settings_is_not_used(host: WarmHost) -> None:
         await with_a_template(machines)
     host.settings = {"dns": "10.0.0.1"}
     async with host.agent() as machines:
-        assert (await machines.warm_browsers.view()).state == "none"
+        assert (await machines.clones.view()).state == "none"
         assert not (await created_and_gone(machines)).is_clone
 
 
@@ -178,7 +178,7 @@ async def test_a_clone_that_is_destroyed_meanwhile_leaves_nothing(host: WarmHost
 async def test_making_that_is_cut_leaves_nothing(host: WarmHost) -> None:
     host.simulation = Simulation(browser_s=60)
     async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
+        await machines.clones.ask(SHAPE)
 
         async def is_making() -> bool:
             return bool((await machines.inventory()).folders)
@@ -197,8 +197,8 @@ async def test_making_that_is_cut_leaves_nothing(host: WarmHost) -> None:
 async def test_an_agent_that_was_killed_while_making_leaves_nothing(host: WarmHost) -> None:
     host.simulation = Simulation(browser_s=60)
     async with host.agent() as machines:
-        killed = asyncio.create_task(machines.warm_browsers.run())
-        await machines.warm_browsers.ask(SHAPE)
+        killed = asyncio.create_task(machines.clones.run())
+        await machines.clones.ask(SHAPE)
 
         async def is_made() -> bool:
             return bool(list((host.root / "machines").glob("*/simulated-root/run/boot_id")))
@@ -227,13 +227,13 @@ async def test_an_agent_that_was_killed_while_making_leaves_nothing(host: WarmHo
 async def test_none_is_made_without_room(host: WarmHost) -> None:
     host.meminfo.write_text(NEXT_TO_NOTHING)
     async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
+        await machines.clones.ask(SHAPE)
 
         async def says_why() -> bool:
-            return "MiB of memory are available" in (await machines.warm_browsers.view()).words
+            return "MiB of memory are available" in (await machines.clones.view()).words
 
         await until(says_why)
-        assert (await machines.warm_browsers.view()).state == "none"
+        assert (await machines.clones.view()).state == "none"
         host.meminfo.write_text(PLENTY)
         await until_ready(machines)
 
@@ -241,7 +241,7 @@ async def test_none_is_made_without_room(host: WarmHost) -> None:
 async def test_making_gives_way_when_memory_runs_short(host: WarmHost) -> None:
     host.simulation = Simulation(browser_s=60)
     async with host.working() as machines:
-        await machines.warm_browsers.ask(SHAPE)
+        await machines.clones.ask(SHAPE)
 
         async def is_making() -> bool:
             return bool(machines.views())
@@ -250,7 +250,7 @@ async def test_making_gives_way_when_memory_runs_short(host: WarmHost) -> None:
         host.meminfo.write_text(NEXT_TO_NOTHING)
 
         async def gave_way() -> bool:
-            return "ran short of memory" in (await machines.warm_browsers.view()).words
+            return "ran short of memory" in (await machines.clones.view()).words
 
         await until(gave_way)
         assert host.is_empty
@@ -274,7 +274,7 @@ async def test_it_can_be_switched_off(host: WarmHost) -> None:
         await with_a_template(machines)
     host.is_on = False
     async with host.working() as machines:
-        assert (await machines.warm_browsers.view()).state == "off"
+        assert (await machines.clones.view()).state == "off"
         assert not (await created_and_gone(machines)).is_clone
 
         async def is_gone() -> bool:

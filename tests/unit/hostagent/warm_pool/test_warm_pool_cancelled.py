@@ -11,35 +11,34 @@ from warm_host import Cut, WarmHost, created_and_gone, named, until, until_ready
 
 from polydev.hostagent.channel import Channel
 from polydev.hostagent.machines.record import MachineFolder
-from polydev.hostagent.machines.service import Machines
-from polydev.hostagent.provisioning.provisioning import SimulatedFurnishing
+from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.snapshots import SnapshotWriter
 from polydev.hostagent.warm_pool import guest_scripts
 from polydev.shared.errors import MachineBusy
 from polydev.shared.host_protocol import WarmShape
-from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedVmm
+from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedProvisioner, SimulatedVmm
 
 SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
 MAKING: list[tuple[Any, str]] = [
-    (SimulatedFurnishing, "boot_files"),
-    (SimulatedFurnishing, "make_disk"),
-    (SimulatedFurnishing, "write_config"),
+    (SimulatedProvisioner, "boot_files"),
+    (SimulatedProvisioner, "make_disk"),
+    (SimulatedProvisioner, "write_config"),
     (SimulatedDriver, "fingerprint"),
     (SimulatedDriver, "launch"),
     (SimulatedVmm, "wait_ready"),
     (guest_scripts, "settle"),
     (SimulatedVmm, "save"),
     (SnapshotWriter, "end"),
-    (SimulatedFurnishing, "keep_disk"),
+    (SimulatedProvisioner, "keep_disk"),
 ]
 CLONING: list[tuple[Any, str]] = [
-    (SimulatedFurnishing, "write_config"),
-    (SimulatedFurnishing, "clone_disk"),
+    (SimulatedProvisioner, "write_config"),
+    (SimulatedProvisioner, "clone_disk"),
     (SimulatedDriver, "restore"),
     (SimulatedVmm, "resume"),
     (guest_scripts, "renew"),
     (Channel, "connect"),
-    (SimulatedFurnishing, "strangers_channel"),
+    (SimulatedProvisioner, "strangers_channel"),
 ]
 
 
@@ -56,16 +55,16 @@ async def test_making_that_fails_leaves_nothing_and_is_made_again(
     host = WarmHost(tmp_path)
     async with host.working() as machines:
         cut = Cut(monkeypatch, place, name)
-        await machines.warm_browsers.ask(SHAPE)
+        await machines.clones.ask(SHAPE)
         await cut.reached.wait()
 
         async def says_so() -> bool:
-            return "No room" in (await machines.warm_browsers.view()).words
+            return "No room" in (await machines.clones.view()).words
 
         await until(says_so)
         assert host.is_empty
         assert not host.templates
-        await machines.warm_browsers.ask(SHAPE)
+        await machines.clones.ask(SHAPE)
         await until_ready(machines)
         assert (await created_and_gone(machines)).is_clone
 
@@ -79,10 +78,10 @@ async def test_making_that_is_cut_leaves_nothing(
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.agent() as machines:
-        making = asyncio.create_task(machines.warm_browsers.run())
+        making = asyncio.create_task(machines.clones.run())
         cut = Cut(monkeypatch, place, name)
         cut.hangs = name not in _BOUNDED
-        await machines.warm_browsers.ask(SHAPE)
+        await machines.clones.ask(SHAPE)
         await cut.reached.wait()
         await _ended(making)
         assert host.is_empty
@@ -142,6 +141,6 @@ async def test_half_a_template_is_never_found(tmp_path: Path) -> None:
         assert not (await created_and_gone(machines)).is_clone
 
 
-async def _with_a_template(machines: Machines) -> None:
-    await machines.warm_browsers.ask(SHAPE)
+async def _with_a_template(machines: MachineService) -> None:
+    await machines.clones.ask(SHAPE)
     await until_ready(machines)

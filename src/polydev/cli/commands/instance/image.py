@@ -23,8 +23,8 @@ from polydev.hostagent.images import (
     ImageKind,
     ImageStore,
     ProgressSink,
-    image_gc,
 )
+from polydev.hostagent.machines import image_gc
 from polydev.shared.errors import BadRequest, MissingImage, PolydevError
 from polydev.shared.settings.base import CommonSettings, read
 
@@ -109,7 +109,7 @@ async def list_images(as_json: JsonFlag = False) -> None:
     """
     terminal = Terminal(as_json=as_json)
     images = store()
-    found = await asyncio.to_thread(image_gc.standings, images, machines_dir())
+    found = await asyncio.to_thread(image_gc.image_usages, images, machines_dir())
     if as_json:
         return terminal.answer([_standing_row(it) for it in found])
     if not found:
@@ -270,7 +270,7 @@ async def prune(
 app.command(name="warm")(image_warm.warm)
 
 
-def _standing_row(it: image_gc.Standing) -> dict[str, object]:
+def _standing_row(it: image_gc.ImageUsage) -> dict[str, object]:
     return _row(it.image) | {
         "current": it.is_current,
         "next": it.is_next,

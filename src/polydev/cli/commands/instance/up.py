@@ -31,6 +31,7 @@ from polydev.cli.supervisor.supervisor import Listener, Log, Program, supervise
 from polydev.controller.settings import ControllerSettings
 from polydev.hostagent.images import ImageStore
 from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.vmm.driver_selection import capabilities_of
 from polydev.shared.errors import PortTaken
 from polydev.shared.host_client import local_agent
 from polydev.shared.settings.base import CommonSettings, read
@@ -79,7 +80,7 @@ class Plan:
         if self.instance.pid() is not None:
             raise self.instance.already_running()
         preflight.first_problem(self.controller.listen, self.controller.port)
-        if self.host.driver != "simulated":
+        if capabilities_of(self.host.driver).needs_images:
             ImageStore(self.host.images_dir).require_all()
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import httpx
 
-from polydev.hostagent.health.logs import harmless
+from polydev.hostagent.system.logs import harmless
 from polydev.hostagent.vmm.firecracker.limits import TokenBuckets
 from polydev.shared.errors import VmmFailed
 

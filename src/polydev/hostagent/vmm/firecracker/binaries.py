@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.hostagent.health.logs import harmless
+from polydev.hostagent.system.logs import harmless
 from polydev.hostagent.system.sandbox import read_with
 from polydev.shared.errors import MissingTool, VmmFailed
 

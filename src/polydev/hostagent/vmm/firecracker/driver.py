@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.system.disk_full import room_in
 from polydev.hostagent.vmm import adoption, process
 from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.cgroups import group_name
 from polydev.hostagent.vmm.console import Marker
-from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
+from polydev.hostagent.vmm.contract import Capabilities, LaunchSpec, Probe, SnapshotSource
 from polydev.hostagent.vmm.firecracker import configuration, ipc, snapshot
 from polydev.hostagent.vmm.firecracker.api import ApiError
 from polydev.hostagent.vmm.firecracker.binaries import Binaries, read_version
@@ -48,6 +49,8 @@ class FirecrackerDriver:
     """Machines on Firecracker, each under its own jailer."""
 
     name = "firecracker"
+    capabilities = Capabilities(channel_nic=False)
+    """Its channel is vsock: docs/machines.md, "Network devices"."""
 
     def __init__(
         self,
@@ -72,6 +75,24 @@ class FirecrackerDriver:
         self._prober = Prober(cache_dir, self._cgroups)
         self._version: tuple[object, str] | None = None
         """Identity of the binary, and its version."""
+
+    @classmethod
+    def from_settings(
+        cls, settings: HostSettings, boot_files: Callable[[], BootFiles]
+    ) -> FirecrackerDriver:
+        """Create the driver with the limits of the settings."""
+        return cls(
+            machines_dir=settings.state_dir / "machines",
+            cache_dir=settings.state_dir / "cache",
+            boot_files=boot_files,
+            binaries=lambda: Binaries.find(settings.firecracker, settings.jailer),
+            rates=RateLimits(
+                disk_mib_s=settings.disk_limit_mib_s,
+                disk_operations_s=settings.disk_limit_operations_s,
+                network_mib_s=settings.network_limit_mib_s,
+            ),
+            parent_cgroup=settings.cgroup,
+        )
 
     async def probe(self) -> Probe:
         """Report what this host can do; slow the first time, then it is cached."""

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from polydev.hostagent.system.cancellation import in_thread, or_undone
+from polydev.hostagent.system.cancellation import run_in_thread_shielded, shielded_or_undo
 from polydev.hostagent.vmm.console import BoundedLog, LogReader, Marker
 from polydev.hostagent.vmm.firecracker import ipc
 from polydev.hostagent.vmm.firecracker.api import Api, NotListening
@@ -70,7 +70,7 @@ class FirecrackerSession(VmmSession):
 
         The pipes exist already. Raises: VmmFailed, MissingImage, OSError.
         """
-        jailed = await or_undone(asyncio.to_thread(starting), _kill)
+        jailed = await shielded_or_undo(asyncio.to_thread(starting), _kill)
         session = cls(location, jailed, marker)
         await session._attach(write_identity=True)
         return session
@@ -170,8 +170,8 @@ class FirecrackerSession(VmmSession):
 
 async def remove_vmm_files(location: VmmLocation) -> None:
     """Remove everything that an ended VMM leaves on the host, except its logs."""
-    await in_thread(ipc.remove_files, location.folder)
-    await in_thread(jail.remove_mountpoint, location.folder)
+    await run_in_thread_shielded(ipc.remove_files, location.folder)
+    await run_in_thread_shielded(jail.remove_mountpoint, location.folder)
     await location.cgroups.remove(location.name)
 
 

@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Iterator
 
-from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.vmm.contract import SnapshotSink, SnapshotSource
 from polydev.shared.errors import SnapshotUnusable, VmmFailed
 
@@ -35,10 +35,10 @@ async def write(sink: SnapshotSink, state: int, memory: int, memory_bytes: int) 
         raise VmmFailed(
             f"Firecracker wrote no valid snapshot: {state_bytes} and {found_bytes} bytes"
         )
-    content = await in_thread(os.pread, state, state_bytes, 0)
+    content = await run_in_thread_shielded(os.pread, state, state_bytes, 0)
     await sink.write(_MAGIC + _SIZE.pack(len(content)) + content + _SIZE.pack(memory_bytes))
     extents = _extents(memory, memory_bytes)
-    while (piece := await in_thread(next, extents, None)) is not None:
+    while (piece := await run_in_thread_shielded(next, extents, None)) is not None:
         offset, data = piece
         await sink.write(_EXTENT.pack(offset, len(data)) + data)
     await sink.write(_EXTENT.pack(memory_bytes, 0))
@@ -52,13 +52,13 @@ async def read(source: SnapshotSource, state: int, memory: int, memory_bytes: in
     (state_bytes,) = _SIZE.unpack(await stream.take(_SIZE.size))
     if state_bytes > _STATE_BYTES:
         raise SnapshotUnusable(f"The VMM state of {state_bytes} bytes is too large")
-    await in_thread(_write_at, state, await stream.take(state_bytes), 0)
+    await run_in_thread_shielded(_write_at, state, await stream.take(state_bytes), 0)
     (size,) = _SIZE.unpack(await stream.take(_SIZE.size))
     if size != memory_bytes:
         raise SnapshotUnusable(
             f"The snapshot has {size} bytes of memory; the machine has {memory_bytes}"
         )
-    await in_thread(os.ftruncate, memory, size)
+    await run_in_thread_shielded(os.ftruncate, memory, size)
     end = 0
     while True:
         offset, length = _EXTENT.unpack(await stream.take(_EXTENT.size))
@@ -66,7 +66,7 @@ async def read(source: SnapshotSource, state: int, memory: int, memory_bytes: in
             return
         if not (end <= offset < memory_bytes and 0 < length <= min(_PIECE, memory_bytes - offset)):
             raise SnapshotUnusable("The snapshot holds memory that the machine does not have")
-        await in_thread(_write_at, memory, await stream.take(length), offset)
+        await run_in_thread_shielded(_write_at, memory, await stream.take(length), offset)
         end = offset + length
 
 

@@ -13,14 +13,15 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from polydev.hostagent.system.cancellation import in_thread
+from polydev.hostagent.settings import HostSettings
+from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.system.disk_full import room_in
 from polydev.hostagent.system.sandbox import confined, tool
 from polydev.hostagent.vmm import adoption, cgroups, process
 from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.cgroups import CgroupLimits, Cgroups
 from polydev.hostagent.vmm.console import Marker
-from polydev.hostagent.vmm.contract import LaunchSpec, Probe, SnapshotSource
+from polydev.hostagent.vmm.contract import Capabilities, LaunchSpec, Probe, SnapshotSource
 from polydev.hostagent.vmm.qemu import ipc, migration
 from polydev.hostagent.vmm.qemu.command import (
     INCOMING,
@@ -47,6 +48,7 @@ class QemuDriver:
     """Machines on QEMU's `microvm`."""
 
     name = "qemu"
+    capabilities = Capabilities(programs={PROGRAM: PACKAGE})
 
     def __init__(
         self,
@@ -66,6 +68,18 @@ class QemuDriver:
         self._boot_files = boot_files
         self._prober = Prober(cache_dir, accelerator)
         self._cgroups = cgroups or Cgroups(None, "not configured")
+
+    @classmethod
+    def from_settings(
+        cls, settings: HostSettings, boot_files: Callable[[], BootFiles]
+    ) -> QemuDriver:
+        """Create the driver, with control groups where the host has them. Blocks."""
+        return cls(
+            machines_dir=settings.state_dir / "machines",
+            cache_dir=settings.state_dir / "cache",
+            boot_files=boot_files,
+            cgroups=Cgroups.create(settings.cgroup),
+        )
 
     async def probe(self) -> Probe:
         """Report what this host can do; takes seconds the first time, then it is cached."""
@@ -141,7 +155,7 @@ class QemuDriver:
         memory_mib = spec.memory_mib + overhead_mib(acceleration, spec.memory_mib)
         bounds = CgroupLimits(memory_mib << 20, _THREADS + spec.vcpus, 100 * spec.vcpus)
         try:
-            await in_thread(self._cgroups.add, spec.vm_id, session.process.pid, bounds)
+            await run_in_thread_shielded(self._cgroups.add, spec.vm_id, session.process.pid, bounds)
         except BaseException as error:
             await session.abort_start(error)
             raise

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
-from polydev.hostagent.health.logs import harmless
+from polydev.hostagent.system.logs import harmless
 from polydev.hostagent.vmm.contract import SnapshotSink, SnapshotSource
 from polydev.hostagent.vmm.qemu.session import QemuSession
 from polydev.shared.errors import SnapshotUnusable, VmmFailed

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from polydev.hostagent.system.cancellation import in_thread, or_undone
+from polydev.hostagent.system.cancellation import run_in_thread_shielded, shielded_or_undo
 from polydev.hostagent.vmm import process
 from polydev.hostagent.vmm.console import Marker
 from polydev.hostagent.vmm.qemu import ipc
@@ -53,7 +53,7 @@ class QemuSession(VmmSession):
         """Start QEMU, paused; return once it answers. Raises: VmmFailed, OSError."""
         passed = [*descriptors, endpoints.qmp.fileno(), endpoints.console.fileno()]
         starting = partial(process.start, argv, passed, endpoints.errors, folder)
-        running = await or_undone(asyncio.to_thread(starting), _kill)
+        running = await shielded_or_undo(asyncio.to_thread(starting), _kill)
         # Close our copies before connecting: a connection to an ended QEMU is refused, not queued.
         endpoints.qmp.close()
         endpoints.console.close()
@@ -101,8 +101,8 @@ class QemuSession(VmmSession):
             self._fifo = -1
 
     async def _remove_files(self) -> None:
-        await in_thread(ipc.remove_files, self.folder)
-        await in_thread(self.on_exit)
+        await run_in_thread_shielded(ipc.remove_files, self.folder)
+        await run_in_thread_shielded(self.on_exit)
 
     def _on_event(self, name: str, data: dict[str, Any]) -> None:
         # QEMU sets `nospace` only for drives that stop the machine; `reason` is strerror(3)'s text.

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 
-from polydev.hostagent.system.cancellation import or_undone
+from polydev.hostagent.system.cancellation import shielded_or_undo
 from polydev.hostagent.system.namespaces import NamespaceThread
 from polydev.shared.errors import NetworkFailed
 
@@ -23,7 +23,7 @@ async def open_tap(netns: str, name: str) -> int:
     """Open the TAP `name` in namespace `netns`. Raises: NetworkFailed."""
     thread = NamespaceThread(netns)
     try:
-        return await or_undone(thread.run(_open, name), _close)
+        return await shielded_or_undo(thread.run(_open, name), _close)
     except OSError as error:
         raise NetworkFailed(
             f"TAP {name} in namespace {netns} cannot be opened: {error.strerror or error}"

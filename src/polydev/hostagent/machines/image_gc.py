@@ -35,7 +35,7 @@ _USERS = ".users"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ImageUsage:
     """What an image of the store is to machines."""
 
     image: GoldenImage
@@ -48,7 +48,7 @@ class Standing:
     """How many machines' records name it."""
 
 
-def standings(store: ImageStore, machines_dir: Path) -> list[Standing]:
+def image_usages(store: ImageStore, machines_dir: Path) -> list[ImageUsage]:
     """All images, the newest first. Blocking. Raises: ImageDamaged.
 
     Machines whose records cannot be read by who asks are not counted.
@@ -57,7 +57,7 @@ def standings(store: ImageStore, machines_dir: Path) -> list[Standing]:
     current = {image.name for kind in ImageKind if (image := store.find(kind))}
     pins = {kind: store.pinned(kind) for kind in ImageKind}
     return [
-        Standing(
+        ImageUsage(
             image,
             is_current=image.name in current,
             is_pinned=pins[image.kind] == image.name,
@@ -129,19 +129,19 @@ def held_open(images_dir: Path) -> frozenset[str]:
     return frozenset(held)
 
 
-def old(store: ImageStore, machines_dir: Path) -> tuple[list[Standing], list[Standing]]:
+def old(store: ImageStore, machines_dir: Path) -> tuple[list[ImageUsage], list[ImageUsage]]:
     """Images that no start takes any more: those that may go, and those that something uses.
 
     Blocking; needs root. Raises: ImageDamaged.
     """
-    found = [it for it in standings(store, machines_dir) if not (it.is_current or it.is_next)]
+    found = [it for it in image_usages(store, machines_dir) if not (it.is_current or it.is_next)]
     held = held_open(store.root) if found else frozenset()
     used = [it for it in found if it.machines or it.image.name in held]
     return [it for it in found if it not in used], used
 
 
 @dataclass(frozen=True, slots=True)
-class Collector:
+class ImageCollector:
     """Removes old images while the host agent runs."""
 
     store: ImageStore

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from image_stores import current_image, image, machine
 
-from polydev.hostagent.images import ImageStore, image_gc
-from polydev.hostagent.images.image_gc import Collector
+from polydev.hostagent.images import ImageStore
+from polydev.hostagent.machines import image_gc
+from polydev.hostagent.machines.image_gc import ImageCollector
 from polydev.shared.domain import MachineState
 
 
@@ -26,10 +27,10 @@ def images(tmp_path: Path) -> Path:
     return images
 
 
-def collector(images: Path, state: str = "one") -> Collector:
+def collector(images: Path, state: str = "one") -> ImageCollector:
     machines = images.parent / state / "machines"
     machines.mkdir(parents=True, exist_ok=True)
-    return Collector(ImageStore(images), machines)
+    return ImageCollector(ImageStore(images), machines)
 
 
 async def collected(images: Path, state: str = "one") -> list[str]:

@@ -10,34 +10,31 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from polydev.hostagent.channel import Channel
+from polydev.hostagent.channel.contract import GuestChannel
 from polydev.hostagent.images import GoldenImage, ImageStore
-from polydev.hostagent.machines.context import BootFiles
-from polydev.hostagent.machines.context import Channel as SiteChannel
-from polydev.hostagent.machines.record import MachineFolder, MachineRecord, Place
+from polydev.hostagent.machines.context import BootImages, Provisioner
+from polydev.hostagent.machines.record import MachineFolder, MachineRecord, NetworkAttachment
 from polydev.hostagent.provisioning import offline_files
 from polydev.hostagent.provisioning.config_drive import MachineConfig, write_config_drive
 from polydev.hostagent.provisioning.disks import copy_disk, make_disk
 from polydev.hostagent.provisioning.ssh_keys import make_keys
 from polydev.hostagent.settings import Egress, HostSettings
-from polydev.hostagent.system.cancellation import in_thread
-from polydev.hostagent.vmm.contract import RunningVmm
-from polydev.shared.atomic_files import write_whole
+from polydev.hostagent.vmm.boot_files import BootFiles
+from polydev.hostagent.vmm.contract import Driver, RunningVmm
 from polydev.shared.domain import GuestFile, MachineKind
-from polydev.shared.errors import BadPath, BadSettings, GuestMisbehaved, MissingImage, NoSuchFile
-from polydev.testing.simulated_vmm import ROOT as SIMULATED_ROOT
-from polydev.testing.simulated_vmm import SimulatedVmm
+from polydev.shared.errors import BadSettings, GuestMisbehaved, MissingImage
 
 _CA_BUNDLE = "/run/polydev/ca-bundle.pem"
 _HOSTNAME_LENGTH = 11
 
 
-class _Configured:
+class ConfigProvisioner:
     """What both have in common: config drive and channel."""
 
     has_channel_nic = True
@@ -49,7 +46,7 @@ class _Configured:
         self._ca_pem = _read_ca(settings.egress_ca_file)
 
     async def write_config(
-        self, folder: MachineFolder, record: MachineRecord, place: Place, nonce: str
+        self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
     ) -> None:
         """The config drive for the start that comes."""
         keys = await make_keys(folder.keys)
@@ -72,11 +69,11 @@ class _Configured:
         )
         await write_config_drive(folder.config_drive, config, uid=record.uid)
 
-    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> SiteChannel:
+    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> GuestChannel:
         """The channel of a machine; it connects when it is first used."""
-        return await self._over_ssh(folder, vmm)
+        return await self.ssh_channel(folder, vmm)
 
-    async def _over_ssh(self, folder: MachineFolder, vmm: RunningVmm) -> Channel:
+    async def ssh_channel(self, folder: MachineFolder, vmm: RunningVmm) -> Channel:
         keys = await make_keys(folder.keys)
         return Channel(vmm.open_channel, keys.host_public, keys.client_private.decode())
 
@@ -94,16 +91,16 @@ class _Configured:
 
     async def strangers_channel(
         self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
-    ) -> SiteChannel | None:
+    ) -> GuestChannel | None:
         """To a machine, but with another one's key."""
         keys, others = await make_keys(folder.keys), await make_keys(stranger.keys)
         return Channel(vmm.open_channel, keys.host_public, others.client_private.decode())
 
-    def _folder(self, record: MachineRecord) -> MachineFolder:
+    def folder(self, record: MachineRecord) -> MachineFolder:
         return MachineFolder(self._settings.state_dir / "machines", record.vm_id)
 
 
-class GoldenFurnishing(_Configured):
+class ImageProvisioner(ConfigProvisioner):
     """Furnishes machines that boot from golden images."""
 
     def __init__(
@@ -113,14 +110,14 @@ class GoldenFurnishing(_Configured):
         self._images = images
         self.has_channel_nic = has_channel_nic
 
-    async def boot_files(self, kind: MachineKind) -> BootFiles:
+    async def boot_files(self, kind: MachineKind) -> BootImages:
         """What a machine of this kind boots from. Raises MissingImage, ImageDamaged."""
         kernel, image = await asyncio.to_thread(
             lambda: (self._images.require("kernel"), self._images.require(kind))
         )
         return _boot_files(image, kernel)
 
-    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
+    async def boot_files_of(self, record: MachineRecord) -> BootImages:
         """What a machine was booted from, current or not. Raises MissingImage, ImageDamaged."""
         image, kernel = await asyncio.to_thread(
             lambda: (self._images.named(record.image), self._images.named(record.kernel))
@@ -145,16 +142,16 @@ class GoldenFurnishing(_Configured):
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
         """Write files into the disk of a machine at rest."""
         golden = await asyncio.to_thread(self._golden, record)
-        await offline_files.write_offline(self._folder(record).disk, files, golden=golden)
+        await offline_files.write_offline(self.folder(record).disk, files, golden=golden)
 
     async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None:
         """Remove files from the disk of a machine at rest."""
-        await offline_files.remove_offline(self._folder(record).disk, paths)
+        await offline_files.remove_offline(self.folder(record).disk, paths)
 
     async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes:
         """A file that a machine at rest wrote. Raises NoSuchFile, GuestMisbehaved when larger."""
-        disk = self._folder(record).disk
-        return _bounded(
+        disk = self.folder(record).disk
+        return require_bounded(
             await offline_files.read_offline(disk, path, limit_bytes=max_bytes + 1), path, max_bytes
         )
 
@@ -165,80 +162,32 @@ class GoldenFurnishing(_Configured):
             return None
 
 
-class SimulatedFurnishing(_Configured):
-    """Furnishes machines that the host agent plays itself: a folder stands for their disk."""
+@runtime_checkable
+class ProvidesProvisioner(Protocol):
+    """A driver whose machines have no golden images: it provides their disks itself."""
 
-    async def boot_files(self, kind: MachineKind) -> BootFiles:
-        nothing = Path("/dev/null")
-        return BootFiles(f"{kind}-simulated", "kernel-simulated", nothing, nothing, nothing)
-
-    async def boot_files_of(self, record: MachineRecord) -> BootFiles:
-        return await self.boot_files(record.machine_kind)
-
-    async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
-        folder.disk.touch(mode=0o600)
-
-    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> SiteChannel:
-        channel = await self._over_ssh(folder, vmm)
-        direct = vmm.direct_channel(channel) if isinstance(vmm, SimulatedVmm) else None
-        return direct or channel
-
-    async def keep_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
-        await in_thread(_copy_simulated, folder, template)
-
-    async def clone_disk(
-        self, template: MachineFolder, folder: MachineFolder, record: MachineRecord
-    ) -> None:
-        await in_thread(_copy_simulated, template, folder)
-
-    async def strangers_channel(
-        self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
-    ) -> SiteChannel | None:
-        if isinstance(vmm, SimulatedVmm) and vmm.has_direct_channel:
-            return None
-        return await super().strangers_channel(folder, stranger, vmm)
-
-    async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
-        for file in files:
-            await in_thread(self._write, record, file)
-
-    async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None:
-        for path in paths:
-            self._place(record, path).unlink(missing_ok=True)
-
-    async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes:
-        try:
-            content = await asyncio.to_thread(self._place(record, path).read_bytes)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise NoSuchFile(f"No {path} in {record.vm_id}") from None
-        return _bounded(content, path, max_bytes)
-
-    def _write(self, record: MachineRecord, file: GuestFile) -> None:
-        place = self._place(record, file.path)
-        if file.if_absent and place.exists():
-            return
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(place, file.content, mode=file.mode, durable=False)
-
-    def _place(self, record: MachineRecord, path: str) -> Path:
-        if not path.startswith("/") or ".." in path.split("/"):
-            raise BadPath(f"{path!r} is not an absolute, plain path to a file")
-        return self._folder(record).path / SIMULATED_ROOT / path.lstrip("/")
+    def provisioner(self, settings: HostSettings) -> Provisioner:
+        """Raises BadSettings."""
 
 
-def _copy_simulated(source: MachineFolder, target: MachineFolder) -> None:
-    """A simulated machine's files, but for those that it has in memory."""
-    target.disk.touch(mode=0o600)
-    root = source.path / SIMULATED_ROOT
-    in_memory = shutil.ignore_patterns("run")
-    shutil.copytree(root, target.path / SIMULATED_ROOT, ignore=in_memory, dirs_exist_ok=True)
+def provisioner_for(driver: Driver, settings: HostSettings, images: ImageStore) -> Provisioner:
+    """Create the provisioner of a driver's machines. Raises BadSettings."""
+    if isinstance(driver, ProvidesProvisioner):
+        return driver.provisioner(settings)
+    return ImageProvisioner(settings, images, has_channel_nic=driver.capabilities.channel_nic)
 
 
-def _boot_files(image: GoldenImage, kernel: GoldenImage) -> BootFiles:
-    return BootFiles(image.name, kernel.name, image.root_image, kernel.kernel, kernel.initramfs)
+def probe_files(images: ImageStore) -> BootFiles:
+    """Find a kernel that a driver may probe with. Raises MissingImage. Blocks."""
+    image = images.require("kernel")
+    return BootFiles(image.kernel, image.initramfs)
 
 
-def _bounded(content: bytes, path: str, max_bytes: int) -> bytes:
+def _boot_files(image: GoldenImage, kernel: GoldenImage) -> BootImages:
+    return BootImages(image.name, kernel.name, image.root_image, kernel.kernel, kernel.initramfs)
+
+
+def require_bounded(content: bytes, path: str, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise GuestMisbehaved(f"{path} in the machine is larger than {max_bytes} bytes")
     return content
