@@ -247,13 +247,13 @@ def main(argv: Sequence[str]) -> int:
 
 def make_journal(argv: Sequence[str]) -> int:
     """Make the journal of a database, as a controller's first start does."""
-    from polydev.controller.workflows.engine.dbos_store import journal_of
+    from polydev.controller.workflows.engine.dbos_store import open_dbos_store
     from polydev.controller.workflows.engine.engine import Engine
 
     url, folder = argv
 
     async def start_once() -> None:
-        engine = Engine(journal_of(url, Path(folder)))
+        engine = Engine(open_dbos_store(url, Path(folder)))
         await engine.start()
         await engine.stop()
 
@@ -279,7 +279,7 @@ def _obeying(orders: Path) -> Callable[[str, str], None]:
 def _tell_sagas(file: Path, hold: Path) -> None:
     from polydev.controller.workflows.engine import engine, saga
 
-    add = engine.Engine.add
+    add = engine.Engine.register
     told: dict[str, dict[str, Any] | None] = {}
 
     def telling_add(self: engine.Engine, name: str, body: engine.Body) -> None:
@@ -296,16 +296,16 @@ def _tell_sagas(file: Path, hold: Path) -> None:
             told[name] = vars(SagaTable([step.name for step in it.steps], undone, always))
         file.write_text(json.dumps(told))
 
-    engine.Engine.add = telling_add  # type: ignore[method-assign]
+    engine.Engine.register = telling_add  # type: ignore[method-assign]
 
 
 def _do_steps_twice() -> None:
     from polydev.controller.workflows.engine import saga
 
-    once = saga._again
+    once = saga._retry
 
     async def twice(work: Callable[[], Awaitable[None]], *how: Any) -> None:
         await once(work, *how)
         await once(work, *how)
 
-    saga._again = twice  # type: ignore[assignment]
+    saga._retry = twice  # type: ignore[assignment]

@@ -37,25 +37,25 @@ from polydev.controller.telemetry.host_operations import observe_host_operation
 from polydev.controller.vault import Vault, unlock
 from polydev.controller.web.rendering.assets import Assets, default_folder
 from polydev.controller.web.server import make_site
-from polydev.controller.workflows.accounts.account_deletion import Removal
+from polydev.controller.workflows.accounts.account_deletion import AccountDeletion
 from polydev.controller.workflows.connect.connect import Connect
 from polydev.controller.workflows.connect.connect_by_key import ConnectByKey
-from polydev.controller.workflows.connect.session_queue import Admission
+from polydev.controller.workflows.connect.session_queue import SessionQueue
 from polydev.controller.workflows.connect.token_key import token_key
-from polydev.controller.workflows.credentials.credential_lifecycle import Custody
-from polydev.controller.workflows.credentials.key_rotation import Rotation
-from polydev.controller.workflows.engine.cancel_watch import Wishes
-from polydev.controller.workflows.engine.dbos_store import journal_of
+from polydev.controller.workflows.credentials.credential_lifecycle import CredentialLifecycle
+from polydev.controller.workflows.credentials.key_rotation import KeyRotation
+from polydev.controller.workflows.engine.cancel_watch import CancelWatch
+from polydev.controller.workflows.engine.dbos_store import open_dbos_store
 from polydev.controller.workflows.engine.engine import Engine
-from polydev.controller.workflows.engine.leases import Lease, at_work
+from polydev.controller.workflows.engine.leases import Lease, run_engine
 from polydev.controller.workflows.engine.saga import OnPoint
-from polydev.controller.workflows.health import Checkup
+from polydev.controller.workflows.health import HealthChecks
 from polydev.controller.workflows.machines.idle import IdlePolicy
-from polydev.controller.workflows.machines.machine_commands import MachineRequests
-from polydev.controller.workflows.machines.machines import Machines
-from polydev.controller.workflows.machines.resume_on_use import Waking
-from polydev.controller.workflows.reconcile.host_poller import HostWatch
-from polydev.controller.workflows.reconcile.periodic_resume import resume_now_and_then
+from polydev.controller.workflows.machines.machine_commands import MachineCommands
+from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
+from polydev.controller.workflows.reconcile.host_poller import HostPoller
+from polydev.controller.workflows.reconcile.periodic_resume import run_periodically
 from polydev.controller.workflows.reconcile.reconcile import Reconciler
 from polydev.controller.workflows.reconcile.retention import Retention
 from polydev.shared.domain import now
@@ -67,7 +67,7 @@ from polydev.shared.settings.base import read
 
 log = logging.getLogger("polydev.controller")
 
-_LINGER_S = 3
+_SHUTDOWN_GRACE_S = 3
 _WS_FRAME_BYTES = 256 * 1024
 _BACKLOG = 128
 
@@ -90,20 +90,22 @@ def run(settings: ControllerSettings, on_point: OnPoint = lambda _step, _point: 
     Raises, before anything has started: BadSettings, PortTaken, AlreadyRunning, WrongEncryptionKey.
     """
     os.umask(0o077)
-    _take_all_descriptors()
+    _raise_descriptor_limit()
     settings.required_encryption_key()
-    listener = _listener(settings.listen, settings.port)
-    with contextlib.closing(listener), _alone(settings):
-        asyncio.run(_serve_until_told(settings, listener, on_point))
+    listener = _bind(settings.listen, settings.port)
+    with contextlib.closing(listener), _lock_folders(settings):
+        asyncio.run(_serve_until_signalled(settings, listener, on_point))
 
 
-async def _serve_until_told(
+async def _serve_until_signalled(
     settings: ControllerSettings, listener: socket.socket, on_point: OnPoint
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    traced = traces.exported(settings.otlp_endpoint, settings.otlp_headers, settings.trace_ratio)
+    traced = traces.export_traces(
+        settings.otlp_endpoint, settings.otlp_headers, settings.trace_ratio
+    )
     assets = Assets(settings.assets_dir or default_folder(settings.cache_dir))
     async with traced, _services(settings, on_point) as services:
         site = make_site(services, assets, settings.listen, settings.public_url)
@@ -121,71 +123,78 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         await database.upgrade()
         vault = await _unlocked(database, settings)
         access = await open_access(database, settings)
-        hosts = await _watched_hosts(closing, database, settings)
+        hosts = await _connect_hosts(closing, database, settings)
         machines = await _machines(database, vault, hosts, settings)
-        admission = Admission(database, machines)
-        journal = await asyncio.to_thread(journal_of, *where)
+        session_queue = SessionQueue(database, machines)
+        dbos_store = await asyncio.to_thread(open_dbos_store, *where)
         lease = Lease(database, vault.key_ids)
-        engine = Engine(journal, lease.executor_id, lease.check)
-        its = _workflows(database, vault, machines, admission, engine, on_point)
-        await closing.enter_async_context(at_work(engine, lease, shared=journal.is_shared))
+        engine = Engine(dbos_store, lease.executor_id, lease.check)
+        its = _workflows(database, vault, machines, session_queue, engine, on_point)
+        await closing.enter_async_context(run_engine(engine, lease, shared=dbos_store.is_shared))
         chats = Chats(database, settings)
-        turns = Runner(database, hosts, settings, chats.live_turns, lease.executor_id, its.waking)
-        _beside(closing, admission.run())
-        _beside(closing, turns.run())
-        _beside(closing, Reconciler(database, engine, machines, its.requests).run())
-        _beside(closing, IdlePolicy(database, machines, its.requests, lease.executor_id).run())
-        _beside(closing, resume_now_and_then((its.custody.resume, its.removal.resume)))
-        _beside(closing, Retention(database, settings).run())
+        turns = Runner(
+            database, hosts, settings, chats.live_turns, lease.executor_id, its.resume_on_use
+        )
+        _run_in_background(closing, session_queue.run())
+        _run_in_background(closing, turns.run())
+        _run_in_background(closing, Reconciler(database, engine, machines, its.commands).run())
+        _run_in_background(
+            closing, IdlePolicy(database, machines, its.commands, lease.executor_id).run()
+        )
+        _run_in_background(
+            closing,
+            run_periodically((its.credential_lifecycle.resume, its.account_deletion.resume)),
+        )
+        _run_in_background(closing, Retention(database, settings).run())
         yield Services(
             database=database,
             access=access,
             hosts=hosts,
             connect=its.connect,
             by_key=its.by_key,
-            machines=its.requests,
+            machines=its.commands,
             chats=chats,
-            one_shot_turns=OneShotTurns(database, hosts, its.waking),
-            rotation=its.rotation,
-            custody=its.custody,
-            removal=its.removal,
-            checkup=Checkup(database, hosts, settings),
-            waking=its.waking,
+            one_shot_turns=OneShotTurns(database, hosts, its.resume_on_use),
+            key_rotation=its.key_rotation,
+            credential_lifecycle=its.credential_lifecycle,
+            account_deletion=its.account_deletion,
+            health_checks=HealthChecks(database, hosts, settings),
+            resume_on_use=its.resume_on_use,
             file_limit_bytes=settings.file_limit_mib * 1024 * 1024,
             metrics_token=settings.metrics_token,
         )
 
 
 class _Workflows(NamedTuple):
-    waking: Waking
-    requests: MachineRequests
+    resume_on_use: ResumeOnUse
+    commands: MachineCommands
     connect: Connect
     by_key: ConnectByKey
-    rotation: Rotation
-    custody: Custody
-    removal: Removal
+    key_rotation: KeyRotation
+    credential_lifecycle: CredentialLifecycle
+    account_deletion: AccountDeletion
 
 
 def _workflows(
     database: Database,
     vault: Vault,
-    machines: Machines,
-    admission: Admission,
+    machines: MachineOperations,
+    session_queue: SessionQueue,
     engine: Engine,
     on_point: OnPoint,
 ) -> _Workflows:
     """All that the engine does, which must know it before its start."""
-    wishes = Wishes(database)
-    requests = MachineRequests(machines, engine, on_point)
-    waking = Waking(database, requests, machines.settings)
+    cancel_watch = CancelWatch(database)
+    commands = MachineCommands(machines, engine, on_point)
+    resume_on_use = ResumeOnUse(database, commands, machines.settings)
     its = _Workflows(
-        waking,
-        requests,
-        Connect(database, vault, machines, admission, wishes, engine, on_point),
-        ConnectByKey(database, vault, machines, admission, wishes, engine, on_point),
-        Rotation(database, vault, engine, on_point),
-        Custody(database, vault, machines, engine, waking, on_point),
-        Removal(database, machines, engine, on_point),
+        resume_on_use,
+        commands,
+        Connect(database, vault, machines, session_queue, cancel_watch, engine, on_point),
+        ConnectByKey(database, vault, machines, session_queue, cancel_watch, engine, on_point),
+        KeyRotation(database, vault, engine, on_point),
+        CredentialLifecycle(database, vault, machines, engine, resume_on_use, on_point),
+        AccountDeletion(database, machines, engine, on_point),
     )
     for each in its[1:]:
         each.register()
@@ -201,32 +210,32 @@ async def _unlocked(database: Database, settings: ControllerSettings) -> Vault:
 
 async def _machines(
     database: Database, vault: Vault, hosts: Hosts, settings: ControllerSettings
-) -> Machines:
+) -> MachineOperations:
     """People's machines, labelled as this installation's."""
     async with database.write() as connection:
         installation = await installations.get_or_create_id(connection)
     key = await token_key(database, vault, settings.controller_dir / "browser-token-key")
-    return Machines(database, hosts, settings, installation, key)
+    return MachineOperations(database, hosts, settings, installation, key)
 
 
-async def _watched_hosts(
+async def _connect_hosts(
     closing: AsyncExitStack, database: Database, settings: ControllerSettings
 ) -> Hosts:
     """The clients of all hosts, each looked at once already, and again and again."""
     hosts = Hosts(observe=observe_host_operation)
     closing.push_async_callback(hosts.aclose)
-    watch = HostWatch(database, hosts, settings)
+    watch = HostPoller(database, hosts, settings)
     await watch.begin()
-    _beside(closing, watch.run())
+    _run_in_background(closing, watch.run())
     return hosts
 
 
-def _beside(closing: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+def _run_in_background(closing: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
     """Have it done beside everything else, until that is closed."""
-    closing.push_async_callback(_ended, asyncio.create_task(work))
+    closing.push_async_callback(_cancel, asyncio.create_task(work))
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -243,7 +252,7 @@ async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> 
         http=IdleTimeoutProtocol,
         ws="websockets-sansio",
         ws_max_size=_WS_FRAME_BYTES,
-        timeout_graceful_shutdown=_LINGER_S,
+        timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -264,13 +273,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _take_all_descriptors() -> None:
+def _raise_descriptor_limit() -> None:
     """Every connection costs one: as many as this process may have, not as many as it is given."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _listener(address: str, port: int) -> socket.socket:
+def _bind(address: str, port: int) -> socket.socket:
     """A socket on that port, not listening yet. Raises PortTaken, BadSettings."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -295,20 +304,20 @@ def _listener(address: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _alone(settings: ControllerSettings) -> Iterator[None]:
+def _lock_folders(settings: ControllerSettings) -> Iterator[None]:
     """Hold the controller's folder, and the database's if it is a file. Controllers of one
     PostgreSQL database may share a folder. Raises AlreadyRunning, BadSettings."""
     own = settings.controller_dir
     files = sqlite_folder(settings.database_url, own)
     with contextlib.ExitStack() as held:
-        held.enter_context(_held(own, fcntl.LOCK_SH if files is None else fcntl.LOCK_EX))
+        held.enter_context(_lock_folder(own, fcntl.LOCK_SH if files is None else fcntl.LOCK_EX))
         if files not in (None, own.resolve()):
-            held.enter_context(_held(files, fcntl.LOCK_EX))
+            held.enter_context(_lock_folder(files, fcntl.LOCK_EX))
         yield
 
 
 @contextlib.contextmanager
-def _held(folder: Path, how: int) -> Iterator[None]:
+def _lock_folder(folder: Path, how: int) -> Iterator[None]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(

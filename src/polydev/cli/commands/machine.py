@@ -163,7 +163,7 @@ async def resume(which: Which, as_json: JsonFlag = False) -> None:
     """Wake a machine that sleeps, or start one that is stopped. Example: `polydev machine resume
     cli`."""
     terminal = Terminal(as_json=as_json)
-    machine = await _ask(which, "resume", "Waking", {"running"}, terminal)
+    machine = await _ask(which, "resume", "ResumeOnUse", {"running"}, terminal)
     if not as_json and (words := _how_it_woke(machine)):
         terminal.say(f"{words[0].upper()}{words[1:]}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.store.queries.machines import machines
-from polydev.controller.workflows.machines.resume_on_use import usable_cli_of
+from polydev.controller.workflows.machines.resume_on_use import find_usable_cli_machine
 from polydev.shared.domain import BY_READINESS, Chat, Machine, MachineKind
 from polydev.shared.errors import MachineBusy, NotConnected
 from polydev.shared.providers import provider
@@ -25,7 +25,7 @@ async def find_chat_machine(database: Database, chat: Chat) -> Machine:
         credential = await credentials.find_newest_sealed(connection, chat.user_id, about.id)
         found = None if chat.vm_id is None else await machines.find(connection, chat.vm_id)
         if found is None or found.status.is_gone or found.vm_type is not MachineKind.CLI:
-            found = await usable_cli_of(connection, chat.user_id)
+            found = await find_usable_cli_machine(connection, chat.user_id)
             found = found or await machines.find_cli_machine(
                 connection, chat.user_id, *BY_READINESS
             )

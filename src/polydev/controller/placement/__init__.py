@@ -6,7 +6,7 @@ to their limits. Workflows and the API call them; how a machine is made is the h
 """
 
 from polydev.controller.placement.claims import Placement
-from polydev.controller.placement.fleet import Fleet, Room
+from polydev.controller.placement.fleet import Fleet, Resources
 from polydev.controller.placement.quotas import Quotas
 
-__all__ = ["Fleet", "Placement", "Quotas", "Room"]
+__all__ = ["Fleet", "Placement", "Quotas", "Resources"]

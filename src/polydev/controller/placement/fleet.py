@@ -19,7 +19,7 @@ MIN_DISK_FREE_MIB = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Resources:
     """An amount of what hosts have."""
 
     memory_mib: int = 0
@@ -27,18 +27,18 @@ class Room:
     machines: int = 0
 
     @classmethod
-    def of(cls, size: MachineSize, *, new: bool = True) -> Room:
+    def for_machine(cls, size: MachineSize, *, new: bool = True) -> Resources:
         """What a machine takes; one that is only started again has its address already."""
         return cls(size.memory_mib, size.vcpus, int(new))
 
-    def __add__(self, other: Room) -> Room:
-        return Room(
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(
             self.memory_mib + other.memory_mib,
             self.vcpus + other.vcpus,
             self.machines + other.machines,
         )
 
-    def holds(self, other: Room) -> bool:
+    def covers(self, other: Resources) -> bool:
         """Whether `other` is no larger, in each respect."""
         return (
             other.memory_mib <= self.memory_mib
@@ -55,17 +55,17 @@ class Fleet:
     """All hosts, and what is taken of each. `take` changes it; the rows are the caller's."""
 
     hosts: dict[HostId, VmHost]
-    taken: dict[HostId, Room]
+    taken: dict[HostId, Resources]
     seen_since: datetime
     """A host that has not answered since then takes nothing."""
-    closed: set[HostId] = field(default_factory=set)
+    withheld: set[HostId] = field(default_factory=set)
     """Hosts that are kept free for somebody who is first in the queue."""
 
     @classmethod
-    def of(
+    def from_rows(
         cls,
         hosts: Iterable[VmHost],
-        taken: dict[HostId, Room],
+        taken: dict[HostId, Resources],
         at: datetime,
         unseen_limit_s: float,
     ) -> Fleet:
@@ -73,10 +73,10 @@ class Fleet:
         since = at - timedelta(seconds=unseen_limit_s)
         return cls({it.host_id: it for it in hosts}, dict(taken), since)
 
-    def free(self, host_id: HostId) -> Room:
+    def free(self, host_id: HostId) -> Resources:
         """What a host has left; less than nothing if its capacity shrank."""
-        host, taken = self.hosts[host_id], self.taken.get(host_id, Room())
-        return Room(
+        host, taken = self.hosts[host_id], self.taken.get(host_id, Resources())
+        return Resources(
             host.memory_mib - taken.memory_mib,
             host.vcpus - taken.vcpus,
             host.max_machines - taken.machines,
@@ -90,57 +90,57 @@ class Fleet:
             and host.state is HostState.ACTIVE
             and host.seen_at is not None
             and host.seen_at >= self.seen_since
-            and host_id not in self.closed
+            and host_id not in self.withheld
         )
 
-    def fits(self, host_id: HostId, room: Room) -> bool:
+    def fits(self, host_id: HostId, needs: Resources) -> bool:
         """Whether that much fits on that host now."""
-        if not self.is_open(host_id) or not self.free(host_id).holds(room):
+        if not self.is_open(host_id) or not self.free(host_id).covers(needs):
             return False
-        return not room.machines or self.hosts[host_id].disk_free_mib >= MIN_DISK_FREE_MIB
+        return not needs.machines or self.hosts[host_id].disk_free_mib >= MIN_DISK_FREE_MIB
 
-    def choose(self, room: Room, prefer: HostId | None = None) -> HostId | None:
+    def choose(self, needs: Resources, prefer: HostId | None = None) -> HostId | None:
         """The host that takes that much: the preferred one if it can, or None."""
-        if prefer is not None and self.fits(prefer, room):
+        if prefer is not None and self.fits(prefer, needs):
             return prefer
-        fitting = [host_id for host_id in self.hosts if self.fits(host_id, room)]
+        fitting = [host_id for host_id in self.hosts if self.fits(host_id, needs)]
         return min(fitting, key=lambda it: (-self.free(it).memory_mib, it), default=None)
 
-    def choose_two(self, one: Room, other: Room) -> tuple[HostId, HostId] | None:
+    def choose_two(self, one: Resources, other: Resources) -> tuple[HostId, HostId] | None:
         """Hosts for two machines: the same one if it can be, or None if both do not fit."""
         together = self.choose(one + other)
         if together is not None:
             return together, together
         first = self.choose(one)
-        second = None if first is None else self.without(first, one).choose(other)
+        second = None if first is None else self.with_reserved(first, one).choose(other)
         if first is not None and second is not None:
             return first, second
         second = self.choose(other)
-        first = None if second is None else self.without(second, other).choose(one)
+        first = None if second is None else self.with_reserved(second, other).choose(one)
         return None if first is None or second is None else (first, second)
 
-    def take(self, host_id: HostId, room: Room) -> None:
+    def reserve(self, host_id: HostId, needs: Resources) -> None:
         """That much of the host is taken from now on."""
-        self.taken[host_id] = self.taken.get(host_id, Room()) + room
+        self.taken[host_id] = self.taken.get(host_id, Resources()) + needs
 
-    def without(self, host_id: HostId, room: Room) -> Fleet:
+    def with_reserved(self, host_id: HostId, needs: Resources) -> Fleet:
         """The fleet as it will be when that much of a host is taken, too."""
-        taken = {**self.taken, host_id: self.taken.get(host_id, Room()) + room}
-        return Fleet(self.hosts, taken, self.seen_since, self.closed)
+        taken = {**self.taken, host_id: self.taken.get(host_id, Resources()) + needs}
+        return Fleet(self.hosts, taken, self.seen_since, self.withheld)
 
-    def can_ever_fit(self, room: Room) -> bool:
+    def can_ever_fit(self, needs: Resources) -> bool:
         """Whether some host is large enough when it is empty. True while nothing is known."""
         known = [it for it in self.hosts.values() if it.seen_at is not None]
         return not known or any(
-            Room(it.memory_mib, it.vcpus, it.max_machines).holds(room) for it in known
+            Resources(it.memory_mib, it.vcpus, it.max_machines).covers(needs) for it in known
         )
 
-    def no_capacity(self, room: Room) -> NoCapacity:
+    def no_capacity(self, needs: Resources) -> NoCapacity:
         """The error that says what was wanted and what there is."""
-        wanted = f"No host has room for a machine with {room}"
-        if not self.can_ever_fit(room):
+        wanted = f"No host has room for a machine with {needs}"
+        if not self.can_ever_fit(needs):
             largest = max(
-                (Room(it.memory_mib, it.vcpus, it.max_machines) for it in self.hosts.values()),
+                (Resources(it.memory_mib, it.vcpus, it.max_machines) for it in self.hosts.values()),
                 key=lambda it: it.memory_mib,
             )
             return NoCapacity(
@@ -148,13 +148,13 @@ class Fleet:
                 hint="Make machines smaller (POLYDEV_CLI_MEMORY_MIB, POLYDEV_BROWSER_MEMORY_MIB), "
                 "or add a larger host",
             )
-        words = "; ".join(self._words(host_id) for host_id in sorted(self.hosts))
+        words = "; ".join(self._describe(host_id) for host_id in sorted(self.hosts))
         return NoCapacity(
             f"{wanted} now ({words or 'there is no host'})",
             hint="Try again later, or destroy or stop machines that nobody needs",
         )
 
-    def _words(self, host_id: HostId) -> str:
+    def _describe(self, host_id: HostId) -> str:
         host, free = self.hosts[host_id], self.free(host_id)
         if host.seen_at is None or host.seen_at < self.seen_since:
             return f"{host_id} does not answer"

@@ -137,7 +137,7 @@ Series = Mapping[tuple[str, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
-class HostLoad:
+class HostCapacity:
     """What a host offers, and what of it is free. Fields are named as the metrics are."""
 
     memory_bytes: int
@@ -151,7 +151,7 @@ class HostLoad:
     """Since it last answered; None: it never did."""
 
 
-_OF_HOSTS = {
+_HOST_METRICS = {
     "memory_bytes": "Memory that a host's machines may have",
     "memory_free_bytes": "Memory of it that no machine has",
     "vcpus": "Virtual processors that a host's machines may have",
@@ -164,7 +164,7 @@ _OF_HOSTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class RowCounts:
     """What rows tell."""
 
     machines: Series = field(default_factory=dict)
@@ -175,20 +175,20 @@ class Counted:
     """By provider."""
     users: int = 0
     queue_length: int = 0
-    hosts: Mapping[str, HostLoad] = field(default_factory=dict)
+    hosts: Mapping[str, HostCapacity] = field(default_factory=dict)
     leases_s: Sequence[float] = ()
     """How long each living controller's lease still holds."""
 
 
-class Rows(Collector):
+class RowCollector(Collector):
     """Shows what was counted last."""
 
     def __init__(self) -> None:
-        self.counted = Counted()
+        self.counts = RowCounts()
 
     def collect(self) -> Iterable[Metric]:
         """Source: prometheus_client's custom collectors."""
-        it = self.counted
+        it = self.counts
         yield _gauge(
             "polydev_machines", "Machines there are", ("kind", "state", "host"), it.machines
         )
@@ -214,24 +214,24 @@ class Rows(Collector):
         yield from _hosts(it.hosts)
 
 
-def page() -> bytes:
+def render() -> bytes:
     """Everything, in Prometheus' text format."""
     return generate_latest(registry)
 
 
-def _hosts(hosts: Mapping[str, HostLoad]) -> Iterable[Metric]:
-    for name, words in _OF_HOSTS.items():
+def _hosts(hosts: Mapping[str, HostCapacity]) -> Iterable[Metric]:
+    for name, description in _HOST_METRICS.items():
         values = {host: getattr(load, name) for host, load in hosts.items()}
         known: Series = {(host,): float(it) for host, it in values.items() if it is not None}
-        yield _gauge(f"polydev_host_{name}", words, ("host",), known)
+        yield _gauge(f"polydev_host_{name}", description, ("host",), known)
 
 
-def _gauge(name: str, words: str, labels: Sequence[str], values: Series) -> Metric:
-    family = GaugeMetricFamily(name, words, labels=labels)
+def _gauge(name: str, description: str, labels: Sequence[str], values: Series) -> Metric:
+    family = GaugeMetricFamily(name, description, labels=labels)
     for key, value in sorted(values.items()):
         family.add_metric(key, value)
     return family
 
 
-rows = Rows()
+rows = RowCollector()
 registry.register(rows)  # it collects at once, so everything above must be there

@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("polydev.controller.telemetry")
 
-Word = str | int | float | bool
+AttributeValue = str | int | float | bool
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _QUEUE_SPANS = 2048
 _BATCH_SPANS = 256
-_SEND_EVERY_MS = 2_000
+_SEND_INTERVAL_MS = 2_000
 _SEND_LIMIT_S = 5
-_LAST_WORDS_S = 3.0
-_COMPLAIN_EVERY_S = 300.0
+_FLUSH_LIMIT_S = 3.0
+_WARN_EVERY_S = 300.0
 
 _tracer: Tracer | None = None
 _trace_id: ContextVar[int | None] = ContextVar("polydev_trace_id", default=None)
@@ -54,18 +54,18 @@ _trace_id: ContextVar[int | None] = ContextVar("polydev_trace_id", default=None)
 class Span(Protocol):
     """What is being done, while it is being done."""
 
-    def name(self, name: str) -> None:
+    def rename(self, name: str) -> None:
         """Call it so, once that is known."""
 
-    def note(self, attributes: Mapping[str, Word]) -> None:
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Add what has become known."""
 
 
 class _NoSpan:
-    def name(self, name: str) -> None:
+    def rename(self, name: str) -> None:
         pass
 
-    def note(self, attributes: Mapping[str, Word]) -> None:
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         pass
 
 
@@ -73,10 +73,10 @@ class _RealSpan:
     def __init__(self, span: Any) -> None:
         self._span = span
 
-    def name(self, name: str) -> None:
+    def rename(self, name: str) -> None:
         self._span.update_name(name)
 
-    def note(self, attributes: Mapping[str, Word]) -> None:
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         self._span.set_attributes(attributes)
 
 
@@ -84,7 +84,7 @@ _NO_SPAN = _NoSpan()
 
 
 @contextmanager
-def span(name: str, *, trace: str | None = None, **attributes: Word) -> Iterator[Span]:
+def span(name: str, *, trace: str | None = None, **attributes: AttributeValue) -> Iterator[Span]:
     """Trace what happens within. `trace`: begin one of its own, named after that id's UUID.
 
     Attributes are named `polydev.<name>`.
@@ -97,7 +97,7 @@ def span(name: str, *, trace: str | None = None, **attributes: Word) -> Iterator
         try:
             yield _RealSpan(real)
         except BaseException as error:
-            _fail(real, error)
+            _mark_failed(real, error)
             raise
 
 
@@ -125,7 +125,7 @@ def _trace_id_of(subject: str) -> int | None:
     return uuid.UUID(found[0]).int if found else None
 
 
-def _fail(real: Any, error: BaseException) -> None:
+def _mark_failed(real: Any, error: BaseException) -> None:
     from opentelemetry.trace import StatusCode
 
     what = error.code if isinstance(error, PolydevError) else type(error).__name__
@@ -134,7 +134,7 @@ def _fail(real: Any, error: BaseException) -> None:
 
 
 @asynccontextmanager
-async def exported(
+async def export_traces(
     endpoint: str | None, headers: SecretStr | None, ratio: float
 ) -> AsyncIterator[None]:
     """Send traces to a collector while this is entered; without an endpoint do nothing.
@@ -152,10 +152,10 @@ async def exported(
         yield
     finally:
         _tracer = None
-        await _last_words(provider)
+        await _flush(provider)
 
 
-async def _last_words(provider: TracerProvider) -> None:
+async def _flush(provider: TracerProvider) -> None:
     """Send what still waits, if the collector takes it at once: nobody waits for it longer."""
     loop, sent = asyncio.get_running_loop(), asyncio.Event()
 
@@ -166,7 +166,7 @@ async def _last_words(provider: TracerProvider) -> None:
 
     threading.Thread(target=send, daemon=True, name="last spans").start()
     with suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_WORDS_S):
+        async with asyncio.timeout(_FLUSH_LIMIT_S):
             await sent.wait()
 
 
@@ -182,7 +182,7 @@ def _provider(endpoint: str, headers: Mapping[str, str], ratio: float) -> Tracer
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-    class Named(RandomIdGenerator):
+    class SubjectIds(RandomIdGenerator):
         def generate_trace_id(self) -> int:
             return _trace_id.get() or super().generate_trace_id()
 
@@ -191,7 +191,7 @@ def _provider(endpoint: str, headers: Mapping[str, str], ratio: float) -> Tracer
     about = {"service.name": "polydev-controller", "service.version": __version__}
     provider = TracerProvider(
         sampler=_sampler(ratio),
-        id_generator=Named(),
+        id_generator=SubjectIds(),
         resource=Resource.create(about),
         shutdown_on_exit=False,
     )
@@ -200,7 +200,7 @@ def _provider(endpoint: str, headers: Mapping[str, str], ratio: float) -> Tracer
             _exporter(endpoint, headers),
             max_queue_size=_QUEUE_SPANS,
             max_export_batch_size=_BATCH_SPANS,
-            schedule_delay_millis=_SEND_EVERY_MS,
+            schedule_delay_millis=_SEND_INTERVAL_MS,
         )
     )
     return provider
@@ -209,7 +209,7 @@ def _provider(endpoint: str, headers: Mapping[str, str], ratio: float) -> Tracer
 def _sampler(ratio: float) -> Sampler:
     from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
-    class Whole(Sampler):
+    class WholeTraceSampler(Sampler):
         """Takes a trace whole or not at all, by the first bits of its id, whoever goes on with
         it. The last ones, by which others decide, are not random in a UUID."""
 
@@ -222,19 +222,19 @@ def _sampler(ratio: float) -> Sampler:
         def get_description(self) -> str:
             return f"Whole({ratio:g})"
 
-    return Whole()
+    return WholeTraceSampler()
 
 
 def _exporter(endpoint: str, headers: Mapping[str, str]) -> SpanExporter:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-    class Quiet(SpanExporter):
+    class QuietExporter(SpanExporter):
         """Sends once, and says now and then that it could not."""
 
         def __init__(self) -> None:
             self._to = OTLPSpanExporter(endpoint, headers=dict(headers), timeout=_SEND_LIMIT_S)
-            self._complained_at = float("-inf")
+            self._warned_at = float("-inf")
 
         def export(self, spans: Sequence[Any]) -> SpanExportResult:
             try:
@@ -242,16 +242,16 @@ def _exporter(endpoint: str, headers: Mapping[str, str]) -> SpanExporter:
             except Exception:
                 result = SpanExportResult.FAILURE
             if result is not SpanExportResult.SUCCESS:
-                self._complain(len(spans))
+                self._warn_dropped(len(spans))
             return result
 
         def shutdown(self) -> None:
             self._to.shutdown()  # type: ignore[no-untyped-call]
 
-        def _complain(self, count: int) -> None:
+        def _warn_dropped(self, count: int) -> None:
             at = time.monotonic()
-            if at - self._complained_at >= _COMPLAIN_EVERY_S:
-                self._complained_at = at
+            if at - self._warned_at >= _WARN_EVERY_S:
+                self._warned_at = at
                 log.warning("%d spans of traces were dropped: the collector took none", count)
 
-    return Quiet()
+    return QuietExporter()

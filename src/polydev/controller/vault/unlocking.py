@@ -49,7 +49,7 @@ async def unlock(
     found: dict[str, SecretStr] = {}
     new: list[SecretStr] = []
     for secret in (encryption_key, *others):
-        key_id = await _known_as(secret, known)
+        key_id = await _find_key_id(secret, known)
         if key_id is None:
             new.append(secret)
         else:
@@ -58,14 +58,14 @@ async def unlock(
         raise WrongEncryptionKey(
             "ENCRYPTION_KEY does not open what this database holds", hint=_WRONG_KEY_HINT
         )
-    await _require_uses(connection, found)
-    proven = None if found else await _opener_of_legacy(connection, (encryption_key, *others))
-    for secret in _different(new):
+    await _require_used_key(connection, found)
+    proven = None if found else await _find_legacy_key(connection, (encryption_key, *others))
+    for secret in _unique(new):
         if secret is not proven:
-            require_strong(secret, _name(secret, encryption_key))
-        row = await _added(connection, secret, now)
+            require_strong(secret, _setting_name(secret, encryption_key))
+        row = await _add_key(connection, secret, now)
         found[row.key_id] = secret
-    return _vault(encryption_key, found)
+    return _build_vault(encryption_key, found)
 
 
 def require_strong(secret: SecretStr, name: str = "ENCRYPTION_KEY") -> None:
@@ -79,14 +79,14 @@ def require_strong(secret: SecretStr, name: str = "ENCRYPTION_KEY") -> None:
         )
 
 
-async def _known_as(secret: SecretStr, known: Sequence[VaultKey]) -> str | None:
+async def _find_key_id(secret: SecretStr, known: Sequence[VaultKey]) -> str | None:
     for row in known:
         if await Vault(secret, row.key_id).opens_canary(row):
             return row.key_id
     return None
 
 
-async def _require_uses(connection: AsyncConnection, found: Container[str]) -> None:
+async def _require_used_key(connection: AsyncConnection, found: Container[str]) -> None:
     """Refuse keys that open nothing of what there is: a key that was rotated away, for example."""
     using = [key_id for key_id in await vault_keys.get_uses(connection) if key_id is not None]
     missing = [key_id for key_id in using if key_id not in found]
@@ -100,7 +100,7 @@ async def _require_uses(connection: AsyncConnection, found: Container[str]) -> N
         log.warning("%s seals rows here and is not among the keys of this controller", key_id)
 
 
-async def _opener_of_legacy(
+async def _find_legacy_key(
     connection: AsyncConnection, texts: Sequence[SecretStr]
 ) -> SecretStr | None:
     """The key that an earlier controller's rows prove; None: there are no such rows.
@@ -122,22 +122,22 @@ async def _opener_of_legacy(
     )
 
 
-async def _added(connection: AsyncConnection, secret: SecretStr, now: datetime) -> VaultKey:
+async def _add_key(connection: AsyncConnection, secret: SecretStr, now: datetime) -> VaultKey:
     row = await Vault(secret, f"key-{secrets.token_hex(6)}").canary(now)
     await vault_keys.insert(connection, row)
     return row
 
 
-def _vault(encryption_key: SecretStr, found: dict[str, SecretStr]) -> Vault:
+def _build_vault(encryption_key: SecretStr, found: dict[str, SecretStr]) -> Vault:
     text = encryption_key.get_secret_value()
     current = next(one for one, secret in found.items() if secret.get_secret_value() == text)
     return Vault(encryption_key, current, found)
 
 
-def _different(texts: Sequence[SecretStr]) -> list[SecretStr]:
+def _unique(texts: Sequence[SecretStr]) -> list[SecretStr]:
     return list({secret.get_secret_value(): secret for secret in texts}.values())
 
 
-def _name(secret: SecretStr, encryption_key: SecretStr) -> str:
+def _setting_name(secret: SecretStr, encryption_key: SecretStr) -> str:
     is_current = secret.get_secret_value() == encryption_key.get_secret_value()
     return "ENCRYPTION_KEY" if is_current else f"A key of {OTHER_KEYS}"

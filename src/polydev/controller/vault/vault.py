@@ -11,7 +11,7 @@ from datetime import datetime
 from pydantic import SecretStr
 
 from polydev.controller.telemetry import metrics
-from polydev.controller.vault.sealing import Box, Sealer
+from polydev.controller.vault.sealing import SealedBox, Sealer
 from polydev.shared.domain import (
     CredentialId,
     CredentialKind,
@@ -37,7 +37,7 @@ class Binding:
     kind: CredentialKind = CredentialKind.LOGIN
 
     @classmethod
-    def of(cls, row: SealedCredential) -> Binding:
+    def for_row(cls, row: SealedCredential) -> Binding:
         """What a row is bound to."""
         return cls(row.credential_id, row.user_id, row.provider, row.kind)
 
@@ -56,9 +56,9 @@ class Vault:
         key_id: str,
         others: Mapping[str, SecretStr] | None = None,
     ) -> None:
-        turn = asyncio.Semaphore(_DERIVATIONS_AT_ONCE)
+        semaphore = asyncio.Semaphore(_DERIVATIONS_AT_ONCE)
         keys = {**(others or {}), key_id: encryption_key}
-        self._sealers = {one: Sealer(secret, turn) for one, secret in keys.items()}
+        self._sealers = {one: Sealer(secret, semaphore) for one, secret in keys.items()}
         self.key_id = key_id
         """The key that seals."""
 
@@ -110,7 +110,7 @@ class Vault:
                 if plaintext is not None:
                     break
         else:
-            data = Binding.of(row).authenticated_data()
+            data = Binding.for_row(row).authenticated_data()
             plaintext = await self._sealer(row.key_id).open(_box(row), data)
         if plaintext is None:
             raise CredentialDamaged(
@@ -130,7 +130,7 @@ class Vault:
 
     async def open_secret(self, row: SharedSecret) -> bytes:
         """What `seal_secret` sealed. Raises WrongEncryptionKey, CredentialDamaged."""
-        box = Box(row.sealed, row.iv, row.tag, row.salt)
+        box = SealedBox(row.sealed, row.iv, row.tag, row.salt)
         data = _authenticated_data("secret", row.name)
         plaintext = await self._sealer(row.key_id).open(box, data)
         if plaintext is None:
@@ -148,7 +148,7 @@ class Vault:
 
     async def opens_canary(self, row: VaultKey) -> bool:
         """Whether the key that seals sealed the canary."""
-        box = Box(row.canary, row.canary_iv, row.canary_tag, row.canary_salt)
+        box = SealedBox(row.canary, row.canary_iv, row.canary_tag, row.canary_salt)
         data = _authenticated_data("canary", row.key_id)
         return await self._sealer(self.key_id).open(box, data) == b"polydev"
 
@@ -163,8 +163,8 @@ class Vault:
             ) from None
 
 
-def _box(row: SealedCredential) -> Box:
-    return Box(
+def _box(row: SealedCredential) -> SealedBox:
+    return SealedBox(
         row.encrypted_credentials, row.encryption_iv, row.encryption_tag, row.encryption_salt
     )
 

@@ -46,19 +46,19 @@ class WokeHow(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sleep:
+class Hibernation:
     """How a machine last went to sleep, and how it last woke; nothing of it, if it never did."""
 
-    slept_at: datetime | None = None
-    slept_why: str = ""
-    trouble: str = ""
+    hibernated_at: datetime | None = None
+    hibernate_reason: str = ""
+    problem: str = ""
     """Why it could not be put to sleep, or woken, the last time that it was to be."""
-    woke_at: datetime | None = None
-    woke_why: str = ""
-    woke_how: WokeHow | None = None
+    resumed_at: datetime | None = None
+    resume_reason: str = ""
+    resumed_how: WokeHow | None = None
     boot_reason: str = ""
     """Why it was booted although its memory was on disk."""
-    took_s: float | None = None
+    resume_took_s: float | None = None
     """How long its host took to wake it."""
     memory_on_disk_bytes: int | None = None
     """While it sleeps, and until it has woken: what its memory takes on its host's disk."""
@@ -86,12 +86,12 @@ class Machine:
     it."""
     used_at: datetime | None = None
     """When somebody last used it; None: not yet."""
-    sleep: Sleep = Sleep()
+    hibernation: Hibernation = Hibernation()
 
     @property
-    def wakes(self) -> bool:
+    def has_saved_memory(self) -> bool:
         """Whether it is on its way back from sleep, or will be when somebody wants it."""
-        return self.sleep.memory_on_disk_bytes is not None
+        return self.hibernation.memory_on_disk_bytes is not None
 
 
 class HostState(StrEnum):

@@ -11,7 +11,7 @@ import pytest
 
 from polydev.controller.chat import OneShotTurn
 from polydev.controller.chat.runner import one_shot
-from polydev.controller.workflows.machines.actor import Cause
+from polydev.controller.workflows.machines.actor import Actor
 from polydev.shared.domain import VmId
 from polydev.shared.errors import GuestMisbehaved
 from polydev.shared.providers import provider
@@ -40,10 +40,10 @@ class Talker:
 class Awake:
     """Whose machines never sleep."""
 
-    async def awake(self, _cause: Cause, _vm_id: VmId) -> None: ...
+    async def ensure_running(self, _cause: Actor, _vm_id: VmId) -> None: ...
 
     @asynccontextmanager
-    async def in_use(self, _vm_id: VmId) -> AsyncIterator[None]:
+    async def keep_in_use(self, _vm_id: VmId) -> AsyncIterator[None]:
         yield
 
 
@@ -53,10 +53,10 @@ async def test_an_answer_is_held_up_to_its_limit(
 ) -> None:
     monkeypatch.setattr(one_shot, "MAX_ANSWER_CHARACTERS", limit)
     host: Any = Talker()
-    waking: Any = Awake()
-    cause = Cause.of_controller("tests", "a turn")
+    resume_on_use: Any = Awake()
+    cause = Actor.for_controller("tests", "a turn")
     turn = OneShotTurn(
-        host, provider("codex"), VmId("vm-1"), "hello", waking, cause, must_resume=False
+        host, provider("codex"), VmId("vm-1"), "hello", resume_on_use, cause, must_resume=False
     )
     events = [event async for event in turn.events()]
     assert (events[-1].type, events[-1].ok) == ("end", ok)

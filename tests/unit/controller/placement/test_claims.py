@@ -80,7 +80,7 @@ def machine(state: MachineState = MachineState.CREATING, host_id: str | None = N
 async def _place(database: Database) -> HostId | None:
     try:
         async with database.write() as connection:
-            return (await PLACEMENT.add(connection, machine())).host_id
+            return (await PLACEMENT.place(connection, machine())).host_id
     except NoCapacity:
         return None
 
@@ -103,7 +103,7 @@ async def test_a_stopped_machine_takes_room_again_when_it_starts(database: Datab
 
     async def start(it: Machine) -> None:
         async with database.write() as connection:
-            await PLACEMENT.start(connection, it)
+            await PLACEMENT.claim_start(connection, it)
 
     ends = await asyncio.gather(*(start(it) for it in stopped), return_exceptions=True)
     refused = [it for it in ends if it is not None]
@@ -116,17 +116,17 @@ async def test_a_machine_is_not_started_on_a_host_that_drains_or_is_away(
     async with database.write() as connection:
         await hosts.set_state(connection, HostId("a"), HostState.DRAINING)
         with pytest.raises(NoCapacity, match="being emptied"):
-            await PLACEMENT.start(connection, machine(MachineState.STOPPED, "a"))
+            await PLACEMENT.claim_start(connection, machine(MachineState.STOPPED, "a"))
     never = Placement(unseen_limit_s=-1, dead_limit_s=45)
     async with database.write() as connection:
         with pytest.raises(HostUnreachable, match="does not answer"):
-            await never.start(connection, machine(MachineState.STOPPED, "b"))
+            await never.claim_start(connection, machine(MachineState.STOPPED, "b"))
 
 
 async def test_only_from_a_dead_host_a_machine_moves(database: Database) -> None:
     async with database.write() as connection:
-        placed = await PLACEMENT.add(connection, machine())
-        assert await PLACEMENT.move(connection, placed.vm_id) is None
+        placed = await PLACEMENT.place(connection, machine())
+        assert await PLACEMENT.move_from_dead_host(connection, placed.vm_id) is None
         await hosts.set_state(connection, HostId("b"), HostState.ACTIVE)
         dead = Placement(unseen_limit_s=20, dead_limit_s=-1)
         moved = await dead.move(connection, placed.vm_id)
@@ -161,7 +161,7 @@ async def test_who_is_being_deleted_or_never_was_is_given_nothing(database: Data
 
 async def test_a_host_with_machines_is_not_forgotten(database: Database) -> None:
     async with database.write() as connection:
-        placed = await PLACEMENT.add(connection, machine())
+        placed = await PLACEMENT.place(connection, machine())
         with pytest.raises(Exception, match="still has 1 machines"):
             await hosts.delete(connection, HostId("a"))
         await machines.set_state(connection, VmId(placed.vm_id), MachineState.DESTROYED)

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polydev.controller.placement import Fleet, Room
+from polydev.controller.placement import Fleet, Resources
 from polydev.controller.placement.fleet import MIN_DISK_FREE_MIB
 from polydev.shared.domain import HostId, HostState, MachineSize, VmHost
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 UNSEEN_LIMIT_S = 20.0
-ROOMS = st.builds(Room, st.integers(1, 4096), st.integers(1, 4), st.just(1))
+RESOURCES = st.builds(Resources, st.integers(1, 4096), st.integers(1, 4), st.just(1))
 
 
 def host(name: str, memory_mib: int = 4096, **more: object) -> VmHost:
@@ -35,16 +35,16 @@ def host(name: str, memory_mib: int = 4096, **more: object) -> VmHost:
     return VmHost(**{**values, **more})  # type: ignore[arg-type]
 
 
-def fleet(*hosts: VmHost, taken: dict[str, Room] | None = None) -> Fleet:
-    by_host = {HostId(name): room for name, room in (taken or {}).items()}
-    return Fleet.of(hosts, by_host, NOW, UNSEEN_LIMIT_S)
+def fleet(*hosts: VmHost, taken: dict[str, Resources] | None = None) -> Fleet:
+    by_host = {HostId(name): needs for name, needs in (taken or {}).items()}
+    return Fleet.from_rows(hosts, by_host, NOW, UNSEEN_LIMIT_S)
 
 
-ONE = Room(1024, 1, 1)
+ONE = Resources(1024, 1, 1)
 
 
 def test_the_host_with_the_most_memory_left_is_taken() -> None:
-    hosts = fleet(host("a"), host("b", 8192), taken={"b": Room(5000, 1, 1)})
+    hosts = fleet(host("a"), host("b", 8192), taken={"b": Resources(5000, 1, 1)})
     assert hosts.choose(ONE) == "a"
 
 
@@ -55,7 +55,7 @@ def test_of_two_equals_the_first_by_name_is_taken() -> None:
 def test_the_preferred_host_is_taken_if_it_has_room() -> None:
     hosts = fleet(host("a", 8192), host("b"))
     assert hosts.choose(ONE, prefer=HostId("b")) == "b"
-    assert hosts.choose(Room(5000, 1, 1), prefer=HostId("b")) == "a"
+    assert hosts.choose(Resources(5000, 1, 1), prefer=HostId("b")) == "a"
 
 
 def test_hosts_that_drain_are_unseen_or_have_a_full_disk_take_nothing() -> None:
@@ -74,16 +74,16 @@ def test_hosts_that_drain_are_unseen_or_have_a_full_disk_take_nothing() -> None:
 
 def test_a_machine_that_is_only_started_again_needs_no_address_and_no_disk() -> None:
     size = MachineSize(1024, 1, 4096)
-    hosts = fleet(host("a", max_machines=1, disk_free_mib=0), taken={"a": Room(0, 0, 1)})
-    assert not hosts.fits(HostId("a"), Room.of(size))
-    assert hosts.fits(HostId("a"), Room.of(size, new=False))
+    hosts = fleet(host("a", max_machines=1, disk_free_mib=0), taken={"a": Resources(0, 0, 1)})
+    assert not hosts.fits(HostId("a"), Resources.for_machine(size))
+    assert hosts.fits(HostId("a"), Resources.for_machine(size, new=False))
 
 
 def test_what_is_larger_than_any_host_never_fits_and_the_error_says_so() -> None:
     hosts = fleet(host("a"), host("b", 2048))
-    assert not hosts.can_ever_fit(Room(5000, 1, 1))
-    assert "the largest has 4096 MiB" in hosts.no_capacity(Room(5000, 1, 1)).message
-    assert hosts.can_ever_fit(Room(4096, 8, 1))
+    assert not hosts.can_ever_fit(Resources(5000, 1, 1))
+    assert "the largest has 4096 MiB" in hosts.no_capacity(Resources(5000, 1, 1)).message
+    assert hosts.can_ever_fit(Resources(4096, 8, 1))
 
 
 def test_while_no_host_has_answered_anything_may_fit_one_day() -> None:
@@ -91,7 +91,7 @@ def test_while_no_host_has_answered_anything_may_fit_one_day() -> None:
 
 
 def test_two_machines_go_to_one_host_if_they_can_and_to_two_if_they_must() -> None:
-    cli, browser = Room(1024, 1, 1), Room(2048, 2, 1)
+    cli, browser = Resources(1024, 1, 1), Resources(2048, 2, 1)
     assert fleet(host("a", 3072), host("b", 2900)).choose_two(cli, browser) == ("a", "a")
     assert fleet(host("a", 1100), host("b", 2048)).choose_two(cli, browser) == ("a", "b")
     assert fleet(host("a", 1100), host("b", 1100)).choose_two(cli, browser) is None
@@ -99,10 +99,10 @@ def test_two_machines_go_to_one_host_if_they_can_and_to_two_if_they_must() -> No
 
 @given(
     st.lists(st.tuples(st.integers(0, 16384), st.integers(0, 16), st.integers(0, 8)), max_size=5),
-    st.lists(ROOMS, max_size=40),
+    st.lists(RESOURCES, max_size=40),
 )
 def test_no_host_is_ever_given_more_than_it_has(
-    capacities: list[tuple[int, int, int]], wanted: list[Room]
+    capacities: list[tuple[int, int, int]], wanted: list[Resources]
 ) -> None:
     hosts = fleet(
         *(
@@ -110,11 +110,11 @@ def test_no_host_is_ever_given_more_than_it_has(
             for number, (memory_mib, vcpus, machines) in enumerate(capacities)
         )
     )
-    for room in wanted:
-        host_id = hosts.choose(room)
+    for needs in wanted:
+        host_id = hosts.choose(needs)
         if host_id is None:
-            assert not any(hosts.free(it).holds(room) for it in hosts.hosts)
+            assert not any(hosts.free(it).covers(needs) for it in hosts.hosts)
         else:
-            hosts.take(host_id, room)
+            hosts.reserve(host_id, needs)
     for host_id in hosts.hosts:
-        assert hosts.free(host_id).holds(Room())
+        assert hosts.free(host_id).covers(Resources())

@@ -141,7 +141,7 @@ async def test_what_is_old_enough_is_forgotten(store: Database, tmp_path: Path) 
             event = {"user_id": ANN, "kind": "machine", "data": {}, "subject": str(days)}
             await connection.execute(sa.insert(events_table).values(**event, at=at))
         await event_outbox.emit(connection, ANN, "machine", "new")
-    await Retention(store, settings).once()
+    await Retention(store, settings).run_once()
     assert await _found(store, AuditFilter()) == ["59"]
     async with store.read(ANN) as connection:
         assert [it.subject for it in await events.list_after(connection, ANN, 0)] == ["new"]

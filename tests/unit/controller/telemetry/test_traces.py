@@ -23,9 +23,9 @@ def test_without_a_collector_nothing_of_opentelemetry_is_loaded() -> None:
         "import sys, asyncio\n"
         "from polydev.controller.telemetry import traces\n"
         "async def main():\n"
-        "    async with traces.exported(None, None, 1):\n"
+        "    async with traces.export_traces(None, None, 1):\n"
         "        with traces.span('x', trace='y', a='b') as span:\n"
-        "            span.name('z'); span.note({'a': 1})\n"
+        "            span.rename('z'); span.set_attributes({'a': 1})\n"
         "asyncio.run(main())\n"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))\n"
     )
@@ -44,12 +44,12 @@ def test_without_a_collector_a_span_costs_next_to_nothing() -> None:
 async def test_spans_arrive_with_their_parents_ids_and_words() -> None:
     session = str(uuid.uuid4())
     with a_collector() as collector:
-        async with traces.exported(collector.url, SecretStr("x-key=abc, other = d"), 1):
+        async with traces.export_traces(collector.url, SecretStr("x-key=abc, other = d"), 1):
             with traces.span("connect", trace=session, session=session):
                 await _step()
             with traces.span("request") as span:
-                span.name("GET /x")
-                span.note({"http.route": "/x", "n": 3})
+                span.rename("GET /x")
+                span.set_attributes({"http.route": "/x", "n": 3})
         (workflow,) = collector.named("connect")
         (step,) = collector.named("step")
         (request,) = collector.named("GET /x")
@@ -73,7 +73,7 @@ async def _step() -> None:
 
 async def test_an_error_is_told_by_its_code_or_type_and_not_by_its_words() -> None:
     with a_collector() as collector:
-        async with traces.exported(collector.url, None, 1):
+        async with traces.export_traces(collector.url, None, 1):
             for error in (KeyError(SECRET), ChannelLost(SECRET)):
                 with pytest.raises(type(error)), traces.span("it"):
                     raise error
@@ -86,7 +86,7 @@ async def test_an_error_is_told_by_its_code_or_type_and_not_by_its_words() -> No
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 async def test_a_part_of_all_traces_is_sent_whole(ratio: float) -> None:
     with a_collector() as collector:
-        async with traces.exported(collector.url, None, ratio):
+        async with traces.export_traces(collector.url, None, ratio):
             for _ in range(200):
                 with traces.span("outer", trace=str(uuid.uuid4())), traces.span("inner"):
                     pass
@@ -105,7 +105,7 @@ async def test_a_collector_in_trouble_disturbs_nobody(
         async with _silent() as silent:
             if trouble == "hangs":
                 url = silent
-            async with traces.exported(url, SecretStr(f"authorization=Bearer {SECRET}"), 1):
+            async with traces.export_traces(url, SecretStr(f"authorization=Bearer {SECRET}"), 1):
                 for _ in range(5000):  # more than waits
                     with traces.span("x"):
                         pass

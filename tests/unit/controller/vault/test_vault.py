@@ -254,13 +254,13 @@ async def test_what_was_just_sealed_opens_once_without_deriving_its_key_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     derived: list[bytes] = []
-    derive = Sealer._derive
+    derive = Sealer._scrypt
 
     def noted(self: Sealer, salt: bytes) -> bytes:
         derived.append(salt)
         return derive(self, salt)
 
-    monkeypatch.setattr(Sealer, "_derive", noted)
+    monkeypatch.setattr(Sealer, "_scrypt", noted)
     sealer = Sealer(KEY, asyncio.Semaphore(1))
     box = await sealer.seal(b"secret", None)
     assert await sealer.open(box, None) == b"secret"

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from polydev.controller.store.engine.database import open_database
-from polydev.controller.workflows.engine.dbos_store import Journal, journal_of
+from polydev.controller.workflows.engine.dbos_store import DbosStore, open_dbos_store
 from polydev.controller.workflows.engine.engine import Engine
 from polydev.shared.domain import now
 from polydev.shared.errors import BadSettings, LoginFailed, PolydevError
@@ -27,11 +27,11 @@ class Place:
         self._folder = folder
         self.done: list[object] = []
 
-    def journal(self) -> Journal:
-        return journal_of(self._url, self._folder)
+    def store(self) -> DbosStore:
+        return open_dbos_store(self._url, self._folder)
 
     def engine(self) -> Engine:
-        return Engine(self.journal())
+        return Engine(self.store())
 
     async def run(self, *, cut: bool, takes_over: int = 1) -> list[object]:
         """Start an engine, and let the workflow go on to its end, or to where it is cut."""
@@ -62,15 +62,15 @@ class Place:
             self.done.append(given)
             reached.set()
 
-        engine.add("test", body)
+        engine.register("test", body)
         await engine.start()
-        dead = await engine.executors()
+        dead = await engine.list_executors()
         for _ in range(takes_over):
             await engine.take_over(dead)
         await engine.enqueue("test", "it")
         await asyncio.wait_for(reached.wait(), LIMIT_S)
         if not cut:
-            await _over(engine)
+            await _released(engine)
         await engine.stop()
         return self.done
 
@@ -80,9 +80,9 @@ def place(database_url: str, tmp_path: Path) -> Place:
     return Place(database_url, tmp_path)
 
 
-async def _over(engine: Engine) -> None:
+async def _released(engine: Engine) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while not await engine.is_over("test", "it"):
+        while not await engine.has_ended("test", "it"):
             await asyncio.sleep(0.05)
 
 
@@ -110,17 +110,17 @@ async def test_what_runs_is_not_taken_from_a_living_engine(place: Place) -> None
         begun.append(1)
         await go_on.wait()
 
-    engine.add("test", lambda _: engine.step("step", step))
+    engine.register("test", lambda _: engine.step("step", step))
     await engine.start()
     await engine.enqueue("test", "it")
     async with asyncio.timeout(LIMIT_S):
         while not begun:
             await asyncio.sleep(0.05)
-    assert await engine.executors() == {engine.executor_id}
+    assert await engine.list_executors() == {engine.executor_id}
     assert await engine.take_over({"controller-that-died", engine.executor_id}) == 0
     go_on.set()
-    await _over(engine)
-    assert await engine.executors() == frozenset()
+    await _released(engine)
+    assert await engine.list_executors() == frozenset()
     assert begun == [1]
     await engine.stop()
 
@@ -139,8 +139,8 @@ async def test_no_step_begins_behind_the_fence(place: Place) -> None:
     async def step() -> None:
         ran.append(1)
 
-    engine = Engine(place.journal(), fence=fence)
-    engine.add("test", lambda _: engine.step("step", step))
+    engine = Engine(place.store(), fence=fence)
+    engine.register("test", lambda _: engine.step("step", step))
     await engine.start()
     await engine.enqueue("test", "it")
     await asyncio.wait_for(asked.wait(), LIMIT_S)
@@ -150,10 +150,10 @@ async def test_no_step_begins_behind_the_fence(place: Place) -> None:
 
 async def test_nothing_in_the_journal_is_a_pickle(place: Place) -> None:
     await place.run(cut=False)
-    journal = place.journal()
-    tables = sa.MetaData(schema=journal.schema)
-    tables.reflect(journal.engine)
-    with journal.engine.connect() as connection:
+    store = place.store()
+    tables = sa.MetaData(schema=store.schema)
+    tables.reflect(store.engine)
+    with store.engine.connect() as connection:
         cells = [
             cell
             for table in tables.sorted_tables
@@ -161,7 +161,7 @@ async def test_nothing_in_the_journal_is_a_pickle(place: Place) -> None:
             for cell in row
             if isinstance(cell, str)
         ]
-    journal.engine.dispose()
+    store.engine.dispose()
     assert any("it did" in cell for cell in cells)
     for told in (pickle.dumps(0)[:2], b"\x80\x04", b"\x80\x05"):
         assert not any(told in cell.encode() for cell in cells)
@@ -174,16 +174,16 @@ async def test_one_workflow_per_name_and_subject(place: Place) -> None:
     async def body(subject: str) -> None:
         runs.append(subject)
 
-    engine.add("test", body)
+    engine.register("test", body)
     await engine.start()
     for _ in range(3):
         await engine.enqueue("test", "it")
-    await _over(engine)
+    await _released(engine)
     await engine.enqueue("test", "it")
     assert runs == ["it"]
-    assert not await engine.is_over("test", "another")
-    assert await engine.forget(now() - timedelta(minutes=1)) == 0
-    assert await engine.forget(now() + timedelta(minutes=1)) == 1
+    assert not await engine.has_ended("test", "another")
+    assert await engine.prune(now() - timedelta(minutes=1)) == 0
+    assert await engine.prune(now() + timedelta(minutes=1)) == 1
     await engine.stop()
 
 
@@ -200,7 +200,7 @@ async def test_a_step_cannot_give_what_is_no_plain_value(place: Place) -> None:
         except Exception as error:
             failed.set_result(error)
 
-    engine.add("test", body)
+    engine.register("test", body)
     await engine.start()
     await engine.enqueue("test", "it")
     assert isinstance(await asyncio.wait_for(failed, LIMIT_S), TypeError)
@@ -225,10 +225,10 @@ async def test_what_nobody_foresaw_is_told_by_its_kind_and_place_alone(
         except PolydevError as error:
             failures.append(error)
 
-    engine.add("test", body)
+    engine.register("test", body)
     await engine.start()
     await engine.enqueue("test", "it")
-    await _over(engine)
+    await _released(engine)
     await engine.stop()
     (failure,) = failures
     assert failure.code == "failed"

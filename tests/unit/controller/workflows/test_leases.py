@@ -16,7 +16,7 @@ from polydev.controller.store.queries.system import controllers
 from polydev.controller.store.tables import controllers as table
 from polydev.controller.workflows.engine import leases
 from polydev.controller.workflows.engine.engine import Engine
-from polydev.controller.workflows.engine.leases import Lease, Survivors
+from polydev.controller.workflows.engine.leases import FailoverMonitor, Lease
 
 LIMIT_S = 30.0
 
@@ -35,7 +35,7 @@ class BusyEngine:
         self.busy = frozenset(busy)
         self.taken: list[frozenset[str]] = []
 
-    async def executors(self) -> frozenset[str]:
+    async def list_executors(self) -> frozenset[str]:
         return self.busy
 
     async def take_over(self, executors: frozenset[str]) -> int:
@@ -66,7 +66,7 @@ async def _rows(database: Database) -> int:
 
 
 async def _look(database: Database, engine: BusyEngine) -> None:
-    await Survivors(database, cast(Engine, engine)).once()
+    await FailoverMonitor(database, cast(Engine, engine)).run_once()
 
 
 async def test_a_lease_is_held_renewed_and_given_back(
@@ -74,8 +74,8 @@ async def test_a_lease_is_held_renewed_and_given_back(
 ) -> None:
     monkeypatch.setattr(leases, "PERIOD_S", 0.05)
     monkeypatch.setattr(leases, "VALID_S", 600.0)
-    lease = Lease(database, lapse=pytest.fail)
-    async with lease.held():
+    lease = Lease(database, on_lapse=pytest.fail)
+    async with lease.hold():
         for _ in range(3):
             await _age(database, leases.VALID_S * 2 / 3)
             async with asyncio.timeout(LIMIT_S):
@@ -91,7 +91,7 @@ async def test_a_lease_that_has_run_out_is_not_renewed_but_ends_the_process(
 ) -> None:
     monkeypatch.setattr(leases, "PERIOD_S", 0.05)
     lapsed = threading.Event()
-    async with Lease(database, lapse=lapsed.set).held():
+    async with Lease(database, on_lapse=lapsed.set).hold():
         await _age(database, leases.VALID_S + 1)
         assert await asyncio.to_thread(lapsed.wait, LIMIT_S)
         assert await _alive(database) == frozenset()
@@ -103,10 +103,10 @@ async def test_who_cannot_renew_ends_before_the_others_begin(
     monkeypatch.setattr(leases, "VALID_S", 2.0)
     monkeypatch.setattr(leases, "PERIOD_S", 3600)
     lapsed = threading.Event()
-    lease = Lease(database, lapse=lapsed.set)
-    async with lease.held():
+    lease = Lease(database, on_lapse=lapsed.set)
+    async with lease.hold():
         assert await asyncio.to_thread(lapsed.wait, LIMIT_S)
-        assert lease._until_s == pytest.approx(leases._clock_s(), abs=5)
+        assert lease._valid_until_s == pytest.approx(leases._clock_s(), abs=5)
         lapsed.clear()
         lease.check()
         assert lapsed.is_set()

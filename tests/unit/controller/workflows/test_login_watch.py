@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from polydev.controller.workflows.connect.browser_service_client import BrowserService
-from polydev.controller.workflows.connect.login_poller import LoginWatch
+from polydev.controller.workflows.connect.login_poller import LoginPoller
 from polydev.shared.domain import ConnectSession, SessionId, SessionStatus, UserId, VmId, now
 from polydev.shared.errors import LoginFailed, MachineBusy
 from polydev.shared.host_client import Host
@@ -37,7 +37,7 @@ class HastyMachine:
         return httpx.Response(200, json={"step": "starting", "version": next(self._versions)})
 
 
-def watch_of(machine: HastyMachine) -> LoginWatch:
+def watch_of(machine: HastyMachine) -> LoginPoller:
     session = ConnectSession(
         session_id=SessionId("s"),
         user_id=UserId("p"),
@@ -55,14 +55,14 @@ def watch_of(machine: HastyMachine) -> LoginWatch:
         ended_at=None,
     )
     service = BrowserService(cast(Host, machine), VmId("vm"), SecretStr("t"))
-    return LoginWatch(service, session, _not_lost)
+    return LoginPoller(service, session, _not_lost)
 
 
 async def _not_lost() -> bool:
     return False
 
 
-@pytest.mark.parametrize("what", ["start", "until_done"])
+@pytest.mark.parametrize("what", ["start", "wait_until_done"])
 async def test_a_machine_that_does_not_let_us_wait_is_asked_seldom(what: str) -> None:
     machine = HastyMachine()
     with pytest.raises(TimeoutError):
@@ -83,7 +83,7 @@ class EndedMachine(HastyMachine):
         )
 
 
-@pytest.mark.parametrize("what", ["start", "until_done"])
+@pytest.mark.parametrize("what", ["start", "wait_until_done"])
 async def test_a_machine_that_has_ended_ends_the_login_with_what_helps(what: str) -> None:
     with pytest.raises(LoginFailed, match="browser machine vm ended") as caught:
         await getattr(watch_of(EndedMachine()), what)()

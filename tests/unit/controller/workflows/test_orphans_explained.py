@@ -8,8 +8,8 @@ from typing import Any, cast
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.system import audit
 from polydev.controller.store.queries.system.audit import AuditFilter
-from polydev.controller.workflows.machines.machines import Machines
-from polydev.controller.workflows.reconcile.orphans import Orphans, Seen
+from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.reconcile.orphans import OrphanCleanup, Seen
 from polydev.shared.domain import HostId
 from polydev.shared.errors import HostUnreachable
 
@@ -35,7 +35,7 @@ class OneHost:
     async def sweep(self) -> Any:
         return SimpleNamespace(processes=[], folders=[], addresses=[], taps=[], sockets=[])
 
-    async def erase_at(self, host_id: HostId, vm_id: str) -> None:
+    async def destroy_at(self, host_id: HostId, vm_id: str) -> None:
         self.told.append(len(await reasons(self.database)))
         if len(self.told) <= self.failures:
             raise HostUnreachable("The host does not answer")
@@ -54,7 +54,7 @@ async def test_why_it_goes_is_told_before_it_does_and_once(database: Database) -
     view = SimpleNamespace(vm_id=VM, labels={"installation": "ours"})
     for _ in range(3):
         seen = cast(Seen, {HOST: {VM: view}})
-        await Orphans(database, cast(Machines, host)).remove(seen)
+        await OrphanCleanup(database, cast(MachineOperations, host)).remove(seen)
     assert host.told == [1, 1, 1]
     [reason] = await reasons(database)
     assert "its label says that it is ours" in reason

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlite_template
 
-from polydev.controller.workflows.engine.dbos_store import journal_of
+from polydev.controller.workflows.engine.dbos_store import open_dbos_store
 from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.engine.saga import Saga, Step
 from polydev.shared.errors import (
@@ -23,7 +23,7 @@ from polydev.shared.errors import (
 LIMIT_S = 20.0
 
 
-class Notes:
+class SagaObserver:
     """Keeps what a saga tells, and interrupts it when told to."""
 
     def __init__(self) -> None:
@@ -31,17 +31,17 @@ class Notes:
         self.ended: asyncio.Future[PolydevError | None] = asyncio.get_running_loop().create_future()
         self.unwanted = asyncio.Event()
 
-    async def begins(self, subject: str, step: str) -> None:
+    async def step_started(self, subject: str, step: str) -> None:
         self.told.append(step)
 
-    async def ends(self, subject: str, step: str, outcome: str) -> None:
+    async def step_ended(self, subject: str, step: str, outcome: str) -> None:
         self.told.append(f"{step}: {outcome}")
 
-    async def interrupted(self, subject: str) -> PolydevError:
+    async def wait_for_cancel(self, subject: str) -> PolydevError:
         await self.unwanted.wait()
         return LoginCancelled("unwanted")
 
-    async def over(self, subject: str, failure: PolydevError | None) -> None:
+    async def saga_ended(self, subject: str, failure: PolydevError | None) -> None:
         self.ended.set_result(failure)
 
 
@@ -50,7 +50,7 @@ class Bench:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.notes = Notes()
+        self.observer = SagaObserver()
         self.done: list[str] = []
 
     def does(self, name: str, *errors: Exception) -> Callable[[str], Awaitable[None]]:
@@ -67,17 +67,17 @@ class Bench:
     async def run(
         self, *steps: Step, always: tuple[Step, ...] = (), undo_limit_s: float = 1
     ) -> PolydevError | None:
-        saga = Saga("test", steps, always, self.notes, undo_limit_s=undo_limit_s)
-        self.engine.add("test", lambda subject: saga.run(self.engine, subject))
+        saga = Saga("test", steps, always, self.observer, undo_limit_s=undo_limit_s)
+        self.engine.register("test", lambda subject: saga.run(self.engine, subject))
         await self.engine.start()
         await self.engine.enqueue("test", "it")
-        return await asyncio.wait_for(asyncio.shield(self.notes.ended), LIMIT_S)
+        return await asyncio.wait_for(asyncio.shield(self.observer.ended), LIMIT_S)
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await asyncio.to_thread(sqlite_template.put_journal, tmp_path)
-    engine = Engine(journal_of(None, tmp_path))
+    engine = Engine(open_dbos_store(None, tmp_path))
     yield Bench(engine)
     await engine.stop()
 
@@ -92,7 +92,7 @@ async def test_steps_are_done_in_order_and_then_what_is_always_done(bench: Bench
     )
     assert failure is None
     assert bench.done == ["one", "two", "last"]
-    assert bench.notes.told == [
+    assert bench.observer.told == [
         *("one", "one: done", "two", "two: done"),
         *("last", "last: done"),
     ]
@@ -155,12 +155,12 @@ async def test_undoing_that_cannot_be_done_does_not_keep_the_rest_from_being_don
     )
     assert str(failure) == "first"
     assert bench.done[-1] == "undo one"
-    assert "undo two: failed" in bench.notes.told
+    assert "undo two: failed" in bench.observer.told
 
 
 async def test_an_interruption_ends_a_step_at_once(bench: Bench) -> None:
     async def hang(subject: str) -> None:
-        bench.notes.unwanted.set()
+        bench.observer.unwanted.set()
         await asyncio.Event().wait()
 
     failure = await bench.run(Step("one", hang, 60, undo=bench.does("undo one")))
@@ -169,7 +169,7 @@ async def test_an_interruption_ends_a_step_at_once(bench: Bench) -> None:
 
 
 async def test_a_step_that_cannot_be_interrupted_is_not(bench: Bench) -> None:
-    bench.notes.unwanted.set()
+    bench.observer.unwanted.set()
     step = Step("one", bench.does("one"), 5, interruptible=False)
     assert await bench.run(step) is None
 

@@ -21,10 +21,10 @@ from polydev.controller.store.queries.chats import chats
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.workflows.engine.engine import Engine
-from polydev.controller.workflows.machines.actor import Cause
-from polydev.controller.workflows.machines.idle import in_words, is_quiet
-from polydev.controller.workflows.machines.machine_commands import MachineRequests
-from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.machines.actor import Actor
+from polydev.controller.workflows.machines.idle import format_duration, is_idle
+from polydev.controller.workflows.machines.machine_commands import MachineCommands
+from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.shared.domain import (
     CredentialId,
     HostId,
@@ -43,7 +43,7 @@ from polydev.shared.errors import MachineBusy
 from polydev.shared.host_protocol import Usage, UsageSample
 
 ANN = UserId("ann")
-IDLE = Cause.of_controller("idle", "not used")
+IDLE = Actor.for_controller("idle", "not used")
 LONG_AGO = now() - timedelta(hours=2)
 MACHINE = Machine(
     vm_id=new_vm_id(),
@@ -92,9 +92,9 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
 
 
 @pytest.fixture
-def requests(database: Database) -> MachineRequests:
-    means = cast(Machines, SimpleNamespace(database=database))
-    return MachineRequests(means, cast(Engine, _NoEngine()), lambda _step, _point: None)
+def commands(database: Database) -> MachineCommands:
+    means = cast(MachineOperations, SimpleNamespace(database=database))
+    return MachineCommands(means, cast(Engine, _NoEngine()), lambda _step, _point: None)
 
 
 Ask = Callable[[], Awaitable[int]]
@@ -142,13 +142,13 @@ async def _status(database: Database) -> MachineState:
 
 async def test_a_turn_that_is_being_asked_for_keeps_its_machine_awake(
     database: Database,
-    requests: MachineRequests,
+    commands: MachineCommands,
     ask: Ask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     paused = _Paused(monkeypatch, chats, "insert_turn")
     asking = asyncio.ensure_future(ask())
-    sleep = await _second_waits(paused, requests.hibernate(IDLE, MACHINE.vm_id, now()))
+    sleep = await _second_waits(paused, commands.hibernate(IDLE, MACHINE.vm_id, now()))
     assert await asking == 1
     with pytest.raises(MachineBusy, match="A CLI answers"):
         await sleep
@@ -157,12 +157,12 @@ async def test_a_turn_that_is_being_asked_for_keeps_its_machine_awake(
 
 async def test_a_turn_that_comes_after_the_claim_finds_a_machine_that_sleeps(
     database: Database,
-    requests: MachineRequests,
+    commands: MachineCommands,
     ask: Ask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     paused = _Paused(monkeypatch, hibernation, "begin_hibernation")
-    sleep = asyncio.ensure_future(requests.hibernate(IDLE, MACHINE.vm_id, now()))
+    sleep = asyncio.ensure_future(commands.hibernate(IDLE, MACHINE.vm_id, now()))
     asking = await _second_waits(paused, ask())
     assert (await sleep).status is MachineState.HIBERNATING
     assert await asking == 1  # whoever does it wakes the machine first
@@ -171,7 +171,7 @@ async def test_a_turn_that_comes_after_the_claim_finds_a_machine_that_sleeps(
 
 
 async def test_a_use_that_is_being_noted_keeps_a_machine_awake(
-    database: Database, requests: MachineRequests, monkeypatch: pytest.MonkeyPatch
+    database: Database, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since = now() - timedelta(hours=1)
     paused = _Paused(monkeypatch, hibernation, "set_used")
@@ -181,18 +181,18 @@ async def test_a_use_that_is_being_noted_keeps_a_machine_awake(
             return bool(await hibernation.set_used(connection, MACHINE.vm_id, now()))
 
     using = asyncio.ensure_future(use())
-    sleep = await _second_waits(paused, requests.hibernate(IDLE, MACHINE.vm_id, since))
+    sleep = await _second_waits(paused, commands.hibernate(IDLE, MACHINE.vm_id, since))
     assert await using
     with pytest.raises(MachineBusy, match="in use"):
         await sleep
 
 
 async def test_a_use_that_comes_after_the_claim_is_told_that_it_does_not_run(
-    database: Database, requests: MachineRequests, monkeypatch: pytest.MonkeyPatch
+    database: Database, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paused = _Paused(monkeypatch, hibernation, "begin_hibernation")
     since = now() - timedelta(hours=1)
-    sleep = asyncio.ensure_future(requests.hibernate(IDLE, MACHINE.vm_id, since))
+    sleep = asyncio.ensure_future(commands.hibernate(IDLE, MACHINE.vm_id, since))
 
     async def use() -> bool:
         async with database.write() as connection:
@@ -233,22 +233,22 @@ def _usage(*cores: float) -> Usage:
 
 
 def test_a_machine_that_used_next_to_nothing_is_quiet() -> None:
-    assert is_quiet(_usage(*[0.02] * 360), AT - timedelta(minutes=30), 0.1)
+    assert is_idle(_usage(*[0.02] * 360), AT - timedelta(minutes=30), 0.1)
 
 
 def test_one_busy_minute_is_not_quiet_however_long_it_was_quiet_before() -> None:
     usage = _usage(*[0.0] * 348, *[0.5] * 12)
-    assert not is_quiet(usage, AT - timedelta(minutes=30), 0.1)
+    assert not is_idle(usage, AT - timedelta(minutes=30), 0.1)
 
 
 def test_of_what_was_not_looked_at_nothing_is_said() -> None:
-    assert not is_quiet(_usage(), AT - timedelta(minutes=30), 0.1)
-    assert not is_quiet(_usage(*[0.0] * 60), AT - timedelta(minutes=30), 0.1)
+    assert not is_idle(_usage(), AT - timedelta(minutes=30), 0.1)
+    assert not is_idle(_usage(*[0.0] * 60), AT - timedelta(minutes=30), 0.1)
 
 
 def test_of_a_time_shorter_than_between_two_samples_the_last_one_tells() -> None:
-    assert is_quiet(_usage(0.01), AT + timedelta(seconds=4), 0.1)
-    assert not is_quiet(_usage(0.5), AT + timedelta(seconds=4), 0.1)
+    assert is_idle(_usage(0.01), AT + timedelta(seconds=4), 0.1)
+    assert not is_idle(_usage(0.5), AT + timedelta(seconds=4), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -262,4 +262,4 @@ def test_of_a_time_shorter_than_between_two_samples_the_last_one_tells() -> None
     ],
 )
 def test_how_long_it_was_unused_is_told_in_words(seconds: int, words: str) -> None:
-    assert in_words(timedelta(seconds=seconds)) == words
+    assert format_duration(timedelta(seconds=seconds)) == words

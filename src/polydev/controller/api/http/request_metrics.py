@@ -73,9 +73,11 @@ class _Request:
         metrics.http_requests.labels(method, route, status).inc()
         if self._answered is not None and b"wait=" not in self._scope.get("query_string", b""):
             metrics.http_duration.labels(method, route).observe(took_s)
-        span.name(f"{method} {route}")
-        span.note({"http.request.method": method, "http.route": route})
-        span.note({"http.response.status_code": self._status, "polydev.request_id": self.id})
+        span.rename(f"{method} {route}")
+        span.set_attributes({"http.request.method": method, "http.route": route})
+        span.set_attributes(
+            {"http.response.status_code": self._status, "polydev.request_id": self.id}
+        )
         if method not in _SAFE_METHODS or self._status >= _SERVER_ERROR:
             level = logging.ERROR if self._status >= _SERVER_ERROR else logging.INFO
             log.log(level, "%s %s: %s after %.3f s", method, route, status, took_s)

@@ -18,14 +18,14 @@ from polydev.controller.access.sign_in.cookies import SIGN_IN
 from polydev.controller.chat import Chats, OneShotTurns
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users
-from polydev.controller.workflows.accounts.account_deletion import Removal
+from polydev.controller.workflows.accounts.account_deletion import AccountDeletion
 from polydev.controller.workflows.connect.connect import Connect
 from polydev.controller.workflows.connect.connect_by_key import ConnectByKey
-from polydev.controller.workflows.credentials.credential_lifecycle import Custody
-from polydev.controller.workflows.credentials.key_rotation import Rotation
-from polydev.controller.workflows.health import Checkup
-from polydev.controller.workflows.machines.machine_commands import MachineRequests
-from polydev.controller.workflows.machines.resume_on_use import Waking
+from polydev.controller.workflows.credentials.credential_lifecycle import CredentialLifecycle
+from polydev.controller.workflows.credentials.key_rotation import KeyRotation
+from polydev.controller.workflows.health import HealthChecks
+from polydev.controller.workflows.machines.machine_commands import MachineCommands
+from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.shared.domain import Scope, UserId
 from polydev.shared.errors import NoSuchUser, PolydevError, Unavailable
 from polydev.shared.host_client import Hosts
@@ -55,14 +55,14 @@ class Services:
     hosts: Hosts
     connect: Connect
     by_key: ConnectByKey
-    machines: MachineRequests
+    machines: MachineCommands
     chats: Chats
     one_shot_turns: OneShotTurns
-    rotation: Rotation
-    custody: Custody
-    removal: Removal
-    checkup: Checkup
-    waking: Waking
+    key_rotation: KeyRotation
+    credential_lifecycle: CredentialLifecycle
+    account_deletion: AccountDeletion
+    health_checks: HealthChecks
+    resume_on_use: ResumeOnUse
     file_limit_bytes: int = 256 * 1024 * 1024
     """The largest file that people bring into their machines, or out of them."""
     metrics_token: SecretStr | None = None

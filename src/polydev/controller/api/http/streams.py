@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from polydev.controller.api.http.errors import to_problem
 from polydev.controller.store.engine.database import Database
-from polydev.controller.workflows.machines.resume_on_use import SignsOfUse, Waking
+from polydev.controller.workflows.machines.resume_on_use import ActivityRecorder, ResumeOnUse
 from polydev.shared.domain import VmId
 from polydev.shared.errors import BadRequest, NotSignedIn, PolydevError
 from polydev.shared.host_client import GuestProcess, Host
@@ -125,7 +125,7 @@ class ProgramTarget(Protocol):
     def vm_id(self) -> VmId: ...
 
     @property
-    def waking(self) -> Waking: ...
+    def resume_on_use(self) -> ResumeOnUse: ...
 
     async def running_host(self) -> Host:
         """Its host, once the machine runs."""
@@ -140,9 +140,13 @@ async def relay_program(socket: WebSocket, reached: ProgramTarget, may: Permissi
     try:
         async with asyncio.timeout(_FIRST_FRAME_TIMEOUT_S):
             request = ExecRequest.model_validate_json(await socket.receive_text())
-        host, vm_id, waking = await reached.running_host(), reached.vm_id, reached.waking
-        typed = waking.signs_of_use(vm_id)
-        in_use = nullcontext() if request.pty else waking.in_use(vm_id)
+        host, vm_id, resume_on_use = (
+            await reached.running_host(),
+            reached.vm_id,
+            reached.resume_on_use,
+        )
+        typed = resume_on_use.activity_recorder(vm_id)
+        in_use = nullcontext() if request.pty else resume_on_use.keep_in_use(vm_id)
         async with in_use, host.exec(vm_id, request) as process:
             inward = _to_program(socket, process, typed)
             await pump(inward, _to_user(socket, process), may)
@@ -199,7 +203,7 @@ async def _to_user(socket: WebSocket, process: GuestProcess) -> None:
         await socket.send_bytes(bytes([stream]) + chunk)
 
 
-async def _to_program(socket: WebSocket, process: GuestProcess, typed: SignsOfUse) -> None:
+async def _to_program(socket: WebSocket, process: GuestProcess, typed: ActivityRecorder) -> None:
     """Raises WebSocketDisconnect when the person is gone."""
     while True:
         message = await socket.receive()

@@ -18,7 +18,7 @@ from polydev.controller.api.schemas.base import (
     user_id_field,
 )
 from polydev.controller.api.schemas.connect import CliMachine
-from polydev.shared.domain import Machine, MachineKind, MachineState, Sleep, WokeHow
+from polydev.shared.domain import Hibernation, Machine, MachineKind, MachineState, WokeHow
 
 
 class CreateMachine(RequestModel):
@@ -53,17 +53,17 @@ class SleepView(ResponseModel):
     took_seconds: float | None = Field(description="How long waking took", examples=[0.8])
 
     @classmethod
-    def of(cls, sleep: Sleep) -> SleepView:
+    def of(cls, hibernation: Hibernation) -> SleepView:
         return cls(
-            slept_at=sleep.slept_at,
-            slept_why=sleep.slept_why,
-            trouble=sleep.trouble,
-            memory_on_disk_bytes=sleep.memory_on_disk_bytes,
-            woke_at=sleep.woke_at,
-            woke_why=sleep.woke_why,
-            woke_how=sleep.woke_how,
-            boot_reason=sleep.boot_reason,
-            took_seconds=sleep.took_s,
+            slept_at=hibernation.hibernated_at,
+            slept_why=hibernation.hibernate_reason,
+            trouble=hibernation.problem,
+            memory_on_disk_bytes=hibernation.memory_on_disk_bytes,
+            woke_at=hibernation.resumed_at,
+            woke_why=hibernation.resume_reason,
+            woke_how=hibernation.resumed_how,
+            boot_reason=hibernation.boot_reason,
+            took_seconds=hibernation.resume_took_s,
         )
 
 
@@ -83,6 +83,7 @@ class MachineView(VersionedModel):
 
     @classmethod
     def of(cls, machine: Machine) -> MachineView:
+        past = machine.hibernation
         return cls(
             vm_id=machine.vm_id,
             vm_type=machine.vm_type,
@@ -93,7 +94,7 @@ class MachineView(VersionedModel):
             vcpus=machine.size.vcpus,
             disk_mib=machine.size.disk_mib,
             error=ErrorView.of(machine.error_code, machine.error),
-            sleep=None if machine.sleep == Sleep() else SleepView.of(machine.sleep),
+            sleep=SleepView.of(past) if past != Hibernation() else None,
         ).with_version()
 
 

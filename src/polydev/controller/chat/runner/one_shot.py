@@ -14,8 +14,12 @@ from polydev.controller.chat.chats import MAX_PROMPT_CHARACTERS
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import credentials
 from polydev.controller.telemetry import metrics
-from polydev.controller.workflows.machines.actor import Cause
-from polydev.controller.workflows.machines.resume_on_use import WAKES, Waking, usable_cli_of
+from polydev.controller.workflows.machines.actor import Actor
+from polydev.controller.workflows.machines.resume_on_use import (
+    RESUMING_NOTICE,
+    ResumeOnUse,
+    find_usable_cli_machine,
+)
 from polydev.shared.domain import MachineState, UserId, VmId
 from polydev.shared.errors import (
     BadRequest,
@@ -59,8 +63,8 @@ class OneShotTurn:
     provider: Provider
     vm_id: VmId
     prompt: str
-    waking: Waking
-    cause: Cause
+    resume_on_use: ResumeOnUse
+    cause: Actor
     must_resume: bool
 
     async def events(self) -> AsyncGenerator[TurnEvent]:
@@ -74,9 +78,12 @@ class OneShotTurn:
         try:
             with metrics.timed(metrics.chat_turns, self.provider.id):
                 if self.must_resume:
-                    yield TurnEvent("notice", WAKES)
-                await self.waking.awake(self.cause, self.vm_id)
-                async with asyncio.timeout(TURN_LIMIT_S), self.waking.in_use(self.vm_id):
+                    yield TurnEvent("notice", RESUMING_NOTICE)
+                await self.resume_on_use.ensure_running(self.cause, self.vm_id)
+                async with (
+                    asyncio.timeout(TURN_LIMIT_S),
+                    self.resume_on_use.keep_in_use(self.vm_id),
+                ):
                     async for event in self._answer():
                         texts[event.kind].append(event.text)
                         if event.kind != "error":
@@ -136,7 +143,7 @@ class OneShotTurns:
 
     database: Database
     hosts: Hosts
-    waking: Waking
+    resume_on_use: ResumeOnUse
 
     async def open(self, user_id: UserId, provider_id: str, prompt: str) -> OneShotTurn:
         """Prepare a turn with the user's CLI.
@@ -148,13 +155,15 @@ class OneShotTurns:
             raise BadRequest(f"A prompt has between 1 and {MAX_PROMPT_CHARACTERS} characters")
         async with self.database.read() as connection:
             credential = await credentials.find_newest_sealed(connection, user_id, about.id)
-            machine = await usable_cli_of(connection, user_id)
+            machine = await find_usable_cli_machine(connection, user_id)
         hint = f"Run `polydev connect {about.id}` to log it in"
         if credential is None:
             raise NotConnected(f"You have not connected {about.name}", hint=hint)
         if machine is None:
             raise NotConnected(f"You have no running CLI machine for {about.name}", hint=hint)
-        cause = Cause.of_user(user_id, "chat", "a message to a CLI")
+        cause = Actor.for_user(user_id, "chat", "a message to a CLI")
         must_resume = machine.status is not MachineState.RUNNING
         host = self.hosts.of(machine.host_id)
-        return OneShotTurn(host, about, machine.vm_id, prompt, self.waking, cause, must_resume)
+        return OneShotTurn(
+            host, about, machine.vm_id, prompt, self.resume_on_use, cause, must_resume
+        )

@@ -23,7 +23,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.chats import chat_events, chats
 from polydev.controller.store.queries.chats.chats import ActiveChat
 from polydev.controller.store.queries.system import controllers
-from polydev.controller.workflows.machines.resume_on_use import Waking
+from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.shared.domain import Chat, ChatId, ChatStatus, TurnEnd, now
 from polydev.shared.errors import ChatFailed, NoSuchChat, PolydevError
 from polydev.shared.host_client import Hosts
@@ -51,13 +51,13 @@ class Runner:
         settings: ControllerSettings,
         live_turns: LiveTurns,
         executor_id: str,
-        waking: Waking,
+        resume_on_use: ResumeOnUse,
     ) -> None:
         self._database = database
         self._settings = settings
         self._executor_id = executor_id
         self._agents = AgentPool(hosts, settings, self._on_agent_ended)
-        self._context = TurnContext(database, settings, self._agents, live_turns, waking)
+        self._context = TurnContext(database, settings, self._agents, live_turns, resume_on_use)
         self._running: dict[ChatId, _Running] = {}
         self._releases: set[asyncio.Task[None]] = set()
 

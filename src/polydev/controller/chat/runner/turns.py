@@ -22,8 +22,8 @@ from polydev.controller.chat.runner import history_prompt
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.controller.telemetry import metrics
-from polydev.controller.workflows.machines.actor import Cause
-from polydev.controller.workflows.machines.resume_on_use import WAKES, Waking
+from polydev.controller.workflows.machines.actor import Actor
+from polydev.controller.workflows.machines.resume_on_use import RESUMING_NOTICE, ResumeOnUse
 from polydev.shared.domain import Chat, EventKind, TurnEnd
 from polydev.shared.errors import ChatFailed, GuestMisbehaved, NoSuchChat, PolydevError, Unavailable
 from polydev.shared.logging import context
@@ -47,7 +47,7 @@ class TurnContext:
     settings: ControllerSettings
     agents: AgentPool
     live_turns: LiveTurns
-    waking: Waking
+    resume_on_use: ResumeOnUse
 
 
 class ClaimedTurn:
@@ -173,10 +173,10 @@ class ClaimedTurn:
     async def _prompt_agent(self) -> TurnEnd:
         shared, chat = self._shared, self.chat
         found = await find_chat_machine(shared.database, chat)
-        cause = Cause.of_user(chat.user_id, "chat", "a message in a chat")
-        machine = await shared.waking.awake(cause, found.vm_id, self._report_resume)
+        cause = Actor.for_user(chat.user_id, "chat", "a message in a chat")
+        machine = await shared.resume_on_use.ensure_running(cause, found.vm_id, self._report_resume)
         async with (
-            shared.waking.in_use(machine.vm_id),
+            shared.resume_on_use.keep_in_use(machine.vm_id),
             shared.agents.lease(machine, self._about) as agent,
         ):
             self._agent = agent
@@ -192,7 +192,7 @@ class ClaimedTurn:
             return await agent.prompt(session.session_id, texts, self)
 
     def _report_resume(self) -> None:
-        self._notice("machine-wakes", WAKES)
+        self._notice("machine-wakes", RESUMING_NOTICE)
 
     def _notice(self, code: str, text: str) -> None:
         self._writer.emit(EventKind.NOTICE, {"code": code, "text": text})

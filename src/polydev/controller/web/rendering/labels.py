@@ -124,7 +124,7 @@ _MAX_USER_AGENT = 40
 
 def machine_badge(machine: Machine) -> tuple[str, str]:
     """Badge kind and text for a machine."""
-    if machine.status is MachineState.RESUMING and machine.wakes:
+    if machine.status is MachineState.RESUMING and machine.has_saved_memory:
         return "busy", "Resuming"
     return _MACHINE_BADGES[machine.status]
 

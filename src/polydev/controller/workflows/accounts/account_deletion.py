@@ -28,9 +28,9 @@ from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.queries.system import audit
 from polydev.controller.workflows.engine.engine import Engine
-from polydev.controller.workflows.engine.log_only_observer import Unattended
+from polydev.controller.workflows.engine.log_only_observer import LogOnlyObserver
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
-from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.shared.domain import Machine, MachineState, User, UserId, now
 from polydev.shared.errors import (
     HostUnreachable,
@@ -51,17 +51,17 @@ _FORGET_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Removal:
+class AccountDeletion:
     """What is asked about removing people, and the workflow that does it."""
 
     database: Database
-    machines: Machines
+    machines: MachineOperations
     engine: Engine
     on_point: OnPoint = lambda _step, _point: None
 
     def register(self) -> None:
         """Make the workflow known to the engine, before its start."""
-        self.engine.add(DELETE, partial(self.saga().run, self.engine))
+        self.engine.register(DELETE, partial(self.saga().run, self.engine))
 
     def saga(self) -> Saga:
         """The steps, and how long each is insisted on."""
@@ -71,7 +71,7 @@ class Removal:
             Step("destroy-machines", self._destroy_machines, destroy_s),
             Step("erase-person", self._erase, _ERASE_S),
         ]
-        return Saga(DELETE, [], steps, Unattended(), _ERASE_S, self.on_point)
+        return Saga(DELETE, [], steps, LogOnlyObserver(), _ERASE_S, self.on_point)
 
     async def request(self, caller: Caller, user_id: UserId) -> User:
         """Have a person removed; nobody comes in as them from now on.
@@ -102,7 +102,7 @@ class Removal:
         async with self.database.read() as connection:
             leaving = await user_deletion.list_deleting(connection)
         for user in leaving:
-            if not await self.engine.is_over(DELETE, user.user_id):
+            if not await self.engine.has_ended(DELETE, user.user_id):
                 await self.engine.enqueue(DELETE, user.user_id)
                 continue
             try:
@@ -126,7 +126,7 @@ class Removal:
             theirs = await machines.list_ever_for_user(connection, UserId(subject))
         for machine in theirs:
             if machine.status is not MachineState.DESTROYED:
-                await self.machines.take_down(machine.vm_id)
+                await self.machines.destroy(machine.vm_id)
             await self._forget(machine)
 
     async def _forget(self, machine: Machine) -> None:

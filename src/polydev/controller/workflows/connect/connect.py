@@ -28,15 +28,15 @@ from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.store.queries.system import audit
 from polydev.controller.vault import Binding, Vault
 from polydev.controller.workflows.connect.browser_service_client import LoginUrl
-from polydev.controller.workflows.connect.connect_progress import WAIT_FOR_ROOM, SessionNotes
-from polydev.controller.workflows.connect.login_poller import LoginWatch
+from polydev.controller.workflows.connect.connect_progress import WAIT_FOR_ROOM, ConnectProgress
+from polydev.controller.workflows.connect.login_poller import LoginPoller
 from polydev.controller.workflows.connect.session_delivery import SessionDelivery
 from polydev.controller.workflows.connect.session_machines import SessionMachines
-from polydev.controller.workflows.connect.session_queue import Admission
-from polydev.controller.workflows.engine.cancel_watch import Wishes
+from polydev.controller.workflows.connect.session_queue import SessionQueue
+from polydev.controller.workflows.engine.cancel_watch import CancelWatch
 from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
-from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, Machines
+from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, MachineOperations
 from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,
@@ -62,7 +62,7 @@ CONNECT_BY_KEY = "connect-by-key"
 """In `connect_by_key.py`: the same without a browser machine."""
 
 
-def workflow_of(session: ConnectSession) -> str:
+def workflow_for(session: ConnectSession) -> str:
     """The workflow that drives a session."""
     return CONNECT if session.method is CredentialKind.LOGIN else CONNECT_BY_KEY
 
@@ -116,9 +116,9 @@ class Connect:
 
     database: Database
     vault: Vault
-    machines: Machines
-    admission: Admission
-    wishes: Wishes
+    machines: MachineOperations
+    session_queue: SessionQueue
+    cancel_watch: CancelWatch
     engine: Engine
     on_point: OnPoint = lambda _step, _point: None
 
@@ -128,14 +128,14 @@ class Connect:
         delivery = self._delivery()
         steps = [
             Step(
-                WAIT_FOR_ROOM, self.admission.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
-                undo=its.give_back_cli_machine, interruptible=False, retried=DatabaseUnavailable,
+                WAIT_FOR_ROOM, self.session_queue.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
+                undo=its.release_cli_machine, interruptible=False, retry_on=DatabaseUnavailable,
             ),
             Step(
                 "create-machines", its.create, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
-                undo=its.give_back_cli_machine,
+                undo=its.release_cli_machine,
             ),
-            Step("browser-ready", its.browser_ready, limit.healthy_limit_s + ANSWER_GRACE_S),
+            Step("browser-ready", its.wait_for_browser, limit.healthy_limit_s + ANSWER_GRACE_S),
             Step("start-login", self._start_login, limit.login_start_limit_s),
             Step("wait-for-person", self._wait_for_person, limit.person_limit_s + ANSWER_GRACE_S),
             Step("capture", self._capture, limit.capture_limit_s, undo=delivery.forget),
@@ -145,12 +145,12 @@ class Connect:
             ),
         ]  # fmt: skip
         always = [Step("destroy-browser", self._clean_up, limit.destroy_limit_s)]
-        notes = SessionNotes(self.database, self.wishes)
-        return Saga(CONNECT, steps, always, notes, limit.destroy_limit_s, self.on_point)
+        observer = ConnectProgress(self.database, self.cancel_watch)
+        return Saga(CONNECT, steps, always, observer, limit.destroy_limit_s, self.on_point)
 
     def register(self) -> None:
         """Make the workflow known to the engine, before its start."""
-        self.engine.add(CONNECT, partial(self.saga().run, self.engine))
+        self.engine.register(CONNECT, partial(self.saga().run, self.engine))
 
     # -- what the API asks -----------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ class Connect:
             async with self.database.read(session.user_id) as connection:
                 live = await sessions.find_live(connection, user_id, session.provider)
         session = live or session
-        await self.engine.enqueue(workflow_of(session), session.session_id)
+        await self.engine.enqueue(workflow_for(session), session.session_id)
         return session
 
     async def cancel(
@@ -186,7 +186,7 @@ class Connect:
         """How many sessions are before it in the queue; None if it does not wait for room."""
         if session.status is not SessionStatus.QUEUED:
             return None
-        return self.admission.ahead_of(session.session_id)
+        return self.session_queue.ahead_of(session.session_id)
 
     async def paste(
         self,
@@ -232,7 +232,7 @@ class Connect:
             return await (await self._watch(session)).start()
         except HostUnreachable:
             its = SessionMachines(self.database, self.machines)
-            await its.renew_browser(session.session_id)
+            await its.recreate_browser(session.session_id)
             raise
 
     async def _wait_for_person(self, subject: str) -> None:
@@ -240,7 +240,7 @@ class Connect:
         left_s = (session.expires_at - now()).total_seconds()
         try:
             async with asyncio.timeout(max(left_s, 0)):
-                await (await self._watch(session)).until_done()
+                await (await self._watch(session)).wait_until_done()
         except TimeoutError:
             raise LoginExpired(
                 "Nobody logged in within the time allowed", hint="Connect again when you are ready"
@@ -270,10 +270,10 @@ class Connect:
         async with self.database.read() as connection:
             return await sessions.get(connection, SessionId(subject))
 
-    async def _watch(self, session: ConnectSession) -> LoginWatch:
+    async def _watch(self, session: ConnectSession) -> LoginPoller:
         its = SessionMachines(self.database, self.machines)
-        is_lost = partial(its.has_lost_browser, session.session_id)
-        return LoginWatch(await its.browser_service(session.session_id), session, is_lost)
+        is_lost = partial(its.is_browser_lost, session.session_id)
+        return LoginPoller(await its.browser_service(session.session_id), session, is_lost)
 
     def _delivery(self) -> SessionDelivery:
         return SessionDelivery(self.database, self.vault, self.machines)

@@ -23,14 +23,14 @@ from polydev.controller.workflows.connect.connect import (
     add_unless_live,
     new_session,
 )
-from polydev.controller.workflows.connect.connect_progress import WAIT_FOR_ROOM, SessionNotes
+from polydev.controller.workflows.connect.connect_progress import WAIT_FOR_ROOM, ConnectProgress
 from polydev.controller.workflows.connect.session_delivery import SessionDelivery
 from polydev.controller.workflows.connect.session_machines import SessionMachines
-from polydev.controller.workflows.connect.session_queue import Admission
-from polydev.controller.workflows.engine.cancel_watch import Wishes
+from polydev.controller.workflows.connect.session_queue import SessionQueue
+from polydev.controller.workflows.engine.cancel_watch import CancelWatch
 from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
-from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, Machines
+from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, MachineOperations
 from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,
@@ -49,9 +49,9 @@ class ConnectByKey:
 
     database: Database
     vault: Vault
-    machines: Machines
-    admission: Admission
-    wishes: Wishes
+    machines: MachineOperations
+    session_queue: SessionQueue
+    cancel_watch: CancelWatch
     engine: Engine
     on_point: OnPoint = lambda _step, _point: None
 
@@ -61,12 +61,12 @@ class ConnectByKey:
         delivery = SessionDelivery(self.database, self.vault, self.machines)
         steps = [
             Step(
-                WAIT_FOR_ROOM, self.admission.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
-                undo=self._give_up, interruptible=False, retried=DatabaseUnavailable,
+                WAIT_FOR_ROOM, self.session_queue.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
+                undo=self._give_up, interruptible=False, retry_on=DatabaseUnavailable,
             ),
             Step(
-                "create-cli-machine", its.create_cli, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
-                undo=its.give_back_cli_machine,
+                "create-cli-machine", its.bring_up_cli, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
+                undo=its.release_cli_machine,
             ),
             Step(
                 "write", delivery.write, limit.write_limit_s,
@@ -74,12 +74,12 @@ class ConnectByKey:
             ),
         ]  # fmt: skip
         always = [Step("settle", delivery.settle, limit.write_limit_s)]
-        notes = SessionNotes(self.database, self.wishes)
-        return Saga(CONNECT_BY_KEY, steps, always, notes, limit.destroy_limit_s, self.on_point)
+        observer = ConnectProgress(self.database, self.cancel_watch)
+        return Saga(CONNECT_BY_KEY, steps, always, observer, limit.destroy_limit_s, self.on_point)
 
     def register(self) -> None:
         """Make the workflow known to the engine, before its start."""
-        self.engine.add(CONNECT_BY_KEY, partial(self.saga().run, self.engine))
+        self.engine.register(CONNECT_BY_KEY, partial(self.saga().run, self.engine))
 
     async def start(
         self, caller: Caller, user_id: UserId, provider_id: str, api_key: SecretStr
@@ -108,7 +108,7 @@ class ConnectByKey:
 
     async def _give_up(self, subject: str) -> None:
         """Nothing of the session is left: neither what was claimed for it, nor the key."""
-        await SessionMachines(self.database, self.machines).give_back_cli_machine(subject)
+        await SessionMachines(self.database, self.machines).release_cli_machine(subject)
         await SessionDelivery(self.database, self.vault, self.machines).forget(subject)
 
     async def _sealed(self, session: ConnectSession, plaintext: bytes) -> SealedCredential:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import credentials, sessions
-from polydev.controller.workflows.engine.cancel_watch import Wishes
+from polydev.controller.workflows.engine.cancel_watch import CancelWatch
 from polydev.shared.domain import SessionId, SessionStatus, credential_id_for, now
 from polydev.shared.errors import LoginCancelled, LoginExpired, PolydevError
 
@@ -26,13 +26,13 @@ _ENDS: dict[type[PolydevError], SessionStatus] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SessionNotes:
+class ConnectProgress:
     """The notes of connect sessions (saga.Notes)."""
 
     database: Database
-    wishes: Wishes
+    cancel_watch: CancelWatch
 
-    async def begins(self, subject: str, step: str) -> None:
+    async def step_started(self, subject: str, step: str) -> None:
         """The session is in this step now."""
         session_id, leaves = SessionId(subject), set[SessionStatus]()
         if step != WAIT_FOR_ROOM:
@@ -44,18 +44,18 @@ class SessionNotes:
             await sessions.set_step(connection, session_id, step, leaves)
         log.info("session %s: %s begins", subject, step)
 
-    async def ends(self, subject: str, step: str, outcome: str) -> None:
+    async def step_ended(self, subject: str, step: str, outcome: str) -> None:
         """The step has ended."""
         async with self.database.write() as connection:
             await sessions.end_step(connection, SessionId(subject), step, now(), outcome)
         log.info("session %s: %s %s", subject, step, outcome)
 
-    async def interrupted(self, subject: str) -> PolydevError:
+    async def wait_for_cancel(self, subject: str) -> PolydevError:
         """Returns once the person wishes the session away."""
-        await self.wishes.cancelled(SessionId(subject))
+        await self.cancel_watch.wait_for_cancel(SessionId(subject))
         return LoginCancelled("The login was cancelled")
 
-    async def over(self, subject: str, failure: PolydevError | None) -> None:
+    async def saga_ended(self, subject: str, failure: PolydevError | None) -> None:
         """The session's end. A credential that replaces others does so at the same moment."""
         session_id = SessionId(subject)
         async with self.database.write() as connection:

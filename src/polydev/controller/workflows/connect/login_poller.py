@@ -25,7 +25,7 @@ _MAX_REASON = 300
 
 
 @dataclass(frozen=True, slots=True)
-class LoginWatch:
+class LoginPoller:
     """One session's login."""
 
     service: BrowserService
@@ -46,7 +46,7 @@ class LoginWatch:
             ownBrowserUrl=None if own is None else check_oauth_url(about, own),
         )
 
-    async def until_done(self) -> None:
+    async def wait_until_done(self) -> None:
         """Return when the login is complete. A host agent or channel that is away for a while ends
         nothing: the person's time does, and the caller keeps it. Raises: LoginFailed, HostLost."""
         version = -1

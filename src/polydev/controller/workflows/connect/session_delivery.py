@@ -12,7 +12,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.vault import Vault
 from polydev.controller.workflows.credentials.credential_delivery import Delivery
-from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.shared.domain import ConnectSession, SessionId, VmId, credential_id_for
 from polydev.shared.errors import ChannelLost, LoginFailed, MachineBusy
 from polydev.shared.providers import provider
@@ -24,7 +24,7 @@ class SessionDelivery:
 
     database: Database
     vault: Vault
-    machines: Machines
+    machines: MachineOperations
 
     async def write(self, subject: str) -> None:
         """Write the credential into the CLI machine, and have the CLI say that it is logged in."""

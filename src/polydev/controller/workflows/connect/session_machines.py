@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 
-from polydev.controller.placement.claims import alone
+from polydev.controller.placement.claims import lock_placement
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.workflows.connect.browser_service_client import BrowserService
-from polydev.controller.workflows.connect.session_placement import SessionClaims
-from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.connect.session_placement import SessionPlacement
+from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.shared.domain import Machine, MachineKind, MachineState, SessionId, VmId, vm_id_for
 from polydev.shared.errors import HostUnreachable, MachineNotReady, Unavailable
 
@@ -29,7 +29,7 @@ class SessionMachines:
     """What a session does with machines, as idempotent steps."""
 
     database: Database
-    machines: Machines
+    machines: MachineOperations
 
     async def browser_service(self, session_id: SessionId) -> BrowserService:
         """The service in the session's browser machine."""
@@ -51,11 +51,11 @@ class SessionMachines:
             # What cannot be tried again decides.
             raise min(errors.exceptions, key=lambda it: isinstance(it, Unavailable)) from None
 
-    async def create_cli(self, subject: str) -> None:
+    async def bring_up_cli(self, subject: str) -> None:
         """Bring the CLI machine up: all that a session with an API key needs."""
         await self.machines.bring_up(await self._cli_machine(SessionId(subject)))
 
-    async def browser_ready(self, subject: str) -> None:
+    async def wait_for_browser(self, subject: str) -> None:
         """Return when the browser machine's service answers.
 
         Raises: MachineNotReady, which names the machine, the limit and the console log.
@@ -72,7 +72,7 @@ class SessionMachines:
                             return
                     except HostUnreachable as error:
                         why = error.message
-                        await self.renew_browser(session_id)
+                        await self.recreate_browser(session_id)
                     except Unavailable as error:
                         why = error.message
                     await asyncio.sleep(_PAUSE_S)  # nothing tells when the service listens
@@ -83,14 +83,14 @@ class SessionMachines:
                 hint=f"Its console log is {log}",
             ) from None
 
-    async def renew_browser(self, session_id: SessionId) -> None:
+    async def recreate_browser(self, session_id: SessionId) -> None:
         """Make the browser machine anew on another host, if its own is dead."""
         vm_id = vm_id_for(session_id, MachineKind.BROWSER)
         with contextlib.suppress(Unavailable):
-            if await self.machines.leave_dead_host(vm_id):
+            if await self.machines.relocate_from_dead_host(vm_id):
                 await self.machines.bring_up(vm_id)
 
-    async def has_lost_browser(self, session_id: SessionId) -> bool:
+    async def is_browser_lost(self, session_id: SessionId) -> bool:
         """Whether the host of the browser machine has not answered for too long."""
         machine = await self.machines.find(vm_id_for(session_id, MachineKind.BROWSER))
         async with self.database.read() as connection:
@@ -98,13 +98,13 @@ class SessionMachines:
 
     async def destroy_browser(self, subject: str) -> None:
         """The browser machine goes, whatever happened."""
-        await self.machines.take_down(vm_id_for(SessionId(subject), MachineKind.BROWSER))
+        await self.machines.destroy(vm_id_for(SessionId(subject), MachineKind.BROWSER))
 
-    async def give_back_cli_machine(self, subject: str) -> None:
+    async def release_cli_machine(self, subject: str) -> None:
         """Let go of the CLI machine; destroy it if it was made for a session and none needs it."""
         session_id = SessionId(subject)
         async with self.database.write() as connection:
-            await alone(connection)
+            await lock_placement(connection)
             session = await sessions.get(connection, session_id)
             vm_id = session.cli_vm_id or vm_id_for(session_id, MachineKind.CLI)
             await sessions.update(connection, session_id, cli_vm_id=None)
@@ -116,7 +116,7 @@ class SessionMachines:
             if not is_kept:
                 await machines.set_state(connection, vm_id, MachineState.DESTROYING)
         if not is_kept:
-            await self.machines.take_down(vm_id)
+            await self.machines.destroy(vm_id)
         elif machine.status is MachineState.RESUMING:
             await self._leave_at_rest(machine)
 
@@ -132,22 +132,22 @@ class SessionMachines:
             async with self.database.write() as connection:
                 if machine is not None:
                     await machines.set_state(connection, machine.vm_id, MachineState.DESTROYED)
-                claims = SessionClaims(self.machines)
-                await claims.replace_cli(connection, session_id, session.user_id)
+                claims = SessionPlacement(self.machines)
+                await claims.replace_cli_machine(connection, session_id, session.user_id)
 
     async def _is_there(self, machine: Machine) -> bool:
         """Whether it is on its host, or will be."""
         if machine.status in (MachineState.CREATING, MachineState.DESTROYED):
             return machine.status is MachineState.CREATING
         try:
-            return await self.machines.at_host(machine) is not None
+            return await self.machines.view_on_host(machine) is not None
         except HostUnreachable:
-            await self.machines.leave_dead_host(machine.vm_id)
+            await self.machines.relocate_from_dead_host(machine.vm_id)
             raise
 
     async def _leave_at_rest(self, machine: Machine) -> None:
         """A machine that was to be started for the session alone, and was not: it stays at rest."""
-        view = await self.machines.at_host(machine)
+        view = await self.machines.view_on_host(machine)
         async with self.database.write() as connection:
             if view is None or await sessions.is_using(connection, machine):
                 return
@@ -157,7 +157,7 @@ class SessionMachines:
 
     async def _console_log(self, vm_id: VmId) -> str:
         try:
-            view = await self.machines.at_host(await self.machines.find(vm_id))
+            view = await self.machines.view_on_host(await self.machines.find(vm_id))
         except Unavailable:
             return "on its host, which does not answer"
         return view.console_log if view else "gone with the machine"

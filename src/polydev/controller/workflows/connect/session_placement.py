@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.controller.placement import Fleet, Room
+from polydev.controller.placement import Fleet, Resources
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.connect.sessions import QueuedSession
 from polydev.controller.store.queries.machines import hibernation, machines
-from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.shared.domain import (
     BY_READINESS,
     CredentialKind,
@@ -37,116 +37,121 @@ class Refusal:
     """Why a session cannot have its machines."""
 
     error: PolydevError
-    for_good: bool = False
+    is_permanent: bool = False
     """Waiting does not help."""
     host_id: HostId | None = None
     """It needs room on this one host, where its CLI machine's disk is."""
-    is_for_room: bool = True
+    lacks_capacity: bool = True
     """Whether room is what it lacks: then nobody overtakes it."""
 
 
 @dataclass(frozen=True, slots=True)
-class SessionClaims:
+class SessionPlacement:
     """Claims rows and room for sessions, in the caller's transaction, which has the fleet."""
 
-    machines: Machines
+    machines: MachineOperations
 
     async def claim(
         self, connection: AsyncConnection, fleet: Fleet, waiting: QueuedSession
     ) -> Refusal | None:
         """Claim the machines of a session, or say why not; then nothing is changed."""
         session_id, user_id = waiting.session_id, waiting.user_id
-        cli = await cli_machine_of(connection, user_id)
+        cli = await find_session_cli_machine(connection, user_id)
         new_cli = self._plan(session_id, user_id, MachineKind.CLI)
         needs_browser = waiting.method is CredentialKind.LOGIN
         browser = self._plan(session_id, user_id, MachineKind.BROWSER) if needs_browser else None
         for machine in (browser, new_cli if cli is None else None):
-            if machine is not None and not fleet.can_ever_fit(Room.of(machine.size)):
-                return Refusal(fleet.no_capacity(Room.of(machine.size)), for_good=True)
+            if machine is not None and not fleet.can_ever_fit(Resources.for_machine(machine.size)):
+                return Refusal(
+                    fleet.no_capacity(Resources.for_machine(machine.size)), is_permanent=True
+                )
         if cli is not None and cli.status.is_going_to_rest:
             busy = MachineBusy(f"Your CLI machine {cli.vm_id} is {cli.status}")
-            return Refusal(busy, is_for_room=False)
+            return Refusal(busy, lacks_capacity=False)
         if cli is not None:
-            refusal = await self._claim_with(connection, fleet, cli, browser)
+            refusal = await self._claim_with_cli_machine(connection, fleet, cli, browser)
         elif browser is not None:
-            refusal = await self._claim_new(connection, fleet, new_cli, browser)
+            refusal = await self._claim_both(connection, fleet, new_cli, browser)
         else:
-            refusal = await self._claim_alone(connection, fleet, new_cli)
+            refusal = await self._claim_cli(connection, fleet, new_cli)
         if refusal is None and await sessions.leave_queue(connection, session_id):
             vm_id = (cli or new_cli).vm_id
             await sessions.update(connection, session_id, cli_vm_id=vm_id)
         return refusal
 
-    async def replace_cli(
+    async def replace_cli_machine(
         self, connection: AsyncConnection, session_id: SessionId, user_id: UserId
     ) -> VmId:
         """Another CLI machine for a session whose own is lost. Raises NoCapacity, LoginFailed."""
-        fleet = await self.machines.placement.look(connection)
-        machine = await cli_machine_of(connection, user_id)
+        fleet = await self.machines.placement.load_fleet(connection)
+        machine = await find_session_cli_machine(connection, user_id)
         if machine is None:
             machine = self._plan(session_id, user_id, MachineKind.CLI)
             if await machines.find(connection, machine.vm_id) is not None:
                 raise LoginFailed(
                     "The CLI machine that was made for this login is gone", hint="Connect again"
                 )
-            host_id = fleet.choose(Room.of(machine.size))
+            host_id = fleet.choose(Resources.for_machine(machine.size))
             if host_id is None:
-                raise fleet.no_capacity(Room.of(machine.size))
+                raise fleet.no_capacity(Resources.for_machine(machine.size))
             await machines.insert_if_absent(connection, replace(machine, host_id=host_id))
         await sessions.update(connection, session_id, cli_vm_id=machine.vm_id)
         return machine.vm_id
 
-    async def _claim_new(
+    async def _claim_both(
         self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine
     ) -> Refusal | None:
         """Claim room for two new machines: on one host, or else on two."""
-        cli_room, browser_room = Room.of(cli.size), Room.of(browser.size)
-        pair = fleet.choose_two(cli_room, browser_room)
+        cli_needs, browser_needs = (
+            Resources.for_machine(cli.size),
+            Resources.for_machine(browser.size),
+        )
+        pair = fleet.choose_two(cli_needs, browser_needs)
         if pair is None:
-            larger = max(cli_room, browser_room, key=lambda it: it.memory_mib)
+            larger = max(cli_needs, browser_needs, key=lambda it: it.memory_mib)
             return Refusal(fleet.no_capacity(larger))
         cli_host, browser_host = pair
-        fleet.take(cli_host, cli_room)
+        fleet.reserve(cli_host, cli_needs)
         await machines.insert_if_absent(connection, replace(cli, host_id=cli_host))
         await self._add_browser(connection, fleet, browser, browser_host)
         return None
 
-    async def _claim_alone(
+    async def _claim_cli(
         self, connection: AsyncConnection, fleet: Fleet, cli: Machine
     ) -> Refusal | None:
         """Claim room for a new CLI machine: all that an API key needs."""
-        room = Room.of(cli.size)
-        host_id = fleet.choose(room)
+        needs = Resources.for_machine(cli.size)
+        host_id = fleet.choose(needs)
         if host_id is None:
-            return Refusal(fleet.no_capacity(room))
-        fleet.take(host_id, room)
+            return Refusal(fleet.no_capacity(needs))
+        fleet.reserve(host_id, needs)
         await machines.insert_if_absent(connection, replace(cli, host_id=host_id))
         return None
 
-    async def _claim_with(
+    async def _claim_with_cli_machine(
         self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine | None
     ) -> Refusal | None:
         """Claim room for a browser machine, if one is needed, and for a CLI machine at rest to run
         again."""
         after = fleet
         if not cli.status.holds_memory:
-            room = Room.of(cli.size, new=False)
+            needs = Resources.for_machine(cli.size, new=False)
             try:
-                host_id = self.machines.placement.require_room(fleet, cli, room)
+                host_id = self.machines.placement.require_capacity(fleet, cli, needs)
             except PolydevError as error:
-                is_for_room = isinstance(error, NoCapacity)
-                return Refusal(error, host_id=cli.host_id, is_for_room=is_for_room)
-            after = fleet.without(host_id, room)
+                lacks_capacity = isinstance(error, NoCapacity)
+                return Refusal(error, host_id=cli.host_id, lacks_capacity=lacks_capacity)
+            after = fleet.with_reserved(host_id, needs)
         browser_host = None
         if browser is not None:
-            browser_room = Room.of(browser.size)
-            browser_host = after.choose(browser_room, prefer=cli.host_id)
+            browser_needs = Resources.for_machine(browser.size)
+            browser_host = after.choose(browser_needs, prefer=cli.host_id)
             if browser_host is None:
-                return Refusal(after.no_capacity(browser_room))
+                return Refusal(after.no_capacity(browser_needs))
         if not cli.status.holds_memory and cli.host_id is not None:
-            fleet.take(cli.host_id, Room.of(cli.size, new=False))
+            fleet.reserve(cli.host_id, Resources.for_machine(cli.size, new=False))
             await machines.set_state(connection, cli.vm_id, MachineState.RESUMING)
-            if cli.wakes:
+            if cli.has_saved_memory:
                 await hibernation.set_resume_reason(connection, cli.vm_id, "a login")
         if browser is not None and browser_host is not None:
             await self._add_browser(connection, fleet, browser, browser_host)
@@ -155,14 +160,14 @@ class SessionClaims:
     async def _add_browser(
         self, connection: AsyncConnection, fleet: Fleet, browser: Machine, host_id: HostId
     ) -> None:
-        fleet.take(host_id, Room.of(browser.size))
+        fleet.reserve(host_id, Resources.for_machine(browser.size))
         await machines.insert_if_absent(connection, replace(browser, host_id=host_id))
 
     def _plan(self, session_id: SessionId, user_id: UserId, kind: MachineKind) -> Machine:
         return self.machines.plan(user_id, kind, vm_id_for(session_id, kind), session_id)
 
 
-async def cli_machine_of(connection: AsyncConnection, user_id: UserId) -> Machine | None:
+async def find_session_cli_machine(connection: AsyncConnection, user_id: UserId) -> Machine | None:
     """The person's CLI machine that a session takes, if there is one."""
     for state in BY_READINESS:
         found = await machines.find_cli_machine(connection, user_id, state)

@@ -26,39 +26,39 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.placement import Fleet
-from polydev.controller.placement.claims import alone
+from polydev.controller.placement.claims import lock_placement
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.connect.sessions import QueuedSession
 from polydev.controller.store.queries.machines import capacity
-from polydev.controller.workflows.connect.session_placement import Refusal, SessionClaims
-from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.connect.session_placement import Refusal, SessionPlacement
+from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.shared.domain import ConnectSession, SessionId, SessionStatus, UserId, now
 from polydev.shared.errors import LoginCancelled, NoCapacity, PolydevError
 
 log = logging.getLogger("polydev.controller.workflows")
 
 _PATIENCE_S = 120.0
-_AT_ONCE = 32
+_BATCH = 32
 """How many are admitted in one transaction: others write, too."""
-_BREATH_S = 0.05
-_AGAIN_S = 2.0
+_DEBOUNCE_S = 0.05
+_RETRY_S = 2.0
 """While somebody waits: a host may answer again, or another controller change something."""
 
 
-class Admission:
+class SessionQueue:
     """The queue, as this controller sees it. `run` beside the API; `wait` in a workflow's step."""
 
-    def __init__(self, database: Database, machines: Machines) -> None:
+    def __init__(self, database: Database, machines: MachineOperations) -> None:
         self._database = database
         self._machines = machines
-        self._claims = SessionClaims(machines)
+        self._placement = SessionPlacement(machines)
         self._limit = timedelta(seconds=machines.settings.queue_limit_s)
-        self._at_once = machines.settings.sessions_at_once
-        self._here: dict[SessionId, asyncio.Event] = {}
+        self._session_limit = machines.settings.sessions_at_once
+        self._events: dict[SessionId, asyncio.Event] = {}
         self._refusals: dict[SessionId, Refusal] = {}
-        self._ahead: dict[SessionId, int] = {}
-        self._newcomer = asyncio.Event()
+        self._positions: dict[SessionId, int] = {}
+        self._recheck = asyncio.Event()
 
     async def wait(self, subject: str) -> None:
         """Return when the session has its machines' room.
@@ -66,7 +66,7 @@ class Admission:
         Raises: LoginCancelled; NoCapacity when it has waited too long, or will never fit.
         """
         session_id = SessionId(subject)
-        news = self._here.setdefault(session_id, asyncio.Event())
+        news = self._events.setdefault(session_id, asyncio.Event())
         try:
             while True:
                 news.clear()
@@ -74,67 +74,67 @@ class Admission:
                     session = await sessions.get(connection, session_id)
                 if session.status is not SessionStatus.QUEUED:
                     return
-                reason = self._reason_to_leave(session)
-                if reason is not None and await self._leave(session_id):
+                reason = self._queue_failure(session)
+                if reason is not None and await self._leave_queue(session_id):
                     raise reason
-                self._newcomer.set()
+                self._recheck.set()
                 left = session.created_at + self._limit - now()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(max(left.total_seconds(), 0)):
                         await news.wait()
         finally:
-            self._here.pop(session_id, None)
+            self._events.pop(session_id, None)
 
     def ahead_of(self, session_id: SessionId) -> int | None:
         """How many are before it in the queue, as of the last look; None if it does not wait."""
-        return self._ahead.get(session_id)
+        return self._positions.get(session_id)
 
     async def run(self) -> None:
         """Look whenever something has changed, until cancelled."""
         while True:
             change = self._database.next_change()
-            self._newcomer.clear()
+            self._recheck.clear()
             try:
-                await self.once()
+                await self.run_once()
             except (PolydevError, SQLAlchemyError) as error:
                 log.warning("looking at the queue: %s", error)
-            await _first_of(change, self._newcomer, _AGAIN_S if self._ahead else None)
-            await asyncio.sleep(_BREATH_S)
+            await _first_of(change, self._recheck, _RETRY_S if self._positions else None)
+            await asyncio.sleep(_DEBOUNCE_S)
 
-    async def once(self) -> None:
+    async def run_once(self) -> None:
         """Admit whom there is room for, and wake those of this controller that have news."""
         async with self._database.read() as connection:
             queue = await sessions.list_queued(connection)
         if queue:
             queue = await self._admit()
         waiting = {it.session_id: it for it in queue}
-        self._ahead = {it.session_id: place for place, it in enumerate(queue)}
-        for session_id, news in self._here.items():
+        self._positions = {it.session_id: place for place, it in enumerate(queue)}
+        for session_id, news in self._events.items():
             it = waiting.get(session_id)
             refusal = self._refusals.get(session_id)
-            if it is None or it.is_cancelled or (refusal is not None and refusal.for_good):
+            if it is None or it.is_cancelled or (refusal is not None and refusal.is_permanent):
                 news.set()
 
     async def _admit(self) -> list[QueuedSession]:
         """Claim for the first in the queue, one after the other. Returns who still waits."""
         async with self._database.write() as connection:
-            fleet = await self._machines.placement.look(connection)
+            fleet = await self._machines.placement.load_fleet(connection)
             queue = [it for it in await sessions.list_queued(connection) if not it.is_cancelled]
             running = Counter(await capacity.count_running_by_user(connection))
             waiting = list(queue)
             self._refusals.clear()
-            free = self._at_once - await sessions.count_running(connection)
-            for _ in range(min(free, _AT_ONCE)):
+            free = self._session_limit - await sessions.count_running(connection)
+            for _ in range(min(free, _BATCH)):
                 chosen = await self._admit_next(connection, fleet, waiting, running)
                 if chosen is None:
                     break
                 waiting.remove(chosen)
                 running[chosen.user_id] += 1
             else:
-                if free > _AT_ONCE:
-                    self._newcomer.set()  # there may be room for more
+                if free > _BATCH:
+                    self._recheck.set()  # there may be room for more
         at = now()
-        return sorted(waiting, key=lambda it: _turn(it, running, at))
+        return sorted(waiting, key=lambda it: _priority(it, running, at))
 
     async def _admit_next(
         self,
@@ -145,26 +145,26 @@ class Admission:
     ) -> QueuedSession | None:
         """Admit the first that may go now; None if there is none."""
         at = now()
-        for it in sorted(waiting, key=lambda it: _turn(it, running, at)):
+        for it in sorted(waiting, key=lambda it: _priority(it, running, at)):
             if it.session_id in self._refusals:
                 continue
-            refusal = await self._claims.claim(connection, fleet, it)
+            refusal = await self._placement.claim(connection, fleet, it)
             if refusal is None:
                 log.info("session %s: there is room for its machines", it.session_id)
                 return it
             self._refusals[it.session_id] = refusal
-            if refusal.for_good or not refusal.is_for_room:
+            if refusal.is_permanent or not refusal.lacks_capacity:
                 continue
             if refusal.host_id is None:
                 return None
-            fleet.closed.add(refusal.host_id)
+            fleet.withheld.add(refusal.host_id)
         return None
 
-    def _reason_to_leave(self, session: ConnectSession) -> PolydevError | None:
+    def _queue_failure(self, session: ConnectSession) -> PolydevError | None:
         if session.cancel_requested_at is not None:
             return LoginCancelled("The login was cancelled")
         refusal = self._refusals.get(session.session_id)
-        if refusal is not None and refusal.for_good:
+        if refusal is not None and refusal.is_permanent:
             return refusal.error
         if now() < session.created_at + self._limit:
             return None
@@ -174,14 +174,14 @@ class Admission:
             hint="Connect again later, or stop or destroy machines that nobody needs",
         )
 
-    async def _leave(self, session_id: SessionId) -> bool:
+    async def _leave_queue(self, session_id: SessionId) -> bool:
         """Wait no longer. False if it was admitted at this moment."""
         async with self._database.write() as connection:
-            await alone(connection)
+            await lock_placement(connection)
             return await sessions.leave_queue(connection, session_id)
 
 
-def _turn(
+def _priority(
     it: QueuedSession, running: Counter[UserId], at: datetime
 ) -> tuple[bool, int, datetime, SessionId]:
     """Sorts the queue: the smallest goes first."""

@@ -95,7 +95,9 @@ class Delivery:
         )
         return output.exit_code == 0
 
-    async def kept_in(self, provider: Provider, kind: CredentialKind, vm_id: VmId) -> bytes | None:
+    async def read_stored(
+        self, provider: Provider, kind: CredentialKind, vm_id: VmId
+    ) -> bytes | None:
         """What the CLI keeps in that machine now: a machine's word, not checked yet. A key has the
         form in which it is sealed."""
         content = await self._read(vm_id, provider.credential_path(kind))

@@ -24,11 +24,11 @@ from polydev.controller.store.queries.system import audit
 from polydev.controller.vault import Binding, Vault
 from polydev.controller.workflows.credentials.credential_delivery import Delivery
 from polydev.controller.workflows.engine.engine import Engine
-from polydev.controller.workflows.engine.log_only_observer import Unattended
+from polydev.controller.workflows.engine.log_only_observer import LogOnlyObserver
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
-from polydev.controller.workflows.machines.actor import Cause
-from polydev.controller.workflows.machines.machines import Machines
-from polydev.controller.workflows.machines.resume_on_use import Waking
+from polydev.controller.workflows.machines.actor import Actor
+from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.shared.domain import (
     Credential,
     CredentialId,
@@ -69,21 +69,21 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Custody:
+class CredentialLifecycle:
     """Credentials after their delivery."""
 
     database: Database
     vault: Vault
-    machines: Machines
+    machines: MachineOperations
     engine: Engine
-    waking: Waking
+    resume_on_use: ResumeOnUse
     on_point: OnPoint = lambda _step, _point: None
 
     def register(self) -> None:
         """Make the workflow known to the engine, before its start."""
         step = Step(REVOKE, self.remove, _REVOKE_S)
-        saga = Saga(REVOKE, [], [step], Unattended(), _REVOKE_S, self.on_point)
-        self.engine.add(REVOKE, partial(saga.run, self.engine))
+        saga = Saga(REVOKE, [], [step], LogOnlyObserver(), _REVOKE_S, self.on_point)
+        self.engine.register(REVOKE, partial(saga.run, self.engine))
 
     # -- what the API asks -----------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class Custody:
         async with self.database.read() as connection:
             waiting = await credentials.list_revoking(connection)
         for credential in waiting:
-            if not await self.engine.is_over(REVOKE, credential.credential_id):
+            if not await self.engine.has_ended(REVOKE, credential.credential_id):
                 await self.engine.enqueue(REVOKE, credential.credential_id)
                 continue
             try:
@@ -165,8 +165,8 @@ class Custody:
         found = await self._machine(credential) if replaced is None else None
         if found is not None:
             if found.status.is_usable:  # one that sleeps has its disk in use
-                cause = Cause.of_user(whose, "workflow", "a login is removed from it")
-                found = await self.waking.awake(cause, found.vm_id)
+                cause = Actor.for_user(whose, "workflow", "a login is removed from it")
+                found = await self.resume_on_use.ensure_running(cause, found.vm_id)
             running = found.status is MachineState.RUNNING
             about = provider(which)
             delivery = self._delivery(found)
@@ -183,12 +183,14 @@ class Custody:
             return _unknown("It is in no CLI machine: connect again")
         if not machine.status.is_usable:
             return _unknown(f"Its CLI machine {machine.vm_id} is {machine.status}")
-        machine = await self.waking.awake(Cause.asked(caller, "a login is checked"), machine.vm_id)
+        machine = await self.resume_on_use.ensure_running(
+            Actor.for_caller(caller, "a login is checked"), machine.vm_id
+        )
         delivery = self._delivery(machine)
         if not await delivery.is_logged_in(about, machine.vm_id):
             words = f"{about.name} in {machine.vm_id} says that it is not logged in"
             return Verdict(Validity.INVALID, words)
-        held = await delivery.kept_in(about, credential.kind, machine.vm_id)
+        held = await delivery.read_stored(about, credential.kind, machine.vm_id)
         if held is None:
             return _unknown(f"{about.name} in {machine.vm_id} is logged in in another way")
         if credential.kind is CredentialKind.API_KEY:
@@ -224,7 +226,7 @@ class Custody:
             return Verdict(Validity.VALID, f"{about.name} says that it is logged in")
         if not same_account(about, ours, theirs):
             return _unknown(f"{about.name} is logged in there to another account")
-        binding = Binding.of(row)
+        binding = Binding.for_row(row)
         sealed = await self.vault.seal(theirs, binding, row.created_at)
         ends = login_expiry(about, theirs)
         async with self.database.write() as connection:

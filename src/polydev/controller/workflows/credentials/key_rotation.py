@@ -62,12 +62,12 @@ class RotationState:
     key_id: str
     left: int
     """Rows that other keys still seal."""
-    is_over: bool
+    has_ended: bool
     """Whether it has ended; what is left then could not be opened."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
+class KeyRotation:
     """What an administrator asks of keys, and the workflow that seals anew."""
 
     database: Database
@@ -77,7 +77,7 @@ class Rotation:
 
     def register(self) -> None:
         """Make the workflow known to the engine, before its start."""
-        self.engine.add(ROTATE, self._run)
+        self.engine.register(ROTATE, self._run)
 
     async def every(self) -> list[KeyState]:
         """The keys, the newest first, and what each seals."""
@@ -111,7 +111,9 @@ class Rotation:
     async def state(self, rotation_id: str) -> RotationState:
         """How far a rotation is. Raises NoSuchKey."""
         target = _target(rotation_id)
-        is_over = await self.engine.is_over(ROTATE, rotation_id)  # first: then what is left, stays
+        has_ended = await self.engine.has_ended(
+            ROTATE, rotation_id
+        )  # first: then what is left, stays
         async with self.database.read() as connection:
             known = {key.key_id for key in await vault_keys.list_all(connection)}
             uses = await vault_keys.get_uses(connection)
@@ -120,7 +122,7 @@ class Rotation:
         left = sum(
             use.credentials + use.secrets for key_id, use in uses.items() if key_id != target
         )
-        return RotationState(rotation_id, target, left, is_over)
+        return RotationState(rotation_id, target, left, has_ended)
 
     async def retire(self, caller: Caller, key_id: str) -> None:
         """Forget a key that seals nothing any more. Raises NoSuchKey, KeyInUse."""
@@ -188,7 +190,7 @@ class Rotation:
         except (WrongEncryptionKey, CredentialDamaged) as error:
             log.error("credential %s is not sealed anew: %s", row.credential_id, error.line())
             return None
-        to = Binding.of(row)
+        to = Binding.for_row(row)
         return await self.vault.seal(plaintext, to, row.created_at, key_id=target)
 
     async def _replace_secret(self, secret: SharedSecret, target: str) -> None:

@@ -18,25 +18,25 @@ from polydev.shared.errors import PolydevError
 
 log = logging.getLogger("polydev.controller.workflows")
 
-_BREATH_S = 0.1
-_AGAIN_S = 1.0
+_DEBOUNCE_S = 0.1
+_RETRY_S = 1.0
 
 
-class Wishes:
+class CancelWatch:
     """Wishes to cancel, as this controller sees them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: defaultdict[SessionId, set[asyncio.Event]] = defaultdict(set)
-        self._looking: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
-    async def cancelled(self, session_id: SessionId) -> None:
+    async def wait_for_cancel(self, session_id: SessionId) -> None:
         """Return once the person wishes the session away."""
         news = asyncio.Event()
         self._waiting[session_id].add(news)
-        if self._looking is None:
+        if self._watching is None:
             # In a context of its own: it outlives the step that needs it first.
-            self._looking = asyncio.create_task(self._look(), context=contextvars.Context())
+            self._watching = asyncio.create_task(self._watch(), context=contextvars.Context())
         try:
             async with self._database.read() as connection:
                 session = await sessions.get(connection, session_id)
@@ -46,24 +46,24 @@ class Wishes:
             self._waiting[session_id].discard(news)
             if not self._waiting[session_id]:
                 del self._waiting[session_id]
-            if not self._waiting and self._looking is not None:
-                self._looking.cancel()
-                self._looking = None
+            if not self._waiting and self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
 
-    async def _look(self) -> None:
+    async def _watch(self) -> None:
         while True:
             change = self._database.next_change()
-            for session_id in await self._wished():
+            for session_id in await self._list_requested():
                 for news in self._waiting.get(session_id, ()):
                     news.set()
             await change.wait()
-            await asyncio.sleep(_BREATH_S)  # so that many changes cost one look
+            await asyncio.sleep(_DEBOUNCE_S)  # so that many changes cost one look
 
-    async def _wished(self) -> list[SessionId]:
+    async def _list_requested(self) -> list[SessionId]:
         while True:
             try:
                 async with self._database.read() as connection:
                     return await sessions.list_cancel_requested(connection)
             except PolydevError as error:
                 log.warning("looking for wishes to cancel: %s", error.line())
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)

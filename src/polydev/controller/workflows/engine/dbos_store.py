@@ -28,7 +28,7 @@ _BUSY_TIMEOUT_MS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class DbosStore:
     """A database for the journal; `schema` is None where there are no schemas."""
 
     engine: sa.Engine
@@ -40,13 +40,13 @@ class Journal:
         return self.schema is not None
 
 
-def journal_of(database_url: str | None, controller_dir: Path) -> Journal:
+def open_dbos_store(database_url: str | None, controller_dir: Path) -> DbosStore:
     """The journal beside the database of that URL. Blocks. Raises: BadSettings."""
     if database_url is not None and sqlite_folder(database_url, controller_dir) is None:
-        return Journal(_postgresql(sa.make_url(database_url)), SCHEMA)
+        return DbosStore(_postgresql(sa.make_url(database_url)), SCHEMA)
     file = controller_dir / "journal.db"
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    return Journal(_sqlite(file), None)
+    return DbosStore(_sqlite(file), None)
 
 
 def _postgresql(url: sa.URL) -> sa.Engine:

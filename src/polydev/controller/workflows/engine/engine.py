@@ -40,7 +40,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from dbos._serialization import Serializer
 
 import polydev
-from polydev.controller.workflows.engine.dbos_store import Journal
+from polydev.controller.workflows.engine.dbos_store import DbosStore
 from polydev.shared.errors import Failed, PolydevError, by_code
 
 log = logging.getLogger("polydev.controller.workflows")
@@ -54,10 +54,10 @@ _QUEUE_POLLING_S = 0.25
 controller 4 % of a core."""
 _THREADS = 32
 _ERROR_KEY = "$error"
-_OURS = Path(polydev.__file__).parent
+_SOURCE_ROOT = Path(polydev.__file__).parent
 _FRAMES = 5
 """How many places of an unforeseen error are told: of where it was raised, and of our own code."""
-_GOING_ON = ("PENDING", "ENQUEUED", "DELAYED")
+_ACTIVE = ("PENDING", "ENQUEUED", "DELAYED")
 
 
 class Engine:
@@ -66,18 +66,18 @@ class Engine:
 
     def __init__(
         self,
-        journal: Journal,
+        store: DbosStore,
         executor_id: str | None = None,
         fence: Callable[[], None] = lambda: None,
     ) -> None:
         self.executor_id = executor_id or new_executor_id()
-        self._journal = journal
+        self._store = store
         self._fence = fence
         self._bodies: dict[str, Body] = {}
         self._workflows: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {}
         self._running: set[asyncio.Task[Any]] = set()
 
-    def add(self, name: str, body: Body) -> None:
+    def register(self, name: str, body: Body) -> None:
         """Make a workflow known, before the start. Its body gets the subject that it is enqueued
         with, and must be deterministic between its steps."""
         self._bodies[name] = body
@@ -87,7 +87,7 @@ class Engine:
         until it is taken over."""
         config: DBOSConfig = {
             "name": "polydev",
-            "system_database_engine": self._journal.engine,
+            "system_database_engine": self._store.engine,
             "application_version": _VERSION,
             "executor_id": self.executor_id,
             "serializer": _PlainJson(),
@@ -95,8 +95,8 @@ class Engine:
             "log_level": "WARNING",
             "enable_otlp": False,
         }
-        if self._journal.schema is not None:
-            config["dbos_system_schema"] = self._journal.schema
+        if self._store.schema is not None:
+            config["dbos_system_schema"] = self._store.schema
         DBOS(config=config)
         for name, body in self._bodies.items():
             self._workflows[name] = self._register(name, body)
@@ -106,9 +106,9 @@ class Engine:
             _QUEUE, polling_interval_sec=_QUEUE_POLLING_S, on_conflict="always_update"
         )
 
-    async def executors(self) -> frozenset[str]:
+    async def list_executors(self) -> frozenset[str]:
         """Every executor that has begun a workflow that has not ended."""
-        return await asyncio.to_thread(self._executors)
+        return await asyncio.to_thread(self._query_executors)
 
     async def take_over(self, executors: Set[str]) -> int:
         """Have this executor, or whichever is quicker, go on with the workflows of dead ones.
@@ -131,26 +131,26 @@ class Engine:
         )
         # DBOS had made its own threads the loop's, and has ended them.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
-        await asyncio.to_thread(self._journal.engine.dispose)
+        await asyncio.to_thread(self._store.engine.dispose)
 
     async def enqueue(self, name: str, subject: str) -> None:
         """Have a workflow run. There is one per name and subject: asking twice is asking once."""
         with SetWorkflowID(_workflow_id(name, subject)):
             await DBOS.enqueue_workflow_async(_QUEUE, self._workflows[name], subject)
 
-    async def is_over(self, name: str, subject: str) -> bool:
+    async def has_ended(self, name: str, subject: str) -> bool:
         """Whether a workflow has run to its end; not so for one that was never enqueued."""
         status = await DBOS.get_workflow_status_async(_workflow_id(name, subject))
-        return status is not None and status.status not in _GOING_ON
+        return status is not None and status.status not in _ACTIVE
 
-    async def going_on(self, name: str) -> frozenset[str]:
+    async def list_active(self, name: str) -> frozenset[str]:
         """The subjects of all workflows of that name that have not ended, in one question."""
         found = await DBOS.list_workflows_async(
-            status=list(_GOING_ON), name=name, load_input=False, load_output=False
+            status=list(_ACTIVE), name=name, load_input=False, load_output=False
         )
         return frozenset(it.workflow_id.removeprefix(_workflow_id(name, "")) for it in found)
 
-    async def forget(self, before: datetime) -> int:
+    async def prune(self, before: datetime) -> int:
         """Remove the journal of workflows that have ended and were made before that time."""
         old = await DBOS.list_workflows_async(
             status=["SUCCESS", "ERROR"],
@@ -171,7 +171,7 @@ class Engine:
         Raises: what `work` raised; Failed in place of an error that is not ours, which is logged.
         """
 
-        async def kept() -> Any:
+        async def stored_step() -> Any:
             self._fence()
             try:
                 return await work()
@@ -180,17 +180,17 @@ class Engine:
             except Exception as error:
                 raise _unexpected(name, error) from None
 
-        return await DBOS.run_step_async({"name": name}, kept)
+        return await DBOS.run_step_async({"name": name}, stored_step)
 
-    def _executors(self) -> frozenset[str]:
+    def _query_executors(self) -> frozenset[str]:
         status = sa.table(
             "workflow_status",
             sa.column("executor_id"),
             sa.column("status"),
-            schema=self._journal.schema,
+            schema=self._store.schema,
         )
         query = sa.select(status.c.executor_id).where(status.c.status == "PENDING").distinct()
-        with self._journal.engine.connect() as connection:
+        with self._store.engine.connect() as connection:
             return frozenset(row.executor_id for row in connection.execute(query))
 
     def _register(self, name: str, body: Body) -> Callable[[str], Coroutine[Any, Any, None]]:
@@ -219,7 +219,9 @@ def _unexpected(name: str, error: Exception) -> Failed:
     if error.__cause__ is not None:
         kind += f" from {type(error.__cause__).__name__}"
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames[:-_FRAMES] if Path(frame.filename).is_relative_to(_OURS)]
+    ours = [
+        frame for frame in frames[:-_FRAMES] if Path(frame.filename).is_relative_to(_SOURCE_ROOT)
+    ]
     where = " < ".join(
         f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
         for frame in reversed(ours[-_FRAMES:] + frames[-_FRAMES:])

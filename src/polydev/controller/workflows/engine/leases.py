@@ -37,21 +37,21 @@ log = logging.getLogger("polydev.controller.workflows")
 
 VALID_S = 10.0
 PERIOD_S = 2.0
-LOOK_S = 1.0
+POLL_S = 1.0
 EXIT_CODE = 75
 """sysexits.h has it as EX_TEMPFAIL: starting again is right."""
 
-_EARLIER_S = 1.0
+_EXIT_MARGIN_S = 1.0
 """How long before the others may begin this process ends itself."""
-_ANSWER_S = 3.0
+_RENEW_LIMIT_S = 3.0
 """Of the database, to one renewal: there is time for another one."""
-_BEHIND = (PolydevError, SQLAlchemyError, OSError, TimeoutError)
+_DATABASE_ERRORS = (PolydevError, SQLAlchemyError, OSError, TimeoutError)
 
 
 _ending = threading.Lock()
 
 
-def end_at_once() -> NoReturn:
+def exit_now() -> NoReturn:
     """End this process without letting anything in it go on: a second caller waits for the end."""
     _ending.acquire()
     log.critical(
@@ -70,34 +70,34 @@ class Lease:
     database: Database
     key_ids: Set[str] = frozenset()
     """The encryption keys that it was started with."""
-    lapse: Callable[[], None] = end_at_once
+    on_lapse: Callable[[], None] = exit_now
     executor_id: str = field(default_factory=new_executor_id, init=False)
-    _until_s: float = field(default=float("inf"), init=False)
-    _over: threading.Event = field(default_factory=threading.Event, init=False)
+    _valid_until_s: float = field(default=float("inf"), init=False)
+    _released: threading.Event = field(default_factory=threading.Event, init=False)
 
     def check(self) -> None:
         """Return if the lease is valid; otherwise `lapse`."""
-        if _clock_s() >= self._until_s:
-            self.lapse()
+        if _clock_s() >= self._valid_until_s:
+            self.on_lapse()
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    async def hold(self) -> AsyncIterator[None]:
         """Hold the lease, and give it back at the end, so that others need not wait for it."""
         asked_s = _clock_s()
         async with self.database.write() as connection:
             await controllers.begin_lease(
                 connection, self.executor_id, VALID_S, __version__, self.key_ids
             )
-        self._until_s = asked_s + VALID_S - _EARLIER_S
+        self._valid_until_s = asked_s + VALID_S - _EXIT_MARGIN_S
         watching = threading.Thread(target=self._watch, name="polydev-lease", daemon=True)
         watching.start()
         renewing = asyncio.create_task(self._renew())
         try:
             yield
         finally:
-            await _ended(renewing)
-            self._over.set()
-            with suppress(*_BEHIND):  # then it runs out by itself
+            await _cancel(renewing)
+            self._released.set()
+            with suppress(*_DATABASE_ERRORS):  # then it runs out by itself
                 async with self.database.write() as connection:
                     await controllers.end_leases(connection, {self.executor_id})
 
@@ -106,23 +106,23 @@ class Lease:
             await asyncio.sleep(PERIOD_S)
             asked_s = _clock_s()
             try:
-                async with asyncio.timeout(_ANSWER_S), self.database.write() as connection:
+                async with asyncio.timeout(_RENEW_LIMIT_S), self.database.write() as connection:
                     valid = await controllers.renew_lease(connection, self.executor_id, VALID_S)
-            except _BEHIND as error:
+            except _DATABASE_ERRORS as error:
                 log.warning("the lease is not renewed: %s", type(error).__name__)
                 continue
             if not valid:
-                self._until_s = 0
+                self._valid_until_s = 0
                 self.check()
-            self._until_s = asked_s + VALID_S - _EARLIER_S
+            self._valid_until_s = asked_s + VALID_S - _EXIT_MARGIN_S
 
     def _watch(self) -> None:
-        while not self._over.wait(max(self._until_s - _clock_s(), 0.01)):
+        while not self._released.wait(max(self._valid_until_s - _clock_s(), 0.01)):
             self.check()
 
 
 @dataclass(frozen=True, slots=True)
-class Survivors:
+class FailoverMonitor:
     """Looks for controllers that have died, and goes on with what they had begun."""
 
     database: Database
@@ -132,17 +132,17 @@ class Survivors:
         """Look every second until cancelled."""
         while True:
             try:
-                await self.once()
+                await self.run_once()
             except Exception as error:  # whatever it is, it must not end the looking
                 log.warning("cannot look for dead controllers: %s", type(error).__name__)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
-    async def once(self) -> None:
+    async def run_once(self) -> None:
         """Look once. Of several survivors one goes on with a dead controller's workflows; should
         it die in the middle, another one begins anew when its claim has run out. Should two do it
         at once after all, the engine gives each workflow back once."""
         # Looked at first: an executor that begins meanwhile has its lease before its workflows.
-        busy = await self.engine.executors()
+        busy = await self.engine.list_executors()
         async with self.database.read() as connection:
             dead = busy | await controllers.list_expired(connection)
             dead -= await controllers.list_alive(connection)
@@ -157,23 +157,23 @@ class Survivors:
 
 
 @asynccontextmanager
-async def at_work(engine: Engine, lease: Lease, *, shared: bool) -> AsyncIterator[None]:
+async def run_engine(engine: Engine, lease: Lease, *, shared: bool) -> AsyncIterator[None]:
     """The engine, started, with the workflows of dead controllers taken over: once where this
     controller is the only one, and whenever another dies where the database is shared."""
     async with AsyncExitStack() as ending:
         if shared:
-            await ending.enter_async_context(lease.held())
+            await ending.enter_async_context(lease.hold())
         ending.push_async_callback(engine.stop)
         await engine.start()
         if shared:
-            looking = asyncio.create_task(Survivors(lease.database, engine).run())
-            ending.push_async_callback(_ended, looking)
+            looking = asyncio.create_task(FailoverMonitor(lease.database, engine).run())
+            ending.push_async_callback(_cancel, looking)
         else:
-            await engine.take_over(await engine.executors())
+            await engine.take_over(await engine.list_executors())
         yield
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

@@ -13,19 +13,19 @@ from polydev.shared.errors import PolydevError
 log = logging.getLogger("polydev.controller.workflows")
 
 
-class Unattended:
+class LogOnlyObserver:
     """The `Notes` of a saga that runs to its end whoever watches."""
 
-    async def begins(self, subject: str, step: str) -> None:
+    async def step_started(self, subject: str, step: str) -> None:
         log.info("%s: %s", subject, step)
 
-    async def ends(self, subject: str, step: str, outcome: str) -> None:
+    async def step_ended(self, subject: str, step: str, outcome: str) -> None:
         log.info("%s: %s %s", subject, step, outcome)
 
-    async def interrupted(self, subject: str) -> PolydevError:
+    async def wait_for_cancel(self, subject: str) -> PolydevError:
         never: asyncio.Future[PolydevError] = asyncio.get_running_loop().create_future()
         return await never
 
-    async def over(self, subject: str, failure: PolydevError | None) -> None:
+    async def saga_ended(self, subject: str, failure: PolydevError | None) -> None:
         if failure is not None:
             log.error("%s: %s", subject, failure.line())

@@ -32,7 +32,7 @@ Work = Callable[[str], Awaitable[None]]
 Point = Literal["before", "inside", "after"]
 OnPoint = Callable[[str, Point], None]
 
-_NOUNS = {
+_SUBJECT_KINDS = {
     "connect": "session",
     "connect-by-key": "session",
     "create-machine": "machine",
@@ -60,21 +60,21 @@ class Step:
     undo: Work | None = None
     interruptible: bool = True
     """Whether a wish to cancel ends it at once."""
-    retried: type[PolydevError] = Unavailable
+    retry_on: type[PolydevError] = Unavailable
     """What is tried again until the limit."""
 
 
-class Notes(Protocol):
+class SagaObserver(Protocol):
     """Where a saga tells how it goes, and where it hears that it is not wanted any more."""
 
-    async def begins(self, subject: str, step: str) -> None: ...
+    async def step_started(self, subject: str, step: str) -> None: ...
 
-    async def ends(self, subject: str, step: str, outcome: str) -> None: ...
+    async def step_ended(self, subject: str, step: str, outcome: str) -> None: ...
 
-    async def interrupted(self, subject: str) -> PolydevError:
+    async def wait_for_cancel(self, subject: str) -> PolydevError:
         """Returns, with the reason, once the saga is not wanted; otherwise never."""
 
-    async def over(self, subject: str, failure: PolydevError | None) -> None:
+    async def saga_ended(self, subject: str, failure: PolydevError | None) -> None:
         """The saga's end: after this its rows do not change."""
 
 
@@ -85,27 +85,27 @@ class Saga:
     name: str
     steps: Sequence[Step]
     always: Sequence[Step]
-    notes: Notes
+    observer: SagaObserver
     undo_limit_s: float
     on_point: OnPoint = lambda _step, _point: None
     """Told when a step is about to begin, has worked but is not yet kept, and is kept."""
 
     async def run(self, engine: Engine, subject: str) -> None:
         """Drive the saga to its end. Raises nothing of its own."""
-        about = subject.partition("/")[0]
-        ids = {_NOUNS.get(self.name, "subject"): about, "workflow": self.name}
+        subject_id = subject.partition("/")[0]
+        ids = {_SUBJECT_KINDS.get(self.name, "subject"): subject_id, "workflow": self.name}
         with context.about(**ids), traces.span(self.name, trace=subject, **ids):
             await self._run(engine, subject)
 
     async def _run(self, engine: Engine, subject: str) -> None:
         failure = await self._forward(engine, subject)
         for step in self.always:
-            await self._insist(engine, subject, step.name, step.do, step.limit_s)
+            await self._do_anyway(engine, subject, step.name, step.do, step.limit_s)
 
         name = f"end {self.name}"
 
         async def end() -> None:
-            await self.notes.over(subject, failure)
+            await self.observer.saga_ended(subject, failure)
             self.on_point(name, "inside")
 
         self.on_point(name, "before")
@@ -128,41 +128,41 @@ class Saga:
         for step in reversed(begun):
             if step.undo is not None:
                 name = f"undo {step.name}"
-                await self._insist(engine, subject, name, step.undo, self.undo_limit_s)
+                await self._do_anyway(engine, subject, name, step.undo, self.undo_limit_s)
 
     async def _do(self, engine: Engine, subject: str, step: Step) -> None:
         async def work() -> None:
-            await self.notes.begins(subject, step.name)
+            await self.observer.step_started(subject, step.name)
             try:
-                with self._observed(step.name):
-                    await self._within_limit(subject, step)
+                with self._measured(step.name):
+                    await self._do_within_limit(subject, step)
             except PolydevError:
-                await self.notes.ends(subject, step.name, "failed")
+                await self.observer.step_ended(subject, step.name, "failed")
                 raise
             self.on_point(step.name, "inside")
-            await self.notes.ends(subject, step.name, "done")
+            await self.observer.step_ended(subject, step.name, "done")
 
         self.on_point(step.name, "before")
         await engine.step(step.name, work)
         self.on_point(step.name, "after")
 
-    async def _insist(
+    async def _do_anyway(
         self, engine: Engine, subject: str, name: str, do: Work, limit_s: float
     ) -> None:
         """Do what must be done. What cannot be done within the limit is left to the reconciler."""
 
         async def work() -> None:
-            await self.notes.begins(subject, name)
+            await self.observer.step_started(subject, name)
             outcome = "done"
             try:
-                with self._observed(name):
+                with self._measured(name):
                     async with asyncio.timeout(limit_s):
-                        await _again(lambda: do(subject), PolydevError, name)
+                        await _retry(lambda: do(subject), PolydevError, name)
             except TimeoutError:
                 outcome = "failed"
                 log.error("%s: '%s' did not end within %g s", subject, name, limit_s)
             self.on_point(name, "inside")
-            await self.notes.ends(subject, name, outcome)
+            await self.observer.step_ended(subject, name, outcome)
 
         self.on_point(name, "before")
         try:
@@ -172,38 +172,40 @@ class Saga:
         self.on_point(name, "after")
 
     @contextmanager
-    def _observed(self, step: str) -> Iterator[None]:
+    def _measured(self, step: str) -> Iterator[None]:
         """Time a step, and trace it."""
         with metrics.timed(metrics.step_duration, self.name, step), traces.span(step):
             yield
 
-    async def _within_limit(self, subject: str, step: Step) -> None:
-        trying = _Trying()
+    async def _do_within_limit(self, subject: str, step: Step) -> None:
+        attempts = _Attempts()
         try:
             async with asyncio.timeout(step.limit_s):
-                work = _again(lambda: step.do(subject), step.retried, step.name, trying)
+                work = _retry(lambda: step.do(subject), step.retry_on, step.name, attempts)
                 if step.interruptible:
-                    await _unless(self.notes.interrupted(subject), work)
+                    await _run_until_cancelled(self.observer.wait_for_cancel(subject), work)
                 else:
                     await work
         except TimeoutError:
-            why = trying.last.message if trying.last else "it went on without an answer"
+            why = attempts.last.message if attempts.last else "it went on without an answer"
             raise StepTimedOut(
                 f"'{step.name}' did not end within {step.limit_s:g} s: {why}",
-                hint=trying.last.hint if trying.last else "`polydev doctor` looks for the cause",
+                hint=attempts.last.hint
+                if attempts.last
+                else "`polydev doctor` looks for the cause",
             ) from None
 
 
 @dataclass(slots=True)
-class _Trying:
+class _Attempts:
     last: PolydevError | None = None
 
 
-async def _again(
+async def _retry(
     work: Callable[[], Awaitable[None]],
     what: type[PolydevError],
     name: str,
-    trying: _Trying | None = None,
+    attempts: _Attempts | None = None,
 ) -> None:
     """Do it, and again after an error of that kind, with growing pauses; the caller limits it."""
     pause_s = _FIRST_PAUSE_S
@@ -212,13 +214,13 @@ async def _again(
             return await work()
         except what as error:
             log.info("'%s' will be tried again: %s", name, error.message)
-            if trying is not None:
-                trying.last = error
+            if attempts is not None:
+                attempts.last = error
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
-async def _unless(
+async def _run_until_cancelled(
     interruption: Coroutine[Any, Any, PolydevError], work: Coroutine[Any, Any, None]
 ) -> None:
     """Await `work`, unless the interruption comes first: then end `work` and raise the reason."""

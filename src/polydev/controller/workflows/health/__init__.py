@@ -26,14 +26,14 @@ _LIMIT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Checkup:
+class HealthChecks:
     """Examines this Polydev."""
 
     database: Database
     hosts: Hosts
     settings: ControllerSettings
 
-    async def examine(self, user: UserId | None = None) -> list[Finding]:
+    async def run(self, user: UserId | None = None) -> list[Finding]:
         """Every finding; for a person, those that are theirs to know."""
         parts = [
             _limited("machines", machines.compare(self.database, self.hosts, user)),

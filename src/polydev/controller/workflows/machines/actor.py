@@ -16,7 +16,7 @@ CONTROLLER = "controller"
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class Actor:
     """Who has it done, by what way, and why."""
 
     actor: str
@@ -27,17 +27,17 @@ class Cause:
     source: str = ""
 
     @classmethod
-    def asked(cls, caller: Caller, reason: str = "") -> Self:
+    def for_caller(cls, caller: Caller, reason: str = "") -> Self:
         """Somebody asks for it, or for something that needs it."""
         return cls(caller.user_id, caller.via, reason, caller.owner_filter, caller.source)
 
     @classmethod
-    def of_user(cls, user_id: UserId, via: str, reason: str) -> Self:
+    def for_user(cls, user_id: UserId, via: str, reason: str) -> Self:
         """Something that a person had asked for needs it now."""
         return cls(user_id, via, reason, user_id)
 
     @classmethod
-    def of_controller(cls, via: str, reason: str) -> Self:
+    def for_controller(cls, via: str, reason: str) -> Self:
         """The controller sees to it by itself."""
         return cls(CONTROLLER, via, reason, None)
 

@@ -23,9 +23,9 @@ from datetime import datetime, timedelta
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.store.queries.system import controllers
-from polydev.controller.workflows.machines.actor import Cause
-from polydev.controller.workflows.machines.machine_commands import MachineRequests
-from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.machines.actor import Actor
+from polydev.controller.workflows.machines.machine_commands import MachineCommands
+from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.shared.domain import VmId, now
 from polydev.shared.errors import MachineBusy, PolydevError
 from polydev.shared.host_protocol import Usage, UsageSample
@@ -45,8 +45,8 @@ class IdlePolicy:
     """One round is `once`; `run` makes them for ever."""
 
     database: Database
-    machines: Machines
-    requests: MachineRequests
+    machines: MachineOperations
+    commands: MachineCommands
     executor_id: str
 
     async def run(self) -> None:
@@ -59,13 +59,13 @@ class IdlePolicy:
             await asyncio.sleep(min(_LONGEST_PERIOD_S, idle_s / _LOOKS_EACH_IDLE_TIME))
             try:
                 if await self._is_its_turn():
-                    await self.once()
+                    await self.run_once()
             except PolydevError as error:
                 log.warning("looking for idle machines: %s", error.line())
             except Exception:
                 log.exception("looking for idle machines failed")
 
-    async def once(self) -> None:
+    async def run_once(self) -> None:
         """Put to sleep what may be. A host that does not answer is passed over."""
         idle = timedelta(seconds=self.machines.settings.hibernate_idle_s)
         since = now() - idle
@@ -74,8 +74,8 @@ class IdlePolicy:
         for vm_id in unused:
             try:
                 if await self._does_nothing(vm_id, since):
-                    cause = Cause.of_controller("idle", f"not used for {in_words(idle)}")
-                    await self.requests.hibernate(cause, vm_id, since)
+                    cause = Actor.for_controller("idle", f"not used for {format_duration(idle)}")
+                    await self.commands.hibernate(cause, vm_id, since)
             except MachineBusy as error:
                 log.debug("%s stays awake: %s", vm_id, error.message)
             except (PolydevError, TimeoutError) as error:
@@ -91,10 +91,10 @@ class IdlePolicy:
             machine = await machines.get(connection, vm_id, None)
         async with asyncio.timeout(_HOST_LIMIT_S):
             usage = await self.machines.hosts.of(machine.host_id).usage(vm_id)
-        return is_quiet(usage, max(since, now() - _KEPT), self.machines.settings.hibernate_cpu)
+        return is_idle(usage, max(since, now() - _KEPT), self.machines.settings.hibernate_cpu)
 
 
-def is_quiet(usage: Usage, since: datetime, cores: float) -> bool:
+def is_idle(usage: Usage, since: datetime, cores: float) -> bool:
     """Whether a machine used fewer cores on average in each minute since then. False if its host
     has not looked for so long."""
     samples = usage.samples
@@ -111,7 +111,7 @@ def _busiest(samples: Sequence[UsageSample]) -> float:
     return max(sum(found) / len(found) for found in minutes.values())
 
 
-def in_words(time: timedelta) -> str:
+def format_duration(time: timedelta) -> str:
     """`30 minutes`, `90 seconds`."""
     seconds = round(time.total_seconds())
     if seconds % 3600 == 0 and seconds:

@@ -17,7 +17,7 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.access import Caller
-from polydev.controller.placement.claims import alone
+from polydev.controller.placement.claims import lock_placement
 from polydev.controller.placement.quotas import lock_user
 from polydev.controller.store.engine import locks
 from polydev.controller.store.engine.database import Database
@@ -27,11 +27,18 @@ from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.store.queries.system import audit
 from polydev.controller.workflows.engine.engine import Engine
-from polydev.controller.workflows.engine.log_only_observer import Unattended
-from polydev.controller.workflows.engine.saga import Notes, OnPoint, Saga, Step, Work
-from polydev.controller.workflows.machines.actor import Cause
-from polydev.controller.workflows.machines.hibernation_progress import SleepNotes, WakeNotes
-from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, Machines, set_failed
+from polydev.controller.workflows.engine.log_only_observer import LogOnlyObserver
+from polydev.controller.workflows.engine.saga import OnPoint, Saga, SagaObserver, Step, Work
+from polydev.controller.workflows.machines.actor import Actor
+from polydev.controller.workflows.machines.hibernation_progress import (
+    HibernationProgress,
+    ResumeProgress,
+)
+from polydev.controller.workflows.machines.machines import (
+    ANSWER_GRACE_S,
+    MachineOperations,
+    set_failed,
+)
 from polydev.shared.domain import (
     Machine,
     MachineKind,
@@ -51,28 +58,28 @@ CREATE, DESTROY = "create-machine", "destroy-machine"
 STOP, START = "stop-machine", "start-machine"
 HIBERNATE, RESUME = "hibernate-machine", "resume-machine"
 
-_AGAIN_AND_AGAIN = (STOP, START, HIBERNATE, RESUME)
+_REPEATABLE = (STOP, START, HIBERNATE, RESUME)
 
 
-class MachineRequests:
+class MachineCommands:
     """What a person asks of machines, and the workflows that do it."""
 
-    def __init__(self, means: Machines, engine: Engine, on_point: OnPoint) -> None:
-        self._means = means
+    def __init__(self, operations: MachineOperations, engine: Engine, on_point: OnPoint) -> None:
+        self._operations = operations
         self._engine = engine
         self._on_point = on_point
 
     def register(self) -> None:
         """Make the workflows known to the engine, before its start."""
         for name, saga in (
-            (CREATE, self._creating()),
-            (DESTROY, self._destroying()),
-            (STOP, self._stopping()),
-            (START, self._starting(START)),
-            (HIBERNATE, self._hibernating()),
-            (RESUME, self._starting(RESUME)),
+            (CREATE, self._create_saga()),
+            (DESTROY, self._destroy_saga()),
+            (STOP, self._stop_saga()),
+            (START, self._start_saga(START)),
+            (HIBERNATE, self._hibernate_saga()),
+            (RESUME, self._start_saga(RESUME)),
         ):
-            self._engine.add(name, partial(saga.run, self._engine))
+            self._engine.register(name, partial(saga.run, self._engine))
 
     async def create(
         self, caller: Caller, user_id: UserId, kind: MachineKind, vm_id: VmId | None = None
@@ -82,15 +89,17 @@ class MachineRequests:
         `vm_id`: the id of the new machine, for who may ask twice for the same one.
         Raises: NotAllowed, NoSuchUser; QuotaExceeded; NoCapacity when no host has room now.
         """
-        machine = self._means.plan(caller.resolve_user(user_id), kind, vm_id or new_vm_id(), None)
-        async with self._means.database.write() as connection:
+        machine = self._operations.plan(
+            caller.resolve_user(user_id), kind, vm_id or new_vm_id(), None
+        )
+        async with self._operations.database.write() as connection:
             await lock_user(connection, machine.user_id)
             there = await machines.find(connection, machine.vm_id)
             if there is None:
                 if caller.owner_filter is not None:
-                    quotas, owner = self._means.quotas, machine.user_id
+                    quotas, owner = self._operations.quotas, machine.user_id
                     await quotas.require_machine(connection, owner, machine.size)
-                machine = await self._means.placement.add(connection, machine)
+                machine = await self._operations.placement.place(connection, machine)
                 entry = caller.audit_entry("machine.create", machine.vm_id, machine.user_id)
                 await audit.record(connection, entry)
         machine = there or machine
@@ -102,8 +111,8 @@ class MachineRequests:
 
         Raises NoSuchMachine.
         """
-        async with self._means.database.write() as connection:
-            await alone(connection)
+        async with self._operations.database.write() as connection:
+            await lock_placement(connection)
             machine = await machines.get(connection, vm_id, caller.owner_filter)
             if machine.status is not MachineState.DESTROYING:
                 await machines.set_state(connection, vm_id, MachineState.DESTROYING)
@@ -119,13 +128,13 @@ class MachineRequests:
 
         Raises: NoSuchMachine; MachineBusy when it does not run, or a login uses it.
         """
-        async with self._means.database.write() as connection:
-            await alone(connection)
+        async with self._operations.database.write() as connection:
+            await lock_placement(connection)
             machine = await machines.get(connection, vm_id, caller.owner_filter)
             if machine.status.is_stopped:
                 return machine
             if machine.status is not MachineState.HIBERNATED:
-                await _require_free(connection, machine)
+                await _require_unused(connection, machine)
             await machines.set_state(connection, vm_id, MachineState.STOPPING)
             attempt = await machines.increment_attempt(connection, vm_id)
             await audit.record(
@@ -136,7 +145,7 @@ class MachineRequests:
         return machine
 
     async def hibernate(
-        self, cause: Cause, vm_id: VmId, unused_since: datetime | None = None
+        self, cause: Actor, vm_id: VmId, unused_since: datetime | None = None
     ) -> Machine:
         """Have a machine's memory written to disk, and its host's freed. Answers with its row,
         `hibernating`. `unused_since`: only if nobody has used it since then.
@@ -144,12 +153,12 @@ class MachineRequests:
         Raises: NoSuchMachine; MachineBusy when it does not run, a login uses it, a CLI answers in
         it, or it was used.
         """
-        async with self._means.database.write() as connection:
-            await alone(connection)
+        async with self._operations.database.write() as connection:
+            await lock_placement(connection)
             machine = await machines.get(connection, vm_id, cause.owner_filter)
             if machine.status.is_hibernated:
                 return machine
-            await _require_free(connection, machine)
+            await _require_unused(connection, machine)
             await locks.acquire(connection, "chats", machine.user_id)  # turns are added under it
             if await chats.has_active_turn(connection, machine):
                 raise MachineBusy(
@@ -165,98 +174,114 @@ class MachineRequests:
         await self.begin(HIBERNATE, machine)
         return machine
 
-    async def start(self, cause: Cause, vm_id: VmId) -> Machine:
+    async def start(self, cause: Actor, vm_id: VmId) -> Machine:
         """Have a machine at rest run again: one that sleeps is woken, another one is started.
         Answers with its row, `resuming`.
 
         Raises: NoSuchMachine; MachineBusy when it is being made, stopped, put to sleep or
         destroyed; QuotaExceeded; NoCapacity when the host that has its disk has no room now.
         """
-        async with self._means.database.write() as connection:
+        async with self._operations.database.write() as connection:
             owner = (await machines.get(connection, vm_id, cause.owner_filter)).user_id
             await lock_user(connection, owner)
-            await alone(connection)
+            await lock_placement(connection)
             machine = await machines.get(connection, vm_id, cause.owner_filter)
             if machine.status.is_up:
                 return machine
             if not machine.status.can_start:
                 raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
             if cause.owner_filter is not None and not await _is_administrator(connection, owner):
-                await self._means.quotas.require_start(connection, owner, machine.size)
-            await self._means.placement.start(connection, machine)
+                await self._operations.quotas.require_start(connection, owner, machine.size)
+            await self._operations.placement.claim_start(connection, machine)
             await machines.increment_attempt(connection, vm_id)
-            if machine.wakes:
+            if machine.has_saved_memory:
                 await hibernation.set_resume_reason(connection, vm_id, cause.reason)
                 entry = cause.entry("machine.resume", machine)
             else:
                 entry = cause.entry("machine.start", machine)
             await audit.record(connection, entry)
             machine = await machines.get(connection, vm_id, None)
-        await self.begin(rising(machine), machine)
+        await self.begin(bring_up_workflow(machine), machine)
         return machine
 
     async def usage(self, caller: Caller) -> tuple[Usage, Usage | None]:
         """What the caller uses, and what they may use; None for an administrator."""
-        async with self._means.database.read(caller.user_id) as connection:
-            used = await self._means.quotas.usage(connection, caller.user_id)
-        return used, None if caller.owner_filter is None else self._means.quotas.limits
+        async with self._operations.database.read(caller.user_id) as connection:
+            used = await self._operations.quotas.usage(connection, caller.user_id)
+        return used, None if caller.owner_filter is None else self._operations.quotas.limits
 
     async def begin(self, name: str, machine: Machine) -> None:
         """Have the workflow of that name run for a machine, once for every wish."""
-        await self._engine.enqueue(name, subject_of(name, machine))
+        await self._engine.enqueue(name, workflow_subject(name, machine))
 
-    async def is_over(self, name: str, machine: Machine) -> bool:
+    async def has_ended(self, name: str, machine: Machine) -> bool:
         """Whether that workflow has run to its end for the machine's last wish."""
-        return await self._engine.is_over(name, subject_of(name, machine))
+        return await self._engine.has_ended(name, workflow_subject(name, machine))
 
-    def _creating(self) -> Saga:
-        means = self._means
+    def _create_saga(self) -> Saga:
+        operations = self._operations
         step = Step(
             name=CREATE,
-            do=_on_machine(means.bring_up),
-            undo=_on_machine(means.erase),
-            limit_s=means.bring_up_limit_s,
+            do=_on_machine(operations.bring_up),
+            undo=_on_machine(operations.destroy_on_host),
+            limit_s=operations.bring_up_limit_s,
         )
         return self._saga(CREATE, step)
 
-    def _starting(self, name: str) -> Saga:
-        means = self._means
-        step = Step(name=name, do=_on_machine(means.bring_up), limit_s=means.bring_up_limit_s)
-        return self._saga(name, step, notes=WakeNotes(means) if name == RESUME else None)
+    def _start_saga(self, name: str) -> Saga:
+        operations = self._operations
+        step = Step(
+            name=name, do=_on_machine(operations.bring_up), limit_s=operations.bring_up_limit_s
+        )
+        return self._saga(
+            name, step, observer=ResumeProgress(operations) if name == RESUME else None
+        )
 
-    def _destroying(self) -> Saga:
-        limit_s = self._means.settings.destroy_limit_s
-        always = Step(name=DESTROY, do=_on_machine(self._means.take_down), limit_s=limit_s)
+    def _destroy_saga(self) -> Saga:
+        limit_s = self._operations.settings.destroy_limit_s
+        always = Step(name=DESTROY, do=_on_machine(self._operations.destroy), limit_s=limit_s)
         return self._saga(DESTROY, always=always)
 
-    def _stopping(self) -> Saga:
-        limit_s = self._means.settings.stop_limit_s
-        return self._saga(STOP, Step(name=STOP, do=_on_machine(self._means.halt), limit_s=limit_s))
+    def _stop_saga(self) -> Saga:
+        limit_s = self._operations.settings.stop_limit_s
+        return self._saga(
+            STOP, Step(name=STOP, do=_on_machine(self._operations.stop), limit_s=limit_s)
+        )
 
-    def _hibernating(self) -> Saga:
-        means, limit_s = self._means, self._means.settings.hibernate_limit_s + ANSWER_GRACE_S
-        step = Step(name=HIBERNATE, do=_on_machine(means.hibernate), limit_s=limit_s)
-        return self._saga(HIBERNATE, step, notes=SleepNotes(means))
+    def _hibernate_saga(self) -> Saga:
+        operations, limit_s = (
+            self._operations,
+            self._operations.settings.hibernate_limit_s + ANSWER_GRACE_S,
+        )
+        step = Step(name=HIBERNATE, do=_on_machine(operations.hibernate), limit_s=limit_s)
+        return self._saga(HIBERNATE, step, observer=HibernationProgress(operations))
 
     def _saga(
-        self, name: str, *steps: Step, always: Step | None = None, notes: Notes | None = None
+        self,
+        name: str,
+        *steps: Step,
+        always: Step | None = None,
+        observer: SagaObserver | None = None,
     ) -> Saga:
-        notes, limit_s = notes or _Notes(self._means.database), self._means.settings.destroy_limit_s
-        return Saga(name, steps, [always] if always else [], notes, limit_s, self._on_point)
+        observer, limit_s = (
+            observer or _MachineProgress(self._operations.database),
+            self._operations.settings.destroy_limit_s,
+        )
+        return Saga(name, steps, [always] if always else [], observer, limit_s, self._on_point)
 
 
-def subject_of(name: str, machine: Machine) -> str:
+def workflow_subject(name: str, machine: Machine) -> str:
     """What a workflow is about: a machine, and for what may be wished again and again, the how
     manieth wish."""
-    return f"{machine.vm_id}/{machine.attempt}" if name in _AGAIN_AND_AGAIN else machine.vm_id
+    return f"{machine.vm_id}/{machine.attempt}" if name in _REPEATABLE else machine.vm_id
 
 
-def rising(machine: Machine) -> str:
+def bring_up_workflow(machine: Machine) -> str:
     """The workflow that a machine which is `resuming` is brought up by."""
-    return RESUME if machine.wakes else START
+    return RESUME if machine.has_saved_memory else START
 
 
-async def _require_free(connection: AsyncConnection, machine: Machine) -> None:
+async def _require_unused(connection: AsyncConnection, machine: Machine) -> None:
     """Raises MachineBusy unless it runs, and no login uses it."""
     if machine.status is not MachineState.RUNNING:
         raise MachineBusy(f"Machine {machine.vm_id} is {machine.status}", hint="Try again later")
@@ -280,13 +305,13 @@ def _on_machine(work: Callable[[VmId], Awaitable[None]]) -> Work:
     return lambda subject: work(_vm_id(subject))
 
 
-class _Notes(Unattended):
+class _MachineProgress(LogOnlyObserver):
     """A machine's row tells how it went; nobody cancels these."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def over(self, subject: str, failure: PolydevError | None) -> None:
+    async def saga_ended(self, subject: str, failure: PolydevError | None) -> None:
         if failure is not None:
             async with self._database.write() as connection:
                 await set_failed(connection, _vm_id(subject), failure)

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.placement import Placement, Quotas
-from polydev.controller.placement.claims import alone
+from polydev.controller.placement.claims import lock_placement
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import sessions
@@ -71,7 +71,7 @@ _ATTEMPTS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Machines:
+class MachineOperations:
     """What can be done with machines, as idempotent steps."""
 
     database: Database
@@ -95,8 +95,8 @@ class Machines:
             machines=limit.quota_machines,
             memory_mib=limit.quota_memory_mib,
             sessions=limit.quota_sessions,
-            cli=size_of(limit, MachineKind.CLI),
-            browser=size_of(limit, MachineKind.BROWSER),
+            cli=machine_size(limit, MachineKind.CLI),
+            browser=machine_size(limit, MachineKind.BROWSER),
         )
 
     def plan(
@@ -111,7 +111,7 @@ class Machines:
             ip_address=None,
             session_id=session_id,
             host_id=None,
-            size=size_of(self.settings, kind),
+            size=machine_size(self.settings, kind),
             error_code=None,
             error=None,
             created_at=now(),
@@ -135,7 +135,7 @@ class Machines:
             raise NoSuchMachine(f"There is no machine {vm_id}")
         return machine
 
-    async def at_host(self, machine: Machine) -> MachineView | None:
+    async def view_on_host(self, machine: Machine) -> MachineView | None:
         """How its host sees it; None if the host has no such machine."""
         try:
             return await self.hosts.of(machine.host_id).machine(machine.vm_id)
@@ -152,12 +152,12 @@ class Machines:
         try:
             view = await self._up(machine)
         except HostUnreachable:
-            await self.leave_dead_host(vm_id)
+            await self.relocate_from_dead_host(vm_id)
             raise
         address = view.ip_address if view else None
         if (machine.status, machine.ip_address) == (MachineState.RUNNING, address):
             return
-        noting = {"used_at": now(), **woken_by(machine, view)}
+        noting = {"used_at": now(), **resume_values(machine, view)}
         async with self.database.write() as connection:
             await machines.set_state(
                 connection,
@@ -168,7 +168,7 @@ class Machines:
                 noting=noting,
             )
 
-    async def leave_dead_host(self, vm_id: VmId) -> bool:
+    async def relocate_from_dead_host(self, vm_id: VmId) -> bool:
         """If a machine's host is dead, have it made anew on another that has room, unless somebody
         relies on what is on its disk. Whether it has another host now.
 
@@ -185,7 +185,7 @@ class Machines:
                 hint="Try again when it is back, or destroy the machine and make another",
             )
         async with self.database.write() as connection:
-            moved = await self.placement.move(connection, vm_id)
+            moved = await self.placement.move_from_dead_host(connection, vm_id)
             if moved is None:
                 return False
             why = f"its host {machine.host_id} does not answer; {moved.host_id} has room"
@@ -201,11 +201,11 @@ class Machines:
         if machine.host_id is None:
             return False
         try:
-            return self.placement.is_dead(await hosts.get(connection, machine.host_id))
+            return self.placement.is_host_dead(await hosts.get(connection, machine.host_id))
         except NoSuchHost:
             return True
 
-    async def halt(self, vm_id: VmId) -> None:
+    async def stop(self, vm_id: VmId) -> None:
         """End a machine's guest; its disk stays. Done also when it does not run."""
         machine = await self.find(vm_id)
         operation = StopMachine(vm_id=vm_id)
@@ -231,7 +231,7 @@ class Machines:
             size = 0 if view is None else view.memory_on_disk_bytes
             await hibernation.set_hibernated(connection, vm_id, size)
 
-    async def take_down(self, vm_id: VmId) -> None:
+    async def destroy(self, vm_id: VmId) -> None:
         """Destroy a machine, with all that is its; done also when it never was.
 
         On a dead host it stays `destroying`: the reconciler goes on when the host is back.
@@ -239,7 +239,7 @@ class Machines:
         async with self.database.write() as connection:
             await machines.set_state(connection, vm_id, MachineState.DESTROYING)
         try:
-            await self.erase(vm_id)
+            await self.destroy_on_host(vm_id)
         except HostUnreachable:
             machine = await self.find(vm_id)
             async with self.database.read() as connection:
@@ -250,14 +250,14 @@ class Machines:
         async with self.database.write() as connection:
             await machines.set_state(connection, vm_id, MachineState.DESTROYED)
 
-    async def erase(self, vm_id: VmId) -> None:
+    async def destroy_on_host(self, vm_id: VmId) -> None:
         """Have its host remove it. Its row is the caller's to change."""
         async with self.database.read() as connection:
             machine = await machines.find(connection, vm_id)
         if machine is not None and machine.host_id is not None:
-            await self.erase_at(machine.host_id, vm_id)
+            await self.destroy_at(machine.host_id, vm_id)
 
-    async def erase_at(self, host_id: HostId, vm_id: VmId) -> None:
+    async def destroy_at(self, host_id: HostId, vm_id: VmId) -> None:
         """Have a host remove a machine, whatever its row says."""
         operation = DestroyMachine(vm_id=vm_id)
         operation_id = f"destroy-{vm_id}-{uuid.uuid4().hex[:12]}"  # idempotent in itself
@@ -270,16 +270,16 @@ class Machines:
         if machine.status.holds_memory and not machine.status.is_going_down:
             return machine
         async with self.database.write() as connection:
-            await alone(connection)
+            await lock_placement(connection)
             machine = await machines.get(connection, vm_id, None)
             if machine.status.is_going_down:
                 raise MachineBusy(f"Machine {vm_id} is {machine.status}", hint="Try again later")
             if not machine.status.holds_memory:
-                await self.placement.start(connection, machine)
+                await self.placement.claim_start(connection, machine)
         return await self.find(vm_id)
 
     async def _up(self, machine: Machine) -> MachineView | None:
-        view = await self.at_host(machine)
+        view = await self.view_on_host(machine)
         if view is not None and view.state.is_at_rest:
             return await self._start(machine)
         if view is not None and view.state.may_have_saved_memory:
@@ -344,7 +344,7 @@ class Machines:
         raise AssertionError("unreachable")
 
 
-def size_of(wanted: ControllerSettings, kind: MachineKind) -> MachineSize:
+def machine_size(wanted: ControllerSettings, kind: MachineKind) -> MachineSize:
     """What a machine of that kind is made with."""
     if kind is MachineKind.BROWSER:
         return MachineSize(wanted.browser_memory_mib, wanted.browser_vcpus, wanted.browser_disk_mib)
@@ -353,9 +353,9 @@ def size_of(wanted: ControllerSettings, kind: MachineKind) -> MachineSize:
     return MachineSize(memory_mib, wanted.cli_vcpus, wanted.cli_disk_mib)
 
 
-def woken_by(machine: Machine, view: MachineView | None) -> dict[str, Any]:
+def resume_values(machine: Machine, view: MachineView | None) -> dict[str, Any]:
     """What its host says of how a machine that slept came to run; nothing of one that did not."""
-    if not machine.wakes or view is None or view.wake is None:
+    if not machine.has_saved_memory or view is None or view.wake is None:
         return {}
     wake = view.wake
     return hibernation.resumed_values(wake.at, WokeHow(wake.how), wake.reason, wake.took_s)

@@ -18,15 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.machines import hibernation, machines
-from polydev.controller.workflows.machines.actor import Cause
-from polydev.controller.workflows.machines.machine_commands import MachineRequests
+from polydev.controller.workflows.machines.actor import Actor
+from polydev.controller.workflows.machines.machine_commands import MachineCommands
 from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S
 from polydev.shared.domain import BY_READINESS, Machine, MachineState, UserId, VmId, now
 from polydev.shared.errors import MachineBusy, MachineNotReady, PolydevError
 
 log = logging.getLogger("polydev.controller.workflows")
 
-WAKES = "Its machine wakes up"
+RESUMING_NOTICE = "Its machine wakes up"
 """What somebody who waits for that is told."""
 
 _LONGEST_PERIOD_S = 60.0
@@ -36,11 +36,11 @@ _BREATH_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Waking:
+class ResumeOnUse:
     """Wakes machines for those who use them, and notes that they are used."""
 
     database: Database
-    requests: MachineRequests
+    commands: MachineCommands
     settings: ControllerSettings
 
     @property
@@ -55,8 +55,8 @@ class Waking:
         limit = self.settings
         return limit.hibernate_limit_s + limit.machine_limit_s + 4 * ANSWER_GRACE_S
 
-    async def awake(
-        self, cause: Cause, vm_id: VmId, waits: Callable[[], None] = lambda: None
+    async def ensure_running(
+        self, cause: Actor, vm_id: VmId, waits: Callable[[], None] = lambda: None
     ) -> Machine:
         """The machine, which runs and is in use from now on; `waits` is told if it has to wake up.
         One that is still being made is waited for.
@@ -89,7 +89,7 @@ class Waking:
             ) from None
 
     @asynccontextmanager
-    async def in_use(self, vm_id: VmId) -> AsyncIterator[None]:
+    async def keep_in_use(self, vm_id: VmId) -> AsyncIterator[None]:
         """A machine that is awake stays so while the block lasts, and as long after as idle
         machines do."""
         noting = asyncio.create_task(self._note_again_and_again(vm_id))
@@ -100,9 +100,9 @@ class Waking:
             await asyncio.gather(noting, return_exceptions=True)
             await self.note(vm_id)
 
-    def signs_of_use(self, vm_id: VmId) -> SignsOfUse:
+    def activity_recorder(self, vm_id: VmId) -> ActivityRecorder:
         """For a use that shows by what somebody does, such as typing."""
-        return SignsOfUse(self, vm_id)
+        return ActivityRecorder(self, vm_id)
 
     async def note(self, vm_id: VmId) -> None:
         """A machine is used now."""
@@ -110,7 +110,7 @@ class Waking:
             async with self.database.write() as connection:
                 await hibernation.set_used(connection, vm_id, now())
 
-    async def _used(self, cause: Cause, vm_id: VmId) -> Machine:
+    async def _used(self, cause: Actor, vm_id: VmId) -> Machine:
         """A machine's row; of one that runs the use is noted, unless that was done just now."""
         async with self.database.read() as connection:
             machine = await machines.get(connection, vm_id, cause.owner_filter)
@@ -124,10 +124,10 @@ class Waking:
                     return await machines.get(connection, vm_id, cause.owner_filter)
         return machine
 
-    async def _asked(self, cause: Cause, vm_id: VmId) -> bool:
+    async def _asked(self, cause: Actor, vm_id: VmId) -> bool:
         """Have one that sleeps woken. False if somebody else was quicker with something."""
         try:
-            await self.requests.start(cause, vm_id)
+            await self.commands.start(cause, vm_id)
         except MachineBusy:
             return False
         return True
@@ -138,20 +138,20 @@ class Waking:
             await self.note(vm_id)
 
 
-class SignsOfUse:
+class ActivityRecorder:
     """Notes a use when somebody shows it, but not more often than it takes."""
 
-    def __init__(self, waking: Waking, vm_id: VmId) -> None:
-        self._waking = waking
+    def __init__(self, resume_on_use: ResumeOnUse, vm_id: VmId) -> None:
+        self._resume_on_use = resume_on_use
         self._vm_id = vm_id
         self._noted_at: float | None = None
 
     async def show(self) -> None:
         """The person does something."""
         at = asyncio.get_running_loop().time()
-        if self._noted_at is None or at - self._noted_at > self._waking.period_s:
+        if self._noted_at is None or at - self._noted_at > self._resume_on_use.period_s:
             self._noted_at = at
-            await self._waking.note(self._vm_id)
+            await self._resume_on_use.note(self._vm_id)
 
 
 class _Once:
@@ -164,7 +164,7 @@ class _Once:
             tell()
 
 
-async def usable_cli_of(connection: AsyncConnection, user_id: UserId) -> Machine | None:
+async def find_usable_cli_machine(connection: AsyncConnection, user_id: UserId) -> Machine | None:
     """The person's CLI machine that can be used, the readiest if there are several."""
     for state in filter(lambda it: it.is_usable, BY_READINESS):
         found = await machines.find_cli_machine(connection, user_id, state)
@@ -177,7 +177,7 @@ def _require_not_tried(machine: Machine, *, asked: bool) -> None:
     """Raises MachineNotReady for one that was asked to wake, and sleeps on."""
     if asked:
         raise MachineNotReady(
-            f"Machine {machine.vm_id} did not wake up: {machine.sleep.trouble}",
+            f"Machine {machine.vm_id} did not wake up: {machine.hibernation.problem}",
             hint="Try again later; `polydev doctor` looks for the cause",
         )
 

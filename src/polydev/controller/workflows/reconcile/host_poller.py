@@ -23,7 +23,7 @@ log = logging.getLogger("polydev.controller.workflows")
 
 
 @dataclass(frozen=True, slots=True)
-class HostWatch:
+class HostPoller:
     """One round is `once`; `run` makes them for ever."""
 
     database: Database
@@ -35,20 +35,20 @@ class HostWatch:
         async with self.database.write() as connection:
             for host_id, socket in self.settings.vm_hosts:
                 await rows.register(connection, host_id, str(socket))
-        await self.once()
+        await self.run_once()
 
     async def run(self) -> None:
         """Rounds until cancelled. What goes wrong in one is tried again in the next."""
         while True:
             await asyncio.sleep(self.settings.host_period_s)
             try:
-                await self.once()
+                await self.run_once()
             except PolydevError as error:
                 log.warning("looking at hosts: %s", error.line())
             except Exception as error:
                 log.error("looking at hosts failed: %s", type(error).__name__)
 
-    async def once(self) -> None:
+    async def run_once(self) -> None:
         """Ask every host how it is, and note those that answer."""
         async with self.database.read() as connection:
             known = await rows.list_all(connection)

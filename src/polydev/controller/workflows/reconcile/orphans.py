@@ -15,7 +15,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.queries.system import audit
 from polydev.controller.store.queries.system.audit import AuditFilter
-from polydev.controller.workflows.machines.machines import Machines
+from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.shared.domain import AuditEntry, HostId, MachineState, UserId, VmId
 from polydev.shared.errors import NoSuchMachine, PolydevError
 from polydev.shared.host_client import Host
@@ -28,13 +28,13 @@ Seen = dict[HostId, dict[str, MachineView]]
 
 
 @dataclass(frozen=True, slots=True)
-class Orphans:
+class OrphanCleanup:
     """Looks, and removes."""
 
     database: Database
-    machines: Machines
+    machines: MachineOperations
 
-    async def look(self) -> Seen:
+    async def list_all(self) -> Seen:
         """All machines of all hosts that answer."""
         hosts = self.machines.hosts.every()
         views = await asyncio.gather(*(_views(host_id, host) for host_id, host in hosts.items()))
@@ -69,7 +69,7 @@ class Orphans:
         log.warning("destroying %s: %s", view.vm_id, why)
         owner = None if row is None else row.user_id
         await self._explain(entry("machine.destroy", view.vm_id, owner, why))
-        await self.machines.erase_at(host_id, VmId(view.vm_id))
+        await self.machines.destroy_at(host_id, VmId(view.vm_id))
 
     async def _explain(self, deed: AuditEntry) -> None:
         """Say why before it is done, so that nothing goes without a reason; and once, however often

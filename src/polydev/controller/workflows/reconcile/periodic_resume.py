@@ -15,7 +15,7 @@ log = logging.getLogger("polydev.controller.workflows")
 PERIOD_S = 30.0
 
 
-async def resume_now_and_then(work: Sequence[Callable[[], Awaitable[None]]]) -> None:
+async def run_periodically(work: Sequence[Callable[[], Awaitable[None]]]) -> None:
     """Do each of them, at once and then every half minute, until cancelled."""
     while True:
         for resume in work:

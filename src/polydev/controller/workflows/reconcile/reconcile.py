@@ -17,12 +17,12 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.controller.placement.claims import alone
+from polydev.controller.placement.claims import lock_placement
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.queries.system import audit, controllers
-from polydev.controller.workflows.connect.connect import CONNECT, CONNECT_BY_KEY, workflow_of
+from polydev.controller.workflows.connect.connect import CONNECT, CONNECT_BY_KEY, workflow_for
 from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.machines.machine_commands import (
     CREATE,
@@ -31,12 +31,16 @@ from polydev.controller.workflows.machines.machine_commands import (
     RESUME,
     START,
     STOP,
-    MachineRequests,
-    rising,
-    subject_of,
+    MachineCommands,
+    bring_up_workflow,
+    workflow_subject,
 )
-from polydev.controller.workflows.machines.machines import Machines, set_failed, woken_by
-from polydev.controller.workflows.reconcile.orphans import Orphans, entry
+from polydev.controller.workflows.machines.machines import (
+    MachineOperations,
+    resume_values,
+    set_failed,
+)
+from polydev.controller.workflows.reconcile.orphans import OrphanCleanup, entry
 from polydev.shared.domain import (
     HostId,
     Machine,
@@ -60,28 +64,28 @@ class Reconciler:
 
     database: Database
     engine: Engine
-    machines: Machines
-    requests: MachineRequests
+    machines: MachineOperations
+    commands: MachineCommands
 
     async def run(self) -> None:
         """Rounds until cancelled. What goes wrong in one is tried again in the next."""
         while True:
             try:
                 if await self._is_its_turn():
-                    await self.once()
+                    await self.run_once()
             except PolydevError as error:
                 log.warning("reconciling: %s", error.line())
             except Exception:
                 log.exception("reconciling failed")
             await asyncio.sleep(self.machines.settings.reconcile_period_s)
 
-    async def once(self) -> None:
+    async def run_once(self) -> None:
         """Look at everything once. A host that does not answer is passed over."""
         await self._sessions()
-        await self.engine.forget(now() - _KEEP_JOURNAL)
-        orphans = Orphans(self.database, self.machines)
+        await self.engine.prune(now() - _KEEP_JOURNAL)
+        orphans = OrphanCleanup(self.database, self.machines)
         # Hosts first: a machine's row is there before the machine, and goes after it.
-        there = await orphans.look()
+        there = await orphans.list_all()
         async with self.database.read() as connection:
             rows = await machines.list_alive(connection)
         for row in rows:
@@ -103,14 +107,14 @@ class Reconciler:
         """Every live session has a workflow; one whose workflow ended without it is failed."""
         async with self.database.read() as connection:
             live = await sessions.list_live(connection)
-        going_on = set[str]()
+        list_active = set[str]()
         for workflow in (CONNECT, CONNECT_BY_KEY) if live else ():
-            going_on |= await self.engine.going_on(workflow)
+            list_active |= await self.engine.list_active(workflow)
         for session in live:
-            if session.session_id in going_on:
+            if session.session_id in list_active:
                 continue
-            workflow = workflow_of(session)
-            if not await self.engine.is_over(workflow, session.session_id):
+            workflow = workflow_for(session)
+            if not await self.engine.has_ended(workflow, session.session_id):
                 await self.engine.enqueue(workflow, session.session_id)
                 continue
             log.error("session %s: its workflow ended without it", session.session_id)
@@ -131,7 +135,7 @@ class Reconciler:
     async def _machine(self, row: Machine, view: MachineView | None) -> None:
         """Put one machine right, whose host answers."""
         if await self._take_if_nobodys(row):
-            return await self.machines.take_down(row.vm_id)
+            return await self.machines.destroy(row.vm_id)
         match row.status:
             case MachineState.DESTROYING:
                 await self._destroying(row)
@@ -142,7 +146,7 @@ class Reconciler:
             case MachineState.HIBERNATING:
                 await self._going_on(row, view, HIBERNATE)
             case MachineState.RESUMING:
-                await self._going_on(row, view, rising(row))
+                await self._going_on(row, view, bring_up_workflow(row))
             case _:
                 await self._compare(row, view)
 
@@ -157,7 +161,7 @@ class Reconciler:
         if row.session_id is None:
             return False
         async with self.database.write() as connection:
-            await alone(connection)
+            await lock_placement(connection)
             why = await _why_nobodys(connection, row)
             if why and row.status is not MachineState.DESTROYING:
                 log.warning("%s is nobody's any more: %s", row.vm_id, why)
@@ -169,19 +173,19 @@ class Reconciler:
 
     async def _destroying(self, row: Machine) -> None:
         """A wish whose workflow was never begun, or could not be done in its time."""
-        if await self.requests.is_over(DESTROY, row):
-            await self.machines.take_down(row.vm_id)
+        if await self.commands.has_ended(DESTROY, row):
+            await self.machines.destroy(row.vm_id)
         else:
-            await self.requests.begin(DESTROY, row)
+            await self.commands.begin(DESTROY, row)
 
     async def _creating(self, row: Machine) -> None:
         """A person's machine whose workflow was never started, or ended without it."""
         if row.session_id is not None:
             return
-        if await self.requests.is_over(CREATE, row):
+        if await self.commands.has_ended(CREATE, row):
             await self._fail(row, "It could not be made. Destroy it and make another")
         else:
-            await self.requests.begin(CREATE, row)
+            await self.commands.begin(CREATE, row)
 
     async def _going_on(self, row: Machine, view: MachineView | None, name: str) -> None:
         """A machine that is to stop or start, to sleep or wake: its workflow goes on, or the host's
@@ -189,8 +193,8 @@ class Reconciler:
         async with self.database.read() as connection:
             if await sessions.is_using(connection, row):
                 return
-        if not await self.requests.is_over(name, row):
-            await self.requests.begin(name, row)
+        if not await self.commands.has_ended(name, row):
+            await self.commands.begin(name, row)
         else:
             await self._compare(row, view)
 
@@ -202,16 +206,16 @@ class Reconciler:
             if not await self._is_there(row):
                 await self._fail(row, "Its host has lost it. Destroy it and make another")
         elif view.state is MachineState.STOPPING and row.status is not MachineState.STOPPING:
-            await self.machines.halt(row.vm_id)  # a stop that was cut at its end
+            await self.machines.stop(row.vm_id)  # a stop that was cut at its end
         elif view.state.is_settled and view.state is not row.status:
             await self._take_word_of_host(row, view)
 
     async def _take_word_of_host(self, row: Machine, view: MachineView) -> None:
-        noting: dict[str, Any] = woken_by(row, view)
+        noting: dict[str, Any] = resume_values(row, view)
         if view.state is MachineState.HIBERNATED:
             noting = {"memory_on_disk_bytes": view.memory_on_disk_bytes}
         async with self.database.write() as connection:
-            await alone(connection)
+            await lock_placement(connection)
             changed = await machines.set_state(
                 connection,
                 row.vm_id,
@@ -229,14 +233,14 @@ class Reconciler:
         """Whether a workflow still makes or starts it: one that undoes what it did has taken the
         machine from its host, and says so in the row at its end."""
         for name in (CREATE, START, RESUME):
-            if subject_of(name, row) in await self.engine.going_on(name):
+            if workflow_subject(name, row) in await self.engine.list_active(name):
                 return True
         return False
 
     async def _is_there(self, row: Machine) -> bool:
         """Whether it was made while we looked elsewhere; so also if nobody can tell."""
         try:
-            return await self.machines.at_host(row) is not None
+            return await self.machines.view_on_host(row) is not None
         except HostUnreachable:
             return True
 

@@ -35,14 +35,14 @@ class Retention:
         """Rounds until cancelled. What goes wrong in one is tried again in the next."""
         while True:
             try:
-                await self.once()
+                await self.run_once()
             except PolydevError as error:
                 log.warning("forgetting what is old: %s", error)
             except Exception:
                 log.exception("forgetting what is old failed")
             await asyncio.sleep(PERIOD_S)
 
-    async def once(self) -> None:
+    async def run_once(self) -> None:
         """Remove what is older than the settings say."""
         at, keep = now(), self.settings
         async with self.database.write() as connection:

@@ -39,7 +39,7 @@ async def delete_account(
     """Remove oneself with machines, credentials and all else. Nobody comes in from now on."""
     password = None if told.password is None else told.password.get_secret_value()
     await services.access.accounts.confirm(caller, password)
-    return PersonView.of(await services.removal.request(caller, caller.user_id))
+    return PersonView.of(await services.account_deletion.request(caller, caller.user_id))
 
 
 @router.delete(
@@ -52,4 +52,4 @@ async def delete_person(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
     """Remove somebody with everything that is theirs; 404 once it is done."""
-    return PersonView.of(await services.removal.request(caller, UserId(user_id)))
+    return PersonView.of(await services.account_deletion.request(caller, UserId(user_id)))

@@ -67,20 +67,20 @@ class RotationView(BaseModel):
             rotationId=state.rotation_id,
             keyId=state.key_id,
             left=state.left,
-            over=state.is_over,
+            over=state.has_ended,
         )
 
 
 @router.get("", responses=problem_responses())
 async def list_keys(caller: AdminCaller, services: ServicesDep) -> list[KeyView]:
     """The keys that this database was sealed with, and how much each of them seals."""
-    return [KeyView.of(state) for state in await services.rotation.every()]
+    return [KeyView.of(state) for state in await services.key_rotation.every()]
 
 
 @router.post("/rotate", status_code=202, responses=problem_responses())
 async def rotate_keys(caller: AdminCaller, services: ServicesDep) -> RotationView:
     """Have everything sealed anew with the current key, while all goes on."""
-    return RotationView.of(await services.rotation.start(caller))
+    return RotationView.of(await services.key_rotation.start(caller))
 
 
 @router.get("/rotate/{rotation_id}", responses=problem_responses(NoSuchKey))
@@ -88,10 +88,10 @@ async def get_rotation(
     rotation_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> RotationView:
     """How far a rotation is."""
-    return RotationView.of(await services.rotation.state(rotation_id))
+    return RotationView.of(await services.key_rotation.state(rotation_id))
 
 
 @router.delete("/{key_id}", status_code=204, responses=problem_responses(NoSuchKey, KeyInUse))
 async def retire_key(key_id: IdInPath, caller: AdminCaller, services: ServicesDep) -> None:
     """Forget a key that seals nothing any more."""
-    await services.rotation.retire(caller, key_id)
+    await services.key_rotation.retire(caller, key_id)

@@ -117,7 +117,7 @@ async def validate_credential(
 ) -> VerdictView:
     """Ask the CLI in the CLI machine whether it is logged in; take over tokens that it renewed."""
     with CHECKS.acquire(caller):
-        verdict = await services.custody.validate(caller, CredentialId(credential_id))
+        verdict = await services.credential_lifecycle.validate(caller, CredentialId(credential_id))
     return VerdictView.of(verdict)
 
 
@@ -128,7 +128,9 @@ async def revoke_credential(
     credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> CredentialView:
     """Forget a credential: at once here, and as soon as it is reached in the CLI machine."""
-    return CredentialView.of(await services.custody.revoke(caller, CredentialId(credential_id)))
+    return CredentialView.of(
+        await services.credential_lifecycle.revoke(caller, CredentialId(credential_id))
+    )
 
 
 @router.post(
@@ -139,7 +141,9 @@ async def export_credential(
     credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep, response: Response
 ) -> ExportView:
     """The credential itself, for its owner alone. The answer is kept nowhere."""
-    found, kind, plaintext = await services.custody.export(caller, CredentialId(credential_id))
+    found, kind, plaintext = await services.credential_lifecycle.export(
+        caller, CredentialId(credential_id)
+    )
     response.headers["Cache-Control"] = "no-store"
     return ExportView(
         provider=found.id,

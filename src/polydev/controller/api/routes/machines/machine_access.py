@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from polydev.controller.access import Caller
 from polydev.controller.api.http.services import Services
 from polydev.controller.store.queries.machines import machines
-from polydev.controller.workflows.machines.actor import Cause
-from polydev.controller.workflows.machines.resume_on_use import Waking
+from polydev.controller.workflows.machines.actor import Actor
+from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.shared.domain import Machine, UserId, VmId
 from polydev.shared.host_client import Host
 
@@ -40,17 +40,17 @@ class MachineAccess:
     reason: str
 
     @property
-    def waking(self) -> Waking:
-        return self.services.waking
+    def resume_on_use(self) -> ResumeOnUse:
+        return self.services.resume_on_use
 
     async def running_host(self, waits: Callable[[], None] = lambda: None) -> Host:
         """Its host, once the machine runs; `waits` is told if that takes time.
 
-        Raises: NoSuchMachine, and what `Waking.awake` raises.
+        Raises: NoSuchMachine, and what `ResumeOnUse.ensure_running` raises.
         """
         await get_own_machine(self.services, self.caller.user_id, self.vm_id)
-        cause = Cause.asked(self.caller, self.reason)
-        machine = await self.waking.awake(cause, self.vm_id, waits)
+        cause = Actor.for_caller(self.caller, self.reason)
+        machine = await self.resume_on_use.ensure_running(cause, self.vm_id, waits)
         return self.services.hosts.of(machine.host_id)
 
     async def current_host(self) -> Host:

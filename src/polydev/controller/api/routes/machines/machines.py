@@ -39,8 +39,8 @@ from polydev.controller.api.schemas.machines import (
     MachineView,
 )
 from polydev.controller.store.queries.machines import machines
-from polydev.controller.workflows.machines.actor import Cause
-from polydev.controller.workflows.machines.resume_on_use import usable_cli_of
+from polydev.controller.workflows.machines.actor import Actor
+from polydev.controller.workflows.machines.resume_on_use import find_usable_cli_machine
 from polydev.shared.domain import Scope, UserId, VmId
 from polydev.shared.errors import (
     ChannelLost,
@@ -107,7 +107,7 @@ async def start_machine(
     vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
     """Have a machine at rest run again: a stopped one is started, one that sleeps is woken."""
-    return MachineView.of(await services.machines.start(Cause.asked(caller), VmId(vm_id)))
+    return MachineView.of(await services.machines.start(Actor.for_caller(caller), VmId(vm_id)))
 
 
 @router.post("/{vmId}/hibernate", status_code=202, responses=_CHANGE_RESPONSES)
@@ -116,7 +116,7 @@ async def hibernate_machine(
 ) -> MachineView:
     """Have a machine sleep: its memory is written to disk, and its host's is freed. It wakes when
     it is used. Refused while a CLI answers in it, or a login uses it."""
-    cause = Cause.asked(caller, REQUESTED)
+    cause = Actor.for_caller(caller, REQUESTED)
     return MachineView.of(await services.machines.hibernate(cause, VmId(vm_id)))
 
 
@@ -125,7 +125,7 @@ async def resume_machine(
     vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
     """Have a machine that sleeps woken; one that is stopped is started."""
-    cause = Cause.asked(caller, REQUESTED)
+    cause = Actor.for_caller(caller, REQUESTED)
     return MachineView.of(await services.machines.start(cause, VmId(vm_id)))
 
 
@@ -146,7 +146,7 @@ async def get_active_cli(caller: ReadCaller, services: ServicesDep) -> ActiveCli
     """The CLI machine that runs, or that sleeps and wakes when it is used; never a browser
     machine."""
     async with services.database.read(caller.user_id) as connection:
-        found = await usable_cli_of(connection, caller.user_id)
+        found = await find_usable_cli_machine(connection, caller.user_id)
     if found is None:
         raise NoSuchMachine("No active CLI VM", hint="`polydev connect codex` makes one")
     return ActiveCli(

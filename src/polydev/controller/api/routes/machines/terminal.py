@@ -31,7 +31,7 @@ from polydev.controller.api.http.concurrency_limits import TERMINALS
 from polydev.controller.api.http.path_params import VmIdInPath
 from polydev.controller.api.http.services import ServicesDep, authenticate, permission_check
 from polydev.controller.api.routes.machines.machine_access import MachineAccess, get_own_machine
-from polydev.controller.workflows.machines.resume_on_use import WAKES, SignsOfUse
+from polydev.controller.workflows.machines.resume_on_use import RESUMING_NOTICE, ActivityRecorder
 from polydev.shared.domain import MachineState, Scope, VmId
 from polydev.shared.errors import (
     BadRequest,
@@ -170,7 +170,7 @@ async def _relay(
 ) -> None:
     request = terminal_request(wanted.name, wanted.columns, wanted.rows)
     try:
-        typed = reached.waking.signs_of_use(reached.vm_id)
+        typed = reached.resume_on_use.activity_recorder(reached.vm_id)
         host = await _resumed_host(socket, reached) if wanted.wake else await reached.current_host()
         async with host.exec(reached.vm_id, request) as process:
             inward = _to_program(socket, process, typed)
@@ -208,17 +208,17 @@ async def _explain(reached: MachineAccess, error: PolydevError) -> PolydevError:
 async def _resumed_host(socket: WebSocket, reached: MachineAccess) -> Host:
     """The machine's host, once it runs; the person is told while it wakes up."""
     waits = asyncio.Event()
-    waking = asyncio.create_task(reached.running_host(waits.set))
+    resuming = asyncio.create_task(reached.running_host(waits.set))
     telling = asyncio.create_task(waits.wait())
     try:
-        await asyncio.wait({waking, telling}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({resuming, telling}, return_when=asyncio.FIRST_COMPLETED)
         if waits.is_set():
-            await socket.send_text(_Notice(notice=WAKES).model_dump_json())
-        return await waking
+            await socket.send_text(_Notice(notice=RESUMING_NOTICE).model_dump_json())
+        return await resuming
     finally:
-        for task in (waking, telling):
+        for task in (resuming, telling):
             task.cancel()
-        await asyncio.gather(waking, telling, return_exceptions=True)
+        await asyncio.gather(resuming, telling, return_exceptions=True)
 
 
 async def _to_user(socket: WebSocket, process: GuestProcess) -> None:
@@ -226,7 +226,7 @@ async def _to_user(socket: WebSocket, process: GuestProcess) -> None:
         await socket.send_bytes(chunk)
 
 
-async def _to_program(socket: WebSocket, process: GuestProcess, typed: SignsOfUse) -> None:
+async def _to_program(socket: WebSocket, process: GuestProcess, typed: ActivityRecorder) -> None:
     """Raises WebSocketDisconnect when the person is gone, ValidationError."""
     while True:
         message = await socket.receive()

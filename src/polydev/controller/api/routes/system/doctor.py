@@ -55,7 +55,7 @@ class DoctorView(BaseModel):
 async def examine(caller: ReadCaller, services: ServicesDep) -> DoctorView:
     """Look for what is wrong and say what to do: everything, or what is the caller's."""
     with CHECKS.acquire(caller):
-        found = await services.checkup.examine(caller.owner_filter)
+        found = await services.health_checks.run(caller.owner_filter)
     return DoctorView(
         ok=all(finding.ok is not False for finding in found),
         checks=[FindingView.of(finding) for finding in found],

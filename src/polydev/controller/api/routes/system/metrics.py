@@ -36,7 +36,7 @@ class _RowCounts:
             if time.monotonic() - self._counted_at < _COUNT_INTERVAL_S:
                 return
             async with services.database.read() as connection:
-                metrics.rows.counted = await metric_queries.count_all(connection)
+                metrics.rows.counts = await metric_queries.count_all(connection)
             self._counted_at = time.monotonic()
 
 
@@ -47,4 +47,4 @@ _row_counts = _RowCounts()
 async def show_metrics(scraping: MetricsAccess, services: ServicesDep) -> Response:
     """Metrics in Prometheus' text format: for administrators, or with POLYDEV_METRICS_TOKEN."""
     await _row_counts.refresh(services)
-    return Response(metrics.page(), media_type=metrics.CONTENT_TYPE)
+    return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)

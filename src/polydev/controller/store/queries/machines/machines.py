@@ -14,13 +14,13 @@ from polydev.controller.store.engine.event_outbox import emit
 from polydev.controller.store.engine.keyset import PageSpec
 from polydev.controller.store.tables import GONE_STATES, vms
 from polydev.shared.domain import (
+    Hibernation,
     HostId,
     Machine,
     MachineKind,
     MachineSize,
     MachineState,
     SessionId,
-    Sleep,
     UserId,
     VmId,
     WokeHow,
@@ -211,15 +211,15 @@ def _machine(row: sa.Row[Any]) -> Machine:
         created_at=row.created_at,
         attempt=row.attempt,
         used_at=row.used_at,
-        sleep=Sleep(
-            slept_at=row.slept_at,
-            slept_why=row.slept_why or "",
-            trouble=row.sleep_trouble or "",
-            woke_at=row.woke_at,
-            woke_why=row.woke_why or "",
-            woke_how=None if row.woke_how is None else WokeHow(row.woke_how),
+        hibernation=Hibernation(
+            hibernated_at=row.slept_at,
+            hibernate_reason=row.slept_why or "",
+            problem=row.sleep_trouble or "",
+            resumed_at=row.woke_at,
+            resume_reason=row.woke_why or "",
+            resumed_how=None if row.woke_how is None else WokeHow(row.woke_how),
             boot_reason=row.boot_reason or "",
-            took_s=row.wake_took_s,
+            resume_took_s=row.wake_took_s,
             memory_on_disk_bytes=row.memory_on_disk_bytes,
         ),
     )

@@ -19,14 +19,14 @@ from polydev.controller.store.tables import (
     users,
     vms,
 )
-from polydev.controller.telemetry.metrics import Counted, HostLoad, Series
+from polydev.controller.telemetry.metrics import HostCapacity, RowCounts, Series
 from polydev.shared.domain import HostState, SessionStatus, VmHost, now
 
 _MIB = 1024 * 1024
 _NO_HOST = "none"
 
 
-async def count_all(connection: AsyncConnection) -> Counted:
+async def count_all(connection: AsyncConnection) -> RowCounts:
     """Everything that is counted, as one transaction sees it."""
     at = now()
     machines = await _count_by(
@@ -46,7 +46,7 @@ async def count_all(connection: AsyncConnection) -> Counted:
     leases = await connection.execute(sa.select(controllers.c.lease_until))
     left_s = [(row.lease_until - at).total_seconds() for row in leases]
     taken = await capacity.get_taken_by_host(connection)
-    return Counted(
+    return RowCounts(
         machines=machines,
         sessions=sessions,
         credentials=kept,
@@ -74,9 +74,9 @@ async def _count_by(
     return {tuple(map(str, row[:-1])): int(row[-1]) for row in found}
 
 
-def _host_load(host: VmHost, taken: tuple[int, int, int], at: datetime) -> HostLoad:
+def _host_load(host: VmHost, taken: tuple[int, int, int], at: datetime) -> HostCapacity:
     memory_mib, vcpus, machines = taken
-    return HostLoad(
+    return HostCapacity(
         memory_bytes=host.memory_mib * _MIB,
         memory_free_bytes=max(host.memory_mib - memory_mib, 0) * _MIB,
         vcpus=host.vcpus,
