@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import schemathesis
 from api_operations import operations
-from api_people import TestUser, a_user
+from api_users import TestUser, a_user
 from controller_process import TOKEN
 from controller_world import World, a_world
 from hypothesis import HealthCheck, Phase, given, settings

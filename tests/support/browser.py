@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from api_people import PASSWORD
+from api_users import PASSWORD
 from controller_process import ControllerProcess
 from playwright.async_api import (
     BrowserContext,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from api_people import PASSWORD, a_user
+from api_users import PASSWORD, a_user
 from browser import LAPTOP, PHONE, Chromium, Visit
 from controller_world import World, a_world
 from playwright.async_api import Page, expect

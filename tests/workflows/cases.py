@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
-from api_people import a_user
+from api_users import a_user
 from controller_world import LIMIT_S, World
 
 from polydev.shared.errors import NoSuchFile

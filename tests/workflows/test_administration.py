@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from api_people import TestUser, a_user
+from api_users import TestUser, a_user
 from controller_world import World, a_world
 
 WHY = {"reason": "It mines coins"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_people import a_user
+from api_users import a_user
 from chatting import Event, Talk, a_chat, connected, kinds, said
 from controller_world import World, a_world
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from agent_process import AgentProcess
-from api_people import a_user
+from api_users import a_user
 from controller_process import KEY, TOKEN
 from controller_world import FILES, World, a_world
 from doctor_world import (

@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from api_people import TestUser, a_user
+from api_users import TestUser, a_user
 from controller_world import World
 
 KEY = {"Idempotency-Key": "3f6c1d0e-make-my-machine"}

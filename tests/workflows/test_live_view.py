@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from api_people import TestUser, a_user
+from api_users import TestUser, a_user
 from controller_world import World, a_world
 from rfb import ENTER, RfbClient, a_view, headers_of, heard_by_screen, ticket_for, view_url
 from websockets.asyncio.client import connect

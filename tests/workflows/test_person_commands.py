@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_people import a_user
+from api_users import a_user
 from controller_world import World
 
 

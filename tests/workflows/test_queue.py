@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_people import a_user
+from api_users import a_user
 from controller_process import ENDS, At, ControllerProcess
 from hosts_world import LIMIT_S, HostsWorld, hosts_world
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from api_people import a_user
+from api_users import a_user
 from controller_world import World, a_world
 
 LIMITS = {

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from api_people import PASSWORD, TestUser, a_user
+from api_users import PASSWORD, TestUser, a_user
 from controller_process import ENDS
 from controller_world import World, a_world
 

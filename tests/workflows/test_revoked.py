@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from api_people import a_user
+from api_users import a_user
 from controller_world import a_world
 from websockets.asyncio.client import connect
 

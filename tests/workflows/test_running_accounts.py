@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api_people import PASSWORD, a_user
+from api_users import PASSWORD, a_user
 from controller_world import World, a_world
 
 

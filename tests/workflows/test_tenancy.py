@@ -18,7 +18,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from api_operations import Operation, operations
-from api_people import PASSWORD, TestUser, a_user
+from api_users import PASSWORD, TestUser, a_user
 from controller_world import World, a_world
 from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from websockets.asyncio.client import connect

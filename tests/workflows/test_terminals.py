@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from api_people import a_user
+from api_users import a_user
 from controller_process import TOKEN
 from controller_world import World
 from websockets.asyncio.client import ClientConnection, connect

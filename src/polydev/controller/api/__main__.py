@@ -1,4 +1,4 @@
-"""`python -m polydev.controller.api`: print the OpenAPI document."""
+"""Print the OpenAPI document: `python -m polydev.controller.api`."""
 
 import json
 import sys

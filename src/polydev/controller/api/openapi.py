@@ -1,8 +1,7 @@
-"""The OpenAPI document: what FastAPI knows of the routes, and what it cannot know.
+"""Build the OpenAPI document, with the parts that FastAPI cannot know.
 
-`server.py` adds it to the app; `python -m polydev.controller.api` prints it without a controller.
-Operation ids are the names of the routes' functions in camel case, so that generated
-clients have methods like `listMachines`.
+Operation ids are the names of the route functions in camel case, so that generated clients have
+methods such as `listMachines`.
 """
 
 from __future__ import annotations
@@ -16,37 +15,39 @@ from polydev.controller.api.http.error_responses import PROBLEM_SCHEMA
 from polydev.controller.api.http.services import CSRF_HEADER
 
 _ABOUT = """\
-A private microVM per person for AI coding CLIs, and a way to log them in there.
+Polydev gives each user private microVMs for AI coding CLIs, and logs the CLIs in there.
 
-A request that starts something answers 202; what became of it is told by the thing itself: wait for
-it with `?after=<version>&wait=<seconds>`, or listen to its events. What went wrong is a problem
-document (RFC 9457) with a stable `code`.
+A request that starts work answers 202. Follow the work by polling the resource with
+`?after=<version>&wait=<seconds>`, or by reading its event stream. Errors are problem documents
+(RFC 9457) with a stable `code`.
 
-Send `Authorization: Bearer <token>`, or sign in and send the cookie, with `X-CSRF-Token` when
-something is to change.
+Authenticate with `Authorization: Bearer <token>`, or sign in and send the cookie; requests that
+change something then also need the header `X-CSRF-Token`.
+
+Lists are JSON arrays in pages: pass `?limit=` and `?cursor=`, and follow `Link: <...>; rel="next"`.
 """
 _TAGS = {
-    "general": "What this is, and how it is",
-    "connect sessions": "Logging a CLI in",
-    "machines": "The person's machines",
-    "chat": "Talking to a CLI in the person's CLI machine",
-    "account": "Signing up and in, password, API tokens",
-    "credentials": "What the CLIs are logged in with",
-    "events": "What of the person's changes, as it happens",
-    "administration": "Hosts, people, everybody's machines and sessions; administrators only",
+    "general": "Health, providers, metrics and checks",
+    "connect sessions": "Log a CLI in",
+    "machines": "Your machines",
+    "chat": "Talk to a CLI in your CLI machine",
+    "account": "Sign up, sign in, password, API tokens",
+    "credentials": "The credentials that your CLIs are logged in with",
+    "events": "Changes of your resources, as they happen",
+    "administration": "Hosts, users, and everything that users have; administrators only",
 }
 _CHANGING = ("post", "put", "patch", "delete")
 
 
 def describe(api: FastAPI) -> None:
-    """Have the app answer `/openapi.json` with the whole document."""
+    """Make the app serve the whole document at `/openapi.json`."""
 
-    def whole() -> dict[str, Any]:
+    def openapi() -> dict[str, Any]:
         if api.openapi_schema is None:
             api.openapi_schema = _document(api)
         return api.openapi_schema
 
-    api.openapi = whole  # type: ignore[method-assign]
+    api.openapi = openapi  # type: ignore[method-assign]
 
 
 def _document(api: FastAPI) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _document(api: FastAPI) -> dict[str, Any]:
         summary="The API of a Polydev controller",
         description=_ABOUT,
         routes=api.routes,
-        tags=[{"name": name, "description": words} for name, words in _TAGS.items()],
+        tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
     )
     parts = found.setdefault("components", {})
     parts.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
@@ -64,7 +65,7 @@ def _document(api: FastAPI) -> dict[str, Any]:
         "type": "apiKey",
         "in": "header",
         "name": CSRF_HEADER,
-        "description": "The token that signing in answered with; besides the cookie, for changes",
+        "description": "The CSRF token from the sign-in; needed beside the cookie for every change",
     }
     for methods in found["paths"].values():
         for method, operation in methods.items():

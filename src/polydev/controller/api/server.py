@@ -1,4 +1,4 @@
-"""The API as one ASGI application. `app.py` makes and serves it."""
+"""Assemble the API as one ASGI application; `bootstrap.py` serves it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,22 @@ _MACHINES = (machines, machine_usage, terminal, files)
 
 
 def create_api(services: Services, listen: str, public_url: str | None = None) -> ASGIApp:
-    """The application; `listen` is the address that it will be served on, `public_url` where
-    browsers reach it."""
+    """Create the application.
+
+    `listen` is the address that it is served on, `public_url` the address that browsers use.
+    """
     return RequestMetrics(RequestGuard(build_routes(services), listen, public_url))
 
 
 def build_routes(services: Services | None, pages: Sequence[APIRouter] = ()) -> FastAPI:
-    """The routes, and their description. Without services they can only be described. `pages` come
-    first: for a browser, `/` is a page."""
+    """Build the FastAPI app with all routes.
+
+    Without services it can only describe itself. `pages` come first: for a browser, `/` is a page.
+    """
     api = FastAPI(
         title="Polydev",
         version=__version__,
-        docs_url=None,  # its pages would be fetched from elsewhere
+        docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
     )
     api.state.services = services

@@ -1,1 +1,1 @@
-"""HTTP mechanics of the API: errors, limits, idempotency, pagination, streams."""
+"""HTTP mechanics: authentication, errors, limits, idempotency, pagination, streams."""

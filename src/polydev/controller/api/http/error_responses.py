@@ -1,8 +1,7 @@
-"""What a route may answer besides success, as OpenAPI tells it: made from the error classes.
+"""Document the error responses of each route, from the error classes.
 
-Every router gives its routes `responses=answers(...)` with the errors that they can raise, and no
-others: the contract test holds each answer against them, down to the problem's code. It must not
-know what raises an error, nor when.
+Each route passes `responses=problem_responses(...)` with exactly the errors that it can raise. The
+contract test checks every answer against them, down to the problem's code.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ Responses = dict[int | str, dict[str, Any]]
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "description": "What went wrong (RFC 9457). `code` is stable; the words are for people.",
+    "description": "A problem document (RFC 9457). `code` is stable; the texts are for humans.",
     "properties": {
         "type": {"type": "string", "description": "`urn:polydev:problem:<code>`"},
-        "title": {"type": "string", "description": "The status in words"},
+        "title": {"type": "string", "description": "The HTTP status as text"},
         "status": {"type": "integer", "description": "The HTTP status"},
-        "code": {"type": "string", "description": "What kind of problem; stable"},
-        "detail": {"type": "string", "description": "What happened, and to what"},
-        "hint": {"type": "string", "description": "What to do about it; may be empty"},
+        "code": {"type": "string", "description": "Error code; stable"},
+        "detail": {"type": "string", "description": "What happened, and to which resource"},
+        "hint": {"type": "string", "description": "What to do about it; can be empty"},
     },
     "required": ["type", "title", "status", "code", "detail", "hint"],
 }
-"""The document's `#/components/schemas/Problem`."""
+"""The schema `#/components/schemas/Problem` of the document."""
 
-# A name that is not ours; malformed or too large requests; a database that is away.
+# Every route can raise these: wrong Host header, bad or too large request, database down.
 _COMMON_ERRORS = (NotAllowed, BadRequest, TooLarge, DatabaseUnavailable)
 
 _RETRY_AFTER = {
     "Retry-After": {
-        "description": "Seconds after which it may be asked again",
+        "description": "Seconds to wait before the next try",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
 _HEADERS: dict[int, dict[str, Any]] = {
     HTTPStatus.UNAUTHORIZED: {
         "WWW-Authenticate": {
-            "description": "How to prove who one is",
+            "description": "The authentication scheme to use",
             "schema": {"type": "string", "examples": ["Bearer"]},
         }
     },
@@ -62,22 +61,22 @@ _HEADERS: dict[int, dict[str, Any]] = {
 
 
 def problem_responses(*errors: type[PolydevError]) -> Responses:
-    """`responses=` of a route for people who are signed in, which may raise these `errors`.
+    """Return `responses=` of an authenticated route that can raise these `errors`.
 
-    NotSignedIn, IssuerUnreachable (a Supabase project's keys) and what `open_answers` adds go
-    without saying.
+    Adds NotSignedIn, IssuerUnreachable (keys of a Supabase project) and the errors that
+    `public_problem_responses` adds.
     """
     return public_problem_responses(NotSignedIn, IssuerUnreachable, *errors)
 
 
 def public_problem_responses(*errors: type[PolydevError]) -> Responses:
-    """`responses=` of a route that anybody may ask, which may raise these `errors`.
+    """Return `responses=` of a public route that can raise these `errors`.
 
-    NotAllowed, BadRequest, TooLarge and DatabaseUnavailable go without saying.
+    Adds NotAllowed, BadRequest, TooLarge and DatabaseUnavailable.
     """
     by_status: dict[int, list[type[PolydevError]]] = {}
-    every: tuple[type[PolydevError], ...] = (*_COMMON_ERRORS, *errors)
-    for kind in dict.fromkeys(every):
+    all_errors: tuple[type[PolydevError], ...] = (*_COMMON_ERRORS, *errors)
+    for kind in dict.fromkeys(all_errors):
         by_status.setdefault(status_for(kind), []).append(kind)
     return {status: _response(status, kinds) for status, kinds in sorted(by_status.items())}
 
@@ -85,15 +84,15 @@ def public_problem_responses(*errors: type[PolydevError]) -> Responses:
 def media_response(
     media_type: str, schema: dict[str, Any] | None = None, **about: Any
 ) -> Responses:
-    """`responses=` of a 200 that is not JSON: `answers(...) | of_type("text/event-stream")`."""
+    """Return `responses=` of a 200 that is not JSON, to be merged with `|`."""
     content = {media_type: {"schema": schema or {"type": "string"}, **about}}
-    return {200: {"description": "As it comes", "content": content}}
+    return {200: {"description": "The content", "content": content}}
 
 
 def sse_response(model: str, *names: str) -> Responses:
-    """`responses=` of a 200 that is server-sent events, each of which carries that model as JSON.
+    """Return `responses=` of server-sent events that carry a model as JSON.
 
-    The schema is of one event, as OpenAPI 3.2 has it.
+    The schema describes one event, as in OpenAPI 3.2.
     """
     data = {
         "type": "string",
@@ -105,9 +104,9 @@ def sse_response(model: str, *names: str) -> Responses:
 
 
 def paged_response() -> Responses:
-    """`responses=` of a listing in pages, besides: `answers(...) | listing()`."""
+    """Return the `responses=` part of a list in pages, to be merged with `|`."""
     link = {
-        "description": 'Where the listing goes on, as `<...>; rel="next"`; absent on the last page',
+        "description": 'The next page, as `<...>; rel="next"`; absent on the last page',
         "schema": {"type": "string"},
     }
     return {200: {"headers": {"Link": link}}}
@@ -120,11 +119,11 @@ def _response(status: int, kinds: Iterable[type[PolydevError]]) -> dict[str, Any
         "properties": {"status": {"const": status}, "code": {"enum": list(codes)}},
     }
     examples = {
-        code: {"summary": words, "value": _example(status, code, words)}
-        for code, words in codes.items()
+        code: {"summary": summary, "value": _example(status, code, summary)}
+        for code, summary in codes.items()
     }
     answer: dict[str, Any] = {
-        "description": "; ".join(f"`{code}`: {words}" for code, words in codes.items()),
+        "description": "; ".join(f"`{code}`: {summary}" for code, summary in codes.items()),
         "content": {PROBLEM_JSON: {"schema": schema, "examples": examples}},
     }
     if status in _HEADERS:
@@ -133,17 +132,17 @@ def _response(status: int, kinds: Iterable[type[PolydevError]]) -> dict[str, Any
 
 
 def _summary(kind: type[PolydevError]) -> str:
-    """The first sentence of the class's docstring."""
+    """Return the first paragraph of the class's docstring."""
     first, _, _ = (inspect.getdoc(kind) or kind.code).partition("\n\n")
     return " ".join(first.split()).rstrip(".")
 
 
-def _example(status: int, code: str, words: str) -> dict[str, Any]:
+def _example(status: int, code: str, summary: str) -> dict[str, Any]:
     return {
         "type": f"urn:polydev:problem:{code}",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "code": code,
-        "detail": words,
+        "detail": summary,
         "hint": "",
     }

@@ -1,7 +1,7 @@
-"""Errors as problem documents (RFC 9457): the only place that knows HTTP statuses.
+"""Turn errors into problem documents (RFC 9457) and HTTP statuses.
 
-The error's kind decides the status, its `code` is stable, and its text holds no secret. Errors that
-are not ours are answered without their text, which may hold anything.
+The base class of an error decides the status. Unexpected exceptions are answered without their
+text, since it may hold a secret.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger("polydev.controller.api")
 
 PROBLEM_JSON = "application/problem+json"
 _RETRY_AFTER_S = 5
-"""When to ask again what is not to be had now."""
+"""The Retry-After of errors that are `Unavailable`."""
 _MAX_NAME = 200
 _FRAMES = 6
 
@@ -54,7 +54,7 @@ _STATUSES: tuple[tuple[type[PolydevError], HTTPStatus], ...] = (
 
 
 def install(app: FastAPI) -> None:
-    """Have the app answer with problem documents."""
+    """Make the app answer errors with problem documents."""
     app.add_exception_handler(PolydevError, _polydev_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_exception)
@@ -63,7 +63,7 @@ def install(app: FastAPI) -> None:
 
 
 def status_for(error: type[PolydevError]) -> int:
-    """The HTTP status that the error's kind stands for."""
+    """Return the HTTP status of an error class."""
     return next(
         (int(status) for kind, status in _STATUSES if issubclass(error, kind)),
         int(HTTPStatus.INTERNAL_SERVER_ERROR),
@@ -71,17 +71,17 @@ def status_for(error: type[PolydevError]) -> int:
 
 
 def problem_response(error: PolydevError) -> JSONResponse:
-    """The answer that says what went wrong."""
-    answer = _response(status_for(type(error)), error.code, error.message, error.hint)
+    """Return the response for an error."""
+    response = _response(status_for(type(error)), error.code, error.message, error.hint)
     if isinstance(error, TooManyRequests):
-        answer.headers["Retry-After"] = str(max(1, error.retry_after_s))
+        response.headers["Retry-After"] = str(max(1, error.retry_after_s))
     elif isinstance(error, Unavailable):
-        answer.headers["Retry-After"] = str(_RETRY_AFTER_S)
-    return answer
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+    return response
 
 
 def to_problem(error: PolydevError) -> Problem:
-    """The error as streams carry it."""
+    """Return the error as streams carry it."""
     return Problem(code=error.code, message=error.message, hint=error.hint)
 
 
@@ -92,31 +92,31 @@ async def _polydev_error(request: Request, error: Exception) -> JSONResponse:
 async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     first = cast(RequestValidationError, error).errors()[0]
     where = _printable(".".join(str(part) for part in first["loc"]))
-    words = f"The request is not what the API takes: {where}: {first['msg']}"
-    return problem_response(BadRequest(words, hint="/openapi.json says what it takes"))
+    text = f"Invalid request: {where}: {first['msg']}"
+    return problem_response(BadRequest(text, hint="See /openapi.json"))
 
 
 def _printable(name: str) -> str:
-    """A name as the request gave it, bounded, as characters that every answer can hold."""
+    """Return a name from the request, shortened and in ASCII."""
     return name[:_MAX_NAME].encode("ascii", "backslashreplace").decode()
 
 
 async def _unencodable_text(request: Request, error: Exception) -> JSONResponse:
-    """Half of a surrogate pair, which JSON can name and no text can hold."""
-    return problem_response(BadRequest("The request holds characters that are none"))
+    """Refuse a lone surrogate: JSON can name it, but no text can hold it."""
+    return problem_response(BadRequest("The request contains invalid Unicode"))
 
 
 async def _http_exception(request: Request, error: Exception) -> JSONResponse:
-    raised = cast(HTTPException, error)
-    status = HTTPStatus(raised.status_code)
-    if isinstance(raised.__cause__, PolydevError):  # raised while the body came
-        return problem_response(raised.__cause__)
-    if status == HTTPStatus.BAD_REQUEST:  # a body that is no JSON, or not even text
-        return problem_response(BadRequest("The request's body cannot be read"))
+    exception = cast(HTTPException, error)
+    status = HTTPStatus(exception.status_code)
+    if isinstance(exception.__cause__, PolydevError):  # raised while reading the body
+        return problem_response(exception.__cause__)
+    if status == HTTPStatus.BAD_REQUEST:  # the body is not JSON, or not text
+        return problem_response(BadRequest("The request body is not valid JSON"))
     code = status.phrase.lower().replace(" ", "-")
-    answer = _response(raised.status_code, code, status.description or status.phrase, "")
-    answer.headers.update(raised.headers or {})
-    return answer
+    response = _response(exception.status_code, code, status.description or status.phrase, "")
+    response.headers.update(exception.headers or {})
+    return response
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -125,9 +125,9 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         for frame in reversed(traceback.extract_tb(error.__traceback__)[-_FRAMES:])
     )
     kind = type(error).__name__
-    route = getattr(request.scope.get("route"), "path", "none")  # a path may hold anything
+    route = getattr(request.scope.get("route"), "path", "none")  # the path itself may hold anything
     log.error("%s %s failed: %s at %s", request.method, route, kind, where)
-    return _response(500, "internal", "Something unexpected happened; the log says where", "")
+    return _response(500, "internal", "Internal error; see the controller's log", "")
 
 
 def _response(status: int, code: str, detail: str, hint: str) -> JSONResponse:

@@ -1,11 +1,11 @@
-"""Requests that may be sent twice and are done once: the header `Idempotency-Key`.
+"""Run a request once even if it is sent twice: the header `Idempotency-Key`.
 
-Routers whose POSTs may be repeated have `route_class=Repeatable`. The first request with a key
-takes it; its answer, if it succeeded, is given again to every later one that is the same. Answers
-that hold a secret are never kept, so routes with such answers are not of this class.
+Routers opt in with `route_class=IdempotentRoute`. The first request with a key claims it; if it
+succeeds, its response is stored and replayed to every later identical request. Routes whose
+responses hold a secret do not opt in, since a stored response would store the secret.
 
-A key belongs to a person. It is kept for a day; a controller that died over a request leaves its
-key to whoever asks again after `_GIVEN_UP_AFTER`.
+A key belongs to a user and is stored for a day. If a controller dies during a request, a repeated
+request takes the key over after `_ABANDONED_AFTER`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _PARAMETER = {
     "name": HEADER,
     "in": "header",
     "required": False,
-    "description": "A text of the client's own, new for each thing it wants done. Sent again with "
-    "the same request within 24 hours, it is answered as it was then, with "
-    f"`{REPLAYED}: true`; with another request, or while the first still runs, with 409.",
+    "description": "A unique key chosen by the client for this request. The same request with the "
+    f"same key gets the first response again within 24 hours, with `{REPLAYED}: true`. Another "
+    "request with this key gets 409, and so does a repetition while the first still runs.",
     "schema": {"type": "string", "pattern": _KEY},
     "example": "3f6c1d0e-make-my-machine",
 }
@@ -54,16 +54,16 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class IdempotentRoute(APIRoute):
-    """A route whose POST heeds `Idempotency-Key`."""
+    """A route whose POST supports `Idempotency-Key`."""
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], **how: Any) -> None:
-        if "POST" in (how.get("methods") or ()):
-            extra = how.get("openapi_extra") or {}
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if "POST" in (options.get("methods") or ()):
+            extra = options.get("openapi_extra") or {}
             if _PARAMETER not in extra.get("parameters", []):
                 extra = {**extra, "parameters": [*extra.get("parameters", []), _PARAMETER]}
-            how["openapi_extra"] = extra
-            how["responses"] = _TOO_MANY_KEYS | (how.get("responses") or {})
-        super().__init__(path, endpoint, **how)
+            options["openapi_extra"] = extra
+            options["responses"] = _TOO_MANY_KEYS | (options.get("responses") or {})
+        super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
@@ -73,7 +73,7 @@ class IdempotentRoute(APIRoute):
             if key is None or request.method != "POST":
                 return await handle(request)
             if re.match(_KEY, key) is None:
-                raise BadRequest(f"{HEADER} has between 1 and 255 visible ASCII characters")
+                raise BadRequest(f"{HEADER} must be 1 to 255 visible ASCII characters")
             caller = await authenticate(request)
             return await _run_once(get_services(request).database, caller, key, request, handle)
 
@@ -81,8 +81,10 @@ class IdempotentRoute(APIRoute):
 
 
 def stable_id(request: Request) -> uuid.UUID:
-    """A new id; for a request with a key the same when it is done again, because the controller
-    died that did it first."""
+    """Return a new id, which is the same if the request runs again.
+
+    A request with a key runs again after a controller died while serving it.
+    """
     found: uuid.UUID | None = getattr(request.state, "repeated_id", None)
     return found or uuid.uuid4()
 
@@ -91,54 +93,58 @@ async def _run_once(
     database: Database, caller: Caller, key: str, request: Request, handle: Handler
 ) -> Response:
     at = now()
-    asked = idempotency_keys.KeyClaim(caller.user_id, key, await _digest(request), at, at)
+    request_claim = idempotency_keys.KeyClaim(caller.user_id, key, await _digest(request), at, at)
     async with database.write(caller.user_id) as connection:
         await idempotency_keys.prune(connection, at - idempotency_keys.RETENTION, caller.user_id)
-        taken = await idempotency_keys.take(connection, asked, given_up=at - _ABANDONED_AFTER)
-    if isinstance(taken, idempotency_keys.PreviousRequest):
-        return _replay(taken, asked)
-    subject = f"{taken.user_id}/{taken.key}/{taken.first_at.isoformat()}"
+        claim = await idempotency_keys.take(
+            connection, request_claim, given_up=at - _ABANDONED_AFTER
+        )
+    if isinstance(claim, idempotency_keys.PreviousRequest):
+        return _replay(claim, request_claim)
+    subject = f"{claim.user_id}/{claim.key}/{claim.first_at.isoformat()}"
     request.state.repeated_id = uuid.uuid5(_NAMESPACE, subject)
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            answer = await handle(request)
+            response = await handle(request)
     except BaseException:
-        await asyncio.shield(_release(database, taken))
+        await asyncio.shield(_release(database, claim))
         raise
-    if 200 <= answer.status_code < 300:
-        await asyncio.shield(_store(database, taken, answer))
+    if 200 <= response.status_code < 300:
+        await asyncio.shield(_store(database, claim, response))
     else:
-        await asyncio.shield(_release(database, taken))
-    return answer
+        await asyncio.shield(_release(database, claim))
+    return response
 
 
-def _replay(before: idempotency_keys.PreviousRequest, taken: idempotency_keys.KeyClaim) -> Response:
-    """What the first request was answered. Raises IdempotencyConflict."""
-    if before.request_hash != taken.request_hash:
+def _replay(
+    previous: idempotency_keys.PreviousRequest, claim: idempotency_keys.KeyClaim
+) -> Response:
+    """Return the stored response. Raises IdempotencyConflict."""
+    if previous.request_hash != claim.request_hash:
         raise IdempotencyConflict(
-            f"This {HEADER} came with another request before", hint="Use a new key"
+            f"This {HEADER} was used for another request", hint="Use a new key"
         )
-    if before.status is None:
+    if previous.status is None:
         raise IdempotencyConflict(
-            f"The first request with this {HEADER} still runs", hint="Ask again in a moment"
+            f"The first request with this {HEADER} still runs", hint="Try again in a moment"
         )
-    return Response(before.body, before.status, {REPLAYED: "true"}, "application/json")
+    return Response(previous.body, previous.status, {REPLAYED: "true"}, "application/json")
 
 
-async def _store(database: Database, taken: idempotency_keys.KeyClaim, answer: Response) -> None:
-    body = bytes(answer.body).decode()
-    async with database.write(taken.user_id) as connection:
-        await idempotency_keys.store_response(connection, taken, answer.status_code, body)
+async def _store(database: Database, claim: idempotency_keys.KeyClaim, response: Response) -> None:
+    body = bytes(response.body).decode()
+    async with database.write(claim.user_id) as connection:
+        await idempotency_keys.store_response(connection, claim, response.status_code, body)
 
 
-async def _release(database: Database, taken: idempotency_keys.KeyClaim) -> None:
-    async with database.write(taken.user_id) as connection:
-        await idempotency_keys.release(connection, taken)
+async def _release(database: Database, claim: idempotency_keys.KeyClaim) -> None:
+    async with database.write(claim.user_id) as connection:
+        await idempotency_keys.release(connection, claim)
 
 
 async def _digest(request: Request) -> str:
-    asked = hashlib.sha256()
+    request_claim = hashlib.sha256()
     for part in (request.method, request.url.path, request.url.query):
-        asked.update(part.encode() + b"\n")
-    asked.update(await request.body())
-    return asked.hexdigest()
+        request_claim.update(part.encode() + b"\n")
+    request_claim.update(await request.body())
+    return request_claim.hexdigest()

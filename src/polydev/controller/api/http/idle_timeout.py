@@ -1,7 +1,7 @@
-"""Connections that say nothing: each takes a file descriptor, of which there are so many.
+"""Close connections on which no request begins.
 
-`app.py` serves the API with this protocol. uvicorn itself waits without end for a request to begin,
-so a stranger who only connects could keep everybody else out.
+uvicorn itself waits for a request without limit, so a client that only connects could use up all
+file descriptors.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 REQUEST_TIMEOUT_S = 15.0
-"""For how long a connection may be without a request whose header has come whole."""
+"""How long a connection may stay open without a complete request header."""
 
 
 class IdleTimeoutProtocol(H11Protocol):
-    """Closes connections on which no request begins in time."""
+    """uvicorn's HTTP protocol with a timeout for idle connections."""
 
     _patience: asyncio.TimerHandle | None = None
 

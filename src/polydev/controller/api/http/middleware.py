@@ -1,9 +1,8 @@
-"""What every request passes before a router sees it: its Host, its size; and what every answer
-carries.
+"""Check Host and size of every request; add security headers to every response.
 
-A page that a person happens to visit must not reach the API under a name of its own (DNS
-rebinding), so only names of this machine, and the public one, are answered. Behind a proxy that
-ends TLS that is the name that the proxy passes on; X-Forwarded-Host is not believed.
+A foreign web page must not reach the API under a name of its own (DNS rebinding), so only local
+names and the public one are accepted. Behind a proxy that terminates TLS, that is the Host header
+that the proxy passes on; X-Forwarded-Host is ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ BODY_TIMEOUT_S = 30.0
 
 _UPLOAD_DIGITS = 15
 _UPLOAD = re.compile(r"/api/vm/[^/]+/files/content")
-"""`files.upload_file`."""
+"""The path of `files.upload_file`."""
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
@@ -44,7 +43,7 @@ _OVER_TLS = {"Strict-Transport-Security": "max-age=31536000"}
 
 
 class RequestGuard:
-    """ASGI middleware around the whole app."""
+    """ASGI middleware that checks requests before they reach a router."""
 
     def __init__(self, app: ASGIApp, listen: str, public_url: str | None) -> None:
         self._app = app
@@ -76,13 +75,13 @@ class RequestGuard:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or _without_port(hosts[0]) not in self._names:
             return NotAllowed(
-                "This controller answers to its own name only",
-                hint="Ask http://127.0.0.1 or http://localhost, and its port; POLYDEV_PUBLIC_URL "
-                "says by which other name it goes",
+                "Unknown host name",
+                hint="Use http://127.0.0.1 or http://localhost with the controller's port, or set "
+                "POLYDEV_PUBLIC_URL to the name that you use",
             )
         fault = _too_large(scope, headers.get("content-length", "0"))
         if fault is None and _is_ambiguous(scope["query_string"]):
-            return BadRequest("The query gives a parameter more than once")
+            return BadRequest("A query parameter is given more than once")
         return fault
 
 
@@ -105,11 +104,11 @@ def _without_port(host: str) -> str:
 
 
 def _too_large(scope: Scope, length: str) -> PolydevError | None:
-    """What of a request is more than is taken; `length` is its Content-Length."""
+    """Return the error for an oversized request; `length` is its Content-Length."""
     if len(scope["headers"]) > MAX_HEADERS:
-        return TooLarge(f"A request has at most {MAX_HEADERS} header fields")
+        return TooLarge(f"More than {MAX_HEADERS} header fields")
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_PATH_BYTES:
-        return TooLarge(f"A path and its query have at most {MAX_PATH_BYTES} bytes")
+        return TooLarge(f"Path and query are longer than {MAX_PATH_BYTES} bytes")
     if not (length.isascii() and length.isdecimal()):
         return BadRequest("Content-Length is not a number")
     most_digits = _UPLOAD_DIGITS if _is_upload(scope) else len(str(MAX_BODY_BYTES))
@@ -119,36 +118,37 @@ def _too_large(scope: Scope, length: str) -> PolydevError | None:
 
 
 def _is_upload(scope: Scope) -> bool:
-    """The one route whose bodies are people's files: it streams them, within limits of its own."""
+    """Check for the upload route, which streams files within limits of its own."""
     return scope.get("method") == "PUT" and _UPLOAD.fullmatch(scope["path"]) is not None
 
 
 def _is_ambiguous(query: bytes) -> bool:
-    """Whether it gives a parameter twice: no route takes lists there, and which one is meant
-    nobody can tell."""
+    """Check for repeated parameters: no route takes lists, so the meaning is unclear."""
     names = [name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
     return len(set(names)) < len(names)
 
 
 def _body_too_large() -> TooLarge:
-    return TooLarge(f"A request has at most {MAX_BODY_BYTES} bytes")
+    return TooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes")
 
 
 def _limit_body(receive: Receive) -> Receive:
-    """Bodies are bounded as they come: those without a length, and those that come slowly."""
-    seen, is_whole, until = 0, False, None
+    """Limit size and duration of a body while it arrives."""
+    size, is_whole, until = 0, False, None
 
     async def bounded() -> Message:
-        nonlocal seen, is_whole, until
+        nonlocal size, is_whole, until
         until = until or asyncio.get_running_loop().time() + BODY_TIMEOUT_S
         try:
             async with asyncio.timeout_at(None if is_whole else until):
                 message = await receive()
         except TimeoutError:
-            raise BadRequest(f"A request's body must come within {BODY_TIMEOUT_S:g} s") from None
+            raise BadRequest(
+                f"The request body did not arrive within {BODY_TIMEOUT_S:g} s"
+            ) from None
         is_whole = not message.get("more_body", False)
-        seen += len(message.get("body", b""))
-        if seen > MAX_BODY_BYTES:
+        size += len(message.get("body", b""))
+        if size > MAX_BODY_BYTES:
             raise _body_too_large()
         return message
 

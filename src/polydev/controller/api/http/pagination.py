@@ -1,7 +1,7 @@
-"""Listings in pages: `?limit=&cursor=`, and where the next page is (RFC 8288).
+"""Paginate lists with `?limit=&cursor=` and a `Link` header (RFC 8288).
 
-A listing's body stays a JSON array. A cursor is the order's columns of the last row, opaque to
-clients; it is checked, and can select nothing but rows that its sender may see anyway.
+The body stays a JSON array. A cursor holds the sort key of the last row, opaque to clients. It is
+validated, and it can select only rows that the caller may see anyway.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SortKey = tuple[datetime | str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The part of a listing that was asked for."""
+    """The requested page of a list."""
 
     limit: int
     cursor: str | None
@@ -37,18 +37,18 @@ class Page:
     response: Response
 
     def page_spec(self, *kinds: type) -> PageSpec:
-        """For the store: one row more than asked, which tells whether there is a next page.
+        """Return the page for the store, one row longer to detect a next page.
 
-        `kinds` are the types of the order's columns. Raises BadRequest.
+        `kinds` are the types of the sort columns. Raises BadRequest.
         """
         return PageSpec(
             self.limit + 1, None if self.cursor is None else _decode_cursor(self.cursor, kinds)
         )
 
     def trim(self, rows: Sequence[Row], key: Callable[[Row], SortKey]) -> Sequence[Row]:
-        """The rows to answer with; says in a `Link` header where it goes on, if it does.
+        """Return the rows of this page; add the `Link` header if there is a next one.
 
-        `rows` are what the store found in `span()`, `key` gives the order's columns of a row.
+        `rows` are the result for `page_spec()`; `key` returns the sort key of a row.
         """
         if len(rows) <= self.limit:
             return rows
@@ -65,7 +65,7 @@ def _page(
     response: Response,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
     cursor: Annotated[
-        str | None, Query(max_length=_MAX_CURSOR, description="As the `Link` header gave it")
+        str | None, Query(max_length=_MAX_CURSOR, description="The cursor from the `Link` header")
     ] = None,
 ) -> Page:
     return Page(limit, cursor, request, response)
@@ -86,20 +86,20 @@ def _decode_cursor(cursor: str, kinds: Sequence[type]) -> tuple[Any, ...]:
         return tuple(_decode_part(part, kind) for part, kind in zip(parts, kinds, strict=True))
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise BadRequest(
-            "This cursor was not given by this listing", hint="Start again without a cursor"
+            "This cursor is not valid here", hint="Start again without a cursor"
         ) from None
 
 
 def _decode_part(part: object, kind: type) -> datetime | str | int:
-    """Raises ValueError, TypeError."""
+    """Validate one column of a cursor. Raises ValueError, TypeError."""
     if kind is datetime and isinstance(part, str):
         at = datetime.fromisoformat(part)
         if at.tzinfo is None:
-            raise ValueError("a time without a zone")
+            raise ValueError("time without a time zone")
         return at.astimezone(UTC)
     if kind is int and type(part) is int and abs(part) <= _MAX_NUMBER:
         return part
     if kind is str and isinstance(part, str) and "\x00" not in part:
-        part.encode()  # not half of a surrogate pair
+        part.encode()  # raises for a lone surrogate
         return part
     raise TypeError(f"not a {kind.__name__}")

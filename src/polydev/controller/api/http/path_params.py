@@ -1,7 +1,7 @@
-"""Ids and short texts that requests carry: what may stand there at all.
+"""Validate ids, times and short texts in requests.
 
-Whether there is such a thing, the store knows. Anything else is answered 422 before it reaches a
-database, which may refuse it in its own way (NUL characters) or search for it in vain.
+Anything malformed is answered with 422 before it reaches the database, which would refuse it in
+its own way (NUL characters) or search in vain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IdText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID, patte
 """An id in a body or a query."""
 
 IdInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID, pattern=ID_PATTERN)]
-"""An id in a path; the parameter is called as the function calls it."""
+"""An id in a path, under the name of the function's parameter."""
 
 SessionIdInPath = Annotated[
     str,
@@ -31,7 +31,7 @@ SessionIdInPath = Annotated[
         min_length=1,
         max_length=MAX_ID,
         pattern=ID_PATTERN,
-        description="A connect session",
+        description="Id of the connect session",
         examples=[_SESSION_ID],
     ),
 ]
@@ -42,7 +42,7 @@ VmIdInPath = Annotated[
         min_length=1,
         max_length=MAX_ID,
         pattern=ID_PATTERN,
-        description="A machine",
+        description="Id of the machine",
         examples=[_VM_ID],
     ),
 ]
@@ -50,7 +50,7 @@ VmIdInPath = Annotated[
 
 def _require_rfc3339(value: object) -> object:
     if isinstance(value, str) and "T" not in value.upper():
-        raise ValueError("a time is written as 2026-01-02T03:04:05Z")
+        raise ValueError("write the time as 2026-01-02T03:04:05Z")
     return value
 
 
@@ -58,11 +58,11 @@ def _to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise ValueError("a time has a year between 1 and 9999, also in UTC") from None
+        raise ValueError("the year must be between 1 and 9999, also in UTC") from None
 
 
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339), AfterValidator(_to_utc)]
-"""A time with its zone, as RFC 3339 writes it: no seconds since some day."""
+"""A time with its zone in RFC 3339; numbers (Unix time) are refused."""
 
 FreeText = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
-"""A text that a person wrote, for people: a reason, a name."""
+"""A short text that a user wrote: a reason, a name."""

@@ -1,7 +1,7 @@
-"""What every request leaves behind: its id in each log line and in the answer, counts and times.
+"""Give each request an id, and record its count, duration, trace and log line.
 
-The outermost layer of the API. Routes are told by their templates, never by the path that was
-asked: a path may hold anything, and there are endlessly many.
+This is the outermost layer. Labels are route templates, never the requested path: a path may hold
+anything, and there is no limit to their number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SERVER_ERROR = 500
 
 
 class RequestMetrics:
-    """ASGI middleware around everything."""
+    """ASGI middleware that observes every request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -52,7 +52,7 @@ class RequestMetrics:
 
 
 class _Request:
-    """One request: when it began, and how it was answered."""
+    """State of one request: its start and its response."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -66,13 +66,13 @@ class _Request:
         self._status, self._answered = status, time.monotonic()
 
     def over(self, span: traces.Span) -> None:
-        """Count it, and say in the log what changed something or failed."""
+        """Record the request; log it if it changed something or failed."""
         method, route = self._method(), self._route()
-        took_s = (self._answered or time.monotonic()) - self._began
+        duration_s = (self._answered or time.monotonic()) - self._began
         status = str(self._status) if self._status else "none"
         metrics.http_requests.labels(method, route, status).inc()
         if self._answered is not None and b"wait=" not in self._scope.get("query_string", b""):
-            metrics.http_duration.labels(method, route).observe(took_s)
+            metrics.http_duration.labels(method, route).observe(duration_s)
         span.rename(f"{method} {route}")
         span.set_attributes({"http.request.method": method, "http.route": route})
         span.set_attributes(
@@ -80,7 +80,7 @@ class _Request:
         )
         if method not in _SAFE_METHODS or self._status >= _SERVER_ERROR:
             level = logging.ERROR if self._status >= _SERVER_ERROR else logging.INFO
-            log.log(level, "%s %s: %s after %.3f s", method, route, status, took_s)
+            log.log(level, "%s %s: %s after %.3f s", method, route, status, duration_s)
 
     def _method(self) -> str:
         if self._scope["type"] == "websocket":
@@ -89,6 +89,6 @@ class _Request:
         return method if method in _METHODS else "OTHER"
 
     def _route(self) -> str:
-        """The template of the path, as the routes name it."""
+        """Return the template of the route's path."""
         route = self._scope.get("route")
         return getattr(route, "path", None) or "none"

@@ -1,8 +1,7 @@
-"""How the API's and the pages' routes are made, and put into the application that serves them.
+"""Create routers and mount their routes in an application.
 
-FastAPI's `include_router` makes every route anew, with the schemas of all that goes in and out, at
-the first request after a start: that took longer than all else in a start. Nothing of ours is
-changed by being included, so the routes that the modules made are served as they are.
+FastAPI's `include_router` rebuilds every route with its schemas, which took longer than the rest of
+the start. Our routes need no changes when included, so they are mounted as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from fastapi.routing import APIRoute
 
 
 def operation_id(route: APIRoute) -> str:
-    """`list_machines` becomes `listMachines`."""
+    """Turn `list_machines` into `listMachines`."""
     first, *others = route.name.split("_")
     return first + "".join(word.capitalize() for word in others)
 
@@ -23,7 +22,7 @@ def operation_id(route: APIRoute) -> str:
 def router(
     prefix: str = "", tags: list[str | Enum] | None = None, route_class: type[APIRoute] = APIRoute
 ) -> APIRouter:
-    """A router of the API."""
+    """Create a router of the API."""
     return APIRouter(
         prefix=prefix,
         tags=tags,
@@ -33,6 +32,6 @@ def router(
 
 
 def mount(app: FastAPI, routers: Iterable[APIRouter]) -> None:
-    """Have the application answer by these routers' routes, in their order."""
+    """Add the routes of these routers to the application, in order."""
     for it in routers:
         app.router.routes.extend(it.routes)

@@ -1,4 +1,4 @@
-"""What the routers work with, and who asks: handed to every request that needs it."""
+"""Dependencies of the routes: the controller's services and the caller."""
 
 from __future__ import annotations
 
@@ -33,22 +33,24 @@ from polydev.shared.logging import context
 
 CSRF_HEADER = "X-CSRF-Token"
 
-# What the OpenAPI document says of signing in; `Access` is who looks at it.
+# For the OpenAPI document only; `Access` checks the credentials.
 _BEARER = HTTPBearer(
-    scheme_name="bearer", description="An API token; its scopes say what for", auto_error=False
+    scheme_name="bearer",
+    description="An API token; its scopes limit what it may do",
+    auto_error=False,
 )
 _COOKIE = APIKeyCookie(
     name=SIGN_IN,
     scheme_name="signIn",
-    description="Set by signing in; changes need the header X-CSRF-Token besides. Where the "
-    f"controller is reached over https, its name is `__Host-{SIGN_IN}`",
+    description="Set by signing in; requests that change something also need X-CSRF-Token. "
+    f"Over https the cookie is named `__Host-{SIGN_IN}`",
     auto_error=False,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The parts of the controller that requests reach."""
+    """The parts of the controller that routes use."""
 
     database: Database
     access: Access
@@ -64,18 +66,18 @@ class Services:
     health_checks: HealthChecks
     resume_on_use: ResumeOnUse
     file_limit_bytes: int = 256 * 1024 * 1024
-    """The largest file that people bring into their machines, or out of them."""
+    """Size limit of file uploads and downloads."""
     metrics_token: SecretStr | None = None
-    """What opens `/metrics`, besides administrators' tokens."""
+    """Opens `/metrics`, besides the tokens of administrators."""
 
 
 def get_services(connection: HTTPConnection) -> Services:
-    """The parts of the controller that serves this connection."""
+    """Return the services of the controller that serves this connection."""
     return cast(Services, connection.app.state.services)
 
 
 def get_request_info(connection: HTTPConnection) -> RequestInfo:
-    """What of a request tells who asks."""
+    """Extract the parts of a request that authenticate its caller."""
     access, headers = get_services(connection).access, connection.headers
     peer = connection.client.host if connection.client else ""
     return RequestInfo(
@@ -92,38 +94,41 @@ def get_request_info(connection: HTTPConnection) -> RequestInfo:
 
 
 async def authenticate(connection: HTTPConnection) -> Caller:
-    """Who asks. Raises NotSignedIn, NotAllowed."""
+    """Return the caller. Raises NotSignedIn, NotAllowed."""
     caller = await get_services(connection).access.authenticate(get_request_info(connection))
     context.note(user=caller.user_id)
     return caller
 
 
 def permission_check(connection: HTTPConnection, scope: Scope) -> Callable[[], Awaitable[bool]]:
-    """Whether who opened a stream may still have it: sign-ins end, and tokens are revoked."""
+    """Return a check that the caller of a stream still has access.
 
-    async def ask() -> bool:
+    A sign-in can end, and a token can be revoked, while a stream is open.
+    """
+
+    async def check() -> bool:
         try:
             (await authenticate(connection)).require(scope)
         except Unavailable:
-            return True  # nobody can say now; asked again later
+            return True  # cannot be checked now; checked again later
         except PolydevError:
             return False
         return True
 
-    return ask
+    return check
 
 
 async def resolve_user(services: Services, caller: Caller, user_id: str | None) -> UserId:
-    """For whom to act: the caller, or whom an administrator names.
+    """Return the user to act for: the caller, or one that an administrator names.
 
-    Raises: NotAllowed; NoSuchUser to administrators alone.
+    Raises: NotAllowed; NoSuchUser (for administrators only).
     """
     user = caller.resolve_user(user_id)
     if user != caller.user_id:
         async with services.database.read() as connection:
             found = await users.find(connection, user)
             if found is None or found.deleting_at is not None:
-                raise NoSuchUser(f"There is no person {user}")
+                raise NoSuchUser(f"There is no user {user}")
     return user
 
 
@@ -133,10 +138,10 @@ async def _require_scopes(
     _bearer: Annotated[object, Security(_BEARER)],
     _cookie: Annotated[object, Security(_COOKIE)],
 ) -> Caller:
-    found = await authenticate(connection)
+    caller = await authenticate(connection)
     for scope in needed.scopes:
-        found.require(Scope(scope))
-    return found
+        caller.require(Scope(scope))
+    return caller
 
 
 async def _require_metrics_access(
@@ -152,9 +157,9 @@ async def _require_metrics_access(
 
 ServicesDep = Annotated[Services, Depends(get_services)]
 RequestInfoDep = Annotated[RequestInfo, Depends(get_request_info)]
-"""For who is not signed in yet."""
+"""For routes before sign-in."""
 
-# Whoever asks, if they may do that; otherwise 401 or 403.
+# The caller, if they have this scope; otherwise 401 or 403.
 ReadCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.READ])]
 ConnectCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.CONNECT])]
 MachinesCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.MACHINES])]
@@ -163,4 +168,4 @@ AccountCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.ACCOUN
 AdminCaller = Annotated[Caller, Security(_require_scopes, scopes=[Scope.ADMIN])]
 
 MetricsAccess = Annotated[None, Depends(_require_metrics_access)]
-"""An administrator, or who holds POLYDEV_METRICS_TOKEN."""
+"""Requires an administrator or POLYDEV_METRICS_TOKEN."""

@@ -1,6 +1,6 @@
-"""Answers that wait or go on: long polls, server-sent events, a program in a machine.
+"""Serve long polls, server-sent events and programs in machines.
 
-The routers use them. Nothing looks again and again: the database tells of each commit.
+Nothing polls on a timer: the database signals each commit.
 """
 
 from __future__ import annotations
@@ -25,30 +25,32 @@ from polydev.shared.host_protocol import ExecControl, ExecEnd, ExecRequest
 
 MAX_WAIT_S = 30.0
 PERMISSION_CHECK_S = 15.0
-"""How long a program may go on after its person may no longer."""
+"""How often a running program's caller is authorized again."""
 STALL_TIMEOUT_S = 30.0
-"""For how long a reader may take nothing before its stream ends."""
+"""A stream ends when its reader takes nothing for this long."""
 SSE = "text/event-stream"
 _FIRST_FRAME_TIMEOUT_S = 10.0
 _MIN_PAUSE_S = 0.05
 _MAX_PAUSE_S = 0.4
-"""Anybody's commit wakes everybody who waits: who looked in vain looks less often for a while."""
+"""Every commit wakes all waiters, so one that finds no change pauses longer."""
 
 
 class ResourceStream(StreamingResponse):
-    """A stream that holds something while it is open, and ends when its reader takes nothing for
-    long: whoever just goes away without a word holds it no longer than that."""
+    """A streaming response that holds resources, and ends when its reader stalls.
+
+    Without the timeout, a client that vanishes silently would hold the resources for ever.
+    """
 
     def __init__(
         self,
-        told: AsyncGenerator[str | bytes],
+        chunks: AsyncGenerator[str | bytes],
         media_type: str,
-        held: ExitStack,
+        stack: ExitStack,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(told, media_type=media_type, headers=headers)
-        self._told = told
-        self._held = held
+        super().__init__(chunks, media_type=media_type, headers=headers)
+        self._told = chunks
+        self._held = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._held:
@@ -67,7 +69,7 @@ class ResourceStream(StreamingResponse):
 
 
 class Versioned(Protocol):
-    """A view that tells whether it is the same as before."""
+    """A view with a version that tells whether it changed."""
 
     @property
     def version(self) -> str: ...
@@ -76,29 +78,29 @@ class Versioned(Protocol):
 V = TypeVar("V", bound=Versioned)
 Fetch = Callable[[], Awaitable[V]]
 PermissionCheck = Callable[[], Awaitable[bool]]
-"""Whether who opened a stream may still have it."""
+"""Checks that the caller of a stream still has access."""
 
 
 async def wait_for_change(
-    database: Database, look: Fetch[V], after: str | None, wait_s: float
+    database: Database, fetch: Fetch[V], after: str | None, wait_s: float
 ) -> V:
-    """The view as soon as it is not at version `after`, or after `wait_s` as it is."""
+    """Return the view once its version differs from `after`, or after `wait_s`."""
     try:
         async with asyncio.timeout(min(wait_s, MAX_WAIT_S)):
-            async for view in _poll_views(database, look):
+            async for view in _poll_views(database, fetch):
                 if view.version != after:
                     return view
     except TimeoutError:
         pass
-    return await look()
+    return await fetch()
 
 
 async def watch(
-    database: Database, look: Fetch[V], is_last: Callable[[V], bool]
+    database: Database, fetch: Fetch[V], is_last: Callable[[V], bool]
 ) -> AsyncIterator[V]:
-    """The view now and after each change, up to the last one."""
+    """Yield the view now and after each change, up to the last one."""
     version = None
-    async for view in _poll_views(database, look):
+    async for view in _poll_views(database, fetch):
         if view.version != version:
             version = view.version
             yield view
@@ -106,11 +108,11 @@ async def watch(
             return
 
 
-async def _poll_views(database: Database, look: Fetch[V]) -> AsyncIterator[V]:
+async def _poll_views(database: Database, fetch: Fetch[V]) -> AsyncIterator[V]:
     version, pause_s = None, _MIN_PAUSE_S
     while True:
         change = database.next_change()
-        view = await look()
+        view = await fetch()
         pause_s = _MIN_PAUSE_S if view.version != version else min(2 * pause_s, _MAX_PAUSE_S)
         version = view.version
         yield view
@@ -119,7 +121,7 @@ async def _poll_views(database: Database, look: Fetch[V]) -> AsyncIterator[V]:
 
 
 class ProgramTarget(Protocol):
-    """A machine in which a program is to run: `own_machines.Reached`."""
+    """A machine that runs a program: see `MachineAccess`."""
 
     @property
     def vm_id(self) -> VmId: ...
@@ -128,28 +130,30 @@ class ProgramTarget(Protocol):
     def resume_on_use(self) -> ResumeOnUse: ...
 
     async def running_host(self) -> Host:
-        """Its host, once the machine runs."""
+        """Return its host once the machine runs."""
 
 
-async def relay_program(socket: WebSocket, reached: ProgramTarget, may: PermissionCheck) -> None:
-    """Carry a program's streams between an accepted WebSocket and a machine.
+async def relay_program(
+    socket: WebSocket, target: ProgramTarget, check_access: PermissionCheck
+) -> None:
+    """Relay a program's streams between an accepted WebSocket and a machine.
 
-    The frames are those of hostapi.py. Whoever goes away, or may no longer, ends the program. The
-    machine is in use as long as it runs; one with a terminal, as long as somebody types.
+    Frames are those of `shared/host_protocol`. The program ends when its caller disconnects or
+    loses access. It keeps the machine in use; with a terminal, only typing does.
     """
     try:
         async with asyncio.timeout(_FIRST_FRAME_TIMEOUT_S):
             request = ExecRequest.model_validate_json(await socket.receive_text())
         host, vm_id, resume_on_use = (
-            await reached.running_host(),
-            reached.vm_id,
-            reached.resume_on_use,
+            await target.running_host(),
+            target.vm_id,
+            target.resume_on_use,
         )
-        typed = resume_on_use.activity_recorder(vm_id)
+        activity = resume_on_use.activity_recorder(vm_id)
         in_use = nullcontext() if request.pty else resume_on_use.keep_in_use(vm_id)
         async with in_use, host.exec(vm_id, request) as process:
-            inward = _to_program(socket, process, typed)
-            await pump(inward, _to_user(socket, process), may)
+            inward = _to_program(socket, process, activity)
+            await pump(inward, _to_user(socket, process), check_access)
         end = ExecEnd(exit_code=process.exit_code)
     except WebSocketDisconnect:
         return
@@ -161,41 +165,43 @@ async def relay_program(socket: WebSocket, reached: ProgramTarget, may: Permissi
 
 
 async def send_end(socket: WebSocket, end: ExecEnd) -> None:
-    """The last frame of a program's stream, if anybody is there to read it."""
+    """Send the last frame of a program, unless the client is gone."""
     with suppress(WebSocketDisconnect, RuntimeError):
         await socket.send_text(end.model_dump_json())
         await socket.close()
 
 
 async def pump(
-    to_program: Coroutine[Any, Any, None], to_user: Coroutine[Any, Any, None], may: PermissionCheck
+    to_program: Coroutine[Any, Any, None],
+    to_user: Coroutine[Any, Any, None],
+    check_access: PermissionCheck,
 ) -> None:
-    """Carry both directions until the program ends.
+    """Relay both directions until the program ends.
 
-    Raises: WebSocketDisconnect when the person is gone, NotSignedIn when they may no longer.
+    Raises: WebSocketDisconnect when the client is gone, NotSignedIn when it loses access.
     """
     inward = asyncio.create_task(to_program)
     outward = asyncio.create_task(to_user)
-    asking = asyncio.create_task(watch_permission(may))
-    every: set[asyncio.Task[None]] = {inward, outward, asking}
+    watching = asyncio.create_task(watch_permission(check_access))
+    tasks: set[asyncio.Task[None]] = {inward, outward, watching}
     try:
-        await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
-        for task in (inward, asking):
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in (inward, watching):
             if task.done():
                 task.result()
         await outward
     finally:
-        for task in every:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*every, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def watch_permission(may: PermissionCheck) -> None:
-    """Raises NotSignedIn when the person may no longer."""
+async def watch_permission(check_access: PermissionCheck) -> None:
+    """Wait until the caller loses access, then raise NotSignedIn."""
     while True:
         await asyncio.sleep(PERMISSION_CHECK_S)
-        if not await may():
-            raise NotSignedIn("What this was opened with was signed out or revoked")
+        if not await check_access():
+            raise NotSignedIn("The sign-in or token of this connection has ended")
 
 
 async def _to_user(socket: WebSocket, process: GuestProcess) -> None:
@@ -203,13 +209,13 @@ async def _to_user(socket: WebSocket, process: GuestProcess) -> None:
         await socket.send_bytes(bytes([stream]) + chunk)
 
 
-async def _to_program(socket: WebSocket, process: GuestProcess, typed: ActivityRecorder) -> None:
-    """Raises WebSocketDisconnect when the person is gone."""
+async def _to_program(socket: WebSocket, process: GuestProcess, activity: ActivityRecorder) -> None:
+    """Relay input to the program. Raises WebSocketDisconnect when the client is gone."""
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1000))
-        await typed.show()
+        await activity.show()
         if (data := message.get("bytes")) is not None:
             await (process.write(data) if data else process.write_eof())
         elif (text := message.get("text")) is not None:
@@ -224,5 +230,5 @@ async def _apply_control(control: ExecControl, process: GuestProcess) -> None:
 
 
 def error_end(error: PolydevError) -> ExecEnd:
-    """The end of a program that could not go on."""
+    """Return the last frame of a program that failed."""
     return ExecEnd(error=to_problem(error))

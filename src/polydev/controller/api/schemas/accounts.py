@@ -1,6 +1,6 @@
-"""What goes over the wire about accounts, sign-ins, API tokens, invitations and people."""
+"""Schemas of accounts, sign-ins, API tokens, invitations and users."""
 
-# ruff: noqa: N815  (the names are the wire's)
+# ruff: noqa: N815  (field names of the API)
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SignUpAsked(RequestModel):
     email: Address
     password: NewPassword
     invitation: SecretStr | None = Field(
-        None, max_length=256, description="The code that an administrator gave"
+        None, max_length=256, description="The invitation code from an administrator"
     )
 
 
@@ -54,7 +54,7 @@ class NewToken(RequestModel):
     name: str = Field(min_length=1, max_length=MAX_NAME, examples=["nightly build"])
     scopes: set[Scope] = Field(min_length=1, examples=[["read", "connect"]])
     expiresInDays: int | None = Field(
-        TOKEN_DAYS, ge=1, le=MAX_TOKEN_DAYS, description="null: it does not expire"
+        TOKEN_DAYS, ge=1, le=MAX_TOKEN_DAYS, description="null: never expires"
     )
 
     @property
@@ -63,7 +63,9 @@ class NewToken(RequestModel):
 
 
 class NewInvitation(RequestModel):
-    email: Address | None = Field(None, description="null: whoever has the code")
+    email: Address | None = Field(
+        None, description="Only this address may use the invitation; null: anyone who has the code"
+    )
     role: Role = Role.USER
     expiresInDays: int = Field(INVITATION_DAYS, ge=1, le=MAX_INVITATION_DAYS)
 
@@ -79,27 +81,27 @@ class ProviderOfPeople(ResponseModel):
 
 
 class WaysIn(ResponseModel):
-    """How people come in here."""
+    """The available ways to sign up and sign in."""
 
     signUp: SignUp
-    oidc: ProviderOfPeople | None = Field(description="Begin at /api/account/oidc/start")
-    supabase: bool = Field(description="Whether a Supabase project's access tokens are taken")
+    oidc: ProviderOfPeople | None = Field(description="If set, start at /api/account/oidc/start")
+    supabase: bool = Field(description="Access tokens of a Supabase project are accepted")
 
 
 class AccountView(ResponseModel):
-    """Who asks."""
+    """The caller's account."""
 
     id: str
     email: str
     role: Role
     createdAt: datetime
     via: str = Field(
-        description="How this request proved it: `sign-in`, `token:<id>`, `supabase`, `local`"
+        description="How the request is authenticated: `sign-in`, `token:<id>`, `supabase`, `local`"
     )
     scopes: list[Scope]
-    signInId: str | None = Field(description="Which sign-in this is, if it is one")
+    signInId: str | None = Field(description="Id of the sign-in, if authenticated by one")
     csrfToken: str | None = Field(
-        description="For the header X-CSRF-Token, which changes need beside the cookie"
+        description="For the header X-CSRF-Token, which changes need besides the cookie"
     )
 
     @classmethod
@@ -121,12 +123,14 @@ class AccountView(ResponseModel):
 
 
 class TokenView(ResponseModel):
+    """An API token, without its secret."""
+
     tokenId: str
     name: str
     scopes: list[Scope]
     createdAt: datetime
-    expiresAt: datetime | None = Field(description="null: it does not expire")
-    lastUsedAt: datetime | None = Field(description="To the minute")
+    expiresAt: datetime | None = Field(description="null: never expires")
+    lastUsedAt: datetime | None = Field(description="Updated about once a minute")
 
     @classmethod
     def of(cls, token: ApiToken, /, **more: str) -> Self:
@@ -142,24 +146,30 @@ class TokenView(ResponseModel):
 
 
 class CreatedToken(TokenView):
-    token: str = Field(description="The token itself: nobody is told it again")
+    """A new API token, with its secret."""
+
+    token: str = Field(description="The token itself; it is shown only once")
 
 
 class PasswordChanged(ResponseModel):
-    signInsEnded: int = Field(ge=0, description="How many other sign-ins were ended")
+    """The result of a password change."""
+
+    signInsEnded: int = Field(ge=0, description="Number of other sign-ins that were ended")
     tokensKept: list[TokenView] = Field(
-        description="API tokens still hold: revoke those that are not yours"
+        description="API tokens that are still valid; revoke any that you do not recognize"
     )
 
 
 class SignInView(ResponseModel):
+    """A browser in which the user is signed in."""
+
     signInId: str
-    source: str = Field(description="The network address that signed in")
+    source: str = Field(description="Network address of the browser")
     userAgent: str
     createdAt: datetime
-    seenAt: datetime = Field(description="To the minute")
+    seenAt: datetime = Field(description="Last use; updated about once a minute")
     expiresAt: datetime
-    current: bool = Field(description="Whether it is the one that asks")
+    current: bool = Field(description="This request uses it")
 
     @classmethod
     def of(cls, sign_in: SignIn, caller: Caller) -> SignInView:
@@ -175,6 +185,8 @@ class SignInView(ResponseModel):
 
 
 class InvitationView(ResponseModel):
+    """An invitation to sign up, without its code."""
+
     invitationId: str
     email: str | None
     role: Role
@@ -200,10 +212,14 @@ class InvitationView(ResponseModel):
 
 
 class CreatedInvitation(InvitationView):
-    code: str = Field(description="For signing up: nobody is told it again")
+    """A new invitation, with its code."""
+
+    code: str = Field(description="The code for signing up; it is shown only once")
 
 
 class PersonView(ResponseModel):
+    """A user."""
+
     id: str
     email: str
     role: Role
@@ -224,5 +240,7 @@ class PersonView(ResponseModel):
 
 
 class MadePassword(ResponseModel):
-    email: str = Field(description="What they sign in with, beside it")
-    password: str = Field(description="The new password: nobody is told it again")
+    """The result of a password reset."""
+
+    email: str = Field(description="The e-mail address of the account")
+    password: str = Field(description="The new password; it is shown only once")

@@ -1,6 +1,6 @@
-"""What goes over the wire about chats."""
+"""Schemas of chats."""
 
-# ruff: noqa: N815  (the names are the wire's)
+# ruff: noqa: N815  (field names of the API)
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ OptionId = Annotated[str, StringConstraints(min_length=1, max_length=256, patter
 
 class NewChat(RequestModel):
     provider: ProviderId
-    title: Title = Field("", description="Empty: it gets one by itself")
+    title: Title = Field(
+        "", description="If empty, the chat gets a title from its first prompt or from the CLI"
+    )
 
 
 class ChatChange(RequestModel):
@@ -37,20 +39,22 @@ class TurnAsked(RequestModel):
 
 
 class PermissionChoice(RequestModel):
-    optionId: OptionId = Field(examples=["allow"], description="One of those that were offered")
+    optionId: OptionId = Field(examples=["allow"], description="One of the offered options")
 
 
 class ChatView(ResponseModel):
-    """A chat, without what was said in it."""
+    """A chat, without its messages."""
 
     chatId: str = Field(examples=[_CHAT_ID])
     provider: str = Field(examples=["codex"])
-    title: str = Field(examples=["The broken test"], description="Empty before the first turn")
-    status: ChatStatus = Field(
-        description="`idle`: it can be asked; `waiting`: the CLI wants to be allowed something"
+    title: str = Field(
+        examples=["The broken test"], description="Can be empty before the first turn"
     )
-    turn: int = Field(description="The number of its last turn; 0 before the first")
-    vmId: str | None = Field(description="The machine whose CLI knows it")
+    status: ChatStatus = Field(
+        description="`idle`: ready for a prompt; `waiting`: the CLI asks for a permission"
+    )
+    turn: int = Field(description="Number of the last turn; 0 before the first")
+    vmId: str | None = Field(description="The machine whose CLI has this chat's history")
     createdAt: datetime
     updatedAt: datetime
 
@@ -79,16 +83,16 @@ class TurnTaken(ResponseModel):
 
 
 class ChatEventView(ResponseModel):
-    """Something that happened in a chat. What else it has, its kind says:
+    """An event of a chat. Its kind decides the further fields:
 
-    `user`, `text`, `thought` {text}: the texts of one kind that follow each other are one text;
+    `user`, `text`, `thought` {text}: consecutive texts of one kind belong together;
     `tool` {toolCallId, title, toolKind, status, locations: [{path, line}], content: [{type: "text",
-    text} or {type: "diff", path, oldText, newText} or {type: "terminal", text}]}: of the same
-    toolCallId again, it replaces the fields that it has; `plan` {entries: [{content, priority,
+    text} or {type: "diff", path, oldText, newText} or {type: "terminal", text}]}: a later event of
+    the same toolCallId replaces the fields that it has; `plan` {entries: [{content, priority,
     status}]}; `permission` {requestId, toolCallId, title, toolKind, content, options: [{optionId,
     name, optionKind}]}; `permission_answered` {requestId, optionId or null}; `title` {title};
-    `notice` {code, text}: something that the person should know; `turn_ended` {reason, error:
-    {code, message, hint} or null}.
+    `notice` {code, text}: a message from Polydev to the user; `turn_ended` {reason, error: {code,
+    message, hint} or null}.
     """
 
     model_config = ConfigDict(
@@ -105,7 +109,7 @@ class ChatEventView(ResponseModel):
         },
     )
 
-    id: int = Field(description="Ever growing within a chat")
+    id: int = Field(description="Increases within a chat")
     turn: int
     kind: EventKind
     at: datetime
@@ -116,6 +120,6 @@ class ChatEventView(ResponseModel):
 
 
 def event_json(event: ChatEvent) -> dict[str, Any]:
-    """An event as JSON has it."""
+    """Return an event as its JSON object."""
     told = {"id": event.event_id, "turn": event.turn, "kind": event.kind.value}
     return told | {"at": event.at.isoformat().replace("+00:00", "Z")} | event.data

@@ -37,7 +37,7 @@ class StartLogin(RequestModel):
 
 
 class HandInKey(RequestModel):
-    """An API key in place of a login. Kept sealed, and nowhere else."""
+    """An API key instead of a login. It is stored sealed only."""
 
     provider: ProviderId
     apiKey: SecretStr = Field(min_length=1, max_length=2 * MAX_KEY_CHARACTERS)
@@ -45,15 +45,15 @@ class HandInKey(RequestModel):
 
 
 class Paste(RequestModel):
-    """What a person pasted: one of the two. Kept nowhere."""
+    """A code or callback URL that the user pasted: exactly one. It is not stored."""
 
     code: SecretStr | None = Field(None, max_length=8192)
     callbackUrl: SecretStr | None = Field(None, max_length=8192)
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
+    def _exactly_one(self) -> Self:
         if (self.code is None) == (self.callbackUrl is None):
-            raise ValueError("give either code or callbackUrl")
+            raise ValueError("give exactly one of code and callbackUrl")
         return self
 
 
@@ -63,7 +63,7 @@ class LoginStarted(ResponseModel):
 
 
 class ViewTicket(ResponseModel):
-    ticket: str = Field(description="Counts once", examples=["3q2-7w8kJf..."])
+    ticket: str = Field(description="Valid once", examples=["3q2-7w8kJf..."])
     expiresAt: datetime
 
 
@@ -98,24 +98,24 @@ class StepView(ResponseModel):
 
 
 class SessionView(VersionedModel):
-    """A connect session. What it names is the CLI machine, never the browser machine."""
+    """A connect session. `cliVM` is the CLI machine; the browser machine is never named."""
 
     sessionId: str = Field(examples=[SESSION_ID])
     provider: str = Field(examples=["codex"])
-    method: CredentialKind = Field(description="A login in a browser machine, or an API key")
+    method: CredentialKind = Field(description="Login in a browser machine, or API key")
     status: SessionStatus
     step: str | None = Field(examples=["wait-for-person"])
     steps: list[StepView]
     oauthUrl: str | None = Field(
-        description="Where the login is, in the live view's browser",
+        description="URL of the login page that is open in the live view's browser",
         examples=["https://auth.example/oauth/authorize?client_id=cli"],
     )
     ownBrowserUrl: str | None = Field(
-        description="Where it can be done in one's own browser, pasting what comes of it"
+        description="URL to log in with your own browser; paste the resulting code or URL"
     )
-    accepts: str = Field(description="What may be pasted", examples=["callback-url"])
+    accepts: str = Field(description="What can be pasted", examples=["callback-url"])
     ahead: int | None = Field(
-        description="While it waits for room: how many sessions are before it", examples=[0]
+        description="Number of sessions ahead in the queue; null if it is not queued", examples=[0]
     )
     cliVM: CliMachine | None
     error: ErrorView | None
@@ -151,7 +151,7 @@ class SessionView(VersionedModel):
 
 
 class SessionSummary(ResponseModel):
-    """A connect session in a listing: without what leads into its login."""
+    """A connect session in a list, without its login URLs."""
 
     sessionId: str = Field(examples=[SESSION_ID])
     userId: str

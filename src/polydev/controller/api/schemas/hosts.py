@@ -1,4 +1,4 @@
-"""Schemas of VM hosts and of what administrators do to them."""
+"""Schemas of VM hosts and of administrators' actions."""
 
 # ruff: noqa: N815  (field names of the API)
 
@@ -18,15 +18,15 @@ class HostView(ResponseModel):
 
     hostId: str = Field(examples=["local"])
     state: HostState
-    memoryMib: int = Field(description="What its machines may have together", examples=[16384])
+    memoryMib: int = Field(description="Memory for all machines together", examples=[16384])
     vcpus: int = Field(examples=[16])
-    memoryTakenMib: int = Field(description="What its machines have", examples=[1024])
+    memoryTakenMib: int = Field(description="Memory that its machines use", examples=[1024])
     vcpusTaken: int = Field(examples=[1])
     machines: int = Field(examples=[1])
     driver: str = Field(examples=["qemu"])
     accelerator: str = Field(examples=["kvm"])
     version: str
-    seenAt: datetime | None = Field(description="When it last answered; null: never")
+    seenAt: datetime | None = Field(description="Last answer; null: never")
 
     @classmethod
     def of(cls, host: VmHost, taken: tuple[int, int, int]) -> HostView:
@@ -48,6 +48,6 @@ class HostView(ResponseModel):
 
 
 class Reason(RequestModel):
-    """Why an administrator does it; kept in the audit log."""
+    """An administrator's reason, stored in the audit log."""
 
-    reason: FreeText = Field(min_length=1, examples=["It mines coins"])
+    reason: FreeText = Field(min_length=1, examples=["Mines cryptocurrency"])

@@ -36,21 +36,24 @@ class ActiveCli(CliMachine):
 
 
 class SleepView(ResponseModel):
-    """How a machine last went to sleep, and how it woke."""
+    """The last hibernation of a machine, and how it resumed."""
 
     slept_at: datetime | None
     slept_why: str = Field(examples=["not used for 30 minutes"])
-    trouble: str = Field(description="Why it could not be put to sleep, or woken, the last time")
+    trouble: str = Field(
+        description="Why the last hibernation or resume failed; empty if it did not"
+    )
     memory_on_disk_bytes: int | None = Field(
-        description="While it sleeps, and until it has woken", examples=[104857600]
+        description="Size of its saved memory while it is hibernated or resuming",
+        examples=[104857600],
     )
     woke_at: datetime | None
     woke_why: str = Field(examples=["a message in a chat"])
     woke_how: WokeHow | None = Field(
-        description="`resumed`, with everything in its memory; or `booted`, from its disk"
+        description="`resumed` from its saved memory, or `booted` from its disk"
     )
-    boot_reason: str = Field(description="Why its memory could not be used, if it was booted")
-    took_seconds: float | None = Field(description="How long waking took", examples=[0.8])
+    boot_reason: str = Field(description="Why its saved memory could not be used, if it was booted")
+    took_seconds: float | None = Field(description="Duration of the resume", examples=[0.8])
 
     @classmethod
     def of(cls, hibernation: Hibernation) -> SleepView:
@@ -79,7 +82,7 @@ class MachineView(VersionedModel):
     vcpus: int = Field(examples=[1])
     disk_mib: int = Field(examples=[4096])
     error: ErrorView | None
-    sleep: SleepView | None = Field(description="null: it never slept, nor was to")
+    sleep: SleepView | None = Field(description="null: it never hibernated")
 
     @classmethod
     def of(cls, machine: Machine) -> MachineView:
@@ -99,11 +102,11 @@ class MachineView(VersionedModel):
 
 
 class PlacedMachine(MachineView):
-    """A machine as administrators see it: whose it is, and where."""
+    """A machine with its owner and host, for administrators."""
 
     user_id: str
     host_id: str | None = Field(examples=["local"])
-    session_id: str | None = Field(description="The connect session that made it")
+    session_id: str | None = Field(description="The connect session that created it")
 
     @classmethod
     def of(cls, machine: Machine) -> PlacedMachine:

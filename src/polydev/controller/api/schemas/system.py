@@ -11,18 +11,22 @@ from polydev.shared.providers import Provider
 
 
 class ApiKeyView(ResponseModel):
+    """API keys of a provider."""
+
     url: str = Field(
-        description="Where the provider hands keys out",
+        description="The provider's page for API keys",
         examples=["https://platform.openai.com/api-keys"],
     )
-    example: str = Field(description="What one looks like", examples=["sk-proj-..."])
+    example: str = Field(description="Format of a key", examples=["sk-proj-..."])
 
 
 class ProviderView(ResponseModel):
+    """A provider whose CLI can be connected."""
+
     id: str = Field(examples=["codex"])
     name: str = Field(examples=["Codex"])
-    accepts: str = Field(description="What a person may paste in a login")
-    apiKey: ApiKeyView = Field(description="What to know of connecting with an API key")
+    accepts: str = Field(description="What can be pasted during a login")
+    apiKey: ApiKeyView = Field(description="How to connect with an API key")
 
     @classmethod
     def of(cls, one: Provider) -> ProviderView:
@@ -31,6 +35,8 @@ class ProviderView(ResponseModel):
 
 
 class HealthView(ResponseModel):
+    """Health of the controller and of what it depends on."""
+
     status: str = Field(description="`ok`, or `degraded` if a check fails")
     version: str
     checks: dict[str, bool]

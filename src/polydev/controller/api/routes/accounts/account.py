@@ -1,4 +1,4 @@
-"""`/api/account…`: signing up, in and out, who one is, the password."""
+"""Routes `/api/account`: sign-up, sign-in, sign-out, the account, its password."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ router = routers.router(prefix="/api/account", tags=["account"])
 
 @router.get("/ways", responses=public_problem_responses())
 async def ways_in(services: ServicesDep) -> WaysIn:
-    """How people come in here: for the page that asks them to."""
+    """List the ways to sign up and sign in."""
     access = services.access
     oidc = None if access.oidc_sign_in is None else ProviderOfPeople(name=access.oidc_sign_in.name)
     return WaysIn(signUp=access.sign_up, oidc=oidc, supabase=access.supabase_enabled)
@@ -45,28 +45,28 @@ async def ways_in(services: ServicesDep) -> WaysIn:
     responses=public_problem_responses(PasswordRefused, AlreadyExists, TooManyRequests),
 )
 async def sign_up(
-    told: SignUpAsked, asked: RequestInfoDep, services: ServicesDep, response: Response
+    body: SignUpAsked, request_info: RequestInfoDep, services: ServicesDep, response: Response
 ) -> AccountView:
-    """Make an account, and be signed in: the answer sets the sign-in cookie."""
-    code = None if told.invitation is None else told.invitation.get_secret_value()
-    password = told.password.get_secret_value()
-    begun = await services.access.accounts.sign_up(told.email, password, code, asked)
-    return signed_in_view(begun, asked, services.access, response)
+    """Create an account and sign in: the response sets the sign-in cookie."""
+    code = None if body.invitation is None else body.invitation.get_secret_value()
+    password = body.password.get_secret_value()
+    new_sign_in = await services.access.accounts.sign_up(body.email, password, code, request_info)
+    return signed_in_view(new_sign_in, request_info, services.access, response)
 
 
 @router.post("/sign-in", responses=public_problem_responses(NotSignedIn, TooManyRequests))
 async def sign_in(
-    told: SignInAsked, asked: RequestInfoDep, services: ServicesDep, response: Response
+    body: SignInAsked, request_info: RequestInfoDep, services: ServicesDep, response: Response
 ) -> AccountView:
-    """Sign in with a password: the answer sets the sign-in cookie."""
-    password = told.password.get_secret_value()
-    begun = await services.access.accounts.sign_in(told.email, password, asked)
-    return signed_in_view(begun, asked, services.access, response)
+    """Sign in with a password: the response sets the sign-in cookie."""
+    password = body.password.get_secret_value()
+    new_sign_in = await services.access.accounts.sign_in(body.email, password, request_info)
+    return signed_in_view(new_sign_in, request_info, services.access, response)
 
 
 @router.post("/sign-out", status_code=204, responses=problem_responses())
 async def sign_out(caller: ReadCaller, services: ServicesDep, response: Response) -> None:
-    """End the sign-in that asks."""
+    """End the current sign-in."""
     await services.access.accounts.sign_out(caller)
     cookies = services.access.cookies
     response.delete_cookie(
@@ -75,39 +75,42 @@ async def sign_out(caller: ReadCaller, services: ServicesDep, response: Response
 
 
 @router.get("", responses=problem_responses())
-async def my_account(caller: ReadCaller, asked: RequestInfoDep) -> AccountView:
-    """Who asks, and the CSRF token of their sign-in."""
-    signed_in = caller.sign_in_id is not None and asked.cookie is not None
-    return AccountView.of(caller, csrf_token(asked.cookie or "") if signed_in else None)
+async def my_account(caller: ReadCaller, request_info: RequestInfoDep) -> AccountView:
+    """Return the caller's account, and the CSRF token of the sign-in."""
+    signed_in = caller.sign_in_id is not None and request_info.cookie is not None
+    return AccountView.of(caller, csrf_token(request_info.cookie or "") if signed_in else None)
 
 
 @router.post("/password", responses=problem_responses(PasswordRefused, TooManyRequests))
 async def change_password(
-    told: PasswordChange, caller: AccountCaller, services: ServicesDep
+    body: PasswordChange, caller: AccountCaller, services: ServicesDep
 ) -> PasswordChanged:
-    """Another password. Every other sign-in ends; API tokens stay, and are told."""
-    done = await services.access.accounts.change_password(
-        caller, told.current.get_secret_value(), told.new.get_secret_value()
+    """Change the password. All other sign-ins end; API tokens stay valid and are listed."""
+    changed = await services.access.accounts.change_password(
+        caller, body.current.get_secret_value(), body.new.get_secret_value()
     )
     return PasswordChanged(
-        signInsEnded=done.sign_ins_ended, tokensKept=[TokenView.of(it) for it in done.tokens_kept]
+        signInsEnded=changed.sign_ins_ended,
+        tokensKept=[TokenView.of(it) for it in changed.tokens_kept],
     )
 
 
 def signed_in_view(
-    begun: NewSignIn, asked: RequestInfo, access: Access, response: Response
+    new_sign_in: NewSignIn, request_info: RequestInfo, access: Access, response: Response
 ) -> AccountView:
-    """Give the browser its cookie, and the page what goes with it."""
-    set_sign_in_cookie(begun, access, response)
-    caller = Caller(begun.user, frozenset(Scope), VIA, asked.source, begun.sign_in.sign_in_id)
-    return AccountView.of(caller, csrf_token(begun.secret))
+    """Set the sign-in cookie and return the account."""
+    set_sign_in_cookie(new_sign_in, access, response)
+    caller = Caller(
+        new_sign_in.user, frozenset(Scope), VIA, request_info.source, new_sign_in.sign_in.sign_in_id
+    )
+    return AccountView.of(caller, csrf_token(new_sign_in.secret))
 
 
-def set_sign_in_cookie(begun: NewSignIn, access: Access, response: Response) -> None:
-    """Give the browser its cookie."""
+def set_sign_in_cookie(new_sign_in: NewSignIn, access: Access, response: Response) -> None:
+    """Set the sign-in cookie."""
     response.set_cookie(
         access.cookies.sign_in,
-        begun.secret,
+        new_sign_in.secret,
         max_age=access.cookies.sign_in_limit_s,
         secure=access.cookies.secure,
         httponly=True,

@@ -1,4 +1,4 @@
-"""Removing people: `DELETE /api/account`, by themselves, and `DELETE /api/admin/people/{id}`."""
+"""Routes that delete accounts: `/api/account` and `/api/admin/people/{id}`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ router = routers.router(prefix="/api")
 
 
 class Confirmation(BaseModel):
-    """That they mean it."""
+    """Confirmation of an account's deletion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     password: SecretStr | None = Field(
         None,
         max_length=1024,
-        description="The account's; one without a password needs a sign-in of the last 10 minutes",
+        description="Your password. An account without one needs a sign-in younger than 10 minutes",
     )
 
 
@@ -34,10 +34,10 @@ class Confirmation(BaseModel):
     tags=["account"],
 )
 async def delete_account(
-    told: Confirmation, caller: AccountCaller, services: ServicesDep
+    body: Confirmation, caller: AccountCaller, services: ServicesDep
 ) -> PersonView:
-    """Remove oneself with machines, credentials and all else. Nobody comes in from now on."""
-    password = None if told.password is None else told.password.get_secret_value()
+    """Delete your account with its machines, credentials and all data. Sign-ins end at once."""
+    password = None if body.password is None else body.password.get_secret_value()
     await services.access.accounts.confirm(caller, password)
     return PersonView.of(await services.account_deletion.request(caller, caller.user_id))
 
@@ -51,5 +51,5 @@ async def delete_account(
 async def delete_person(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
-    """Remove somebody with everything that is theirs; 404 once it is done."""
+    """Delete a user with all machines, credentials and data. 404 once it is done."""
     return PersonView.of(await services.account_deletion.request(caller, UserId(user_id)))

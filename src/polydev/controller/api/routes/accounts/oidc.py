@@ -1,4 +1,4 @@
-"""`/api/account/oidc/…`: signing in at the OpenID provider."""
+"""Routes `/api/account/oidc`: sign in at the OpenID provider."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ router = routers.router(prefix="/api/account/oidc", tags=["account"])
 
 _REDIRECT: dict[int | str, dict[str, Any]] = {
     303: {
-        "description": "Where to go on",
+        "description": "Redirect",
         "headers": {"Location": {"schema": {"type": "string", "format": "uri-reference"}}},
     }
 }
@@ -40,15 +40,15 @@ QueryText = Annotated[str | None, Query(max_length=_MAX_CODE)]
     responses=public_problem_responses(TooManyRequests, IssuerUnreachable) | _REDIRECT,
 )
 async def start_at_provider(
-    asked: RequestInfoDep,
+    request_info: RequestInfoDep,
     services: ServicesDep,
     invitation: Annotated[str | None, Query(max_length=256, pattern=r"^[A-Za-z0-9_-]+$")] = None,
 ) -> RedirectResponse:
-    """Send the browser to the provider; with an invitation, if that is needed to sign up."""
-    url, cookie = await _require_oidc(services).start(invitation, asked)
-    answer = RedirectResponse(url, 303)
+    """Redirect the browser to the provider. Pass an invitation if sign-up requires one."""
+    url, cookie = await _require_oidc(services).start(invitation, request_info)
+    response = RedirectResponse(url, 303)
     cookies = services.access.cookies
-    answer.set_cookie(
+    response.set_cookie(
         cookies.oidc,
         cookie,
         max_age=CALLBACK_TIMEOUT_S,
@@ -57,7 +57,7 @@ async def start_at_provider(
         samesite="lax",
         path="/",
     )
-    return answer
+    return response
 
 
 @router.get(
@@ -71,32 +71,32 @@ async def start_at_provider(
 )
 async def back_from_provider(
     request: Request,
-    asked: RequestInfoDep,
+    request_info: RequestInfoDep,
     services: ServicesDep,
     state: QueryText = None,
     code: QueryText = None,
     iss: QueryText = None,
 ) -> RedirectResponse:
-    """Receive the browser from the provider, and sign it in: the answer sets the cookie."""
+    """Handle the redirect back from the provider: sign in and set the cookie."""
     cookies = services.access.cookies
-    told = {"state": state, "code": code, "iss": iss}
-    begun = await _require_oidc(services).finish(
+    params = {"state": state, "code": code, "iss": iss}
+    new_sign_in = await _require_oidc(services).finish(
         request.cookies.get(cookies.oidc),
-        {name: value for name, value in told.items() if value is not None},
-        asked,
+        {name: value for name, value in params.items() if value is not None},
+        request_info,
     )
-    answer = RedirectResponse("/", 303)
-    set_sign_in_cookie(begun, services.access, answer)
-    answer.delete_cookie(
+    response = RedirectResponse("/", 303)
+    set_sign_in_cookie(new_sign_in, services.access, response)
+    response.delete_cookie(
         cookies.oidc, secure=cookies.secure, httponly=True, samesite="lax", path="/"
     )
-    return answer
+    return response
 
 
 def _require_oidc(services: Services) -> OidcSignIn:
     if services.access.oidc_sign_in is None:
         raise NotAllowed(
-            "This controller has no OpenID provider",
-            hint="An administrator can name one in POLYDEV_OIDC_ISSUER",
+            "No OpenID provider is configured",
+            hint="An administrator can set POLYDEV_OIDC_ISSUER",
         )
     return services.access.oidc_sign_in

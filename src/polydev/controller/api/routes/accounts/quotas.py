@@ -1,4 +1,4 @@
-"""`/api/account/usage`: how much the caller uses of what they may have."""
+"""Route `/api/account/usage`: usage and quotas of the caller."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ router = routers.router(prefix="/api/account", tags=["account"])
 
 
 class Amounts(BaseModel):
-    """How much of each."""
+    """An amount of each resource."""
 
     model_config = ConfigDict(frozen=True)
 
-    machines: int = Field(description="Besides sessions' browser machines", examples=[1])
-    memoryMib: int = Field(  # noqa: N815  (as in all answers)
-        description="Of machines that run", examples=[2560]
+    machines: int = Field(description="Without the browser machines of sessions", examples=[1])
+    memoryMib: int = Field(  # noqa: N815  (field names of the API)
+        description="Memory of running machines", examples=[2560]
     )
-    sessions: int = Field(description="Connect sessions at once", examples=[1])
+    sessions: int = Field(description="Concurrent connect sessions", examples=[1])
 
     @classmethod
     def of(cls, usage: Usage) -> Amounts:
@@ -29,16 +29,16 @@ class Amounts(BaseModel):
 
 
 class UsageView(BaseModel):
-    """What a person uses, and may use."""
+    """Usage and limits of a user."""
 
     model_config = ConfigDict(frozen=True)
 
-    used: Amounts = Field(description="What waiting sessions will need counts already")
-    limits: Amounts | None = Field(description="null: an administrator is not limited")
+    used: Amounts = Field(description="Includes what queued sessions will need")
+    limits: Amounts | None = Field(description="null: no limits (administrators)")
 
 
 @router.get("/usage", responses=problem_responses())
 async def get_usage(caller: ReadCaller, services: ServicesDep) -> UsageView:
-    """How much the caller uses of what they may have."""
+    """Return your usage and your limits."""
     used, limits = await services.machines.usage(caller)
     return UsageView(used=Amounts.of(used), limits=None if limits is None else Amounts.of(limits))

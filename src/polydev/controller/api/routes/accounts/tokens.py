@@ -1,4 +1,4 @@
-"""`/api/account/tokens…` and `/api/account/sign-ins…`: what else is let in as oneself."""
+"""Routes `/api/account/tokens` and `/api/account/sign-ins`."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ router = routers.router(prefix="/api/account", tags=["account"])
 
 @router.get("/tokens", responses=problem_responses())
 async def list_tokens(caller: AccountCaller, services: ServicesDep) -> list[TokenView]:
-    """The caller's API tokens, the newest first. What they are is told at their making only."""
+    """List your API tokens, newest first, without their secrets."""
     return [TokenView.of(it) for it in await services.access.tokens.list_for(caller)]
 
 
 @router.post("/tokens", status_code=201, responses=problem_responses(QuotaExceeded))
 async def create_token(
-    told: NewToken, caller: AccountCaller, services: ServicesDep
+    body: NewToken, caller: AccountCaller, services: ServicesDep
 ) -> CreatedToken:
-    """Make an API token, with no more scopes than the caller has."""
-    token, text = await services.access.tokens.create(
-        caller, told.name, frozenset(told.scopes), told.lifetime
+    """Create an API token. It cannot have scopes that the caller lacks."""
+    token, secret = await services.access.tokens.create(
+        caller, body.name, frozenset(body.scopes), body.lifetime
     )
-    return CreatedToken.of(token, token=text)
+    return CreatedToken.of(token, token=secret)
 
 
 @router.delete("/tokens/{token_id}", status_code=204, responses=problem_responses(NoSuchToken))
 async def revoke_token(token_id: IdInPath, caller: AccountCaller, services: ServicesDep) -> None:
-    """Revoke a token: it is refused from now on."""
+    """Revoke an API token. It is refused from now on."""
     await services.access.tokens.revoke(caller, token_id)
 
 
 @router.get("/sign-ins", responses=problem_responses())
 async def list_sign_ins(caller: AccountCaller, services: ServicesDep) -> list[SignInView]:
-    """Where the caller is signed in, the one seen last first."""
+    """List your sign-ins, most recently used first."""
     return [SignInView.of(it, caller) for it in await services.access.sign_ins.list_for(caller)]
 
 
 @router.delete("/sign-ins/{sign_in_id}", status_code=204, responses=problem_responses(NoSuchToken))
 async def end_sign_in(sign_in_id: IdInPath, caller: AccountCaller, services: ServicesDep) -> None:
-    """Sign another browser of the caller's out."""
+    """End one of your sign-ins."""
     await services.access.sign_ins.end(caller, sign_in_id)

@@ -1,7 +1,7 @@
-"""`/api/admin/audit`, `/api/account/audit`: who did what to which, from where, and why.
+"""Routes `/api/admin/audit` and `/api/account/audit`: the audit log.
 
-Administrators see everything; a person sees what they did and what was done to what is theirs, but
-not from where somebody else did it.
+Administrators see all entries. A user sees their own actions and actions on their resources, but
+not the network address of other users.
 """
 
 from __future__ import annotations
@@ -30,31 +30,35 @@ _ACTION = r"^[a-z][a-z-]*\.([a-z][a-z-]*)?$"
 
 Action = Annotated[
     str | None,
-    Query(max_length=64, pattern=_ACTION, description="`machine.destroy`, or all with `machine.`"),
+    Query(
+        max_length=64,
+        pattern=_ACTION,
+        description="An action such as `machine.destroy`, or a prefix such as `machine.`",
+    ),
 ]
-Since = Annotated[Timestamp | None, Query(description="From then on")]
-Until = Annotated[Timestamp | None, Query(description="Before then")]
+Since = Annotated[Timestamp | None, Query(description="At or after this time")]
+Until = Annotated[Timestamp | None, Query(description="Before this time")]
 
 
 class AuditEntryView(BaseModel):
-    """Something that was done."""
+    """An entry of the audit log."""
 
-    entryId: int = Field(examples=[41])  # noqa: N815 - as it goes over the wire
+    entryId: int = Field(examples=[41])  # noqa: N815  (field names of the API)
     at: datetime
-    actor: str = Field(description="A person's id, or what of Polydev it was", examples=["ann"])
+    actor: str = Field(description="User id, or the part of Polydev that acted", examples=["ann"])
     action: str = Field(examples=["machine.destroy"])
-    subject: str = Field(description="The id of what it was done to")
-    owner: str | None = Field(description="Whose that is")
-    via: str = Field(description="How the actor proved who they are", examples=["sign-in"])
-    source: str = Field(description="The network address that asked", examples=["192.0.2.7"])
+    subject: str = Field(description="Id of the affected resource")
+    owner: str | None = Field(description="User id of the resource's owner")
+    via: str = Field(description="How the actor was authenticated", examples=["sign-in"])
+    source: str = Field(description="Network address of the request", examples=["192.0.2.7"])
     reason: str
 
     @classmethod
     def of(cls, recorded: RecordedEntry, reader: UserId | None = None) -> AuditEntryView:
-        """An entry; for a person (None: an administrator) without where others did it from."""
+        """Return an entry; hide the source of others from `reader` (None: administrator)."""
         it = recorded.entry
-        is_somebody_elses = reader is not None and it.actor not in (reader, UNKNOWN_ACTOR)
-        hidden = is_somebody_elses and bool(it.source)
+        is_others = reader is not None and it.actor not in (reader, UNKNOWN_ACTOR)
+        hidden = is_others and bool(it.source)
         return cls(
             entryId=recorded.entry_id,
             at=recorded.at,
@@ -91,10 +95,10 @@ async def list_audit_log(
     actor: Annotated[IdText | None, Query()] = None,
     owner: Annotated[IdText | None, Query()] = None,
 ) -> list[AuditEntryView]:
-    """Everything that was done, the newest first."""
-    sought = replace(filters, actor=actor, owner=owner)
+    """List all entries of the audit log, newest first."""
+    audit_filter = replace(filters, actor=actor, owner=owner)
     async with services.database.read() as connection:
-        rows = await audit.list_entries(connection, sought, paged.page_spec(int))
+        rows = await audit.list_entries(connection, audit_filter, paged.page_spec(int))
     return [AuditEntryView.of(row) for row in _trim(paged, rows)]
 
 
@@ -102,10 +106,10 @@ async def list_audit_log(
 async def list_own_audit_log(
     caller: AccountCaller, services: ServicesDep, paged: PageParams, filters: Filters
 ) -> list[AuditEntryView]:
-    """What you did, and what was done to what is yours, the newest first."""
-    sought = replace(filters, concerning=caller.user_id)
+    """List your actions and the actions on your resources, newest first."""
+    audit_filter = replace(filters, concerning=caller.user_id)
     async with services.database.read(caller.user_id) as connection:
-        rows = await audit.list_entries(connection, sought, paged.page_spec(int))
+        rows = await audit.list_entries(connection, audit_filter, paged.page_spec(int))
     return [AuditEntryView.of(row, caller.user_id) for row in _trim(paged, rows)]
 
 

@@ -1,6 +1,6 @@
-"""`/api/admin/keys…`: the keys that credentials are sealed with, and changing them."""
+"""Routes `/api/admin/keys`: encryption keys and their rotation."""
 
-# ruff: noqa: N815  (the names are the wire's)
+# ruff: noqa: N815  (field names of the API)
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _ROTATION_ID = f"{_KEY_ID}.5b1e7c2d9a40"
 
 
 class KeyView(BaseModel):
-    """A key, by its id. What it is, nobody is told."""
+    """An encryption key, by its id; the key itself is never shown."""
 
     model_config = ConfigDict(frozen=True)
 
     keyId: str | None = Field(
         examples=[_KEY_ID],
-        description="null: rows of an earlier Node.js controller, which do not name their key",
+        description="null: rows of the former Node.js controller, which name no key",
     )
     createdAt: datetime | None
-    seals: bool = Field(description="Whether the controller that answers seals with it")
-    opens: bool = Field(description="Whether the controller that answers has it")
-    credentials: int = Field(ge=0, description="How many credentials it seals")
-    secrets: int = Field(ge=0, description="How many secrets of the controllers it seals")
+    seals: bool = Field(description="This controller seals with it")
+    opens: bool = Field(description="This controller has it, so it can open what it seals")
+    credentials: int = Field(ge=0, description="Number of credentials that it seals")
+    secrets: int = Field(ge=0, description="Number of the controllers' own secrets that it seals")
 
     @classmethod
     def of(cls, state: KeyState) -> KeyView:
@@ -49,16 +49,16 @@ class KeyView(BaseModel):
 
 
 class RotationView(BaseModel):
-    """How far a rotation is."""
+    """Progress of a key rotation."""
 
     model_config = ConfigDict(frozen=True)
 
     rotationId: str = Field(examples=[_ROTATION_ID])
-    keyId: str = Field(examples=[_KEY_ID], description="The key that everything is sealed with")
-    left: int = Field(ge=0, description="Rows that other keys still seal")
+    keyId: str = Field(examples=[_KEY_ID], description="The key that everything is resealed with")
+    left: int = Field(ge=0, description="Number of rows still sealed with other keys")
     over: bool = Field(
-        description="Whether it has ended: what is left then could not be opened, and the log of "
-        "the controller says why"
+        description="It has ended. Rows that are left could not be opened; the controller's log "
+        "says why"
     )
 
     @classmethod
@@ -73,13 +73,13 @@ class RotationView(BaseModel):
 
 @router.get("", responses=problem_responses())
 async def list_keys(caller: AdminCaller, services: ServicesDep) -> list[KeyView]:
-    """The keys that this database was sealed with, and how much each of them seals."""
+    """List the encryption keys of this database, and how much each one seals."""
     return [KeyView.of(state) for state in await services.key_rotation.every()]
 
 
 @router.post("/rotate", status_code=202, responses=problem_responses())
 async def rotate_keys(caller: AdminCaller, services: ServicesDep) -> RotationView:
-    """Have everything sealed anew with the current key, while all goes on."""
+    """Reseal everything with the current key, in the background."""
     return RotationView.of(await services.key_rotation.start(caller))
 
 
@@ -87,11 +87,11 @@ async def rotate_keys(caller: AdminCaller, services: ServicesDep) -> RotationVie
 async def get_rotation(
     rotation_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> RotationView:
-    """How far a rotation is."""
+    """Return the progress of a rotation."""
     return RotationView.of(await services.key_rotation.state(rotation_id))
 
 
 @router.delete("/{key_id}", status_code=204, responses=problem_responses(NoSuchKey, KeyInUse))
 async def retire_key(key_id: IdInPath, caller: AdminCaller, services: ServicesDep) -> None:
-    """Forget a key that seals nothing any more."""
+    """Delete a key that no longer seals anything."""
     await services.key_rotation.retire(caller, key_id)

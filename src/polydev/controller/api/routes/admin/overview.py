@@ -1,6 +1,6 @@
-"""`/api/admin/…`: hosts, and everybody's machines and sessions. For administrators.
+"""Routes `/api/admin`: hosts, and the machines and sessions of all users.
 
-What is done here to what is somebody else's is done for a reason, which the audit log keeps.
+An administrator's action on another user's resource needs a reason, which the audit log stores.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ HostIdInPath = Annotated[
         min_length=1,
         max_length=MAX_ID,
         pattern=ID_PATTERN,
-        description="A VM host",
+        description="Id of the VM host",
         examples=["local"],
     ),
 ]
-OfUser = Annotated[IdText | None, Query(alias="userId", description="Of this person alone")]
+OfUser = Annotated[IdText | None, Query(alias="userId", description="Only those of this user")]
 
 _NO_USAGE = (0, 0, 0)
 
 
 @router.get("/hosts", responses=problem_responses())
 async def list_hosts(caller: AdminCaller, services: ServicesDep) -> list[HostView]:
-    """The VM hosts, by name: what each offers, and what its machines take of it."""
+    """List the VM hosts by name, with their capacity and usage."""
     async with services.database.read() as connection:
         rows = await hosts.list_all(connection)
         taken = await capacity.get_taken_by_host(connection)
@@ -67,10 +67,10 @@ async def list_hosts(caller: AdminCaller, services: ServicesDep) -> list[HostVie
 
 @router.post("/hosts/{hostId}/drain", responses=problem_responses(NoSuchHost, IdempotencyConflict))
 async def drain_host(
-    host_id: HostIdInPath, asked: Reason, caller: AdminCaller, services: ServicesDep
+    host_id: HostIdInPath, body: Reason, caller: AdminCaller, services: ServicesDep
 ) -> HostView:
-    """Have a host take no more machines; those that it has stay."""
-    entry = caller.audit_entry("host.drain", host_id, None, asked.reason)
+    """Stop placing new machines on a host. Its machines stay."""
+    entry = caller.audit_entry("host.drain", host_id, None, body.reason)
     return await _set_host_state(services, host_id, HostState.DRAINING, entry)
 
 
@@ -78,10 +78,10 @@ async def drain_host(
     "/hosts/{hostId}/activate", responses=problem_responses(NoSuchHost, IdempotencyConflict)
 )
 async def activate_host(
-    host_id: HostIdInPath, asked: Reason, caller: AdminCaller, services: ServicesDep
+    host_id: HostIdInPath, body: Reason, caller: AdminCaller, services: ServicesDep
 ) -> HostView:
-    """Have a host take machines again."""
-    entry = caller.audit_entry("host.activate", host_id, None, asked.reason)
+    """Allow new machines on a host again."""
+    entry = caller.audit_entry("host.activate", host_id, None, body.reason)
     return await _set_host_state(services, host_id, HostState.ACTIVE, entry)
 
 
@@ -89,7 +89,7 @@ async def activate_host(
     "/hosts/{hostId}", status_code=204, responses=problem_responses(NoSuchHost, HostInUse)
 )
 async def forget_host(host_id: HostIdInPath, caller: AdminCaller, services: ServicesDep) -> None:
-    """Forget a host that has no machines. One that the settings name comes back."""
+    """Delete a host without machines. A host named in the settings comes back."""
     async with services.database.write() as connection:
         await hosts.delete(connection, HostId(host_id))
         await audit.record(connection, caller.audit_entry("host.forget", host_id, None))
@@ -99,7 +99,7 @@ async def forget_host(host_id: HostIdInPath, caller: AdminCaller, services: Serv
 async def list_all_machines(
     caller: AdminCaller, services: ServicesDep, paged: PageParams, user_id: OfUser = None
 ) -> list[PlacedMachine]:
-    """Everybody's machines, the oldest first."""
+    """List the machines of all users, oldest first."""
     span = paged.page_spec(datetime, str)
     async with services.database.read() as connection:
         if user_id is None:
@@ -115,10 +115,10 @@ async def list_all_machines(
     responses=problem_responses(NoSuchMachine, IdempotencyConflict),
 )
 async def destroy_any_machine(
-    vm_id: VmIdInPath, asked: Reason, caller: AdminCaller, services: ServicesDep
+    vm_id: VmIdInPath, body: Reason, caller: AdminCaller, services: ServicesDep
 ) -> PlacedMachine:
-    """Have anybody's machine destroyed, with its disk."""
-    machine = await services.machines.destroy(caller, VmId(vm_id), asked.reason)
+    """Destroy a machine of any user, with its disk."""
+    machine = await services.machines.destroy(caller, VmId(vm_id), body.reason)
     return PlacedMachine.of(machine)
 
 
@@ -128,9 +128,9 @@ async def list_all_sessions(
     services: ServicesDep,
     paged: PageParams,
     user_id: OfUser = None,
-    live: Annotated[bool, Query(description="Only those that go on")] = False,
+    live: Annotated[bool, Query(description="Only live sessions")] = False,
 ) -> list[SessionSummary]:
-    """Everybody's connect sessions, the newest first."""
+    """List the connect sessions of all users, newest first."""
     span, user = paged.page_spec(datetime, str), None if user_id is None else UserId(user_id)
     async with services.database.read() as connection:
         rows = await sessions.list_page(connection, span, user_id=user, live=live)
@@ -146,10 +146,10 @@ async def list_all_sessions(
     responses=problem_responses(NoSuchSession, SessionEnded, IdempotencyConflict),
 )
 async def cancel_any_session(
-    session_id: SessionIdInPath, asked: Reason, caller: AdminCaller, services: ServicesDep
+    session_id: SessionIdInPath, body: Reason, caller: AdminCaller, services: ServicesDep
 ) -> SessionSummary:
-    """Wish anybody's session away; it ends as `cancelled`."""
-    session = await services.connect.cancel(caller, SessionId(session_id), asked.reason)
+    """Cancel a connect session of any user. It ends as `cancelled`."""
+    session = await services.connect.cancel(caller, SessionId(session_id), body.reason)
     return SessionSummary.of(session)
 
 

@@ -1,4 +1,4 @@
-"""`/api/admin/people…` and `/api/admin/invitations…`: who may come in."""
+"""Routes `/api/admin/people` and `/api/admin/invitations`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _USER = "/people/{user_id}"
 async def list_people(
     caller: AdminCaller, services: ServicesDep, paged: PageParams
 ) -> list[PersonView]:
-    """Everybody, in the order in which they came."""
+    """List all users, oldest account first."""
     found = await services.access.administration.users(paged.page_spec(datetime, str))
     return [
         PersonView.of(it) for it in paged.trim(found, lambda it: (it.created_at, str(it.user_id)))
@@ -40,7 +40,7 @@ async def list_people(
 async def disable_person(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
-    """Shut somebody out at once: sign-ins end, API tokens are refused. Their things stay."""
+    """Disable a user: sign-ins end and API tokens are refused. Their machines and data stay."""
     done = await services.access.administration.disable(caller, UserId(user_id))
     return PersonView.of(done)
 
@@ -49,17 +49,17 @@ async def disable_person(
 async def enable_person(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
-    """Let somebody in again; API tokens that they had hold again."""
+    """Enable a user again. Their API tokens become valid again."""
     done = await services.access.administration.enable(caller, UserId(user_id))
     return PersonView.of(done)
 
 
 @router.post(f"{_USER}/role", responses=problem_responses(NoSuchUser))
 async def set_role(
-    user_id: IdInPath, told: NewRole, caller: AdminCaller, services: ServicesDep
+    user_id: IdInPath, body: NewRole, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
-    """Make somebody an administrator, or no longer one."""
-    done = await services.access.administration.set_role(caller, UserId(user_id), told.role)
+    """Set the role of a user."""
+    done = await services.access.administration.set_role(caller, UserId(user_id), body.role)
     return PersonView.of(done)
 
 
@@ -67,8 +67,10 @@ async def set_role(
 async def reset_password(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> MadePassword:
-    """A made-up password in place of a lost one; their sign-ins end. For the machine's own
-    administrator alone."""
+    """Reset a user's password to a random one. Their sign-ins end.
+
+    Only the local administrator (the token `admin-token`) may do this.
+    """
     administration = services.access.administration
     user, password = await administration.reset_password(caller, UserId(user_id))
     return MadePassword(email=user.email, password=password)
@@ -76,18 +78,18 @@ async def reset_password(
 
 @router.get("/invitations", responses=problem_responses())
 async def list_invitations(caller: AdminCaller, services: ServicesDep) -> list[InvitationView]:
-    """All invitations, used ones too, the newest first."""
+    """List all invitations, including used ones, newest first."""
     return [InvitationView.of(it) for it in await services.access.invitations.list_all()]
 
 
 @router.post("/invitations", status_code=201, responses=problem_responses())
 async def invite(
-    told: NewInvitation, caller: AdminCaller, services: ServicesDep
+    body: NewInvitation, caller: AdminCaller, services: ServicesDep
 ) -> CreatedInvitation:
-    """Invite somebody; the code is for `POST /api/account/sign-up`."""
-    lifetime = timedelta(days=told.expiresInDays)
+    """Create an invitation. Its code is for `POST /api/account/sign-up`."""
+    lifetime = timedelta(days=body.expiresInDays)
     invitation, code = await services.access.invitations.create(
-        caller, told.email, told.role, lifetime
+        caller, body.email, body.role, lifetime
     )
     return CreatedInvitation.of(invitation, code=code)
 
@@ -98,5 +100,5 @@ async def invite(
 async def revoke_invitation(
     invitation_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> None:
-    """Take back an invitation that nobody has used."""
+    """Delete an unused invitation."""
     await services.access.invitations.revoke(caller, invitation_id)

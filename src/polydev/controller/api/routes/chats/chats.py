@@ -1,7 +1,7 @@
-"""`/api/chats…`: conversations with the CLIs in the person's machine.
+"""Routes `/api/chats`: chats with the CLIs in the user's machine.
 
-A request writes what is wanted and answers; what comes of it is told by the chat's events, as a
-stream with ids: who comes again with `Last-Event-ID` misses nothing and is told nothing twice.
+Requests return at once; results arrive as the chat's events. Events have ids, so a client that
+reconnects with `Last-Event-ID` misses nothing and gets nothing twice.
 """
 
 from __future__ import annotations
@@ -70,7 +70,13 @@ _STREAM = media_response("text/event-stream", {"type": "string", "examples": [_E
 
 ChatIdInPath = Annotated[
     str,
-    Path(alias="chatId", min_length=1, max_length=MAX_ID, pattern=ID_PATTERN, description="A chat"),
+    Path(
+        alias="chatId",
+        min_length=1,
+        max_length=MAX_ID,
+        pattern=ID_PATTERN,
+        description="Id of the chat",
+    ),
 ]
 RequestIdInPath = Annotated[
     str,
@@ -79,15 +85,19 @@ RequestIdInPath = Annotated[
         min_length=1,
         max_length=MAX_ID,
         pattern=ID_PATTERN,
-        description="What the event `permission` calls it",
+        description="`requestId` of the `permission` event",
     ),
 ]
-Provider = Annotated[str | None, Query(max_length=64, pattern=ID_PATTERN, description="Of one CLI")]
+Provider = Annotated[
+    str | None,
+    Query(max_length=64, pattern=ID_PATTERN, description="Only chats with this provider"),
+]
 After = Annotated[
-    int, Query(ge=0, le=_MAX_EVENT_ID, description="The id of the last event that is known")
+    int, Query(ge=0, le=_MAX_EVENT_ID, description="Id of the last event that you have")
 ]
 LastEventId = Annotated[
-    str | None, Header(max_length=32, description="The same, as browsers send it; it counts first")
+    str | None,
+    Header(max_length=32, description="As `after`; sent by browsers, and it takes precedence"),
 ]
 
 
@@ -95,7 +105,7 @@ LastEventId = Annotated[
 async def list_chats(
     caller: ChatCaller, services: ServicesDep, paged: PageParams, provider: Provider = None
 ) -> list[ChatView]:
-    """One's chats, the newest first."""
+    """List your chats, newest first."""
     rows = await services.chats.list_chats(caller, paged.page_spec(datetime, str), provider)
     return [ChatView.of(it) for it in paged.trim(rows, lambda it: (it.created_at, it.chat_id))]
 
@@ -106,30 +116,30 @@ async def list_chats(
     responses=problem_responses(UnknownProvider, QuotaExceeded, IdempotencyConflict),
 )
 async def create_chat(
-    asked: NewChat, caller: ChatCaller, services: ServicesDep, request: Request
+    body: NewChat, caller: ChatCaller, services: ServicesDep, request: Request
 ) -> ChatView:
-    """A new chat with a CLI. Nothing runs before its first turn."""
+    """Create a chat with a CLI. Nothing runs before its first turn."""
     chat_id = ChatId(str(stable_id(request)))
-    return ChatView.of(await services.chats.create(caller, asked.provider, asked.title, chat_id))
+    return ChatView.of(await services.chats.create(caller, body.provider, body.title, chat_id))
 
 
 @router.get("/{chatId}", responses=problem_responses(NoSuchChat))
 async def get_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: ServicesDep) -> ChatView:
-    """One chat."""
+    """Return a chat."""
     return ChatView.of(await services.chats.get(caller, ChatId(chat_id)))
 
 
 @router.patch("/{chatId}", responses=problem_responses(NoSuchChat))
 async def change_chat(
-    chat_id: ChatIdInPath, asked: ChatChange, caller: ChatCaller, services: ServicesDep
+    chat_id: ChatIdInPath, body: ChatChange, caller: ChatCaller, services: ServicesDep
 ) -> ChatView:
-    """Give a chat another title. The CLI does not change it any more."""
-    return ChatView.of(await services.chats.rename(caller, ChatId(chat_id), asked.title))
+    """Rename a chat. The CLI no longer changes the title."""
+    return ChatView.of(await services.chats.rename(caller, ChatId(chat_id), body.title))
 
 
 @router.delete("/{chatId}", status_code=204, responses=problem_responses(NoSuchChat))
 async def delete_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: ServicesDep) -> None:
-    """Delete a chat with everything in it; a turn that goes on is stopped."""
+    """Delete a chat with its messages. A running turn is stopped."""
     await services.chats.delete(caller, ChatId(chat_id))
 
 
@@ -141,10 +151,10 @@ async def delete_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: Servi
     ),
 )
 async def ask_chat(
-    chat_id: ChatIdInPath, asked: TurnAsked, caller: ChatCaller, services: ServicesDep
+    chat_id: ChatIdInPath, body: TurnAsked, caller: ChatCaller, services: ServicesDep
 ) -> TurnTaken:
-    """Say something to the CLI. Its answer comes as events, whoever listens."""
-    turn = await services.chats.start_turn(caller, ChatId(chat_id), asked.text)
+    """Send a prompt to the CLI. Its answer arrives as events of the chat."""
+    turn = await services.chats.start_turn(caller, ChatId(chat_id), body.text)
     return TurnTaken(chatId=chat_id, turn=turn)
 
 
@@ -152,7 +162,7 @@ async def ask_chat(
     "/{chatId}/stop", status_code=202, responses=problem_responses(NoSuchChat, IdempotencyConflict)
 )
 async def stop_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: ServicesDep) -> ChatView:
-    """Have the CLI stop, if it still answers; `turn_ended` tells when it has."""
+    """Stop the running turn. The event `turn_ended` follows when it has stopped."""
     return ChatView.of(await services.chats.stop_turn(caller, ChatId(chat_id)))
 
 
@@ -166,12 +176,12 @@ async def stop_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: Service
 async def answer_permission(
     chat_id: ChatIdInPath,
     request_id: RequestIdInPath,
-    asked: PermissionChoice,
+    body: PermissionChoice,
     caller: ChatCaller,
     services: ServicesDep,
 ) -> Accepted:
-    """Choose what the CLI may do, of what its request offers."""
-    await services.chats.answer_permission(caller, ChatId(chat_id), request_id, asked.optionId)
+    """Answer a permission request of the CLI with one of its options."""
+    await services.chats.answer_permission(caller, ChatId(chat_id), request_id, body.optionId)
     return Accepted(accepted=True)
 
 
@@ -183,8 +193,10 @@ async def list_chat_events(
     after: After = 0,
     limit: Annotated[int, Query(ge=1, le=_MAX_EVENTS)] = _MAX_EVENTS,
 ) -> list[ChatEventView]:
-    """What happened in a chat, the oldest first, as far as it is stored. Fewer than `limit` come
-    where they are large; none come when there are no more."""
+    """List the stored events of a chat, oldest first.
+
+    A page can hold fewer than `limit` events if they are large. An empty page is the last.
+    """
     found = await services.chats.list_events(caller, ChatId(chat_id), after, limit)
     return [ChatEventView.of(it) for it in found]
 
@@ -202,21 +214,25 @@ async def listen_to_chat(
     after: After = 0,
     last_event_id: LastEventId = None,
 ) -> StreamingResponse:
-    """What happened in a chat after an event that is known, and what happens. Pieces of text that
-    follow each other may come as one."""
+    """Stream the events of a chat after a known one, then new events as they happen.
+
+    Consecutive pieces of text can arrive merged into one.
+    """
     await services.chats.get(caller, ChatId(chat_id))
-    with ExitStack() as held:
-        held.enter_context(CHAT_STREAMS.acquire(caller))
-        held.enter_context(metrics.event_streams.track_inprogress())
+    with ExitStack() as stack:
+        stack.enter_context(CHAT_STREAMS.acquire(caller))
+        stack.enter_context(metrics.event_streams.track_inprogress())
         known = _resume_point(after, last_event_id)
-        followed = services.chats.subscribe(caller, ChatId(chat_id), known, HEARTBEAT_S)
-        may = permission_check(request, Scope.CHAT)
-        told = _event_frames(followed, _listen_check(services, caller, ChatId(chat_id), may))
-        return streams.ResourceStream(told, streams.SSE, held.pop_all())
+        batches = services.chats.subscribe(caller, ChatId(chat_id), known, HEARTBEAT_S)
+        check_access = permission_check(request, Scope.CHAT)
+        frames = _event_frames(
+            batches, _listen_check(services, caller, ChatId(chat_id), check_access)
+        )
+        return streams.ResourceStream(frames, streams.SSE, stack.pop_all())
 
 
 def _resume_point(after: int, last_event_id: str | None) -> int:
-    """Where to go on; an id that is none of ours cannot be gone on from."""
+    """Return the event id to resume after; 0 if the header is not one of our ids."""
     if not last_event_id:
         return after
     is_number = last_event_id.isascii() and last_event_id.isdecimal()
@@ -224,37 +240,37 @@ def _resume_point(after: int, last_event_id: str | None) -> int:
 
 
 def _listen_check(
-    services: Services, caller: Caller, chat_id: ChatId, may: streams.PermissionCheck
+    services: Services, caller: Caller, chat_id: ChatId, check_access: streams.PermissionCheck
 ) -> streams.PermissionCheck:
-    """Whether who listens still may, and there is still a chat to listen to."""
+    """Return a check that the caller has access and the chat still exists."""
 
-    async def ask() -> bool:
+    async def check() -> bool:
         try:
             await services.chats.get(caller, chat_id)
         except NoSuchChat:
             return False
         except Unavailable:
-            return True  # nobody can say now; asked again later
-        return await may()
+            return True  # cannot be checked now; checked again later
+        return await check_access()
 
-    return ask
+    return check
 
 
 async def _event_frames(
-    followed: AsyncGenerator[list[ChatEvent]], may: streams.PermissionCheck
+    batches: AsyncGenerator[list[ChatEvent]], check_access: streams.PermissionCheck
 ) -> AsyncGenerator[str]:
-    """The events as frames, as long as the person may have them."""
+    """Yield events as SSE frames while the caller has access."""
     yield ": here\n\n"
-    asked_at = time.monotonic()
-    async with aclosing(followed):
-        async for events in followed:
-            if time.monotonic() - asked_at >= HEARTBEAT_S:
-                asked_at = time.monotonic()
-                if not await may():
+    checked_at = time.monotonic()
+    async with aclosing(batches):
+        async for events in batches:
+            if time.monotonic() - checked_at >= HEARTBEAT_S:
+                checked_at = time.monotonic()
+                if not await check_access():
                     return
             yield "".join(map(_frame, events)) or ": still here\n\n"
 
 
 def _frame(event: ChatEvent) -> str:
-    told = json.dumps(event_json(event), separators=(",", ":"))
-    return f"id: {event.event_id}\ndata: {told}\n\n"
+    frames = json.dumps(event_json(event), separators=(",", ":"))
+    return f"id: {event.event_id}\ndata: {frames}\n\n"

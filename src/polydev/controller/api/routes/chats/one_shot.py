@@ -1,4 +1,4 @@
-"""`/api/chat/…`: talking to the CLI in the person's machine."""
+"""Route `/api/chat/turn`: one turn with a CLI, without a stored chat."""
 
 from __future__ import annotations
 
@@ -31,24 +31,30 @@ router = routers.router(prefix="/api/chat", tags=["chat"])
     | media_response("application/x-ndjson"),
 )
 async def take_turn(
-    asked: ChatTurn, caller: ChatCaller, services: ServicesDep, request: Request
+    body: ChatTurn, caller: ChatCaller, services: ServicesDep, request: Request
 ) -> StreamingResponse:
-    """One turn: the answer as it comes, one JSON object a line, and `end` as the last."""
-    with ExitStack() as held:
-        held.enter_context(CHAT_TURNS.acquire(caller))
-        opened = await services.one_shot_turns.open(caller.user_id, asked.provider, asked.text)
-        told = _lines(opened, permission_check(request, Scope.CHAT))
-        return streams.ResourceStream(told, "application/x-ndjson", held.pop_all())
+    """Run one turn and stream the answer as JSON lines.
+
+    Each line is an object: `{"type": "delta", "text"}` a piece of the answer; `{"type": "text",
+    "text"}` a complete message, which repeats its deltas; `{"type": "tool", "name"}` a tool that
+    the CLI uses; `{"type": "notice", "text"}` a message from Polydev; `{"type": "error", "code",
+    "message", "hint"}`. The last line is `{"type": "end", "ok", "text"}` with the whole answer.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(CHAT_TURNS.acquire(caller))
+        turn = await services.one_shot_turns.open(caller.user_id, body.provider, body.text)
+        lines = _lines(turn, permission_check(request, Scope.CHAT))
+        return streams.ResourceStream(lines, "application/x-ndjson", stack.pop_all())
 
 
-async def _lines(opened: OneShotTurn, may: streams.PermissionCheck) -> AsyncGenerator[str]:
-    """The turn as it goes, told as long as the person may have it; going away ends it."""
-    asked_at = time.monotonic()
-    async with aclosing(opened.events()) as events:
+async def _lines(turn: OneShotTurn, check_access: streams.PermissionCheck) -> AsyncGenerator[str]:
+    """Yield the turn as JSON lines while the caller has access."""
+    checked_at = time.monotonic()
+    async with aclosing(turn.events()) as events:
         async for event in events:
-            if time.monotonic() - asked_at >= streams.PERMISSION_CHECK_S:
-                asked_at = time.monotonic()
-                if not await may():
+            if time.monotonic() - checked_at >= streams.PERMISSION_CHECK_S:
+                checked_at = time.monotonic()
+                if not await check_access():
                     yield _line(TurnEvent("error", error=_ended()))
                     yield _line(TurnEvent("end", ok=False))
                     return
@@ -56,7 +62,7 @@ async def _lines(opened: OneShotTurn, may: streams.PermissionCheck) -> AsyncGene
 
 
 def _ended() -> NotSignedIn:
-    return NotSignedIn("What this turn was asked with was signed out or revoked")
+    return NotSignedIn("The sign-in or token of this turn has ended")
 
 
 def _line(event: TurnEvent) -> str:

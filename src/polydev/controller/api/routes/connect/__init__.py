@@ -1,1 +1,1 @@
-"""Routes of connect sessions, live view and credentials."""
+"""Routes of connect sessions, live views and credentials."""

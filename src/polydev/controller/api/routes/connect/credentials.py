@@ -1,6 +1,9 @@
-"""`/api/credentials…`: what CLIs are logged in with. Never a secret, but for `export`."""
+"""Routes `/api/credentials`: what CLIs are logged in with.
 
-# ruff: noqa: N815  (the names are the wire's)
+Only `export` returns a secret.
+"""
+
+# ruff: noqa: N815  (field names of the API)
 
 from __future__ import annotations
 
@@ -33,20 +36,20 @@ _ID = "7d4a8f1e-2c63-5b0a-9d11-4e8f0c2b6a35"
 
 
 class CredentialView(BaseModel):
-    """A credential, without what is sealed in it."""
+    """A credential, without its secret."""
 
     model_config = ConfigDict(frozen=True)
 
     credentialId: str = Field(examples=[_ID])
     provider: str = Field(examples=["codex"])
-    kind: CredentialKind = Field(description="What a login left, or an API key")
+    kind: CredentialKind = Field(description="From a login, or an API key")
     createdAt: datetime
-    keyId: str | None = Field(description="The key that seals it")
-    vmId: str | None = Field(description="The CLI machine that it was written into")
-    expiresAt: datetime | None = Field(description="When the login ends, if it tells")
-    checkedAt: datetime | None = Field(description="When its CLI was last asked")
-    validity: Validity | None = Field(description="What its CLI said then")
-    revoking: bool = Field(description="It is being removed; what was sealed is gone already")
+    keyId: str | None = Field(description="Id of the encryption key")
+    vmId: str | None = Field(description="The CLI machine that holds it")
+    expiresAt: datetime | None = Field(description="When the login expires, if known")
+    checkedAt: datetime | None = Field(description="When its CLI last checked it")
+    validity: Validity | None = Field(description="Result of that check")
+    revoking: bool = Field(description="It is being revoked; its secret is already erased")
 
     @classmethod
     def of(cls, credential: Credential) -> CredentialView:
@@ -65,15 +68,13 @@ class CredentialView(BaseModel):
 
 
 class VerdictView(BaseModel):
-    """What came of asking the CLI."""
+    """Result of a check by the CLI."""
 
     model_config = ConfigDict(frozen=True)
 
     validity: Validity
     reason: str = Field(examples=["Codex says that it is logged in"])
-    refreshed: bool = Field(
-        description="Whether the CLI had renewed its tokens, and the vault has taken them over"
-    )
+    refreshed: bool = Field(description="The CLI had refreshed its tokens; the new ones are stored")
 
     @classmethod
     def of(cls, verdict: Verdict) -> VerdictView:
@@ -81,18 +82,18 @@ class VerdictView(BaseModel):
 
 
 class ExportView(BaseModel):
-    """A credential as it is: whoever has it is logged in."""
+    """A credential in clear text: anyone who has it is logged in."""
 
     model_config = ConfigDict(frozen=True)
 
     provider: str = Field(examples=["codex"])
     kind: CredentialKind
     path: str = Field(
-        examples=["/root/.codex/auth.json"], description="Where the CLI keeps it in its machine"
+        examples=["/root/.codex/auth.json"], description="Path of the CLI's file in its machine"
     )
     credentials: dict[str, Any] = Field(
         examples=[{"tokens": {"access_token": "..."}}],
-        description="What the file holds; of an API key: `apiKey`",
+        description="Content of the file; for an API key: `apiKey`",
     )
 
 
@@ -100,7 +101,7 @@ class ExportView(BaseModel):
 async def list_credentials(
     caller: ReadCaller, services: ServicesDep, paged: PageParams
 ) -> list[CredentialView]:
-    """The person's credentials, the newest first."""
+    """List your credentials, newest first."""
     async with services.database.read(caller.user_id) as connection:
         rows = await credentials.list_for_user(
             connection, caller.user_id, paged.page_spec(datetime, str)
@@ -115,7 +116,7 @@ async def list_credentials(
 async def validate_credential(
     credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> VerdictView:
-    """Ask the CLI in the CLI machine whether it is logged in; take over tokens that it renewed."""
+    """Check with the CLI that it is logged in; store tokens that it has refreshed."""
     with CHECKS.acquire(caller):
         verdict = await services.credential_lifecycle.validate(caller, CredentialId(credential_id))
     return VerdictView.of(verdict)
@@ -127,7 +128,7 @@ async def validate_credential(
 async def revoke_credential(
     credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> CredentialView:
-    """Forget a credential: at once here, and as soon as it is reached in the CLI machine."""
+    """Revoke a credential: erase it here at once, then in the CLI machine."""
     return CredentialView.of(
         await services.credential_lifecycle.revoke(caller, CredentialId(credential_id))
     )
@@ -140,7 +141,7 @@ async def revoke_credential(
 async def export_credential(
     credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep, response: Response
 ) -> ExportView:
-    """The credential itself, for its owner alone. The answer is kept nowhere."""
+    """Return the credential in clear text to its owner."""
     found, kind, plaintext = await services.credential_lifecycle.export(
         caller, CredentialId(credential_id)
     )

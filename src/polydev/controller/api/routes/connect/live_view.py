@@ -1,10 +1,10 @@
-"""`/api/auth/session/{sessionId}/view`: the live view of a connect session's browser machine.
+"""Routes `/api/auth/session/{sessionId}/view`: live view of the browser machine.
 
-Its person alone has it, with a ticket for each look. What goes over the WebSocket is RFB (RFC
-6143), as noVNC speaks it: the machine's own VNC server is on its 127.0.0.1, and this passes bytes
-on without reading them. They are a hostile guest's word to the page, which parses them.
+Only the session's user has access, with a ticket per connection. The WebSocket carries RFB (RFC
+6143) as noVNC speaks it. This module relays bytes between the page and the VNC server on the
+machine's 127.0.0.1 without parsing them; the page must treat them as hostile.
 
-Why it ended is told by the close code: what the page does next depends on it.
+The close code says why the view ended, and so what the page does next.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ router = routers.router(prefix="/api", tags=["connect sessions"])
 VNC_PORT = 5900
 _SUBPROTOCOL = "binary"
 _MAX_REASON_BYTES = 120
-"""A close frame has 125 bytes, two of which are the code."""
+"""A close frame holds 125 bytes, of which the code takes two."""
 
 
 class CloseCode(IntEnum):
-    """Why a live view ended."""
+    """Close codes of a live view."""
 
     GONE = 4000
-    """The browser machine is gone: the login has ended, one way or another."""
+    """The browser machine is gone, since the login has ended."""
     SIGNED_OUT = 4401
     TOO_MANY = 4429
     CUT = 4503
-    """The machine could not be reached, or no longer: with a new ticket it may be tried again."""
+    """The connection to the machine failed; the client may try again with a new ticket."""
 
 
 _NORMAL = 1000
@@ -79,7 +79,7 @@ _CLOSE_CODES: dict[type[PolydevError], CloseCode] = {
 }
 _CLOSE_REASONS = {
     CloseCode.GONE: "The browser machine is gone",
-    CloseCode.CUT: "The browser machine ended the connection to its screen",
+    CloseCode.CUT: "The connection to the browser machine was lost",
 }
 
 
@@ -91,13 +91,15 @@ _CLOSE_REASONS = {
 async def create_view_ticket(
     session_id: SessionIdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> ViewTicket:
-    """A ticket for one look into the session's browser machine: open the WebSocket
-    `…/view?ticket=` with it, within half a minute, as the same sign-in or token."""
-    sight = await _view_fetcher(services, caller.user_id, session_id)()
-    if sight.machine is None:
+    """Create a ticket for one live view of the session's browser machine.
+
+    Within 30 seconds, open the WebSocket `…/view?ticket=` with the same sign-in or token.
+    """
+    view = await _view_fetcher(services, caller.user_id, session_id)()
+    if view.machine is None:
         raise NoLiveView(
-            f"The connect session {session_id} has no browser machine to be seen now",
-            hint="There is one from the time it is ready until the login has ended",
+            f"The connect session {session_id} has no live view now",
+            hint="It exists from the moment the login page is ready until the login has ended",
         )
     ticket = await services.access.view_tickets.issue(caller, SessionId(session_id))
     return ViewTicket(ticket=ticket.secret, expiresAt=ticket.expires_at)
@@ -107,12 +109,12 @@ async def create_view_ticket(
 async def view_browser(
     socket: WebSocket, session_id: SessionIdInPath, services: ServicesDep
 ) -> None:
-    """See a session's browser machine, and click and type in it."""
+    """View and control the session's browser machine."""
     try:
         caller = await authenticate(socket)
         caller.require(Scope.CONNECT)
-        look = _view_fetcher(services, caller.user_id, session_id)
-        await look()
+        fetch_view = _view_fetcher(services, caller.user_id, session_id)
+        await fetch_view()
         secret = socket.query_params.get("ticket", "")
         await services.access.view_tickets.redeem(caller, SessionId(session_id), secret)
     except PolydevError as error:
@@ -120,24 +122,24 @@ async def view_browser(
         return
     offered = socket.scope.get("subprotocols") or []
     await socket.accept(_SUBPROTOCOL if _SUBPROTOCOL in offered else None)
-    code, why = await _serve_view(socket, caller, services, look)
+    code, why = await _serve_view(socket, caller, services, fetch_view)
     with suppress(WebSocketDisconnect, RuntimeError):
         await socket.close(code, why.encode()[:_MAX_REASON_BYTES].decode("utf-8", "ignore"))
 
 
 async def _serve_view(
-    socket: WebSocket, caller: Caller, services: Services, look: _FetchView
+    socket: WebSocket, caller: Caller, services: Services, fetch_view: _FetchView
 ) -> tuple[int, str]:
-    """Show the machine for as long as there is something to see; why that ended."""
+    """Relay the screen until the machine is gone; return close code and reason."""
     try:
         with LIVE_VIEWS.acquire(caller):
-            sight = await look()
-            if sight.machine is not None:
-                host = services.hosts.of(sight.machine.host_id)
-                async with host.tcp(sight.machine.vm_id, VNC_PORT) as screen:
-                    gone = _wait_until_gone(services, look)
+            view = await fetch_view()
+            if view.machine is not None:
+                host = services.hosts.of(view.machine.host_id)
+                async with host.tcp(view.machine.vm_id, VNC_PORT) as screen:
+                    gone = _wait_until_gone(services, fetch_view)
                     await _relay(socket, screen, gone, permission_check(socket, Scope.CONNECT))
-        is_gone = (await look()).machine is None
+        is_gone = (await fetch_view()).machine is None
         code = CloseCode.GONE if is_gone else CloseCode.CUT
         return code, _CLOSE_REASONS[code]
     except WebSocketDisconnect:
@@ -150,31 +152,31 @@ async def _relay(
     socket: WebSocket,
     screen: GuestStream,
     gone: Coroutine[Any, Any, None],
-    may: streams.PermissionCheck,
+    check_access: streams.PermissionCheck,
 ) -> None:
-    """Carry bytes both ways until one side ends, the machine is gone, or the person may no longer.
+    """Relay bytes until one side ends, the machine is gone, or the caller loses access.
 
-    Who does not take what is shown makes the machine wait.
+    A client that does not read slows the machine's VNC server down.
 
     Raises: WebSocketDisconnect, NotSignedIn, ChannelLost.
     """
-    every = {
+    tasks = {
         asyncio.create_task(work)
         for work in (
             _to_user(socket, screen),
             _to_screen(socket, screen),
-            streams.watch_permission(may),
+            streams.watch_permission(check_access),
             gone,
         )
     }
     try:
-        done, _ = await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
-        for task in every:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*every, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _to_user(socket: WebSocket, screen: GuestStream) -> None:
@@ -193,7 +195,7 @@ async def _to_screen(socket: WebSocket, screen: GuestStream) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What of a session there is to see: its browser machine while that runs."""
+    """The session's browser machine while it runs, otherwise None."""
 
     machine: Machine | None
 
@@ -205,18 +207,20 @@ class _View:
 _FetchView = Callable[[], Awaitable[_View]]
 
 
-async def _wait_until_gone(services: Services, look: _FetchView) -> None:
-    """Return when there is nothing to see any more; nobody can tell while the database is away."""
+async def _wait_until_gone(services: Services, fetch_view: _FetchView) -> None:
+    """Return once the machine is gone; keep waiting while the database is down."""
     while True:
         with suppress(Unavailable):
-            async for _ in streams.watch(services.database, look, lambda it: it.machine is None):
+            async for _ in streams.watch(
+                services.database, fetch_view, lambda it: it.machine is None
+            ):
                 pass
             return
         await asyncio.sleep(streams.PERMISSION_CHECK_S)
 
 
 def _view_fetcher(services: Services, user_id: UserId, session_id: str) -> _FetchView:
-    async def look() -> _View:
+    async def fetch_view() -> _View:
         async with services.database.read(user_id) as connection:
             session = await sessions.get(connection, SessionId(session_id), user_id)
             vm_id = vm_id_for(session.session_id, MachineKind.BROWSER)
@@ -224,4 +228,4 @@ def _view_fetcher(services: Services, user_id: UserId, session_id: str) -> _Fetc
         is_there = found is not None and found.status is MachineState.RUNNING
         return _View(found if is_there and session.ended_at is None else None)
 
-    return look
+    return fetch_view

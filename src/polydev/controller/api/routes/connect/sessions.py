@@ -1,4 +1,4 @@
-"""`/api/auth/…`: connect sessions."""
+"""Routes `/api/auth`: connect sessions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ from polydev.shared.errors import (
 
 router = routers.router(prefix="/api", tags=["connect sessions"], route_class=IdempotentRoute)
 secret_input_router = routers.router(prefix="/api", tags=["connect sessions"])
-"""Routes whose requests hold what is kept nowhere, not even to know them again."""
+"""Routes whose requests hold secrets: they support no Idempotency-Key, which stores a hash."""
 
 _SESSION = "/auth/session/{sessionId}"
 _START_RESPONSES = problem_responses(
@@ -86,10 +86,11 @@ _INPUT_RESPONSES = problem_responses(
 
 After = Annotated[
     str | None,
-    Query(max_length=64, description="Answer when it is no longer at this version"),
+    Query(max_length=64, description="Wait until the version differs from this one"),
 ]
 Wait = Annotated[
-    float, Query(ge=0, le=streams.MAX_WAIT_S, description="How long to wait for that, in seconds")
+    float,
+    Query(ge=0, le=streams.MAX_WAIT_S, description="How long to wait for a change, in seconds"),
 ]
 
 
@@ -98,31 +99,34 @@ Wait = Annotated[
     "/vm/auth/start", status_code=202, responses=_START_RESPONSES, operation_id="startSessionOfVm"
 )
 async def start_session(
-    asked: StartLogin, caller: ConnectCaller, services: ServicesDep
+    body: StartLogin, caller: ConnectCaller, services: ServicesDep
 ) -> LoginStarted:
-    """Start to log a CLI in; the live session, if there is one for that provider already."""
-    user = await resolve_user(services, caller, asked.userId)
+    """Start a connect session. Returns the live session of that provider if there is one."""
+    user = await resolve_user(services, caller, body.userId)
     await services.access.limits.check_connect(caller)
-    session = await services.connect.start(caller, user, asked.provider)
+    session = await services.connect.start(caller, user, body.provider)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 
 @secret_input_router.post("/auth/key", status_code=202, responses=_KEY_RESPONSES)
 async def connect_by_key(
-    asked: HandInKey, caller: ConnectCaller, services: ServicesDep
+    body: HandInKey, caller: ConnectCaller, services: ServicesDep
 ) -> LoginStarted:
-    """Connect a CLI with an API key instead of a login; the live session, if it has that key."""
-    user = await resolve_user(services, caller, asked.userId)
+    """Connect a CLI with an API key. Returns the live session if it uses the same key."""
+    user = await resolve_user(services, caller, body.userId)
     await services.access.limits.check_connect(caller)
-    session = await services.by_key.start(caller, user, asked.provider, asked.apiKey)
+    session = await services.by_key.start(caller, user, body.provider, body.apiKey)
     return LoginStarted(sessionId=session.session_id, status=session.status)
 
 
 @router.get("/auth/sessions", responses=problem_responses() | paged_response())
 async def list_sessions(
-    caller: ReadCaller, services: ServicesDep, paged: PageParams, live: bool = False
+    caller: ReadCaller,
+    services: ServicesDep,
+    paged: PageParams,
+    live: Annotated[bool, Query(description="Only live sessions")] = False,
 ) -> list[SessionSummary]:
-    """The person's sessions, the newest first; with `live`, those that go on."""
+    """List your connect sessions, newest first."""
     span = paged.page_spec(datetime, str)
     async with services.database.read(caller.user_id) as connection:
         rows = await sessions.list_page(connection, span, user_id=caller.user_id, live=live)
@@ -140,12 +144,12 @@ async def get_session(
     after: After = None,
     wait: Wait = 0,
 ) -> SessionView:
-    """A session; with `after` and `wait`, as soon as it is no longer that version."""
-    look = _session_fetcher(services, caller.user_id, session_id)
+    """Return a session. With `after` and `wait`, wait until its version differs."""
+    fetch = _session_fetcher(services, caller.user_id, session_id)
     if after is None:
-        return await look()
+        return await fetch()
     with LONG_POLLS.acquire(caller):
-        return await streams.wait_for_change(services.database, look, after, wait)
+        return await streams.wait_for_change(services.database, fetch, after, wait)
 
 
 @router.get(
@@ -157,15 +161,18 @@ async def get_session(
 async def watch_session(
     session_id: SessionIdInPath, caller: ReadCaller, services: ServicesDep, request: Request
 ) -> StreamingResponse:
-    """A session as server-sent events (`event: session`, `data:` the session), until its end, or
-    the end of the sign-in or token that asked."""
-    look = _session_fetcher(services, caller.user_id, session_id)
-    with ExitStack() as held:
-        held.enter_context(SESSION_STREAMS.acquire(caller))
-        await look()  # a session that is not there is a problem, not a stream
-        views = streams.watch(services.database, look, lambda it: it.status.is_end)
-        told = _events(views, permission_check(request, Scope.READ))
-        return streams.ResourceStream(told, streams.SSE, held.pop_all())
+    """Stream a session as server-sent events until it ends.
+
+    Each event is `session`, its data the session. The stream also ends with the sign-in or token
+    that opened it.
+    """
+    fetch = _session_fetcher(services, caller.user_id, session_id)
+    with ExitStack() as stack:
+        stack.enter_context(SESSION_STREAMS.acquire(caller))
+        await fetch()  # a missing session is answered with 404, not with a stream
+        views = streams.watch(services.database, fetch, lambda it: it.status.is_end)
+        frames = _events(views, permission_check(request, Scope.READ))
+        return streams.ResourceStream(frames, streams.SSE, stack.pop_all())
 
 
 @router.get(f"{_SESSION}/complete", responses=problem_responses(NoSuchSession, SessionNotCompleted))
@@ -177,7 +184,7 @@ async def watch_session(
 async def get_completion(
     session_id: SessionIdInPath, caller: ReadCaller, services: ServicesDep
 ) -> LoginCompleted:
-    """Where the CLI is logged in now. 409 until the session is completed."""
+    """Return the machine where the CLI is logged in. 409 until the session is completed."""
     view = await _session_fetcher(services, caller.user_id, session_id)()
     if view.status is not SessionStatus.COMPLETED or view.cliVM is None:
         raise SessionNotCompleted(f"The connect session {session_id} is {view.status}")
@@ -193,28 +200,28 @@ async def get_completion(
 async def cancel_session(
     session_id: SessionIdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> SessionView:
-    """Wish a session away; it ends as `cancelled`."""
+    """Cancel a session. It ends as `cancelled`."""
     cancelled = await services.connect.cancel(caller, SessionId(session_id))
     return await _session_fetcher(services, cancelled.user_id, session_id)()
 
 
 @secret_input_router.post(f"{_SESSION}/input", status_code=202, responses=_INPUT_RESPONSES)
 async def paste_into_session(
-    session_id: SessionIdInPath, asked: Paste, caller: ConnectCaller, services: ServicesDep
+    session_id: SessionIdInPath, body: Paste, caller: ConnectCaller, services: ServicesDep
 ) -> Accepted:
-    """Hand in the code or callback URL of a login that was done in another browser."""
-    what: Literal["code", "callbackUrl"] = "code" if asked.code else "callbackUrl"
-    text = asked.code or asked.callbackUrl
+    """Submit the code or callback URL of a login in your own browser."""
+    field: Literal["code", "callbackUrl"] = "code" if body.code else "callbackUrl"
+    text = body.code or body.callbackUrl
     if text is None:
-        raise BadRequest("Give either code or callbackUrl")
-    await services.connect.paste(caller, SessionId(session_id), what, text.get_secret_value())
+        raise BadRequest("Give exactly one of code and callbackUrl")
+    await services.connect.paste(caller, SessionId(session_id), field, text.get_secret_value())
     return Accepted(accepted=True)
 
 
 def _session_fetcher(
     services: Services, user_id: UserId, session_id: str
 ) -> Callable[[], Coroutine[Any, Any, SessionView]]:
-    async def look() -> SessionView:
+    async def fetch() -> SessionView:
         async with services.database.read(user_id) as connection:
             found = await sessions.get(connection, SessionId(session_id), user_id)
             steps = await sessions.list_steps(connection, found.session_id)
@@ -222,13 +229,13 @@ def _session_fetcher(
         ahead = services.connect.ahead_of(found)
         return SessionView.of(found, steps, cli, ahead)
 
-    return look
+    return fetch
 
 
 async def _events(
-    views: AsyncIterator[SessionView], may_read: Callable[[], Awaitable[bool]]
+    views: AsyncIterator[SessionView], check_access: Callable[[], Awaitable[bool]]
 ) -> AsyncGenerator[str]:
     async for view in views:
-        if not await may_read():
+        if not await check_access():
             return
         yield f"event: session\ndata: {view.model_dump_json()}\n\n"

@@ -1,1 +1,1 @@
-"""Routes of machines: lifecycle, files, terminal, usage."""
+"""Routes of machines: lifecycle, files, terminals, usage."""

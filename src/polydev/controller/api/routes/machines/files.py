@@ -1,13 +1,12 @@
-"""`/api/vm/{vmId}/files`: the files of a person's machine, which is woken for them if it sleeps.
+"""Routes `/api/vm/{vmId}/files`: files of a machine, which resumes if hibernated.
 
-As in the terminal, a person is root there: any path may be named, but nothing at the top of the
-tree be moved or removed by a slip. Names are bytes, and a hostile machine has any: `path` in an
-answer is percent-encoded as it stands in a query, and names it exactly; `name` is for people's
-eyes, with all that a page or a terminal would obey taken out. Contents are attachments of no type:
-nothing that comes from a machine is ever shown as part of a page.
+The user is root there, as in the terminal: any path is allowed, but top-level entries cannot be
+moved or removed by mistake. File names are bytes, and a hostile machine can use any: `path` in a
+response is percent-encoded and exact; `name` is for display, without control characters. Content is
+sent as an untyped attachment, so that a browser never renders it as part of a page.
 """
 
-# ruff: noqa: N815  (the names are the wire's)
+# ruff: noqa: N815  (field names of the API)
 
 from __future__ import annotations
 
@@ -84,7 +83,7 @@ _ABSOLUTE = Query(
     min_length=1,
     max_length=_MAX_PATH,
     pattern=r"^/[^\x00]*$",
-    description="An absolute path in the machine; it need not be UTF-8",
+    description="Absolute path in the machine; need not be UTF-8",
     examples=["/root/notes.md"],
 )
 
@@ -98,12 +97,12 @@ async def _new_file_path(request: Request, to: Annotated[str, _ABSOLUTE]) -> byt
 
 
 def _raw_query_value(request: Request, name: bytes) -> bytes:
-    """A parameter's bytes, which need not be text."""
+    """Return a query parameter as bytes, which need not be UTF-8."""
     for pair in request.scope["query_string"].split(b"&"):
         key, _, value = pair.replace(b"+", b" ").partition(b"=")
         if unquote_to_bytes(key) == name:
             return unquote_to_bytes(value)
-    raise BadRequest(f"The query names no {name.decode()}")
+    raise BadRequest(f"The query parameter {name.decode()} is missing")
 
 
 FilePath = Annotated[bytes, Depends(_file_path)]
@@ -111,13 +110,13 @@ NewFilePath = Annotated[bytes, Depends(_new_file_path)]
 
 
 class FileInFolder(BaseModel):
-    """Something in a folder of a machine."""
+    """An entry of a folder in a machine."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str = Field(examples=["notes.md"], description="For people; not to name it by")
+    name: str = Field(examples=["notes.md"], description="For display only; use `path` in requests")
     path: str = Field(
-        examples=["/root/notes.md"], description="Percent-encoded, to be put into a query as it is"
+        examples=["/root/notes.md"], description="Percent-encoded; put it into a query unchanged"
     )
     kind: Literal["folder", "file", "link", "other"]
     size: int = Field(examples=[1204], description="Bytes")
@@ -136,17 +135,17 @@ class FileInFolder(BaseModel):
 
 
 class Folder(BaseModel):
-    """What is in a folder: folders first, then by name."""
+    """Content of a folder: folders first, then by name."""
 
     model_config = ConfigDict(frozen=True)
 
-    path: str = Field(examples=["/root"], description="As in its entries")
+    path: str = Field(examples=["/root"], description="Percent-encoded, as in the entries")
     entries: list[FileInFolder]
-    more: bool = Field(description="There is more than is listed")
+    more: bool = Field(description="The folder has more entries than are listed")
 
 
 class UploadedFile(BaseModel):
-    """A file that was taken whole."""
+    """A completed upload."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -156,22 +155,24 @@ class UploadedFile(BaseModel):
 
 
 def display_name(name: bytes) -> str:
-    """A name for people's eyes: control characters, and those that turn text around, are taken
-    out, as is what is no UTF-8."""
+    """Return a name for display, with unprintable characters and invalid UTF-8 replaced.
+
+    Unprintable includes characters that change the direction of text.
+    """
     text = name.decode("utf-8", "replace")
     return "".join(char if char.isprintable() else _REPLACEMENT for char in text)
 
 
 @router.get("/{vmId}/files", responses=problem_responses(*_FILE_ERRORS))
 async def list_files(
-    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep, place: FilePath
+    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep, file_path: FilePath
 ) -> Folder:
-    """What is in a folder of a machine that runs."""
+    """List a folder in a machine."""
     files = await _open_files(services, caller, vm_id)
-    found = await files.folder(place)
-    entries = [FileInFolder.of(place, entry) for entry in found.entries]
+    found = await files.folder(file_path)
+    entries = [FileInFolder.of(file_path, entry) for entry in found.entries]
     entries.sort(key=lambda it: (it.kind != "folder", it.name.casefold(), it.path))
-    return Folder(path=quote_from_bytes(place), entries=entries, more=found.more)
+    return Folder(path=quote_from_bytes(file_path), entries=entries, more=found.more)
 
 
 @router.post(
@@ -180,10 +181,10 @@ async def list_files(
     responses=problem_responses(*_FILE_ERRORS, AlreadyExists),
 )
 async def make_folder(
-    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep, place: FilePath
+    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep, file_path: FilePath
 ) -> None:
-    """Make a folder, in one that is there."""
-    await (await _open_files(services, caller, vm_id)).make_folder(place)
+    """Create a folder; its parent must exist."""
+    await (await _open_files(services, caller, vm_id)).make_folder(file_path)
 
 
 @router.post(
@@ -193,11 +194,11 @@ async def move_file(
     vm_id: VmIdInPath,
     caller: MachinesCaller,
     services: ServicesDep,
-    place: FilePath,
+    file_path: FilePath,
     to: NewFilePath,
 ) -> None:
-    """Give a file or a folder another name, or another folder; nothing is replaced."""
-    await (await _open_files(services, caller, vm_id)).move(place, to)
+    """Rename or move a file or folder. Existing files are never replaced."""
+    await (await _open_files(services, caller, vm_id)).move(file_path, to)
 
 
 @router.delete("/{vmId}/files", status_code=204, responses=problem_responses(*_FILE_ERRORS))
@@ -205,14 +206,14 @@ async def remove_file(
     vm_id: VmIdInPath,
     caller: MachinesCaller,
     services: ServicesDep,
-    place: FilePath,
+    file_path: FilePath,
     with_content: Annotated[
-        bool, Query(alias="withContent", description="Also a folder that is not empty")
+        bool, Query(alias="withContent", description="Remove a folder even if it is not empty")
     ] = False,
 ) -> None:
     """Remove a file, a symbolic link or a folder."""
     files = await _open_files(services, caller, vm_id)
-    await files.remove(place, with_content=with_content)
+    await files.remove(file_path, with_content=with_content)
 
 
 @router.get(
@@ -222,14 +223,16 @@ async def remove_file(
     | media_response(_OCTETS, {"type": "string", "format": "binary"}),
 )
 async def download_file(
-    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep, place: FilePath
+    vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep, file_path: FilePath
 ) -> StreamingResponse:
-    """A file, up to POLYDEV_FILE_LIMIT_MIB; a larger one is refused."""
-    async with AsyncExitStack() as held:
+    """Download a file of up to POLYDEV_FILE_LIMIT_MIB."""
+    async with AsyncExitStack() as stack:
         files = await _open_files(services, caller, vm_id)
-        held.enter_context(FILE_TRANSFERS.acquire(caller))
-        found = await held.enter_async_context(files.download(place, services.file_limit_bytes))
-        return _Attachment(found, place, held.pop_all())
+        stack.enter_context(FILE_TRANSFERS.acquire(caller))
+        found = await stack.enter_async_context(
+            files.download(file_path, services.file_limit_bytes)
+        )
+        return _Attachment(found, file_path, stack.pop_all())
 
 
 @router.put(
@@ -248,47 +251,49 @@ async def upload_file(
     vm_id: VmIdInPath,
     caller: MachinesCaller,
     services: ServicesDep,
-    place: FilePath,
-    replace: Annotated[bool, Query(description="What has that name is replaced")] = False,
+    file_path: FilePath,
+    replace: Annotated[bool, Query(description="Replace an existing file")] = False,
 ) -> UploadedFile:
-    """Take a file of up to POLYDEV_FILE_LIMIT_MIB, whole or not at all, into a folder that is
-    there. A symbolic link of that name is replaced, not followed."""
+    """Upload a file of up to POLYDEV_FILE_LIMIT_MIB, completely or not at all.
+
+    The folder must exist. A symbolic link of that name is replaced, not followed.
+    """
     limit = services.file_limit_bytes
     if int(request.headers.get("content-length", 0)) > limit:
-        raise TooLarge(f"A file has at most {limit} bytes", hint="Pack it, or send it in parts")
+        raise TooLarge(f"The file is larger than {limit} bytes", hint="Compress it, or split it")
     files = await _open_files(services, caller, vm_id)
     with FILE_TRANSFERS.acquire(caller):
-        size = await files.upload(place, _read_body(request), limit, replace=replace)
-    name = display_name(posixpath.basename(place))
-    return UploadedFile(name=name, path=quote_from_bytes(place), size=size)
+        size = await files.upload(file_path, _read_body(request), limit, replace=replace)
+    name = display_name(posixpath.basename(file_path))
+    return UploadedFile(name=name, path=quote_from_bytes(file_path), size=size)
 
 
 class _Attachment(ResourceStream):
-    """A download on its way; it ends short of its length if the machine cuts it."""
+    """A running download; it ends early if the machine fails."""
 
-    def __init__(self, download: Download, place: bytes, opened: AsyncExitStack) -> None:
+    def __init__(self, download: Download, file_path: bytes, resources: AsyncExitStack) -> None:
         headers = {
-            "Content-Disposition": content_disposition(posixpath.basename(place)),
+            "Content-Disposition": content_disposition(posixpath.basename(file_path)),
             "Content-Length": str(download.size),
             "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
             "X-Content-Type-Options": "nosniff",
         }
         super().__init__(_stream(download), _OCTETS, ExitStack(), headers)
-        self._opened = opened
+        self._opened = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._opened:
             try:
                 await super().__call__(scope, receive, send)
             except PolydevError as error:
-                log.warning("a download ended before its end: %s", error.line())
+                log.warning("download ended early: %s", error.line())
 
 
 def content_disposition(name: bytes) -> str:
-    """The header that has a browser save it (RFC 6266), under a name without surprises."""
-    told = display_name(name).replace(_REPLACEMENT, "_").lstrip(".") or _FALLBACK_NAME
-    plain = "".join(char if char.isascii() and char not in '"\\%/' else "_" for char in told)
-    encoded = quote_from_bytes(told.encode(), safe="")
+    """Return the header that makes a browser save the file under a safe name (RFC 6266)."""
+    safe_name = display_name(name).replace(_REPLACEMENT, "_").lstrip(".") or _FALLBACK_NAME
+    plain = "".join(char if char.isascii() and char not in '"\\%/' else "_" for char in safe_name)
+    encoded = quote_from_bytes(safe_name.encode(), safe="")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
 
 
@@ -298,7 +303,7 @@ async def _stream(download: Download) -> AsyncGenerator[str | bytes]:
 
 
 async def _read_body(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes; who sends nothing for long is waited for no longer."""
+    """Yield the request body; fail if the client stalls."""
     pieces = aiter(request.stream())
     while True:
         try:
@@ -307,7 +312,7 @@ async def _read_body(request: Request) -> AsyncIterator[bytes]:
         except StopAsyncIteration:
             return
         except (TimeoutError, ClientDisconnect):
-            raise BadRequest(f"The file stopped coming for {STALL_TIMEOUT_S:g} s") from None
+            raise BadRequest(f"The upload stalled for {STALL_TIMEOUT_S:g} s") from None
         yield piece
 
 

@@ -1,8 +1,7 @@
-"""The way to a person's machine: whose it is, and the host that it runs on.
+"""Find a user's own machine and its host, and resume it if needed.
 
-The routers of terminals, files, programs and usage use it; what is somebody else's is not there.
-Who only looks (`own_machine`, `host_of_own`) lets a machine sleep; who reaches into one (`Reached`)
-has it woken.
+Machines of other users are treated as missing. Reading (`get_own_machine`, `get_own_host`) leaves a
+hibernated machine alone; using one (`MachineAccess`) resumes it.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from polydev.shared.host_client import Host
 
 
 async def get_own_machine(services: Services, user_id: UserId, vm_id: str) -> Machine:
-    """A person's machine. Raises NoSuchMachine."""
+    """Return a user's machine. Raises NoSuchMachine."""
     async with services.database.read(user_id) as connection:
         return await machines.get(connection, VmId(vm_id), user_id)
 
 
 async def get_own_host(services: Services, user_id: UserId, vm_id: str) -> Host:
-    """The host of a person's machine. Raises NoSuchMachine, HostUnreachable."""
+    """Return the host of a user's machine. Raises NoSuchMachine, HostUnreachable."""
     return services.hosts.of((await get_own_machine(services, user_id, vm_id)).host_id)
 
 
 @dataclass(frozen=True, slots=True)
 class MachineAccess:
-    """A person's own machine that they reach into, for a reason in words: `a terminal`."""
+    """A user's machine in use, with the reason as text: `a terminal`."""
 
     services: Services
     caller: Caller
@@ -44,15 +43,15 @@ class MachineAccess:
         return self.services.resume_on_use
 
     async def running_host(self, waits: Callable[[], None] = lambda: None) -> Host:
-        """Its host, once the machine runs; `waits` is told if that takes time.
+        """Return its host once the machine runs; call `waits` if it must resume first.
 
         Raises: NoSuchMachine, and what `ResumeOnUse.ensure_running` raises.
         """
         await get_own_machine(self.services, self.caller.user_id, self.vm_id)
-        cause = Actor.for_caller(self.caller, self.reason)
-        machine = await self.resume_on_use.ensure_running(cause, self.vm_id, waits)
+        actor = Actor.for_caller(self.caller, self.reason)
+        machine = await self.resume_on_use.ensure_running(actor, self.vm_id, waits)
         return self.services.hosts.of(machine.host_id)
 
     async def current_host(self) -> Host:
-        """Its host, whether the machine runs or not. Raises: NoSuchMachine."""
+        """Return its host, whether the machine runs or not. Raises: NoSuchMachine."""
         return await get_own_host(self.services, self.caller.user_id, self.vm_id)

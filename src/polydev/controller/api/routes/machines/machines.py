@@ -1,4 +1,4 @@
-"""`/api/vm/…`: machines."""
+"""Routes `/api/vm`: machines."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ router = routers.router(prefix="/api/vm", tags=["machines"], route_class=Idempot
 
 MAX_TAIL_BYTES = 1024 * 1024
 REQUESTED = "asked for"
-"""Why a machine slept or woke, when somebody simply wanted it."""
+"""The reason recorded when the user asked for a hibernation or resume."""
 
 _CHANGE_RESPONSES = problem_responses(NoSuchMachine, MachineBusy, IdempotencyConflict)
 _START_RESPONSES = problem_responses(
@@ -76,29 +76,29 @@ _START_RESPONSES = problem_responses(
     responses=problem_responses(NoSuchUser, QuotaExceeded, NoCapacity, IdempotencyConflict),
 )
 async def create_machine(
-    asked: CreateMachine, caller: MachinesCaller, services: ServicesDep, request: Request
+    body: CreateMachine, caller: MachinesCaller, services: ServicesDep, request: Request
 ) -> MachineView:
-    """Have a machine made."""
-    user = await resolve_user(services, caller, asked.userId)
+    """Create a machine."""
+    user = await resolve_user(services, caller, body.userId)
     vm_id = VmId(f"vm-{stable_id(request)}")
-    return MachineView.of(await services.machines.create(caller, user, asked.vmType, vm_id))
+    return MachineView.of(await services.machines.create(caller, user, body.vmType, vm_id))
 
 
 @router.post(
     "/destroy", status_code=202, responses=problem_responses(NoSuchMachine, IdempotencyConflict)
 )
 async def destroy_machine(
-    asked: DestroyMachine, caller: MachinesCaller, services: ServicesDep
+    body: DestroyMachine, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
-    """Have a machine destroyed, with its disk."""
-    return MachineView.of(await services.machines.destroy(caller, VmId(asked.vmId)))
+    """Destroy a machine, with its disk."""
+    return MachineView.of(await services.machines.destroy(caller, VmId(body.vmId)))
 
 
 @router.post("/{vmId}/stop", status_code=202, responses=_CHANGE_RESPONSES)
 async def stop_machine(
     vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
-    """Have a machine stopped; its disk stays."""
+    """Stop a machine. Its disk stays."""
     return MachineView.of(await services.machines.stop(caller, VmId(vm_id)))
 
 
@@ -106,7 +106,7 @@ async def stop_machine(
 async def start_machine(
     vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
-    """Have a machine at rest run again: a stopped one is started, one that sleeps is woken."""
+    """Start a stopped machine, or resume a hibernated one."""
     return MachineView.of(await services.machines.start(Actor.for_caller(caller), VmId(vm_id)))
 
 
@@ -114,8 +114,10 @@ async def start_machine(
 async def hibernate_machine(
     vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
-    """Have a machine sleep: its memory is written to disk, and its host's is freed. It wakes when
-    it is used. Refused while a CLI answers in it, or a login uses it."""
+    """Hibernate a machine: write its memory to disk and free the host's memory.
+
+    It resumes when it is used. Refused while a chat turn or a login uses it.
+    """
     cause = Actor.for_caller(caller, REQUESTED)
     return MachineView.of(await services.machines.hibernate(cause, VmId(vm_id)))
 
@@ -124,7 +126,7 @@ async def hibernate_machine(
 async def resume_machine(
     vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
-    """Have a machine that sleeps woken; one that is stopped is started."""
+    """Resume a hibernated machine, or start a stopped one."""
     cause = Actor.for_caller(caller, REQUESTED)
     return MachineView.of(await services.machines.start(cause, VmId(vm_id)))
 
@@ -133,7 +135,7 @@ async def resume_machine(
 async def list_machines(
     caller: ReadCaller, services: ServicesDep, paged: PageParams
 ) -> list[MachineView]:
-    """The person's machines, the oldest first."""
+    """List your machines, oldest first."""
     async with services.database.read(caller.user_id) as connection:
         rows = await machines.list_for_user(
             connection, caller.user_id, paged.page_spec(datetime, str)
@@ -143,12 +145,11 @@ async def list_machines(
 
 @router.get("/active-cli", responses=problem_responses(NoSuchMachine))
 async def get_active_cli(caller: ReadCaller, services: ServicesDep) -> ActiveCli:
-    """The CLI machine that runs, or that sleeps and wakes when it is used; never a browser
-    machine."""
+    """Return your CLI machine: running, or hibernated and resumed when used."""
     async with services.database.read(caller.user_id) as connection:
         found = await find_usable_cli_machine(connection, caller.user_id)
     if found is None:
-        raise NoSuchMachine("No active CLI VM", hint="`polydev connect codex` makes one")
+        raise NoSuchMachine("No active CLI VM", hint="Create one with `polydev connect codex`")
     return ActiveCli(
         vmId=found.vm_id,
         ipAddress=found.ip_address,
@@ -165,15 +166,15 @@ async def get_machine(
     after: After = None,
     wait: Wait = 0,
 ) -> MachineView:
-    """A machine; with `after` and `wait`, as soon as it is no longer that version.
+    """Return a machine. With `after` and `wait`, wait until its version differs.
 
-    One that is gone is answered once more as `destroyed` to who waits, then 404.
+    A waiting request gets a destroyed machine once more as `destroyed`; others get 404.
     """
-    look = _machine_fetcher(services, caller.user_id, vm_id, also_gone=after is not None)
+    fetch = _machine_fetcher(services, caller.user_id, vm_id, also_gone=after is not None)
     if after is None:
-        return await look()
+        return await fetch()
     with LONG_POLLS.acquire(caller):
-        return await streams.wait_for_change(services.database, look, after, wait)
+        return await streams.wait_for_change(services.database, fetch, after, wait)
 
 
 @router.get(
@@ -188,27 +189,27 @@ async def get_console(
     services: ServicesDep,
     tail_bytes: Annotated[int, Query(ge=1, le=MAX_TAIL_BYTES)] = 65536,
 ) -> str:
-    """The end of what a machine printed on its console, without control characters."""
+    """Return the end of a machine's console output, without control characters."""
     await _machine_fetcher(services, caller.user_id, vm_id)()
     return await (await _get_host(services, vm_id)).console(vm_id, tail_bytes)
 
 
 @router.websocket("/{vmId}/exec")
 async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: ServicesDep) -> None:
-    """Run a program in a machine, which is woken if it sleeps."""
+    """Run a program in a machine, which resumes if hibernated."""
     try:
         caller = await authenticate(socket)
         caller.require(Scope.MACHINES)
         await _machine_fetcher(services, caller.user_id, vm_id)()
-        counted = ExitStack()
-        counted.enter_context(PROGRAMS.acquire(caller))
+        slot = ExitStack()
+        slot.enter_context(PROGRAMS.acquire(caller))
     except PolydevError as error:
         await socket.send_denial_response(errors.problem_response(error))
         return
-    with counted:
+    with slot:
         await socket.accept()
-        reach = MachineAccess(services, caller, VmId(vm_id), "a program")
-        await streams.relay_program(socket, reach, permission_check(socket, Scope.MACHINES))
+        access = MachineAccess(services, caller, VmId(vm_id), "a program")
+        await streams.relay_program(socket, access, permission_check(socket, Scope.MACHINES))
 
 
 async def _get_host(services: Services, vm_id: str) -> Host:
@@ -220,9 +221,9 @@ async def _get_host(services: Services, vm_id: str) -> Host:
 def _machine_fetcher(
     services: Services, user_id: UserId, vm_id: str, *, also_gone: bool = False
 ) -> Callable[[], Coroutine[Any, Any, MachineView]]:
-    """A person's machine; `also_gone`: even one that is destroyed, for who waits for that."""
+    """Return a function that reads the machine; `also_gone`: even a destroyed one."""
 
-    async def look() -> MachineView:
+    async def fetch() -> MachineView:
         async with services.database.read(user_id) as connection:
             if also_gone:
                 found = await machines.find(connection, VmId(vm_id))
@@ -230,4 +231,4 @@ def _machine_fetcher(
                     return MachineView.of(found)
             return MachineView.of(await machines.get(connection, VmId(vm_id), user_id))
 
-    return look
+    return fetch

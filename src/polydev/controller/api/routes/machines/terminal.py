@@ -1,17 +1,17 @@
-"""`/api/vm/{vmId}/terminal`: a person's terminal in their machine.
+"""Route `/api/vm/{vmId}/terminal`: a terminal in a user's machine.
 
-What runs in it outlives the connection: it is a session of tmux in the machine, to which whoever
-opens the terminal of that name attaches, and is told first what has scrolled away. A machine
-without tmux has a plain login shell, which ends with its connection.
+The terminal is a tmux session in the machine, so it survives the connection. Opening a name again
+attaches to the session and first prints its scrollback. A machine without tmux gets a plain login
+shell, which ends with the connection.
 
-Binary frames are bytes, both ways; a text frame of the client is `{"resize": [columns, rows]}`. One
-of the server is `{"notice": words}` while its machine wakes up, and the last one an `ExecEnd`
-(hostapi.py). Who does not read makes the program wait. What a machine prints is for a terminal
-emulator, and is passed on as it is.
+Binary frames carry bytes both ways. The client sends text frames `{"resize": [columns, rows]}`. The
+server sends `{"notice": text}` while the machine resumes, and an `ExecEnd` (`host_protocol`) as its
+last frame. A client that does not read blocks the program. Output is passed on unchanged, for a
+terminal emulator.
 
-Opening a terminal wakes its machine, and typing keeps it awake; one that is only open does not.
-Whoever comes again by itself, without anybody at the keyboard, says `wake=false`, and is told
-`machine-asleep` instead.
+Opening a terminal resumes the machine and typing keeps it running; a terminal that is merely open
+does not. A client that reconnects on its own sends `wake=false`, and gets `machine-asleep` if the
+machine is hibernated.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ router = routers.router(prefix="/api/vm", tags=["machines"])
 
 MAX_COLUMNS, MAX_ROWS = 1000, 500
 MAX_SESSIONS = 8
-"""Terminals that go on in one machine."""
+"""Terminals per machine."""
 HISTORY_LINES = 5000
 _TOO_MANY_EXIT = 75
-"""EX_TEMPFAIL of sysexits.h: says the script below when there are as many as there may be."""
+"""EX_TEMPFAIL of sysexits.h: the script below exits with it at the limit of terminals."""
 
 Columns = Annotated[int, Query(ge=1, le=MAX_COLUMNS)]
 Rows = Annotated[int, Query(ge=1, le=MAX_ROWS)]
-Wake = Annotated[bool, Query(description="Wake the machine if it sleeps")]
+Wake = Annotated[bool, Query(description="Resume the machine if it is hibernated")]
 Name = Annotated[str, Query(max_length=16, pattern=r"^[a-z0-9](-?[a-z0-9])*$")]
 
 _EMULATOR_REPLIES = re.compile(
     rb"(?:\x1b(?:\[[?>]?[\d;]*[cnRIO]|[\]P][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)))+"
 )
-"""What an emulator sends by itself: answers to questions of a program, and word of its focus."""
+"""Bytes that a terminal emulator sends by itself: replies to queries, and focus events."""
 
-# $1 name, $2 rows, $3 sessions at most, $4 lines of history.
+# $1 name, $2 rows, $3 maximum of sessions, $4 lines of history.
 # tmux draws on the screen itself, not the alternate one (smcup@), and scrolls by newlines alone
 # (indn@): so what scrolls away stays in the emulator's own scrollback. It takes no keys, has no
 # status line, and reads no files.
@@ -89,7 +89,7 @@ exec tmux -u -L polydev -f /dev/null start-server \\; \
 
 
 class _Notice(BaseModel):
-    """A text frame of the server."""
+    """A text frame from the server."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -97,7 +97,7 @@ class _Notice(BaseModel):
 
 
 class _Resize(BaseModel):
-    """A text frame of the client."""
+    """A text frame from the client."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -108,7 +108,7 @@ class _Resize(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _TerminalParams:
-    """A terminal as somebody wants it."""
+    """The requested terminal."""
 
     columns: int
     rows: int
@@ -127,60 +127,63 @@ async def open_terminal(
     socket: WebSocket,
     vm_id: VmIdInPath,
     services: ServicesDep,
-    wanted: Annotated[_TerminalParams, Depends(_terminal_params)],
+    params: Annotated[_TerminalParams, Depends(_terminal_params)],
 ) -> None:
-    """Open, or open again, a terminal in a machine."""
+    """Open a terminal in a machine, or attach to it again."""
     try:
         caller = await authenticate(socket)
         caller.require(Scope.MACHINES)
         machine = await get_own_machine(services, caller.user_id, vm_id)
-        counted = ExitStack()
-        counted.enter_context(TERMINALS.acquire(caller))
+        slot = ExitStack()
+        slot.enter_context(TERMINALS.acquire(caller))
     except PolydevError as error:
         await socket.send_denial_response(errors.problem_response(error))
         return
-    with counted:
+    with slot:
         await socket.accept()
         if (
-            not wanted.wake
+            not params.wake
             and machine.status is not MachineState.RUNNING
             and machine.status.is_usable
         ):
             return await streams.send_end(socket, streams.error_end(_asleep_error(vm_id)))
-        reached = MachineAccess(services, caller, VmId(vm_id), "a terminal")
-        await _relay(socket, reached, wanted, permission_check(socket, Scope.MACHINES))
+        access = MachineAccess(services, caller, VmId(vm_id), "a terminal")
+        await _relay(socket, access, params, permission_check(socket, Scope.MACHINES))
 
 
 def terminal_request(name: str, columns: int, rows: int) -> ExecRequest:
-    """The program of the terminal of that name."""
-    told = (name, str(rows), str(MAX_SESSIONS), str(HISTORY_LINES))
+    """Return the request that runs the terminal of that name."""
+    arguments = (name, str(rows), str(MAX_SESSIONS), str(HISTORY_LINES))
     return ExecRequest(
-        argv=["sh", "-c", _SCRIPT, "polydev-terminal", *told],
+        argv=["sh", "-c", _SCRIPT, "polydev-terminal", *arguments],
         env={"LANG": "C.UTF-8"},
         pty=(columns, rows),
     )
 
 
 def _asleep_error(vm_id: str) -> MachineAsleep:
-    return MachineAsleep(f"Machine {vm_id} sleeps", hint="It wakes when somebody uses it")
+    return MachineAsleep(f"Machine {vm_id} is hibernated", hint="It resumes when you use it")
 
 
 async def _relay(
-    socket: WebSocket, reached: MachineAccess, wanted: _TerminalParams, may: streams.PermissionCheck
+    socket: WebSocket,
+    access: MachineAccess,
+    params: _TerminalParams,
+    check_access: streams.PermissionCheck,
 ) -> None:
-    request = terminal_request(wanted.name, wanted.columns, wanted.rows)
+    request = terminal_request(params.name, params.columns, params.rows)
     try:
-        typed = reached.resume_on_use.activity_recorder(reached.vm_id)
-        host = await _resumed_host(socket, reached) if wanted.wake else await reached.current_host()
-        async with host.exec(reached.vm_id, request) as process:
-            inward = _to_program(socket, process, typed)
-            await streams.pump(inward, _to_user(socket, process), may)
+        activity = access.resume_on_use.activity_recorder(access.vm_id)
+        host = await _resumed_host(socket, access) if params.wake else await access.current_host()
+        async with host.exec(access.vm_id, request) as process:
+            inward = _to_program(socket, process, activity)
+            await streams.pump(inward, _to_user(socket, process), check_access)
         end = ExecEnd(exit_code=process.exit_code)
         if process.exit_code == _TOO_MANY_EXIT:
             end = streams.error_end(
                 QuotaExceeded(
-                    f"This machine has {MAX_SESSIONS} terminals already",
-                    hint="Close one: open it, and type `exit`",
+                    f"This machine already has {MAX_SESSIONS} terminals",
+                    hint="Open one of them and type `exit`",
                 )
             )
     except WebSocketDisconnect:
@@ -188,37 +191,37 @@ async def _relay(
     except ValidationError:
         end = streams.error_end(BadRequest('A text frame is {"resize": [columns, rows]}'))
     except PolydevError as error:
-        end = streams.error_end(await _explain(reached, error))
+        end = streams.error_end(await _explain(access, error))
     await streams.send_end(socket, end)
 
 
-async def _explain(reached: MachineAccess, error: PolydevError) -> PolydevError:
-    """Why a terminal was cut: its machine may have been put to sleep."""
+async def _explain(access: MachineAccess, error: PolydevError) -> PolydevError:
+    """Return why a terminal broke: its machine may have been hibernated."""
     try:
-        services = reached.services
-        machine = await get_own_machine(services, reached.caller.user_id, reached.vm_id)
+        services = access.services
+        machine = await get_own_machine(services, access.caller.user_id, access.vm_id)
     except PolydevError:
         return error
     is_hibernated = machine.status.is_hibernated
     return (
-        _asleep_error(reached.vm_id) if is_hibernated and isinstance(error, ChannelLost) else error
+        _asleep_error(access.vm_id) if is_hibernated and isinstance(error, ChannelLost) else error
     )
 
 
-async def _resumed_host(socket: WebSocket, reached: MachineAccess) -> Host:
-    """The machine's host, once it runs; the person is told while it wakes up."""
+async def _resumed_host(socket: WebSocket, access: MachineAccess) -> Host:
+    """Return the machine's host once it runs; send a notice while it resumes."""
     waits = asyncio.Event()
-    resuming = asyncio.create_task(reached.running_host(waits.set))
-    telling = asyncio.create_task(waits.wait())
+    resuming = asyncio.create_task(access.running_host(waits.set))
+    notifying = asyncio.create_task(waits.wait())
     try:
-        await asyncio.wait({resuming, telling}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({resuming, notifying}, return_when=asyncio.FIRST_COMPLETED)
         if waits.is_set():
             await socket.send_text(_Notice(notice=RESUMING_NOTICE).model_dump_json())
         return await resuming
     finally:
-        for task in (resuming, telling):
+        for task in (resuming, notifying):
             task.cancel()
-        await asyncio.gather(resuming, telling, return_exceptions=True)
+        await asyncio.gather(resuming, notifying, return_exceptions=True)
 
 
 async def _to_user(socket: WebSocket, process: GuestProcess) -> None:
@@ -226,15 +229,15 @@ async def _to_user(socket: WebSocket, process: GuestProcess) -> None:
         await socket.send_bytes(chunk)
 
 
-async def _to_program(socket: WebSocket, process: GuestProcess, typed: ActivityRecorder) -> None:
-    """Raises WebSocketDisconnect when the person is gone, ValidationError."""
+async def _to_program(socket: WebSocket, process: GuestProcess, activity: ActivityRecorder) -> None:
+    """Relay input. Raises WebSocketDisconnect when the client is gone, ValidationError."""
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1000))
         if data := message.get("bytes"):
             if not _EMULATOR_REPLIES.fullmatch(data):
-                await typed.show()
+                await activity.show()
             await process.write(data)
         elif (text := message.get("text")) is not None:
             await process.resize(*_Resize.model_validate_json(text).resize)

@@ -1,9 +1,9 @@
-"""`/api/vm/{vmId}/usage` and `…/errors`: how a machine does, as its host sees it.
+"""Routes `/api/vm/{vmId}/usage` and `…/errors`: what the host knows of a machine.
 
-The guest is not asked: its host measures the process that it runs in.
+The host measures the VMM's process; the guest is not involved.
 """
 
-# ruff: noqa: N815  (the names are the wire's)
+# ruff: noqa: N815  (field names of the API)
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ _MIB = 1024 * 1024
 
 
 class UsageSample(BaseModel):
-    """What a machine used on average up to a moment, and the memory it had then."""
+    """Average CPU usage up to a time, and the memory at that time."""
 
     model_config = ConfigDict(frozen=True)
 
     at: datetime
-    cpu: float = Field(examples=[0.25], description="Processor cores in use")
-    memoryBytes: int = Field(examples=[536870912], description="Of the host's memory")
+    cpu: float = Field(examples=[0.25], description="CPU cores in use")
+    memoryBytes: int = Field(examples=[536870912], description="Host memory in use")
 
 
 class UsageLimits(BaseModel):
-    """What a machine can have at most."""
+    """Limits of a machine."""
 
     model_config = ConfigDict(frozen=True)
 
-    cpu: int = Field(examples=[1], description="Processor cores")
-    memoryBytes: int = Field(examples=[1073741824], description="What the guest sees")
+    cpu: int = Field(examples=[1], description="CPU cores")
+    memoryBytes: int = Field(examples=[1073741824], description="Memory of the guest")
 
 
 class MachineUsage(BaseModel):
-    """How much of its host a machine used lately, the oldest sample first."""
+    """Recent usage of the host by a machine, oldest sample first."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,7 +59,7 @@ class MachineUsage(BaseModel):
 
     @classmethod
     def of(cls, machine: Machine, usage: Usage, last: int) -> Self:
-        """The last so many samples."""
+        """Return the last samples, `last` at most."""
         return cls(
             periodSeconds=usage.period_s,
             samples=[
@@ -75,9 +75,9 @@ async def get_machine_usage(
     vm_id: VmIdInPath,
     caller: ReadCaller,
     services: ServicesDep,
-    last: Annotated[int, Query(ge=1, le=720, description="How many samples at most")] = 720,
+    last: Annotated[int, Query(ge=1, le=720, description="Maximum number of samples")] = 720,
 ) -> MachineUsage:
-    """What a machine used of its host, for up to an hour; nothing of a time when it did not run."""
+    """Return up to one hour of CPU and memory usage; there are no samples of pauses."""
     machine = await get_own_machine(services, caller.user_id, vm_id)
     usage = await services.hosts.of(machine.host_id).usage(VmId(vm_id))
     return MachineUsage.of(machine, usage, last)
@@ -95,6 +95,6 @@ async def get_error_log(
     services: ServicesDep,
     tail_bytes: Annotated[int, Query(ge=1, le=MAX_TAIL_BYTES)] = 65536,
 ) -> str:
-    """The end of what a machine's VMM complained about, without control characters."""
+    """Return the end of a machine's hypervisor log, without control characters."""
     host = await get_own_host(services, caller.user_id, vm_id)
     return await host.errors(VmId(vm_id), tail_bytes)

@@ -1,1 +1,1 @@
-"""Routes for health, metrics, events and doctor."""
+"""Routes of health, metrics, events and doctor."""

@@ -1,7 +1,7 @@
-"""`/api/doctor`: what is well and what is not, as far as the caller may know.
+"""Route `/api/doctor`: health checks, as far as the caller may see them.
 
-An administrator is told everything; anybody else what is about their own machines and logins. What
-this machine alone can tell, `polydev doctor` adds.
+Administrators see all findings; users see those about their own machines and logins. The command
+`polydev doctor` adds checks that only the local machine can do.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ router = routers.router(prefix="/api/doctor", tags=["general"])
 
 
 class FindingView(BaseModel):
-    """Something that was looked at."""
+    """The result of one check."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str = Field(description="What was looked at", examples=["logins"])
-    ok: bool | None = Field(description="null: it could not be looked at")
-    message: str = Field(examples=["2, each known to its CLI"])
-    hint: str = Field(description="What to do, when it is not ok", examples=[""])
-    vm_id: str | None = Field(description="The machine that it is about", examples=[None])
-    host_id: str | None = Field(description="The VM host that said it", examples=[None])
+    name: str = Field(description="Name of the check", examples=["logins"])
+    ok: bool | None = Field(description="null: the check could not run")
+    message: str = Field(examples=["2 logins, all valid"])
+    hint: str = Field(description="What to do if it is not ok", examples=[""])
+    vm_id: str | None = Field(description="The affected machine", examples=[None])
+    host_id: str | None = Field(description="The VM host that reported it", examples=[None])
 
     @classmethod
     def of(cls, finding: Finding) -> FindingView:
@@ -43,17 +43,17 @@ class FindingView(BaseModel):
 
 
 class DoctorView(BaseModel):
-    """What was found, in the order in which one would mend it."""
+    """All findings, in the order in which to fix them."""
 
     model_config = ConfigDict(frozen=True)
 
-    ok: bool = Field(description="Whether nothing is wrong")
+    ok: bool = Field(description="No check failed")
     checks: list[FindingView]
 
 
 @router.get("", responses=problem_responses(TooManyRequests))
 async def examine(caller: ReadCaller, services: ServicesDep) -> DoctorView:
-    """Look for what is wrong and say what to do: everything, or what is the caller's."""
+    """Run health checks: of everything (administrators), or of your own resources."""
     with CHECKS.acquire(caller):
         found = await services.health_checks.run(caller.owner_filter)
     return DoctorView(

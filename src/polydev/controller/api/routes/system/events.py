@@ -1,10 +1,10 @@
-"""`GET /api/events`: everything that changes of what a person has, as server-sent events.
+"""Route `/api/events`: changes of a user's resources as server-sent events.
 
-An event says what changed and its new state in a few words; what it is now, the other calls tell.
-Ids make it whole: who comes again with `Last-Event-ID` (browsers do by themselves) is told what
-happened meanwhile, from whichever controller answers. If that was pruned, `event: reset` says so:
-then everything is to be looked at anew. A stream ends with the sign-in or token that opened it.
-What a reader does not take stays in the database: a page of events is all that waits in memory.
+An event names the changed resource and its new state; other routes return the details. A client
+that reconnects with `Last-Event-ID` (browsers do so on their own) gets what it missed, from any
+controller. If those events were pruned, it gets `event: reset` and must read everything again. A
+stream ends with the sign-in or token that opened it. Unread events stay in the database: only one
+page is held in memory.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from polydev.shared.errors import TooManyRequests
 router = routers.router(prefix="/api", tags=["events"])
 
 HEARTBEAT_S = 15.0
-"""How often a comment keeps the connection up, and who listens is asked about anew."""
+"""Interval of the comments that keep the connection open, and of access checks."""
 _MIN_INTERVAL_S = 0.1
-"""Changes that come closer together are told together: commits of others wake everybody."""
+"""Minimum time between queries: every commit wakes all streams."""
 _MAX_ID = 2**63 - 1
 _ACCESS_KINDS = frozenset({"account", "token"})
 
@@ -45,10 +45,11 @@ _EXAMPLE = (
 _STREAM = media_response("text/event-stream", {"type": "string", "examples": [_EXAMPLE]})
 
 After = Annotated[
-    int | None, Query(ge=0, le=_MAX_ID, description="The id of the last event that is known")
+    int | None, Query(ge=0, le=_MAX_ID, description="Id of the last event that you have")
 ]
 LastEventId = Annotated[
-    str | None, Header(max_length=32, description="The same, as browsers send it; it counts first")
+    str | None,
+    Header(max_length=32, description="As `after`; sent by browsers, and it takes precedence"),
 ]
 
 
@@ -64,19 +65,22 @@ async def listen_to_events(
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> StreamingResponse:
-    """What changes of yours, as it happens: `session`, `machine`, `credential`, `token`,
-    `account`; from now on, or after an event that is known. `reset`: look at everything anew."""
-    with ExitStack() as held:
-        held.enter_context(EVENT_STREAMS.acquire(caller))
-        held.enter_context(metrics.event_streams.track_inprogress())
-        wanted = _resume_point(after, last_event_id)
-        may_read = permission_check(request, Scope.READ)
-        told = _event_stream(services, caller.user_id, wanted, may_read)
-        return streams.ResourceStream(told, streams.SSE, held.pop_all())
+    """Stream changes of your resources, from now on or after a known event.
+
+    Events are `session`, `machine`, `credential`, `chat`, `token`, `account`, and `reset`: read
+    everything again.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(EVENT_STREAMS.acquire(caller))
+        stack.enter_context(metrics.event_streams.track_inprogress())
+        resume_after = _resume_point(after, last_event_id)
+        check_access = permission_check(request, Scope.READ)
+        frames = _event_stream(services, caller.user_id, resume_after, check_access)
+        return streams.ResourceStream(frames, streams.SSE, stack.pop_all())
 
 
 def _resume_point(after: int | None, last_event_id: str | None) -> int | None:
-    """Where to go on. An id that is none of ours cannot be gone on from: -1."""
+    """Return the event id to resume after; -1 if the header is not one of our ids."""
     if not last_event_id:
         return after
     is_number = last_event_id.isascii() and last_event_id.isdecimal()
@@ -86,21 +90,21 @@ def _resume_point(after: int | None, last_event_id: str | None) -> int | None:
 async def _event_stream(
     services: Services,
     user_id: UserId,
-    wanted: int | None,
-    may_read: Callable[[], Awaitable[bool]],
+    resume_after: int | None,
+    check_access: Callable[[], Awaitable[bool]],
 ) -> AsyncGenerator[str]:
-    known, greeting = await _start(services, user_id, wanted)
+    known, greeting = await _start(services, user_id, resume_after)
     yield greeting
-    asked_at = time.monotonic()
+    checked_at = time.monotonic()
     while True:
         change = services.database.next_change()
         async with services.database.read(user_id) as connection:
             found = await events.list_after(connection, user_id, known)
-        is_due = time.monotonic() - asked_at >= HEARTBEAT_S
+        is_due = time.monotonic() - checked_at >= HEARTBEAT_S
         if is_due or any(it.kind in _ACCESS_KINDS for it in found):
-            if not await may_read():
+            if not await check_access():
                 return
-            asked_at = time.monotonic()
+            checked_at = time.monotonic()
         if found:
             known = found[-1].event_id
             yield "".join(map(_frame, found))
@@ -108,17 +112,17 @@ async def _event_stream(
             yield ": still here\n\n"
         if len(found) < events.PAGE:
             await asyncio.sleep(_MIN_INTERVAL_S)
-            await _wait_for_change(change, asked_at + HEARTBEAT_S - time.monotonic())
+            await _wait_for_change(change, checked_at + HEARTBEAT_S - time.monotonic())
 
 
-async def _start(services: Services, user_id: UserId, wanted: int | None) -> tuple[int, str]:
-    """The id to tell on from, and what to say first."""
+async def _start(services: Services, user_id: UserId, resume_after: int | None) -> tuple[int, str]:
+    """Return the id to continue after, and the first frame."""
     async with services.database.read(user_id) as connection:
         newest = await events.get_newest_id(connection, user_id)
-        if wanted is None:
+        if resume_after is None:
             return newest, f"id: {newest}\n\n"
-        if wanted >= 0 and await events.is_complete_after(connection, user_id, wanted):
-            return wanted, f"id: {wanted}\n\n"
+        if resume_after >= 0 and await events.is_complete_after(connection, user_id, resume_after):
+            return resume_after, f"id: {resume_after}\n\n"
     return newest, f"id: {newest}\nevent: reset\ndata: {{}}\n\n"
 
 

@@ -1,4 +1,4 @@
-"""`/`, `/health`, `/api/providers`: what this is, and whether it lives."""
+"""Routes `/`, `/health` and `/api/providers`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from polydev.shared.providers import all_providers
 router = routers.router(tags=["general"])
 
 _GREETING = """\
-Polydev {version}: a private microVM per person for AI coding CLIs, and a way to log them in there.
+Polydev {version}: private microVMs for AI coding CLIs, logged in and ready.
 
-This is the controller. The command `polydev` speaks to it; its API is described at /openapi.json,
-and needs a token: Authorization: Bearer <token>.
+This is the controller. The command `polydev` and the web pages use it. Its API is described at
+/openapi.json and needs a token: Authorization: Bearer <token>.
 """
 
 
@@ -34,13 +34,13 @@ and needs a token: Authorization: Bearer <token>.
     responses=public_problem_responses() | media_response("text/plain"),
 )
 async def get_greeting() -> str:
-    """What this is."""
+    """Describe this server as plain text."""
     return _GREETING.format(version=__version__)
 
 
 @router.get("/health", responses=public_problem_responses())
 async def get_health(services: ServicesDep) -> HealthView:
-    """That the controller lives, and whether it reaches what it needs."""
+    """Return the health of the controller, its database and its hosts."""
     checks = {
         "store": await _can_read_store(services),
         "host": await _host_problem(services) is None,
@@ -51,7 +51,7 @@ async def get_health(services: ServicesDep) -> HealthView:
 
 @router.get("/api/providers", responses=problem_responses())
 async def list_providers(caller: ReadCaller) -> list[ProviderView]:
-    """The CLIs that can be connected."""
+    """List the CLIs that can be connected."""
     return [ProviderView.of(it) for it in all_providers()]
 
 
@@ -65,7 +65,7 @@ async def _can_read_store(services: Services) -> bool:
 
 
 async def _host_problem(services: Services) -> PolydevError | None:
-    """Why a host agent does not answer, if there is one that does not."""
+    """Return the error of a host agent that does not answer, if any."""
     hosts = services.hosts.every().values()
     answers = await asyncio.gather(*(host.health() for host in hosts), return_exceptions=True)
     return next((it for it in answers if isinstance(it, PolydevError)), None)

@@ -1,7 +1,7 @@
-"""`GET /metrics`: the page that Prometheus scrapes.
+"""Route `/metrics`: metrics for Prometheus.
 
-It tells how busy this Polydev is, so nobody outside may read it: it needs POLYDEV_METRICS_TOKEN,
-which opens nothing else, or an administrator (docs/decisions/0025 says why an address is no proof).
+It needs POLYDEV_METRICS_TOKEN, which opens nothing else, or an administrator. See
+docs/decisions/0025 for why the client's address is no proof.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PAGE = media_response("text/plain", {"type": "string", "examples": [_EXAMPLE]})
 
 
 class _RowCounts:
-    """Counts rows at most once a second, however many scrape."""
+    """Counts rows at most once a second, for all scrapers together."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -45,6 +45,9 @@ _row_counts = _RowCounts()
 
 @router.get("/metrics", responses=problem_responses() | _PAGE, response_class=Response)
 async def show_metrics(scraping: MetricsAccess, services: ServicesDep) -> Response:
-    """Metrics in Prometheus' text format: for administrators, or with POLYDEV_METRICS_TOKEN."""
+    """Return metrics in Prometheus' text format.
+
+    For administrators, or with POLYDEV_METRICS_TOKEN.
+    """
     await _row_counts.refresh(services)
     return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
