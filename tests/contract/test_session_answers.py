@@ -23,6 +23,7 @@ from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.shared.domain import (
+    LOGIN_STEPS,
     ConnectSession,
     Machine,
     MachineKind,
@@ -36,16 +37,7 @@ from polydev.shared.domain import (
 )
 
 TOKEN = "a-token-of-the-tests-only"
-STEPS = [
-    "wait-for-room",
-    "create-machines",
-    "browser-ready",
-    "start-login",
-    "wait-for-person",
-    "capture",
-    "write",
-    "destroy-browser",
-]
+STEPS = list(LOGIN_STEPS)
 STATES = [
     (SessionStatus.QUEUED, None),
     *((SessionStatus.RUNNING, step) for step in STEPS),

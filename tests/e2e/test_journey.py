@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from e2e.place import Place
+from polydev.shared.domain import LOGIN_STEPS
 from polydev.shared.host_client import Host
 from polydev.shared.providers import all_providers
 
@@ -31,19 +32,7 @@ pytestmark = [
 CLIS = {it.id: it for it in all_providers() if it.id in ("claude_code", "codex")}
 CREDENTIALS = {name: it.credentials.path for name, it in CLIS.items()}
 STATUS = {name: it.status_argv for name, it in CLIS.items()}
-STEPS = (
-    "wait-for-room",
-    "create-machines",
-    "browser-ready",
-    "start-login",
-    "wait-for-person",
-    "capture",
-    "write",
-    "destroy-browser",
-    "browser gone",
-    "status",
-    "chat",
-)
+STEPS = LOGIN_STEPS
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +48,7 @@ def codex(place: Place, cli: str) -> subprocess.CompletedProcess[str]:
 
     Both are killed while real machines are in the middle of it, and once more later.
     """
-    for step in ("Making the CLI machine", "Starting the CLI's own login"):
+    for step in ("Starting your machines", "Starting the login"):
         process = _connect_until(place, step)
         for module in ("polydev.controller", "polydev.hostagent"):
             os.kill(place.process(module), signal.SIGKILL)
@@ -104,7 +93,7 @@ def test_a_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
     process = place.start("connect", "codex", stderr=subprocess.STDOUT)
     assert process.stdout is not None
     for line in process.stdout:
-        if "Making the CLI machine" in line:
+        if "Starting your machines" in line:
             break
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=300)

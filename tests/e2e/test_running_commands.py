@@ -68,7 +68,7 @@ def test_a_second_up_is_told_that_one_runs(place: Place) -> None:
 def test_a_connect_shows_its_steps_and_ends_with_the_cli_machine(place: Place) -> None:
     ended = place.run("connect", "codex")
     assert ended.returncode == 0, ended.stderr
-    assert "Destroying the browser machine" in ended.stdout
+    assert "Deleting the browser machine" in ended.stdout
     assert "codex is logged in" in ended.stdout
     machines = place.json("machine", "list")
     assert [machine["vm_type"] for machine in machines] == ["cli"]

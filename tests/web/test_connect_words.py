@@ -12,6 +12,8 @@ from polydev.controller.web.pages import connect
 from polydev.controller.web.pages.connect import Phase
 from polydev.shared import errors
 from polydev.shared.domain import (
+    API_KEY_STEPS,
+    LOGIN_STEPS,
     ConnectSession,
     CredentialKind,
     SessionId,
@@ -23,16 +25,7 @@ from polydev.shared.domain import (
 
 AT = now()
 HERE = SessionId("this-session")
-LOGIN = [
-    "wait-for-room",
-    "create-machines",
-    "browser-ready",
-    "start-login",
-    "wait-for-person",
-    "capture",
-    "write",
-    "destroy-browser",
-]
+LOGIN = list(LOGIN_STEPS)
 
 
 def _view(done: int, status: SessionStatus = SessionStatus.RUNNING, **more: object) -> SessionView:
@@ -50,7 +43,7 @@ def _view(done: int, status: SessionStatus = SessionStatus.RUNNING, **more: obje
 
 def test_every_step_stands_in_the_list_from_the_beginning() -> None:
     for done in range(len(LOGIN)):
-        shown = list(connect.steps(_view(done), "Codex"))
+        shown = list(connect.steps(_view(done)))
         states = ["done"] * done + ["now"] + ["later"] * (len(LOGIN) - done - 1)
         assert [it.state for it in shown] == states
         assert all("{" not in it.words and "-" not in it.words for it in shown)
@@ -77,14 +70,14 @@ def test_the_browser_can_be_seen_from_when_it_is_ready_until_the_login_is_done(
 
 def test_what_did_not_come_about_is_neither_awaited_nor_failed() -> None:
     view = _view(2, SessionStatus.CANCELLED)
-    assert [it.state for it in connect.steps(view, "Codex")] == ["done"] * 2 + ["skipped"] * 6
+    assert [it.state for it in connect.steps(view)] == ["done"] * 2 + ["skipped"] * 6
 
 
 def test_a_key_needs_few_steps_and_no_browser() -> None:
     view = _view(0, method=CredentialKind.API_KEY)
-    words = " ".join(it.words for it in connect.steps(view, "Codex"))
-    assert "browser" not in words
-    assert "key" in words
+    words = [it.words for it in connect.steps(view)]
+    assert words == [it.label for it in API_KEY_STEPS]
+    assert "browser" not in " ".join(words)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +85,7 @@ def test_a_key_needs_few_steps_and_no_browser() -> None:
 )
 def test_the_place_in_the_queue_is_told(ahead: int, words: str) -> None:
     view = _view(0, SessionStatus.QUEUED).model_copy(update={"ahead": ahead})
-    assert next(connect.steps(view, "Codex")).note.startswith(words)
+    assert next(connect.steps(view)).note.startswith(words)
 
 
 def test_every_kind_of_failure_has_an_advice() -> None:

@@ -12,19 +12,11 @@ import pytest
 from controller_process import At
 from controller_world import World, a_world, tokens_in
 
+from polydev.shared.domain import LOGIN_STEPS
 from polydev.shared.host_protocol import StopMachine
 from polydev.shared.providers import all_providers
 
-STEPS = (
-    "wait-for-room",
-    "create-machines",
-    "browser-ready",
-    "start-login",
-    "wait-for-person",
-    "capture",
-    "write",
-    "destroy-browser",
-)
+STEPS = LOGIN_STEPS
 
 
 async def _assert_completed(world: World, session_id: str, provider: str = "codex") -> str:

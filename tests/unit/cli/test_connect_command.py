@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from polydev.cli.commands.connect import SessionView, error_of, words_of
+from polydev.cli.commands.connect import SessionView, error_of
 from polydev.cli.output.printer import Terminal
+from polydev.shared.domain import step_label
 from polydev.shared.errors import LoginExpired
 
 
@@ -42,8 +43,8 @@ async def test_every_step_is_told_once_however_often_it_is_seen(
     view.show(session(step("create-machines"), step("browser-ready")))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("7.0 s  ")[1] for line in lines] == [
-        words_of("create-machines"),
-        words_of("browser-ready"),
+        step_label("create-machines"),
+        step_label("browser-ready"),
     ]
 
 
@@ -81,4 +82,4 @@ def test_why_a_session_ended_is_the_controllers_error() -> None:
 
 
 def test_undoing_is_told_in_words() -> None:
-    assert words_of("undo write").startswith("Undoing: Writing")
+    assert step_label("undo write").startswith("Undoing: Copying")

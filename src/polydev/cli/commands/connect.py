@@ -16,11 +16,11 @@ import typer
 from polydev.cli.client.api_client import Controller, Json, controller
 from polydev.cli.options import INTERRUPTED, JsonFlag, provider_choices, runs
 from polydev.cli.output.printer import Step, Terminal
+from polydev.shared.domain import StepName, step_label
 from polydev.shared.errors import Invalid, PolydevError, by_code
 
 ENDS = {"completed", "failed", "expired", "cancelled"}
 WAITING = "waiting_for_person"
-WAIT_STEP = "wait-for-person"
 LONGEST_PASTE = 8192
 
 
@@ -129,7 +129,9 @@ class SessionView:
     def show(self, session: Json) -> None:
         for step in session["steps"]:
             self._show_step(step)
-        waits = session["status"] == WAITING and WAIT_STEP in {key[0] for key in self._begun}
+        waits = session["status"] == WAITING and StepName.WAIT_FOR_PERSON in {
+            key[0] for key in self._begun
+        }
         if waits and not self.waiting.is_set():
             self._invite(session)
         elif not waits and self.waiting.is_set():
@@ -151,7 +153,7 @@ class SessionView:
         if key in self._ended:
             return
         if key not in self._begun:
-            self._begun[key] = self._terminal.begin(words_of(step["step"]))
+            self._begun[key] = self._terminal.begin(step_label(step["step"]))
         if step["endedAt"]:
             self._ended.add(key)
             good = step["outcome"] == "done"
@@ -195,24 +197,3 @@ async def _pass_on_what_is_typed(there: Controller, path: str, view: SessionView
                 view.say(f"    {error.line()}", "yellow")
     finally:
         loop.remove_reader(stdin)
-
-
-def words_of(step: str) -> str:
-    """A step's name as a person reads it."""
-    if step.startswith("undo "):
-        return f"Undoing: {words_of(step.removeprefix('undo '))}"
-    return WORDS.get(step, step.replace("-", " "))
-
-
-WORDS = {
-    "wait-for-room": "Waiting for room",
-    "create-cli-machine": "Making the CLI machine, or waking it",
-    "create-machines": "Making the CLI machine, or waking it, and the browser machine",
-    "browser-ready": "Waiting for the browser machine's service",
-    "start-login": "Starting the CLI's own login, catching its URL",
-    "wait-for-person": "Waiting for the person to sign in",
-    "capture": "Reading the credentials once, and sealing them",
-    "write": "Writing them into the CLI machine, asking the CLI",
-    "destroy-browser": "Destroying the browser machine",
-    "settle": "Forgetting what stood there before",
-}

@@ -55,7 +55,16 @@ from polydev.shared.domain.machines import (
     WokeHow,
     vm_id_for,
 )
-from polydev.shared.domain.sessions import ConnectSession, SessionStatus, SessionStep
+from polydev.shared.domain.sessions import (
+    API_KEY_STEPS,
+    LOGIN_STEPS,
+    UNDO_PREFIX,
+    ConnectSession,
+    SessionStatus,
+    SessionStep,
+    StepName,
+    step_label,
+)
 from polydev.shared.domain.users import (
     ApiToken,
     AuditEntry,
@@ -68,13 +77,16 @@ from polydev.shared.domain.users import (
 )
 
 __all__ = [
+    "API_KEY_STEPS",
     "ASKING_IDS",
     "BY_READINESS",
     "COMING_UP_STATES",
     "HIBERNATED_STATES",
     "LAST_IN_TURN",
     "LOCAL_HOST",
+    "LOGIN_STEPS",
     "TURN_IDS",
+    "UNDO_PREFIX",
     "ApiToken",
     "AuditEntry",
     "Chat",
@@ -107,6 +119,7 @@ __all__ = [
     "SessionStep",
     "SharedSecret",
     "SignIn",
+    "StepName",
     "TitledBy",
     "TurnEnd",
     "Usage",
@@ -120,5 +133,6 @@ __all__ = [
     "credential_id_for",
     "new_vm_id",
     "now",
+    "step_label",
     "vm_id_for",
 ]

@@ -129,7 +129,7 @@ async def test_only_from_a_dead_host_a_machine_moves(database: Database) -> None
         assert await PLACEMENT.move_from_dead_host(connection, placed.vm_id) is None
         await hosts.set_state(connection, HostId("b"), HostState.ACTIVE)
         dead = Placement(unseen_limit_s=20, dead_limit_s=-1)
-        moved = await dead.move(connection, placed.vm_id)
+        moved = await dead.move_from_dead_host(connection, placed.vm_id)
         assert moved is not None
         assert (placed.host_id, moved.host_id) == ("a", "b")
         assert (await machines.get(connection, placed.vm_id, ANN)).attempt == 1

@@ -25,6 +25,7 @@ from polydev.cli.output.printer import Terminal
 from polydev.cli.supervisor import daemonize, preflight, shutdown
 from polydev.hostagent.images import ImageKind
 from polydev.hostagent.settings import HostSettings
+from polydev.shared.domain import step_label
 from polydev.shared.errors import CredentialsNotAccepted, Failed, PolydevError
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import ExecRequest
@@ -223,7 +224,7 @@ class Journey:
 
 
 def _words_of(step: str) -> str:
-    return WORDS.get(step) or connect.words_of(step)
+    return WORDS.get(step) or step_label(step)
 
 
 def _first_line(text: str) -> str:

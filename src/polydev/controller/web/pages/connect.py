@@ -20,15 +20,19 @@ from polydev.controller.api.http.path_params import SessionIdInPath
 from polydev.controller.api.http.services import ServicesDep
 from polydev.controller.api.routes.connect.sessions import After, Wait, get_session
 from polydev.controller.api.schemas.connect import SessionView, StepView
-from polydev.controller.web.rendering.labels import API_KEY_STEPS, LOGIN_STEPS
 from polydev.controller.web.rendering.render import Signed, fragment, page
-from polydev.shared.domain import CredentialKind, SessionStatus, now
+from polydev.shared.domain import (
+    API_KEY_STEPS,
+    LOGIN_STEPS,
+    CredentialKind,
+    SessionStatus,
+    StepName,
+    now,
+    step_label,
+)
 from polydev.shared.providers import provider
 
 router = APIRouter(include_in_schema=False)
-
-_PERSONS_STEP = "wait-for-person"
-_LAST_UNSEEN_STEP = "browser-ready"
 
 
 class Phase(StrEnum):
@@ -90,7 +94,7 @@ def _told(view: SessionView) -> dict[str, Any]:
         "session": view,
         "cli": about,
         "phase": phase(view),
-        "steps": list(steps(view, about.name)),
+        "steps": list(steps(view)),
         "end": None if view.error is None else end(view, about.name),
         "own_url": view.ownBrowserUrl or view.oauthUrl or "",
         "wants_code": view.accepts == "code",
@@ -105,18 +109,17 @@ def phase(view: SessionView) -> Phase:
     if view.endedAt is not None:
         return Phase.ENDED
     done = {it.step for it in view.steps if it.outcome == "done"}
-    if _PERSONS_STEP in done:
+    if StepName.WAIT_FOR_PERSON in done:
         return Phase.FINISHING
-    return Phase.SEEING if _LAST_UNSEEN_STEP in done else Phase.PREPARING
+    return Phase.SEEING if StepName.BROWSER_READY in done else Phase.PREPARING
 
 
-def steps(view: SessionView, name: str) -> Iterator[Step]:
+def steps(view: SessionView) -> Iterator[Step]:
     """Every step that there is, those that have not begun too: so the list keeps its place."""
     known = {it.step: it for it in view.steps}
-    words = API_KEY_STEPS if view.method is CredentialKind.API_KEY else LOGIN_STEPS
-    for it in [*words, *(step for step in known if step not in words)]:
-        told = words.get(it, it.replace("-", " ").capitalize()).format(name=name)
-        yield _step(view, told, known.get(it), is_now=it == view.step)
+    planned = API_KEY_STEPS if view.method is CredentialKind.API_KEY else LOGIN_STEPS
+    for it in [*planned, *(step for step in known if step not in planned)]:
+        yield _step(view, step_label(it), known.get(it), is_now=it == view.step)
 
 
 def end(view: SessionView, name: str) -> End:

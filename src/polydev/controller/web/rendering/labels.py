@@ -15,26 +15,6 @@ SCOPE_LABELS = {
     Scope.ADMIN: "Administer this Polydev",
 }
 
-LOGIN_STEPS = {
-    "wait-for-room": "Waiting for a free machine",
-    "create-machines": "Starting your machines",
-    "browser-ready": "Opening a browser for you",
-    "start-login": "Starting the {name} login",
-    "wait-for-person": "Log in",
-    "capture": "Encrypting the login",
-    "write": "Copying the login to your machine",
-    "destroy-browser": "Deleting the browser machine",
-}
-"""Steps of a connect session that logs in with a browser, in order."""
-
-API_KEY_STEPS = {
-    "wait-for-room": "Waiting for a free machine",
-    "create-cli-machine": "Starting your machine",
-    "write": "Copying the key to your machine",
-    "settle": "Finishing",
-}
-"""Steps of a connect session that stores an API key, in order."""
-
 _MACHINE_BADGES = {
     MachineState.CREATING: ("busy", "Creating"),
     MachineState.RUNNING: ("ok", "Running"),

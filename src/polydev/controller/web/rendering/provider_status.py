@@ -11,15 +11,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 
-from polydev.controller.web.rendering.labels import API_KEY_STEPS, LOGIN_STEPS
 from polydev.shared.domain import (
     ConnectSession,
     Credential,
-    CredentialKind,
     Machine,
     MachineState,
     SessionStatus,
     Validity,
+    step_label,
 )
 from polydev.shared.providers import Provider
 
@@ -103,9 +102,7 @@ def _connecting(provider: Provider, session: ConnectSession) -> Card:
     elif session.status is SessionStatus.QUEUED:
         label, message = "In queue", "Starts when a machine is free."
     else:
-        is_key = session.method is CredentialKind.API_KEY
-        step = (API_KEY_STEPS if is_key else LOGIN_STEPS).get(session.step or "", "Starting")
-        label, message = "Connecting", f"{step.format(name=provider.name)}."
+        label, message = "Connecting", f"{step_label(session.step or 'starting')}."
     return Card(provider, badge, label, message, action, session)
 
 

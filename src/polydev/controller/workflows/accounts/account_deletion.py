@@ -31,7 +31,7 @@ from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.engine.log_only_observer import LogOnlyObserver
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
 from polydev.controller.workflows.machines.machines import MachineOperations
-from polydev.shared.domain import Machine, MachineState, User, UserId, now
+from polydev.shared.domain import Machine, MachineState, StepName, User, UserId, now
 from polydev.shared.errors import (
     HostUnreachable,
     MachineBusy,
@@ -67,9 +67,9 @@ class AccountDeletion:
         """The steps, and how long each is insisted on."""
         destroy_s = 2 * self.machines.settings.destroy_limit_s
         steps = [
-            Step("cancel-sessions", self._cancel_sessions, _SESSIONS_S + destroy_s),
-            Step("destroy-machines", self._destroy_machines, destroy_s),
-            Step("erase-person", self._erase, _ERASE_S),
+            Step(StepName.CANCEL_SESSIONS, self._cancel_sessions, _SESSIONS_S + destroy_s),
+            Step(StepName.DESTROY_MACHINES, self._destroy_machines, destroy_s),
+            Step(StepName.ERASE_USER, self._erase, _ERASE_S),
         ]
         return Saga(DELETE, [], steps, LogOnlyObserver(), _ERASE_S, self.on_point)
 

@@ -28,7 +28,7 @@ from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.store.queries.system import audit
 from polydev.controller.vault import Binding, Vault
 from polydev.controller.workflows.connect.browser_service_client import LoginUrl
-from polydev.controller.workflows.connect.connect_progress import WAIT_FOR_ROOM, ConnectProgress
+from polydev.controller.workflows.connect.connect_progress import ConnectProgress
 from polydev.controller.workflows.connect.login_poller import LoginPoller
 from polydev.controller.workflows.connect.session_delivery import SessionDelivery
 from polydev.controller.workflows.connect.session_machines import SessionMachines
@@ -42,6 +42,7 @@ from polydev.shared.domain import (
     CredentialKind,
     SessionId,
     SessionStatus,
+    StepName,
     UserId,
     credential_id_for,
     now,
@@ -125,26 +126,27 @@ class Connect:
     def saga(self) -> Saga:
         """The steps, what undoes each, and how long each may take."""
         its, limit = SessionMachines(self.database, self.machines), self.machines.settings
+        grace_s = ANSWER_GRACE_S
         delivery = self._delivery()
         steps = [
             Step(
-                WAIT_FOR_ROOM, self.session_queue.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
+                StepName.WAIT_FOR_ROOM, self.session_queue.wait, limit.queue_limit_s + 2 * grace_s,
                 undo=its.release_cli_machine, interruptible=False, retry_on=DatabaseUnavailable,
             ),
             Step(
-                "create-machines", its.create, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
+                StepName.CREATE_MACHINES, its.create, limit.machine_limit_s + 2 * grace_s,
                 undo=its.release_cli_machine,
             ),
-            Step("browser-ready", its.wait_for_browser, limit.healthy_limit_s + ANSWER_GRACE_S),
-            Step("start-login", self._start_login, limit.login_start_limit_s),
-            Step("wait-for-person", self._wait_for_person, limit.person_limit_s + ANSWER_GRACE_S),
-            Step("capture", self._capture, limit.capture_limit_s, undo=delivery.forget),
+            Step(StepName.BROWSER_READY, its.wait_for_browser, limit.healthy_limit_s + grace_s),
+            Step(StepName.START_LOGIN, self._start_login, limit.login_start_limit_s),
+            Step(StepName.WAIT_FOR_PERSON, self._wait_for_person, limit.person_limit_s + grace_s),
+            Step(StepName.CAPTURE, self._capture, limit.capture_limit_s, undo=delivery.forget),
             Step(
-                "write", delivery.write, limit.write_limit_s,
+                StepName.WRITE, delivery.write, limit.write_limit_s,
                 undo=delivery.take_back, interruptible=False,
             ),
         ]  # fmt: skip
-        always = [Step("destroy-browser", self._clean_up, limit.destroy_limit_s)]
+        always = [Step(StepName.DESTROY_BROWSER, self._clean_up, limit.destroy_limit_s)]
         observer = ConnectProgress(self.database, self.cancel_watch)
         return Saga(CONNECT, steps, always, observer, limit.destroy_limit_s, self.on_point)
 

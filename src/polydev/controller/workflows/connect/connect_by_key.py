@@ -23,7 +23,7 @@ from polydev.controller.workflows.connect.connect import (
     add_unless_live,
     new_session,
 )
-from polydev.controller.workflows.connect.connect_progress import WAIT_FOR_ROOM, ConnectProgress
+from polydev.controller.workflows.connect.connect_progress import ConnectProgress
 from polydev.controller.workflows.connect.session_delivery import SessionDelivery
 from polydev.controller.workflows.connect.session_machines import SessionMachines
 from polydev.controller.workflows.connect.session_queue import SessionQueue
@@ -35,6 +35,7 @@ from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,
     SealedCredential,
+    StepName,
     UserId,
     credential_id_for,
     now,
@@ -58,22 +59,23 @@ class ConnectByKey:
     def saga(self) -> Saga:
         """The steps, what undoes each, and how long each may take."""
         its, limit = SessionMachines(self.database, self.machines), self.machines.settings
+        grace_s = ANSWER_GRACE_S
         delivery = SessionDelivery(self.database, self.vault, self.machines)
         steps = [
             Step(
-                WAIT_FOR_ROOM, self.session_queue.wait, limit.queue_limit_s + 2 * ANSWER_GRACE_S,
+                StepName.WAIT_FOR_ROOM, self.session_queue.wait, limit.queue_limit_s + 2 * grace_s,
                 undo=self._give_up, interruptible=False, retry_on=DatabaseUnavailable,
             ),
             Step(
-                "create-cli-machine", its.bring_up_cli, limit.machine_limit_s + 2 * ANSWER_GRACE_S,
+                StepName.CREATE_CLI_MACHINE, its.bring_up_cli, limit.machine_limit_s + 2 * grace_s,
                 undo=its.release_cli_machine,
             ),
             Step(
-                "write", delivery.write, limit.write_limit_s,
+                StepName.WRITE, delivery.write, limit.write_limit_s,
                 undo=delivery.take_back, interruptible=False,
             ),
         ]  # fmt: skip
-        always = [Step("settle", delivery.settle, limit.write_limit_s)]
+        always = [Step(StepName.SETTLE, delivery.settle, limit.write_limit_s)]
         observer = ConnectProgress(self.database, self.cancel_watch)
         return Saga(CONNECT_BY_KEY, steps, always, observer, limit.destroy_limit_s, self.on_point)
 

@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.workflows.engine.cancel_watch import CancelWatch
-from polydev.shared.domain import SessionId, SessionStatus, credential_id_for, now
+from polydev.shared.domain import SessionId, SessionStatus, StepName, credential_id_for, now
 from polydev.shared.errors import LoginCancelled, LoginExpired, PolydevError
 
 log = logging.getLogger("polydev.controller.workflows")
-
-WAIT_FOR_ROOM = "wait-for-room"
-"""The step in which a session is `queued`."""
 
 _ENDS: dict[type[PolydevError], SessionStatus] = {
     LoginCancelled: SessionStatus.CANCELLED,
@@ -35,9 +32,9 @@ class ConnectProgress:
     async def step_started(self, subject: str, step: str) -> None:
         """The session is in this step now."""
         session_id, leaves = SessionId(subject), set[SessionStatus]()
-        if step != WAIT_FOR_ROOM:
+        if step != StepName.WAIT_FOR_ROOM:
             leaves.add(SessionStatus.QUEUED)
-        if step not in ("start-login", "wait-for-person"):
+        if step not in (StepName.START_LOGIN, StepName.WAIT_FOR_PERSON):
             leaves.add(SessionStatus.WAITING)
         async with self.database.write() as connection:
             await sessions.start_step(connection, session_id, step, now())

@@ -22,7 +22,7 @@ from polydev.controller.store.queries.system import audit, controllers, shared_s
 from polydev.controller.vault import Binding, Vault
 from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.engine.saga import OnPoint
-from polydev.shared.domain import KeyUse, SealedCredential, SharedSecret, VaultKey, now
+from polydev.shared.domain import KeyUse, SealedCredential, SharedSecret, StepName, VaultKey, now
 from polydev.shared.errors import (
     CredentialDamaged,
     KeyInUse,
@@ -34,7 +34,6 @@ from polydev.shared.errors import (
 log = logging.getLogger("polydev.controller.workflows")
 
 ROTATE = "rotate-keys"
-RESEAL = "reseal"
 
 BATCH = 20
 """How many rows are sealed between two transactions: some two seconds of work."""
@@ -152,7 +151,7 @@ class KeyRotation:
     async def _run(self, rotation_id: str) -> None:
         target = _target(rotation_id)
         try:
-            await self.engine.step(RESEAL, lambda: self._reseal(target))
+            await self.engine.step(StepName.RESEAL, lambda: self._reseal(target))
         except PolydevError as error:
             log.error("the rotation to %s ended: %s", target, error.line())
 
@@ -163,7 +162,7 @@ class KeyRotation:
                 hint="Give it that key in POLYDEV_OTHER_ENCRYPTION_KEYS, and rotate again",
             )
         after = ""
-        self.on_point(RESEAL, "before")
+        self.on_point(StepName.RESEAL, "before")
         while rows := await self._next(target, after):
             sealed = await asyncio.gather(*(self._sealed(row, target) for row in rows))
             async with self.database.write() as connection:
@@ -171,13 +170,13 @@ class KeyRotation:
                     if new is not None:
                         await credentials.update_sealed(connection, old, new)
             after = rows[-1].credential_id
-            self.on_point(RESEAL, "inside")
+            self.on_point(StepName.RESEAL, "inside")
         async with self.database.read() as connection:
             secrets = await shared_secrets.list_all(connection)
         for secret in secrets:
             if secret.key_id != target:
                 await self._replace_secret(secret, target)
-        self.on_point(RESEAL, "after")
+        self.on_point(StepName.RESEAL, "after")
 
     async def _next(self, target: str, after: str) -> Sequence[SealedCredential]:
         async with self.database.read() as connection:

@@ -180,7 +180,7 @@ class Engine:
             except Exception as error:
                 raise _unexpected(name, error) from None
 
-        return await DBOS.run_step_async({"name": name}, stored_step)
+        return await DBOS.run_step_async({"name": str(name)}, stored_step)
 
     def _query_executors(self) -> frozenset[str]:
         status = sa.table(

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 
 from polydev.controller.telemetry import metrics, traces
 from polydev.controller.workflows.engine.engine import Engine
+from polydev.shared.domain import UNDO_PREFIX
 from polydev.shared.errors import PolydevError, StepTimedOut, Unavailable
 from polydev.shared.logging import context
 
@@ -127,7 +128,7 @@ class Saga:
     async def _backward(self, engine: Engine, subject: str, begun: Sequence[Step]) -> None:
         for step in reversed(begun):
             if step.undo is not None:
-                name = f"undo {step.name}"
+                name = f"{UNDO_PREFIX}{step.name}"
                 await self._do_anyway(engine, subject, name, step.undo, self.undo_limit_s)
 
     async def _do(self, engine: Engine, subject: str, step: Step) -> None:
