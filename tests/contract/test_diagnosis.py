@@ -13,7 +13,7 @@ import pytest
 from agent_process import AgentProcess, agent_world
 
 from polydev.hostagent.health.checks import HealthChecker
-from polydev.hostagent.network import Network, NetworkPlan
+from polydev.hostagent.network import Network, NetworkConfig
 from polydev.hostagent.network.addresses import AddressPool
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.domain import Finding, MachineKind, new_vm_id
@@ -127,9 +127,9 @@ async def test_a_record_that_cannot_be_read_is_a_persons_to_mend(agent: AgentPro
 
 async def test_an_address_of_no_machine_is_an_orphan(agent: AgentProcess) -> None:
     await agent.kill()
-    pool = AddressPool(NetworkPlan.from_settings(host_settings(agent)))
+    pool = AddressPool(NetworkConfig.from_settings(host_settings(agent)))
     pool.load()
-    address = pool.take(gone := new_vm_id())
+    address = pool.lease(gone := new_vm_id())
     finding = wrong(await found_without_agent(agent), "orphans")
     assert str(address) in finding.message
     assert gone in finding.message

@@ -156,8 +156,8 @@ class FakeMachine:
                 return seen
         raise AssertionError(f"{self.place.tap} waited in vain, after {len(seen)} other frames")
 
-    def cancel(self) -> None:
-        """Return when the bridge has noticed that somebody is on the TAP."""
+    def settle(self) -> None:
+        """Wait until the bridge knows that the TAP is open."""
         for _ in range(PATIENCE_S * 10):
             self.send(self.echo(GATEWAY))
             if any(is_echo_reply(frame) for frame in self.frames(0.1)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from wire import UID, Attach, FakeMachine, Surroundings, surroundings
 
-from polydev.hostagent.network import Network, NetworkPlan
+from polydev.hostagent.network import Network, NetworkConfig
 from polydev.hostagent.settings import HostSettings
 
 
@@ -19,13 +19,13 @@ def here() -> Iterator[Surroundings]:
 
 
 @pytest.fixture
-def plan(here: Surroundings, tmp_path: Path) -> NetworkPlan:
+def plan(here: Surroundings, tmp_path: Path) -> NetworkConfig:
     settings = HostSettings(netns=here.vm, uplink_netns=here.outer, state_dir=tmp_path)
-    return NetworkPlan.from_settings(settings)
+    return NetworkConfig.from_settings(settings)
 
 
 @pytest.fixture
-async def network(plan: NetworkPlan) -> AsyncIterator[Network]:
+async def network(plan: NetworkConfig) -> AsyncIterator[Network]:
     made = Network(plan)
     await made.ensure()
     yield made

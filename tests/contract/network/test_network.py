@@ -36,13 +36,13 @@ from wire import (
     within,
 )
 
-from polydev.hostagent.network import Network, NetworkPlan, firewall
+from polydev.hostagent.network import Network, NetworkConfig, firewall
 from polydev.hostagent.settings import Egress
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-async def reshaped(network: Network, plan: NetworkPlan, **changes: object) -> None:
+async def reshaped(network: Network, plan: NetworkConfig, **changes: object) -> None:
     """Put the same network together with another policy, as a restarted agent would."""
     other = Network(replace(plan, **changes))  # type: ignore[arg-type]
     await other.ensure()
@@ -144,7 +144,7 @@ async def test_machines_do_not_see_what_others_are_sent(here: Surroundings, atta
 
 
 async def test_the_vm_namespace_answers_nothing_but_echo(
-    here: Surroundings, attach: Attach, plan: NetworkPlan
+    here: Surroundings, attach: Attach, plan: NetworkConfig
 ) -> None:
     machine = await attach(A)
     inner = str(plan.uplink_inner_address)
@@ -177,7 +177,7 @@ async def test_private_and_metadata_addresses_arerefused_at_once(
 
 
 async def test_the_hosts_own_addresses_are_out_of_reach(
-    here: Surroundings, attach: Attach, plan: NetworkPlan
+    here: Surroundings, attach: Attach, plan: NetworkConfig
 ) -> None:
     machine = await attach(A)
     with (
@@ -242,7 +242,7 @@ async def test_a_vmm_that_was_taken_over_opens_no_connections(
 
 
 async def test_without_egress_nothing_leaves(
-    here: Surroundings, network: Network, plan: NetworkPlan, attach: Attach
+    here: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)
     await reshaped(network, plan, egress=Egress.NONE)
@@ -254,7 +254,7 @@ async def test_without_egress_nothing_leaves(
 async def test_with_a_proxy_only_the_proxy_is_reached(
     here: Surroundings,
     network: Network,
-    plan: NetworkPlan,
+    plan: NetworkConfig,
     attach: Attach,
     holder: str,
     address: str,
@@ -276,7 +276,7 @@ async def test_with_a_proxy_only_the_proxy_is_reached(
 
 
 async def test_a_private_resolver_that_was_set_is_reached(
-    here: Surroundings, network: Network, plan: NetworkPlan, attach: Attach
+    here: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)
     await reshaped(network, plan, dns=(IPv4Address(PRIVATE[0]),))
@@ -285,7 +285,9 @@ async def test_a_private_resolver_that_was_set_is_reached(
         assert resolver.recv(100) == b"query"
 
 
-async def test_a_network_without_uplink_works_within(here: Surroundings, plan: NetworkPlan) -> None:
+async def test_a_network_without_uplink_works_within(
+    here: Surroundings, plan: NetworkConfig
+) -> None:
     network = Network(replace(plan, has_uplink=False))
     await network.ensure()
     machine = FakeMachine(here.vm, await network.attach(A, UID))

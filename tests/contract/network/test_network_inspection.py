@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 import pytest
 from wire import UID, WORLD, A, B, Surroundings, ip
 
-from polydev.hostagent.network import Attachment, Network, NetworkPlan, reach_outside
+from polydev.hostagent.network import Attachment, Network, NetworkConfig, check_connectivity
 from polydev.hostagent.settings import Egress
 from polydev.hostagent.system import namespaces
 from polydev.shared.domain import Finding
@@ -61,7 +61,7 @@ async def test_machines_that_come_and_go_leave_it_well(
     assert await wrong(network) == {}
 
 
-async def test_a_namespace_that_is_gone(network: Network, plan: NetworkPlan) -> None:
+async def test_a_namespace_that_is_gone(network: Network, plan: NetworkConfig) -> None:
     namespaces.remove(plan.netns)
     [finding] = await network.inspect({})
     assert isinstance(finding, Finding)
@@ -113,19 +113,19 @@ async def test_a_rule_that_was_added_removed_or_changed(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     nft(here.vm, "insert", "rule", "inet", "polydev", "forward", "accept")
-    assert "chain forward was changed (3 rules instead of 2)" in (await wrong(network))["firewall"]
+    assert "chain forward was changed" in (await wrong(network))["firewall"]
     await network.ensure()
     nft(here.vm, "flush", "chain", "inet", "polydev", "egress")
-    assert "chain egress was changed (0 rules" in (await wrong(network))["firewall"]
+    assert "chain egress was changed" in (await wrong(network))["firewall"]
     await network.ensure()
     nft(here.vm, "add", "chain", "bridge", "polydev", "forward", "{ policy accept; }")
-    assert "policy of chain forward" in (await wrong(network))["firewall"]
+    assert "bridge polydev: chain forward was changed" in (await wrong(network))["firewall"]
     await network.ensure()
     nft(here.vm, "add", "table", "ip", "other")
     assert await wrong(network) == {}, "a table without a hook does nothing"
     hook = "{ type filter hook forward priority 5; policy drop; }"
     nft(here.vm, "add", "chain", "ip", "other", "drops", hook)
-    assert "another program has put table ip other" in (await wrong(network))["firewall"]
+    assert "another program added table ip other" in (await wrong(network))["firewall"]
 
 
 async def test_a_machine_that_may_no_longer_send(
@@ -135,7 +135,7 @@ async def test_a_machine_that_may_no_longer_send(
     nft(here.vm, "delete", "element", "bridge", "polydev", "senders", element)
     words = (await wrong(network))["firewall"]
     assert attached.tap in words
-    assert "is missing in set senders" in words
+    assert "in set senders is missing" in words
     await network.ensure()
     assert await wrong(network) == {}
 
@@ -191,7 +191,7 @@ async def test_a_tap_of_no_machine(
 
 
 async def test_an_uplink_that_is_gone_or_down(
-    network: Network, attached: Attachment, here: Surroundings, plan: NetworkPlan
+    network: Network, attached: Attachment, here: Surroundings, plan: NetworkConfig
 ) -> None:
     ip(here.outer, "link", "set", plan.outer_uplink, "down")
     assert "is down" in (await wrong(network))["uplink"]
@@ -204,7 +204,7 @@ async def test_an_uplink_that_is_gone_or_down(
 
 
 async def test_nat_that_another_program_flushed(
-    network: Network, attached: Attachment, here: Surroundings, plan: NetworkPlan
+    network: Network, attached: Attachment, here: Surroundings, plan: NetworkConfig
 ) -> None:
     nft(here.outer, "flush", "table", "inet", plan.outer_table)
     assert "chain postrouting was changed" in (await wrong(network))["uplink"]
@@ -215,7 +215,7 @@ async def test_nat_that_another_program_flushed(
 
 
 async def test_it_is_looked_at_without_an_agent_too(
-    network: Network, attached: Attachment, plan: NetworkPlan
+    network: Network, attached: Attachment, plan: NetworkConfig
 ) -> None:
     another = Network(plan)
     assert await wrong(another) == {}
@@ -226,21 +226,21 @@ async def test_it_is_looked_at_without_an_agent_too(
 
 
 async def test_a_proxy_and_resolvers_are_asked_from_where_machines_come_out(
-    network: Network, here: Surroundings, plan: NetworkPlan
+    network: Network, here: Surroundings, plan: NetworkConfig
 ) -> None:
     proxied = replace(plan, egress=Egress.PROXY, proxy=(IPv4Address(WORLD), 3128))
-    [silent] = await asyncio.to_thread(reach_outside, proxied)
+    [silent] = await asyncio.to_thread(check_connectivity, proxied)
     assert silent.ok is False
     assert f"The proxy {WORLD}:3128 does not answer" in silent.message
     with here.listen_tcp(here.world, WORLD, 3128):
-        [answers] = await asyncio.to_thread(reach_outside, proxied)
+        [answers] = await asyncio.to_thread(check_connectivity, proxied)
     assert answers.ok
     resolving = replace(plan, dns=(IPv4Address(WORLD),))
-    [silent] = await asyncio.to_thread(reach_outside, resolving)
+    [silent] = await asyncio.to_thread(check_connectivity, resolving)
     assert silent.ok is False
     assert "POLYDEV_DNS" in silent.hint
     with here.listen(here.world, WORLD, 53) as resolver:
-        asking = asyncio.create_task(asyncio.to_thread(reach_outside, resolving))
+        asking = asyncio.create_task(asyncio.to_thread(check_connectivity, resolving))
         question, who = await asyncio.to_thread(resolver.recvfrom, 512)
         resolver.sendto(question[:2] + b"\x81\x80" + question[4:], who)
         [answers] = await asking

@@ -31,7 +31,7 @@ from wire import (
 )
 
 import polydev
-from polydev.hostagent.network import Network, NetworkPlan, dial, firewall
+from polydev.hostagent.network import Network, NetworkConfig, dial, firewall
 from polydev.hostagent.system import namespaces
 from polydev.shared.errors import ChannelLost, NetworkFailed, NoCapacity
 
@@ -59,7 +59,7 @@ async def test_putting_it_together_again_disturbs_no_machine(
 
 
 async def test_a_machine_keeps_its_place(
-    network: Network, plan: NetworkPlan, attach: Attach
+    network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)
     again = Network(plan)
@@ -83,7 +83,7 @@ async def test_a_detached_machine_leaves_nothing(
 
 
 async def test_nobody_inherits_a_machines_connections(
-    here: Surroundings, network: Network, attach: Attach, plan: NetworkPlan
+    here: Surroundings, network: Network, attach: Attach, plan: NetworkConfig
 ) -> None:
     machine, neighbour = await attach(A), await attach(B)
     leases = plan.state_dir / "leases.json"
@@ -111,7 +111,7 @@ async def test_a_sweep_removes_what_belongs_to_nobody(here: Surroundings, networ
     ip(here.vm, "link", "del", lost_tap.tap)
     ip(here.vm, "tuntap", "add", "pd77", "mode", "tap")
     element = firewall.Sender("pd78", "02:01:c0:a8:64:4e", "192.168.100.78")
-    within(here.vm, lambda: firewall.load(firewall.with_sender(element)))
+    within(here.vm, lambda: firewall.load(firewall.allow_sender(element)))
     await network.sweep({A})
     state = await network.state()
     assert list(state.addresses) == [A]
@@ -152,7 +152,9 @@ async def test_a_failed_repeat_does_not_undo_a_machine_that_runs(
     assert await network.state() == before
 
 
-async def test_addresses_run_out_with_a_clear_error(here: Surroundings, plan: NetworkPlan) -> None:
+async def test_addresses_run_out_with_a_clear_error(
+    here: Surroundings, plan: NetworkConfig
+) -> None:
     small = replace(
         plan,
         subnet=IPv4Network("192.168.100.0/29"),
@@ -170,7 +172,7 @@ async def test_addresses_run_out_with_a_clear_error(here: Surroundings, plan: Ne
 
 
 async def test_removal_leaves_nothing(
-    here: Surroundings, plan: NetworkPlan, tmp_path: Path
+    here: Surroundings, plan: NetworkConfig, tmp_path: Path
 ) -> None:
     def look() -> tuple[str, str, str]:
         return (
@@ -192,7 +194,7 @@ async def test_removal_leaves_nothing(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-async def test_a_stale_outer_end_is_replaced(here: Surroundings, plan: NetworkPlan) -> None:
+async def test_a_stale_outer_end_is_replaced(here: Surroundings, plan: NetworkConfig) -> None:
     ip(here.outer, "link", "add", plan.outer_uplink, "type", "veth", "peer", "name", "other")
     network = Network(plan)
     await network.ensure()
@@ -220,7 +222,7 @@ asyncio.run(main())
 
 
 async def test_without_a_named_namespace_the_uplink_ends_in_the_agents_own(
-    here: Surroundings, plan: NetworkPlan, tmp_path: Path
+    here: Surroundings, plan: NetworkConfig, tmp_path: Path
 ) -> None:
     before = ip(here.outer, "-br", "link")
     command = ["nsenter", f"--net={namespaces.path_of(here.outer)}", sys.executable, "-c"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from polydev.hostagent.network import NetworkPlan, reach_outside
+from polydev.hostagent.network import NetworkConfig, check_connectivity
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.domain import Finding
 from polydev.shared.errors import PolydevError
@@ -13,8 +13,8 @@ from polydev.shared.errors import PolydevError
 
 async def reach(settings: HostSettings) -> Sequence[Finding]:
     """Resolvers with open egress, the proxy with `proxy`; nothing where machines reach nothing."""
-    plan = NetworkPlan.from_settings(settings)
+    plan = NetworkConfig.from_settings(settings)
     try:
-        return await asyncio.to_thread(reach_outside, plan)
+        return await asyncio.to_thread(check_connectivity, plan)
     except (PolydevError, OSError) as error:
         return [Finding("outside", False, f"The outside was not reached: {error}", "See `uplink`")]

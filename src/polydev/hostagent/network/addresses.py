@@ -1,7 +1,7 @@
-"""Which machine has which address: leases that survive a restart of the agent.
+"""Address leases of machines, which survive a restart of the agent.
 
-`Network` owns one pool and calls it from one thread. The pool knows nothing of TAPs or rules. It
-goes upward and starts over at the end, so that an address rests before another machine gets it.
+`Network` owns one pool and calls it from one thread. The pool knows no TAPs or rules. It hands
+addresses out in ascending order and wraps around, so that a released address rests before reuse.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 import json
 from ipaddress import AddressValueError, IPv4Address
 
-from polydev.hostagent.network.network_config import NetworkPlan
+from polydev.hostagent.network.network_config import NetworkConfig
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.errors import NetworkFailed, NoCapacity
 
 
 class AddressPool:
-    """Leases by machine id, kept in one file that is replaced as a whole."""
+    """Leases by machine id, stored in one file that is replaced as a whole."""
 
-    def __init__(self, plan: NetworkPlan) -> None:
-        self._file = plan.state_dir / "leases.json"
-        self._gateway = plan.gateway
-        self._first = int(plan.first_address)
-        self._last = int(plan.last_address)
+    def __init__(self, config: NetworkConfig) -> None:
+        self._file = config.state_dir / "leases.json"
+        self._gateway = config.gateway
+        self._first = int(config.first_address)
+        self._last = int(config.last_address)
         self._leases: dict[str, IPv4Address] = {}
         self._next = self._first
 
     def load(self) -> None:
-        """Read the file, if there is one. Leases that no longer fit the network are dropped.
+        """Read the file, if it exists; drop leases outside of the network.
 
-        Raises: NetworkFailed if the file is not what this class writes.
+        Raises: NetworkFailed if the file is invalid.
         """
         self._leases, self._next = {}, self._first
         try:
@@ -36,48 +36,47 @@ class AddressPool:
         except FileNotFoundError:
             return
         try:
-            kept = json.loads(text)
-            leases = {str(vm): IPv4Address(text) for vm, text in kept["leases"].items()}
-            following = int(IPv4Address(kept["next"]))
+            stored = json.loads(text)
+            leases = {str(vm): IPv4Address(text) for vm, text in stored["leases"].items()}
+            following = int(IPv4Address(stored["next"]))
         except (ValueError, KeyError, TypeError, AttributeError, AddressValueError) as error:
             raise NetworkFailed(
-                f"{self._file} cannot be read: {error}",
+                f"{self._file} is not readable: {error}",
                 hint="Stop all machines of this host, then remove the file",
             ) from error
         self._leases = {vm: a for vm, a in leases.items() if self._first <= int(a) <= self._last}
         self._next = following if self._first <= following <= self._last else self._first
 
     def leases(self) -> dict[str, IPv4Address]:
-        """All leases: vm_id -> address."""
+        """Return all leases: vm_id -> address."""
         return dict(self._leases)
 
-    def take(self, vm_id: str) -> IPv4Address:
-        """The machine's address: the one it has, or the next free one. Raises NoCapacity."""
+    def lease(self, vm_id: str) -> IPv4Address:
+        """Return the machine's address, or lease the next free one. Raises: NoCapacity."""
         if vm_id in self._leases:
             return self._leases[vm_id]
         address = self._free_address()
         following = int(address) + 1
-        self._become(
+        self._save(
             {**self._leases, vm_id: address},
             following if following <= self._last else self._first,
         )
         return address
 
     def rename(self, vm_id: str, new_vm_id: str) -> None:
-        """Have a machine's address be that of another name, which has none. Does nothing if the
-        machine has none."""
+        """Move a lease to a new machine id, which has none. Does nothing without a lease."""
         if vm_id in self._leases:
             others = {name: a for name, a in self._leases.items() if name != vm_id}
-            self._become({**others, new_vm_id: self._leases[vm_id]}, self._next)
+            self._save({**others, new_vm_id: self._leases[vm_id]}, self._next)
 
     def release(self, *vm_ids: str) -> None:
-        """Give back the addresses of machines; those that have none are passed over."""
-        kept = {vm_id: a for vm_id, a in self._leases.items() if vm_id not in vm_ids}
-        if len(kept) < len(self._leases):
-            self._become(kept, self._next)
+        """Release the addresses of machines; ids without a lease are ignored."""
+        stored = {vm_id: a for vm_id, a in self._leases.items() if vm_id not in vm_ids}
+        if len(stored) < len(self._leases):
+            self._save(stored, self._next)
 
-    def forget_if_empty(self) -> None:
-        """Remove the file when no machine has an address any more."""
+    def remove_file_if_empty(self) -> None:
+        """Remove the file once no machine has an address."""
         if not self._leases:
             self._file.unlink(missing_ok=True)
 
@@ -89,16 +88,16 @@ class AddressPool:
             if candidate not in taken:
                 return IPv4Address(candidate)
         raise NoCapacity(
-            f"All {len(self._leases)} addresses of the VM network are taken",
+            f"All {len(self._leases)} addresses of the VM network are in use",
             hint="Destroy machines, or set a larger POLYDEV_SUBNET",
         )
 
-    def _become(self, leases: dict[str, IPv4Address], following: int) -> None:
-        """On disk first: what cannot be kept is not given."""
-        kept = {
+    def _save(self, leases: dict[str, IPv4Address], following: int) -> None:
+        """Write to disk first: a lease that cannot be stored is not handed out."""
+        stored = {
             "next": str(IPv4Address(following)),
             "leases": {vm_id: str(address) for vm_id, address in leases.items()},
         }
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(self._file, json.dumps(kept, indent=1).encode())
+        write_whole(self._file, json.dumps(stored, indent=1).encode())
         self._leases, self._next = leases, following

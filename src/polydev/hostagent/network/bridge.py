@@ -1,8 +1,8 @@
-"""The bridge of the VM namespace and one TAP per machine, by netlink and ioctl.
+"""The VM namespace's bridge and the machines' TAPs, through netlink and ioctl.
 
 Everything here blocks and runs in the thread inside the VM namespace; `Network` calls it. It knows
-no leases and no rules. A port learns nothing and is flooded with nothing: the bridge is told which
-MAC and address sits behind it, so a machine gets only what is meant for it.
+no leases or rules. Ports neither learn nor flood: the bridge is given the MAC and address behind
+each port, so that a machine receives only its own frames.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from polydev.hostagent.network.network_config import BRIDGE, TAP_PREFIX, NetworkPlan
+from polydev.hostagent.network.network_config import BRIDGE, TAP_PREFIX, NetworkConfig
 
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -53,28 +53,28 @@ PORT_FLAGS = {
     "mcast_flood": 0,
     "bcast_flood": 0,
 }
-"""What every port of the bridge is: it learns nothing, and gets only what is meant for it."""
+"""Flags of every bridge port: no learning, and no frames for others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A network device as it is."""
+    """The state of a network device."""
 
     name: str
     mac: str
     is_up: bool
     master: str | None
     port_flags: dict[str, int]
-    """Of a bridge's port: the names of PORT_FLAGS."""
+    """Of a bridge port: the values of PORT_FLAGS."""
     owner: int | None
     """Of a TAP: the uid that may open it."""
 
 
 class Links:
-    """The devices of the namespace that the calling thread is in."""
+    """The devices of the calling thread's namespace."""
 
     def __init__(self) -> None:
-        from pyroute2 import IPRoute  # 0.2 s: paid when a network is made, not at import
+        from pyroute2 import IPRoute  # takes 0.2 s: only when a network is used
 
         self._route: Any = IPRoute()
 
@@ -82,37 +82,37 @@ class Links:
         self._route.close()
 
     def index_of(self, name: str) -> int | None:
-        """A device's index, or None if there is no such device."""
+        """Return a device's index, or None."""
         try:
             return socket.if_nametoindex(name)
         except OSError:
             return None
 
     def taps(self) -> list[str]:
-        """Names of all machines' TAPs."""
+        """Return the names of all machines' TAPs."""
         names = (name for _, name in socket.if_nameindex())
         return sorted(name for name in names if name.startswith(TAP_PREFIX))
 
-    def set_up_bridge(self, plan: NetworkPlan) -> None:
-        """Loopback, sysctls, and the bridge with the gateway's address and nothing else."""
+    def set_up_bridge(self, config: NetworkConfig) -> None:
+        """Set up loopback, sysctls, and the bridge with only the gateway's address."""
         set_sysctls()
         self.up("lo")
         if self.index_of(BRIDGE) is None:
             self._route.link("add", ifname=BRIDGE, kind="bridge")
         self._route.link("set", index=self._index(BRIDGE), kind="bridge", br_mcast_snooping=0)
-        self._set_mac(BRIDGE, plan.bridge_mac)
-        self.set_address(BRIDGE, plan.gateway, plan.subnet.prefixlen)
+        self._set_mac(BRIDGE, config.bridge_mac)
+        self.set_address(BRIDGE, config.gateway, config.subnet.prefixlen)
         self.up(BRIDGE)
 
     def set_address(self, name: str, address: IPv4Address, prefix: int) -> None:
-        """Give a device one IPv4 address and take any other from it."""
+        """Give a device one IPv4 address and remove all others."""
         index = self._index(name)
         wanted = (str(address), prefix)
         for entry in self._route.get_addr(family=socket.AF_INET, index=index):
             has = (entry.get_attr("IFA_ADDRESS"), entry["prefixlen"])
             if has != wanted:
                 self._route.addr("del", index=index, address=has[0], prefixlen=has[1])
-        with _passing_over(errno.EEXIST):
+        with _ignoring(errno.EEXIST):
             self._route.addr("add", index=index, address=wanted[0], prefixlen=prefix)
 
     def set_default_route(self, gateway: IPv4Address) -> None:
@@ -122,33 +122,36 @@ class Links:
         self._route.link("set", index=self._index(name), state="up")
 
     def add_veth(self, name: str, peer: str, peer_netns_fd: int) -> None:
-        """A pair of devices: `name` here, `peer` in the other namespace."""
+        """Create a device pair: `name` here, `peer` in the other namespace."""
         self._route.link(
             "add", ifname=name, kind="veth", peer={"ifname": peer, "net_ns_fd": peer_netns_fd}
         )
 
     def remove(self, name: str) -> None:
-        """Delete a device, whoever holds it open. Does nothing if it is not there."""
+        """Delete a device, even if it is open. Idempotent."""
         index = self.index_of(name)
         if index is not None:
-            with _passing_over(errno.ENODEV):
+            with _ignoring(errno.ENODEV):
                 self._route.link("del", index=index)
 
     def add_tap(self, tap: str, mac: str, address: IPv4Address, uid: int) -> None:
-        """A TAP for the machine with that MAC and address, which `uid` may open; up, isolated."""
+        """Create an isolated TAP that `uid` may open, for one MAC and address; set it up."""
         _make_tap(tap, uid)
-        self.plug(tap, mac, address)
+        self.connect_tap(tap, mac, address)
 
-    def plug(self, tap: str, mac: str, address: IPv4Address) -> None:
-        """Make a TAP the port of its machine, and of nothing else. Mends one that is no more."""
+    def connect_tap(self, tap: str, mac: str, address: IPv4Address) -> None:
+        """Make a TAP its machine's bridge port, or repair it."""
         index = self._index(tap)
         self._route.link("set", index=index, master=self._index(BRIDGE))
         self._route.brport("set", index=index, **PORT_FLAGS)
-        self.point_to(tap, mac, address)
+        self.pin_address(tap, mac, address)
         self._route.link("set", index=index, state="up")
 
-    def point_to(self, tap: str, mac: str, address: IPv4Address) -> None:
-        """Tell the bridge what is behind a port, since ports neither learn nor are flooded."""
+    def pin_address(self, tap: str, mac: str, address: IPv4Address) -> None:
+        """Tell the bridge which MAC and address are behind a port.
+
+        Ports neither learn nor are flooded.
+        """
         bridge = self._index(BRIDGE)
         # "noarp" is what bridge(8) calls static; a "permanent" one would be the bridge's own.
         self._route.fdb(
@@ -159,22 +162,22 @@ class Links:
         )
 
     def remove_tap(self, tap: str, address: IPv4Address) -> None:
-        """Take a machine's TAP and what the bridge was told about it. Idempotent."""
+        """Remove a machine's TAP and its entries in the bridge. Idempotent."""
         self.remove(tap)
         bridge = self.index_of(BRIDGE)
         if bridge is not None:
-            with _passing_over(errno.ENOENT):
+            with _ignoring(errno.ENOENT):
                 self._route.neigh("del", dst=str(address), ifindex=bridge)
 
     def end_connections(self, mark: int) -> None:
-        """Forget the tracked connections with that mark, so that nobody inherits them."""
+        """Drop tracked connections with this mark, so that no other machine inherits them."""
         from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
         with NFCTSocket() as tracking:
             tracking.flush(mark=mark)
 
     def devices(self) -> dict[str, Device]:
-        """Every device of the namespace, as the kernel tells it."""
+        """Return the state of every device in the namespace."""
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in self._route.get_links()}
         found = {}
         for link in self._route.get_links():
@@ -196,12 +199,12 @@ class Links:
         return found
 
     def addresses_of(self, name: str) -> list[str]:
-        """A device's IPv4 addresses, with their prefixes."""
+        """Return a device's IPv4 addresses with prefixes."""
         entries = self._route.get_addr(family=socket.AF_INET, index=self._index(name))
         return sorted(f"{it.get_attr('IFA_ADDRESS')}/{it['prefixlen']}" for it in entries)
 
-    def points_to(self, tap: str, mac: str, address: IPv4Address) -> bool:
-        """Whether the bridge was told that this MAC and this address are behind that port."""
+    def is_pinned(self, tap: str, mac: str, address: IPv4Address) -> bool:
+        """Return True if the bridge maps this MAC and address to this port."""
         bridge = self._index(BRIDGE)
         macs = (
             entry.get_attr("NDA_LLADDR")
@@ -216,12 +219,12 @@ class Links:
         return mac in macs and (str(address), mac) in neighbours
 
     def default_gateway(self) -> str | None:
-        """Where what is for elsewhere is sent."""
+        """Return the default route's gateway."""
         routes = self._route.get_default_routes(family=socket.AF_INET)
         return next((str(it.get_attr("RTA_GATEWAY")) for it in routes), None)
 
     def _set_mac(self, name: str, mac: str) -> None:
-        """Only when it differs: setting it makes the kernel forget the device's neighbours."""
+        """Set the MAC only if it differs: the kernel drops all neighbours on a change."""
         index = self._index(name)
         if self._route.get_links(index)[0].get_attr("IFLA_ADDRESS") != mac:
             self._route.link("set", index=index, address=mac)
@@ -231,7 +234,7 @@ class Links:
 
 
 def set_sysctls() -> None:
-    """Put the namespace's own sysctls as the VM network needs them, before any device is added."""
+    """Set the namespace's sysctls, before any device is added."""
     for name, value in _SYSCTLS.items():
         write_sysctl(name, value)
     for device in ("all", "default"):
@@ -240,7 +243,7 @@ def set_sysctls() -> None:
 
 
 def write_sysctl(name: str, value: str) -> None:
-    """Set a sysctl of the calling thread's namespace; one that this kernel lacks is passed over."""
+    """Set a sysctl in the thread's namespace; skip one that this kernel lacks."""
     path = Path("/proc/sys") / name
     if path.exists() and path.read_text().strip() != value:
         path.write_text(value)
@@ -251,7 +254,7 @@ def read_sysctl(name: str) -> str:
 
 
 def _make_tap(tap: str, uid: int) -> None:
-    """A persistent TAP with virtio headers. One that a VMM holds open is left as it is."""
+    """Create a persistent TAP with virtio headers; leave one that is open as it is."""
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
         flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
@@ -265,8 +268,8 @@ def _make_tap(tap: str, uid: int) -> None:
         os.close(fd)
 
 
-class _passing_over(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a verb
-    """Suppress a netlink error of one errno."""
+class _ignoring(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a verb
+    """Suppresses netlink errors with given codes."""
 
     def __init__(self, *codes: int) -> None:
         self._codes: Iterable[int] = codes

@@ -1,9 +1,8 @@
-"""Compares the VM network with what it should be, for `doctor`: devices, addresses, rules, uplink.
+"""Drift check of the VM network for `doctor`: devices, addresses, rules, uplink.
 
-`Network.inspect` calls it in the threads of the two namespaces. It changes nothing. Rules are
-compared as the kernel tells them: what Polydev would load is loaded into an empty namespace, and
-both listings must be the same. So a table that another program flushed or added to is found,
-whatever it did to it.
+`Network.inspect` calls it in the threads of both namespaces. It changes nothing. Polydev's rules
+are loaded into an empty namespace, and the kernel's listings of both are compared, so that any
+change by another program is found.
 """
 
 from __future__ import annotations
@@ -15,81 +14,85 @@ from ipaddress import IPv4Address
 from polydev.hostagent.network import firewall, nft_diff
 from polydev.hostagent.network.bridge import PORT_FLAGS, Device, Links, read_sysctl
 from polydev.hostagent.network.firewall import TABLE, Sender
-from polydev.hostagent.network.network_config import BRIDGE, UPLINK, NetworkPlan
+from polydev.hostagent.network.network_config import BRIDGE, UPLINK, NetworkConfig
 from polydev.hostagent.system import namespaces
 from polydev.shared.domain import Finding
 from polydev.shared.errors import NetworkFailed
 
-_MEND = "Restart Polydev, which mends it: `polydev down`, then `polydev up`; machines go on"
+_RESTART = "Restart Polydev to repair it: `polydev down`, then `polydev up`; machines keep running"
+_SHOWN = 5
+"""Differences that a finding lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
-    """A machine's place in the network, as its lease says."""
+class MachinePort:
+    """A machine's port in the network, according to its lease."""
 
     vm_id: str
     uid: int | None
-    """Whom its VMM runs as; None: it does not run, and needs no TAP."""
+    """The VMM's user; None if it does not run and needs no TAP."""
     address: IPv4Address
     sender: Sender
 
 
-def no_namespace(plan: NetworkPlan) -> Finding:
+def missing_namespace(config: NetworkConfig) -> Finding:
     return Finding(
         "namespace",
         False,
-        f"The network namespace {plan.netns} is gone: no machine can start, none has a network",
-        _MEND + ", but machines that ran in the old one must be stopped and started",
+        f"The network namespace {config.netns} is gone: machines cannot start or communicate",
+        _RESTART + ", but machines of the old namespace must be stopped and started",
     )
 
 
-def inside(links: Links, plan: NetworkPlan, ports: Sequence[Port]) -> list[Finding]:
-    """What there is to say of the VM namespace. In its thread."""
+def check_namespace(
+    links: Links, config: NetworkConfig, ports: Sequence[MachinePort]
+) -> list[Finding]:
+    """Check the VM namespace. Runs in its thread."""
     devices = links.devices()
-    wrong = [
-        *_bridge(links, plan, devices),
+    failed = [
+        *_bridge(links, config, devices),
         *(it for port in ports for it in _tap(links, port, devices)),
-        *_orphans(links, plan, ports),
-        *_rules(plan, ports, devices),
-        *_way_out(links, plan, devices),
+        *_orphans(links, config, ports),
+        *_rules(config, ports, devices),
+        *_uplink(links, config, devices),
     ]
-    return [*wrong, *_well(plan, ports, {it.name for it in wrong})]
+    return [*failed, *_passed(config, ports, {it.name for it in failed})]
 
 
-def outside(links: Links, plan: NetworkPlan) -> list[Finding]:
-    """What there is to say of the uplink's outer side. In the outer namespace's thread."""
-    device = links.devices().get(plan.outer_uplink)
-    where = plan.uplink_netns or "the host"
-    wrong = []
+def check_uplink(links: Links, config: NetworkConfig) -> list[Finding]:
+    """Check the uplink's outer end. Runs in the outer namespace's thread."""
+    device = links.devices().get(config.outer_uplink)
+    where = config.uplink_netns or "the host"
+    failed = []
     if device is None:
-        wrong.append(f"{plan.outer_uplink} is missing in {where}")
+        failed.append(f"{config.outer_uplink} is missing in {where}")
     else:
-        wrong += _device_faults(
-            links, device, f"{plan.uplink_outer_address}/{plan.uplink_network.prefixlen}"
+        failed += _device_faults(
+            links, device, f"{config.uplink_outer_address}/{config.uplink_network.prefixlen}"
         )
     if read_sysctl("net/ipv4/ip_forward") != "1":
-        wrong.append(f"forwarding (net.ipv4.ip_forward) was switched off in {where}")
-    expected = _as_loaded(firewall.outer_rules(plan))
-    found = nft_diff.parsed(firewall.listing("inet", plan.outer_table))
-    wrong += [f"in {where}, {fault}" for fault in nft_diff.differences(expected, found)]
-    if wrong:
-        return [_wrong("uplink", f"Machines do not get outside: {'; '.join(wrong)}")]
-    return [Finding("uplink", True, f"{plan.outer_uplink} leads outside, with its NAT")]
+        failed.append(f"forwarding (net.ipv4.ip_forward) was switched off in {where}")
+    expected = _kernel_listing(firewall.outer_rules(config))
+    found = nft_diff.parse(firewall.list_rules("inet", config.outer_table))
+    failed += [f"in {where}, {fault}" for fault in nft_diff.differences(expected, found)]
+    if failed:
+        return [_failed("uplink", f"Machines have no outside access: {_summary(failed)}")]
+    return [Finding("uplink", True, f"{config.outer_uplink} leads outside, with its NAT")]
 
 
-def _bridge(links: Links, plan: NetworkPlan, devices: dict[str, Device]) -> Iterator[Finding]:
+def _bridge(links: Links, config: NetworkConfig, devices: dict[str, Device]) -> Iterator[Finding]:
     device = devices.get(BRIDGE)
     faults = []
     if device is None:
         faults.append("is missing")
     else:
-        faults += _device_faults(links, device, f"{plan.gateway}/{plan.subnet.prefixlen}")
-        if device.mac != plan.bridge_mac:
-            faults.append(f"has the MAC {device.mac} instead of {plan.bridge_mac}")
+        faults += _device_faults(links, device, f"{config.gateway}/{config.subnet.prefixlen}")
+        if device.mac != config.bridge_mac:
+            faults.append(f"has the MAC {device.mac} instead of {config.bridge_mac}")
     if read_sysctl("net/ipv4/ip_forward") != "1":
         faults.append("does not forward (net.ipv4.ip_forward is off in the namespace)")
     if faults:
-        yield _wrong("bridge", f"{BRIDGE} in {plan.netns} {' and '.join(faults)}")
+        yield _failed("bridge", f"{BRIDGE} in {config.netns} {' and '.join(faults)}")
 
 
 def _device_faults(links: Links, device: Device, address: str) -> Iterator[str]:
@@ -99,7 +102,7 @@ def _device_faults(links: Links, device: Device, address: str) -> Iterator[str]:
         yield f"has {', '.join(found) or 'no address'} instead of {address}"
 
 
-def _tap(links: Links, port: Port, devices: dict[str, Device]) -> Iterator[Finding]:
+def _tap(links: Links, port: MachinePort, devices: dict[str, Device]) -> Iterator[Finding]:
     sender = port.sender
     device = devices.get(sender.tap)
     if device is None:
@@ -118,7 +121,7 @@ def _tap(links: Links, port: Port, devices: dict[str, Device]) -> Iterator[Findi
         faults.append(f"is not in {BRIDGE}")
     if not device.is_up:
         faults.append("is down")
-    if BRIDGE in devices and not links.points_to(sender.tap, sender.mac, port.address):
+    if BRIDGE in devices and not links.is_pinned(sender.tap, sender.mac, port.address):
         faults.append(f"is not pinned to {sender.mac} and {port.address}")
     faults += [
         f"has {flag} {device.port_flags[flag]} instead of {wanted}"
@@ -126,79 +129,90 @@ def _tap(links: Links, port: Port, devices: dict[str, Device]) -> Iterator[Findi
         if device.master == BRIDGE and device.port_flags.get(flag) != wanted
     ]
     if port.uid is not None and device.owner != port.uid:
-        faults.append(f"is user {device.owner}'s instead of {port.uid}'s")
+        faults.append(f"belongs to user {device.owner} instead of {port.uid}")
     if faults:
         message = f"TAP {sender.tap} of machine {port.vm_id} {' and '.join(faults)}"
-        yield Finding("TAPs", False, message, _MEND, port.vm_id)
+        yield Finding("TAPs", False, message, _RESTART, port.vm_id)
 
 
-def _orphans(links: Links, plan: NetworkPlan, ports: Sequence[Port]) -> Iterator[Finding]:
+def _orphans(
+    links: Links, config: NetworkConfig, ports: Sequence[MachinePort]
+) -> Iterator[Finding]:
     leased = {port.sender.tap for port in ports}
     for tap in sorted(set(links.taps()) - leased):
-        yield _wrong("orphans", f"TAP {tap} in {plan.netns} belongs to no machine")
+        yield _failed("orphans", f"TAP {tap} in {config.netns} belongs to no machine")
 
 
 def _rules(
-    plan: NetworkPlan, ports: Sequence[Port], devices: dict[str, Device]
+    config: NetworkConfig, ports: Sequence[MachinePort], devices: dict[str, Device]
 ) -> Iterator[Finding]:
     senders = [port.sender for port in ports if port.sender.tap in devices]
-    expected = _as_loaded(firewall.vm_rules(plan, senders))
-    found = nft_diff.parsed(firewall.listing())
+    expected = _kernel_listing(firewall.vm_rules(config, senders))
+    found = nft_diff.parse(firewall.list_rules())
     ours = {name: table for name, table in found.items() if name[1] == TABLE}
-    faults = [*nft_diff.differences(expected, ours), *_strangers(found, ours)]
+    faults = [*nft_diff.differences(expected, ours), *_foreign_tables(found, ours)]
     if faults:
-        yield _wrong("firewall", f"In {plan.netns}, {'; '.join(faults)}")
+        yield _failed("firewall", f"In {config.netns}, {_summary(faults)}")
 
 
-def _strangers(found: nft_diff.Tables, ours: nft_diff.Tables) -> Iterable[str]:
-    """Nobody else has business in our namespace; what has no hook does nothing."""
+def _foreign_tables(found: nft_diff.Tables, ours: nft_diff.Tables) -> Iterable[str]:
+    """Report tables of other programs; those without hooks do nothing."""
     return [
-        f"another program has put table {' '.join(name)}"
+        f"another program added table {' '.join(name)}"
         for name, table in found.items()
-        if name not in ours and table.has_hooks
+        if name not in ours and nft_diff.has_hooks(table)
     ]
 
 
-def _way_out(links: Links, plan: NetworkPlan, devices: dict[str, Device]) -> Iterator[Finding]:
-    if not plan.has_uplink:
+def _uplink(links: Links, config: NetworkConfig, devices: dict[str, Device]) -> Iterator[Finding]:
+    if not config.has_uplink:
         return
     device = devices.get(UPLINK)
     faults = []
     if device is None:
         faults.append(f"{UPLINK} is missing")
     else:
-        address = f"{plan.uplink_inner_address}/{plan.uplink_network.prefixlen}"
+        address = f"{config.uplink_inner_address}/{config.uplink_network.prefixlen}"
         faults += _device_faults(links, device, address)
-        if links.default_gateway() != str(plan.uplink_outer_address):
+        if links.default_gateway() != str(config.uplink_outer_address):
             faults.append("there is no route to the outside")
     if faults:
-        yield _wrong("uplink", f"Machines do not get outside: in {plan.netns}, {'; '.join(faults)}")
+        yield _failed(
+            "uplink", f"Machines have no outside access: in {config.netns}, {'; '.join(faults)}"
+        )
 
 
-def _as_loaded(rules: str) -> nft_diff.Tables:
-    """What the kernel makes of rules."""
+def _kernel_listing(rules: str) -> nft_diff.Tables:
+    """Load rules into a scratch namespace and return the kernel's listing."""
 
     def load() -> str:
         firewall.load(rules)
-        return firewall.listing()
+        return firewall.list_rules()
 
     found = namespaces.in_scratch(load)
     if not found:
-        raise NetworkFailed("The rules of the VM network cannot be listed")
-    return nft_diff.parsed(found)
+        raise NetworkFailed("nft cannot list the rules of the VM network")
+    return nft_diff.parse(found)
 
 
-def _well(plan: NetworkPlan, ports: Sequence[Port], wrong: set[str]) -> Iterator[Finding]:
-    words = {
-        "namespace": f"{plan.netns} is there",
-        "bridge": f"{BRIDGE} is up and has {plan.gateway}/{plan.subnet.prefixlen}",
+def _passed(
+    config: NetworkConfig, ports: Sequence[MachinePort], failed: set[str]
+) -> Iterator[Finding]:
+    messages = {
+        "namespace": f"{config.netns} exists",
+        "bridge": f"{BRIDGE} is up and has {config.gateway}/{config.subnet.prefixlen}",
         "TAPs": f"{len(ports)}, each pinned to its machine's MAC and address",
-        "firewall": f"As Polydev made it, for {len(ports)} machines",
+        "firewall": f"As Polydev set it up, for {len(ports)} machines",
     }
-    for name, message in words.items():
-        if name not in wrong:
+    for name, message in messages.items():
+        if name not in failed:
             yield Finding(name, True, message)
 
 
-def _wrong(name: str, message: str) -> Finding:
-    return Finding(name, False, message, _MEND)
+def _failed(name: str, message: str) -> Finding:
+    return Finding(name, False, message, _RESTART)
+
+
+def _summary(faults: Sequence[str]) -> str:
+    shown, more = faults[:_SHOWN], len(faults) - _SHOWN
+    return "; ".join([*shown, f"and {more} more"] if more > 0 else shown)

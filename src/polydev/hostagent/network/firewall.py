@@ -1,18 +1,18 @@
-"""The rules of the VM network, as nftables text, and the one way they get into the kernel.
+"""The VM network's nftables rules, as text, and the functions that load them.
 
-`Network` and `uplink.py` call this, from a thread inside the namespace that the rules are for; a
-program started by that thread is inside it too. Whole tables are replaced in one transaction, so
-there is never a moment without rules. It knows nothing of leases or TAPs' making.
+`Network` and `uplink.py` call it from a thread inside the rules' namespace; a program started by
+that thread runs inside it too. Tables are replaced as a whole in one transaction, so that rules are
+in force at every moment. It knows no leases, and no creation of TAPs.
 
-What a machine could try, and what stops it:
-- another MAC or address in a frame or in an ARP packet: `senders`, in the bridge's prerouting;
-- anything that is not IPv4 or ARP, VLAN tags included: the same chain's policy;
-- frames to another machine: bridge forward policy, isolated ports;
-- frames to 01:80:c2:00:00:0e, which the bridge hands up as if the port itself had received them,
-  past every bridge hook: `stray` in the inet table;
+Attacks by a machine, and the rule that stops each:
+- another MAC or address in a frame or ARP packet: `senders`, in the bridge's prerouting;
+- anything but IPv4 and ARP, VLAN tags included: the same chain's policy;
+- frames to another machine: the bridge's forward policy, isolated ports;
+- frames to 01:80:c2:00:00:0e, which the bridge delivers as if the port had received them, past
+  every bridge hook: `stray` in the inet table;
 - the host, private networks, metadata addresses: input and forward policies, `egress`;
-- using up the connection table: a limit of connections a machine;
-- a taken-over VMM (it runs in this namespace): `output` lets only root open connections.
+- exhausting the connection table: a limit of connections per machine;
+- a compromised VMM (it runs in this namespace): `output` lets only root open connections.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
-from polydev.hostagent.network.network_config import BRIDGE, TAP_PREFIX, UPLINK, NetworkPlan
+from polydev.hostagent.network.network_config import BRIDGE, TAP_PREFIX, UPLINK, NetworkConfig
 from polydev.hostagent.settings import Egress
 from polydev.shared.errors import MissingTool, NetworkFailed
 
@@ -49,7 +49,7 @@ _NEVER_PUBLIC = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who may send on a TAP: one MAC with one address."""
+    """A permitted sender on a TAP: one MAC with one address."""
 
     tap: str
     mac: str
@@ -57,7 +57,7 @@ class Sender:
 
     @property
     def mark(self) -> int:
-        """What its connections are marked with, so that they can be ended with the machine."""
+        """Mark of its connections, which ends them together with the machine."""
         return int(IPv4Address(self.address))
 
     def element(self) -> str:
@@ -67,18 +67,18 @@ class Sender:
         return f"{self.address} : {self.mark:#x}"
 
 
-def vm_rules(plan: NetworkPlan, senders: Sequence[Sender]) -> str:
-    """All tables of the VM namespace, replacing whatever they held, in one transaction."""
+def vm_rules(config: NetworkConfig, senders: Sequence[Sender]) -> str:
+    """Build all tables of the VM namespace; they replace the existing ones atomically."""
     return (
-        _replacing("bridge", TABLE, _bridge_table(plan, senders))
-        + _replacing("inet", TABLE, _inet_table(plan, senders))
-        + _replacing("arp", TABLE, _ARP_TABLE)
+        _replace_table("bridge", TABLE, _bridge_table(config, senders))
+        + _replace_table("inet", TABLE, _inet_table(config, senders))
+        + _replace_table("arp", TABLE, _ARP_TABLE)
     )
 
 
-def outer_rules(plan: NetworkPlan) -> str:
-    """The one table on the uplink's outer side: NAT outward, and no way into that side itself."""
-    outer = plan.outer_uplink
+def outer_rules(config: NetworkConfig) -> str:
+    """Build the outer table: NAT outward, and no access to the outer side itself."""
+    outer = config.outer_uplink
     body = f"""
     chain input {{
         type filter hook input priority -10; policy accept;
@@ -86,39 +86,39 @@ def outer_rules(plan: NetworkPlan) -> str:
     }}
     chain from_machines {{
         ct state established,related accept
-        {_lines(_exceptions(plan))}
+        {_lines(_exceptions(config))}
         drop
     }}
     chain forward {{
         type filter hook forward priority -10; policy accept;
-        iifname "{outer}" ip saddr != {plan.uplink_inner_address} drop
+        iifname "{outer}" ip saddr != {config.uplink_inner_address} drop
         oifname "{outer}" ct state established,related accept
         oifname "{outer}" drop
     }}
     chain postrouting {{
         type nat hook postrouting priority 100; policy accept;
-        ip saddr {plan.uplink_inner_address} oifname != "{outer}" masquerade
+        ip saddr {config.uplink_inner_address} oifname != "{outer}" masquerade
     }}
 """
-    return _replacing("inet", plan.outer_table, body)
+    return _replace_table("inet", config.outer_table, body)
 
 
-def without_table(family: str, table: str) -> str:
-    """Remove a table, also when it is not there."""
+def delete_table(family: str, table: str) -> str:
+    """Delete a table, whether it exists or not."""
     return f"add table {family} {table}\ndelete table {family} {table}\n"
 
 
-def with_sender(sender: Sender) -> str:
-    """Let one machine send; nothing changes if it may already."""
-    return _about(sender, "add")
+def allow_sender(sender: Sender) -> str:
+    """Permit one machine to send. Idempotent."""
+    return _sender_elements(sender, "add")
 
 
-def without_sender(sender: Sender) -> str:
-    """Take that from it, also when it has not got it."""
-    return _about(sender, "add") + _about(sender, "delete")
+def deny_sender(sender: Sender) -> str:
+    """Revoke a machine's permission to send. Idempotent."""
+    return _sender_elements(sender, "add") + _sender_elements(sender, "delete")
 
 
-def _about(sender: Sender, verb: str) -> str:
+def _sender_elements(sender: Sender, verb: str) -> str:
     return (
         f"{verb} element bridge {TABLE} senders {{ {sender.element()} }}\n"
         f"{verb} element inet {TABLE} marks {{ {sender.marking()} }}\n"
@@ -126,30 +126,30 @@ def _about(sender: Sender, verb: str) -> str:
 
 
 def load(rules: str) -> None:
-    """Give rules to the kernel: all of them or, when one is refused, none. Blocking."""
-    _nft("-f", "-", rules=rules)
+    """Load rules into the kernel: all or, on an error, none. Blocking."""
+    _run_nft("-f", "-", rules=rules)
 
 
-def senders_text() -> str:
-    """The anti-spoofing set as `nft -j` tells it, or nothing if there is no such table."""
+def list_senders() -> str:
+    """List the anti-spoofing set as JSON; empty without such a table."""
     try:
-        return _nft("-j", "list", "set", "bridge", TABLE, "senders")
+        return _run_nft("-j", "list", "set", "bridge", TABLE, "senders")
     except NetworkFailed:
         return ""
 
 
-def listing(*table: str) -> str:
-    """All tables of the thread's namespace as `nft -j` tells them, or one: family and name.
+def list_rules(*table: str) -> str:
+    """List all tables of the thread's namespace as JSON, or one: family and name.
 
-    Nothing if there is no such table.
+    Empty without such a table.
     """
     try:
-        return _nft("-j", "list", *(("table", *table) if table else ("ruleset",)))
+        return _run_nft("-j", "list", *(("table", *table) if table else ("ruleset",)))
     except NetworkFailed:
         return ""
 
 
-def _nft(*arguments: str, rules: str | None = None) -> str:
+def _run_nft(*arguments: str, rules: str | None = None) -> str:
     try:
         done = subprocess.run(
             ["nft", *arguments],
@@ -162,17 +162,17 @@ def _nft(*arguments: str, rules: str | None = None) -> str:
     except FileNotFoundError:
         raise MissingTool("nft is not installed", hint="apt-get install nftables") from None
     except subprocess.TimeoutExpired as error:
-        raise NetworkFailed(f"nft did not answer within {_NFT_LIMIT_S} s") from error
+        raise NetworkFailed(f"nft did not finish within {_NFT_LIMIT_S} s") from error
     if done.returncode != 0:
-        raise NetworkFailed(f"nft refused the rules: {done.stderr.strip()[:500]}")
+        raise NetworkFailed(f"nft rejected the rules: {done.stderr.strip()[:500]}")
     return done.stdout
 
 
-def _replacing(family: str, table: str, body: str) -> str:
-    return without_table(family, table) + f"table {family} {table} {{{body}}}\n"
+def _replace_table(family: str, table: str, body: str) -> str:
+    return delete_table(family, table) + f"table {family} {table} {{{body}}}\n"
 
 
-def _bridge_table(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
+def _bridge_table(config: NetworkConfig, senders: Iterable[Sender]) -> str:
     return f"""
     set senders {{
         type ifname . ether_addr . ipv4_addr
@@ -180,10 +180,10 @@ def _bridge_table(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
     }}
     chain prerouting {{
         type filter hook prerouting priority -300; policy drop;
-        ether type ip ether daddr {plan.bridge_mac} \\
+        ether type ip ether daddr {config.bridge_mac} \\
             iifname . ether saddr . ip saddr @senders accept
         ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 \\
-            ether daddr {{ {plan.bridge_mac}, ff:ff:ff:ff:ff:ff }} \\
+            ether daddr {{ {config.bridge_mac}, ff:ff:ff:ff:ff:ff }} \\
             iifname . ether saddr . arp saddr ip @senders \\
             iifname . arp saddr ether . arp saddr ip @senders accept
         counter
@@ -202,9 +202,9 @@ _ARP_TABLE = f"""
 """
 
 
-def _inet_table(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
+def _inet_table(config: NetworkConfig, senders: Iterable[Sender]) -> str:
     return (
-        _inet_sets(plan, senders)
+        _inet_sets(config, senders)
         + f"""
     chain stray {{
         type filter hook prerouting priority -310; policy accept;
@@ -214,19 +214,19 @@ def _inet_table(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
         type filter hook input priority 0; policy drop;
         ct state established,related accept
         iifname "lo" accept
-        iifname "{BRIDGE}" ip daddr {plan.gateway} icmp type echo-request accept
-        {_at_gateway(plan)}
+        iifname "{BRIDGE}" ip daddr {config.gateway} icmp type echo-request accept
+        {_gateway_proxy_rule(config)}
     }}
     chain forward {{
         type filter hook forward priority 0; policy drop;
         ct state established,related accept
-        iifname "{BRIDGE}" oifname "{UPLINK}" ip saddr {plan.subnet} ct state new jump egress
+        iifname "{BRIDGE}" oifname "{UPLINK}" ip saddr {config.subnet} ct state new jump egress
     }}
     chain egress {{
         ct mark set ip saddr map @marks
         add @connections {{ ip saddr ct count over {CONNECTIONS_PER_MACHINE} }} drop
-        {_lines(_exceptions(plan))}
-        {"ip daddr != @blocked accept" if plan.egress is Egress.OPEN else ""}
+        {_lines(_exceptions(config))}
+        {"ip daddr != @blocked accept" if config.egress is Egress.OPEN else ""}
         limit rate 200/second burst 200 packets reject with icmp type admin-prohibited
     }}
     chain output {{
@@ -236,14 +236,14 @@ def _inet_table(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
     }}
     chain postrouting {{
         type nat hook postrouting priority 100; policy accept;
-        oifname "{UPLINK}" ip saddr {plan.subnet} masquerade
+        oifname "{UPLINK}" ip saddr {config.subnet} masquerade
     }}
 """
     )
 
 
-def _inet_sets(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
-    blocked = ", ".join(str(network) for network in _blocked(plan))
+def _inet_sets(config: NetworkConfig, senders: Iterable[Sender]) -> str:
+    blocked = ", ".join(str(network) for network in _blocked(config))
     return f"""
     set blocked {{
         type ipv4_addr; flags interval
@@ -259,28 +259,28 @@ def _inet_sets(plan: NetworkPlan, senders: Iterable[Sender]) -> str:
 """
 
 
-def _blocked(plan: NetworkPlan) -> Iterable[IPv4Network]:
-    return collapse_addresses((*_NEVER_PUBLIC, plan.subnet, plan.uplink_network))
+def _blocked(config: NetworkConfig) -> Iterable[IPv4Network]:
+    return collapse_addresses((*_NEVER_PUBLIC, config.subnet, config.uplink_network))
 
 
-def _exceptions(plan: NetworkPlan) -> list[str]:
-    """What may be reached although it is private: the proxy, and resolvers when egress is open."""
-    if plan.egress is Egress.NONE:
+def _exceptions(config: NetworkConfig) -> list[str]:
+    """List private destinations that stay reachable: proxy, and resolvers if egress is open."""
+    if config.egress is Egress.NONE:
         return []
     rules = []
-    if plan.proxy is not None:
-        rules.append(f"ip daddr {plan.proxy[0]} tcp dport {plan.proxy[1]} accept")
-    if plan.egress is Egress.OPEN and plan.dns:
-        servers = ", ".join(str(address) for address in plan.dns)
+    if config.proxy is not None:
+        rules.append(f"ip daddr {config.proxy[0]} tcp dport {config.proxy[1]} accept")
+    if config.egress is Egress.OPEN and config.dns:
+        servers = ", ".join(str(address) for address in config.dns)
         rules.append(f"ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }} th dport 53 accept")
     return rules
 
 
-def _at_gateway(plan: NetworkPlan) -> str:
-    """A proxy may listen on the gateway itself."""
-    if plan.egress is Egress.NONE or plan.proxy is None or plan.proxy[0] != plan.gateway:
+def _gateway_proxy_rule(config: NetworkConfig) -> str:
+    """Permit a proxy that listens on the gateway itself."""
+    if config.egress is Egress.NONE or config.proxy is None or config.proxy[0] != config.gateway:
         return ""
-    return f'iifname "{BRIDGE}" ip daddr {plan.gateway} tcp dport {plan.proxy[1]} accept'
+    return f'iifname "{BRIDGE}" ip daddr {config.gateway} tcp dport {config.proxy[1]} accept'
 
 
 def _elements(texts: Iterable[str]) -> str:

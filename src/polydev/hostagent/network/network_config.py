@@ -1,7 +1,4 @@
-"""What the VM network is to look like, as values: worked out once from the settings.
-
-Every module of this package reads it; it touches nothing.
-"""
+"""The VM network's configuration, derived once from the settings. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _HIGHEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkPlan:
+class NetworkConfig:
     """Names, addresses and the egress policy of one host's VM network."""
 
     netns: str
@@ -36,7 +33,7 @@ class NetworkPlan:
     proxy: tuple[IPv4Address, int] | None
     channel_port_base: int
     state_dir: Path
-    """Folder of the leases and of what removal must put back."""
+    """Holds the leases, and values to restore on removal."""
 
     @classmethod
     def from_settings(cls, settings: HostSettings) -> Self:
@@ -78,18 +75,18 @@ class NetworkPlan:
 
     @property
     def last_address(self) -> IPv4Address:
-        """The last that a machine may have: each needs a port for its channel, too."""
+        """The last address of a machine: each needs a channel port, too."""
         with_a_port = int(self.subnet.network_address) + _HIGHEST_PORT - self.channel_port_base
         return IPv4Address(min(int(self.subnet.broadcast_address) - 1, with_a_port))
 
     @property
     def address_count(self) -> int:
-        """How many machines there may be at once."""
+        """The most machines at a time."""
         count = int(self.last_address) - int(self.first_address) + 1
         return max(count - (self.first_address <= self.gateway <= self.last_address), 0)
 
     def index_of(self, address: IPv4Address) -> int:
-        """An address's place in the subnet: names its TAP and its channel port."""
+        """Return an address's index in the subnet, which names TAP and channel port."""
         return int(address) - int(self.subnet.network_address)
 
     def tap_of(self, address: IPv4Address) -> str:
@@ -97,7 +94,7 @@ class NetworkPlan:
 
 
 def mac_of(address: IPv4Address, role: int) -> str:
-    """A locally administered MAC that belongs to one address; `role` tells a machine's NICs apart.
+    """Derive a locally administered MAC from an address and the NIC's role.
 
     0 is the bridge, 1 the VM network's NIC, 2 the private channel's.
     """

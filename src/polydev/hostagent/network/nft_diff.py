@@ -1,118 +1,83 @@
-"""nftables' own listing, brought into a form in which two of them can be compared.
+"""Comparison of two nftables rulesets, as `nft -j list` prints them.
 
-`inspection.py` compares what is loaded with what should be. Left out is what differs between two
-loads of the same text: handles, counters, and what the kernel itself puts into dynamic sets.
-Source: libnftables-json(5).
+Handles, counters and the content of dynamic sets differ between two loads of the same rules and are
+ignored. Source: libnftables-json(5).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 _IDENTITY = frozenset({"handle", "index", "table", "family"})
 
-
-@dataclass(slots=True)
-class Table:
-    """One table, by the names of what is in it."""
-
-    chains: dict[str, str] = field(default_factory=dict)
-    """Name -> type, hook, priority and policy."""
-    rules: dict[str, list[str]] = field(default_factory=dict)
-    """Name of the chain -> its rules, in their order."""
-    sets: dict[str, str] = field(default_factory=dict)
-    """Name -> type and flags: maps too."""
-    elements: dict[str, set[str]] = field(default_factory=dict)
-
-    @property
-    def has_hooks(self) -> bool:
-        """Whether any packet passes through it."""
-        return any('"hook"' in chain for chain in self.chains.values())
-
-
+Table = dict[str, str]
+"""Maps chains, sets and elements by name to their content."""
 Tables = dict[tuple[str, str], Table]
-"""By family and name."""
+"""Maps tables by family and name."""
 
 
-def parsed(listing: str) -> Tables:
-    """What `nft -j list` printed; nothing for an empty text."""
+def parse(listing: str) -> Tables:
+    """Parse the output of `nft -j list`; an empty text has no tables."""
     tables: Tables = {}
     for entry in json.loads(listing)["nftables"] if listing else []:
-        [(kind, what)] = entry.items()
-        if kind == "metainfo":
-            continue
-        own = what["name"] if kind == "table" else what["table"]
-        _add(tables.setdefault((what["family"], own), Table()), kind, what)
+        [(kind, value)] = entry.items()
+        if kind != "metainfo":
+            name = value["name"] if kind == "table" else value["table"]
+            _add(tables.setdefault((value["family"], name), {}), kind, value)
     return tables
 
 
+def has_hooks(table: Table) -> bool:
+    """Return True if packets pass through the table."""
+    return any('"hook"' in content for content in table.values())
+
+
 def differences(expected: Tables, found: Tables) -> Iterator[str]:
-    """What of the expected tables is not so, in words."""
-    for name, table in expected.items():
-        words = " ".join(name)
-        if name not in found:
-            yield f"table {words} is gone (another program flushed the rules)"
-        else:
-            yield from (f"table {words}: {it}" for it in _in_table(table, found[name]))
-
-
-def _in_table(expected: Table, found: Table) -> Iterator[str]:
-    for name in sorted(expected.chains.keys() | found.chains.keys()):
-        if name not in found.chains:
-            yield f"chain {name} is missing"
-        elif name not in expected.chains:
-            yield f"another program added chain {name}"
-        elif expected.chains[name] != found.chains[name]:
-            yield f"the hook or policy of chain {name} was changed"
-        elif expected.rules.get(name) != found.rules.get(name):
-            count, wanted = len(found.rules.get(name, [])), len(expected.rules.get(name, []))
-            yield f"chain {name} was changed ({count} rules instead of {wanted})"
-    for name in sorted(expected.sets.keys() | found.sets.keys()):
-        if expected.sets.get(name) != found.sets.get(name):
-            yield f"set {name} was changed"
+    """Describe each difference between the expected tables and those found."""
+    for key, table in expected.items():
+        name = " ".join(key)
+        if key not in found:
+            yield f"table {name} is gone (another program flushed the rules)"
             continue
-        wanted_elements = expected.elements.get(name, set())
-        there = found.elements.get(name, set())
-        if missing := sorted(wanted_elements - there):
-            yield f"{_shown(missing)} is missing in set {name}"
-        if extra := sorted(there - wanted_elements):
-            yield f"{_shown(extra)} is too much in set {name}"
+        for item in sorted(table.keys() | found[key].keys()):
+            if item not in found[key]:
+                yield f"table {name}: {item} is missing"
+            elif item not in table:
+                yield f"table {name}: another program added {item}"
+            elif table[item] != found[key][item]:
+                yield f"table {name}: {item} was changed"
 
 
-def _add(table: Table, kind: str, what: dict[str, Any]) -> None:
+def _add(table: Table, kind: str, value: dict[str, Any]) -> None:
     match kind:
         case "chain":
-            table.chains[what["name"]] = _text(_without_identity(what))
-            table.rules.setdefault(what["name"], [])
+            table[f"chain {value['name']}"] = _canonical(value)
         case "rule":
-            table.rules.setdefault(what["chain"], []).append(_text(what["expr"]))
+            chain = f"chain {value['chain']}"
+            table[chain] = table.get(chain, "") + _canonical(value["expr"])
         case "set" | "map":
-            is_dynamic = "dynamic" in what.get("flags", ())
-            elements = [] if is_dynamic else what.get("elem", [])
-            table.sets[what["name"]] = _text(_without_identity(what) | {"elem": None})
-            table.elements[what["name"]] = {_text(element) for element in elements}
+            table[f"set {value['name']}"] = _canonical(value | {"elem": None})
+            if "dynamic" not in value.get("flags", ()):
+                for element in value.get("elem", []):
+                    table[f"{_element_text(element)} in set {value['name']}"] = ""
 
 
-def _without_identity(what: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in what.items() if key not in _IDENTITY}
-
-
-def _text(value: object) -> str:
-    return json.dumps(_still(value), sort_keys=True)
-
-
-def _still(value: object) -> object:
-    """Without what counts: packets and bytes."""
+def _canonical(value: object) -> str:
     if isinstance(value, dict):
-        return {key: None if key == "counter" else _still(inner) for key, inner in value.items()}
+        value = {key: inner for key, inner in value.items() if key not in _IDENTITY}
+    return json.dumps(_without_counters(value), sort_keys=True)
+
+
+def _without_counters(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: None if k == "counter" else _without_counters(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_still(inner) for inner in value]
+        return [_without_counters(inner) for inner in value]
     return value
 
 
-def _shown(elements: list[str]) -> str:
-    words = elements[0].translate(str.maketrans("", "", '{}[]"')).removeprefix("concat: ")
-    return words if len(elements) == 1 else f"{words} (and {len(elements) - 1} more)"
+def _element_text(element: object) -> str:
+    text = json.dumps(element, sort_keys=True)
+    return text.translate(str.maketrans("", "", '{}[]"')).removeprefix("concat: ")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev import __version__
-from polydev.hostagent.network.network_config import NetworkPlan
+from polydev.hostagent.network.network_config import NetworkConfig
 from polydev.hostagent.resources.memory_admission import MemoryAdmission, available_mib, total_mib
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.host_protocol import Health, WarmView
@@ -62,7 +62,7 @@ class Capacity:
         return cls(
             memory_mib=int(memory_mib * settings.memory_overcommit),
             vcpus=vcpus if settings.host_vcpus is None else settings.host_vcpus,
-            max_machines=NetworkPlan.from_settings(settings).address_count,
+            max_machines=NetworkConfig.from_settings(settings).address_count,
             disk=settings.state_dir,
             driver=driver,
             accelerator=accelerator,

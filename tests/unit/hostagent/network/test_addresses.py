@@ -10,55 +10,55 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polydev.hostagent.network import NetworkPlan
+from polydev.hostagent.network import NetworkConfig
 from polydev.hostagent.network.addresses import AddressPool
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.errors import NetworkFailed, NoCapacity
 
 
-def plan_in(folder: Path) -> NetworkPlan:
-    return NetworkPlan.from_settings(HostSettings(state_dir=folder))
+def plan_in(folder: Path) -> NetworkConfig:
+    return NetworkConfig.from_settings(HostSettings(state_dir=folder))
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> NetworkPlan:
+def plan(tmp_path: Path) -> NetworkConfig:
     return plan_in(tmp_path)
 
 
-def reopened(plan: NetworkPlan) -> AddressPool:
+def reopened(plan: NetworkConfig) -> AddressPool:
     pool = AddressPool(plan)
     pool.load()
     return pool
 
 
-def test_gives_upward_from_the_first_address(plan: NetworkPlan) -> None:
+def test_gives_upward_from_the_first_address(plan: NetworkConfig) -> None:
     pool = AddressPool(plan)
-    assert [str(pool.take(vm)) for vm in "abc"] == [
+    assert [str(pool.lease(vm)) for vm in "abc"] == [
         "192.168.100.5",
         "192.168.100.6",
         "192.168.100.7",
     ]
 
 
-def test_the_same_machine_gets_the_same_address_also_after_a_restart(plan: NetworkPlan) -> None:
-    address = AddressPool(plan).take("a")
-    assert reopened(plan).take("a") == address
-    assert reopened(plan).take("b") != address
+def test_the_same_machine_gets_the_same_address_also_after_a_restart(plan: NetworkConfig) -> None:
+    address = AddressPool(plan).lease("a")
+    assert reopened(plan).lease("a") == address
+    assert reopened(plan).lease("b") != address
 
 
-def test_a_released_address_rests_until_the_others_were_used(plan: NetworkPlan) -> None:
+def test_a_released_address_rests_until_the_others_were_used(plan: NetworkConfig) -> None:
     small = replace(plan, subnet=IPv4Network("192.168.100.0/29"))
     pool = AddressPool(small)
-    first = pool.take("a")
+    first = pool.lease("a")
     pool.release("a", "never-there")
     again = reopened(small)
-    assert again.take("b") != first
-    assert again.take("c") == first
+    assert again.lease("b") != first
+    assert again.lease("c") == first
     with pytest.raises(NoCapacity):
-        again.take("d")
+        again.lease("d")
 
 
-def test_neither_gateway_nor_broadcast_is_given(plan: NetworkPlan) -> None:
+def test_neither_gateway_nor_broadcast_is_given(plan: NetworkConfig) -> None:
     small = replace(
         plan,
         subnet=IPv4Network("10.9.9.0/29"),
@@ -66,26 +66,26 @@ def test_neither_gateway_nor_broadcast_is_given(plan: NetworkPlan) -> None:
         first_address=IPv4Address("10.9.9.1"),
     )
     pool = AddressPool(small)
-    assert [int(pool.take(vm)) & 7 for vm in "abcde"] == [1, 2, 4, 5, 6]
+    assert [int(pool.lease(vm)) & 7 for vm in "abcde"] == [1, 2, 4, 5, 6]
 
 
-def test_no_address_whose_channel_port_would_not_exist(plan: NetworkPlan) -> None:
+def test_no_address_whose_channel_port_would_not_exist(plan: NetworkConfig) -> None:
     pool = AddressPool(replace(plan, channel_port_base=65530))
-    assert str(pool.take("a")) == "192.168.100.5"
+    assert str(pool.lease("a")) == "192.168.100.5"
     with pytest.raises(NoCapacity):
-        pool.take("b")
+        pool.lease("b")
 
 
-def test_leases_of_another_network_are_dropped(plan: NetworkPlan) -> None:
-    AddressPool(plan).take("a")
+def test_leases_of_another_network_are_dropped(plan: NetworkConfig) -> None:
+    AddressPool(plan).lease("a")
     moved = replace(plan, subnet=IPv4Network("10.9.9.0/24"), first_address=IPv4Address("10.9.9.5"))
     pool = reopened(moved)
     assert pool.leases() == {}
-    assert str(pool.take("a")) == "10.9.9.5"
+    assert str(pool.lease("a")) == "10.9.9.5"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"leases": {"a": "x"}, "next": "y"}', "{}"])
-def test_a_damaged_file_stops_with_what_to_do(plan: NetworkPlan, text: str) -> None:
+def test_a_damaged_file_stops_with_what_to_do(plan: NetworkConfig, text: str) -> None:
     plan.state_dir.mkdir()
     (plan.state_dir / "leases.json").write_text(text)
     with pytest.raises(NetworkFailed) as raised:
@@ -94,7 +94,7 @@ def test_a_damaged_file_stops_with_what_to_do(plan: NetworkPlan, text: str) -> N
 
 
 def test_what_cannot_be_kept_is_not_given(
-    plan: NetworkPlan, monkeypatch: pytest.MonkeyPatch
+    plan: NetworkConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -103,9 +103,9 @@ def test_what_cannot_be_kept_is_not_given(
     with monkeypatch.context() as broken:
         broken.setattr("polydev.hostagent.network.addresses.write_whole", full)
         with pytest.raises(OSError, match="No space"):
-            pool.take("a")
+            pool.lease("a")
     assert pool.leases() == {}
-    assert str(pool.take("b")) == "192.168.100.5"
+    assert str(pool.lease("b")) == "192.168.100.5"
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,7 +117,7 @@ def test_never_two_machines_with_one_address(
     for vm_id, takes in steps:
         pool = reopened(plan)
         if takes:
-            pool.take(vm_id)
+            pool.lease(vm_id)
         else:
             pool.release(vm_id)
         held = list(pool.leases().values())

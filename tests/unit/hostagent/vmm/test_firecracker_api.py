@@ -168,7 +168,7 @@ async def test_one_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPa
         raise AssertionError
 
     api = Api(httpx.MockTransport(never))
-    with pytest.raises(VmmFailed, match="has not answered GET / in"):
+    with pytest.raises(VmmFailed, match="did not answer GET / within"):
         await asyncio.wait_for(api.state(), 5)
     assert not api.is_busy
 
