@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polydev.hostagent.channel.contract import GuestConnection, GuestProgram
-from polydev.hostagent.channel.file_browser import GuestFiles
+from polydev.hostagent.channel.file_browser import FileBrowser
 from polydev.hostagent.machines.context import BootImages, HostContext
 from polydev.hostagent.machines.record import MachineFolder, MachineRecord, NetworkAttachment
 from polydev.hostagent.network import Attachment, NetworkState
@@ -266,7 +266,7 @@ class NobodysChannel:
     async def remove_files(self, paths: Sequence[str]) -> None:
         raise _nobody()
 
-    def guest_files(self) -> GuestFiles:
+    def file_browser(self) -> FileBrowser:
         raise _nobody()
 
     async def close(self) -> None:

@@ -87,7 +87,7 @@ class Fleet:
         record = folder.read()
         assert record is not None
         assert record.place is not None
-        async with snapshots.reading(folder.memory, self.host.memory_keys.known()) as source:
+        async with snapshots.open_snapshot(folder.memory, self.host.memory_keys.load()) as source:
             prepared = await prepare_again(self.host, record)
             running = await prepared.restore(self.host, source)
         machine = RealMachine(vm_id, record.place, running)

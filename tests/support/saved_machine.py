@@ -42,7 +42,7 @@ class SavedMachine:
         """Make a copy the state of another agent, which has not been started yet."""
         _copy(self.folder / "state", state_dir)
         keys = MemoryKeys.for_state(state_dir, keys_dir)
-        keys.made()
+        keys.load_or_create()
         [key] = keys_dir.glob("*/memory.key")
         shutil.copyfile(self.folder / "memory.key", key)
 

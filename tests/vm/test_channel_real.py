@@ -11,7 +11,7 @@ import pytest_asyncio
 from real_machines import RealMachine, fleet
 from saved_machine import SavedMachine
 
-from polydev.hostagent.channel import Channel, Process
+from polydev.hostagent.channel import Channel, RemoteProcess
 from polydev.shared.domain import GuestFile
 from polydev.shared.errors import ChannelLost, GuestMisbehaved, NoSuchFile
 from polydev.shared.host_protocol import STDERR, STDOUT, ExecRequest
@@ -55,7 +55,7 @@ async def until_gone(channel: Channel, name: str) -> None:
             await asyncio.sleep(0.2)
 
 
-async def read_until(process: Process, text: bytes) -> bytes:
+async def read_until(process: RemoteProcess, text: bytes) -> bytes:
     seen = b""
     async with asyncio.timeout(60):
         while text not in seen:
@@ -104,7 +104,7 @@ async def test_signals_arrive(channel: Channel, name: str, code: int) -> None:
             assert await process.wait() == code
 
 
-def process_ended(process: Process) -> bool:
+def process_ended(process: RemoteProcess) -> bool:
     return process._session.exited.is_set()
 
 

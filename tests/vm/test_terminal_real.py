@@ -14,7 +14,7 @@ from real_machines import RealMachine, fleet
 from saved_machine import SavedMachine
 
 from polydev.controller.api.routes.machines.terminal import MAX_SESSIONS, terminal_request
-from polydev.hostagent.channel.remote_process import Process
+from polydev.hostagent.channel.remote_process import RemoteProcess
 from polydev.hostagent.settings import Egress, Uplink
 from polydev.shared.errors import BadPath, FileRefused
 
@@ -33,7 +33,7 @@ async def machine(saved_machine: SavedMachine) -> AsyncIterator[RealMachine]:
 class Screen:
     """What a terminal has shown."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: RemoteProcess) -> None:
         self.process = process
         self.shown = b""
 
@@ -91,14 +91,14 @@ async def test_there_are_so_many_terminals_and_no_more(machine: RealMachine) -> 
     assert ended.exit_code == 0, ended.stderr
 
 
-async def _ended(process: Process) -> int:
+async def _ended(process: RemoteProcess) -> int:
     while await process.read() is not None:
         pass
     return await process.wait()
 
 
 async def test_files_of_a_real_machine(machine: RealMachine) -> None:
-    files = machine.channel.guest_files()
+    files = machine.channel.file_browser()
 
     async def content() -> AsyncIterator[bytes]:
         for number in range(64):

@@ -134,7 +134,7 @@ async def test_a_namespace_that_was_deleted_is_made_again(
 async def test_an_attachment_cut_in_the_middle_is_undone(
     here: Surroundings, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polydev.hostagent.network.bridge.Links.point_to", refuse)
+    monkeypatch.setattr("polydev.hostagent.network.bridge.Links.pin_address", refuse)
     with pytest.raises(NetworkFailed):
         await network.attach(A, UID)
     state = await network.state()
@@ -146,7 +146,7 @@ async def test_a_failed_repeat_does_not_undo_a_machine_that_runs(
 ) -> None:
     await network.attach(A, UID)
     before = await network.state()
-    monkeypatch.setattr("polydev.hostagent.network.bridge.Links.point_to", refuse)
+    monkeypatch.setattr("polydev.hostagent.network.bridge.Links.pin_address", refuse)
     with pytest.raises(NetworkFailed):
         await network.attach(A, UID)
     assert await network.state() == before

@@ -1,6 +1,6 @@
 """The interface of the private channel into a running machine.
 
-`machines/` uses it, `server/` carries its streams, `SimulatedDriver` implements it without SSH.
+`machines/` uses it, `server/` forwards its streams; the simulated driver implements it without SSH.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from polydev.hostagent.channel.file_browser import GuestFiles
+from polydev.hostagent.channel.file_browser import FileBrowser
 from polydev.shared.domain import GuestFile
 from polydev.shared.host_protocol import ExecRequest
 
 
 class GuestProgram(Protocol):
-    """A program that runs in a machine."""
+    """A program running in a machine."""
 
     async def read(self) -> tuple[int, bytes] | None:
-        """The next chunk and its stream (STDOUT, STDERR); None when both have ended."""
+        """Return the next chunk and its stream (STDOUT, STDERR); None at the end."""
 
     async def write(self, data: bytes) -> None: ...
     async def write_eof(self) -> None: ...
@@ -25,7 +25,7 @@ class GuestProgram(Protocol):
     async def send_signal(self, name: str) -> None: ...
     async def wait(self) -> int: ...
     async def close(self) -> None:
-        """End it, if it still runs."""
+        """Release the program, and end it if it still runs."""
 
 
 class GuestConnection(Protocol):
@@ -38,23 +38,23 @@ class GuestConnection(Protocol):
 
 
 class GuestChannel(Protocol):
-    """The private way into a running machine (channel.Channel)."""
+    """The private channel into a running machine (`channel.Channel`)."""
 
     async def connect(self, timeout_s: float | None = None) -> None:
-        """Return when the machine answers. Raises ChannelLost."""
+        """Wait until the machine answers. Raises: ChannelLost."""
 
-    def rest(self) -> None:
-        """The guest is about to stand still: until `wake`, its silence means nothing."""
+    def suspend_keepalive(self) -> None:
+        """Stop keepalives before the guest pauses, until `resume_keepalive`."""
 
-    def wake(self) -> None:
-        """The guest goes on."""
+    def resume_keepalive(self) -> None:
+        """Start keepalives again: the guest runs."""
 
     async def exec(self, request: ExecRequest) -> GuestProgram: ...
     async def open_tcp(self, port: int) -> GuestConnection: ...
     async def read_file(self, path: str, max_bytes: int) -> bytes: ...
     async def write_files(self, files: Sequence[GuestFile]) -> None: ...
     async def remove_files(self, paths: Sequence[str]) -> None: ...
-    def guest_files(self) -> GuestFiles:
-        """For people who look around in their machine."""
+    def file_browser(self) -> FileBrowser:
+        """Return access to the machine's files for its user."""
 
     async def close(self) -> None: ...

@@ -1,8 +1,8 @@
-"""Files in a running machine, through SFTP.
+"""Small files in a running machine, read and written through SFTP.
 
-`Channel` calls it with an open SFTP session. A file appears whole or not at all: written aside in
-its own folder under a fresh name, given owner and mode, synced, renamed; so a program in the guest
-never reads half of one, and a symlink in its place is replaced, not followed.
+Files are written atomically: to a temporary file in the same folder, with owner and mode, synced,
+then renamed. So no program in the guest reads a partial file, and a symlink in its place is
+replaced, not followed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from polydev.shared.errors import BadPath, DiskFull, GuestMisbehaved
 
 _PATH_BYTES = 1024
 _PARENT_MODE = 0o700
-_LEAST_BYTES = 64 * 1024
+_MIN_FREE_BYTES = 64 * 1024
 
 
-def checked_path(path: str) -> str:
-    """The path, if it is absolute and plain. Raises BadPath."""
+def validated_path(path: str) -> str:
+    """Return the path if it is absolute and normalised. Raises: BadPath."""
     plain = path.startswith("/") and path != "/" and posixpath.normpath(path) == path
     if not plain or path.startswith("//") or not path.isprintable():
         raise BadPath(f"{path!r} is not an absolute, plain path to a file")
@@ -34,7 +34,7 @@ def checked_path(path: str) -> str:
 
 
 async def read_file(sftp: asyncssh.SFTPClient, path: str, max_bytes: int) -> bytes:
-    """A regular file's content. Raises GuestMisbehaved if it is larger or something else."""
+    """Read a regular file. Raises: GuestMisbehaved if it is too large or another type."""
     attributes = await sftp.stat(path)
     if attributes.permissions is None or not stat.S_ISREG(attributes.permissions):
         raise GuestMisbehaved(f"{path} in the machine is not a regular file")
@@ -48,44 +48,44 @@ async def read_file(sftp: asyncssh.SFTPClient, path: str, max_bytes: int) -> byt
 
 
 async def write_file(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
-    """Put one file in its place, with its parents. Raises DiskFull when the machine's disk is."""
+    """Write one file with its parents. Raises: DiskFull if the machine's disk is full."""
     try:
         await _write_whole(sftp, file)
-    except asyncssh.SFTPFailure:  # says no more than that; what is wrong, we must look for
-        if await is_full(sftp):
+    except asyncssh.SFTPFailure:  # carries no reason
+        if await is_disk_full(sftp):
             raise DiskFull(
                 f"The machine's disk has no room for {file.path}",
-                hint="Free some of it: polydev machine exec <machine> sh",
+                hint="Free some space: polydev machine exec <machine> sh",
             ) from None
         raise
 
 
 async def _write_whole(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
-    if file.if_absent and await _is_there(sftp, file.path):
+    if file.if_absent and await _exists(sftp, file.path):
         return
     folder, name = posixpath.split(file.path)
-    aside = posixpath.join(folder, f".{name[:200]}.{secrets.token_hex(8)}")
+    temporary = posixpath.join(folder, f".{name[:200]}.{secrets.token_hex(8)}")
     await _make_parents(sftp, folder)
     try:
-        await _write_aside(sftp, aside, file)
-        await _put_in_place(sftp, aside, file)
-        await _sync_place(sftp, file)
+        await _write_temporary(sftp, temporary, file)
+        await _put_in_place(sftp, temporary, file)
+        await _sync_rename(sftp, file)
     except BaseException:
         with contextlib.suppress(asyncssh.Error, OSError):
-            await sftp.remove(aside)
+            await sftp.remove(temporary)
         raise
 
 
 async def remove_file(sftp: asyncssh.SFTPClient, path: str) -> None:
-    """Remove a file or a symlink. Does nothing if it is not there."""
+    """Remove a file or symlink. Idempotent."""
     with contextlib.suppress(asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
         await sftp.remove(path)
 
 
-async def _write_aside(sftp: asyncssh.SFTPClient, aside: str, file: GuestFile) -> None:
+async def _write_temporary(sftp: asyncssh.SFTPClient, temporary: str, file: GuestFile) -> None:
     flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
     private = asyncssh.SFTPAttrs(permissions=0o600)
-    async with sftp.open(aside, flags, private, encoding=None) as remote:
+    async with sftp.open(temporary, flags, private, encoding=None) as remote:
         await remote.write(file.content, 0)
         # Two steps: changing the owner clears some mode bits.
         await remote.setstat(asyncssh.SFTPAttrs(uid=file.uid, gid=file.gid))
@@ -93,22 +93,22 @@ async def _write_aside(sftp: asyncssh.SFTPClient, aside: str, file: GuestFile) -
         await remote.fsync()
 
 
-async def _put_in_place(sftp: asyncssh.SFTPClient, aside: str, file: GuestFile) -> None:
+async def _put_in_place(sftp: asyncssh.SFTPClient, temporary: str, file: GuestFile) -> None:
     if not file.if_absent:
-        await sftp.posix_rename(aside, file.path)
+        await sftp.posix_rename(temporary, file.path)
         return
     try:
-        await sftp.rename(aside, file.path)  # refuses to replace
+        await sftp.rename(temporary, file.path)  # refuses to replace
     except asyncssh.SFTPFailure:
-        if not await _is_there(sftp, file.path):
+        if not await _exists(sftp, file.path):
             raise
-        await sftp.remove(aside)
+        await sftp.remove(temporary)
 
 
-async def _sync_place(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
-    """Make the file's name as lasting as its content: a machine may end the moment we answer.
+async def _sync_rename(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
+    """Make the rename durable: a machine may end the moment the caller gets its answer.
 
-    ext4 keeps both in one journal: syncing a file after it was renamed commits the renaming too.
+    ext4 keeps both in one journal: fsync of the renamed file commits the rename too.
     """
     async with sftp.open(file.path, asyncssh.FXF_READ, encoding=None) as remote:
         await remote.fsync()
@@ -116,23 +116,23 @@ async def _sync_place(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
 
 async def _make_parents(sftp: asyncssh.SFTPClient, folder: str) -> None:
     missing = []
-    while folder != "/" and not await _is_there(sftp, folder):
+    while folder != "/" and not await _exists(sftp, folder):
         missing.append(folder)
         folder = posixpath.dirname(folder)
     for parent in reversed(missing):
-        with contextlib.suppress(asyncssh.SFTPFailure):  # made meanwhile: opening will tell
+        with contextlib.suppress(asyncssh.SFTPFailure):  # created by others; open() would fail
             await sftp.mkdir(parent, asyncssh.SFTPAttrs(permissions=_PARENT_MODE))
 
 
-async def is_full(sftp: asyncssh.SFTPClient) -> bool:
-    """Whether the machine's disk has no room left."""
+async def is_disk_full(sftp: asyncssh.SFTPClient) -> bool:
+    """Return True if the machine's disk is full."""
     with contextlib.suppress(asyncssh.Error, OSError):
-        room = await sftp.statvfs("/")
-        return room.bavail * room.frsize < _LEAST_BYTES or room.favail == 0
+        space = await sftp.statvfs("/")
+        return space.bavail * space.frsize < _MIN_FREE_BYTES or space.favail == 0
     return False
 
 
-async def _is_there(sftp: asyncssh.SFTPClient, path: str) -> bool:
+async def _exists(sftp: asyncssh.SFTPClient, path: str) -> bool:
     try:
         await sftp.lstat(path)
     except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):

@@ -1,7 +1,7 @@
-"""How much a machine may make the channel hold, and how long it may make it wait.
+"""Limits on the data and the waiting time that a guest can impose on the channel.
 
-What answers at the other end belongs to the guest, so nothing that it sends is taken without a
-bound. Each is generous for a guest under software emulation on a busy host.
+The guest controls the other end, so nothing that it sends is accepted without a bound. The limits
+leave room for a guest under software emulation on a busy host.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ class ChannelLimits:
     """Times in seconds, sizes in bytes."""
 
     connect_s: float = 20
-    """For a call that finds no connection and makes one."""
+    """For a call that has to open the connection."""
     open_s: float = 20
     """Until the guest has started a program or opened a port."""
     files_s: float = 60
     keepalive_s: float = 20
     keepalive_misses: int = 6
-    """Unanswered keepalives before the connection counts as cut."""
+    """Unanswered keepalives until the connection counts as lost."""
     stream_window: int = 256 * 1024
-    """What a guest may send ahead on one stream while nobody reads."""
+    """Unread data that a guest may send on one stream."""
     linger_s: float = 1
-    """A program has ended but something it started still holds its output: how long to wait on."""
+    """Wait for output after a program has ended, while a child still holds its output."""
     end_grace_s: float = 3
-    """From asking an abandoned program to end until killing it."""
+    """Between SIGTERM and SIGKILL for an abandoned program."""

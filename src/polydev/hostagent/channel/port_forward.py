@@ -1,6 +1,6 @@
-"""A TCP connection to a port on a machine's own 127.0.0.1, through the channel.
+"""A TCP connection to a port on a machine's 127.0.0.1, through the channel.
 
-`Channel.open_tcp` makes it. Reading and writing wait for the other side, so nothing piles up.
+Reads and writes wait for the other side, so that nothing piles up.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import asyncssh
 
-from polydev.hostagent.channel.ssh_errors import translated
+from polydev.hostagent.channel.ssh_errors import translate_errors
 from polydev.shared.errors import ChannelLost
 
 
 class TcpStream:
-    """One connection; whoever holds it closes it."""
+    """One connection; its holder closes it."""
 
     def __init__(
         self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes], port: int
@@ -24,21 +24,21 @@ class TcpStream:
         self._what = f"The connection to port {port}"
 
     async def read(self, max_bytes: int) -> bytes:
-        """At least one byte and at most `max_bytes`; nothing at the end. Raises ChannelLost."""
-        with translated(self._what):
+        """Read 1 to `max_bytes` bytes; empty at the end. Raises: ChannelLost."""
+        with translate_errors(self._what):
             try:
                 return await self._reader.read(max_bytes)
-            except AssertionError:  # what asyncssh says to one who reads on where it has let go
-                raise ChannelLost(f"{self._what} was cut") from None
+            except AssertionError:  # asyncssh raises it for a read after the connection is lost
+                raise ChannelLost(f"{self._what} was lost") from None
 
     async def write(self, data: bytes) -> None:
-        """Send; waits while the other side does not take it. Raises ChannelLost."""
-        with translated(self._what):
+        """Send; wait while the other side does not read. Raises: ChannelLost."""
+        with translate_errors(self._what):
             self._writer.write(data)
             await self._writer.drain()
 
     async def write_eof(self) -> None:
-        """Say that no more will be sent."""
+        """Signal the end of the data."""
         with suppress(OSError):
             self._writer.write_eof()
 

@@ -1,11 +1,11 @@
-"""A program that runs in a machine: its streams, its end, and its not outliving whom it runs for.
+"""A program in a machine: its streams, exit, signals and clean-up.
 
-`Channel.exec` makes it; `streams.py` carries it to a WebSocket. Whoever holds one closes it, or
-lets `async with` do so. sshd passes no signals on to root's programs, so each program carries a
-name in its environment (`RUN`) by which it, and whatever it started, is found and signalled.
+`Channel.exec` starts it. Its holder closes it, or uses `async with`. sshd does not forward signals
+to root's programs, so each program has an id in its environment (`RUN_ID`) by which it and its
+children are found and signalled.
 
-A program whose connection is cut, the agent being killed, is ended too: on a terminal by the
-hang-up, else by the signal that the kernel sends when its parent, sshd, ends (`setpriv`).
+If the connection is lost, because the agent was killed, the program is ended too: on a terminal by
+the hang-up, else by the signal that the kernel sends when its parent, sshd, ends (`setpriv`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from polydev.hostagent.channel.limits import ChannelLimits
 from polydev.shared.errors import ChannelLost, Invalid, PolydevError
 from polydev.shared.host_protocol import STDERR, STDOUT
 
-RUN = "POLYDEV_RUN"
+RUN_ID = "POLYDEV_RUN"
 DEATH_SIGNAL = ("setpriv", "--pdeathsig", "TERM", "--")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -42,14 +42,14 @@ _SIGNAL_SCRIPT = (
 def command_line(
     argv: Sequence[str], env: Mapping[str, str], cwd: str | None, *, on_terminal: bool
 ) -> str:
-    """What sshd hands to the guest's shell so that exactly `argv` runs. Raises Invalid.
+    """Build the shell line that makes sshd run exactly `argv`. Raises: Invalid.
 
-    SSH carries a line, not a list; every word is quoted, so the shell changes none of them.
+    SSH carries a line, not a list; every word is quoted, so that the shell changes none.
     """
     if not argv or not argv[0] or argv[0].startswith("-"):
-        raise Invalid("A program to run needs a name")
+        raise Invalid("The program's name is missing")
     if any("\0" in word for word in (*argv, *env.values(), cwd or "")):
-        raise Invalid("A program's arguments cannot hold a zero byte")
+        raise Invalid("A program's arguments cannot contain a NUL byte")
     if bad := [name for name in env if not _VARIABLE.fullmatch(name)]:
         raise Invalid(f"{bad[0]!r} is not the name of an environment variable")
     if cwd and not cwd.startswith("/"):
@@ -64,22 +64,21 @@ def command_line(
 
 
 def signal_argv(run: str, name: str) -> list[str]:
-    """The program that sends a signal to every process of a run. Raises Invalid."""
+    """Build the program that signals every process of a run. Raises: Invalid."""
     if name not in _SIGNALS:
-        raise Invalid(f"{name!r} is not a signal that can be sent to a program")
-    return ["sh", "-c", _SIGNAL_SCRIPT, "sh", name, RUN, run]
+        raise Invalid(f"{name!r} is not a supported signal")
+    return ["sh", "-c", _SIGNAL_SCRIPT, "sh", name, RUN_ID, run]
 
 
-class Session(asyncssh.SSHClientSession[bytes]):
-    """asyncssh's side of a program: keeps what came until it is read, and stops the guest at a
-    full window."""
+class ProcessSession(asyncssh.SSHClientSession[bytes]):
+    """asyncssh's session of a program: buffers output, and pauses the guest when full."""
 
     def __init__(self, high_water: int) -> None:
         self._high_water = high_water
         self._chunks: collections.deque[tuple[int, bytes]] = collections.deque()
         self._buffered = 0
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
         self.exit_code: int | None = None
@@ -96,18 +95,18 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._buffered += len(data)
         if self._buffered >= self._high_water and self._channel is not None:
             self._channel.pause_reading()
-        self._news.set()
+        self._changed.set()
 
     def eof_received(self) -> bool:
         self.eof = True
-        self._news.set()
-        return True  # its input stays open: a program may close its output first
+        self._changed.set()
+        return True  # keeps the input open: a program may close its output first
 
     def exit_status_received(self, status: int) -> None:
-        self._exited(status & 0xFF)
+        self._set_exit_code(status & 0xFF)
 
     def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
-        self._exited(_exit_code_of_signal(signal))
+        self._set_exit_code(_exit_code_of_signal(signal))
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -116,25 +115,25 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._channel = None  # what has come is still read; nothing more is asked of it
+        self._channel = None  # buffered output can still be read
         self.exited.set()
         self.closed.set()
         self._writable.set()
-        self._news.set()
+        self._changed.set()
 
     async def until_writable(self) -> None:
         await self._writable.wait()
 
     async def next_chunk(self, linger_s: float) -> tuple[int, bytes] | None:
-        """What came next; None at the end. See ChannelLimits.linger_s."""
+        """Return the next chunk; None at the end. See ChannelLimits.linger_s."""
         while not self._chunks:
             if self.eof or self.closed.is_set():
                 return None
-            self._news.clear()
+            self._changed.clear()
             exited = self.exited.is_set()
             try:
                 async with asyncio.timeout(linger_s if exited else None):
-                    await self._news.wait()
+                    await self._changed.wait()
             except TimeoutError:
                 return None
         stream, data = self._chunks.popleft()
@@ -143,34 +142,37 @@ class Session(asyncssh.SSHClientSession[bytes]):
             self._channel.resume_reading()
         return stream, data
 
-    def _exited(self, code: int) -> None:
+    def _set_exit_code(self, code: int) -> None:
         self.exit_code = code
         self.exited.set()
-        self._news.set()
+        self._changed.set()
 
 
 @dataclass(frozen=True, slots=True)
-class Backing:
-    """What a program needs of the channel it runs on."""
+class ProcessBackend:
+    """The channel's services for a program."""
 
     limits: ChannelLimits
     signal: Callable[[str], Awaitable[None]]
-    """Sends a signal to the program and whatever it started."""
+    """Sends a signal to the program and its children."""
     keep: Callable[[asyncio.Task[None]], None]
-    """Holds a task until it is done, whoever stops waiting for it."""
+    """Keeps a task alive until it is done, even if its caller is cancelled."""
     on_terminal: bool
 
 
-class Process:
+class RemoteProcess:
     """A program in a machine."""
 
     def __init__(
-        self, channel: asyncssh.SSHClientChannel[bytes], session: Session, backing: Backing
+        self,
+        channel: asyncssh.SSHClientChannel[bytes],
+        session: ProcessSession,
+        backend: ProcessBackend,
     ) -> None:
         self._channel = channel
         self._session = session
-        self._backing = backing
-        self._ending: asyncio.Task[None] | None = None
+        self._backend = backend
+        self._closing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -179,55 +181,55 @@ class Process:
         await self.close()
 
     async def read(self) -> tuple[int, bytes] | None:
-        """The next chunk and its stream (STDOUT, STDERR); None when both have ended."""
-        return await self._session.next_chunk(self._backing.limits.linger_s)
+        """Return the next chunk and its stream (STDOUT, STDERR); None at the end."""
+        return await self._session.next_chunk(self._backend.limits.linger_s)
 
     async def write(self, data: bytes) -> None:
-        """Give the program input; waits while it does not take it. Lost if it has ended."""
+        """Send input; wait while the program does not read. Dropped after its exit."""
         await self._session.until_writable()
         with suppress(OSError):
             self._channel.write(data)
         await self._session.until_writable()
 
     async def write_eof(self) -> None:
-        """End the program's input."""
+        """Close the program's input."""
         with suppress(OSError):
             self._channel.write_eof()
 
     async def resize(self, columns: int, rows: int) -> None:
-        """Tell the program's terminal its size."""
+        """Set the size of the program's terminal."""
         with suppress(OSError):
             self._channel.change_terminal_size(columns, rows)
 
     async def send_signal(self, name: str) -> None:
-        """Send `INT`, `TERM`, `KILL` or `HUP` to the program and whatever it started.
+        """Send `INT`, `TERM`, `KILL` or `HUP` to the program and its children.
 
         Raises: Invalid, ChannelLost.
         """
         if not self._session.exited.is_set():
-            await self._backing.signal(name)
+            await self._backend.signal(name)
 
     async def wait(self) -> int:
-        """The exit code (128 + n for signal n). Raises ChannelLost if it cannot be told."""
+        """Return the exit code (128 + n for signal n). Raises: ChannelLost if it is unknown."""
         await self._session.exited.wait()
         if self._session.exit_code is None:
-            raise ChannelLost("The connection to the machine was cut while a program ran")
+            raise ChannelLost("The connection to the machine was lost while a program ran")
         return self._session.exit_code
 
     async def close(self) -> None:
-        """Forget the program, and end it if it still runs: with all that it started, or on a
-        terminal by hanging up, which what was meant to stay survives.
+        """Release the program and end it if it still runs.
 
-        Goes on in the background when the caller is cancelled.
+        Its children end with it; on a terminal it only hangs up, which background programs survive.
+        Continues in the background when the caller is cancelled.
         """
-        if self._ending is None:
-            self._ending = asyncio.create_task(self._end())
-            self._backing.keep(self._ending)
-        await asyncio.shield(self._ending)
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._end())
+            self._backend.keep(self._closing)
+        await asyncio.shield(self._closing)
 
     async def _end(self) -> None:
         try:
-            if not self._backing.on_terminal:
+            if not self._backend.on_terminal:
                 await self._end_by_signals()
         finally:
             self._channel.close()
@@ -236,14 +238,14 @@ class Process:
         for name in ("TERM", "KILL"):
             if self._session.exited.is_set():
                 return
-            with suppress(PolydevError, TimeoutError):  # cut: the kernel ends it
-                await self._backing.signal(name)
-                async with asyncio.timeout(self._backing.limits.end_grace_s):
+            with suppress(PolydevError, TimeoutError):  # connection lost: the kernel ends it
+                await self._backend.signal(name)
+                async with asyncio.timeout(self._backend.limits.end_grace_s):
                     await self._session.exited.wait()
 
 
 def terminal_options(pty: tuple[int, int] | None) -> dict[str, Any]:
-    """asyncssh's options for a program on a pseudo-terminal of (columns, rows), or on none."""
+    """Return asyncssh's options for a pseudo-terminal of (columns, rows), or for none."""
     if pty is None:
         return {"request_pty": False}
     return {"request_pty": "force", "term_type": "xterm-256color", "term_size": pty}

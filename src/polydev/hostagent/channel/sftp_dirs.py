@@ -1,9 +1,8 @@
-"""Folders of a running machine, through SFTP: what is in them, and making, moving, removing.
+"""Folder operations in a running machine, through SFTP: list, create, move, remove.
 
-`Channel` calls it with an open SFTP session, for people who look around in their machine. Names are
-bytes, as the guest's kernel has them: whatever it holds can be named, and so be removed. All that
-the guest tells is bounded, and what it cannot mean is passed over. A symlink is never followed but
-where a path leads through one.
+Names are bytes, as in the guest's kernel, so that everything can be named and thus removed.
+Everything the guest reports is bounded; impossible names are skipped. A symlink is followed only in
+the middle of a path.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from typing import Literal, cast
 
 import asyncssh
 
-from polydev.hostagent.channel.ssh_errors import CUT, shown
+from polydev.hostagent.channel.ssh_errors import CONNECTION_ERRORS, printable
 from polydev.shared.errors import AlreadyExists, BadPath, FileRefused, GuestMisbehaved, PolydevError
 
 MAX_ENTRIES = 2000
-"""Of a folder, that are told."""
+"""The most entries of a folder that are listed."""
 MAX_REMOVED = 20_000
-"""Files and folders that one removal takes."""
-MAX_PASSED_OVER = 1000
-"""Names in a folder that are none."""
+"""The most files and folders in one removal."""
+MAX_SKIPPED = 1000
+"""The most impossible names in a folder."""
 _PATH_BYTES = 1024
 _NAME_BYTES = 255
 _LARGEST = 2**53 - 1
@@ -38,7 +37,7 @@ _NOT_THERE = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something in a folder, as its guest tells it."""
+    """An entry of a folder, as its guest reports it."""
 
     name: bytes
     kind: Kind
@@ -48,41 +47,41 @@ class Entry:
     mode: int
 
 
-def checked(path: bytes) -> bytes:
-    """The path, if it is absolute, plain and not too long; `/` is. Raises BadPath."""
+def validated(path: bytes) -> bytes:
+    """Return the path if it is absolute, normalised and not too long. Raises: BadPath."""
     plain = path.startswith(b"/") and posixpath.normpath(path) == path
     if not plain or path.startswith(b"//") or b"\0" in path:
-        raise BadPath(f"{called(path)} is not an absolute, plain path")
+        raise BadPath(f"{display_path(path)} is not an absolute, plain path")
     if len(path) > _PATH_BYTES:
-        raise BadPath(f"A path has at most {_PATH_BYTES} bytes")
+        raise BadPath(f"The path is longer than {_PATH_BYTES} bytes")
     return path
 
 
-def checked_new(path: bytes) -> bytes:
-    """A path whose last name is one that people can read and write. Raises BadPath."""
-    name = posixpath.basename(checked(path))
+def validated_new(path: bytes) -> bytes:
+    """Return a path whose last name is printable. Raises: BadPath."""
+    name = posixpath.basename(validated(path))
     with contextlib.suppress(UnicodeDecodeError):
         text = name.decode()
         if text.strip() and text.isprintable() and len(name) <= _NAME_BYTES:
             return path
     raise BadPath(
-        f"{called(path)} is not a name for something new",
-        hint=f"A name has visible characters, and at most {_NAME_BYTES} bytes",
+        f"{display_path(path)} is not a valid name",
+        hint=f"Use visible characters, at most {_NAME_BYTES} bytes",
     )
 
 
-def called(path: bytes) -> str:
-    """A path for a message: without what a terminal or a page would take as anything but text."""
-    return shown(path.decode(errors="replace")) or "It"
+def display_path(path: bytes) -> str:
+    """Format a path for messages, without control characters."""
+    return printable(path.decode(errors="replace")) or "It"
 
 
-async def listed(sftp: asyncssh.SFTPClient, path: bytes) -> tuple[list[Entry], bool]:
-    """What is in a folder, in no order, and whether there is more than is told. Raises BadPath."""
-    with refusals(path):
-        if (await _found(sftp, path, follow=True)).kind != "folder":
-            raise BadPath(f"{called(path)} is not a folder")
+async def list_folder(sftp: asyncssh.SFTPClient, path: bytes) -> tuple[list[Entry], bool]:
+    """List a folder, unsorted, and say if the list is truncated. Raises: BadPath."""
+    with translate_refusals(path):
+        if (await _entry(sftp, path, follow=True)).kind != "folder":
+            raise BadPath(f"{display_path(path)} is not a folder")
         entries: list[Entry] = []
-        async for name, attributes in _scanned(sftp, path):
+        async for name, attributes in _scan(sftp, path):
             if len(entries) == MAX_ENTRIES:
                 return entries, True
             entries.append(entry_of(name, attributes))
@@ -90,32 +89,32 @@ async def listed(sftp: asyncssh.SFTPClient, path: bytes) -> tuple[list[Entry], b
 
 
 async def make_folder(sftp: asyncssh.SFTPClient, path: bytes) -> None:
-    """An empty folder. Raises AlreadyExists, NoSuchFile for one in no folder, FileRefused."""
-    with refusals(path):
-        await require_free(sftp, path)
+    """Create a folder. Raises: AlreadyExists, NoSuchFile without a parent, FileRefused."""
+    with translate_refusals(path):
+        await require_absent(sftp, path)
         await sftp.mkdir(path, asyncssh.SFTPAttrs(permissions=0o755))
 
 
 async def move(sftp: asyncssh.SFTPClient, path: bytes, to: bytes) -> None:
-    """Give something another name or folder; nothing is replaced.
+    """Rename or move something; nothing is replaced.
 
     Raises: AlreadyExists, NoSuchFile, FileRefused, BadPath.
     """
     _require_own(path)
     _require_own(to)
-    with refusals(path):
-        await require_free(sftp, to)
+    with translate_refusals(path):
+        await require_absent(sftp, to)
         await sftp.rename(path, to)
 
 
 async def remove(sftp: asyncssh.SFTPClient, path: bytes, *, with_content: bool) -> None:
     """Remove something; a folder that is not empty only `with_content`.
 
-    Raises: NoSuchFile, FileRefused, BadPath; what was removed before stays so.
+    Raises: NoSuchFile, FileRefused, BadPath; parts that were removed before stay removed.
     """
     _require_own(path)
-    with refusals(path):
-        if (await _found(sftp, path, follow=False)).kind != "folder":
+    with translate_refusals(path):
+        if (await _entry(sftp, path, follow=False)).kind != "folder":
             await sftp.remove(path)
         elif with_content:
             await _remove_all(sftp, path)
@@ -123,15 +122,15 @@ async def remove(sftp: asyncssh.SFTPClient, path: bytes, *, with_content: bool) 
             await sftp.rmdir(path)
 
 
-async def require_free(sftp: asyncssh.SFTPClient, path: bytes) -> None:
-    """Raises AlreadyExists if there is something of that name."""
+async def require_absent(sftp: asyncssh.SFTPClient, path: bytes) -> None:
+    """Raise AlreadyExists if the path exists."""
     with contextlib.suppress(*_NOT_THERE):
         await sftp.lstat(path)
-        raise AlreadyExists(f"{called(path)} is there already")
+        raise AlreadyExists(f"{display_path(path)} already exists")
 
 
 def entry_of(name: bytes, attributes: asyncssh.SFTPAttrs) -> Entry:
-    """What attributes say; what they leave out, or exaggerate, is bounded."""
+    """Convert attributes to an entry; missing or absurd values are bounded."""
     mode = attributes.permissions or 0
     kinds: dict[int, Kind] = {stat.S_IFDIR: "folder", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
     return Entry(
@@ -144,36 +143,36 @@ def entry_of(name: bytes, attributes: asyncssh.SFTPAttrs) -> Entry:
 
 
 @contextlib.contextmanager
-def refusals(path: bytes) -> Iterator[None]:
-    """What the guest's file system does not let be done becomes FileRefused."""
+def translate_refusals(path: bytes) -> Iterator[None]:
+    """Turn refusals of the guest's file system into FileRefused."""
     try:
         yield
-    except (*_NOT_THERE, *CUT, PolydevError):
+    except (*_NOT_THERE, *CONNECTION_ERRORS, PolydevError):
         raise
     except asyncssh.SFTPError as error:
         raise FileRefused(
-            f"The machine does not let that be done to {called(path)}: {shown(str(error))}",
-            hint="A folder may not be empty, a file system read-only: the terminal tells more",
+            f"The machine refused the operation on {display_path(path)}: {printable(str(error))}",
+            hint="The folder may not be empty, or the file system read-only; see the terminal",
         ) from None
 
 
 def _require_own(path: bytes) -> None:
-    """What lies at the top is the machine's: one slip would take it all."""
+    """Protect the top level, which belongs to the machine."""
     if path.count(b"/") < 2:
-        raise BadPath(f"{called(path)} cannot be moved or removed from here: the machine needs it")
+        raise BadPath(f"{display_path(path)} cannot be moved or removed here: the machine needs it")
 
 
 async def _remove_all(sftp: asyncssh.SFTPClient, path: bytes) -> None:
-    """Depth first, without recursion: how deep folders lie, the guest decides."""
+    """Remove depth first, without recursion: the guest decides the depth."""
     waiting, emptied, removed = [path], [], 0
     while waiting:
         folder = waiting.pop()
         emptied.append(folder)
-        async for name, attributes in _scanned(sftp, folder):
+        async for name, attributes in _scan(sftp, folder):
             removed += 1
             if removed > MAX_REMOVED:
                 raise FileRefused(
-                    f"{called(path)} holds more than {MAX_REMOVED} files",
+                    f"{display_path(path)} contains more than {MAX_REMOVED} files",
                     hint="Remove it in the terminal: rm -r",
                 )
             place = posixpath.join(folder, name)
@@ -185,25 +184,25 @@ async def _remove_all(sftp: asyncssh.SFTPClient, path: bytes) -> None:
         await sftp.rmdir(folder)
 
 
-async def _found(sftp: asyncssh.SFTPClient, path: bytes, *, follow: bool) -> Entry:
+async def _entry(sftp: asyncssh.SFTPClient, path: bytes, *, follow: bool) -> Entry:
     attributes = await (sftp.stat(path) if follow else sftp.lstat(path))
     return entry_of(posixpath.basename(path), attributes)
 
 
-async def _scanned(
+async def _scan(
     sftp: asyncssh.SFTPClient, path: bytes
 ) -> AsyncIterator[tuple[bytes, asyncssh.SFTPAttrs]]:
-    """What a folder holds, without what none can hold: its guest may answer anything.
+    """Yield a folder's entries without impossible names.
 
-    Raises GuestMisbehaved when too much of it is nothing: it could go on for as long as it may.
+    Raises: GuestMisbehaved if there are too many of those, which could go on forever.
     """
-    passed_over = 0
+    skipped = 0
     async for it in sftp.scandir(path):
         name = it.filename
         plain = isinstance(name, bytes) and b"/" not in name and b"\0" not in name
         if plain and 0 < len(name) <= _NAME_BYTES and name not in (b".", b".."):
             yield cast(bytes, name), it.attrs
             continue
-        passed_over += 1
-        if passed_over > MAX_PASSED_OVER:
-            raise GuestMisbehaved(f"{called(path)} holds names that cannot be")
+        skipped += 1
+        if skipped > MAX_SKIPPED:
+            raise GuestMisbehaved(f"{display_path(path)} contains impossible names")

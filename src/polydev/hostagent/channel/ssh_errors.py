@@ -1,6 +1,6 @@
-"""The one place where what asyncssh raises becomes an error of ours.
+"""Translation of asyncssh's errors to Polydev's.
 
-Every module of this package calls it; texts that the guest chose are shortened and cleaned.
+Texts from the guest are shortened and cleaned.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import asyncssh
 
 from polydev.shared.errors import ChannelLost, GuestMisbehaved, NoSuchFile, PolydevError
 
-_WORDS = 160
+_MAX_CHARS = 160
 
-CUT = (
+CONNECTION_ERRORS = (
     asyncssh.ConnectionLost,
     asyncssh.SFTPConnectionLost,
     asyncssh.SFTPNoConnection,
@@ -23,36 +23,36 @@ CUT = (
 
 
 @contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Run a piece of work called `what` (it begins the message) with its errors translated."""
+def translate_errors(what: str) -> Iterator[None]:
+    """Run a block whose errors are translated; `what` begins their message."""
     try:
         yield
     except TimeoutError as error:
         raise ChannelLost(f"{what}: the machine does not answer") from error
     except (asyncssh.Error, OSError, asyncssh.KeyImportError) as error:
-        raise _ours(what, error) from error
+        raise _to_polydev_error(what, error) from error
 
 
-def _ours(what: str, error: Exception) -> PolydevError:
+def _to_polydev_error(what: str, error: Exception) -> PolydevError:
     match error:
         case asyncssh.HostKeyNotVerifiable():
-            return GuestMisbehaved(f"{what}: it answers with another host key than its own")
+            return GuestMisbehaved(f"{what}: it presented a wrong host key")
         case asyncssh.PermissionDenied():
             return GuestMisbehaved(f"{what}: it no longer accepts the channel's key")
         case asyncssh.SFTPNoSuchFile() | asyncssh.SFTPNoSuchPath():
             return NoSuchFile(f"{what}: no such file")
         case asyncssh.ChannelOpenError():
-            return ChannelLost(f"{what}: {_words(error)}")
-        case asyncssh.SFTPError() if not isinstance(error, CUT):
-            return GuestMisbehaved(f"{what}: {_words(error)}")
+            return ChannelLost(f"{what}: {_error_text(error)}")
+        case asyncssh.SFTPError() if not isinstance(error, CONNECTION_ERRORS):
+            return GuestMisbehaved(f"{what}: {_error_text(error)}")
         case _:
-            return ChannelLost(f"{what}: {_words(error)}")
+            return ChannelLost(f"{what}: {_error_text(error)}")
 
 
-def shown(text: str) -> str:
-    """A guest's words, short, and without what a terminal or a page would obey."""
-    return "".join(char if char.isprintable() else " " for char in text[:_WORDS]).strip()
+def printable(text: str) -> str:
+    """Shorten a guest's text, and replace characters that a terminal or page would interpret."""
+    return "".join(char if char.isprintable() else " " for char in text[:_MAX_CHARS]).strip()
 
 
-def _words(error: Exception) -> str:
-    return shown(str(error)) or type(error).__name__
+def _error_text(error: Exception) -> str:
+    return printable(str(error)) or type(error).__name__

@@ -1,8 +1,7 @@
-"""Files of any size into and out of a running machine, piece by piece, through SFTP.
+"""Uploads and downloads of any size, piece by piece, through SFTP.
 
-`GuestFiles` calls it, for people's uploads and downloads; what Polydev itself writes and reads is
-small and goes through `files.py`. Each piece has a limit of time, not the whole: how long a
-transfer takes depends on its person, and how large it may be is the caller's to say.
+Polydev's own small files go through `files.py`. The time limit applies to each piece, not to the
+whole: the duration of a transfer depends on its user, and the caller limits the size.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from typing import cast
 
 import asyncssh
 
-from polydev.hostagent.channel.files import is_full
-from polydev.hostagent.channel.sftp_dirs import called, refusals, require_free
-from polydev.hostagent.channel.ssh_errors import translated
+from polydev.hostagent.channel.files import is_disk_full
+from polydev.hostagent.channel.sftp_dirs import display_path, require_absent, translate_refusals
+from polydev.hostagent.channel.ssh_errors import translate_errors
 from polydev.shared.errors import BadPath, DiskFull, FileRefused, GuestMisbehaved, TooLarge
 
 PIECE_BYTES = 512 * 1024
-"""Enough for asyncssh to keep several requests underway."""
+"""Large enough for asyncssh to pipeline several requests."""
 _NEW_MODE = 0o644
-_ASIDE_NAME_BYTES = 200
+_NAME_PREFIX_BYTES = 200
 
 
 class Download:
-    """A regular file that is read to the size that it had when it was opened."""
+    """A regular file, read up to its size when it was opened."""
 
     def __init__(
         self,
@@ -47,95 +46,96 @@ class Download:
         self._piece_limit_s = piece_limit_s
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Raises GuestMisbehaved if it has become shorter, ChannelLost."""
+        """Yield pieces. Raises: GuestMisbehaved if the file became shorter, ChannelLost."""
         offset = 0
         while offset < self.size:
-            with translated(self._what):
+            with translate_errors(self._what):
                 async with asyncio.timeout(self._piece_limit_s):
                     wanted = min(PIECE_BYTES, self.size - offset)
                     piece = cast(bytes, await self._file.read(wanted, offset))
             if not piece or len(piece) > wanted:
-                raise GuestMisbehaved(f"{self._what}: it changed while it was read")
+                raise GuestMisbehaved(f"{self._what}: it changed during the download")
             offset += len(piece)
             yield piece
 
     async def aclose(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         await self._closing.aclose()
 
 
-async def opened(
+async def open_download(
     sftp: asyncssh.SFTPClient, path: bytes, max_bytes: int
 ) -> tuple[asyncssh.SFTPClientFile, int]:
-    """A regular file and its size. It closes with its session: no guest can put that off.
+    """Open a regular file and return it with its size; it closes with its session.
 
-    Raises BadPath for anything else, FileRefused. It is looked at before it is opened, since
-    opening a FIFO waits for its writer, and once more when it is open, since the guest may have put
-    something else in its place.
+    Raises: BadPath for other types, FileRefused. The type is checked before opening, since opening
+    a FIFO waits for a writer, and again afterwards, since the guest may have swapped the file.
     """
-    with refusals(path):
+    with translate_refusals(path):
         _size_of(path, await sftp.stat(path), max_bytes)
         file = await sftp.open(path, asyncssh.FXF_READ, encoding=None)
         return file, _size_of(path, await file.stat(), max_bytes)
 
 
 class Upload:
-    """A file that is written aside, and appears whole or not at all."""
+    """A file that is written to a temporary name, and then renamed."""
 
     def __init__(self, sftp: asyncssh.SFTPClient, path: bytes, *, replace: bool) -> None:
         folder, name = posixpath.split(path)
         self._sftp = sftp
         self._path = path
         self._replace = replace
-        self._aside = posixpath.join(
-            folder, b".%s.%s" % (name[:_ASIDE_NAME_BYTES], secrets.token_hex(8).encode())
+        self._temporary = posixpath.join(
+            folder, b".%s.%s" % (name[:_NAME_PREFIX_BYTES], secrets.token_hex(8).encode())
         )
 
     async def write(self, pieces: AsyncIterator[bytes], max_bytes: int, limit_s: float) -> int:
-        """Take all pieces, each within `limit_s`, and put the file in its place; its size.
+        """Write all pieces, each within `limit_s`, and return the size.
 
-        Raises: AlreadyExists unless it may `replace`, TooLarge, DiskFull, FileRefused, NoSuchFile.
+        Raises: AlreadyExists without `replace`, TooLarge, DiskFull, FileRefused, NoSuchFile.
         """
         try:
-            with refusals(self._path):
+            with translate_refusals(self._path):
                 async with asyncio.timeout(limit_s):
                     mode = await self._mode()
-                    file = await self._begun(mode)
-                size = await self._filled(file, pieces, max_bytes, limit_s)
+                    file = await self._create(mode)
+                size = await self._fill(file, pieces, max_bytes, limit_s)
                 async with asyncio.timeout(limit_s):
-                    await self._finished(file)
+                    await self._finish(file)
                     return size
         except FileRefused:
-            await self._given_up(limit_s)
-            if await is_full(self._sftp):
+            await self._abandon(limit_s)
+            if await is_disk_full(self._sftp):
                 raise DiskFull(
-                    f"The machine's disk has no room for {called(self._path)}",
-                    hint="Remove something in it first",
+                    f"The machine's disk has no room for {display_path(self._path)}",
+                    hint="Remove some files first",
                 ) from None
             raise
         except BaseException:
-            await self._given_up(limit_s)
+            await self._abandon(limit_s)
             raise
 
     async def _mode(self) -> int:
-        """Of what is replaced, or of a new file. Raises AlreadyExists, FileRefused."""
+        """Return the mode of the replaced or new file. Raises: AlreadyExists, FileRefused."""
         if not self._replace:
-            await require_free(self._sftp, self._path)
+            await require_absent(self._sftp, self._path)
             return _NEW_MODE
         with contextlib.suppress(asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
             there = (await self._sftp.lstat(self._path)).permissions or 0
             if stat.S_ISDIR(there):
-                raise FileRefused(f"{called(self._path)} is a folder", hint="Use another name")
+                raise FileRefused(
+                    f"{display_path(self._path)} is a folder", hint="Use another name"
+                )
             if stat.S_ISREG(there):
                 return stat.S_IMODE(there) & 0o777
         return _NEW_MODE
 
-    async def _begun(self, mode: int) -> asyncssh.SFTPClientFile:
+    async def _create(self, mode: int) -> asyncssh.SFTPClientFile:
         flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
         attributes = asyncssh.SFTPAttrs(permissions=mode)
-        return await self._sftp.open(self._aside, flags, attributes, encoding=None)
+        return await self._sftp.open(self._temporary, flags, attributes, encoding=None)
 
-    async def _filled(
+    async def _fill(
         self,
         file: asyncssh.SFTPClientFile,
         pieces: AsyncIterator[bytes],
@@ -143,48 +143,48 @@ class Upload:
         limit_s: float,
     ) -> int:
         size = 0
-        async for piece in grouped(pieces):
+        async for piece in batched(pieces):
             if size + len(piece) > max_bytes:
-                raise TooLarge(f"A file has at most {max_bytes} bytes")
+                raise TooLarge(f"The file is larger than the limit of {max_bytes} bytes")
             async with asyncio.timeout(limit_s):
                 await file.write(piece, size)
             size += len(piece)
         return size
 
-    async def _finished(self, file: asyncssh.SFTPClientFile) -> None:
+    async def _finish(self, file: asyncssh.SFTPClientFile) -> None:
         await file.fsync()
         await file.close()
         if self._replace:
-            await self._sftp.posix_rename(self._aside, self._path)
+            await self._sftp.posix_rename(self._temporary, self._path)
             return
-        await require_free(self._sftp, self._path)
-        await self._sftp.rename(self._aside, self._path)  # refuses to replace
+        await require_absent(self._sftp, self._path)
+        await self._sftp.rename(self._temporary, self._path)  # refuses to replace
 
-    async def _given_up(self, limit_s: float) -> None:
+    async def _abandon(self, limit_s: float) -> None:
         with contextlib.suppress(asyncssh.Error, OSError, TimeoutError):
             async with asyncio.timeout(limit_s):
-                await self._sftp.remove(self._aside)
+                await self._sftp.remove(self._temporary)
 
 
-async def grouped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in pieces that are worth a request."""
-    kept = bytearray()
+async def batched(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Join small pieces to reasonable request sizes."""
+    buffer = bytearray()
     async for piece in pieces:
-        kept += piece
-        if len(kept) >= PIECE_BYTES:
-            yield bytes(kept)
-            kept.clear()
-    if kept:
-        yield bytes(kept)
+        buffer += piece
+        if len(buffer) >= PIECE_BYTES:
+            yield bytes(buffer)
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)
 
 
 def _size_of(path: bytes, attributes: asyncssh.SFTPAttrs, max_bytes: int) -> int:
     if not stat.S_ISREG(attributes.permissions or 0):
-        raise BadPath(f"{called(path)} is not a file that can be downloaded")
+        raise BadPath(f"{display_path(path)} is not a regular file")
     size = attributes.size or 0
     if not 0 <= size <= max_bytes:
         raise FileRefused(
-            f"{called(path)} has more than the {max_bytes} bytes that are carried",
-            hint="Pack or split it in the terminal, for example with `split -b 200M`",
+            f"{display_path(path)} is larger than the limit of {max_bytes} bytes",
+            hint="Compress or split it in the terminal, for example with `split -b 200M`",
         )
     return size

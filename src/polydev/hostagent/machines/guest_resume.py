@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from polydev.hostagent.channel.contract import GuestChannel, GuestProgram
-from polydev.hostagent.channel.ssh_errors import shown
+from polydev.hostagent.channel.ssh_errors import printable
 from polydev.hostagent.machines.machine import RunningMachine
 from polydev.shared.errors import GuestMisbehaved, PolydevError
 from polydev.shared.host_protocol import STDERR, ExecRequest
@@ -67,7 +67,7 @@ async def renew(channel: GuestChannel) -> None:
     except TimeoutError:
         raise GuestMisbehaved("Its clock and randomness were not renewed in time") from None
     if said:
-        raise GuestMisbehaved(f"Its clock or randomness was not renewed: {shown(said)}")
+        raise GuestMisbehaved(f"Its clock or randomness was not renewed: {printable(said)}")
 
 
 async def _told(program: GuestProgram) -> None:

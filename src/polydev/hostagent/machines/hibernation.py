@@ -77,10 +77,10 @@ class Hibernation:
         """Bring the memory's file in its place; the guest stands still then."""
         path = self._host.folder(record.vm_id).memory
         fingerprint = await self._host.driver.fingerprint(await spec_of(self._host, record))
-        key = await run_in_thread_shielded(self._host.memory_keys.made)
+        key = await run_in_thread_shielded(self._host.memory_keys.load_or_create)
         await flush(machine)
         labels = Labels(self._host.driver.name, fingerprint)
-        async with snapshots.writing(path, labels, key) as sink:
+        async with snapshots.create_snapshot(path, labels, key) as sink:
             await machine.vmm.save(sink)
         return path.stat().st_size
 
@@ -154,8 +154,8 @@ class Hibernation:
 
     async def _restored_once(self, record: MachineRecord) -> RunningMachine:
         path = self._host.folder(record.vm_id).memory
-        key = await asyncio.to_thread(self._host.memory_keys.known)
-        async with snapshots.reading(path, key) as source:
+        key = await asyncio.to_thread(self._host.memory_keys.load)
+        async with snapshots.open_snapshot(path, key) as source:
             prepared = await prepare_again(self._host, record)
             here = Labels(
                 self._host.driver.name, await self._host.driver.fingerprint(prepared.spec)

@@ -11,7 +11,7 @@ import asyncio
 from pathlib import Path
 
 from polydev.hostagent.channel.contract import GuestConnection, GuestProgram
-from polydev.hostagent.channel.file_browser import GuestFiles
+from polydev.hostagent.channel.file_browser import FileBrowser
 from polydev.hostagent.machines import inventory, orphan_cleanup, recovery
 from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.lifecycle import CloneSource, MachineLifecycle, NoClones
@@ -202,9 +202,9 @@ class MachineService:
         """Connect to a port on a running machine's 127.0.0.1."""
         return await self._registry.channel(vm_id).open_tcp(port)
 
-    def guest_files(self, vm_id: str) -> GuestFiles:
+    def file_browser(self, vm_id: str) -> FileBrowser:
         """The files of a running machine, for people who look around in it."""
-        return self._registry.channel(vm_id).guest_files()
+        return self._registry.channel(vm_id).file_browser()
 
     async def read_file(self, vm_id: str, path: str, max_bytes: int) -> bytes:
         """A file of a machine, running or not. Raises NoSuchFile, GuestMisbehaved when larger."""

@@ -16,7 +16,7 @@ from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from polydev.hostagent.channel.file_browser import GuestFiles
+from polydev.hostagent.channel.file_browser import FileBrowser
 from polydev.hostagent.channel.sftp_dirs import Entry
 from polydev.hostagent.channel.transfers import Download
 from polydev.shared.errors import ChannelLost
@@ -30,7 +30,7 @@ Most = Annotated[int, Query(ge=0)]
 class HasFiles(Protocol):
     """Whose files they are: `machines.Machines`."""
 
-    def guest_files(self, vm_id: str) -> GuestFiles:
+    def file_browser(self, vm_id: str) -> FileBrowser:
         """Raises NoSuchMachine, MachineBusy when it does not run."""
 
 
@@ -40,32 +40,32 @@ def routes(machines: HasFiles) -> APIRouter:
 
     @router.get("/folder")
     async def _list(vm_id: VmId, path: Place) -> FolderView:
-        entries, more = await machines.guest_files(vm_id).entries(unquote_to_bytes(path))
+        entries, more = await machines.file_browser(vm_id).entries(unquote_to_bytes(path))
         return FolderView(entries=[_told(entry) for entry in entries], more=more)
 
     @router.put("/folder", status_code=204)
     async def _make(vm_id: VmId, path: Place) -> None:
-        await machines.guest_files(vm_id).make_folder(unquote_to_bytes(path))
+        await machines.file_browser(vm_id).make_folder(unquote_to_bytes(path))
 
     @router.post("/move", status_code=204)
     async def _move(vm_id: VmId, path: Place, to: Place) -> None:
-        await machines.guest_files(vm_id).move(unquote_to_bytes(path), unquote_to_bytes(to))
+        await machines.file_browser(vm_id).move(unquote_to_bytes(path), unquote_to_bytes(to))
 
     @router.delete("/content", status_code=204)
     async def _remove(vm_id: VmId, path: Place, with_content: bool = False) -> None:
-        files = machines.guest_files(vm_id)
+        files = machines.file_browser(vm_id)
         await files.remove(unquote_to_bytes(path), with_content=with_content)
 
     @router.get("/content")
     async def _read(vm_id: VmId, path: Place, max_bytes: Most) -> StreamingResponse:
-        files = machines.guest_files(vm_id)
+        files = machines.file_browser(vm_id)
         return _Carried(await files.download(unquote_to_bytes(path), max_bytes))
 
     @router.put("/content")
     async def _write(
         request: Request, vm_id: VmId, path: Place, max_bytes: Most, replace: bool = False
     ) -> Uploaded:
-        size = await machines.guest_files(vm_id).upload(
+        size = await machines.file_browser(vm_id).upload(
             unquote_to_bytes(path), _pieces(request), max_bytes, replace=replace
         )
         return Uploaded(size=size)

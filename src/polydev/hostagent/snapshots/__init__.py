@@ -1,10 +1,12 @@
-"""The memory of a machine that sleeps, as a file that only this host can open, and only until it is
-restarted: docs/machines.md, "Hibernation"."""
+"""Encrypted memory snapshots of hibernated machines (docs/machines.md, "Hibernation").
+
+Only this host can open them, and only until it restarts.
+"""
 
 from polydev.hostagent.snapshots.key import MemoryKey, MemoryKeys
 from polydev.hostagent.snapshots.layout import Header, Labels
-from polydev.hostagent.snapshots.reader import SnapshotFile, reading
-from polydev.hostagent.snapshots.writer import SnapshotWriter, discard, writing
+from polydev.hostagent.snapshots.reader import SnapshotFile, open_snapshot
+from polydev.hostagent.snapshots.writer import SnapshotWriter, create_snapshot, discard
 
 __all__ = [
     "Header",
@@ -13,7 +15,7 @@ __all__ = [
     "MemoryKeys",
     "SnapshotFile",
     "SnapshotWriter",
+    "create_snapshot",
     "discard",
-    "reading",
-    "writing",
+    "open_snapshot",
 ]

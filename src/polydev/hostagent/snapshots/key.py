@@ -1,8 +1,8 @@
-"""The key to the memory of machines that sleep: it lies where a restart of the host leaves nothing.
+"""The key to hibernated machines' memory, kept in RAM only.
 
-`hibernation.py` asks for it. A disk that is stolen, or read in a backup, does not give away what a
-machine had in memory: credentials, what was said. The price is that a host that was restarted
-cannot wake its machines; it boots their disks. All functions block.
+A stolen disk or a backup reveals nothing that a machine had in memory: credentials, conversations.
+The price: after a restart of the host its machines cannot be resumed; they boot from their disks.
+All functions block.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from polydev.shared.errors import BadSettings
 
 KEY_FILE = "memory.key"
 _KEY_BYTES = 32
-_FOLDERS = (Path("/run"), Path("/dev/shm"))  # noqa: S108 - whose they are is checked
+_FOLDERS = (Path("/run"), Path("/dev/shm"))  # noqa: S108 - the owner is checked
 _NAME = "polydev-keys"
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryKey:
-    """`id` names it without telling anything of it."""
+    """A key; `id` identifies it without revealing it."""
 
     secret: bytes = field(repr=False)
     id: str
 
     @classmethod
-    def of(cls, secret: bytes) -> Self:
+    def from_secret(cls, secret: bytes) -> Self:
         return cls(secret, hashlib.sha256(b"polydev memory key\0" + secret).hexdigest()[:16])
 
 
@@ -41,63 +41,63 @@ class MemoryKeys:
     """The key of one host agent."""
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder`: None where this host has no place in memory."""
+        """`folder` is None on a host without a folder in memory."""
         self._folder = folder
-        self._making = threading.Lock()
+        self._lock = threading.Lock()
 
     @classmethod
     def for_state(cls, state_dir: Path, folder: Path | None = None) -> Self:
-        """In `folder`, or else in a place of its own in the first of the host's that is memory."""
+        """Use `folder`, or a subfolder of the host's first tmpfs."""
         name = hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:16]
         if folder is None:
             folder = next((path / _NAME for path in _FOLDERS if _is_in_memory(path)), None)
         return cls(folder / name if folder else None)
 
-    def known(self) -> MemoryKey | None:
-        """The key, if there is one since the host was started."""
+    def load(self) -> MemoryKey | None:
+        """Return the key, if it was created since the host started."""
         if self._folder is None:
             return None
         try:
             secret = (self._folder / KEY_FILE).read_bytes()
         except OSError:
             return None
-        return MemoryKey.of(secret) if len(secret) == _KEY_BYTES else None
+        return MemoryKey.from_secret(secret) if len(secret) == _KEY_BYTES else None
 
-    def made(self) -> MemoryKey:
-        """The key; made if there is none, and the same for all who ask at once.
+    def load_or_create(self) -> MemoryKey:
+        """Return the key, and create it if necessary; the same for all callers.
 
         Raises: BadSettings, OSError.
         """
-        with self._making:
-            return self.known() or self._new()
+        with self._lock:
+            return self.load() or self._new()
 
     def _new(self) -> MemoryKey:
         if self._folder is None:
             raise BadSettings(
-                "This host has no folder in memory, and a machine's memory is not to be written to "
-                "a disk beside the key to it",
+                "This host has no tmpfs for the key, and a machine's memory must not be stored "
+                "on a disk beside its key",
                 hint="Mount a tmpfs at /run, or name one in POLYDEV_MEMORY_KEY_DIR",
             )
         for folder in (self._folder.parent, self._folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _require_ours(folder)
+            _require_own(folder)
         secret = os.urandom(_KEY_BYTES)
         write_whole(self._folder / KEY_FILE, secret, durable=False)
-        return MemoryKey.of(secret)
+        return MemoryKey.from_secret(secret)
 
 
-def _require_ours(folder: Path) -> None:
-    """`/dev/shm` is everybody's: another user may have made the folder before us."""
+def _require_own(folder: Path) -> None:
+    """`/dev/shm` is world-writable: another user may have created the folder first."""
     state = folder.lstat()
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
         raise BadSettings(
-            f"{folder}, where the key to sleeping machines is to lie, belongs to somebody else",
+            f"{folder}, the folder of the key to hibernated machines, belongs to another user",
             hint=f"Remove {folder}, or name another folder in POLYDEV_MEMORY_KEY_DIR",
         )
 
 
 def _is_in_memory(path: Path) -> bool:
-    """Source: proc_pid_mountinfo(5): mount point and, behind the dash, the filesystem's type."""
+    """Source: proc_pid_mountinfo(5): mount point and, after the dash, filesystem type."""
     best, kind = "", ""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")

@@ -1,13 +1,13 @@
-"""How a snapshot lies in its file: what `writer.py` writes and `reader.py` expects. Pure.
+"""The file format of snapshots. Pure.
 
     magic, length of the header (4 bytes), header (JSON), then chunk after chunk:
-    length of what follows (4 bytes), sealed bytes
+    length of the chunk (4 bytes), encrypted bytes
 
-A chunk holds at most 1 MiB: one byte that tells whether it is compressed, then its content. Each is
-sealed with AES-256-GCM under a key of this file alone, made of the host's and a salt. The nonce
-counts the chunks and marks the last, and each chunk is bound to the header: what is missing, moved,
-repeated, added or changed does not open (the STREAM construction of Hoang, Reyhanitabar, Rogaway
-and Vizár, 2015).
+A chunk holds at most 1 MiB: one byte that says if it is compressed, then its content. Each is
+encrypted with AES-256-GCM under a key derived from the host's key and a salt for this file. The
+nonce counts the chunks and marks the last, and each chunk is bound to the header: missing, moved,
+repeated, added or changed chunks fail to decrypt (the STREAM construction of Hoang, Reyhanitabar,
+Rogaway and Vizár, 2015).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _NONCE = struct.Struct(">Q3xB")
 
 
 class Header(BaseModel):
-    """What can be known of a snapshot without opening it."""
+    """The part of a snapshot that is readable without the key."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: int
-    """A later format may have other fields; `reader.py` says so before it looks at them."""
+    """Checked first: a later format may have other fields."""
     driver: str
     fingerprint: str = Field(max_length=LONGEST_HEADER // 2)
-    """`Driver.fingerprint` of the machine that was saved."""
+    """`Driver.fingerprint` of the saved machine."""
     key_id: str
     salt: str
     """Hexadecimal."""
@@ -53,53 +53,53 @@ class Header(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a snapshot fits: the driver, and its `fingerprint` of the machine."""
+    """The driver and machine fingerprint that a snapshot belongs to."""
 
     driver: str
     fingerprint: str
 
     def require(self, saved: Header) -> None:
-        """Raises: SnapshotUnusable that says in what a snapshot is another's."""
+        """Raise SnapshotUnusable, naming the difference, if a snapshot does not fit."""
         if saved.driver != self.driver:
             raise SnapshotUnusable(
-                f"Its memory was saved by the driver {saved.driver}, and this host runs"
+                f"Its memory was saved by the driver {saved.driver}, but this host uses"
                 f" {self.driver}"
             )
-        if words := difference(saved.fingerprint, self.fingerprint):
-            raise SnapshotUnusable(f"Since its memory was saved this has changed: {words}")
+        if changed := describe_difference(saved.fingerprint, self.fingerprint):
+            raise SnapshotUnusable(f"Changed since its memory was saved: {changed}")
 
 
 class Seal:
-    """Closes and opens the chunks of one file, one after the other."""
+    """Encrypts and decrypts the chunks of one file, in order."""
 
     def __init__(self, key: MemoryKey, salt: bytes, header: bytes) -> None:
-        """`header`: its bytes, as they are in the file."""
+        """`header` is its bytes, as stored in the file."""
         derived = HKDF(SHA256(), length=32, salt=salt, info=b"polydev memory snapshot")
         self._cipher = AESGCM(derived.derive(key.secret))
-        self._bound_to = hashlib.sha256(header).digest()
+        self._associated_data = hashlib.sha256(header).digest()
         self._count = 0
 
-    def close(self, content: bytes, *, is_last: bool) -> bytes:
-        return self._cipher.encrypt(self._nonce(is_last), content, self._bound_to)
+    def encrypt(self, content: bytes, *, is_last: bool) -> bytes:
+        return self._cipher.encrypt(self._nonce(is_last), content, self._associated_data)
 
-    def open(self, sealed: bytes, *, is_last: bool) -> bytes:
+    def decrypt(self, sealed: bytes, *, is_last: bool) -> bytes:
         """Raises: cryptography.exceptions.InvalidTag."""
-        return self._cipher.decrypt(self._nonce(is_last), sealed, self._bound_to)
+        return self._cipher.decrypt(self._nonce(is_last), sealed, self._associated_data)
 
     def _nonce(self, is_last: bool) -> bytes:
         self._count += 1
         return _NONCE.pack(self._count, is_last)
 
 
-def difference(saved: str, here: str) -> str:
-    """In what two fingerprints differ, in words; empty if they do not."""
-    before, now = (dict(_claims(text)) for text in (saved, here))
+def describe_difference(saved: str, here: str) -> str:
+    """Name the entries in which two fingerprints differ; empty if equal."""
+    before, now = (dict(_parse(text)) for text in (saved, here))
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if saved != here and not names:
         names = ["order"]
     return ", ".join(names)
 
 
-def _claims(text: str) -> list[tuple[str, str]]:
+def _parse(text: str) -> list[tuple[str, str]]:
     pairs = (line.partition(": ") for line in text.splitlines())
     return [(name, value) for name, _, value in pairs]

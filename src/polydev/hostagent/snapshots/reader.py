@@ -1,8 +1,7 @@
-"""Reads a snapshot: what its header says, and its content, each piece checked before it is used.
+"""Reads snapshots: the header, and the content, each piece verified before use.
 
-`hibernation.py` opens one and hands it to a driver as its source. The file lies beside what a guest
-may have filled with anything, and a disk forgets: nothing in it is believed before it opens under
-the key, and nothing is taken into memory before its size is known to be small.
+The disk may be corrupt, and a guest may have filled it with anything: nothing is trusted before it
+decrypts under the key, and nothing is read into memory before its size is known to be small.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from polydev.shared.errors import SnapshotUnusable
 
 
 class SnapshotFile:
-    """A `vmm.SnapshotSource`. Made by `reading`."""
+    """A `SnapshotSource`. Created by `open_snapshot`."""
 
     def __init__(self, file: BinaryIO, size: int, header: Header, seal: Seal) -> None:
         self._file = file
@@ -46,7 +45,7 @@ class SnapshotFile:
         self.header = header
 
     async def read(self) -> bytes:
-        """The next piece, at most 1 MiB; empty at the end. The one after it is prepared meanwhile.
+        """Return the next piece, at most 1 MiB; empty at the end. Reads one piece ahead.
 
         Raises: SnapshotUnusable.
         """
@@ -55,11 +54,11 @@ class SnapshotFile:
         self._ahead = self._next() if piece else ahead
         return piece
 
-    async def let_go(self) -> None:
-        """Close the file, once no thread is at work on it."""
+    async def close(self) -> None:
+        """Close the file, once no thread works on it."""
         if self._ahead is not None:
             await asyncio.wait({self._ahead})
-            self._ahead.exception()  # seen: whoever did not read so far need not know
+            self._ahead.exception()  # retrieved, so that asyncio does not log it
         await asyncio.to_thread(self._file.close)
 
     def _next(self) -> asyncio.Future[bytes]:
@@ -70,57 +69,55 @@ class SnapshotFile:
         try:
             if self._file.tell() == self._size:
                 return b""
-            return self._opened(self._sealed())
+            return self._open(self._sealed())
         except OSError as error:
-            raise SnapshotUnusable(f"Its saved memory cannot be read: {error.strerror}") from error
+            raise SnapshotUnusable(f"Its saved memory is not readable: {error.strerror}") from error
 
     def _sealed(self) -> bytes:
-        (length,) = LENGTH.unpack(_exactly(self._file, LENGTH.size))
+        (length,) = LENGTH.unpack(_read_exactly(self._file, LENGTH.size))
         if length > LONGEST_SEALED:
-            raise _damaged()
-        return _exactly(self._file, length)
+            raise _damaged_error()
+        return _read_exactly(self._file, length)
 
-    def _opened(self, sealed: bytes) -> bytes:
+    def _open(self, sealed: bytes) -> bytes:
         is_last = self._file.tell() == self._size
         try:
-            content = self._seal.open(sealed, is_last=is_last)
+            content = self._seal.decrypt(sealed, is_last=is_last)
         except InvalidTag:
-            raise _damaged() from None
+            raise _damaged_error() from None
         if content[:1] == PLAIN:
             return content[1:]
         if content[:1] != COMPRESSED:
-            raise _damaged()
+            raise _damaged_error()
         return zstd.ZstdDecompressor().decompress(content[1:], CHUNK_BYTES)
 
 
 @asynccontextmanager
-async def reading(path: Path, key: MemoryKey | None) -> AsyncIterator[SnapshotFile]:
-    """The snapshot at `path`. Raises: SnapshotUnusable when it is none, or not for this key."""
-    source = await run_in_thread_shielded(_opened, path, key)
+async def open_snapshot(path: Path, key: MemoryKey | None) -> AsyncIterator[SnapshotFile]:
+    """Open the snapshot at `path`. Raises: SnapshotUnusable if invalid or of another key."""
+    source = await run_in_thread_shielded(_open, path, key)
     try:
         yield source
     finally:
-        await run_shielded(source.let_go())
+        await run_shielded(source.close())
 
 
-def _opened(path: Path, key: MemoryKey | None) -> SnapshotFile:
+def _open(path: Path, key: MemoryKey | None) -> SnapshotFile:
     try:
-        return _opened_file(path, key)
+        return _open_file(path, key)
     except OSError as error:
-        raise SnapshotUnusable(f"Its saved memory cannot be read: {error.strerror}") from error
+        raise SnapshotUnusable(f"Its saved memory is not readable: {error.strerror}") from error
 
 
-def _opened_file(path: Path, key: MemoryKey | None) -> SnapshotFile:
+def _open_file(path: Path, key: MemoryKey | None) -> SnapshotFile:
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
     try:
         header, raw = _header(file)
         if key is None or key.id != header.key_id:
-            raise SnapshotUnusable(
-                "The key to its saved memory is gone: this host was restarted since"
-            )
+            raise SnapshotUnusable("The key to its saved memory is gone: this host has restarted")
         size = os.fstat(file.fileno()).st_size
         if file.tell() == size:
-            raise _damaged()
+            raise _damaged_error()
         return SnapshotFile(file, size, header, Seal(key, bytes.fromhex(header.salt), raw))
     except BaseException:
         file.close()
@@ -128,30 +125,30 @@ def _opened_file(path: Path, key: MemoryKey | None) -> SnapshotFile:
 
 
 def _header(file: BinaryIO) -> tuple[Header, bytes]:
-    if _exactly(file, len(MAGIC)) != MAGIC:
-        raise _damaged()
-    (length,) = LENGTH.unpack(_exactly(file, LENGTH.size))
+    if _read_exactly(file, len(MAGIC)) != MAGIC:
+        raise _damaged_error()
+    (length,) = LENGTH.unpack(_read_exactly(file, LENGTH.size))
     if length > LONGEST_HEADER:
-        raise _damaged()
-    raw = _exactly(file, length)
+        raise _damaged_error()
+    raw = _read_exactly(file, length)
     try:
         header = Header.model_validate_json(raw)
         bytes.fromhex(header.salt)
     except (ValidationError, ValueError):
-        raise _damaged() from None
+        raise _damaged_error() from None
     if header.format != FORMAT:
         raise SnapshotUnusable(
-            f"Its memory was saved in format {header.format}, and this Polydev reads {FORMAT}"
+            f"Its memory was saved in format {header.format}, but this Polydev reads {FORMAT}"
         )
     return header, raw
 
 
-def _exactly(file: BinaryIO, count: int) -> bytes:
+def _read_exactly(file: BinaryIO, count: int) -> bytes:
     content = file.read(count)
     if len(content) != count:
-        raise _damaged()
+        raise _damaged_error()
     return content
 
 
-def _damaged() -> SnapshotUnusable:
+def _damaged_error() -> SnapshotUnusable:
     return SnapshotUnusable("Its saved memory is damaged")

@@ -13,7 +13,7 @@ import time
 
 from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.machine import PreparedMachine, RunningMachine
-from polydev.hostagent.snapshots import reading
+from polydev.hostagent.snapshots import open_snapshot
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.vmm.console import CONSOLE_LOG_BYTES, BoundedLog
 from polydev.hostagent.warm_pool import guest_scripts
@@ -44,10 +44,10 @@ async def clone(
     if not await fits(host, template, prepared.spec):
         raise SnapshotUnusable("The template of warm browser machines is of another kind by now")
     await host.provisioner.clone_disk(template.folder, prepared.folder, prepared.record)
-    key = await asyncio.to_thread(host.memory_keys.known)
+    key = await asyncio.to_thread(host.memory_keys.load)
     console = BoundedLog(prepared.folder.console_log, CONSOLE_LOG_BYTES)
     await run_in_thread_shielded(console.append, _SILENT)
-    async with reading(template.memory, key) as source:
+    async with open_snapshot(template.memory, key) as source:
         machine = await prepared.restore(host, source)
     restored_at = time.monotonic()
     try:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from polydev.hostagent.channel.contract import GuestChannel, GuestProgram
-from polydev.hostagent.channel.ssh_errors import shown
+from polydev.hostagent.channel.ssh_errors import printable
 from polydev.shared.errors import GuestMisbehaved
 from polydev.shared.host_protocol import STDERR, ExecRequest
 
@@ -95,7 +95,7 @@ class Script:
         while await self._read() is not None:
             pass
         if (status := await self._program.wait()) != 0:
-            said = shown(self._words.decode("utf-8", "replace")) or "it did not say why"
+            said = printable(self._words.decode("utf-8", "replace")) or "it did not say why"
             raise GuestMisbehaved(f"`{self._name}` ended with status {status}: {said}")
 
     async def close(self) -> None:

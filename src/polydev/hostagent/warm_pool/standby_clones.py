@@ -193,7 +193,7 @@ class StandbyClones:
             self._registry.running[prepared.record.vm_id] = machine
             await guest_scripts.painted(machine.channel)
             renaming = await guest_scripts.renaming(machine.channel)
-            machine.channel.rest()
+            machine.channel.suspend_keepalive()
             await machine.vmm.pause()
         end = asyncio.create_task(machine.vmm.wait())
         return _StandbyClone(template, prepared, machine, priority, renaming, end)
@@ -225,7 +225,7 @@ class StandbyClones:
         drive = await asyncio.to_thread(machine.folder.config_drive.read_bytes)
         await asyncio.to_thread(it.priority.go_along)
         await machine.vmm.resume()
-        machine.channel.wake()
+        machine.channel.resume_keepalive()
         await it.renaming.tell(drive)
         await it.renaming.ended()
         await it.renaming.close()

@@ -18,7 +18,7 @@ from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.machine import PreparedMachine, RunningMachine, spec_of
 from polydev.hostagent.machines.record import MachineRecord, NetworkAttachment
 from polydev.hostagent.machines.registry import MachineRegistry
-from polydev.hostagent.snapshots import Labels, MemoryKey, writing
+from polydev.hostagent.snapshots import Labels, MemoryKey, create_snapshot
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.warm_pool import guest_scripts, internal_machines
@@ -43,7 +43,7 @@ async def make(
     raise.
     """
     began = time.monotonic()
-    key = await run_in_thread_shielded(host.memory_keys.made)
+    key = await run_in_thread_shielded(host.memory_keys.load_or_create)
     async with internal_machines.passing(host, registry, shape, _PURPOSE) as prepared:
         described = Description(
             shape=shape,
@@ -123,7 +123,7 @@ async def _saved(
     """Memory first, then the disk as the memory knows it: nothing writes to it any more."""
     with templates.draft() as draft:
         labels = Labels(host.driver.name, described.fingerprint)
-        async with writing(draft.path / "memory", labels, key) as sink:
+        async with create_snapshot(draft.path / "memory", labels, key) as sink:
             await machine.vmm.save(sink)
         await machine.vmm.kill()
         await host.provisioner.keep_disk(prepared.folder, draft)

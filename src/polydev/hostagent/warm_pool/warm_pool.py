@@ -204,7 +204,7 @@ class WarmPool:
 
     async def run(self) -> None:
         """Make templates when they are due, until cancelled."""
-        key = await asyncio.to_thread(self._host.memory_keys.known) if self._policy.is_on else None
+        key = await asyncio.to_thread(self._host.memory_keys.load) if self._policy.is_on else None
         await asyncio.to_thread(self._templates.clean, key.id if key else None)
         if not self._policy.is_on:
             return

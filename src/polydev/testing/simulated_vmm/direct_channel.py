@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from polydev.hostagent.channel import Channel
-from polydev.hostagent.channel.file_browser import GuestFiles
-from polydev.hostagent.channel.files import checked_path
+from polydev.hostagent.channel.file_browser import FileBrowser
+from polydev.hostagent.channel.files import validated_path
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.domain import GuestFile
 from polydev.shared.errors import ChannelLost, GuestMisbehaved, NoSuchFile
@@ -51,11 +51,11 @@ class DirectChannel:
         if self._ended.is_set():
             raise ChannelLost("The machine does not run")
 
-    def rest(self) -> None:
-        self._over_ssh.rest()
+    def suspend_keepalive(self) -> None:
+        self._over_ssh.suspend_keepalive()
 
-    def wake(self) -> None:
-        self._over_ssh.wake()
+    def resume_keepalive(self) -> None:
+        self._over_ssh.resume_keepalive()
 
     async def close(self) -> None:
         await self._over_ssh.close()
@@ -96,11 +96,11 @@ class DirectChannel:
         for path in paths:
             self._place(path).unlink(missing_ok=True)
 
-    def guest_files(self) -> GuestFiles:
-        return self._over_ssh.guest_files()
+    def file_browser(self) -> FileBrowser:
+        return self._over_ssh.file_browser()
 
     def _place(self, path: str) -> Path:
-        return self._root() / checked_path(path).lstrip("/")
+        return self._root() / validated_path(path).lstrip("/")
 
 
 class DirectProgram:

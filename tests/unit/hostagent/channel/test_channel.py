@@ -221,7 +221,7 @@ async def test_a_short_program_that_prints_or_lasts_too_long_is_ended(
     peer.program = print_much
     with pytest.raises(GuestMisbehaved, match="printed more"):
         await channel.run(["x"], max_output=1000)
-    with pytest.raises(GuestMisbehaved, match="did not end"):
+    with pytest.raises(GuestMisbehaved, match="did not finish"):
         await channel.run(["x"], max_output=200_000, timeout_s=0.3)
 
 
@@ -342,6 +342,6 @@ async def test_paths_that_are_not_plain_are_refused_before_anything_is_sent(
 
 
 def test_secrets_are_not_in_what_is_printed_of_an_outcome() -> None:
-    from polydev.hostagent.channel import Outcome
+    from polydev.hostagent.channel import CommandResult
 
-    assert "secret" not in repr(Outcome(0, b"secret", b"secret"))
+    assert "secret" not in repr(CommandResult(0, b"secret", b"secret"))

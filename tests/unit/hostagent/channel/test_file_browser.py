@@ -15,8 +15,8 @@ import asyncssh
 import pytest
 
 from polydev.hostagent.channel import Channel, ChannelLimits, sftp_dirs
-from polydev.hostagent.channel.file_browser import GuestFiles
-from polydev.hostagent.channel.sftp_dirs import checked, checked_new
+from polydev.hostagent.channel.file_browser import FileBrowser
+from polydev.hostagent.channel.sftp_dirs import validated, validated_new
 from polydev.shared.errors import (
     AlreadyExists,
     BadPath,
@@ -48,7 +48,7 @@ def server() -> type[asyncssh.SFTPServer]:
 
 
 @pytest.fixture
-async def files(tmp_path: Path, server: type[asyncssh.SFTPServer]) -> AsyncIterator[GuestFiles]:
+async def files(tmp_path: Path, server: type[asyncssh.SFTPServer]) -> AsyncIterator[FileBrowser]:
     tasks: list[asyncio.Task[None]] = []
 
     async def serve(sock: socket.socket) -> None:
@@ -70,7 +70,7 @@ async def files(tmp_path: Path, server: type[asyncssh.SFTPServer]) -> AsyncItera
 
     public, private = KEY.export_public_key().decode(), KEY.export_private_key().decode()
     channel = Channel(dial, public, private, LIMITS)
-    yield channel.guest_files()
+    yield channel.file_browser()
     await channel.close()
     await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -80,7 +80,7 @@ async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def content_of(files: GuestFiles, path: bytes, most: int = MOST) -> bytes:
+async def content_of(files: FileBrowser, path: bytes, most: int = MOST) -> bytes:
     download = await files.download(path, most)
     try:
         return b"".join([piece async for piece in download])
@@ -93,7 +93,7 @@ async def content_of(files: GuestFiles, path: bytes, most: int = MOST) -> bytes:
 )
 def test_a_path_that_is_not_plain_is_refused(path: bytes) -> None:
     with pytest.raises(BadPath):
-        checked(path)
+        validated(path)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_a_path_that_is_not_plain_is_refused(path: bytes) -> None:
 )
 def test_a_new_name_is_one_that_people_can_read(path: bytes) -> None:
     with pytest.raises(BadPath):
-        checked_new(path)
-    assert checked_new("/root/Grüße & co.txt".encode())
+        validated_new(path)
+    assert validated_new("/root/Grüße & co.txt".encode())
 
 
-async def test_a_file_is_taken_whole_and_given_back(files: GuestFiles, tmp_path: Path) -> None:
+async def test_a_file_is_taken_whole_and_given_back(files: FileBrowser, tmp_path: Path) -> None:
     parts = [os.urandom(100_000) for _ in range(9)]
     assert await files.upload(b"/new", pieces(*parts), MOST, replace=False) == 900_000
     assert (tmp_path / "new").read_bytes() == b"".join(parts)
@@ -116,7 +116,7 @@ async def test_a_file_is_taken_whole_and_given_back(files: GuestFiles, tmp_path:
 
 
 async def test_what_is_there_is_replaced_only_if_that_is_wanted(
-    files: GuestFiles, tmp_path: Path
+    files: FileBrowser, tmp_path: Path
 ) -> None:
     there = tmp_path / "there"
     there.write_bytes(b"old")
@@ -137,7 +137,7 @@ async def test_what_is_there_is_replaced_only_if_that_is_wanted(
 
 
 async def test_an_upload_that_does_not_end_well_leaves_nothing(
-    files: GuestFiles, tmp_path: Path
+    files: FileBrowser, tmp_path: Path
 ) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"x" * 600_000
@@ -153,7 +153,7 @@ async def test_an_upload_that_does_not_end_well_leaves_nothing(
 
 
 async def test_only_regular_files_of_a_bearable_size_are_given(
-    files: GuestFiles, tmp_path: Path
+    files: FileBrowser, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
@@ -169,7 +169,7 @@ async def test_only_regular_files_of_a_bearable_size_are_given(
 
 
 async def test_a_file_that_shrinks_or_grows_while_it_is_read(
-    files: GuestFiles, tmp_path: Path
+    files: FileBrowser, tmp_path: Path
 ) -> None:
     place = tmp_path / "file"
     place.write_bytes(b"a" * 900_000)
@@ -186,7 +186,7 @@ async def test_a_file_that_shrinks_or_grows_while_it_is_read(
 
 
 async def test_names_of_any_bytes_are_told_and_can_be_used(
-    files: GuestFiles, tmp_path: Path
+    files: FileBrowser, tmp_path: Path
 ) -> None:
     names = [b"two\nlines", b"\x1b[2J", b"\xff\xfe", "\u202e".encode(), b"a" * 255, b" ", b"-rf"]
     for name in names:
@@ -204,7 +204,7 @@ async def test_names_of_any_bytes_are_told_and_can_be_used(
 
 
 async def test_a_huge_folder_is_told_in_part(
-    files: GuestFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: FileBrowser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sftp_dirs, "MAX_ENTRIES", 150)
     for number in range(300):
@@ -216,7 +216,7 @@ async def test_a_huge_folder_is_told_in_part(
         await files.entries(b"/file-1")
 
 
-async def test_folders_are_made_moved_and_removed(files: GuestFiles, tmp_path: Path) -> None:
+async def test_folders_are_made_moved_and_removed(files: FileBrowser, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -257,7 +257,7 @@ class TestLying:
     def server(self) -> type[asyncssh.SFTPServer]:
         return Lying
 
-    async def test_what_cannot_be_is_passed_over_and_bounded(self, files: GuestFiles) -> None:
+    async def test_what_cannot_be_is_passed_over_and_bounded(self, files: FileBrowser) -> None:
         [entry], _ = await files.entries(b"/")
         assert entry.name == b"good"
         assert entry.size == 2**53 - 1
@@ -279,7 +279,7 @@ class TestEndless:
 
     @pytest.mark.parametrize("removes", [False, True])
     async def test_a_folder_of_nothing_has_an_end(
-        self, files: GuestFiles, tmp_path: Path, removes: bool
+        self, files: FileBrowser, tmp_path: Path, removes: bool
     ) -> None:
         (tmp_path / "root" / "a").mkdir(parents=True)
         work = files.remove(b"/root/a", with_content=True) if removes else files.entries(b"/")
@@ -302,7 +302,7 @@ class TestSilent:
         return Silent
 
     async def test_a_guest_that_does_not_answer_is_given_up(
-        self, files: GuestFiles, tmp_path: Path
+        self, files: FileBrowser, tmp_path: Path
     ) -> None:
         (tmp_path / "file").write_bytes(b"x")
         with pytest.raises(ChannelLost, match="does not answer"):

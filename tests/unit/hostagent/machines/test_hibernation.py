@@ -280,7 +280,7 @@ def move_the_network(host: SimulatedHost, path: Path) -> None:
         (lose_the_key, "restarted"),
         (cut_off, "damaged"),
         (take_anothers, "damaged"),
-        (upgrade, "changed: simulation"),
+        (upgrade, "saved: simulation"),
         (move_the_network, "network has changed"),
     ],
 )

@@ -91,7 +91,7 @@ class Scene:
         """It runs or it sleeps, with all that it had in memory; and nothing else is there."""
         folder = self.world.host().folder(self.vm_id)
         pids = self.world.driver.find_orphans([])
-        assert not writer.aside_of(folder.memory).exists()
+        assert not writer.temporary_path(folder.memory).exists()
         if self.state is MachineState.RUNNING:
             assert not folder.memory.exists(), "beside its memory it must not run"
             assert [self.machines.view(self.vm_id).pid] == pids

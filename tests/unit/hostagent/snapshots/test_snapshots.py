@@ -18,23 +18,23 @@ from polydev.hostagent.snapshots import (
     Labels,
     MemoryKey,
     MemoryKeys,
+    create_snapshot,
     discard,
     key,
     layout,
-    reading,
+    open_snapshot,
     writer,
-    writing,
 )
 from polydev.shared.errors import BadSettings, DiskFull, SnapshotUnusable
 
-KEY = MemoryKey.of(b"k" * 32)
+KEY = MemoryKey.from_secret(b"k" * 32)
 LABELS = Labels("qemu", "QEMU: 7.2\nmemory: 512 MiB\n")
 MEMORY = bytes(600_000) + random.Random(5).randbytes(1_900_000) + b"the end"
 """Of three chunks: one that can be compressed, and two that cannot."""
 
 
 async def save(path: Path, content: bytes = MEMORY, key: MemoryKey = KEY) -> Path:
-    async with writing(path, LABELS, key) as sink:
+    async with create_snapshot(path, LABELS, key) as sink:
         for start in range(0, len(content), 70_001):
             await sink.write(content[start : start + 70_001])
     return path
@@ -42,7 +42,7 @@ async def save(path: Path, content: bytes = MEMORY, key: MemoryKey = KEY) -> Pat
 
 async def load(path: Path, key: MemoryKey | None = KEY) -> bytes:
     content = b""
-    async with reading(path, key) as source:
+    async with open_snapshot(path, key) as source:
         LABELS.require(source.header)
         while piece := await source.read():
             assert len(piece) <= layout.CHUNK_BYTES
@@ -150,7 +150,7 @@ async def test_lengths_that_lie_take_no_memory(tmp_path: Path) -> None:
 
 async def test_another_key_or_none_says_that_the_host_was_restarted(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
-    for other in (None, MemoryKey.of(b"o" * 32)):
+    for other in (None, MemoryKey.from_secret(b"o" * 32)):
         with pytest.raises(SnapshotUnusable, match="restarted"):
             await load(path, other)
     with pytest.raises(SnapshotUnusable, match="damaged"):  # a key that only bears the name
@@ -158,11 +158,11 @@ async def test_another_key_or_none_says_that_the_host_was_restarted(tmp_path: Pa
 
 
 async def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
-    async with reading(await save(tmp_path / "memory.saved"), KEY) as source:
+    async with open_snapshot(await save(tmp_path / "memory.saved"), KEY) as source:
         with pytest.raises(SnapshotUnusable, match=r"qemu.*firecracker"):
             Labels("firecracker", LABELS.fingerprint).require(source.header)
         for here in ("QEMU: 8.0\nmemory: 512 MiB\n", "memory: 512 MiB\n"):
-            with pytest.raises(SnapshotUnusable, match=r"changed: QEMU$"):
+            with pytest.raises(SnapshotUnusable, match=r"saved: QEMU$"):
                 Labels("qemu", here).require(source.header)
         with pytest.raises(SnapshotUnusable):
             Labels("qemu", "memory: 512 MiB\nQEMU: 7.2\n").require(source.header)
@@ -190,7 +190,7 @@ async def test_writing_that_fails_leaves_nothing(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
 
     async def fail() -> None:
-        async with writing(path, LABELS, KEY) as sink:
+        async with create_snapshot(path, LABELS, KEY) as sink:
             await sink.write(MEMORY)
             raise RuntimeError("the driver failed")
 
@@ -221,7 +221,7 @@ async def test_a_disk_that_fills_up_stops_whoever_writes(tmp_path: Path) -> None
     written: list[int] = []
 
     async def fill() -> None:
-        async with writing(small / "memory.saved", LABELS, KEY) as sink:
+        async with create_snapshot(small / "memory.saved", LABELS, KEY) as sink:
             for number in range(64):
                 await sink.write(random.Random(number).randbytes(1 << 20))
                 written.append(number)
@@ -251,7 +251,7 @@ async def test_writing_that_is_cut_anywhere_leaves_nothing(tmp_path: Path, after
 
 async def test_one_that_is_thrown_away_is_gone_finished_or_not(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
-    writer.aside_of(path).write_bytes(b"half")
+    writer.temporary_path(path).write_bytes(b"half")
     discard(path)
     assert list(tmp_path.iterdir()) == []
     discard(path)
@@ -263,12 +263,12 @@ async def test_one_that_is_thrown_away_is_gone_finished_or_not(tmp_path: Path) -
 
 def test_a_key_is_made_once_and_found_again(tmp_path: Path) -> None:
     keys = MemoryKeys.for_state(tmp_path / "state", tmp_path / "keys")
-    assert keys.known() is None
-    made = keys.made()
-    assert made == keys.made() == keys.known()
+    assert keys.load() is None
+    made = keys.load_or_create()
+    assert made == keys.load_or_create() == keys.load()
     again = MemoryKeys.for_state(tmp_path / "state", tmp_path / "keys")
-    assert again.known() == made
-    assert MemoryKeys.for_state(tmp_path / "other", tmp_path / "keys").known() is None
+    assert again.load() == made
+    assert MemoryKeys.for_state(tmp_path / "other", tmp_path / "keys").load() is None
     (file,) = tmp_path.rglob(key.KEY_FILE)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
@@ -287,9 +287,9 @@ async def test_all_who_ask_at_once_get_the_same_key(
 
     monkeypatch.setattr(key, "write_whole", write_slowly)
     keys = MemoryKeys.for_state(tmp_path / "state", tmp_path / "keys")
-    made = await asyncio.gather(*(asyncio.to_thread(keys.made) for _ in range(5)))
+    made = await asyncio.gather(*(asyncio.to_thread(keys.load_or_create) for _ in range(5)))
     assert {it.id for it in made} == {made[0].id}
-    assert keys.known() == made[0]
+    assert keys.load() == made[0]
 
 
 def test_by_itself_it_lies_in_memory(tmp_path: Path) -> None:
@@ -304,13 +304,13 @@ def test_a_host_without_a_place_in_memory_says_so(
 ) -> None:
     monkeypatch.setattr(key, "_FOLDERS", (Path("/etc"),))
     keys = MemoryKeys.for_state(tmp_path)
-    assert keys.known() is None
-    with pytest.raises(BadSettings, match="no folder in memory") as raised:
-        keys.made()
+    assert keys.load() is None
+    with pytest.raises(BadSettings, match="no tmpfs") as raised:
+        keys.load_or_create()
     assert "POLYDEV_MEMORY_KEY_DIR" in raised.value.hint
 
 
 def test_a_folder_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
-    with pytest.raises(BadSettings, match="somebody else"):
-        MemoryKeys.for_state(tmp_path, tmp_path).made()
+    with pytest.raises(BadSettings, match="another user"):
+        MemoryKeys.for_state(tmp_path, tmp_path).load_or_create()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import asyncssh
 
-from polydev.hostagent.channel.remote_process import DEATH_SIGNAL, RUN, signal_argv
+from polydev.hostagent.channel.remote_process import DEATH_SIGNAL, RUN_ID, signal_argv
 from polydev.testing.simulated_vmm.acp.agent import AcpAgent
 from polydev.testing.simulated_vmm.acp.wire import Wire
 from polydev.testing.simulated_vmm.programs import login_status
@@ -98,7 +98,7 @@ class Programs:
     async def serve(self, command: Command, process: ServerProcess) -> None:
         """Run a program, or say that there is none of that name."""
         work = asyncio.ensure_future(self._program(command)(process))
-        name = command.env.get(RUN, "")
+        name = command.env.get(RUN_ID, "")
         self._running[name] = (process, work)
         try:
             process.exit(await work)
