@@ -47,7 +47,8 @@ async def world_twice(database_url: str) -> AsyncIterator[World]:
 
 
 def _world(database_url: str) -> AbstractAsyncContextManager[World]:
-    return a_world(DATABASE_URL=database_url, POLYDEV_SIGN_UPS_PER_HOUR="1000")
+    settings = {"DATABASE_URL": database_url, "POLYDEV_SIGN_UPS_PER_HOUR": "1000"}
+    return a_world({"channel": "direct"}, **settings)
 
 
 def _points(steps: Sequence[str]) -> list[At]:

@@ -143,7 +143,7 @@ async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
     with capsys.disabled():
         print(f"\nsoak: seed {seed}", end="", flush=True)
     async with a_world(
-        {"login_s": 0.2, "boot_s": 0.1},
+        {"login_s": 0.2, "boot_s": 0.1, "channel": "direct"},
         DATABASE_URL=database_url,
         POLYDEV_CONNECTS_PER_HOUR="100000",
         POLYDEV_RECONCILE_PERIOD_S="5",
