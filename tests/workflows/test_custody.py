@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-from controller_process import At
 from controller_world import FILES, World, a_world, tokens_in
 
 from polydev.shared.domain import GuestFile
@@ -15,7 +14,6 @@ from polydev.shared.errors import NoSuchFile
 from polydev.shared.host_protocol import RemoveFiles, StopMachine, WireFile, WriteFiles
 
 CODEX = FILES["codex"]
-POINTS = ("before", "inside", "after")
 
 
 async def _connected(world: World, provider: str = "codex") -> tuple[str, str]:
@@ -154,28 +152,6 @@ async def test_a_revoked_credential_is_nowhere_any_more(world: World, state: str
         for verb in ("validate", "revoke", "export"):
             gone = await client.post(f"/api/credentials/{credential_id}/{verb}")
             assert gone.status_code == 404
-
-
-@pytest.mark.parametrize("step", ["revoke-credential", "end revoke-credential"])
-async def test_killed_anywhere_it_is_revoked(world: World, step: str) -> None:
-    await world.controller.start()
-    for point in POINTS:
-        credential_id, vm_id = await _connected(world)
-        world.controller.order(At(step, point))
-        with world.controller.held():
-            await _post(world, credential_id, "revoke")
-        assert await world.controller.ended() == -9
-        await world.controller.start()
-        await _gone(world, credential_id)
-        assert not await _has_file(world, vm_id)
-
-
-async def test_done_twice_it_is_revoked_once(world: World) -> None:
-    await world.controller.start(twice=True)
-    credential_id, vm_id = await _connected(world)
-    await _post(world, credential_id, "revoke")
-    await _gone(world, credential_id)
-    assert not await _has_file(world, vm_id)
 
 
 async def test_a_host_that_is_away_is_rid_of_it_when_it_comes_back(world: World) -> None:
