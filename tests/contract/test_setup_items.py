@@ -20,9 +20,9 @@ from polydev.cli.host_setup.firecracker import Firecracker
 from polydev.cli.host_setup.folders import StateFolder
 from polydev.cli.host_setup.kernel import Modules
 from polydev.cli.host_setup.release import Release
-from polydev.cli.host_setup.resources import Item, State
+from polydev.cli.host_setup.resources import Resource, State
 from polydev.cli.host_setup.settings_files import SettingsFiles
-from polydev.cli.host_setup.target_root import Place
+from polydev.cli.host_setup.target_root import TargetRoot
 from polydev.cli.host_setup.units import Units
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files change hands")
@@ -37,7 +37,7 @@ STATE_DIR = Path("/var/lib/polydev")
 KILLED = 9
 
 
-def items_of(place: Place, source: Path, sha256: str) -> list[Item]:
+def all_resources(place: TargetRoot, source: Path, sha256: str) -> list[Resource]:
     release = Release(VERSION, platform.machine(), sha256)
     return [
         StateFolder(place, "nobody", STATE_DIR),
@@ -48,16 +48,16 @@ def items_of(place: Place, source: Path, sha256: str) -> list[Item]:
     ]
 
 
-def made(items: Sequence[Item]) -> None:
+def made(items: Sequence[Resource]) -> None:
     for item in items:
-        if item.look().state is State.MISSING:
-            item.make()
-        assert item.look().state is State.OK, item.look()
+        if item.check().state is State.MISSING:
+            item.apply()
+        assert item.check().state is State.OK, item.check()
 
 
-def taken_back(items: Sequence[Item]) -> None:
+def taken_back(items: Sequence[Resource]) -> None:
     for item in reversed(items):
-        assert list(item.undo(purge=True)) == []
+        assert list(item.revert(purge=True)) == []
 
 
 def is_killed_before(effect: int, work: Callable[[], None]) -> bool:
@@ -106,9 +106,9 @@ def test_one_that_was_cut_is_completed_by_the_next(memory: Path, source: tuple[P
         effect += 1
         folder = memory / str(effect)
         folder.mkdir()
-        place = Place(bare_root(folder))
+        place = TargetRoot(bare_root(folder))
         before = tree(place.root)
-        items = items_of(place, *source)
+        items = all_resources(place, *source)
         cut = is_killed_before(effect, lambda items=items: made(items))  # type: ignore[misc]
         made(items)
         now = set(tree(place.root))
@@ -122,9 +122,9 @@ def test_one_that_was_cut_is_completed_by_the_next(memory: Path, source: tuple[P
 def test_a_removal_that_was_cut_is_completed_by_the_next(
     memory: Path, source: tuple[Path, str]
 ) -> None:
-    place = Place(bare_root(memory))
+    place = TargetRoot(bare_root(memory))
     before = tree(place.root)
-    items = items_of(place, *source)
+    items = all_resources(place, *source)
     effect, cut = 0, True
     while cut:
         effect += 1

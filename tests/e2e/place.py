@@ -24,7 +24,7 @@ IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"
 
 
 @dataclass
-class Place:
+class TargetRoot:
     """One state folder, one set of namespaces, one port."""
 
     name: str = field(default_factory=lambda: f"pdt-{secrets.token_hex(3)}")
@@ -126,9 +126,9 @@ class Place:
 
 
 @contextmanager
-def a_demos_place(**extra: str) -> Iterator[Place]:
+def a_demos_place(**extra: str) -> Iterator[TargetRoot]:
     """A place for a demo, with these settings besides; nothing is left of it afterwards."""
-    place = Place(extra=extra)
+    place = TargetRoot(extra=extra)
     try:
         yield place
     finally:

@@ -205,21 +205,21 @@ async def test_another_program_on_the_controllers_port_is_named_and_sent_nothing
         "import socket; l = socket.create_server(('127.0.0.1', %d)); print(1, flush=True)\n"
         "while True: print(l.accept()[0].recv(9999), flush=True)"
     )
-    stranger = await asyncio.create_subprocess_exec(
+    wrong_owner_error = await asyncio.create_subprocess_exec(
         *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"),
         *("/usr/bin/python3", "-c", script % world.controller.port),
         stdout=asyncio.subprocess.PIPE,
     )
-    assert stranger.stdout is not None
-    await stranger.stdout.readline()
+    assert wrong_owner_error.stdout is not None
+    await wrong_owner_error.stdout.readline()
     try:
         finding = wrong(await doctor(world), "port")
         assert "nobody (uid 65534), python3, process" in finding["message"]
         assert f"sport = :{world.controller.port}" in finding["hint"]
-        heard = await stranger.stdout.readline()
+        heard = await wrong_owner_error.stdout.readline()
     finally:
-        stranger.kill()
-        await stranger.wait()
+        wrong_owner_error.kill()
+        await wrong_owner_error.wait()
     assert heard.strip() == b"b''", "the token went to a stranger"
 
 

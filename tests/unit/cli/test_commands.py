@@ -255,7 +255,7 @@ def test_a_folder_that_was_never_polydevs_is_not_purged(polydev: Typed) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="the check for root comes first")
 def test_a_demo_that_is_being_carried_through_is_not_taken_down(polydev: Typed) -> None:
     name = f"pdt-{os.getpid()}"
-    with demo_env.alone(demo_env.DemoSettings(name=name)):
+    with demo_env.demo_lock(demo_env.DemoSettings(name=name)):
         ended = polydev("down", "--demo", POLYDEV_DEMO_NAME=name)
         assert_one_line(ended, "A demo is being carried through", "Ctrl-C")
     assert not Path(f"/run/{name}.lock").exists()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from polydev.cli.commands.connect import SessionView, error_of
+from polydev.cli.commands.connect import SessionView, session_error, step_label
 from polydev.cli.output.printer import Terminal
 from polydev.shared.domain import step_label
 from polydev.shared.errors import LoginExpired
@@ -73,13 +73,13 @@ async def test_a_step_under_way_when_it_ends_is_told_as_failed(
 
 
 def test_why_a_session_ended_is_the_controllers_error() -> None:
-    error = error_of(
+    error = session_error(
         session(status="expired", error={"code": "login-expired", "message": "Nobody came"})
     )
     assert isinstance(error, LoginExpired)
     assert error.line() == "Nobody came"
-    assert error_of(session(status="completed")) is None
+    assert session_error(session(status="completed")) is None
 
 
 def test_undoing_is_told_in_words() -> None:
-    assert step_label("undo write").startswith("Undoing: Copying")
+    assert step_label("undo write").startswith("Undoing: Writing")

@@ -38,7 +38,7 @@ def holder(folder: Path, before: str = "") -> subprocess.Popen[str]:
 def test_nothing_runs_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     instance = Instance(tmp_path / "never")
     assert instance.pid() is None
-    assert not instance.was_here
+    assert not instance.has_run_here
 
 
 def test_the_second_to_start_is_refused_and_told_who_runs(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from polydev.cli.supervisor.supervisor import Listener, Log, Program, last_words, supervise
+from polydev.cli.supervisor.supervisor import Listener, Log, Program, last_log_line, supervise
 from polydev.shared.errors import Failed
 
 SAY = "print('{words}', flush=True); "
@@ -88,7 +88,7 @@ def what_may_be_spared() -> str:
 async def test_a_program_that_is_spared_says_so_to_the_kernel_where_it_may(tmp_path: Path) -> None:
     heard = Heard()
     code = f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
-    spared = replace(program(tmp_path, "spared", code), is_spared=True)
+    spared = replace(program(tmp_path, "spared", code), is_oom_protected=True)
     supervising = asyncio.create_task(supervise([spared], heard.listener))
     pid = int((await heard.until("pid")).split()[-1])
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == what_may_be_spared()
@@ -139,8 +139,8 @@ def test_a_log_never_grows_past_its_bound(tmp_path: Path) -> None:
     kept = sorted(tmp_path.iterdir())
     assert [file.name for file in kept] == ["full.log", "full.log.1", "full.log.2"]
     assert sum(file.stat().st_size for file in kept) <= 3000
-    assert last_words(path) == "line 999"
+    assert last_log_line(path) == "line 999"
 
 
 def test_the_last_words_of_no_log_are_empty(tmp_path: Path) -> None:
-    assert last_words(tmp_path / "never.log") == ""
+    assert last_log_line(tmp_path / "never.log") == ""

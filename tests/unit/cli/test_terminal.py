@@ -45,9 +45,9 @@ async def test_with_json_standard_output_carries_json_alone(
     async with terminal.step("Making a machine"):
         terminal.say("words")
     terminal.answer({"ok": True})
-    captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"ok": True}
-    assert "Making a machine" in captured.err
+    run_captured = capsys.readouterr()
+    assert json.loads(run_captured.out) == {"ok": True}
+    assert "Making a machine" in run_captured.err
 
 
 def test_what_a_machine_says_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ class ClientSettings(CommonSettings):
             return self.admin_token.get_secret_value()
         path = self.state_dir / "controller" / "admin-token"
         try:
-            return _read_kept(path)
+            return _read_token_file(path)
         except FileNotFoundError:
             raise ControllerUnreachable(
                 f"Polydev has not been started in {self.state_dir}",
@@ -81,7 +81,7 @@ class ClientSettings(CommonSettings):
             ) from None
 
 
-def _read_kept(path: Path) -> str:
+def _read_token_file(path: Path) -> str:
     """A small file in the controller's own folder, read as root. Raises OSError.
 
     That user must gain nothing by a symlink to root's files there, or by a pipe to wait for.
@@ -91,7 +91,7 @@ def _read_kept(path: Path) -> str:
         return file.read(_TOKEN_BYTES).decode("ascii", "replace").strip()
 
 
-class Controller:
+class ApiClient:
     """Calls to the API. Every method raises ControllerUnreachable, or what the controller says."""
 
     def __init__(self, client: httpx.AsyncClient, token: str, owners: Owners | None = None) -> None:
@@ -113,7 +113,7 @@ class Controller:
         answer = await self._ask("DELETE", path)
         return answer.json() if answer.content else None
 
-    async def every(self, path: str) -> list[Json]:
+    async def list_all(self, path: str) -> list[Json]:
         """A listing, all its pages."""
         found: list[Json] = []
         following: str | None = path
@@ -140,7 +140,7 @@ class Controller:
             async with self._client.stream("POST", path, json=body, timeout=limits) as answer:
                 if not answer.is_success:
                     await answer.aread()
-                    raise problem_in(answer.status_code, answer.content)
+                    raise parse_problem(answer.status_code, answer.content)
                 async for line in answer.aiter_lines():
                     if line.strip():
                         yield json.loads(line)
@@ -154,7 +154,7 @@ class Controller:
             async with self._client.stream("GET", path, params=parameters, timeout=limits) as told:
                 if not told.is_success:
                     await told.aread()
-                    raise problem_in(told.status_code, told.content)
+                    raise parse_problem(told.status_code, told.content)
                 async for line in told.aiter_lines():
                     if line.startswith("data:"):
                         yield json.loads(line.removeprefix("data:"))
@@ -176,7 +176,7 @@ class Controller:
                 compression=None,
             )
         except InvalidStatus as refused:
-            raise problem_in(
+            raise parse_problem(
                 refused.response.status_code, bytes(refused.response.body or b"")
             ) from None
         except (OSError, InvalidHandshake, TimeoutError) as error:
@@ -205,7 +205,7 @@ class Controller:
         except httpx.HTTPError as error:
             raise self._unreachable(type(error).__name__) from None
         if not answer.is_success:
-            raise problem_in(answer.status_code, answer.content)
+            raise parse_problem(answer.status_code, answer.content)
         return answer
 
     def _unreachable(self, why: str) -> ControllerUnreachable:
@@ -215,7 +215,7 @@ class Controller:
         )
 
 
-def problem_in(status: int, body: bytes) -> PolydevError:
+def parse_problem(status: int, body: bytes) -> PolydevError:
     """The error that a problem document carries (RFC 9457)."""
     try:
         problem = json.loads(body)
@@ -226,7 +226,7 @@ def problem_in(status: int, body: bytes) -> PolydevError:
 
 
 @asynccontextmanager
-async def controller() -> AsyncIterator[Controller]:
+async def open_client() -> AsyncIterator[ApiClient]:
     """The controller that the settings name. Calls raise PortTaken if another answers there."""
     settings = read(ClientSettings)
     token, owners = settings.token(), settings.owners
@@ -235,18 +235,18 @@ async def controller() -> AsyncIterator[Controller]:
         headers={"Authorization": f"Bearer {token}"},
         timeout=REQUEST_LIMIT_S,
         trust_env=False,
-        verify=is_encrypted(settings.base_url),
-        event_hooks={"request": [asked_of(owners)] if owners else []},
+        verify=uses_tls(settings.base_url),
+        event_hooks={"request": [owner_check(owners)] if owners else []},
     ) as client:
-        yield Controller(client, token, owners)
+        yield ApiClient(client, token, owners)
 
 
-def is_encrypted(url: str) -> bool:
+def uses_tls(url: str) -> bool:
     """Whether certificates are looked at there; loading those of all authorities takes long."""
     return url.startswith("https:")
 
 
-def asked_of(owners: Owners) -> Callable[[httpx.Request], Awaitable[None]]:
+def owner_check(owners: Owners) -> Callable[[httpx.Request], Awaitable[None]]:
     """A hook of an httpx client: nothing is sent before one of them has accepted the connection.
 
     Source: httpx, "Request extensions", `trace`; what it raises ends the request.

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from polydev.cli.client.api_client import Controller
+from polydev.cli.client.api_client import ApiClient
 from polydev.shared.errors import ChannelLost, GuestMisbehaved, by_code
 from polydev.shared.host_protocol import STDERR, STDOUT, ExecControl, ExecEnd, ExecRequest
 
@@ -35,10 +35,10 @@ def terminal_size() -> tuple[int, int]:
     return size.columns, size.lines
 
 
-async def captured(there: Controller, vm_id: str, request: ExecRequest) -> dict[str, Any]:
+async def run_captured(api: ApiClient, vm_id: str, request: ExecRequest) -> dict[str, Any]:
     """Run a program without input: `{exit_code, stdout, stderr}`, each stream bounded."""
     kept = {STDOUT: bytearray(), STDERR: bytearray()}
-    async with there.websocket(f"/api/vm/{vm_id}/exec") as socket:
+    async with api.websocket(f"/api/vm/{vm_id}/exec") as socket:
         await socket.send(request.model_dump_json())
         await socket.send(b"")
         program = _Program(socket)
@@ -52,9 +52,9 @@ async def captured(there: Controller, vm_id: str, request: ExecRequest) -> dict[
     }
 
 
-async def attached(there: Controller, vm_id: str, request: ExecRequest, *, stdin: bool) -> int:
+async def run_attached(api: ApiClient, vm_id: str, request: ExecRequest, *, stdin: bool) -> int:
     """Run a program with this terminal's streams; returns its exit code."""
-    async with there.websocket(f"/api/vm/{vm_id}/exec") as socket:
+    async with api.websocket(f"/api/vm/{vm_id}/exec") as socket:
         await socket.send(request.model_dump_json())
         program = _Program(socket)
         with _raw_terminal() if request.pty else _plain_terminal(), _signals(program, request):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-LOOK_EVERY_S = 0.5
+POLL_INTERVAL_S = 0.5
 
 
 async def until(is_so: Callable[[], Awaitable[bool]], limit_s: float) -> None:
@@ -14,4 +14,4 @@ async def until(is_so: Callable[[], Awaitable[bool]], limit_s: float) -> None:
         while True:
             if await is_so():
                 return
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_INTERVAL_S)

@@ -73,15 +73,15 @@ class Owners:
 
         Raises PortTaken, naming who it is instead; TimeoutError when nobody accepts it.
         """
-        here, there = _address(connected.getsockname()), _address(connected.getpeername())
+        here, api = _address(connected.getsockname()), _address(connected.getpeername())
         async with asyncio.timeout(ACCEPT_LIMIT_S):
-            while (owner := _accepted(there, here)) is None or not owner.inode:  # noqa: ASYNC110
+            while (owner := _accepted(api, here)) is None or not owner.inode:  # noqa: ASYNC110
                 await asyncio.sleep(_ASK_EVERY_S)  # nothing tells of an accept
         if owner.uid not in self.uids:
-            raise stranger(there[1], owner)
+            raise wrong_owner_error(api[1], owner)
 
 
-def stranger(port: int, owner: Owner, program: str = "") -> PortTaken:
+def wrong_owner_error(port: int, owner: Owner, program: str = "") -> PortTaken:
     """The error for a port that is somebody else's."""
     what = f", {program}," if program else ""
     return PortTaken(
@@ -101,7 +101,7 @@ def listeners(port: int) -> list[Owner]:
     ]
 
 
-def program_of(owner: Owner) -> str:
+def describe_program(owner: Owner) -> str:
     """The process that holds a socket, in words; empty when it cannot be seen (root sees all)."""
     wanted = f"socket:[{owner.inode}]"
     for process in Path("/proc").glob("[0-9]*"):
@@ -115,8 +115,8 @@ def program_of(owner: Owner) -> str:
 
 def _accepted(local: Address, remote: Address) -> Owner | None:
     """Whose the end of a connection is that is `local` to itself."""
-    for here, there, state, uid, inode in _entries():
-        if (here, there) == (local, remote) and state == _ESTABLISHED:
+    for here, api, state, uid, inode in _entries():
+        if (here, api) == (local, remote) and state == _ESTABLISHED:
             return Owner(uid, inode)
     return None
 

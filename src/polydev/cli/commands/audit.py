@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.api_client import ApiClient, Json, open_client
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.errors import ControllerUnreachable, Invalid
@@ -54,10 +54,10 @@ async def audit(
         wanted["since"] = _time(since)
     terminal = Terminal(as_json=as_json)
     path = _MINE if mine else _ALL
-    async with controller() as there:
+    async with open_client() as api:
         if follow:
-            return await _follow(there, terminal, path, wanted, last)
-        entries = list(reversed(await there.get(path, **wanted, limit=last)))
+            return await _follow(api, terminal, path, wanted, last)
+        entries = list(reversed(await api.get(path, **wanted, limit=last)))
     if as_json:
         terminal.answer(entries)
     elif entries:
@@ -66,15 +66,13 @@ async def audit(
         terminal.say("Nothing of that kind was done.")
 
 
-async def _follow(
-    there: Controller, terminal: Terminal, path: str, wanted: Json, last: int
-) -> None:
+async def _follow(api: ApiClient, terminal: Terminal, path: str, wanted: Json, last: int) -> None:
     """Print the last entries, and others as they come, until interrupted. A controller that is
     away meanwhile is waited for."""
     known: set[int] | None = None
     while True:
         try:
-            newest = await there.get(path, **wanted, limit=_OVERLAP)
+            newest = await api.get(path, **wanted, limit=_OVERLAP)
         except ControllerUnreachable:
             if known is None:
                 raise

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.api_client import ApiClient, Json, open_client
 from polydev.cli.commands.conversation import Conversation
 from polydev.cli.options import JsonFlag, provider_choices, runs
 from polydev.cli.output.printer import Terminal, moment, printable
@@ -46,32 +46,32 @@ async def chat(which: _Which, text: _Text = None, as_json: JsonFlag = False) -> 
     words = sys.stdin.read() if text == "-" else text
     if words is not None and not words.strip():
         raise Invalid("There is nothing to say", hint='Give a text: polydev chat codex "Hello"')
-    async with controller() as there:
+    async with open_client() as api:
         if which == "list" and words is None:
-            return await _list(there, terminal)
-        is_provider = which in {it["id"] for it in await there.get("/api/providers")}
+            return await _list(api, terminal)
+        is_provider = which in {it["id"] for it in await api.get("/api/providers")}
         if words is None:
-            return await _converse(there, which, terminal, is_new=is_provider)
+            return await _converse(api, which, terminal, is_new=is_provider)
         if not is_provider:
-            chosen = await _resolve(there, which)
-            return await Conversation(there, chosen, terminal).say(words)
-        answer = await turn(there, which, words, terminal, quiet=as_json)
+            chosen = await _resolve(api, which)
+            return await Conversation(api, chosen, terminal).say(words)
+        answer = await turn(api, which, words, terminal, quiet=as_json)
     if as_json:
         terminal.answer({"ok": True, "provider": which, "text": answer})
 
 
-async def _converse(there: Controller, which: str, terminal: Terminal, *, is_new: bool) -> None:
+async def _converse(api: ApiClient, which: str, terminal: Terminal, *, is_new: bool) -> None:
     if terminal.as_json or not sys.stdin.isatty():
         raise Invalid("A conversation needs a terminal", hint="Say a text, or `-`")
     if is_new:
-        chosen = await there.post(_CHATS, {"provider": which})
+        chosen = await api.post(_CHATS, {"provider": which})
     else:
-        chosen = await _resolve(there, which)
-    await Conversation(there, chosen, terminal).go_on()
+        chosen = await _resolve(api, which)
+    await Conversation(api, chosen, terminal).go_on()
 
 
-async def _list(there: Controller, terminal: Terminal) -> None:
-    chats = await there.every(_CHATS)
+async def _list(api: ApiClient, terminal: Terminal) -> None:
+    chats = await api.list_all(_CHATS)
     if terminal.as_json:
         return terminal.answer(chats)
     if not chats:
@@ -83,9 +83,9 @@ async def _list(there: Controller, terminal: Terminal) -> None:
     terminal.table(("chat", "provider", "status", "last used", "title"), rows)
 
 
-async def _resolve(there: Controller, which: str) -> Json:
+async def _resolve(api: ApiClient, which: str) -> Json:
     """The chat that a person means. Raises NoSuchChat, Invalid."""
-    found = [it for it in await there.every(_CHATS) if it["chatId"].startswith(which)]
+    found = [it for it in await api.list_all(_CHATS) if it["chatId"].startswith(which)]
     if len(found) > 1:
         raise Invalid(f"{which} may mean {len(found)} chats", hint="Say more of its id")
     if not found:
@@ -96,12 +96,10 @@ async def _resolve(there: Controller, which: str) -> Json:
     return found[0]
 
 
-async def turn(
-    there: Controller, provider: str, text: str, terminal: Terminal, *, quiet: bool
-) -> str:
+async def turn(api: ApiClient, provider: str, text: str, terminal: Terminal, *, quiet: bool) -> str:
     """Take one turn and return the whole answer; unless `quiet`, print it as it comes."""
     streamed = False
-    async for event in there.lines("/api/chat/turn", {"provider": provider, "text": text}):
+    async for event in api.lines("/api/chat/turn", {"provider": provider, "text": text}):
         match event["type"]:
             case "delta":
                 streamed = True

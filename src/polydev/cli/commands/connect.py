@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.api_client import ApiClient, Json, open_client
 from polydev.cli.options import INTERRUPTED, JsonFlag, provider_choices, runs
 from polydev.cli.output.printer import Step, Terminal
 from polydev.shared.domain import StepName, step_label
@@ -21,7 +21,8 @@ from polydev.shared.errors import Invalid, PolydevError, by_code
 
 ENDS = {"completed", "failed", "expired", "cancelled"}
 WAITING = "waiting_for_person"
-LONGEST_PASTE = 8192
+WAIT_STEP = "wait-for-person"
+MAX_PASTE_CHARACTERS = 8192
 
 
 @runs
@@ -47,14 +48,14 @@ async def connect(
     terminal = Terminal(as_json=as_json)
     by_key = api_key or api_key_stdin
     key = await _key(provider, from_stdin=api_key_stdin) if by_key else None
-    async with controller() as there:
-        session = await connected(there, provider, terminal, api_key=key)
+    async with open_client() as api:
+        session = await connected(api, provider, terminal, api_key=key)
         if as_json:
             terminal.answer({"ok": session["status"] == "completed", **session})
         if session["status"] == "cancelled":
             terminal.say("Cancelled; nothing of it is left.")
             raise typer.Exit(INTERRUPTED)
-        if error := error_of(session):
+        if error := session_error(session):
             raise error
         machine = session["cliVM"]
         terminal.say(f"{provider} is logged in, in {machine['vmId']} ({machine['ipAddress']}).")
@@ -64,7 +65,7 @@ async def connect(
 async def _key(provider: str, *, from_stdin: bool) -> str:
     """The person's API key, from where nobody sees it. Raises Invalid."""
     if from_stdin:
-        key: str = await asyncio.to_thread(sys.stdin.readline, LONGEST_PASTE)
+        key: str = await asyncio.to_thread(sys.stdin.readline, MAX_PASTE_CHARACTERS)
     elif sys.stdin.isatty():
         key = await asyncio.to_thread(getpass.getpass, f"The API key for {provider}: ")
     else:
@@ -75,33 +76,33 @@ async def _key(provider: str, *, from_stdin: bool) -> str:
 
 
 async def connected(
-    there: Controller, provider: str, terminal: Terminal, *, api_key: str | None = None
+    api: ApiClient, provider: str, terminal: Terminal, *, api_key: str | None = None
 ) -> Json:
     """Start a session, or join the one that goes on, and show it until its end."""
     if api_key is None:
-        started = await there.post("/api/auth/start", {"provider": provider})
+        started = await api.post("/api/auth/start", {"provider": provider})
     else:
-        started = await there.post("/api/auth/key", {"provider": provider, "apiKey": api_key})
+        started = await api.post("/api/auth/key", {"provider": provider, "apiKey": api_key})
     path = f"/api/auth/session/{started['sessionId']}"
     view = SessionView(terminal)
-    typing = asyncio.create_task(_pass_on_what_is_typed(there, path, view))
+    typing = asyncio.create_task(_forward_input(api, path, view))
     try:
-        return await _followed(there, path, view)
+        return await _follow(api, path, view)
     except asyncio.CancelledError:
         if task := asyncio.current_task():
             task.uncancel()
         terminal.say("Cancelling; waiting until everything is undone (Ctrl-C again: not waiting).")
         try:
-            await there.post(f"{path}/cancel")
+            await api.post(f"{path}/cancel")
         except PolydevError as error:
             terminal.say(error.line(), "yellow")
-        return await _followed(there, path, view)
+        return await _follow(api, path, view)
     finally:
         typing.cancel()
         view.close()
 
 
-def error_of(session: Json) -> PolydevError | None:
+def session_error(session: Json) -> PolydevError | None:
     """Why a session did not complete; None if it did."""
     if session["status"] == "completed":
         return None
@@ -109,8 +110,8 @@ def error_of(session: Json) -> PolydevError | None:
     return by_code(error["code"])(error["message"], hint=error.get("hint") or "")
 
 
-async def _followed(there: Controller, path: str, view: SessionView) -> Json:
-    async for session in there.changes(path):
+async def _follow(api: ApiClient, path: str, view: SessionView) -> Json:
+    async for session in api.changes(path):
         view.show(session)
         if session["status"] in ENDS:
             return session
@@ -177,14 +178,14 @@ class SessionView:
             )
 
 
-async def _pass_on_what_is_typed(there: Controller, path: str, view: SessionView) -> None:
+async def _forward_input(api: ApiClient, path: str, view: SessionView) -> None:
     """Lines from the terminal become the session's input, while it waits for the person."""
     if not sys.stdin.isatty():
         return
     typed: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     stdin = sys.stdin.fileno()
-    loop.add_reader(stdin, lambda: typed.put_nowait(sys.stdin.readline(LONGEST_PASTE)))
+    loop.add_reader(stdin, lambda: typed.put_nowait(sys.stdin.readline(MAX_PASTE_CHARACTERS)))
     try:
         while line := await typed.get():
             text = line.strip()
@@ -192,8 +193,29 @@ async def _pass_on_what_is_typed(there: Controller, path: str, view: SessionView
                 continue
             key = "callbackUrl" if text.startswith(("http://", "https://")) else "code"
             try:
-                await there.post(f"{path}/input", {key: text})
+                await api.post(f"{path}/input", {key: text})
             except PolydevError as error:
                 view.say(f"    {error.line()}", "yellow")
     finally:
         loop.remove_reader(stdin)
+
+
+def step_label(step: str) -> str:
+    """A step's name as a person reads it."""
+    if step.startswith("undo "):
+        return f"Undoing: {step_label(step.removeprefix('undo '))}"
+    return WORDS.get(step, step.replace("-", " "))
+
+
+WORDS = {
+    "wait-for-room": "Waiting for room",
+    "create-cli-machine": "Making the CLI machine, or waking it",
+    "create-machines": "Making the CLI machine, or waking it, and the browser machine",
+    "browser-ready": "Waiting for the browser machine's service",
+    "start-login": "Starting the CLI's own login, catching its URL",
+    "wait-for-person": "Waiting for the person to sign in",
+    "capture": "Reading the credentials once, and sealing them",
+    "write": "Writing them into the CLI machine, asking the CLI",
+    "destroy-browser": "Destroying the browser machine",
+    "settle": "Forgetting what stood there before",
+}

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from polydev.cli.client.api_client import Controller, Json
+from polydev.cli.client.api_client import ApiClient, Json
 from polydev.cli.output.printer import Terminal
 from polydev.shared.errors import ChatFailed, PolydevError, by_code
 
@@ -57,8 +57,8 @@ class Keys:
 class Conversation:
     """One chat, shown in a terminal."""
 
-    def __init__(self, there: Controller, chat: Json, terminal: Terminal) -> None:
-        self._there = there
+    def __init__(self, api: ApiClient, chat: Json, terminal: Terminal) -> None:
+        self._api = api
         self._chat = chat
         self._terminal = terminal
         self._known = max(chat["turn"] - _LAST_TURNS, 0) * _EVENTS_A_TURN
@@ -85,7 +85,7 @@ class Conversation:
         if self._chat["turn"]:
             self._terminal.say(f"\nGo on with it: polydev chat {self._chat['chatId']}", "dim")
         else:  # nothing was said
-            await self._there.delete(self._path)
+            await self._api.delete(self._path)
 
     async def say(self, text: str) -> None:
         """One turn, for who is not at a terminal. Raises ChatFailed, or why it ended."""
@@ -101,7 +101,7 @@ class Conversation:
         if self._chat["status"] != "idle":
             await self._follow(keys, shows_question=True)
             return
-        while found := await self._there.get(f"{self._path}/events", after=self._known):
+        while found := await self._api.get(f"{self._path}/events", after=self._known):
             for event in found:
                 self._known = event["id"]
                 self._show(event, shows_question=True)
@@ -118,19 +118,19 @@ class Conversation:
             self._terminal.say(words.strip(), "yellow")
 
     async def _ask(self, text: str) -> None:
-        taken = await self._there.post(f"{self._path}/turns", {"text": text})
+        taken = await self._api.post(f"{self._path}/turns", {"text": text})
         self._chat["turn"] = taken["turn"]
 
     async def _follow(self, keys: Keys | None, *, shows_question: bool) -> Json:
         """Show what happens until the last turn has ended, which is returned."""
-        stopping = None if keys is None else asyncio.create_task(self._stop_when_told(keys))
+        stopping = None if keys is None else asyncio.create_task(self._stop_on_ctrl_c(keys))
         try:
             while True:
-                async for event in self._there.stream(f"{self._path}/stream", after=self._known):
+                async for event in self._api.stream(f"{self._path}/stream", after=self._known):
                     self._known = event["id"]
                     self._show(event, shows_question=shows_question)
                     if event["kind"] == "permission" and keys is not None:
-                        stopping = await self._permit(event, keys, stopping)
+                        stopping = await self._answer_permission(event, keys, stopping)
                     if event["kind"] == "turn_ended" and event["turn"] == self._chat["turn"]:
                         return event
                 await asyncio.sleep(_AGAIN_S)  # the controller ended the stream
@@ -138,13 +138,13 @@ class Conversation:
             if stopping is not None:
                 stopping.cancel()
 
-    async def _stop_when_told(self, keys: Keys) -> None:
+    async def _stop_on_ctrl_c(self, keys: Keys) -> None:
         while await keys.line() is not None:
             self._terminal.say("(It works; Ctrl-C stops it.)", "dim")
         self._terminal.say("\nStopping.", "dim")
-        await self._there.post(f"{self._path}/stop")
+        await self._api.post(f"{self._path}/stop")
 
-    async def _permit(
+    async def _answer_permission(
         self, event: Json, keys: Keys, stopping: asyncio.Task[None] | None
     ) -> asyncio.Task[None]:
         """Ask the person what the CLI may do; unless another window is faster."""
@@ -158,17 +158,17 @@ class Conversation:
             self._terminal.piece(f"1 to {len(options)}, or Ctrl-C to stop: ")
             text = await keys.line()
             if text is None:
-                await self._there.post(f"{self._path}/stop")
+                await self._api.post(f"{self._path}/stop")
                 break
             if text.isdecimal() and 1 <= int(text) <= len(options):
                 chosen = options[int(text) - 1]["optionId"]
         if chosen is not None:
             path = f"{self._path}/permissions/{event['requestId']}"
             try:
-                await self._there.post(path, {"optionId": chosen})
+                await self._api.post(path, {"optionId": chosen})
             except PolydevError as error:  # answered elsewhere, or the turn has ended
                 self._terminal.say(error.line(), "yellow")
-        return asyncio.create_task(self._stop_when_told(keys))
+        return asyncio.create_task(self._stop_on_ctrl_c(keys))
 
     # -- what is shown ---------------------------------------------------------------------------
 

@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from polydev.cli import options
-from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.api_client import ApiClient, Json, open_client
 from polydev.cli.client.poll import until
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.errors import BadPath, Failed, Invalid, NoSuchCredential
 
@@ -39,8 +39,8 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 async def list_credentials(as_json: JsonFlag = False) -> None:
     """List the credentials. Example: `polydev credential list --json`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        found = await there.every(_PATH)
+    async with open_client() as api:
+        found = await api.list_all(_PATH)
     if as_json:
         return terminal.answer(found)
     if not found:
@@ -55,9 +55,9 @@ async def validate(which: Which, as_json: JsonFlag = False) -> None:
     """Ask the CLI in its machine whether it is logged in. Example: `polydev credential validate
     codex`. Tokens that the CLI has renewed are taken over."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        found = await _resolve(there, which)
-        verdict = await there.post(f"{_PATH}/{found['credentialId']}/validate")
+    async with open_client() as api:
+        found = await _resolve(api, which)
+        verdict = await api.post(f"{_PATH}/{found['credentialId']}/validate")
     if as_json:
         terminal.answer({**found, **verdict})
     else:
@@ -72,13 +72,15 @@ async def revoke(which: Which, yes: Yes = False, as_json: JsonFlag = False) -> N
     """Forget a credential, here and in its CLI machine. Example: `polydev credential revoke codex
     --yes`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        found = await _resolve(there, which)
+    async with open_client() as api:
+        found = await _resolve(api, which)
         name = f"{found['provider']} ({found['credentialId']})"
-        await confirmed(f"Forget the credential of {name}, here and in its machine?", yes=yes)
+        await require_confirmation(
+            f"Forget the credential of {name}, here and in its machine?", yes=yes
+        )
         async with terminal.step(f"Forgetting {name}"):
-            await there.post(f"{_PATH}/{found['credentialId']}/revoke")
-            await _until_gone(there, found["credentialId"])
+            await api.post(f"{_PATH}/{found['credentialId']}/revoke")
+            await _until_gone(api, found["credentialId"])
     if as_json:
         terminal.answer({"credentialId": found["credentialId"], "revoked": True})
 
@@ -103,10 +105,10 @@ async def export(
     if str(to) == "-" and sys.stdout.isatty():
         raise Invalid("A secret is not shown on a terminal", hint="Name a file, or use a pipe")
     if str(to) != "-" and to.exists():
-        await confirmed(f"Write over {to}?", yes=yes)
-    async with controller() as there:
-        found = await _resolve(there, which)
-        answer = await there.post(f"{_PATH}/{found['credentialId']}/export")
+        await require_confirmation(f"Write over {to}?", yes=yes)
+    async with open_client() as api:
+        found = await _resolve(api, which)
+        answer = await api.post(f"{_PATH}/{found['credentialId']}/export")
     content = json.dumps(answer["credentials"])
     if str(to) == "-":
         return print(json.dumps(answer) if as_json else content, flush=True)
@@ -133,9 +135,9 @@ def _write_private(path: Path, content: bytes) -> None:
         raise BadPath(f"{path} cannot be written ({error.strerror})") from None
 
 
-async def _resolve(there: Controller, which: str) -> Json:
+async def _resolve(api: ApiClient, which: str) -> Json:
     """The credential that a person means. Raises NoSuchCredential, Invalid."""
-    listed = [it for it in await there.every(_PATH) if not it["revoking"]]
+    listed = [it for it in await api.list_all(_PATH) if not it["revoking"]]
     found = [it for it in listed if it["provider"] == which]
     found = found or [it for it in listed if it["credentialId"].startswith(which)]
     if len(found) > 1:
@@ -148,9 +150,9 @@ async def _resolve(there: Controller, which: str) -> Json:
     return found[0]
 
 
-async def _until_gone(there: Controller, credential_id: str) -> None:
+async def _until_gone(api: ApiClient, credential_id: str) -> None:
     async def is_gone() -> bool:
-        return all(it["credentialId"] != credential_id for it in await there.every(_PATH))
+        return all(it["credentialId"] != credential_id for it in await api.list_all(_PATH))
 
     try:
         await until(is_gone, _REVOKE_LIMIT_S)

@@ -8,10 +8,10 @@ from urllib.parse import quote
 import typer
 
 from polydev.cli import options
-from polydev.cli.client.api_client import Json, controller
+from polydev.cli.client.api_client import Json, open_client
 from polydev.cli.host_setup import setup
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
 
 app = options.app("VM hosts: where machines run. `POLYDEV_HOSTS` names them.")
@@ -30,8 +30,8 @@ Why = Annotated[str, typer.Option("--reason", help="Why: the audit log keeps it.
 async def list_hosts(as_json: JsonFlag = False) -> None:
     """List the hosts: what each offers, and what is taken of it. Example: `polydev host list`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        hosts = await there.get(_HOSTS)
+    async with open_client() as api:
+        hosts = await api.get(_HOSTS)
     if as_json:
         return terminal.answer(hosts)
     columns = ("host", "state", "machines", "memory (MiB)", "vCPUs", "driver", "last seen")
@@ -69,17 +69,17 @@ async def remove(
 
     Example: `polydev host remove old`.
     """
-    await confirmed(f"Forget the host {which}?", yes=yes)
-    async with controller() as there:
-        await there.delete(f"{_HOSTS}/{quote(which, safe='')}")
+    await require_confirmation(f"Forget the host {which}?", yes=yes)
+    async with open_client() as api:
+        await api.delete(f"{_HOSTS}/{quote(which, safe='')}")
     if as_json:
         Terminal(as_json=True).answer({"hostId": which, "removed": True})
 
 
 async def _change(which: str, verb: str, reason: str, *, as_json: bool) -> None:
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        host = await there.post(f"{_HOSTS}/{quote(which, safe='')}/{verb}", {"reason": reason})
+    async with open_client() as api:
+        host = await api.post(f"{_HOSTS}/{quote(which, safe='')}/{verb}", {"reason": reason})
     if as_json:
         return terminal.answer(host)
     terminal.say(f"{host['hostId']}: {host['state']}, {host['machines']} machines")

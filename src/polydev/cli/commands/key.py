@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from polydev.cli import options
-from polydev.cli.client.api_client import Controller, Json, controller
-from polydev.cli.client.poll import LOOK_EVERY_S
+from polydev.cli.client.api_client import ApiClient, Json, open_client
+from polydev.cli.client.poll import POLL_INTERVAL_S
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.errors import Failed
 
@@ -29,8 +29,8 @@ _EARLIER = "(of an earlier controller)"
 async def list_keys(as_json: JsonFlag = False) -> None:
     """List the keys, and how much each of them seals. Example: `polydev key list`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        keys = await there.get(_KEYS)
+    async with open_client() as api:
+        keys = await api.get(_KEYS)
     if as_json:
         return terminal.answer(keys)
     columns = ("key", "current", "known here", "credentials", "secrets", "since")
@@ -45,20 +45,20 @@ async def rotate(as_json: JsonFlag = False) -> None:
     Everything goes on meanwhile. Ctrl-C ends the watching, not the work; asked again, it goes on.
     """
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
+    async with open_client() as api:
         async with terminal.step("Sealing everything with the current key") as step:
-            state = await there.post(f"{_KEYS}/rotate")
+            state = await api.post(f"{_KEYS}/rotate")
             step.detail = _progress(state)
             while not state["over"]:
-                await asyncio.sleep(LOOK_EVERY_S)
-                state = await there.get(f"{_KEYS}/rotate/{state['rotationId']}")
+                await asyncio.sleep(POLL_INTERVAL_S)
+                state = await api.get(f"{_KEYS}/rotate/{state['rotationId']}")
                 step.detail = _progress(state)
             if state["left"]:
                 raise Failed(
                     f"{state['left']} rows are not sealed with {state['keyId']}",
                     hint="The controller's log says why; `polydev key list` says with which",
                 )
-        await _say_what_is_left(there, terminal)
+        await _report_unused_keys(api, terminal)
     if as_json:
         terminal.answer(state)
 
@@ -74,9 +74,11 @@ async def retire(
 ) -> None:
     """Forget a key that seals nothing any more. Example: `polydev key retire key-0f3a5c7e9b1d`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        await confirmed(f"Is no controller started with the key {key} any more?", yes=yes)
-        await there.delete(f"{_KEYS}/{key}")
+    async with open_client() as api:
+        await require_confirmation(
+            f"Is no controller started with the key {key} any more?", yes=yes
+        )
+        await api.delete(f"{_KEYS}/{key}")
     if as_json:
         terminal.answer({"keyId": key, "retired": True})
     else:
@@ -98,8 +100,8 @@ def _progress(state: Json) -> str:
     return f"{state['left']} left" if state["left"] else str(state["keyId"])
 
 
-async def _say_what_is_left(there: Controller, terminal: Terminal) -> None:
-    for key in await there.get(_KEYS):
+async def _report_unused_keys(api: ApiClient, terminal: Terminal) -> None:
+    for key in await api.get(_KEYS):
         if key["keyId"] and not (key["seals"] or key["credentials"] or key["secrets"]):
             terminal.say(
                 f"{key['keyId']} seals nothing any more. Once no controller is started with it: "

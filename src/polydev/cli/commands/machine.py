@@ -10,9 +10,9 @@ import typer
 
 from polydev.cli import options
 from polydev.cli.client import exec_client
-from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.api_client import ApiClient, Json, open_client
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.domain import HIBERNATED_STATES, MachineKind
 from polydev.shared.errors import Failed, Invalid, Missing, NoSuchMachine, by_code
@@ -38,11 +38,11 @@ async def create(
 ) -> None:
     """Make a machine and start it. Example: `polydev machine create cli`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
+    async with open_client() as api:
         async with terminal.step(f"Making a {kind} machine") as step:
-            made = await there.post("/api/vm/create", {"vmType": kind.value})
+            made = await api.post("/api/vm/create", {"vmType": kind.value})
             step.detail = made["vm_id"]
-            machine = await _until(there, made["vm_id"], {"running"})
+            machine = await _until(api, made["vm_id"], {"running"})
         if as_json:
             terminal.answer(machine)
         else:
@@ -54,8 +54,8 @@ async def create(
 async def list_machines(as_json: JsonFlag = False) -> None:
     """List the machines. Example: `polydev machine list --json`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        machines = await there.every("/api/vm/list")
+    async with open_client() as api:
+        machines = await api.list_all("/api/vm/list")
     if as_json:
         return terminal.answer(machines)
     if not machines:
@@ -69,16 +69,16 @@ async def list_machines(as_json: JsonFlag = False) -> None:
 async def show(which: Which, as_json: JsonFlag = False) -> None:
     """Show one machine. Example: `polydev machine show cli`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        machine = await there.get(f"/api/vm/{await resolve(there, which)}")
+    async with open_client() as api:
+        machine = await api.get(f"/api/vm/{await resolve(api, which)}")
     if as_json:
         return terminal.answer(machine)
-    terminal.table(("what", "value"), _about(machine))
+    terminal.table(("what", "value"), _describe(machine))
 
 
 @app.command(name="exec")
 @runs
-async def execute_in(
+async def execute(
     which: Which,
     argv: Annotated[
         list[str],
@@ -101,14 +101,14 @@ async def execute_in(
             "-t needs a terminal, and cannot be used with --json", hint="Leave one of them out"
         )
     request = ExecRequest(argv=argv, cwd=cwd, pty=exec_client.terminal_size() if pty else None)
-    async with controller() as there:
-        vm_id = await resolve(there, which)
-        await awake(there, vm_id, Terminal(as_json=True))  # its words are not the program's
+    async with open_client() as api:
+        vm_id = await resolve(api, which)
+        await ensure_running(api, vm_id, Terminal(as_json=True))  # its words are not the program's
         if as_json:
-            result = await exec_client.captured(there, vm_id, request)
+            result = await exec_client.run_captured(api, vm_id, request)
             Terminal(as_json=True).answer({"vm_id": vm_id, **result})
             raise typer.Exit(result["exit_code"])
-        raise typer.Exit(await exec_client.attached(there, vm_id, request, stdin=not no_stdin))
+        raise typer.Exit(await exec_client.run_attached(api, vm_id, request, stdin=not no_stdin))
 
 
 @app.command()
@@ -119,9 +119,9 @@ async def console(
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a machine printed on its console. Example: `polydev machine console cli`."""
-    async with controller() as there:
-        vm_id = await resolve(there, which)
-        text = await there.text(f"/api/vm/{vm_id}/console", tail_bytes=tail_bytes)
+    async with open_client() as api:
+        vm_id = await resolve(api, which)
+        text = await api.text(f"/api/vm/{vm_id}/console", tail_bytes=tail_bytes)
     terminal = Terminal(as_json=as_json)
     if as_json:
         terminal.answer({"vm_id": vm_id, "console": text})
@@ -163,31 +163,31 @@ async def resume(which: Which, as_json: JsonFlag = False) -> None:
     """Wake a machine that sleeps, or start one that is stopped. Example: `polydev machine resume
     cli`."""
     terminal = Terminal(as_json=as_json)
-    machine = await _ask(which, "resume", "ResumeOnUse", {"running"}, terminal)
-    if not as_json and (words := _how_it_woke(machine)):
+    machine = await _ask(which, "resume", "Waking", {"running"}, terminal)
+    if not as_json and (words := _describe_resume(machine)):
         terminal.say(f"{words[0].upper()}{words[1:]}.")
 
 
 async def _ask(which: str, verb: str, words: str, wanted: set[str], terminal: Terminal) -> Json:
-    async with controller() as there:
-        vm_id = await resolve(there, which)
+    async with open_client() as api:
+        vm_id = await resolve(api, which)
         async with terminal.step(f"{words} {vm_id}"):
-            await there.post(f"/api/vm/{vm_id}/{verb}")
-            machine = await _until(there, vm_id, wanted)
+            await api.post(f"/api/vm/{vm_id}/{verb}")
+            machine = await _until(api, vm_id, wanted)
     if terminal.as_json:
         terminal.answer(machine)
     return machine
 
 
-async def awake(there: Controller, vm_id: str, terminal: Terminal) -> None:
+async def ensure_running(api: ApiClient, vm_id: str, terminal: Terminal) -> None:
     """Wake a machine that sleeps, and say so; others are left as they are."""
-    machine = await there.get(f"/api/vm/{vm_id}")
+    machine = await api.get(f"/api/vm/{vm_id}")
     if machine["status"] in HIBERNATED_STATES:
         async with terminal.step(f"Waking {vm_id}"):
             if machine["status"] == "hibernating":
-                await _until(there, vm_id, {"hibernated"})
-            await there.post(f"/api/vm/{vm_id}/resume")
-            await _until(there, vm_id, {"running"})
+                await _until(api, vm_id, {"hibernated"})
+            await api.post(f"/api/vm/{vm_id}/resume")
+            await _until(api, vm_id, {"running"})
 
 
 @app.command()
@@ -199,21 +199,21 @@ async def destroy(
 ) -> None:
     """Destroy a machine with its disk. Example: `polydev machine destroy cli --yes`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        vm_id = await resolve(there, which)
-        await confirmed(f"Destroy {vm_id} with its disk?", yes=yes)
+    async with open_client() as api:
+        vm_id = await resolve(api, which)
+        await require_confirmation(f"Destroy {vm_id} with its disk?", yes=yes)
         async with terminal.step(f"Destroying {vm_id}"):
-            await there.post("/api/vm/destroy", {"vmId": vm_id})
-            machine = await _until(there, vm_id, {"destroyed"})
+            await api.post("/api/vm/destroy", {"vmId": vm_id})
+            machine = await _until(api, vm_id, {"destroyed"})
         if as_json:
             terminal.answer(machine)
 
 
-async def resolve(there: Controller, which: str) -> str:
+async def resolve(api: ApiClient, which: str) -> str:
     """The id of the machine that a person means. Raises NoSuchMachine, Invalid."""
     if which == "cli":
-        return str((await there.get("/api/vm/active-cli"))["vmId"])
-    ids = [str(row["vm_id"]) for row in await there.every("/api/vm/list")]
+        return str((await api.get("/api/vm/active-cli"))["vmId"])
+    ids = [str(row["vm_id"]) for row in await api.list_all("/api/vm/list")]
     full = which if which.startswith("vm-") else f"vm-{which}"
     found = [vm_id for vm_id in ids if vm_id.startswith(full)]
     if full in found:
@@ -227,19 +227,19 @@ async def resolve(there: Controller, which: str) -> str:
     return found[0]
 
 
-async def _until(there: Controller, vm_id: str, wanted: set[str]) -> Json:
+async def _until(api: ApiClient, vm_id: str, wanted: set[str]) -> Json:
     machine: Json = {"vm_id": vm_id, "status": "unknown"}
     try:
-        async for machine in there.changes(f"/api/vm/{vm_id}"):
+        async for machine in api.changes(f"/api/vm/{vm_id}"):
             if machine["status"] in wanted:
                 return machine
-            if machine["status"] == "failed" or _cannot(machine, wanted):
+            if machine["status"] == "failed" or _failure_reason(machine, wanted):
                 break
     except Missing:
         if "destroyed" in wanted:
             return machine | {"status": "destroyed"}
         raise
-    if trouble := _cannot(machine, wanted):
+    if trouble := _failure_reason(machine, wanted):
         raise Failed(f"{vm_id} is {machine['status']} as before: {trouble}")
     error = machine.get("error") or {}
     raise by_code(error.get("code", Failed.code))(
@@ -247,7 +247,7 @@ async def _until(there: Controller, vm_id: str, wanted: set[str]) -> Json:
     )
 
 
-def _cannot(machine: Json, wanted: set[str]) -> str:
+def _failure_reason(machine: Json, wanted: set[str]) -> str:
     """Why a machine that was to sleep, or to wake, did not and will not; empty otherwise."""
     back = {"running"} if "hibernated" in wanted else {"hibernated"}
     stays = machine["status"] in back and machine.get("sleep") is not None
@@ -264,29 +264,29 @@ def _row(machine: Json) -> tuple[str, ...]:
     )
 
 
-def _about(machine: Json) -> Iterator[tuple[str, str]]:
+def _describe(machine: Json) -> Iterator[tuple[str, str]]:
     """What there is to tell of a machine, a line each."""
     told = ("machine", "kind", "address", "status", "since")
     yield from zip(told, _row(machine), strict=True)
     for name, unit in (("memory_mib", " MiB"), ("vcpus", ""), ("disk_mib", " MiB")):
         yield name.removesuffix("_mib"), f"{machine[name]}{unit}"
-    yield from _about_sleep(machine["sleep"] or {}, machine)
+    yield from _describe_hibernation(machine["sleep"] or {}, machine)
     if error := machine["error"]:
         yield "error", f"{error['message']} ({error['code']})"
 
 
-def _about_sleep(sleep: Json, machine: Json) -> Iterator[tuple[str, str]]:
+def _describe_hibernation(sleep: Json, machine: Json) -> Iterator[tuple[str, str]]:
     if sleep.get("slept_at"):
         size = sleep["memory_on_disk_bytes"]
         on_disk = f"; its memory takes {size / 2**20:.0f} MiB on disk" if size else ""
         yield "slept", f"{moment(sleep['slept_at'])}: {sleep['slept_why'] or '-'}{on_disk}"
-    if words := _how_it_woke(machine):
+    if words := _describe_resume(machine):
         yield "woke", f"{moment(sleep['woke_at'])}: {sleep['woke_why'] or '-'}; {words}"
     if sleep.get("trouble"):
         yield "trouble", sleep["trouble"]
 
 
-def _how_it_woke(machine: Json) -> str:
+def _describe_resume(machine: Json) -> str:
     """In words; empty for one that never slept, or sleeps."""
     sleep = machine["sleep"] or {}
     if not sleep.get("woke_how") or machine["status"] in HIBERNATED_STATES:

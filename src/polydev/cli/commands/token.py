@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from polydev.cli import options
-from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.api_client import ApiClient, Json, open_client
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.domain import Scope
@@ -34,8 +34,8 @@ async def create(
     """Make a token, and print it. Example: `polydev token create nightly -s read -s connect`."""
     terminal = Terminal(as_json=as_json)
     asked = {"name": name, "scopes": [it.value for it in scopes], "expiresInDays": days or None}
-    async with controller() as there:
-        made = await there.post(_TOKENS, asked)
+    async with open_client() as api:
+        made = await api.post(_TOKENS, asked)
     if as_json:
         return terminal.answer(made)
     terminal.say(f"The token, which is told this once: {made['token']}")
@@ -46,8 +46,8 @@ async def create(
 async def list_tokens(as_json: JsonFlag = False) -> None:
     """List the tokens. Example: `polydev token list`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        tokens = await there.every(_TOKENS)
+    async with open_client() as api:
+        tokens = await api.list_all(_TOKENS)
     if as_json:
         return terminal.answer(tokens)
     if not tokens:
@@ -63,18 +63,18 @@ async def revoke(
 ) -> None:
     """Revoke a token: it opens nothing from now on. Example: `polydev token revoke 3f6c1d0e`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        found = await _resolve(there, which)
-        await there.delete(f"{_TOKENS}/{found['tokenId']}")
+    async with open_client() as api:
+        found = await _resolve(api, which)
+        await api.delete(f"{_TOKENS}/{found['tokenId']}")
     if as_json:
         terminal.answer({"tokenId": found["tokenId"], "revoked": True})
     else:
         terminal.say(f"{found['name']} ({found['tokenId']}) is revoked.")
 
 
-async def _resolve(there: Controller, which: str) -> Json:
+async def _resolve(api: ApiClient, which: str) -> Json:
     """The token that is meant. Raises NoSuchToken, Invalid."""
-    found = [it for it in await there.every(_TOKENS) if it["tokenId"].startswith(which)]
+    found = [it for it in await api.list_all(_TOKENS) if it["tokenId"].startswith(which)]
     if len(found) > 1:
         raise Invalid(f"{which} is the beginning of {len(found)} tokens", hint="Say more of it")
     if not found:

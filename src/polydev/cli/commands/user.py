@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from polydev.cli import options
-from polydev.cli.client.api_client import Controller, Json, controller
+from polydev.cli.client.api_client import ApiClient, Json, open_client
 from polydev.cli.client.poll import until
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.domain import Role
 from polydev.shared.errors import Failed, Invalid, NoSuchUser
@@ -30,8 +30,8 @@ Who = Annotated[
 async def list_people(as_json: JsonFlag = False) -> None:
     """List the people. Example: `polydev user list`."""
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        users = await there.every(_USERS)
+    async with open_client() as api:
+        users = await api.list_all(_USERS)
     if as_json:
         return terminal.answer(users)
     columns = ("person", "e-mail", "role", "state", "since")
@@ -52,8 +52,8 @@ async def invite(
     """Make an invitation, and print its code. Example: `polydev user invite ann@example.org`."""
     terminal = Terminal(as_json=as_json)
     asked = {"email": email, "role": role.value, "expiresInDays": days}
-    async with controller() as there:
-        made = await there.post("/api/admin/invitations", asked)
+    async with open_client() as api:
+        made = await api.post("/api/admin/invitations", asked)
     if as_json:
         return terminal.answer(made)
     terminal.say(f"The code, which is told this once: {made['code']}")
@@ -95,9 +95,9 @@ async def password(who: Who, as_json: JsonFlag = False) -> None:
     Example: `polydev user password admin@localhost`, which opens the page to who runs Polydev.
     """
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        user = await _resolve(there, who)
-        made = await there.post(f"{_USERS}/{user['id']}/password")
+    async with open_client() as api:
+        user = await _resolve(api, who)
+        made = await api.post(f"{_USERS}/{user['id']}/password")
     if as_json:
         return terminal.answer(made)
     terminal.say(f"The new password, which is told this once: {made['password']}")
@@ -116,31 +116,31 @@ async def delete(
     Example: `polydev user delete ann@example.org`.
     """
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        user = await _resolve(there, who)
-        await confirmed(
+    async with open_client() as api:
+        user = await _resolve(api, who)
+        await require_confirmation(
             f"Remove {user['email']} with all machines, credentials and sessions?", yes=yes
         )
         async with terminal.step(f"Removing {user['email']}"):
-            await there.delete(f"{_USERS}/{user['id']}")
-            await _until_gone(there, user["id"])
+            await api.delete(f"{_USERS}/{user['id']}")
+            await _until_gone(api, user["id"])
     if as_json:
         terminal.answer({"id": user["id"], "deleted": True})
 
 
 async def _change(who: str, verb: str, body: Json | None, *, as_json: bool) -> None:
     terminal = Terminal(as_json=as_json)
-    async with controller() as there:
-        user = await _resolve(there, who)
-        changed = await there.post(f"{_USERS}/{user['id']}/{verb}", body)
+    async with open_client() as api:
+        user = await _resolve(api, who)
+        changed = await api.post(f"{_USERS}/{user['id']}/{verb}", body)
     if as_json:
         return terminal.answer(changed)
     terminal.say(f"{changed['email']}: {changed['role']}, {_state(changed)}")
 
 
-async def _resolve(there: Controller, who: str) -> Json:
-    """The person that is meant. Raises NoSuchUser, Invalid."""
-    users = await there.every(_USERS)
+async def _resolve(api: ApiClient, who: str) -> Json:
+    """The person that is meant. Raises NoSuchPerson, Invalid."""
+    users = await api.list_all(_USERS)
     found = [it for it in users if who.casefold() == it["email"] or who == it["id"]]
     found = found or [it for it in users if it["id"].startswith(who)]
     if len(found) > 1:
@@ -150,9 +150,9 @@ async def _resolve(there: Controller, who: str) -> Json:
     return found[0]
 
 
-async def _until_gone(there: Controller, user_id: str) -> None:
+async def _until_gone(api: ApiClient, user_id: str) -> None:
     async def is_gone() -> bool:
-        return all(it["id"] != user_id for it in await there.every(_USERS))
+        return all(it["id"] != user_id for it in await api.list_all(_USERS))
 
     try:
         await until(is_gone, _DELETE_LIMIT_S)

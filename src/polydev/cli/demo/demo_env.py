@@ -78,18 +78,18 @@ def settings() -> DemoSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class StandIn:
+class FakeProviders:
     """The provider that runs. It outlives the demo's command."""
 
     process: asyncio.subprocess.Process
 
-    def wait_for_people(self) -> None:
+    def stop_auto_approval(self) -> None:
         """From now on nobody is signed in there but by their own hand."""
         self.process.send_signal(signal.SIGUSR1)
 
 
 @contextmanager
-def alone(demo: DemoSettings) -> Iterator[None]:
+def demo_lock(demo: DemoSettings) -> Iterator[None]:
     """Be the only one that carries a demo of this name through, or ends it.
 
     Raises AlreadyRunning.
@@ -147,7 +147,7 @@ def enter() -> DemoSettings:
     return demo
 
 
-async def build(demo: DemoSettings, *, by_hand: bool) -> StandIn:
+async def build(demo: DemoSettings, *, by_hand: bool) -> FakeProviders:
     """Make the namespace, start the stand-in in it, keep the demo's own encryption key.
 
     `by_hand`: its sign-in form waits for a person from the beginning.
@@ -187,7 +187,7 @@ def _prepare(demo: DemoSettings) -> None:
             raise Failed(f"The demo's network cannot be made: {made.stderr.strip()[-200:]}")
 
 
-async def _start_standin(demo: DemoSettings, how: Sequence[str]) -> StandIn:
+async def _start_standin(demo: DemoSettings, how: Sequence[str]) -> FakeProviders:
     log = demo.state_dir / "logs" / "standin.log"
     with log.open("ab") as words:
         process = await asyncio.create_subprocess_exec(
@@ -203,7 +203,7 @@ async def _start_standin(demo: DemoSettings, how: Sequence[str]) -> StandIn:
     try:
         line = await asyncio.wait_for(process.stdout.readline(), START_LIMIT_S)
         if json.loads(line)["ready"] is True:
-            return StandIn(process)
+            return FakeProviders(process)
     except (TimeoutError, ValueError, KeyError):
         pass
     raise Failed("The stand-in provider has not started", hint=f"Its log is {log}")

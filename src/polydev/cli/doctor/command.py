@@ -59,7 +59,7 @@ async def examine(*, outside: bool = False) -> list[Finding]:
         return [Finding("settings", False, error.message, error.hint or "Set it right")]
     logging.getLogger("polydev").setLevel(logging.CRITICAL)  # what is wrong is told once, below
     parts = [
-        _limited("this machine", this_machine.look()),
+        _limited("this machine", this_machine.check()),
         _limited("polydev", processes.instance(settings)),
         _limited("port", processes.port(client)),
         _limited("host agent", processes.host(settings)),
@@ -69,7 +69,7 @@ async def examine(*, outside: bool = False) -> list[Finding]:
         parts.insert(-1, _limited("network", network.reach(settings)))
     found = await asyncio.gather(*parts)
     here = [finding for part in found[:-1] for finding in part]
-    told = found[-1] if client.url else controller_side.besides(here, found[-1])
+    told = found[-1] if client.url else controller_side.without_duplicates(here, found[-1])
     return [*here, *told]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import httpx
 
-from polydev.cli.client.api_client import ClientSettings, asked_of, controller, is_encrypted
-from polydev.cli.supervisor.supervisor import last_words
+from polydev.cli.client.api_client import ClientSettings, open_client, owner_check, uses_tls
+from polydev.cli.supervisor.supervisor import last_log_line
 from polydev.shared.domain import LOCAL_HOST, Finding
 from polydev.shared.errors import ControllerUnreachable, NotSignedIn, PolydevError
 
@@ -17,8 +17,8 @@ _LIMIT_S = 10.0
 async def ask(client: ClientSettings) -> Sequence[Finding]:
     """Its findings. Where it does not tell them, what it tells to everybody."""
     try:
-        async with controller() as there:
-            answer = await there.get("/api/doctor")
+        async with open_client() as api:
+            answer = await api.get("/api/doctor")
             return [
                 Finding(
                     name=str(row["name"]),
@@ -35,13 +35,13 @@ async def ask(client: ClientSettings) -> Sequence[Finding]:
     except NotSignedIn as error:
         state = None if "cannot be read" in error.message else False
         refused = Finding("controller", state, error.message, error.hint)
-        return [refused, *await _told_to_everybody(client)]
+        return [refused, *await _public_findings(client)]
     except PolydevError as error:
         refused = Finding("controller", False, error.message, error.hint or _log(client))
-        return [refused, *await _told_to_everybody(client)]
+        return [refused, *await _public_findings(client)]
 
 
-def besides(here: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
+def without_duplicates(here: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
     """What the controller tells, without what this machine's host agent told already."""
     was_looked_at = any(it.name == "host agent" and it.ok is not None for it in here)
     return [it for it in found if not (was_looked_at and it.host_id == LOCAL_HOST)]
@@ -50,7 +50,7 @@ def besides(here: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
 def _unreachable(client: ClientSettings, error: ControllerUnreachable) -> Finding:
     words = error.message
     try:
-        last = "" if client.url else last_words(client.logs_dir / "controller.log")
+        last = "" if client.url else last_log_line(client.logs_dir / "controller.log")
     except PermissionError:
         last = ""
     if last:
@@ -62,14 +62,14 @@ def _log(client: ClientSettings) -> str:
     return f"Its log says more: {client.logs_dir / 'controller.log'}"
 
 
-async def _told_to_everybody(client: ClientSettings) -> Sequence[Finding]:
+async def _public_findings(client: ClientSettings) -> Sequence[Finding]:
     """`/health` needs no token."""
-    hooks = {"request": [asked_of(client.owners)] if client.owners else []}
+    hooks = {"request": [owner_check(client.owners)] if client.owners else []}
     try:
         async with httpx.AsyncClient(
             timeout=_LIMIT_S,
             trust_env=False,
-            verify=is_encrypted(client.base_url),
+            verify=uses_tls(client.base_url),
             event_hooks=hooks,
         ) as unsigned:
             checks = (await unsigned.get(f"{client.base_url}/health")).json()["checks"]

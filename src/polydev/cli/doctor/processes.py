@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polydev.cli.client.api_client import ClientSettings
-from polydev.cli.client.socket_owner import listeners, program_of, stranger
+from polydev.cli.client.socket_owner import describe_program, listeners, wrong_owner_error
 from polydev.cli.host_setup import units
 from polydev.cli.supervisor.pidfile import Instance
-from polydev.cli.supervisor.supervisor import last_words
+from polydev.cli.supervisor.supervisor import last_log_line
 from polydev.hostagent.network import Network
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.domain import Finding
@@ -38,10 +38,10 @@ async def instance(settings: HostSettings) -> Sequence[Finding]:
 
 def _units() -> tuple[bool, str, str]:
     """Whether systemd runs both programs: ok, words, hint."""
-    resting = [unit for unit in units.STARTED if not units.is_active(unit)]
-    if not resting:
+    inactive = [unit for unit in units.STARTED if not units.is_active(unit)]
+    if not inactive:
         return True, f"systemd runs {' and '.join(units.STARTED)}", ""
-    words = f"systemd does not run {' and '.join(resting)}"
+    words = f"systemd does not run {' and '.join(inactive)}"
     return False, words, "`polydev host setup` starts what is set up; `journalctl -u` tells more"
 
 
@@ -53,8 +53,8 @@ async def port(client: ClientSettings) -> Sequence[Finding]:
     found = await asyncio.to_thread(listeners, client.port)
     for owner in found:
         if owner.uid not in owners.uids:
-            program = await asyncio.to_thread(program_of, owner)
-            error = stranger(client.port, owner, program)
+            program = await asyncio.to_thread(describe_program, owner)
+            error = wrong_owner_error(client.port, owner, program)
             return [Finding("port", False, error.message, error.hint)]
     if not found:
         hint = (
@@ -84,7 +84,7 @@ def _silence(settings: HostSettings, error: HostUnreachable) -> Finding:
     words = error.message
     if _is_socket(socket):
         words = f"The host agent has died: nobody answers at {socket}, its socket is stale"
-    if last := last_words(settings.logs_dir / "hostd.log"):
+    if last := last_log_line(settings.logs_dir / "hostd.log"):
         words += f"; its log ends with: {last}"
     hint = "Start it: `polydev up`; machines that ran go on. Its log is logs/hostd.log in "
     return Finding("host agent", False, words, hint + str(settings.state_dir))

@@ -10,7 +10,7 @@ from polydev.shared.domain import Finding
 from polydev.shared.errors import PolydevError
 
 
-async def look() -> Sequence[Finding]:
+async def check() -> Sequence[Finding]:
     """Rights, programs and kernel."""
     return [_root(), *_tools(), _kernel()]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.resources import State, Verdict
-from polydev.cli.host_setup.target_root import Place
+from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.target_root import TargetRoot
 from polydev.hostagent.system.sandbox import UID_BASE
 from polydev.shared.errors import BadSettings, Failed, MissingTool
 
@@ -24,41 +24,41 @@ _LIMIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
-class ControllersUser:
+class ControllerUser:
     """The system user that the controller runs as, without a home, a shell or a password."""
 
-    place: Place
+    place: TargetRoot
     user: str
     home: Path
     """What it owns: the user stays as long as that does."""
     name: str = "user"
 
-    def look(self) -> Verdict:
-        found = ids_of(self.place, self.user)
+    def check(self) -> Status:
+        found = user_ids(self.place, self.user)
         if found is None:
             hint = "`polydev host setup` makes it"
-            return Verdict(self.name, State.MISSING, f"There is no user {self.user}", hint)
+            return Status(self.name, State.MISSING, f"There is no user {self.user}", hint)
         if found[0] == 0:
             raise BadSettings(
                 f"POLYDEV_USER is {self.user}, which is root",
                 hint="The controller must not have root's rights: name an ordinary user",
             )
-        return Verdict(self.name, State.OK, f"{self.user} is uid {found[0]}, gid {found[1]}")
+        return Status(self.name, State.OK, f"{self.user} is uid {found[0]}, gid {found[1]}")
 
-    def make(self) -> None:
-        self.place.remember(f"user {self.user}")
+    def apply(self) -> None:
+        self.place.record(f"user {self.user}")
         self._run(
             *("useradd", "--system", "--user-group", "--no-create-home"),
             *("--home-dir=/nonexistent", "--shell=/usr/sbin/nologin"),
         )
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         """The next user that is made would be given its number, and with it what it owned."""
-        if not self.place.remembers(f"user {self.user}"):
+        if not self.place.was_created(f"user {self.user}"):
             return []
         if self.place.at(self.home).exists():
             return [f"the user {self.user}, who owns {self.home}"]
-        if ids_of(self.place, self.user) is not None:
+        if user_ids(self.place, self.user) is not None:
             self._run("userdel")
         if any(fields[0] == self.user for fields in _lines(self.place.at("/etc/group"))):
             self._run("groupdel")  # userdel does it only where login.defs says so
@@ -87,33 +87,33 @@ class ControllersUser:
 
 
 @dataclass(frozen=True, slots=True)
-class MachinesUids:
+class MachineUids:
     """Each machine's VMM is a user of its own, from UID_BASE on: those must be nobody's."""
 
-    place: Place
+    place: TargetRoot
     name: str = "uids"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         last = UID_BASE + UIDS - 1
         for file, who, first, count in _ranges(self.place):
             if first <= last and first + count > UID_BASE:
-                return Verdict(
+                return Status(
                     self.name,
                     State.MISSING,
                     f"{self.place.at(file)} gives {who} numbers between {UID_BASE} and {last}, "
                     "which machines run as",
                     f"Give {who} others: whoever has a machine's number can end it and read it",
                 )
-        return Verdict(self.name, State.OK, f"{UID_BASE} to {last} are nobody's")
+        return Status(self.name, State.OK, f"{UID_BASE} to {last} are nobody's")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         """Only the one who gave them away can take them back."""
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         return []
 
 
-def ids_of(place: Place, user: str) -> tuple[int, int] | None:
+def user_ids(place: TargetRoot, user: str) -> tuple[int, int] | None:
     """uid and gid of a user of that place."""
     for fields in _lines(place.at("/etc/passwd")):
         if fields[0] == user and len(fields) >= _FIELDS and fields[2].isdigit():
@@ -121,16 +121,16 @@ def ids_of(place: Place, user: str) -> tuple[int, int] | None:
     return None
 
 
-def group_of(place: Place, user: str) -> str:
+def group_name(place: TargetRoot, user: str) -> str:
     """The name of a user's own group; the user's where there is none of that number."""
-    ids = ids_of(place, user)
+    ids = user_ids(place, user)
     for fields in _lines(place.at("/etc/group")):
         if ids and len(fields) >= _FIELDS and fields[2] == str(ids[1]):
             return fields[0]
     return user
 
 
-def _ranges(place: Place) -> Iterator[tuple[str, str, int, int]]:
+def _ranges(place: TargetRoot) -> Iterator[tuple[str, str, int, int]]:
     """File, who, first number and how many: of users, groups, and what containers were given."""
     for file in ("/etc/passwd", "/etc/group"):
         for fields in _lines(place.at(file)):

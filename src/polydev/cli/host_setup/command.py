@@ -11,26 +11,26 @@ import typer
 from pydantic import Field
 
 from polydev.cli.host_setup import kernel, resources
-from polydev.cli.host_setup.accounts import ControllersUser, MachinesUids
+from polydev.cli.host_setup.accounts import ControllerUser, MachineUids
 from polydev.cli.host_setup.firecracker import Firecracker
 from polydev.cli.host_setup.folders import StateFolder
 from polydev.cli.host_setup.program import Program
 from polydev.cli.host_setup.release import Release
-from polydev.cli.host_setup.removal import uninstall as take_back
-from polydev.cli.host_setup.resources import Item, State, Verdict
+from polydev.cli.host_setup.removal import uninstall as remove_everything
+from polydev.cli.host_setup.resources import Resource, State, Status
 from polydev.cli.host_setup.services import Services
-from polydev.cli.host_setup.settings_files import SettingsFiles, remember_settings
-from polydev.cli.host_setup.target_root import Place
+from polydev.cli.host_setup.settings_files import SettingsFiles, load_installed_settings
+from polydev.cli.host_setup.target_root import TargetRoot
 from polydev.cli.host_setup.units import Units
 from polydev.cli.options import JsonFlag, runs
-from polydev.cli.output.confirm import confirmed
+from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal
 from polydev.cli.supervisor import preflight
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.errors import Invalid
 from polydev.shared.settings.base import read
 
-_GOOD = {State.OK: True, State.CHANGED: True, State.MISSING: False, State.ADVICE: None}
+_IS_OK = {State.OK: True, State.CHANGED: True, State.MISSING: False, State.ADVICE: None}
 
 Check = Annotated[
     bool, typer.Option("--check", help="Only look; exit code 1 if something is missing.")
@@ -76,24 +76,24 @@ async def setup(
     if (check and uninstall) or (purge and not uninstall):
         raise Invalid("--check, --uninstall and --uninstall --purge do not go together otherwise")
     preflight.root()
-    place = Place(read(SetupSettings).setup_root)
-    remember_settings(place, os.environ)
+    place = TargetRoot(read(SetupSettings).setup_root)
+    load_installed_settings(place, os.environ)
     settings = read(SetupSettings)
-    order = items_of(place, settings, firecracker_archive)
+    order = all_resources(place, settings, firecracker_archive)
     terminal = Terminal(as_json=as_json)
     if check:
-        return await _tell(resources.check(order), terminal)
+        return await _report(resources.check(order), terminal)
     if not uninstall:
-        with place.alone():
-            return await _tell(resources.make(order), terminal)
+        with place.lock():
+            return await _report(resources.apply(order), terminal)
     what = "with all data of its people" if purge else "and stop its machines; data stays"
-    await confirmed(f"Remove Polydev from this machine, {what}?", yes=yes)
-    with place.alone():
-        kept = await take_back(place, settings, order, terminal, purge=purge)
-    _tell_kept(kept, terminal, purge=purge)
+    await require_confirmation(f"Remove Polydev from this machine, {what}?", yes=yes)
+    with place.lock():
+        kept = await remove_everything(place, settings, order, terminal, purge=purge)
+    _report_kept(kept, terminal, purge=purge)
 
 
-def _tell_kept(kept: list[str], terminal: Terminal, *, purge: bool) -> None:
+def _report_kept(kept: list[str], terminal: Terminal, *, purge: bool) -> None:
     if terminal.as_json:
         return terminal.answer({"ok": True, "kept": kept})
     for words in kept:
@@ -102,14 +102,16 @@ def _tell_kept(kept: list[str], terminal: Terminal, *, purge: bool) -> None:
         terminal.say("`polydev host setup --uninstall --purge` removes that, too.")
 
 
-def items_of(place: Place, settings: SetupSettings, archive: Path | None = None) -> list[Item]:
+def all_resources(
+    place: TargetRoot, settings: SetupSettings, archive: Path | None = None
+) -> list[Resource]:
     """Everything that must be so on a host; each relies on those before it."""
     release = Release.wanted(settings.firecracker_mirror, settings.firecracker_sha256)
     state_dir, user = settings.state_dir, settings.user
     return [
         kernel.Tools(),
-        ControllersUser(place, user, state_dir / "controller"),
-        MachinesUids(place),
+        ControllerUser(place, user, state_dir / "controller"),
+        MachineUids(place),
         StateFolder(place, user, state_dir),
         SettingsFiles(place, user),
         Program(place),
@@ -117,21 +119,21 @@ def items_of(place: Place, settings: SetupSettings, archive: Path | None = None)
         kernel.Kvm(),
         kernel.Sysctls(place),
         kernel.Cgroups(place),
-        kernel.Neighbours(place),
+        kernel.Isolation(place),
         Firecracker(place, release, archive, settings.driver),
         Units(place, user, state_dir),
         Services(place, settings),
     ]
 
 
-async def _tell(verdicts: AsyncIterator[Verdict], terminal: Terminal) -> None:
+async def _report(verdicts: AsyncIterator[Status], terminal: Terminal) -> None:
     """Tell each verdict as it comes; exit code 1 if something is missing."""
     told = []
     async for verdict in verdicts:
         told.append(verdict)
         if not terminal.as_json:
             did = "changed: " if verdict.state is State.CHANGED else ""
-            terminal.check(_GOOD[verdict.state], verdict.name, did + verdict.message, verdict.hint)
+            terminal.check(_IS_OK[verdict.state], verdict.name, did + verdict.message, verdict.hint)
     is_well = all(verdict.is_well for verdict in told)
     if terminal.as_json:
         terminal.answer({"ok": is_well, "items": [verdict.as_json() for verdict in told]})

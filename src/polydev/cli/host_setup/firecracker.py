@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.cli.host_setup.release import PROGRAMS, Release
-from polydev.cli.host_setup.resources import State, Verdict
-from polydev.cli.host_setup.target_root import LIBRARY, Place, Shape
+from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.target_root import LIBRARY, Shape, TargetRoot
 from polydev.shared.atomic_files import sync_folder, write_whole
 from polydev.shared.errors import AlreadyExists, BadSettings, ImageDamaged
 
@@ -34,7 +34,7 @@ _VERSION_LIMIT_S = 20
 class Firecracker:
     """The installed release."""
 
-    place: Place
+    place: TargetRoot
     release: Release
     archive: Path | None
     """A file to take it from instead of the network."""
@@ -42,32 +42,32 @@ class Firecracker:
     """POLYDEV_DRIVER."""
     name: str = "firecracker"
 
-    def look(self) -> Verdict:
-        fault = self._fault()
+    def check(self) -> Status:
+        fault = self._problem()
         if fault is None:
             words = f"{self.release.version} in {self._folder}"
-            return Verdict(self.name, State.OK, words)
+            return Status(self.name, State.OK, words)
         if self.driver not in {"auto", "firecracker"}:
             words = f"Not needed: POLYDEV_DRIVER is {self.driver}"
-            return Verdict(self.name, State.OK, words)
+            return Status(self.name, State.OK, words)
         if self.archive is None and not Path("/dev/kvm").exists() and self.driver == "auto":
-            return Verdict(self.name, State.OK, "Not needed: it does not run without /dev/kvm")
+            return Status(self.name, State.OK, "Not needed: it does not run without /dev/kvm")
         try:
             self.release.required_sha256()
         except BadSettings as error:
-            return Verdict(self.name, State.MISSING, error.message, error.hint)
-        return Verdict(self.name, State.MISSING, fault, "`polydev host setup` installs it")
+            return Status(self.name, State.MISSING, error.message, error.hint)
+        return Status(self.name, State.MISSING, fault, "`polydev host setup` installs it")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         self.release.required_sha256()
         for program in PROGRAMS:
-            self._require_ours(program)
+            self._require_own_link(program)
         aside = self.place.at(_ASIDE)
         self.place.folder(LIBRARY, Shape(0o755))
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(mode=0o755)
         try:
-            self._put_together(aside)
+            self._prepare(aside)
             self._name(aside)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -78,7 +78,7 @@ class Firecracker:
             if old.name != self._folder.name:
                 shutil.rmtree(old)
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         for program in PROGRAMS:
             if self.place.is_link(f"/usr/local/bin/{program}", f"{_LINK}/{program}"):
                 self.place.remove(f"/usr/local/bin/{program}")
@@ -93,7 +93,7 @@ class Firecracker:
     def _folder(self) -> Path:
         return Path(f"{_LINK}-{self.release.version}")
 
-    def _fault(self) -> str | None:
+    def _problem(self) -> str | None:
         """What is wrong with what is installed, in words; None: nothing."""
         words = f"Firecracker {self.release.version} is not installed"
         links = {f"/usr/local/bin/{name}": f"{_LINK}/{name}" for name in PROGRAMS}
@@ -103,7 +103,7 @@ class Firecracker:
         folder = self.place.at(self._folder)
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes())
-            if manifest["programs"] != dict(_sums(folder)):
+            if manifest["programs"] != dict(_checksums(folder)):
                 return f"Firecracker in {self._folder} was changed since it was installed"
             pin = self.release.sha256
             if pin is not None and manifest["archive"] != pin:
@@ -112,7 +112,7 @@ class Firecracker:
             return words
         return None
 
-    def _require_ours(self, program: str) -> None:
+    def _require_own_link(self, program: str) -> None:
         """Raises AlreadyExists when somebody else's program stands where the link will be."""
         link = f"/usr/local/bin/{program}"
         is_there = os.path.lexists(self.place.at(link))
@@ -122,7 +122,7 @@ class Firecracker:
                 hint="Move it elsewhere, then run `polydev host setup` again",
             )
 
-    def _put_together(self, aside: Path) -> None:
+    def _prepare(self, aside: Path) -> None:
         """A whole release in a folder, checked and tried."""
         archive = aside / self.release.archive
         if self.archive is None:
@@ -139,7 +139,7 @@ class Firecracker:
                 f"{self.release.version}: {said[:200]!r}",
                 hint="What was installed before is untouched",
             )
-        manifest = {"archive": self.release.sha256, "programs": dict(_sums(aside))}
+        manifest = {"archive": self.release.sha256, "programs": dict(_checksums(aside))}
         write_whole(aside / "manifest.json", json.dumps(manifest).encode(), mode=0o644)
         for program in PROGRAMS:
             with (aside / program).open("rb") as file:
@@ -175,7 +175,7 @@ def _version(program: Path) -> str:
     return done.stdout[:4096]
 
 
-def _sums(folder: Path) -> Iterator[tuple[str, str]]:
+def _checksums(folder: Path) -> Iterator[tuple[str, str]]:
     for program in PROGRAMS:
         with (folder / program).open("rb") as file:
             yield program, hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.accounts import ids_of
-from polydev.cli.host_setup.resources import State, Verdict
-from polydev.cli.host_setup.target_root import Place, Shape
+from polydev.cli.host_setup.accounts import user_ids
+from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.target_root import Shape, TargetRoot
 from polydev.shared.errors import BadSettings
 
 
@@ -18,18 +18,16 @@ from polydev.shared.errors import BadSettings
 class StateFolder:
     """Where everything of people and machines lies."""
 
-    place: Place
+    place: TargetRoot
     user: str
     state_dir: Path
     name: str = "folders"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         for path, shape in self._wanted():
             if not self.place.is_folder(path, shape):
                 words = f"{path} is not a folder of mode {shape.mode:04o}, {self._owner(shape)}'s"
-                return Verdict(
-                    self.name, State.MISSING, words, "`polydev host setup` puts it right"
-                )
+                return Status(self.name, State.MISSING, words, "`polydev host setup` puts it right")
         for above in self.state_dir.parents:
             if not self.place.at(above).stat().st_mode & stat.S_IXOTH:
                 raise BadSettings(
@@ -37,16 +35,16 @@ class StateFolder:
                     f"{self.user}",
                     hint="The controller does not run as root: take a folder that all may enter",
                 )
-        return Verdict(self.name, State.OK, f"{self.state_dir} is as it must be")
+        return Status(self.name, State.OK, f"{self.state_dir} is as it must be")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         for path, shape in self._wanted():
             self.place.folder(path, shape)
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         """Folders that are empty go; with `purge` everything, where the folder was made here."""
         there = self.place.at(self.state_dir)
-        if purge and self.place.remembers(f"folder {self.state_dir}") and there.is_dir():
+        if purge and self.place.was_created(f"folder {self.state_dir}") and there.is_dir():
             for path in there.iterdir():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -62,7 +60,7 @@ class StateFolder:
         return [f"{self.state_dir}, with the data of people and machines"]
 
     def _wanted(self) -> Sequence[tuple[Path, Shape]]:
-        uid, gid = ids_of(self.place, self.user) or (-1, -1)
+        uid, gid = user_ids(self.place, self.user) or (-1, -1)
         return (
             (self.state_dir, Shape(0o755)),
             (self.state_dir / "controller", Shape(0o700, uid, gid)),

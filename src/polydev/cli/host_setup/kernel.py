@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.resources import State, Verdict
-from polydev.cli.host_setup.target_root import Place, Shape
+from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.target_root import Shape, TargetRoot
 from polydev.cli.supervisor import preflight
 
 MODULES = "/etc/modules-load.d/polydev.conf"
-_OF_PROCESSOR = {"vmx": "kvm_intel", "svm": "kvm_amd"}
+_KVM_MODULES = {"vmx": "kvm_intel", "svm": "kvm_amd"}
 """Flag in /proc/cpuinfo -> the module that makes /dev/kvm."""
 
-_CONTROLLERS = ("cpu", "memory", "pids")
+_CONTROLLER_TEXT = ("cpu", "memory", "pids")
 _SYSCTL_FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d")
 _NEEDED_SYSCTLS = {
     "net.ipv4.ip_forward": "machines would have no network",
@@ -36,19 +36,19 @@ class Tools:
 
     name: str = "programs"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         missing = sorted({package for tool, package in preflight.TOOLS.items() if not which(tool)})
         if missing:
             words = f"Not installed: the Debian packages {', '.join(missing)}"
-            return Verdict(
+            return Status(
                 self.name, State.MISSING, words, "`make setup` in the checkout, or apt-get"
             )
-        return Verdict(self.name, State.OK, f"All {len(preflight.TOOLS)} are installed")
+        return Status(self.name, State.OK, f"All {len(preflight.TOOLS)} are installed")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         """Packages are the administrator's."""
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         return []
 
 
@@ -56,19 +56,19 @@ class Tools:
 class Modules:
     """Modules that are loaded when the host starts, and now."""
 
-    place: Place
+    place: TargetRoot
     name: str = "modules"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         wanted = modules()
         if not self.place.is_file(MODULES, _listed(wanted), Shape(0o644)):
             hint = "`polydev host setup` writes it"
-            return Verdict(self.name, State.MISSING, f"{MODULES} does not name {wanted}", hint)
+            return Status(self.name, State.MISSING, f"{MODULES} does not name {wanted}", hint)
         if self.place.is_this_machine:
             preflight.tun()
-        return Verdict(self.name, State.OK, f"{MODULES}: {', '.join(wanted)}")
+        return Status(self.name, State.OK, f"{MODULES}: {', '.join(wanted)}")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         self.place.file(MODULES, _listed(modules()), Shape(0o644))
         if not self.place.is_this_machine or not which("modprobe"):
             return
@@ -77,7 +77,7 @@ class Modules:
                 ["modprobe", "--quiet", "--", module], capture_output=True, check=False, timeout=60
             )
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         """Modules stay loaded: others may use them by now."""
         self.place.remove(MODULES)
         return []
@@ -89,17 +89,17 @@ class Kvm:
 
     name: str = "kvm"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         if os.access("/dev/kvm", os.R_OK | os.W_OK):
-            return Verdict(self.name, State.OK, "/dev/kvm can be opened")
+            return Status(self.name, State.OK, "/dev/kvm can be opened")
         words = "There is no usable /dev/kvm: machines are emulated in software, and slow"
         hint = "Switch virtualization on in the firmware, or nested virtualization in the host"
-        return Verdict(self.name, State.ADVICE, words, hint)
+        return Status(self.name, State.ADVICE, words, hint)
 
-    def make(self) -> None:
+    def apply(self) -> None:
         """Nothing of it is the set-up's."""
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         return []
 
 
@@ -107,20 +107,20 @@ class Kvm:
 class Sysctls:
     """That no file of this host takes away what machines need, now or at its next start."""
 
-    place: Place
+    place: TargetRoot
     name: str = "sysctls"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         for sysctl, (value, file) in _set_in_files(self.place).items():
             if sysctl in _NEEDED_SYSCTLS and value == "0":
                 words = f"{file} sets {sysctl} to 0: {_NEEDED_SYSCTLS[sysctl]}"
-                return Verdict(self.name, State.MISSING, words, "Take that line out")
-        return Verdict(self.name, State.OK, "No file takes away what machines need")
+                return Status(self.name, State.MISSING, words, "Take that line out")
+        return Status(self.name, State.OK, "No file takes away what machines need")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         """What somebody wrote down on purpose is not overruled."""
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         return []
 
 
@@ -128,52 +128,50 @@ class Sysctls:
 class Cgroups:
     """cgroup v2, with what limits machines. The unit polydev-machines has it delegated."""
 
-    place: Place
+    place: TargetRoot
     name: str = "cgroups"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         try:
             offered = self.place.at("/sys/fs/cgroup/cgroup.controllers").read_text("ascii").split()
         except FileNotFoundError:
-            return Verdict(
+            return Status(
                 self.name,
                 State.ADVICE,
                 "cgroup v2 is not mounted at /sys/fs/cgroup: Firecracker's jailer needs it",
                 "Start the kernel with systemd.unified_cgroup_hierarchy=1; QEMU runs without it",
             )
-        missing = [name for name in _CONTROLLERS if name not in offered]
+        missing = [name for name in _CONTROLLER_TEXT if name not in offered]
         if missing:
             words = f"cgroup v2 has no {', '.join(missing)}: Firecracker's jailer needs it"
-            return Verdict(
-                self.name, State.ADVICE, words, "Take cgroup v1 out of the kernel's line"
-            )
-        return Verdict(self.name, State.OK, f"cgroup v2 with {', '.join(_CONTROLLERS)}")
+            return Status(self.name, State.ADVICE, words, "Take cgroup v1 out of the kernel's line")
+        return Status(self.name, State.OK, f"cgroup v2 with {', '.join(_CONTROLLER_TEXT)}")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         """How a host mounts cgroups is decided when it starts."""
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         return []
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
+class Isolation:
     """What lets one guest learn of another, or writes its memory where it is not expected."""
 
-    place: Place
+    place: TargetRoot
     name: str = "isolation"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         found = list(self._findings())
         if not found:
-            return Verdict(self.name, State.OK, "No swap, no page merging, no shared cores")
+            return Status(self.name, State.OK, "No swap, no page merging, no shared cores")
         hint = "Machines of people who do not trust each other should not share them"
-        return Verdict(self.name, State.ADVICE, "; ".join(found), hint)
+        return Status(self.name, State.ADVICE, "; ".join(found), hint)
 
-    def make(self) -> None:
+    def apply(self) -> None:
         """These cost speed or memory: whoever runs the host decides."""
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         return []
 
     def _findings(self) -> Iterator[str]:
@@ -195,8 +193,8 @@ class Neighbours:
 def modules() -> list[str]:
     """The modules that this processor's machines need."""
     words = Path("/proc/cpuinfo").read_text("utf-8", "replace").split()
-    flags = set(words) & _OF_PROCESSOR.keys()
-    return [*sorted(_OF_PROCESSOR[flag] for flag in flags), "tun"]
+    flags = set(words) & _KVM_MODULES.keys()
+    return [*sorted(_KVM_MODULES[flag] for flag in flags), "tun"]
 
 
 def which(tool: str) -> str | None:
@@ -209,7 +207,7 @@ def _listed(names: Sequence[str]) -> bytes:
     return (head + "".join(f"{name}\n" for name in names)).encode()
 
 
-def _set_in_files(place: Place) -> dict[str, tuple[str, str]]:
+def _set_in_files(place: TargetRoot) -> dict[str, tuple[str, str]]:
     """Sysctl -> value and file, as systemd-sysctl(8) would set them: the last file by name counts,
     and of two with one name the one in the first folder."""
     files: dict[str, str] = {}

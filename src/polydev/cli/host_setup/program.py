@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.resources import State, Verdict
-from polydev.cli.host_setup.target_root import CONFIG, LIBRARY, Place, Shape
+from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.target_root import CONFIG, LIBRARY, Shape, TargetRoot
 from polydev.cli.supervisor import system_user
 from polydev.shared.errors import Failed
 
@@ -45,22 +45,22 @@ exec {LIBRARY}/env/bin/python -P -m polydev.cli "$@"
 class Program:
     """The installed program."""
 
-    place: Place
+    place: TargetRoot
     name: str = "program"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         copy, wanted = f"app-{system_user.program_hash()}", f"{LIBRARY}/env -> {_environment()}"
         hint = "`polydev host setup` installs it; then the units start it"
         if not self.place.is_link(f"{LIBRARY}/app", copy) or not self._copy(copy).is_dir():
-            return Verdict(self.name, State.MISSING, f"{LIBRARY}/app is not this version", hint)
+            return Status(self.name, State.MISSING, f"{LIBRARY}/app is not this version", hint)
         if not self.place.is_link(f"{LIBRARY}/env", _environment()):
-            return Verdict(self.name, State.MISSING, f"There is no {wanted}", hint)
+            return Status(self.name, State.MISSING, f"There is no {wanted}", hint)
         if not self.place.is_file(COMMAND, _SCRIPT.encode(), Shape(0o755)):
-            return Verdict(self.name, State.MISSING, f"{COMMAND} is not this version's", hint)
-        self._require_open(Path(_environment()))
-        return Verdict(self.name, State.OK, f"{LIBRARY}/{copy}, run by {_environment()}/bin/python")
+            return Status(self.name, State.MISSING, f"{COMMAND} is not this version's", hint)
+        self._require_readable(Path(_environment()))
+        return Status(self.name, State.OK, f"{LIBRARY}/{copy}, run by {_environment()}/bin/python")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         self.place.folder(LIBRARY, Shape(0o755))
         # What ran before is kept until the next set-up: modules are loaded as they are needed.
         before = self._linked()
@@ -71,7 +71,7 @@ class Program:
         self.place.link(f"{LIBRARY}/env", _environment())
         self.place.file(COMMAND, _SCRIPT.encode(), Shape(0o755))
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         self.place.remove(COMMAND)
         for name in ("app", "env"):
             self.place.remove(f"{LIBRARY}/{name}")
@@ -89,7 +89,7 @@ class Program:
         except OSError:
             return ""
 
-    def _require_open(self, prefix: Path) -> None:
+    def _require_readable(self, prefix: Path) -> None:
         """Raises Failed when the controller's user cannot run the environment's Python."""
         for folder in (prefix / "bin", prefix, *prefix.parents):
             if not folder.stat().st_mode & stat.S_IXOTH:

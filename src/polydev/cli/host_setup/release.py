@@ -118,7 +118,7 @@ class Release:
         wanted = {f"{name}-v{self.version}-{self.architecture}": name for name in PROGRAMS}
         try:
             with tarfile.open(archive, "r|gz") as members:
-                for member in _sane(members):
+                for member in _bounded_members(members):
                     name = wanted.pop(Path(member.name).name, None) if member.isreg() else None
                     if name is not None:
                         _extract(members, member, folder / name)
@@ -141,7 +141,7 @@ def _bounded(pieces: Iterator[bytes], url: str) -> Iterator[bytes]:
         yield piece
 
 
-def _sane(members: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _bounded_members(members: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The members of an archive, as long as there are not too many, or too large ones."""
     total = 0
     for number, member in enumerate(members):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from polydev.cli.host_setup import resources, units
-from polydev.cli.host_setup.resources import Item
-from polydev.cli.host_setup.target_root import Place
+from polydev.cli.host_setup.resources import Resource
+from polydev.cli.host_setup.target_root import TargetRoot
 from polydev.cli.output.printer import Terminal
 from polydev.cli.supervisor.pidfile import Instance
 from polydev.cli.supervisor.shutdown import kill_in_namespace
@@ -24,7 +24,12 @@ from polydev.shared.host_client import Host, local_agent
 
 
 async def uninstall(
-    place: Place, settings: HostSettings, order: Sequence[Item], terminal: Terminal, *, purge: bool
+    place: TargetRoot,
+    settings: HostSettings,
+    order: Sequence[Resource],
+    terminal: Terminal,
+    *,
+    purge: bool,
 ) -> list[str]:
     """Take everything back. Returns what stays, in words. Raises PolydevError."""
     if place.is_this_machine:
@@ -34,7 +39,7 @@ async def uninstall(
         await _end_services(place, terminal)
         await _remove_network(settings, terminal)
     async with terminal.step("Removing what the set-up made"):
-        return await resources.undo(order, purge=purge)
+        return await resources.revert(order, purge=purge)
 
 
 async def _end_machines(settings: HostSettings, terminal: Terminal, *, purge: bool) -> None:
@@ -58,7 +63,7 @@ async def _stop(host: Host, vm_id: str) -> None:
         await local_agent.destroy_machine(host, vm_id)
 
 
-async def _end_services(place: Place, terminal: Terminal) -> None:
+async def _end_services(place: TargetRoot, terminal: Terminal) -> None:
     if not units.is_booted(place):
         return
     async with terminal.step("Ending controller and host agent"):

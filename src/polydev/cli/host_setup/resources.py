@@ -32,7 +32,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Status:
     """What was found about an item, or done to it."""
 
     name: str
@@ -49,7 +49,7 @@ class Verdict:
         return {key: str(value) for key, value in asdict(self).items()}
 
 
-class Item(Protocol):
+class Resource(Protocol):
     """Something that must be so on a host. Its methods block: each is called in a thread.
 
     Cut anywhere, `make` and `undo` are right again when they are called once more.
@@ -58,37 +58,37 @@ class Item(Protocol):
     @property
     def name(self) -> str: ...
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         """How it stands. Changes nothing."""
 
-    def make(self) -> None:
+    def apply(self) -> None:
         """Make it so. Nothing happens where only a person can (`look` says what). Raises
         PolydevError."""
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         """Take back what `make` made; what people put in goes only with `purge`.
 
         Returns what stays, in words. Done also when it was never made. Raises PolydevError.
         """
 
 
-async def check(items: Sequence[Item]) -> AsyncIterator[Verdict]:
+async def check(items: Sequence[Resource]) -> AsyncIterator[Status]:
     """How each item stands."""
     for item in items:
         yield await _beside(partial(_looked_at, item))
 
 
-async def make(items: Sequence[Item]) -> AsyncIterator[Verdict]:
+async def apply(items: Sequence[Resource]) -> AsyncIterator[Status]:
     """Make each item so. One that cannot be keeps no other from being made."""
     for item in items:
-        yield await _beside(partial(_made, item))
+        yield await _beside(partial(_wait_until_ready, item))
 
 
-async def undo(items: Sequence[Item], *, purge: bool) -> list[str]:
+async def revert(items: Sequence[Resource], *, purge: bool) -> list[str]:
     """Take everything back, last first; what stays, in words. Raises PolydevError."""
     kept: list[str] = []
     for item in reversed(items):
-        kept += await _beside(partial(item.undo, purge=purge))
+        kept += await _beside(partial(item.revert, purge=purge))
     return kept
 
 
@@ -120,39 +120,37 @@ async def _beside(call: Callable[[], T]) -> T:
     return await answer
 
 
-def _looked_at(item: Item) -> Verdict:
+def _looked_at(item: Resource) -> Status:
     try:
-        return item.look()
+        return item.check()
     except PolydevError as error:
         return _failed(item, error)
     except OSError as error:
         return _not_done(item, error)
 
 
-def _made(item: Item) -> Verdict:
+def _wait_until_ready(item: Resource) -> Status:
     before = _looked_at(item)
     if before.state is not State.MISSING:
         return before
     try:
-        item.make()
-        after = item.look()
+        item.apply()
+        after = item.check()
     except PolydevError as error:
         return _failed(item, error)
     except OSError as error:
         return _not_done(item, error)
     if after.state is State.OK:
-        return Verdict(item.name, State.CHANGED, after.message)
+        return Status(item.name, State.CHANGED, after.message)
     return after
 
 
-def _failed(item: Item, error: PolydevError) -> Verdict:
-    return Verdict(item.name, State.MISSING, error.message, error.hint)
+def _failed(item: Resource, error: PolydevError) -> Status:
+    return Status(item.name, State.MISSING, error.message, error.hint)
 
 
-def _not_done(item: Item, error: OSError) -> Verdict:
+def _not_done(item: Resource, error: OSError) -> Status:
     """A file or folder that this machine does not let be read or written."""
     where = f"{error.filename}: " if error.filename else ""
     words = f"{where}{error.strerror or type(error).__name__}"
-    return Verdict(
-        item.name, State.MISSING, words, "Mend that, then run `polydev host setup` again"
-    )
+    return Status(item.name, State.MISSING, words, "Mend that, then run `polydev host setup` again")

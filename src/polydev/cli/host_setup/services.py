@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.cli.host_setup import units
-from polydev.cli.host_setup.resources import State, Verdict
-from polydev.cli.host_setup.settings_files import CONTROLLERS, KEY, SETTINGS
-from polydev.cli.host_setup.target_root import LIBRARY, Place
+from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.settings_files import CONTROLLER_SETTINGS, KEY, SETTINGS
+from polydev.cli.host_setup.target_root import LIBRARY, TargetRoot
 from polydev.cli.supervisor.pidfile import Instance
 from polydev.hostagent.images import ImageStore
 from polydev.hostagent.settings import HostSettings
@@ -24,10 +24,15 @@ from polydev.hostagent.vmm.driver_selection import capabilities_of
 from polydev.shared.errors import Failed, PolydevError
 
 _JOURNAL_LIMIT_S = 30
-_COMMON = (f"{LIBRARY}/app", f"{LIBRARY}/env", SETTINGS)
-_OF_UNIT = {
-    units.AGENT: (*_COMMON, f"{LIBRARY}/firecracker", f"{units.FOLDER}/{units.AGENT}"),
-    units.CONTROLLER: (*_COMMON, CONTROLLERS, KEY, f"{units.FOLDER}/{units.CONTROLLER}"),
+_SHARED_INPUTS = (f"{LIBRARY}/app", f"{LIBRARY}/env", SETTINGS)
+_INPUTS = {
+    units.AGENT: (*_SHARED_INPUTS, f"{LIBRARY}/firecracker", f"{units.FOLDER}/{units.AGENT}"),
+    units.CONTROLLER: (
+        *_SHARED_INPUTS,
+        CONTROLLER_SETTINGS,
+        KEY,
+        f"{units.FOLDER}/{units.CONTROLLER}",
+    ),
 }
 """What each unit was started with: what is younger than the unit has not reached it."""
 
@@ -36,49 +41,49 @@ _OF_UNIT = {
 class Services:
     """Host agent and controller, running."""
 
-    place: Place
+    place: TargetRoot
     settings: HostSettings
     name: str = "services"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         if not units.is_booted(self.place):
             words = "systemd does not run here: the units start with the host"
-            return Verdict(self.name, State.OK, words)
-        if hindrance := self._hindrance():
+            return Status(self.name, State.OK, words)
+        if hindrance := self._blocker():
             return hindrance
         for unit in units.STARTED:
-            if fault := self._fault(unit):
-                return Verdict(self.name, State.MISSING, fault, "`polydev host setup` starts it")
-        return Verdict(self.name, State.OK, f"{' and '.join(units.STARTED)} run")
+            if fault := self._problem(unit):
+                return Status(self.name, State.MISSING, fault, "`polydev host setup` starts it")
+        return Status(self.name, State.OK, f"{' and '.join(units.STARTED)} run")
 
-    def make(self) -> None:
-        if self._hindrance():
+    def apply(self) -> None:
+        if self._blocker():
             return
         for unit in units.STARTED:
-            if self._fault(unit):
+            if self._problem(unit):
                 _restart(unit)
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         """`units.py` stops them; before that, `removal.py` ends the machines."""
         return []
 
-    def _hindrance(self) -> Verdict | None:
+    def _blocker(self) -> Status | None:
         """Why they are not started, if they are not."""
         pid = Instance(self.settings.state_dir).pid()
         if pid is not None:
             words = f"Polydev runs already, as `polydev up` (process {pid})"
             hint = "`polydev down`, then `polydev host setup` again: machines go on"
-            return Verdict(self.name, State.MISSING, words, hint)
-        if not capabilities_of(self.settings.driver).needs_images:
+            return Status(self.name, State.MISSING, words, hint)
+        if self.settings.driver == "simulated":
             return None
         try:
             ImageStore(self.settings.images_dir).require_all()
         except PolydevError as error:
             hint = "`polydev image build`, then `polydev host setup` again"
-            return Verdict(self.name, State.MISSING, error.message, hint)
+            return Status(self.name, State.MISSING, error.message, hint)
         return None
 
-    def _fault(self, unit: str) -> str | None:
+    def _problem(self, unit: str) -> str | None:
         shown = units.systemctl(
             "show", unit, "--timestamp=unix", "--property=ActiveState,ExecMainStartTimestamp"
         )
@@ -86,11 +91,11 @@ class Services:
         if told.get("ActiveState") != "active":
             return f"{unit} does not run ({told.get('ActiveState', 'unknown')})"
         started = told.get("ExecMainStartTimestamp", "").removeprefix("@")
-        if started.isdigit() and int(started) < self._newest(_OF_UNIT[unit]):
+        if started.isdigit() and int(started) < self._newest_mtime(_INPUTS[unit]):
             return f"{unit} runs what was installed before"
         return None
 
-    def _newest(self, paths: Sequence[str]) -> int:
+    def _newest_mtime(self, paths: Sequence[str]) -> int:
         """When the youngest of them was put where it is, in seconds."""
         newest = 0
         for path in paths:

@@ -15,24 +15,24 @@ import secrets
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
-from polydev.cli.host_setup.accounts import ids_of
-from polydev.cli.host_setup.resources import State, Verdict
-from polydev.cli.host_setup.target_root import CONFIG, Place, Shape
+from polydev.cli.host_setup.accounts import user_ids
+from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.target_root import CONFIG, Shape, TargetRoot
 from polydev.controller.settings import ControllerSettings
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.settings.base import read
 from polydev.shared.settings.messages import variable_of
 
 SETTINGS = f"{CONFIG}/polydev.env"
-CONTROLLERS = f"{CONFIG}/controller.env"
+CONTROLLER_SETTINGS = f"{CONFIG}/controller.env"
 KEY = f"{CONFIG}/encryption-key"
 
-_ROOTS = Shape(0o600)
-_COMMON = """\
+_ROOT_ONLY = Shape(0o600)
+_COMMON_TEXT = """\
 # Settings of Polydev's host agent and controller on this host, as NAME=value. No secrets: those
 # are for controller.env. After a change: polydev host setup
 """
-_CONTROLLERS = """\
+_CONTROLLER_TEXT = """\
 # Settings of the controller alone, as NAME=value; secrets may stand here, such as DATABASE_URL.
 # ENCRYPTION_KEY does not: it is in encryption-key. After a change:
 #     systemctl restart polydev-controller
@@ -43,27 +43,27 @@ _CONTROLLERS = """\
 class SettingsFiles:
     """All three files."""
 
-    place: Place
+    place: TargetRoot
     user: str
     name: str = "settings"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         for path, shape in self._wanted():
             if not self.place.is_file(path, None, shape):
                 words = f"{path} is missing, or not of mode {shape.mode:04o}"
                 hint = "`polydev host setup` puts it right"
-                return Verdict(self.name, State.MISSING, words, hint)
-        return Verdict(self.name, State.OK, f"{SETTINGS}, {CONTROLLERS}, {KEY}")
+                return Status(self.name, State.MISSING, words, hint)
+        return Status(self.name, State.OK, f"{SETTINGS}, {CONTROLLER_SETTINGS}, {KEY}")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         self.place.folder(CONFIG, Shape(0o755))
-        contents = {SETTINGS: _common, CONTROLLERS: lambda: _CONTROLLERS, KEY: _key}
+        contents = {SETTINGS: _common, CONTROLLER_SETTINGS: lambda: _CONTROLLER_TEXT, KEY: _key}
         for path, shape in self._wanted():
             there = self.place.at(path)
             content = there.read_bytes() if there.exists() else contents[path]().encode()
             self.place.file(path, content, shape)
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         """They are kept: without the key nothing that is stored can be opened."""
         paths = [path for path, _ in self._wanted()]
         if purge:
@@ -74,11 +74,15 @@ class SettingsFiles:
         return [f"{CONFIG}, with settings and encryption key"] if is_there else []
 
     def _wanted(self) -> Sequence[tuple[str, Shape]]:
-        _, gid = ids_of(self.place, self.user) or (0, 0)
-        return (SETTINGS, Shape(0o640, 0, gid)), (CONTROLLERS, _ROOTS), (KEY, _ROOTS)
+        _, gid = user_ids(self.place, self.user) or (0, 0)
+        return (
+            (SETTINGS, Shape(0o640, 0, gid)),
+            (CONTROLLER_SETTINGS, _ROOT_ONLY),
+            (KEY, _ROOT_ONLY),
+        )
 
 
-def remember_settings(place: Place, environment: MutableMapping[str, str]) -> None:
+def load_installed_settings(place: TargetRoot, environment: MutableMapping[str, str]) -> None:
     """Let what this host was set up with hold for this run too, unless it is set otherwise."""
     try:
         lines = place.at(SETTINGS).read_text("utf-8").splitlines()
@@ -91,10 +95,10 @@ def remember_settings(place: Place, environment: MutableMapping[str, str]) -> No
 
 
 def _common() -> str:
-    return _COMMON + "".join(f"{name}={value}\n" for name, value in _given())
+    return _COMMON_TEXT + "".join(f"{name}={value}\n" for name, value in _current_settings())
 
 
-def _given() -> Iterator[tuple[str, str]]:
+def _current_settings() -> Iterator[tuple[str, str]]:
     """Settings of the host agent that were set when the host was first set up, and the user."""
     names = [variable_of(name, field) for name, field in HostSettings.model_fields.items()]
     for name in (*sorted(names), "POLYDEV_USER"):

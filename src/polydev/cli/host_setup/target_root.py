@@ -35,7 +35,7 @@ class Shape:
     gid: int = 0
 
 
-class Place:
+class TargetRoot:
     """The root that everything is done below."""
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -51,7 +51,7 @@ class Place:
         return self.root / str(path).lstrip("/")
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Be the only set-up of this place. Raises AlreadyRunning, Failed.
 
         The lock is the kernel's, on the folder itself: nothing is left behind, however this ends.
@@ -82,15 +82,15 @@ class Place:
             self._new_folder(above, Shape(0o755))
         if not self.at(path).is_dir():
             self._new_folder(Path(path), shape)
-        _put_right(self.at(path), shape)
+        _apply_shape(self.at(path), shape)
 
     def file(self, path: str | Path, content: bytes, shape: Shape) -> None:
         """A file with that content, replaced at once."""
         self.folder_of(path)
         if not self.at(path).exists():
-            self.remember(f"file {path}")
+            self.record(f"file {path}")
         write_whole(self.at(path), content, mode=0o600)
-        _put_right(self.at(path), shape)
+        _apply_shape(self.at(path), shape)
 
     def link(self, path: str | Path, target: str) -> None:
         """A symbolic link, replaced at once."""
@@ -144,7 +144,7 @@ class Place:
         False: it stays, because something is in it.
         """
         for path in (Path(folder), *Path(folder).parents):
-            if not self.remembers(f"folder {path}"):
+            if not self.was_created(f"folder {path}"):
                 if self.at(path).exists():
                     break
                 continue  # a removal that was cut had come so far
@@ -157,13 +157,13 @@ class Place:
             self.forget(f"folder {path}")
         return True
 
-    def remember(self, what: str) -> None:
+    def record(self, what: str) -> None:
         """Write down that something is being made, before it is made."""
         known = self._memory()
         if what not in known:
             self._write({*known, what})
 
-    def remembers(self, what: str) -> bool:
+    def was_created(self, what: str) -> bool:
         """Whether it was made here."""
         return what in self._memory()
 
@@ -195,11 +195,11 @@ class Place:
             memory.parent.rmdir()
 
     def _new_folder(self, path: Path, shape: Shape) -> None:
-        self.remember(f"folder {path}")
+        self.record(f"folder {path}")
         self.at(path).mkdir(mode=shape.mode, exist_ok=True)
 
 
-def _put_right(path: Path, shape: Shape) -> None:
+def _apply_shape(path: Path, shape: Shape) -> None:
     """Owner and mode of what is there, not of what a link leads to."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

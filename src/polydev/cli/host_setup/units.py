@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.accounts import group_of
+from polydev.cli.host_setup.accounts import group_name
 from polydev.cli.host_setup.kernel import which
-from polydev.cli.host_setup.resources import State, Verdict
-from polydev.cli.host_setup.target_root import Place, Shape
+from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.target_root import Shape, TargetRoot
 from polydev.hostagent.images.recipe import Recipe
 from polydev.shared.errors import Failed, MissingTool
 
@@ -40,24 +40,24 @@ _START_LIMIT_S = 300
 class Units:
     """The unit files, and that they start with the host."""
 
-    place: Place
+    place: TargetRoot
     user: str
     state_dir: Path
     name: str = "units"
 
-    def look(self) -> Verdict:
+    def check(self) -> Status:
         hint = "`polydev host setup` installs it"
         for unit in UNITS:
             if not self.place.is_file(f"{FOLDER}/{unit}", self.content(unit), _SHAPE):
-                return Verdict(self.name, State.MISSING, f"{unit} is not this version's", hint)
+                return Status(self.name, State.MISSING, f"{unit} is not this version's", hint)
         for unit in STARTED:
             if not self.place.is_link(f"{_WANTS}/{unit}", f"{FOLDER}/{unit}"):
-                return Verdict(
+                return Status(
                     self.name, State.MISSING, f"{unit} does not start with the host", hint
                 )
-        return Verdict(self.name, State.OK, f"{', '.join(UNITS)} in {FOLDER}")
+        return Status(self.name, State.OK, f"{', '.join(UNITS)} in {FOLDER}")
 
-    def make(self) -> None:
+    def apply(self) -> None:
         for unit in UNITS:
             self.place.file(f"{FOLDER}/{unit}", self.content(unit), _SHAPE)
         for unit in STARTED:
@@ -65,7 +65,7 @@ class Units:
         if is_booted(self.place):
             systemctl("daemon-reload")
 
-    def undo(self, *, purge: bool) -> Sequence[str]:
+    def revert(self, *, purge: bool) -> Sequence[str]:
         if is_booted(self.place):
             there = [unit for unit in UNITS if self.place.at(f"{FOLDER}/{unit}").exists()]
             for unit in (*reversed(there), _SLICE):
@@ -87,7 +87,7 @@ class Units:
             raise Failed(f"{template} cannot be read ({error.strerror})") from None
         values = {
             "@USER@": self.user,
-            "@GROUP@": group_of(self.place, self.user),
+            "@GROUP@": group_name(self.place, self.user),
             "@STATE_DIR@": str(self.state_dir),
         }
         for name, value in values.items():
@@ -95,14 +95,14 @@ class Units:
         return text.encode()
 
 
-def is_booted(place: Place) -> bool:
+def is_booted(place: TargetRoot) -> bool:
     """Whether systemd runs that place."""
     return place.is_this_machine and _RUNNING.is_dir()
 
 
 def is_installed(state_dir: Path) -> bool:
     """Whether systemd runs this machine, and units are set up for that state folder."""
-    if not is_booted(Place()):
+    if not is_booted(TargetRoot()):
         return False
     try:
         unit = Path(FOLDER, AGENT).read_text("utf-8")

@@ -10,7 +10,7 @@ import typer
 from polydev.shared.errors import Invalid
 
 
-async def confirmed(question: str, *, yes: bool) -> None:
+async def require_confirmation(question: str, *, yes: bool) -> None:
     """Go on if the person agrees; `yes` says so beforehand. Without a terminal it must.
 
     Raises: Invalid; typer.Abort.

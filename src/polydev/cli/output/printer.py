@@ -24,7 +24,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-STILL_EVERY_S = 15.0
+HEARTBEAT_S = 15.0
 """How often a long step says that it goes on, where nothing can move."""
 
 
@@ -166,7 +166,7 @@ class Terminal:
 
     async def _say_still(self, step: Step) -> None:
         while True:
-            await asyncio.sleep(STILL_EVERY_S)
+            await asyncio.sleep(HEARTBEAT_S)
             self.say(f"    {clock(step.seconds)}  {step.words()}: goes on")
 
 

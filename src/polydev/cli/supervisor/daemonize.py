@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from polydev.cli.supervisor.supervisor import last_words
+from polydev.cli.supervisor.supervisor import last_log_line
 from polydev.shared.errors import Failed
 
 START_LIMIT_S = 240.0
@@ -53,8 +53,8 @@ async def start(state_dir: Path, limit_s: float = START_LIMIT_S) -> int:
             finally:
                 told.cancel()
     raise Failed(
-        last_words(log) or "Polydev ended at its start",
-        hint="" if "log" in last_words(log) else f"Its logs are in {logs}",
+        last_log_line(log) or "Polydev ended at its start",
+        hint="" if "log" in last_log_line(log) else f"Its logs are in {logs}",
     )
 
 

@@ -26,7 +26,7 @@ class Instance:
         self._lock = state_dir / "up.lock"
 
     @property
-    def was_here(self) -> bool:
+    def has_run_here(self) -> bool:
         """Whether `up` ever ran here: what has no lock file is some other folder."""
         return self._lock.exists()
 
@@ -85,7 +85,7 @@ class Instance:
         try:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(process, signal.SIGTERM)
-            await wait_ended(process, limit_s)
+            await wait_for_exit(process, limit_s)
         except TimeoutError:
             raise Failed(
                 f"Polydev in {self.state_dir} (process {pid}) has not ended in {limit_s:.0f} s",
@@ -96,7 +96,7 @@ class Instance:
         return True
 
 
-async def wait_ended(process: int, limit_s: float) -> None:
+async def wait_for_exit(process: int, limit_s: float) -> None:
     """Wait until the process of a pidfd has ended. Raises TimeoutError.
 
     Source: pidfd_open(2), a pidfd is readable when its process has ended.

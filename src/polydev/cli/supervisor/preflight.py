@@ -72,7 +72,7 @@ def disk_space(folder: Path) -> str:
     return words
 
 
-def first_problem(listen: str, port: int) -> None:
+def check_all(listen: str, port: int) -> None:
     """Raises the first of the errors that would keep Polydev from starting."""
     root()
     for name in TOOLS:

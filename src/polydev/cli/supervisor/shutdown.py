@@ -14,7 +14,7 @@ import subprocess
 from contextlib import suppress
 
 from polydev.cli.output.printer import Terminal
-from polydev.cli.supervisor.pidfile import Instance, wait_ended
+from polydev.cli.supervisor.pidfile import Instance, wait_for_exit
 from polydev.hostagent.network import Network
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.vmm.cgroups import Cgroups
@@ -35,11 +35,11 @@ async def end(settings: HostSettings, terminal: Terminal) -> bool:
         return await instance.end(END_LIMIT_S)
 
 
-async def end_and_purge(settings: HostSettings, terminal: Terminal) -> bool:
+async def stop_and_purge(settings: HostSettings, terminal: Terminal) -> bool:
     """End everything of an instance and remove everything it made. False: there was nothing."""
     if not settings.state_dir.exists():
         return False
-    if not Instance(settings.state_dir).was_here:
+    if not Instance(settings.state_dir).has_run_here:
         raise Invalid(
             f"{settings.state_dir} was never the state folder of a Polydev: nothing is removed",
             hint="POLYDEV_STATE_DIR names the folder",
@@ -111,7 +111,7 @@ async def _kill(pid: int) -> bool:
     try:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, signal.SIGKILL)
-        await wait_ended(process, KILL_LIMIT_S)
+        await wait_for_exit(process, KILL_LIMIT_S)
     except TimeoutError:
         return False
     finally:

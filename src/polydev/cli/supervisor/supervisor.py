@@ -25,10 +25,10 @@ LOG_BYTES = 8 * 1024 * 1024
 LOG_FILES = 3
 LINE_BYTES = 64 * 1024
 GRACE_S = 20.0
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 10.0
-_SPARED = -900
-STEADY_S = 60.0
+FIRST_DELAY_S = 0.2
+MAX_DELAY_S = 10.0
+_OOM_SCORE_ADJ = -900
+RESET_AFTER_S = 60.0
 """A program that ran this long starts again without waiting."""
 
 
@@ -42,7 +42,7 @@ class Program:
     log: Path
     is_ready: Callable[[], Awaitable[bool]]
     start_limit_s: float = 120
-    is_spared: bool = False
+    is_oom_protected: bool = False
     """When memory runs out, the kernel ends other programs first."""
 
 
@@ -67,28 +67,28 @@ async def supervise(programs: Sequence[Program], listener: Listener) -> None:
     try:
         for program in programs:
             started = asyncio.Event()
-            keepers.append(asyncio.create_task(_keep(program, listener, started)))
+            keepers.append(asyncio.create_task(_keep_running(program, listener, started)))
             ready = asyncio.create_task(started.wait())
             await asyncio.wait({ready, *keepers}, return_when=asyncio.FIRST_COMPLETED)
             ready.cancel()
-            _raise_first(keepers)
+            _raise_if_failed(keepers)
         tell_ready()
         await asyncio.wait(keepers, return_when=asyncio.FIRST_COMPLETED)
-        _raise_first(keepers)
+        _raise_if_failed(keepers)
     finally:
         for keeper in reversed(keepers):
             keeper.cancel()
             await asyncio.wait({keeper})
 
 
-def _raise_first(keepers: Sequence[asyncio.Task[None]]) -> None:
+def _raise_if_failed(keepers: Sequence[asyncio.Task[None]]) -> None:
     for keeper in keepers:
         if keeper.done():
             keeper.result()
 
 
-async def _keep(program: Program, listener: Listener, started: asyncio.Event) -> None:
-    pause_s = FIRST_PAUSE_S
+async def _keep_running(program: Program, listener: Listener, started: asyncio.Event) -> None:
+    pause_s = FIRST_DELAY_S
     while True:
         began = time.monotonic()
         run = await Run.start(program, listener.echo)
@@ -99,13 +99,13 @@ async def _keep(program: Program, listener: Listener, started: asyncio.Event) ->
             code = await run.ended()
         finally:
             await run.end()
-        if time.monotonic() - began > STEADY_S:
-            pause_s = FIRST_PAUSE_S
+        if time.monotonic() - began > RESET_AFTER_S:
+            pause_s = FIRST_DELAY_S
         listener.tell(
-            program.name, f"ended ({how_ended(code)}); starting it again in {pause_s:.1f} s"
+            program.name, f"ended ({describe_exit(code)}); starting it again in {pause_s:.1f} s"
         )
         await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        pause_s = min(pause_s * 2, MAX_DELAY_S)
 
 
 class Run:
@@ -131,8 +131,8 @@ class Run:
             )
         except FileNotFoundError:
             raise MissingTool(f"{program.argv[0]} is not on PATH") from None
-        if program.is_spared:
-            await asyncio.to_thread(_spare, process.pid)
+        if program.is_oom_protected:
+            await asyncio.to_thread(_protect_from_oom, process.pid)
         return cls(program, process, echo)
 
     async def until_ready(self) -> None:
@@ -154,8 +154,8 @@ class Run:
             why = f"has not answered in {self._program.start_limit_s:.0f} s"
         else:
             await self._reading
-            why = f"ended at its start ({how_ended(self._process.returncode)})"
-        words = last_words(self._program.log)
+            why = f"ended at its start ({describe_exit(self._process.returncode)})"
+        words = last_log_line(self._program.log)
         raise Failed(
             f"{self._program.name} {why}" + (f": {words}" if words else ""),
             hint=f"Its log is {self._program.log}",
@@ -193,10 +193,10 @@ class Run:
                 echo(self._program.name, line.decode(errors="replace").rstrip())
 
 
-def _spare(pid: int) -> None:
+def _protect_from_oom(pid: int) -> None:
     """Source: proc_pid_oom_score_adj(5). Without the right to do so it is as any program."""
     with suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(_SPARED))
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(_OOM_SCORE_ADJ))
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
@@ -238,7 +238,7 @@ class Log:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
 
-def last_words(log: Path) -> str:
+def last_log_line(log: Path) -> str:
     """The last line of a log that says something, shortened, without the program's name."""
     try:
         with log.open("rb") as file:
@@ -250,6 +250,6 @@ def last_words(log: Path) -> str:
     return re.sub(r"^polydev(-\w+)?: ", "", last)
 
 
-def how_ended(code: int) -> str:
+def describe_exit(code: int) -> str:
     """An exit status in words."""
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

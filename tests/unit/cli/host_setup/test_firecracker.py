@@ -20,7 +20,7 @@ from setup_world import VERSION, archive, bare_root, program, tree
 from polydev.cli.host_setup.firecracker import Firecracker
 from polydev.cli.host_setup.release import Release
 from polydev.cli.host_setup.resources import State
-from polydev.cli.host_setup.target_root import Place
+from polydev.cli.host_setup.target_root import TargetRoot
 from polydev.shared.errors import (
     AlreadyExists,
     BadSettings,
@@ -82,12 +82,15 @@ def mirror() -> Iterator[Mirror]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(bare_root(tmp_path))
+def place(tmp_path: Path) -> TargetRoot:
+    return TargetRoot(bare_root(tmp_path))
 
 
 def item(
-    place: Place, sha256: str | None, mirror: str = "http://127.0.0.1:9", version: str = VERSION
+    place: TargetRoot,
+    sha256: str | None,
+    mirror: str = "http://127.0.0.1:9",
+    version: str = VERSION,
 ) -> Firecracker:
     return Firecracker(place, Release(version, MACHINE, sha256, mirror), None, "firecracker")
 
@@ -96,24 +99,24 @@ def refused(it: Firecracker, kind: type[PolydevError]) -> str:
     """Nothing is installed, and nothing is left; what was said."""
     before = tree(it.place.root)
     with pytest.raises(kind) as told:
-        it.make()
+        it.apply()
     left = set(tree(it.place.root)) - set(before)
     assert not [name for name in left if "firecracker" in name], left
-    assert it.look().state is State.MISSING
+    assert it.check().state is State.MISSING
     assert "\n" not in told.value.line()
     return told.value.line()
 
 
 def test_a_pinned_release_is_installed_from_the_mirror(
-    place: Place, mirror: Mirror, tmp_path: Path
+    place: TargetRoot, mirror: Mirror, tmp_path: Path
 ) -> None:
     before = tree(place.root)
     sha256 = archive(tmp_path / "a.tgz")
     mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
     it = item(place, sha256, mirror.url)
-    assert it.look().state is State.MISSING
-    it.make()
-    assert it.look().state is State.OK
+    assert it.check().state is State.MISSING
+    it.apply()
+    assert it.check().state is State.OK
     installed = place.at("/usr/local/lib/polydev/firecracker-1.13.1")
     assert sorted(path.name for path in installed.iterdir()) == [
         "firecracker",
@@ -125,22 +128,22 @@ def test_a_pinned_release_is_installed_from_the_mirror(
         link = place.at(f"/usr/local/bin/{name}").readlink()
         assert str(link) == f"/usr/local/lib/polydev/firecracker/{name}"
     made = tree(place.root)
-    it.make()
+    it.apply()
     assert set(tree(place.root)) == set(made)
-    it.undo(purge=False)
+    it.revert(purge=False)
     assert tree(place.root) == before
 
 
-def test_it_is_installed_from_a_file_without_any_network(place: Place, tmp_path: Path) -> None:
+def test_it_is_installed_from_a_file_without_any_network(place: TargetRoot, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     release = Release(VERSION, MACHINE, sha256, "http://127.0.0.1:9")
     it = Firecracker(place, release, tmp_path / "a.tgz", "auto")
-    it.make()
-    assert it.look().state is State.OK
+    it.apply()
+    assert it.check().state is State.OK
 
 
 def test_without_a_pin_nothing_is_fetched_and_the_words_say_how_to_give_one(
-    place: Place, mirror: Mirror
+    place: TargetRoot, mirror: Mirror
 ) -> None:
     words = refused(item(place, None, mirror.url), BadSettings)
     assert "POLYDEV_FIRECRACKER_SHA256" in words
@@ -155,7 +158,7 @@ def test_a_pin_that_cannot_be_one_is_refused(pin: str) -> None:
 
 
 def test_another_archive_than_the_pinned_is_refused(
-    place: Place, mirror: Mirror, tmp_path: Path
+    place: TargetRoot, mirror: Mirror, tmp_path: Path
 ) -> None:
     archive(tmp_path / "a.tgz")
     mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
@@ -163,7 +166,7 @@ def test_another_archive_than_the_pinned_is_refused(
 
 
 def test_an_archive_that_was_cut_short_is_refused(
-    place: Place, mirror: Mirror, tmp_path: Path
+    place: TargetRoot, mirror: Mirror, tmp_path: Path
 ) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     content = (tmp_path / "a.tgz").read_bytes()
@@ -173,7 +176,7 @@ def test_an_archive_that_was_cut_short_is_refused(
     assert "SHA-256" in refused(item(place, sha256, mirror.url), ImageDamaged)
 
 
-def test_a_mirror_that_is_away_or_has_it_not_is_told(place: Place, mirror: Mirror) -> None:
+def test_a_mirror_that_is_away_or_has_it_not_is_told(place: TargetRoot, mirror: Mirror) -> None:
     assert "404" in refused(item(place, "0" * 64, mirror.url), Unavailable)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
@@ -184,7 +187,7 @@ def test_a_mirror_that_is_away_or_has_it_not_is_told(place: Place, mirror: Mirro
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_one_that_is_ended_while_it_fetches_leaves_nothing_that_looks_installed(
-    place: Place, mirror: Mirror, tmp_path: Path, number: signal.Signals
+    place: TargetRoot, mirror: Mirror, tmp_path: Path, number: signal.Signals
 ) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
@@ -197,10 +200,10 @@ def test_one_that_is_ended_while_it_fetches_leaves_nothing_that_looks_installed(
         assert installing.wait(15) != 0, "Ctrl-C does not wait for a mirror that says nothing"
     mirror.go_on.set()
     it = item(place, sha256, mirror.url)
-    assert it.look().state is State.MISSING
+    assert it.check().state is State.MISSING
     assert not place.at("/usr/local/bin").exists()
-    it.make()
-    assert it.look().state is State.OK
+    it.apply()
+    assert it.check().state is State.OK
     assert not list(place.at("/usr/local/lib/polydev").glob(".*"))
 
 
@@ -210,12 +213,12 @@ import sys
 from pathlib import Path
 from polydev.cli.host_setup import resources as items
 from polydev.cli.host_setup.firecracker import Firecracker
-from polydev.cli.host_setup.target_root import Place
+from polydev.cli.host_setup.target_root import TargetRoot
 from polydev.cli.host_setup.release import Release
 
 async def install(root, *release):
-    it = Firecracker(Place(Path(root)), Release(*release), None, "firecracker")
-    async for verdict in items.make([it]):
+    it = Firecracker(TargetRoot(Path(root)), Release(*release), None, "firecracker")
+    async for verdict in items.apply([it]):
         print(verdict)
 
 asyncio.run(install(*sys.argv[1:]))
@@ -223,11 +226,11 @@ asyncio.run(install(*sys.argv[1:]))
 
 
 def test_the_old_version_stays_until_the_new_one_works(
-    place: Place, mirror: Mirror, tmp_path: Path
+    place: TargetRoot, mirror: Mirror, tmp_path: Path
 ) -> None:
     old = archive(tmp_path / "old.tgz", "1.13.0")
     mirror.put("1.13.0", (tmp_path / "old.tgz").read_bytes())
-    item(place, old, mirror.url, "1.13.0").make()
+    item(place, old, mirror.url, "1.13.0").apply()
     installed = tree(place.root)
 
     for broken in (b"#!/nowhere\n", program("1.0.0"), b"#!/bin/sh\nexit 1\n"):
@@ -238,7 +241,7 @@ def test_the_old_version_stays_until_the_new_one_works(
 
     sha256 = archive(tmp_path / "new.tgz")
     mirror.put(VERSION, (tmp_path / "new.tgz").read_bytes())
-    item(place, sha256, mirror.url).make()
+    item(place, sha256, mirror.url).apply()
     folders = [path.name for path in place.at("/usr/local/lib/polydev").glob("firecracker-*")]
     assert folders == [f"firecracker-{VERSION}"]
 
@@ -250,7 +253,7 @@ def _hostile(name: str, **fields: object) -> tarfile.TarInfo:
     return member
 
 
-def test_of_an_archive_only_the_two_programs_are_taken(place: Place, tmp_path: Path) -> None:
+def test_of_an_archive_only_the_two_programs_are_taken(place: TargetRoot, tmp_path: Path) -> None:
     folder = f"release-v{VERSION}-{MACHINE}"
     extra = (
         _hostile("../../../../etc/cron.d/x", size=3),
@@ -263,8 +266,8 @@ def test_of_an_archive_only_the_two_programs_are_taken(place: Place, tmp_path: P
     release = Release(VERSION, MACHINE, sha256)
     before = set(tree(place.root))
     it = Firecracker(place, release, tmp_path / "a.tgz", "auto")
-    it.make()
-    assert it.look().state is State.OK
+    it.apply()
+    assert it.check().state is State.OK
     assert not any("cron" in name for name in set(tree(place.root)) - before)
     jailer = place.at(
         "/usr/local/lib/polydev/firecracker/jailer".replace("cker/", f"cker-{VERSION}/")
@@ -282,36 +285,41 @@ def test_of_an_archive_only_the_two_programs_are_taken(place: Place, tmp_path: P
     ids=["too many files", "a program that is too large"],
 )
 def test_an_archive_that_holds_too_much_is_refused(
-    place: Place, tmp_path: Path, extra: tuple[tarfile.TarInfo, ...], programs: dict[str, bytes]
+    place: TargetRoot,
+    tmp_path: Path,
+    extra: tuple[tarfile.TarInfo, ...],
+    programs: dict[str, bytes],
 ) -> None:
     sha256 = archive(tmp_path / "a.tgz", extra=extra, **programs)
     release = Release(VERSION, MACHINE, sha256)
     refused(Firecracker(place, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
 
 
-def test_an_archive_without_a_jailer_is_refused(place: Place, tmp_path: Path) -> None:
+def test_an_archive_without_a_jailer_is_refused(place: TargetRoot, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz", "1.13.0")
     release = Release(VERSION, MACHINE, sha256)
     words = refused(Firecracker(place, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
     assert f"jailer-v{VERSION}" in words
 
 
-def test_a_program_that_was_changed_is_noticed_and_put_right(place: Place, tmp_path: Path) -> None:
+def test_a_program_that_was_changed_is_noticed_and_put_right(
+    place: TargetRoot, tmp_path: Path
+) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     it = Firecracker(place, Release(VERSION, MACHINE, sha256), tmp_path / "a.tgz", "auto")
-    it.make()
+    it.apply()
     place.at(f"/usr/local/lib/polydev/firecracker-{VERSION}/jailer").write_bytes(b"changed")
-    assert "was changed" in it.look().message
-    it.make()
-    assert it.look().state is State.OK
+    assert "was changed" in it.check().message
+    it.apply()
+    assert it.check().state is State.OK
 
 
-def test_somebody_elses_firecracker_is_left_alone(place: Place, tmp_path: Path) -> None:
+def test_somebody_elses_firecracker_is_left_alone(place: TargetRoot, tmp_path: Path) -> None:
     theirs = place.at("/usr/local/bin/firecracker")
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"theirs")
     sha256 = archive(tmp_path / "a.tgz")
     it = Firecracker(place, Release(VERSION, MACHINE, sha256), tmp_path / "a.tgz", "auto")
     refused(it, AlreadyExists)
-    it.undo(purge=True)
+    it.revert(purge=True)
     assert theirs.read_bytes() == b"theirs"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from setup_world import bare_root
 
-from polydev.cli.host_setup.target_root import LIBRARY, Place
+from polydev.cli.host_setup.target_root import LIBRARY, TargetRoot
 from polydev.cli.host_setup.units import AGENT, CONTROLLER, MACHINES, UNITS, Units
 
 MOST_EXPOSURE = {MACHINES: 2.0, CONTROLLER: 1.5, AGENT: 6.0}
@@ -49,7 +49,7 @@ _NEED_A_MOUNT_NAMESPACE = (
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The units as they are installed, and the program where they look for it."""
-    place = Place(bare_root(tmp_path))
+    place = TargetRoot(bare_root(tmp_path))
     made = Units(place, "daemon", Path("/var/lib/polydev"))
     library = tmp_path / "library"
     (library / "env").mkdir(parents=True)

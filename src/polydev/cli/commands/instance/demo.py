@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from polydev.cli.client import exec_client
-from polydev.cli.client.api_client import Controller, controller
+from polydev.cli.client.api_client import ApiClient, open_client
 from polydev.cli.commands import chat, connect
 from polydev.cli.commands.instance import image
 from polydev.cli.commands.instance.up import Plan
@@ -50,7 +50,7 @@ QUESTION = "Say hello to whoever reads this, in one sentence."
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TimedStep:
     """A step that was taken, and how long it took."""
 
     provider: str | None
@@ -63,7 +63,7 @@ class Report:
     """What `--json` ends with."""
 
     ok: bool = False
-    steps: list[Taken] = field(default_factory=list)
+    steps: list[TimedStep] = field(default_factory=list)
     url: str = ""
     state_dir: str = ""
     machines: dict[str, str] = field(default_factory=dict)
@@ -101,34 +101,34 @@ async def demo(
         find_provider(name)
     preflight.root()
     world = demo_env.enter()
-    with demo_env.alone(world):
+    with demo_env.demo_lock(world):
         terminal = Terminal(as_json=as_json)
-        standin = await _carry_out(world, [] if by_hand else chosen, terminal)
+        standin = await _run_demo(world, [] if by_hand else chosen, terminal)
         if not keep_approving:
-            standin.wait_for_people()
+            standin.stop_auto_approval()
 
 
-async def _carry_out(
+async def _run_demo(
     world: demo_env.DemoSettings, providers: list[str], terminal: Terminal
-) -> demo_env.StandIn:
+) -> demo_env.FakeProviders:
     journey = Journey(terminal, Report(state_dir=str(world.state_dir)))
     began = time.monotonic()
     try:
         standin = await journey.prepare(world, by_hand=not providers)
-        async with controller() as there:
+        async with open_client() as api:
             for provider in providers:
-                await journey.carry_through(there, provider)
-            await journey.open_the_page(there)
+                await journey.run_provider(api, provider)
+            await journey.create_password(api)
         journey.report.ok = True
     except PolydevError as error:
         journey.report.error = {"code": error.code, "message": error.message, "hint": error.hint}
-        _tell_failure(terminal, journey.report)
+        _report_failure(terminal, journey.report)
         raise
     finally:
         journey.report.seconds = round(time.monotonic() - began, 3)
         if terminal.as_json:
             terminal.answer(asdict(journey.report))
-    _tell_success(terminal, journey.report)
+    _report_success(terminal, journey.report)
     return standin
 
 
@@ -139,11 +139,13 @@ class Journey:
         self._terminal = terminal
         self.report = report
 
-    async def prepare(self, world: demo_env.DemoSettings, *, by_hand: bool) -> demo_env.StandIn:
+    async def prepare(
+        self, world: demo_env.DemoSettings, *, by_hand: bool
+    ) -> demo_env.FakeProviders:
         """End an earlier demo, build what machines boot from, start the world and Polydev."""
         self._terminal.heading("Preparing")
         settings = read(HostSettings)
-        if await shutdown.end_and_purge(settings, self._terminal):
+        if await shutdown.stop_and_purge(settings, self._terminal):
             await demo_env.remove(self._terminal)
         plan = Plan.read()
         async with self._timed(None, "images"):
@@ -159,35 +161,35 @@ class Journey:
         self._terminal.say(f"    {plan.url}, machines by {health.driver} ({health.accelerator})")
         return standin
 
-    async def carry_through(self, there: Controller, provider: str) -> None:
+    async def run_provider(self, api: ApiClient, provider: str) -> None:
         """Log a CLI in, look that it is true, and talk to it."""
         self._terminal.heading(provider)
-        session = await connect.connected(there, provider, self._terminal)
+        session = await connect.connected(api, provider, self._terminal)
         for step in session["steps"]:
             if step["seconds"] is not None:
                 self._add(provider, step["step"], step["seconds"])
-        if error := connect.error_of(session):
+        if error := connect.session_error(session):
             raise error
         vm_id = session["cliVM"]["vmId"]
         self.report.machines[provider] = vm_id
         async with self._step(provider, "browser gone", "The browser machine is gone"):
-            await self._only_cli_machines(there)
+            await self._only_cli_machines(api)
         command = " ".join(find_provider(provider).status_argv)
         async with self._step(provider, "status", f"{command}, in the CLI machine") as said:
-            said.append(await self._status(there, provider, vm_id))
+            said.append(await self._status(api, provider, vm_id))
         async with self._step(provider, "chat", "A chat turn, in the CLI machine"):
-            answer = await chat.turn(there, provider, QUESTION, self._terminal, quiet=True)
+            answer = await chat.turn(api, provider, QUESTION, self._terminal, quiet=True)
             self.report.answers[provider] = answer
 
-    async def open_the_page(self, there: Controller) -> None:
+    async def create_password(self, api: ApiClient) -> None:
         """Give the account that did all this a password, for whoever wants to look around."""
-        me = await there.get("/api/account")
-        made = await there.post(f"/api/admin/people/{me['id']}/password")
+        me = await api.get("/api/account")
+        made = await api.post(f"/api/admin/people/{me['id']}/password")
         self.report.account = {"email": made["email"], "password": made["password"]}
 
-    async def _only_cli_machines(self, there: Controller) -> None:
+    async def _only_cli_machines(self, api: ApiClient) -> None:
         """Look with the controller, and at the host itself, for anything of a browser machine."""
-        machines = await there.every("/api/vm/list")
+        machines = await api.list_all("/api/vm/list")
         left = [row["vm_id"] for row in machines if row["vm_type"] != "cli"]
         known = {row["vm_id"] for row in machines}
         async with Host(read(HostSettings).host_socket) as host:
@@ -197,9 +199,9 @@ class Journey:
         if left or len(found.taps) != len(known):
             raise Failed(f"Something of a browser machine is left: {left or found.taps}")
 
-    async def _status(self, there: Controller, provider: str, vm_id: str) -> str:
+    async def _status(self, api: ApiClient, provider: str, vm_id: str) -> str:
         argv = list(find_provider(provider).status_argv)
-        result = await exec_client.captured(there, vm_id, ExecRequest(argv=argv))
+        result = await exec_client.run_captured(api, vm_id, ExecRequest(argv=argv))
         words = (result["stdout"] + result["stderr"]).strip()
         if result["exit_code"] != 0:
             raise CredentialsNotAccepted(f"{provider} says: {words[-300:]}")
@@ -220,11 +222,11 @@ class Journey:
         self._add(provider, name, time.monotonic() - began)
 
     def _add(self, provider: str | None, name: str, seconds: float) -> None:
-        self.report.steps.append(Taken(provider, name, round(seconds, 3)))
+        self.report.steps.append(TimedStep(provider, name, round(seconds, 3)))
 
 
-def _words_of(step: str) -> str:
-    return WORDS.get(step) or step_label(step)
+def _step_label(step: str) -> str:
+    return WORDS.get(step) or connect.step_label(step)
 
 
 def _first_line(text: str) -> str:
@@ -232,9 +234,9 @@ def _first_line(text: str) -> str:
     return lines[0][:60] if lines else "(nothing)"
 
 
-def _tell_success(terminal: Terminal, report: Report) -> None:
+def _report_success(terminal: Terminal, report: Report) -> None:
     if report.answers:
-        _tell_journey(terminal, report)
+        _report_steps(terminal, report)
     url = report.url.replace("127.0.0.1", "localhost")
     terminal.heading(f"The page is up at {url}")
     terminal.say(f"  sign in as      {report.account['email']}")
@@ -246,12 +248,12 @@ def _tell_success(terminal: Terminal, report: Report) -> None:
     terminal.say("  make down       ends it and leaves nothing")
 
 
-def _tell_journey(terminal: Terminal, report: Report) -> None:
+def _report_steps(terminal: Terminal, report: Report) -> None:
     terminal.heading("What it took")
     terminal.table(
         ("", "step", "seconds"),
         (
-            (taken.provider or "prepare", _words_of(taken.step), f"{taken.seconds:7.1f}")
+            (taken.provider or "prepare", _step_label(taken.step), f"{taken.seconds:7.1f}")
             for taken in report.steps
         ),
     )
@@ -261,7 +263,7 @@ def _tell_journey(terminal: Terminal, report: Report) -> None:
         terminal.say(answer)
 
 
-def _tell_failure(terminal: Terminal, report: Report) -> None:
+def _report_failure(terminal: Terminal, report: Report) -> None:
     last = report.steps[-1] if report.steps else None
     after: Any = f" after `{last.provider or 'prepare'}: {last.step}`" if last else ""
     terminal.say()

@@ -11,7 +11,7 @@ from polydev.cli.demo import demo_env
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.printer import Terminal
 from polydev.cli.supervisor import preflight
-from polydev.cli.supervisor.shutdown import end, end_and_purge
+from polydev.cli.supervisor.shutdown import end, stop_and_purge
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.errors import Invalid
 from polydev.shared.settings.base import read
@@ -34,14 +34,14 @@ async def down(
     preflight.root()
     terminal = Terminal(as_json=as_json)
     if demo:
-        with demo_env.alone(demo_env.enter()):  # not in the middle of one
-            did = await end_and_purge(read(HostSettings), terminal)
+        with demo_env.demo_lock(demo_env.enter()):  # not in the middle of one
+            did = await stop_and_purge(read(HostSettings), terminal)
             did |= await demo_env.remove(terminal)
     else:
         settings = read(HostSettings)
         if purge and not yes:
             _confirm(settings)
-        did = await (end_and_purge if purge else end)(settings, terminal)
+        did = await (stop_and_purge if purge else end)(settings, terminal)
     state_dir = read(HostSettings).state_dir
     if as_json:
         terminal.answer({"ended": did, "state_dir": str(state_dir)})

@@ -111,7 +111,7 @@ async def list_images(as_json: JsonFlag = False) -> None:
     images = store()
     found = await asyncio.to_thread(image_gc.image_usages, images, machines_dir())
     if as_json:
-        return terminal.answer([_standing_row(it) for it in found])
+        return terminal.answer([_status_row(it) for it in found])
     if not found:
         return terminal.say(f"No images in {images.root}; `polydev image build` makes them.")
     terminal.table(
@@ -157,7 +157,7 @@ async def use(
             await asyncio.to_thread(images.use, image)
     else:
         raise BadRequest("No image was named", hint="See what there is: polydev image list")
-    _tell_next(images, as_json=as_json)
+    _report_next(images, as_json=as_json)
 
 
 @app.command()
@@ -178,7 +178,7 @@ async def rollback(kinds: Kinds = None, as_json: JsonFlag = False) -> None:
         raise MissingImage(f"There is no earlier image of: {missing}", hint=hint)
     for image in found:
         await asyncio.to_thread(images.use, image)
-    _tell_next(images, as_json=as_json)
+    _report_next(images, as_json=as_json)
 
 
 def _earlier(images: ImageStore, kind: ImageKind) -> GoldenImage | None:
@@ -198,7 +198,7 @@ def _kind(name: str) -> ImageKind:
         ) from None
 
 
-def _tell_next(images: ImageStore, *, as_json: bool) -> None:
+def _report_next(images: ImageStore, *, as_json: bool) -> None:
     terminal = Terminal(as_json=as_json)
     pinned = {str(kind): images.pinned(kind) for kind in ImageKind}
     if as_json:
@@ -270,7 +270,7 @@ async def prune(
 app.command(name="warm")(image_warm.warm)
 
 
-def _standing_row(it: image_gc.ImageUsage) -> dict[str, object]:
+def _status_row(it: image_gc.Standing) -> dict[str, object]:
     return _row(it.image) | {
         "current": it.is_current,
         "next": it.is_next,

@@ -38,13 +38,13 @@ async def warm(as_json: JsonFlag = False) -> None:
         Host(settings.host_socket) as host,
         terminal.step("Making a template of warm browser machines") as step,
     ):
-        view = await _made(host, shape)
+        view = await _wait_until_ready(host, shape)
         step.detail = view.words
     if as_json:
         terminal.answer(view.model_dump())
 
 
-async def _made(host: Host, shape: WarmShape) -> WarmView:
+async def _wait_until_ready(host: Host, shape: WarmShape) -> WarmView:
     """Raises: MachineNotReady that says why there is none."""
     await host.warm_up(shape)
     view = await host.warmth()

@@ -21,7 +21,7 @@ from typing import Annotated
 import httpx
 import typer
 
-from polydev.cli.client.api_client import asked_of, is_encrypted
+from polydev.cli.client.api_client import owner_check, uses_tls
 from polydev.cli.client.socket_owner import Owners
 from polydev.cli.options import runs
 from polydev.cli.output.printer import Terminal
@@ -37,10 +37,10 @@ from polydev.shared.host_client import local_agent
 from polydev.shared.settings.base import CommonSettings, read
 from polydev.shared.settings.messages import variable_of
 
-CONTROLLERS_OWN = ("ENCRYPTION_KEY", "DATABASE_URL", "PORT", "SUPABASE_")
+CONTROLLER_VARIABLES = ("ENCRYPTION_KEY", "DATABASE_URL", "PORT", "SUPABASE_")
 """Variables, or beginnings of them, that the host agent must never see."""
 
-EVERYONES = ("PATH", "LANG", "LC_", "TZ", "POLYDEV_")
+COMMON_VARIABLES = ("PATH", "LANG", "LC_", "TZ", "POLYDEV_")
 
 
 class UpSettings(CommonSettings):
@@ -79,8 +79,8 @@ class Plan:
         preflight.root()
         if self.instance.pid() is not None:
             raise self.instance.already_running()
-        preflight.first_problem(self.controller.listen, self.controller.port)
-        if capabilities_of(self.host.driver).needs_images:
+        preflight.check_all(self.controller.listen, self.controller.port)
+        if self.host.driver != "simulated":
             ImageStore(self.host.images_dir).require_all()
 
 
@@ -100,7 +100,7 @@ async def up(
     plan = Plan.read()
     plan.check()
     if background_only:
-        return await keep_running(plan, silent(plan.up.logs_dir))
+        return await run_supervised(plan, silent(plan.up.logs_dir))
     terminal = Terminal(as_json=as_json)
     if detach:
         async with terminal.step("Starting host agent and controller"):
@@ -115,7 +115,7 @@ async def up(
         terminal.say(f"{name:<10} {line}")
 
     terminal.say(f"Polydev starts at {plan.url}; Ctrl-C ends it, machines go on.")
-    await keep_running(plan, Listener(tell=show, echo=show))
+    await run_supervised(plan, Listener(tell=show, echo=show))
     terminal.say("Polydev has ended; machines go on.")
 
 
@@ -128,7 +128,7 @@ def silent(logs: Path) -> Listener:
     )
 
 
-async def keep_running(plan: Plan, listener: Listener) -> None:
+async def run_supervised(plan: Plan, listener: Listener) -> None:
     """Run until SIGINT or SIGTERM."""
     state_dir = plan.up.state_dir
     owner = system_user.account(plan.up.user)
@@ -149,8 +149,8 @@ async def keep_running(plan: Plan, listener: Listener) -> None:
 
 def host_agent(plan: Plan, owner: system_user.Account, program: Path) -> Program:
     """The host agent, as root, with nothing that is the controller's in its environment."""
-    env = _environment(EVERYONES, program)
-    for name in (*_controllers_settings(), "POLYDEV_TOKEN"):
+    env = _environment(COMMON_VARIABLES, program)
+    for name in (*_controller_variables(), "POLYDEV_TOKEN"):
         env.pop(name, None)
     env |= {"POLYDEV_SOCKET_GROUP": owner.group, "HOME": "/root"}
     return Program(
@@ -159,13 +159,13 @@ def host_agent(plan: Plan, owner: system_user.Account, program: Path) -> Program
         env,
         plan.up.logs_dir / "hostd.log",
         lambda: local_agent.answers(plan.up.host_socket),
-        is_spared=True,
+        is_oom_protected=True,
     )
 
 
 def controller(plan: Plan, owner: system_user.Account, program: Path) -> Program:
     """The controller, as an ordinary user that can never become root again."""
-    env = _environment((*EVERYONES, *CONTROLLERS_OWN), program)
+    env = _environment((*COMMON_VARIABLES, *CONTROLLER_VARIABLES), program)
     env["HOME"] = str(plan.controller.controller_dir)
     return Program(
         "controller",
@@ -173,16 +173,16 @@ def controller(plan: Plan, owner: system_user.Account, program: Path) -> Program
         env,
         plan.up.logs_dir / "controller.log",
         lambda: answers(plan.url, Owners(frozenset({owner.uid}))),
-        is_spared=True,
+        is_oom_protected=True,
     )
 
 
 async def answers(url: str, owners: Owners) -> bool:
     """Whether a controller of theirs says there that it reaches all that it needs."""
-    hooks = {"request": [asked_of(owners)]}
+    hooks = {"request": [owner_check(owners)]}
     try:
         async with httpx.AsyncClient(
-            timeout=5, trust_env=False, verify=is_encrypted(url), event_hooks=hooks
+            timeout=5, trust_env=False, verify=uses_tls(url), event_hooks=hooks
         ) as client:
             answer = await client.get(f"{url}/health")
             return answer.is_success and bool(answer.json()["status"] == "ok")
@@ -190,7 +190,7 @@ async def answers(url: str, owners: Owners) -> bool:
         return False
 
 
-def _controllers_settings() -> Iterator[str]:
+def _controller_variables() -> Iterator[str]:
     """The variables that are the controller's alone, its secrets among them."""
     own = ControllerSettings.model_fields.keys() - HostSettings.model_fields.keys()
     for name in own:
