@@ -48,7 +48,7 @@ def codex(place: Place, cli: str) -> subprocess.CompletedProcess[str]:
 
     Both are killed while real machines are in the middle of it, and once more later.
     """
-    for step in ("Starting your machines", "Starting the login"):
+    for step in ("Creating the browser machine", "Starting the login"):
         process = _connect_until(place, step)
         for module in ("polydev.controller", "polydev.hostagent"):
             os.kill(place.process(module), signal.SIGKILL)
@@ -93,7 +93,7 @@ def test_a_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
     process = place.start("connect", "codex", stderr=subprocess.STDOUT)
     assert process.stdout is not None
     for line in process.stdout:
-        if "Starting your machines" in line:
+        if "Creating the browser machine" in line:
             break
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=300)

@@ -169,8 +169,8 @@ async def test_a_host_agent_that_died_is_told_and_its_host_looked_at_all_the_sam
     await world.agent.kill()
     found = await doctor(world)
     local = [it for it in found if it["name"] == "host agent" and it["host_id"] is None]
-    assert "has died: nobody answers" in local[0]["message"]
-    assert "its socket is stale" in local[0]["message"]
+    assert "has died: no process answers" in local[0]["message"]
+    assert "(stale socket)" in local[0]["message"]
     assert any(it["name"] == "machines" and it["vm_id"] == vm_id for it in found), found
     assert any(it["name"] == "firewall" and it["ok"] for it in found)
     assert any(it["name"] == "database" and it["ok"] for it in found)

@@ -106,7 +106,7 @@ async def test_credentials_are_listed_tried_taken_out_and_revoked(
     held = await world.credentials(vm_id, "codex")
     assert json.loads(file.read_text()) == held
     _, err = await polydev("credential", "export", "codex", str(file), code=1)
-    assert "Write over" in err
+    assert "Overwrite" in err
     out, _ = await polydev("credential", "export", "codex", "-")
     assert json.loads(out) == held
     await polydev("credential", "revoke", "codex", "--yes")

@@ -307,7 +307,7 @@ async def _by_commands(world: World, vm_id: str) -> None:
     await asleep(world, vm_id)
     out, _ = await _typed(world, "machine", "resume", "cli")
     assert "It went on where it was" in out
-    assert "it went on where it was" in (await _typed(world, "machine", "show", "cli"))[0]
+    assert "it resumed with its memory" in (await _typed(world, "machine", "show", "cli"))[0]
 
 
 # -- bad luck ----------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ async def here(world: World) -> World:
 
 async def test_a_key_is_asked_for_and_not_shown(here: World) -> None:
     async with polydev(here, "connect", "codex", "--api-key") as it:
-        await it.until("The API key for codex:")
+        await it.until("API key for codex:")
         it.type(f"{KEY}\n")
         await it.until("codex is logged in")
         assert await it.ended() == 0

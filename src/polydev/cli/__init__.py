@@ -1,14 +1,14 @@
-"""The polydev command: one module per noun. It speaks to the controller's API like any client.
+"""The `polydev` command: one module per noun.
 
-Owns what a person types and sees in a terminal. Called by `bin/polydev` and by the installed
-script. Must not know the controller's insides: `up` starts it as a process of its own.
+Commands use the controller's API like any other client and import none of its internals; `up`
+starts the controller as a process of its own.
 """
 
 from __future__ import annotations
 
 
 def main() -> None:
-    """Entry point; imports late, so that `polydev --help` is quick."""
+    """Run the command line. Imports late, so that `polydev --help` is fast."""
     from polydev.cli.main import run
 
     run()

@@ -1,4 +1,4 @@
-"""`python -m polydev.cli`: the polydev command."""
+"""Entry point of `python -m polydev.cli`."""
 
 from polydev.cli import main
 

@@ -1,4 +1,4 @@
-"""All commands together, and how errors end them: one line, an exit code, no stack trace."""
+"""Command line of all commands. Errors end it with one line and an exit code."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ from polydev.shared.errors import PolydevError
 FAILED = 1
 BROKEN_PIPE = 141
 
-app = options.app(
-    "Polydev: a private microVM per person for AI coding CLIs, and a way to log them in there."
-)
+app = options.app("Run AI coding CLIs in private microVMs, one per user, and log them in there.")
 
 
 def _version(wanted: bool) -> None:
@@ -69,7 +67,7 @@ app.command(name="demo")(demo.demo)
 
 
 def run() -> None:
-    """Run the command that was typed, and end the process."""
+    """Run the command line and exit."""
     try:
         app(prog_name="polydev")
     except PolydevError as error:
@@ -78,8 +76,9 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
     except Exception as error:
-        words = f"{type(error).__name__}: {error}".splitlines()[0]
-        _end(f"A defect of Polydev: {words}. POLYDEV_DEBUG=1 shows where", error, "defect")
+        summary = f"{type(error).__name__}: {error}".splitlines()[0]
+        message = f"Unexpected error: {summary}. Set POLYDEV_DEBUG=1 to see the traceback"
+        _end(message, error, "defect")
 
 
 def _end(line: str, error: Exception, code: str) -> None:

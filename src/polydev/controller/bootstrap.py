@@ -62,7 +62,7 @@ from polydev.shared.domain import now
 from polydev.shared.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
 from polydev.shared.host_client import Hosts
 from polydev.shared.logging import setup
-from polydev.shared.sd_notify import tell_ready
+from polydev.shared.sd_notify import notify_ready
 from polydev.shared.settings.base import read
 
 log = logging.getLogger("polydev.controller")
@@ -259,7 +259,7 @@ async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> 
     stopping = asyncio.create_task(stop.wait())
     address, port = listener.getsockname()[:2]
     log.info("the API answers at http://%s:%d", address, port)
-    tell_ready()
+    notify_ready()
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     stopping.cancel()

@@ -42,7 +42,7 @@ from polydev.shared.domain import Finding
 from polydev.shared.errors import PolydevError
 from polydev.shared.host_protocol import Health
 from polydev.shared.logging import setup
-from polydev.shared.sd_notify import tell_ready
+from polydev.shared.sd_notify import notify_ready
 from polydev.shared.settings.base import read
 
 log = logging.getLogger("polydev.hostagent")
@@ -137,7 +137,7 @@ async def _serve(
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     log.info("ready at %s", listener.getsockname())
-    tell_ready()
+    notify_ready()
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     log.info("ending; the machines run on")

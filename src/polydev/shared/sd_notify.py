@@ -9,7 +9,7 @@ import os
 import socket
 
 
-def tell_ready() -> None:
+def notify_ready() -> None:
     """Say `READY=1` where NOTIFY_SOCKET says to; nothing where nobody asked.
 
     Source: sd_notify(3); an address that begins with `@` is an abstract one.

@@ -71,7 +71,7 @@ def test_folders_belong_to_who_needs_them(open_folder: Path) -> None:
 def test_a_state_folder_that_the_controller_cannot_enter_is_refused(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(BadSettings, match=r"POLYDEV_STATE_DIR .* is closed to the user nobody"):
+    with pytest.raises(BadSettings, match=r"POLYDEV_STATE_DIR .* nobody cannot enter"):
         system_user.prepare_folders(closed / "state", NOBODY)
 
 

@@ -191,7 +191,7 @@ def test_a_controller_that_does_not_answer_is_one_line(polydev: Typed) -> None:
 
 
 def test_before_the_first_start_it_says_how_to_start(polydev: Typed) -> None:
-    assert_one_line(polydev("machine", "list"), "has not been started", "polydev up")
+    assert_one_line(polydev("machine", "list"), "has never run", "polydev up")
 
 
 def test_a_token_that_is_a_symlink_to_another_file_is_not_sent(polydev: Typed) -> None:
@@ -199,7 +199,7 @@ def test_a_token_that_is_a_symlink_to_another_file_is_not_sent(polydev: Typed) -
     folder.mkdir(parents=True)
     (polydev.state_dir / "roots-own").write_text("secret")
     (folder / "admin-token").symlink_to(polydev.state_dir / "roots-own")
-    assert_one_line(polydev("machine", "list"), "token cannot be read")
+    assert_one_line(polydev("machine", "list"), "Cannot read the administrator's token")
 
 
 def test_an_error_with_json_is_json_too(polydev: Typed) -> None:
@@ -212,7 +212,7 @@ def test_an_error_with_json_is_json_too(polydev: Typed) -> None:
 
 
 def test_a_text_of_nothing_is_refused(polydev: Typed) -> None:
-    assert_one_line(polydev("chat", "codex", "-", POLYDEV_ADMIN_TOKEN="t"), "nothing to say")
+    assert_one_line(polydev("chat", "codex", "-", POLYDEV_ADMIN_TOKEN="t"), "message is empty")
 
 
 def test_debug_shows_where(polydev: Typed) -> None:
@@ -242,13 +242,13 @@ def test_purging_asks_when_nobody_can_answer(polydev: Typed) -> None:
 def test_down_where_nothing_runs_says_so(polydev: Typed) -> None:
     ended = polydev("down")
     assert ended.returncode == 0
-    assert "Nothing runs" in ended.stdout
+    assert "not running" in ended.stdout
 
 
 def test_a_folder_that_was_never_polydevs_is_not_purged(polydev: Typed) -> None:
     precious = polydev.state_dir / "precious"
     precious.write_text("mine")
-    assert_one_line(polydev("down", "--purge", "--yes"), "nothing is removed")
+    assert_one_line(polydev("down", "--purge", "--yes"), "nothing was deleted")
     assert precious.read_text() == "mine"
 
 
@@ -257,7 +257,7 @@ def test_a_demo_that_is_being_carried_through_is_not_taken_down(polydev: Typed) 
     name = f"pdt-{os.getpid()}"
     with demo_env.demo_lock(demo_env.DemoSettings(name=name)):
         ended = polydev("down", "--demo", POLYDEV_DEMO_NAME=name)
-        assert_one_line(ended, "A demo is being carried through", "Ctrl-C")
+        assert_one_line(ended, "A demo is already running", "Ctrl-C")
     assert not Path(f"/run/{name}.lock").exists()
     assert polydev("down", "--demo", POLYDEV_DEMO_NAME=name).returncode == 0
 

@@ -82,4 +82,4 @@ def test_why_a_session_ended_is_the_controllers_error() -> None:
 
 
 def test_undoing_is_told_in_words() -> None:
-    assert step_label("undo write").startswith("Undoing: Writing")
+    assert step_label("undo write").startswith("Reverting: Writing")

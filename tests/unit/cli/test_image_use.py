@@ -62,9 +62,9 @@ def test_an_image_that_was_chosen_is_used_whatever_is_newer(images: Path) -> Non
 def test_rolling_back_goes_one_image_back_each_time(images: Path) -> None:
     assert answer("rollback", "cli") == {"pinned": {"cli": "cli-2222"}}
     assert answer("rollback") == {"pinned": {"cli": "cli-1111"}}
-    with pytest.raises(MissingImage, match="no earlier image of: cli"):
+    with pytest.raises(MissingImage, match="no previous image of: cli"):
         answer("rollback", "cli")
-    with pytest.raises(MissingImage, match="no earlier image of: browser"):
+    with pytest.raises(MissingImage, match="no previous image of: browser"):
         answer("rollback", "cli", "browser")
     assert next_cli(images) == "cli-1111"
 

@@ -73,7 +73,7 @@ async def test_end_waits_until_it_has_ended(tmp_path: Path) -> None:
 
 async def test_end_gives_up_at_its_limit(tmp_path: Path) -> None:
     process = holder(tmp_path, "import signal; signal.signal(15, signal.SIG_IGN)")
-    with pytest.raises(Failed, match="has not ended"):
+    with pytest.raises(Failed, match="did not stop"):
         await Instance(tmp_path).end(0.3)
     process.kill()
     process.wait()

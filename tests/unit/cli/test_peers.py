@@ -85,27 +85,25 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_a_stranger_on_the_port_is_sent_nothing(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, accepts_after_s: float
 ) -> None:
-    with squatter(ANOTHER, accepts_after_s=accepts_after_s) as wrong_owner_error:
-        monkeypatch.setenv("PORT", str(wrong_owner_error.port))
+    with squatter(ANOTHER, accepts_after_s=accepts_after_s) as stranger:
+        monkeypatch.setenv("PORT", str(stranger.port))
         async with open_client() as there:
-            with pytest.raises(
-                PortTaken, match=f"Port {wrong_owner_error.port} .*uid {ANOTHER}"
-            ) as refused:
+            with pytest.raises(PortTaken, match=f"Port {stranger.port} .*uid {ANOTHER}") as refused:
                 await there.get("/api/vm/list")
         assert "polydev up" in refused.value.hint
-        assert await asyncio.to_thread(wrong_owner_error.heard) == ""
+        assert await asyncio.to_thread(stranger.heard) == ""
 
 
 async def test_a_stranger_is_not_sent_the_token_of_a_stream_either(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with squatter(ANOTHER) as wrong_owner_error:
-        monkeypatch.setenv("PORT", str(wrong_owner_error.port))
+    with squatter(ANOTHER) as stranger:
+        monkeypatch.setenv("PORT", str(stranger.port))
         async with open_client() as there:
             with pytest.raises(PortTaken, match=f"uid {ANOTHER}"):
                 async with there.websocket("/api/vm/vm-x/exec"):
                     pass
-        assert await asyncio.to_thread(wrong_owner_error.heard) == ""
+        assert await asyncio.to_thread(stranger.heard) == ""
 
 
 async def test_who_never_accepts_does_not_answer(
@@ -113,8 +111,8 @@ async def test_who_never_accepts_does_not_answer(
 ) -> None:
     """Nobody has accepted, so nobody knows whose it will be: root is what the kernel shows."""
     monkeypatch.setattr("polydev.cli.client.socket_owner.ACCEPT_LIMIT_S", 0.3)
-    with squatter(ANOTHER, accepts_after_s=20) as wrong_owner_error:
-        monkeypatch.setenv("PORT", str(wrong_owner_error.port))
+    with squatter(ANOTHER, accepts_after_s=20) as stranger:
+        monkeypatch.setenv("PORT", str(stranger.port))
         async with open_client() as there:
             with pytest.raises(ControllerUnreachable):
                 await there.get("/api/vm/list")
@@ -142,16 +140,16 @@ async def test_a_url_that_was_set_is_meant(
 
 async def test_up_does_not_take_a_strangers_word_for_its_controllers() -> None:
     owners = Owners(frozenset({NOBODY}))
-    with squatter(ANOTHER) as wrong_owner_error:
-        assert not await answers(f"http://127.0.0.1:{wrong_owner_error.port}", owners)
+    with squatter(ANOTHER) as stranger:
+        assert not await answers(f"http://127.0.0.1:{stranger.port}", owners)
     with squatter(NOBODY) as mine:
         assert await answers(f"http://127.0.0.1:{mine.port}", owners)
 
 
 @pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0", "::1"])  # noqa: S104
 def test_who_listens_is_found_on_every_address(at: str) -> None:
-    with squatter(ANOTHER, at=at) as wrong_owner_error:
-        [owner] = [it for it in listeners(wrong_owner_error.port) if it.uid == ANOTHER]
+    with squatter(ANOTHER, at=at) as stranger:
+        [owner] = [it for it in listeners(stranger.port) if it.uid == ANOTHER]
         assert "python3, process" in describe_program(owner)
 
 

@@ -68,7 +68,7 @@ async def test_a_program_that_dies_is_started_again(tmp_path: Path) -> None:
     first = int((await heard.until("pid")).split()[-1])
     os.kill(first, signal.SIGKILL)
     heard.lines.remove(f"mortal: pid {first}")
-    assert "killed by SIGKILL" in await heard.until("starting it again")
+    assert "killed by SIGKILL" in await heard.until("restarting in")
     assert int((await heard.until("pid")).split()[-1]) != first
     supervising.cancel()
     await asyncio.wait({supervising})
@@ -111,7 +111,7 @@ async def test_a_program_that_ends_before_it_is_ready_ends_everything_with_its_l
     wrong = program(
         tmp_path, "wrong", "print('polydev-wrong: KEY is not usable'); exit(3)", ready=False
     )
-    with pytest.raises(Failed, match=r"wrong ended at its start.*exit code 3\): KEY is not usable"):
+    with pytest.raises(Failed, match=r"wrong exited during startup.*exit code 3\): KEY is not usable"):
         await supervise([steady, wrong], heard.listener)
     pid = int((await heard.until("pid")).split()[-1])
     with pytest.raises(ProcessLookupError):

@@ -32,10 +32,10 @@ async def test_a_long_step_says_that_it_goes_on(
 ) -> None:
     import asyncio
 
-    monkeypatch.setattr("polydev.cli.output.printer.STILL_EVERY_S", 0.05)
+    monkeypatch.setattr("polydev.cli.output.printer.HEARTBEAT_S", 0.05)
     async with Terminal().step("Building"):
         await asyncio.sleep(0.2)
-    assert "Building: goes on" in capsys.readouterr().out
+    assert "Building: still running" in capsys.readouterr().out
 
 
 async def test_with_json_standard_output_carries_json_alone(

@@ -1,10 +1,8 @@
-"""The controller as the commands see it: its HTTP API, with a token.
+"""Client of the controller's HTTP API.
 
-Every command that is not about this machine alone goes through here. Errors come back as the same
-classes that the controller raised. Paths and shapes: docstring of `polydev.controller.api`.
-
-The token goes to the controller's user or to nobody: another user of this machine may listen on
-that port while the controller is down (peers.py). Only a URL that was set says that it is meant.
+Errors of the controller are raised here as the same classes. Unless `POLYDEV_URL` is set, the token
+is sent only to a process of the controller's user: while the controller is down, any user of this
+machine may listen on its port (`socket_owner`).
 """
 
 from __future__ import annotations
@@ -55,12 +53,11 @@ class ClientSettings(CommonSettings):
 
     @property
     def owners(self) -> Owners | None:
-        """Who may answer there; None where a URL says which controller is meant."""
+        """Users that may own the controller's socket; None if `POLYDEV_URL` is set."""
         return None if self.url else Owners.of(self.state_dir, self.user)
 
     def token(self) -> str:
-        """One's own token or the administrator's, or one line that says where that was looked
-        for."""
+        """Return the user's or the administrator's token. Raises an error if there is none."""
         if self.own_token is not None and self.own_token.get_secret_value():
             return self.own_token.get_secret_value()
         if self.admin_token is not None:
@@ -70,21 +67,21 @@ class ClientSettings(CommonSettings):
             return _read_token_file(path)
         except FileNotFoundError:
             raise ControllerUnreachable(
-                f"Polydev has not been started in {self.state_dir}",
-                hint="Start it with `polydev up`, or set POLYDEV_STATE_DIR to where it is",
+                f"Polydev has never run in {self.state_dir}",
+                hint="Start it with `polydev up`, or set POLYDEV_STATE_DIR to its folder",
             ) from None
         except OSError as error:
             raise NotSignedIn(
-                f"The administrator's token cannot be read from {path} ({error.strerror})",
-                hint="Set POLYDEV_TOKEN to a token of your own, or POLYDEV_STATE_DIR to the folder "
-                "of the Polydev you mean, and run this as root",
+                f"Cannot read the administrator's token: {path} ({error.strerror})",
+                hint="Set POLYDEV_TOKEN to your API token; or run the command as root, with "
+                "POLYDEV_STATE_DIR set to the folder of this Polydev",
             ) from None
 
 
 def _read_token_file(path: Path) -> str:
-    """A small file in the controller's own folder, read as root. Raises OSError.
+    """Read the token file. Raises OSError.
 
-    That user must gain nothing by a symlink to root's files there, or by a pipe to wait for.
+    Root reads a folder of another user here, so a symlink or a pipe must not be followed.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
@@ -92,7 +89,7 @@ def _read_token_file(path: Path) -> str:
 
 
 class ApiClient:
-    """Calls to the API. Every method raises ControllerUnreachable, or what the controller says."""
+    """Calls to the API. Methods raise ControllerUnreachable or the controller's error."""
 
     def __init__(self, client: httpx.AsyncClient, token: str, owners: Owners | None = None) -> None:
         self._client = client
@@ -109,12 +106,12 @@ class ApiClient:
         return (await self._ask("POST", path, json=body or {})).json()
 
     async def delete(self, path: str) -> Any:
-        """What is answered, if anything is."""
+        """Delete a resource; returns the answer, if any."""
         answer = await self._ask("DELETE", path)
         return answer.json() if answer.content else None
 
     async def list_all(self, path: str) -> list[Json]:
-        """A listing, all its pages."""
+        """Read all pages of a listing."""
         found: list[Json] = []
         following: str | None = path
         while following is not None:
@@ -124,7 +121,7 @@ class ApiClient:
         return found
 
     async def changes(self, path: str) -> AsyncIterator[Json]:
-        """A session or a machine, now and each time it changes."""
+        """Yield a session or a machine now and after each change."""
         current: Json = await self.get(path)
         yield current
         while True:
@@ -134,7 +131,7 @@ class ApiClient:
             current = after
 
     async def lines(self, path: str, body: Json) -> AsyncIterator[Json]:
-        """The events of an answer that comes as one JSON object a line."""
+        """Yield the JSON objects of a streamed answer, one per line."""
         limits = httpx.Timeout(REQUEST_LIMIT_S, read=None)
         try:
             async with self._client.stream("POST", path, json=body, timeout=limits) as answer:
@@ -148,7 +145,7 @@ class ApiClient:
             raise self._unreachable(type(error).__name__) from None
 
     async def stream(self, path: str, **parameters: Any) -> AsyncIterator[Json]:
-        """The `data:` of server-sent events, until the controller ends the stream."""
+        """Yield the data of server-sent events until the controller ends the stream."""
         limits = httpx.Timeout(REQUEST_LIMIT_S, read=None)
         try:
             async with self._client.stream("GET", path, params=parameters, timeout=limits) as told:
@@ -163,7 +160,7 @@ class ApiClient:
 
     @asynccontextmanager
     async def websocket(self, path: str) -> AsyncIterator[ClientConnection]:
-        """An upgraded connection. Raises what the controller answers instead of upgrading."""
+        """Open a WebSocket. Raises the controller's error if it refuses the upgrade."""
         url = str(self._client.base_url).replace("http", "ws", 1).rstrip("/") + path
         headers = {"Authorization": f"Bearer {self._token}"}
         try:
@@ -185,7 +182,7 @@ class ApiClient:
             yield connection
 
     async def _connected(self) -> socket.socket | None:
-        """A connection of which is known who is at its other end; None: any will do."""
+        """Connect and check the owner of the other end; None if no check is needed."""
         if self._owners is None:
             return None
         url = self._client.base_url
@@ -211,23 +208,25 @@ class ApiClient:
     def _unreachable(self, why: str) -> ControllerUnreachable:
         return ControllerUnreachable(
             f"The controller does not answer at {self._client.base_url} ({why})",
-            hint="Start it with `polydev up`, or set POLYDEV_URL to where it is",
+            hint="Start it with `polydev up`, or set POLYDEV_URL to its address",
         )
 
 
 def parse_problem(status: int, body: bytes) -> PolydevError:
-    """The error that a problem document carries (RFC 9457)."""
+    """Convert a problem document (RFC 9457) to its error."""
     try:
         problem = json.loads(body)
         kind = by_code(str(problem["code"]))
         return kind(str(problem["detail"]), hint=str(problem.get("hint") or ""))
     except (ValueError, KeyError, TypeError):
-        return ControllerUnreachable(f"What answers there is not a Polydev controller ({status})")
+        return ControllerUnreachable(
+            f"The server at this address is not a Polydev controller ({status})"
+        )
 
 
 @asynccontextmanager
 async def open_client() -> AsyncIterator[ApiClient]:
-    """The controller that the settings name. Calls raise PortTaken if another answers there."""
+    """Open a client of the configured controller. Calls raise PortTaken on a foreign socket."""
     settings = read(ClientSettings)
     token, owners = settings.token(), settings.owners
     async with httpx.AsyncClient(
@@ -242,14 +241,14 @@ async def open_client() -> AsyncIterator[ApiClient]:
 
 
 def uses_tls(url: str) -> bool:
-    """Whether certificates are looked at there; loading those of all authorities takes long."""
+    """Check for https. Loading all certificate authorities is slow, so plain http skips it."""
     return url.startswith("https:")
 
 
 def owner_check(owners: Owners) -> Callable[[httpx.Request], Awaitable[None]]:
-    """A hook of an httpx client: nothing is sent before one of them has accepted the connection.
+    """Create an httpx hook that checks the socket's owner before anything is sent.
 
-    Source: httpx, "Request extensions", `trace`; what it raises ends the request.
+    Source: httpx, "Request extensions", `trace`. An exception ends the request.
     """
 
     async def on_event(event: str, info: dict[str, Any]) -> None:
@@ -259,7 +258,7 @@ def owner_check(owners: Owners) -> Callable[[httpx.Request], Awaitable[None]]:
                 await owners.require(stream.get_extra_info("socket"))
             except TimeoutError:
                 await stream.aclose()
-                raise httpx.ConnectTimeout("nobody accepts the connection") from None
+                raise httpx.ConnectTimeout("no process accepts the connection") from None
             except BaseException:
                 await stream.aclose()
                 raise

@@ -1,7 +1,4 @@
-"""Run a program in a machine with this terminal's streams.
-
-`machine exec` and `demo` call it. `polydev.shared.host_protocol` describes the frames.
-"""
+"""Run a program in a machine. `polydev.shared.host_protocol` describes the frames."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ def terminal_size() -> tuple[int, int]:
 
 
 async def run_captured(api: ApiClient, vm_id: str, request: ExecRequest) -> dict[str, Any]:
-    """Run a program without input: `{exit_code, stdout, stderr}`, each stream bounded."""
+    """Run a program without input. Returns `{exit_code, stdout, stderr}`, bounded."""
     kept = {STDOUT: bytearray(), STDERR: bytearray()}
     async with api.websocket(f"/api/vm/{vm_id}/exec") as socket:
         await socket.send(request.model_dump_json())
@@ -70,7 +67,7 @@ async def run_attached(api: ApiClient, vm_id: str, request: ExecRequest, *, stdi
 
 
 class _Program:
-    """The frames of one run."""
+    """Frames of one program run."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -78,7 +75,7 @@ class _Program:
         self.exit_code = 255
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
-        """What it prints, until it ends. Raises what the host says when it cannot go on."""
+        """Yield its output until it ends. Raises the host's error."""
         try:
             async for frame in self._socket:
                 if isinstance(frame, str):
@@ -88,10 +85,12 @@ class _Program:
                     yield frame[0], frame[1:]
         except ConnectionClosed:
             pass
-        raise ChannelLost("The connection to the machine was cut; the program may still run")
+        raise ChannelLost(
+            "The connection to the machine was lost; the program may still be running"
+        )
 
     def control(self, control: ExecControl) -> None:
-        """Send in the background: callers are signal handlers."""
+        """Send a control frame in the background, because callers are signal handlers."""
         task = asyncio.create_task(self._send(control.model_dump_json()))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
@@ -104,16 +103,16 @@ class _Program:
         try:
             end = ExecEnd.model_validate_json(frame)
         except ValidationError:
-            raise GuestMisbehaved("The end of the program cannot be understood") from None
+            raise GuestMisbehaved("The host sent an invalid exit status") from None
         if end.error:
             raise by_code(end.error.code)(end.error.message, hint=end.error.hint)
         self.exit_code = 255 if end.exit_code is None else end.exit_code
 
 
 def _send_stdin(socket: ClientConnection) -> None:
-    """Pass standard input on from a thread: files and pipes cannot be waited for otherwise.
+    """Forward standard input from a thread, because asyncio cannot read regular files.
 
-    The thread is a daemon, since nothing ends a read from a terminal.
+    It is a daemon thread, because nothing can interrupt a read from a terminal.
     """
     loop = asyncio.get_running_loop()
 
@@ -131,7 +130,7 @@ def _send_stdin(socket: ClientConnection) -> None:
 
 @contextmanager
 def _signals(program: _Program, request: ExecRequest) -> Iterator[None]:
-    """Ctrl-C goes to the program, the terminal's size follows the window."""
+    """Forward Ctrl-C and window size changes to the program."""
     loop = asyncio.get_running_loop()
     handlers: dict[int, Callable[[], None]] = {
         signal.SIGINT: lambda: program.control(ExecControl(signal="INT")),
@@ -150,7 +149,7 @@ def _signals(program: _Program, request: ExecRequest) -> Iterator[None]:
 
 @contextmanager
 def _raw_terminal() -> Iterator[None]:
-    """Keys go through as they are; the terminal is as before afterwards."""
+    """Put the terminal into raw mode, and restore it afterwards."""
     before = termios.tcgetattr(0)
     tty.setraw(0)
     try:

@@ -1,4 +1,4 @@
-"""Waiting for what has no version to wait for: looked at now and then."""
+"""Polling, for conditions without a notification."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ POLL_INTERVAL_S = 0.5
 
 
 async def until(is_so: Callable[[], Awaitable[bool]], limit_s: float) -> None:
-    """Return once it is so. Raises TimeoutError."""
+    """Wait until a condition holds. Raises TimeoutError."""
     async with asyncio.timeout(limit_s):
         while True:
             if await is_so():

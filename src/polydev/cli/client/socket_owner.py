@@ -1,13 +1,12 @@
-"""Who is at the other end of a TCP connection on this machine: the kernel's word, not the peer's.
+"""Owner of the other end of a local TCP connection, as the kernel reports it.
 
-Any user of this machine can listen on the controller's port while the controller is down. So
-nothing secret is sent there before the kernel has said whose the other end is (proc_net_tcp,
-`Documentation/networking/proc_net_tcp.rst`). `controller.py`, `up` and `doctor` ask; it knows
-nothing of HTTP.
+Any user of this machine can listen on the controller's port while the controller is down, so
+commands check the owner before they send a token. Source: `Documentation/networking/
+proc_net_tcp.rst` of Linux.
 
-The connection is asked about, not the listener: who listens may have changed by the time that one
-connects, the two ends of a connection cannot. A connection that nobody has accepted yet has no
-inode and is shown as root's, whoever listens, so it is asked about again until it has been.
+The check covers the connection, not the listener, which may change before the connection is made.
+A connection that no process has accepted yet has no inode and appears as root's, so the check
+repeats until it is accepted.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ Address = tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose a socket is."""
+    """Owner of a socket."""
 
     uid: int
     inode: int
-    """0: nobody has accepted it yet, and `uid` means nothing."""
+    """0 until the connection is accepted; `uid` has no meaning until then."""
 
     @property
     def name(self) -> str:
-        """The user, in words."""
+        """Name and id of the user."""
         try:
             return f"{pwd.getpwuid(self.uid).pw_name} (uid {self.uid})"
         except KeyError:
@@ -51,15 +50,15 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """The users that may answer for a controller."""
+    """Users that may own the controller's socket."""
 
     uids: frozenset[int]
 
     @classmethod
     def of(cls, state_dir: Path, user: str) -> Owners:
-        """Root, whoever asks, and the controller's user: the owner of its folder, if there is one.
+        """Allow root, the current user and the controller's user.
 
-        `user` names the one that it would be started as.
+        The controller's user owns its folder; without a folder, it is `user`.
         """
         uids = {0, os.geteuid()}
         try:
@@ -69,31 +68,31 @@ class Owners:
         return cls(frozenset(uids))
 
     async def require(self, connected: socket.socket) -> None:
-        """Return when one of them has accepted the connection.
+        """Wait until one of these users has accepted the connection.
 
-        Raises PortTaken, naming who it is instead; TimeoutError when nobody accepts it.
+        Raises: PortTaken, which names the actual owner; TimeoutError if no process accepts it.
         """
         here, api = _address(connected.getsockname()), _address(connected.getpeername())
         async with asyncio.timeout(ACCEPT_LIMIT_S):
             while (owner := _accepted(api, here)) is None or not owner.inode:  # noqa: ASYNC110
-                await asyncio.sleep(_ASK_EVERY_S)  # nothing tells of an accept
+                await asyncio.sleep(_ASK_EVERY_S)  # the kernel does not notify about it
         if owner.uid not in self.uids:
             raise wrong_owner_error(api[1], owner)
 
 
 def wrong_owner_error(port: int, owner: Owner, program: str = "") -> PortTaken:
-    """The error for a port that is somebody else's."""
+    """Create the error for a port that another user owns."""
     what = f", {program}," if program else ""
     return PortTaken(
-        f"Port {port} is not the controller's: a program of the user {owner.name}{what} answers "
-        "there, and was sent nothing",
-        hint=f"End it (`ss -ltnp 'sport = :{port}'` shows it), then `polydev up`; or set PORT to "
-        "another port",
+        f"Port {port} is not the controller's: a program of the user {owner.name}{what} listens "
+        "there. Nothing was sent to it",
+        hint=f"Stop that program (`ss -ltnp 'sport = :{port}'` shows it) and run "
+        "`polydev up`, or set PORT to another port",
     )
 
 
 def listeners(port: int) -> list[Owner]:
-    """Who listens on a port of this machine, on whatever address."""
+    """Owners of the sockets that listen on a local port."""
     return [
         Owner(uid, inode)
         for local, _, state, uid, inode in _entries()
@@ -102,7 +101,7 @@ def listeners(port: int) -> list[Owner]:
 
 
 def describe_program(owner: Owner) -> str:
-    """The process that holds a socket, in words; empty when it cannot be seen (root sees all)."""
+    """Name and pid of the process that holds a socket; empty if not visible to this user."""
     wanted = f"socket:[{owner.inode}]"
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -114,7 +113,7 @@ def describe_program(owner: Owner) -> str:
 
 
 def _accepted(local: Address, remote: Address) -> Owner | None:
-    """Whose the end of a connection is that is `local` to itself."""
+    """Owner of one end of a connection, from its own point of view."""
     for here, api, state, uid, inode in _entries():
         if (here, api) == (local, remote) and state == _ESTABLISHED:
             return Owner(uid, inode)
@@ -128,14 +127,20 @@ def _entries() -> Iterator[tuple[Address, Address, str, int, int]]:
         except FileNotFoundError:
             continue
         for line in lines:
-            words = line.split()
-            if len(words) >= _COLUMNS:
-                yield _told(words[1]), _told(words[2]), words[3], int(words[7]), int(words[9])
+            fields = line.split()
+            if len(fields) >= _COLUMNS:
+                yield (
+                    _parse_address(fields[1]),
+                    _parse_address(fields[2]),
+                    fields[3],
+                    int(fields[7]),
+                    int(fields[9]),
+                )
 
 
-def _told(words: str) -> Address:
-    """`0100007F:0FA0`: an address in 32-bit words of this machine's byte order, and a port."""
-    text, _, port = words.partition(":")
+def _parse_address(field: str) -> Address:
+    """Parse `0100007F:0FA0`: an address in 32-bit words of host byte order, and a port."""
+    text, _, port = field.partition(":")
     quads = (bytes.fromhex(text[at : at + 8])[::-1] for at in range(0, len(text), 8))
     return _plain(ipaddress.ip_address(b"".join(quads))), int(port, 16)
 
@@ -147,6 +152,6 @@ def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
 def _plain(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An IPv4 address is the same one where an IPv6 socket has it."""
+    """Unwrap an IPv4 address that an IPv6 socket reports."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address

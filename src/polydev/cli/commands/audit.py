@@ -1,4 +1,4 @@
-"""`polydev audit`: who did what to which, from where, and why."""
+"""`polydev audit`: the audit log."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ _OF_ALL = frozenset({"actor", "owner"})
 _FILTERS = frozenset({"subject", "action"}) | _OF_ALL
 _LOOK_EVERY_S = 1.0
 _OVERLAP = 500
-"""How many of the newest entries are looked at anew when following: numbers may be drawn in one
-order and appear in another."""
+"""Number of newest entries to read again when following: entries may not appear in id order."""
 _COLUMNS = ("at", "actor", "action", "subject", "owner", "via", "source", "reason")
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -32,23 +31,25 @@ async def audit(
         list[str] | None,
         typer.Argument(
             metavar="[NAME=VALUE]...",
-            help="Only these: `actor=`, `owner=`, `subject=` (ids), `action=machine.destroy`, or "
-            "`action=machine.` for all that was done to machines.",
+            help="Filter by `actor=`, `owner=` or `subject=` (ids) or by `action=machine.destroy`. "
+            "`action=machine.` matches every action on machines.",
         ),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="From then on: `30m`, `12h`, `7d`, or a time.")
+        str | None,
+        typer.Option(help="Show entries since `30m`, `12h` or `7d` ago, or since a time."),
     ] = None,
-    last: Annotated[int, typer.Option(min=1, max=500, help="How many, at most.")] = 50,
+    last: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of entries.")] = 50,
     mine: Annotated[
-        bool, typer.Option("--mine", help="What I did, and what was done to what is mine.")
+        bool,
+        typer.Option("--mine", help="Show only your own actions, and actions on what you own."),
     ] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what is done from now on.")
+        bool, typer.Option("--follow", "-f", help="Print new entries as they arrive.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show who did what, the newest last. Example: `polydev audit action=machine. --since 1d`."""
+    """Show the audit log, newest last. Example: `polydev audit action=machine. --since 1d`."""
     wanted = _wanted(about or [], _FILTERS - _OF_ALL if mine else _FILTERS)
     if since is not None:
         wanted["since"] = _time(since)
@@ -63,12 +64,11 @@ async def audit(
     elif entries:
         terminal.table(_COLUMNS, [_row(entry) for entry in entries])
     else:
-        terminal.say("Nothing of that kind was done.")
+        terminal.say("No matching entries.")
 
 
 async def _follow(api: ApiClient, terminal: Terminal, path: str, wanted: Json, last: int) -> None:
-    """Print the last entries, and others as they come, until interrupted. A controller that is
-    away meanwhile is waited for."""
+    """Print the last entries, then new ones. Waits while the controller is down."""
     known: set[int] | None = None
     while True:
         try:
@@ -102,14 +102,14 @@ def _wanted(about: list[str], names: frozenset[str]) -> Json:
     for name, sign, _ in pairs:
         if name not in names or not sign:
             raise Invalid(
-                f"{name} is nothing to look for",
-                hint=f"Write NAME=VALUE; names are {', '.join(sorted(names))}",
+                f"{name} is not a filter",
+                hint=f"Use NAME=VALUE with one of: {', '.join(sorted(names))}",
             )
     return {name: value for name, _, value in pairs}
 
 
 def _time(text: str) -> str:
-    """A time as the API takes it. Raises Invalid."""
+    """Parse a time or an age; returns it as the API expects. Raises Invalid."""
     unit = _UNITS.get(text[-1:])
     try:
         if unit and text[:-1].isdecimal():
@@ -118,6 +118,6 @@ def _time(text: str) -> str:
         at = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise Invalid(
-            f"--since {json.dumps(text)} is no time", hint="Write 30m, 12h, 7d or 2026-01-31T12:00"
+            f"--since {json.dumps(text)} is not a time", hint="Use 30m, 12h, 7d or 2026-01-31T12:00"
         ) from None
     return (at if at.tzinfo else at.astimezone()).isoformat()

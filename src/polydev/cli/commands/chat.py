@@ -1,4 +1,4 @@
-"""`polydev chat`: talk to the CLIs in the person's CLI machine, in one turn or in conversations."""
+"""`polydev chat`: chat with a CLI, in one turn or in a conversation."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ _Text = Annotated[
     str | None,
     typer.Argument(
         metavar="TEXT",
-        help="What to say, once; `-` reads it from standard input. Without: a conversation.",
+        help="One message; `-` reads it from standard input. Without it: a conversation.",
     ),
 ]
 
 
 @runs
 async def chat(which: _Which, text: _Text = None, as_json: JsonFlag = False) -> None:
-    """Talk to a CLI that is logged in; its answers are printed as they come.
+    """Chat with a connected CLI. Answers are printed as they arrive.
 
-    In a conversation it asks before it does what it must ask for, Ctrl-C stops what it does, and
-    Ctrl-C or Ctrl-D at the prompt ends; the chat is kept, here as on the page.
+    In a conversation, the CLI asks for permissions. Ctrl-C stops the current answer; Ctrl-C or
+    Ctrl-D at the prompt ends the conversation. Polydev keeps the chat, and you can continue it
+    here or in the browser.
 
     Examples: `polydev chat codex`, `polydev chat list`, `polydev chat 4a0f4c5e`, `polydev chat
     codex "What is in this folder?"`, `git diff | polydev chat codex -`.
@@ -45,7 +46,9 @@ async def chat(which: _Which, text: _Text = None, as_json: JsonFlag = False) -> 
     terminal = Terminal(as_json=as_json)
     words = sys.stdin.read() if text == "-" else text
     if words is not None and not words.strip():
-        raise Invalid("There is nothing to say", hint='Give a text: polydev chat codex "Hello"')
+        raise Invalid(
+            "The message is empty", hint='Give a message, for example: polydev chat codex "Hello"'
+        )
     async with open_client() as api:
         if which == "list" and words is None:
             return await _list(api, terminal)
@@ -62,7 +65,9 @@ async def chat(which: _Which, text: _Text = None, as_json: JsonFlag = False) -> 
 
 async def _converse(api: ApiClient, which: str, terminal: Terminal, *, is_new: bool) -> None:
     if terminal.as_json or not sys.stdin.isatty():
-        raise Invalid("A conversation needs a terminal", hint="Say a text, or `-`")
+        raise Invalid(
+            "A conversation needs a terminal", hint="Give a message, or `-` for standard input"
+        )
     if is_new:
         chosen = await api.post(_CHATS, {"provider": which})
     else:
@@ -75,7 +80,7 @@ async def _list(api: ApiClient, terminal: Terminal) -> None:
     if terminal.as_json:
         return terminal.answer(chats)
     if not chats:
-        return terminal.say("No chats; `polydev chat codex` begins one.")
+        return terminal.say("No chats. Start one with `polydev chat codex`.")
     rows = (
         (it["chatId"], it["provider"], it["status"], moment(it["updatedAt"]), it["title"] or "-")
         for it in chats
@@ -84,20 +89,20 @@ async def _list(api: ApiClient, terminal: Terminal) -> None:
 
 
 async def _resolve(api: ApiClient, which: str) -> Json:
-    """The chat that a person means. Raises NoSuchChat, Invalid."""
+    """Find a chat by the beginning of its id. Raises NoSuchChat, Invalid."""
     found = [it for it in await api.list_all(_CHATS) if it["chatId"].startswith(which)]
     if len(found) > 1:
-        raise Invalid(f"{which} may mean {len(found)} chats", hint="Say more of its id")
+        raise Invalid(f"{which} matches {len(found)} chats", hint="Use more characters of the id")
     if not found:
         raise NoSuchChat(
-            f"{which} is neither a provider nor a chat of yours",
-            hint="`polydev chat list` shows your chats",
+            f"There is no provider or chat {which}",
+            hint="List your chats with `polydev chat list`",
         )
     return found[0]
 
 
 async def turn(api: ApiClient, provider: str, text: str, terminal: Terminal, *, quiet: bool) -> str:
-    """Take one turn and return the whole answer; unless `quiet`, print it as it comes."""
+    """Run one turn and return the whole answer; print it as it arrives unless `quiet`."""
     streamed = False
     async for event in api.lines("/api/chat/turn", {"provider": provider, "text": text}):
         match event["type"]:
@@ -119,4 +124,6 @@ async def turn(api: ApiClient, provider: str, text: str, terminal: Terminal, *, 
                 if not event["ok"]:
                     break
                 return str(event["text"])
-    raise ChatFailed("The turn ended without an answer", hint="`polydev doctor` may know why")
+    raise ChatFailed(
+        "The turn ended without an answer", hint="Run `polydev doctor` to find the cause"
+    )

@@ -1,7 +1,7 @@
-"""`polydev connect <provider>`: a connect session from its start to its end, seen from a terminal.
+"""`polydev connect`: run a connect session from a terminal.
 
-The controller drives the session; here its steps are shown as they come, the person's code is
-passed on, and Ctrl-C asks for its cancellation and waits until it is undone.
+The controller runs the session. This command shows its steps, forwards a pasted code, and cancels
+the session on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ MAX_PASTE_CHARACTERS = 8192
 async def connect(
     provider: Annotated[str, typer.Argument(metavar="PROVIDER", help=f"{provider_choices()}.")],
     api_key: Annotated[
-        bool, typer.Option("--api-key", help="Bring an API key instead: it is asked for, unseen.")
+        bool,
+        typer.Option("--api-key", help="Use an API key instead of a login. Prompts for the key."),
     ] = False,
     api_key_stdin: Annotated[
-        bool, typer.Option("--api-key-stdin", help="The same, read from standard input.")
+        bool, typer.Option("--api-key-stdin", help="Read the API key from standard input.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Log a CLI in: a browser machine is made for it, and destroyed when it is done.
+    """Log a CLI in, through a temporary browser machine or with an API key.
 
-    The steps are shown as they happen. Where the provider hands out a code, or your own browser
-    ended at an address it cannot open, paste that here. Ctrl-C cancels and leaves nothing behind.
-    An API key needs no browser machine; it is never an argument, which others could see.
+    If you sign in with a browser of your own, paste the code that the provider shows, or the
+    address that your browser cannot load. Ctrl-C cancels the session and reverts its steps. An API
+    key is never an argument, because other users could see it there.
 
     Examples: `polydev connect codex`, `polydev connect claude_code --json`, `polydev connect
     gemini_cli --api-key`, `polydev connect codex --api-key-stdin < key`.
@@ -53,32 +54,32 @@ async def connect(
         if as_json:
             terminal.answer({"ok": session["status"] == "completed", **session})
         if session["status"] == "cancelled":
-            terminal.say("Cancelled; nothing of it is left.")
+            terminal.say("Cancelled. Every step was reverted.")
             raise typer.Exit(INTERRUPTED)
         if error := session_error(session):
             raise error
         machine = session["cliVM"]
-        terminal.say(f"{provider} is logged in, in {machine['vmId']} ({machine['ipAddress']}).")
+        terminal.say(f"{provider} is logged in on {machine['vmId']} ({machine['ipAddress']}).")
         terminal.say(f'Try: polydev chat {provider} "Say hello"')
 
 
 async def _key(provider: str, *, from_stdin: bool) -> str:
-    """The person's API key, from where nobody sees it. Raises Invalid."""
+    """Read the API key from a hidden prompt or standard input. Raises Invalid."""
     if from_stdin:
         key: str = await asyncio.to_thread(sys.stdin.readline, MAX_PASTE_CHARACTERS)
     elif sys.stdin.isatty():
-        key = await asyncio.to_thread(getpass.getpass, f"The API key for {provider}: ")
+        key = await asyncio.to_thread(getpass.getpass, f"API key for {provider}: ")
     else:
-        raise Invalid("There is no terminal to ask for the key", hint="Say --api-key-stdin")
+        raise Invalid("The prompt for the API key needs a terminal", hint="Use --api-key-stdin")
     if not key.strip():
-        raise Invalid("No API key was given")
+        raise Invalid("The API key is empty")
     return key.strip()
 
 
 async def connected(
     api: ApiClient, provider: str, terminal: Terminal, *, api_key: str | None = None
 ) -> Json:
-    """Start a session, or join the one that goes on, and show it until its end."""
+    """Start a session, or join the running one, and show it until it ends."""
     if api_key is None:
         started = await api.post("/api/auth/start", {"provider": provider})
     else:
@@ -91,7 +92,7 @@ async def connected(
     except asyncio.CancelledError:
         if task := asyncio.current_task():
             task.uncancel()
-        terminal.say("Cancelling; waiting until everything is undone (Ctrl-C again: not waiting).")
+        terminal.say("Cancelling and reverting every step. Press Ctrl-C again to stop waiting.")
         try:
             await api.post(f"{path}/cancel")
         except PolydevError as error:
@@ -103,7 +104,7 @@ async def connected(
 
 
 def session_error(session: Json) -> PolydevError | None:
-    """Why a session did not complete; None if it did."""
+    """Error of a session that did not complete; None if it did."""
     if session["status"] == "completed":
         return None
     error = session["error"] or {"code": "failed", "message": f"The session is {session['status']}"}
@@ -115,11 +116,11 @@ async def _follow(api: ApiClient, path: str, view: SessionView) -> Json:
         view.show(session)
         if session["status"] in ENDS:
             return session
-    raise AssertionError("a session is followed until its end")
+    raise AssertionError("the stream of a session ends with the session")
 
 
 class SessionView:
-    """Shows a session's steps, each once when it begins and once when it ends."""
+    """Show each step of a session once when it begins and once when it ends."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
@@ -143,7 +144,7 @@ class SessionView:
         self._terminal.say(words, style)
 
     def close(self) -> None:
-        """Nothing moves any more."""
+        """Stop the live display."""
         self._terminal.resume()
         for key, step in self._begun.items():
             if key not in self._ended:
@@ -163,23 +164,23 @@ class SessionView:
     def _invite(self, session: Json) -> None:
         self.waiting.set()
         url, own = session["oauthUrl"], session["ownBrowserUrl"] or session["oauthUrl"]
-        self._terminal.say("    The provider's page is open in the browser machine:")
+        self._terminal.say("    The browser machine shows the provider's page:")
         self._terminal.say(f"    {url}", "cyan")
         if not sys.stdin.isatty():
             return
         self._terminal.pause()
-        self._terminal.say("    To sign in with a browser of your own, open there:")
-        self._terminal.say("    the same" if own == url else f"    {own}", "cyan")
+        self._terminal.say("    To use your own browser instead, open:")
+        self._terminal.say("    the same address" if own == url else f"    {own}", "cyan")
         if session["accepts"] == "code":
-            self._terminal.say("    and paste here the code that it shows:")
+            self._terminal.say("    and paste the code that it shows:")
         else:
             self._terminal.say(
-                "    and paste here the address that it ends at (it cannot load it):"
+                "    and paste the address that your browser cannot load at the end:"
             )
 
 
 async def _forward_input(api: ApiClient, path: str, view: SessionView) -> None:
-    """Lines from the terminal become the session's input, while it waits for the person."""
+    """Send lines from the terminal to the session while it waits for input."""
     if not sys.stdin.isatty():
         return
     typed: asyncio.Queue[str] = asyncio.Queue()
@@ -201,21 +202,21 @@ async def _forward_input(api: ApiClient, path: str, view: SessionView) -> None:
 
 
 def step_label(step: str) -> str:
-    """A step's name as a person reads it."""
+    """Label of a step."""
     if step.startswith("undo "):
-        return f"Undoing: {step_label(step.removeprefix('undo '))}"
+        return f"Reverting: {step_label(step.removeprefix('undo '))}"
     return WORDS.get(step, step.replace("-", " "))
 
 
 WORDS = {
-    "wait-for-room": "Waiting for room",
-    "create-cli-machine": "Making the CLI machine, or waking it",
-    "create-machines": "Making the CLI machine, or waking it, and the browser machine",
-    "browser-ready": "Waiting for the browser machine's service",
-    "start-login": "Starting the CLI's own login, catching its URL",
-    "wait-for-person": "Waiting for the person to sign in",
-    "capture": "Reading the credentials once, and sealing them",
-    "write": "Writing them into the CLI machine, asking the CLI",
+    "wait-for-room": "Waiting for capacity",
+    "create-cli-machine": "Creating or resuming the CLI machine",
+    "create-machines": "Creating the browser machine, and creating or resuming the CLI machine",
+    "browser-ready": "Waiting for the browser machine",
+    "start-login": "Starting the login and waiting for its URL",
+    "wait-for-person": "Waiting for you to sign in",
+    "capture": "Reading and encrypting the credentials",
+    "write": "Writing the credentials into the CLI machine and checking the login",
     "destroy-browser": "Destroying the browser machine",
-    "settle": "Forgetting what stood there before",
+    "settle": "Removing the previous credentials",
 }

@@ -1,9 +1,8 @@
-"""A conversation with a CLI in a terminal: what is said, what the CLI does, what it may.
+"""A chat as a conversation in a terminal.
 
-`chat.py` makes one for a chat of the API's. Everything shown comes from the chat's events, so a
-conversation that began elsewhere goes on here, and the other way round; what a machine said is
-cleaned before it is printed. Ctrl-C stops a turn; at the prompt it ends the conversation, not the
-chat.
+Everything shown comes from the chat's events, so a conversation can move between the terminal and
+the browser. Text from machines is sanitized before it is printed. Ctrl-C stops a turn; at the
+prompt it ends the conversation, but not the chat.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from polydev.shared.errors import ChatFailed, PolydevError, by_code
 _LONGEST_LINE = 65536
 _AGAIN_S = 1.0
 _SHOWN_LINES = 12
-"""Of what a tool printed or changed."""
+"""Maximum number of lines of a tool's output."""
 _LAST_TURNS = 3
 _EVENTS_A_TURN = 1_000_000
 
 
 class Keys:
-    """Lines that are typed, and Ctrl-C, while a conversation goes on."""
+    """Typed lines and Ctrl-C during a conversation."""
 
     def __init__(self) -> None:
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
 
     @contextmanager
     def read(self) -> Iterator[None]:
-        """Until the block ends."""
+        """Read the terminal until the block ends."""
         loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
         loop.add_reader(stdin, self._typed)
         loop.add_signal_handler(signal.SIGINT, self._lines.put_nowait, None)
@@ -45,7 +44,7 @@ class Keys:
             loop.remove_signal_handler(signal.SIGINT)
 
     async def line(self) -> str | None:
-        """What was typed; None for Ctrl-C, and for the end of the input."""
+        """Next typed line; None for Ctrl-C and for the end of the input."""
         line = await self._lines.get()
         return None if line is None else line.strip()
 
@@ -70,7 +69,7 @@ class Conversation:
         return f"/api/chats/{self._chat['chatId']}"
 
     async def go_on(self) -> None:
-        """Talk, until the person has enough."""
+        """Run turns until the user ends the conversation."""
         keys = Keys()
         with keys.read():
             if self._chat["turn"]:
@@ -83,12 +82,12 @@ class Conversation:
                 if text:
                     await self._turn(text, keys)
         if self._chat["turn"]:
-            self._terminal.say(f"\nGo on with it: polydev chat {self._chat['chatId']}", "dim")
+            self._terminal.say(f"\nContinue with: polydev chat {self._chat['chatId']}", "dim")
         else:  # nothing was said
             await self._api.delete(self._path)
 
     async def say(self, text: str) -> None:
-        """One turn, for who is not at a terminal. Raises ChatFailed, or why it ended."""
+        """Run one turn without a terminal. Raises ChatFailed or the turn's error."""
         await self._ask(text)
         ended = await self._follow(None, shows_question=False)
         if error := ended["error"]:
@@ -97,7 +96,7 @@ class Conversation:
             raise ChatFailed(f"The turn ended: {ended['reason']}")
 
     async def _catch_up(self, keys: Keys) -> None:
-        """The last turns as they were, and the one that goes on to its end."""
+        """Show the last turns, and follow a running turn to its end."""
         if self._chat["status"] != "idle":
             await self._follow(keys, shows_question=True)
             return
@@ -122,7 +121,7 @@ class Conversation:
         self._chat["turn"] = taken["turn"]
 
     async def _follow(self, keys: Keys | None, *, shows_question: bool) -> Json:
-        """Show what happens until the last turn has ended, which is returned."""
+        """Show events until the current turn ends; returns its last event."""
         stopping = None if keys is None else asyncio.create_task(self._stop_on_ctrl_c(keys))
         try:
             while True:
@@ -140,14 +139,14 @@ class Conversation:
 
     async def _stop_on_ctrl_c(self, keys: Keys) -> None:
         while await keys.line() is not None:
-            self._terminal.say("(It works; Ctrl-C stops it.)", "dim")
+            self._terminal.say("(The CLI is still working. Ctrl-C stops it.)", "dim")
         self._terminal.say("\nStopping.", "dim")
         await self._api.post(f"{self._path}/stop")
 
     async def _answer_permission(
         self, event: Json, keys: Keys, stopping: asyncio.Task[None] | None
     ) -> asyncio.Task[None]:
-        """Ask the person what the CLI may do; unless another window is faster."""
+        """Ask the user for a permission, which another window may answer first."""
         if stopping is not None:
             stopping.cancel()
         options = event["options"]
@@ -155,7 +154,7 @@ class Conversation:
             self._terminal.say(f"  {number}  {option['name']}")
         chosen = None
         while chosen is None:
-            self._terminal.piece(f"1 to {len(options)}, or Ctrl-C to stop: ")
+            self._terminal.piece(f"Choose 1 to {len(options)}, or press Ctrl-C to stop: ")
             text = await keys.line()
             if text is None:
                 await self._api.post(f"{self._path}/stop")
@@ -170,7 +169,7 @@ class Conversation:
                 self._terminal.say(error.line(), "yellow")
         return asyncio.create_task(self._stop_on_ctrl_c(keys))
 
-    # -- what is shown ---------------------------------------------------------------------------
+    # -- display ---------------------------------------------------------------------------------
 
     def _show(self, event: Json, *, shows_question: bool) -> None:
         kind = event["kind"]
@@ -190,7 +189,7 @@ class Conversation:
                 for entry in event["entries"]:
                     self._terminal.say(f"  {entry['status']:<12} {entry['content']}", "dim")
             case "permission":
-                self._terminal.say(f"May it? {event['title']}", "bold")
+                self._terminal.say(f"Permission needed: {event['title']}", "bold")
                 self._show_content(event["content"])
             case "notice":
                 self._terminal.say(event["text"], "yellow")

@@ -1,4 +1,4 @@
-"""`polydev credential`: what the CLIs are logged in with: looked at, tried, taken out, revoked."""
+"""`polydev credential`: list, validate, export and revoke credentials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.errors import BadPath, Failed, Invalid, NoSuchCredential
 
-app = options.app("Credentials: what your CLIs are logged in with.")
+app = options.app("Manage the logins and API keys of your CLIs.")
 
 _PATH = "/api/credentials"
 _REVOKE_LIMIT_S = 60.0
@@ -28,32 +28,34 @@ Which = Annotated[
     str,
     typer.Argument(
         metavar="CREDENTIAL",
-        help="A credential's id or its beginning, or a provider's, for the one there is.",
+        help="Id of a credential, its first characters, or the name of its provider.",
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 @app.command(name="list")
 @runs
 async def list_credentials(as_json: JsonFlag = False) -> None:
-    """List the credentials. Example: `polydev credential list --json`."""
+    """List your credentials. Example: `polydev credential list --json`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         found = await api.list_all(_PATH)
     if as_json:
         return terminal.answer(found)
     if not found:
-        return terminal.say("No credentials; `polydev connect codex` makes one.")
-    columns = ("credential", "provider", "kind", "in machine", "said to be", "ends")
+        return terminal.say("No credentials. Create one with `polydev connect codex`.")
+    columns = ("credential", "provider", "kind", "machine", "status", "expires")
     terminal.table(columns, (_row(it) for it in found))
 
 
 @app.command()
 @runs
 async def validate(which: Which, as_json: JsonFlag = False) -> None:
-    """Ask the CLI in its machine whether it is logged in. Example: `polydev credential validate
-    codex`. Tokens that the CLI has renewed are taken over."""
+    """Check whether the CLI in its machine is logged in, and store renewed tokens.
+
+    Example: `polydev credential validate codex`.
+    """
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         found = await _resolve(api, which)
@@ -69,8 +71,10 @@ async def validate(which: Which, as_json: JsonFlag = False) -> None:
 @app.command()
 @runs
 async def revoke(which: Which, yes: Yes = False, as_json: JsonFlag = False) -> None:
-    """Forget a credential, here and in its CLI machine. Example: `polydev credential revoke codex
-    --yes`."""
+    """Delete a credential, here and in its CLI machine.
+
+    Example: `polydev credential revoke codex --yes`.
+    """
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         found = await _resolve(api, which)
@@ -92,20 +96,22 @@ async def export(
     to: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A file, which only you can read then; `-` is standard output."
+            metavar="FILE", help="File to write, readable only by you; `-` is standard output."
         ),
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write over the file.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Overwrite the file.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a credential as its CLI keeps it: whoever has the file is logged in.
+    """Write a credential to a file, in its CLI's format. Anyone with the file is logged in.
 
     Example: `polydev credential export codex auth.json`.
     """
     if str(to) == "-" and sys.stdout.isatty():
-        raise Invalid("A secret is not shown on a terminal", hint="Name a file, or use a pipe")
+        raise Invalid(
+            "Polydev does not print secrets on a terminal", hint="Name a file, or use a pipe"
+        )
     if str(to) != "-" and to.exists():
-        await require_confirmation(f"Write over {to}?", yes=yes)
+        await require_confirmation(f"Overwrite {to}?", yes=yes)
     async with open_client() as api:
         found = await _resolve(api, which)
         answer = await api.post(f"{_PATH}/{found['credentialId']}/export")
@@ -116,11 +122,11 @@ async def export(
     terminal = Terminal(as_json=as_json)
     if as_json:
         return terminal.answer({**found, "file": str(to)})
-    terminal.say(f"{to} holds the credentials of {answer['provider']}. Keep it safe.")
+    terminal.say(f"Wrote the credentials of {answer['provider']} to {to}. Keep this file safe.")
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """A file that only its owner can read, whole or not at all. Raises BadPath."""
+    """Write a file atomically, readable only by its owner. Raises BadPath."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -132,20 +138,22 @@ def _write_private(path: Path, content: bytes) -> None:
             aside.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise BadPath(f"{path} cannot be written ({error.strerror})") from None
+        raise BadPath(f"Cannot write {path} ({error.strerror})") from None
 
 
 async def _resolve(api: ApiClient, which: str) -> Json:
-    """The credential that a person means. Raises NoSuchCredential, Invalid."""
+    """Find a credential by provider or id. Raises NoSuchCredential, Invalid."""
     listed = [it for it in await api.list_all(_PATH) if not it["revoking"]]
     found = [it for it in listed if it["provider"] == which]
     found = found or [it for it in listed if it["credentialId"].startswith(which)]
     if len(found) > 1:
-        raise Invalid(f"{which} may mean {len(found)} credentials", hint="Say more of its id")
+        raise Invalid(
+            f"{which} matches {len(found)} credentials", hint="Use more characters of the id"
+        )
     if not found:
         raise NoSuchCredential(
             f"There is no credential {which}",
-            hint="`polydev credential list` tells those there are",
+            hint="List the credentials with `polydev credential list`",
         )
     return found[0]
 
@@ -158,18 +166,18 @@ async def _until_gone(api: ApiClient, credential_id: str) -> None:
         await until(is_gone, _REVOKE_LIMIT_S)
     except TimeoutError:
         raise Failed(
-            "It is forgotten here, but its machine has not been reached yet",
-            hint="It goes on by itself; `polydev credential list` says so until it is done",
+            "The credential is deleted here, but its machine is not reachable yet",
+            hint="Polydev keeps trying; `polydev credential list` shows the credential until then",
         ) from None
 
 
 def _row(credential: Json) -> tuple[str, ...]:
-    said = "being revoked" if credential["revoking"] else credential["validity"] or "-"
+    status = "being revoked" if credential["revoking"] else credential["validity"] or "-"
     return (
         credential["credentialId"],
         credential["provider"],
         credential["kind"].replace("_", " "),
         credential["vmId"] or "-",
-        said,
+        status,
         moment(credential["expiresAt"]),
     )

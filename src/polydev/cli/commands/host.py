@@ -1,4 +1,4 @@
-"""`polydev host`: the machines that run people's machines. For administrators."""
+"""`polydev host`: VM hosts. For administrators."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
 
-app = options.app("VM hosts: where machines run. `POLYDEV_HOSTS` names them.")
+app = options.app("Manage VM hosts, which run the machines. `POLYDEV_HOSTS` names them.")
 
 _HOSTS = "/api/admin/hosts"
 
 app.command(name="setup")(setup)
 
-Which = Annotated[str, typer.Argument(metavar="HOST", help="Its name, as `host list` tells it.")]
+Which = Annotated[
+    str, typer.Argument(metavar="HOST", help="Name of a host, from `polydev host list`.")
+]
 
-Why = Annotated[str, typer.Option("--reason", help="Why: the audit log keeps it.")]
+Why = Annotated[str, typer.Option("--reason", help="Reason, for the audit log.")]
 
 
 @app.command(name="list")
 @runs
 async def list_hosts(as_json: JsonFlag = False) -> None:
-    """List the hosts: what each offers, and what is taken of it. Example: `polydev host list`."""
+    """List the hosts with their capacity and usage. Example: `polydev host list`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         hosts = await api.get(_HOSTS)
@@ -41,7 +43,7 @@ async def list_hosts(as_json: JsonFlag = False) -> None:
 @app.command()
 @runs
 async def drain(which: Which, reason: Why, as_json: JsonFlag = False) -> None:
-    """Give a host no new machines; those it has go on.
+    """Place no new machines on a host; its existing machines keep running.
 
     Example: `polydev host drain local --reason "new disks"`.
     """
@@ -51,7 +53,7 @@ async def drain(which: Which, reason: Why, as_json: JsonFlag = False) -> None:
 @app.command()
 @runs
 async def activate(which: Which, reason: Why, as_json: JsonFlag = False) -> None:
-    """Give a drained host machines again.
+    """Place new machines on a drained host again.
 
     Example: `polydev host activate local --reason "disks are in"`.
     """
@@ -62,14 +64,14 @@ async def activate(which: Which, reason: Why, as_json: JsonFlag = False) -> None
 @runs
 async def remove(
     which: Which,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Forget a host that has no machines and is named in no controller's `POLYDEV_HOSTS`.
+    """Remove a host that has no machines and that no `POLYDEV_HOSTS` names.
 
     Example: `polydev host remove old`.
     """
-    await require_confirmation(f"Forget the host {which}?", yes=yes)
+    await require_confirmation(f"Remove the host {which}?", yes=yes)
     async with open_client() as api:
         await api.delete(f"{_HOSTS}/{quote(which, safe='')}")
     if as_json:

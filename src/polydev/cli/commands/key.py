@@ -1,6 +1,6 @@
-"""`polydev key`: the keys that credentials are sealed with, and changing them.
+"""`polydev key`: encryption keys.
 
-How ENCRYPTION_KEY is changed without stopping anything: docs/operating.md.
+docs/operating.md describes how to change ENCRYPTION_KEY without downtime.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.errors import Failed
 
-app = options.app("Keys: what credentials are sealed with.")
+app = options.app("Manage the keys that encrypt credentials.")
 
 _KEYS = "/api/admin/keys"
-_EARLIER = "(of an earlier controller)"
+_EARLIER = "(used by an older version)"
 
 
 @app.command(name="list")
 @runs
 async def list_keys(as_json: JsonFlag = False) -> None:
-    """List the keys, and how much each of them seals. Example: `polydev key list`."""
+    """List the keys, and how many rows each encrypts. Example: `polydev key list`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         keys = await api.get(_KEYS)
     if as_json:
         return terminal.answer(keys)
-    columns = ("key", "current", "known here", "credentials", "secrets", "since")
+    columns = ("key", "current", "available", "credentials", "secrets", "since")
     terminal.table(columns, (_row(key) for key in keys))
 
 
 @app.command()
 @runs
 async def rotate(as_json: JsonFlag = False) -> None:
-    """Seal everything anew with the current key. Example: `polydev key rotate`.
+    """Encrypt everything with the current key. Example: `polydev key rotate`.
 
-    Everything goes on meanwhile. Ctrl-C ends the watching, not the work; asked again, it goes on.
+    Polydev keeps running. Ctrl-C stops only this command, not the rotation; run it again to see the
+    progress.
     """
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
-        async with terminal.step("Sealing everything with the current key") as step:
+        async with terminal.step("Encrypting everything with the current key") as step:
             state = await api.post(f"{_KEYS}/rotate")
             step.detail = _progress(state)
             while not state["over"]:
@@ -55,8 +56,8 @@ async def rotate(as_json: JsonFlag = False) -> None:
                 step.detail = _progress(state)
             if state["left"]:
                 raise Failed(
-                    f"{state['left']} rows are not sealed with {state['keyId']}",
-                    hint="The controller's log says why; `polydev key list` says with which",
+                    f"{state['left']} rows are not encrypted with {state['keyId']}",
+                    hint="See the controller's log for the reason, and `polydev key list`",
                 )
         await _report_unused_keys(api, terminal)
     if as_json:
@@ -67,22 +68,22 @@ async def rotate(as_json: JsonFlag = False) -> None:
 @runs
 async def retire(
     key: Annotated[
-        str, typer.Argument(metavar="KEY", help="A key's id, as `polydev key list` tells it.")
+        str, typer.Argument(metavar="KEY", help="Id of a key, from `polydev key list`.")
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Forget a key that seals nothing any more. Example: `polydev key retire key-0f3a5c7e9b1d`."""
+    """Remove a key that encrypts nothing. Example: `polydev key retire key-0f3a5c7e9b1d`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         await require_confirmation(
-            f"Is no controller started with the key {key} any more?", yes=yes
+            f"Retire {key}? No controller may still be configured with it.", yes=yes
         )
         await api.delete(f"{_KEYS}/{key}")
     if as_json:
         terminal.answer({"keyId": key, "retired": True})
     else:
-        terminal.say(f"{key} opens nothing here any more.")
+        terminal.say(f"{key} is retired.")
 
 
 def _row(key: Json) -> tuple[str, ...]:
@@ -104,6 +105,6 @@ async def _report_unused_keys(api: ApiClient, terminal: Terminal) -> None:
     for key in await api.get(_KEYS):
         if key["keyId"] and not (key["seals"] or key["credentials"] or key["secrets"]):
             terminal.say(
-                f"{key['keyId']} seals nothing any more. Once no controller is started with it: "
-                f"`polydev key retire {key['keyId']}`"
+                f"{key['keyId']} encrypts nothing. When no controller is configured with it, run: "
+                f"polydev key retire {key['keyId']}"
             )

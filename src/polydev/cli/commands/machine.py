@@ -1,4 +1,4 @@
-"""`polydev machine`: makes machines, looks at them, runs programs in them, ends them."""
+"""`polydev machine`: create, inspect, control and destroy machines."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from polydev.shared.domain import HIBERNATED_STATES, MachineKind
 from polydev.shared.errors import Failed, Invalid, Missing, NoSuchMachine, by_code
 from polydev.shared.host_protocol import ExecRequest
 
-app = options.app("Machines: private microVMs.")
+app = options.app("Manage your machines, which are private microVMs.")
 
 Which = Annotated[
     str,
     typer.Argument(
-        metavar="MACHINE", help="A machine's id or its beginning, or `cli` for the CLI machine."
+        metavar="MACHINE",
+        help="Id of a machine, its first characters, or `cli` for the CLI machine.",
     ),
 ]
 
@@ -32,34 +33,34 @@ Which = Annotated[
 @runs
 async def create(
     kind: Annotated[
-        MachineKind, typer.Argument(metavar="KIND", help="What it is for.")
+        MachineKind, typer.Argument(metavar="KIND", help="Kind of machine.")
     ] = MachineKind.CLI,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a machine and start it. Example: `polydev machine create cli`."""
+    """Create and start a machine. Example: `polydev machine create cli`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
-        async with terminal.step(f"Making a {kind} machine") as step:
+        async with terminal.step(f"Creating a {kind} machine") as step:
             made = await api.post("/api/vm/create", {"vmType": kind.value})
             step.detail = made["vm_id"]
             machine = await _until(api, made["vm_id"], {"running"})
         if as_json:
             terminal.answer(machine)
         else:
-            terminal.say(f"{machine['vm_id']} runs at {machine['ip_address']}.")
+            terminal.say(f"{machine['vm_id']} is running at {machine['ip_address']}.")
 
 
 @app.command(name="list")
 @runs
 async def list_machines(as_json: JsonFlag = False) -> None:
-    """List the machines. Example: `polydev machine list --json`."""
+    """List your machines. Example: `polydev machine list --json`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         machines = await api.list_all("/api/vm/list")
     if as_json:
         return terminal.answer(machines)
     if not machines:
-        return terminal.say("No machines; `polydev connect codex` makes what it needs.")
+        return terminal.say("No machines. `polydev connect codex` creates the ones it needs.")
     columns = ("machine", "kind", "address", "status", "since")
     terminal.table(columns, (_row(machine) for machine in machines))
 
@@ -73,7 +74,7 @@ async def show(which: Which, as_json: JsonFlag = False) -> None:
         machine = await api.get(f"/api/vm/{await resolve(api, which)}")
     if as_json:
         return terminal.answer(machine)
-    terminal.table(("what", "value"), _describe(machine))
+    terminal.table(("field", "value"), _describe(machine))
 
 
 @app.command(name="exec")
@@ -82,28 +83,29 @@ async def execute(
     which: Which,
     argv: Annotated[
         list[str],
-        typer.Argument(metavar="PROGRAM...", help="The program and its arguments, after `--`."),
+        typer.Argument(metavar="PROGRAM...", help="Program and its arguments, after `--`."),
     ],
     pty: Annotated[
-        bool, typer.Option("--tty", "-t", help="Give it a terminal (for shells and editors).")
+        bool, typer.Option("--tty", "-t", help="Allocate a terminal, for shells and editors.")
     ] = False,
-    no_stdin: Annotated[bool, typer.Option("--no-stdin", "-n", help="Give it no input.")] = False,
-    cwd: Annotated[str | None, typer.Option(help="Folder in the machine to run it in.")] = None,
+    no_stdin: Annotated[
+        bool, typer.Option("--no-stdin", "-n", help="Pass no standard input.")
+    ] = False,
+    cwd: Annotated[str | None, typer.Option(help="Working directory in the machine.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a program as root in a machine; its exit code becomes this command's.
+    """Run a program as root in a machine, and exit with its exit code.
 
     Examples: `polydev machine exec cli -- codex login status`,
     `polydev machine exec -t cli -- bash -l`, `polydev machine exec cli -- tee /root/x < x`.
     """
     if pty and (as_json or not sys.stdin.isatty()):
-        raise Invalid(
-            "-t needs a terminal, and cannot be used with --json", hint="Leave one of them out"
-        )
+        raise Invalid("-t needs a terminal and does not work with --json", hint="Omit one of them")
     request = ExecRequest(argv=argv, cwd=cwd, pty=exec_client.terminal_size() if pty else None)
     async with open_client() as api:
         vm_id = await resolve(api, which)
-        await ensure_running(api, vm_id, Terminal(as_json=True))  # its words are not the program's
+        # As JSON, so that standard output holds only the program's output.
+        await ensure_running(api, vm_id, Terminal(as_json=True))
         if as_json:
             result = await exec_client.run_captured(api, vm_id, request)
             Terminal(as_json=True).answer({"vm_id": vm_id, **result})
@@ -115,10 +117,10 @@ async def execute(
 @runs
 async def console(
     which: Which,
-    tail_bytes: Annotated[int, typer.Option(help="How much of its end.")] = 65536,
+    tail_bytes: Annotated[int, typer.Option(help="Number of bytes to show, from the end.")] = 65536,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what a machine printed on its console. Example: `polydev machine console cli`."""
+    """Show the console log of a machine. Example: `polydev machine console cli`."""
     async with open_client() as api:
         vm_id = await resolve(api, which)
         text = await api.text(f"/api/vm/{vm_id}/console", tail_bytes=tail_bytes)
@@ -132,38 +134,40 @@ async def console(
 @app.command()
 @runs
 async def stop(which: Which, as_json: JsonFlag = False) -> None:
-    """End a machine; its disk and address stay. Example: `polydev machine stop cli`."""
+    """Stop a machine and keep its disk and address. Example: `polydev machine stop cli`."""
     await _ask(which, "stop", "Stopping", {"stopped"}, Terminal(as_json=as_json))
 
 
 @app.command()
 @runs
 async def start(which: Which, as_json: JsonFlag = False) -> None:
-    """Start a machine that is stopped or has failed. Example: `polydev machine start vm-0123`."""
+    """Start a stopped or failed machine. Example: `polydev machine start vm-0123`."""
     await _ask(which, "start", "Starting", {"running"}, Terminal(as_json=as_json))
 
 
 @app.command()
 @runs
 async def hibernate(which: Which, as_json: JsonFlag = False) -> None:
-    """Put a machine to sleep: its memory goes to disk, and it wakes when it is used.
+    """Hibernate a machine: save its memory to disk. It resumes on use.
 
     Example: `polydev machine hibernate cli`.
     """
     terminal = Terminal(as_json=as_json)
-    machine = await _ask(which, "hibernate", "Putting to sleep", {"hibernated"}, terminal)
+    machine = await _ask(which, "hibernate", "Hibernating", {"hibernated"}, terminal)
     size = machine["sleep"]["memory_on_disk_bytes"] or 0
     if not as_json:
-        terminal.say(f"It sleeps; its memory takes {size / 2**20:.0f} MiB on disk.")
+        terminal.say(f"Its memory takes {size / 2**20:.0f} MiB on disk.")
 
 
 @app.command()
 @runs
 async def resume(which: Which, as_json: JsonFlag = False) -> None:
-    """Wake a machine that sleeps, or start one that is stopped. Example: `polydev machine resume
-    cli`."""
+    """Resume a hibernated machine, or start a stopped one.
+
+    Example: `polydev machine resume cli`.
+    """
     terminal = Terminal(as_json=as_json)
-    machine = await _ask(which, "resume", "Waking", {"running"}, terminal)
+    machine = await _ask(which, "resume", "Resuming", {"running"}, terminal)
     if not as_json and (words := _describe_resume(machine)):
         terminal.say(f"{words[0].upper()}{words[1:]}.")
 
@@ -180,10 +184,10 @@ async def _ask(which: str, verb: str, words: str, wanted: set[str], terminal: Te
 
 
 async def ensure_running(api: ApiClient, vm_id: str, terminal: Terminal) -> None:
-    """Wake a machine that sleeps, and say so; others are left as they are."""
+    """Resume a hibernated machine and show that; leave others as they are."""
     machine = await api.get(f"/api/vm/{vm_id}")
     if machine["status"] in HIBERNATED_STATES:
-        async with terminal.step(f"Waking {vm_id}"):
+        async with terminal.step(f"Resuming {vm_id}"):
             if machine["status"] == "hibernating":
                 await _until(api, vm_id, {"hibernated"})
             await api.post(f"/api/vm/{vm_id}/resume")
@@ -194,14 +198,14 @@ async def ensure_running(api: ApiClient, vm_id: str, terminal: Terminal) -> None
 @runs
 async def destroy(
     which: Which,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Destroy a machine with its disk. Example: `polydev machine destroy cli --yes`."""
+    """Destroy a machine and its disk. Example: `polydev machine destroy cli --yes`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         vm_id = await resolve(api, which)
-        await require_confirmation(f"Destroy {vm_id} with its disk?", yes=yes)
+        await require_confirmation(f"Destroy {vm_id} and its disk?", yes=yes)
         async with terminal.step(f"Destroying {vm_id}"):
             await api.post("/api/vm/destroy", {"vmId": vm_id})
             machine = await _until(api, vm_id, {"destroyed"})
@@ -210,7 +214,7 @@ async def destroy(
 
 
 async def resolve(api: ApiClient, which: str) -> str:
-    """The id of the machine that a person means. Raises NoSuchMachine, Invalid."""
+    """Find a machine's id by its first characters. Raises NoSuchMachine, Invalid."""
     if which == "cli":
         return str((await api.get("/api/vm/active-cli"))["vmId"])
     ids = [str(row["vm_id"]) for row in await api.list_all("/api/vm/list")]
@@ -219,10 +223,12 @@ async def resolve(api: ApiClient, which: str) -> str:
     if full in found:
         return full
     if len(found) > 1:
-        raise Invalid(f"{which} is the beginning of {len(found)} machines", hint="Say more of it")
+        raise Invalid(
+            f"{which} matches {len(found)} machines", hint="Use more characters of the id"
+        )
     if not found:
         raise NoSuchMachine(
-            f"There is no machine {which}", hint="`polydev machine list` tells those there are"
+            f"There is no machine {which}", hint="List the machines with `polydev machine list`"
         )
     return found[0]
 
@@ -240,7 +246,7 @@ async def _until(api: ApiClient, vm_id: str, wanted: set[str]) -> Json:
             return machine | {"status": "destroyed"}
         raise
     if trouble := _failure_reason(machine, wanted):
-        raise Failed(f"{vm_id} is {machine['status']} as before: {trouble}")
+        raise Failed(f"{vm_id} is still {machine['status']}: {trouble}")
     error = machine.get("error") or {}
     raise by_code(error.get("code", Failed.code))(
         error.get("message", f"{vm_id} is {machine['status']}"), hint=error.get("hint") or ""
@@ -248,7 +254,7 @@ async def _until(api: ApiClient, vm_id: str, wanted: set[str]) -> Json:
 
 
 def _failure_reason(machine: Json, wanted: set[str]) -> str:
-    """Why a machine that was to sleep, or to wake, did not and will not; empty otherwise."""
+    """Reason why a machine did not hibernate or resume and will not; empty otherwise."""
     back = {"running"} if "hibernated" in wanted else {"hibernated"}
     stays = machine["status"] in back and machine.get("sleep") is not None
     return str(machine["sleep"]["trouble"]) if stays else ""
@@ -265,9 +271,9 @@ def _row(machine: Json) -> tuple[str, ...]:
 
 
 def _describe(machine: Json) -> Iterator[tuple[str, str]]:
-    """What there is to tell of a machine, a line each."""
-    told = ("machine", "kind", "address", "status", "since")
-    yield from zip(told, _row(machine), strict=True)
+    """Rows of `machine show`."""
+    names = ("machine", "kind", "address", "status", "since")
+    yield from zip(names, _row(machine), strict=True)
     for name, unit in (("memory_mib", " MiB"), ("vcpus", ""), ("disk_mib", " MiB")):
         yield name.removesuffix("_mib"), f"{machine[name]}{unit}"
     yield from _describe_hibernation(machine["sleep"] or {}, machine)
@@ -279,20 +285,20 @@ def _describe_hibernation(sleep: Json, machine: Json) -> Iterator[tuple[str, str
     if sleep.get("slept_at"):
         size = sleep["memory_on_disk_bytes"]
         on_disk = f"; its memory takes {size / 2**20:.0f} MiB on disk" if size else ""
-        yield "slept", f"{moment(sleep['slept_at'])}: {sleep['slept_why'] or '-'}{on_disk}"
+        yield "hibernated", f"{moment(sleep['slept_at'])}: {sleep['slept_why'] or '-'}{on_disk}"
     if words := _describe_resume(machine):
-        yield "woke", f"{moment(sleep['woke_at'])}: {sleep['woke_why'] or '-'}; {words}"
+        yield "resumed", f"{moment(sleep['woke_at'])}: {sleep['woke_why'] or '-'}; {words}"
     if sleep.get("trouble"):
-        yield "trouble", sleep["trouble"]
+        yield "problem", sleep["trouble"]
 
 
 def _describe_resume(machine: Json) -> str:
-    """In words; empty for one that never slept, or sleeps."""
+    """Describe the last resume; empty if there was none or the machine is hibernated."""
     sleep = machine["sleep"] or {}
     if not sleep.get("woke_how") or machine["status"] in HIBERNATED_STATES:
         return ""
     took = f"{sleep['took_seconds']:.1f} s"
     if sleep["woke_how"] == "resumed":
-        return f"it went on where it was ({took})"
+        return f"it resumed with its memory ({took})"
     why = sleep["boot_reason"]
-    return f"it was started from its disk ({took}): {why or 'its memory could not be used'}"
+    return f"it booted from its disk ({took}): {why or 'its saved memory was not usable'}"

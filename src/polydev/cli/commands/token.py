@@ -1,4 +1,4 @@
-"""`polydev token`: API tokens of whoever runs this, for scripts. POLYDEV_TOKEN takes one."""
+"""`polydev token`: your API tokens. `POLYDEV_TOKEN` makes commands use one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.domain import Scope
 from polydev.shared.errors import Invalid, NoSuchToken
 
-app = options.app("API tokens, for scripts.")
+app = options.app("Manage your API tokens, which scripts use.")
 
 _TOKENS = "/api/account/tokens"
 _DAYS = 90
@@ -22,46 +22,48 @@ _DAYS = 90
 @app.command()
 @runs
 async def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the token.")],
     scopes: Annotated[
-        list[Scope], typer.Option("--scope", "-s", help="What it may do; may be said again.")
+        list[Scope], typer.Option("--scope", "-s", help="Permission of the token; may be repeated.")
     ],
     days: Annotated[
-        int, typer.Option(help="How long it holds; 0: until it is revoked.", min=0)
+        int, typer.Option(help="Validity in days; 0 means until it is revoked.", min=0)
     ] = _DAYS,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a token, and print it. Example: `polydev token create nightly -s read -s connect`."""
+    """Create a token and print it. Example: `polydev token create nightly -s read -s connect`."""
     terminal = Terminal(as_json=as_json)
     asked = {"name": name, "scopes": [it.value for it in scopes], "expiresInDays": days or None}
     async with open_client() as api:
         made = await api.post(_TOKENS, asked)
     if as_json:
         return terminal.answer(made)
-    terminal.say(f"The token, which is told this once: {made['token']}")
+    terminal.say(f"Token (shown only once): {made['token']}")
 
 
 @app.command(name="list")
 @runs
 async def list_tokens(as_json: JsonFlag = False) -> None:
-    """List the tokens. Example: `polydev token list`."""
+    """List your tokens. Example: `polydev token list`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         tokens = await api.list_all(_TOKENS)
     if as_json:
         return terminal.answer(tokens)
     if not tokens:
-        return terminal.say("No tokens; `polydev token create` makes one.")
-    terminal.table(("token", "name", "scopes", "until", "last used"), map(_row, tokens))
+        return terminal.say("No tokens. Create one with `polydev token create`.")
+    terminal.table(("token", "name", "scopes", "expires", "last used"), map(_row, tokens))
 
 
 @app.command()
 @runs
 async def revoke(
-    which: Annotated[str, typer.Argument(metavar="TOKEN", help="A token's id or its beginning.")],
+    which: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="Id of a token, or its first characters.")
+    ],
     as_json: JsonFlag = False,
 ) -> None:
-    """Revoke a token: it opens nothing from now on. Example: `polydev token revoke 3f6c1d0e`."""
+    """Revoke a token. Example: `polydev token revoke 3f6c1d0e`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         found = await _resolve(api, which)
@@ -73,13 +75,13 @@ async def revoke(
 
 
 async def _resolve(api: ApiClient, which: str) -> Json:
-    """The token that is meant. Raises NoSuchToken, Invalid."""
+    """Find a token by the beginning of its id. Raises NoSuchToken, Invalid."""
     found = [it for it in await api.list_all(_TOKENS) if it["tokenId"].startswith(which)]
     if len(found) > 1:
-        raise Invalid(f"{which} is the beginning of {len(found)} tokens", hint="Say more of it")
+        raise Invalid(f"{which} matches {len(found)} tokens", hint="Use more characters of the id")
     if not found:
         raise NoSuchToken(
-            f"There is no API token {which}", hint="`polydev token list` tells those there are"
+            f"There is no API token {which}", hint="List the tokens with `polydev token list`"
         )
     return found[0]
 
@@ -89,6 +91,6 @@ def _row(token: Json) -> tuple[str, ...]:
         token["tokenId"],
         token["name"],
         " ".join(token["scopes"]),
-        moment(token["expiresAt"], "it is revoked"),
+        moment(token["expiresAt"], "never"),
         moment(token["lastUsedAt"], "never"),
     )

@@ -1,4 +1,4 @@
-"""`polydev user`: who may come in. For administrators."""
+"""`polydev user`: user accounts. For administrators."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ from polydev.cli.output.printer import Terminal, moment
 from polydev.shared.domain import Role
 from polydev.shared.errors import Failed, Invalid, NoSuchUser
 
-app = options.app("People: who may come in.")
+app = options.app("Manage user accounts.")
 
 _USERS = "/api/admin/people"
 _DELETE_LIMIT_S = 300.0
 
 Who = Annotated[
-    str, typer.Argument(metavar="PERSON", help="An e-mail address, or an id or its beginning.")
+    str,
+    typer.Argument(
+        metavar="USER", help="E-mail address or id of a user, or the first characters of the id."
+    ),
 ]
 
 
 @app.command(name="list")
 @runs
 async def list_people(as_json: JsonFlag = False) -> None:
-    """List the people. Example: `polydev user list`."""
+    """List the users. Example: `polydev user list`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
         users = await api.list_all(_USERS)
     if as_json:
         return terminal.answer(users)
-    columns = ("person", "e-mail", "role", "state", "since")
+    columns = ("user", "e-mail", "role", "state", "since")
     terminal.table(columns, (_row(user) for user in users))
 
 
@@ -43,36 +46,36 @@ async def list_people(as_json: JsonFlag = False) -> None:
 async def invite(
     email: Annotated[
         str | None,
-        typer.Argument(metavar="E-MAIL", help="Whom; without one, whoever has the code."),
+        typer.Argument(
+            metavar="E-MAIL", help="Address to invite; without it, the code works for anyone."
+        ),
     ] = None,
-    role: Annotated[Role, typer.Option(help="What they will be.")] = Role.USER,
-    days: Annotated[int, typer.Option(min=1, help="How long it holds.")] = 7,
+    role: Annotated[Role, typer.Option(help="Role of the new user.")] = Role.USER,
+    days: Annotated[int, typer.Option(min=1, help="Validity in days.")] = 7,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make an invitation, and print its code. Example: `polydev user invite ann@example.org`."""
+    """Create an invitation and print its code. Example: `polydev user invite ann@example.org`."""
     terminal = Terminal(as_json=as_json)
     asked = {"email": email, "role": role.value, "expiresInDays": days}
     async with open_client() as api:
         made = await api.post("/api/admin/invitations", asked)
     if as_json:
         return terminal.answer(made)
-    terminal.say(f"The code, which is told this once: {made['code']}")
-    terminal.say(
-        f"It is for {made['email'] or 'whoever has it'}, until {moment(made['expiresAt'])}."
-    )
+    terminal.say(f"Code (shown only once): {made['code']}")
+    terminal.say(f"It is valid for {made['email'] or 'anyone'} until {moment(made['expiresAt'])}.")
 
 
 @app.command()
 @runs
 async def disable(who: Who, as_json: JsonFlag = False) -> None:
-    """Shut somebody out; their things stay. Example: `polydev user disable ann@example.org`."""
+    """Disable a user and keep their data. Example: `polydev user disable ann@example.org`."""
     await _change(who, "disable", None, as_json=as_json)
 
 
 @app.command()
 @runs
 async def enable(who: Who, as_json: JsonFlag = False) -> None:
-    """Let somebody in again. Example: `polydev user enable ann@example.org`."""
+    """Enable a disabled user. Example: `polydev user enable ann@example.org`."""
     await _change(who, "enable", None, as_json=as_json)
 
 
@@ -80,19 +83,19 @@ async def enable(who: Who, as_json: JsonFlag = False) -> None:
 @runs
 async def role(
     who: Who,
-    role: Annotated[Role, typer.Argument(metavar="ROLE", help="What they are from now on.")],
+    role: Annotated[Role, typer.Argument(metavar="ROLE", help="New role.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what somebody is. Example: `polydev user role ann@example.org administrator`."""
+    """Change a user's role. Example: `polydev user role ann@example.org administrator`."""
     await _change(who, "role", {"role": role.value}, as_json=as_json)
 
 
 @app.command()
 @runs
 async def password(who: Who, as_json: JsonFlag = False) -> None:
-    """Give somebody a made-up password in place of a lost one, and print it.
+    """Reset a user's password and print the new one.
 
-    Example: `polydev user password admin@localhost`, which opens the page to who runs Polydev.
+    Example: `polydev user password admin@localhost`, the account of whoever runs Polydev.
     """
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:
@@ -100,18 +103,18 @@ async def password(who: Who, as_json: JsonFlag = False) -> None:
         made = await api.post(f"{_USERS}/{user['id']}/password")
     if as_json:
         return terminal.answer(made)
-    terminal.say(f"The new password, which is told this once: {made['password']}")
-    terminal.say(f"Sign in with it as {made['email']}, and change it under Settings.")
+    terminal.say(f"New password (shown only once): {made['password']}")
+    terminal.say(f"Sign in as {made['email']} and change it under Settings.")
 
 
 @app.command()
 @runs
 async def delete(
     who: Who,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove somebody with machines, credentials and all else.
+    """Delete a user with all machines, credentials and other data.
 
     Example: `polydev user delete ann@example.org`.
     """
@@ -119,9 +122,9 @@ async def delete(
     async with open_client() as api:
         user = await _resolve(api, who)
         await require_confirmation(
-            f"Remove {user['email']} with all machines, credentials and sessions?", yes=yes
+            f"Delete {user['email']} with all machines, credentials and sessions?", yes=yes
         )
-        async with terminal.step(f"Removing {user['email']}"):
+        async with terminal.step(f"Deleting {user['email']}"):
             await api.delete(f"{_USERS}/{user['id']}")
             await _until_gone(api, user["id"])
     if as_json:
@@ -139,14 +142,16 @@ async def _change(who: str, verb: str, body: Json | None, *, as_json: bool) -> N
 
 
 async def _resolve(api: ApiClient, who: str) -> Json:
-    """The person that is meant. Raises NoSuchPerson, Invalid."""
+    """Find a user by e-mail address or id. Raises NoSuchPerson, Invalid."""
     users = await api.list_all(_USERS)
     found = [it for it in users if who.casefold() == it["email"] or who == it["id"]]
     found = found or [it for it in users if it["id"].startswith(who)]
     if len(found) > 1:
-        raise Invalid(f"{who} is the beginning of {len(found)} people's ids", hint="Say more of it")
+        raise Invalid(f"{who} matches {len(found)} users", hint="Use more characters of the id")
     if not found:
-        raise NoSuchUser(f"There is no {who}", hint="`polydev user list` tells who is there")
+        raise NoSuchPerson(
+            f"There is no user {who}", hint="List the users with `polydev user list`"
+        )
     return found[0]
 
 
@@ -158,8 +163,8 @@ async def _until_gone(api: ApiClient, user_id: str) -> None:
         await until(is_gone, _DELETE_LIMIT_S)
     except TimeoutError:
         raise Failed(
-            "Nobody comes in as them any more, but not everything of theirs is gone yet",
-            hint="It goes on by itself; `polydev user list` shows them until it is done",
+            "The user can no longer sign in, but some of their data is not deleted yet",
+            hint="Polydev keeps trying; `polydev user list` shows the user until then",
         ) from None
 
 
@@ -175,5 +180,5 @@ def _row(user: Json) -> tuple[str, ...]:
 
 def _state(user: Json) -> str:
     if user["deletingAt"]:
-        return "being removed"
+        return "being deleted"
     return "disabled" if user["disabledAt"] else "active"

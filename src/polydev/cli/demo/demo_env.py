@@ -1,7 +1,7 @@
-"""The world of the demo: a network namespace that plays the internet, with a stand-in provider.
+"""Environment of the demo: a network namespace with fake providers, in place of the internet.
 
-`demo` builds it, `down --demo` removes it. Polydev itself is only given settings that any company
-with an egress proxy and a certificate authority of its own would give it; nothing in it knows.
+Polydev itself only gets the settings that a company with its own egress proxy and certificate
+authority would use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from polydev.hostagent.system import namespaces
 from polydev.shared.errors import AlreadyRunning, BadSettings, Failed
 
 ADDRESS = "198.51.100.1"
-"""From a range that documentation may use: it is nobody's (RFC 5737)."""
+"""From a range reserved for documentation (RFC 5737)."""
 
 PROXY_PORT = 3128
 START_LIMIT_S = 60.0
@@ -43,10 +43,9 @@ GENEROUS = {
     "POLYDEV_CHAT_START_LIMIT_S": "600",
     "POLYDEV_CHAT_STOP_GRACE_S": "60",
 }
-"""Limits for machines that are emulated in software, on a machine that does other work too."""
+"""Time limits for machines that run without KVM on a busy host."""
 _WARM_QUIET_S = "120"
-"""The demo's own logins boot their browser machines; the template is made once it has ended, for
-whoever connects on the page."""
+"""Create the template of warm browser machines after the demo, not during its logins."""
 
 
 class DemoSettings(BaseSettings):
@@ -61,39 +60,36 @@ class DemoSettings(BaseSettings):
 
     @property
     def outside(self) -> str:
-        """The namespace that plays the internet."""
+        """Network namespace of the fake internet."""
         return f"{self.name}-net"
 
 
 def settings() -> DemoSettings:
-    """Those of the environment. Raises BadSettings."""
+    """Read the settings. Raises BadSettings."""
     try:
         return DemoSettings()
     except ValidationError as error:
         raise BadSettings(
-            f"POLYDEV_DEMO_{str(error.errors()[0]['loc'][0]).upper()} is not usable: it must be at "
-            "most 25 lower-case letters, digits and hyphens, and begin with a letter",
+            f"POLYDEV_DEMO_{str(error.errors()[0]['loc'][0]).upper()} is invalid: it must be at "
+            "most 25 lower-case letters, digits and hyphens, and start with a letter",
             hint="For example POLYDEV_DEMO_NAME=polydev-demo",
         ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class FakeProviders:
-    """The provider that runs. It outlives the demo's command."""
+    """Running fake providers, which outlive the demo command."""
 
     process: asyncio.subprocess.Process
 
     def stop_auto_approval(self) -> None:
-        """From now on nobody is signed in there but by their own hand."""
+        """Make sign-ins manual from now on."""
         self.process.send_signal(signal.SIGUSR1)
 
 
 @contextmanager
 def demo_lock(demo: DemoSettings) -> Iterator[None]:
-    """Be the only one that carries a demo of this name through, or ends it.
-
-    Raises AlreadyRunning.
-    """
+    """Hold the lock of the demo of this name. Raises AlreadyRunning."""
     path = Path(f"/run/{demo.name}.lock")
     with _locked(path):
         try:
@@ -109,13 +105,13 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                break  # else who held it removed it between our opening and our locking
+                break  # otherwise its holder removed it after we opened it
         except BlockingIOError:
             os.close(descriptor)
             raise AlreadyRunning(
-                "A demo is being carried through on this machine",
-                hint="Wait until it has ended, or end it with Ctrl-C; another one beside it needs "
-                "a POLYDEV_DEMO_NAME, a POLYDEV_DEMO_STATE_DIR and a PORT of its own",
+                "A demo is already running on this machine",
+                hint="Wait for it, or stop it with Ctrl-C. A second demo needs its own "
+                "POLYDEV_DEMO_NAME, POLYDEV_DEMO_STATE_DIR and PORT",
             ) from None
         os.close(descriptor)
     try:
@@ -125,7 +121,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def enter() -> DemoSettings:
-    """Point this process, and what it starts, at the demo's Polydev instead of the real one."""
+    """Set the environment variables that select the demo's Polydev."""
     demo = settings()
     os.environ.update(
         POLYDEV_STATE_DIR=str(demo.state_dir),
@@ -148,22 +144,22 @@ def enter() -> DemoSettings:
 
 
 async def build(demo: DemoSettings, *, by_hand: bool) -> FakeProviders:
-    """Make the namespace, start the stand-in in it, keep the demo's own encryption key.
+    """Create the namespace and the encryption key, and start the fake providers.
 
-    `by_hand`: its sign-in form waits for a person from the beginning.
+    `by_hand`: sign-ins are manual from the start.
     """
     await asyncio.to_thread(_prepare, demo)
     return await _start_standin(demo, () if by_hand else ("--approve-automatically",))
 
 
 async def remove(terminal: Terminal) -> bool:
-    """End what runs in the outside namespace and remove it. False: it was not there."""
+    """Remove the namespace and end its processes. False if there was none."""
     from polydev.cli.supervisor.shutdown import kill_in_namespace
 
     demo = settings()
     if not namespaces.exists(demo.outside):
         return False
-    async with terminal.step("Ending the stand-in provider"):
+    async with terminal.step("Stopping the fake providers"):
         await kill_in_namespace(demo.outside)
         await asyncio.to_thread(namespaces.remove, demo.outside)
     return True
@@ -176,34 +172,34 @@ def _prepare(demo: DemoSettings) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(os.environ["ENCRYPTION_KEY"])
     namespaces.create(demo.outside)
-    for words in (
+    for arguments in (
         ("link", "set", "lo", "up"),
         ("address", "replace", f"{ADDRESS}/32", "dev", "lo"),
     ):
-        made = subprocess.run(
-            ["ip", "-n", demo.outside, *words], capture_output=True, text=True, check=False
+        done = subprocess.run(
+            ["ip", "-n", demo.outside, *arguments], capture_output=True, text=True, check=False
         )
-        if made.returncode != 0:
-            raise Failed(f"The demo's network cannot be made: {made.stderr.strip()[-200:]}")
+        if done.returncode != 0:
+            raise Failed(f"Cannot create the demo's network: {done.stderr.strip()[-200:]}")
 
 
 async def _start_standin(demo: DemoSettings, how: Sequence[str]) -> FakeProviders:
     log = demo.state_dir / "logs" / "standin.log"
-    with log.open("ab") as words:
+    with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "polydev.testing.fake_providers"),
             *("--netns", demo.outside, "--listen", ADDRESS, "--proxy-port", str(PROXY_PORT)),
             *("--folder", str(demo.state_dir / "standin"), *how),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
-            stderr=words,
+            stderr=errors,
             start_new_session=True,
         )
-    assert process.stdout is not None  # noqa: S101  (asked for above)
+    assert process.stdout is not None  # noqa: S101  (a pipe)
     try:
         line = await asyncio.wait_for(process.stdout.readline(), START_LIMIT_S)
         if json.loads(line)["ready"] is True:
             return FakeProviders(process)
     except (TimeoutError, ValueError, KeyError):
         pass
-    raise Failed("The stand-in provider has not started", hint=f"Its log is {log}")
+    raise Failed("The fake providers did not start", hint=f"See their log: {log}")

@@ -1,7 +1,7 @@
-"""`polydev doctor`: looks at everything that must be right, each line ok or what to do.
+"""`polydev doctor`: check everything that Polydev needs.
 
-`command.py` puts the parts together; `this_machine.py`, `processes.py` and `network.py` look at
-this machine, `controller_side.py` asks the controller what it sees.
+`this_machine`, `processes` and `network` check this machine; `controller_side` gets the findings of
+the controller; `command` combines them.
 """
 
 from polydev.cli.doctor.command import doctor

@@ -1,6 +1,6 @@
-"""The command: the parts of the examination side by side, and what they found.
+"""The `doctor` command: run all checks concurrently and print their findings.
 
-No part can keep another from being told: each has a time limit, and what it raises is a finding.
+Each check has a time limit, and its exceptions become findings, so that no check hides another.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from polydev.shared.settings.base import read
 
 _LIMIT_S = 30.0
 _CONTROLLER_LIMIT_S = 60.0
-"""It asks the CLIs in machines, which take long to start where machines are emulated."""
+"""The controller runs the CLIs in machines, which start slowly without KVM."""
 
 
 @runs
 async def doctor(
     outside: Annotated[
-        bool, typer.Option("--network", help="Also send packets out: resolvers, or the proxy.")
+        bool,
+        typer.Option("--network", help="Also check the outside network: resolvers or the proxy."),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Look for what is wrong and say what to do; exit code 1 if something is.
+    """Check for problems and print how to solve them. Exits with 1 if there is one.
 
-    Example: `polydev doctor`, `polydev doctor --json`, `polydev doctor --network`.
+    Examples: `polydev doctor`, `polydev doctor --json`, `polydev doctor --network`.
     """
     terminal = Terminal(as_json=as_json)
     found = await examine(outside=outside)
@@ -52,12 +53,12 @@ async def doctor(
 
 
 async def examine(*, outside: bool = False) -> list[Finding]:
-    """All findings, in the order in which one would mend things."""
+    """Run all checks. Findings are in the order in which to solve them."""
     try:
         settings, client = read(HostSettings), read(ClientSettings)
     except BadSettings as error:
-        return [Finding("settings", False, error.message, error.hint or "Set it right")]
-    logging.getLogger("polydev").setLevel(logging.CRITICAL)  # what is wrong is told once, below
+        return [Finding("settings", False, error.message, error.hint or "Correct the setting")]
+    logging.getLogger("polydev").setLevel(logging.CRITICAL)  # findings say it once
     parts = [
         _limited("this machine", this_machine.check()),
         _limited("polydev", processes.instance(settings)),
@@ -69,8 +70,10 @@ async def examine(*, outside: bool = False) -> list[Finding]:
         parts.insert(-1, _limited("network", network.reach(settings)))
     found = await asyncio.gather(*parts)
     here = [finding for part in found[:-1] for finding in part]
-    told = found[-1] if client.url else controller_side.without_duplicates(here, found[-1])
-    return [*here, *told]
+    from_controller = (
+        found[-1] if client.url else controller_side.without_duplicates(here, found[-1])
+    )
+    return [*here, *from_controller]
 
 
 async def _limited(
@@ -80,10 +83,10 @@ async def _limited(
         async with asyncio.timeout(limit_s):
             return await part
     except TimeoutError:
-        words = f"Not known: looking took more than {limit_s:g} s"
-        return [Finding(name, False, words, "Look again; if it stays so, restart Polydev")]
+        message = f"Unknown: the check took longer than {limit_s:g} s"
+        return [Finding(name, False, message, "Try again; if that fails, restart Polydev")]
     except PolydevError as error:
         return [Finding(name, False, error.message, error.hint)]
     except PermissionError as error:
-        words = f"Not looked at: {error.filename} can be opened by root only"
-        return [Finding(name, None, words, "Run it with sudo to see all")]
+        message = f"Not checked: only root can open {error.filename}"
+        return [Finding(name, None, message, "Run the command with sudo")]

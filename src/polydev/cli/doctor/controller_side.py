@@ -1,4 +1,4 @@
-"""What the controller sees: database, hosts, machines, logins; or why it cannot be asked."""
+"""Findings of the controller: database, hosts, machines and logins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIMIT_S = 10.0
 
 
 async def ask(client: ClientSettings) -> Sequence[Finding]:
-    """Its findings. Where it does not tell them, what it tells to everybody."""
+    """Get the controller's findings, or the public ones if it refuses."""
     try:
         async with open_client() as api:
             answer = await api.get("/api/doctor")
@@ -33,7 +33,7 @@ async def ask(client: ClientSettings) -> Sequence[Finding]:
     except ControllerUnreachable as error:
         return [_unreachable(client, error)]
     except NotSignedIn as error:
-        state = None if "cannot be read" in error.message else False
+        state = None if error.message.startswith("Cannot read") else False
         refused = Finding("controller", state, error.message, error.hint)
         return [refused, *await _public_findings(client)]
     except PolydevError as error:
@@ -42,28 +42,28 @@ async def ask(client: ClientSettings) -> Sequence[Finding]:
 
 
 def without_duplicates(here: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
-    """What the controller tells, without what this machine's host agent told already."""
+    """Drop findings that this machine's host agent has reported already."""
     was_looked_at = any(it.name == "host agent" and it.ok is not None for it in here)
     return [it for it in found if not (was_looked_at and it.host_id == LOCAL_HOST)]
 
 
 def _unreachable(client: ClientSettings, error: ControllerUnreachable) -> Finding:
-    words = error.message
+    message = error.message
     try:
         last = "" if client.url else last_log_line(client.logs_dir / "controller.log")
     except PermissionError:
         last = ""
     if last:
-        words += f"; its log ends with: {last}"
-    return Finding("controller", False, words, error.hint)
+        message += f"; the last line of its log: {last}"
+    return Finding("controller", False, message, error.hint)
 
 
 def _log(client: ClientSettings) -> str:
-    return f"Its log says more: {client.logs_dir / 'controller.log'}"
+    return f"See its log: {client.logs_dir / 'controller.log'}"
 
 
 async def _public_findings(client: ClientSettings) -> Sequence[Finding]:
-    """`/health` needs no token."""
+    """Read `/health`, which needs no token."""
     hooks = {"request": [owner_check(client.owners)] if client.owners else []}
     try:
         async with httpx.AsyncClient(
@@ -77,9 +77,9 @@ async def _public_findings(client: ClientSettings) -> Sequence[Finding]:
         return []
     found = []
     if checks.get("store") is False:
-        words = "The controller does not reach its database, which DATABASE_URL names"
-        found.append(Finding("database", False, words, _log(client)))
+        message = "The controller cannot reach its database (DATABASE_URL)"
+        found.append(Finding("database", False, message, _log(client)))
     if checks.get("host") is False:
-        words = "The controller does not reach a host agent"
-        found.append(Finding("host agent", False, words, _log(client)))
+        message = "The controller cannot reach a host agent"
+        found.append(Finding("host agent", False, message, _log(client)))
     return found

@@ -1,4 +1,4 @@
-"""Whether what machines need outside answers: only with `--network`, because it sends packets."""
+"""Checks of the outside network. Only with `--network`, because they send packets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from polydev.shared.errors import PolydevError
 
 
 async def reach(settings: HostSettings) -> Sequence[Finding]:
-    """Resolvers with open egress, the proxy with `proxy`; nothing where machines reach nothing."""
+    """Check the resolvers with open egress, or the proxy; nothing without egress."""
     plan = NetworkConfig.from_settings(settings)
     try:
         return await asyncio.to_thread(check_connectivity, plan)
     except (PolydevError, OSError) as error:
-        return [Finding("outside", False, f"The outside was not reached: {error}", "See `uplink`")]
+        return [
+            Finding("outside", False, f"Cannot reach the outside network: {error}", "See `uplink`")
+        ]

@@ -1,6 +1,6 @@
-"""What runs on this machine: the supervisor, who has the controller's port, the host agent.
+"""Checks of the processes on this machine: supervisor, controller's port and host agent.
 
-The host agent tells what is wrong with the host; where it does not answer, root looks without it.
+The host agent reports the findings of the host. If it does not answer, root checks without it.
 """
 
 from __future__ import annotations
@@ -25,28 +25,27 @@ _AGENT_LIMIT_S = 15.0
 
 
 async def instance(settings: HostSettings) -> Sequence[Finding]:
-    """The supervisor that `polydev up` is, or systemd where the host is set up for it. Raises
-    PermissionError."""
+    """Check that `polydev up` or systemd runs Polydev. Raises PermissionError."""
     pid = Instance(settings.state_dir).pid()
     if pid is not None:
-        return [Finding("polydev", True, f"Runs in {settings.state_dir} as process {pid}")]
+        return [Finding("polydev", True, f"Running in {settings.state_dir} as process {pid}")]
     if units.is_installed(settings.state_dir):
         return [Finding("polydev", *await asyncio.to_thread(_units))]
-    hint = "Start it: polydev up. POLYDEV_STATE_DIR names the folder of the Polydev that you mean"
-    return [Finding("polydev", False, f"Nothing runs in {settings.state_dir}", hint)]
+    hint = "Start it with `polydev up`, or set POLYDEV_STATE_DIR to the folder of another Polydev"
+    return [Finding("polydev", False, f"Not running in {settings.state_dir}", hint)]
 
 
 def _units() -> tuple[bool, str, str]:
-    """Whether systemd runs both programs: ok, words, hint."""
+    """Check that systemd runs both units: ok, message, hint."""
     inactive = [unit for unit in units.STARTED if not units.is_active(unit)]
     if not inactive:
         return True, f"systemd runs {' and '.join(units.STARTED)}", ""
-    words = f"systemd does not run {' and '.join(inactive)}"
-    return False, words, "`polydev host setup` starts what is set up; `journalctl -u` tells more"
+    message = f"systemd does not run {' and '.join(inactive)}"
+    return False, message, "Start them with `polydev host setup`; see `journalctl -u` for details"
 
 
 async def port(client: ClientSettings) -> Sequence[Finding]:
-    """Who listens where the controller should."""
+    """Check that the controller listens on its port."""
     owners = client.owners
     if owners is None:
         return []
@@ -57,20 +56,18 @@ async def port(client: ClientSettings) -> Sequence[Finding]:
             error = wrong_owner_error(client.port, owner, program)
             return [Finding("port", False, error.message, error.hint)]
     if not found:
-        hint = (
-            "The controller should: start Polydev (`polydev up`, or its units); PORT names the port"
-        )
-        return [Finding("port", False, f"Nobody listens on port {client.port}", hint)]
-    return [Finding("port", True, f"{client.port} is served by {found[0].name}")]
+        hint = "Start Polydev (`polydev up`, or its units); PORT sets the port"
+        return [Finding("port", False, f"No process listens on port {client.port}", hint)]
+    return [Finding("port", True, f"{found[0].name} listens on {client.port}")]
 
 
 async def host(settings: HostSettings) -> Sequence[Finding]:
-    """What the host agent says of this host; that it is silent, and what can be seen without it."""
+    """Get the host agent's findings; without the agent, check what is possible."""
     try:
         async with Host(settings.host_socket, timeout_s=_AGENT_LIMIT_S) as agent:
             health = await agent.health()
-            words = f"Answers at {settings.host_socket}: {health.driver} ({health.accelerator})"
-            return [Finding("host agent", True, words), *(await agent.diagnosis()).findings]
+            message = f"Answers at {settings.host_socket}: {health.driver} ({health.accelerator})"
+            return [Finding("host agent", True, message), *(await agent.diagnosis()).findings]
     except HostUnreachable as error:
         silence = _silence(settings, error)
     return [silence, *await _without_agent(settings)]
@@ -79,15 +76,16 @@ async def host(settings: HostSettings) -> Sequence[Finding]:
 def _silence(settings: HostSettings, error: HostUnreachable) -> Finding:
     socket = settings.host_socket
     if os.geteuid() != 0 and not os.access(socket, os.W_OK):
-        words = f"Not asked: {socket} is open to root only, or not there"
-        return Finding("host agent", None, words, "Run it with sudo to see all")
-    words = error.message
+        message = f"Not checked: only root can open {socket}, or it is missing"
+        return Finding("host agent", None, message, "Run the command with sudo")
+    message = error.message
     if _is_socket(socket):
-        words = f"The host agent has died: nobody answers at {socket}, its socket is stale"
+        message = f"The host agent has died: no process answers at {socket} (stale socket)"
     if last := last_log_line(settings.logs_dir / "hostd.log"):
-        words += f"; its log ends with: {last}"
-    hint = "Start it: `polydev up`; machines that ran go on. Its log is logs/hostd.log in "
-    return Finding("host agent", False, words, hint + str(settings.state_dir))
+        message += f"; the last line of its log: {last}"
+    log = settings.logs_dir / "hostd.log"
+    hint = f"Start it with `polydev up`; running machines keep running. Its log is {log}"
+    return Finding("host agent", False, message, hint)
 
 
 def _is_socket(path: Path) -> bool:
@@ -106,8 +104,8 @@ async def _without_agent(settings: HostSettings) -> Sequence[Finding]:
             await asyncio.to_thread(checks.disk_space, settings.state_dir),
         ]
         left_out = "namespace, bridge, TAPs, firewall, sockets, orphans"
-        words = f"Not looked at: {left_out}"
-        return [*without_root, Finding("host", None, words, "Run it with sudo to see all")]
+        message = f"Not checked: {left_out}"
+        return [*without_root, Finding("host", None, message, "Run the command with sudo")]
     network = Network.from_settings(settings)
     try:
         return await checks.HealthChecker(settings, network).diagnose_without_agent()

@@ -1,4 +1,4 @@
-"""What Polydev needs of this machine: rights, programs, the kernel's devices."""
+"""Checks of this machine: privileges, programs and kernel devices."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from polydev.shared.errors import PolydevError
 
 
 async def check() -> Sequence[Finding]:
-    """Rights, programs and kernel."""
+    """Check privileges, programs and kernel."""
     return [_root(), *_tools(), _kernel()]
 
 
 def _root() -> Finding:
     if os.geteuid() == 0:
-        return Finding("root", True, "Running as root, so that all can be looked at")
-    words = "Not running as root: what only root may look at is left out below"
-    return Finding("root", None, words, "Run it with sudo to see all")
+        return Finding("root", True, "Running as root")
+    message = "Not running as root: checks that need root are skipped"
+    return Finding("root", None, message, "Run the command with sudo")
 
 
 def _tools() -> Iterator[Finding]:
@@ -37,5 +37,7 @@ def _kernel() -> Finding:
         preflight.tun()
     except PolydevError as error:
         return Finding("kernel", False, error.message, error.hint)
-    kvm = "usable" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "not usable: machines are slow"
+    kvm = (
+        "usable" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "not usable, so machines are slow"
+    )
     return Finding("kernel", True, f"Linux {os.uname().release}, /dev/net/tun, /dev/kvm {kvm}")

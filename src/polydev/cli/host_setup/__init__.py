@@ -1,8 +1,8 @@
-"""`polydev host setup`: makes a machine a VM host of Polydev, looks whether it is, undoes it.
+"""`polydev host setup`: turn a machine into a VM host, check it, and revert it.
 
-`command.py` is what people type. Each other module is one concern and gives *items* (`items.py`):
-what must be so, how to see it, how to make it so, how to take it back. All of them work below a
-`Place` (`place.py`), which is this machine or a folder that looks like one.
+`command` is the command. Each other module manages one concern as resources (`resources`), which
+can be checked, applied and reverted. They all work below a `TargetRoot`: the root of this machine,
+or a folder that holds the files of another one.
 """
 
 from polydev.cli.host_setup.command import setup

@@ -1,7 +1,7 @@
-"""Users of a host: the controller's, and the numbers that machines' VMMs run as.
+"""Users of a host: the controller's user, and the uids of the machines' VMMs.
 
-A place's own account files are read, not this process' (`getpwnam`), so that a folder that looks
-like a machine is looked at and not the machine that it lies on. shadow's own programs write them.
+The account files below the target root are read, not those of this process (`getpwnam`), so that
+setting up another root works. The programs of shadow-utils write them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from polydev.hostagent.system.sandbox import UID_BASE
 from polydev.shared.errors import BadSettings, Failed, MissingTool
 
 UIDS = 65536
-"""How many numbers from UID_BASE on must be nobody's: more than a host has machines."""
+"""Number of uids from UID_BASE on that must be unused: more than a host has machines."""
 
 _FIELDS = 4
 _LIMIT_S = 60
@@ -25,23 +25,23 @@ _LIMIT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class ControllerUser:
-    """The system user that the controller runs as, without a home, a shell or a password."""
+    """System user of the controller, without home, shell and password."""
 
     place: TargetRoot
     user: str
     home: Path
-    """What it owns: the user stays as long as that does."""
+    """Folder that it owns; the user stays as long as the folder exists."""
     name: str = "user"
 
     def check(self) -> Status:
         found = user_ids(self.place, self.user)
         if found is None:
-            hint = "`polydev host setup` makes it"
+            hint = "Run `polydev host setup`"
             return Status(self.name, State.MISSING, f"There is no user {self.user}", hint)
         if found[0] == 0:
             raise BadSettings(
                 f"POLYDEV_USER is {self.user}, which is root",
-                hint="The controller must not have root's rights: name an ordinary user",
+                hint="Set it to an ordinary user: the controller must not run as root",
             )
         return Status(self.name, State.OK, f"{self.user} is uid {found[0]}, gid {found[1]}")
 
@@ -53,11 +53,11 @@ class ControllerUser:
         )
 
     def revert(self, *, purge: bool) -> Sequence[str]:
-        """The next user that is made would be given its number, and with it what it owned."""
+        # While its folder exists, the user stays: another new user could get its uid.
         if not self.place.was_created(f"user {self.user}"):
             return []
         if self.place.at(self.home).exists():
-            return [f"the user {self.user}, who owns {self.home}"]
+            return [f"the user {self.user}, which owns {self.home}"]
         if user_ids(self.place, self.user) is not None:
             self._run("userdel")
         if any(fields[0] == self.user for fields in _lines(self.place.at("/etc/group"))):
@@ -82,13 +82,13 @@ class ControllerUser:
         except subprocess.CalledProcessError as error:
             raise Failed(
                 f"{program} {self.user}: {error.stderr.strip()[-200:]}",
-                hint="Mend that, or name another user in POLYDEV_USER",
+                hint="Correct this, or set POLYDEV_USER to another user",
             ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class MachineUids:
-    """Each machine's VMM is a user of its own, from UID_BASE on: those must be nobody's."""
+    """Uids of the machines' VMMs, from UID_BASE on. No other account may use them."""
 
     place: TargetRoot
     name: str = "uids"
@@ -100,21 +100,21 @@ class MachineUids:
                 return Status(
                     self.name,
                     State.MISSING,
-                    f"{self.place.at(file)} gives {who} numbers between {UID_BASE} and {last}, "
-                    "which machines run as",
-                    f"Give {who} others: whoever has a machine's number can end it and read it",
+                    f"{self.place.at(file)} assigns ids between {UID_BASE} and {last} to {who}, "
+                    "but machines run as these",
+                    f"Give {who} other ids: a process with a machine's uid can read and kill it",
                 )
-        return Status(self.name, State.OK, f"{UID_BASE} to {last} are nobody's")
+        return Status(self.name, State.OK, f"{UID_BASE} to {last} are unused")
 
     def apply(self) -> None:
-        """Only the one who gave them away can take them back."""
+        """Do nothing: the administrator has to change the accounts."""
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         return []
 
 
 def user_ids(place: TargetRoot, user: str) -> tuple[int, int] | None:
-    """uid and gid of a user of that place."""
+    """Uid and gid of a user below the target root."""
     for fields in _lines(place.at("/etc/passwd")):
         if fields[0] == user and len(fields) >= _FIELDS and fields[2].isdigit():
             return int(fields[2]), int(fields[3])
@@ -122,7 +122,7 @@ def user_ids(place: TargetRoot, user: str) -> tuple[int, int] | None:
 
 
 def group_name(place: TargetRoot, user: str) -> str:
-    """The name of a user's own group; the user's where there is none of that number."""
+    """Name of a user's primary group; the user's name if the group is missing."""
     ids = user_ids(place, user)
     for fields in _lines(place.at("/etc/group")):
         if ids and len(fields) >= _FIELDS and fields[2] == str(ids[1]):
@@ -131,7 +131,7 @@ def group_name(place: TargetRoot, user: str) -> str:
 
 
 def _ranges(place: TargetRoot) -> Iterator[tuple[str, str, int, int]]:
-    """File, who, first number and how many: of users, groups, and what containers were given."""
+    """Yield file, name, first id and count of users, groups and subordinate ids."""
     for file in ("/etc/passwd", "/etc/group"):
         for fields in _lines(place.at(file)):
             if len(fields) >= _FIELDS and fields[2].isdigit():

@@ -1,4 +1,4 @@
-"""The command `polydev host setup`: which items there are, in their order, and what is told."""
+"""The `polydev host setup` command: its resources, their order, and its output."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ from polydev.shared.settings.base import read
 _IS_OK = {State.OK: True, State.CHANGED: True, State.MISSING: False, State.ADVICE: None}
 
 Check = Annotated[
-    bool, typer.Option("--check", help="Only look; exit code 1 if something is missing.")
+    bool, typer.Option("--check", help="Only check. Exits with 1 if something is missing.")
 ]
 Uninstall = Annotated[
-    bool, typer.Option("--uninstall", help="Stop the machines and take everything back.")
+    bool, typer.Option("--uninstall", help="Stop the machines and remove Polydev from this host.")
 ]
-Purge = Annotated[bool, typer.Option("--purge", help="With --uninstall: people's data, too.")]
+Purge = Annotated[
+    bool, typer.Option("--purge", help="With --uninstall: also delete all user data.")
+]
 
 
 class SetupSettings(HostSettings):
@@ -59,22 +61,22 @@ async def setup(
     check: Check = False,
     uninstall: Uninstall = False,
     purge: Purge = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     firecracker_archive: Annotated[
         Path | None,
         typer.Option(
-            help="Take Firecracker from this file instead of the network.", dir_okay=False
+            help="Install Firecracker from this archive instead of downloading it.", dir_okay=False
         ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make this machine a VM host: user, folders, units, Firecracker. It may be run again.
+    """Set up this machine as a VM host: user, folders, units, Firecracker.
 
-    Each line says ok, what was changed, or what to do. Examples: `polydev host setup`, `polydev
-    host setup --check --json`, `polydev host setup --uninstall`.
+    You can run it again. Each line reports ok, a change, or what to do. Examples: `polydev host
+    setup`, `polydev host setup --check --json`, `polydev host setup --uninstall`.
     """
     if (check and uninstall) or (purge and not uninstall):
-        raise Invalid("--check, --uninstall and --uninstall --purge do not go together otherwise")
+        raise Invalid("Use --check or --uninstall, and --purge only with --uninstall")
     preflight.root()
     place = TargetRoot(read(SetupSettings).setup_root)
     load_installed_settings(place, os.environ)
@@ -86,8 +88,8 @@ async def setup(
     if not uninstall:
         with place.lock():
             return await _report(resources.apply(order), terminal)
-    what = "with all data of its people" if purge else "and stop its machines; data stays"
-    await require_confirmation(f"Remove Polydev from this machine, {what}?", yes=yes)
+    scope = "with all user data" if purge else "and stop its machines (data stays)"
+    await require_confirmation(f"Remove Polydev from this machine {scope}?", yes=yes)
     with place.lock():
         kept = await remove_everything(place, settings, order, terminal, purge=purge)
     _report_kept(kept, terminal, purge=purge)
@@ -99,13 +101,13 @@ def _report_kept(kept: list[str], terminal: Terminal, *, purge: bool) -> None:
     for words in kept:
         terminal.say(f"Kept: {words}")
     if kept and not purge:
-        terminal.say("`polydev host setup --uninstall --purge` removes that, too.")
+        terminal.say("To remove that too, run `polydev host setup --uninstall --purge`.")
 
 
 def all_resources(
     place: TargetRoot, settings: SetupSettings, archive: Path | None = None
 ) -> list[Resource]:
-    """Everything that must be so on a host; each relies on those before it."""
+    """All resources of a host; each depends on those before it."""
     release = Release.wanted(settings.firecracker_mirror, settings.firecracker_sha256)
     state_dir, user = settings.state_dir, settings.user
     return [
@@ -127,7 +129,7 @@ def all_resources(
 
 
 async def _report(verdicts: AsyncIterator[Status], terminal: Terminal) -> None:
-    """Tell each verdict as it comes; exit code 1 if something is missing."""
+    """Print each status as it arrives. Exits with 1 if something is missing."""
     told = []
     async for verdict in verdicts:
         told.append(verdict)

@@ -1,11 +1,11 @@
-"""Firecracker and its jailer, of the pinned release, where the host agent finds them.
+"""Installation of the pinned release of Firecracker and its jailer.
 
     /usr/local/lib/polydev/firecracker-<version>/   firecracker, jailer, manifest.json
     /usr/local/lib/polydev/firecracker -> firecracker-<version>
     /usr/local/bin/firecracker, jailer -> the same
 
-A release is put together aside, asked for its version, and only then named; what was there before
-goes when the links lead to it. Running machines keep what they run.
+A release is unpacked in a temporary folder, and gets its final name after its version is checked.
+The old release is removed when the links point to the new one. Running machines keep their binary.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _VERSION_LIMIT_S = 20
 
 @dataclass(frozen=True, slots=True)
 class Firecracker:
-    """The installed release."""
+    """Installed release of Firecracker."""
 
     place: TargetRoot
     release: Release
     archive: Path | None
-    """A file to take it from instead of the network."""
+    """Local archive to install instead of a download."""
     driver: str
     """POLYDEV_DRIVER."""
     name: str = "firecracker"
@@ -48,15 +48,15 @@ class Firecracker:
             words = f"{self.release.version} in {self._folder}"
             return Status(self.name, State.OK, words)
         if self.driver not in {"auto", "firecracker"}:
-            words = f"Not needed: POLYDEV_DRIVER is {self.driver}"
-            return Status(self.name, State.OK, words)
+            message = f"Not needed: POLYDEV_DRIVER is {self.driver}"
+            return Status(self.name, State.OK, message)
         if self.archive is None and not Path("/dev/kvm").exists() and self.driver == "auto":
-            return Status(self.name, State.OK, "Not needed: it does not run without /dev/kvm")
+            return Status(self.name, State.OK, "Not needed: it requires /dev/kvm")
         try:
             self.release.required_sha256()
         except BadSettings as error:
             return Status(self.name, State.MISSING, error.message, error.hint)
-        return Status(self.name, State.MISSING, fault, "`polydev host setup` installs it")
+        return Status(self.name, State.MISSING, fault, "Run `polydev host setup`")
 
     def apply(self) -> None:
         self.release.required_sha256()
@@ -94,7 +94,7 @@ class Firecracker:
         return Path(f"{_LINK}-{self.release.version}")
 
     def _problem(self) -> str | None:
-        """What is wrong with what is installed, in words; None: nothing."""
+        """Describe the problem of the installation; None if it is correct."""
         words = f"Firecracker {self.release.version} is not installed"
         links = {f"/usr/local/bin/{name}": f"{_LINK}/{name}" for name in PROGRAMS}
         for link, target in ({_LINK: self._folder.name} | links).items():
@@ -104,40 +104,40 @@ class Firecracker:
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes())
             if manifest["programs"] != dict(_checksums(folder)):
-                return f"Firecracker in {self._folder} was changed since it was installed"
+                return f"Firecracker in {self._folder} has changed since its installation"
             pin = self.release.sha256
             if pin is not None and manifest["archive"] != pin:
-                return f"Firecracker in {self._folder} came from another archive than the pinned"
+                return f"Firecracker in {self._folder} is not from the pinned archive"
         except (OSError, ValueError, KeyError, TypeError):
             return words
         return None
 
     def _require_own_link(self, program: str) -> None:
-        """Raises AlreadyExists when somebody else's program stands where the link will be."""
+        """Raises AlreadyExists if a foreign program is at the path of the link."""
         link = f"/usr/local/bin/{program}"
         is_there = os.path.lexists(self.place.at(link))
         if is_there and not self.place.is_link(link, f"{_LINK}/{program}"):
             raise AlreadyExists(
-                f"{link} is not the set-up's, and was left as it is",
-                hint="Move it elsewhere, then run `polydev host setup` again",
+                f"{link} exists and does not belong to Polydev",
+                hint="Move it, then run `polydev host setup` again",
             )
 
     def _prepare(self, aside: Path) -> None:
-        """A whole release in a folder, checked and tried."""
+        """Unpack a release into a folder, and check it."""
         archive = aside / self.release.archive
         if self.archive is None:
             self.release.download(archive)
         else:
-            shutil.copyfile(self.archive, archive)  # what was checked must be what is unpacked
+            shutil.copyfile(self.archive, archive)  # so that the checked file is the unpacked one
         self.release.check(archive)
         self.release.unpack(archive, aside)
         archive.unlink()
         said = _version(aside / "firecracker")
         if self.release.version not in said.split() and f"v{self.release.version}" not in said:
             raise ImageDamaged(
-                f"The program in {self.release.archive} does not say that it is "
+                f"The program in {self.release.archive} does not report version "
                 f"{self.release.version}: {said[:200]!r}",
-                hint="What was installed before is untouched",
+                hint="The previous installation is unchanged",
             )
         manifest = {"archive": self.release.sha256, "programs": dict(_checksums(aside))}
         write_whole(aside / "manifest.json", json.dumps(manifest).encode(), mode=0o644)
@@ -146,7 +146,7 @@ class Firecracker:
                 os.fsync(file.fileno())
 
     def _name(self, aside: Path) -> None:
-        """Give the folder its name. One of that name was damaged: nothing runs from it."""
+        # An existing folder of that name is damaged, so no machine runs from it.
         folder = self.place.at(self._folder)
         if folder.exists():
             shutil.rmtree(folder)
@@ -155,7 +155,7 @@ class Firecracker:
 
 
 def _version(program: Path) -> str:
-    """What a program says to `--version`. Raises ImageDamaged when it does not run."""
+    """Output of `--version`. Raises ImageDamaged if the program does not run."""
     try:
         done = subprocess.run(
             [program, "--version"],
@@ -170,7 +170,7 @@ def _version(program: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ImageDamaged(
             f"The {program.name} of the archive does not run ({error})",
-            hint="What was installed before is untouched",
+            hint="The previous installation is unchanged",
         ) from None
     return done.stdout[:4096]
 

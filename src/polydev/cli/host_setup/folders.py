@@ -1,4 +1,4 @@
-"""The state folder and what is in it from the beginning: the same that `polydev up` makes."""
+"""State folder and its initial subfolders, as `polydev up` creates them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from polydev.shared.errors import BadSettings
 
 @dataclass(frozen=True, slots=True)
 class StateFolder:
-    """Where everything of people and machines lies."""
+    """Folder of all data of users and machines."""
 
     place: TargetRoot
     user: str
@@ -26,23 +26,23 @@ class StateFolder:
     def check(self) -> Status:
         for path, shape in self._wanted():
             if not self.place.is_folder(path, shape):
-                words = f"{path} is not a folder of mode {shape.mode:04o}, {self._owner(shape)}'s"
-                return Status(self.name, State.MISSING, words, "`polydev host setup` puts it right")
+                owner = self._owner(shape)
+                message = f"{path} is not a folder of {owner} with mode {shape.mode:04o}"
+                return Status(self.name, State.MISSING, message, "Run `polydev host setup`")
         for above in self.state_dir.parents:
             if not self.place.at(above).stat().st_mode & stat.S_IXOTH:
                 raise BadSettings(
-                    f"POLYDEV_STATE_DIR is {self.state_dir}, but {above} is closed to the user "
-                    f"{self.user}",
-                    hint="The controller does not run as root: take a folder that all may enter",
+                    f"POLYDEV_STATE_DIR is {self.state_dir}, but {self.user} cannot enter {above}",
+                    hint="The controller is not root. Use a folder that all users can enter",
                 )
-        return Status(self.name, State.OK, f"{self.state_dir} is as it must be")
+        return Status(self.name, State.OK, f"{self.state_dir} is correct")
 
     def apply(self) -> None:
         for path, shape in self._wanted():
             self.place.folder(path, shape)
 
     def revert(self, *, purge: bool) -> Sequence[str]:
-        """Folders that are empty go; with `purge` everything, where the folder was made here."""
+        """Remove empty folders; with `purge` everything, if `host setup` created the folder."""
         there = self.place.at(self.state_dir)
         if purge and self.place.was_created(f"folder {self.state_dir}") and there.is_dir():
             for path in there.iterdir():
@@ -56,8 +56,8 @@ class StateFolder:
         if not there.exists():
             return []
         if purge:
-            return [f"{self.state_dir}, which was there before the set-up: remove it yourself"]
-        return [f"{self.state_dir}, with the data of people and machines"]
+            return [f"{self.state_dir}, which existed before the setup; remove it yourself"]
+        return [f"{self.state_dir}, with the data of users and machines"]
 
     def _wanted(self) -> Sequence[tuple[Path, Shape]]:
         uid, gid = user_ids(self.place, self.user) or (-1, -1)

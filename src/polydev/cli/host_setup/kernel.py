@@ -1,7 +1,7 @@
-"""What the kernel of a host must offer: modules, devices, cgroups; and what it should not do.
+"""Kernel requirements of a host: modules, devices, cgroups, sysctls.
 
-Only what machines need is made: a file of modules to load. No sysctl is set (decision 0046): the
-host agent switches forwarding on itself, after its rules stand, and takes it back.
+Setup only writes a file of modules to load. It sets no sysctl (decision 0046): the host agent
+enables forwarding itself after its firewall rules are active, and reverts it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from polydev.cli.supervisor import preflight
 
 MODULES = "/etc/modules-load.d/polydev.conf"
 _KVM_MODULES = {"vmx": "kvm_intel", "svm": "kvm_amd"}
-"""Flag in /proc/cpuinfo -> the module that makes /dev/kvm."""
+"""Module that provides /dev/kvm, by flag in /proc/cpuinfo."""
 
-_CONTROLLER_TEXT = ("cpu", "memory", "pids")
+_CGROUP_CONTROLLERS = ("cpu", "memory", "pids")
 _SYSCTL_FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d")
 _NEEDED_SYSCTLS = {
     "net.ipv4.ip_forward": "machines would have no network",
-    "user.max_net_namespaces": "the VM network's namespace could not be made",
+    "user.max_net_namespaces": "the namespace of the VM network could not be created",
 }
-"""Sysctls that must not be 0, and why."""
+"""Sysctls that must not be 0, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,13 @@ class Tools:
     def check(self) -> Status:
         missing = sorted({package for tool, package in preflight.TOOLS.items() if not which(tool)})
         if missing:
-            words = f"Not installed: the Debian packages {', '.join(missing)}"
-            return Status(
-                self.name, State.MISSING, words, "`make setup` in the checkout, or apt-get"
-            )
+            message = f"Debian packages are not installed: {', '.join(missing)}"
+            hint = "Run `make setup` in the checkout, or install them with apt-get"
+            return Status(self.name, State.MISSING, message, hint)
         return Status(self.name, State.OK, f"All {len(preflight.TOOLS)} are installed")
 
     def apply(self) -> None:
-        """Packages are the administrator's."""
+        """Do nothing: the administrator installs packages."""
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         return []
@@ -54,7 +53,7 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """Modules that are loaded when the host starts, and now."""
+    """Kernel modules, loaded now and at boot."""
 
     place: TargetRoot
     name: str = "modules"
@@ -62,8 +61,8 @@ class Modules:
     def check(self) -> Status:
         wanted = modules()
         if not self.place.is_file(MODULES, _listed(wanted), Shape(0o644)):
-            hint = "`polydev host setup` writes it"
-            return Status(self.name, State.MISSING, f"{MODULES} does not name {wanted}", hint)
+            hint = "Run `polydev host setup`"
+            return Status(self.name, State.MISSING, f"{MODULES} does not list {wanted}", hint)
         if self.place.is_this_machine:
             preflight.tun()
         return Status(self.name, State.OK, f"{MODULES}: {', '.join(wanted)}")
@@ -72,32 +71,32 @@ class Modules:
         self.place.file(MODULES, _listed(modules()), Shape(0o644))
         if not self.place.is_this_machine or not which("modprobe"):
             return
-        for module in modules():  # `look` says whether the device is there then
+        for module in modules():  # `check` then finds out whether the device exists
             subprocess.run(
                 ["modprobe", "--quiet", "--", module], capture_output=True, check=False, timeout=60
             )
 
     def revert(self, *, purge: bool) -> Sequence[str]:
-        """Modules stay loaded: others may use them by now."""
+        """Remove the file. Loaded modules stay, because others may use them."""
         self.place.remove(MODULES)
         return []
 
 
 @dataclass(frozen=True, slots=True)
 class Kvm:
-    """Whether a processor can run guests. What a guest finds, the driver's probe tries."""
+    """Usability of /dev/kvm. The driver's probe checks more, with a guest."""
 
     name: str = "kvm"
 
     def check(self) -> Status:
         if os.access("/dev/kvm", os.R_OK | os.W_OK):
-            return Status(self.name, State.OK, "/dev/kvm can be opened")
-        words = "There is no usable /dev/kvm: machines are emulated in software, and slow"
-        hint = "Switch virtualization on in the firmware, or nested virtualization in the host"
-        return Status(self.name, State.ADVICE, words, hint)
+            return Status(self.name, State.OK, "/dev/kvm is usable")
+        message = "/dev/kvm is not usable, so machines run in slow software emulation"
+        hint = "Enable virtualization in the firmware, or nested virtualization on the host"
+        return Status(self.name, State.ADVICE, message, hint)
 
     def apply(self) -> None:
-        """Nothing of it is the set-up's."""
+        """Do nothing: setup cannot enable virtualization."""
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         return []
@@ -105,7 +104,7 @@ class Kvm:
 
 @dataclass(frozen=True, slots=True)
 class Sysctls:
-    """That no file of this host takes away what machines need, now or at its next start."""
+    """Sysctl files of this host that would break machines at the next boot."""
 
     place: TargetRoot
     name: str = "sysctls"
@@ -113,12 +112,12 @@ class Sysctls:
     def check(self) -> Status:
         for sysctl, (value, file) in _set_in_files(self.place).items():
             if sysctl in _NEEDED_SYSCTLS and value == "0":
-                words = f"{file} sets {sysctl} to 0: {_NEEDED_SYSCTLS[sysctl]}"
-                return Status(self.name, State.MISSING, words, "Take that line out")
-        return Status(self.name, State.OK, "No file takes away what machines need")
+                message = f"{file} sets {sysctl} to 0: {_NEEDED_SYSCTLS[sysctl]}"
+                return Status(self.name, State.MISSING, message, "Remove that line")
+        return Status(self.name, State.OK, "No sysctl file conflicts with machines")
 
     def apply(self) -> None:
-        """What somebody wrote down on purpose is not overruled."""
+        """Do nothing: the administrator set these values on purpose."""
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         return []
@@ -126,7 +125,7 @@ class Sysctls:
 
 @dataclass(frozen=True, slots=True)
 class Cgroups:
-    """cgroup v2, with what limits machines. The unit polydev-machines has it delegated."""
+    """cgroup v2 with the controllers that limit machines, delegated to polydev-machines."""
 
     place: TargetRoot
     name: str = "cgroups"
@@ -138,17 +137,18 @@ class Cgroups:
             return Status(
                 self.name,
                 State.ADVICE,
-                "cgroup v2 is not mounted at /sys/fs/cgroup: Firecracker's jailer needs it",
-                "Start the kernel with systemd.unified_cgroup_hierarchy=1; QEMU runs without it",
+                "cgroup v2 is not mounted at /sys/fs/cgroup, but Firecracker's jailer needs it",
+                "Boot the kernel with systemd.unified_cgroup_hierarchy=1. QEMU works without it",
             )
-        missing = [name for name in _CONTROLLER_TEXT if name not in offered]
+        missing = [name for name in _CGROUP_CONTROLLERS if name not in offered]
         if missing:
-            words = f"cgroup v2 has no {', '.join(missing)}: Firecracker's jailer needs it"
-            return Status(self.name, State.ADVICE, words, "Take cgroup v1 out of the kernel's line")
-        return Status(self.name, State.OK, f"cgroup v2 with {', '.join(_CONTROLLER_TEXT)}")
+            message = f"cgroup v2 has no {', '.join(missing)}, but Firecracker's jailer needs it"
+            hint = "Remove cgroup v1 from the kernel command line"
+            return Status(self.name, State.ADVICE, message, hint)
+        return Status(self.name, State.OK, f"cgroup v2 with {', '.join(_CGROUP_CONTROLLERS)}")
 
     def apply(self) -> None:
-        """How a host mounts cgroups is decided when it starts."""
+        """Do nothing: cgroups are mounted at boot."""
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         return []
@@ -156,7 +156,7 @@ class Cgroups:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What lets one guest learn of another, or writes its memory where it is not expected."""
+    """Host features that weaken the isolation of guests."""
 
     place: TargetRoot
     name: str = "isolation"
@@ -164,12 +164,12 @@ class Isolation:
     def check(self) -> Status:
         found = list(self._findings())
         if not found:
-            return Status(self.name, State.OK, "No swap, no page merging, no shared cores")
-        hint = "Machines of people who do not trust each other should not share them"
+            return Status(self.name, State.OK, "No swap, no page merging, no SMT")
+        hint = "Disable them if users of this host do not trust each other"
         return Status(self.name, State.ADVICE, "; ".join(found), hint)
 
     def apply(self) -> None:
-        """These cost speed or memory: whoever runs the host decides."""
+        """Do nothing: the administrator decides, because these cost speed or memory."""
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         return []
@@ -177,11 +177,11 @@ class Isolation:
     def _findings(self) -> Iterator[str]:
         """Source: Firecracker's prod-host-setup."""
         if len(self._text("/proc/swaps").splitlines()) > 1:
-            yield "swap is on: guests' memory may reach the disk (`swapoff -a`, and /etc/fstab)"
+            yield "swap is on, so guests' memory may reach the disk (`swapoff -a`, and /etc/fstab)"
         if self._text("/sys/kernel/mm/ksm/run") == "1":
-            yield "KSM merges pages: guests can tell what others hold (/sys/kernel/mm/ksm/run)"
+            yield "KSM is on, so guests can detect the content of others (/sys/kernel/mm/ksm/run)"
         if self._text("/sys/devices/system/cpu/smt/active") == "1":
-            yield "SMT is on: two guests may share a core (`nosmt` on the kernel's line)"
+            yield "SMT is on, so two guests may share a core (`nosmt` on the kernel command line)"
 
     def _text(self, path: str) -> str:
         try:
@@ -191,25 +191,29 @@ class Isolation:
 
 
 def modules() -> list[str]:
-    """The modules that this processor's machines need."""
+    """Modules that machines need on this processor."""
     words = Path("/proc/cpuinfo").read_text("utf-8", "replace").split()
     flags = set(words) & _KVM_MODULES.keys()
     return [*sorted(_KVM_MODULES[flag] for flag in flags), "tun"]
 
 
 def which(tool: str) -> str | None:
-    """Where a program is that root uses, whatever PATH says."""
+    """Find a program in PATH or in root's usual folders."""
     return shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/usr/bin:/sbin:/bin")
 
 
 def _listed(names: Sequence[str]) -> bytes:
-    head = "# Made by `polydev host setup`: what machines need of the kernel. modules-load.d(5)\n"
+    head = (
+        "# Written by `polydev host setup`: kernel modules that machines need. modules-load.d(5)\n"
+    )
     return (head + "".join(f"{name}\n" for name in names)).encode()
 
 
 def _set_in_files(place: TargetRoot) -> dict[str, tuple[str, str]]:
-    """Sysctl -> value and file, as systemd-sysctl(8) would set them: the last file by name counts,
-    and of two with one name the one in the first folder."""
+    """Value and file of each sysctl, as systemd-sysctl(8) applies them.
+
+    The last file by name wins; of two files with one name, the one in the first folder.
+    """
     files: dict[str, str] = {}
     for folder in reversed(_SYSCTL_FOLDERS):
         for path in place.at(folder).glob("*.conf"):

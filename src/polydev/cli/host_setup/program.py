@@ -1,12 +1,11 @@
-"""The program that the units run: a copy of this one, its Python environment, and the command.
+"""Installed program: a copy of this one, its Python environment, and the command.
 
-    /usr/local/lib/polydev/app-<hash>/   the copy, as `up` makes one (decision 0004)
+    /usr/local/lib/polydev/app-<hash>/   the copy, as for `up` (decision 0004)
     /usr/local/lib/polydev/app -> app-<hash>
-    /usr/local/lib/polydev/env -> the environment that this runs in
+    /usr/local/lib/polydev/env -> the current Python environment
     /usr/local/bin/polydev               the command, with the settings of this host
 
-A link is turned only when what it leads to is complete, so that a unit that starts at any moment
-starts one version or the other.
+A link changes only when its new target is complete, so a unit always starts a whole version.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ COMMAND = "/usr/local/bin/polydev"
 
 _SCRIPT = f"""\
 #!/bin/sh
-# Made by `polydev host setup`: the polydev command of this host, with the settings of its units.
-# What is set already stays as it is set.
+# Written by `polydev host setup`: the polydev command of this host, with the settings of its
+# units. Variables that are set already take precedence.
 if [ -r {CONFIG}/polydev.env ]; then
     while IFS= read -r line; do
         case $line in
@@ -43,26 +42,26 @@ exec {LIBRARY}/env/bin/python -P -m polydev.cli "$@"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The installed program."""
+    """Installed program."""
 
     place: TargetRoot
     name: str = "program"
 
     def check(self) -> Status:
         copy, wanted = f"app-{system_user.program_hash()}", f"{LIBRARY}/env -> {_environment()}"
-        hint = "`polydev host setup` installs it; then the units start it"
+        hint = "Run `polydev host setup`"
         if not self.place.is_link(f"{LIBRARY}/app", copy) or not self._copy(copy).is_dir():
             return Status(self.name, State.MISSING, f"{LIBRARY}/app is not this version", hint)
         if not self.place.is_link(f"{LIBRARY}/env", _environment()):
             return Status(self.name, State.MISSING, f"There is no {wanted}", hint)
         if not self.place.is_file(COMMAND, _SCRIPT.encode(), Shape(0o755)):
-            return Status(self.name, State.MISSING, f"{COMMAND} is not this version's", hint)
+            return Status(self.name, State.MISSING, f"{COMMAND} is not of this version", hint)
         self._require_readable(Path(_environment()))
         return Status(self.name, State.OK, f"{LIBRARY}/{copy}, run by {_environment()}/bin/python")
 
     def apply(self) -> None:
         self.place.folder(LIBRARY, Shape(0o755))
-        # What ran before is kept until the next set-up: modules are loaded as they are needed.
+        # Keep the previous copy until the next setup: running programs load modules lazily.
         before = self._linked()
         copy = system_user.copy_program(
             self.place.at(LIBRARY), keep=before, runs_in=Path(LIBRARY)
@@ -90,16 +89,15 @@ class Program:
             return ""
 
     def _require_readable(self, prefix: Path) -> None:
-        """Raises Failed when the controller's user cannot run the environment's Python."""
+        """Raises Failed if the controller's user cannot run the environment's Python."""
         for folder in (prefix / "bin", prefix, *prefix.parents):
             if not folder.stat().st_mode & stat.S_IXOTH:
                 raise Failed(
-                    f"The Python environment {prefix} is closed to ordinary users by {folder}",
-                    hint="The controller is one: make the environment with `make setup`, and run "
-                    "this from there",
+                    f"Ordinary users cannot enter {folder}, so the controller cannot run {prefix}",
+                    hint="Create the environment with `make setup`, and run this command from it",
                 )
 
 
 def _environment() -> str:
-    """The environment that this runs in; the installed program comes to it through the link."""
+    # Resolved, because the installed program runs through the link.
     return str(Path(sys.prefix).resolve())

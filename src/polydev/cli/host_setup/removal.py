@@ -1,7 +1,7 @@
-"""Taking a host's set-up back: machines first, then what ran them, then what was made for them.
+"""Removal of a host's setup: machines first, then services and network, then resources.
 
-Without `purge`, machines are stopped and everything of people's stays: the state folder, settings,
-the key, and the user who owns it. Cut anywhere, it goes on when it is asked again.
+Without `purge`, machines are stopped and all user data stays: the state folder, the settings, the
+key and the user that owns them. An interrupted removal can be run again.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ async def uninstall(
     *,
     purge: bool,
 ) -> list[str]:
-    """Take everything back. Returns what stays, in words. Raises PolydevError."""
+    """Remove the setup. Returns descriptions of what stays. Raises PolydevError."""
     if place.is_this_machine:
         if Instance(settings.state_dir).pid() is not None:
             raise Instance(settings.state_dir).already_running()
         await _end_machines(settings, terminal, purge=purge)
         await _end_services(place, terminal)
         await _remove_network(settings, terminal)
-    async with terminal.step("Removing what the set-up made"):
+    async with terminal.step("Removing users, folders, units and programs"):
         return await resources.revert(order, purge=purge)
 
 
 async def _end_machines(settings: HostSettings, terminal: Terminal, *, purge: bool) -> None:
-    """Through the agent, if there is one; what it cannot end is killed with the network."""
+    # Machines that the agent cannot stop are killed with the network.
     with suppress(PolydevError):
         async with Host(settings.host_socket) as host:
             found = await host.inventory()
@@ -56,7 +56,7 @@ async def _end_machines(settings: HostSettings, terminal: Terminal, *, purge: bo
 
 
 async def _stop(host: Host, vm_id: str) -> None:
-    """One that is nobody's yet has nothing that is to be kept."""
+    # A machine that cannot be stopped is not in use yet and holds no data.
     try:
         await local_agent.stop_machine(host, vm_id)
     except MachineBusy:
@@ -66,14 +66,14 @@ async def _stop(host: Host, vm_id: str) -> None:
 async def _end_services(place: TargetRoot, terminal: Terminal) -> None:
     if not units.is_booted(place):
         return
-    async with terminal.step("Ending controller and host agent"):
+    async with terminal.step("Stopping the controller and the host agent"):
         for unit in reversed(units.UNITS):
             if place.at(f"{units.FOLDER}/{unit}").exists():
                 await asyncio.to_thread(units.systemctl, "stop", unit)
 
 
 async def _remove_network(settings: HostSettings, terminal: Terminal) -> None:
-    """The VM network, with whatever still runs in it, if the host agent ever made it."""
+    """Remove the VM network and kill what runs in it, if the host agent ever created it."""
     if not namespaces.exists(settings.netns) and not (settings.state_dir / "network").exists():
         return
     async with terminal.step("Removing the VM network"):

@@ -1,7 +1,4 @@
-"""What an item of the set-up is, and how items are looked at, made and taken back, in order.
-
-`command.py` calls this with the items of all concerns. It must not know any of them.
-"""
+"""Resources of the setup, and how to check, apply and revert them in order."""
 
 from __future__ import annotations
 
@@ -20,20 +17,20 @@ T = TypeVar("T")
 
 
 class State(StrEnum):
-    """How an item stands."""
+    """State of a resource."""
 
     OK = "ok"
     CHANGED = "changed"
-    """It was made so just now."""
+    """This run corrected it."""
     MISSING = "missing"
-    """It is not as it must be; `hint` says what to do."""
+    """It is missing or wrong; `hint` says what to do."""
     ADVICE = "advice"
-    """Polydev runs; whoever runs this machine may want it otherwise."""
+    """Polydev works, but the administrator may want to change it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What was found about an item, or done to it."""
+    """Result of checking or applying a resource."""
 
     name: str
     state: State
@@ -42,7 +39,7 @@ class Status:
 
     @property
     def is_well(self) -> bool:
-        """Whether Polydev can rely on it."""
+        """True if Polydev can rely on the resource."""
         return self.state is not State.MISSING
 
     def as_json(self) -> dict[str, str]:
@@ -50,56 +47,58 @@ class Status:
 
 
 class Resource(Protocol):
-    """Something that must be so on a host. Its methods block: each is called in a thread.
+    """Something that a host needs. Methods block; each runs in a thread.
 
-    Cut anywhere, `make` and `undo` are right again when they are called once more.
+    After an interruption, calling `apply` or `revert` again completes it.
     """
 
     @property
     def name(self) -> str: ...
 
     def check(self) -> Status:
-        """How it stands. Changes nothing."""
+        """Check the resource. Changes nothing."""
 
     def apply(self) -> None:
-        """Make it so. Nothing happens where only a person can (`look` says what). Raises
+        """Create or correct it. Does nothing where only an administrator can. Raises
         PolydevError."""
 
     def revert(self, *, purge: bool) -> Sequence[str]:
-        """Take back what `make` made; what people put in goes only with `purge`.
+        """Revert `apply`; user data is deleted only with `purge`.
 
-        Returns what stays, in words. Done also when it was never made. Raises PolydevError.
+        Returns descriptions of what stays. Raises PolydevError.
         """
 
 
-async def check(items: Sequence[Resource]) -> AsyncIterator[Status]:
-    """How each item stands."""
-    for item in items:
-        yield await _beside(partial(_looked_at, item))
+async def check(resources: Sequence[Resource]) -> AsyncIterator[Status]:
+    """Check each resource."""
+    for resource in resources:
+        yield await _in_daemon_thread(partial(_check, resource))
 
 
-async def apply(items: Sequence[Resource]) -> AsyncIterator[Status]:
-    """Make each item so. One that cannot be keeps no other from being made."""
-    for item in items:
-        yield await _beside(partial(_wait_until_ready, item))
+async def apply(resources: Sequence[Resource]) -> AsyncIterator[Status]:
+    """Apply each resource. A failure does not stop the others."""
+    for resource in resources:
+        yield await _in_daemon_thread(partial(_wait_until_ready, resource))
 
 
-async def revert(items: Sequence[Resource], *, purge: bool) -> list[str]:
-    """Take everything back, last first; what stays, in words. Raises PolydevError."""
+async def revert(resources: Sequence[Resource], *, purge: bool) -> list[str]:
+    """Revert all in reverse order. Returns what stays. Raises PolydevError."""
     kept: list[str] = []
-    for item in reversed(items):
-        kept += await _beside(partial(item.revert, purge=purge))
+    for resource in reversed(resources):
+        kept += await _in_daemon_thread(partial(resource.revert, purge=purge))
     return kept
 
 
-async def _beside(call: Callable[[], T]) -> T:
-    """What a blocking call returns. Nothing waits for it when this is cancelled (Ctrl-C): it ends
-    with the process, cut anywhere, which items are made for. A pool's thread would be waited for,
-    and a download may take a quarter of an hour."""
+async def _in_daemon_thread(call: Callable[[], T]) -> T:
+    """Run a blocking call in a daemon thread.
+
+    Ctrl-C must not wait for it: a download may take a quarter of an hour, and a thread of a pool
+    would block the exit. Resources tolerate being interrupted.
+    """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 
-    def tell(result: T | None, error: BaseException | None) -> None:
+    def deliver(result: T | None, error: BaseException | None) -> None:
         if answer.cancelled():
             return
         if error is not None:
@@ -113,44 +112,44 @@ async def _beside(call: Callable[[], T]) -> T:
             result = call()
         except BaseException as raised:
             error = raised
-        with suppress(RuntimeError):  # the loop has been closed meanwhile
-            loop.call_soon_threadsafe(tell, result, error)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(deliver, result, error)
 
     threading.Thread(target=run, daemon=True).start()
     return await answer
 
 
-def _looked_at(item: Resource) -> Status:
+def _check(resource: Resource) -> Status:
     try:
-        return item.check()
+        return resource.check()
     except PolydevError as error:
-        return _failed(item, error)
+        return _failed(resource, error)
     except OSError as error:
-        return _not_done(item, error)
+        return _os_failed(resource, error)
 
 
-def _wait_until_ready(item: Resource) -> Status:
-    before = _looked_at(item)
+def _wait_until_ready(resource: Resource) -> Status:
+    before = _check(resource)
     if before.state is not State.MISSING:
         return before
     try:
-        item.apply()
-        after = item.check()
+        resource.apply()
+        after = resource.check()
     except PolydevError as error:
-        return _failed(item, error)
+        return _failed(resource, error)
     except OSError as error:
-        return _not_done(item, error)
+        return _os_failed(resource, error)
     if after.state is State.OK:
-        return Status(item.name, State.CHANGED, after.message)
+        return Status(resource.name, State.CHANGED, after.message)
     return after
 
 
-def _failed(item: Resource, error: PolydevError) -> Status:
-    return Status(item.name, State.MISSING, error.message, error.hint)
+def _failed(resource: Resource, error: PolydevError) -> Status:
+    return Status(resource.name, State.MISSING, error.message, error.hint)
 
 
-def _not_done(item: Resource, error: OSError) -> Status:
-    """A file or folder that this machine does not let be read or written."""
+def _os_failed(resource: Resource, error: OSError) -> Status:
     where = f"{error.filename}: " if error.filename else ""
-    words = f"{where}{error.strerror or type(error).__name__}"
-    return Status(item.name, State.MISSING, words, "Mend that, then run `polydev host setup` again")
+    message = f"{where}{error.strerror or type(error).__name__}"
+    hint = "Correct this, then run `polydev host setup` again"
+    return Status(resource.name, State.MISSING, message, hint)

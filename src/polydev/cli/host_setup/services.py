@@ -1,6 +1,6 @@
-"""The units, running what is installed: the last item, since all others are what they need.
+"""Running services. The last resource, because services need all others.
 
-Machines go on while the host agent and the controller are started again.
+Machines keep running while the host agent and the controller restart.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _INPUTS = {
         f"{units.FOLDER}/{units.CONTROLLER}",
     ),
 }
-"""What each unit was started with: what is younger than the unit has not reached it."""
+"""Files that each unit reads at start; a newer one means that the unit must restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Host agent and controller, running."""
+    """Host agent and controller, running with the installed files."""
 
     place: TargetRoot
     settings: HostSettings
@@ -47,14 +47,14 @@ class Services:
 
     def check(self) -> Status:
         if not units.is_booted(self.place):
-            words = "systemd does not run here: the units start with the host"
-            return Status(self.name, State.OK, words)
+            message = "systemd is not running here; the units start at boot"
+            return Status(self.name, State.OK, message)
         if hindrance := self._blocker():
             return hindrance
         for unit in units.STARTED:
             if fault := self._problem(unit):
-                return Status(self.name, State.MISSING, fault, "`polydev host setup` starts it")
-        return Status(self.name, State.OK, f"{' and '.join(units.STARTED)} run")
+                return Status(self.name, State.MISSING, fault, "Run `polydev host setup`")
+        return Status(self.name, State.OK, f"{' and '.join(units.STARTED)} are running")
 
     def apply(self) -> None:
         if self._blocker():
@@ -64,22 +64,22 @@ class Services:
                 _restart(unit)
 
     def revert(self, *, purge: bool) -> Sequence[str]:
-        """`units.py` stops them; before that, `removal.py` ends the machines."""
+        """Do nothing: `removal` has stopped them."""
         return []
 
     def _blocker(self) -> Status | None:
-        """Why they are not started, if they are not."""
+        """Status that prevents a start; None if nothing does."""
         pid = Instance(self.settings.state_dir).pid()
         if pid is not None:
-            words = f"Polydev runs already, as `polydev up` (process {pid})"
-            hint = "`polydev down`, then `polydev host setup` again: machines go on"
-            return Status(self.name, State.MISSING, words, hint)
+            message = f"`polydev up` is running (process {pid})"
+            hint = "Run `polydev down`, then `polydev host setup` again; machines keep running"
+            return Status(self.name, State.MISSING, message, hint)
         if self.settings.driver == "simulated":
             return None
         try:
             ImageStore(self.settings.images_dir).require_all()
         except PolydevError as error:
-            hint = "`polydev image build`, then `polydev host setup` again"
+            hint = "Run `polydev image build`, then `polydev host setup` again"
             return Status(self.name, State.MISSING, error.message, hint)
         return None
 
@@ -87,16 +87,16 @@ class Services:
         shown = units.systemctl(
             "show", unit, "--timestamp=unix", "--property=ActiveState,ExecMainStartTimestamp"
         )
-        told = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-        if told.get("ActiveState") != "active":
-            return f"{unit} does not run ({told.get('ActiveState', 'unknown')})"
-        started = told.get("ExecMainStartTimestamp", "").removeprefix("@")
+        properties = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        if properties.get("ActiveState") != "active":
+            return f"{unit} is not running ({properties.get('ActiveState', 'unknown')})"
+        started = properties.get("ExecMainStartTimestamp", "").removeprefix("@")
         if started.isdigit() and int(started) < self._newest_mtime(_INPUTS[unit]):
-            return f"{unit} runs what was installed before"
+            return f"{unit} runs an older installation"
         return None
 
     def _newest_mtime(self, paths: Sequence[str]) -> int:
-        """When the youngest of them was put where it is, in seconds."""
+        """Newest modification time of the files, in seconds."""
         newest = 0
         for path in paths:
             with suppress(OSError):
@@ -105,18 +105,18 @@ class Services:
 
 
 def _restart(unit: str) -> None:
-    """Start a unit anew, until it answers. Raises Failed with the program's last words."""
+    """Restart a unit and wait until it is ready. Raises Failed with its last log line."""
     try:
         units.systemctl("restart", unit)
     except Failed as error:
         raise Failed(
-            f"{unit} does not start: {_last_words(unit) or error.message}",
-            hint=f"`journalctl -u {unit}` holds the rest",
+            f"{unit} does not start: {_last_log_line(unit) or error.message}",
+            hint=f"See `journalctl -u {unit}`",
         ) from None
 
 
-def _last_words(unit: str) -> str:
-    """The last line that a unit's program itself said."""
+def _last_log_line(unit: str) -> str:
+    """Last line that the unit's program printed."""
     said = subprocess.run(
         ["journalctl", f"--unit={unit}", "--lines=50", "--output=json", "--no-pager", "--quiet"],
         capture_output=True,
@@ -124,9 +124,9 @@ def _last_words(unit: str) -> str:
         check=False,
         timeout=_JOURNAL_LIMIT_S,
     )
-    words = ""
+    last = ""
     for line in said.stdout.splitlines():
         entry = json.loads(line)
         if entry.get("_TRANSPORT") == "stdout" and isinstance(entry.get("MESSAGE"), str):
-            words = entry["MESSAGE"]
-    return words[:300]
+            last = entry["MESSAGE"]
+    return last[:300]

@@ -1,11 +1,11 @@
-"""The files that the units read their settings from, and the key that seals.
+"""Settings files of the units, and the encryption key.
 
-    /etc/polydev/polydev.env      0640 root:<controller's group>   of both programs; no secrets
-    /etc/polydev/controller.env   0600 root   the controller's own, secrets too; systemd reads it
-    /etc/polydev/encryption-key   0600 root   given to the controller as a systemd credential
+    /etc/polydev/polydev.env      0640 root:<controller's group>   for both programs; no secrets
+    /etc/polydev/controller.env   0600 root   for the controller, with secrets; systemd reads it
+    /etc/polydev/encryption-key   0600 root   a systemd credential of the controller
 
-Each is made once and belongs to whoever runs this host from then on. The key is never printed, and
-the host agent's unit reads neither of the last two.
+Setup creates each file once; then the administrator owns it. The key is never printed, and the host
+agent's unit reads neither of the last two.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ KEY = f"{CONFIG}/encryption-key"
 
 _ROOT_ONLY = Shape(0o600)
 _COMMON_TEXT = """\
-# Settings of Polydev's host agent and controller on this host, as NAME=value. No secrets: those
-# are for controller.env. After a change: polydev host setup
+# Settings of the host agent and the controller, as NAME=value. Put secrets into controller.env
+# instead. After a change, run: polydev host setup
 """
 _CONTROLLER_TEXT = """\
-# Settings of the controller alone, as NAME=value; secrets may stand here, such as DATABASE_URL.
-# ENCRYPTION_KEY does not: it is in encryption-key. After a change:
+# Settings of the controller, as NAME=value, including secrets such as DATABASE_URL.
+# ENCRYPTION_KEY is in the file encryption-key instead. After a change, run:
 #     systemctl restart polydev-controller
 """
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsFiles:
-    """All three files."""
+    """Settings files and encryption key."""
 
     place: TargetRoot
     user: str
@@ -50,9 +50,8 @@ class SettingsFiles:
     def check(self) -> Status:
         for path, shape in self._wanted():
             if not self.place.is_file(path, None, shape):
-                words = f"{path} is missing, or not of mode {shape.mode:04o}"
-                hint = "`polydev host setup` puts it right"
-                return Status(self.name, State.MISSING, words, hint)
+                message = f"{path} is missing or does not have mode {shape.mode:04o}"
+                return Status(self.name, State.MISSING, message, "Run `polydev host setup`")
         return Status(self.name, State.OK, f"{SETTINGS}, {CONTROLLER_SETTINGS}, {KEY}")
 
     def apply(self) -> None:
@@ -64,14 +63,14 @@ class SettingsFiles:
             self.place.file(path, content, shape)
 
     def revert(self, *, purge: bool) -> Sequence[str]:
-        """They are kept: without the key nothing that is stored can be opened."""
+        """Keep the files unless `purge`: without the key, stored data cannot be decrypted."""
         paths = [path for path, _ in self._wanted()]
         if purge:
             for path in paths:
                 self.place.remove(path)
             return []
         is_there = any(self.place.at(path).exists() for path in paths)
-        return [f"{CONFIG}, with settings and encryption key"] if is_there else []
+        return [f"{CONFIG}, with the settings and the encryption key"] if is_there else []
 
     def _wanted(self) -> Sequence[tuple[str, Shape]]:
         _, gid = user_ids(self.place, self.user) or (0, 0)
@@ -83,7 +82,7 @@ class SettingsFiles:
 
 
 def load_installed_settings(place: TargetRoot, environment: MutableMapping[str, str]) -> None:
-    """Let what this host was set up with hold for this run too, unless it is set otherwise."""
+    """Use the installed settings as defaults for this run."""
     try:
         lines = place.at(SETTINGS).read_text("utf-8").splitlines()
     except FileNotFoundError:
@@ -99,7 +98,7 @@ def _common() -> str:
 
 
 def _current_settings() -> Iterator[tuple[str, str]]:
-    """Settings of the host agent that were set when the host was first set up, and the user."""
+    """Yield the host agent's settings, and the user, that are set in the environment."""
     names = [variable_of(name, field) for name, field in HostSettings.model_fields.items()]
     for name in (*sorted(names), "POLYDEV_USER"):
         value = os.environ.get(name, "")
@@ -108,7 +107,7 @@ def _current_settings() -> Iterator[tuple[str, str]]:
 
 
 def _key() -> str:
-    """The key that is set, so that what it has sealed already still opens; else a new one."""
+    """Return the key that is set, so that existing data stays readable; otherwise a new one."""
     settings = read(ControllerSettings)
     if settings.encryption_key is None and settings.encryption_key_file is None:
         return secrets.token_hex(32) + "\n"

@@ -1,9 +1,8 @@
-"""Where a host is set up: this machine, or a folder that looks like one (`--root`).
+"""Root of the system that is set up: this machine's, or a folder (POLYDEV_SETUP_ROOT).
 
-Every item makes its files, links and folders through here: whole or not at all, never through a
-link that somebody left, and remembered when they were not there before, so that taking them back
-removes what was made and nothing else. What is remembered is written down before it is made: what
-is killed between the two is taken back too. Blocking.
+All resources create their files, links and folders here: atomically, and never through a foreign
+symlink. What did not exist before is recorded, so that a removal deletes only that. The record is
+written first, so that an interrupted creation can be reverted too. Methods block.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from polydev.shared.errors import AlreadyRunning, Failed
 
 CONFIG = "/etc/polydev"
 LIBRARY = "/usr/local/lib/polydev"
-_MEMORY = f"{CONFIG}/setup.json"
+_RECORD = f"{CONFIG}/setup.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,39 +35,38 @@ class Shape:
 
 
 class TargetRoot:
-    """The root that everything is done below."""
+    """Root folder of the system that is set up."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self.root = root.resolve()
 
     @property
     def is_this_machine(self) -> bool:
-        """Whether what the kernel and systemd say here is about this place."""
+        """True if kernel and systemd of this machine belong to this root."""
         return self.root == Path("/")
 
     def at(self, path: str | Path) -> Path:
-        """Where an absolute path of the host is."""
+        """Real path of an absolute path of the host."""
         return self.root / str(path).lstrip("/")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only set-up of this place. Raises AlreadyRunning, Failed.
+        """Hold the lock of this root. Raises AlreadyRunning, Failed.
 
-        The lock is the kernel's, on the folder itself: nothing is left behind, however this ends.
+        The kernel releases the lock in any case, because it is a lock on the folder itself.
         """
         try:
             descriptor = os.open(self.at("/etc"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise Failed(
-                f"{self.root} is no system that could be set up: {self.at('/etc')}: "
-                f"{error.strerror}"
+                f"{self.root} is not the root of a system: {self.at('/etc')}: {error.strerror}"
             ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             raise AlreadyRunning(
-                "Another `polydev host setup` is at work", hint="Let it end"
+                "Another `polydev host setup` is running", hint="Wait for it to finish"
             ) from None
         try:
             yield
@@ -76,7 +74,7 @@ class TargetRoot:
             os.close(descriptor)
 
     def folder(self, path: str | Path, shape: Shape) -> None:
-        """A folder of that shape; those above it are made as they are needed."""
+        """Create or correct a folder and its parents."""
         missing = [above for above in Path(path).parents if not self.at(above).is_dir()]
         for above in reversed(missing):
             self._new_folder(above, Shape(0o755))
@@ -85,7 +83,7 @@ class TargetRoot:
         _apply_shape(self.at(path), shape)
 
     def file(self, path: str | Path, content: bytes, shape: Shape) -> None:
-        """A file with that content, replaced at once."""
+        """Write a file atomically."""
         self.folder_of(path)
         if not self.at(path).exists():
             self.record(f"file {path}")
@@ -93,7 +91,7 @@ class TargetRoot:
         _apply_shape(self.at(path), shape)
 
     def link(self, path: str | Path, target: str) -> None:
-        """A symbolic link, replaced at once."""
+        """Create or replace a symbolic link atomically."""
         self.folder_of(path)
         aside = self.at(path).with_name(f".{Path(path).name}.new")
         aside.unlink(missing_ok=True)
@@ -102,13 +100,13 @@ class TargetRoot:
         sync_folder(aside.parent)
 
     def folder_of(self, path: str | Path) -> None:
-        """The folder that something lies in, made if it is missing."""
+        """Create the parent folder of a path if it is missing."""
         above = Path(path).parent
         if not self.at(above).is_dir():
             self.folder(above, Shape(0o755))
 
     def is_file(self, path: str | Path, content: bytes | None, shape: Shape) -> bool:
-        """Whether a file is there, of that shape, and with that content unless None."""
+        """Check that a file has this shape, and this content unless None."""
         try:
             return _has(self.at(path), shape, stat.S_IFREG) and (
                 content is None or self.at(path).read_bytes() == content
@@ -117,17 +115,17 @@ class TargetRoot:
             return False
 
     def is_folder(self, path: str | Path, shape: Shape) -> bool:
-        """Whether a folder is there, of that shape."""
+        """Check that a folder has this shape."""
         return _has(self.at(path), shape, stat.S_IFDIR)
 
     def is_link(self, path: str | Path, target: str) -> bool:
-        """Whether a link is there that leads to `target`."""
+        """Check that a link points to `target`."""
         with suppress(OSError):
             return str(self.at(path).readlink()) == target
         return False
 
     def remove(self, path: str | Path) -> None:
-        """Remove a file, link or whole folder, and the folders above it that were made for it."""
+        """Remove a file, link or folder, and the parents that were created for it."""
         there = self.at(path)
         for aside in (there.with_name(f".{there.name}.new"), there):
             if aside.is_dir() and not aside.is_symlink():
@@ -139,15 +137,15 @@ class TargetRoot:
         self.remove_empty(Path(path).parent)
 
     def remove_empty(self, folder: str | Path) -> bool:
-        """Remove a folder that was made here, and those above it, as far as they are empty.
+        """Remove a folder that setup created, and its parents, as far as they are empty.
 
-        False: it stays, because something is in it.
+        Returns False if the folder is not empty.
         """
         for path in (Path(folder), *Path(folder).parents):
             if not self.was_created(f"folder {path}"):
                 if self.at(path).exists():
                     break
-                continue  # a removal that was cut had come so far
+                continue  # an interrupted removal came this far
             try:
                 self.at(path).rmdir()
             except FileNotFoundError:
@@ -158,41 +156,41 @@ class TargetRoot:
         return True
 
     def record(self, what: str) -> None:
-        """Write down that something is being made, before it is made."""
-        known = self._memory()
+        """Record that something is about to be created."""
+        known = self._read_record()
         if what not in known:
-            self._write({*known, what})
+            self._write_record({*known, what})
 
     def was_created(self, what: str) -> bool:
-        """Whether it was made here."""
-        return what in self._memory()
+        """Check whether setup created it."""
+        return what in self._read_record()
 
     def forget(self, *what: str) -> None:
-        """It is gone. The last thing to be forgotten takes the memory with it, and its folder."""
-        known = self._memory()
+        """Remove entries from the record. An empty record is deleted, with its folder."""
+        known = self._read_record()
         if not known or not known.isdisjoint(what):
-            self._write(known.difference(what))
+            self._write_record(known.difference(what))
 
-    def _memory(self) -> frozenset[str]:
+    def _read_record(self) -> frozenset[str]:
         try:
-            return frozenset(map(str, json.loads(self.at(_MEMORY).read_bytes())["made"]))
+            return frozenset(map(str, json.loads(self.at(_RECORD).read_bytes())["made"]))
         except FileNotFoundError:
             return frozenset()
         except (ValueError, KeyError, TypeError):
             raise Failed(
-                f"{self.at(_MEMORY)} cannot be read: what was made here is not known",
+                f"Cannot read {self.at(_RECORD)}, the record of what the setup created",
                 hint="Remove it, then run `polydev host setup` again",
             ) from None
 
-    def _write(self, known: frozenset[str] | set[str]) -> None:
-        memory = self.at(_MEMORY)
+    def _write_record(self, known: frozenset[str] | set[str]) -> None:
+        record = self.at(_RECORD)
         if known - {f"folder {CONFIG}"}:
-            memory.parent.mkdir(mode=0o755, exist_ok=True)
-            write_whole(memory, json.dumps({"made": sorted(known)}, indent=1).encode() + b"\n")
+            record.parent.mkdir(mode=0o755, exist_ok=True)
+            write_whole(record, json.dumps({"made": sorted(known)}, indent=1).encode() + b"\n")
             return
-        memory.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
         with suppress(OSError):
-            memory.parent.rmdir()
+            record.parent.rmdir()
 
     def _new_folder(self, path: Path, shape: Shape) -> None:
         self.record(f"folder {path}")
@@ -200,7 +198,7 @@ class TargetRoot:
 
 
 def _apply_shape(path: Path, shape: Shape) -> None:
-    """Owner and mode of what is there, not of what a link leads to."""
+    # O_NOFOLLOW: never change the target of a link.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchown(descriptor, shape.uid, shape.gid)

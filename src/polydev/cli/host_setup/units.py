@@ -1,7 +1,7 @@
-"""The systemd units: written from `deploy/`, enabled, started again when what they run changed.
+"""systemd units: written from `deploy/` and enabled.
 
-On another place than this machine they are written and enabled for its next start, and nothing is
-started. Drop-ins (`systemctl edit`) are whoever's who made them.
+Below another root than this machine's, nothing is started. Drop-ins (`systemctl edit`) belong to
+the administrator and stay.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ MACHINES, AGENT, CONTROLLER = (
 UNITS = (MACHINES, AGENT, CONTROLLER)
 STARTED = (AGENT, CONTROLLER)
 _SLICE = "polydev.slice"
-"""Made by systemd for the units that name it."""
+"""systemd creates it for the units that name it."""
 _SHAPE = Shape(0o644)
 _WANTS = f"{FOLDER}/multi-user.target.wants"
 _RUNNING = Path("/run/systemd/system")
-"""There when systemd is what runs this machine. Source: sd_booted(3)."""
+"""Exists if systemd is the init of this machine. Source: sd_booted(3)."""
 
 _START_LIMIT_S = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """The unit files, and that they start with the host."""
+    """Unit files, enabled at boot."""
 
     place: TargetRoot
     user: str
@@ -46,15 +46,13 @@ class Units:
     name: str = "units"
 
     def check(self) -> Status:
-        hint = "`polydev host setup` installs it"
+        hint = "Run `polydev host setup`"
         for unit in UNITS:
             if not self.place.is_file(f"{FOLDER}/{unit}", self.content(unit), _SHAPE):
-                return Status(self.name, State.MISSING, f"{unit} is not this version's", hint)
+                return Status(self.name, State.MISSING, f"{unit} is not of this version", hint)
         for unit in STARTED:
             if not self.place.is_link(f"{_WANTS}/{unit}", f"{FOLDER}/{unit}"):
-                return Status(
-                    self.name, State.MISSING, f"{unit} does not start with the host", hint
-                )
+                return Status(self.name, State.MISSING, f"{unit} is not enabled at boot", hint)
         return Status(self.name, State.OK, f"{', '.join(UNITS)} in {FOLDER}")
 
     def apply(self) -> None:
@@ -79,12 +77,12 @@ class Units:
         return []
 
     def content(self, unit: str) -> bytes:
-        """A unit as this host needs it. Raises Failed when the installation has no `deploy/`."""
+        """Content of a unit for this host. Raises Failed if there is no `deploy/`."""
         template = Recipe().recipes.parent / "deploy" / unit
         try:
             text = template.read_text("utf-8")
         except OSError as error:
-            raise Failed(f"{template} cannot be read ({error.strerror})") from None
+            raise Failed(f"Cannot read {template} ({error.strerror})") from None
         values = {
             "@USER@": self.user,
             "@GROUP@": group_name(self.place, self.user),
@@ -96,12 +94,12 @@ class Units:
 
 
 def is_booted(place: TargetRoot) -> bool:
-    """Whether systemd runs that place."""
+    """Check that systemd runs the system of this root."""
     return place.is_this_machine and _RUNNING.is_dir()
 
 
 def is_installed(state_dir: Path) -> bool:
-    """Whether systemd runs this machine, and units are set up for that state folder."""
+    """Check that systemd runs this machine and that units exist for a state folder."""
     if not is_booted(TargetRoot()):
         return False
     try:
@@ -112,12 +110,12 @@ def is_installed(state_dir: Path) -> bool:
 
 
 def is_active(unit: str) -> bool:
-    """Whether systemd says that it runs. Raises Failed, MissingTool."""
+    """Check that a unit is active. Raises Failed, MissingTool."""
     return systemctl("show", unit, "--property=ActiveState").strip() == "ActiveState=active"
 
 
 def systemctl(*arguments: str) -> str:
-    """Ask systemd; what it says. Raises Failed with its words, MissingTool."""
+    """Run systemctl and return its output. Raises Failed, MissingTool."""
     program = which("systemctl")
     if program is None:
         raise MissingTool("systemctl is not installed", hint="Install the Debian package systemd")
@@ -131,11 +129,11 @@ def systemctl(*arguments: str) -> str:
         )
     except subprocess.TimeoutExpired:
         raise Failed(
-            f"systemctl {' '.join(arguments)} has not ended in {_START_LIMIT_S} s"
+            f"systemctl {' '.join(arguments)} took longer than {_START_LIMIT_S} s"
         ) from None
     if done.returncode != 0:
         raise Failed(
             f"systemctl {' '.join(arguments)}: {done.stderr.strip()[-300:]}",
-            hint="`journalctl -u polydev-hostd -u polydev-controller` holds their words",
+            hint="See `journalctl -u polydev-hostd -u polydev-controller`",
         )
     return done.stdout

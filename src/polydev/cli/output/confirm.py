@@ -1,4 +1,4 @@
-"""Asking before something is lost for good. Used by the commands that remove things."""
+"""Confirmation of destructive commands."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from polydev.shared.errors import Invalid
 
 
 async def require_confirmation(question: str, *, yes: bool) -> None:
-    """Go on if the person agrees; `yes` says so beforehand. Without a terminal it must.
+    """Ask for confirmation unless `yes` is set.
 
-    Raises: Invalid; typer.Abort.
+    Raises: Invalid without a terminal; typer.Abort if the user declines.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Invalid(f"This would ask first ({question})", hint="Say --yes")
+        raise Invalid(f"Confirmation needed: {question}", hint="Pass --yes to confirm")
     await asyncio.to_thread(typer.confirm, question, abort=True)

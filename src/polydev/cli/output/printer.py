@@ -1,8 +1,7 @@
-"""What a person sees: steps as they happen with the time they take, and tables.
+"""Terminal output: steps with their durations, tables and JSON.
 
-Every command that takes long reports through here. On a terminal the running step moves; elsewhere
-each step is a plain line, and a long one says now and then that it still goes on. With `--json`
-all of this goes to standard error, and standard output carries JSON alone.
+On a terminal, running steps are animated; elsewhere each step is a plain line, and a long step
+prints a heartbeat. With `--json`, text goes to standard error and standard output holds only JSON.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from rich.table import Table
 from rich.text import Text
 
 HEARTBEAT_S = 15.0
-"""How often a long step says that it goes on, where nothing can move."""
+"""Interval between heartbeats of a long step, without a terminal."""
 
 
 @dataclass(slots=True)
 class Step:
-    """Something under way. `detail` may be changed while it runs and is told at its end."""
+    """Running step. `detail` may change while it runs; the final one is printed."""
 
     title: str
     detail: str = ""
@@ -45,7 +44,7 @@ class Step:
 
 
 class Terminal:
-    """Where a command reports. Text from machines is printed as text, never as markup."""
+    """Output of a command. Text from machines is never interpreted as markup."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -64,14 +63,14 @@ class Terminal:
 
     @property
     def moves(self) -> bool:
-        """A person watches, so that a line may change."""
+        """True on a terminal, where lines may change."""
         return self._console.is_terminal
 
     def say(self, words: str = "", style: str = "") -> None:
         self._console.print(Text(printable(words), style=style))
 
     def piece(self, text: str) -> None:
-        """A piece of an answer, as it comes from a machine."""
+        """Print part of an answer without a line end."""
         self._console.file.write(printable(text))
         self._console.file.flush()
 
@@ -80,15 +79,15 @@ class Terminal:
         self.say(words, "bold")
 
     def done(self, words: str, seconds: float) -> None:
-        """A step that ended well."""
+        """Print a completed step."""
         self._end(self._good, "green", words, seconds)
 
     def failed(self, words: str, seconds: float) -> None:
-        """A step that did not."""
+        """Print a failed step."""
         self._end(self._bad, "red", words, seconds)
 
     def check(self, good: bool | None, name: str, words: str, hint: str = "") -> None:
-        """A line of `doctor`: ok, or what to do; None: it could not be looked at."""
+        """Print a finding of `doctor`; `good` is None if the check was skipped."""
         marks = {True: (self._good, "green"), False: (self._bad, "red"), None: ("?", "yellow")}
         mark, style = marks[good]
         line = Text.assemble((f"{mark:<2} ", style), f"{name:<13} {printable(words)}")
@@ -98,7 +97,7 @@ class Terminal:
 
     @asynccontextmanager
     async def step(self, title: str) -> AsyncIterator[Step]:
-        """Show that something is under way until the block ends, then how long it took."""
+        """Show a step while the block runs, then its duration."""
         step = self.begin(title)
         try:
             yield step
@@ -108,7 +107,7 @@ class Terminal:
         self.end(step, good=True)
 
     def begin(self, title: str) -> Step:
-        """Show that something is under way. Several may be, side by side."""
+        """Show a running step. Several may run at once."""
         step = Step(title)
         self._running.append(step)
         if not self.moves:
@@ -118,7 +117,7 @@ class Terminal:
         return step
 
     def end(self, step: Step, *, good: bool, seconds: float | None = None) -> None:
-        """It is over. `seconds`: as somebody else measured them."""
+        """End a step. `seconds` replaces its measured duration."""
         if step not in self._running:
             return
         self._running.remove(step)
@@ -130,7 +129,7 @@ class Terminal:
         report(step.words(), step.seconds if seconds is None else seconds)
 
     def pause(self) -> None:
-        """Let nothing move, because the person types."""
+        """Stop the animation while the user types."""
         self._paused = True
         self._live.stop()
 
@@ -140,7 +139,7 @@ class Terminal:
             self._live.start()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Columns side by side; nothing is cut off, however narrow the terminal."""
+        """Print a table. Long cells are never truncated."""
         cells = [columns, *rows]
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
         for number, row in enumerate(cells):
@@ -148,7 +147,7 @@ class Terminal:
             self.say(line.rstrip(), "bold" if number == 0 else "")
 
     def answer(self, value: Any) -> None:
-        """The JSON that `--json` promises: one line on standard output."""
+        """Print the result of `--json`: one line on standard output."""
         text = json.dumps(value, ensure_ascii=False, default=str)
         print("".join(map(_harmless_in_json, text)), file=sys.stdout, flush=True)
 
@@ -167,28 +166,28 @@ class Terminal:
     async def _say_still(self, step: Step) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            self.say(f"    {clock(step.seconds)}  {step.words()}: goes on")
+            self.say(f"    {clock(step.seconds)}  {step.words()}: still running")
 
 
 def clock(seconds: float) -> str:
-    """Seconds, in a column."""
+    """Format seconds for a column."""
     return f"{seconds:6.1f} s"
 
 
 def moment(text: str | None, without: str = "-") -> str:
-    """A time of the API's, in a column: to the second, in UTC. `without`: when there is none."""
+    """Format a time of the API in UTC, to the second; `without` if there is none."""
     if not text:
         return without
     return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def printable(text: str) -> str:
-    """Text from a machine without what could move the cursor or rename the window."""
+    """Remove control characters from untrusted text."""
     return "".join(
         char for char in text if char in "\n\t" or not unicodedata.category(char).startswith("C")
     )
 
 
 def _harmless_in_json(char: str) -> str:
-    """What `printable` would leave out stands in a text here: escaped, it says the same."""
+    """Escape characters that `printable` would remove; the JSON value stays the same."""
     return char if printable(char) else json.dumps(char)[1:-1]

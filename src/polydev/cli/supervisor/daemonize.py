@@ -1,6 +1,6 @@
-"""Starting `up` in the background, and knowing when it answers.
+"""Start `polydev up` in the background and wait until it is ready.
 
-`up --detach` and `demo` call it. The supervisor tells by `NOTIFY_SOCKET`, as it tells systemd.
+The supervisor reports readiness over `NOTIFY_SOCKET`, as it does for systemd.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ START_LIMIT_S = 240.0
 
 
 async def start(state_dir: Path, limit_s: float = START_LIMIT_S) -> int:
-    """Start `polydev up` in a session of its own, return its pid when everything answers.
+    """Start `polydev up` in its own session and return its pid when it is ready.
 
-    Raises Failed, with its last words, when it ends before or does not answer in time.
+    Raises: Failed, with its last log line, if it exits or is not ready in time.
     """
     logs = state_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ async def start(state_dir: Path, limit_s: float = START_LIMIT_S) -> int:
                     process.terminate()
                     await process.wait()
                     raise Failed(
-                        f"Polydev has not answered in {limit_s:.0f} s", hint=f"Its logs: {logs}"
+                        f"Polydev was not ready in {limit_s:.0f} s", hint=f"See the logs in {logs}"
                     )
             except asyncio.CancelledError:
                 process.terminate()
@@ -53,18 +53,18 @@ async def start(state_dir: Path, limit_s: float = START_LIMIT_S) -> int:
             finally:
                 told.cancel()
     raise Failed(
-        last_log_line(log) or "Polydev ended at its start",
-        hint="" if "log" in last_log_line(log) else f"Its logs are in {logs}",
+        last_log_line(log) or "Polydev exited during startup",
+        hint="" if "log" in last_log_line(log) else f"See the logs in {logs}",
     )
 
 
 async def _spawn(log: Path, address: Path) -> asyncio.subprocess.Process:
-    with log.open("wb") as words:
+    with log.open("wb") as output:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "polydev.cli", "up", "--in-background"),
             env=os.environ | {"NOTIFY_SOCKET": str(address)},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=words,
-            stderr=words,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )

@@ -1,8 +1,7 @@
-"""One Polydev on this machine: its state folder, who runs it, and how it is told to end.
+"""Polydev instance of a state folder: its lock, its pid and how to stop it.
 
-`up` holds the lock of its folder for as long as it lives; `down`, `doctor` and `demo` look. The
-lock, not the pid file, says whether it runs: a lock cannot be left behind. Whoever can read a file
-can lock it, and so pretend that what stands there still runs: it is root's alone.
+`up` holds the lock for as long as it runs. The lock, not the pid, shows that it runs, because a
+lock cannot become stale. Only root may read the file: whoever can read it could lock it too.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from polydev.shared.errors import AlreadyRunning, Failed
 
 
 class Instance:
-    """The Polydev whose state is in `state_dir`."""
+    """Polydev instance whose state is in `state_dir`."""
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
@@ -27,16 +26,16 @@ class Instance:
 
     @property
     def has_run_here(self) -> bool:
-        """Whether `up` ever ran here: what has no lock file is some other folder."""
+        """True if `up` has ever run here: only then there is a lock file."""
         return self._lock.exists()
 
     def claim(self) -> None:
-        """Say that the folder is a Polydev's, before anything of it is there."""
+        """Mark the folder as a state folder before anything is in it."""
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._lock.touch(mode=0o600)
 
     def pid(self) -> int | None:
-        """The supervisor that runs, or None."""
+        """Pid of the running supervisor, or None."""
         try:
             with self._lock.open("rb") as lock:
                 try:
@@ -50,7 +49,7 @@ class Instance:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the one that runs here. Raises AlreadyRunning."""
+        """Hold the lock of the folder. Raises AlreadyRunning."""
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+b") as lock:
             os.fchmod(descriptor, 0o600)
@@ -67,13 +66,13 @@ class Instance:
     def already_running(self) -> AlreadyRunning:
         return AlreadyRunning(
             f"Polydev already runs in {self.state_dir} (process {self.pid() or 'unknown'})",
-            hint="`polydev down` ends it; POLYDEV_STATE_DIR names another folder",
+            hint="Stop it with `polydev down`, or set POLYDEV_STATE_DIR to another folder",
         )
 
     async def end(self, limit_s: float) -> bool:
-        """Ask the supervisor to end and wait for it. False: none ran. Raises Failed at the limit.
+        """Stop the supervisor and wait for its exit. Machines keep running.
 
-        Its machines go on.
+        Returns False if none was running. Raises Failed after `limit_s`.
         """
         pid = self.pid()
         if pid is None:
@@ -88,8 +87,8 @@ class Instance:
             await wait_for_exit(process, limit_s)
         except TimeoutError:
             raise Failed(
-                f"Polydev in {self.state_dir} (process {pid}) has not ended in {limit_s:.0f} s",
-                hint=f"Its words are in {self.state_dir / 'logs'}",
+                f"Polydev in {self.state_dir} (process {pid}) did not stop in {limit_s:.0f} s",
+                hint=f"See the logs in {self.state_dir / 'logs'}",
             ) from None
         finally:
             os.close(process)
@@ -97,9 +96,9 @@ class Instance:
 
 
 async def wait_for_exit(process: int, limit_s: float) -> None:
-    """Wait until the process of a pidfd has ended. Raises TimeoutError.
+    """Wait until the process of a pidfd has exited. Raises TimeoutError.
 
-    Source: pidfd_open(2), a pidfd is readable when its process has ended.
+    Source: pidfd_open(2): a pidfd is readable when its process has exited.
     """
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""What Polydev needs of this machine before it can start, each with what to do when it is missing.
+"""Requirements of Polydev on this machine.
 
-`up` stops at the first that fails; `doctor` tells them all.
+`up` stops at the first one that is not met; `doctor` reports all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOOLS = {
     "nft": "nftables",
     "setpriv": "util-linux",
 }
-"""Program -> the Debian package that holds it."""
+"""Debian package of each program."""
 
 LEAST_FREE_MIB = 1024
 
@@ -29,8 +29,8 @@ LEAST_FREE_MIB = 1024
 def root() -> None:
     if os.geteuid() != 0:
         raise NotRoot(
-            "This must run as root: machines, their network and their disks need it",
-            hint="Run it with sudo; the controller itself gives root up",
+            "This command must run as root: machines, their networks and their disks need it",
+            hint="Run it with sudo. The controller drops root privileges",
         )
 
 
@@ -45,8 +45,8 @@ def tool(name: str) -> None:
 def tun() -> None:
     if not Path("/dev/net/tun").exists():
         raise MissingTool(
-            "/dev/net/tun is missing: machines have no network",
-            hint="Load it with `modprobe tun`",
+            "/dev/net/tun is missing, so machines would have no network",
+            hint="Load the module with `modprobe tun`",
         )
 
 
@@ -57,23 +57,25 @@ def free_port(listen: str, port: int) -> None:
             probe.bind((listen, port))
         except OSError as error:
             raise PortTaken(
-                f"Port {port} on {listen} cannot be used: {error.strerror}",
-                hint="End the program that listens there, or set PORT to another port",
+                f"Port {port} on {listen} is not available: {error.strerror}",
+                hint="Stop the program that uses it, or set PORT to another port",
             ) from None
 
 
 def disk_space(folder: Path) -> str:
-    """The room that is left, in words. Raises DiskFull when it is too little for a machine."""
+    """Describe the free disk space. Raises DiskFull if it is too little for a machine."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free_mib = shutil.disk_usage(existing).free // 2**20
     words = f"{free_mib / 1024:.1f} GiB free for {folder}"
     if free_mib < LEAST_FREE_MIB:
-        raise DiskFull(f"Only {words}", hint="Remove what is not needed, or move POLYDEV_STATE_DIR")
+        raise DiskFull(
+            f"Only {words}", hint="Free some space, or move POLYDEV_STATE_DIR to another disk"
+        )
     return words
 
 
 def check_all(listen: str, port: int) -> None:
-    """Raises the first of the errors that would keep Polydev from starting."""
+    """Check all requirements. Raises the first error."""
     root()
     for name in TOOLS:
         tool(name)

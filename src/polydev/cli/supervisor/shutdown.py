@@ -1,7 +1,7 @@
-"""`polydev down`: ends what `up` started; with `--purge`, everything that was made as well.
+"""Stop an instance; with purge, delete all its data.
 
-Purging asks the host agent to destroy each machine, and then removes what is left by looking:
-processes in the VM namespace, the namespace itself, the state folder. The images stay.
+Purge lets the host agent destroy each machine and then removes what is left: processes in the VM
+namespace, the namespace, cgroups and the state folder. Images stay.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _KILL_ROUNDS = 100
 
 
 async def end(settings: HostSettings, terminal: Terminal) -> bool:
-    """End host agent and controller. False: they did not run."""
+    """Stop host agent and controller. False if they were not running."""
     instance = Instance(settings.state_dir)
     if instance.pid() is None:
         return False
-    async with terminal.step("Ending controller and host agent"):
+    async with terminal.step("Stopping the controller and the host agent"):
         return await instance.end(END_LIMIT_S)
 
 
 async def stop_and_purge(settings: HostSettings, terminal: Terminal) -> bool:
-    """End everything of an instance and remove everything it made. False: there was nothing."""
+    """Stop an instance and delete everything that it created. False if there was none."""
     if not settings.state_dir.exists():
         return False
     if not Instance(settings.state_dir).has_run_here:
         raise Invalid(
-            f"{settings.state_dir} was never the state folder of a Polydev: nothing is removed",
-            hint="POLYDEV_STATE_DIR names the folder",
+            f"{settings.state_dir} is not a state folder of Polydev, so nothing was deleted",
+            hint="Set POLYDEV_STATE_DIR to the state folder",
         )
     await _destroy_machines(settings, terminal)
     await end(settings, terminal)
-    async with terminal.step("Removing network and state"):
+    async with terminal.step("Removing the network and the state folder"):
         await kill_in_namespace(settings.netns)
         await Network.from_settings(settings).remove()
         await asyncio.to_thread(Cgroups.inspect(settings.cgroup).remove)
@@ -55,7 +55,7 @@ async def stop_and_purge(settings: HostSettings, terminal: Terminal) -> bool:
 
 
 def _remove_state(settings: HostSettings) -> None:
-    """Remove the state folder, but not images that lie in it."""
+    """Delete the state folder, except images in it."""
     for path in settings.state_dir.iterdir():
         if settings.images_dir.is_relative_to(path):
             continue
@@ -68,7 +68,7 @@ def _remove_state(settings: HostSettings) -> None:
 
 
 async def _destroy_machines(settings: HostSettings, terminal: Terminal) -> None:
-    """Through the agent, if there is one; what it cannot do is done by looking afterwards."""
+    # The rest of the purge removes machines that the agent cannot destroy.
     with suppress(PolydevError):
         async with Host(settings.host_socket) as host:
             for vm_id in (await host.inventory()).machines:
@@ -77,9 +77,9 @@ async def _destroy_machines(settings: HostSettings, terminal: Terminal) -> None:
 
 
 async def kill_in_namespace(netns: str) -> None:
-    """End every process in a network namespace, those born meanwhile too: nothing else is in ours.
+    """Kill every process in a network namespace, including new ones.
 
-    Raises: Failed when one does not end, or others are born without end.
+    Raises: Failed if one does not exit, or new ones never stop.
     """
     for _ in range(_KILL_ROUNDS):
         pids = await asyncio.to_thread(_pids_in, netns)
@@ -90,8 +90,8 @@ async def kill_in_namespace(netns: str) -> None:
         if left:
             break
     raise Failed(
-        f"In the network namespace {netns}, processes {left or pids} do not end, even when killed",
-        hint=f"`ip netns pids {netns}` lists them; ask again when they are gone",
+        f"Processes {left or pids} in the network namespace {netns} do not exit after SIGKILL",
+        hint=f"`ip netns pids {netns}` lists them. Try again when they are gone",
     )
 
 
@@ -103,7 +103,7 @@ def _pids_in(netns: str) -> list[int]:
 
 
 async def _kill(pid: int) -> bool:
-    """Kill a process and wait for its end, whosever child it is. Whether it has ended in time."""
+    """Kill any process and wait for its exit. False if it did not exit in time."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:

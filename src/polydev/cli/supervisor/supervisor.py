@@ -1,9 +1,8 @@
-"""Keeps the processes of one Polydev running: starts them, starts them again, ends them.
+"""Process supervisor: start programs, restart them and stop them.
 
-`up` calls it with the programs to run. A program that ends before it was ever ready ends
-everything, since the same would happen again (a bad setting, a wrong key); one that ends later is
-started again, a little later each time. What programs say goes into log files of bounded size.
-It must not know what the programs do.
+A program that exits before it was ever ready stops everything, because a restart would fail again
+(a bad setting, a wrong key). One that exits later is restarted, with a growing delay. Output goes
+to log files of bounded size.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.shared.errors import Failed, MissingTool
-from polydev.shared.sd_notify import tell_ready
+from polydev.shared.sd_notify import notify_ready
 
 LOG_BYTES = 8 * 1024 * 1024
 LOG_FILES = 3
@@ -29,12 +28,12 @@ FIRST_DELAY_S = 0.2
 MAX_DELAY_S = 10.0
 _OOM_SCORE_ADJ = -900
 RESET_AFTER_S = 60.0
-"""A program that ran this long starts again without waiting."""
+"""Uptime after which the restart delay is reset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A process to be kept running."""
+    """Program to keep running."""
 
     name: str
     argv: tuple[str, ...]
@@ -43,25 +42,25 @@ class Program:
     is_ready: Callable[[], Awaitable[bool]]
     start_limit_s: float = 120
     is_oom_protected: bool = False
-    """When memory runs out, the kernel ends other programs first."""
+    """Make the kernel's OOM killer choose other processes first."""
 
 
-Say = Callable[[str, str], None]
-"""Called with a program's name and a line."""
+LineHandler = Callable[[str, str], None]
+"""Takes the name of a program and a line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who hears of it: `tell` what happens to the programs, `echo` what they say themselves."""
+    """Handlers of events of the programs, and of the programs' own output."""
 
-    tell: Say
-    echo: Say
+    on_event: LineHandler
+    on_output: LineHandler
 
 
 async def supervise(programs: Sequence[Program], listener: Listener) -> None:
-    """Keep the programs running until cancelled; start in order, end in the opposite order.
+    """Keep the programs running until cancelled. Starts in order, stops in reverse.
 
-    Raises: Failed, with its last words, when a program ends before it was ready for the first time.
+    Raises: Failed, with its last log line, if a program exits before it is first ready.
     """
     keepers: list[asyncio.Task[None]] = []
     try:
@@ -72,7 +71,7 @@ async def supervise(programs: Sequence[Program], listener: Listener) -> None:
             await asyncio.wait({ready, *keepers}, return_when=asyncio.FIRST_COMPLETED)
             ready.cancel()
             _raise_if_failed(keepers)
-        tell_ready()
+        notify_ready()
         await asyncio.wait(keepers, return_when=asyncio.FIRST_COMPLETED)
         _raise_if_failed(keepers)
     finally:
@@ -88,10 +87,10 @@ def _raise_if_failed(keepers: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def _keep_running(program: Program, listener: Listener, started: asyncio.Event) -> None:
-    pause_s = FIRST_DELAY_S
+    delay_s = FIRST_DELAY_S
     while True:
         began = time.monotonic()
-        run = await Run.start(program, listener.echo)
+        run = await ProgramRun.start(program, listener.on_output)
         try:
             if not started.is_set():
                 await run.until_ready()
@@ -100,24 +99,26 @@ async def _keep_running(program: Program, listener: Listener, started: asyncio.E
         finally:
             await run.end()
         if time.monotonic() - began > RESET_AFTER_S:
-            pause_s = FIRST_DELAY_S
-        listener.tell(
-            program.name, f"ended ({describe_exit(code)}); starting it again in {pause_s:.1f} s"
+            delay_s = FIRST_DELAY_S
+        listener.on_event(
+            program.name, f"exited ({describe_exit(code)}); restarting in {delay_s:.1f} s"
         )
-        await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 2, MAX_DELAY_S)
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, MAX_DELAY_S)
 
 
-class Run:
-    """One process of a program, with what it says on its way into the log."""
+class ProgramRun:
+    """One process of a program; its output goes to the log."""
 
-    def __init__(self, program: Program, process: asyncio.subprocess.Process, echo: Say) -> None:
+    def __init__(
+        self, program: Program, process: asyncio.subprocess.Process, on_output: LineHandler
+    ) -> None:
         self._program = program
         self._process = process
-        self._reading = asyncio.create_task(self._read(echo))
+        self._reading = asyncio.create_task(self._read(on_output))
 
     @classmethod
-    async def start(cls, program: Program, echo: Say) -> Run:
+    async def start(cls, program: Program, on_output: LineHandler) -> ProgramRun:
         try:
             process = await asyncio.create_subprocess_exec(
                 *program.argv,
@@ -133,10 +134,10 @@ class Run:
             raise MissingTool(f"{program.argv[0]} is not on PATH") from None
         if program.is_oom_protected:
             await asyncio.to_thread(_protect_from_oom, process.pid)
-        return cls(program, process, echo)
+        return cls(program, process, on_output)
 
     async def until_ready(self) -> None:
-        """Return when the program answers. Raises Failed if it ends before, or takes too long."""
+        """Wait until the program is ready. Raises Failed if it exits or takes too long."""
         ended = asyncio.create_task(self._process.wait())
         ready = asyncio.create_task(self._answers())
         try:
@@ -151,18 +152,18 @@ class Run:
             ended.cancel()
             ready.cancel()
         if self._process.returncode is None:
-            why = f"has not answered in {self._program.start_limit_s:.0f} s"
+            why = f"was not ready in {self._program.start_limit_s:.0f} s"
         else:
             await self._reading
-            why = f"ended at its start ({describe_exit(self._process.returncode)})"
+            why = f"exited during startup ({describe_exit(self._process.returncode)})"
         words = last_log_line(self._program.log)
         raise Failed(
             f"{self._program.name} {why}" + (f": {words}" if words else ""),
-            hint=f"Its log is {self._program.log}",
+            hint=f"See its log: {self._program.log}",
         )
 
     async def _answers(self) -> None:
-        while not await self._program.is_ready():  # noqa: ASYNC110  (nothing tells of a server)
+        while not await self._program.is_ready():  # noqa: ASYNC110  (no notification)
             await asyncio.sleep(0.1)
 
     async def ended(self) -> int:
@@ -171,7 +172,7 @@ class Run:
         return code
 
     async def end(self) -> None:
-        """End the process if it still runs: asked first, killed after a grace time."""
+        """Terminate the process, and kill it after a grace period."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
@@ -184,17 +185,17 @@ class Run:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._reading, 1)
 
-    async def _read(self, echo: Say) -> None:
+    async def _read(self, on_output: LineHandler) -> None:
         stream = self._process.stdout
-        assert stream is not None  # noqa: S101  (asked for above)
+        assert stream is not None  # noqa: S101  (a pipe)
         with Log(self._program.log) as log:
             while line := await _line(stream):
                 log.write(line)
-                echo(self._program.name, line.decode(errors="replace").rstrip())
+                on_output(self._program.name, line.decode(errors="replace").rstrip())
 
 
 def _protect_from_oom(pid: int) -> None:
-    """Source: proc_pid_oom_score_adj(5). Without the right to do so it is as any program."""
+    """Lower the OOM score; does nothing without privilege. Source: proc_pid_oom_score_adj(5)."""
     with suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(_OOM_SCORE_ADJ))
 
@@ -209,7 +210,7 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
 
 
 class Log:
-    """A log file of bounded size: when it is full it is renamed, and the oldest goes."""
+    """Log file with rotation."""
 
     def __init__(self, path: Path, file_bytes: int = LOG_BYTES, files: int = LOG_FILES) -> None:
         self._path, self._file_bytes, self._files = path, file_bytes, files
@@ -223,10 +224,10 @@ class Log:
 
     def write(self, line: bytes) -> None:
         if self._file.tell() + len(line) > self._file_bytes:
-            self._turn()
+            self._rotate()
         self._file.write(line)
 
-    def _turn(self) -> None:
+    def _rotate(self) -> None:
         self._file.close()
         for number in range(self._files - 1, 0, -1):
             older = self._numbered(number - 1)
@@ -251,5 +252,5 @@ def last_log_line(log: Path) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """An exit status in words."""
+    """Describe an exit status."""
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

@@ -1,8 +1,7 @@
-"""The ordinary user that the controller runs as, and the copy of the program that it can read.
+"""System user of the controller, and the copy of the program that it can read.
 
-A checkout may lie where that user cannot look (under /root, in a private temporary folder), and an
-edit in it must not reach half a running program. So `up` runs a copy, owned by root, named by the
-hash of what is in it.
+That user may be unable to read a checkout (under /root, in a private temporary folder), and an edit
+there must not affect a running program. So `up` runs a copy, owned by root and named by its hash.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from polydev.shared.errors import BadSettings, Failed, MissingTool
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A system user and its group."""
+    """System user and its group."""
 
     user: str
     uid: int
@@ -34,7 +33,7 @@ class Account:
     gid: int
 
     def setpriv(self) -> tuple[str, ...]:
-        """Run what follows as this user, never to gain a right again, ending with its parent."""
+        """Command prefix that drops all privileges and dies with the parent."""
         return (
             "setpriv",
             f"--reuid={self.user}",
@@ -48,7 +47,7 @@ class Account:
 
 
 def account(user: str) -> Account:
-    """The user of that name, made as a system user if it is missing."""
+    """Find the system user, or create it."""
     try:
         found = pwd.getpwnam(user)
     except KeyError:
@@ -56,7 +55,7 @@ def account(user: str) -> Account:
     if found.pw_uid == 0:
         raise BadSettings(
             f"POLYDEV_USER is {user}, which is root",
-            hint="The controller must not have root's rights: name an ordinary user",
+            hint="Set it to an ordinary user: the controller must not run as root",
         )
     return Account(user, found.pw_uid, grp.getgrgid(found.pw_gid).gr_name, found.pw_gid)
 
@@ -72,21 +71,20 @@ def _make(user: str) -> pwd.struct_passwd:
         ) from None
     except subprocess.CalledProcessError as error:
         raise Failed(
-            f"The user {user} for the controller could not be made: {error.stderr.strip()[-200:]}",
-            hint="Make it yourself, or name another in POLYDEV_USER",
+            f"Cannot create the controller's user {user}: {error.stderr.strip()[-200:]}",
+            hint="Create it yourself, or set POLYDEV_USER to another user",
         ) from None
     return pwd.getpwnam(user)
 
 
 def prepare_folders(state_dir: Path, owner: Account) -> None:
-    """Make the state folder and what the controller owns in it. Raises BadSettings."""
+    """Create the state folder and the controller's folders in it. Raises BadSettings."""
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
     for folder in (state_dir.resolve(), *state_dir.resolve().parents):
         if not folder.stat().st_mode & stat.S_IXOTH:
             raise BadSettings(
-                f"POLYDEV_STATE_DIR is {state_dir}, but {folder} is closed to the user "
-                f"{owner.user}",
-                hint="The controller does not run as root: take a folder that all may enter",
+                f"POLYDEV_STATE_DIR is {state_dir}, but {owner.user} cannot enter {folder}",
+                hint="The controller does not run as root. Use a folder that every user can enter",
             )
     for name, mode, uid, gid in (
         ("controller", 0o700, owner.uid, owner.gid),
@@ -100,12 +98,11 @@ def prepare_folders(state_dir: Path, owner: Account) -> None:
 
 
 def copy_program(folder: Path, *, keep: str = "", runs_in: Path | None = None) -> Path:
-    """Put a copy of this program where the controller's user can read it; older ones go.
+    """Copy this program to where the controller's user can read it; deletes older copies.
 
-    The copy is laid out like a checkout: `src/polydev`, the recipes in `images`, the units in
-    `deploy`, and `pyproject.toml`. `keep` names an older one that stays; `runs_in` is what `folder`
-    is called where the copy will run, if that is elsewhere. Returns the folder for PYTHONPATH. Only
-    the process that holds the instance may call it.
+    The copy has the layout of a checkout: `src/polydev`, the recipes in `images`, the units in
+    `deploy`. `keep` names an older copy to keep; `runs_in` is the path of `folder` at runtime, if
+    it differs. Returns the folder for PYTHONPATH. Callers must hold the lock of the instance.
     """
     parts = _parts()
     target = folder / f"app-{_hash(parts)}"
@@ -129,7 +126,7 @@ def copy_program(folder: Path, *, keep: str = "", runs_in: Path | None = None) -
 
 
 def program_hash() -> str:
-    """What names the copy of this program."""
+    """Hash that names the copy of this program."""
     return _hash(_parts())
 
 

@@ -1,1 +1,1 @@
-"""Commands that act on the Polydev of this machine: start, stop, images, database, demo."""
+"""Commands for the Polydev instance on this machine."""

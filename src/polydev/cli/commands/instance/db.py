@@ -1,7 +1,7 @@
-"""`polydev db`: the database's tables.
+"""`polydev db`: database migrations.
 
-The controller migrates at its start by itself; `db migrate` does it before, for who wants to see
-that it can. A SQLite file is the controller's user's, so it is made as that user.
+The controller migrates the database when it starts; `db migrate` does the same beforehand. The
+controller's user owns a SQLite file, so the migration of one runs as that user.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from polydev.cli.supervisor.pidfile import Instance
 from polydev.shared.errors import Failed, by_code
 from polydev.shared.settings.base import CommonSettings, read
 
-app = options.app("The database that Polydev keeps everything in.")
+app = options.app("Manage the database.")
 
 _PASSED = ("PATH", "LANG", "LC_", "TZ", "DATABASE_URL", "POLYDEV_STATE_DIR", "PG", "HOME")
 
@@ -44,13 +44,13 @@ class DatabaseSettings(CommonSettings):
 
 @app.callback()
 def _group() -> None:
-    """Keeps `migrate` a command of a group while it is the only one."""
+    """Keep `migrate` a subcommand although it is the only one."""
 
 
 @app.command()
 @runs
 async def migrate(as_json: JsonFlag = False) -> None:
-    """Bring the database's tables to this version's shape; nothing is done if they have it.
+    """Migrate the database to the schema of this version. Does nothing if it is current.
 
     Examples: `polydev db migrate`,
     `DATABASE_URL=postgresql://polydev@db.example/polydev polydev db migrate`.
@@ -59,13 +59,13 @@ async def migrate(as_json: JsonFlag = False) -> None:
     settings = read(DatabaseSettings)
     async with terminal.step("Migrating the database") as step:
         done = await (_of_file(settings) if settings.is_file else _run((), _here()))
-        step.detail = "nothing to do" if done["was"] == done["is"] else f"now at {done['is']}"
+        step.detail = "already current" if done["was"] == done["is"] else f"now at {done['is']}"
     if as_json:
         terminal.answer(done)
 
 
 async def _of_file(settings: DatabaseSettings) -> dict[str, Any]:
-    """As the controller's user, by a copy of the program that it can read, while no one runs."""
+    """Migrate a SQLite file as the controller's user. Requires that no instance runs."""
     preflight.root()
     instance = Instance(settings.state_dir)
     if instance.pid() is not None:
@@ -82,7 +82,7 @@ def _here() -> Path:
 
 
 async def _run(as_user: tuple[str, ...], program: Path) -> dict[str, Any]:
-    """What `polydev.controller.store` answers. Raises what it says."""
+    """Run `polydev.controller.store` and return its answer. Raises its error."""
     env = {name: value for name, value in os.environ.items() if name.startswith(_PASSED)}
     process = await asyncio.create_subprocess_exec(
         *(*as_user, sys.executable, "-P", "-m", "polydev.controller.store"),
@@ -91,12 +91,12 @@ async def _run(as_user: tuple[str, ...], program: Path) -> dict[str, Any]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    told, words = await process.communicate()
+    output, errors = await process.communicate()
     try:
-        answer: dict[str, Any] = json.loads(told)
+        answer: dict[str, Any] = json.loads(output)
     except ValueError:
-        last = words.decode(errors="replace").strip().splitlines()[-1:]
-        raise Failed(f"The database could not be migrated: {''.join(last)}") from None
+        last = errors.decode(errors="replace").strip().splitlines()[-1:]
+        raise Failed(f"Cannot migrate the database: {''.join(last)}") from None
     if process.returncode != 0:
         raise by_code(answer["code"])(answer["message"], hint=answer["hint"])
     return answer

@@ -1,7 +1,7 @@
-"""`polydev demo`: the main job, carried through on this machine, offline, with the real CLIs.
+"""`polydev demo`: log in the real CLIs offline, against fake providers.
 
-Does what a person would do with the other commands, looks behind each claim, and ends with a
-table of the steps and their times. What it started stays up; `polydev down --demo` removes it.
+It runs the steps that a user would run, verifies the result of each, and prints their durations.
+The instance keeps running afterwards; `polydev down --demo` removes it.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from polydev.shared.providers import provider as find_provider
 from polydev.shared.providers import provider_ids
 from polydev.shared.settings.base import read
 
-WORDS = {
-    "images": "Building what machines boot from",
-    "stand-in": "Starting the stand-in provider",
-    "start": "Starting host agent and controller",
-    "browser gone": "Looking that the browser machine is gone",
-    "status": "Asking the CLI whether it is logged in",
-    "chat": "A chat turn",
+LABELS = {
+    "images": "Building the golden images",
+    "stand-in": "Starting the fake providers",
+    "start": "Starting the host agent and the controller",
+    "browser gone": "Checking that the browser machine is gone",
+    "status": "Checking the login with the CLI",
+    "chat": "Running a chat turn",
 }
-"""The demo's own steps, in its table."""
+"""Labels of the demo's own steps."""
 
 STANDIN_ACCOUNT = "ada@example.test, password analytical-engine"
-"""Who can sign in there (docs/fake-providers.md)."""
+"""Account of the fake providers (docs/fake-providers.md)."""
 
 QUESTION = "Say hello to whoever reads this, in one sentence."
 
 
 @dataclass(frozen=True, slots=True)
 class TimedStep:
-    """A step that was taken, and how long it took."""
+    """Step with its duration."""
 
     provider: str | None
     step: str
@@ -60,7 +60,7 @@ class TimedStep:
 
 @dataclass(slots=True)
 class Report:
-    """What `--json` ends with."""
+    """Result of the demo, which `--json` prints."""
 
     ok: bool = False
     steps: list[TimedStep] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Report:
     machines: dict[str, str] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
     account: dict[str, str] = field(default_factory=dict)
-    """With what the page is signed in to: the demo's own, made up for it."""
+    """E-mail address and generated password of the demo's administrator."""
     seconds: float = 0.0
     error: dict[str, str] | None = None
 
@@ -81,20 +81,21 @@ async def demo(
         typer.Option(help="A CLI to log in; may be repeated. Default: every CLI."),
     ] = None,
     by_hand: Annotated[
-        bool, typer.Option("--by-hand", help="Start everything, and leave the logins to you.")
+        bool, typer.Option("--by-hand", help="Start everything, but leave the logins to you.")
     ] = False,
     keep_approving: Annotated[
         bool,
         typer.Option(
-            "--keep-approving", help="Have the stand-in sign people in by itself afterwards, too."
+            "--keep-approving",
+            help="Let the fake providers approve logins automatically after the demo, too.",
         ),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Log the real CLIs in and talk to them, in real microVMs, against a local provider.
+    """Log in the real CLIs and chat with them, in real microVMs, against fake providers.
 
     Examples: `polydev demo`, then `polydev down --demo`; `polydev demo --by-hand`, and then log
-    in yourself on the page.
+    in yourself in the browser.
     """
     chosen = provider or list(provider_ids())
     for name in chosen:
@@ -133,7 +134,7 @@ async def _run_demo(
 
 
 class Journey:
-    """The demo's steps; each adds itself to the report."""
+    """Steps of the demo. Each adds itself to the report."""
 
     def __init__(self, terminal: Terminal, report: Report) -> None:
         self._terminal = terminal
@@ -142,7 +143,7 @@ class Journey:
     async def prepare(
         self, world: demo_env.DemoSettings, *, by_hand: bool
     ) -> demo_env.FakeProviders:
-        """End an earlier demo, build what machines boot from, start the world and Polydev."""
+        """Remove an earlier demo, build images, and start the fake providers and Polydev."""
         self._terminal.heading("Preparing")
         settings = read(HostSettings)
         if await shutdown.stop_and_purge(settings, self._terminal):
@@ -151,18 +152,18 @@ class Journey:
         async with self._timed(None, "images"):
             await image.build_missing(self._terminal, list(ImageKind), renew=False)
         plan.check()
-        async with self._step(None, "stand-in", "Starting the stand-in provider"):
+        async with self._step(None, "stand-in", LABELS["stand-in"]):
             standin = await demo_env.build(world, by_hand=by_hand)
-        async with self._step(None, "start", "Starting host agent and controller"):
+        async with self._step(None, "start", LABELS["start"]):
             await daemonize.start(plan.up.state_dir)
         self.report.url = plan.url
         async with Host(settings.host_socket) as host:
             health = await host.health()
-        self._terminal.say(f"    {plan.url}, machines by {health.driver} ({health.accelerator})")
+        self._terminal.say(f"    {plan.url}, driver {health.driver} ({health.accelerator})")
         return standin
 
     async def run_provider(self, api: ApiClient, provider: str) -> None:
-        """Log a CLI in, look that it is true, and talk to it."""
+        """Log in a CLI, verify the login, and run a chat turn."""
         self._terminal.heading(provider)
         session = await connect.connected(api, provider, self._terminal)
         for step in session["steps"]:
@@ -172,23 +173,23 @@ class Journey:
             raise error
         vm_id = session["cliVM"]["vmId"]
         self.report.machines[provider] = vm_id
-        async with self._step(provider, "browser gone", "The browser machine is gone"):
+        async with self._step(provider, "browser gone", LABELS["browser gone"]):
             await self._only_cli_machines(api)
         command = " ".join(find_provider(provider).status_argv)
-        async with self._step(provider, "status", f"{command}, in the CLI machine") as said:
-            said.append(await self._status(api, provider, vm_id))
-        async with self._step(provider, "chat", "A chat turn, in the CLI machine"):
+        async with self._step(provider, "status", f"{command}, in the CLI machine") as details:
+            details.append(await self._status(api, provider, vm_id))
+        async with self._step(provider, "chat", LABELS["chat"]):
             answer = await chat.turn(api, provider, QUESTION, self._terminal, quiet=True)
             self.report.answers[provider] = answer
 
     async def create_password(self, api: ApiClient) -> None:
-        """Give the account that did all this a password, for whoever wants to look around."""
+        """Reset the administrator's password, so that the user can sign in in the browser."""
         me = await api.get("/api/account")
         made = await api.post(f"/api/admin/people/{me['id']}/password")
         self.report.account = {"email": made["email"], "password": made["password"]}
 
     async def _only_cli_machines(self, api: ApiClient) -> None:
-        """Look with the controller, and at the host itself, for anything of a browser machine."""
+        """Check controller and host for remains of a browser machine. Raises Failed."""
         machines = await api.list_all("/api/vm/list")
         left = [row["vm_id"] for row in machines if row["vm_type"] != "cli"]
         known = {row["vm_id"] for row in machines}
@@ -197,23 +198,23 @@ class Journey:
         left += sorted({*found.machines, *found.folders, *found.processes} - known)
         left += sorted(set(found.addresses) - known)
         if left or len(found.taps) != len(known):
-            raise Failed(f"Something of a browser machine is left: {left or found.taps}")
+            raise Failed(f"Remains of a browser machine: {left or found.taps}")
 
     async def _status(self, api: ApiClient, provider: str, vm_id: str) -> str:
         argv = list(find_provider(provider).status_argv)
         result = await exec_client.run_captured(api, vm_id, ExecRequest(argv=argv))
         words = (result["stdout"] + result["stderr"]).strip()
         if result["exit_code"] != 0:
-            raise CredentialsNotAccepted(f"{provider} says: {words[-300:]}")
+            raise CredentialsNotAccepted(f"{provider} reports: {words[-300:]}")
         return "logged in" if words.startswith("{") else _first_line(words)
 
     @asynccontextmanager
     async def _step(self, provider: str | None, name: str, title: str) -> AsyncIterator[list[str]]:
-        """A step that is shown; what is put into the list it gives is shown with it."""
-        said: list[str] = []
+        """Show and time a step. Strings in the yielded list become its details."""
+        details: list[str] = []
         async with self._timed(provider, name), self._terminal.step(title) as shown:
-            yield said
-            shown.detail = " ".join(said)
+            yield details
+            shown.detail = " ".join(details)
 
     @asynccontextmanager
     async def _timed(self, provider: str | None, name: str) -> AsyncIterator[None]:
@@ -226,7 +227,7 @@ class Journey:
 
 
 def _step_label(step: str) -> str:
-    return WORDS.get(step) or connect.step_label(step)
+    return LABELS.get(step) or connect.step_label(step)
 
 
 def _first_line(text: str) -> str:
@@ -238,18 +239,18 @@ def _report_success(terminal: Terminal, report: Report) -> None:
     if report.answers:
         _report_steps(terminal, report)
     url = report.url.replace("127.0.0.1", "localhost")
-    terminal.heading(f"The page is up at {url}")
-    terminal.say(f"  sign in as      {report.account['email']}")
-    terminal.say(f"  with password   {report.account['password']}")
-    terminal.say(f"  the stand-in provider knows {STANDIN_ACCOUNT}")
+    terminal.heading(f"Polydev runs at {url}")
+    terminal.say(f"  sign in as        {report.account['email']}")
+    terminal.say(f"  with password     {report.account['password']}")
+    terminal.say(f"  fake provider account: {STANDIN_ACCOUNT}")
     here = f"POLYDEV_STATE_DIR={report.state_dir} bin/polydev"
     terminal.say(f'  {here} chat codex "What can you do?"')
     terminal.say(f"  {here} machine list")
-    terminal.say("  make down       ends it and leaves nothing")
+    terminal.say("  make down         stops and removes the demo")
 
 
 def _report_steps(terminal: Terminal, report: Report) -> None:
-    terminal.heading("What it took")
+    terminal.heading("Durations")
     terminal.table(
         ("", "step", "seconds"),
         (
@@ -257,7 +258,7 @@ def _report_steps(terminal: Terminal, report: Report) -> None:
             for taken in report.steps
         ),
     )
-    terminal.say(f"Together {report.seconds:.0f} s.")
+    terminal.say(f"Total {report.seconds:.0f} s.")
     for provider, answer in report.answers.items():
         terminal.heading(f"{provider} answered")
         terminal.say(answer)
@@ -267,8 +268,8 @@ def _report_failure(terminal: Terminal, report: Report) -> None:
     last = report.steps[-1] if report.steps else None
     after: Any = f" after `{last.provider or 'prepare'}: {last.step}`" if last else ""
     terminal.say()
-    terminal.say(f"The demo failed{after}. What it started stays up, so that you can look:", "red")
+    terminal.say(f"The demo failed{after}. It keeps running so that you can inspect it:", "red")
     terminal.say(f"  logs:      {report.state_dir}/logs/*.log")
     terminal.say(f"  consoles:  {report.state_dir}/machines/*/console.log")
     terminal.say(f"  doctor:    POLYDEV_STATE_DIR={report.state_dir} bin/polydev doctor")
-    terminal.say("  make down  ends it and leaves nothing")
+    terminal.say("  make down  stops and removes the demo")

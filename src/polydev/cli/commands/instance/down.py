@@ -1,4 +1,4 @@
-"""`polydev down`: stop what `up` started; with `--purge`, remove all data as well."""
+"""`polydev down`: stop Polydev; with `--purge`, delete all its data too."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ from polydev.shared.settings.base import read
 async def down(
     purge: Annotated[
         bool,
-        typer.Option("--purge", help="Destroy all machines too, with the state folder: all data."),
+        typer.Option(
+            "--purge", help="Also destroy all machines and delete the state folder with all data."
+        ),
     ] = False,
-    demo: Annotated[bool, typer.Option("--demo", help="End the demo and purge it.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before purging.")] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Stop the demo and delete its data.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """End the Polydev of POLYDEV_STATE_DIR; its machines go on, unless they are purged.
+    """Stop the Polydev in POLYDEV_STATE_DIR. Its machines keep running, except with `--purge`.
 
     Examples: `polydev down`; `polydev down --demo` after `polydev demo`.
     """
     preflight.root()
     terminal = Terminal(as_json=as_json)
     if demo:
-        with demo_env.demo_lock(demo_env.enter()):  # not in the middle of one
+        with demo_env.demo_lock(demo_env.enter()):  # fails while a demo runs
             did = await stop_and_purge(read(HostSettings), terminal)
             did |= await demo_env.remove(terminal)
     else:
@@ -46,15 +50,15 @@ async def down(
     if as_json:
         terminal.answer({"ended": did, "state_dir": str(state_dir)})
     elif not did:
-        terminal.say(f"Nothing runs in {state_dir}.")
+        terminal.say(f"Polydev is not running in {state_dir}.")
 
 
 def _confirm(settings: HostSettings) -> None:
     if not sys.stdin.isatty():
         raise Invalid(
-            f"--purge removes {settings.state_dir} with all machines and credentials",
-            hint="Say --yes if that is meant",
+            f"--purge deletes {settings.state_dir} with all machines and credentials",
+            hint="Pass --yes to confirm",
         )
     typer.confirm(
-        f"Remove {settings.state_dir} with all machines and credentials of its people?", abort=True
+        f"Delete {settings.state_dir} with all machines and credentials of its users?", abort=True
     )

@@ -1,6 +1,6 @@
-"""`polydev image`: the golden images that machines boot from: built, listed, chosen, removed.
+"""`polydev image`: build, list, select and remove golden images.
 
-Works on this machine's image store directly; no controller is needed.
+These commands use this machine's image store and need no controller.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from polydev.hostagent.machines import image_gc
 from polydev.shared.errors import BadRequest, MissingImage, PolydevError
 from polydev.shared.settings.base import CommonSettings, read
 
-app = options.app("Golden images: what machines boot from.")
+app = options.app("Manage the golden images, which machines boot from.")
 
 Kinds = Annotated[
-    list[ImageKind] | None, typer.Argument(help="Kinds of image; all of them if none is named.")
+    list[ImageKind] | None, typer.Argument(help="Kinds of image. Default: every kind.")
 ]
 
 
 def store() -> ImageStore:
-    """This machine's image store (POLYDEV_IMAGES_DIR)."""
+    """Image store of this machine (POLYDEV_IMAGES_DIR)."""
     return ImageStore(read(CommonSettings).images_dir)
 
 
 def machines_dir() -> Path:
-    """Where this machine's machines are (POLYDEV_STATE_DIR)."""
+    """Folder of the machines on this host (POLYDEV_STATE_DIR)."""
     return read(CommonSettings).state_dir / "machines"
 
 
 async def build_missing(terminal: Terminal, kinds: list[ImageKind], *, renew: bool) -> list[str]:
-    """Build what is missing and show how far it is. Returns the names of the images built."""
+    """Build missing images and show the progress. Returns the names of the built images."""
     images = store()
     built = []
     for kind in kinds:
@@ -74,11 +74,11 @@ def _shown_in(step: Step, terminal: Terminal) -> ProgressSink:
 async def build(
     kinds: Kinds = None,
     renew: Annotated[
-        bool, typer.Option("--renew", help="Build anew from the distribution's packages of today.")
+        bool, typer.Option("--renew", help="Rebuild with the current packages of the distribution.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Build the images that are not built yet.
+    """Build missing images.
 
     Examples: `polydev image build`, `polydev image build cli`, `polydev image build --renew`.
     """
@@ -94,17 +94,17 @@ async def build(
         pinned = store().pinned(image.kind)
         if pinned not in {None, image.name}:
             terminal.say(
-                f"Machines still start from {pinned}; to change that: polydev image use --newest "
-                f"{image.kind}"
+                f"Machines still boot from {pinned}. To change that, run: "
+                f"polydev image use --newest {image.kind}"
             )
 
 
 @app.command(name="list")
 @runs
 async def list_images(as_json: JsonFlag = False) -> None:
-    """List the images of this machine, and what machines use them.
+    """List the images of this machine and the number of machines that use them.
 
-    `current` is what today's recipe made last, `next` what a machine that starts now boots from.
+    `current` is the last build of the current recipe; `next` is the image of the next boot.
     Example: `polydev image list --json`.
     """
     terminal = Terminal(as_json=as_json)
@@ -113,9 +113,9 @@ async def list_images(as_json: JsonFlag = False) -> None:
     if as_json:
         return terminal.answer([_status_row(it) for it in found])
     if not found:
-        return terminal.say(f"No images in {images.root}; `polydev image build` makes them.")
+        return terminal.say(f"No images in {images.root}. Build them with `polydev image build`.")
     terminal.table(
-        ("image", "current", "next", "machines", "MiB", "made", "versions"),
+        ("image", "current", "next", "machines", "MiB", "built", "versions"),
         (
             (
                 it.image.name,
@@ -135,17 +135,17 @@ async def list_images(as_json: JsonFlag = False) -> None:
 @runs
 async def use(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names of images; with --newest, kinds.")
+        list[str] | None, typer.Argument(help="Names of images, or kinds with --newest.")
     ] = None,
     newest: Annotated[
-        bool, typer.Option("--newest", help="Start from the current images again.")
+        bool, typer.Option("--newest", help="Boot from the current images again.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say which image of its kind machines start from, from their next start on.
+    """Pin the image that machines of its kind boot from.
 
-    It stays so, whatever is built, until `--newest` ends it. Machines that run or hibernate are
-    left alone. Examples: `polydev image use cli-0123456789abcdef`, `polydev image use --newest`.
+    The pin stays until `--newest` removes it, whatever you build. Running and hibernated machines
+    do not change. Examples: `polydev image use cli-0123456789abcdef`, `polydev image use --newest`.
     """
     preflight.root()
     images = store()
@@ -156,17 +156,17 @@ async def use(
         for image in [images.named(name) for name in names]:
             await asyncio.to_thread(images.use, image)
     else:
-        raise BadRequest("No image was named", hint="See what there is: polydev image list")
+        raise BadRequest("Name an image", hint="List the images with `polydev image list`")
     _report_next(images, as_json=as_json)
 
 
 @app.command()
 @runs
 async def rollback(kinds: Kinds = None, as_json: JsonFlag = False) -> None:
-    """Have machines start from the image before the one that they start from now.
+    """Pin the previous image, so that machines boot from it.
 
-    Without a kind: each that has an earlier one. `polydev image use --newest` goes back to the
-    current ones. Examples: `polydev image rollback`, `polydev image rollback cli`.
+    Without a kind: every kind that has a previous image. `polydev image use --newest` returns to
+    the current images. Examples: `polydev image rollback`, `polydev image rollback cli`.
     """
     preflight.root()
     images = store()
@@ -174,15 +174,15 @@ async def rollback(kinds: Kinds = None, as_json: JsonFlag = False) -> None:
     found = [image for kind in wanted if (image := _earlier(images, kind)) is not None]
     if not found or (kinds and len(found) < len(set(kinds))):
         missing = ", ".join(sorted(set(wanted) - {image.kind for image in found}))
-        hint = "See what there is: polydev image list"
-        raise MissingImage(f"There is no earlier image of: {missing}", hint=hint)
+        hint = "List the images with `polydev image list`"
+        raise MissingImage(f"There is no previous image of: {missing}", hint=hint)
     for image in found:
         await asyncio.to_thread(images.use, image)
     _report_next(images, as_json=as_json)
 
 
 def _earlier(images: ImageStore, kind: ImageKind) -> GoldenImage | None:
-    """What the next start took before; None if nothing did, or if it takes nothing now."""
+    """Image that was used before the current one; None if there is none."""
     try:
         return image_gc.earlier_than(images, images.require(kind))
     except MissingImage:
@@ -194,7 +194,7 @@ def _kind(name: str) -> ImageKind:
         return ImageKind(name)
     except ValueError:
         raise BadRequest(
-            f"There is no kind of image {name!r}", hint=f"There are: {', '.join(ImageKind)}"
+            f"There is no image kind {name!r}", hint=f"Kinds: {', '.join(ImageKind)}"
         ) from None
 
 
@@ -204,20 +204,20 @@ def _report_next(images: ImageStore, *, as_json: bool) -> None:
     if as_json:
         return terminal.answer({"pinned": {kind: name for kind, name in pinned.items() if name}})
     for kind, name in pinned.items():
-        terminal.say(f"{kind}: the next start takes {name or 'the current image'}")
+        terminal.say(f"{kind}: the next boot uses {name or 'the current image'}")
 
 
 @app.command()
 @runs
 async def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names of images; all of them if none is named.")
+        list[str] | None, typer.Argument(help="Names of images. Default: every image.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare images with the checksums of their manifests; exit code 1 if one is damaged.
+    """Check images against the checksums in their manifests. Exits with 1 if one is damaged.
 
-    Example: `polydev image verify`, `polydev image verify cli-0123456789abcdef`.
+    Examples: `polydev image verify`, `polydev image verify cli-0123456789abcdef`.
     """
     terminal = Terminal(as_json=as_json)
     images = store()
@@ -241,14 +241,14 @@ async def verify(
 @runs
 async def prune(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+        bool, typer.Option("--dry-run", help="Only print what would be removed.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove images that no machine uses or would start from, those to roll back to included.
+    """Remove images that no machine uses, including previous ones.
 
-    A machine that is stopped starts from the current image. Examples: `polydev image prune
-    --dry-run`, `polydev image prune`.
+    A stopped machine boots from the current image. Examples: `polydev image prune --dry-run`,
+    `polydev image prune`.
     """
     preflight.root()
     terminal = Terminal(as_json=as_json)
@@ -280,7 +280,7 @@ def _status_row(it: image_gc.Standing) -> dict[str, object]:
 
 
 def _sees_machines() -> bool:
-    """Machines' records are root's to read."""
+    # Only root can read the machines' records.
     return os.geteuid() == 0
 
 

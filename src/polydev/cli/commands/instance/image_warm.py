@@ -1,7 +1,7 @@
-"""`polydev image warm`: has this host's agent make what browser machines are cloned of.
+"""`polydev image warm`: create the template of warm browser machines.
 
-It makes that by itself in a quiet moment after the first login; this is for who wants the first
-login to be fast, and for tests and benchmarks.
+The host agent creates it by itself after the first login. This command makes the first login fast,
+and serves tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _LOOK_S = 1.0
 
 @runs
 async def warm(as_json: JsonFlag = False) -> None:
-    """Make what browser machines are cloned of now, and wait for it: half a minute, or several.
+    """Create the template of warm browser machines now. Takes half a minute or longer.
 
-    The host agent must run. Example: `polydev image warm`.
+    The host agent must be running. Example: `polydev image warm`.
     """
     preflight.root()
     terminal = Terminal(as_json=as_json)
@@ -36,7 +36,7 @@ async def warm(as_json: JsonFlag = False) -> None:
     )
     async with (
         Host(settings.host_socket) as host,
-        terminal.step("Making a template of warm browser machines") as step,
+        terminal.step("Creating the template of warm browser machines") as step,
     ):
         view = await _wait_until_ready(host, shape)
         step.detail = view.words
@@ -45,15 +45,15 @@ async def warm(as_json: JsonFlag = False) -> None:
 
 
 async def _wait_until_ready(host: Host, shape: WarmShape) -> WarmView:
-    """Raises: MachineNotReady that says why there is none."""
+    """Create the template and wait for it. Raises MachineNotReady."""
     await host.warm_up(shape)
     view = await host.warmth()
     while view.state == "making":
-        await asyncio.sleep(_LOOK_S)  # nothing tells when it is made
+        await asyncio.sleep(_LOOK_S)  # the host agent has no notification for this
         view = await host.warmth()
     if view.state == "off":
         raise MachineNotReady(
-            f"Browser machines are not cloned here: {view.words}",
+            f"This host does not clone browser machines: {view.words}",
             hint="Set POLYDEV_WARM_START=true",
         )
     if view.state == "none":

@@ -1,6 +1,6 @@
-"""`polydev openapi`: the API's description, without a running controller.
+"""`polydev openapi`: print the OpenAPI document without a running controller.
 
-The commands import nothing of the controller, so its own program prints it.
+Commands do not import the controller, so its own program prints the document.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ import typer
 from polydev.cli.options import runs
 from polydev.shared.errors import Failed
 
-_PRINTS_IT = "polydev.controller.api"
+_PROGRAM = "polydev.controller.api"
 
 
 @runs
 async def openapi(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file to write instead of printing.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write to this file instead of standard output."),
     ] = None,
 ) -> None:
-    """Print the HTTP API's description, an OpenAPI document (JSON).
+    """Print the OpenAPI document of the HTTP API (JSON).
 
     Example: `polydev openapi --output openapi.json`.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", _PRINTS_IT),
+        *(sys.executable, "-m", _PROGRAM),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )
     printed, _ = await process.communicate()
     if process.returncode != 0:
-        raise Failed("The API could not be described", hint="What was printed above says why")
+        raise Failed("Cannot create the OpenAPI document", hint="See the error above")
     if output is None:
         sys.stdout.write(printed.decode())
     else:

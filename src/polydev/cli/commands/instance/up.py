@@ -1,8 +1,8 @@
-"""`polydev up`: everything of one machine, started, watched and ended together.
+"""`polydev up`: run the host agent and the controller of this machine.
 
-Checks first and says in one line what is missing; then keeps the host agent (as root) and the
-controller (as an ordinary user, from a copy it can read) running until it is told to end. The
-machines go on without it.
+It checks the requirements and reports the first problem in one line. Then it keeps the host agent
+(as root) and the controller (as an ordinary user) running until it is stopped. Machines keep
+running without it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from polydev.shared.settings.base import CommonSettings, read
 from polydev.shared.settings.messages import variable_of
 
 CONTROLLER_VARIABLES = ("ENCRYPTION_KEY", "DATABASE_URL", "PORT", "SUPABASE_")
-"""Variables, or beginnings of them, that the host agent must never see."""
+"""Prefixes of variables that the host agent must never see."""
 
 COMMON_VARIABLES = ("PATH", "LANG", "LC_", "TZ", "POLYDEV_")
 
@@ -47,12 +47,12 @@ class UpSettings(CommonSettings):
     """Settings of `up` alone."""
 
     user: str = "polydev"
-    """The system user that the controller runs as."""
+    """System user that the controller runs as."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Settings that were read and found usable."""
+    """Valid settings of an instance."""
 
     up: UpSettings
     controller: ControllerSettings
@@ -75,7 +75,7 @@ class Plan:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.controller.port}"
 
     def check(self) -> None:
-        """Raises the first problem that would keep Polydev from starting."""
+        """Check the requirements. Raises the first problem."""
         preflight.root()
         if self.instance.pid() is not None:
             raise self.instance.already_running()
@@ -87,12 +87,15 @@ class Plan:
 @runs
 async def up(
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return once it answers; `polydev down` ends it.")
+        bool,
+        typer.Option(
+            "--detach", "-d", help="Return when Polydev is ready. Stop it with `polydev down`."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --detach: print JSON.")] = False,
     background_only: Annotated[bool, typer.Option("--in-background", hidden=True)] = False,
 ) -> None:
-    """Start Polydev on this machine: host agent and controller, until Ctrl-C.
+    """Run the host agent and the controller on this machine until Ctrl-C.
 
     Examples: `polydev up` in a terminal or a unit; `polydev up --detach`, later `polydev down`.
     """
@@ -103,28 +106,30 @@ async def up(
         return await run_supervised(plan, silent(plan.up.logs_dir))
     terminal = Terminal(as_json=as_json)
     if detach:
-        async with terminal.step("Starting host agent and controller"):
+        async with terminal.step("Starting the host agent and the controller"):
             pid = await daemonize.start(plan.up.state_dir)
         if as_json:
             terminal.answer({"url": plan.url, "pid": pid, "state_dir": str(plan.up.state_dir)})
         else:
-            terminal.say(f"Polydev answers at {plan.url}; `polydev down` ends it.")
+            terminal.say(f"Polydev runs at {plan.url}. Stop it with `polydev down`.")
         return
 
     def show(name: str, line: str) -> None:
         terminal.say(f"{name:<10} {line}")
 
-    terminal.say(f"Polydev starts at {plan.url}; Ctrl-C ends it, machines go on.")
-    await run_supervised(plan, Listener(tell=show, echo=show))
-    terminal.say("Polydev has ended; machines go on.")
+    terminal.say(f"Starting Polydev at {plan.url}. Press Ctrl-C to stop it; machines keep running.")
+    await run_supervised(plan, Listener(on_event=show, on_output=show))
+    terminal.say("Polydev has stopped. Machines keep running.")
 
 
 def silent(logs: Path) -> Listener:
-    """For the background: what happens is noted in a log of its own, nothing is printed."""
+    """Create a listener that writes to `up.log` and prints nothing."""
     log = Log(logs / "up.log")
     return Listener(
-        tell=lambda name, line: log.write(f"{datetime.now(UTC):%FT%TZ} {name} {line}\n".encode()),
-        echo=lambda _name, _line: None,
+        on_event=lambda name, line: log.write(
+            f"{datetime.now(UTC):%FT%TZ} {name} {line}\n".encode()
+        ),
+        on_output=lambda _name, _line: None,
     )
 
 
@@ -148,7 +153,7 @@ async def run_supervised(plan: Plan, listener: Listener) -> None:
 
 
 def host_agent(plan: Plan, owner: system_user.Account, program: Path) -> Program:
-    """The host agent, as root, with nothing that is the controller's in its environment."""
+    """Host agent, as root, without the controller's variables in its environment."""
     env = _environment(COMMON_VARIABLES, program)
     for name in (*_controller_variables(), "POLYDEV_TOKEN"):
         env.pop(name, None)
@@ -164,7 +169,7 @@ def host_agent(plan: Plan, owner: system_user.Account, program: Path) -> Program
 
 
 def controller(plan: Plan, owner: system_user.Account, program: Path) -> Program:
-    """The controller, as an ordinary user that can never become root again."""
+    """Controller, as an ordinary user that cannot regain root."""
     env = _environment((*COMMON_VARIABLES, *CONTROLLER_VARIABLES), program)
     env["HOME"] = str(plan.controller.controller_dir)
     return Program(
@@ -178,7 +183,7 @@ def controller(plan: Plan, owner: system_user.Account, program: Path) -> Program
 
 
 async def answers(url: str, owners: Owners) -> bool:
-    """Whether a controller of theirs says there that it reaches all that it needs."""
+    """Check that a controller of one of the owners is healthy at a URL."""
     hooks = {"request": [owner_check(owners)]}
     try:
         async with httpx.AsyncClient(
@@ -191,7 +196,7 @@ async def answers(url: str, owners: Owners) -> bool:
 
 
 def _controller_variables() -> Iterator[str]:
-    """The variables that are the controller's alone, its secrets among them."""
+    """Variables of the controller only, including its secrets."""
     own = ControllerSettings.model_fields.keys() - HostSettings.model_fields.keys()
     for name in own:
         yield variable_of(name, ControllerSettings.model_fields[name])
