@@ -1,7 +1,4 @@
-"""Small files that are there whole or not at all: written aside, synced, renamed.
-
-`operations.py` and `record.py` keep their JSON this way. Blocking: call it in a thread.
-"""
+"""Atomic replacement of small files. Blocks, so call it in a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Replace `path`. `durable` survives a power cut too, not only a killed process."""
+    """Replace a file atomically. `durable` makes it survive a power failure, too."""
     aside = path.with_name(f".{path.name}.new")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
@@ -28,7 +25,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600, durable: bool 
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder survive a power cut."""
+    """Make renames and removals in a folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,33 +1,16 @@
-"""Every error Polydev raises on purpose, in one tree.
+"""All errors that Polydev raises on purpose, as one tree.
 
     PolydevError
-    ├── Invalid       what was asked cannot be meant            (413, 422)
-    │   ├── BadSettings, UnknownProvider, BadCredentials, BadApiKey, BadOAuthUrl, BadPath,
-    │   └── BadRequest, TooLarge, PasteRefused, PasswordRefused
-    ├── Refused       who asks may not                          (401, 403, 429)
-    │   ├── NotSignedIn, NotAllowed, WrongEncryptionKey, NotRoot, QuotaExceeded,
-    │   ├── TooManyRequests
-    ├── Missing       what was named is not there               (404)
-    │   ├── NoSuchMachine, NoSuchSession, NoSuchFile, NoSuchOperation, MissingImage, NotConnected,
-    │   ├── NoSuchUser, NoSuchToken, NoSuchCredential, NoSuchHost, NoSuchKey, NoSuchChat,
-    │   ├── NoSuchPermission
-    ├── Conflict      it is there, but not in that state        (409)
-    │   ├── MachineBusy, ImageInUse, OperationMismatch, SessionNotCompleted, SessionEnded,
-    │   ├── LoginNotWaiting, LoginUnderway, AlreadyRunning, AlreadyExists, IdempotencyConflict,
-    │   ├── HostInUse, KeyInUse, FileRefused, ChatBusy, PermissionAnswered, MachineAsleep,
-    │   └── NoLiveView
-    ├── Unavailable   not now; retried                          (503)
-    │   ├── HostUnreachable, ControllerUnreachable, ChannelLost, NoCapacity, PortTaken,
-    │   └── DatabaseUnavailable, IssuerUnreachable
-    └── Failed        it was tried and undone                   (502)
-        ├── MachineNotReady, VmmFailed, ImageDamaged, ImageBuildFailed, DiskFull,
-        ├── MissingTool, NetworkFailed, LoginFailed, LoginExpired, LoginCancelled,
-        ├── CredentialsNotAccepted, CredentialDamaged, SettingsUnreadable, GuestMisbehaved,
-        └── ChatFailed, HostLost, StepTimedOut, SnapshotUnusable
+    ├── Invalid       the request cannot be valid              (413, 422)
+    ├── Refused       the caller may not do this               (401, 403, 429)
+    ├── Missing       the named object does not exist          (404)
+    ├── Conflict      the object's state does not allow this   (409)
+    ├── Unavailable   not possible now; worth a retry          (503)
+    └── Failed        an attempt failed and was reverted       (502)
 
-Each has a stable `code`, says what happened and to what, and a `hint` says what to do. The kind
-alone decides how it is answered; HTTP statuses live in `api/problems.py`. Foreign exceptions are
-translated into these once, where they enter. No error text carries a secret.
+The class determines the stable `code`; its kind determines the HTTP status. The message says what
+happened and to which object; the hint says what to do. Foreign exceptions are translated into these
+where they enter. No error text contains a secret.
 """
 
 from __future__ import annotations
@@ -38,7 +21,7 @@ from typing import ClassVar
 
 
 class PolydevError(Exception):
-    """Base of the tree: `str(error)` is what happened, `hint` what to do about it."""
+    """Base of the tree: `str(error)` says what happened, `hint` what to do."""
 
     code: ClassVar[str] = "error"
 
@@ -52,9 +35,9 @@ class PolydevError(Exception):
         self.hint = hint
 
     def line(self) -> str:
-        """One line for a terminal: what happened, then what to do."""
-        words = f"{self.message}. {self.hint}" if self.hint else self.message
-        return " ".join(words.split())
+        """Message and hint in one line, for terminals and logs."""
+        text = f"{self.message}. {self.hint}" if self.hint else self.message
+        return " ".join(text.split())
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.hint))
@@ -65,87 +48,87 @@ def _rebuild(kind: type[PolydevError], message: str, hint: str) -> PolydevError:
 
 
 class Invalid(PolydevError):
-    """What was asked cannot be meant; asking again will not help."""
+    """The request cannot be valid; repeating it will not help."""
 
 
 class Refused(PolydevError):
-    """Who asks may not."""
+    """The caller is not allowed to do this."""
 
 
 class Missing(PolydevError):
-    """What was named is not there."""
+    """The named object does not exist."""
 
 
 class Conflict(PolydevError):
-    """It is there, but not in a state that allows this."""
+    """The object exists, but its state does not allow this."""
 
 
 class Unavailable(PolydevError):
-    """Not now: the caller, or the workflow, tries again."""
+    """Not possible now; the caller or the workflow retries."""
 
 
 class Failed(PolydevError):
-    """It was tried, it did not work, and it was undone."""
+    """An attempt failed and was reverted."""
 
 
 class BadSettings(Invalid):
-    """A setting is missing or makes no sense; the message names the variable."""
+    """A setting is missing or invalid; the message names the variable."""
 
 
 class UnknownProvider(Invalid):
-    """No provider has that id."""
+    """No provider has this id."""
 
 
 class BadCredentials(Invalid):
-    """What a machine reported as credentials is malformed, incomplete or too large."""
+    """Credentials from a machine are malformed, incomplete or too large."""
 
 
 class BadApiKey(Invalid):
-    """What a person handed in is no key of that provider."""
+    """The text is not an API key of this provider."""
 
 
 class BadOAuthUrl(Invalid):
-    """What a machine reported as the provider's URL is not one that a person may be sent to."""
+    """Users may not be sent to the login URL that a machine reported."""
 
 
 class BadRequest(Invalid):
-    """A request that is not of the shape that the API takes, or too large."""
+    """The request does not match the schema of the API."""
 
 
 class TooLarge(Invalid):
-    """A request with more bytes, or more header fields, than the API takes."""
+    """The request has too many bytes or header fields."""
 
 
 class PasteRefused(Invalid):
-    """What a person pasted is not a code or callback URL of this login."""
+    """The pasted text is not a code or callback URL of this login."""
 
 
 class BadPath(Invalid):
-    """A path that is not absolute, climbs, or holds characters no file of ours has."""
+    """The path is relative, contains `..`, or has forbidden characters."""
 
 
 class PasswordRefused(Invalid):
-    """A new password that is too easy to guess, or too long."""
+    """The new password is too easy to guess, or too long."""
 
 
 class NotSignedIn(Refused):
-    """No token, or one that is not known."""
+    """There is no token, or an unknown one."""
 
 
 class NotAllowed(Refused):
-    """Signed in, but not for this: somebody else's, or not from this place."""
+    """The caller is signed in but may not do this."""
 
 
 class WrongEncryptionKey(Refused):
-    """ENCRYPTION_KEY does not open what this database holds."""
+    """ENCRYPTION_KEY does not decrypt the content of this database."""
 
 
 class QuotaExceeded(Refused):
-    """The person has as many of these as they may have; the message names the quota."""
+    """The user has reached a quota; the message names it."""
 
 
 class TooManyRequests(Refused):
-    """Asked too often; `retry_after_s` says when it may be asked again."""
+    """Rate limit reached; `retry_after_s` says when to retry."""
 
     def __init__(self, message: str, *, hint: str = "", retry_after_s: int = 1) -> None:
         super().__init__(message, hint=hint)
@@ -153,113 +136,111 @@ class TooManyRequests(Refused):
 
 
 class NotRoot(Refused):
-    """Starting machines, and what they need, is root's."""
+    """The operation needs root privileges."""
 
 
 class NoSuchMachine(Missing):
-    """No machine of that id on this host, or none of the caller's."""
+    """No machine with this id, or it belongs to another user."""
 
 
 class NoSuchSession(Missing):
-    """No connect session of that id, or none of the caller's."""
+    """No connect session with this id, or it belongs to another user."""
 
 
 class NoSuchFile(Missing):
-    """No such file in the machine."""
+    """The machine has no such file."""
 
 
 class NoSuchOperation(Missing):
-    """The host agent was never asked that, or has forgotten it."""
+    """The host agent does not know this operation, or no longer."""
 
 
 class MissingImage(Missing):
-    """A golden image has not been built."""
+    """A golden image is not built."""
 
 
 class NotConnected(Missing):
-    """The person has no live credential, or no CLI machine, for that provider."""
+    """The user has no active credential or no CLI machine for this provider."""
 
 
-class NoSuchUser(Missing):
-    """No user has that id or e-mail address."""
-
-    code = "no-such-person"  # clients know it by this name
+class NoSuchPerson(Missing):
+    """No user with this id or e-mail address."""
 
 
 class NoSuchToken(Missing):
-    """No API token, invitation or sign-in of that id, or none of the caller's."""
+    """No such token, invitation or sign-in, or it belongs to another user."""
 
 
 class NoSuchCredential(Missing):
-    """No credential of that id, or none of the caller's."""
+    """No credential with this id, or it belongs to another user."""
 
 
 class NoSuchHost(Missing):
-    """No VM host of that id."""
+    """No VM host with this id."""
 
 
 class NoSuchKey(Missing):
-    """No encryption key of that id, or no rotation."""
+    """No encryption key or rotation with this id."""
 
 
 class NoSuchChat(Missing):
-    """No chat of that id, or none of the caller's."""
+    """No chat with this id, or it belongs to another user."""
 
 
 class NoSuchPermission(Missing):
-    """The CLI did not ask permission for that in this chat."""
+    """The CLI has not asked for this permission in this chat."""
 
 
 class MachineBusy(Conflict):
-    """The machine is in a state that does not allow the operation."""
+    """The machine's state does not allow the operation."""
 
 
 class MachineAsleep(Conflict):
-    """The machine sleeps, and whoever asked does not want it woken."""
+    """The machine is hibernated, and the request does not resume it."""
 
 
 class ImageInUse(Conflict):
-    """A VMM holds the disk image: writing into it would destroy it."""
+    """A VMM has the disk image open, so writing to it would destroy it."""
 
 
 class OperationMismatch(Conflict):
-    """An operation id was used again for something else."""
+    """The operation id was already used for another operation."""
 
 
 class SessionNotCompleted(Conflict):
-    """The connect session has not completed (yet)."""
+    """The connect session has not completed."""
 
 
 class SessionEnded(Conflict):
-    """The connect session has ended already."""
+    """The connect session has already ended."""
 
 
 class LoginUnderway(Conflict):
-    """Another session of the person connects the same provider."""
+    """Another session of the user is connecting the same provider."""
 
 
 class LoginNotWaiting(Conflict):
-    """The login does not wait for what was handed in, or no longer does."""
+    """The login is not waiting for this input."""
 
 
 class NoLiveView(Conflict):
-    """The connect session has no browser machine that could be seen now."""
+    """The connect session has no browser machine to show."""
 
 
 class AlreadyRunning(Conflict):
-    """Another Polydev process already holds this folder, socket or session."""
+    """Another Polydev process holds this folder, socket or session."""
 
 
 class AlreadyExists(Conflict):
-    """Something of that name is there already."""
+    """An object with this name already exists."""
 
 
 class FileRefused(Conflict):
-    """The machine does not let that be done to a file: not empty, read-only, not permitted."""
+    """The machine refused a file operation: not empty, read-only or not permitted."""
 
 
 class IdempotencyConflict(Conflict):
-    """An Idempotency-Key came again with another request, or while the first still runs."""
+    """The Idempotency-Key belongs to another request, or to a running one."""
 
 
 class HostInUse(Conflict):
@@ -267,15 +248,15 @@ class HostInUse(Conflict):
 
 
 class KeyInUse(Conflict):
-    """The encryption key still seals something, or is about to."""
+    """The encryption key still encrypts something, or is about to."""
 
 
 class ChatBusy(Conflict):
-    """A turn of this chat goes on: the next one is taken when it has ended."""
+    """A turn of this chat is running; the next one has to wait."""
 
 
 class PermissionAnswered(Conflict):
-    """What the CLI asked permission for is decided, or no longer asked."""
+    """The permission request is answered or withdrawn."""
 
 
 class HostUnreachable(Unavailable):
@@ -283,15 +264,15 @@ class HostUnreachable(Unavailable):
 
 
 class IssuerUnreachable(Unavailable):
-    """Who vouches for people (OpenID provider, Supabase) does not answer as it should."""
+    """The identity provider (OpenID, Supabase) does not answer as expected."""
 
 
 class ControllerUnreachable(Unavailable):
-    """The controller does not answer a command."""
+    """The controller does not answer."""
 
 
 class ChannelLost(Unavailable):
-    """The machine's private channel was cut, or does not answer."""
+    """The machine's private channel is lost or does not answer."""
 
 
 class NoCapacity(Unavailable):
@@ -299,43 +280,43 @@ class NoCapacity(Unavailable):
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database does not answer, or not in time; nothing was changed, or nobody can tell."""
+    """The database does not answer in time; the outcome may be unknown."""
 
 
 class PortTaken(Unavailable):
-    """Another program listens where this one should."""
+    """Another program uses the port."""
 
 
 class MachineNotReady(Failed):
-    """A machine did not become ready in time; the message names its console log."""
+    """A machine was not ready in time; the message names its console log."""
 
 
 class VmmFailed(Failed):
-    """The VMM did not start, or ended; the message carries its last words."""
+    """The VMM did not start, or exited; the message has its last log line."""
 
 
 class ImageDamaged(Failed):
-    """A disk image is not what it should be: e2fsck or a checksum says so."""
+    """A disk image failed e2fsck or its checksum."""
 
 
 class ImageBuildFailed(Failed):
-    """A golden image could not be built; the message names the stage and the build log."""
+    """The build of a golden image failed; the message names stage and log."""
 
 
 class DiskFull(Failed):
-    """The disk has no room for what was asked; the message names the folder."""
+    """The disk has too little free space; the message names the folder."""
 
 
 class SnapshotUnusable(Failed):
-    """A machine's saved memory is damaged, or of another version or host; its disk is not."""
+    """A machine's saved memory is damaged or of another version or host."""
 
 
 class MissingTool(Failed):
-    """A program that the host needs is not installed; the hint names its package."""
+    """A required program is not installed; the hint names its package."""
 
 
 class NetworkFailed(Failed):
-    """The VM network could not be put together."""
+    """The VM network could not be set up."""
 
 
 class LoginFailed(Failed):
@@ -343,27 +324,27 @@ class LoginFailed(Failed):
 
 
 class LoginExpired(Failed):
-    """The person did not log in within the time allowed."""
+    """The user did not log in in time."""
 
 
 class LoginCancelled(Failed):
-    """The person cancelled the login."""
+    """The user cancelled the login."""
 
 
 class CredentialsNotAccepted(Failed):
-    """The CLI in the CLI machine does not report itself logged in after the writing."""
+    """The CLI reports that it is not logged in after the delivery."""
 
 
 class SettingsUnreadable(Failed):
-    """A settings file of the person's, in which the CLI must be told something, is not JSON."""
+    """A user's settings file, which needs an entry of Polydev, is not JSON."""
 
 
 class CredentialDamaged(Failed):
-    """A stored credential does not open: changed, or moved from another person or provider."""
+    """A stored credential does not decrypt: changed, or moved to another owner."""
 
 
 class GuestMisbehaved(Failed):
-    """A machine answered something that it must not: too long, malformed, of the wrong shape."""
+    """A machine sent an invalid answer: too long, or malformed."""
 
 
 class ChatFailed(Failed):
@@ -371,15 +352,15 @@ class ChatFailed(Failed):
 
 
 class HostLost(Failed):
-    """A host has not answered for so long that what was on it is given up."""
+    """A host has not answered for so long that its machines are given up."""
 
 
 class StepTimedOut(Failed):
-    """A step of a workflow did not end within its limit; the message names both."""
+    """A step of a workflow exceeded its time limit; the message names both."""
 
 
 def by_code(code: str) -> type[PolydevError]:
-    """The class of a stable code as it came over the wire; `Failed` when the code is unknown."""
+    """Find the class of an error code from the wire; `Failed` for an unknown code."""
     return next((kind for kind in _descendants(PolydevError) if kind.code == code), Failed)
 
 

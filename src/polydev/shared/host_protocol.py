@@ -1,7 +1,7 @@
-"""What controller and host agent say to each other: the wire, as pydantic models.
+"""Wire protocol between controller and host agent, as pydantic models.
 
-`hosts.py` sends these, `hostd/server.py` answers them; neither imports the other. HTTP over a Unix
-socket; the streams are WebSockets over the same socket.
+`shared.host_client` is the client, `hostagent.server` the server; neither imports the other. HTTP
+over a Unix socket; streams are WebSockets over the same socket.
 
     GET  /health                                  Health
     PUT  /operations/{operation_id}               Operation -> OperationView (idempotent)
@@ -12,33 +12,33 @@ socket; the streams are WebSockets over the same socket.
     GET  /machines/{vm_id}/errors?tail_bytes=N    text/plain
     GET  /machines/{vm_id}/files?path=/abs        application/octet-stream
     GET  /machines/{vm_id}/usage                  Usage
-    GET  /machines/{vm_id}/folder?path=           FolderView; PUT: makes it
-    POST /machines/{vm_id}/move?path=&to=         gives something another name
-    GET  /machines/{vm_id}/content?path=&max_bytes=  a file; PUT (&replace=): takes one -> Uploaded;
-                                                  DELETE (&with_content=): removes it
+    GET  /machines/{vm_id}/folder?path=           FolderView; PUT creates it
+    POST /machines/{vm_id}/move?path=&to=         moves a file or folder
+    GET  /machines/{vm_id}/content?path=&max_bytes=  a file; PUT (&replace=): Uploaded;
+                                                  DELETE (&with_content=) deletes it
     WS   /machines/{vm_id}/exec                   ExecRequest, then frames
     WS   /machines/{vm_id}/tcp/{port}             binary frames: TCP to its 127.0.0.1:port
     GET  /inventory                               Inventory
-    POST /sweep                                   Swept: what belonged to no machine and is gone
+    POST /sweep                                   Swept: removed what belonged to no machine
     GET  /diagnosis                               Diagnosis
     GET  /warm                                    WarmView
-    POST /warm                                    WarmShape: have a template of warm browser
-                                                  machines made -> WarmView
+    POST /warm                                    WarmShape -> WarmView: create the template of
+                                                  warm browser machines
 
-In `folder`, `move` and `content` a path is bytes, percent-encoded within its parameter; they are
-for people who look around in a machine that runs, and stream files of any size.
+In `folder`, `move` and `content`, a path is percent-encoded bytes. These calls serve the file
+browser of a running machine and stream files of any size.
 
 Errors are `{"code", "message", "hint"}` with the kind's status (errors.py).
 
-PUT /operations answers when the operation has ended, or 202 with state `running` after `?wait_s`
-(25 s by default); GET waits likewise. A failed operation is 200 with `error`: the asking worked.
+PUT /operations answers when the operation has ended, or with 202 and state `running` after
+`?wait_s` (25 s by default); GET waits in the same way. A failed operation is 200 with `error`.
 
 Exec frames. Client: first a text frame, `ExecRequest`; then binary frames: stdin (an empty one is
 end of file), and text frames: `ExecControl`. Server: binary frames whose first byte is the stream
-(1 is stdout, 2 stderr), and at the end one text frame, `ExecEnd`. A frame with that byte alone
-carries nothing. TCP frames: an empty one ends that direction, text frames carry nothing. A stream
-that cannot be opened is refused with an error as above, before the upgrade. Frames have at most
-256 KiB. When the client goes, its program is ended and its connection closed.
+(1 is stdout, 2 stderr), and at the end one text frame, `ExecEnd`. A frame with only that byte is
+empty. TCP frames: an empty one closes that direction; text frames are ignored. A stream that cannot
+be opened is refused with an error as above, before the upgrade. Frames have at most 256 KiB. When
+the client disconnects, its program is ended and its connection closed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Wire(BaseModel):
 
 
 class CreateMachine(_Wire):
-    """Make a machine and start it. Done when its channel answers."""
+    """Create and start a machine. Done when its channel answers."""
 
     kind: Literal["machine.create"] = "machine.create"
     vm_id: VmIdText
@@ -74,7 +74,7 @@ class CreateMachine(_Wire):
     vcpus: int = Field(ge=1, le=64)
     disk_mib: int = Field(ge=64, le=4194304)
     labels: dict[str, str] = Field(default_factory=dict, max_length=16)
-    """Whose it is and what for (`user_id`, `session_id`): told back in views, never interpreted."""
+    """Owner and purpose (`user_id`, `session_id`); returned in views, never interpreted."""
     token: SecretStr | None = None
     """Bearer token of the browser service."""
     ready_timeout_s: float = Field(60, gt=0, le=3600)
@@ -85,14 +85,14 @@ class CreateMachine(_Wire):
 
 
 class DestroyMachine(_Wire):
-    """End a machine and remove all that is its. Done also when it never was."""
+    """Destroy a machine and all its data. Succeeds if it does not exist."""
 
     kind: Literal["machine.destroy"] = "machine.destroy"
     vm_id: VmIdText
 
 
 class StopMachine(_Wire):
-    """End the guest cleanly, or kill it after a grace time. The disk stays."""
+    """Shut the guest down, or kill it after a grace period. The disk stays."""
 
     kind: Literal["machine.stop"] = "machine.stop"
     vm_id: VmIdText
@@ -107,17 +107,17 @@ class StartMachine(_Wire):
 
 
 class HibernateMachine(_Wire):
-    """Write a machine's memory to disk and free the host's. Done also when it sleeps already."""
+    """Save a machine's memory to disk and free it. Succeeds if it is hibernated already."""
 
     kind: Literal["machine.hibernate"] = "machine.hibernate"
     vm_id: VmIdText
 
 
 class ResumeMachine(_Wire):
-    """Wake a machine that hibernates, or start one that is stopped. Done when its channel answers.
+    """Resume a hibernated machine, or start a stopped one. Done when its channel answers.
 
-    Memory that cannot be used (damaged, of another version or host) is thrown away and the disk is
-    booted instead; `MachineView.wake` says which it was, and why.
+    If the saved memory is not usable (damaged, of another version or host), it is deleted and the
+    machine boots from its disk; `MachineView.wake` reports that and the reason.
     """
 
     kind: Literal["machine.resume"] = "machine.resume"
@@ -126,14 +126,14 @@ class ResumeMachine(_Wire):
 
 
 class ForgetMachine(_Wire):
-    """Remove what is kept of a machine that is gone: its last words. Done also when nothing is."""
+    """Delete the archived logs of a destroyed machine. Succeeds if there are none."""
 
     kind: Literal["machine.forget"] = "machine.forget"
     vm_id: VmIdText
 
 
 class WireFile(_Wire):
-    """A file for a machine (domain.GuestFile on the wire)."""
+    """File for a machine (`domain.GuestFile` on the wire)."""
 
     path: str = Field(max_length=1024)
     content: Base64Bytes = Field(repr=False, max_length=4 * 1024 * 1024)
@@ -144,7 +144,7 @@ class WireFile(_Wire):
 
     @classmethod
     def of(cls, file: GuestFile) -> WireFile:
-        """The wire's form of a file."""
+        """Convert a file to its wire form."""
         return cls(
             path=file.path,
             content=base64.b64encode(file.content),
@@ -155,14 +155,14 @@ class WireFile(_Wire):
         )
 
     def guest_file(self) -> GuestFile:
-        """The file that the wire's form stands for."""
+        """Convert the wire form to a file."""
         return GuestFile(
             self.path, self.content, self.mode, self.uid, self.gid, if_absent=self.if_absent
         )
 
 
 class WriteFiles(_Wire):
-    """Put files into a machine: through the channel while it runs, else into its disk."""
+    """Write files: through the channel of a running machine, otherwise into its disk."""
 
     kind: Literal["files.write"] = "files.write"
     vm_id: VmIdText
@@ -170,7 +170,7 @@ class WriteFiles(_Wire):
 
 
 class RemoveFiles(_Wire):
-    """Delete files of a machine; done also when they are not there."""
+    """Delete files of a machine. Succeeds if they do not exist."""
 
     kind: Literal["files.remove"] = "files.remove"
     vm_id: VmIdText
@@ -192,7 +192,7 @@ Operation = Annotated[
 
 
 class Problem(_Wire):
-    """An error on the wire: `code` is `errors.PolydevError.code`."""
+    """Error on the wire; `code` is `errors.PolydevError.code`."""
 
     code: str
     message: str
@@ -200,23 +200,23 @@ class Problem(_Wire):
 
 
 class Wake(_Wire):
-    """How a machine last came to run after it was asked to wake or start."""
+    """Result of the last resume or start of a machine."""
 
     how: Literal["resumed", "booted"]
-    """`booted`: from its disk, without what was in its memory."""
+    """`booted`: from its disk, without the saved memory."""
     reason: str = ""
-    """Why it was booted although it hibernated, in words; empty otherwise."""
+    """Reason why a hibernated machine booted; otherwise empty."""
     at: datetime
     took_s: float = Field(ge=0)
 
 
 PURPOSE = "purpose"
-"""The label of machines that a host makes for itself, such as those that wait for a login, and that
-are in no controller's database: what for."""
+"""Label of machines that a host creates for itself and that are in no database, such as standby
+clones. Its value is the purpose."""
 
 
 class MachineView(_Wire):
-    """A machine as its host sees it."""
+    """Machine as its host sees it."""
 
     vm_id: str
     machine_kind: MachineKind
@@ -234,15 +234,15 @@ class MachineView(_Wire):
     error_log: str
     error: Problem | None = None
     wake: Wake | None = None
-    """None for a machine that has only ever been made."""
+    """None if it was never resumed or started again."""
     is_clone: bool = False
-    """Made of a browser machine that was up already, instead of booted."""
+    """True if it was cloned from a running browser machine instead of booted."""
     memory_on_disk_bytes: int = Field(0, ge=0)
-    """What the memory of a machine that hibernates takes on its host's disk."""
+    """Size of a hibernated machine's memory on its host's disk."""
 
 
 class OperationView(_Wire):
-    """How an operation stands. `machine` is what it left, where that makes sense."""
+    """State of an operation, and the machine after it, if there is one."""
 
     operation_id: str
     state: Literal["running", "done", "failed"]
@@ -251,7 +251,7 @@ class OperationView(_Wire):
 
 
 class WarmShape(_Wire):
-    """How large the browser machines are that a template of warm ones is to be for."""
+    """Size of the browser machines for a template of warm ones."""
 
     memory_mib: int = Field(ge=128, le=262144)
     vcpus: int = Field(ge=1, le=64)
@@ -259,79 +259,79 @@ class WarmShape(_Wire):
 
 
 class WarmView(_Wire):
-    """Whether browser machines are cloned of one whose browser is up, instead of booted."""
+    """State of the template from which browser machines are cloned."""
 
     state: Literal["off", "none", "making", "ready"]
     words: str
-    """Why it is so, or how far."""
+    """Reason or progress, as text."""
     waiting: int = 0
-    """Clones that wait for whoever logs in next."""
+    """Number of standby clones for the next logins."""
 
 
 class Health(_Wire):
-    """The host agent's answer that it lives."""
+    """Health of the host agent."""
 
     status: Literal["ok"] = "ok"
     version: str
     driver: str
     accelerator: str
     driver_version: str = ""
-    """Of the VMM, as far as the driver knows it."""
+    """Version of the VMM, if the driver knows it."""
     memory_mib: int = Field(0, ge=0)
-    """What its machines may have together, as `vcpus` and `max_machines`."""
+    """Total for its machines, as are `vcpus` and `max_machines`."""
     vcpus: int = Field(0, ge=0)
     max_machines: int = Field(0, ge=0)
     disk_free_mib: int = Field(0, ge=0)
-    """What is free where its machines' disks lie."""
+    """Free space for its machines' disks."""
     warm: WarmView | None = None
 
 
 class ExecRequest(_Wire):
-    """Run a program as root in a machine. `argv` is not interpreted by a shell."""
+    """Run a program as root in a machine, without a shell."""
 
     argv: list[str] = Field(min_length=1, max_length=256)
     env: dict[str, str] = Field(default_factory=dict)
     cwd: str | None = None
     pty: tuple[int, int] | None = None
-    """Columns and rows of a pseudo-terminal; None: none."""
+    """Columns and rows of a pseudo-terminal; None for no terminal."""
 
 
 class ExecControl(_Wire):
-    """Resize the terminal, or send a signal (`INT`, `TERM`, `KILL`, `HUP`)."""
+    """Resize the terminal, or send a signal."""
 
     resize: tuple[int, int] | None = None
     signal: Literal["INT", "TERM", "KILL", "HUP"] | None = None
 
 
 class ExecEnd(_Wire):
-    """How a program ended: an exit code (128 + n for signal n), or why it could not be told."""
+    """Exit code of a program (128 + n for signal n), or the error that prevented it."""
 
     exit_code: int | None = None
     error: Problem | None = None
 
 
 class UsageSample(_Wire):
-    """What a machine's VMM used up to `at`, since the sample before."""
+    """Usage of a machine's VMM since the previous sample."""
 
     at: datetime
     cpu: float = Field(ge=0)
-    """Processor cores, on average."""
+    """Average number of processor cores."""
     memory_bytes: int = Field(ge=0)
-    """Of the host's memory, at that moment."""
+    """Host memory in use at that moment."""
 
 
 class Usage(_Wire):
-    """What is known of a machine's use of its host, the oldest sample first."""
+    """Recent resource usage of a machine, oldest sample first."""
 
     period_s: float
     samples: list[UsageSample]
 
 
 class FileEntry(_Wire):
-    """Something in a folder of a machine; a machine may answer any name."""
+    """Entry of a folder. The machine may choose any name."""
 
     name: str
-    """Bytes, percent-encoded."""
+    """Percent-encoded bytes."""
     kind: Literal["folder", "file", "link", "other"]
     size: int = Field(ge=0)
     modified_at: datetime
@@ -339,46 +339,46 @@ class FileEntry(_Wire):
 
 
 class FolderView(_Wire):
-    """What is in a folder, in no order. `more`: that is not all."""
+    """Content of a folder, unordered; `more` if it is not complete."""
 
     entries: list[FileEntry]
     more: bool
 
 
 class Uploaded(_Wire):
-    """A file that was taken."""
+    """Result of an upload."""
 
     size: int
 
 
 class Inventory(_Wire):
-    """What exists on a host, by looking, not by remembering. For doctor, reconciler and tests."""
+    """What actually exists on a host, for doctor, reconciliation and tests."""
 
     machines: list[str]
     folders: list[str]
     processes: dict[str, int]
-    """vm_id -> pid of its VMM."""
+    """Pid of the VMM by vm_id."""
     taps: list[str]
     addresses: dict[str, str]
-    """vm_id -> address."""
+    """Address by vm_id."""
     firewall: list[str]
-    """Interfaces that the anti-spoofing sets name."""
+    """Interfaces in the anti-spoofing sets."""
     sockets: list[str]
 
 
 class Swept(_Wire):
-    """What a sweep removed, since it belonged to no machine."""
+    """What a sweep removed because it belonged to no machine."""
 
     processes: list[int] = Field(default_factory=list)
     """Pids of VMMs."""
     folders: list[str] = Field(default_factory=list)
     addresses: list[str] = Field(default_factory=list)
-    """Ids that had an address, and no machine."""
+    """Ids with an address but no machine."""
     taps: list[str] = Field(default_factory=list)
     sockets: list[str] = Field(default_factory=list)
 
 
 class Diagnosis(_Wire):
-    """What is well on a host and what is not: what is, compared with what should be."""
+    """Findings of the health checks of a host."""
 
     findings: list[Finding]

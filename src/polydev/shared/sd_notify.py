@@ -1,7 +1,4 @@
-"""How a process tells whoever started it that it answers: systemd, `up --detach`, a test.
-
-`app.py`, the host agent and the supervisor call it once, when they do. It knows none of them.
-"""
+"""Readiness notification to the parent: systemd, `polydev up --detach` or a test."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ import socket
 
 
 def notify_ready() -> None:
-    """Say `READY=1` where NOTIFY_SOCKET says to; nothing where nobody asked.
+    """Send `READY=1` to NOTIFY_SOCKET, if it is set.
 
-    Source: sd_notify(3); an address that begins with `@` is an abstract one.
+    Source: sd_notify(3). An address that begins with `@` is an abstract socket.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:

@@ -111,7 +111,8 @@ async def test_a_program_that_ends_before_it_is_ready_ends_everything_with_its_l
     wrong = program(
         tmp_path, "wrong", "print('polydev-wrong: KEY is not usable'); exit(3)", ready=False
     )
-    with pytest.raises(Failed, match=r"wrong exited during startup.*exit code 3\): KEY is not usable"):
+    expected = r"wrong exited during startup.*exit code 3\): KEY is not usable"
+    with pytest.raises(Failed, match=expected):
         await supervise([steady, wrong], heard.listener)
     pid = int((await heard.until("pid")).split()[-1])
     with pytest.raises(ProcessLookupError):

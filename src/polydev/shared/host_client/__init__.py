@@ -1,8 +1,7 @@
-"""The controller's typed client of a host agent.
+"""Client of a host agent: `Host`, and `Hosts` by name.
 
-Workflows, chat and commands call `Host`, which `Hosts` has by name; it speaks the wire of
-`hostapi.py` over the agent's Unix socket and raises the errors of `errors.py`. It must not know
-databases, people or providers, and imports nothing of `hostd`.
+It uses the protocol of `shared.host_protocol` over the agent's Unix socket and raises the agent's
+errors. It knows no databases, users or providers.
 """
 
 from polydev.shared.host_client.client import Host, ProgramOutput

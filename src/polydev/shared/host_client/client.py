@@ -1,7 +1,7 @@
-"""`Host`: everything that the controller can ask of one host agent.
+"""`Host`: client of one host agent.
 
-Every call opens its own connection, so that an agent that was restarted in between is not noticed
-and one `Host` serves any event loop task. Nothing here retries: workflows do.
+Every call opens its own connection, so restarts of the agent between calls do not matter. Nothing
+here retries; workflows do.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Observe = Callable[[str, Mapping[str, str]], AbstractContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class ProgramOutput:
-    """What a program in a machine printed, and how it ended."""
+    """Output and exit code of a program in a machine."""
 
     exit_code: int
     stdout: bytes
@@ -67,10 +67,9 @@ class ProgramOutput:
 
 
 class Host:
-    """A host agent that listens on a Unix socket.
+    """Client of a host agent that listens on a Unix socket.
 
-    Raises, from every call: HostUnreachable when the agent does not answer, and what the agent
-    itself answers, as the same error that it raised.
+    Every call raises HostUnreachable if the agent does not answer, and the agent's own errors.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class Host:
 
     @property
     def socket(self) -> Path:
-        """Where the agent listens."""
+        """Path of the agent's socket."""
         return self._socket
 
     async def __aenter__(self) -> Self:
@@ -110,20 +109,20 @@ class Host:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let go of the connections."""
+        """Close the client."""
         await self._client.aclose()
 
     async def health(self) -> Health:
-        """The agent's version and driver."""
+        """Get the agent's version and driver."""
         return problems.shaped(Health, await self._get("/health"))
 
     async def run(
         self, operation_id: str, operation: Operation, timeout_s: float
     ) -> MachineView | None:
-        """Have an operation carried out, and wait for its end. Asking twice is asking once.
+        """Run an operation and wait for it. Idempotent for one `operation_id`.
 
-        Raises: the operation's own error; HostUnreachable when the agent dies meanwhile or does
-        not end it within `timeout_s` (it goes on; ask again with the same id to join it).
+        Raises: the operation's error; HostUnreachable if the agent dies or does not complete it
+        within `timeout_s`. The operation goes on; the same id joins it.
         """
         ids = {"operation": operation_id, "machine": operation.vm_id}
         with context.about(**ids), self._observe(operation.kind, ids):
@@ -152,65 +151,66 @@ class Host:
             if view.state == "done":
                 return view.machine
         raise HostUnreachable(
-            f"The host agent did not end {operation.kind} of {operation.vm_id} in {timeout_s:g} s"
+            f"The host agent did not complete {operation.kind} of {operation.vm_id} "
+            f"in {timeout_s:g} s"
         )
 
     async def machine(self, vm_id: str) -> MachineView:
-        """One machine. Raises NoSuchMachine."""
+        """Get one machine. Raises NoSuchMachine."""
         return problems.shaped(MachineView, await self._get(f"/machines/{vm_id}"))
 
     async def machines(self) -> list[MachineView]:
-        """All machines of the host, oldest first."""
+        """List all machines of the host, oldest first."""
         return problems.shaped(_machine_views, await self._get("/machines"))
 
     async def console(self, vm_id: str, tail_bytes: int = _TAIL_BYTES) -> str:
-        """The end of what the machine printed on its console; nothing in it is to be trusted."""
+        """Read the end of the machine's console log, which is untrusted."""
         answer = await self._get(f"/machines/{vm_id}/console", {"tail_bytes": tail_bytes})
         return answer.decode("utf-8", "replace")
 
     async def errors(self, vm_id: str, tail_bytes: int = _TAIL_BYTES) -> str:
-        """The end of what the machine's VMM complained about."""
+        """Read the end of the machine's hypervisor log."""
         answer = await self._get(f"/machines/{vm_id}/errors", {"tail_bytes": tail_bytes})
         return answer.decode("utf-8", "replace")
 
     async def read_file(self, vm_id: str, path: str) -> bytes:
-        """A file of a machine, at most 4 MiB. Raises NoSuchFile, GuestMisbehaved."""
+        """Read a file of a machine, up to 4 MiB. Raises NoSuchFile, GuestMisbehaved."""
         return await self._get(f"/machines/{vm_id}/files", {"path": path})
 
     def files(self, vm_id: str) -> MachineFiles:
-        """The files of a running machine, for people who look around in it."""
+        """File browser of a running machine."""
         return MachineFiles(self._client, vm_id)
 
     async def usage(self, vm_id: str) -> Usage:
-        """What a machine has used lately. Raises NoSuchMachine."""
+        """Get a machine's recent resource usage. Raises NoSuchMachine."""
         return problems.shaped(Usage, await self._get(f"/machines/{vm_id}/usage"))
 
     async def inventory(self) -> Inventory:
-        """What exists on the host, by looking."""
+        """List what actually exists on the host."""
         return problems.shaped(Inventory, await self._get("/inventory"))
 
     async def sweep(self) -> Swept:
-        """Have it remove what belongs to no machine. May be asked at any time."""
+        """Remove what belongs to no machine. Safe at any time."""
         return problems.shaped(
             Swept, await self._send(self._client.build_request("POST", "/sweep"))
         )
 
     async def diagnosis(self) -> Diagnosis:
-        """What is well on the host, and what to do about what is not."""
+        """Get the findings of the host's health checks."""
         return problems.shaped(Diagnosis, await self._get("/diagnosis"))
 
     async def warmth(self) -> WarmView:
-        """Whether its browser machines are cloned of one that is up."""
+        """Get the state of the template of warm browser machines."""
         return problems.shaped(WarmView, await self._get("/warm"))
 
     async def warm_up(self, shape: WarmShape) -> WarmView:
-        """Have it make what browser machines of that shape are cloned of. It takes a while."""
+        """Start creating the template of warm browser machines of this size."""
         request = self._client.build_request("POST", "/warm", json=shape.model_dump())
         return problems.shaped(WarmView, await self._send(request))
 
     @asynccontextmanager
     async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[GuestProcess]:
-        """Run a program as root in a machine; leaving the block ends it."""
+        """Run a program as root in a machine. Leaving the block ends it."""
         async with self._websocket(f"/machines/{vm_id}/exec") as connection:
             process = GuestProcess(connection, f"{request.argv[0]} in {vm_id}")
             await connection.send(request.model_dump_json())
@@ -226,7 +226,7 @@ class Host:
         timeout_s: float = 60,
         limit_bytes: int = _OUTPUT_BYTES,
     ) -> ProgramOutput:
-        """Run a program in a machine to its end.
+        """Run a program in a machine to completion.
 
         Raises: ChannelLost after `timeout_s`; GuestMisbehaved beyond `limit_bytes` of output.
         """
@@ -236,11 +236,11 @@ class Host:
                 stdout, stderr = await _unwrapped(collect(process, stdin, limit_bytes))
                 return ProgramOutput(await process.wait(), stdout, stderr)
         except TimeoutError:
-            raise ChannelLost(f"{argv[0]} in {vm_id} did not end within {timeout_s:g} s") from None
+            raise ChannelLost(f"{argv[0]} in {vm_id} did not exit within {timeout_s:g} s") from None
 
     @asynccontextmanager
     async def tcp(self, vm_id: str, port: int) -> AsyncIterator[GuestStream]:
-        """A TCP connection to a port on the machine's 127.0.0.1."""
+        """Open a TCP connection to a port on the machine's 127.0.0.1."""
         stream = await self._dial(vm_id, port)
         try:
             yield stream
@@ -256,7 +256,7 @@ class Host:
         timeout_s: float = 30,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> httpx.AsyncClient:
-        """An HTTP client for a port on the machine's 127.0.0.1; use it in `async with`.
+        """Create an HTTP client for a port on the machine's 127.0.0.1. Use it in `async with`.
 
         `timeout_s` limits each read and write. Redirects are not followed. Raises, besides what
         httpx raises: ChannelLost, GuestMisbehaved beyond `max_body_bytes`, HostUnreachable.
@@ -311,7 +311,7 @@ def _not_observed(kind: str, ids: Mapping[str, str]) -> AbstractContextManager[N
 
 
 async def _unwrapped(work: Awaitable[T]) -> T:
-    """One of our own errors instead of the group that a task group made of it."""
+    """Raise a PolydevError instead of the group that a task group made of it."""
     try:
         return await work
     except ExceptionGroup as group:

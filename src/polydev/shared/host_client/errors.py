@@ -1,7 +1,4 @@
-"""What went wrong between controller and host agent, as errors of `errors.py`.
-
-The one place of this package where foreign exceptions and problem bodies are translated.
-"""
+"""Translate failures between controller and host agent into Polydev's errors."""
 
 from __future__ import annotations
 
@@ -19,68 +16,68 @@ from polydev.shared.host_protocol import Problem
 
 T = TypeVar("T")
 
-_START_IT = "See that the host agent runs: `polydev doctor`"
+_START_HINT = "Check the host agent with `polydev doctor`"
 
 
 def raised_from(problem: Problem) -> PolydevError:
-    """The typed error that a problem on the wire stands for."""
+    """Convert a problem from the wire to its error."""
     return by_code(problem.code)(problem.message, hint=problem.hint)
 
 
 def from_body(status: int, body: bytes) -> PolydevError:
-    """The typed error of an answer with an error status."""
+    """Convert an answer with an error status to its error."""
     try:
         return raised_from(Problem.model_validate_json(body))
     except ValidationError:
-        return Failed(f"The host agent answered {status} without saying why")
+        return Failed(f"The host agent answered {status} without a reason")
 
 
 def parsed(text: str | bytes) -> Any:
-    """JSON from the host agent. Raises Failed when it is none."""
+    """Parse JSON from the host agent. Raises Failed."""
     try:
         return json.loads(text)
     except ValueError:
-        raise Failed("The host agent answered something that is not JSON") from None
+        raise Failed("The host agent sent invalid JSON") from None
 
 
 def shaped(kind: type[T] | TypeAdapter[T], body: bytes) -> T:
-    """What the host agent answered, as its type. Raises Failed."""
+    """Parse an answer of the host agent as a type. Raises Failed."""
     adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
         return adapter.validate_json(body)
     except ValidationError:
         raise Failed(
-            "The host agent answered something of the wrong shape",
-            hint="Controller and host agent must be of the same version",
+            "The host agent sent an answer with an unexpected schema",
+            hint="Use the same version of controller and host agent",
         ) from None
 
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise HostUnreachable for whatever keeps the host agent from answering."""
+    """Translate transport errors into HostUnreachable."""
     try:
         yield
     except httpx.TimeoutException:
-        raise HostUnreachable(f"The host agent took too long: {what}", hint=_START_IT) from None
+        raise HostUnreachable(f"The host agent took too long: {what}", hint=_START_HINT) from None
     except httpx.TransportError as error:
         raise HostUnreachable(
-            f"The host agent does not answer ({type(error).__name__}): {what}", hint=_START_IT
+            f"The host agent does not answer ({type(error).__name__}): {what}", hint=_START_HINT
         ) from None
 
 
 @contextmanager
 def translated_handshake(what: str) -> Iterator[None]:
-    """Raise the agent's own error when it refused a stream, HostUnreachable when it is away."""
+    """Translate handshake errors into the agent's error or HostUnreachable."""
     try:
         yield
     except InvalidStatus as error:
         raise from_body(error.response.status_code, bytes(error.response.body or b"")) from None
     except (OSError, InvalidHandshake, TimeoutError, EOFError) as error:
         raise HostUnreachable(
-            f"The host agent does not answer ({type(error).__name__}): {what}", hint=_START_IT
+            f"The host agent does not answer ({type(error).__name__}): {what}", hint=_START_HINT
         ) from None
 
 
 def cut(what: str) -> ChannelLost:
-    """The error of a stream that ended before its end."""
-    return ChannelLost(f"The connection to {what} was cut", hint="Try again")
+    """Create the error of a stream that ended early."""
+    return ChannelLost(f"The connection to {what} was lost", hint="Try again")

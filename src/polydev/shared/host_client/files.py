@@ -1,7 +1,6 @@
-"""The files of one running machine, as its host agent carries them.
+"""File browser of one running machine, over its host agent.
 
-`Host.files` gives it. Paths are bytes, as the machine's kernel has them; transfers are streamed, so
-that who does not read makes the machine wait.
+Paths are bytes, as in the machine's kernel. Transfers are streamed with backpressure.
 """
 
 from __future__ import annotations
@@ -18,46 +17,46 @@ from polydev.shared.host_client import errors
 from polydev.shared.host_protocol import FolderView, Uploaded
 
 _PIECE_LIMIT_S = 90.0
-"""The host agent gives up earlier, and says why."""
+"""The host agent has a shorter limit and reports the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file that comes piece by piece."""
+    """Streamed file."""
 
     size: int
     pieces: AsyncIterator[bytes]
-    """`size` bytes in all. Raises ChannelLost when it is cut."""
+    """`size` bytes in total. Raises ChannelLost if the stream ends early."""
 
 
 class MachineFiles:
-    """Each call raises what the host agent answers, or HostUnreachable."""
+    """File operations. Each raises the host agent's error, or HostUnreachable."""
 
     def __init__(self, client: httpx.AsyncClient, vm_id: str) -> None:
         self._client = client
         self._base = f"/machines/{vm_id}"
 
     async def folder(self, path: bytes) -> FolderView:
-        """What is in a folder. Raises BadPath, NoSuchFile, FileRefused."""
+        """List a folder. Raises BadPath, NoSuchFile, FileRefused."""
         body = await self._send("GET", "folder", {"path": path})
         return errors.shaped(FolderView, body)
 
     async def make_folder(self, path: bytes) -> None:
-        """Raises AlreadyExists, BadPath, NoSuchFile, FileRefused."""
+        """Create a folder. Raises AlreadyExists, BadPath, NoSuchFile, FileRefused."""
         await self._send("PUT", "folder", {"path": path})
 
     async def move(self, path: bytes, to: bytes) -> None:
-        """Raises AlreadyExists, BadPath, NoSuchFile, FileRefused."""
+        """Move or rename. Raises AlreadyExists, BadPath, NoSuchFile, FileRefused."""
         await self._send("POST", "move", {"path": path, "to": to})
 
     async def remove(self, path: bytes, *, with_content: bool) -> None:
-        """Raises BadPath, NoSuchFile, FileRefused."""
+        """Delete a file or folder. Raises BadPath, NoSuchFile, FileRefused."""
         request = self._request("DELETE", "content", {"path": path}, with_content=with_content)
         await self._answered(request)
 
     @asynccontextmanager
     async def download(self, path: bytes, max_bytes: int) -> AsyncIterator[Download]:
-        """A file, read while the block lasts. Raises BadPath, NoSuchFile, FileRefused."""
+        """Open a file for streaming. Raises BadPath, NoSuchFile, FileRefused."""
         request = self._request("GET", "content", {"path": path}, max_bytes=max_bytes)
         with errors.translated(f"GET {self._base}/content"):
             answer = await self._client.send(request, stream=True)
@@ -72,7 +71,10 @@ class MachineFiles:
     async def upload(
         self, path: bytes, pieces: AsyncIterator[bytes], max_bytes: int, *, replace: bool
     ) -> int:
-        """Send a file; its size. Raises AlreadyExists, TooLarge, DiskFull, BadPath, NoSuchFile."""
+        """Upload a file and return its size.
+
+        Raises: AlreadyExists, TooLarge, DiskFull, BadPath, NoSuchFile.
+        """
         request = self._request(
             "PUT", "content", {"path": path}, content=pieces, max_bytes=max_bytes, replace=replace
         )
@@ -87,7 +89,7 @@ class MachineFiles:
         what: str,
         paths: dict[str, bytes],
         content: AsyncIterator[bytes] | None = None,
-        **told: int,
+        **options: int,
     ) -> httpx.Request:
         quoted: dict[str, str | int] = {
             name: quote_from_bytes(path) for name, path in paths.items()
@@ -95,7 +97,7 @@ class MachineFiles:
         return self._client.build_request(
             method,
             f"{self._base}/{what}",
-            params={**quoted, **told},
+            params={**quoted, **options},
             content=content,
             timeout=_PIECE_LIMIT_S,
         )
@@ -113,4 +115,4 @@ async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
         async for piece in answer.aiter_raw():
             yield piece
     except httpx.TransportError:
-        raise ChannelLost("The file was cut on its way out of the machine") from None
+        raise ChannelLost("The download from the machine was interrupted") from None

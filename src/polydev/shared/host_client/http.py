@@ -1,7 +1,7 @@
-"""HTTP to a port inside a machine, through the host agent.
+"""HTTP transport to a port inside a machine, through the host agent.
 
-`Host.http` puts this transport under an ordinary `httpx.AsyncClient`, so the controller needs no
-route to any guest. The guest is hostile: answers are bounded, and never decompressed.
+With it, an ordinary `httpx.AsyncClient` needs no route to the guest. The guest is hostile: answers
+are bounded and never decompressed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from polydev.shared.errors import ChannelLost, GuestMisbehaved
 from polydev.shared.host_client.streams import GuestStream
 
 if find_spec("sniffio") is None:
-    # httpcore tries to import it several times for each request; where it is not installed, Python
-    # would look through every folder of its path each time: a third of a request's cost.
+    # httpcore tries to import it for each request. Without it, Python would search every folder of
+    # its path each time, which is a third of the cost of a request.
     sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -30,7 +30,7 @@ Dial = Callable[[int], Awaitable[GuestStream]]
 
 
 class GuestTransport(httpx.AsyncBaseTransport):
-    """Carries requests over the streams that `dial(port)` opens.
+    """Transport over the streams that `dial(port)` opens.
 
     Raises: ChannelLost, GuestMisbehaved, and what `dial` raises.
     """
@@ -62,7 +62,7 @@ class GuestTransport(httpx.AsyncBaseTransport):
         body = _BoundedBody(answer, self._max_body_bytes)
         if any(name.lower() == b"content-encoding" for name, _ in answer.headers):
             await body.aclose()
-            raise GuestMisbehaved("A service in a machine answered with a compressed body")
+            raise GuestMisbehaved("A service in a machine sent a compressed body")
         return httpx.Response(
             status_code=answer.status,
             headers=answer.headers,
@@ -89,7 +89,7 @@ class _BoundedBody(httpx.AsyncByteStream):
                 total += len(chunk)
                 if total > self._limit:
                     raise GuestMisbehaved(
-                        f"A service in a machine answered more than {self._limit} bytes"
+                        f"A service in a machine sent more than {self._limit} bytes"
                     )
                 yield chunk
 
@@ -157,5 +157,5 @@ def _translated() -> Iterator[None]:
         raise ChannelLost("A service in a machine did not answer in time") from None
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise ChannelLost(
-            f"A service in a machine broke off its answer ({type(error).__name__})"
+            f"A service in a machine interrupted its answer ({type(error).__name__})"
         ) from None

@@ -1,7 +1,7 @@
-"""Shortcuts of commands that ask the host agent on this machine directly, as root.
+"""Calls to the host agent of this machine, for commands that run as root.
 
-`doctor`, `down`, `host setup` and `demo` look here at the real state of the host. Everything else
-goes through the controller.
+`doctor`, `down`, `host setup` and `demo` need the real state of the host. All other commands use
+the controller.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ async def stop_machine(host: Host, vm_id: str) -> None:
 
 
 async def answers(socket: Path) -> bool:
-    """Whether a host agent listens at `socket`."""
+    """Check that a host agent answers at a socket."""
     try:
         async with Host(socket, timeout_s=_HEALTH_LIMIT_S) as host:
             await host.health()

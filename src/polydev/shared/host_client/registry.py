@@ -1,8 +1,4 @@
-"""`Hosts`: the clients of all VM hosts, by name.
-
-`workflows/host_watch.py` tells it which there are; whoever has a machine's row asks it for that
-machine's host. It knows no database.
-"""
+"""Clients of all VM hosts, by name. The host poller updates them."""
 
 from __future__ import annotations
 
@@ -16,28 +12,28 @@ from polydev.shared.host_client.client import Host, Observe
 
 
 class Hosts:
-    """The hosts that this controller speaks to."""
+    """Hosts that this controller uses."""
 
     def __init__(self, observe: Observe | None = None) -> None:
         self._observe = observe
         self._hosts: dict[HostId, Host] = {}
 
     def of(self, host_id: HostId | None) -> Host:
-        """The client of a host. Raises HostUnreachable for one that is not known (yet)."""
+        """Get the client of a host. Raises HostUnreachable for an unknown one."""
         host = None if host_id is None else self._hosts.get(host_id)
         if host is None:
             raise HostUnreachable(
-                f"The host {host_id} is not known to this controller",
-                hint="POLYDEV_HOSTS names the hosts",
+                f"This controller does not know the host {host_id}",
+                hint="POLYDEV_HOSTS lists the hosts",
             )
         return host
 
     def every(self) -> Mapping[HostId, Host]:
-        """All of them, as they are now."""
+        """All current clients."""
         return MappingProxyType(dict(self._hosts))
 
     async def become(self, sockets: Mapping[HostId, Path]) -> None:
-        """Know these hosts, at these sockets, and no others."""
+        """Replace the hosts by these, at these sockets."""
         for host_id, host in list(self._hosts.items()):
             if sockets.get(host_id) != host.socket:
                 del self._hosts[host_id]
@@ -46,5 +42,5 @@ class Hosts:
             self._hosts[host_id] = Host(sockets[host_id], observe=self._observe)
 
     async def aclose(self) -> None:
-        """Let go of all."""
+        """Close all clients."""
         await self.become({})

@@ -1,7 +1,6 @@
-"""Byte streams into a machine: one TCP connection, or one program with its streams.
+"""Byte streams into a machine: a TCP connection, or a program with its standard streams.
 
-`Host` opens them; chat, the live view and `http.py` read and write them. Both are WebSockets to
-the host agent and hold little in memory: who does not read makes the guest wait.
+Both are WebSockets to the host agent, with backpressure.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ STDERR_TAIL_BYTES = 16 * 1024
 
 
 class GuestStream:
-    """A TCP connection to a port on a machine's 127.0.0.1."""
+    """TCP connection to a port on a machine's 127.0.0.1."""
 
     def __init__(self, connection: ClientConnection, where: str) -> None:
         self._connection = connection
@@ -33,7 +32,7 @@ class GuestStream:
         self._ended = False
 
     async def read(self, max_bytes: int = FRAME_BYTES) -> bytes:
-        """Up to `max_bytes`, empty at the end. Raises ChannelLost when it was cut."""
+        """Read up to `max_bytes`; empty at the end. Raises ChannelLost."""
         if self._pending:
             chunk, self._pending = self._pending[:max_bytes], self._pending[max_bytes:]
             return chunk
@@ -54,16 +53,16 @@ class GuestStream:
         return b""
 
     async def write(self, data: bytes) -> None:
-        """Send, waiting while the guest does not read. Raises ChannelLost when it was cut."""
+        """Send data; waits while the guest does not read. Raises ChannelLost."""
         for chunk in _frames(data):
             await self._send(chunk)
 
     async def write_eof(self) -> None:
-        """Tell the guest that no more will come; what it says can still be read."""
+        """Close the sending direction. Reading still works."""
         await self._send(b"")
 
     async def aclose(self) -> None:
-        """End the connection. May be called any number of times."""
+        """Close the connection. Idempotent."""
         await self._connection.close()
 
     async def _send(self, frame: bytes) -> None:
@@ -74,7 +73,7 @@ class GuestStream:
 
 
 class GuestProcess:
-    """A program that runs in a machine. Iterating gives `(STDOUT or STDERR, bytes)` until it ends.
+    """Running program in a machine. Iteration yields `(STDOUT or STDERR, bytes)`.
 
     Leaving the `async with` of `Host.exec` ends the program.
     """
@@ -88,29 +87,29 @@ class GuestProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """128 + n for signal n; None while it runs."""
+        """Exit code, or 128 + n for signal n; None while it runs."""
         return self._end.exit_code if self._end else None
 
     @property
     def stderr_tail(self) -> bytes:
-        """The last 16 KiB of standard error that `stdout()` or `wait()` passed over."""
+        """Last 16 KiB of standard error that `stdout()` or `wait()` skipped."""
         return b"".join(self._stderr_tail)[-STDERR_TAIL_BYTES:]
 
     async def write(self, data: bytes) -> None:
-        """Write to its standard input, waiting while it does not read."""
+        """Write to standard input; waits while the program does not read."""
         for chunk in _frames(data):
             await self._send(chunk)
 
     async def write_eof(self) -> None:
-        """End its standard input."""
+        """Close standard input."""
         await self._send(b"")
 
     async def resize(self, columns: int, rows: int) -> None:
-        """Tell its pseudo-terminal the new size."""
+        """Resize its pseudo-terminal."""
         await self._send(ExecControl(resize=(columns, rows)).model_dump_json())
 
     async def send_signal(self, name: Literal["INT", "TERM", "KILL", "HUP"]) -> None:
-        """Send it a signal."""
+        """Send a signal."""
         await self._send(ExecControl(signal=name).model_dump_json())
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
@@ -123,13 +122,13 @@ class GuestProcess:
                 self._end = _parsed_end(frame)
             elif len(frame) > 1:
                 if frame[0] not in (STDOUT, STDERR):
-                    raise GuestMisbehaved(f"{self._where}: output of an unknown stream")
+                    raise GuestMisbehaved(f"{self._where}: unknown output stream")
                 yield frame[0], frame[1:]
         if self._end.error:
             raise errors.raised_from(self._end.error)
 
     async def stdout(self) -> AsyncIterator[bytes]:
-        """Chunks of standard output until the program ends; of standard error a tail is kept."""
+        """Yield standard output until the program ends. Stores the tail of standard error."""
         async for stream, chunk in self:
             if stream == STDOUT:
                 yield chunk
@@ -137,7 +136,7 @@ class GuestProcess:
                 self._keep(chunk)
 
     async def wait(self) -> int:
-        """Let the rest of its output go by, and return its exit code. Raises ChannelLost."""
+        """Discard remaining output and return the exit code. Raises ChannelLost."""
         async for _ in self.stdout():
             pass
         if self._end is None or self._end.exit_code is None:
@@ -145,14 +144,14 @@ class GuestProcess:
         return self._end.exit_code
 
     async def aclose(self) -> None:
-        """End the program, if it still runs."""
+        """End the program if it is still running."""
         await self._connection.close()
 
     async def _send(self, frame: bytes | str) -> None:
         try:
             await self._connection.send(frame)
         except ConnectionClosedOK:
-            return  # It has ended by itself: reading tells how.
+            return  # The program has ended; a read returns how.
         except ConnectionClosed:
             raise errors.cut(self._where) from None
 
@@ -164,7 +163,7 @@ class GuestProcess:
 
 
 async def collect(process: GuestProcess, stdin: bytes, limit_bytes: int) -> tuple[bytes, bytes]:
-    """Feed a program and gather what it prints. Raises GuestMisbehaved beyond `limit_bytes`."""
+    """Send input and collect output. Raises GuestMisbehaved beyond `limit_bytes`."""
     parts: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
     total = 0
     async with asyncio.TaskGroup() as group:
@@ -192,6 +191,4 @@ def _parsed_end(frame: str) -> ExecEnd:
     try:
         return ExecEnd.model_validate_json(frame)
     except ValidationError:
-        raise GuestMisbehaved(
-            "The host agent ended a program in a way that makes no sense"
-        ) from None
+        raise GuestMisbehaved("The host agent sent an invalid exit status") from None

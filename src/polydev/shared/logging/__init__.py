@@ -1,1 +1,1 @@
-"""Logging set-up, log context, and redaction of secrets."""
+"""Logging setup, log context, and redaction of secrets."""

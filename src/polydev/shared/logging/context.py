@@ -1,7 +1,7 @@
-"""What the lines of a log are about: the session, machine, person, request at hand.
+"""Log context: the ids of the session, machine, user and request at hand.
 
-Whoever begins a piece of work says it once (`with about(session=...)`); `logging_setup.py` adds it
-to every line that is logged within, also in tasks and threads that are started there. Ids only.
+`with about(session=...)` adds ids to every line that is logged in the block, including its tasks
+and threads. Ids only.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ _about: ContextVar[Mapping[str, str]] = ContextVar("polydev_log_context", defaul
 
 @contextmanager
 def about(**ids: str | None) -> Iterator[None]:
-    """Have every line logged within carry these ids (`session`, `machine`, `person`, `request`,
-    `operation`, `workflow`), besides those of the work around it."""
+    """Add ids to every line that the block logs, such as `session`, `machine` or `request`."""
     before = _about.get()
     _about.set({**before, **{name: value for name, value in ids.items() if value}})
     try:
@@ -27,10 +26,10 @@ def about(**ids: str | None) -> Iterator[None]:
 
 
 def note(**ids: str) -> None:
-    """Add ids for the rest of the work at hand, which became known in the middle of it."""
+    """Add ids for the rest of the current block."""
     _about.set({**_about.get(), **ids})
 
 
 def current() -> Mapping[str, str]:
-    """What the work at hand is about."""
+    """Ids of the current context."""
     return _about.get()

@@ -1,10 +1,9 @@
-"""What may stand in a log: decided by type first, by pattern second.
+"""Redaction of log records: by type first, then by pattern.
 
-`logging_setup.py` passes every record through here. The rule by type is a list of what is plain
-(text, numbers, times, ids, errors of ours); anything else is told by its type's name alone. So a
-`SecretStr`, a `SealedCredential`, a `GuestFile`, bytes, a model, a request's headers, or an error
-of a library, whose text may quote any of them, cannot be spelled out by mistake, nor can a type
-that is added tomorrow. The patterns are a second net, for a secret that became plain text.
+Only values of plain types (text, numbers, times, ids, Polydev's errors) are logged; of anything
+else, only the name of its type. So secrets, bytes, models, headers and library errors, whose text
+may quote them, are never logged by mistake, and neither are types that are added later. The
+patterns are a second net, for a secret that is already plain text.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ _MAX_ITEMS = 32
 _MAX_FRAMES = 16
 _MAX_ERRORS = 6
 
-_TELLING_NAME = re.compile(
+_SECRET_NAME = re.compile(
     r"(?i)authorization|cookie|csrf|secret|token|passw|api[_-]?key|private|credential|verifier"
 )
-_NETS: tuple[tuple[re.Pattern[str], str], ...] = (
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*-----|\Z)", re.S), HIDDEN),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), rf"\1 {HIDDEN}"),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}(\.[\w-]*)?"), HIDDEN),
@@ -58,8 +57,7 @@ _NETS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def plain(value: object, depth: int = 0) -> object:
-    """The value if it is of a plain type, a copy of a container with plain values in it, or the
-    name of the type of anything else."""
+    """Return a plain value, a container of plain values, or the name of another type."""
     if isinstance(value, PolydevError):
         return value.line()
     if isinstance(value, _PLAIN):
@@ -79,23 +77,25 @@ def plain(value: object, depth: int = 0) -> object:
 
 
 def without_secrets(text: str) -> str:
-    """The text, bounded, without what looks like a secret."""
-    kept = text[:MAX_TEXT_CHARACTERS]
-    for pattern, instead in _NETS:
-        kept = pattern.sub(instead, kept)
-    return kept if len(text) <= MAX_TEXT_CHARACTERS else f"{kept}…"
+    """Remove what looks like a secret, and limit the length."""
+    redacted = text[:MAX_TEXT_CHARACTERS]
+    for pattern, instead in _PATTERNS:
+        redacted = pattern.sub(instead, redacted)
+    return redacted if len(text) <= MAX_TEXT_CHARACTERS else f"{redacted}…"
 
 
 def one_line(text: str) -> str:
-    """The text with control characters escaped: it cannot forge a line or steer a terminal."""
+    """Escape control characters, so that text cannot forge lines or control a terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
-def told(error: BaseException) -> str:
-    """An error's type and where it was raised, and those it came from. Its words are told only if
-    it is one of ours: other people's errors may quote anything."""
+def describe_error(error: BaseException) -> str:
+    """Describe an error, its causes and their tracebacks.
+
+    Only messages of Polydev's errors are included: other errors may quote secrets.
+    """
     return without_secrets("\n".join(_lines(error, set())))
 
 
@@ -103,8 +103,8 @@ def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
     if id(error) in seen or len(seen) >= _MAX_ERRORS:
         return
     seen.add(id(error))
-    words = f": {one_line(error.line())}" if isinstance(error, PolydevError) else ""
-    yield f"{type(error).__module__}.{type(error).__qualname__}{words}"
+    message = f": {one_line(error.line())}" if isinstance(error, PolydevError) else ""
+    yield f"{type(error).__module__}.{type(error).__qualname__}{message}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]):
         yield f"  at {frame.filename}:{frame.lineno} {frame.name}"
     if isinstance(error, BaseExceptionGroup):
@@ -116,7 +116,7 @@ def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
 
 
 def _under(key: object, value: object, depth: int) -> object:
-    if isinstance(value, str) and isinstance(key, str) and _TELLING_NAME.search(key):
+    if isinstance(value, str) and isinstance(key, str) and _SECRET_NAME.search(key):
         return HIDDEN
     return plain(value, depth)
 

@@ -1,8 +1,7 @@
-"""How the processes log: lines on standard error, for people, for journald or as JSON.
+"""Logging setup: text, journald or JSON lines on standard error.
 
-`app.py` and `hostd/__main__.py` call it once. Records are made safe where they are made, before
-any handler of anybody sees them (`redaction.py`), and carry what they are about
-(`log_context.py`).
+Records are redacted when they are created, before any handler sees them (`redaction`), and carry
+the ids of the log context (`context`).
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from polydev.shared.logging import context, redaction
 log = logging.getLogger("polydev")
 
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-"""Source: sd-daemon(3), the numbers of syslog."""
+"""syslog priorities. Source: sd-daemon(3)."""
 
 
 def set_up(*, as_json: bool) -> None:
-    """Log from INFO upward, libraries from WARNING upward; errors that nobody caught too."""
+    """Log INFO and above, WARNING and above of libraries, and uncaught exceptions."""
     logging.setLogRecordFactory(SafeRecord)
     handler = logging.StreamHandler(sys.stderr)
     if as_json:
@@ -34,42 +33,42 @@ def set_up(*, as_json: bool) -> None:
         handler.setFormatter(JournalLine() if _is_journal() else HumanLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     log.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
+    logging.getLogger("uvicorn.error").addFilter(_is_relevant)
     sys.excepthook = _uncaught
-    sys.unraisablehook = lambda told: _uncaught(told.exc_type, told.exc_value, None)
-    threading.excepthook = lambda told: _uncaught(told.exc_type, told.exc_value, None)
+    sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, None)
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, None)
 
 
-def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """uvicorn takes a WebSocket that was refused, with a whole answer, for an error of ours."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Drop uvicorn's error about a WebSocket that was refused with a complete answer."""
     return "returned without completing handshake" not in record.getMessage()
 
 
 class SafeRecord(logging.LogRecord):
-    """A record whose message is finished and safe from the beginning."""
+    """Record whose message is formatted and redacted at creation."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.about = dict(context.current())
-        self.msg = redaction.without_secrets(self._words())
+        self.msg = redaction.without_secrets(self._message())
         self.args = ()
         if self.exc_info and self.exc_info[1] is not None:
-            self.exc_text = redaction.told(self.exc_info[1])
+            self.exc_text = redaction.describe_error(self.exc_info[1])
 
-    def _words(self) -> str:
+    def _message(self) -> str:
         template = self.msg if isinstance(self.msg, str) else str(redaction.plain(self.msg))
-        if self.name == "asyncio":  # the further lines are the reprs of tasks and their errors
+        if self.name == "asyncio":  # further lines are reprs of tasks and errors
             template = template.partition("\n")[0]
         if not self.args:
             return template
         try:
             return str(template % redaction.plain(self.args))
         except (TypeError, ValueError, KeyError):
-            return f"{template} (the arguments do not fit)"
+            return f"{template} (invalid arguments)"
 
 
 class HumanLine(logging.Formatter):
-    """A time, a level, what happened, and what it is about as far as the words do not say it."""
+    """Line with time, level, message, and the ids that the message does not contain."""
 
     stamp = "%H:%M:%S"
 
@@ -84,19 +83,19 @@ class HumanLine(logging.Formatter):
         return line
 
     def prefix(self, record: logging.LogRecord) -> str:
-        """What stands before the message."""
+        """Text before the message."""
         return f"{self.formatTime(record, self.stamp)} {record.levelname} "
 
 
 class JournalLine(HumanLine):
-    """For journald, which keeps the time and reads the priority. Source: sd-daemon(3)."""
+    """Line for journald, which adds the time and reads the priority. Source: sd-daemon(3)."""
 
     def prefix(self, record: logging.LogRecord) -> str:
         return f"<{next((it for level, it in _PRIORITIES if record.levelno >= level), 7)}>"
 
 
 class JsonLine(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the ids, and a traceback."""
+    """JSON object per line: time, level, logger, message, ids and traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -113,7 +112,7 @@ class JsonLine(logging.Formatter):
 
 
 def _is_journal() -> bool:
-    """Whether standard error is journald's socket. Source: systemd.exec(5), JOURNAL_STREAM."""
+    """Check that standard error is journald's socket. Source: systemd.exec(5)."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         found = os.fstat(sys.stderr.fileno())
@@ -127,4 +126,4 @@ def _uncaught(
 ) -> None:
     if error is None or isinstance(error, KeyboardInterrupt):
         return
-    log.critical("nobody caught %s", kind, exc_info=(kind, error, trace or error.__traceback__))
+    log.critical("uncaught %s", kind, exc_info=(kind, error, trace or error.__traceback__))
