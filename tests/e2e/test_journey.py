@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from e2e.place import Place
-from polydev.shared.domain import LOGIN_STEPS
+from polydev.shared.domain import LOGIN_STEPS, StepName
 from polydev.shared.host_client import Host
 from polydev.shared.providers import all_providers
 
@@ -48,7 +48,7 @@ def codex(place: Place, cli: str) -> subprocess.CompletedProcess[str]:
 
     Both are killed while real machines are in the middle of it, and once more later.
     """
-    for step in ("Creating the browser machine", "Starting the login"):
+    for step in (StepName.CREATE_MACHINES.label, StepName.START_LOGIN.label):
         process = _connect_until(place, step)
         for module in ("polydev.controller", "polydev.hostagent"):
             os.kill(place.process(module), signal.SIGKILL)
@@ -93,7 +93,7 @@ def test_a_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
     process = place.start("connect", "codex", stderr=subprocess.STDOUT)
     assert process.stdout is not None
     for line in process.stdout:
-        if "Creating the browser machine" in line:
+        if StepName.CREATE_MACHINES.label in line:
             break
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=300)

@@ -163,8 +163,10 @@ class NotConnected(Missing):
     """The user has no active credential or no CLI machine for this provider."""
 
 
-class NoSuchPerson(Missing):
+class NoSuchUser(Missing):
     """No user with this id or e-mail address."""
+
+    code = "no-such-person"  # clients know it by this name
 
 
 class NoSuchToken(Missing):

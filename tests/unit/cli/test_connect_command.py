@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from polydev.cli.commands.connect import SessionView, session_error, step_label
+from polydev.cli.commands.connect import SessionView, session_error
 from polydev.cli.output.printer import Terminal
 from polydev.shared.domain import step_label
 from polydev.shared.errors import LoginExpired
@@ -82,4 +82,4 @@ def test_why_a_session_ended_is_the_controllers_error() -> None:
 
 
 def test_undoing_is_told_in_words() -> None:
-    assert step_label("undo write").startswith("Reverting: Writing")
+    assert step_label("undo write").startswith("Reverting: Copying")

@@ -171,7 +171,7 @@ def test_errors_that_nobody_caught_do_not_spell_out_secrets(lines: Lines) -> Non
     asyncio.run(lose_a_task())
     told = lines()
     assert SECRET not in told
-    assert told.count("nobody caught KeyError") == 2
+    assert told.count("uncaught KeyError") == 2
     assert "Task exception was never retrieved" in told
 
 

@@ -11,5 +11,5 @@ def test_every_step_has_a_label_of_its_own() -> None:
 
 
 def test_undoing_and_unknown_steps_have_labels() -> None:
-    assert step_label("undo write") == f"Undoing: {StepName.WRITE.label}"
+    assert step_label("undo write") == f"Reverting: {StepName.WRITE.label}"
     assert step_label("of-a-newer-version") == "Of a newer version"

@@ -21,7 +21,6 @@ from polydev.shared.errors import Invalid, PolydevError, by_code
 
 ENDS = {"completed", "failed", "expired", "cancelled"}
 WAITING = "waiting_for_person"
-WAIT_STEP = "wait-for-person"
 MAX_PASTE_CHARACTERS = 8192
 
 
@@ -199,24 +198,3 @@ async def _forward_input(api: ApiClient, path: str, view: SessionView) -> None:
                 view.say(f"    {error.line()}", "yellow")
     finally:
         loop.remove_reader(stdin)
-
-
-def step_label(step: str) -> str:
-    """Label of a step."""
-    if step.startswith("undo "):
-        return f"Reverting: {step_label(step.removeprefix('undo '))}"
-    return WORDS.get(step, step.replace("-", " "))
-
-
-WORDS = {
-    "wait-for-room": "Waiting for capacity",
-    "create-cli-machine": "Creating or resuming the CLI machine",
-    "create-machines": "Creating the browser machine, and creating or resuming the CLI machine",
-    "browser-ready": "Waiting for the browser machine",
-    "start-login": "Starting the login and waiting for its URL",
-    "wait-for-person": "Waiting for you to sign in",
-    "capture": "Reading and encrypting the credentials",
-    "write": "Writing the credentials into the CLI machine and checking the login",
-    "destroy-browser": "Destroying the browser machine",
-    "settle": "Removing the previous credentials",
-}

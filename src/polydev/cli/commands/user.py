@@ -142,16 +142,14 @@ async def _change(who: str, verb: str, body: Json | None, *, as_json: bool) -> N
 
 
 async def _resolve(api: ApiClient, who: str) -> Json:
-    """Find a user by e-mail address or id. Raises NoSuchPerson, Invalid."""
+    """Find a user by e-mail address or id. Raises NoSuchUser, Invalid."""
     users = await api.list_all(_USERS)
     found = [it for it in users if who.casefold() == it["email"] or who == it["id"]]
     found = found or [it for it in users if it["id"].startswith(who)]
     if len(found) > 1:
         raise Invalid(f"{who} matches {len(found)} users", hint="Use more characters of the id")
     if not found:
-        raise NoSuchPerson(
-            f"There is no user {who}", hint="List the users with `polydev user list`"
-        )
+        raise NoSuchUser(f"There is no user {who}", hint="List the users with `polydev user list`")
     return found[0]
 
 

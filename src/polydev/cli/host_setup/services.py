@@ -74,7 +74,7 @@ class Services:
             message = f"`polydev up` is running (process {pid})"
             hint = "Run `polydev down`, then `polydev host setup` again; machines keep running"
             return Status(self.name, State.MISSING, message, hint)
-        if self.settings.driver == "simulated":
+        if not capabilities_of(self.settings.driver).needs_images:
             return None
         try:
             ImageStore(self.settings.images_dir).require_all()

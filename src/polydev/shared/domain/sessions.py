@@ -66,7 +66,7 @@ UNDO_PREFIX = "undo "
 def step_label(name: str) -> str:
     """Label of a step, or of the undoing of one. An unknown step is labelled by its name."""
     if name.startswith(UNDO_PREFIX):
-        return f"Undoing: {step_label(name.removeprefix(UNDO_PREFIX))}"
+        return f"Reverting: {step_label(name.removeprefix(UNDO_PREFIX))}"
     known = StepName.__members__.values()
     return next((it.label for it in known if it == name), name.replace("-", " ").capitalize())
 

@@ -227,7 +227,7 @@ class Journey:
 
 
 def _step_label(step: str) -> str:
-    return LABELS.get(step) or connect.step_label(step)
+    return LABELS.get(step) or step_label(step)
 
 
 def _first_line(text: str) -> str:

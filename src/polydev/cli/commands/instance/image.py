@@ -270,7 +270,7 @@ async def prune(
 app.command(name="warm")(image_warm.warm)
 
 
-def _status_row(it: image_gc.Standing) -> dict[str, object]:
+def _status_row(it: image_gc.ImageUsage) -> dict[str, object]:
     return _row(it.image) | {
         "current": it.is_current,
         "next": it.is_next,

@@ -80,7 +80,7 @@ class Plan:
         if self.instance.pid() is not None:
             raise self.instance.already_running()
         preflight.check_all(self.controller.listen, self.controller.port)
-        if self.host.driver != "simulated":
+        if capabilities_of(self.host.driver).needs_images:
             ImageStore(self.host.images_dir).require_all()
 
 
