@@ -311,7 +311,7 @@ async def test_what_is_for_administrators_is_refused_to_others(tenants: Tenants)
                 for by in (client, page):
                     answer = await by.request(**it.request(ids | WORDS))
                     assert answer.status_code == 403, (str(it), answer.text)
-                    assert answer.json()["detail"] == "This is for administrators"
+                    assert answer.json()["detail"] == "Administrators only"
     assert await tenants.estate() == before
 
 

@@ -1,8 +1,8 @@
-"""Who asks, and how they proved it: passwords, sign-ins, API tokens, an OpenID provider, Supabase.
+"""Authenticate callers: passwords, sign-ins, API tokens, an OpenID provider, Supabase.
 
-`gate.py` is the way in: `app.py` opens it, the API asks it about every request, and reaches what
-people do with their accounts through it. `caller.py` is what everything else is given. It must not
-know HTTP statuses, routes or machines.
+`authentication.py` is the entry: its `Access` turns a request into a `Caller`, and gives the API
+everything that users do with their accounts. This package knows no HTTP statuses, routes or
+machines.
 """
 
 from polydev.controller.access.authentication import Access, open_access

@@ -1,4 +1,4 @@
-"""Whether somebody who has proved who they are may still come in. Asked about every request."""
+"""Check that an authenticated user's account is active, at every request."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from polydev.shared.errors import NotSignedIn
 
 
 def require_active(user: User) -> None:
-    """Raises NotSignedIn."""
+    """Raise NotSignedIn if the account is disabled or being deleted."""
     if user.deleting_at is not None:
-        raise NotSignedIn("This account is being removed")
+        raise NotSignedIn("This account is being deleted")
     if user.disabled_at is not None:
         raise NotSignedIn("This account is disabled", hint="Ask an administrator")

@@ -1,5 +1,4 @@
-"""What administrators do to people: shut them out, let them in, give them a role or
-another password."""
+"""Manage users as an administrator: disable, enable, set the role, reset the password."""
 
 from __future__ import annotations
 
@@ -20,27 +19,27 @@ from polydev.shared.errors import NoSuchUser, NotAllowed
 
 
 class Administration:
-    """Callers are checked to be administrators before."""
+    """Actions of administrators. The API checks that the caller is one."""
 
     def __init__(self, database: Database, passwords: Passwords) -> None:
         self._database = database
         self._passwords = passwords
 
     async def users(self, span: PageSpec | None = None) -> list[User]:
-        """Everybody in the order in which they came, or a span of that."""
+        """List users, oldest account first: all, or a page."""
         async with self._database.read() as connection:
             return await users.list_all(connection, span)
 
     async def disable(self, caller: Caller, user_id: UserId) -> User:
-        """Shut somebody out: their sign-ins end, and their tokens are refused from now on."""
+        """Disable a user: sign-ins end, and API tokens are refused."""
         return await self._change(caller, user_id, disable=True)
 
     async def enable(self, caller: Caller, user_id: UserId) -> User:
-        """Let somebody in again; their tokens hold again, too."""
+        """Enable a user again, with their API tokens."""
         return await self._change(caller, user_id, disable=False)
 
     async def set_role(self, caller: Caller, user_id: UserId, role: Role) -> User:
-        """Give somebody a role. Raises NoSuchUser; NotAllowed for the local administrator."""
+        """Set a user's role. Raises NoSuchUser; NotAllowed for the local administrator."""
         async with self._database.write() as connection:
             user = await _get_other_user(connection, user_id)
             await users.set_role(connection, user_id, role)
@@ -50,21 +49,21 @@ class Administration:
         return replace(user, role=role)
 
     async def reset_password(self, caller: Caller, user_id: UserId) -> tuple[User, str]:
-        """A made-up password in place of a lost one: told this once. Their sign-ins end.
+        """Replace a user's password with a random one and return it. Their sign-ins end.
 
-        Whoever has it comes in as that person, so it takes the machine's own administrator, whose
-        token lies beside the database. Raises NoSuchUser, NotAllowed, TooManyRequests.
+        The password lets its holder act as that user, so only the local administrator may do this,
+        whose token lies beside the database. Raises NoSuchUser, NotAllowed, TooManyRequests.
         """
         if caller.via != LOCAL:
             raise NotAllowed(
-                "Only the machine's own administrator gives people another password",
-                hint="`polydev user password`, on the controller's machine",
+                "Only the local administrator can reset passwords",
+                hint="Run `polydev user password` on the controller's machine",
             )
         password = generate()
-        kept = await self._passwords.hash(password)
+        password_hash = await self._passwords.hash(password)
         async with self._database.write() as connection:
             user = await _get_user(connection, user_id)
-            await passwords.upsert(connection, user_id, kept)
+            await passwords.upsert(connection, user_id, password_hash)
             await sign_ins.delete_for_user(connection, user_id)
             await audit.record(connection, caller.audit_entry("person.password", user_id, user_id))
             await event_outbox.emit(
@@ -73,7 +72,7 @@ class Administration:
         return user, password
 
     async def _change(self, caller: Caller, user_id: UserId, *, disable: bool) -> User:
-        """Raises NoSuchUser; NotAllowed for the local administrator."""
+        """Disable or enable a user. Raises NoSuchUser; NotAllowed for the local administrator."""
         async with self._database.write() as connection:
             user = await _get_other_user(connection, user_id)
             if (user.disabled_at is not None) == disable:
@@ -88,18 +87,18 @@ class Administration:
 
 
 async def _get_other_user(connection: AsyncConnection, user_id: UserId) -> User:
-    """The person, who is not the local administrator: there is always one. Raises NoSuchUser."""
+    """Return a user who is not the local administrator. Raises NoSuchUser, NotAllowed."""
     if user_id == ADMINISTRATOR:
         raise NotAllowed(
-            "The local administrator stays what they are",
-            hint="Their token is changed by removing the file admin-token, and a restart",
+            "The local administrator cannot be changed",
+            hint="To change the token, delete the file admin-token and restart the controller",
         )
     return await _get_user(connection, user_id)
 
 
 async def _get_user(connection: AsyncConnection, user_id: UserId) -> User:
-    """Raises NoSuchUser."""
+    """Return a user. Raises NoSuchUser."""
     user = await users.find(connection, user_id)
     if user is None:
-        raise NoSuchUser(f"No person has the id {user_id}")
+        raise NoSuchUser(f"There is no user {user_id}")
     return user

@@ -1,7 +1,6 @@
-"""Who asks: a request's proof, whichever it is, becomes a caller.
+"""Authenticate requests: turn a token or cookie into a caller.
 
-`app.py` opens it at start, the API asks it about every request. The parts stand side by side: each
-kind of proof has a module, and this one only tells them apart.
+Each kind of credential has its own module; this one only selects among them.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _JWT_DOTS = 2
 
 
 class Access:
-    """Everything about who may come in."""
+    """Entry to accounts and authentication, built from the settings."""
 
     def __init__(
         self,
@@ -68,44 +67,44 @@ class Access:
 
     @property
     def supabase_enabled(self) -> bool:
-        """Whether a Supabase project's people are people here."""
+        """Whether access tokens of a Supabase project are accepted."""
         return self._supabase is not None
 
-    async def authenticate(self, asked: RequestInfo) -> Caller:
-        """Whose request it is. What has a header Authorization is judged by that alone.
+    async def authenticate(self, request: RequestInfo) -> Caller:
+        """Return the caller. If there is an Authorization header, only that counts.
 
-        Raises: NotSignedIn; NotAllowed if another page sent it; IssuerUnreachable.
+        Raises: NotSignedIn; NotAllowed if another site sent the request; IssuerUnreachable.
         """
-        if asked.authorization is not None:
-            return await self._bearer(asked.authorization, asked)
-        if asked.cookie:
-            return await self.sign_ins.authenticate(asked)
+        if request.authorization is not None:
+            return await self._bearer(request.authorization, request)
+        if request.cookie:
+            return await self.sign_ins.authenticate(request)
         raise NotSignedIn(
-            "This needs a token or a sign-in", hint="Send it as `Authorization: Bearer <token>`"
+            "Authentication required", hint="Sign in, or send `Authorization: Bearer <token>`"
         )
 
-    async def _bearer(self, authorization: str, asked: RequestInfo) -> Caller:
+    async def _bearer(self, authorization: str, request: RequestInfo) -> Caller:
         scheme, _, token = authorization.partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not 0 < len(token) <= MAX_TOKEN_CHARACTERS:
             raise NotSignedIn(
-                "This needs a token", hint="Send it as `Authorization: Bearer <token>`"
+                "Invalid Authorization header", hint="Send `Authorization: Bearer <token>`"
             )
-        local = self._local.authenticate(token, asked)
+        local = self._local.authenticate(token, request)
         if local is not None:
             return local
         if token.startswith(TOKEN_PREFIX):
-            return await self.tokens.authenticate(token, asked)
+            return await self.tokens.authenticate(token, request)
         if self._supabase is not None and token.count(".") == _JWT_DOTS:
-            return await self._supabase.authenticate(token, asked)
+            return await self._supabase.authenticate(token, request)
         raise NotSignedIn(
-            "This token is not known",
-            hint=f"The administrator's is in the controller's folder, {TOKEN_FILE}",
+            "Unknown token",
+            hint=f"The administrator's token is in the controller's folder, file {TOKEN_FILE}",
         )
 
 
 async def open_access(database: Database, settings: ControllerSettings) -> Access:
-    """Who may come in, by the settings; makes the local administrator. Raises BadSettings."""
+    """Create `Access`, and the local administrator's account. Raises BadSettings."""
     local = await load_admin_token(database, settings.controller_dir, settings.admin_token)
     passwords = Passwords()
     await passwords.prepare()

@@ -1,7 +1,6 @@
-"""Who asks, and what they may: what every route is given.
+"""The authenticated caller of a request, with role and scopes.
 
-`Access` makes it from a request's headers; routes ask `whom` and `require`. It must not know HTTP
-statuses or how somebody proved who they are.
+`Access` creates it from a request's headers. It does not depend on how the caller authenticated.
 """
 
 from __future__ import annotations
@@ -16,37 +15,37 @@ LOCAL = "local"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RequestInfo:
-    """What of a request tells who asks. It may hold secrets, so it has no repr."""
+    """The parts of a request that authenticate it. They can be secret, so there is no repr."""
 
     authorization: str | None
     cookie: str | None
-    """The value of the sign-in cookie."""
+    """Value of the sign-in cookie."""
     csrf: str | None
     """The X-CSRF-Token header."""
     changes: bool
-    """Whether the request may change something: a cookie alone does not suffice then."""
+    """The request may change something, so a cookie alone is not enough."""
     source: str
-    """The network address that it came from."""
+    """Network address of the client."""
     origin: str | None = None
-    """The Origin header: which page had a browser send it."""
+    """The Origin header: the page that made the browser send the request."""
     host: str = ""
     """The Host header."""
     websocket: bool = False
-    """Whether it opens a WebSocket, to which a page cannot add a header."""
+    """It opens a WebSocket, to which a page cannot add headers."""
     user_agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who has proved who they are."""
+    """An authenticated user."""
 
     user: User
     scopes: frozenset[Scope]
     via: str
-    """`local` (the administrator's token of this machine), `sign-in`, `token:<id>`, `supabase`."""
+    """`local` (the local administrator's token), `sign-in`, `token:<id>` or `supabase`."""
     source: str
     sign_in_id: str | None = None
-    """Which sign-in it is, if it is one."""
+    """Id of the sign-in, if authenticated by one."""
 
     @property
     def user_id(self) -> UserId:
@@ -54,28 +53,28 @@ class Caller:
 
     @property
     def token_id(self) -> str | None:
-        """Which API token it is, if it is one."""
+        """Id of the API token, if authenticated by one."""
         kind, _, token_id = self.via.partition(":")
         return token_id if kind == "token" else None
 
     @property
     def owner_filter(self) -> UserId | None:
-        """Whose things they may reach: their own, or anybody's (None) for administration."""
+        """The user whose resources are visible; None for administrators: all users."""
         is_administrator = self.user.role is Role.ADMINISTRATOR and Scope.ADMIN in self.scopes
         return None if is_administrator else self.user_id
 
     def require(self, scope: Scope) -> None:
-        """Raises NotAllowed unless the caller may do that."""
+        """Raise NotAllowed unless the caller has this scope."""
         if scope is Scope.ADMIN and self.user.role is not Role.ADMINISTRATOR:
-            raise NotAllowed("This is for administrators", hint="Ask one, or use a token of theirs")
+            raise NotAllowed("Administrators only", hint="Ask an administrator")
         if scope not in self.scopes:
             raise NotAllowed(
-                f"This token is not for that: it lacks the scope `{scope}`",
-                hint="Make a token with that scope",
+                f"This token lacks the scope `{scope}`",
+                hint="Create a token with this scope",
             )
 
     def resolve_user(self, user_id: str | None) -> UserId:
-        """For whom to act: an administrator may name anybody, others only themselves.
+        """Return the user to act for: administrators may name any, others only themselves.
 
         Raises NotAllowed.
         """
@@ -84,13 +83,11 @@ class Caller:
         try:
             self.require(Scope.ADMIN)
         except NotAllowed:
-            raise NotAllowed(
-                "You cannot act for somebody else", hint="Leave `userId` out, or give your own"
-            ) from None
+            raise NotAllowed("You cannot act for another user", hint="Leave `userId` out") from None
         return UserId(user_id)
 
     def audit_entry(
         self, action: str, subject: str, owner: UserId | None, reason: str = ""
     ) -> AuditEntry:
-        """An entry for the audit log."""
+        """Return an entry for the audit log."""
         return AuditEntry(self.user_id, action, subject, owner, self.via, self.source, reason)

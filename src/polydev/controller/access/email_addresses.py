@@ -1,6 +1,6 @@
-"""E-mail addresses: one way to write each, so that one person has one account.
+"""Normalize e-mail addresses, so that each has one account.
 
-Polydev sends no mail, so an address that somebody types in is a name, not a proof.
+Polydev sends no mail, so an address that a user types in is a name, not a proof.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _MAX_LOCAL = 64
 
 
 def normalize(text: str) -> str:
-    """The address in lower case, in Unicode's form NFKC, its domain as DNS has it.
+    """Return the address in lower case and NFKC, with its domain in ASCII (IDNA).
 
-    Raises BadRequest if it is none.
+    Raises BadRequest if it is not an address.
     """
     address = unicodedata.normalize("NFKC", text.strip()).casefold()
     local, at, domain = address.rpartition("@")
@@ -36,14 +36,14 @@ def normalize(text: str) -> str:
 
 
 def hash_address(address: str) -> str:
-    """A name for an address in the audit log and in limits, where the address has no business."""
+    """Return a hash that stands for the address in the audit log and in rate limits."""
     return hashlib.sha256(address.encode()).hexdigest()[:32]
 
 
 def _is_plain(local: str) -> bool:
-    """No blanks, controls, quotes or brackets: what mailers allow there, people do not have."""
+    """Check for blanks, control characters, quotes and brackets, which real addresses lack."""
     return all(it not in '@"(),:;<>[\\]' and unicodedata.category(it)[0] in "LMNPS" for it in local)
 
 
 def _not_an_address() -> BadRequest:
-    return BadRequest("That is not an e-mail address", hint="Write it as name@example.org")
+    return BadRequest("Not an e-mail address", hint="Write it as name@example.org")

@@ -109,7 +109,7 @@ async def test_the_right_password_is_refused_too_when_it_is_asked_too_often(
     await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(source="192.0.2.1"))
     for _ in range(10):
         await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="192.0.2.1"))
-    with pytest.raises(TooManyRequests, match="sign in"):
+    with pytest.raises(TooManyRequests, match="sign-in"):
         await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="192.0.2.1"))
 
 

@@ -48,7 +48,7 @@ async def test_a_change_needs_the_csrf_token_and_our_own_page(access: Access) ->
         with pytest.raises(NotAllowed, match="X-CSRF-Token"):
             await access.authenticate(from_browser(begun.secret, changes=True, csrf=csrf))
     for origin in ("https://evil.test", "null", "", "http://localhost:4000.evil.test"):
-        with pytest.raises(NotAllowed, match="Another page"):
+        with pytest.raises(NotAllowed, match="another site"):
             await access.authenticate(
                 from_browser(begun.secret, changes=True, csrf=right, origin=origin)
             )
@@ -141,10 +141,10 @@ async def test_a_sign_in_ends_when_it_is_idle_and_when_it_is_old(
     await _age(store, seen_at=now() - timedelta(seconds=590))
     assert (await access.authenticate(from_browser(secret))).sign_in_id
     await _age(store, seen_at=now() - timedelta(seconds=601))
-    with pytest.raises(NotSignedIn, match="over"):
+    with pytest.raises(NotSignedIn, match="ended"):
         await access.authenticate(from_browser(secret))
     await _age(store, seen_at=now(), expires_at=now())
-    with pytest.raises(NotSignedIn, match="over"):
+    with pytest.raises(NotSignedIn, match="ended"):
         await access.authenticate(from_browser(secret))
 
 

@@ -133,7 +133,7 @@ async def test_only_the_projects_secret_signs(access: Access, project: OpenIdPro
 async def test_an_address_that_is_somebodys_here_is_not_joined(make_access: MakeAccess) -> None:
     access = await make_access(sign_up="open", **SETTINGS)
     await access.accounts.sign_up("ann@example.test", PASSWORD, None, from_browser())
-    with pytest.raises(NotAllowed, match="this e-mail address already"):
+    with pytest.raises(NotAllowed, match="already has this e-mail address"):
         await access.authenticate(with_token(_signed(_claims())))
 
 

@@ -28,7 +28,7 @@ async def _user(access: Access, name: str = "ann") -> Caller:
 async def _refused(access: Access, caller: Caller, session_id: SessionId, secret: str) -> None:
     with pytest.raises(NotAllowed) as caught:
         await access.view_tickets.redeem(caller, session_id, secret)
-    assert caught.value.message == "This ticket for the live view does not count, or no longer"
+    assert caught.value.message == "Invalid, used or expired ticket"
     assert secret not in caught.value.line() or not secret
 
 

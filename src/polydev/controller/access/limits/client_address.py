@@ -1,4 +1,4 @@
-"""Where a request came from, when it passed through proxies, and which network that is."""
+"""Find the client's address behind trusted proxies, and its network."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
 _IPV6_PREFIX_BITS = 64
-"""One household or server has that many addresses of its own to ask from."""
+"""One household or server usually owns a whole /64."""
 
 
 def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
-    """The address that asked: `peer`, or whom trusted proxies say they ask for.
+    """Return the client's address: `peer`, or the one that trusted proxies report.
 
-    Each proxy appends to X-Forwarded-For whom it heard from, so it is read from its end, and only
-    as far as proxies are trusted: what stands before that, anybody may have written.
+    Each proxy appends the address it was called from to X-Forwarded-For. So the header is read from
+    its end, and only as far as proxies are trusted: anyone can write the part before that.
     """
     hops = [peer, *reversed(",".join(forwarded_for).split(","))]
     source = peer
@@ -32,7 +32,7 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Ne
 
 
 def client_network(source: str) -> str:
-    """What limits count together: an IPv4 address, or an IPv6 network of 64 bits."""
+    """Return the network that shares a rate limit: an IPv4 address or an IPv6 /64."""
     address = _parse_address(source)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, _IPV6_PREFIX_BITS), strict=False))

@@ -1,8 +1,7 @@
-"""Whether the page that had a browser send a request is this controller's own.
+"""Protect against CSRF: accept cookies only from the controller's own pages.
 
-A browser adds the sign-in cookie to requests that other pages make, too. It cannot read our
-answers for them, so it does not know the CSRF token, and it says in the Origin header whose page it
-was.
+A browser also sends the sign-in cookie with requests of other sites' pages. Such a page does not
+know the CSRF token, since it cannot read our responses, and the Origin header names its site.
 """
 
 from __future__ import annotations
@@ -19,40 +18,43 @@ _CSRF_MESSAGE = b"this page was given the token by this controller"
 
 
 class CsrfGuard:
-    """Knows the controller's own names."""
+    """Checks origins and CSRF tokens."""
 
     def __init__(self, own_url: str) -> None:
-        """`own_url` is how browsers reach the controller: `https://polydev.example.org`."""
+        """Set the URL that browsers use, such as `https://polydev.example.org`."""
         self._own = own_url
         self._own_host = urlsplit(own_url).netloc
 
-    def check_form(self, asked: RequestInfo) -> None:
-        """Of a request that signs somebody in: no other page's. Raises NotAllowed."""
-        if asked.origin is not None and not self._is_own(asked.origin, asked.host):
+    def check_form(self, request: RequestInfo) -> None:
+        """Check the origin of a sign-in. Raises NotAllowed."""
+        if request.origin is not None and not self._is_own(request.origin, request.host):
             raise NotAllowed(
-                "Another page sent this request",
-                hint=f"This controller's own page is {self._own}; see POLYDEV_PUBLIC_URL",
+                "This request comes from another site",
+                hint=f"Open {self._own}, or set POLYDEV_PUBLIC_URL to the URL that you use",
             )
 
-    def check(self, asked: RequestInfo, secret: str) -> None:
-        """Of a request that has a sign-in's cookie. Raises NotAllowed."""
-        if asked.websocket:
-            if asked.origin is None:
-                raise NotAllowed("A WebSocket with a cookie needs the header Origin")
-            self.check_form(asked)
-        elif asked.changes:
-            self.check_form(asked)
+    def check(self, request: RequestInfo, secret: str) -> None:
+        """Check a request that has a sign-in cookie. Raises NotAllowed."""
+        if request.websocket:
+            if request.origin is None:
+                raise NotAllowed("A WebSocket with a cookie needs an Origin header")
+            self.check_form(request)
+        elif request.changes:
+            self.check_form(request)
             if not hmac.compare_digest(
-                (asked.csrf or "").encode("utf-8", "surrogatepass"), csrf_token(secret).encode()
+                (request.csrf or "").encode("utf-8", "surrogatepass"), csrf_token(secret).encode()
             ):
                 raise NotAllowed(
-                    "This request lacks the right X-CSRF-Token",
-                    hint="GET /api/account tells it; scripts use an API token instead of a cookie",
+                    "Missing or wrong X-CSRF-Token",
+                    hint="Get it from GET /api/account; in scripts, use an API token instead",
                 )
 
     def _is_own(self, origin: str, host: str) -> bool:
-        """The public URL's origin; or the plain name under which it was asked, which `Guard` has
-        looked at, unless that name is only to be reached over https."""
+        """Accept the public URL, or plain http at the request's Host.
+
+        The middleware has checked the Host. The public name is not accepted over http if the
+        public URL is https.
+        """
         origin, host = origin.lower(), host.lower()
         if origin == self._own:
             return True
@@ -60,6 +62,6 @@ class CsrfGuard:
 
 
 def csrf_token(secret: str) -> str:
-    """What a page must send beside the cookie with that secret, and does not reveal it."""
+    """Derive the CSRF token from the cookie's secret without revealing it."""
     key = hmac.digest(secret.encode("utf-8", "surrogatepass"), _CSRF_KEY, hashlib.sha256)
     return hmac.digest(key, _CSRF_MESSAGE, hashlib.sha256).hex()

@@ -1,7 +1,7 @@
-"""How often who may ask for what costs much or is worth guessing.
+"""Rate limits for expensive or guessable requests.
 
-Counts lie in the database, so that several controllers count together. N an hour are allowed, a
-sixth of them at once.
+They are token buckets in the database, shared by all controllers. A bucket refills at N per hour,
+and holds a sixth of N.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from polydev.shared.errors import TooManyRequests
 
 _HOUR_S = 3600
 _BURST_DIVISOR = 6
-"""What part of an hour's may be asked for at once."""
+"""A bucket holds this fraction of an hour's requests."""
 _NETWORK_TO_ADDRESS_RATIO = 3
 
 
 class RateLimits:
-    """Asked before the work is done. Everything here raises TooManyRequests."""
+    """Counts a request before it is served. All methods raise TooManyRequests."""
 
     def __init__(self, database: Database, settings: ControllerSettings) -> None:
         self._database = database
@@ -35,39 +35,39 @@ class RateLimits:
         self._connects = settings.connects_per_hour
 
     async def check_sign_in(self, address: str, source: str, known: Sequence[str]) -> None:
-        """A try to sign in: counted for its address and for the network that it comes from.
+        """Count a sign-in attempt, per e-mail address and per network.
 
-        `known`: where the address's person is signed in already. Tries from there are counted by
-        themselves, so that nobody elsewhere can shut them out by guessing.
+        `known` are addresses where this user is already signed in. Attempts from there are counted
+        separately, so that an attacker elsewhere cannot lock the user out.
         """
         network, name = client_network(source), email_addresses.hash_address(address)
         if network in map(client_network, known):
             name = f"{network}:{name}"
         await self._take(
-            "Too many tries to sign in",
+            "Too many sign-in attempts",
             _bucket(f"sign-in:{network}", self._sign_ins),
             self._address_bucket(name),
         )
 
     async def check_oidc(self, source: str) -> None:
-        """A sign-in through somebody else's page: counted for the network alone."""
+        """Count an OpenID sign-in, per network."""
         bucket = _bucket(f"sign-in:{client_network(source)}", self._sign_ins)
-        await self._take("Too many tries to sign in", bucket)
+        await self._take("Too many sign-in attempts", bucket)
 
     async def check_password(self, user_id: UserId) -> None:
-        """A try to tell one's own password."""
-        await self._take("Too many tries to tell the password", self._address_bucket(user_id))
+        """Count an attempt to confirm one's own password."""
+        await self._take("Too many password attempts", self._address_bucket(user_id))
 
     async def check_sign_up(self, source: str) -> None:
-        """A try to make an account."""
+        """Count a sign-up, per network."""
         bucket = _bucket(f"sign-up:{client_network(source)}", self._sign_ups)
-        await self._take("Too many accounts were made from here", bucket)
+        await self._take("Too many sign-ups from your network", bucket)
 
     async def check_connect(self, caller: Caller) -> None:
-        """A connect session's start. This machine's own administrator is not counted."""
+        """Count the start of a connect session, except the local administrator's."""
         if caller.via != LOCAL:
             bucket = _bucket(f"connect:{caller.user_id}", self._connects)
-            await self._take("Too many connect sessions were started", bucket)
+            await self._take("Too many connect sessions", bucket)
 
     def _address_bucket(self, name: str) -> Bucket:
         return _bucket(f"address:{name}", self._sign_ins / _NETWORK_TO_ADDRESS_RATIO)

@@ -1,1 +1,1 @@
-"""Sign-in through OpenID providers and Supabase."""
+"""Sign-in through an OpenID provider or Supabase."""

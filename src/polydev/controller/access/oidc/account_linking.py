@@ -1,13 +1,13 @@
-"""Who somebody is here, whom the OpenID provider vouches for.
+"""Map an OpenID identity to a Polydev account.
 
-An identity stays a person's for good; their address is looked at only when it is first seen. Then:
+An identity belongs to its account for good. Its e-mail address matters only at the first sign-in:
 
-- nobody has that address: a new account, if the sign-up setting allows it;
-- somebody has it: it becomes theirs only if the browser is signed in to that very account, too.
+- no account has the address: create one, if the sign-up setting allows it;
+- an account has it: link the identity only if the browser is also signed in to that account.
 
-Polydev verifies no address itself. So an account may have been made by somebody who does not own
-its address, and the owner, coming from the provider, must not be led into it; nor must whoever
-gets the provider to say an address be let into the account of its owner.
+Polydev itself verifies no addresses. Someone may have signed up with an address that is not theirs,
+and its owner must not end up in that account. Nor must someone who makes the provider claim an
+address get into the account of its owner.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from polydev.shared.domain import User
 from polydev.shared.errors import AlreadyExists, NotAllowed, NotSignedIn
 
 _SEPARATOR = "."
-"""Between the secret and the invitation in the cookie; neither contains it."""
+"""Separates secret and invitation in the cookie; neither contains it."""
 
 
 class OidcSignIn:
-    """Sends browsers to the provider, and receives them."""
+    """Signs browsers in through the OpenID provider."""
 
     def __init__(
         self,
@@ -51,75 +51,81 @@ class OidcSignIn:
 
     @property
     def name(self) -> str:
-        """What the page calls the provider."""
+        """Name of the provider on the pages."""
         return self._oidc.name
 
-    async def start(self, invitation: str | None, asked: RequestInfo) -> tuple[str, str]:
-        """Where to send the browser, and the cookie that it must have when it comes back.
+    async def start(self, invitation: str | None, request: RequestInfo) -> tuple[str, str]:
+        """Return the provider's URL for the browser, and the cookie that identifies it later.
 
         Raises: TooManyRequests, IssuerUnreachable.
         """
-        await self._limits.check_oidc(asked.source)
+        await self._limits.check_oidc(request.source)
         secret = new_browser_secret()
         url = await self._oidc.authorization_url(secret)
         return url, f"{secret}{_SEPARATOR}{invitation}" if invitation else secret
 
     async def finish(
-        self, cookie: str | None, told: dict[str, str], asked: RequestInfo
+        self, cookie: str | None, params: dict[str, str], request: RequestInfo
     ) -> NewSignIn:
-        """Signed in.
+        """Complete the sign-in with the parameters that the provider returned.
 
         Raises: NotSignedIn, NotAllowed, AlreadyExists, TooManyRequests, IssuerUnreachable.
         """
-        await self._limits.check_oidc(asked.source)
+        await self._limits.check_oidc(request.source)
         secret, _, invitation = (cookie or "").partition(_SEPARATOR)
         if not 0 < len(secret) <= random_tokens.MAX_CHARACTERS:
-            raise NotSignedIn("This sign-in did not begin in this browser", hint="Begin again")
-        vouched = await self._oidc.handle_callback(secret, told)
+            raise NotSignedIn("This sign-in was not started in this browser", hint="Start again")
+        oidc_identity = await self._oidc.handle_callback(secret, params)
         async with self._database.read() as connection:
-            known = await identities.find_user_id(connection, vouched.identity)
+            known = await identities.find_user_id(connection, oidc_identity.identity)
             user = await users.find(connection, known) if known else None
         if user is None:
-            return await self._first_seen(vouched, invitation or None, asked)
+            return await self._first_seen(oidc_identity, invitation or None, request)
         require_active(user)
         async with self._database.write() as connection:
             entry = self_entry(
-                user.user_id, "account.sign-in", asked, reason=vouched.identity.issuer
+                user.user_id, "account.sign-in", request, reason=oidc_identity.identity.issuer
             )
             await audit.record(connection, entry)
-            return await self._sign_ins.start(connection, user, asked)
+            return await self._sign_ins.start(connection, user, request)
 
     async def _first_seen(
-        self, vouched: OidcIdentity, invitation: str | None, asked: RequestInfo
+        self, oidc_identity: OidcIdentity, invitation: str | None, request: RequestInfo
     ) -> NewSignIn:
-        if vouched.verified_email is None:
+        if oidc_identity.verified_email is None:
             raise NotAllowed(
-                "The provider has not verified your e-mail address",
-                hint="Have it verified there, and sign in again",
+                "Your provider has not verified your e-mail address",
+                hint="Verify it there, then sign in again",
             )
-        address = email_addresses.normalize(vouched.verified_email)
+        address = email_addresses.normalize(oidc_identity.verified_email)
         async with self._database.read() as connection:
-            there = await users.find_by_email(connection, address)
-        if there is not None:
-            return await self._linked(vouched, there, asked)
+            existing = await users.find_by_email(connection, address)
+        if existing is not None:
+            return await self._link_existing(oidc_identity, existing, request)
         invited = await self._accounts.may_sign_up(address, invitation)
         user = new_user(address, invited)
         async with self._database.write() as connection:
-            await self._accounts.add(connection, user, invited, asked)
-            await identities.insert(connection, vouched.identity, user.user_id)
-            return await self._sign_ins.start(connection, user, asked)
+            await self._accounts.add(connection, user, invited, request)
+            await identities.insert(connection, oidc_identity.identity, user.user_id)
+            return await self._sign_ins.start(connection, user, request)
 
-    async def _linked(self, vouched: OidcIdentity, there: User, asked: RequestInfo) -> NewSignIn:
-        if await self._sign_ins.user(asked.cookie) != there.user_id:
+    async def _link_existing(
+        self, oidc_identity: OidcIdentity, existing: User, request: RequestInfo
+    ) -> NewSignIn:
+        if await self._sign_ins.user(request.cookie) != existing.user_id:
             raise AlreadyExists(
-                "There is an account with this e-mail address already",
-                hint="Sign in to it as before, and then with the provider in the same browser",
+                "An account with this e-mail address already exists",
+                hint="Sign in to it first, then with the provider in the same browser",
             )
-        entry = self_entry(there.user_id, "account.link", asked, reason=vouched.identity.issuer)
+        entry = self_entry(
+            existing.user_id, "account.link", request, reason=oidc_identity.identity.issuer
+        )
         try:
             async with self._database.write() as connection:
-                await identities.insert(connection, vouched.identity, there.user_id)
+                await identities.insert(connection, oidc_identity.identity, existing.user_id)
                 await audit.record(connection, entry)
-                return await self._sign_ins.start(connection, there, asked)
+                return await self._sign_ins.start(connection, existing, request)
         except IntegrityError:
-            raise AlreadyExists("It has just been linked", hint="Sign in again") from None
+            raise AlreadyExists(
+                "This identity has just been linked", hint="Sign in again"
+            ) from None

@@ -1,4 +1,4 @@
-"""What is fetched from those who vouch for people: bounded in time and size, never redirected."""
+"""HTTP client for identity providers: limited time and size, no redirects."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from polydev.shared.errors import IssuerUnreachable
 TIMEOUT_S = 10.0
 MAX_BYTES = 256 * 1024
 _OAUTH_ERROR_STATUSES = (400, 401)
-"""RFC 6749, section 5.2."""
+"""Statuses of OAuth errors (RFC 6749, section 5.2)."""
 
 
 class BoundedTransport(httpx.AsyncBaseTransport):
-    """A transport whose answers are not larger than they should be."""
+    """A transport that limits the size of responses."""
 
     def __init__(self) -> None:
         self._inner = httpx.AsyncHTTPTransport()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        request.headers["accept-encoding"] = "identity"  # what is small stays small
-        answer = await self._inner.handle_async_request(request)
-        if answer.headers.get("content-encoding", "identity") != "identity":
-            await answer.aclose()
-            raise httpx.ReadError("a compressed answer that nobody asked for", request=request)
-        assert isinstance(answer.stream, httpx.AsyncByteStream)  # noqa: S101  (of an async client)
+        request.headers["accept-encoding"] = (
+            "identity"  # a compressed response could expand without limit
+        )
+        response = await self._inner.handle_async_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.aclose()
+            raise httpx.ReadError("unexpected compressed response", request=request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  (of an async client)
         return httpx.Response(
-            answer.status_code,
-            headers=answer.headers,
-            stream=_BoundedStream(answer.stream, request),
-            extensions=answer.extensions,
+            response.status_code,
+            headers=response.headers,
+            stream=_BoundedStream(response.stream, request),
+            extensions=response.extensions,
         )
 
     async def aclose(self) -> None:
@@ -47,57 +49,60 @@ class _BoundedStream(httpx.AsyncByteStream):
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        seen = 0
+        size = 0
         async for piece in self._inner:
-            seen += len(piece)
-            if seen > MAX_BYTES:
-                raise httpx.ReadError("an answer that is too large", request=self._request)
+            size += len(piece)
+            if size > MAX_BYTES:
+                raise httpx.ReadError("response too large", request=self._request)
             yield piece
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
 
-async def fetch_json(url: str, whom: str, bearer: str | None = None) -> dict[str, Any]:
-    """A JSON object; `whom` is a word for who has it. Raises IssuerUnreachable."""
+async def fetch_json(url: str, peer: str, bearer: str | None = None) -> dict[str, Any]:
+    """Fetch a JSON object; `whom` names the peer in errors. Raises IssuerUnreachable."""
     headers = {} if bearer is None else {"authorization": f"Bearer {bearer}"}
-    async with _client(whom) as client:
-        answer = await client.get(url, headers=headers)
-        answer.raise_for_status()
-        return _json_object(answer)
+    async with _client(peer) as client:
+        response = await client.get(url, headers=headers)
+        response.raise_for_status()
+        return _json_object(response)
 
 
-async def post_form(url: str, whom: str, headers: dict[str, str], form: str) -> dict[str, Any]:
-    """What a token endpoint says, which may be an `error`. Raises IssuerUnreachable."""
-    async with _client(whom) as client:
-        answer = await client.post(url, headers=headers, content=form)
-        if answer.status_code not in _OAUTH_ERROR_STATUSES:
-            answer.raise_for_status()
-        return _json_object(answer)
+async def post_form(url: str, peer: str, headers: dict[str, str], form: str) -> dict[str, Any]:
+    """Post a form to a token endpoint; the result can be an OAuth `error`.
+
+    Raises IssuerUnreachable.
+    """
+    async with _client(peer) as client:
+        response = await client.post(url, headers=headers, content=form)
+        if response.status_code not in _OAUTH_ERROR_STATUSES:
+            response.raise_for_status()
+        return _json_object(response)
 
 
 @asynccontextmanager
-async def _client(whom: str) -> AsyncIterator[httpx.AsyncClient]:
-    """What is asked in here ends in time, or in IssuerUnreachable."""
-    about = {"accept": "application/json"}
+async def _client(peer: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client with a timeout. Raises IssuerUnreachable."""
+    headers = {"accept": "application/json"}
     try:
         async with (
             asyncio.timeout(TIMEOUT_S),
             httpx.AsyncClient(
-                transport=BoundedTransport(), timeout=TIMEOUT_S, headers=about
+                transport=BoundedTransport(), timeout=TIMEOUT_S, headers=headers
             ) as client,
         ):
             yield client
     except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise IssuerUnreachable(
-            f"{whom} does not answer as it should ({type(error).__name__})",
-            hint="Try again; if it stays so, its URL in the settings may be wrong",
+            f"{peer} does not answer correctly ({type(error).__name__})",
+            hint="Try again; if it persists, check its URL in the settings",
         ) from None
 
 
-def _json_object(answer: httpx.Response) -> dict[str, Any]:
-    """Raises ValueError. A redirect is no success either, so it never comes here."""
-    found = answer.json()
+def _json_object(response: httpx.Response) -> dict[str, Any]:
+    """Parse a JSON object. Raises ValueError."""
+    found = response.json()
     if not isinstance(found, dict):
         raise ValueError("not an object")
     return found

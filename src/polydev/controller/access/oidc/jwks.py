@@ -1,7 +1,7 @@
-"""JWTs that somebody else signed: their public keys, fetched and kept, and what a token says.
+"""Fetch an issuer's public keys (JWKS) and verify JWTs with them.
 
-The algorithm that a token names decides nothing by itself: it must be one that was expected, and
-it is only tried with a key of its own type, so that no public key is ever used as a shared secret.
+The algorithm named in a token is not trusted: it must be an expected one, and it is only used with
+a key of its own type, so that a public key is never used as a shared secret.
 """
 
 from __future__ import annotations
@@ -26,45 +26,47 @@ PUBLIC_ALGORITHMS: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {
 }
 SHARED_ALGORITHM = "HS256"
 LEEWAY_S = 30
-"""By how much clocks may differ."""
+"""Tolerated clock difference."""
 
 MAX_TOKEN_CHARACTERS = 16 * 1024
 _MAX_AGE_S = 3600
 _MIN_REFRESH_S = 60
-"""Tokens with made-up key ids must not have us fetch all the time."""
+"""Tokens with random key ids must not trigger a fetch each."""
 _MIN_RETRY_S = 5
-"""While nothing could be fetched yet."""
+"""The same, until a fetch has succeeded once."""
 
 Claims = dict[str, object]
 
 
 class Jwks:
-    """An issuer's public keys: fetched when first needed, anew when an unknown one is named."""
+    """An issuer's public keys, fetched on first use and for unknown key ids."""
 
-    def __init__(self, url: Callable[[], Awaitable[str]], whom: str) -> None:
+    def __init__(self, url: Callable[[], Awaitable[str]], peer: str) -> None:
         self._url = url
-        self._whom = whom
+        self._peer = peer
         self._keys: list[Key] = []
         self._fetched_at = self._not_before = -float("inf")
         self._failure: IssuerUnreachable | None = None
         self._fetching = asyncio.Lock()
 
     async def find(self, algorithm: str, key_id: str | None) -> Key | None:
-        """The key that must have signed. Raises IssuerUnreachable if none could be fetched ever."""
+        """Return the signing key. Raises IssuerUnreachable if no fetch ever succeeded."""
         if time.monotonic() - self._fetched_at > _MAX_AGE_S:
             await self._refresh()
-        found = self._known(algorithm, key_id)
-        if found is None:
+        document = self._known(algorithm, key_id)
+        if document is None:
             await self._refresh()
-            found = self._known(algorithm, key_id)
-        return found
+            document = self._known(algorithm, key_id)
+        return document
 
     def _known(self, algorithm: str, key_id: str | None) -> Key | None:
         kind = PUBLIC_ALGORITHMS[algorithm]
-        fitting = [it for it in self._keys if isinstance(it, kind) and _can_verify(it, algorithm)]
+        candidates = [
+            it for it in self._keys if isinstance(it, kind) and _can_verify(it, algorithm)
+        ]
         if key_id is not None:
-            return next((it for it in fitting if it.kid == key_id), None)
-        return fitting[0] if len(fitting) == 1 else None
+            return next((it for it in candidates if it.kid == key_id), None)
+        return candidates[0] if len(candidates) == 1 else None
 
     async def _refresh(self) -> None:
         async with self._fetching:
@@ -74,20 +76,20 @@ class Jwks:
                 return
             self._not_before = time.monotonic() + _MIN_REFRESH_S
             try:
-                found = await fetch_json(await self._url(), self._whom)
+                document = await fetch_json(await self._url(), self._peer)
             except IssuerUnreachable as error:
                 if self._keys:
-                    return  # what was known goes on to hold
+                    return  # keep using the known keys
                 self._not_before = time.monotonic() + _MIN_RETRY_S
                 self._failure = error.with_traceback(None)
                 raise
-            self._keys, self._failure = _parse_keys(found), None
+            self._keys, self._failure = _parse_keys(document), None
             self._fetched_at = time.monotonic()
 
 
-def _parse_keys(found: dict[str, object]) -> list[Key]:
-    """Those that can be read, one by one: a key of a kind we do not know spoils no other."""
-    listed = found.get("keys")
+def _parse_keys(document: dict[str, object]) -> list[Key]:
+    """Parse keys one by one, so that an unknown kind does not spoil the others."""
+    listed = document.get("keys")
     keys: list[Key] = []
     for entry in listed if isinstance(listed, list) else []:
         try:
@@ -104,7 +106,7 @@ def _can_verify(key: Key, algorithm: str) -> bool:
 
 
 def read_header(text: str) -> tuple[str, str | None]:
-    """Algorithm and key id that a token names, not checked yet. Raises NotSignedIn."""
+    """Return algorithm and key id of a token, unverified. Raises NotSignedIn."""
     if len(text) > MAX_TOKEN_CHARACTERS:
         raise invalid_token()
     try:
@@ -118,7 +120,7 @@ def read_header(text: str) -> tuple[str, str | None]:
 
 
 def verify(text: str, key: Key, algorithm: str, expected: JWTClaimsRegistry) -> Claims:
-    """What a token says, if that key signed it and it says what is expected. Raises NotSignedIn."""
+    """Verify signature and claims of a token; return the claims. Raises NotSignedIn."""
     try:
         token = jwt.decode(text, key, algorithms=[algorithm])
         expected.validate(token.claims)
@@ -128,5 +130,5 @@ def verify(text: str, key: Key, algorithm: str, expected: JWTClaimsRegistry) -> 
 
 
 def invalid_token() -> NotSignedIn:
-    """A token that does not hold, whatever is wrong with it."""
-    return NotSignedIn("This token is not known, or no longer", hint="Sign in again")
+    """Return the one error for all invalid tokens."""
+    return NotSignedIn("Invalid or expired token", hint="Sign in again")

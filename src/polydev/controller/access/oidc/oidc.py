@@ -1,8 +1,8 @@
-"""Signing in at an OpenID provider: authorization code with PKCE, state and nonce.
+"""OpenID Connect client: authorization code flow with PKCE, state and nonce.
 
-The browser that goes to the provider holds a random secret in a cookie; state, nonce and PKCE
-verifier are derived from it. So whoever comes back must be the browser that went, any controller
-can receive it, and nothing of it is stored. It must not know who is who here: `arrivals.py` does.
+State, nonce and PKCE verifier are derived from a random secret in the browser's cookie. So only the
+browser that started can finish, any controller can handle the callback, and nothing is stored.
+Accounts are the business of `account_linking.py`.
 Source: OpenID Connect Core 1.0, sections 3.1.2 and 3.1.3.7; RFC 7636; RFC 9207.
 """
 
@@ -37,7 +37,7 @@ from polydev.shared.errors import IssuerUnreachable, NotSignedIn
 
 CALLBACK_PATH = "/api/account/oidc/callback"
 CALLBACK_TIMEOUT_S = 600
-"""How long somebody may take at the provider."""
+"""How long a user may take at the provider."""
 
 _SCOPE = "openid email"
 _FORM = {"content-type": "application/x-www-form-urlencoded;charset=UTF-8"}
@@ -48,16 +48,16 @@ _PEER = "The OpenID provider"
 
 @dataclass(frozen=True, slots=True)
 class OidcIdentity:
-    """Whom the provider vouches for."""
+    """The identity that the provider asserts."""
 
     identity: Identity
     verified_email: str | None
-    """Their address, if the provider says that it has verified it."""
+    """The e-mail address, if the provider has verified it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Discovery:
-    """What the discovery document says."""
+    """The discovery document."""
 
     authorize: str
     token: str
@@ -81,7 +81,7 @@ class OidcClient:
         self._keys = Jwks(self._keys_url, _PEER)
 
     async def authorization_url(self, secret: str) -> str:
-        """Where to send the browser that holds that secret. Raises IssuerUnreachable."""
+        """Return the URL for a browser with this secret. Raises IssuerUnreachable."""
         provider = await self._discovered()
         url: str = prepare_grant_uri(
             provider.authorize,
@@ -96,19 +96,19 @@ class OidcClient:
         )
         return url
 
-    async def handle_callback(self, secret: str, told: dict[str, str]) -> OidcIdentity:
-        """Who comes back, by what the provider had the browser bring along (`told`).
+    async def handle_callback(self, secret: str, params: dict[str, str]) -> OidcIdentity:
+        """Return the identity for the parameters of the provider's redirect (`told`).
 
         Raises: NotSignedIn; IssuerUnreachable.
         """
-        state = told.get("state", "").encode("utf-8", "surrogatepass")
+        state = params.get("state", "").encode("utf-8", "surrogatepass")
         if not hmac.compare_digest(state, _derive(secret, "state").encode()):
-            raise NotSignedIn("This sign-in did not begin in this browser", hint="Begin again")
-        if told.get("iss", self._issuer) != self._issuer:
-            raise NotSignedIn("Another provider answered this sign-in", hint="Begin again")
-        if "code" not in told:
-            raise NotSignedIn("The provider signed nobody in", hint="Begin again")
-        tokens = await self._tokens(secret, told["code"])
+            raise NotSignedIn("This sign-in was not started in this browser", hint="Start again")
+        if params.get("iss", self._issuer) != self._issuer:
+            raise NotSignedIn("Another provider answered this sign-in", hint="Start again")
+        if "code" not in params:
+            raise NotSignedIn("The provider did not sign you in", hint="Start again")
+        tokens = await self._tokens(secret, params["code"])
         claims = await self._identity_claims(tokens.get("id_token"), _derive(secret, "nonce"))
         subject = str(claims["sub"])
         if "email" not in claims:
@@ -129,20 +129,20 @@ class OidcClient:
         url, headers, form = client.prepare("POST", provider.token, dict(_FORM), form)
         tokens = await post_form(url, _PEER, headers, form)
         if "error" in tokens:
-            raise NotSignedIn(
-                "The provider does not know this sign-in, or no longer", hint="Begin again"
-            )
+            raise NotSignedIn("The provider rejected this sign-in", hint="Start again")
         return tokens
 
     async def _identity_claims(self, text: object, nonce: str) -> Claims:
         if not isinstance(text, str):
-            raise NotSignedIn("The provider told nobody's name", hint="Begin again")
+            raise NotSignedIn("The provider sent no identity token", hint="Start again")
         algorithm, key_id = read_header(text)
         key = None
         if algorithm in PUBLIC_ALGORITHMS:
             key = await self._keys.find(algorithm, key_id)
         if key is None:
-            raise NotSignedIn("The provider's answer is not signed by it", hint="Begin again")
+            raise NotSignedIn(
+                "The identity token is not signed by the provider", hint="Start again"
+            )
         expected = JWTClaimsRegistry(
             leeway=LEEWAY_S,
             iss={"essential": True, "value": self._issuer},
@@ -156,21 +156,21 @@ class OidcClient:
         claims = verify(text, key, algorithm, expected)
         audience = claims["aud"]
         if isinstance(audience, list) and len(audience) > 1 and "azp" not in claims:
-            raise NotSignedIn("The provider's answer is for others, too", hint="Begin again")
+            raise NotSignedIn("The identity token is for several clients", hint="Start again")
         return claims
 
     async def _user_info(self, subject: str, access_token: object) -> Claims:
-        """More of what the provider says of them, where the token does not say it."""
+        """Fetch claims that the identity token lacks."""
         provider = await self._discovered()
         if provider.userinfo is None or not isinstance(access_token, str):
             return {}
-        found = await fetch_json(provider.userinfo, _PEER, access_token)
-        return found if found.get("sub") == subject else {}
+        document = await fetch_json(provider.userinfo, _PEER, access_token)
+        return document if document.get("sub") == subject else {}
 
     async def _discovered(self) -> _Discovery:
         if self._provider is None or time.monotonic() - self._read_at > _MAX_AGE_S:
-            found = await fetch_json(f"{self._issuer.rstrip('/')}{_DISCOVERY}", _PEER)
-            self._provider = _parse_discovery(found, self._issuer)
+            document = await fetch_json(f"{self._issuer.rstrip('/')}{_DISCOVERY}", _PEER)
+            self._provider = _parse_discovery(document, self._issuer)
             self._read_at = time.monotonic()
         return self._provider
 
@@ -178,7 +178,7 @@ class OidcClient:
         return (await self._discovered()).keys
 
     def _proof(self, provider: _Discovery) -> str:
-        """How to tell the provider our secret."""
+        """Return the method that authenticates this client to the provider."""
         if self._secret is None:
             return "none"
         basic = "client_secret_basic"
@@ -186,43 +186,43 @@ class OidcClient:
 
 
 def new_browser_secret() -> str:
-    """A fresh secret for a browser that goes to the provider."""
+    """Return a new secret for a browser."""
     return random_tokens.new_secret()
 
 
-def _derive(secret: str, what: str) -> str:
-    """43 characters that say nothing of the secret, nor of each other."""
+def _derive(secret: str, purpose: str) -> str:
+    """Derive 43 characters that reveal neither the secret nor each other."""
     key = secret.encode("utf-8", "surrogatepass")
-    found = hmac.digest(key, f"polydev oidc {what}".encode(), hashlib.sha256)
-    return base64.urlsafe_b64encode(found).decode().rstrip("=")
+    document = hmac.digest(key, f"polydev oidc {purpose}".encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(document).decode().rstrip("=")
 
 
-def _parse_discovery(found: dict[str, Any], issuer: str) -> _Discovery:
-    """Raises IssuerUnreachable if the document is not that issuer's, or sends us elsewhere."""
-    if found.get("issuer") != issuer:
+def _parse_discovery(document: dict[str, Any], issuer: str) -> _Discovery:
+    """Parse a discovery document. Raises IssuerUnreachable if it is not the issuer's."""
+    if document.get("issuer") != issuer:
         raise IssuerUnreachable(
-            "The OpenID provider calls itself by another name than POLYDEV_OIDC_ISSUER",
-            hint="Set it to the provider's own `issuer`, letter by letter",
+            "The OpenID provider's issuer differs from POLYDEV_OIDC_ISSUER",
+            hint="Set it to exactly the `issuer` of the provider's discovery document",
         )
     endpoints = {
-        name: found.get(name)
+        name: document.get(name)
         for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint")
     }
     for name, url in endpoints.items():
         if url is None and name == "userinfo_endpoint":
             continue
         if not isinstance(url, str) or urlsplit(url).scheme not in _allowed_schemes(issuer):
-            raise IssuerUnreachable(f"The OpenID provider tells no usable {name}")
-    how = found.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+            raise IssuerUnreachable(f"The OpenID provider has no usable {name}")
+    methods = document.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
     return _Discovery(
         authorize=str(endpoints["authorization_endpoint"]),
         token=str(endpoints["token_endpoint"]),
         keys=str(endpoints["jwks_uri"]),
         userinfo=endpoints["userinfo_endpoint"],
-        token_auth=tuple(how) if isinstance(how, list) else (),
+        token_auth=tuple(methods) if isinstance(methods, list) else (),
     )
 
 
 def _allowed_schemes(issuer: str) -> tuple[str, ...]:
-    """Plain http only where the issuer itself is on this machine (settings see to that)."""
+    """Allow http only for an issuer on this machine; the settings check that."""
     return ("https",) if issuer.startswith("https:") else ("https", "http")

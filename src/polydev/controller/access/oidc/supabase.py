@@ -1,7 +1,7 @@
-"""Access tokens of a Supabase project: its people are people here, under the same ids.
+"""Authenticate access tokens of a Supabase project; its users keep their ids.
 
-Who may sign up there is the project's to say, so the sign-up setting does not apply. The project's
-service key is not needed, and neither it nor the anonymous key signs anybody in.
+The project decides who may sign up, so the sign-up setting does not apply. The project's service
+key is not needed, and neither it nor the anonymous key is accepted as a token.
 Source: Supabase's documentation, "JWT Claims Reference" and "JWT Signing Keys".
 """
 
@@ -39,7 +39,7 @@ _AUDIENCE = "authenticated"
 
 
 class SupabaseTokens:
-    """Recognises a project's people, and makes rows for those who come for the first time."""
+    """Verifies tokens, and creates an account at a user's first request."""
 
     def __init__(self, database: Database, url: str, settings: ControllerSettings) -> None:
         self._database = database
@@ -60,71 +60,71 @@ class SupabaseTokens:
             sub={"essential": True},
         )
 
-    async def authenticate(self, text: str, asked: RequestInfo) -> Caller:
-        """Whose token that is. Raises NotSignedIn, NotAllowed, IssuerUnreachable."""
-        claims = await self._claims(text)
+    async def authenticate(self, token: str, request: RequestInfo) -> Caller:
+        """Return the caller of a token. Raises NotSignedIn, NotAllowed, IssuerUnreachable."""
+        claims = await self._claims(token)
         user_id = _user_id(claims)
         async with self._database.read() as connection:
             user = await users.find(connection, user_id)
         if user is None:
-            user = await self._first_seen(user_id, claims, asked)
+            user = await self._first_seen(user_id, claims, request)
         require_active(user)
-        return Caller(user, frozenset(Scope), VIA, asked.source)
+        return Caller(user, frozenset(Scope), VIA, request.source)
 
-    async def _claims(self, text: str) -> Claims:
-        algorithm, key_id = read_header(text)
+    async def _claims(self, token: str) -> Claims:
+        algorithm, key_id = read_header(token)
         if algorithm == SHARED_ALGORITHM and self._secret is not None:
-            return verify(text, self._secret, algorithm, self._expected)
+            return verify(token, self._secret, algorithm, self._expected)
         if algorithm not in PUBLIC_ALGORITHMS:
             raise invalid_token()
         key = await self._keys.find(algorithm, key_id)
         if key is None:
             raise invalid_token()
-        return verify(text, key, algorithm, self._expected)
+        return verify(token, key, algorithm, self._expected)
 
-    async def _first_seen(self, user_id: UserId, claims: Claims, asked: RequestInfo) -> User:
+    async def _first_seen(self, user_id: UserId, claims: Claims, request: RequestInfo) -> User:
         if claims.get("is_anonymous") is True:
             raise NotAllowed(
-                "Anonymous people of the Supabase project cannot come in",
-                hint="Sign up there with an e-mail address",
+                "Anonymous users of the Supabase project are not accepted",
+                hint="Sign up there with an e-mail address first",
             )
         user = User(user_id, _email(user_id, claims), now())
         async with self._database.write() as connection:
             try:
                 await users.insert(connection, user)
             except AlreadyExists:
-                there = await users.find(connection, user_id)
-                if there is None:
+                existing = await users.find(connection, user_id)
+                if existing is None:
                     raise _email_taken() from None
-                return there  # another request was faster
-            entry = self_entry(user_id, "account.sign-up", asked, via=VIA)
+                return existing  # a concurrent request added it
+            entry = self_entry(user_id, "account.sign-up", request, via=VIA)
             await audit.record(connection, entry)
             await event_outbox.emit(connection, user_id, "account", user_id, status="new")
         return user
 
 
 def _user_id(claims: Claims) -> UserId:
-    """Supabase's ids are UUIDs; nothing else becomes a person's id, `admin` least of all."""
+    """Return the user id, which must be a UUID: `admin` must never be accepted."""
     try:
         return UserId(str(uuid.UUID(str(claims["sub"]))))
     except ValueError:
-        raise NotSignedIn("This token names no person") from None
+        raise NotSignedIn("This token has no valid user id") from None
 
 
 def _email(user_id: UserId, claims: Claims) -> str:
-    """Their address; people who signed up with a telephone get a name that no mail reaches."""
-    told = claims.get("email")
+    """Return the e-mail address, or a placeholder for users with only a phone number."""
+    email = claims.get("email")
     try:
         return email_addresses.normalize(
-            told if isinstance(told, str) and told else f"{user_id}@supabase.invalid"
+            email if isinstance(email, str) and email else f"{user_id}@supabase.invalid"
         )
     except BadRequest:
-        raise NotSignedIn("This token names an e-mail address that is none") from None
+        raise NotSignedIn("This token has an invalid e-mail address") from None
 
 
 def _email_taken() -> NotAllowed:
-    """Not joined: the Supabase project may have taken the address on trust, or we have."""
+    """Return the error for a known address: it may be unverified, there or here."""
     return NotAllowed(
-        "Another account here has this e-mail address already",
-        hint="Sign in to that account, or ask an administrator to remove it",
+        "Another account already has this e-mail address",
+        hint="Sign in to that account, or ask an administrator to delete it",
     )

@@ -1,9 +1,9 @@
-"""The cookies' names and what browsers are told about them.
+"""Names and attributes of the cookies.
 
-Where the public URL is https, cookies are Secure and their names have the prefix `__Host-`: a
-browser then takes them from this very host over https alone, so that no other host of the domain,
-and nobody on the way, can put one in their place. Plain http is for one's own machine; there a
-browser would not take such cookies.
+If the public URL is https, cookies are Secure and their names start with `__Host-`: a browser then
+accepts them only from this host over https, so that neither another host of the domain nor an
+attacker in the network can replace them. Plain http is for the local machine, where browsers would
+not accept such cookies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OIDC = "polydev_oidc"
 
 @dataclass(frozen=True, slots=True)
 class Cookies:
-    """How cookies are set."""
+    """Cookie settings of this controller."""
 
     secure: bool
     sign_in_limit_s: int
@@ -29,11 +29,11 @@ class Cookies:
 
     @property
     def oidc(self) -> str:
-        """The cookie of a browser that is at the OpenID provider."""
+        """Name of the cookie during an OpenID sign-in."""
         return self._named(OIDC)
 
     def get_sign_in(self, cookies: Mapping[str, str]) -> str | None:
-        """The sign-in's secret among a request's cookies."""
+        """Return the sign-in's secret from a request's cookies."""
         return cookies.get(self.sign_in)
 
     def _named(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Invitations, `pdi_<secret>`: an administrator makes one, and one person signs up with it."""
+"""Invitations, `pdi_<secret>`: each lets one user sign up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_DAYS = 365
 
 
 class Invitations:
-    """Makes, recognises and takes back invitations. Administrators' callers are checked before."""
+    """Creates, lists and revokes invitations. The API checks that the caller may."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -27,7 +27,7 @@ class Invitations:
     async def create(
         self, caller: Caller, email: str | None, role: Role, lifetime: timedelta
     ) -> tuple[Invitation, str]:
-        """An invitation, and its code, which is told this once. Raises BadRequest."""
+        """Create an invitation; return it with its code. Raises BadRequest."""
         at = now()
         invitation = Invitation(
             invitation_id=random_tokens.new_id(),
@@ -45,19 +45,19 @@ class Invitations:
         return invitation, f"{PREFIX}{secret}"
 
     async def list_all(self) -> list[Invitation]:
-        """All of them, the newest first."""
+        """List all invitations, newest first."""
         async with self._database.read() as connection:
             return await invitations.list_all(connection)
 
     async def revoke(self, caller: Caller, invitation_id: str) -> None:
-        """Take one back that nobody has used. Raises NoSuchToken."""
+        """Delete an unused invitation. Raises NoSuchToken."""
         entry = caller.audit_entry("invitation.revoke", invitation_id, None)
         async with self._database.write() as connection:
             await invitations.delete_unused(connection, invitation_id)
             await audit.record(connection, entry)
 
     async def find_open(self, code: str, address: str) -> Invitation:
-        """The invitation with that code, if that address may use it. Raises NotAllowed."""
+        """Return the invitation of a code, if this address may use it. Raises NotAllowed."""
         async with self._database.read() as connection:
             found = await invitations.find_by_hash(
                 connection, random_tokens.digest(code.removeprefix(PREFIX))
@@ -67,13 +67,13 @@ class Invitations:
         if found.email is not None and found.email != address:
             raise NotAllowed(
                 "This invitation is for another e-mail address",
-                hint="Sign up with the address that it was sent to",
+                hint="Sign up with the invited address",
             )
         return found
 
 
 def invalid_invitation() -> NotAllowed:
-    """The invitation is none, or was one."""
+    """Return the error for an unknown, used or expired invitation."""
     return NotAllowed(
-        "This invitation is not known, used up or over", hint="Ask an administrator for another"
+        "Invalid, used or expired invitation", hint="Ask an administrator for a new one"
     )

@@ -1,9 +1,8 @@
-"""Passwords: which are taken, and how they are kept and looked at.
+"""Validate, hash and verify passwords.
 
-Argon2id with RFC 9106's second profile (64 MiB, three passes). Whether an address is known must
-not show in how long an answer takes, so a password for nobody is looked at just as long. Few are
-looked at together and few wait, so that many who ask cost neither memory nor everybody's time. It
-must not know who has which password: hashes come in and go out.
+Argon2id with RFC 9106's second profile (64 MiB, three passes). Response time must not reveal
+whether an address is known, so an unknown one is verified against a dummy hash. Concurrency and
+queue are bounded, so that a flood of requests exhausts neither memory nor time.
 """
 
 from __future__ import annotations
@@ -25,43 +24,40 @@ MIN_CHARACTERS = 12
 MAX_BYTES = 256
 _MIN_DIFFERENT = 5
 _CONCURRENT = 2
-"""Each takes 64 MiB and a few threads."""
+"""Each hash takes 64 MiB and several threads."""
 _MAX_WAITING = 32
-"""How many more may wait for that: about five seconds' work. Limits count networks and addresses,
-and somebody may have very many of both."""
+"""Queue length: about five seconds of work. Rate limits count networks and addresses, and an
+attacker may have many of both."""
 
 
 def validate_new(password: str, address: str) -> str:
-    """A new password as it is hashed: in Unicode's form NFKC, however the keyboard wrote it.
-
-    Raises PasswordRefused, which says what to do.
-    """
+    """Return a new password in NFKC, the form that is hashed. Raises PasswordRefused."""
     text = _normalize(password)
     if len(text) < MIN_CHARACTERS:
         raise PasswordRefused(
-            f"This password has fewer than {MIN_CHARACTERS} characters",
-            hint="A few words that do not belong together are easy to keep in mind",
+            f"The password has fewer than {MIN_CHARACTERS} characters",
+            hint="A few unrelated words are easy to remember",
         )
     if len(_encode(text)) > MAX_BYTES:
-        raise PasswordRefused(f"This password has more than {MAX_BYTES} bytes")
+        raise PasswordRefused(f"The password has more than {MAX_BYTES} bytes")
     folded = text.casefold()
     if len(set(folded)) < _MIN_DIFFERENT:
         raise PasswordRefused(
-            "This password repeats a few characters",
-            hint=f"Use at least {_MIN_DIFFERENT} different ones",
+            "The password repeats a few characters",
+            hint=f"Use at least {_MIN_DIFFERENT} different characters",
         )
     if folded in (address, address.partition("@")[0]):
-        raise PasswordRefused("This password is the e-mail address", hint="Choose another")
+        raise PasswordRefused("The password is the e-mail address", hint="Choose another")
     return text
 
 
 def generate() -> str:
-    """A new password that nobody can guess, for a person to type once."""
+    """Return a random password that is easy to type."""
     return "-".join(secrets.token_hex(3) for _ in range(4))
 
 
 class Passwords:
-    """Hashes and looks at passwords, in threads and a few at a time."""
+    """Hashes and verifies passwords in threads, a few at a time."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher.from_parameters(RFC_9106_LOW_MEMORY)
@@ -69,28 +65,25 @@ class Passwords:
         self._pending = 0
 
     async def prepare(self) -> None:
-        """Make what the first look at an unknown address would otherwise take longer for."""
+        """Create the dummy hash, so that the first unknown address takes no longer."""
         await asyncio.to_thread(getattr, self, "_dummy_hash")
 
     async def hash(self, accepted_password: str) -> str:
-        """The text that is kept. Raises TooManyRequests."""
+        """Return the hash to store. Raises TooManyRequests."""
         async with self._slot():
             return await asyncio.to_thread(self._hasher.hash, _encode(accepted_password))
 
-    async def matches(self, password: str, kept: str | None) -> bool:
-        """Whether it is the password of which that was kept; as slow when nothing was kept.
-
-        Raises TooManyRequests.
-        """
+    async def matches(self, password: str, stored_hash: str | None) -> bool:
+        """Verify a password; equally slow without a stored hash. Raises TooManyRequests."""
         text = _normalize(password)
         if len(_encode(text)) > MAX_BYTES:
             return False
         async with self._slot():
-            return await asyncio.to_thread(self._matches, _encode(text), kept)
+            return await asyncio.to_thread(self._matches, _encode(text), stored_hash)
 
-    async def rehash(self, password: str, kept: str) -> str | None:
-        """Another hash for a password that matched, if that one was made with less effort."""
-        if not self._hasher.check_needs_rehash(kept):
+    async def rehash(self, password: str, stored_hash: str) -> str | None:
+        """Return a new hash of a matching password if the stored one is weaker."""
+        if not self._hasher.check_needs_rehash(stored_hash):
             return None
         return await self.hash(_normalize(password))
 
@@ -98,7 +91,7 @@ class Passwords:
     async def _slot(self) -> AsyncIterator[None]:
         if self._pending >= _CONCURRENT + _MAX_WAITING:
             raise TooManyRequests(
-                "Too many passwords are being looked at", hint="Try again", retry_after_s=5
+                "Too many passwords are being checked", hint="Try again", retry_after_s=5
             )
         self._pending += 1
         try:
@@ -107,12 +100,12 @@ class Passwords:
         finally:
             self._pending -= 1
 
-    def _matches(self, password: bytes, kept: str | None) -> bool:
+    def _matches(self, password: bytes, stored_hash: str | None) -> bool:
         try:
-            self._hasher.verify(self._dummy_hash if kept is None else kept, password)
+            self._hasher.verify(self._dummy_hash if stored_hash is None else stored_hash, password)
         except (VerificationError, InvalidHashError):
             return False
-        return kept is not None
+        return stored_hash is not None
 
     @cached_property
     def _dummy_hash(self) -> str:

@@ -1,4 +1,4 @@
-"""Sign-ins: browsers that hold a random secret in a cookie, of which the store has the hash."""
+"""Browser sign-ins: a random secret in a cookie, stored as a hash."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_USER_AGENT = 256
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NewSignIn:
-    """A sign-in that has just begun. `secret` is the cookie's, so this has no repr."""
+    """A new sign-in. `secret` is the cookie's value, so there is no repr."""
 
     user: User
     sign_in: SignIn
@@ -34,7 +34,7 @@ class NewSignIn:
 
 
 class SignIns:
-    """Begins, recognises and ends them."""
+    """Starts, authenticates and ends sign-ins."""
 
     def __init__(
         self, database: Database, settings: ControllerSettings, origins: CsrfGuard
@@ -44,31 +44,33 @@ class SignIns:
         self._idle = timedelta(seconds=settings.sign_in_idle_s)
         self._limit = timedelta(seconds=settings.sign_in_limit_s)
 
-    async def authenticate(self, asked: RequestInfo) -> Caller:
-        """Who sent that cookie. Raises NotSignedIn; NotAllowed if another page made it do so."""
-        secret = asked.cookie or ""
-        sign_in, user = await self._found(secret)
-        self._origins.check(asked, secret)
-        await self._note_seen(sign_in)
-        return Caller(user, frozenset(Scope), VIA, asked.source, sign_in.sign_in_id)
+    async def authenticate(self, request: RequestInfo) -> Caller:
+        """Return the caller of a cookie. Raises NotSignedIn; NotAllowed for another site."""
+        secret = request.cookie or ""
+        sign_in, user = await self._find(secret)
+        self._origins.check(request, secret)
+        await self._record_use(sign_in)
+        return Caller(user, frozenset(Scope), VIA, request.source, sign_in.sign_in_id)
 
     async def user(self, secret: str | None) -> UserId | None:
-        """Whose cookie that is; None if it is nobody's (any longer)."""
+        """Return the user of a cookie; None if it is not valid."""
         try:
-            return (await self._found(secret or ""))[1].user_id
+            return (await self._find(secret or ""))[1].user_id
         except NotSignedIn:
             return None
 
-    async def start(self, connection: AsyncConnection, user: User, asked: RequestInfo) -> NewSignIn:
-        """Sign somebody in who has proved who they are. The browser's old sign-in ends."""
-        await self._end_replaced(connection, asked.cookie)
+    async def start(
+        self, connection: AsyncConnection, user: User, request: RequestInfo
+    ) -> NewSignIn:
+        """Sign an authenticated user in. The browser's previous sign-in ends."""
+        await self._end_previous(connection, request.cookie)
         at = now()
         await sign_ins.prune_expired(connection, at, at - self._idle)
         sign_in = SignIn(
             sign_in_id=random_tokens.new_id(),
             user_id=user.user_id,
-            source=asked.source,
-            user_agent=asked.user_agent[:_MAX_USER_AGENT],
+            source=request.source,
+            user_agent=request.user_agent[:_MAX_USER_AGENT],
             created_at=at,
             seen_at=at,
             expires_at=at + self._limit,
@@ -78,50 +80,50 @@ class SignIns:
         return NewSignIn(user, sign_in, secret)
 
     async def list_for(self, caller: Caller) -> list[SignIn]:
-        """The caller's, the one seen last first."""
+        """List the caller's sign-ins, most recently used first."""
         at = now()
         async with self._database.read(caller.user_id) as connection:
             found = await sign_ins.list_for_user(connection, caller.user_id, at - self._idle)
         return [it for it in found if it.expires_at > at]
 
     async def end(self, caller: Caller, sign_in_id: str) -> None:
-        """End one of the caller's. Raises NoSuchToken."""
+        """End one of the caller's sign-ins. Raises NoSuchToken."""
         entry = caller.audit_entry("sign-in.end", sign_in_id, caller.user_id)
         async with self._database.write(caller.user_id) as connection:
             await sign_ins.delete(connection, caller.user_id, sign_in_id)
             await audit.record(connection, entry)
 
-    async def _found(self, secret: str) -> tuple[SignIn, User]:
-        """Raises NotSignedIn."""
+    async def _find(self, secret: str) -> tuple[SignIn, User]:
+        """Return the sign-in of a cookie and its user. Raises NotSignedIn."""
         if not 0 < len(secret) <= random_tokens.MAX_CHARACTERS:
             raise _ended()
         async with self._database.read() as connection:
             sign_in = await sign_ins.find_by_hash(connection, random_tokens.digest(secret))
             user = await users.find(connection, sign_in.user_id) if sign_in else None
-        if sign_in is None or user is None or not self._holds(sign_in, now()):
+        if sign_in is None or user is None or not self._is_valid(sign_in, now()):
             raise _ended()
         require_active(user)
         return sign_in, user
 
-    def _holds(self, sign_in: SignIn, at: datetime) -> bool:
+    def _is_valid(self, sign_in: SignIn, at: datetime) -> bool:
         return at < sign_in.expires_at and at < sign_in.seen_at + self._idle
 
-    async def _note_seen(self, sign_in: SignIn) -> None:
+    async def _record_use(self, sign_in: SignIn) -> None:
         at = now()
         if at - sign_in.seen_at >= min(_SEEN_INTERVAL, self._idle / 2):
             async with self._database.write() as connection:
                 await sign_ins.set_last_seen(connection, sign_in.sign_in_id, at)
 
-    async def _end_replaced(self, connection: AsyncConnection, secret: str | None) -> None:
-        old = (
+    async def _end_previous(self, connection: AsyncConnection, secret: str | None) -> None:
+        previous = (
             await sign_ins.find_by_hash(connection, random_tokens.digest(secret))
             if secret
             else None
         )
-        if old is not None:
+        if previous is not None:
             with suppress(NoSuchToken):
-                await sign_ins.delete(connection, old.user_id, old.sign_in_id)
+                await sign_ins.delete(connection, previous.user_id, previous.sign_in_id)
 
 
 def _ended() -> NotSignedIn:
-    return NotSignedIn("This sign-in is over", hint="Sign in again")
+    return NotSignedIn("This sign-in has ended", hint="Sign in again")

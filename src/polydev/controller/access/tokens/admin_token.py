@@ -1,7 +1,7 @@
-"""The administrator of this machine: known by a token of its own, without an account's ways in.
+"""The local administrator, authenticated by a token only.
 
 The token is in POLYDEV_ADMIN_TOKEN, or in a file that only the controller's user and root can read.
-Only a hash of it is kept in memory.
+Memory holds only its hash.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from polydev.controller.store.queries.accounts import users
 from polydev.shared.domain import Role, Scope, User, UserId, now
 from polydev.shared.errors import AlreadyExists, BadSettings
 
-TOKEN_FILE = "admin-token"  # noqa: S105  (a file's name)
+TOKEN_FILE = "admin-token"  # noqa: S105  (a file name)
 MIN_TOKEN_CHARACTERS = 16
 MAX_TOKEN_CHARACTERS = 4096
 
@@ -29,21 +29,21 @@ ADMINISTRATOR = UserId("admin")
 
 
 class AdminToken:
-    """Knows the token."""
+    """Authenticates the local administrator's token."""
 
     def __init__(self, administrator: User, token: str) -> None:
         self._administrator = administrator
         self._digest = random_tokens.digest(token)
 
-    def authenticate(self, token: str, asked: RequestInfo) -> Caller | None:
-        """The administrator, if that is their token."""
+    def authenticate(self, token: str, request: RequestInfo) -> Caller | None:
+        """Return the administrator if the token is theirs."""
         if not random_tokens.matches(token, self._digest):
             return None
-        return Caller(self._administrator, frozenset(Scope), LOCAL, asked.source)
+        return Caller(self._administrator, frozenset(Scope), LOCAL, request.source)
 
 
 async def load_admin_token(database: Database, folder: Path, token: SecretStr | None) -> AdminToken:
-    """The administrator. Without a token in the settings, one is made once and kept.
+    """Load the token from the settings, or from its file, which is created if missing.
 
     Raises BadSettings.
     """
@@ -59,23 +59,23 @@ async def load_admin_token(database: Database, folder: Path, token: SecretStr | 
         )
     administrator = User(ADMINISTRATOR, "admin@localhost", now(), Role.ADMINISTRATOR)
     async with database.write() as connection:
-        with suppress(AlreadyExists):  # since an earlier start, or one of another controller
+        with suppress(AlreadyExists):  # from an earlier start, or another controller
             await users.insert(connection, administrator)
-        there = await users.find(connection, ADMINISTRATOR)
-    return AdminToken(there or administrator, text)
+        found = await users.find(connection, ADMINISTRATOR)
+    return AdminToken(found or administrator, text)
 
 
 def _read_or_create(path: Path) -> str:
-    """A file's text, made and written whole if there is none."""
+    """Return the file's text; create it atomically if it is missing."""
     try:
         return path.read_text("ascii").strip()
     except FileNotFoundError:
         pass
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(f"{secrets.token_urlsafe(32)}\n")
         file.flush()
         os.fsync(file.fileno())
-    aside.rename(path)
+    temporary.rename(path)
     return path.read_text("ascii").strip()

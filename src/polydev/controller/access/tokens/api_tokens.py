@@ -1,4 +1,4 @@
-"""API tokens, `pdt_<id>_<secret>`: for scripts. Shown once, kept as hashes, scoped, expiring."""
+"""API tokens, `pdt_<id>_<secret>`: shown once, stored as hashes, scoped, expiring."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _USED_INTERVAL = timedelta(minutes=1)
 
 
 class ApiTokens:
-    """Makes, recognises and revokes them."""
+    """Creates, authenticates and revokes API tokens."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def authenticate(self, text: str, asked: RequestInfo) -> Caller:
-        """Whose token that is. Raises NotSignedIn, in the same words whatever is wrong with it."""
+    async def authenticate(self, text: str, request: RequestInfo) -> Caller:
+        """Return the caller of a token. Raises NotSignedIn with one text for every cause."""
         token_id, _, secret = text.removeprefix(PREFIX).partition("_")
         if len(token_id) > random_tokens.MAX_CHARACTERS or not (
             token_id.isascii() and token_id.isalnum()
@@ -47,20 +47,20 @@ class ApiTokens:
         if token.last_used_at is None or at - token.last_used_at >= _USED_INTERVAL:
             async with self._database.write() as connection:
                 await api_tokens.set_last_used(connection, token_id, at)
-        return Caller(user, token.scopes, f"token:{token_id}", asked.source)
+        return Caller(user, token.scopes, f"token:{token_id}", request.source)
 
     async def create(
         self, caller: Caller, name: str, scopes: frozenset[Scope], lifetime: timedelta | None
     ) -> tuple[ApiToken, str]:
-        """A token of the caller's, and its text, which is told this once.
+        """Create a token for the caller; return it with its text.
 
-        Raises: BadRequest; NotAllowed for more than the caller may; QuotaExceeded.
+        Raises: BadRequest; NotAllowed for scopes that the caller lacks; QuotaExceeded.
         """
         if not name.strip() or not name.isprintable():
-            raise BadRequest("A token needs a name that can be read")
+            raise BadRequest("A token needs a printable name")
         if not scopes:
             raise BadRequest(
-                "A token needs a scope", hint=f"They are: {', '.join(it.value for it in Scope)}"
+                "A token needs a scope", hint=f"Scopes: {', '.join(it.value for it in Scope)}"
             )
         for scope in sorted(scopes):
             caller.require(scope)
@@ -80,46 +80,48 @@ class ApiTokens:
         )
         async with self._database.write(caller.user_id) as connection:
             await locks.acquire(connection, "tokens", caller.user_id)
-            present = await api_tokens.list_for_user(connection, caller.user_id)
-            _require_shorter_life(caller, present, token.expires_at)
-            if len(present) >= MAX_TOKENS:
-                raise QuotaExceeded(f"There are {MAX_TOKENS} tokens", hint="Revoke one first")
+            existing = await api_tokens.list_for_user(connection, caller.user_id)
+            _require_not_outliving(caller, existing, token.expires_at)
+            if len(existing) >= MAX_TOKENS:
+                raise QuotaExceeded(
+                    f"You already have {MAX_TOKENS} tokens", hint="Revoke one first"
+                )
             await api_tokens.insert(connection, token, random_tokens.digest(secret))
             await audit.record(connection, entry)
         return token, f"{PREFIX}{token.token_id}_{secret}"
 
     async def list_for(self, caller: Caller) -> list[ApiToken]:
-        """The caller's, the newest first; expired ones too, so that nobody wonders."""
+        """List the caller's tokens, including expired ones, newest first."""
         async with self._database.read(caller.user_id) as connection:
             return await api_tokens.list_for_user(connection, caller.user_id)
 
     async def revoke(self, caller: Caller, token_id: str) -> None:
-        """Revoke one of the caller's. Raises NoSuchToken."""
+        """Revoke one of the caller's tokens. Raises NoSuchToken."""
         entry = caller.audit_entry("token.revoke", token_id, caller.user_id)
         async with self._database.write(caller.user_id) as connection:
             await api_tokens.delete(connection, caller.user_id, token_id)
             await audit.record(connection, entry)
 
 
-def _require_shorter_life(
-    caller: Caller, present: list[ApiToken], expires_at: datetime | None
+def _require_not_outliving(
+    caller: Caller, existing: list[ApiToken], expires_at: datetime | None
 ) -> None:
-    """A token that was stolen must not be made to last: what it makes ends when it does."""
+    """Refuse a token that outlives the calling one: a stolen token must not be extended."""
     if caller.token_id is None:
         return
-    own = next((it for it in present if it.token_id == caller.token_id), None)
+    own = next((it for it in existing if it.token_id == caller.token_id), None)
     if own is None:
-        raise _invalid_token()  # it was revoked at this very moment
+        raise _invalid_token()  # revoked by a concurrent request
     if own.expires_at is None:
         return
     if expires_at is None or expires_at > own.expires_at:
         raise NotAllowed(
-            "A token cannot make one that outlives it",
-            hint=f"It expires at {own.expires_at:%Y-%m-%d %H:%M} UTC; sign in, or ask for less",
+            "A token cannot create one that outlives it",
+            hint=f"It expires at {own.expires_at:%Y-%m-%d %H:%M} UTC; sign in, or use fewer days",
         )
 
 
 def _invalid_token() -> NotSignedIn:
     return NotSignedIn(
-        "This token is not known, or no longer", hint="Make another, or check that it is whole"
+        "Invalid or expired token", hint="Check that it is complete, or create a new one"
     )

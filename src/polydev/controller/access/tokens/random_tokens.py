@@ -1,6 +1,6 @@
-"""Secrets that Polydev itself hands out: random texts of which only a hash is kept.
+"""Generate random secrets and hash them for storage.
 
-32 random bytes need no slow hash: SHA-256 cannot be turned round for them.
+32 random bytes need no slow hash: SHA-256 of them cannot be reversed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ MAX_CHARACTERS = 256
 
 
 def new_id() -> str:
-    """Names a token, a sign-in or an invitation; not secret."""
+    """Return a public id for a token, sign-in or invitation."""
     return secrets.token_hex(8)
 
 
 def new_secret() -> str:
-    """43 characters that nobody guesses."""
+    """Return a secret of 43 random characters."""
     return secrets.token_urlsafe(32)
 
 
 def digest(secret: str) -> str:
-    """What is kept of a secret."""
+    """Return the hash to store."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def matches(secret: str, kept: str) -> bool:
-    """Whether that is the secret of which this was kept."""
-    return hmac.compare_digest(digest(secret), kept)
+def matches(secret: str, stored_hash: str) -> bool:
+    """Compare a secret with a stored hash in constant time."""
+    return hmac.compare_digest(digest(secret), stored_hash)

@@ -1,8 +1,8 @@
-"""Tickets for the live view: one look into one session's browser machine.
+"""Tickets that open one live view of a session's browser machine.
 
-A page cannot add a header to the WebSocket that it opens, and a cookie alone says little about who
-wanted it. So the page asks for a ticket first, as it asks for every change, and comes with it:
-once, within half a minute, with the same sign-in or token, at any controller of the database.
+A page cannot add headers to a WebSocket, and a cookie alone does not prove that our page opens it.
+So the page first requests a ticket, with CSRF protection. A ticket is valid once, for 30 seconds,
+with the same sign-in or token, at any controller of the database.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from polydev.shared.errors import NotAllowed, TooManyRequests
 
 LIFETIME = timedelta(seconds=30)
 MAX_UNUSED = 16
-"""How many of a person's may wait to be used."""
+"""Unused tickets per user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a page comes with. It is told this once."""
+    """A new ticket with its secret."""
 
     secret: str
     expires_at: datetime
@@ -35,13 +35,13 @@ class Ticket:
 
 
 class ViewTickets:
-    """Gives tickets out, and takes them back."""
+    """Issues and redeems tickets."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def issue(self, caller: Caller, session_id: SessionId) -> Ticket:
-        """A ticket for the caller's own session. Raises TooManyRequests."""
+        """Issue a ticket for the caller's own session. Raises TooManyRequests."""
         secret, at = random_tokens.new_secret(), now()
         row = view_tickets.TicketRow(
             secret_hash=random_tokens.digest(secret),
@@ -54,36 +54,36 @@ class ViewTickets:
             await locks.acquire(connection, "view-tickets", caller.user_id)
             if await view_tickets.count_for_user(connection, caller.user_id, at) >= MAX_UNUSED:
                 raise TooManyRequests(
-                    f"You have {MAX_UNUSED} tickets for live views that nobody came with yet",
-                    hint="Wait a little",
+                    f"You have {MAX_UNUSED} unused tickets for live views",
+                    hint="Wait a moment",
                     retry_after_s=int(LIFETIME.total_seconds()),
                 )
             await view_tickets.insert(connection, row, at)
         return Ticket(secret, row.expires_at)
 
     async def redeem(self, caller: Caller, session_id: SessionId, secret: str) -> None:
-        """Take a ticket for good, whatever it is good for.
+        """Use up a ticket, even if it turns out to be invalid.
 
-        Raises: NotAllowed, in the same words whatever is wrong with it.
+        Raises: NotAllowed, with one text for every cause.
         """
         if not 0 < len(secret) <= random_tokens.MAX_CHARACTERS:
             raise _invalid_ticket()
         async with self._database.write() as connection:
             row = await view_tickets.pop(connection, random_tokens.digest(secret))
-        wanted = (caller.user_id, session_id, _holder(caller))
-        if row is None or (row.user_id, row.session_id, row.holder) != wanted:
+        expected = (caller.user_id, session_id, _holder(caller))
+        if row is None or (row.user_id, row.session_id, row.holder) != expected:
             raise _invalid_ticket()
         if row.expires_at <= now():
             raise _invalid_ticket()
 
 
 def _holder(caller: Caller) -> str:
-    """Which sign-in, token or other proof the caller came with."""
+    """Return the sign-in or token that the caller used."""
     return f"{caller.via} {caller.sign_in_id or ''}".strip()
 
 
 def _invalid_ticket() -> NotAllowed:
     return NotAllowed(
-        "This ticket for the live view does not count, or no longer",
-        hint="Each counts once, for half a minute; ask for a new one",
+        "Invalid, used or expired ticket",
+        hint="A ticket is valid once, for 30 seconds; request a new one",
     )
