@@ -1,11 +1,10 @@
-"""The store: what the controller remembers, in SQLite or PostgreSQL.
+"""The controller's database, in SQLite or PostgreSQL.
 
-`database.py` opens it (`sqlite.py` and `postgresql.py` hold what differs), `migrations/` makes its
-tables and says who may do what with them, `tables.py` names them; beside them stands one module of
-queries per aggregate. Queries are functions that take a connection and return the
-frozen dataclasses of `domain`; a write happens in `Database.write()`, and the caller holds the
-transaction. Nothing here knows HTTP, machines' hosts, or what a credential says.
+`engine/` opens the database and runs transactions, `tables.py` defines the tables, `migrations/`
+creates them with their row-level security, and `queries/` holds a module per aggregate. Queries are
+functions that take a connection and return frozen dataclasses of `shared/domain`; the caller holds
+the transaction. `get` raises if a row is missing, `find` returns None.
 
-The SQL keeps to what SQLite and PostgreSQL share, except in those two, `roles.py`, `locks.py` and
-`notifications.py`.
+SQL stays within what SQLite and PostgreSQL share, except in `engine/`. This package knows nothing
+of HTTP, host agents or the content of credentials.
 """

@@ -1,7 +1,7 @@
-"""Migrating the database as a process of its own: `python -m polydev.controller.store`.
+"""Migrate the database: `python -m polydev.controller.store`.
 
-`polydev db migrate` runs it as the controller's user. It prints one JSON object: which migration
-the database was at and which it is at, or the error.
+`polydev db migrate` runs it as the controller's user. It prints one JSON object: the revision
+before and after, or the error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from polydev.shared.settings.base import read
 
 
 def main() -> int:
-    """The exit code is 0 when the tables have this version's shape."""
+    """Migrate; return 0 if the schema is up to date afterwards."""
     os.umask(0o077)
     try:
         settings = read(ControllerSettings)

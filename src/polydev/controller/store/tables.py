@@ -1,7 +1,7 @@
-"""The tables (SPEC section 6), as SQLAlchemy Core knows them.
+"""Define the tables for SQLAlchemy Core.
 
-Query modules use these; migrations do not, they say what was true when they were written. The
-test of the migrations compares both.
+Queries use these definitions. Migrations do not: each describes the schema of its time. A test
+compares the result of all migrations with this module.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy.engine import Dialect
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
-    """A point in time: aware datetimes in and out, UTC in the database."""
+    """A time: aware datetimes in Python, UTC in the database."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -22,7 +22,7 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a time without a zone")
+            raise ValueError("time without a time zone")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:

@@ -87,4 +87,4 @@ def test_only_an_administrator_acts_for_somebody_else() -> None:
     root = User(UserId("admin"), "admin@localhost", now(), Role.ADMINISTRATOR)
     assert Caller(root, frozenset(Scope), "local", "").resolve_user("bob") == "bob"
     with pytest.raises(NotAllowed):
-        Caller(root, frozenset({Scope.READ}), "token:1", "").whom("bob")
+        Caller(root, frozenset({Scope.READ}), "token:1", "").resolve_user("bob")

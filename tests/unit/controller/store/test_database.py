@@ -130,7 +130,7 @@ def test_migrations_are_named_after_their_revisions() -> None:
 
 
 async def test_a_database_of_a_newer_version_is_refused(store: Database) -> None:
-    async with store._begun(store._kind.owners_options()) as connection:
+    async with store._transaction(store._backend.owner_options()) as connection:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
         await connection.commit()
     with pytest.raises(BadSettings, match="newer version"):

@@ -91,8 +91,8 @@ async def test_people_at_the_same_time_see_what_is_theirs(store: Database) -> No
     await asyncio.gather(*(look(user) for user in (ANN, BEN) * 10))
 
 
-async def test_nobody_acts_as_a_person_without_an_id(store: Database) -> None:
-    with pytest.raises(ValueError, match="without an id"):
+async def test_an_empty_user_id_is_refused(store: Database) -> None:
+    with pytest.raises(ValueError, match="empty user id"):
         await _seen(store, UserId(""))
 
 
@@ -155,7 +155,7 @@ async def test_many_writes_are_few_notifications(store: Database, postgresql_url
             await _add(store, f"person {number}")
         took_s = time.monotonic() - began_s
         heard = [it async for it in raw.notifies(timeout=1)]
-    assert 1 <= len(heard) < min(200, took_s / pg_notify._GATHER_S + 3)
+    assert 1 <= len(heard) < min(200, took_s / pg_notify._BATCH_S + 3)
 
 
 async def test_a_change_that_is_not_told_yet_is_told_at_the_end(

@@ -16,13 +16,13 @@ from polydev.controller.store.engine.database import open_database
 def visits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The visits that statements make."""
     counted: list[str] = []
-    visit = sqlite_connection.SingleHopConnection.visit
+    visit = sqlite_connection.SingleHopConnection.run_in_thread
 
     async def counting(self, work):  # type: ignore[no-untyped-def]
         counted.append("statement")
         await visit(self, work)
 
-    monkeypatch.setattr(sqlite_connection.SingleHopConnection, "visit", counting)
+    monkeypatch.setattr(sqlite_connection.SingleHopConnection, "run_in_thread", counting)
     return counted
 
 

@@ -1,1 +1,1 @@
-"""Databases: connections, transactions, migrations, notifications."""
+"""Database engines: connections, transactions, migrations, notifications."""

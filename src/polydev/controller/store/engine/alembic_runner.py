@@ -1,4 +1,4 @@
-"""Running the migrations. `database.py` asks, where the tables are not of this version's shape."""
+"""Run Alembic, imported only if the schema is out of date."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polydev.controller.store.engine.schema_version import MIGRATIONS
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Run what is missing, in the connection's transaction."""
+    """Run the missing migrations in the connection's transaction."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection

@@ -1,7 +1,6 @@
-"""Word of changes: one event for everybody who waits for the next write.
+"""Notify waiters of database changes: one event per commit.
 
-`Database` tells and asks; waiters read anew and compare. `SharedChanges` in `notifications.py` also
-brings word of other controllers' writes.
+Waiters read again and compare. `PgChangeBus` also covers the commits of other controllers.
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ import asyncio
 
 
 class ChangeBus:
-    """Changes that this process makes."""
+    """Changes made by this process."""
 
     def __init__(self) -> None:
         self._change = asyncio.Event()
 
-    def tell(self) -> None:
-        """Something was committed: wake everybody who waits."""
+    def publish(self) -> None:
+        """Wake all waiters after a commit."""
         self._change.set()
         self._change = asyncio.Event()
 
-    def next(self) -> asyncio.Event:
-        """Set at the next change."""
+    def next_change(self) -> asyncio.Event:
+        """Return an event that is set at the next change."""
         return self._change
 
     async def close(self) -> None:
-        """No more word from elsewhere."""
+        """Stop listening to other controllers."""

@@ -1,7 +1,7 @@
-"""Opening the database: transactions, migrations, word of changes.
+"""Open the database, run transactions and migrations, and signal changes.
 
-`app.py` opens it once; everything else is handed a `Database` or a connection. What differs between
-the databases is in `sqlite.py` and `postgresql.py`, which only this module knows.
+`bootstrap.py` opens it once; all others get a `Database` or a connection. Only this module knows
+`sqlite.py` and `postgresql.py`, which hold the differences.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.exc import TimeoutError as NoneFree
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from polydev.controller.store.engine import event_outbox, schema_version
@@ -30,73 +30,75 @@ _URL_HINT = (
 
 
 class Backend(Protocol):
-    """What each database does in its own way."""
+    """Operations that differ between SQLite and PostgreSQL."""
 
     engine: AsyncEngine
     changes: ChangeBus
 
     def options(self, *, writes: bool, user: UserId | None) -> dict[str, Any]:
-        """Execution options of a transaction: the kind reads them where the transaction begins."""
+        """Return execution options of a transaction, read when it begins."""
 
-    def owners_options(self) -> dict[str, Any]:
-        """Those of whoever makes and changes tables."""
+    def owner_options(self) -> dict[str, Any]:
+        """Return the options for migrations, which act as the tables' owner."""
 
-    async def prepare(self, connection: AsyncConnection) -> None:
-        """Wait for whoever else migrates, and see to what the tables need. Raises BadSettings."""
+    async def prepare_migration(self, connection: AsyncConnection) -> None:
+        """Wait for other migrations, and create roles. Raises BadSettings."""
 
-    def translated(self, error: DBAPIError) -> Exception:
-        """The same as one of errors.py, if it is not about what the caller asked for."""
+    def translate_error(self, error: DBAPIError) -> Exception:
+        """Return a Polydev error if the failure is not the statement's own."""
 
 
 class Database:
-    """Its two kinds of transaction, and word of changes."""
+    """Read and write transactions, and change notifications."""
 
-    def __init__(self, kind: Backend) -> None:
-        self._kind = kind
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     @asynccontextmanager
     async def read(self, user: UserId | None = None) -> AsyncIterator[AsyncConnection]:
-        """A connection that sees one state of the database; what it writes is not kept.
+        """Open a read transaction, which sees one snapshot; writes are not committed.
 
-        For a person it sees what is theirs alone (PostgreSQL: row-level security); without one it
-        is a worker's, which sees everything. Raises: DatabaseUnavailable.
+        With a user, it sees only that user's rows (PostgreSQL: row-level security). Without one, it
+        sees all rows. Raises: DatabaseUnavailable.
         """
-        async with self._begun(self._kind.options(writes=False, user=user)) as connection:
+        async with self._transaction(self._backend.options(writes=False, user=user)) as connection:
             yield connection
 
     @asynccontextmanager
     async def write(self, user: UserId | None = None) -> AsyncIterator[AsyncConnection]:
-        """A transaction: committed at its end, undone if anything is raised in it.
+        """Open a write transaction: committed at the end, rolled back on an exception.
 
-        `person`, and what it raises, as in `read`.
+        `user` and errors as in `read`.
 
-        On SQLite it waits for its turn at the start, so that reading and then writing in one
-        transaction cannot fail in the middle. On PostgreSQL others write at the same time: who
-        reads, and then writes what depends on it, takes a lock first (`locks.hold`).
+        On SQLite it waits for its turn at the start, so a read followed by a write cannot fail
+        half-way. On PostgreSQL others write concurrently: take a lock (`locks.acquire`) before a
+        read that a later write depends on.
         """
-        async with self._begun(self._kind.options(writes=True, user=user)) as connection:
+        async with self._transaction(self._backend.options(writes=True, user=user)) as connection:
             yield connection
             await event_outbox.write_emitted(connection)
             await connection.commit()
-        self._kind.changes.tell()
+        self._backend.changes.publish()
 
     def next_change(self) -> asyncio.Event:
-        """Set when any controller commits its next write. Take it, read, and then wait for it: so
-        no change goes unnoticed, and nobody has to look again and again."""
-        return self._kind.changes.next()
+        """Return an event that is set at the next commit of any controller.
+
+        Take the event first, then read, then wait for it: so no change is missed.
+        """
+        return self._backend.changes.next_change()
 
     async def upgrade(self) -> tuple[str | None, str | None]:
-        """Bring the tables to this version's shape; which migration they were at, and are at.
+        """Run missing migrations; return the revision before and after.
 
         Raises: BadSettings, DatabaseUnavailable.
         """
-        async with self._begun(self._kind.owners_options()) as connection:
-            await self._kind.prepare(connection)
+        async with self._transaction(self._backend.owner_options()) as connection:
+            await self._backend.prepare_migration(connection)
             was = await schema_version.current_revision(connection)
             if was != schema_version.NEWEST:
                 schema_version.require_known(was)
                 from polydev.controller.store.engine import (
-                    alembic_runner,  # Alembic is large, and seldom needed
+                    alembic_runner,  # slow to import, and seldom needed
                 )
 
                 await connection.run_sync(alembic_runner.upgrade)
@@ -104,43 +106,43 @@ class Database:
         return was, schema_version.NEWEST
 
     async def close(self) -> None:
-        await self._kind.changes.close()
-        await self._kind.engine.dispose()
+        await self._backend.changes.close()
+        await self._backend.engine.dispose()
 
     @asynccontextmanager
-    async def _begun(self, options: dict[str, Any]) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction, which is undone unless it is committed."""
+    async def _transaction(self, options: dict[str, Any]) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that is rolled back unless it is committed."""
         try:
-            async with AsyncExitStack() as held:
-                yield await self._begin(held, options)
+            async with AsyncExitStack() as stack:
+                yield await self._begin(stack, options)
         except DBAPIError as error:
-            translated = self._kind.translated(error)
+            translated = self._backend.translate_error(error)
             if translated is error:
                 raise
             raise translated from error
-        except NoneFree:
-            raise DatabaseUnavailable("All connections to the database are in use") from None
+        except PoolTimeout:
+            raise DatabaseUnavailable("All database connections are in use") from None
 
-    async def _begin(self, held: AsyncExitStack, options: dict[str, Any]) -> AsyncConnection:
-        """Begin over a kept connection; once more over a new one if the server had gone away."""
+    async def _begin(self, stack: AsyncExitStack, options: dict[str, Any]) -> AsyncConnection:
+        """Begin on a pooled connection; retry on a new one if the server was gone."""
         try:
-            return await self._begin_once(held, options)
+            return await self._begin_once(stack, options)
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            return await self._begin_once(held, options)
+            return await self._begin_once(stack, options)
 
-    async def _begin_once(self, held: AsyncExitStack, options: dict[str, Any]) -> AsyncConnection:
-        connection = await held.enter_async_context(self._kind.engine.connect())
+    async def _begin_once(self, stack: AsyncExitStack, options: dict[str, Any]) -> AsyncConnection:
+        connection = await stack.enter_async_context(self._backend.engine.connect())
         await connection.execution_options(**options)
         await connection.begin()
         return connection
 
 
 def open_database(url: str | None, controller_dir: Path) -> Database:
-    """The database that DATABASE_URL names, or SQLite in the controller's folder.
+    """Return the database of DATABASE_URL, or SQLite in the controller's folder.
 
-    Raises: BadSettings if the URL is of another database or cannot be read.
+    Raises: BadSettings for an unsupported or malformed URL.
     """
     parsed = _parse_url(url)
     if parsed is not None and parsed.get_backend_name() == "postgresql":
@@ -149,7 +151,7 @@ def open_database(url: str | None, controller_dir: Path) -> Database:
 
 
 def sqlite_folder(url: str | None, controller_dir: Path) -> Path | None:
-    """Where the SQLite file lies: two controllers must not share it. None: it is no file.
+    """Return the SQLite file's folder, which controllers must not share; None: PostgreSQL.
 
     Raises: BadSettings.
     """
@@ -160,7 +162,7 @@ def sqlite_folder(url: str | None, controller_dir: Path) -> Path | None:
 
 
 async def migrate(url: str | None, controller_dir: Path) -> tuple[str | None, str | None]:
-    """Open, upgrade and close: what `polydev db migrate` does."""
+    """Open, upgrade and close the database, for `polydev db migrate`."""
     if sqlite_folder(url, controller_dir) is not None:
         await asyncio.to_thread(controller_dir.mkdir, 0o700, True, True)
     database = open_database(url, controller_dir)
@@ -171,7 +173,7 @@ async def migrate(url: str | None, controller_dir: Path) -> tuple[str | None, st
 
 
 def _parse_url(url: str | None) -> sa.URL | None:
-    """The URL with the driver that we use. Raises: BadSettings."""
+    """Parse the URL and set our driver. Raises: BadSettings."""
     if url is None:
         return None
     try:
@@ -183,6 +185,6 @@ def _parse_url(url: str | None) -> sa.URL | None:
     if parsed.drivername in ("sqlite", "sqlite+aiosqlite"):
         return parsed
     raise BadSettings(
-        f"DATABASE_URL names a {parsed.drivername} database, which Polydev cannot use",
+        f"DATABASE_URL names a {parsed.drivername} database, which Polydev does not support",
         hint=_URL_HINT,
     )

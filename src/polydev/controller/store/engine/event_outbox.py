@@ -4,7 +4,7 @@ Query modules emit in the transaction that makes the change, so that no caller f
 `Database.write` calls `write_emitted` last. Writing last is what makes event ids trustworthy for
 readers: see docs/decisions/0024.
 
-An event only tells a client to read something again: a few words, no URL, no secret.
+An event only tells a client to read something again. It holds no URL and no secret.
 """
 
 from __future__ import annotations
@@ -36,47 +36,47 @@ _emitted: WeakKeyDictionary[sa.Connection, dict[UserId, list[_Emitted]]] = WeakK
 async def emit(
     connection: AsyncConnection, user_id: UserId, kind: str, subject: str, /, **data: str | None
 ) -> None:
-    """Tell that something of a person's changed, in the transaction that changes it.
+    """Emit an event in the transaction that makes the change.
 
-    What changes twice in one transaction is told once, with the last words.
+    Two changes of one resource in a transaction become one event with the latest values.
     """
-    words = {name: value[:MAX_VALUE_CHARACTERS] for name, value in data.items() if value}
-    theirs = _emitted.setdefault(_key(connection), {}).setdefault(user_id, [])
-    for known in theirs:
+    texts = {name: value[:MAX_VALUE_CHARACTERS] for name, value in data.items() if value}
+    pending = _emitted.setdefault(_key(connection), {}).setdefault(user_id, [])
+    for known in pending:
         if (known.kind, known.subject) == (kind, subject):
-            known.data.update(words)
+            known.data.update(texts)
             return
-    theirs.append(_Emitted(kind, subject, words))
+    pending.append(_Emitted(kind, subject, texts))
 
 
 async def write_emitted(connection: AsyncConnection) -> None:
     """Write what was emitted in this transaction, as the last thing before its commit.
 
-    Whoever reads a person's event has read all those with lower ids: ids are drawn, and committed,
-    by one transaction of that person at a time. The locks come last and in order, so nobody who
-    holds one waits for a row. People who were deleted in the transaction are told nothing.
+    A reader that sees an event has seen all events of that user with lower ids, since one
+    transaction per user at a time draws ids and commits. Locks come last and in order, so no holder
+    waits for a row. Users who were deleted in the transaction get no events.
     """
-    told = _emitted.pop(_key(connection), None)
-    if not told:
+    emitted = _emitted.pop(_key(connection), None)
+    if not emitted:
         return
-    people = sorted(told)
-    for user_id in people:
+    user_ids = sorted(emitted)
+    for user_id in user_ids:
         await locks.acquire(connection, "events", user_id)
     at = now()
-    for user_id in people:
-        for it in told[user_id]:  # one by one: each draws its id in this order
+    for user_id in user_ids:
+        for it in emitted[user_id]:  # one by one, so that ids follow this order
             await connection.execute(_insert(user_id, it, at))
 
 
 def _key(connection: AsyncConnection) -> sa.Connection:
     if connection.sync_connection is None:
-        raise RuntimeError("events are emitted in a transaction")
+        raise RuntimeError("events can be emitted only in a transaction")
     return connection.sync_connection
 
 
-def _insert(user_id: UserId, told: _Emitted, at: datetime) -> sa.Insert:
-    """For a person who is there: what tells of somebody's end finds nobody to tell."""
-    values = {"kind": told.kind, "subject": told.subject, "data": told.data, "at": at}
+def _insert(user_id: UserId, emitted: _Emitted, at: datetime) -> sa.Insert:
+    """Insert only if the user still exists: a deletion also emits events."""
+    values = {"kind": emitted.kind, "subject": emitted.subject, "data": emitted.data, "at": at}
     row = [sa.literal(value, events.c[name].type) for name, value in values.items()]
     query = sa.select(users.c.id, *row).where(users.c.id == user_id)
     return sa.insert(events).from_select(["user_id", *values], query)

@@ -1,6 +1,6 @@
-"""A page of rows after a known one, by their order: what every listing's query ends with.
+"""Keyset pagination: a page of rows after a known one.
 
-Rows that come or go between two pages neither repeat nor hide others, which offsets would do.
+Unlike offsets, it neither repeats nor skips rows when others are added or deleted in between.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 
 class PageSpec(NamedTuple):
-    """Which part of a listing."""
+    """The requested part of a list."""
 
     limit: int
     after: tuple[Any, ...] | None = None
-    """The order's columns of the last row before it; None: from the start."""
+    """Sort columns of the row before the page; None: from the start."""
 
 
 def page(
@@ -26,7 +26,7 @@ def page(
     *,
     newest_first: bool = False,
 ) -> sa.Select[Any]:
-    """The query in that order, and only the span of it. The columns together must be unique."""
+    """Order the query and limit it to a page. The sort columns must be unique together."""
     query = query.order_by(*(it.desc() if newest_first else it for it in order))
     if span is None:
         return query

@@ -1,9 +1,8 @@
-"""PostgreSQL: connections, the role that each transaction acts as, and its errors in our words.
+"""PostgreSQL backend: connections, roles of transactions, and errors.
 
-`database.py` asks for it when DATABASE_URL names one. The login that the URL names owns the tables
-and may become two roles, `polydev_worker` and `polydev_person`; every transaction begins by
-becoming one of them, for itself alone: nothing of it is left when the connection goes back to the
-pool. What the roles may do is said by the migrations.
+The login of DATABASE_URL owns the tables and is a member of two roles, `polydev_worker` and
+`polydev_person`. Each transaction sets one of them locally, so nothing is left when the connection
+returns to the pool. The migrations define what the roles may do.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from polydev.shared.domain import UserId
 from polydev.shared.errors import BadRequest, BadSettings, DatabaseUnavailable
 
 _ROLE, _USER, _READS = "polydev_role", "polydev_person", "polydev_reads"
-_KEPT_CONNECTIONS = 10
-_MORE_CONNECTIONS = 10
-_RENEWED_S = 1800
-_STATEMENT_LIMIT = "30s"
-_LOCK_LIMIT = "20s"
-_IDLE_LIMIT = "60s"
+_POOL_SIZE = 10
+_MAX_OVERFLOW = 10
+_RECYCLE_S = 1800
+_STATEMENT_TIMEOUT = "30s"
+_LOCK_TIMEOUT = "20s"
+_IDLE_TIMEOUT = "60s"
 
 _CONNECT = {
     "application_name": "polydev",
@@ -40,27 +39,27 @@ _CONNECT = {
     "keepalives_count": "3",
 }
 
-_ACT = (
+_SET_ROLE = (
     "SELECT set_config('role', %s, true), set_config('polydev.user_id', %s, true),"
-    f" set_config('statement_timeout', '{_STATEMENT_LIMIT}', true),"
-    f" set_config('lock_timeout', '{_LOCK_LIMIT}', true),"
-    f" set_config('idle_in_transaction_session_timeout', '{_IDLE_LIMIT}', true)"
+    f" set_config('statement_timeout', '{_STATEMENT_TIMEOUT}', true),"
+    f" set_config('lock_timeout', '{_LOCK_TIMEOUT}', true),"
+    f" set_config('idle_in_transaction_session_timeout', '{_IDLE_TIMEOUT}', true)"
 )
-_ACT_AS_OWNER = (
+_SET_OWNER = (
     "SELECT set_config('role', 'none', true), set_config('polydev.user_id', '', true),"
     " set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)"
 )
 
 
 class PostgresqlBackend:
-    """One database on a server, used by any number of controllers."""
+    """A database on a server, shared by any number of controllers."""
 
     def __init__(self, url: sa.URL) -> None:
         """Raises: BadSettings."""
         if not url.database:
             raise BadSettings(
-                "DATABASE_URL does not say which database to use",
-                hint="Write its name after the server's: postgresql://user@server/polydev",
+                "DATABASE_URL names no database",
+                hint="Append its name: postgresql://user@server/polydev",
             )
         self._url = url
         self.engine = _engine(url)
@@ -69,46 +68,46 @@ class PostgresqlBackend:
 
     def options(self, *, writes: bool, user: UserId | None) -> dict[str, Any]:
         if user is not None and not user:
-            raise ValueError("a person without an id")
+            raise ValueError("empty user id")
         role = WORKER if user is None else USER
         return {_ROLE: role, _USER: user or "", _READS: not writes}
 
-    def owners_options(self) -> dict[str, Any]:
+    def owner_options(self) -> dict[str, Any]:
         return {_ROLE: None, _READS: False}
 
-    async def prepare(self, connection: AsyncConnection) -> None:
+    async def prepare_migration(self, connection: AsyncConnection) -> None:
         number = lock_id("migrations")
         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
         await connection.run_sync(ensure_roles)
 
-    def translated(self, error: DBAPIError) -> Exception:
+    def translate_error(self, error: DBAPIError) -> Exception:
         cause = error.orig
-        words = first_line(cause or error)
-        if isinstance(cause, psycopg.DataError) and "NUL (0x00)" in words:
-            return BadRequest("A text holds a NUL character, which cannot be kept")
+        message = first_line(cause or error)
+        if isinstance(cause, psycopg.DataError) and "NUL (0x00)" in message:
+            return BadRequest("A text contains a NUL character")
         if isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None:
-            return self._cannot_connect(words)
-        ended = psycopg.errors.IdleInTransactionSessionTimeout  # no OperationalError to psycopg
+            return self._cannot_connect(message)
+        ended = psycopg.errors.IdleInTransactionSessionTimeout  # not an OperationalError in psycopg
         if isinstance(cause, (psycopg.OperationalError, ended)):
-            return DatabaseUnavailable(f"PostgreSQL gave up: {words}", hint="Try again")
+            return DatabaseUnavailable(f"PostgreSQL failed: {message}", hint="Try again")
         return error
 
-    def _cannot_connect(self, words: str) -> Exception:
-        """What the client's library tells of a connection that could not be made, or broke."""
+    def _cannot_connect(self, message: str) -> Exception:
+        """Return the error for a failed or broken connection."""
         login, place = self._url.username, f"{self._url.host or 'its socket'}"
-        if "authentication failed" in words or "no password supplied" in words:
+        if "authentication failed" in message or "no password supplied" in message:
             return BadSettings(
-                f"PostgreSQL at {place} does not accept DATABASE_URL's user {login} and password"
+                f"PostgreSQL at {place} rejects user {login} and password of DATABASE_URL"
             )
-        if re.search(r'database ".*" does not exist', words):
+        if re.search(r'database ".*" does not exist', message):
             return BadSettings(
                 f"PostgreSQL at {place} has no database {self._url.database}",
                 hint=f"Have an administrator of that server run: "
                 f'CREATE DATABASE "{self._url.database}" OWNER "{login}";',
             )
         return DatabaseUnavailable(
-            f"PostgreSQL at {place} cannot be used: {words}",
-            hint="See that it runs, and that DATABASE_URL names it",
+            f"PostgreSQL at {place} is unavailable: {message}",
+            hint="Check that it runs and that DATABASE_URL is right",
         )
 
 
@@ -116,20 +115,19 @@ def _engine(url: sa.URL) -> AsyncEngine:
     engine = create_async_engine(
         url,
         connect_args={name: value for name, value in _CONNECT.items() if name not in url.query},
-        pool_size=_KEPT_CONNECTIONS,
-        max_overflow=_MORE_CONNECTIONS,
-        pool_recycle=_RENEWED_S,
+        pool_size=_POOL_SIZE,
+        max_overflow=_MAX_OVERFLOW,
+        pool_recycle=_RECYCLE_S,
     )
     event.listen(engine.sync_engine, "begin", _begin)
     return engine
 
 
 def _begin(connection: sa.Connection) -> None:
-    """Say what this transaction is, and become who it acts as, until it ends.
+    """Set isolation, access mode and role of the transaction.
 
-    Every transaction says all of it, whatever the last one over that connection was: who is cut
-    between two words of it leaves a connection that is half the one and half the other. (SQLAlchemy
-    would say it for reading alone, and take it back when that ends, if it got so far.)
+    Every transaction sets all of them, whatever the connection did before: a cancelled one can
+    leave it half-configured. (SQLAlchemy would set them for reads only, and reset them after.)
     """
     options = connection.get_execution_options()
     raw: Any = connection.connection.dbapi_connection
@@ -138,6 +136,6 @@ def _begin(connection: sa.Connection) -> None:
     dialect.set_readonly(raw, options[_READS])
     role = options[_ROLE]
     if role is None:
-        connection.exec_driver_sql(_ACT_AS_OWNER)
+        connection.exec_driver_sql(_SET_OWNER)
     else:
-        connection.exec_driver_sql(_ACT, (role, options[_USER]))
+        connection.exec_driver_sql(_SET_ROLE, (role, options[_USER]))

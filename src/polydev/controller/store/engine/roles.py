@@ -1,7 +1,7 @@
-"""PostgreSQL's roles: who transactions act as, and what the login needs to become them.
+"""Create PostgreSQL's roles that transactions act as.
 
-Roles belong to the whole server, not to a database, so each migration looks after them anew: a
-dump that was restored on another server finds them there.
+Roles belong to the server, not to a database. So each start of a migration checks them again, which
+also covers a dump that was restored on another server.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import sqlalchemy as sa
 from polydev.shared.errors import BadSettings
 
 WORKER = "polydev_worker"
-"""Acts for the controller itself: sees every row."""
+"""Role of the controller itself: sees every row."""
 USER = "polydev_person"
-"""Acts for one person: sees what is theirs."""
+"""Role of one user: sees that user's rows."""
 ROLES = (WORKER, USER)
 
 _SEPARATE_GRANTS_VERSION = 160000
-"""Since PostgreSQL 16, becoming a role and having its rights are granted one by one."""
+"""Since PostgreSQL 16, SET and INHERIT of a role are granted separately."""
 
 
 def ensure_roles(connection: sa.Connection) -> None:
-    """Make the roles that are missing, and let the login become them.
+    """Create missing roles and grant them to the login.
 
-    Raises: BadSettings, with the SQL for an administrator, if the login may not do that.
+    Raises: BadSettings, with the SQL for an administrator, if the login may not do so.
     """
     _require_schema(connection)
-    lacking = [role for role in ROLES if not _can_become(connection, role)]
-    if not lacking:
+    missing = [role for role in ROLES if not _can_become(connection, role)]
+    if not missing:
         return
-    if not _may_create_roles(connection, lacking):
+    if not _may_create_roles(connection, missing):
         login = _login(connection)
         raise BadSettings(
-            f"The PostgreSQL user {login} may not make the roles that Polydev acts as",
+            f"The PostgreSQL user {login} may not create Polydev's roles",
             hint=f"Have an administrator of that server run: {_manual_sql(connection, login)}",
         )
-    for role in lacking:
+    for role in missing:
         connection.exec_driver_sql(_CREATE.format(role=role))
         connection.exec_driver_sql(f"GRANT {role} TO CURRENT_USER{_grant_options(connection)}")
 
@@ -44,13 +44,13 @@ _CREATE = """
 DO $$ BEGIN
     CREATE ROLE {role} NOLOGIN;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN
-    NULL;  -- there already, or made at this moment for another database of the server
+    NULL;  -- exists already, or is being created for another database of the server
 END $$
 """
 
 
 def _require_schema(connection: sa.Connection) -> None:
-    """Raises BadSettings unless tables can be made."""
+    """Raise BadSettings unless the login may create tables."""
     schema, may_create, database = connection.exec_driver_sql(
         "SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE'),"
         " quote_ident(current_database())"
@@ -58,7 +58,7 @@ def _require_schema(connection: sa.Connection) -> None:
     if not may_create:
         login = _login(connection)
         raise BadSettings(
-            f"The PostgreSQL user {login} may not make tables in the schema {schema}",
+            f"The PostgreSQL user {login} may not create tables in the schema {schema}",
             hint=f"Have an administrator of that server run: "
             f"ALTER DATABASE {database} OWNER TO {login};",
         )
@@ -70,34 +70,34 @@ def _exists(connection: sa.Connection, role: str) -> bool:
 
 
 def _can_become(connection: sa.Connection, role: str) -> bool:
-    how = "SET" if _version(connection) >= _SEPARATE_GRANTS_VERSION else "MEMBER"
-    return _exists(connection, role) and _has_role(connection, role, how)
+    privilege = "SET" if _version(connection) >= _SEPARATE_GRANTS_VERSION else "MEMBER"
+    return _exists(connection, role) and _has_role(connection, role, privilege)
 
 
-def _has_role(connection: sa.Connection, role: str, how: str) -> bool:
-    query = sa.text("SELECT pg_has_role(current_user, :role, :how)")
-    return bool(connection.execute(query, {"role": role, "how": how}).scalar())
+def _has_role(connection: sa.Connection, role: str, privilege: str) -> bool:
+    query = sa.text("SELECT pg_has_role(current_user, :role, :privilege)")
+    return bool(connection.execute(query, {"role": role, "privilege": privilege}).scalar())
 
 
 def _may_create_roles(connection: sa.Connection, roles: list[str]) -> bool:
-    """Whether the login may make those that are missing, and grant itself those that are not."""
+    """Check that the login may create missing roles and grant itself existing ones."""
     query = "SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user"
     if not connection.exec_driver_sql(query).scalar():
         return False
     if _version(connection) < _SEPARATE_GRANTS_VERSION:
         return True
-    there = [role for role in roles if _exists(connection, role)]
-    return all(_has_role(connection, role, "MEMBER WITH ADMIN OPTION") for role in there)
+    existing = [role for role in roles if _exists(connection, role)]
+    return all(_has_role(connection, role, "MEMBER WITH ADMIN OPTION") for role in existing)
 
 
 def _manual_sql(connection: sa.Connection, login: str) -> str:
-    made = [f"CREATE ROLE {role} NOLOGIN;" for role in ROLES if not _exists(connection, role)]
-    return " ".join([*made, f"GRANT {', '.join(ROLES)} TO {login};"])
+    sql = [f"CREATE ROLE {role} NOLOGIN;" for role in ROLES if not _exists(connection, role)]
+    return " ".join([*sql, f"GRANT {', '.join(ROLES)} TO {login};"])
 
 
 def _grant_options(connection: sa.Connection) -> str:
-    apart = _version(connection) >= _SEPARATE_GRANTS_VERSION
-    return " WITH INHERIT FALSE, SET TRUE" if apart else ""
+    separate = _version(connection) >= _SEPARATE_GRANTS_VERSION
+    return " WITH INHERIT FALSE, SET TRUE" if separate else ""
 
 
 def _login(connection: sa.Connection) -> str:

@@ -1,8 +1,7 @@
-"""Which migrations a database has had, and which this version knows.
+"""Compare a database's schema revision with the one that this version knows.
 
-`database.py` asks before it migrates, `workflows/checkup` when somebody wonders. It does without
-Alembic, which is large: migrations are named after their revisions (`m0003_...` is "0003"), and the
-table of versions is Alembic's own.
+It works without Alembic, which is slow to import: migrations are named after their revisions
+(`m0003_...` is "0003"), and the version table is Alembic's.
 """
 
 from __future__ import annotations
@@ -23,29 +22,29 @@ _VERSIONS = "alembic_version"
 
 
 async def current_revision(connection: AsyncConnection) -> str | None:
-    """The last migration that the database has had; None before the first."""
+    """Return the database's revision; None before the first migration."""
     return await connection.run_sync(_revision)
 
 
 def require_known(revision: str | None) -> None:
-    """Raises BadSettings for a database that a newer version has migrated."""
+    """Raise BadSettings for a database that a newer version has migrated."""
     if revision is not None and revision not in KNOWN:
         raise BadSettings(
-            f"DATABASE_URL names a database that a newer version of Polydev uses "
+            f"The database of DATABASE_URL belongs to a newer version of Polydev "
             f"(migration {revision}; this one knows {NEWEST})",
             hint="Start the newer version",
         )
 
 
 async def describe_mismatch(connection: AsyncConnection) -> str | None:
-    """How the tables differ from this version's, in words; None when they do not."""
+    """Describe how the schema differs from this version's; None if it does not."""
     has = await current_revision(connection)
     if has == NEWEST:
         return None
     if has in KNOWN:
-        return f"older than this version: migration {NEWEST} is missing (it has {has})"
+        return f"older than this version: it is at migration {has}, not {NEWEST}"
     if has is None:
-        return f"not there: migration {NEWEST} is missing"
+        return f"missing: migration {NEWEST} has not run"
     return f"newer than this version, which does not know migration {has}"
 
 

@@ -1,7 +1,6 @@
-"""SQLite: the file that a URL names, and how its transactions begin.
+"""SQLite backend: the file, and how transactions begin.
 
-`database.py` asks for it when DATABASE_URL is unset or names a file. One controller uses a file at
-a time, so nobody else can change what is in it, and nobody is a role: everyone sees everything.
+Only one controller uses a file at a time. There are no roles: every transaction sees all rows.
 """
 
 from __future__ import annotations
@@ -24,8 +23,10 @@ _WRITES = "polydev_writes"
 
 
 class SqliteBackend:
-    """One file. Writers take turns: each waits at its beginning, so that reading and then writing
-    in one transaction cannot fail in the middle."""
+    """A database file. Writers take turns.
+
+    Each writer waits at its start, so that a read followed by a write cannot fail half-way.
+    """
 
     def __init__(self, file: Path) -> None:
         self.engine = _engine(file)
@@ -34,18 +35,18 @@ class SqliteBackend:
     def options(self, *, writes: bool, user: UserId | None) -> dict[str, Any]:
         return {_WRITES: writes}
 
-    def owners_options(self) -> dict[str, Any]:
+    def owner_options(self) -> dict[str, Any]:
         return {_WRITES: True}
 
-    async def prepare(self, connection: AsyncConnection) -> None:
-        """Nothing: its transaction is alone already."""
+    async def prepare_migration(self, connection: AsyncConnection) -> None:
+        """Do nothing: its transaction excludes others already."""
 
-    def translated(self, error: DBAPIError) -> Exception:
+    def translate_error(self, error: DBAPIError) -> Exception:
         return error
 
 
 def database_file(url: sa.URL | None, controller_dir: Path) -> Path:
-    """The file that a URL names by its whole path: where a program was started must not matter.
+    """Return the file of a URL, which must be an absolute path.
 
     Raises: BadSettings.
     """
@@ -54,7 +55,7 @@ def database_file(url: sa.URL | None, controller_dir: Path) -> Path:
     file = Path(url.database or "")
     if not file.is_absolute():
         raise BadSettings(
-            "DATABASE_URL does not name a file by its whole path",
+            "DATABASE_URL needs an absolute path",
             hint="Write it with four slashes: sqlite:////path/to/file.db",
         )
     return file

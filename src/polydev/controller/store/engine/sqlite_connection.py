@@ -1,8 +1,8 @@
-"""A connection to SQLite that carries a statement out in one visit to its thread.
+"""An aiosqlite connection that runs a statement in one hop to its thread.
 
-`sqlite.py` has SQLAlchemy use it. aiosqlite visits the connection's thread four times for a
-statement (make a cursor, execute, fetch, close), and each visit wakes two threads: that, not the
-database, was most of what a query cost. All rows are fetched at once, as SQLAlchemy does anyway.
+aiosqlite itself needs four hops per statement (cursor, execute, fetch, close), each of which wakes
+two threads. That, not the database, was most of a query's cost. All rows are fetched at once, as
+SQLAlchemy does anyway.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ _CHUNK = 64
 
 
 class SingleHopConnection(aiosqlite.Connection):
-    """An aiosqlite connection with cursors of one visit."""
+    """An aiosqlite connection whose cursors need one hop."""
 
     def cursor(self) -> SingleHopCursor:  # type: ignore[override]
         return SingleHopCursor(self)
 
-    async def visit(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Have the connection's thread do some work."""
+    async def run_in_thread(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Run `work` in the connection's thread."""
         await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
 
 
 def connect(file: str, **options: Any) -> SingleHopConnection:
-    """A connection that opens when it is awaited. Its thread does not keep the process alive."""
+    """Return a connection that opens when awaited; its thread is a daemon."""
     connection = SingleHopConnection(lambda: sqlite3.connect(file, **options), _CHUNK)
     connection._thread.daemon = True
     return connection
 
 
 class SingleHopCursor:
-    """What SQLAlchemy needs of an asynchronous cursor; rows of the last statement are in it."""
+    """The part of an async cursor that SQLAlchemy needs; it holds the rows."""
 
     def __init__(self, connection: SingleHopConnection) -> None:
         self._connection = connection
@@ -72,4 +72,4 @@ class SingleHopCursor:
             finally:
                 cursor.close()
 
-        await self._connection.visit(work)
+        await self._connection.run_in_thread(work)

@@ -1,1 +1,1 @@
-"""The history of the tables, one module per change, run by Alembic in order."""
+"""Schema migrations, run by Alembic in order."""

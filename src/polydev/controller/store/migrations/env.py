@@ -1,4 +1,4 @@
-"""How Alembic runs the migrations: on the connection that `database.py` hands over."""
+"""Run Alembic's migrations on the connection that `engine/database.py` passes."""
 
 from __future__ import annotations
 

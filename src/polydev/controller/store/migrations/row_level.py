@@ -1,7 +1,7 @@
-"""Row-level security of one table, as migrations write it down; only on PostgreSQL.
+"""Helpers for row-level security in migrations (PostgreSQL only).
 
-Every table is closed to everybody but workers; one that belongs to people is opened to its person
-besides. `m0003_row_level_security.py` says what the roles are.
+Every table is closed to all roles but workers; a table with users' rows is also opened to the user
+of each row. `m0003_row_level_security.py` explains the roles.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from alembic import op
 
-# Supabase, for one, grants its roles everything on whatever is made in the schema `public`.
+# Supabase grants its roles all rights on new tables in the schema `public`.
 _REVOKE_FROM_OTHERS = """
 DO $$
 DECLARE grantee text;
@@ -27,16 +27,16 @@ END $$
 
 
 def mine(column: str) -> str:
-    """SQL for rows whose person, in that column, is who asks."""
+    """Return SQL for rows whose user, in this column, is the current one."""
     return f"{column} = (SELECT polydev_person())"
 
 
 class Own(NamedTuple):
-    """What a person may do with rows that are theirs: columns by command, `*` for all."""
+    """What users may do with their own rows: columns per command, `*` for all."""
 
     whose: str = mine("user_id")
     written: str | None = None
-    """What rows that they write must be like, where that is less than what they see."""
+    """Condition on written rows, if stricter than on visible ones."""
     select: str = ""
     insert: str = ""
     update: str = ""
@@ -44,7 +44,7 @@ class Own(NamedTuple):
 
 
 def close(table: str) -> None:
-    """Nobody but workers sees a row, the table's owner included."""
+    """Close a table to all roles but workers, even to its owner."""
     revoke_from_others(table)
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
@@ -56,7 +56,7 @@ def close(table: str) -> None:
 
 
 def open_to_its_user(table: str, own: Own) -> None:
-    """Let people do that with rows of theirs."""
+    """Allow users the given commands on their own rows."""
     using, check = f"USING ({own.whose})", f"WITH CHECK ({own.written or own.whose})"
     for command, columns, conditions in (
         ("SELECT", own.select, using),
@@ -71,5 +71,5 @@ def open_to_its_user(table: str, own: Own) -> None:
 
 
 def revoke_from_others(table: str) -> None:
-    """Take from other roles what they were given when the table was made."""
+    """Revoke the rights that other roles got when the table was created."""
     op.execute(_REVOKE_FROM_OTHERS.format(table=table))

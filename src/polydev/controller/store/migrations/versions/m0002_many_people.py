@@ -1,4 +1,4 @@
-"""Accounts, tokens, limits, hosts, controllers, the audit log and events."""
+"""Accounts, tokens, rate limits, hosts, controllers, the audit log and events."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""PostgreSQL: who may do what with which rows.
+"""Row-level security (PostgreSQL only).
 
-Two roles act on the tables (`store/roles.py`). `polydev_worker` has every row of every table.
-`polydev_person` has what one person's requests need of that person's own rows, and nothing of
-tables that are not listed in `OWNED`. The policies hold for every role that somebody grants rights
-to, Supabase's `authenticated` for one: they ask who the person is, not which role acts. The owner
-of the tables sees nothing either unless it acts as a worker: later migrations that change rows
-begin with `SET LOCAL ROLE polydev_worker`, or see none.
+Two roles act on the tables (`engine/roles.py`). `polydev_worker` sees every row of every table.
+`polydev_person` sees what a user's requests need of that user's own rows, and no tables other than
+those in `OWNED`. Policies check the user, not the role, so they also hold for other roles with
+rights on the tables, such as Supabase's `authenticated`. The tables' owner sees no rows unless it
+acts as a worker: later migrations that change rows begin with `SET LOCAL ROLE polydev_worker`.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ CREATE FUNCTION polydev_append_only() RETURNS trigger
         BEGIN
             IF TG_OP = 'DELETE' THEN
                 IF OLD.at < now() - interval '30 days' THEN
-                    RETURN OLD;  -- what the retention of the audit log may remove
+                    RETURN OLD;  -- retention may remove old entries
                 END IF;
             END IF;
             RAISE EXCEPTION '% is append-only', TG_TABLE_NAME

@@ -1,4 +1,4 @@
-"""Chats: their turns, events, and what the CLIs ask permission for."""
+"""Chats with their turns, events and permission requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys beside logins: how a session connects, and what a credential is."""
+"""API keys beside logins: a session's method, and a credential's kind."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def upgrade() -> None:
     for table, column in (("auth_sessions", "method"), ("credentials", "kind")):
         op.add_column(table, sa.Column(column, sa.Text, nullable=False, server_default="login"))
     if op.get_bind().dialect.name == "postgresql":
-        # Of credentials a person's role reads named columns only; of sessions it reads all.
+        # The users' role reads only named columns of credentials, but all columns of sessions.
         op.execute("GRANT SELECT (kind) ON credentials TO polydev_person")

@@ -1,4 +1,4 @@
-"""Machines that sleep: when they were last used, why they slept and woke, and how."""
+"""Hibernation: last use of a machine, and why and how it hibernated and resumed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ _COLUMNS = (
 
 
 def upgrade() -> None:
-    # A person's role reads all columns of `vms`; these are among them.
+    # The users' role reads all columns of `vms`, so these too.
     for name, kind in _COLUMNS:
         op.add_column("vms", sa.Column(name, kind))
