@@ -22,12 +22,7 @@ from polydev.shared.domain import LOGIN_STEPS, StepName
 from polydev.shared.host_client import Host
 from polydev.shared.providers import all_providers
 
-pytestmark = [
-    pytest.mark.vm,
-    pytest.mark.clis,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("journeys"),
-]
+pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 
 CLIS = {it.id: it for it in all_providers() if it.id in ("claude_code", "codex")}
 CREDENTIALS = {name: it.credentials.path for name, it in CLIS.items()}

@@ -27,12 +27,7 @@ from e2e.by_hand import Hand
 from e2e.place import Place
 from e2e.test_journey import searched, tokens_in
 
-pytestmark = [
-    pytest.mark.vm,
-    pytest.mark.clis,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("journeys"),
-]
+pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 
 NAMES = {"claude_code": "Claude Code", "codex": "Codex", "gemini_cli": "Gemini CLI"}
 LOGIN_MS = 400_000

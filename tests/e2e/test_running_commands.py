@@ -14,10 +14,7 @@ import pytest
 
 from e2e.place import Place
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="`polydev up` needs root"),
-    pytest.mark.xdist_group("commands"),
-]
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="`polydev up` needs root")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from e2e.place import Place
 
-pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.xdist_group("journeys")]
+pytestmark = [pytest.mark.vm, pytest.mark.clis]
 
 
 def test_down_leaves_nothing(place: Place, report: dict[str, Any]) -> None:
