@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from login_recipes import RECIPE, URL, login_of
 
-from polydev.guest.browser_service.agent import LINE_BYTES
+from polydev.guest.browser_service.cli_process.agent import LINE_BYTES
 from polydev.guest.browser_service.login import Login, Step
 from polydev.guest.browser_service.recipes import LoginKind
-from polydev.guest.browser_service.url_inbox import UrlInbox
+from polydev.guest.browser_service.url_fifo import UrlFifo
 
 ANSWERS = """
 import json, os, pathlib, subprocess, sys, time
@@ -76,9 +76,12 @@ async def test_other_lines_and_messages_are_passed_over(tmp_path: Path) -> None:
     [
         ("sys.exit(3)", "it ended with exit code 3"),
         (ASKED + "sys.exit(41)", "it ended with exit code 41"),
-        (ASKED + 'say(id=it["id"], error={"code": 1, "message": "timed out"})', "says: timed out"),
+        (
+            ASKED + 'say(id=it["id"], error={"code": 1, "message": "timed out"})',
+            "reports: timed out",
+        ),
         (ASKED + 'say(id=it["id"], error="?")', "it did not say why"),
-        ('say(id=hello["id"], error={"message": "too old"})', "says: too old"),
+        ('say(id=hello["id"], error={"message": "too old"})', "reports: too old"),
         (ASKED + 'say(id=it["id"], result={})', "the CLI wrote no credentials file"),
     ],
 )
@@ -115,14 +118,14 @@ async def test_a_login_that_is_ended_takes_the_agents_children_along(tmp_path: P
     script += 'pathlib.Path(os.environ["HOME"], "child").write_text(str(child.pid))\n'
     script += f'subprocess.run(["xdg-open", {URL!r}], check=True)\n'
     login = agent_login(tmp_path, ASKED, script, "sys.stdin.read()")
-    inbox = UrlInbox(tmp_path / "fifo", login.url_arrived)
+    fifo = UrlFifo(tmp_path / "fifo", login.url_arrived)
     running = asyncio.create_task(login.run())
     try:
         assert await login.wait_for(lambda: login.url is not None, 30)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     finally:
-        inbox.close()
+        fifo.close()
     child = Path("/proc", (tmp_path / "child").read_text(), "stat")
     assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
 
@@ -132,11 +135,11 @@ async def test_the_url_comes_by_the_command_that_would_open_a_browser(tmp_path: 
     # Once this is answered, the URL has been read as well.
     script += 'say(method="are/you/there", id="x")\nsys.stdin.readline()\n'
     login = agent_login(tmp_path, ASKED, script, DONE)
-    inbox = UrlInbox(tmp_path / "fifo", login.url_arrived)
+    fifo = UrlFifo(tmp_path / "fifo", login.url_arrived)
     try:
         assert await outcome(login) == (Step.READY, "")
     finally:
-        inbox.close()
+        fifo.close()
     assert login.url is not None
     assert login.url.text == URL
 

@@ -12,7 +12,7 @@ from login_recipes import URL
 
 from polydev.guest.browser_service import settings
 from polydev.guest.browser_service.chromium import BrowserUnavailable, open_page
-from polydev.guest.browser_service.url_inbox import UrlInbox
+from polydev.guest.browser_service.url_fifo import UrlFifo
 
 OPEN_URL = settings.ServiceSettings().open_url
 
@@ -20,51 +20,51 @@ OPEN_URL = settings.ServiceSettings().open_url
 class Inbox:
     def __init__(self, folder: Path) -> None:
         self.urls: asyncio.Queue[str] = asyncio.Queue()
-        self.inbox = UrlInbox(folder / "fifo", self.urls.put_nowait)
+        self.fifo = UrlFifo(folder / "fifo", self.urls.put_nowait)
 
     async def next(self) -> str:
         return await asyncio.wait_for(self.urls.get(), 10)
 
     async def hand_over(self, *arguments: str) -> int:
-        environment = {"PATH": "/usr/bin:/bin", "POLYDEV_URL_FIFO": str(self.inbox.path)}
+        environment = {"PATH": "/usr/bin:/bin", "POLYDEV_URL_FIFO": str(self.fifo.path)}
         process = await asyncio.create_subprocess_exec(OPEN_URL, *arguments, env=environment)
         return await process.wait()
 
 
 @pytest.fixture
-async def inbox(tmp_path: Path) -> AsyncIterator[Inbox]:
+async def fifo(tmp_path: Path) -> AsyncIterator[Inbox]:
     made = Inbox(tmp_path)
     yield made
-    made.inbox.close()
+    made.fifo.close()
     assert not (tmp_path / "fifo").exists()
 
 
-async def test_the_script_hands_the_url_over(inbox: Inbox) -> None:
+async def test_the_script_hands_the_url_over(fifo: Inbox) -> None:
     for url in (URL, "https://id.example.test/$(touch x)`id`?a='\"&b=*"):
-        assert await inbox.hand_over(url) == 0
-        assert await inbox.next() == url
+        assert await fifo.hand_over(url) == 0
+        assert await fifo.next() == url
 
 
-async def test_the_script_needs_a_url_and_the_service(inbox: Inbox) -> None:
-    assert await inbox.hand_over() == 1
-    assert await inbox.hand_over("") == 1
+async def test_the_script_needs_a_url_and_the_service(fifo: Inbox) -> None:
+    assert await fifo.hand_over() == 1
+    assert await fifo.hand_over("") == 1
     done = await asyncio.to_thread(
         subprocess.run, [OPEN_URL, URL], env={"PATH": "/usr/bin:/bin"}, check=False
     )
     assert done.returncode == 1
 
 
-async def test_what_is_too_long_is_left_out(inbox: Inbox) -> None:
-    with inbox.inbox.path.open("wb", buffering=0) as fifo:
-        await asyncio.to_thread(fifo.write, b"x" * 60_000 + b"\n")
-        await asyncio.to_thread(fifo.write, b"\n\n" + URL.encode() + b"\n")
-    while (got := await inbox.next()) != URL:
+async def test_what_is_too_long_is_left_out(fifo: Inbox) -> None:
+    with fifo.fifo.path.open("wb", buffering=0) as writer:
+        await asyncio.to_thread(writer.write, b"x" * 60_000 + b"\n")
+        await asyncio.to_thread(writer.write, b"\n\n" + URL.encode() + b"\n")
+    while (got := await fifo.next()) != URL:
         assert set(got) == {"x"}
         assert len(got) <= settings.URL_CHARACTERS
 
 
-async def test_only_root_may_write(inbox: Inbox) -> None:
-    assert inbox.inbox.path.stat().st_mode & 0o777 == 0o600
+async def test_only_root_may_write(fifo: Inbox) -> None:
+    assert fifo.fifo.path.stat().st_mode & 0o777 == 0o600
 
 
 class DebuggingPort:

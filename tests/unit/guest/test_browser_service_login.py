@@ -30,7 +30,7 @@ async def test_complete_credentials_are_reported_when_the_cli_ends_well(tmp_path
         ("echo '{' > $HOME/.made-up/login.json", "not JSON"),
         ("echo '[]' > $HOME/.made-up/login.json", "not a JSON object"),
         ("echo '{\"tokens\": NaN}' > $HOME/.made-up/login.json", "not JSON"),
-        ("echo '{\"tokens\": {}}' > $HOME/.made-up/login.json", "nothing at /tokens/refresh"),
+        ("echo '{\"tokens\": {}}' > $HOME/.made-up/login.json", "no value at /tokens/refresh"),
         ("head -c 5000 /dev/zero > $HOME/.made-up/login.json", "larger than 4096 bytes"),
         ("mkdir $HOME/.made-up/login.json", "regular file"),
         ("mkfifo $HOME/.made-up/login.json", "regular file"),
@@ -52,7 +52,7 @@ async def test_credentials_from_before_do_not_count(tmp_path: Path) -> None:
     (tmp_path / ".made-up" / "login.json").write_text('{"tokens": {"refresh": "old"}}')
     login = login_of("true", tmp_path)
     await login.run()
-    assert "as it was" in login.reason
+    assert "did not change" in login.reason
 
 
 async def test_a_cli_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ async def test_nothing_is_typed_for_a_cli_that_does_not_ask(tmp_path: Path) -> N
     async with running(login):
         with pytest.raises(NotWaiting):
             await login.paste_code("abc1#S1")
-        with pytest.raises(PasteRefused, match="whole code"):
+        with pytest.raises(PasteRefused, match="complete code"):
             await login.paste_code("abc1")
         with pytest.raises(NotWaiting):
             await login.paste_callback("http://localhost:4444/back?code=1&state=S1")

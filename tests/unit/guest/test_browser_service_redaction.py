@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polydev.guest.browser_service.redaction import reportable
+from polydev.guest.browser_service.validation.redaction import reportable
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from login_recipes import RECIPE, URL
 
-from polydev.guest.browser_service.urls import (
+from polydev.guest.browser_service.validation.urls import (
     UrlRefused,
     authorization_url,
     callback_url,

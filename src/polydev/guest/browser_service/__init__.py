@@ -1,6 +1,6 @@
-"""The HTTP service of a browser machine: runs one login of one CLI and reports what came of it.
+"""HTTP service of a browser machine: runs one login of one CLI and reports the result.
 
-Copied as it stands into the golden image and run by the distribution's Python, so it uses the
-standard library and aiohttp (3.8 and later) only, and nothing of the rest of Polydev. The
-controller calls it through the machine's private channel.
+The golden image holds a copy, which runs on the distribution's Python. So it uses only the standard
+library and aiohttp (3.8 and later), and nothing else of Polydev. The controller calls it through
+the machine's private channel.
 """

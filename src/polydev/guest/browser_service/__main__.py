@@ -1,6 +1,6 @@
-"""`python3 -m browser_service`: runs the service until SIGTERM.
+"""Entry point of `python3 -m browser_service`: run the service until SIGTERM.
 
-The options exist for running it elsewhere than in a browser machine; there it takes none.
+The options are for tests; in a browser machine it runs without any.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from aiohttp import web
 
 from .api import Api
 from .settings import ServiceSettings
-from .url_inbox import UrlInbox
+from .url_fifo import UrlFifo
 
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="browser-service %(levelname)s %(message)s")
-    # Its complaints about malformed requests quote them.
+    # Its warnings about malformed requests quote them.
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
     try:
         asyncio.run(_serve(_settings()))
@@ -32,7 +32,7 @@ def main() -> int:
 
 async def _serve(settings: ServiceSettings) -> None:
     api = Api(settings)
-    inbox = UrlInbox(settings.url_fifo, api.url_arrived)
+    fifo = UrlFifo(settings.url_fifo, api.url_arrived)
     runner = web.AppRunner(api.application(), access_log=None, handle_signals=False)
     await runner.setup()
     try:
@@ -42,7 +42,7 @@ async def _serve(settings: ServiceSettings) -> None:
     finally:
         await api.close()
         await runner.cleanup()
-        inbox.close()
+        fifo.close()
 
 
 async def _until_signalled() -> None:

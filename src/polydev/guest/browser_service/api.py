@@ -1,8 +1,4 @@
-"""The service's HTTP endpoints: who may call, what they answer, how long they wait.
-
-Called by the controller through the machine's private channel. Holds the one login of this
-machine; how a login works is in `login.py`.
-"""
+"""HTTP endpoints of the service. They own the only login of this machine."""
 
 import asyncio
 import hmac
@@ -25,7 +21,7 @@ OWN_URL_GRACE_S = 3.0
 
 
 class Api:
-    """The endpoints, and the login that they are about once one was started."""
+    """Endpoints, and the login once it is started."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings

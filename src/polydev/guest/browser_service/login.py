@@ -1,7 +1,6 @@
-"""One login of one CLI, from its start to complete credentials or a reason why not.
+"""One login of one CLI, from its start to complete credentials or a failure.
 
-Started by `api.py`, which also hands in what a person pastes. Owns the CLI's process, the URL that
-it wants opened, and the outcome; everything that waits here is woken by an event.
+It owns the CLI's process, the URL that the CLI wants to open, and the result.
 """
 
 import asyncio
@@ -16,19 +15,24 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from . import urls
-from .agent import Agent
 from .chromium import BrowserUnavailable, open_page
-from .credentials import CredentialsIncomplete, FileIdentity, identity_of, read_credentials
+from .cli_process.agent import Agent
+from .cli_process.terminal import Terminal
 from .recipes import LoginKind, LoginRecipe
-from .redaction import reportable
 from .settings import (
     CALLBACK_TIMEOUT_S,
     REPORTED_OUTPUT_BYTES,
     URLS_PER_LOGIN,
     ServiceSettings,
 )
-from .terminal import Terminal
+from .validation import urls
+from .validation.credentials import (
+    CredentialsIncomplete,
+    FileIdentity,
+    identity_of,
+    read_credentials,
+)
+from .validation.redaction import reportable
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,7 @@ CALLBACK_REDIRECTS = 5
 
 
 class Step(StrEnum):
-    """Where a login is; the last two are ends."""
+    """State of a login; the last two are final."""
 
     STARTING = "starting"
     WAITING_FOR_USER = "waiting_for_person"
@@ -45,11 +49,11 @@ class Step(StrEnum):
 
 
 class PasteRefused(Exception):
-    """What was pasted cannot be used; says why."""
+    """The pasted text is not usable; the message has the reason."""
 
 
 class NotWaiting(Exception):
-    """The CLI does not wait for what was pasted, or no longer does."""
+    """The CLI is not waiting for this input."""
 
 
 @dataclass
@@ -60,11 +64,11 @@ class Login:
     step: Step = Step.STARTING
     url: urls.AuthorizationUrl | None = None
     own_browser_url: urls.AuthorizationUrl | None = None
-    opened: bool = False  # the URL, in this machine's Chromium
+    opened: bool = False  # the URL is open in this machine's Chromium
     browser_error: str = ""
     credentials: dict[str, Any] | None = None
     reason: str = ""
-    version: int = 0  # grows with every change that a caller can see
+    version: int = 0  # grows with every visible change
     _cli: Terminal | Agent | None = None
     _urls_seen: int = 0
     _typed: list[str] = field(default_factory=list)
@@ -74,7 +78,7 @@ class Login:
     # -- running ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run the CLI until it ends or the time is over; whatever happens becomes an outcome."""
+        """Run the CLI until it exits or times out, and record the result."""
         try:
             before = identity_of(self.settings.in_home(self.recipe.credentials_path))
             self._cli = await self._start()
@@ -84,7 +88,7 @@ class Login:
         except TimeoutError:
             self._fail(f"the login took longer than {self.settings.login_limit_s:.0f} s")
         except Exception as error:
-            # Its text may hold what must not be told, so only its kind is.
+            # Only its type: the message may contain secrets.
             self._fail(f"{self.recipe.argv[0]} could not be run ({type(error).__name__})")
         finally:
             if self._opening is not None:
@@ -130,10 +134,10 @@ class Login:
         log.warning("login of %s failed: %s", self.recipe.provider, reason)
         self._notify()
 
-    # -- the URL ---------------------------------------------------------------------------------
+    # -- login URL -------------------------------------------------------------------------------
 
     def url_arrived(self, text: str) -> None:
-        """The CLI asks for a URL to be opened."""
+        """Handle a URL that the CLI wants to open."""
         self._urls_seen += 1
         if self.has_ended or self._urls_seen > URLS_PER_LOGIN:
             return
@@ -174,7 +178,7 @@ class Login:
     # -- pasting ---------------------------------------------------------------------------------
 
     async def paste_code(self, text: str) -> None:
-        """Type a code into the CLI's terminal, once the CLI has asked for it."""
+        """Type a code into the CLI's terminal once the CLI asks for it."""
         if self.recipe.paste_accepts != "code":
             raise PasteRefused("this CLI takes the callback URL, not a code")
         try:
@@ -195,7 +199,7 @@ class Login:
         log.info("a pasted code was typed")
 
     async def paste_callback(self, text: str) -> None:
-        """Hand a callback URL from the person's own browser to the CLI's callback server."""
+        """Send a callback URL from the user's browser to the CLI's callback server."""
         if self.url is None or self.has_ended:
             raise NotWaiting("the CLI is not waiting for a callback")
         try:
@@ -218,7 +222,7 @@ class Login:
         return self.step in {Step.READY, Step.FAILED}
 
     async def wait_for(self, holds: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until `holds()`, looked at after every change; whether it does in the end."""
+        """Wait until `holds()` is true, checked after every change. Returns its last value."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(timeout_s, 0)):
                 while not holds():
@@ -226,7 +230,7 @@ class Login:
         return holds()
 
     def reported_output(self) -> str:
-        """The end of the CLI's output without controls, URL queries, codes and tokens."""
+        """End of the CLI's output, without control characters, URL queries, codes and tokens."""
         output = self._output()
         for code in self._typed:
             for part in (code, *code.split("#")):
@@ -243,7 +247,7 @@ class Login:
 
 
 async def _visit(url: URL) -> int:
-    """GET a callback URL as a browser would, following redirects within the same server only."""
+    """GET a callback URL, following redirects only within the same server."""
     origin = (url.host, url.port)
     timeout = aiohttp.ClientTimeout(total=CALLBACK_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:

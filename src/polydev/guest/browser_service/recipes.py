@@ -1,6 +1,6 @@
-"""Provider data as a login needs it: read from `<provider>.toml`, checked once.
+"""Provider data for a login, from `<provider>.toml`.
 
-The controller reads the same files; the keys are explained in them.
+The controller reads the same files; their comments explain the keys.
 """
 
 import re
@@ -14,26 +14,26 @@ _PROVIDER_ID = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 class UnknownProvider(Exception):
-    """There is no such provider, or its data cannot be read."""
+    """The provider does not exist, or its data is invalid."""
 
 
 class LoginKind(StrEnum):
-    """How a CLI is made to log in."""
+    """Mechanism of a CLI's login."""
 
     TERMINAL = "terminal"
-    """A login command, under a terminal."""
+    """Login command in a terminal."""
     ACP = "acp"
-    """An agent, asked to authenticate in the Agent Client Protocol."""
+    """`authenticate` request of the Agent Client Protocol."""
 
 
 @dataclass(frozen=True)
 class LoginRecipe:
-    """How one CLI logs in, and what its credentials must hold."""
+    """Login command, URL rules and credentials of one CLI."""
 
     provider: str
     kind: LoginKind
     method: str
-    """Which of an agent's ways to authenticate; empty for a terminal."""
+    """Authentication method of an agent; empty for a terminal."""
     argv: tuple[str, ...]
     environment: dict[str, str]
     folders: tuple[str, ...]

@@ -1,12 +1,12 @@
-"""Where things are in a browser machine, and the limits of one login.
+"""Paths in a browser machine, and limits of a login.
 
-Made once from the command line; the defaults are those of docs/machines.md.
+The defaults match docs/machines.md; the command line can change them.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-# Limits that nothing needs to change.
+# Fixed limits.
 BODY_BYTES = 16 * 1024
 LONG_POLL_S = 30.0
 URL_CHARACTERS = 4096
@@ -30,10 +30,10 @@ class ServiceSettings:
     login_limit_s: float = 20 * 60.0
     open_url: Path = Path(__file__).parent / "open-url"
     commands: Path = Path(__file__).parent / "commands"
-    """Found first by a CLI: in place of what it would open a browser with."""
+    """First folder in the CLI's PATH: replaces programs that open a browser."""
 
     def environment(self) -> dict[str, str]:
-        """What the host sets for every process that runs a CLI: proxy, certificates."""
+        """Environment from the host for every CLI process: proxy and certificates."""
         try:
             lines = self.environment_file.read_text("utf-8").splitlines()
         except FileNotFoundError:
@@ -41,5 +41,5 @@ class ServiceSettings:
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
     def in_home(self, path: str) -> Path:
-        """A path that provider data gives under /root, in the home of this service."""
+        """Convert a provider's path under /root to this service's home."""
         return self.home / Path(path).relative_to("/root")

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
-# Gives the golden image this machine's identity: clock, name, addresses, resolver, authorities,
-# sshd's configuration. busybox init runs it once, before any service (inittab, `sysinit`).
-# docs/machines.md, "Boot, in order", step 2.
+# Configures this machine: clock, name, addresses, resolver, certificate authorities, sshd.
+# busybox init runs it once, before any service (inittab, `sysinit`). docs/machines.md, "Boot
+# sequence".
 set -eu
 umask 022
 exec </dev/null >/dev/console 2>&1
@@ -21,20 +21,20 @@ rm -rf /tmp/.X11-unix /tmp/.X0-lock
 
 phase identity
 . /run/polydev/machine.env
-# A VMM with a clock set ours already; one without leaves us in the past.
+# Some VMMs have no clock, so the guest's clock would be wrong.
 if [ "$(date +%s)" -lt "$POLYDEV_CLOCK_S" ]; then
     date -s "@$POLYDEV_CLOCK_S" >/dev/null
 fi
 hostname "$POLYDEV_HOSTNAME"
 echo "$POLYDEV_HOSTNAME" >/etc/hostname
-# Whatever the person added to these files stays: they are only written when they do not fit.
+# Keep the user's additions: write these files only if they do not match.
 grep -qsF " $POLYDEV_HOSTNAME" /etc/hosts ||
     printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$POLYDEV_HOSTNAME" >/etc/hosts
 id=${POLYDEV_VM_ID#vm-}
 echo "${id//-/}" >/etc/machine-id
 
 phase network
-# NICs are told apart by MAC: their order is the VMM's business.
+# Identify NICs by MAC, because their order depends on the VMM.
 nic_with_mac() {
     for nic in /sys/class/net/*; do
         read -r mac <"$nic/address"
@@ -42,8 +42,8 @@ nic_with_mac() {
     done
     fail "no network device has the MAC $1"
 }
-# Linux takes a packet for any of its addresses on any device; the channel's address must not be
-# reachable from the VM network, so packets for it that arrive there are dropped while routing.
+# Linux accepts packets for any of its addresses on any device. The channel's address must not be
+# reachable from the VM network, so drop packets for it that arrive there.
 channel_on() {
     ip rule add pref 20 table local
     ip rule del pref 0
@@ -54,7 +54,7 @@ channel_on() {
 }
 ip link set dev lo up
 lan=$(nic_with_mac "$POLYDEV_MAC")
-# Without a NIC of its own the channel is vsock, which nobody reaches but the host (vsock-door).
+# Without its own NIC, the channel is vsock, which only the host can reach (vsock-proxy).
 if [ -n "$POLYDEV_CHANNEL_MAC" ]; then
     channel_on "$(nic_with_mac "$POLYDEV_CHANNEL_MAC")"
 fi

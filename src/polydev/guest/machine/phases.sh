@@ -1,9 +1,9 @@
-# Sourced by the initramfs and by the boot scripts: how a boot tells the host where it is.
-# The host reads these lines from the console (docs/machines.md, "Boot, in order").
+# Sourced by the initramfs and the boot scripts: reports the boot phases on the console, where the
+# host reads them (docs/machines.md, "Boot sequence").
 
 PHASE=start
 
-# Scripts point their standard error at the console before they say anything.
+# Scripts redirect standard error to the console first.
 say() { echo "$*" >&2; }
 
 phase() {
@@ -11,8 +11,8 @@ phase() {
     say "POLYDEV-BOOT $PHASE"
 }
 
-# Ends the machine. Firecracker has no power switch to turn off: there the kernel's line says how to
-# reset (`reboot=k`), and a reset is the end.
+# Ends the machine. Firecracker has no power-off: there the kernel command line has `reboot=k`, and
+# a reset ends the machine.
 power_off() {
     read -r line </proc/cmdline
     case " $line " in
@@ -21,14 +21,14 @@ power_off() {
     exec /bin/busybox poweroff -f
 }
 
-# A machine that cannot boot must end, or the host waits for its whole time limit.
+# A machine that cannot boot must end, or the host waits until its time limit.
 fail() {
     trap - EXIT
     say "POLYDEV-FAILED $PHASE $*"
     power_off
 }
 
-# `set -e` ends the script at the first command that fails; this says which phase it was.
+# `set -e` exits at the first failing command; this reports the phase.
 trap 'fail "a command failed, see the lines above"' EXIT
 
 boot_done() { trap - EXIT; }

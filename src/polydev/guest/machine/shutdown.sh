@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# Ends the machine at once and with clean filesystems: busybox init runs it when `poweroff` or
-# `reboot` was asked for. Left to itself, init would sleep for seconds between its signals.
+# Ends the machine quickly and with clean filesystems. busybox init runs it on `poweroff` and
+# `reboot`; by itself, init would sleep for seconds between its signals.
 set -u
 exec </dev/null >/dev/console 2>&1
 . /usr/lib/polydev/phases.sh
@@ -22,8 +22,8 @@ uptime_s() {
     echo "${seconds%.*}"
 }
 
-# Runs a command until it succeeds, for about 2 s at most.
-insist() {
+# Repeats a command until it succeeds, for up to 2 s.
+retry() {
     deadline_s=$(($(uptime_s) + 2))
     until "$@" 2>/dev/null; do
         [ "$(uptime_s)" -lt "$deadline_s" ] || return 1
@@ -31,13 +31,13 @@ insist() {
     done
 }
 
-alone() { ! others_live; }
+no_others_live() { ! others_live; }
 
 kill -TERM -1
-insist alone
+retry no_others_live
 kill -KILL -1
 sync
-# A killed program lets go of its files a little after it is gone from the list of processes.
-insist mount -o remount,ro / || echo "the root filesystem is still in use"
-insist mount -o remount,ro /run/disk || echo "the machine's disk is still in use"
+# A killed program closes its files shortly after it leaves the process list.
+retry mount -o remount,ro / || echo "the root filesystem is still in use"
+retry mount -o remount,ro /run/disk || echo "the machine's disk is still in use"
 power_off

@@ -1,12 +1,11 @@
 #!/bin/busybox sh
-# Prints the configuration of the machine's only way in: sshd on the private channel, or behind
-# vsock-door, which is its other end.
-# Called by boot.sh, after machine.env and the addresses are in place.
+# Prints the configuration of sshd, the only access to the machine. sshd listens on the private
+# channel, or behind vsock-proxy. boot.sh calls it after machine.env and the addresses exist.
 set -eu
 . /run/polydev/machine.env
 
-# sshd honours only the first SetEnv directive, so all variables go into one. Inside its double
-# quotes a backslash and a double quote are escaped by a backslash. The first value wins.
+# sshd uses only the first SetEnv directive, so all variables go into one. In its double quotes, a
+# backslash escapes a backslash and a double quote. The first value of a variable wins.
 set_env() {
     directive=SetEnv
     for file in /run/polydev/environment /usr/share/polydev/environment; do

@@ -1,14 +1,13 @@
-# Makes a clone of a warm machine a machine of its own: the host runs it over the channel, which
-# still has the keys of the machine that was saved, right after the clone was restored. What it puts
-# in place is what `boot` puts in place of a machine that boots. It is one program, since a guest
-# whose processor is emulated takes long to start any. The host throws a clone away in which it fails
-# or is cut.
+# Gives a restored clone of a warm machine its own identity. The host runs it over the channel,
+# which still uses the keys of the template. It configures what `boot` configures in a machine that
+# boots. It is one program, because an emulated guest starts programs slowly. If it fails or is
+# interrupted, the host destroys the clone.
 #
-# With `rename` among its arguments it gives a machine of its own, which the host let wait, the name and
-# token of whose it becomes.
+# With the argument `rename`, it only gives a standby clone, which has its own identity already, the
+# name and token of its user's machine.
 #
-# It says `ready` when it has started, and is told then: 64 bytes of the host's randomness, a line with
-# the host's Unix time, the clone's config drive.
+# It prints `ready`, and then reads 64 random bytes from the host, a line with the host's Unix time,
+# and the clone's config drive.
 use strict;
 use warnings;
 no warnings "portable";  # addresses have 64 bits
@@ -28,7 +27,7 @@ sub put {
     close $file and rename "$path.new", $path or die "$path: $!\n";
 }
 
-# Before anything that draws a random number. Source: random(4).
+# Must run before anything draws a random number. Source: random(4).
 sub reseed {
     my ($seed) = @_;
     open my $random, "+<", "/dev/urandom" or die "/dev/urandom: $!\n";
@@ -37,8 +36,8 @@ sub reseed {
     ioctl $random, $RNDRESEEDCRNG, 0 or die "RNDRESEEDCRNG: $!\n";
 }
 
-# Wipes what running programs drew in advance to make random numbers of, as a fork would wipe it in
-# the child: they notice, and ask the kernel again. Source: madvise(2), MADV_WIPEONFORK.
+# Wipes the random state of running programs, as a fork does in the child. They detect that and ask
+# the kernel again. Source: madvise(2), MADV_WIPEONFORK.
 sub wipe {
     for (split /\n/, content("/run/warm/pages")) {
         my ($pid, $from, $to) = /^(\d+) ([0-9a-f]+)-([0-9a-f]+)$/ or die "what is $_\n";
@@ -51,12 +50,12 @@ sub wipe {
     }
 }
 
-# Ends what runs pages' scripts: it seeds `Math.random` once, and each clone would draw the same.
-# Chromium writes a child's arguments as one text.
+# Ends the renderers: they seed `Math.random` once, so all clones would draw the same numbers.
+# Chromium writes a child's arguments as one string.
 sub end_pages {
     for my $process (glob "/proc/[0-9]*") {
         next unless (readlink("$process/exe") // "") eq "/usr/lib/chromium/chromium";
-        my $arguments = eval { content("$process/cmdline") } // next;  # it has just ended
+        my $arguments = eval { content("$process/cmdline") } // next;  # it has just exited
         next unless $arguments =~ /[ \0]--type=renderer[ \0]/;
         kill "KILL", substr $process, length "/proc/";
     }
@@ -86,7 +85,7 @@ sub unpacked {
     return %members;
 }
 
-# The host quotes its values for a shell; none of those that are used here needs it.
+# The host quotes the values for a shell, but those used here contain nothing special.
 sub variables {
     my %found = $_[0] =~ /^(POLYDEV_[A-Z_]+)='?([A-Za-z0-9_.:\/-]*)'?$/mg;
     return %found;
@@ -113,7 +112,7 @@ sub connect_to_network {
     close $ip or die "ip ended with status $?\n";
 }
 
-# An sshd that never knew the other keys. Its pid file tells when it listens.
+# The new sshd never had the other keys. Its pid file shows that it listens.
 sub restart_sshd {
     chomp(my $sshd = content("/run/sshd.pid"));
     unlink "/run/sshd.pid";
@@ -125,7 +124,7 @@ sub restart_sshd {
     die "sshd does not listen\n";
 }
 
-# The page went with the process that showed it; another one is there soon, and nobody waits for it.
+# The page ended with its renderer. Open another one, without waiting for it.
 sub open_page {
     my @old = split /\n/, content("/run/warm/tabs");
     return if fork;
@@ -153,7 +152,7 @@ my $given = do { local $/; <STDIN> } // "";
 my ($seed, $clock, $drive) = $given =~ /^(.{$SEED_BYTES})([0-9.]+)\n(.+)$/s
     or die "there is no config drive\n";
 reseed($seed);
-# With `rename` it is this already, and has waited, standing still, for whose it is to be.
+# With `rename`, the clone has been renewed already and was paused as a standby clone.
 my $is_renewed = grep { $_ eq "rename" } @ARGV;
 unless ($is_renewed) {
     wipe();
@@ -163,7 +162,7 @@ set_clock($clock);
 my %members = unpacked($drive);
 my %self = variables($members{"machine.env"}[0]);
 name(%self);
-# The browser service reads its token at every request, sshd its keys at every connection.
+# The browser service reads its token for every request, sshd its keys for every connection.
 put("/run/polydev/$_", @{$members{$_}}) for keys %members;
 exit 0 if $is_renewed;
 connect_to_network(%self);

@@ -15,8 +15,8 @@ from polydev.hostagent.images.recipe import Recipe, source_files
 
 _BUNDLES_FOLDER = Path("opt/polydev")
 _CA_BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
-# The parts of a machine's boot, and what they are called inside.
-_SCRIPTS = ("announce", "boot", "shutdown", "sshd-config", "vsock-door")
+# Boot scripts of a machine, by their names inside it.
+_SCRIPTS = ("announce", "boot", "shutdown", "sshd-config", "vsock-proxy")
 _BROWSER_UID = 1000
 # Left by package installation, and no part of any machine.
 _LEFTOVERS = (

@@ -25,7 +25,7 @@ log = logging.getLogger("polydev.hostagent")
 
 AWAKE = "polydev-awake"
 """What the program is called in the guest's list of processes."""
-_SCRIPT = Path(__file__).resolve().parents[2] / "guest" / "awake.sh"
+_SCRIPT = Path(__file__).resolve().parents[2] / "guest" / "after_resume.sh"
 _FLUSH_LIMIT_S = 10.0
 _AWAKEN_LIMIT_S = 20.0
 _RANDOMNESS_BYTES = 64
@@ -71,7 +71,7 @@ async def renew(channel: GuestChannel) -> None:
 
 
 async def _told(program: GuestProgram) -> None:
-    """What awake.sh is told once it is ready: the time is that of this moment."""
+    """What after_resume.sh is told once it is ready: the time is that of this moment."""
     await program.write(os.urandom(_RANDOMNESS_BYTES) + f"{time.time():.9f}".encode())
     await program.write_eof()
 

@@ -19,7 +19,7 @@ from polydev.shared.errors import GuestMisbehaved
 from polydev.shared.host_protocol import STDERR, ExecRequest
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "guest" / "warm"
-PAINTED = _SCRIPTS / "painted.py"
+WAIT_FIRST_PAINT = _SCRIPTS / "wait_first_paint.py"
 """Ends when a page is painted; for the guest's own Python."""
 _SHELL = ("/bin/busybox", "sh", "-c")
 _PERL = ("perl", "-e")
@@ -33,17 +33,19 @@ async def settle(channel: GuestChannel) -> None:
     The caller sets the limit. Raises: GuestMisbehaved, ChannelLost.
     """
     await _run(
-        channel, "settle", [*_SHELL, _text("settle.sh"), "polydev-settle", _text("painted.py")]
+        channel,
+        "settle",
+        [*_SHELL, _text("settle.sh"), "polydev-settle", _text("wait_first_paint.py")],
     )
 
 
-async def painted(channel: GuestChannel) -> None:
+async def wait_first_paint(channel: GuestChannel) -> None:
     """Wait until the machine's browser shows a page. The caller sets the limit.
 
     Raises: GuestMisbehaved, ChannelLost.
     """
-    argv = ["/usr/bin/python3", "-c", _text("painted.py"), "polydev-painted"]
-    await _run(channel, "painted", argv)
+    argv = ["/usr/bin/python3", "-c", _text("wait_first_paint.py"), "polydev-first-paint"]
+    await _run(channel, "first paint", argv)
 
 
 async def renew(channel: GuestChannel, config_drive: bytes) -> None:

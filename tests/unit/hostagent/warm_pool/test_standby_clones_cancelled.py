@@ -56,7 +56,7 @@ MAKING: list[tuple[Any, str]] = [
     (SimulatedProvisioner, "clone_disk"),
     (SimulatedDriver, "restore"),
     (guest_scripts, "renew"),
-    (guest_scripts, "painted"),
+    (guest_scripts, "wait_first_paint"),
     (guest_scripts, "renaming"),
     (SimulatedVmm, "pause"),
 ]

@@ -1,16 +1,16 @@
 #!/bin/busybox sh
-# Prints Chromium's managed policy for this machine: the deployment's proxy and authorities.
-# Called by boot.sh. Source: chromeenterprise.google/policies, names as used below.
+# Prints Chromium's managed policy with the proxy and the certificate authorities of this machine.
+# boot.sh calls it. Source of the names: chromeenterprise.google/policies.
 set -eu
 
-# The value of a variable in the host's `environment`, as JSON.
+# Prints a variable of the host's `environment` as JSON.
 json_of() {
     value=$(sed -n "s/^$1=//p" /run/polydev/environment | head -n 1)
     value=${value//\\/\\\\}
     printf '"%s"' "${value//\"/\\\"}"
 }
 
-# PEM certificates as a JSON list of base64 strings.
+# Prints PEM certificates as a JSON list of base64 strings.
 json_certificates() {
     [ -f /run/polydev/ca.pem ] || { echo '[]'; return; }
     awk '

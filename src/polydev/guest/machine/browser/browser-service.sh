@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The HTTP service that runs one login (src/polydev/guest/browser_service), as root: CLIs keep
-# their files in /root, and only root reads its token.
+# Runs the browser service (src/polydev/guest/browser_service) as root: CLIs store their files in
+# /root, and only root can read the token.
 set -eu
 
 [ -d /opt/polydev/browser_service ] || { echo "no browser service in this image"; sleep 3600; }

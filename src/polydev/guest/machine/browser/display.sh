@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The screen of a browser machine: an X server whose output is VNC, on this machine's loopback.
-# There is no password: the host's private channel is the only way to 127.0.0.1 from outside.
+# Runs the display of a browser machine: an X server with VNC output on loopback. It needs no
+# password, because only the host's private channel can reach 127.0.0.1 from outside.
 set -eu
 . /usr/lib/polydev/service
 

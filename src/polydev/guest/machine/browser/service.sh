@@ -3,8 +3,8 @@
 DISPLAY=:0
 X_SOCKET=/tmp/.X11-unix/X0
 
-# Runs the rest of a service as the unprivileged user, without root's environment, and with its
-# output in the machine's log: that is a ring in memory (`logread`), however much they say.
+# Runs a command as the unprivileged user, without root's environment. Its output goes to the
+# machine's log, a ring buffer in memory (`logread`).
 run_as_browser() {
     name=$1
     shift
@@ -15,7 +15,7 @@ run_as_browser() {
         logger -t "$name"
 }
 
-# X takes connections as soon as its socket is there, and has no way to tell several programs.
+# X accepts connections as soon as its socket exists; there is no other signal.
 wait_for_display() {
     until [ -S "$X_SOCKET" ]; do
         usleep 50000

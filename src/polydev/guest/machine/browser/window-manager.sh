@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# Sign-in pages open windows of their own; this lets a person move and close them.
+# Sign-in pages may open windows; with a window manager, users can move and close them.
 set -eu
 . /usr/lib/polydev/service
 

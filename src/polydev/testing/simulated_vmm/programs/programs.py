@@ -32,7 +32,7 @@ from polydev.testing.simulated_vmm.simulation import Simulation
 
 _AWAKE = "polydev-awake"
 """`awakening.AWAKE`, which this room must not import."""
-_SETTLE, _PAINTED, _RENEW = "polydev-settle", "polydev-painted", "polydev-renew"
+_SETTLE, _FIRST_PAINT, _RENEW = "polydev-settle", "polydev-first-paint", "polydev-renew"
 """`warm/guest.py`'s, likewise."""
 _SEED_BYTES, _CONFIG_BYTES = 64, 1024 * 1024
 _CHUNK = 64 * 1024
@@ -147,7 +147,7 @@ class Programs:
         known: dict[str, Callable[[ServerProcess], Awaitable[int]]] = {
             _AWAKE: self._awake,
             _SETTLE: self._settle,
-            _PAINTED: _true,
+            _FIRST_PAINT: _true,
             _RENEW: self._renew,
         }
         return next((known[word] for word in argv[3:5] if word in known), None)
@@ -160,7 +160,7 @@ class Programs:
         return 0
 
     async def _awake(self, process: ServerProcess) -> int:
-        """As guest/awake.sh does it, as far as a machine without a clock can."""
+        """As guest/after_resume.sh does it, as far as a machine without a clock can."""
         process.stdout.write(b"ready\n")
         told = await process.stdin.read()
         (self._root / "run" / "awake_since").write_bytes(told[_SEED_BYTES:] + b"\n")

@@ -1,8 +1,7 @@
-"""A CLI that logs in when it is asked to in the Agent Client Protocol: one agent, one question.
+"""Login of a CLI through the Agent Client Protocol.
 
-Used by `login.py` where a provider's login is of that kind. JSON-RPC on the agent's standard input
-and output, one message a line; lines that are no message are what it printed, and are kept as a
-terminal's output would be. Everything that comes is bounded.
+JSON-RPC on the agent's standard input and output, one message per line. Other lines are stored as
+output, like a terminal's. All input is bounded.
 Source: agentclientprotocol.com, protocol version 1: `initialize`, `authenticate`.
 """
 
@@ -13,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..settings import OUTPUT_BYTES
+from ..validation.redaction import reportable
 from .processes import END_GRACE_S, end_group
-from .redaction import reportable
-from .settings import OUTPUT_BYTES
 
 PROTOCOL_VERSION = 1
 LINE_BYTES = 1024 * 1024
@@ -24,7 +23,7 @@ METHOD_NOT_FOUND = -32601
 
 
 class Agent:
-    """A running agent. `on_output` is called after each piece of output was kept."""
+    """Running agent. Calls `on_output` after each new piece of output."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, method: str, on_output: Callable[[], None]
@@ -44,7 +43,7 @@ class Agent:
         method: str,
         on_output: Callable[[], None],
     ) -> "Agent":
-        """`method` is the id of the way to authenticate. Raises OSError if it cannot be started."""
+        """Start an agent. `method` is the id of its authentication method. Raises OSError."""
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.PIPE,
@@ -59,15 +58,15 @@ class Agent:
 
     @property
     def output(self) -> bytes:
-        """What it printed besides its messages, the last OUTPUT_BYTES of it."""
+        """Last OUTPUT_BYTES of its output besides messages."""
         return bytes(self._kept)
 
     def type(self, text: str) -> None:
-        """Raises OSError: there is no terminal."""
+        """Always raises OSError, because there is no terminal."""
         raise OSError("an agent has no terminal")
 
     async def wait(self) -> str:
-        """Have it authenticate, and end it; why it did not, or nothing."""
+        """Authenticate, then end the agent. Returns the reason of a failure, or nothing."""
         printing = asyncio.create_task(self._keep_errors())
         try:
             refusal = await self._authenticate()
@@ -78,7 +77,7 @@ class Agent:
             printing.cancel()
 
     async def end(self) -> None:
-        """End the agent and its children, gently first; idempotent."""
+        """End the agent and its children, with SIGTERM first. Idempotent."""
         await end_group(self._process)
 
     async def _authenticate(self) -> str:
@@ -92,11 +91,11 @@ class Agent:
                 code = await self._process.wait()
                 return f"it ended with exit code {code}"
             if "error" in answer:
-                return f"it says: {_words(answer['error'])}"
+                return f"it reports: {_error_text(answer['error'])}"
         return ""
 
     async def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer to a request; None if the agent ended before."""
+        """Send a request and return the answer; None if the agent exits first."""
         self._next_id += 1
         asked = self._next_id
         await self._send({"id": asked, "method": method, "params": params})
@@ -104,23 +103,23 @@ class Agent:
             if "method" not in message and message.get("id") == asked:
                 return message
             if "method" in message and message.get("id") is not None:
-                error = {"code": METHOD_NOT_FOUND, "message": "nothing is offered here"}
+                error = {"code": METHOD_NOT_FOUND, "message": "this client offers no methods"}
                 await self._send({"id": message["id"], "error": error})
         return None
 
     async def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None  # noqa: S101  (a pipe)
-        with contextlib.suppress(ConnectionError):  # it ended: reading tells
+        with contextlib.suppress(ConnectionError):  # it has exited; the next read finds out
             self._process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
             await self._process.stdin.drain()
 
     async def _message(self) -> dict[str, Any] | None:
-        """The next message; what is none is kept as output."""
+        """Next message. Other lines are stored as output."""
         assert self._process.stdout is not None  # noqa: S101  (a pipe)
         while True:
             try:
                 line = await self._process.stdout.readline()
-            except ValueError:  # longer than the limit; the reader has dropped it
+            except ValueError:  # longer than the limit, and dropped by the reader
                 continue
             if not line:
                 return None
@@ -133,7 +132,7 @@ class Agent:
             self._keep(line)
 
     async def _leave(self) -> None:
-        """Close its input, at which it ends, and has written all that it wanted to write."""
+        """Close its input, which makes it write its files and exit."""
         assert self._process.stdin is not None  # noqa: S101  (a pipe)
         self._process.stdin.close()
         with contextlib.suppress(TimeoutError):
@@ -153,8 +152,8 @@ class Agent:
         self._on_output()
 
 
-def _words(error: object) -> str:
-    """An error's own words, safe to show."""
+def _error_text(error: object) -> str:
+    """Message of an error, safe to show."""
     message = error.get("message") if isinstance(error, dict) else None
     text = message if isinstance(message, str) else "it did not say why"
     return reportable(text.encode("utf-8", "replace"), REASON_BYTES).replace("\n", " ")

@@ -1,30 +1,29 @@
-# Run by the host, through the channel, in a guest that stood still or was restored from saved
-# memory: docs/machines.md, "Hibernation". It is sent along each time, so that it fits the host that
-# wakes and not the image that was booted, perhaps long ago. It is one program, since a guest whose
-# processor is emulated takes long to start any. Everything is tried, whatever fails.
+# Sets clock and randomness in a guest that was paused or restored from saved memory
+# (docs/machines.md, "Hibernation"). The host runs it through the channel and sends it each time, so
+# it matches the host and not an old image. It is one program, because an emulated guest starts
+# programs slowly. A failure of one step does not stop the others.
 #
-# On its standard input come 64 random bytes, and then the host's Unix time: as soon as it says that
-# it is ready, so that the time is not old by the time that programs take to start. With the time as
-# its argument it says nothing and takes the random bytes alone.
+# Standard input: 64 random bytes, then the host's Unix time. The host sends them after "ready", so
+# the time is current. With the time as an argument, it prints nothing and reads only the bytes.
 exec perl -e '
     my ($clock) = @ARGV;
     syswrite(STDOUT, "ready\n") unless defined $clock;
     local $/;
-    my ($seed, $told) = unpack("a64 a*", <STDIN>);
-    $clock = $told unless defined $clock;
+    my ($seed, $time) = unpack("a64 a*", <STDIN>);
+    $clock = $time unless defined $clock;
     my @failed;
     my ($s, $ns) = $clock =~ /^(\d+)\.(\d{1,9})$/ or die "no time: $clock\n";
     $ns = substr($ns . "00000000", 0, 9);
     # clock_settime(2) of CLOCK_REALTIME, by its number on x86-64.
     syscall(227, 0, pack("qq", $s, $ns)) == 0 or push @failed, "clock: $!";
 
-    # Mixed in by being written, and taken up at once by RNDRESEEDCRNG (random(4)), not only minutes
-    # later: what another guest of the same memory would draw must not be what this one draws.
+    # Writing mixes the seed in; RNDRESEEDCRNG (random(4)) applies it at once, not minutes later.
+    # Otherwise two guests with the same memory would draw the same random numbers.
     open(my $random, "+<", "/dev/urandom") or push @failed, "randomness: $!";
     syswrite($random, $seed) == length $seed or push @failed, "randomness: $!";
     ioctl($random, 0x5207, 0) or push @failed, "randomness: $!";
 
-    # Connections to the host from before are dead, which this guest would not notice by itself.
+    # Old connections to the host are dead, but the guest would not notice that.
     sub file { open(my $file, "<", $_[0]) or return ""; return scalar <$file> }
     sub parent { return file("/proc/$_[0]/status") =~ /^PPid:\s*(\d+)/m ? $1 : 0 }
     my $sshd = int(file("/run/sshd.pid"));
@@ -38,5 +37,5 @@ exec perl -e '
 
     open(my $since, ">", "/run/awake_since") or die "/run/awake_since: $!\n";
     print $since "$clock\n";
-    die "not renewed: @failed\n" if @failed;
+    die "failed: @failed\n" if @failed;
 ' -- "$@"

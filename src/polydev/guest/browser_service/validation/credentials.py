@@ -1,6 +1,6 @@
-"""Reads the credentials file that a CLI wrote, and says whether it is complete.
+"""Read and validate the credentials file of a CLI.
 
-Used by `login.py` once the CLI has ended. The content never goes into an error or a log.
+Its content never appears in an error or a log.
 """
 
 import json
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .recipes import LoginRecipe
+from ..recipes import LoginRecipe
 
 
 class CredentialsIncomplete(Exception):
-    """There is no whole credentials file; says why, without its content."""
+    """The credentials file is missing or incomplete; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """Tells a file from the one that was there before the login."""
+    """Identity of a file, to detect that the login replaced it."""
 
     inode: int
     size: int
@@ -37,9 +37,9 @@ def identity_of(path: Path) -> FileIdentity | None:
 def read_credentials(
     path: Path, recipe: LoginRecipe, before: FileIdentity | None
 ) -> dict[str, Any]:
-    """The credentials as JSON. `before` is the file that was there when the login started."""
+    """Read the credentials. `before` identifies the file at the start of the login."""
     if before is not None and identity_of(path) == before:
-        raise CredentialsIncomplete("the CLI left its old credentials file as it was")
+        raise CredentialsIncomplete("the CLI did not change its old credentials file")
     try:
         credentials = json.loads(_read(path, recipe.credentials_bytes), parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -49,7 +49,7 @@ def read_credentials(
     for pointer in recipe.credentials_required:
         value = _at(credentials, pointer)
         if not isinstance(value, str) or not value:
-            raise CredentialsIncomplete(f"the credentials file has nothing at {pointer}")
+            raise CredentialsIncomplete(f"the credentials file has no value at {pointer}")
     return credentials
 
 
@@ -73,7 +73,7 @@ def _read(path: Path, max_bytes: int) -> bytes:
 
 
 def _at(document: object, pointer: str) -> object:
-    """RFC 6901, through objects only."""
+    """Value at a JSON pointer (RFC 6901), through objects only."""
     for part in pointer.split("/")[1:]:
         if not isinstance(document, dict):
             return None

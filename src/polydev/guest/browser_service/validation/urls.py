@@ -1,28 +1,25 @@
-"""Which URLs of a login may be opened, and which pasted callback belongs to it.
-
-Pure checks on text that a CLI or a person gave; used by `login.py`.
-"""
+"""Validation of login URLs, pasted callback URLs and pasted codes."""
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from .recipes import LoginRecipe
-from .settings import URL_CHARACTERS
+from ..recipes import LoginRecipe
+from ..settings import URL_CHARACTERS
 
 _PRINTABLE = re.compile(r"[!-~]+")
-# A URL in a terminal's output ends at a blank, a control character or a quote.
+# A URL in terminal output ends at a blank, a control character or a quote.
 _IN_OUTPUT = re.compile(rb"https://[^\x00-\x20\x7f-\xff\"'<>]{1,4096}")
 
 
 class UrlRefused(Exception):
-    """The text is not a URL of this login; says why, without the URL's query."""
+    """The text is not a URL of this login; the message has the reason without the query."""
 
 
 @dataclass(frozen=True)
 class AuthorizationUrl:
-    """The provider's page for one login, with the parts that its end is checked against."""
+    """Authorization URL of one login, with the parts that its callback must match."""
 
     text: str
     redirect_uri: str
@@ -30,18 +27,18 @@ class AuthorizationUrl:
 
 
 def authorization_url(text: str, hosts: Collection[str]) -> AuthorizationUrl:
-    """Check a URL that the CLI wants opened: https, and a host of the provider."""
+    """Validate a URL that the CLI wants to open: https, and a host of the provider."""
     parts = _split(text)
     if parts.scheme != "https" or parts.port not in {None, 443}:
         raise UrlRefused("the CLI's URL is not an https URL")
     if parts.hostname not in hosts:
-        raise UrlRefused(f"the CLI's URL is of {parts.hostname}, not of the provider")
+        raise UrlRefused(f"the CLI's URL has host {parts.hostname}, which is not the provider's")
     query = parse_qs(parts.query)
     return AuthorizationUrl(text, _one(query, "redirect_uri"), _one(query, "state"))
 
 
 def callback_url(text: str, recipe: LoginRecipe, url: AuthorizationUrl) -> str:
-    """Check a pasted callback URL: of this very login, and of the CLI's own callback server.
+    """Validate a pasted callback URL: of this login and the CLI's callback server.
 
     Returns the URL to fetch, with the CLI's host name and port.
     """
@@ -49,7 +46,7 @@ def callback_url(text: str, recipe: LoginRecipe, url: AuthorizationUrl) -> str:
     if pasted.scheme != "http" or pasted.hostname not in {"localhost", "127.0.0.1"}:
         raise UrlRefused("a callback URL starts with http://localhost: or http://127.0.0.1:")
     if pasted.port is None or pasted.port != expected.port:
-        raise UrlRefused("the callback URL has another port than this login's")
+        raise UrlRefused("the callback URL does not have this login's port")
     if recipe.callback_ports and pasted.port not in recipe.callback_ports:
         raise UrlRefused("the callback URL has a port that the CLI does not use")
     if pasted.path != recipe.callback_path:
@@ -58,14 +55,14 @@ def callback_url(text: str, recipe: LoginRecipe, url: AuthorizationUrl) -> str:
     if url.state and _one(query, "state") != url.state:
         raise UrlRefused("the callback URL belongs to another login")
     if not _one(query, "code") and not _one(query, "error"):
-        raise UrlRefused("the callback URL holds neither a code nor an error")
+        raise UrlRefused("the callback URL has neither a code nor an error")
     return pasted._replace(netloc=f"{expected.hostname}:{expected.port}", fragment="").geturl()
 
 
 def own_browser_url(
     output: bytes, recipe: LoginRecipe, url: AuthorizationUrl
 ) -> AuthorizationUrl | None:
-    """The URL for the person's own browser: the CLI prints one, or it is the same."""
+    """URL for the user's own browser: printed by the CLI, or the same URL."""
     if not recipe.paste_url_redirect:
         return url
     for found in _IN_OUTPUT.findall(output):
@@ -79,10 +76,10 @@ def own_browser_url(
 
 
 def code_to_type(text: str, recipe: LoginRecipe, own: AuthorizationUrl | None) -> str:
-    """Check a pasted code: of the provider's form, and of this login if it tells."""
+    """Validate a pasted code: its format, and its login if it contains the state."""
     code = text.strip()
     if len(code) > URL_CHARACTERS or re.fullmatch(recipe.paste_code_pattern, code) is None:
-        raise UrlRefused("this is not a whole code: copy all of it from the provider's page")
+        raise UrlRefused("this is not a complete code: copy all of it from the provider's page")
     _, marked, state = code.partition("#")
     if marked and own is not None and own.state and state != own.state:
         raise UrlRefused("the code belongs to another login")
@@ -94,11 +91,11 @@ def _split(text: str) -> SplitResult:
         raise UrlRefused("not a URL: too long, empty, or not printable")
     try:
         parts = urlsplit(text)
-        parts.port  # noqa: B018  (raises for a port that is no number)
+        parts.port  # noqa: B018  (raises for an invalid port)
     except ValueError:
         raise UrlRefused("not a URL") from None
     if "@" in parts.netloc or "\\" in text:
-        raise UrlRefused("the URL has a user name or a backslash in it")
+        raise UrlRefused("the URL contains a user name or a backslash")
     return parts
 
 

@@ -1,7 +1,4 @@
-"""What of a CLI's terminal output may be reported: its last lines, without secrets or controls.
-
-Pure; used where a login failed.
-"""
+"""Redaction of a CLI's terminal output for error reports."""
 
 import re
 
@@ -13,11 +10,11 @@ _ESCAPE = re.compile(
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]|[\u200b-\u200f\u2028-\u202e\u2060-\u2069]")
 _QUERY = re.compile(r"(https?://[^\s?#]*)[?#]\S*")
 _LONG_WORD = re.compile(r"[A-Za-z0-9_\-+=%~.#]{20,}")
-_TELLING = re.compile(r"[0-9_#%=]|[a-z][A-Z]")
+_TOKEN_LIKE = re.compile(r"[0-9_#%=]|[a-z][A-Z]")
 
 
 def reportable(output: bytes, limit_bytes: int) -> str:
-    """The end of a terminal's output, at most `limit_bytes` of UTF-8, safe to show."""
+    """End of a terminal's output, up to `limit_bytes` of UTF-8, safe to show."""
     text = output.decode("utf-8", "replace")
     text = _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     text = _CONTROL.sub("", text)
@@ -29,5 +26,5 @@ def reportable(output: bytes, limit_bytes: int) -> str:
 
 
 def _hide(word: re.Match[str]) -> str:
-    """Long words that look like tokens or codes; host names and plain words stay."""
-    return "[hidden]" if _TELLING.search(word.group()) else word.group()
+    """Hide long words that look like tokens or codes; keep host names and plain words."""
+    return "[hidden]" if _TOKEN_LIKE.search(word.group()) else word.group()

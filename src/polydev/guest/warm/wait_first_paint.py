@@ -1,6 +1,6 @@
-"""Returns when Chromium has painted a page: given to the guest's own Python by `settle`.
+"""Wait until Chromium has painted a page. `settle` runs it with the guest's Python.
 
-The caller sets the limit. Source: chromedevtools.github.io/devtools-protocol,
+The caller sets the time limit. Source: chromedevtools.github.io/devtools-protocol,
 `Page.captureScreenshot`, which answers when there is a picture to answer with.
 """
 
@@ -14,8 +14,8 @@ ANSWER_LIMIT_S = 60.0
 ANSWER_BYTES = 16 * 1024 * 1024
 
 
-async def painted() -> None:
-    """Wait for a page that has been painted."""
+async def wait_first_paint() -> None:
+    """Wait for a painted page."""
     timeout = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         while True:
@@ -24,7 +24,7 @@ async def painted() -> None:
                     return
             except (aiohttp.ClientError, TimeoutError, ValueError, TypeError):
                 pass  # not there yet
-            await asyncio.sleep(TRY_AGAIN_S)  # nothing tells when the port opens
+            await asyncio.sleep(TRY_AGAIN_S)  # there is no notification of the open port
 
 
 async def _is_painted(session: aiohttp.ClientSession) -> bool:
@@ -41,4 +41,4 @@ async def _is_painted(session: aiohttp.ClientSession) -> bool:
                 return bool(message.get("result", {}).get("data"))
 
 
-asyncio.run(painted())
+asyncio.run(wait_first_paint())

@@ -1,7 +1,7 @@
-"""Where the CLI's URL arrives: a FIFO that the `open-url` script writes to.
+"""FIFO for the URL that a CLI wants to open.
 
-The CLI runs that script as its BROWSER. Only root can write; what comes is still bounded here and
-checked by `login.py`.
+The CLI runs `open-url` as its BROWSER, which writes to the FIFO. Only root can write; input is
+still bounded here and validated in `login`.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from pathlib import Path
 from .settings import URL_CHARACTERS
 
 
-class UrlInbox:
-    """Calls `deliver` with each line written to the FIFO."""
+class UrlFifo:
+    """Call `deliver` with each line written to the FIFO."""
 
     def __init__(self, path: Path, deliver: Callable[[str], None]) -> None:
         self.path = path
@@ -21,7 +21,7 @@ class UrlInbox:
         self._partial = b""
         path.unlink(missing_ok=True)
         os.mkfifo(path, 0o600)
-        # Open for writing too, so that there is never an end of file between two writers.
+        # Open for writing too, so that no end of file occurs between two writers.
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         asyncio.get_running_loop().add_reader(self._descriptor, self._read)
 

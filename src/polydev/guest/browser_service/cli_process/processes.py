@@ -1,4 +1,4 @@
-"""Ends a command with everything it started. Used by `terminal.py` and `agent.py`."""
+"""End a command with all its child processes."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,14 @@ END_GRACE_S = 3.0
 
 
 async def end_group(process: asyncio.subprocess.Process) -> None:
-    """End a command that leads its own process group, gently first; idempotent."""
+    """End a process group, with SIGTERM first. Idempotent."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.returncode is not None:
             break
         _signal(process, number)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), END_GRACE_S)
-    _signal(process, signal.SIGKILL)  # what it left behind in its group
+    _signal(process, signal.SIGKILL)  # remaining processes of the group
 
 
 def _signal(process: asyncio.subprocess.Process, number: int) -> None:

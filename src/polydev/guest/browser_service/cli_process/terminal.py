@@ -1,6 +1,6 @@
-"""A command under a pseudo-terminal: always drained, bounded in memory, ended as a whole group.
+"""Command in a pseudo-terminal. Its output is always drained and bounded in memory.
 
-Used by `login.py`. Knows nothing of logins; answers no terminal queries.
+It does not answer terminal queries.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ import termios
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..settings import OUTPUT_BYTES
 from .processes import end_group
-from .settings import OUTPUT_BYTES
 
 COLUMNS, LINES = 120, 40
 CHUNK_BYTES = 64 * 1024
 
 
 class Terminal:
-    """A running command. `on_output` is called after each piece of output was kept."""
+    """Running command. Calls `on_output` after each new piece of output."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, master: int, on_output: Callable[[], None]
@@ -42,11 +42,11 @@ class Terminal:
         folder: Path,
         on_output: Callable[[], None],
     ) -> "Terminal":
-        """Raises OSError if the command cannot be started."""
+        """Start a command. Raises OSError."""
         master, slave = pty.openpty()
         try:
             fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-            # setsid(1) makes the terminal the command's own, so that it is hung up on together.
+            # setsid(1) makes it the controlling terminal: closing it hangs up all processes.
             process = await asyncio.create_subprocess_exec(
                 *("setsid", "--ctty", *argv),
                 stdin=slave,
@@ -64,28 +64,27 @@ class Terminal:
 
     @property
     def output(self) -> bytes:
-        """What it printed, the last OUTPUT_BYTES of it."""
+        """Last OUTPUT_BYTES of its output."""
         return bytes(self._kept)
 
     def type(self, text: str) -> None:
-        """Type a short text. Raises OSError if the terminal does not take it."""
+        """Type a short text. Raises OSError."""
         if self._drained.is_set():
             raise OSError("the terminal is closed")
         typed = text.encode()
         if os.write(self._master, typed) != len(typed):
-            raise OSError("the terminal took only part of the text")
+            raise OSError("the terminal accepted only part of the text")
 
     async def wait(self) -> str:
-        """Why it ended without a login, after everything it printed was read; nothing if it ended
-        well."""
+        """Wait for exit and the end of output. Returns the reason of a failure, or nothing."""
         code = await self._process.wait()
-        # A grandchild may hold the terminal open: then there is no end of output to wait for.
+        # A grandchild may keep the terminal open, and then its output has no end.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._drained.wait(), 1)
         return f"it ended with exit code {code}" if code else ""
 
     async def end(self) -> None:
-        """End the command and its children, gently first; idempotent."""
+        """End the command and its children, with SIGTERM first. Idempotent."""
         await end_group(self._process)
         self._close()
 
@@ -94,7 +93,7 @@ class Terminal:
             chunk = os.read(self._master, CHUNK_BYTES)
         except BlockingIOError:
             return
-        except OSError:  # EIO: the last process that had the terminal is gone
+        except OSError:  # EIO: no process has the terminal open
             chunk = b""
         if not chunk:
             self._close()

@@ -1,0 +1,1 @@
+"""Processes of a CLI: a command in a terminal, or an agent."""

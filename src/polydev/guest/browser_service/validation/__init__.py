@@ -1,0 +1,1 @@
+"""Validation of what CLIs and users provide."""
