@@ -30,7 +30,7 @@ async def kept(store: Database) -> Database:
 
 async def _take(database: Database, taken: KeyClaim) -> KeyClaim | PreviousRequest:
     async with database.write(taken.user_id) as connection:
-        return await idempotency_keys.take(connection, taken, given_up=taken.at - _MINUTE)
+        return await idempotency_keys.take(connection, taken, abandoned_before=taken.at - _MINUTE)
 
 
 def _at(seconds: float, **changed: str) -> KeyClaim:

@@ -97,7 +97,7 @@ async def _run_once(
     async with database.write(caller.user_id) as connection:
         await idempotency_keys.prune(connection, at - idempotency_keys.RETENTION, caller.user_id)
         claim = await idempotency_keys.take(
-            connection, request_claim, given_up=at - _ABANDONED_AFTER
+            connection, request_claim, abandoned_before=at - _ABANDONED_AFTER
         )
     if isinstance(claim, idempotency_keys.PreviousRequest):
         return _replay(claim, request_claim)

@@ -58,8 +58,14 @@ class ResumeProgress(LogOnlyObserver):
             if machine is None or machine.status is not MachineState.RESUMING:
                 return
             if view is not None and view.state is MachineState.RUNNING:
-                state, address, noting = view.state, view.ip_address, resume_values(machine, view)
-                await machines.set_state(connection, vm_id, state, address, noting=noting)
+                state, address, extra_columns = (
+                    view.state,
+                    view.ip_address,
+                    resume_values(machine, view),
+                )
+                await machines.set_state(
+                    connection, vm_id, state, address, extra_columns=extra_columns
+                )
             elif view is None or view.state.keeps_saved_memory:
                 await hibernation.revert_to_hibernated(connection, vm_id, failure.line())
                 cause = Actor.for_controller(_VIA, failure.line())

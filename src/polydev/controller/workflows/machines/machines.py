@@ -157,7 +157,7 @@ class MachineOperations:
         address = view.ip_address if view else None
         if (machine.status, machine.ip_address) == (MachineState.RUNNING, address):
             return
-        noting = {"used_at": now(), **resume_values(machine, view)}
+        extra_columns = {"used_at": now(), **resume_values(machine, view)}
         async with self.database.write() as connection:
             await machines.set_state(
                 connection,
@@ -165,7 +165,7 @@ class MachineOperations:
                 MachineState.RUNNING,
                 address,
                 instead_of=COMING_UP_STATES,
-                noting=noting,
+                extra_columns=extra_columns,
             )
 
     async def relocate_from_dead_host(self, vm_id: VmId) -> bool:

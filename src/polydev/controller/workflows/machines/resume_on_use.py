@@ -92,12 +92,12 @@ class ResumeOnUse:
     async def keep_in_use(self, vm_id: VmId) -> AsyncIterator[None]:
         """A machine that is awake stays so while the block lasts, and as long after as idle
         machines do."""
-        noting = asyncio.create_task(self._note_again_and_again(vm_id))
+        extra_columns = asyncio.create_task(self._note_again_and_again(vm_id))
         try:
             yield
         finally:
-            noting.cancel()
-            await asyncio.gather(noting, return_exceptions=True)
+            extra_columns.cancel()
+            await asyncio.gather(extra_columns, return_exceptions=True)
             await self.note(vm_id)
 
     def activity_recorder(self, vm_id: VmId) -> ActivityRecorder:

@@ -211,9 +211,9 @@ class Reconciler:
             await self._take_word_of_host(row, view)
 
     async def _take_word_of_host(self, row: Machine, view: MachineView) -> None:
-        noting: dict[str, Any] = resume_values(row, view)
+        extra_columns: dict[str, Any] = resume_values(row, view)
         if view.state is MachineState.HIBERNATED:
-            noting = {"memory_on_disk_bytes": view.memory_on_disk_bytes}
+            extra_columns = {"memory_on_disk_bytes": view.memory_on_disk_bytes}
         async with self.database.write() as connection:
             await lock_placement(connection)
             changed = await machines.set_state(
@@ -222,7 +222,7 @@ class Reconciler:
                 view.state,
                 view.ip_address,
                 instead_of=[row.status],
-                noting=noting,
+                extra_columns=extra_columns,
             )
             if changed:
                 why = f"its host says so; its row said {row.status}"

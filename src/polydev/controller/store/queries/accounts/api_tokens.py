@@ -1,4 +1,4 @@
-"""Rows of `api_tokens`. Their secrets are kept as hashes."""
+"""Queries of `api_tokens`; secrets are stored as hashes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from polydev.controller.store.tables import api_tokens
 from polydev.shared.domain import ApiToken, Scope, UserId
 from polydev.shared.errors import NoSuchToken
 
-# A person's own role may read everything but hashes.
+# The users' database role may not read hashes.
 _READABLE = [it for it in api_tokens.c if it is not api_tokens.c.secret_hash]
 
 
 async def insert(connection: AsyncConnection, token: ApiToken, secret_hash: str) -> None:
-    """A new token."""
+    """Insert a token."""
     await connection.execute(
         sa.insert(api_tokens).values(
             token_id=token.token_id,
@@ -34,38 +34,38 @@ async def insert(connection: AsyncConnection, token: ApiToken, secret_hash: str)
 
 
 async def find_with_hash(connection: AsyncConnection, token_id: str) -> tuple[ApiToken, str] | None:
-    """The token of that id and the hash of its secret, whether it still holds or not."""
-    wanted = sa.select(api_tokens).where(api_tokens.c.token_id == token_id)
-    row = (await connection.execute(wanted)).one_or_none()
+    """Return a token, valid or not, and the hash of its secret."""
+    query = sa.select(api_tokens).where(api_tokens.c.token_id == token_id)
+    row = (await connection.execute(query)).one_or_none()
     return None if row is None else (_token(row), row.secret_hash)
 
 
 async def list_for_user(connection: AsyncConnection, user_id: UserId) -> list[ApiToken]:
-    """A person's, the newest first."""
-    wanted = (
+    """List a user's tokens, newest first."""
+    query = (
         sa.select(*_READABLE)
         .where(api_tokens.c.user_id == user_id)
         .order_by(api_tokens.c.created_at.desc(), api_tokens.c.token_id)
     )
-    return [_token(row) for row in await connection.execute(wanted)]
+    return [_token(row) for row in await connection.execute(query)]
 
 
 async def set_last_used(connection: AsyncConnection, token_id: str, at: datetime) -> None:
-    """It was used."""
+    """Record the token's last use."""
     await connection.execute(
         sa.update(api_tokens).where(api_tokens.c.token_id == token_id).values(last_used_at=at)
     )
 
 
 async def delete(connection: AsyncConnection, user_id: UserId, token_id: str) -> None:
-    """Forget one of a person's: it is nobody's from now on. Raises NoSuchToken."""
-    gone = await connection.execute(
+    """Delete one of a user's tokens. Raises NoSuchToken."""
+    deleted = await connection.execute(
         sa.delete(api_tokens).where(
             api_tokens.c.token_id == token_id, api_tokens.c.user_id == user_id
         )
     )
-    if not gone.rowcount:
-        raise NoSuchToken("There is no such API token", hint="GET /api/account/tokens lists yours")
+    if not deleted.rowcount:
+        raise NoSuchToken("There is no such API token", hint="See GET /api/account/tokens")
     await event_outbox.emit(connection, user_id, "token", token_id, status="revoked")
 
 

@@ -1,4 +1,4 @@
-"""Rows of `identities`: by which names an OpenID provider vouches for whom."""
+"""Queries of `identities`: OpenID identities of users."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from polydev.shared.domain import UserId, now
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """How an OpenID provider names somebody."""
+    """The name of a user at an OpenID provider."""
 
     issuer: str
     subject: str
 
 
 async def find_user_id(connection: AsyncConnection, identity: Identity) -> UserId | None:
-    """Who that is here."""
+    """Return the user of an identity."""
     row = await connection.execute(
         sa.select(identities.c.user_id).where(
             identities.c.issuer == identity.issuer, identities.c.subject == identity.subject
@@ -31,7 +31,7 @@ async def find_user_id(connection: AsyncConnection, identity: Identity) -> UserI
 
 
 async def insert(connection: AsyncConnection, identity: Identity, user_id: UserId) -> None:
-    """From now on that identity is this person."""
+    """Link an identity to a user."""
     await connection.execute(
         sa.insert(identities).values(
             issuer=identity.issuer, subject=identity.subject, user_id=user_id, created_at=now()

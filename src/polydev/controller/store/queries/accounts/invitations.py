@@ -1,4 +1,4 @@
-"""Rows of `invitations`: who may sign up, once. Their codes are kept as hashes."""
+"""Queries of `invitations`; codes are stored as hashes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polydev.controller.store.tables import invitations, users
 from polydev.shared.domain import Invitation, Role, UserId
 from polydev.shared.errors import NoSuchToken
 
-# Who was shut out, or is no administrator any more, must not have left a way back in.
+# A disabled or former administrator must not keep a way back in.
 _CREATOR_MAY_INVITE = sa.exists().where(
     users.c.id == invitations.c.created_by,
     users.c.role == Role.ADMINISTRATOR,
@@ -22,7 +22,7 @@ _CREATOR_MAY_INVITE = sa.exists().where(
 
 
 async def insert(connection: AsyncConnection, invitation: Invitation, secret_hash: str) -> None:
-    """A new invitation."""
+    """Insert an invitation."""
     await connection.execute(
         sa.insert(invitations).values(
             invitation_id=invitation.invitation_id,
@@ -37,26 +37,26 @@ async def insert(connection: AsyncConnection, invitation: Invitation, secret_has
 
 
 async def find_by_hash(connection: AsyncConnection, secret_hash: str) -> Invitation | None:
-    """The invitation with that code, used or over perhaps; None if who made it may no longer."""
-    wanted = sa.select(invitations).where(
+    """Return an invitation, used and expired ones too; None if its creator lost the right."""
+    query = sa.select(invitations).where(
         invitations.c.secret_hash == secret_hash, _CREATOR_MAY_INVITE
     )
-    row = (await connection.execute(wanted)).one_or_none()
+    row = (await connection.execute(query)).one_or_none()
     return None if row is None else _invitation(row)
 
 
 async def list_all(connection: AsyncConnection) -> list[Invitation]:
-    """All of them, the newest first."""
-    wanted = sa.select(invitations).order_by(
+    """List all invitations, newest first."""
+    query = sa.select(invitations).order_by(
         invitations.c.created_at.desc(), invitations.c.invitation_id
     )
-    return [_invitation(row) for row in await connection.execute(wanted)]
+    return [_invitation(row) for row in await connection.execute(query)]
 
 
 async def mark_used(
     connection: AsyncConnection, invitation_id: str, by: UserId, at: datetime
 ) -> bool:
-    """Use it up. False: somebody was faster, it was taken back, or who made it may no longer."""
+    """Mark an invitation as used. False if it no longer can be."""
     used = await connection.execute(
         sa.update(invitations)
         .where(
@@ -70,14 +70,14 @@ async def mark_used(
 
 
 async def delete_unused(connection: AsyncConnection, invitation_id: str) -> None:
-    """Take one back that nobody has used. Raises NoSuchToken."""
-    gone = await connection.execute(
+    """Delete an unused invitation. Raises NoSuchToken."""
+    deleted = await connection.execute(
         sa.delete(invitations).where(
             invitations.c.invitation_id == invitation_id, invitations.c.used_at.is_(None)
         )
     )
-    if not gone.rowcount:
-        raise NoSuchToken("No open invitation of that id")
+    if not deleted.rowcount:
+        raise NoSuchToken("There is no unused invitation with this id")
 
 
 def _invitation(row: sa.Row[Any]) -> Invitation:

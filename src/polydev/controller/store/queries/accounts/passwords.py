@@ -1,4 +1,4 @@
-"""Rows of `passwords`: argon2id hashes, one a person at most."""
+"""Queries of `passwords`: argon2id hashes, at most one per user."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from polydev.shared.domain import UserId, now
 
 
 async def find_hash(connection: AsyncConnection, user_id: UserId) -> str | None:
-    """The hash of a person's password; None for whoever signs in without one."""
-    wanted = sa.select(passwords.c.hash).where(passwords.c.user_id == user_id)
-    return (await connection.execute(wanted)).scalar_one_or_none()
+    """Return the hash of a user's password; None if they have none."""
+    query = sa.select(passwords.c.hash).where(passwords.c.user_id == user_id)
+    return (await connection.execute(query)).scalar_one_or_none()
 
 
 async def insert(connection: AsyncConnection, user_id: UserId, password_hash: str) -> None:
-    """The first password of a person."""
+    """Insert a user's first password."""
     values = {"user_id": user_id, "hash": password_hash, "changed_at": now()}
     await connection.execute(sa.insert(passwords).values(values))
 
@@ -24,7 +24,7 @@ async def insert(connection: AsyncConnection, user_id: UserId, password_hash: st
 async def update(
     connection: AsyncConnection, user_id: UserId, old_hash: str, new_hash: str
 ) -> bool:
-    """Another password in the old one's place. False: somebody was faster."""
+    """Replace a password. False if it was changed concurrently."""
     changed = await connection.execute(
         sa.update(passwords)
         .where(passwords.c.user_id == user_id, passwords.c.hash == old_hash)
@@ -34,21 +34,21 @@ async def update(
 
 
 async def lock_and_rehash(
-    connection: AsyncConnection, user_id: UserId, kept_hash: str, renewed_hash: str | None
+    connection: AsyncConnection, user_id: UserId, current_hash: str, renewed_hash: str | None
 ) -> bool:
-    """The same password, perhaps hashed anew. False: it has been changed meanwhile.
+    """Lock the row until the transaction ends, and store a new hash of the same password.
 
-    Until the transaction's end nobody can change it.
+    False if the password was changed concurrently.
     """
-    held = await connection.execute(
+    updated = await connection.execute(
         sa.update(passwords)
-        .where(passwords.c.user_id == user_id, passwords.c.hash == kept_hash)
-        .values(hash=renewed_hash or kept_hash)
+        .where(passwords.c.user_id == user_id, passwords.c.hash == current_hash)
+        .values(hash=renewed_hash or current_hash)
     )
-    return held.rowcount == 1
+    return updated.rowcount == 1
 
 
 async def upsert(connection: AsyncConnection, user_id: UserId, password_hash: str) -> None:
-    """A person's password, whether they had one or not."""
+    """Set a user's password."""
     await connection.execute(sa.delete(passwords).where(passwords.c.user_id == user_id))
     await insert(connection, user_id, password_hash)

@@ -1,4 +1,4 @@
-"""Rows of `rate_limits`: token buckets that all controllers share."""
+"""Queries of `rate_limits`: token buckets shared by all controllers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polydev.controller.store.tables import rate_limits
 
 _REFILL_TIME = timedelta(days=1)
-"""A bucket that nobody has taken from for so long is full, and so is one without a row."""
+"""A bucket unused for this long is full, as is one without a row."""
 
 _PRUNED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What may be taken at once, and how fast it fills again."""
+    """A token bucket: its capacity and refill rate."""
 
     key: str
     capacity: float
@@ -29,17 +29,17 @@ class Bucket:
 
 
 async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datetime) -> float:
-    """Take one from each bucket, or from none: the seconds until each has one, 0 if taken.
+    """Take a token from every bucket, or from none; return the seconds to wait.
 
-    In a write transaction; on PostgreSQL the rows stay locked until its end.
+    0 means that they were taken. On PostgreSQL, the rows stay locked until the transaction ends.
     """
-    ordered = sorted(buckets, key=lambda bucket: bucket.key)  # so that nobody waits in a circle
+    ordered = sorted(buckets, key=lambda bucket: bucket.key)  # a fixed order avoids deadlocks
     fresh = [bucket.key for bucket in ordered if await _lock(connection, bucket, at)]
     left = {bucket: await _tokens_left(connection, bucket, at) for bucket in ordered}
     await _prune_full(connection, [bucket.key for bucket in ordered], at)
     wait_s = max((1 - left[bucket]) / bucket.per_s for bucket in ordered)
     if wait_s > 0:
-        # Who is refused leaves no rows: made-up names must not fill the table.
+        # A refused request leaves no rows: random names must not fill the table.
         await connection.execute(sa.delete(rate_limits).where(rate_limits.c.key.in_(fresh)))
         return wait_s
     for bucket in ordered:
@@ -52,10 +52,10 @@ async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datet
 
 
 async def _lock(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
-    """See that a bucket has a row, and lock it; whether it is a new one.
+    """Lock a bucket's row, creating it if missing; return whether it is new.
 
-    A row that another controller made meanwhile is there, but not ours yet: going on to the next
-    bucket without it would make two wait in a circle. Each round, somebody's transaction has ended.
+    A row that another controller has just inserted is not locked by us yet. Continuing without the
+    lock could deadlock, so retry: each round, some transaction has ended.
     """
     while (await connection.execute(_locked(bucket))).one_or_none() is None:
         if await _insert_full(connection, bucket, at):
@@ -64,16 +64,16 @@ async def _lock(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bo
 
 
 async def _tokens_left(connection: AsyncConnection, bucket: Bucket, at: datetime) -> float:
-    """What is in a bucket, which has a row."""
+    """Return the tokens in a bucket that has a row."""
     row = (await connection.execute(_locked(bucket))).one()
-    # Controllers' clocks differ a little.
+    # Clocks of controllers can differ slightly.
     elapsed_s: float = max(0.0, (at - row.at).total_seconds())
     filled: float = row.left + elapsed_s * bucket.per_s
     return min(bucket.capacity, filled)
 
 
 async def _prune_full(connection: AsyncConnection, but: Sequence[str], at: datetime) -> None:
-    """Remove rows that say nothing, but for those in use: ours and, as they are locked, others'."""
+    """Delete rows of full buckets, except locked ones and our own."""
     full = (
         sa.select(rate_limits.c.key)
         .where(rate_limits.c.at < at - _REFILL_TIME, rate_limits.c.key.not_in(but))
@@ -88,7 +88,7 @@ def _locked(bucket: Bucket) -> sa.Select[Any]:
 
 
 async def _insert_full(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
-    """False: another controller was faster."""
+    """Insert a full bucket. False if another controller was faster."""
     try:
         async with connection.begin_nested():
             await connection.execute(

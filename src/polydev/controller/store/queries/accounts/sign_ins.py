@@ -1,4 +1,4 @@
-"""Rows of `sign_ins`: browsers in which somebody is signed in. Secrets are kept as hashes."""
+"""Queries of `sign_ins`: signed-in browsers; secrets are stored as hashes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from polydev.controller.store.tables import sign_ins, users
 from polydev.shared.domain import SignIn, UserId
 from polydev.shared.errors import NoSuchToken
 
-# A person's own role may read everything but hashes.
+# The users' database role may not read hashes.
 _READABLE = [it for it in sign_ins.c if it is not sign_ins.c.secret_hash]
 
 
 async def insert(connection: AsyncConnection, sign_in: SignIn, secret_hash: str) -> None:
-    """A new sign-in."""
+    """Insert a sign-in."""
     await connection.execute(
         sa.insert(sign_ins).values(
             sign_in_id=sign_in.sign_in_id,
@@ -34,61 +34,61 @@ async def insert(connection: AsyncConnection, sign_in: SignIn, secret_hash: str)
 
 
 async def find_by_hash(connection: AsyncConnection, secret_hash: str) -> SignIn | None:
-    """The sign-in with that secret, whether it still holds or not."""
-    wanted = sa.select(sign_ins).where(sign_ins.c.secret_hash == secret_hash)
-    row = (await connection.execute(wanted)).one_or_none()
+    """Return a sign-in, valid or not, by the hash of its secret."""
+    query = sa.select(sign_ins).where(sign_ins.c.secret_hash == secret_hash)
+    row = (await connection.execute(query)).one_or_none()
     return None if row is None else _sign_in(row)
 
 
 async def list_for_user(
     connection: AsyncConnection, user_id: UserId, seen_since: datetime
 ) -> list[SignIn]:
-    """A person's, the one seen last first; without those that were idle since then."""
-    wanted = (
+    """List a user's sign-ins used after a time, most recently used first."""
+    query = (
         sa.select(*_READABLE)
         .where(sign_ins.c.user_id == user_id, sign_ins.c.seen_at > seen_since)
         .order_by(sign_ins.c.seen_at.desc(), sign_ins.c.sign_in_id)
     )
-    return [_sign_in(row) for row in await connection.execute(wanted)]
+    return [_sign_in(row) for row in await connection.execute(query)]
 
 
 async def list_sources(connection: AsyncConnection, email: str) -> list[str]:
-    """Where the person with that address has signed in, as far as that has not ended."""
-    wanted = sa.select(sign_ins.c.source).join(users).where(users.c.email == email).distinct()
-    return list((await connection.execute(wanted)).scalars())
+    """List the network addresses of a user's sign-ins, by e-mail address."""
+    query = sa.select(sign_ins.c.source).join(users).where(users.c.email == email).distinct()
+    return list((await connection.execute(query)).scalars())
 
 
 async def set_last_seen(connection: AsyncConnection, sign_in_id: str, at: datetime) -> None:
-    """It was used."""
+    """Record the sign-in's last use."""
     await connection.execute(
         sa.update(sign_ins).where(sign_ins.c.sign_in_id == sign_in_id).values(seen_at=at)
     )
 
 
 async def delete(connection: AsyncConnection, user_id: UserId, sign_in_id: str) -> None:
-    """End one of a person's. Raises NoSuchToken."""
+    """Delete one of a user's sign-ins. Raises NoSuchToken."""
     ended = await connection.execute(
         sa.delete(sign_ins).where(
             sign_ins.c.sign_in_id == sign_in_id, sign_ins.c.user_id == user_id
         )
     )
     if not ended.rowcount:
-        raise NoSuchToken("There is no such sign-in", hint="GET /api/account/sign-ins lists yours")
+        raise NoSuchToken("There is no such sign-in", hint="See GET /api/account/sign-ins")
     await event_outbox.emit(connection, user_id, "account", user_id, status="signed-out")
 
 
 async def delete_for_user(
     connection: AsyncConnection, user_id: UserId, but: str | None = None
 ) -> int:
-    """End all of a person's, but perhaps one; how many those were."""
-    ending = sa.delete(sign_ins).where(sign_ins.c.user_id == user_id)
+    """Delete a user's sign-ins, all or all but one; return their number."""
+    query_ = sa.delete(sign_ins).where(sign_ins.c.user_id == user_id)
     if but is not None:
-        ending = ending.where(sign_ins.c.sign_in_id != but)
-    return (await connection.execute(ending)).rowcount
+        query_ = query_.where(sign_ins.c.sign_in_id != but)
+    return (await connection.execute(query_)).rowcount
 
 
 async def prune_expired(connection: AsyncConnection, at: datetime, idle_since: datetime) -> None:
-    """Forget those that no longer hold."""
+    """Delete expired and idle sign-ins."""
     await connection.execute(
         sa.delete(sign_ins).where(
             sa.or_(sign_ins.c.expires_at <= at, sign_ins.c.seen_at <= idle_since)

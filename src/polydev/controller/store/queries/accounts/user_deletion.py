@@ -1,7 +1,7 @@
-"""Removing a person: every row of every table that is theirs, in one transaction.
+"""Delete a user: all their rows in all tables, in one transaction.
 
-Which tables those are is read from the tables themselves, so that a table that comes later is not
-forgotten. What stays is the audit log, which knows people by their ids alone.
+The tables are found by their foreign keys, so that a new table is included automatically. The audit
+log stays; it holds only ids of users.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.controller.store.queries.accounts import users as people
+from polydev.controller.store.queries.accounts import users as user_queries
 from polydev.controller.store.tables import (
     api_tokens,
     auth_sessions,
@@ -28,8 +28,10 @@ from polydev.shared.domain import User, UserId
 
 
 async def mark_deleting(connection: AsyncConnection, user_id: UserId, at: datetime) -> None:
-    """Note that a person is being removed; the first time counts. Nothing opens to them any more:
-    their sign-ins and tokens go at once."""
+    """Mark a user as being deleted, and delete their sign-ins and tokens at once.
+
+    A repeated call keeps the first time.
+    """
     since = sa.func.coalesce(users.c.deleting_at, at)
     await connection.execute(
         sa.update(users).where(users.c.id == user_id).values(deleting_at=since)
@@ -39,14 +41,14 @@ async def mark_deleting(connection: AsyncConnection, user_id: UserId, at: dateti
 
 
 async def list_deleting(connection: AsyncConnection) -> list[User]:
-    """Everybody who is being removed."""
-    wanted = sa.select(users.c.id).where(users.c.deleting_at.is_not(None))
-    found = [await people.find(connection, row.id) for row in await connection.execute(wanted)]
+    """List users that are being deleted."""
+    query = sa.select(users.c.id).where(users.c.deleting_at.is_not(None))
+    found = [await user_queries.find(connection, row.id) for row in await connection.execute(query)]
     return [user for user in found if user is not None]
 
 
 async def is_ready_to_delete(connection: AsyncConnection, user_id: UserId) -> bool:
-    """Whether none of their sessions goes on, and no machine of theirs is left."""
+    """Check that the user has no live sessions and no machines."""
     live = sa.exists().where(auth_sessions.c.user_id == user_id, auth_sessions.c.ended_at.is_(None))
     there = sa.exists().where(vms.c.user_id == user_id, vms.c.status != "destroyed")
     return not await connection.scalar(sa.select(sa.or_(live, there)))
@@ -55,9 +57,13 @@ async def is_ready_to_delete(connection: AsyncConnection, user_id: UserId) -> bo
 async def delete_user(
     connection: AsyncConnection, user: User, also_known_as: Sequence[str]
 ) -> None:
-    """Delete all that is theirs, and themselves. `also_known_as`: how limits name them."""
-    theirs = sa.select(auth_sessions.c.session_id).where(auth_sessions.c.user_id == user.user_id)
-    await connection.execute(sa.delete(session_steps).where(session_steps.c.session_id.in_(theirs)))
+    """Delete the user and all their rows; `also_known_as` are their names in rate limits."""
+    own_sessions = sa.select(auth_sessions.c.session_id).where(
+        auth_sessions.c.user_id == user.user_id
+    )
+    await connection.execute(
+        sa.delete(session_steps).where(session_steps.c.session_id.in_(own_sessions))
+    )
     await connection.execute(
         sa.delete(invitations).where(
             sa.or_(

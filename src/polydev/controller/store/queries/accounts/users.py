@@ -1,4 +1,4 @@
-"""Rows of `users`."""
+"""Queries of `users`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from polydev.shared.errors import AlreadyExists
 
 
 async def find(connection: AsyncConnection, user_id: UserId) -> User | None:
-    """The person of that id."""
+    """Return a user."""
     row = (await connection.execute(sa.select(users).where(users.c.id == user_id))).one_or_none()
     return None if row is None else _user(row)
 
 
 async def find_by_email(connection: AsyncConnection, email: str) -> User | None:
-    """The person with that address, as `access.addresses` writes it."""
+    """Return the user with a normalized e-mail address."""
     row = (await connection.execute(sa.select(users).where(users.c.email == email))).one_or_none()
     return None if row is None else _user(row)
 
 
 async def list_all(connection: AsyncConnection, span: PageSpec | None = None) -> list[User]:
-    """All of them in the order in which they came, or a span of that."""
+    """List users, oldest account first: all, or a page."""
     order = (users.c.created_at, users.c.id)
     return [_user(row) for row in await connection.execute(page(sa.select(users), order, span))]
 
 
 async def insert(connection: AsyncConnection, user: User) -> None:
-    """A new person. Raises AlreadyExists if their id or address is somebody's; the transaction can
-    go on."""
+    """Insert a user. Raises AlreadyExists if the id or address is taken.
+
+    The transaction stays usable after that.
+    """
     row = sa.insert(users).values(
         id=user.user_id, email=user.email, created_at=user.created_at, role=user.role
     )
@@ -45,14 +47,14 @@ async def insert(connection: AsyncConnection, user: User) -> None:
             await connection.execute(row)
     except IntegrityError:
         raise AlreadyExists(
-            "There is an account with this e-mail address", hint="Sign in instead"
+            "An account with this e-mail address already exists", hint="Sign in instead"
         ) from None
 
 
 async def set_disabled(
     connection: AsyncConnection, user_id: UserId, disabled_at: datetime | None
 ) -> None:
-    """Shut a person out, or let them in again (None)."""
+    """Disable a user, or enable them again (None)."""
     await connection.execute(
         sa.update(users).where(users.c.id == user_id).values(disabled_at=disabled_at)
     )
@@ -61,7 +63,7 @@ async def set_disabled(
 
 
 async def set_role(connection: AsyncConnection, user_id: UserId, role: Role) -> None:
-    """Make a person an administrator, or no longer one."""
+    """Set a user's role."""
     await connection.execute(sa.update(users).where(users.c.id == user_id).values(role=role))
     await event_outbox.emit(connection, user_id, "account", user_id, role=role)
 

@@ -1,7 +1,7 @@
-"""Rows of `view_tickets`: who was given one look into a browser machine, for a moment.
+"""Queries of `view_tickets`: short-lived tickets for live views.
 
-A row is gone with the look that it was for, so that no ticket counts twice, at whichever
-controller. Secrets are kept as hashes.
+Redeeming deletes the row, so no ticket is valid twice, at any controller. Secrets are stored as
+hashes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from polydev.shared.domain import SessionId, UserId
 
 @dataclass(frozen=True, slots=True)
 class TicketRow:
-    """A ticket as it is kept; `holder` is the sign-in or token that asked for it."""
+    """A stored ticket; `holder` is the sign-in or token that requested it."""
 
     secret_hash: str
     user_id: UserId
@@ -28,7 +28,7 @@ class TicketRow:
 
 
 async def insert(connection: AsyncConnection, ticket: TicketRow, at: datetime) -> None:
-    """Keep a ticket, and forget everybody's that nobody came with in time."""
+    """Insert a ticket, and delete all expired ones."""
     await connection.execute(sa.delete(tickets).where(tickets.c.expires_at <= at))
     await connection.execute(
         sa.insert(tickets).values(
@@ -42,7 +42,7 @@ async def insert(connection: AsyncConnection, ticket: TicketRow, at: datetime) -
 
 
 async def count_for_user(connection: AsyncConnection, user_id: UserId, at: datetime) -> int:
-    """How many of a person's hold."""
+    """Count a user's valid tickets."""
     query = sa.select(sa.func.count()).where(
         tickets.c.user_id == user_id, tickets.c.expires_at > at
     )
@@ -50,7 +50,7 @@ async def count_for_user(connection: AsyncConnection, user_id: UserId, at: datet
 
 
 async def pop(connection: AsyncConnection, secret_hash: str) -> TicketRow | None:
-    """The ticket of that hash, which is gone with this; None if there is none."""
+    """Delete and return a ticket; None if there is none."""
     taken = await connection.execute(
         sa.delete(tickets).where(tickets.c.secret_hash == secret_hash).returning(*tickets.c)
     )

@@ -1,7 +1,7 @@
-"""Rows of `chat_events` and `chat_permissions`: what happened in a chat, and what a CLI asked.
+"""Queries of `chat_events` and `chat_permissions`.
 
-Events are added in the order of their ids, by whoever does the turn; they never change. Reading
-joins pieces of text that follow each other, since a CLI tells words one by one.
+The controller that runs a turn appends its events in the order of their ids; events never change.
+Readers can merge consecutive pieces of text, since a CLI streams word by word.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from polydev.shared.domain import LAST_IN_TURN, TURN_IDS, ChatEvent, ChatId, Eve
 
 PAGE = 500
 MAX_PAGE_CHARACTERS = 2 * 1024 * 1024
-"""Of the events that are read at once, but for the last one: a CLI fills them as it likes."""
+"""Size limit of a page, not counting its last event: a CLI decides how large events are."""
 MAX_MERGED_CHARACTERS = 64 * 1024
 _MERGED = (EventKind.TEXT, EventKind.THOUGHT)
 _size = sa.func.length(sa.cast(chat_events.c.data, sa.Text))
@@ -27,23 +27,23 @@ _size = sa.func.length(sa.cast(chat_events.c.data, sa.Text))
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """What a CLI asked in a turn, and what the person chose."""
+    """A CLI's permission request, and the user's answer."""
 
     chat_id: ChatId
     request_id: str
     user_id: UserId
     turn: int
     options: tuple[str, ...]
-    """The ids of what can be chosen."""
+    """Ids of the options."""
     option_id: str | None
     answered_at: datetime | None
-    """When it was decided; with no option: it is no longer asked."""
+    """When it was answered; without an option, it was withdrawn."""
 
 
 async def insert(
     connection: AsyncConnection, chat_id: ChatId, user_id: UserId, events: Sequence[ChatEvent]
 ) -> None:
-    """Add events with their ids."""
+    """Insert events."""
     rows = [
         {
             "chat_id": chat_id,
@@ -59,7 +59,7 @@ async def insert(
 
 
 async def get_turn_size(connection: AsyncConnection, chat_id: ChatId, turn: int) -> int:
-    """About how many bytes are kept of what happened in a turn."""
+    """Return the approximate size of a turn's events in bytes."""
     query = sa.select(sa.func.sum(_size)).where(
         chat_events.c.chat_id == chat_id,
         chat_events.c.event_id.between(turn * TURN_IDS, turn * TURN_IDS + LAST_IN_TURN),
@@ -70,7 +70,7 @@ async def get_turn_size(connection: AsyncConnection, chat_id: ChatId, turn: int)
 async def list_after(
     connection: AsyncConnection, chat_id: ChatId, event_id: int, limit: int = PAGE
 ) -> list[ChatEvent]:
-    """A chat's events after an id, the oldest first: as many as fit a page, and one at least."""
+    """List a chat's events after an id, oldest first: a page, with at least one."""
     sizes = (
         sa.select(chat_events.c.event_id, _size.label("size"))
         .where(chat_events.c.chat_id == chat_id, chat_events.c.event_id > event_id)
@@ -93,8 +93,10 @@ async def list_after(
 
 
 def merge_text(events: Iterable[ChatEvent]) -> list[ChatEvent]:
-    """The events with pieces of one text as one, which has the last piece's id: who goes on after
-    it misses nothing, and is told nothing twice."""
+    """Merge consecutive pieces of text into one event with the last piece's id.
+
+    A reader that continues after that id misses nothing and gets nothing twice.
+    """
     found: list[ChatEvent] = []
     for event in events:
         last = found[-1] if found else None
@@ -118,7 +120,7 @@ def _continues(last: ChatEvent, event: ChatEvent) -> bool:
 async def delete_up_to_turn(
     connection: AsyncConnection, chat_id: ChatId, turn: int, at: datetime
 ) -> None:
-    """Remove the events of a chat's turns up to that one; a notice stands in their place."""
+    """Delete the events of a chat's turns up to one; a notice replaces them."""
     last = turn * TURN_IDS + LAST_IN_TURN
     here = chat_events.c.chat_id == chat_id
     query = sa.select(chat_events.c.user_id).where(here).limit(1)
@@ -126,8 +128,8 @@ async def delete_up_to_turn(
     if user_id is None:
         return
     await connection.execute(sa.delete(chat_events).where(here, chat_events.c.event_id <= last))
-    words = "What was said before is no longer kept: the chat is too large"
-    notice = ChatEvent(last, EventKind.NOTICE, {"code": "forgotten", "text": words}, at)
+    text = "Earlier messages were deleted: the chat is too large"
+    notice = ChatEvent(last, EventKind.NOTICE, {"code": "forgotten", "text": text}, at)
     await insert(connection, chat_id, UserId(user_id), [notice])
 
 
@@ -137,7 +139,7 @@ async def delete_up_to_turn(
 async def insert_permission(
     connection: AsyncConnection, permission: Permission, at: datetime
 ) -> None:
-    """A CLI asks the person."""
+    """Insert a permission request."""
     await connection.execute(
         sa.insert(chat_permissions).values(
             chat_id=permission.chat_id,
@@ -153,7 +155,7 @@ async def insert_permission(
 async def find_permission(
     connection: AsyncConnection, chat_id: ChatId, request_id: str
 ) -> Permission | None:
-    """What was asked under that id."""
+    """Return a permission request."""
     query = sa.select(chat_permissions).where(
         chat_permissions.c.chat_id == chat_id, chat_permissions.c.request_id == request_id
     )
@@ -164,7 +166,7 @@ async def find_permission(
 async def list_answered_permissions(
     connection: AsyncConnection, requests: Sequence[tuple[ChatId, str]]
 ) -> list[Permission]:
-    """What people chose, of these requests."""
+    """List those of the requests that users have answered."""
     query = sa.select(chat_permissions).where(
         sa.tuple_(chat_permissions.c.chat_id, chat_permissions.c.request_id).in_(requests),
         chat_permissions.c.option_id.is_not(None),
@@ -179,7 +181,7 @@ async def answer_permission(
     option_id: str | None,
     at: datetime,
 ) -> bool:
-    """Decide a request, or note that it is no longer asked. Whether it was open."""
+    """Answer or withdraw a request; return whether it was open."""
     result = await connection.execute(
         sa.update(chat_permissions)
         .where(
@@ -193,7 +195,7 @@ async def answer_permission(
 
 
 async def close_permissions(connection: AsyncConnection, chat_id: ChatId, at: datetime) -> None:
-    """Nothing is asked in this chat any more."""
+    """Withdraw all open requests of a chat."""
     await connection.execute(
         sa.update(chat_permissions)
         .where(chat_permissions.c.chat_id == chat_id, chat_permissions.c.answered_at.is_(None))

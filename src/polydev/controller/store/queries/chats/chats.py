@@ -1,8 +1,8 @@
-"""Rows of `chats` and `chat_turns`: conversations, and what was asked in them.
+"""Queries of `chats` and `chat_turns`.
 
-A chat has one turn at a time. A turn that waits (`queued`) is claimed by a controller, which writes
-its name beside it; who does a turn changes nothing of it once it is somebody else's, or over
-(`require_turn`). What happens in a turn is in `chat_events.py`.
+A chat has at most one active turn. A controller claims a `queued` turn by writing its executor id;
+it must not change a turn that has ended or belongs to another controller (`require_turn`). The
+events of a turn are in `chat_events.py`.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _RUNNING = chats.c.status.in_([ChatStatus.RUNNING, ChatStatus.WAITING])
 
 @dataclass(frozen=True, slots=True)
 class ActiveChat:
-    """A chat whose last turn waits or goes on."""
+    """A chat whose last turn is queued or running."""
 
     chat: Chat
     stop_requested_at: datetime | None
 
 
 async def insert(connection: AsyncConnection, chat: Chat) -> None:
-    """A new chat."""
+    """Insert a chat."""
     await connection.execute(
         sa.insert(chats).values(
             chat_id=chat.chat_id,
@@ -73,7 +73,7 @@ async def insert(connection: AsyncConnection, chat: Chat) -> None:
 async def get(
     connection: AsyncConnection, chat_id: ChatId, user_id: UserId, *, to_change: bool = False
 ) -> Chat:
-    """A person's chat. `to_change`: nobody else changes it meanwhile. Raises NoSuchChat."""
+    """Return a user's chat; `to_change` locks its row. Raises NoSuchChat."""
     chat = await find(connection, chat_id, to_change=to_change)
     if chat is None or chat.user_id != user_id:
         raise NoSuchChat(f"You have no chat {chat_id}")
@@ -83,7 +83,7 @@ async def get(
 async def find(
     connection: AsyncConnection, chat_id: ChatId, *, to_change: bool = False
 ) -> Chat | None:
-    """The chat of that id, whoever's."""
+    """Return a chat of any user; `to_change` locks its row."""
     query = sa.select(chats).where(chats.c.chat_id == chat_id)
     if to_change:
         query = query.with_for_update()
@@ -94,7 +94,7 @@ async def find(
 async def list_for_user(
     connection: AsyncConnection, user_id: UserId, span: PageSpec, provider: str | None = None
 ) -> list[Chat]:
-    """A span of a person's chats, the newest first."""
+    """List a page of a user's chats, newest first."""
     query = sa.select(chats).where(chats.c.user_id == user_id)
     if provider is not None:
         query = query.where(chats.c.provider == provider)
@@ -104,21 +104,21 @@ async def list_for_user(
 
 
 async def count_for_user(connection: AsyncConnection, user_id: UserId) -> int:
-    """How many chats a person has."""
+    """Count a user's chats."""
     query = sa.select(sa.func.count()).where(chats.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one())
 
 
 async def count_active_for_user(connection: AsyncConnection, user_id: UserId) -> int:
-    """In how many of a person's chats a turn waits or goes on."""
+    """Count a user's chats with a queued or running turn."""
     query = sa.select(sa.func.count()).where(chats.c.user_id == user_id, _ACTIVE)
     return int((await connection.execute(query)).scalar_one())
 
 
 async def has_active_turn(connection: AsyncConnection, machine: Machine) -> bool:
-    """Whether a turn waits or goes on in a chat whose CLI is in that machine, or may be.
+    """Check for a queued or running turn of a chat that may use this machine.
 
-    Under the lock of `locks.hold("chats", owner)` no turn is added meanwhile.
+    Under the lock of `locks.hold("chats", owner)` no turn is added at the same time.
     """
     others = sa.select(vms.c.vm_id).where(
         vms.c.user_id == machine.user_id,
@@ -133,7 +133,7 @@ async def has_active_turn(connection: AsyncConnection, machine: Machine) -> bool
 
 
 async def list_active(connection: AsyncConnection) -> list[ActiveChat]:
-    """Everybody's chats whose turn waits or goes on, the longest waiting first."""
+    """List all chats with a queued or running turn, oldest turn first."""
     query = (
         sa.select(chats, chat_turns.c.stop_requested_at)
         .join(
@@ -151,7 +151,7 @@ async def list_active(connection: AsyncConnection) -> list[ActiveChat]:
 async def list_agent_holders(
     connection: AsyncConnection, user_id: UserId, provider: str
 ) -> set[str]:
-    """The controllers that hold agents of a person's chats with a provider."""
+    """Return the controllers that hold agents of a user's chats with a provider."""
     query = (
         sa.select(chats.c.executor_id)
         .distinct()
@@ -167,8 +167,10 @@ async def list_agent_holders(
 async def release_agents(
     connection: AsyncConnection, executor_id: str, vm_id: VmId | None = None, provider: str = ""
 ) -> None:
-    """A controller holds no agent any more for chats that do nothing: none at all, or none of a
-    provider in a machine."""
+    """Note that a controller holds no agents for idle chats.
+
+    With a machine and provider, only for those chats.
+    """
     query = sa.update(chats).where(chats.c.executor_id == executor_id, ~_ACTIVE)
     if vm_id is not None:
         query = query.where(chats.c.vm_id == vm_id, chats.c.provider == provider)
@@ -181,9 +183,9 @@ async def release_agents(
 async def insert_turn(
     connection: AsyncConnection, chat: Chat, prompt: str, title: str, at: datetime
 ) -> int:
-    """The next turn of a chat that was taken `to_change`, and does nothing. Returns its number.
+    """Insert the next turn of an idle chat that is locked (`to_change`); return its number.
 
-    The chat is called `title` if it has no title yet.
+    The chat gets the title if it has none yet.
     """
     turn = chat.turn + 1
     await connection.execute(
@@ -198,22 +200,22 @@ async def insert_turn(
     )
     await update(connection, chat.chat_id, turn=turn, status=ChatStatus.QUEUED, updated_at=at)
     first_id = turn * TURN_IDS + 1
-    told = [ChatEvent(first_id, EventKind.USER, {"text": prompt}, at)]
+    events = [ChatEvent(first_id, EventKind.USER, {"text": prompt}, at)]
     if await set_title(connection, chat.chat_id, title, TitledBy.PROMPT, [TitledBy.NOBODY]):
-        told.append(ChatEvent(first_id + 1, EventKind.TITLE, {"title": title}, at))
-    await chat_events.insert(connection, chat.chat_id, chat.user_id, told)
+        events.append(ChatEvent(first_id + 1, EventKind.TITLE, {"title": title}, at))
+    await chat_events.insert(connection, chat.chat_id, chat.user_id, events)
     return turn
 
 
 async def find_turn(connection: AsyncConnection, chat_id: ChatId, turn: int) -> ChatTurn | None:
-    """One turn of a chat."""
+    """Return a turn of a chat."""
     query = sa.select(chat_turns).where(chat_turns.c.chat_id == chat_id, chat_turns.c.turn == turn)
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else _turn(row)
 
 
 async def claim_turn(connection: AsyncConnection, chat: Chat, executor_id: str) -> Chat | None:
-    """Have a controller do the chat's turn, if it still waits as it was seen. The chat, if so."""
+    """Claim the chat's queued turn for a controller; None if it has changed."""
     return await update(
         connection,
         chat.chat_id,
@@ -226,10 +228,7 @@ async def claim_turn(connection: AsyncConnection, chat: Chat, executor_id: str) 
 
 
 async def require_turn(connection: AsyncConnection, chat: Chat) -> None:
-    """Return if that turn goes on, done by whom it was; nobody changes that in this transaction.
-
-    Raises NoSuchChat.
-    """
+    """Lock the chat if this turn still runs at this controller. Raises NoSuchChat."""
     query = sa.select(chats.c.chat_id).where(
         chats.c.chat_id == chat.chat_id,
         chats.c.turn == chat.turn,
@@ -243,19 +242,19 @@ async def require_turn(connection: AsyncConnection, chat: Chat) -> None:
 async def request_stop(
     connection: AsyncConnection, chat_id: ChatId, turn: int, at: datetime
 ) -> None:
-    """Note that the person wants the turn stopped; the first wish counts."""
-    kept = sa.func.coalesce(chat_turns.c.stop_requested_at, at)
+    """Record a request to stop the turn; the first one counts."""
+    requested_at = sa.func.coalesce(chat_turns.c.stop_requested_at, at)
     await connection.execute(
         sa.update(chat_turns)
         .where(chat_turns.c.chat_id == chat_id, chat_turns.c.turn == turn)
-        .values(stop_requested_at=kept)
+        .values(stop_requested_at=requested_at)
     )
 
 
 async def end_turn(
     connection: AsyncConnection, chat: Chat, reason: TurnEnd, kept_bytes: int, at: datetime
 ) -> None:
-    """Note how a chat's turn ended, and how much is kept of it; the chat does nothing now."""
+    """Record the end and size of a turn; the chat becomes idle."""
     await connection.execute(
         sa.update(chat_turns)
         .where(chat_turns.c.chat_id == chat.chat_id, chat_turns.c.turn == chat.turn)
@@ -265,7 +264,7 @@ async def end_turn(
 
 
 async def find_turn_over_size(connection: AsyncConnection, chat_id: ChatId, max_bytes: int) -> int:
-    """The last turn before which all must go, so that a chat is not larger than that; 0: none."""
+    """Return the last turn to delete so that the chat fits a size; 0 if it fits."""
     query = (
         sa.select(chat_turns.c.turn, chat_turns.c.bytes)
         .where(chat_turns.c.chat_id == chat_id)
@@ -280,7 +279,7 @@ async def find_turn_over_size(connection: AsyncConnection, chat_id: ChatId, max_
 
 
 async def delete_turns_up_to(connection: AsyncConnection, chat_id: ChatId, last: int) -> None:
-    """Remove a chat's turns up to that one; `chat_events` and permissions go by themselves."""
+    """Delete a chat's turns up to one, with their permission requests."""
     for table in (chat_permissions, chat_turns):
         gone = sa.delete(table).where(table.c.chat_id == chat_id, table.c.turn <= last)
         await connection.execute(gone)
@@ -292,7 +291,7 @@ async def delete_turns_up_to(connection: AsyncConnection, chat_id: ChatId, last:
 async def update(
     connection: AsyncConnection, chat_id: ChatId, *conditions: Any, **values: Any
 ) -> Chat | None:
-    """Set columns of a chat if the conditions hold, and tell its person. The chat, if they did."""
+    """Update a chat if the conditions hold, and emit an event; None if they do not."""
     changed = await connection.execute(
         sa.update(chats)
         .where(chats.c.chat_id == chat_id, *conditions)
@@ -314,13 +313,13 @@ async def set_title(
     by: TitledBy,
     instead_of: Collection[TitledBy],
 ) -> bool:
-    """Give a chat a title, unless somebody else than these gave it one. Whether it did."""
+    """Set the title unless it was set by others than `instead_of`; return whether it was."""
     wanted = chats.c.titled_by.in_(list(instead_of)), chats.c.title != title
     return await update(connection, chat_id, *wanted, title=title, titled_by=by) is not None
 
 
 async def delete(connection: AsyncConnection, chat: Chat) -> None:
-    """Delete a chat with everything in it."""
+    """Delete a chat with its turns, events and requests."""
     for table in (chat_permissions, tables.chat_events, chat_turns, chats):
         await connection.execute(sa.delete(table).where(table.c.chat_id == chat.chat_id))
     await _emit(connection, chat.user_id, chat.chat_id, chat.provider, "deleted")

@@ -1,7 +1,7 @@
-"""Rows of `credentials`: sealed, always. What they say is the vault's to know.
+"""Queries of `credentials`, which are always sealed; only the vault opens them.
 
-A credential that is being revoked has nothing sealed any more and is nobody's live one; its row
-stays until the CLI machine is rid of it too.
+A credential that is being revoked is erased and no longer live; its row stays until it is also
+removed from the CLI machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LIVE = credentials.c.revoked_at.is_(None)
 async def upsert(
     connection: AsyncConnection, row: SealedCredential, expires_at: datetime | None = None
 ) -> None:
-    """Store a credential in place of one of the same id: a step that captures may run twice."""
+    """Store a credential; replace one with the same id, since a step may run twice."""
     await connection.execute(
         sa.delete(credentials).where(credentials.c.credential_id == row.credential_id)
     )
@@ -47,37 +47,37 @@ async def upsert(
 async def find_sealed(
     connection: AsyncConnection, credential_id: CredentialId
 ) -> SealedCredential | None:
-    """The credential of that id, unless it is being revoked."""
+    """Return a sealed credential, unless it is being revoked."""
     return await _find(connection, credentials.c.credential_id == credential_id)
 
 
 async def find_newest_sealed(
     connection: AsyncConnection, user_id: UserId, provider: str
 ) -> SealedCredential | None:
-    """The person's live credential for a provider."""
+    """Return a user's live credential for a provider."""
     return await _find(
         connection, credentials.c.user_id == user_id, credentials.c.provider == provider
     )
 
 
 async def find_any_without_key_id(connection: AsyncConnection) -> SealedCredential | None:
-    """One row that an earlier Node.js controller wrote, if there is any."""
+    """Return any row that the former Node.js controller wrote."""
     return await _find(connection, credentials.c.key_id.is_(None))
 
 
 async def delete(connection: AsyncConnection, credential_id: CredentialId) -> None:
-    """Delete a credential; done also when there is none."""
+    """Delete a credential if it exists."""
     await _delete(connection, "forgotten", credentials.c.credential_id == credential_id)
 
 
 async def delete_undelivered(connection: AsyncConnection, credential_id: CredentialId) -> None:
-    """Delete a credential that is in no CLI machine."""
+    """Delete a credential unless it was delivered to a CLI machine."""
     which = credentials.c.credential_id == credential_id
     await _delete(connection, "forgotten", which, credentials.c.vm_id.is_(None))
 
 
 async def delete_replaced(connection: AsyncConnection, keep: CredentialId) -> None:
-    """Delete what the credential `keep` replaces: a login has one live owner."""
+    """Delete the credentials that `keep` replaces: a login has one live copy."""
     kept = sa.select(credentials.c.user_id, credentials.c.provider).where(
         credentials.c.credential_id == keep
     )
@@ -93,13 +93,13 @@ async def delete_replaced(connection: AsyncConnection, keep: CredentialId) -> No
     )
 
 
-# -- what a person is told of theirs -------------------------------------------------------------
+# -- credentials without their secrets -----------------------------------------------------------
 
 
 async def list_for_user(
     connection: AsyncConnection, user_id: UserId, span: PageSpec | None = None
 ) -> list[Credential]:
-    """A person's credentials, the newest first, those that are being revoked among them."""
+    """List a user's credentials, including those being revoked, newest first."""
     query = sa.select(*_READABLE).where(credentials.c.user_id == user_id)
     order = (credentials.c.created_at, credentials.c.credential_id)
     listed = page(query, order, span, newest_first=True)
@@ -109,7 +109,7 @@ async def list_for_user(
 async def get(
     connection: AsyncConnection, credential_id: CredentialId, user_id: UserId | None = None
 ) -> Credential:
-    """What is known of a credential, of that person if one is named. Raises NoSuchCredential."""
+    """Return a credential, of a user if one is given. Raises NoSuchCredential."""
     query = sa.select(*_READABLE).where(credentials.c.credential_id == credential_id)
     if user_id is not None:
         query = query.where(credentials.c.user_id == user_id)
@@ -117,13 +117,13 @@ async def get(
     if row is None:
         raise NoSuchCredential(
             f"There is no credential {credential_id}",
-            hint="`polydev credential list` shows those there are",
+            hint="See `polydev credential list`",
         )
     return _credential(row)
 
 
 async def list_revoking(connection: AsyncConnection) -> list[Credential]:
-    """Everybody's credentials that are being revoked."""
+    """List credentials of all users that are being revoked."""
     query = sa.select(*_READABLE).where(~_LIVE).order_by(credentials.c.revoked_at)
     return [_credential(row) for row in await connection.execute(query)]
 
@@ -131,7 +131,7 @@ async def list_revoking(connection: AsyncConnection) -> list[Credential]:
 async def set_delivered(
     connection: AsyncConnection, credential_id: CredentialId, vm_id: VmId, at: datetime
 ) -> None:
-    """Note where a credential was written, and that the CLI there took it."""
+    """Record that the CLI in a machine accepted the credential."""
     changed = await connection.execute(
         sa.update(credentials)
         .where(credentials.c.credential_id == credential_id, _LIVE)
@@ -144,7 +144,7 @@ async def set_delivered(
 async def set_checked(
     connection: AsyncConnection, credential_id: CredentialId, validity: Validity, at: datetime
 ) -> None:
-    """Note what its CLI said of it."""
+    """Record the result of a check by the CLI."""
     changed = await connection.execute(
         sa.update(credentials)
         .where(credentials.c.credential_id == credential_id, _LIVE)
@@ -155,7 +155,7 @@ async def set_checked(
 
 
 async def revoke(connection: AsyncConnection, credential: Credential, at: datetime) -> bool:
-    """Empty what was sealed, at once and for good. Whether it stood until now."""
+    """Erase the sealed data for good; return whether it was live."""
     changed = await connection.execute(
         sa.update(credentials)
         .where(credentials.c.credential_id == credential.credential_id, _LIVE)
@@ -173,7 +173,7 @@ async def revoke(connection: AsyncConnection, credential: Credential, at: dateti
 
 
 async def delete_revoked(connection: AsyncConnection, credential: Credential) -> None:
-    """A revoked credential is nowhere any more: its row goes."""
+    """Delete a revoked credential's row."""
     changed = await connection.execute(
         sa.delete(credentials).where(
             credentials.c.credential_id == credential.credential_id, ~_LIVE
@@ -183,13 +183,13 @@ async def delete_revoked(connection: AsyncConnection, credential: Credential) ->
         await _emit(connection, credential, "revoked")
 
 
-# -- sealing anew --------------------------------------------------------------------------------
+# -- key rotation --------------------------------------------------------------------------------
 
 
 async def list_not_sealed_with(
     connection: AsyncConnection, key_id: str, after: str, limit: int
 ) -> Sequence[SealedCredential]:
-    """Credentials that another key sealed, or an earlier controller; by id, beyond `after`."""
+    """List credentials that this key did not seal, by id, after `after`."""
     query = (
         sa.select(*_SEALED)
         .where(
@@ -209,7 +209,7 @@ async def update_sealed(
     new: SealedCredential,
     **values: datetime | None,
 ) -> bool:
-    """Put a new sealing in place of the old one. False: it was another one meanwhile, and stays."""
+    """Replace the sealed data. False if it was changed concurrently."""
     changed = await connection.execute(
         sa.update(credentials)
         .where(

@@ -1,7 +1,7 @@
-"""Rows of `auth_sessions` and `session_steps`: connect sessions and how they went.
+"""Queries of `auth_sessions` and `session_steps`: connect sessions and their steps.
 
-A session that has ended never changes again: every update here leaves it alone. One live session
-per person and provider is the database's own rule (a unique index), so it holds whoever asks.
+An ended session never changes: every update here skips it. A unique index allows one live session
+per user and provider.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LIVE = auth_sessions.c.ended_at.is_(None)
 
 @dataclass(frozen=True, slots=True)
 class QueuedSession:
-    """A session that waits for room."""
+    """A session that waits for capacity."""
 
     session_id: SessionId
     user_id: UserId
@@ -52,7 +52,7 @@ _EMITTED = [
 
 
 async def insert(connection: AsyncConnection, session: ConnectSession) -> None:
-    """A new session. The person must have no live one for that provider."""
+    """Insert a session. The user must have no live one for the provider."""
     await connection.execute(
         sa.insert(auth_sessions).values(
             session_id=session.session_id,
@@ -73,7 +73,7 @@ async def insert(connection: AsyncConnection, session: ConnectSession) -> None:
 async def get(
     connection: AsyncConnection, session_id: SessionId, user_id: UserId | None = None
 ) -> ConnectSession:
-    """A session, of that person if one is named. Raises NoSuchSession."""
+    """Return a session, of a user if one is given. Raises NoSuchSession."""
     query = sa.select(auth_sessions).where(auth_sessions.c.session_id == session_id)
     if user_id is not None:
         query = query.where(auth_sessions.c.user_id == user_id)
@@ -86,7 +86,7 @@ async def get(
 async def find_live(
     connection: AsyncConnection, user_id: UserId, provider: str
 ) -> ConnectSession | None:
-    """The person's live session for a provider."""
+    """Return a user's live session for a provider."""
     query = sa.select(auth_sessions).where(
         auth_sessions.c.user_id == user_id, auth_sessions.c.provider == provider, _LIVE
     )
@@ -95,13 +95,13 @@ async def find_live(
 
 
 async def list_live(connection: AsyncConnection) -> list[ConnectSession]:
-    """Everybody's live sessions, the oldest first."""
+    """List live sessions of all users, oldest first."""
     query = sa.select(auth_sessions).where(_LIVE).order_by(auth_sessions.c.created_at)
     return [_session(row) for row in await connection.execute(query)]
 
 
 async def list_cancel_requested(connection: AsyncConnection) -> list[SessionId]:
-    """Everybody's live sessions whose person wants them cancelled."""
+    """List live sessions whose cancellation is requested."""
     query = sa.select(auth_sessions.c.session_id).where(
         _LIVE, auth_sessions.c.cancel_requested_at.is_not(None)
     )
@@ -115,7 +115,7 @@ async def list_page(
     user_id: UserId | None = None,
     live: bool = False,
 ) -> list[ConnectSession]:
-    """A span of sessions, the newest first: everybody's or one person's; all or the live ones."""
+    """List a page of sessions, newest first: of one user or all, live or all."""
     query = sa.select(auth_sessions)
     if user_id is not None:
         query = query.where(auth_sessions.c.user_id == user_id)
@@ -127,7 +127,7 @@ async def list_page(
 
 
 async def list_using_machine(connection: AsyncConnection, vm_id: VmId) -> list[SessionId]:
-    """The sessions that live off a CLI machine: live ones, and those that completed with it."""
+    """List live and completed sessions that use a CLI machine."""
     query = sa.select(auth_sessions.c.session_id).where(
         auth_sessions.c.cli_vm_id == vm_id,
         sa.or_(_LIVE, auth_sessions.c.status == SessionStatus.COMPLETED),
@@ -136,8 +136,10 @@ async def list_using_machine(connection: AsyncConnection, vm_id: VmId) -> list[S
 
 
 async def prune(connection: AsyncConnection, before: datetime) -> int:
-    """Forget sessions that ended before that time, but for those whose CLI machine lives on: they
-    tell whose it is."""
+    """Delete sessions that ended before a time; return their number.
+
+    Sessions whose CLI machine still exists stay: they belong to it.
+    """
     alive = sa.select(vms.c.vm_id).where(vms.c.status.not_in(GONE_STATES))
     old = sa.select(auth_sessions.c.session_id).where(
         auth_sessions.c.ended_at < before,
@@ -151,7 +153,7 @@ async def prune(connection: AsyncConnection, before: datetime) -> int:
 
 
 async def has_completed_with(connection: AsyncConnection, vm_id: VmId) -> bool:
-    """Whether a session has completed with a CLI machine."""
+    """Check for a session that completed with a CLI machine."""
     query = sa.select(auth_sessions.c.session_id).where(
         auth_sessions.c.cli_vm_id == vm_id, auth_sessions.c.status == SessionStatus.COMPLETED
     )
@@ -159,13 +161,13 @@ async def has_completed_with(connection: AsyncConnection, vm_id: VmId) -> bool:
 
 
 async def count_running(connection: AsyncConnection) -> int:
-    """How many sessions neither wait for room, nor for their person, nor have ended."""
+    """Count running sessions: not queued, not waiting for the user, not ended."""
     query = sa.select(sa.func.count()).where(_LIVE, auth_sessions.c.status == SessionStatus.RUNNING)
     return int((await connection.execute(query)).scalar_one())
 
 
 async def list_queued(connection: AsyncConnection) -> list[QueuedSession]:
-    """The sessions that wait for room, the oldest first."""
+    """List queued sessions, oldest first."""
     query = (
         sa.select(
             auth_sessions.c.session_id,
@@ -190,7 +192,7 @@ async def list_queued(connection: AsyncConnection) -> list[QueuedSession]:
 
 
 async def leave_queue(connection: AsyncConnection, session_id: SessionId) -> bool:
-    """Let a session wait for room no longer. Whether it did."""
+    """Move a queued session to running; return whether it was queued."""
     query = sa.select(auth_sessions.c.status).where(auth_sessions.c.session_id == session_id, _LIVE)
     status = (await connection.execute(query.with_for_update())).scalar()
     if status != SessionStatus.QUEUED:
@@ -199,7 +201,7 @@ async def leave_queue(connection: AsyncConnection, session_id: SessionId) -> boo
 
 
 async def is_using(connection: AsyncConnection, machine: Machine) -> bool:
-    """Whether a session that goes on uses a machine, or made it."""
+    """Check for a live session that uses a machine or created it."""
     query = sa.select(auth_sessions.c.session_id).where(
         _LIVE,
         sa.or_(
@@ -211,7 +213,7 @@ async def is_using(connection: AsyncConnection, machine: Machine) -> bool:
 
 
 async def update(connection: AsyncConnection, session_id: SessionId, **values: Any) -> bool:
-    """Set columns of a live session, and tell its person. Whether it was live."""
+    """Update a live session and emit an event; return whether it was live."""
     changed = await connection.execute(
         sa.update(auth_sessions)
         .where(auth_sessions.c.session_id == session_id, _LIVE)
@@ -227,9 +229,9 @@ async def update(connection: AsyncConnection, session_id: SessionId, **values: A
 
 
 async def request_cancel(connection: AsyncConnection, session_id: SessionId, at: datetime) -> bool:
-    """Note that the person wants it cancelled; the first wish counts. Whether it was live."""
-    kept = sa.func.coalesce(auth_sessions.c.cancel_requested_at, at)
-    return await update(connection, session_id, cancel_requested_at=kept)
+    """Record a cancellation request; the first one counts. Return whether it was live."""
+    requested_at = sa.func.coalesce(auth_sessions.c.cancel_requested_at, at)
+    return await update(connection, session_id, cancel_requested_at=requested_at)
 
 
 async def end(
@@ -239,15 +241,15 @@ async def end(
     at: datetime,
     problem: tuple[str, str] | None = None,
 ) -> None:
-    """End a session, with the code and words of what went wrong unless it completed."""
-    code, words = problem or (None, None)
-    await update(connection, session_id, status=status, ended_at=at, error_code=code, error=words)
+    """End a session, with error code and message unless it completed."""
+    code, message = problem or (None, None)
+    await update(connection, session_id, status=status, ended_at=at, error_code=code, error=message)
 
 
 async def start_step(
     connection: AsyncConnection, session_id: SessionId, step: str, at: datetime
 ) -> None:
-    """Note that a step began; when it runs again, its first beginning counts."""
+    """Record the start of a step; the first start counts."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     new = insert(session_steps).values(session_id=session_id, step=step, started_at=at)
     await connection.execute(new.on_conflict_do_nothing())
@@ -256,7 +258,7 @@ async def start_step(
 async def set_step(
     connection: AsyncConnection, session_id: SessionId, step: str, leaves: Collection[SessionStatus]
 ) -> None:
-    """The session is in this step now, and runs if its status is one that the step leaves."""
+    """Set the current step; the session runs if its status is in `leaves`."""
     status = auth_sessions.c.status
     runs = sa.case((status.in_(leaves), SessionStatus.RUNNING), else_=status)
     await update(connection, session_id, step=step, status=runs)
@@ -265,7 +267,7 @@ async def set_step(
 async def end_step(
     connection: AsyncConnection, session_id: SessionId, step: str, at: datetime, outcome: str
 ) -> None:
-    """Note how a step ended, and tell the session's person."""
+    """Record the end of a step and emit an event."""
     ended = await connection.execute(
         sa.update(session_steps)
         .where(session_steps.c.session_id == session_id, session_steps.c.step == step)
@@ -278,7 +280,7 @@ async def end_step(
 
 
 async def list_steps(connection: AsyncConnection, session_id: SessionId) -> list[SessionStep]:
-    """A session's steps in the order they began."""
+    """List a session's steps, oldest first."""
     query = (
         sa.select(session_steps)
         .where(session_steps.c.session_id == session_id)

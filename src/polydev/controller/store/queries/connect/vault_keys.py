@@ -1,7 +1,4 @@
-"""Rows of `vault_keys`: which keys this database was sealed with, and what each of them seals.
-
-Asked by the vault, and by what rotates keys.
-"""
+"""Queries of `vault_keys`: encryption keys and what each of them seals."""
 
 from __future__ import annotations
 
@@ -16,29 +13,31 @@ from polydev.shared.domain import KeyUse, VaultKey
 
 
 async def lock(connection: AsyncConnection) -> None:
-    """Hold the keys until the transaction ends: two controllers that start at once must not both
-    add the same one."""
+    """Lock the keys until the transaction ends.
+
+    Two controllers that start at the same time must not both add a key.
+    """
     await acquire(connection, "vault-keys")
 
 
 async def list_all(connection: AsyncConnection) -> list[VaultKey]:
-    """All keys, the newest first."""
+    """List all keys, newest first."""
     rows = await connection.execute(sa.select(vault_keys).order_by(vault_keys.c.created_at.desc()))
     return [VaultKey(**row._mapping) for row in rows]
 
 
 async def insert(connection: AsyncConnection, key: VaultKey) -> None:
-    """A key that has not sealed anything here before."""
+    """Insert a key."""
     await connection.execute(sa.insert(vault_keys).values(**asdict(key)))
 
 
 async def delete(connection: AsyncConnection, key_id: str) -> None:
-    """Delete a key's canary; whoever calls it has seen that it seals nothing."""
+    """Delete a key. The caller has checked that it seals nothing."""
     await connection.execute(sa.delete(vault_keys).where(vault_keys.c.key_id == key_id))
 
 
 async def get_uses(connection: AsyncConnection) -> dict[str | None, KeyUse]:
-    """What each key seals, of keys that seal anything. None: rows of an earlier controller."""
+    """Count what each key seals; None stands for rows of the former controller."""
     of_credentials = await _counts(connection, credentials, credentials.c.revoked_at.is_(None))
     of_secrets = await _counts(connection, shared_secrets)
     return {

@@ -1,8 +1,6 @@
-"""What machines take of hosts, and people of what they may have: sums over `vms` and
-`auth_sessions`.
+"""Sum up what machines use of hosts, and users of their quotas.
 
-A machine takes memory while its row is in a state that holds memory, and an address from its first
-row to its destruction.
+A machine takes memory in states that hold memory, and an address from creation to destruction.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ def _sum(column: sa.Column[int]) -> sa.ColumnElement[int]:
 
 
 async def get_taken_by_host(connection: AsyncConnection) -> dict[HostId, tuple[int, int, int]]:
-    """Memory in MiB, virtual processors and number of machines, by host."""
+    """Return memory in MiB, vCPUs and number of machines per host."""
     query = (
         sa.select(
             vms.c.host_id,
@@ -42,7 +40,7 @@ async def get_taken_by_host(connection: AsyncConnection) -> dict[HostId, tuple[i
 
 
 async def count_running_by_user(connection: AsyncConnection) -> dict[UserId, int]:
-    """How many machines that hold memory each person has; none: not named."""
+    """Count machines that hold memory, per user with any."""
     query = (
         sa.select(vms.c.user_id, sa.func.count().label("machines"))
         .where(_HOLDS)
@@ -53,17 +51,17 @@ async def count_running_by_user(connection: AsyncConnection) -> dict[UserId, int
 
 @dataclass(frozen=True, slots=True)
 class UserUsage:
-    """What a person has, and what of it their waiting sessions can use."""
+    """A user's usage, and what their queued sessions can share."""
 
     usage: Usage
     waiting: int
-    """Sessions that have no machines yet."""
+    """Queued sessions, which have no machines yet."""
     has_cli: bool
     has_running_cli: bool
 
 
 async def get_user_usage(connection: AsyncConnection, user_id: UserId) -> UserUsage:
-    """What a person has. A session's browser machine counts with its memory alone."""
+    """Return a user's usage. A session's browser machine counts only its memory."""
     is_cli = vms.c.vm_type == MachineKind.CLI
     own = sa.or_(is_cli, vms.c.session_id.is_(None))
     of_machines = sa.select(

@@ -1,8 +1,7 @@
-"""Rows of `vms`, as far as machines sleep: which are not used, and why each slept and woke.
+"""Queries of `vms` about use, hibernation and resume of machines.
 
-`workflows/` asks. A machine is claimed for its sleep by one update that names what must hold, so
-that it and the note of a use exclude each other; a turn is kept out by `chats.answers_in`, asked
-under the lock under which turns are added.
+A hibernation claims its machine in one conditional update, so that it and `set_used` exclude each
+other. `chats.has_active_turn`, under the lock that guards new turns, excludes chat turns.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _USED_AT = sa.func.coalesce(vms.c.used_at, vms.c.created_at)
 
 
 async def list_unused_since(connection: AsyncConnection, since: datetime) -> list[VmId]:
-    """CLI machines that run, and that nobody has used since then; the longest unused first."""
+    """List running CLI machines not used since a time, longest unused first."""
     query = (
         sa.select(vms.c.vm_id)
         .where(_RUNNING, vms.c.vm_type == MachineKind.CLI, since > _USED_AT)
@@ -32,7 +31,7 @@ async def list_unused_since(connection: AsyncConnection, since: datetime) -> lis
 
 
 async def set_used(connection: AsyncConnection, vm_id: VmId, at: datetime) -> bool:
-    """A machine is used now. Whether it runs; nothing is noted of one that does not."""
+    """Record the use of a running machine; return whether it runs."""
     query = sa.update(vms).where(vms.c.vm_id == vm_id, _RUNNING).values(used_at=at)
     return bool((await connection.execute(query)).rowcount)
 
@@ -44,50 +43,56 @@ async def begin_hibernation(
     at: datetime,
     unused_since: datetime | None = None,
 ) -> bool:
-    """Claim a machine that runs for its sleep; it is `hibernating` from then on. `unused_since`:
-    only if nobody has used it since then. Whether it was claimed."""
+    """Claim a running machine and set it to `hibernating`; return whether it was claimed.
+
+    With `unused_since`, claim it only if it was not used since then.
+    """
     unused = sa.true() if unused_since is None else unused_since > _USED_AT
     query = sa.select(vms.c.vm_id).where(vms.c.vm_id == vm_id, _RUNNING, unused).with_for_update()
     if (await connection.execute(query)).one_or_none() is None:
         return False
-    noting = {"slept_at": at, "slept_why": why, "sleep_trouble": None}
-    return await machines.set_state(connection, vm_id, MachineState.HIBERNATING, noting=noting)
+    extra_columns = {"slept_at": at, "slept_why": why, "sleep_trouble": None}
+    return await machines.set_state(
+        connection, vm_id, MachineState.HIBERNATING, extra_columns=extra_columns
+    )
 
 
 async def set_hibernated(
     connection: AsyncConnection, vm_id: VmId, memory_on_disk_bytes: int
 ) -> None:
-    """A machine's memory is on disk."""
-    noting = {"memory_on_disk_bytes": memory_on_disk_bytes}
+    """Set a hibernating machine to `hibernated`: its memory is on disk."""
+    extra_columns = {"memory_on_disk_bytes": memory_on_disk_bytes}
     before = [MachineState.HIBERNATING]
     await machines.set_state(
-        connection, vm_id, MachineState.HIBERNATED, instead_of=before, noting=noting
+        connection, vm_id, MachineState.HIBERNATED, instead_of=before, extra_columns=extra_columns
     )
 
 
 async def revert_to_running(
     connection: AsyncConnection, vm_id: VmId, trouble: str, at: datetime
 ) -> bool:
-    """A machine that was to sleep runs on; it is asked again when it has been unused for as long
-    once more. Whether it was to sleep."""
-    noting = {"sleep_trouble": trouble, "used_at": at, "slept_at": None, "slept_why": None}
+    """Return a hibernating machine to `running`; return whether it was hibernating.
+
+    It counts as used now, so the next attempt waits for the whole idle time again.
+    """
+    extra_columns = {"sleep_trouble": trouble, "used_at": at, "slept_at": None, "slept_why": None}
     before = [MachineState.HIBERNATING]
     return await machines.set_state(
-        connection, vm_id, MachineState.RUNNING, instead_of=before, noting=noting
+        connection, vm_id, MachineState.RUNNING, instead_of=before, extra_columns=extra_columns
     )
 
 
 async def revert_to_hibernated(connection: AsyncConnection, vm_id: VmId, trouble: str) -> None:
-    """A machine that was to wake did not; its memory is still on disk."""
-    noting = {"sleep_trouble": trouble}
+    """Return a resuming machine to `hibernated`: its memory is still on disk."""
+    extra_columns = {"sleep_trouble": trouble}
     before = [MachineState.RESUMING]
     await machines.set_state(
-        connection, vm_id, MachineState.HIBERNATED, instead_of=before, noting=noting
+        connection, vm_id, MachineState.HIBERNATED, instead_of=before, extra_columns=extra_columns
     )
 
 
 async def set_resume_reason(connection: AsyncConnection, vm_id: VmId, why: str) -> None:
-    """Why a machine is being woken, in the transaction that claims its room."""
+    """Record why a machine resumes, in the transaction that claims its capacity."""
     query = sa.update(vms).where(vms.c.vm_id == vm_id)
     await connection.execute(
         query.values(woke_why=why, woke_how=None, boot_reason=None, sleep_trouble=None)
@@ -95,7 +100,7 @@ async def set_resume_reason(connection: AsyncConnection, vm_id: VmId, why: str) 
 
 
 def resumed_values(at: datetime, how: WokeHow, boot_reason: str, took_s: float) -> dict[str, Any]:
-    """What is noted beside the state of a machine that slept and runs again."""
+    """Return the columns to set when a machine has resumed."""
     return {
         "woke_at": at,
         "woke_how": how,

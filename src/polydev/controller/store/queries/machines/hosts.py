@@ -1,4 +1,4 @@
-"""Rows of `hosts`: which VM hosts there are, what each offers, and when it last answered."""
+"""Queries of `hosts`: VM hosts, their capacity and last contact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polydev.shared.host_protocol import Health
 
 
 async def register(connection: AsyncConnection, host_id: HostId, socket: str) -> None:
-    """A host that the settings name: a new row, or the path of its socket in the row it has."""
+    """Insert a host from the settings, or update its socket."""
     changed = await connection.execute(
         sa.update(hosts).where(hosts.c.host_id == host_id).values(socket=socket)
     )
@@ -39,24 +39,24 @@ async def register(connection: AsyncConnection, host_id: HostId, socket: str) ->
 
 
 async def list_all(connection: AsyncConnection) -> list[VmHost]:
-    """All hosts, by name."""
+    """List all hosts by name."""
     rows = await connection.execute(sa.select(hosts).order_by(hosts.c.host_id))
     return [_host(row) for row in rows]
 
 
 async def get(connection: AsyncConnection, host_id: HostId) -> VmHost:
-    """One host. Raises NoSuchHost."""
+    """Return a host. Raises NoSuchHost."""
     query = sa.select(hosts).where(hosts.c.host_id == host_id)
     row = (await connection.execute(query)).one_or_none()
     if row is None:
-        raise NoSuchHost(f"There is no host {host_id}", hint="POLYDEV_HOSTS names the hosts")
+        raise NoSuchHost(f"There is no host {host_id}", hint="Hosts are set in POLYDEV_HOSTS")
     return _host(row)
 
 
 async def update_health(
     connection: AsyncConnection, host_id: HostId, health: Health, at: datetime
 ) -> None:
-    """A host has answered, with what it offers."""
+    """Record a host's answer with its capacity."""
     await connection.execute(
         sa.update(hosts)
         .where(hosts.c.host_id == host_id)
@@ -74,7 +74,7 @@ async def update_health(
 
 
 async def set_state(connection: AsyncConnection, host_id: HostId, state: HostState) -> None:
-    """Have a host take machines, or no more. Raises NoSuchHost."""
+    """Set a host's state. Raises NoSuchHost."""
     changed = await connection.execute(
         sa.update(hosts).where(hosts.c.host_id == host_id).values(state=state)
     )
@@ -83,7 +83,7 @@ async def set_state(connection: AsyncConnection, host_id: HostId, state: HostSta
 
 
 async def delete(connection: AsyncConnection, host_id: HostId) -> None:
-    """Forget a host. Raises: NoSuchHost; HostInUse while it has machines."""
+    """Delete a host. Raises: NoSuchHost; HostInUse while it has machines."""
     await get(connection, host_id)
     query = sa.select(sa.func.count()).where(
         vms.c.host_id == host_id, vms.c.status.not_in(GONE_STATES)
@@ -92,7 +92,7 @@ async def delete(connection: AsyncConnection, host_id: HostId) -> None:
     if count:
         raise HostInUse(
             f"The host {host_id} still has {count} machines",
-            hint="Set it to draining, and destroy its machines first",
+            hint="Drain it and destroy its machines first",
         )
     await connection.execute(sa.delete(hosts).where(hosts.c.host_id == host_id))
 

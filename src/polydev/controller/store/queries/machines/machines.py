@@ -1,4 +1,4 @@
-"""Rows of `vms`: what the controller knows of machines. The host agent knows how they are."""
+"""Queries of `vms`: machines as the controller knows them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from polydev.shared.domain import (
 from polydev.shared.errors import NoSuchMachine
 
 _ALIVE = vms.c.status.not_in(GONE_STATES)
-"""States in which a machine's memory may be on its host's disk."""
+"""States with saved memory on the host's disk."""
 
 
 async def insert_if_absent(connection: AsyncConnection, machine: Machine) -> None:
-    """A new machine's row; the row that is already there stays as it is."""
+    """Insert a machine unless it exists."""
     if await find(connection, machine.vm_id) is not None:
         return
     await connection.execute(
@@ -55,46 +55,44 @@ async def insert_if_absent(connection: AsyncConnection, machine: Machine) -> Non
 
 
 async def find(connection: AsyncConnection, vm_id: VmId) -> Machine | None:
-    """The machine of that id, whoever's and in whatever state."""
+    """Return a machine of any user, in any state."""
     row = (await connection.execute(sa.select(vms).where(vms.c.vm_id == vm_id))).one_or_none()
     return None if row is None else _machine(row)
 
 
 async def get(connection: AsyncConnection, vm_id: VmId, user_id: UserId | None) -> Machine:
-    """A person's machine (None: anybody's) that is not destroyed.
+    """Return a machine that is not destroyed, of a user (None: any).
 
-    Raises NoSuchMachine for any other.
+    Raises NoSuchMachine.
     """
     machine = await find(connection, vm_id)
-    is_theirs = machine is not None and user_id in (None, machine.user_id)
-    if machine is None or not is_theirs or machine.status in GONE_STATES:
-        raise NoSuchMachine(
-            f"You have no machine {vm_id}", hint="`polydev machine list` shows those you have"
-        )
+    is_own = machine is not None and user_id in (None, machine.user_id)
+    if machine is None or not is_own or machine.status in GONE_STATES:
+        raise NoSuchMachine(f"You have no machine {vm_id}", hint="See `polydev machine list`")
     return machine
 
 
 async def list_for_user(
     connection: AsyncConnection, user_id: UserId, span: PageSpec | None = None
 ) -> list[Machine]:
-    """A person's machines that are not destroyed, the oldest first: all, or a span of them."""
+    """List a user's machines that are not destroyed, oldest first."""
     return await _list(connection, vms.c.user_id == user_id, _ALIVE, span=span)
 
 
 async def list_ever_for_user(connection: AsyncConnection, user_id: UserId) -> list[Machine]:
-    """A person's machines, those that are destroyed too, the oldest first."""
+    """List a user's machines, including destroyed ones, oldest first."""
     return await _list(connection, vms.c.user_id == user_id)
 
 
 async def list_alive(connection: AsyncConnection, span: PageSpec | None = None) -> list[Machine]:
-    """Everybody's machines that are not destroyed, the oldest first: all, or a span of them."""
+    """List machines of all users that are not destroyed, oldest first."""
     return await _list(connection, _ALIVE, span=span)
 
 
 async def find_cli_machine(
     connection: AsyncConnection, user_id: UserId, *states: MachineState
 ) -> Machine | None:
-    """The person's CLI machine, the oldest if there are several, in one of the states."""
+    """Return a user's oldest CLI machine in one of the states."""
     found = await _list(
         connection,
         vms.c.user_id == user_id,
@@ -111,14 +109,14 @@ async def set_state(
     ip_address: str | None = None,
     *,
     instead_of: Collection[MachineState] | None = None,
-    noting: Mapping[str, Any] | None = None,
+    extra_columns: Mapping[str, Any] | None = None,
 ) -> bool:
-    """A machine's state, and its address when it became known. Destroyed machines stay so.
+    """Set a machine's state, and its address if given; return whether it changed.
 
-    `instead_of`: only if it is in one of these. `noting`: what is written beside it
-    (`sleeping.py`). Whether it was changed.
+    `instead_of` limits the change to these states; `extra_columns` are set as well. Destroyed
+    machines never change.
     """
-    values: dict[str, Any] = {"status": state, **(noting or {})}
+    values: dict[str, Any] = {"status": state, **(extra_columns or {})}
     if not state.keeps_saved_memory:
         values["memory_on_disk_bytes"] = None
     if ip_address is not None:
@@ -132,14 +130,14 @@ async def set_state(
 
 
 async def move_to_host(connection: AsyncConnection, vm_id: VmId, host_id: HostId) -> None:
-    """A machine is to be made anew on another host."""
+    """Move a machine that must be created again to another host."""
     await increment_attempt(connection, vm_id)
     values = {"host_id": host_id, "status": MachineState.CREATING, "ip_address": None}
     await connection.execute(sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE).values(**values))
 
 
 async def prune(connection: AsyncConnection, before: datetime) -> int:
-    """Forget machines that were destroyed before that time."""
+    """Delete machines that were destroyed before a time; return their number."""
     result = await connection.execute(
         sa.delete(vms).where(vms.c.status.in_(GONE_STATES), vms.c.destroyed_at < before)
     )
@@ -147,8 +145,10 @@ async def prune(connection: AsyncConnection, before: datetime) -> int:
 
 
 async def increment_attempt(connection: AsyncConnection, vm_id: VmId) -> int:
-    """Number a wish to stop or start a machine, to have it sleep or wake, or to make it anew: what
-    does it is named by it."""
+    """Increment and return the machine's attempt number, which names the next workflow.
+
+    Every stop, start, hibernation, resume or new creation has its own number.
+    """
     query = (
         sa.update(vms)
         .where(vms.c.vm_id == vm_id)
@@ -159,15 +159,15 @@ async def increment_attempt(connection: AsyncConnection, vm_id: VmId) -> int:
 
 
 async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[str, str]) -> None:
-    """A machine could not be made, or broke: its state, with the code and words of why."""
-    code, words = problem
+    """Mark a machine as failed, with error code and message."""
+    code, message = problem
     query = sa.update(vms).where(vms.c.vm_id == vm_id, _ALIVE)
     await _update(
         connection,
         query.values(
             status=MachineState.FAILED,
             error_code=code,
-            error=words,
+            error=message,
             ip_address=None,
             memory_on_disk_bytes=None,
         ),
@@ -175,9 +175,9 @@ async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[st
 
 
 async def _update(connection: AsyncConnection, change: sa.Update) -> bool:
-    """Change a machine's row, and tell its person. Whether there was one."""
-    told = change.returning(vms.c.user_id, vms.c.vm_id, vms.c.vm_type, vms.c.status)
-    row = (await connection.execute(told)).one_or_none()
+    """Update a machine's row and emit an event; return whether there was one."""
+    query_ = change.returning(vms.c.user_id, vms.c.vm_id, vms.c.vm_type, vms.c.status)
+    row = (await connection.execute(query_)).one_or_none()
     if row is not None:
         await _emit(connection, *row)
     return row is not None

@@ -1,8 +1,7 @@
-"""Rows of `audit_log`: who did what to which, from where, and why. Append-only.
+"""Queries of `audit_log`: who did what to which resource, from where, and why.
 
-Whoever does something that changes anything records it in the same transaction. Nothing changes an
-entry; only `prune` removes some, and on PostgreSQL the database itself refuses to let go of any
-that is younger than 30 days.
+A change is recorded in its own transaction. Entries never change; only `prune` deletes old ones,
+and PostgreSQL itself refuses to delete any younger than 30 days.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _ACTION = re.compile(r"[a-z][a-z-]{0,31}\.[a-z][a-z-]{0,31}")
 
 @dataclass(frozen=True, slots=True)
 class RecordedEntry:
-    """An entry, with its number and time."""
+    """An entry with its id and time."""
 
     entry_id: int
     at: datetime
@@ -39,21 +38,21 @@ class RecordedEntry:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which entries are looked for; None: whichever."""
+    """Conditions on entries; None means any."""
 
     actor: str | None = None
     owner: str | None = None
     subject: str | None = None
     action: str | None = None
-    """Exactly, or all of a subject's with `machine.`."""
+    """An exact action, or a prefix that ends in a dot."""
     since: datetime | None = None
     until: datetime | None = None
     concerning: UserId | None = None
-    """What was done by them, or to what is theirs."""
+    """Actions of this user, or on their resources."""
 
 
 async def record(connection: AsyncConnection, entry: AuditEntry) -> None:
-    """Note what is done, in the transaction that does it."""
+    """Record an action in the transaction that performs it."""
     if not _ACTION.fullmatch(entry.action):
         raise ValueError(f"not an action: {entry.action!r}")
     await connection.execute(
@@ -74,46 +73,48 @@ async def record(connection: AsyncConnection, entry: AuditEntry) -> None:
 
 
 async def list_entries(
-    connection: AsyncConnection, sought: AuditFilter, span: PageSpec | None = None
+    connection: AsyncConnection, audit_filter: AuditFilter, span: PageSpec | None = None
 ) -> list[RecordedEntry]:
-    """Entries, the newest first."""
-    query = sa.select(audit_log).where(*_conditions(sought))
+    """List entries, newest first."""
+    query = sa.select(audit_log).where(*_conditions(audit_filter))
     page = keyset.page(query, (audit_log.c.entry_id,), span, newest_first=True)
     return [_recorded(row) for row in await connection.execute(page)]
 
 
 async def prune(connection: AsyncConnection, before: datetime) -> int:
-    """Remove entries older than that, which must be 30 days ago at least. How many."""
-    gone = await connection.execute(sa.delete(audit_log).where(audit_log.c.at < before))
-    return int(gone.rowcount)
+    """Delete entries older than `before` (at least 30 days ago); return their number."""
+    deleted = await connection.execute(sa.delete(audit_log).where(audit_log.c.at < before))
+    return int(deleted.rowcount)
 
 
-def _conditions(sought: AuditFilter) -> list[sa.ColumnElement[bool]]:
+def _conditions(audit_filter: AuditFilter) -> list[sa.ColumnElement[bool]]:
     table = audit_log.c
-    wanted: list[sa.ColumnElement[bool]] = [
+    conditions: list[sa.ColumnElement[bool]] = [
         column == value
         for column, value in (
-            (table.actor, sought.actor),
-            (table.owner, sought.owner),
-            (table.subject, sought.subject),
+            (table.actor, audit_filter.actor),
+            (table.owner, audit_filter.owner),
+            (table.subject, audit_filter.subject),
         )
         if value is not None
     ]
-    if sought.action is not None:
-        whole = not sought.action.endswith(".")
-        starts = table.action.startswith(sought.action, autoescape=True)
-        wanted.append(table.action == sought.action if whole else starts)
-    if sought.since is not None:
-        wanted.append(table.at >= sought.since)
-    if sought.until is not None:
-        wanted.append(table.at < sought.until)
-    if sought.concerning is not None:
-        wanted.append(sa.or_(table.owner == sought.concerning, table.actor == sought.concerning))
-    return wanted
+    if audit_filter.action is not None:
+        whole = not audit_filter.action.endswith(".")
+        starts = table.action.startswith(audit_filter.action, autoescape=True)
+        conditions.append(table.action == audit_filter.action if whole else starts)
+    if audit_filter.since is not None:
+        conditions.append(table.at >= audit_filter.since)
+    if audit_filter.until is not None:
+        conditions.append(table.at < audit_filter.until)
+    if audit_filter.concerning is not None:
+        conditions.append(
+            sa.or_(table.owner == audit_filter.concerning, table.actor == audit_filter.concerning)
+        )
+    return conditions
 
 
 def _bounded(text: str, limit: int = MAX_ID_CHARACTERS) -> str:
-    """The text in one line of bounded length, without what could steer a terminal."""
+    """Shorten a text to one line without control characters."""
     kept = "".join(char if char.isprintable() else " " for char in text[:limit])
     return kept.encode("utf-8", "replace").decode()
 

@@ -1,7 +1,7 @@
-"""Rows of `controllers`: which controllers live, each by a lease that it renews.
+"""Queries of `controllers`: leases of running controllers.
 
-`workflows/leases.py` asks. Times are the database's own, so that controllers' clocks do not matter.
-Only a PostgreSQL database has several controllers; SQLite's is held by a lock on its folder.
+Times are the database's, so that clocks of controllers do not matter. Only PostgreSQL has several
+controllers; SQLite's folder is locked by one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from polydev.controller.store.tables import controllers
 
 _NOW = sa.func.clock_timestamp()
 _CLAIM = "takes over "
-"""Before a dead controller's id: the row of who goes on with its workflows. No controller's."""
+"""Prefix of rows that claim a dead controller's workflows; not a controller's id."""
 _IS_CLAIM = controllers.c.executor_id.startswith(_CLAIM)
 _ALIVE = sa.and_(controllers.c.lease_until > _NOW, ~_IS_CLAIM)
 _EXPIRED = sa.and_(controllers.c.lease_until <= _NOW, ~_IS_CLAIM)
@@ -29,8 +29,7 @@ async def begin_lease(
     version: str,
     key_ids: Set[str],
 ) -> None:
-    """A controller that begins, alive for so long unless it renews its lease; it was started with
-    these keys."""
+    """Insert the lease of a starting controller, with the ids of its keys."""
     keys = " ".join(sorted(key_ids))
     values = {"executor_id": executor_id, "version": version, "key_ids": keys}
     await connection.execute(
@@ -39,8 +38,10 @@ async def begin_lease(
 
 
 async def renew_lease(connection: AsyncConnection, executor_id: str, valid_s: float) -> bool:
-    """Whether the controller is still alive, and now for so long again. What has run out is over:
-    others may have gone on with its workflows."""
+    """Renew a lease; return False if it has expired.
+
+    An expired lease cannot be renewed: others may have taken over its workflows.
+    """
     result = await connection.execute(
         sa.update(controllers)
         .where(controllers.c.executor_id == executor_id, controllers.c.lease_until > _NOW)
@@ -50,27 +51,27 @@ async def renew_lease(connection: AsyncConnection, executor_id: str, valid_s: fl
 
 
 async def end_leases(connection: AsyncConnection, executors: Set[str]) -> None:
-    """These controllers are no more."""
+    """Delete the leases of these controllers."""
     await connection.execute(
         sa.delete(controllers).where(controllers.c.executor_id.in_(sorted(executors)))
     )
 
 
 async def list_alive(connection: AsyncConnection) -> frozenset[str]:
-    """Every controller whose lease has not run out."""
+    """Return all controllers with a valid lease."""
     query = sa.select(controllers.c.executor_id).where(_ALIVE)
     return frozenset(row.executor_id for row in await connection.execute(query))
 
 
 async def list_others_alive(connection: AsyncConnection, executor_id: str) -> frozenset[str]:
-    """Every other living controller, where there can be others."""
+    """Return all other controllers with a valid lease; none on SQLite."""
     if connection.dialect.name != "postgresql":
         return frozenset()
     return await list_alive(connection) - {executor_id}
 
 
 async def list_with_key(connection: AsyncConnection, key_id: str) -> frozenset[str]:
-    """Every living controller that was started with that key, where there are several."""
+    """Return the live controllers that have a key; none on SQLite."""
     if connection.dialect.name != "postgresql":
         return frozenset()
     query = sa.select(controllers.c.executor_id, controllers.c.key_ids).where(_ALIVE)
@@ -80,7 +81,7 @@ async def list_with_key(connection: AsyncConnection, key_id: str) -> frozenset[s
 
 
 async def find_oldest(connection: AsyncConnection) -> str | None:
-    """The controller that has been alive longest; None where only one can be."""
+    """Return the longest-running live controller; None on SQLite."""
     if connection.dialect.name != "postgresql":
         return None
     query = (
@@ -93,7 +94,7 @@ async def find_oldest(connection: AsyncConnection) -> str | None:
 
 
 async def list_expired(connection: AsyncConnection) -> frozenset[str]:
-    """Every controller whose lease has run out, and that nobody has buried."""
+    """Return controllers with an expired lease that still have a row."""
     query = sa.select(controllers.c.executor_id).where(_EXPIRED)
     return frozenset(row.executor_id for row in await connection.execute(query))
 
@@ -101,8 +102,10 @@ async def list_expired(connection: AsyncConnection) -> frozenset[str]:
 async def claim(
     connection: AsyncConnection, dead: Set[str], valid_s: float, version: str
 ) -> frozenset[str]:
-    """Those of dead controllers whose workflows the caller is to go on with. Nobody else is told
-    so for so long: if the caller dies meanwhile, another one can claim them then."""
+    """Claim the workflows of dead controllers; return those that were claimed.
+
+    A claim expires, so that another controller can claim them if the caller dies.
+    """
     new = postgresql.insert(controllers).values(
         [
             {
@@ -126,7 +129,7 @@ async def claim(
 
 
 async def delete_claimed(connection: AsyncConnection, claimed: Set[str]) -> None:
-    """These dead controllers have no workflows any more."""
+    """Delete dead controllers and their claims after the takeover."""
     await end_leases(connection, claimed | {_CLAIM + executor_id for executor_id in claimed})
 
 

@@ -1,7 +1,4 @@
-"""Rows of `events`: read and prune them. `engine/event_outbox.py` writes them.
-
-`api/routes/system/events.py` streams them to clients.
-"""
+"""Queries that read and prune `events`; `engine/event_outbox.py` writes them."""
 
 from __future__ import annotations
 
@@ -17,8 +14,7 @@ from polydev.shared.domain import Event, UserId
 PAGE = 100
 
 _PRUNED = "pruned"
-"""The kind of the row that stands where a person's older events were: from its id on, nothing is
-missing."""
+"""Kind of the row that replaces a user's pruned events; none after its id are missing."""
 
 _IS_EVENT = events.c.kind != _PRUNED
 
@@ -26,7 +22,7 @@ _IS_EVENT = events.c.kind != _PRUNED
 async def list_after(
     connection: AsyncConnection, user_id: UserId, event_id: int, limit: int = PAGE
 ) -> list[Event]:
-    """A person's events after an id, the oldest first."""
+    """List a user's events after an id, oldest first."""
     query = (
         sa.select(events)
         .where(events.c.user_id == user_id, events.c.event_id > event_id, _IS_EVENT)
@@ -37,13 +33,13 @@ async def list_after(
 
 
 async def get_newest_id(connection: AsyncConnection, user_id: UserId) -> int:
-    """The id of the person's newest event; 0 if there never was one."""
+    """Return the id of a user's newest event; 0 if there was none."""
     query = sa.select(sa.func.max(events.c.event_id)).where(events.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one() or 0)
 
 
 async def is_complete_after(connection: AsyncConnection, user_id: UserId, event_id: int) -> bool:
-    """Whether that id was the person's once, or 0, and nothing after it has been pruned."""
+    """Check that the id existed, or is 0, and that nothing after it was pruned."""
     if event_id > await get_newest_id(connection, user_id):
         return False
     gap = sa.select(events.c.event_id).where(
@@ -53,7 +49,7 @@ async def is_complete_after(connection: AsyncConnection, user_id: UserId, event_
 
 
 async def prune(connection: AsyncConnection, before: datetime, keep: int) -> int:
-    """Remove events older than that, and all but each person's newest `keep`. How many."""
+    """Delete old events, and all but each user's newest `keep`; return their number."""
     number = sa.func.row_number().over(
         partition_by=events.c.user_id, order_by=events.c.event_id.desc()
     )
@@ -68,10 +64,10 @@ async def prune(connection: AsyncConnection, before: datetime, keep: int) -> int
     )
     removed = 0
     for row in (await connection.execute(ends)).all():
-        theirs = events.c.user_id == row.user_id
-        gone = sa.delete(events).where(theirs, events.c.event_id < row.last)
-        removed += (await connection.execute(gone)).rowcount
-        mark = sa.update(events).where(theirs, events.c.event_id == row.last)
+        own = events.c.user_id == row.user_id
+        deleted = sa.delete(events).where(own, events.c.event_id < row.last)
+        removed += (await connection.execute(deleted)).rowcount
+        mark = sa.update(events).where(own, events.c.event_id == row.last)
         await connection.execute(mark.values(kind=_PRUNED, subject="", data={}))
     return removed
 

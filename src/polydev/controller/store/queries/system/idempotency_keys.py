@@ -1,6 +1,6 @@
-"""Rows of `idempotency_keys`: requests that were sent with a key, and what they were answered.
+"""Queries of `idempotency_keys`: requests with a key, and their responses.
 
-A row without a status is a request that runs since `taken_at`, or whose controller died over it.
+A row without a status is a request that runs since `taken_at`, or whose controller died.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from polydev.shared.errors import TooManyRequests
 
 RETENTION = timedelta(hours=24)
 MAX_KEYS = 2000
-"""How many keys of a person are kept at a time."""
+"""Stored keys per user."""
 _FULL_FOR_S = 600
 
 
 @dataclass(frozen=True, slots=True)
 class KeyClaim:
-    """A request that holds a key since `at`; what it was, only as a hash."""
+    """A request that holds a key since `at`; its content is only a hash."""
 
     user_id: UserId
     key: str
     request_hash: str
     at: datetime
     first_at: datetime
-    """When the first request with this key took it."""
+    """When the first request with this key claimed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreviousRequest:
-    """The request that came with the key before. Without a status it is not answered yet."""
+    """The earlier request with the key; without a status, it is still running."""
 
     request_hash: str
     status: int | None
@@ -44,76 +44,76 @@ class PreviousRequest:
 
 
 async def take(
-    connection: AsyncConnection, taken: KeyClaim, *, given_up: datetime
+    connection: AsyncConnection, claim: KeyClaim, *, abandoned_before: datetime
 ) -> KeyClaim | PreviousRequest:
-    """Take a key if it is free, or held without an answer since before `given_up`.
+    """Claim a key if it is free, or if its request has run since before `abandoned_before`.
 
-    Raises TooManyRequests if the person has as many as are kept.
+    Raises TooManyRequests if the user has too many keys.
     """
-    theirs = _key_of(taken)
-    row = (await connection.execute(sa.select(keys).where(*theirs))).one_or_none()
+    own_key = _key_of(claim)
+    row = (await connection.execute(sa.select(keys).where(*own_key))).one_or_none()
     if row is None:
-        return await _take_new(connection, taken)
-    before = PreviousRequest(row.request_hash, row.status, row.body)
-    if row.status is not None or row.taken_at >= given_up:
-        return before
-    if row.request_hash != taken.request_hash:
-        return before
+        return await _take_new(connection, claim)
+    previous = PreviousRequest(row.request_hash, row.status, row.body)
+    if row.status is not None or row.taken_at >= abandoned_before:
+        return previous
+    if row.request_hash != claim.request_hash:
+        return previous
     result = await connection.execute(
         sa.update(keys)
-        .where(*theirs, keys.c.status.is_(None), keys.c.taken_at == row.taken_at)
-        .values(taken_at=taken.at)
+        .where(*own_key, keys.c.status.is_(None), keys.c.taken_at == row.taken_at)
+        .values(taken_at=claim.at)
     )
-    return replace(taken, first_at=row.created_at) if result.rowcount else before
+    return replace(claim, first_at=row.created_at) if result.rowcount else previous
 
 
 async def store_response(
-    connection: AsyncConnection, taken: KeyClaim, status: int, body: str
+    connection: AsyncConnection, claim: KeyClaim, status: int, body: str
 ) -> None:
-    """Keep what the request was answered, if it still holds its key."""
-    await connection.execute(sa.update(keys).where(*_held(taken)).values(status=status, body=body))
+    """Store the response if the request still holds its key."""
+    await connection.execute(sa.update(keys).where(*_held(claim)).values(status=status, body=body))
 
 
-async def release(connection: AsyncConnection, taken: KeyClaim) -> None:
-    """Let go of a key whose request came to nothing, if it still holds it."""
-    await connection.execute(sa.delete(keys).where(*_held(taken)))
+async def release(connection: AsyncConnection, claim: KeyClaim) -> None:
+    """Release the key of a failed request if it still holds it."""
+    await connection.execute(sa.delete(keys).where(*_held(claim)))
 
 
 async def prune(
-    connection: AsyncConnection, before: datetime, user_id: UserId | None = None
+    connection: AsyncConnection, previous: datetime, user_id: UserId | None = None
 ) -> None:
-    """Forget what is older than that: of one person, or of everybody."""
+    """Delete old keys of a user, or of all users."""
     whose = () if user_id is None else (keys.c.user_id == user_id,)
-    await connection.execute(sa.delete(keys).where(keys.c.created_at < before, *whose))
+    await connection.execute(sa.delete(keys).where(keys.c.created_at < previous, *whose))
 
 
-async def _take_new(connection: AsyncConnection, taken: KeyClaim) -> KeyClaim | PreviousRequest:
-    whose = sa.select(sa.func.count()).where(keys.c.user_id == taken.user_id)
+async def _take_new(connection: AsyncConnection, claim: KeyClaim) -> KeyClaim | PreviousRequest:
+    whose = sa.select(sa.func.count()).where(keys.c.user_id == claim.user_id)
     if (await connection.scalar(whose) or 0) >= MAX_KEYS:
         raise TooManyRequests(
-            f"{MAX_KEYS} requests with an Idempotency-Key within 24 hours are kept, and no more",
-            hint="Ask without a key, or later",
+            f"You have used {MAX_KEYS} idempotency keys within 24 hours",
+            hint="Retry without a key, or later",
             retry_after_s=_FULL_FOR_S,
         )
     try:
         async with connection.begin_nested():
             await connection.execute(
                 sa.insert(keys).values(
-                    user_id=taken.user_id,
-                    key=taken.key,
-                    request_hash=taken.request_hash,
-                    taken_at=taken.at,
-                    created_at=taken.first_at,
+                    user_id=claim.user_id,
+                    key=claim.key,
+                    request_hash=claim.request_hash,
+                    taken_at=claim.at,
+                    created_at=claim.first_at,
                 )
             )
     except IntegrityError:  # another controller was faster
-        return PreviousRequest(taken.request_hash, None, None)
-    return taken
+        return PreviousRequest(claim.request_hash, None, None)
+    return claim
 
 
-def _key_of(taken: KeyClaim) -> tuple[sa.ColumnElement[bool], ...]:
-    return keys.c.user_id == taken.user_id, keys.c.key == taken.key
+def _key_of(claim: KeyClaim) -> tuple[sa.ColumnElement[bool], ...]:
+    return keys.c.user_id == claim.user_id, keys.c.key == claim.key
 
 
-def _held(taken: KeyClaim) -> tuple[sa.ColumnElement[bool], ...]:
-    return *_key_of(taken), keys.c.status.is_(None), keys.c.taken_at == taken.at
+def _held(claim: KeyClaim) -> tuple[sa.ColumnElement[bool], ...]:
+    return *_key_of(claim), keys.c.status.is_(None), keys.c.taken_at == claim.at

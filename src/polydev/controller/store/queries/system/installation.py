@@ -1,4 +1,4 @@
-"""The row of `installation`: which Polydev this database is of. Machines are labelled with it."""
+"""Query of `installation`: the id that labels this installation's machines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from polydev.shared.domain import now
 
 
 async def get_or_create_id(connection: AsyncConnection) -> str:
-    """This installation's id, made once. In a worker's writing transaction."""
+    """Return this installation's id; create it once, in a worker's write transaction."""
     await locks.acquire(connection, "installation")
-    kept = (await connection.execute(sa.select(installation.c.installation_id))).scalar()
-    if kept is not None:
-        return str(kept)
+    existing = (await connection.execute(sa.select(installation.c.installation_id))).scalar()
+    if existing is not None:
+        return str(existing)
     made = str(uuid.uuid4())
     await connection.execute(sa.insert(installation).values(installation_id=made, created_at=now()))
     return made

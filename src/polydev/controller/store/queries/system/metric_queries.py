@@ -1,6 +1,6 @@
-"""What all rows together tell, for operators: counts by closed lists of labels, nobody's ids.
+"""Count rows for metrics, by closed lists of labels without ids.
 
-`api/metrics.py` asks, at each scrape at most once a second. Must stay cheap: grouped counts alone.
+A scrape calls it at most once a second. It must stay cheap: grouped counts only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NO_HOST = "none"
 
 
 async def count_all(connection: AsyncConnection) -> RowCounts:
-    """Everything that is counted, as one transaction sees it."""
+    """Count everything in one transaction."""
     at = now()
     machines = await _count_by(
         connection,
@@ -39,18 +39,18 @@ async def count_all(connection: AsyncConnection) -> RowCounts:
         (auth_sessions.c.provider, auth_sessions.c.status),
         auth_sessions.c.ended_at.is_(None),
     )
-    kept = await _count_by(
+    credential_counts = await _count_by(
         connection, (credentials.c.provider,), credentials.c.revoked_at.is_(None)
     )
-    people = await connection.scalar(sa.select(sa.func.count()).select_from(users))
+    user_count = await connection.scalar(sa.select(sa.func.count()).select_from(users))
     leases = await connection.execute(sa.select(controllers.c.lease_until))
     left_s = [(row.lease_until - at).total_seconds() for row in leases]
     taken = await capacity.get_taken_by_host(connection)
     return RowCounts(
         machines=machines,
         sessions=sessions,
-        credentials=kept,
-        users=people or 0,
+        credentials=credential_counts,
+        users=user_count or 0,
         queue_length=int(
             sum(it for (_, status), it in sessions.items() if status == SessionStatus.QUEUED)
         ),

@@ -1,4 +1,4 @@
-"""Rows of `shared_secrets`: what all controllers of a database must know, sealed by the vault."""
+"""Queries of `shared_secrets`: secrets of all controllers, sealed by the vault."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from polydev.shared.domain import SharedSecret
 
 
 async def find(connection: AsyncConnection, name: str) -> SharedSecret | None:
-    """The secret of that name."""
+    """Return a secret by its name."""
     query = sa.select(shared_secrets).where(shared_secrets.c.name == name)
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else SharedSecret(**row._mapping)
 
 
 async def insert_if_absent(connection: AsyncConnection, secret: SharedSecret) -> None:
-    """Keep a secret, unless another controller was quicker."""
+    """Insert a secret unless another controller was faster."""
     values: Mapping[str, Any] = asdict(secret)
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     await connection.execute(
@@ -31,13 +31,13 @@ async def insert_if_absent(connection: AsyncConnection, secret: SharedSecret) ->
 
 
 async def list_all(connection: AsyncConnection) -> list[SharedSecret]:
-    """All of them, by name."""
+    """List all secrets by name."""
     rows = await connection.execute(sa.select(shared_secrets).order_by(shared_secrets.c.name))
     return [SharedSecret(**row._mapping) for row in rows]
 
 
 async def update_sealed(connection: AsyncConnection, old: SharedSecret, new: SharedSecret) -> bool:
-    """Put a new sealing in place of the old one. False: it was another one meanwhile, and stays."""
+    """Replace the sealed data. False if it was changed concurrently."""
     changed = await connection.execute(
         sa.update(shared_secrets)
         .where(
