@@ -1,8 +1,8 @@
-"""Golden images and the guest kernel: what machines of one host boot from.
+"""Golden images and the guest kernel that a host's machines boot from.
 
-`machines.py` finds them here, the `polydev image` commands build, list and verify them. What is
-in an image is said by the recipes (`images/`) and the guest files (`src/polydev/guest/`);
-this package only knows how to put them together.
+The machines' service finds them here; `polydev image` builds, lists and verifies them. The recipes
+(`images/`) and the guest files (`src/polydev/guest/`) define the content; this package assembles
+it.
 """
 
 from polydev.hostagent.images.manifest import BuildProgress, GoldenImage, ImageKind, ProgressSink

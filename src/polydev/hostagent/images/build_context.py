@@ -1,6 +1,6 @@
-"""Where one build happens: a folder aside, a log, and programs that cannot outlive the builder.
+"""One image build: its temporary folder, log, progress, and contained programs.
 
-Used by the recipes' builders. It knows nothing of kernels, packages or images.
+The programs cannot outlive the builder. It knows no kernels, packages or images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import IO
 from polydev.hostagent.images.manifest import BuildProgress, ImageKind, ProgressSink
 from polydev.shared.errors import DiskFull, ImageBuildFailed, MissingTool
 
-# Killed with the builder, and with everything it started: its own PID namespace ends with it.
+# Killed together with the builder; all its children end with its PID namespace.
 _CONTAINED = (
     "setpriv",
     "--pdeathsig=KILL",
@@ -49,8 +49,8 @@ _NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 @dataclass(slots=True)
-class Workshop:
-    """One build's folder, log and progress. `folder` is removed by whoever made it."""
+class BuildContext:
+    """One build's folder, log and progress; its creator removes the folder."""
 
     kind: ImageKind
     folder: Path
@@ -60,7 +60,7 @@ class Workshop:
     stage_name: str = "start"
 
     def stage(self, name: str, fraction: float | None = None) -> None:
-        """Say which stage the build is in, and how far in it."""
+        """Report the build's stage, and the progress in it."""
         self.stage_name = name
         self.sink(BuildProgress(self.kind, name, fraction, time.monotonic() - self.started))
 
@@ -71,7 +71,7 @@ class Workshop:
         cwd: Path | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> str:
-        """Run a program to its end; everything it prints goes to the log. Returns its output.
+        """Run a program, log its output and return it.
 
         Raises: MissingTool, DiskFull, ImageBuildFailed naming stage and log.
         """
@@ -101,7 +101,7 @@ class Workshop:
         return "\n".join(lines)
 
     def failed(self, what: str, hint: str = "") -> ImageBuildFailed:
-        """The error for a build that cannot go on."""
+        """Return the error of a failed build."""
         return ImageBuildFailed(
             f"building the {self.kind} image failed at stage {self.stage_name}: {what}",
             hint=hint or f"see {self.log_path}",
@@ -110,14 +110,14 @@ class Workshop:
     def _failure(self, tool: str, status: int, lines: Sequence[str]) -> Exception:
         if any(_NO_SPACE in line for line in lines[-50:]):
             return disk_full(self.folder)
-        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        return self.failed(f"{tool} ended with status {status} ({last[:300]})")
+        last = next((line for line in reversed(lines) if line.strip()), "no output")
+        return self.failed(f"{tool} exited with status {status} ({last[:300]})")
 
 
 async def _copy_lines(
     process: asyncio.subprocess.Process, log: IO[bytes], on_line: Callable[[str], None] | None
 ) -> list[str]:
-    assert process.stdout is not None  # noqa: S101 - we asked for a pipe
+    assert process.stdout is not None  # noqa: S101 - stdout=PIPE
     lines: list[str] = []
     while raw := await process.stdout.readline():
         log.write(raw)
@@ -130,18 +130,18 @@ async def _copy_lines(
 
 
 def require_tool(name: str) -> None:
-    """Raises MissingTool unless a program is on PATH."""
+    """Raise MissingTool unless a program is on PATH."""
     if which(name) is None:
         package = _TOOL_PACKAGES.get(name, name)
         raise MissingTool(
-            f"{name} is not installed, and building images needs it",
+            f"{name} is not installed; image builds need it",
             hint=f"install it: apt-get install {package}",
         )
 
 
 def disk_full(folder: Path, detail: str = "") -> DiskFull:
-    """The error for a disk without room for a build."""
+    """Return the error of a full disk."""
     return DiskFull(
-        f"no room for building an image in {folder}{detail}",
-        hint="free some space there, or let POLYDEV_IMAGES_DIR name a folder on a larger disk",
+        f"not enough space for an image build in {folder}{detail}",
+        hint="free some space there, or set POLYDEV_IMAGES_DIR to a folder on a larger disk",
     )

@@ -1,7 +1,6 @@
-"""Puts an initramfs together: busybox, one script, and kernel modules in the order of their needs.
+"""Builds the initramfs: busybox, one script, and kernel modules in load order.
 
-Used by `kernel.py`. The archive is written here rather than by cpio(1), so that the same inputs
-give the same bytes.
+The archive is written here rather than by cpio(1), so that equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ class Member:
     content: bytes = b""
 
 
-def modules_in_order(folder: Path, wanted: Sequence[str]) -> list[Path]:
-    """Files of the wanted modules and what they need, each after what it needs.
+def ordered_modules(folder: Path, wanted: Sequence[str]) -> list[Path]:
+    """Return the files of wanted modules and their dependencies, in load order.
 
-    `folder` is `/lib/modules/<release>` with depmod's index. Modules that the kernel has built
-    in are left out. Raises: KeyError naming a module that the kernel does not have at all.
-    Source: modules.dep(5): "module: what it needs, what that needs ...", so right to left.
+    `folder` is `/lib/modules/<release>` with depmod's index. Built-in modules are left out. Raises:
+    KeyError naming a module that the kernel does not have. Source: modules.dep(5): a module's
+    dependencies are listed in reverse load order.
     """
     needs = _index(folder / "modules.dep")
     builtin = {_module_name(line) for line in (folder / "modules.builtin").read_text().splitlines()}
@@ -44,7 +43,7 @@ def modules_in_order(folder: Path, wanted: Sequence[str]) -> list[Path]:
 
 
 def pack(script: bytes, phases: bytes, busybox: bytes, modules: Mapping[str, bytes]) -> bytes:
-    """The archive of an initramfs. `modules` are loaded in their order here."""
+    """Build the archive of an initramfs; `modules` are loaded in this order."""
     members = [Member(name, stat.S_IFDIR | 0o755) for name in _FOLDERS]
     members += [
         Member("init", stat.S_IFREG | 0o755, script),
@@ -53,10 +52,10 @@ def pack(script: bytes, phases: bytes, busybox: bytes, modules: Mapping[str, byt
     ]
     for number, (name, content) in enumerate(modules.items()):
         members.append(Member(f"modules/{number:02}-{name}", stat.S_IFREG | 0o644, content))
-    return b"".join(_newc(members))
+    return b"".join(_newc_archive(members))
 
 
-def _newc(members: Sequence[Member]) -> Iterator[bytes]:
+def _newc_archive(members: Sequence[Member]) -> Iterator[bytes]:
     """Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst."""
     for inode, member in enumerate([*members, Member("TRAILER!!!", 0)], start=1):
         name = member.name.encode() + b"\0"

@@ -1,4 +1,4 @@
-"""The words of this package as types, and the manifest that makes a folder a golden image.
+"""Types of this package, and the manifest that makes a folder a golden image.
 
 `manifest.json` is written last: a folder without one is not an image (docs/machines.md).
 """
@@ -20,7 +20,7 @@ _REBUILD = "build it again: polydev image build {kind}"
 
 
 class ImageKind(StrEnum):
-    """What a folder of the store holds: the guest kernel, or a kind of machine's root image."""
+    """Content of an image: the guest kernel, or the root image of a kind of machine."""
 
     KERNEL = "kernel"
     CLI = "cli"
@@ -29,7 +29,7 @@ class ImageKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BuildProgress:
-    """A build entered a stage, or got further in it. `fraction` is of the stage, if known."""
+    """Progress of a build; `fraction` is of the stage, if known."""
 
     kind: ImageKind
     stage: str
@@ -42,7 +42,7 @@ ProgressSink = Callable[[BuildProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """What a build turned out to be made of: versions worth showing, and every package's."""
+    """Inputs of a build: versions to display, and the versions of all packages."""
 
     versions: Mapping[str, str]
     packages: Mapping[str, str]
@@ -50,7 +50,7 @@ class Ingredients:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One file of an image, as it was when the build ended."""
+    """Checksum and size of an image's file."""
 
     sha256: str
     size: int
@@ -58,7 +58,7 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class GoldenImage:
-    """A finished build. `hash` names everything that went in, `recipe` only what we decide on."""
+    """A finished build; `hash` covers all inputs, `recipe` only those of this repository."""
 
     kind: ImageKind
     hash: str
@@ -96,9 +96,9 @@ class GoldenImage:
 
 
 def read_image(folder: Path) -> GoldenImage | None:
-    """The image in a folder of the store, or None if no build ever finished there.
+    """Read the image in a folder; None if no build finished there.
 
-    Raises: ImageDamaged if there is a manifest that is none of ours.
+    Raises: ImageDamaged for an invalid manifest.
     """
     try:
         text = (folder / MANIFEST).read_text()
@@ -121,7 +121,7 @@ def read_image(folder: Path) -> GoldenImage | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ImageDamaged(
-            f"{folder / MANIFEST} is not a manifest of a golden image",
+            f"{folder / MANIFEST} is not a valid image manifest",
             hint=f"remove {folder}, then " + _REBUILD.format(kind=folder.name.partition("-")[0]),
         ) from error
 
@@ -142,7 +142,7 @@ def write_manifest(image: GoldenImage) -> None:
 
 
 def damaged(image: GoldenImage, what: str) -> ImageDamaged:
-    """The error for an image that is not what its manifest says."""
+    """Return the error for an image that does not match its manifest."""
     return ImageDamaged(
         f"golden image {image.name} is damaged: {what}",
         hint=f"remove {image.folder}, then " + _REBUILD.format(kind=image.kind),

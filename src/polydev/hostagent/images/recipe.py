@@ -1,8 +1,8 @@
-"""What goes into an image as far as we decide it: recipes, guest files, lock files, settings.
+"""The inputs of an image that this repository decides: recipes, guest files, lock files.
 
-The store asks for a recipe's hash to find an image without asking the distribution's package
-manager anything: packages move daily, and a host must not lose its images by `apt-get update`.
-What the distribution gave at the time is part of an image's own hash, and in its manifest.
+The store finds images by the recipe's hash, without asking the package manager: packages change
+daily, and `apt-get update` must not invalidate a host's images. The packages' versions are part of
+an image's own hash, and of its manifest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HERE = Path(__file__).resolve().parent
 _PACKAGE = _HERE.parents[1]
 _CHECKOUT = _PACKAGE.parents[1]
 
-# Modules of this package that decide what is in an image: changing one changes the recipe.
+# Modules of this package that determine an image's content: a change changes the recipe.
 _BUILDERS = {
     ImageKind.KERNEL: ("kernel.py", "initramfs.py"),
     ImageKind.CLI: ("rootfs.py", "rootfs_files.py", "npm.py"),
@@ -34,7 +34,7 @@ INITRAMFS_FILES = (*INITRAMFS_ONLY, "phases.sh")
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Where packages come from; what is None is taken from the host's own apt configuration."""
+    """Package source; None means the host's own apt configuration."""
 
     suite: str | None = None
     mirror: str | None = None
@@ -62,12 +62,12 @@ class Recipe:
         return self.guest / "browser_service"
 
     def bundle(self, name: str) -> Path:
-        """The folder with package.json and package-lock.json of some npm packages."""
+        """Return the folder of a bundle's package.json and package-lock.json."""
         return self.recipes / name
 
     @staticmethod
     def bundles(kind: ImageKind) -> tuple[str, ...]:
-        """Names of the npm bundles of a kind of machine: chats are led in CLI machines only."""
+        """Name the npm bundles of a kind of machine; only CLI machines run chats."""
         return ("clis", "adapters") if kind is ImageKind.CLI else ("clis",)
 
     def provider_data(self) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ class Recipe:
         return [tomllib.loads(path.read_text("utf-8")) for path in self._provider_tomls()]
 
     def provider_files(self) -> dict[str, Path]:
-        """Source of every provider file that machines hold, by its path inside a machine."""
+        """List the provider definitions that machines contain."""
         files = {}
         for path, data in zip(self._provider_tomls(), self.provider_data(), strict=True):
             files[f"usr/share/polydev/providers/{data['id']}.toml"] = path
@@ -87,18 +87,18 @@ class Recipe:
         return sorted(self.providers.glob("*/provider.toml"))
 
     def packages(self, kind: ImageKind) -> list[str]:
-        """Names of the distribution packages of a kind of machine, sorted."""
+        """List the distribution packages of a kind of machine, sorted."""
         names = set(_names(self.recipes / "cli" / "packages"))
         if kind is ImageKind.BROWSER:
             names |= set(_names(self.recipes / "browser" / "packages"))
         return sorted(names)
 
     def modules(self) -> list[str]:
-        """Names of the kernel modules that the initramfs must load, in the recipe's order."""
+        """List the kernel modules that the initramfs loads, in the recipe's order."""
         return _names(self.recipes / "kernel" / "modules")
 
     def hash(self, kind: ImageKind) -> str:
-        """SHA-256 over everything that decides an image of this kind, packages' versions aside."""
+        """Hash all inputs of an image of this kind, except package versions."""
         parts = {
             "kind": str(kind),
             "distribution": repr(self.distribution),
@@ -134,14 +134,14 @@ class Recipe:
         return folders
 
     def _concerns(self, kind: ImageKind, path: Path) -> bool:
-        """Whether a file of a machine's boot goes into a root image of this kind."""
+        """Return True if a boot file belongs to root images of this kind."""
         inside = path.relative_to(self.machine_files)
         browser_only = inside.parts[0] == "browser" or inside.name == "inittab.browser"
         return inside.name not in INITRAMFS_ONLY and (kind is ImageKind.BROWSER or not browser_only)
 
 
 def source_files(folder: Path) -> list[Path]:
-    """Files of a source folder, sorted, without what Python or npm leave behind."""
+    """List a folder's files, sorted, without caches of Python and npm."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -154,7 +154,7 @@ def digest_text(text: str) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """Hash a file with SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,6 +1,6 @@
-"""Turns a distribution's bare tree into a machine's: our files, links and accounts in it.
+"""Turns a distribution's tree into a machine's: guest files, links and accounts.
 
-`rootfs.py` calls it on a folder that becomes the root image. It starts no programs.
+It works on a folder that becomes the root image, and starts no programs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CA_BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
 # Boot scripts of a machine, by their names inside it.
 _SCRIPTS = ("announce", "boot", "shutdown", "sshd-config", "vsock-proxy")
 _BROWSER_UID = 1000
-# Left by package installation, and no part of any machine.
+# Leftovers of package installation.
 _LEFTOVERS = (
     "etc/apt/apt.conf.d/99mmdebstrap",
     "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
@@ -30,14 +30,14 @@ _LEFTOVERS = (
 _EMPTIED = ("var/cache/apt", "var/cache/debconf", "var/lib/apt/lists", "var/log", "tmp")
 
 
-def furnish(root: Path, kind: ImageKind, recipe: Recipe, bundles: Mapping[str, Path]) -> None:
-    """Make the tree at `root` a machine of a kind; `bundles` are what `npm.fetch` installed."""
+def populate(root: Path, kind: ImageKind, recipe: Recipe, bundles: Mapping[str, Path]) -> None:
+    """Make the tree at `root` a machine of a kind; `bundles` come from `npm.fetch`."""
     _clean(root)
     _lock_root_password(root)
     _boot_files(root, kind, recipe)
     _link_commands(root, kind, recipe, bundles)
     for inside, path in recipe.provider_files().items():
-        _place(path, root / inside, 0o644 if path.suffix == ".toml" else 0o755)
+        _install_file(path, root / inside, 0o644 if path.suffix == ".toml" else 0o755)
     if kind is ImageKind.BROWSER:
         _browser_files(root, recipe)
 
@@ -56,7 +56,7 @@ def _clean(root: Path) -> None:
 
 
 def _lock_root_password(root: Path) -> None:
-    """No password opens root; `*` rather than `!`, by which sshd would refuse keys as well."""
+    """Disable root's password with `*`; with `!`, sshd would refuse keys as well."""
     shadow = root / "etc/shadow"
     lines = shadow.read_text().splitlines()
     fields = [line.split(":") for line in lines]
@@ -68,11 +68,11 @@ def _boot_files(root: Path, kind: ImageKind, recipe: Recipe) -> None:
     source = recipe.machine_files
     library = root / "usr/lib/polydev"
     for name in _SCRIPTS:
-        _place(source / f"{name}.sh", library / name, 0o755)
-    _place(source / "phases.sh", library / "phases.sh", 0o644)
-    _place(source / f"inittab.{kind}", root / "etc/inittab", 0o644)
-    _place(source / "environment", root / "usr/share/polydev/environment", 0o644)
-    _place(root / _CA_BUNDLE, root / "usr/share/polydev/ca-certificates.crt", 0o644)
+        _install_file(source / f"{name}.sh", library / name, 0o755)
+    _install_file(source / "phases.sh", library / "phases.sh", 0o644)
+    _install_file(source / f"inittab.{kind}", root / "etc/inittab", 0o644)
+    _install_file(source / "environment", root / "usr/share/polydev/environment", 0o644)
+    _install_file(root / _CA_BUNDLE, root / "usr/share/polydev/ca-certificates.crt", 0o644)
     for name in ("init", "poweroff", "reboot", "halt"):
         link = root / "sbin" / name
         link.unlink(missing_ok=True)
@@ -82,7 +82,7 @@ def _boot_files(root: Path, kind: ImageKind, recipe: Recipe) -> None:
 def _link_commands(
     root: Path, kind: ImageKind, recipe: Recipe, bundles: Mapping[str, Path]
 ) -> None:
-    # Hard links: the programs are large, and this tree lives only until it is an image.
+    # Hard links: the programs are large, and this tree exists only until the image is built.
     for name, folder in bundles.items():
         shutil.copytree(
             folder / "node_modules",
@@ -99,17 +99,17 @@ def _link_commands(
 def _browser_files(root: Path, recipe: Recipe) -> None:
     source = recipe.machine_files / "browser"
     for path in source_files(source):
-        _place(path, root / "usr/lib/polydev" / path.stem, 0o755)
+        _install_file(path, root / "usr/lib/polydev" / path.stem, 0o755)
     for path in source_files(recipe.browser_service):
         inside = path.relative_to(recipe.browser_service)
         mode = 0o755 if path.stat().st_mode & 0o100 else 0o644  # CLIs run `open-url`
-        _place(path, root / "opt/polydev/browser_service" / inside, mode)
+        _install_file(path, root / "opt/polydev/browser_service" / inside, mode)
     (root / "etc/chromium/policies/managed").mkdir(parents=True, exist_ok=True)
     _add_user(root, "browser", _BROWSER_UID)
 
 
 def _add_user(root: Path, name: str, uid: int) -> None:
-    """An unprivileged account that nobody can log in to."""
+    """Add an unprivileged account without a login."""
     for file, line in (
         ("passwd", f"{name}:x:{uid}:{uid}::/home/{name}:/bin/bash"),
         ("group", f"{name}:x:{uid}:"),
@@ -122,7 +122,7 @@ def _add_user(root: Path, name: str, uid: int) -> None:
     shutil.chown(home, uid, uid)
 
 
-def _place(source: Path, target: Path, mode: int) -> None:
+def _install_file(source: Path, target: Path, mode: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     target.chmod(mode)

@@ -80,7 +80,7 @@ def test_an_image_that_is_damaged_is_named(images: Path, content: bytes | None, 
 def test_a_manifest_that_is_none_is_named(images: Path) -> None:
     (images / "cli-0123456789abcdef" / "manifest.json").write_text("{")
     finding = wrong(images)
-    assert "manifest.json is not a manifest" in finding.message
+    assert "manifest.json is not a valid image manifest" in finding.message
     assert "remove" in finding.hint
 
 

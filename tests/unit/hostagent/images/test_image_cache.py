@@ -12,9 +12,9 @@ from polydev.shared.errors import ImageBuildFailed
 
 
 async def test_a_stage_of_the_cache_appears_whole_or_not(tmp_path: Path) -> None:
-    aside = tmp_path / "aside"
-    aside.mkdir()
-    cache = StageCache(tmp_path / "cache", aside)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    cache = StageCache(tmp_path / "cache", temporary)
 
     async def half(out: Path) -> None:
         out.mkdir()
@@ -27,7 +27,7 @@ async def test_a_stage_of_the_cache_appears_whole_or_not(tmp_path: Path) -> None
     with pytest.raises(ImageBuildFailed):
         await cache.get("npm", "0" * 16, half)
     assert not (tmp_path / "cache").exists()
-    shutil.rmtree(aside / "npm-fresh")
+    shutil.rmtree(temporary / "npm-fresh")
     first = await cache.get("npm", "0" * 16, whole)
     assert await cache.get("npm", "0" * 16, half) == first
     other = await cache.get("npm", "1" * 16, whole)

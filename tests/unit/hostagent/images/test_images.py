@@ -21,7 +21,7 @@ from polydev.hostagent.images import (
     Recipe,
     store,
 )
-from polydev.hostagent.images.build_context import Workshop
+from polydev.hostagent.images.build_context import BuildContext
 from polydev.hostagent.images.manifest import Ingredients
 from polydev.hostagent.images.recipe import source_files
 from polydev.shared.errors import (
@@ -55,9 +55,9 @@ def quick_kernel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Kernel builds that write two small files; the list says how often it was asked."""
     asked: list[str] = []
 
-    async def build(shop: Workshop, recipe: Recipe, out: Path) -> Ingredients:
-        asked.append(shop.folder.name)
-        shop.stage("kernel")
+    async def build(context: BuildContext, recipe: Recipe, out: Path) -> Ingredients:
+        asked.append(context.folder.name)
+        context.stage("kernel")
         (out / "vmlinux").write_bytes(b"\x7fELF kernel")
         (out / "initramfs.cpio").write_bytes(b"070701 initramfs")
         return Ingredients({"kernel": f"made-up {len(asked)}"}, {"kernel": f"1.{len(asked)}"})
@@ -217,10 +217,10 @@ def test_a_name_cannot_leave_the_store(images: ImageStore, name: str) -> None:
 async def test_a_failed_build_leaves_nothing_and_names_stage_and_log(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def build(shop: Workshop, recipe: Recipe, out: Path) -> Ingredients:
-        shop.stage("kernel package")
+    async def build(context: BuildContext, recipe: Recipe, out: Path) -> Ingredients:
+        context.stage("kernel package")
         (out / "vmlinux").write_bytes(b"half")
-        await shop.run(["sh", "-c", "echo the archive is gone; exit 7"])
+        await context.run(["sh", "-c", "echo the archive is gone; exit 7"])
         raise AssertionError("not reached")
 
     monkeypatch.setattr(store, "build_kernel", build)
@@ -235,10 +235,10 @@ async def test_a_failed_build_leaves_nothing_and_names_stage_and_log(
 async def test_a_full_disk_is_said_in_one_line(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    async def build(shop: Workshop, recipe: Recipe, out: Path) -> Ingredients:
+    async def build(context: BuildContext, recipe: Recipe, out: Path) -> Ingredients:
         if command == "python":
             Path("/dev/full").write_bytes(b"x")
-        await shop.run(command.split())
+        await context.run(command.split())
         raise AssertionError("not reached")
 
     monkeypatch.setattr(store, "build_kernel", build)
@@ -252,7 +252,7 @@ async def test_too_little_room_is_said_before_anything_is_fetched(
     images: ImageStore, quick_kernel: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = dict.fromkeys(ImageKind, 1 << 60)
-    monkeypatch.setattr(store, "_ROOM", room)
+    monkeypatch.setattr(store, "_NEEDED_BYTES", room)
     with pytest.raises(DiskFull, match="GiB needed"):
         await images.build("kernel", silent)
     assert quick_kernel == []
@@ -324,9 +324,9 @@ async def test_a_cancelled_build_ends_its_programs_and_removes_its_folder(
 ) -> None:
     begun = asyncio.Event()
 
-    async def build(shop: Workshop, recipe: Recipe, out: Path) -> Ingredients:
-        await shop.run(
-            ["sh", "-c", 'sleep 4321 & echo "$0"; wait', str(shop.folder)],
+    async def build(context: BuildContext, recipe: Recipe, out: Path) -> Ingredients:
+        await context.run(
+            ["sh", "-c", 'sleep 4321 & echo "$0"; wait', str(context.folder)],
             on_line=lambda _: begun.set(),
         )
         raise AssertionError("not reached")

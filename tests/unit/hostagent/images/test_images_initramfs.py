@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from polydev.hostagent.images.initramfs import modules_in_order, pack
-from polydev.hostagent.images.kernel import packed_kernel
+from polydev.hostagent.images.initramfs import ordered_modules, pack
+from polydev.hostagent.images.kernel import compressed_kernel
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def modules(tmp_path: Path) -> Path:
 
 
 def test_modules_come_after_what_they_need_and_once(modules: Path) -> None:
-    ordered = modules_in_order(modules, ["virtio_net", "virtio_rng", "ext4"])
+    ordered = ordered_modules(modules, ["virtio_net", "virtio_rng", "ext4"])
     assert [path.name for path in ordered] == [
         "virtio_ring.ko",
         "virtio.ko",
@@ -42,7 +42,7 @@ def test_modules_come_after_what_they_need_and_once(modules: Path) -> None:
 
 def test_a_module_that_the_kernel_lacks_is_named(modules: Path) -> None:
     with pytest.raises(KeyError, match="overlay"):
-        modules_in_order(modules, ["overlay"])
+        ordered_modules(modules, ["overlay"])
 
 
 def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_the_kernel_is_cut_out_of_its_boot_image() -> None:
     head[0x202:0x206] = b"HdrS"
     struct.pack_into("<II", head, 0x248, 0x10, len(payload) + 4)
     image = bytes(head) + b"stub".ljust(0x10, b"\0") + payload + struct.pack("<I", 15) + b"rest"
-    assert lzma.decompress(packed_kernel(image)) == b"\x7fELF the kernel"
+    assert lzma.decompress(compressed_kernel(image)) == b"\x7fELF the kernel"
 
 
 def test_nothing_is_cut_out_of_what_is_no_boot_image() -> None:
-    assert packed_kernel(b"\0" * 0x1000) == b""
+    assert compressed_kernel(b"\0" * 0x1000) == b""
