@@ -21,7 +21,7 @@ from statistics import median
 from pydantic import SecretStr
 
 from bench.agent import BenchAgent
-from polydev.hostagent.vmm.process import IDENTITY
+from polydev.hostagent.vmm.process import IDENTITY_FILE
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_protocol import CreateMachine, DestroyMachine
 
@@ -109,7 +109,7 @@ async def _watch(folder: Path, creating: asyncio.Task[object], begins: dict[str,
     """Note when each part begins, as soon as it can be seen."""
     console = folder / "console.log"
     while not creating.done():
-        if "kernel" not in begins and (folder / IDENTITY).exists():
+        if "kernel" not in begins and (folder / IDENTITY_FILE).exists():
             begins["kernel"] = time.monotonic()
         for phase in _phases(console) if "kernel" in begins else ():
             if (part := _BEGINS.get(phase)) is not None:

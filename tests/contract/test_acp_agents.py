@@ -32,7 +32,7 @@ from polydev.shared.providers import Provider, provider
 pytestmark = pytest.mark.clis
 
 QUESTION = "How many legs has a spider in Zanzibar?"
-ANSWER = f"The stand-in model heard you say: {QUESTION}"
+ANSWER = f"The fake model received: {QUESTION}"
 LINE_BYTES = 16 * 1024 * 1024
 
 
@@ -236,7 +236,7 @@ async def test_a_session_goes_on_in_another_process(here: World, about: Provider
             await it.agent.load_session(**again)
         await it.take_mode(session)
         assert await it.prompt(session, "Go on") == "end_turn"
-        assert it.listener.text.endswith("heard you say: Go on")
+        assert it.listener.text.endswith("received: Go on")
 
 
 async def test_a_session_that_is_not_there_is_an_error(here: World, about: Provider) -> None:

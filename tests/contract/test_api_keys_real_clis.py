@@ -29,7 +29,7 @@ from polydev.testing.fake_providers.identity.accounts import ACCOUNTS
 pytestmark = pytest.mark.clis
 
 QUESTION = "How many legs has a spider in Zanzibar?"
-ANSWER = f"The stand-in model heard you say: {QUESTION}"
+ANSWER = f"The fake model received: {QUESTION}"
 VENDORS = {"claude_code": "anthropic", "codex": "openai", "gemini_cli": "google"}
 GEMINI_STATUS = REPOSITORY / "src/polydev/shared/providers/gemini_cli/status.js"
 TOKEN = "made-up-token-0123456789"

@@ -21,7 +21,7 @@ STATUS: dict[Callable[[World], Path], tuple[str, ...]] = {
     claude_login: ("claude", "auth", "status", "--json"),
     gemini_login: GEMINI_STATUS,
 }
-ANSWER = f"The stand-in model heard you say: {QUESTION}"
+ANSWER = f"The fake model received: {QUESTION}"
 
 
 @dataclass(frozen=True)

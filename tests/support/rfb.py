@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from polydev.shared.domain import MachineKind, SessionId, vm_id_for
 from polydev.shared.errors import NoSuchFile
 from polydev.shared.host_client import Host
-from polydev.testing.simulated_vmm.browser.screen import HEARD
+from polydev.testing.simulated_vmm.browser.screen import EVENT_LOG
 
 ENTER = 0xFF0D
 
@@ -101,7 +101,7 @@ async def heard_by_screen(host: Host, session_id: str, count: int) -> list[dict[
     async with asyncio.timeout(30):
         while True:
             with suppress(NoSuchFile):
-                heard = await host.read_file(vm_id, f"/{HEARD}")
+                heard = await host.read_file(vm_id, f"/{EVENT_LOG}")
                 if heard.count(b"\n") >= count:
                     return [json.loads(line) for line in heard.splitlines()]
             await asyncio.sleep(0.05)

@@ -209,7 +209,7 @@ async def test_a_failure_says_what_happened_and_what_helps(chromium: Chromium) -
         await page.wait_for_selector(ENDED, timeout=SLOW_MS)
         await expect(page.locator("h1")).to_have_text("Claude Code could not be connected")
         end = page.locator(".end")
-        await expect(end).to_contain_text("the simulated login was told to fail")
+        await expect(end).to_contain_text("the simulation makes this login fail")
         await expect(end).to_contain_text("login-failed")
         await expect(page.locator("#steps li.failed .step-words")).to_have_text("Log in")
         await visit.assert_accessible()

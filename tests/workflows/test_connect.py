@@ -147,7 +147,7 @@ async def test_a_login_that_fails_says_why() -> None:
         session = await world.controller.until(await world.controller.connect("codex"))
         assert session["status"] == "failed"
         assert session["error"]["code"] == "login-failed"
-        assert "told to fail" in session["error"]["message"]
+        assert "makes this login fail" in session["error"]["message"]
         await world.assert_clean()
 
 

@@ -1,1 +1,1 @@
-"""Doubles that ship with Polydev: fake providers, simulated machines, fake Firecracker."""
+"""Test doubles that ship with Polydev: fake providers, simulated machines, fake Firecracker."""

@@ -1,7 +1,7 @@
-"""Prompts' small grammar for made-up models, in tests and demonstrations.
+"""The small grammar by which fake models react to prompts, in tests and demonstrations.
 
-The fake providers' models and the agents of simulated machines read prompts by it.
-docs/fake-providers.md explains it. This module knows no model API and no agent protocol.
+The fake providers' models and the simulated machines' agents parse prompts with it
+(docs/standin.md). Pure; it knows no model API and no agent protocol.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-QUOTED_CHARACTERS = 400
-MOST_PIECES = 2000
+EXCERPT_CHARACTERS = 400
+MAX_PIECES = 2000
 SLOW_PAUSE_S = 0.25
 
 _INSTRUCTION = re.compile(
@@ -67,7 +67,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Tell the plan; `done` of its entries are completed."""
+    """Report the plan; `done` of its entries are completed."""
 
     done: int
 
@@ -77,7 +77,7 @@ Tool = Write | Run | Plan
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a model does in one turn: its tools one after another, and then it answers."""
+    """A model's actions in one turn: tools in order, then an answer."""
 
     prompt: str
     tools: tuple[Tool, ...] = ()
@@ -87,27 +87,27 @@ class Script:
     is_markdown: bool = False
 
     def answer(self, preface: str, results: Sequence[str] = ()) -> tuple[str, ...]:
-        """The answer, in the pieces in which it is streamed. `results` is what the tools said."""
+        """Return the answer in the pieces of its stream; `results` are the tools' outputs."""
         if self.slow_pieces:
             pieces = range(1, self.slow_pieces + 1)
             return tuple(f"piece {it} of {self.slow_pieces}\n\n" for it in pieces)
         if self.is_markdown:
             return tuple(MARKDOWN.splitlines(keepends=True))
         if self.tools:
-            told = quoted(results[-1]) if results else ""
-            return words(f"Done. The last tool said: {told}")
-        return words(f"{preface} {quoted(self.prompt)}")
+            output = excerpt(results[-1]) if results else ""
+            return split_words(f"Done. The last tool said: {output}")
+        return split_words(f"{preface} {excerpt(self.prompt)}")
 
     @property
     def pause_s(self) -> float | None:
-        """Between two pieces of the answer; None where it does not matter."""
+        """Pause between pieces of the answer; None means the default."""
         return SLOW_PAUSE_S if self.slow_pieces else None
 
 
-def script_of(prompt: str) -> Script:
-    """Read a prompt's instructions; all that is no instruction is just words."""
+def parse(prompt: str) -> Script:
+    """Parse a prompt's instructions; everything else is plain text."""
     tools: list[Tool] = []
-    told: dict[str, str] = {}
+    options: dict[str, str] = {}
     for found in _INSTRUCTION.finditer(prompt):
         if found["path"]:
             tools.append(Write(found["path"], found["text"]))
@@ -116,22 +116,22 @@ def script_of(prompt: str) -> Script:
         elif found["word"] == "plan":
             tools += [Plan(done) for done in (0, len(PLAN))]
         else:
-            told |= {name: text for name, text in found.groupdict().items() if text}
+            options |= {name: text for name, text in found.groupdict().items() if text}
     return Script(
         prompt=prompt,
         tools=tuple(tools),
-        thought=told.get("thought", ""),
-        failure=told.get("failure", ""),
-        slow_pieces=min(int(told.get("pieces", "0")), MOST_PIECES),
-        is_markdown=told.get("word") == "markdown",
+        thought=options.get("thought", ""),
+        failure=options.get("failure", ""),
+        slow_pieces=min(int(options.get("pieces", "0")), MAX_PIECES),
+        is_markdown=options.get("word") == "markdown",
     )
 
 
-def words(text: str) -> tuple[str, ...]:
-    """A text in pieces of one word each; together they are the text."""
+def split_words(text: str) -> tuple[str, ...]:
+    """Split a text into words with their whitespace."""
     return tuple(re.findall(r"\s*\S+\s*", text))
 
 
-def quoted(text: str) -> str:
-    """A text's start in one line."""
-    return " ".join(text.split())[:QUOTED_CHARACTERS]
+def excerpt(text: str) -> str:
+    """Return a text's beginning as one line."""
+    return " ".join(text.split())[:EXCERPT_CHARACTERS]

@@ -9,37 +9,35 @@ from typing import Any
 import pytest
 
 from polydev.testing.fake_firecracker import install
-from polydev.testing.fake_firecracker.machine import Fault, StandinMachine
+from polydev.testing.fake_firecracker.machine import FakeMachine, Fault
 
 ACTION = "createSyncAction"
 START = {"action_type": "InstanceStart"}
 
 
 @pytest.fixture
-async def machine() -> StandinMachine:
-    return StandinMachine("vm-1", "1.13.1")
+async def machine() -> FakeMachine:
+    return FakeMachine("vm-1", "1.13.1")
 
 
-async def refused(machine: StandinMachine, operation: str, body: dict[str, Any]) -> str:
+async def refused(machine: FakeMachine, operation: str, body: dict[str, Any]) -> str:
     with pytest.raises(Fault) as fault:
         await machine.perform(operation, body)
     return str(fault.value)
 
 
-async def with_kernel(machine: StandinMachine, folder: Path, content: bytes = b"\x7fELF") -> None:
+async def with_kernel(machine: FakeMachine, folder: Path, content: bytes = b"\x7fELF") -> None:
     (folder / "kernel").write_bytes(content)
     await machine.perform("putGuestBootSource", {"kernel_image_path": str(folder / "kernel")})
 
 
-async def state(machine: StandinMachine) -> str:
+async def state(machine: FakeMachine) -> str:
     answer = await machine.perform("describeInstance", {})
     assert answer is not None
     return str(answer["state"])
 
 
-async def test_it_starts_once_and_only_with_a_kernel(
-    machine: StandinMachine, tmp_path: Path
-) -> None:
+async def test_it_starts_once_and_only_with_a_kernel(machine: FakeMachine, tmp_path: Path) -> None:
     assert await state(machine) == "Not started"
     assert "kernel" in await refused(machine, ACTION, START)
     await with_kernel(machine, tmp_path, b"MZ")
@@ -62,13 +60,13 @@ async def test_it_starts_once_and_only_with_a_kernel(
     ],
 )
 async def test_what_needs_a_guest_needs_one(
-    machine: StandinMachine, operation: str, body: dict[str, Any]
+    machine: FakeMachine, operation: str, body: dict[str, Any]
 ) -> None:
     assert "before starting" in await refused(machine, operation, body)
 
 
 async def test_only_a_guest_that_stands_still_is_saved(
-    machine: StandinMachine, tmp_path: Path
+    machine: FakeMachine, tmp_path: Path
 ) -> None:
     await with_kernel(machine, tmp_path)
     await machine.perform(ACTION, START)
@@ -81,7 +79,7 @@ async def test_only_a_guest_that_stands_still_is_saved(
 
 
 async def test_a_snapshot_is_loaded_before_anything_else_and_a_failure_ends_it(
-    machine: StandinMachine, tmp_path: Path
+    machine: FakeMachine, tmp_path: Path
 ) -> None:
     memory = {"backend_type": "File", "backend_path": str(tmp_path / "m")}
     load = {"snapshot_path": str(tmp_path / "s"), "mem_backend": memory}
@@ -90,12 +88,12 @@ async def test_a_snapshot_is_loaded_before_anything_else_and_a_failure_ends_it(
     disk = {"drive_id": "d", "path_on_host": str(tmp_path / "disk"), "is_read_only": True}
     await machine.perform("putGuestDriveByID", disk)
     assert "not allowed" in await refused(machine, "loadSnapshot", load)
-    fresh = StandinMachine("vm-2", "1.13.1")
+    fresh = FakeMachine("vm-2", "1.13.1")
     assert "Load snapshot error" in await refused(fresh, "loadSnapshot", load)
     assert await fresh.ended() == 1
 
 
-async def test_what_is_not_there_cannot_be_used(machine: StandinMachine, tmp_path: Path) -> None:
+async def test_what_is_not_there_cannot_be_used(machine: FakeMachine, tmp_path: Path) -> None:
     drive = {"drive_id": "d", "path_on_host": str(tmp_path / "no"), "is_read_only": True}
     assert "No such file" in await refused(machine, "putGuestDriveByID", drive)
     assert "No such file" in await refused(

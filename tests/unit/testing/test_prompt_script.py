@@ -6,50 +6,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polydev.testing.prompt_script import Plan, Run, Write, script_of
+from polydev.testing.prompt_script import Plan, Run, Write, parse
 
 
 def test_words_are_quoted_back() -> None:
-    script = script_of("How many legs\nhas a spider?")
+    script = parse("How many legs\nhas a spider?")
     assert script.tools == ()
     assert "".join(script.answer("You said:")) == "You said: How many legs has a spider?"
 
 
 def test_instructions_are_done_in_their_order_amid_other_words() -> None:
-    script = script_of("Please:\n write a/b.txt: one: two\nand then\nrun: ls -l  \nthanks")
+    script = parse("Please:\n write a/b.txt: one: two\nand then\nrun: ls -l  \nthanks")
     assert script.tools == (Write("a/b.txt", "one: two"), Run("ls -l"))
     assert "".join(script.answer("-", ["x", "the  listing\n"])).endswith("said: the listing")
 
 
 def test_a_plan_is_told_at_its_start_and_at_its_end() -> None:
-    assert script_of("plan\nrun: true").tools == (Plan(0), Plan(3), Run("true"))
+    assert parse("plan\nrun: true").tools == (Plan(0), Plan(3), Run("true"))
 
 
 @pytest.mark.parametrize("prompt", ["my plan", "rerun: ls", "write a file", "slowly: many", "run:"])
 def test_words_that_only_look_alike_are_words(prompt: str) -> None:
-    script = script_of(prompt)
+    script = parse(prompt)
     assert (script.tools, script.slow_pieces, script.is_markdown) == ((), 0, False)
 
 
 def test_slow_answers_have_so_many_pieces_with_pauses() -> None:
-    script = script_of("slowly: 7")
+    script = parse("slowly: 7")
     assert len(script.answer("-")) == 7
     assert script.pause_s is not None
     assert script.pause_s > 0.1
-    assert script_of("x").pause_s is None
+    assert parse("x").pause_s is None
 
 
 def test_markdown_holds_what_a_page_must_not_run() -> None:
-    text = "".join(script_of("markdown").answer("-"))
+    text = "".join(parse("markdown").answer("-"))
     for part in ("```python", "<script>", "onerror=", "](javascript:", "| a | 1 |"):
         assert part in text
 
 
 def test_a_thought_and_a_failure_are_what_follows_the_colon() -> None:
-    script = script_of("think: hm, hm\nfail: no more today")
+    script = parse("think: hm, hm\nfail: no more today")
     assert (script.thought, script.failure) == ("hm, hm", "no more today")
 
 
 @given(st.text())
 def test_any_text_is_a_prompt(text: str) -> None:
-    script_of(text).answer("You said:")
+    parse(text).answer("You said:")

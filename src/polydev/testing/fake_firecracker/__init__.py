@@ -1,10 +1,10 @@
-"""Stand-ins for `firecracker` and `jailer`: real processes that play both where no guest can run.
+"""Fakes of `firecracker` and `jailer`, for hosts where no guest can run.
 
-Shipped and tested like the simulated driver. `programs.install` writes the two programs; the driver
-is given them and does not know. They take the real ones' command lines, build the real jail (root,
-user, network namespace, cgroup as far as the host has one), answer the API as its specification
-(`firecracker-api-1.13.1.json`) says, and play a guest as the simulated driver does. What they
-cannot show is that a guest boots.
+They are real processes, shipped and tested like the simulated driver; the driver cannot tell them
+apart. `programs.install` writes both programs. They take the real command lines, build the real
+jail (root, user, network namespace, cgroup if the host has one), serve the API according to its
+specification (`firecracker-api-1.13.1.json`), and simulate a guest. They cannot show that a guest
+boots.
 """
 
 from polydev.testing.fake_firecracker.programs import VERSION, install

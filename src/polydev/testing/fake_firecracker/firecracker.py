@@ -1,7 +1,7 @@
-"""The stand-in for `firecracker`: its command line, and the API on its Unix socket.
+"""The fake `firecracker`: its command line, and the API on its Unix socket.
 
-One connection at a time is enough for one driver, but several are served. Each request is checked
-against the specification before the machine (`machine.py`) hears of it, and each answer after.
+Each request is validated against the specification before the machine (`machine.py`) handles it,
+and each response afterwards.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 import asyncssh
 
 from polydev.testing.fake_firecracker import specification
-from polydev.testing.fake_firecracker.guest import play_root
-from polydev.testing.fake_firecracker.machine import Fault, StandinMachine
+from polydev.testing.fake_firecracker.guest import ignore_chown
+from polydev.testing.fake_firecracker.machine import FakeMachine, Fault
 
 _BODY_BYTES = 51_200  # as the real one's
 _WORDS = {200: "OK", 204: "No Content", 400: "Bad Request"}
 
 
 def prepare() -> None:
-    """Load everything that cannot be loaded once the root has changed."""
+    """Load everything that cannot be imported after the chroot."""
     specification.check("PUT", "/vsock", {"guest_cid": 3, "uds_path": "/"})
     specification.check_answer("putGuestVsock", 204, None)
     key = asyncssh.generate_private_key("ssh-ed25519")
@@ -34,28 +34,28 @@ def prepare() -> None:
 
 
 def main(argv: Sequence[str], version: str) -> int:
-    """Run it until its guest ends. Its status is the process' own."""
+    """Run until the guest ends; the status is the process's exit status."""
     parser = argparse.ArgumentParser("firecracker", allow_abbrev=False)
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--id", default="anonymous-instance")
     parser.add_argument("--api-sock", default="/run/firecracker.socket")
-    asked = parser.parse_args(argv)
-    if asked.version:
-        print(f"Firecracker v{version}\n\nA stand-in: it runs no guest.")
+    options = parser.parse_args(argv)
+    if options.version:
+        print(f"Firecracker v{version}\n\nA fake: it runs no guest.")
         return 0
-    if os.path.lexists(asked.api_sock):
-        print(f"firecracker stand-in: {asked.api_sock} is there already", file=sys.stderr)
+    if os.path.lexists(options.api_sock):
+        print(f"fake firecracker: {options.api_sock} already exists", file=sys.stderr)
         return 1
-    play_root()
+    ignore_chown()
     try:
-        return asyncio.run(_run(asked.id, version, asked.api_sock))
+        return asyncio.run(_run(options.id, version, options.api_sock))
     except OSError as error:
-        print(f"firecracker stand-in: {error}", file=sys.stderr)
+        print(f"fake firecracker: {error}", file=sys.stderr)
         return 1
 
 
 async def _run(name: str, version: str, path: str) -> int:
-    machine = StandinMachine(name, version)
+    machine = FakeMachine(name, version)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, OSError, ValueError):
@@ -69,9 +69,9 @@ async def _run(name: str, version: str, path: str) -> int:
 
 
 async def _answer_all(
-    machine: StandinMachine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    machine: FakeMachine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Source: RFC 9112, as much of it as a client of this API uses."""
+    """Source: RFC 9112, as far as a client of this API needs it."""
     while head := (await reader.readuntil(b"\r\n\r\n")).decode("latin-1"):
         first, *lines = head.rstrip().split("\r\n")
         method, path, _ = first.split(" ")
@@ -91,7 +91,7 @@ async def _answer_all(
 
 
 async def _answer(
-    machine: StandinMachine, method: str, path: str, content: bytes
+    machine: FakeMachine, method: str, path: str, content: bytes
 ) -> tuple[int, dict[str, Any] | None]:
     try:
         body = json.loads(content) if content else None

@@ -1,8 +1,7 @@
-"""The stand-in's guest: says on the serial line what a real one says, answers SSH over vsock.
+"""The fake guest: prints a real guest's serial output, serves SSH over vsock.
 
-It is a machine of the simulated driver behind Firecracker's devices: what it is told comes from its
-config drive, its files lie in memory, it stands still when its processors do, and it ends by a
-reset, as a guest of Firecracker does.
+It is a simulated machine behind Firecracker's devices: it reads its config drive, stores its files
+in memory, pauses with its vCPUs, and shuts down by a reset, as a guest of Firecracker does.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ _SSH_PORT = 22
 _LINE_BYTES = 64
 _CHUNK = 64 * 1024
 _CONFIG_DRIVE = 2
-"""The third: /dev/vdc."""
+"""The third drive: /dev/vdc."""
 
 
-class StandinGuest:
-    """One guest. `is_new` boots; otherwise it is in memory already, and stands still."""
+class FakeGuest:
+    """A guest. `is_new` boots; otherwise it is restored from memory, paused."""
 
     def __init__(self, parts: dict[str, Any], *, is_new: bool) -> None:
         self._drives = [drive["path_on_host"] for drive in parts["drives"].values()]
@@ -45,18 +44,18 @@ class StandinGuest:
 
     @property
     def state(self) -> str:
-        """As the API tells it."""
+        """The state in API terms."""
         return "Running" if self._runs.is_set() else "Paused"
 
     async def ended(self) -> int:
         return await self._status
 
     async def start(self) -> None:
-        """Let it run, or stand still as it did."""
+        """Start it, running or paused as before."""
         if self._socket:
             server = await asyncio.start_unix_server(self._connected, self._socket)
             self._status.add_done_callback(lambda _: server.close())
-        self._do(self._live())
+        self._spawn(self._live())
 
     def pause(self) -> None:
         self._runs.clear()
@@ -73,13 +72,13 @@ class StandinGuest:
             self._vmm = self._machine(Memory(_ROOT))
             await self._runs.wait()
         elif len(self._drives) <= _CONFIG_DRIVE:
-            _say("POLYDEV-BOOT drives", "POLYDEV-FAILED drives /dev/vda is missing")
+            _print("POLYDEV-BOOT drives", "POLYDEV-FAILED drives /dev/vda is missing")
             self._status.set_result(0)
             return
         else:
             drive = Path(self._drives[_CONFIG_DRIVE])
             self._vmm = self._machine(Memory.fresh(_ROOT, drive))
-            _say("POLYDEV-BOOT services", f"POLYDEV-READY {_nonce(drive)}")
+            _print("POLYDEV-BOOT services", f"POLYDEV-READY {_nonce(drive)}")
         await self._vmm.wait()
         self._status.set_result(0)
 
@@ -87,7 +86,7 @@ class StandinGuest:
         here = GUEST / "console"
         here.mkdir(exist_ok=True)
         spec = LaunchSpec(
-            vm_id="vm-standin", folder=here, kernel=here, initramfs=here, root_image=here,
+            vm_id="vm-fake", folder=here, kernel=here, initramfs=here, root_image=here,
             disk=here, config_drive=here, memory_mib=0, vcpus=1, netns="", tap="", mac="",
             channel_mac="", channel_port=0, uid=os.getuid(), ready_marker="",
         )  # fmt: skip
@@ -106,7 +105,7 @@ class StandinGuest:
         writer.close()
 
     async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        """Nothing goes through a guest that stands still."""
+        """Copy data; it stalls while the guest is paused."""
         with suppress(OSError):
             while content := await source.read(_CHUNK):
                 await self._runs.wait()
@@ -114,7 +113,7 @@ class StandinGuest:
                 await sink.drain()
         sink.close()
 
-    def _do(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -122,32 +121,32 @@ class StandinGuest:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not self._status.done() and (task.cancelled() or task.exception()):
-            _say(f"the stand-in's guest broke: {task.exception() if not task.cancelled() else ''}")
+            _print(f"the fake guest failed: {task.exception() if not task.cancelled() else ''}")
             self._status.set_result(1)
 
 
 def _nonce(drive: Path) -> str:
-    """What the host waits for on the serial line (docs/machines.md, "Config drive")."""
+    """Read the ready nonce from the config drive (docs/machines.md, "Config drive")."""
     with tarfile.open(drive) as archive:
         file = archive.extractfile("machine.env")
         words = shlex.split(file.read().decode()) if file else []
     return dict(word.split("=", 1) for word in words)["POLYDEV_READY_NONCE"]
 
 
-def play_root() -> None:
-    """From here on files cannot be given away in this process, and nobody minds.
+def ignore_chown() -> None:
+    """Make chown a no-op in this process.
 
-    In the guest its host is root, who may; asyncssh's file server would fail where it may not.
+    In the guest the SFTP server runs as root; asyncssh's would fail without the permission.
     """
-    setattr(os, "chown", _given_away)  # noqa: B010 - for this process alone
+    setattr(os, "chown", _skip)  # noqa: B010 - for this process alone
 
 
-def _given_away(*_: object, **__: object) -> None:
+def _skip(*_: object, **__: object) -> None:
     return
 
 
-def _say(*lines: str) -> None:
-    """On the serial line, which is standard output and loses what nobody reads."""
+def _print(*lines: str) -> None:
+    """Print on the serial line, which is standard output and drops unread data."""
     for line in lines:
         with suppress(OSError):
             os.write(1, f"{line}\r\n".encode())

@@ -1,8 +1,8 @@
-"""The stand-in for `jailer`: builds a jail as the real one does, then is the stand-in VMM itself.
+"""The fake `jailer`: builds a real jail, then continues as the fake VMM.
 
-Where the real jailer replaces itself with Firecracker, this one goes on as the stand-in: a Python
-could not start in a root without its library. Everything is imported before.
-Source: docs/jailer.md and src/jailer of Firecracker 1.13.
+The real jailer execs Firecracker; this one continues in the same process, since Python could not
+start in a root without its library. Everything is imported before. Source: docs/jailer.md and
+src/jailer of Firecracker 1.13.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(argv: Sequence[str], version: str) -> int:
-    """Run it. 1 with a line on standard error when the jail cannot be built."""
-    asked = _parser().parse_args(argv)
+    """Run it; return 1 with a message on standard error if the jail cannot be built."""
+    options = _parser().parse_args(argv)
     try:
         firecracker.prepare()
-        root = _root(asked)
+        root = _root(options)
         _close_others()
-        if asked.netns:
-            _enter(asked.netns)
-        for limit in asked.resource_limit:
+        if options.netns:
+            _enter(options.netns)
+        for limit in options.resource_limit:
             name, value = limit.split("=")
             resource.setrlimit(_LIMITS[name], (int(value), int(value)))
-        _join_cgroup(asked.parent_cgroup, asked.id, asked.cgroup)
+        _join_cgroup(options.parent_cgroup, options.id, options.cgroup)
         _become_root(root)
-        _make_devices(asked.uid, asked.gid)
+        _make_devices(options.uid, options.gid)
         os.setgroups([])
-        os.setresgid(asked.gid, asked.gid, asked.gid)
-        os.setresuid(asked.uid, asked.uid, asked.uid)
+        os.setresgid(options.gid, options.gid, options.gid)
+        os.setresuid(options.uid, options.uid, options.uid)
         os.environ.clear()
-        os.environ["HOME"] = "/"  # asyncssh asks for it
+        os.environ["HOME"] = "/"  # needed by asyncssh
     except (OSError, ValueError, KeyError) as error:
-        print(f"jailer stand-in: {error}", file=sys.stderr)
+        print(f"fake jailer: {error}", file=sys.stderr)
         return 1
-    return firecracker.main(["--id", asked.id, *asked.rest], version)
+    return firecracker.main(["--id", options.id, *options.rest], version)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,17 +71,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _root(asked: argparse.Namespace) -> Path:
-    """The jail's folder, with a copy of the program in it."""
-    program: Path = asked.exec_file.resolve(strict=True)
+def _root(options: argparse.Namespace) -> Path:
+    """Create the jail's folder, with a copy of the program."""
+    program: Path = options.exec_file.resolve(strict=True)
     if "firecracker" not in program.name:
         raise ValueError(f"the program's name must hold `firecracker`: {program}")
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", asked.id):
-        raise ValueError(f"not an id: {asked.id}")
-    root: Path = asked.chroot_base_dir.resolve(strict=True) / program.name / asked.id / "root"
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", options.id):
+        raise ValueError(f"not an id: {options.id}")
+    root: Path = options.chroot_base_dir.resolve(strict=True) / program.name / options.id / "root"
     root.mkdir(parents=True, exist_ok=True)
     shutil.copy(program, root / program.name)
-    os.chown(root / program.name, asked.uid, asked.gid)
+    os.chown(root / program.name, options.uid, options.gid)
     return root
 
 
@@ -95,10 +95,10 @@ def _close_others() -> None:
 
 
 def _join_cgroup(parent: str, name: str, wanted: Sequence[str]) -> None:
-    """What the host has no controller for is left out, where the real one would refuse."""
+    """Join the cgroup; limits without a controller are skipped, unlike in the real one."""
     mounted = cgroup.root()
     if mounted is None:
-        print("jailer stand-in: this host has no cgroup v2", file=sys.stderr)
+        print("fake jailer: this host has no cgroup v2", file=sys.stderr)
         return
     folder = mounted / parent / name
     folder.mkdir(parents=True)
@@ -116,7 +116,7 @@ def _become_root(root: Path) -> None:
     flags = ctypes.c_ulong(_MS_BIND | _MS_REC)
     _checked(_libc.mount(where, where, None, flags, None), "bind")
     os.chdir(root)
-    os.mkdir("old_root")  # noqa: PTH102 - of the folder that we are in, as the real one does it
+    os.mkdir("old_root")  # noqa: PTH102 - relative, as in the real jailer
     _checked(_libc.syscall(_SYS_PIVOT_ROOT, b".", b"old_root"), "pivot_root")
     os.chdir("/")
     _checked(_libc.umount2(b"old_root", _MNT_DETACH), "umount")

@@ -1,8 +1,7 @@
-"""The stand-in's machine: what may be asked of it when, and what it then opens, as the real VMM.
+"""The fake machine: the allowed order of requests, and the real VMM's side effects.
 
-`firecracker.py` hands it requests that the specification has; here they meet the order in which
-they may come. A stand-in opens what the real one opens, as the same user in the same jail: kernel,
-drives, TAP, the vsock device's socket, logs. Its guest is in `guest.py`.
+It opens what the real one opens, as the same user in the same jail: kernel, drives, TAP, the vsock
+socket, logs. `guest.py` has its guest.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polydev.testing.fake_firecracker import memory
-from polydev.testing.fake_firecracker.guest import StandinGuest
+from polydev.testing.fake_firecracker.guest import FakeGuest
 
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -28,33 +27,33 @@ _AFTER = "The requested operation is not supported after starting the microVM."
 
 Answer = dict[str, Any] | None
 Body = dict[str, Any]
-Doing = Callable[[Body], Awaitable[Answer]]
+Handler = Callable[[Body], Awaitable[Answer]]
 
 
 class Fault(Exception):
-    """A request that cannot be done, in the words that the API answers."""
+    """An impossible request; its text is the API's error message."""
 
 
-class StandinMachine:
-    """One microVM: `Not started`, then `Running` or `Paused`. Made inside the event loop."""
+class FakeMachine:
+    """A microVM: `Not started`, then `Running` or `Paused`. Needs a running event loop."""
 
     def __init__(self, name: str, version: str) -> None:
         self._name = name
         self._version = version
-        self._guest: StandinGuest | None = None
+        self._guest: FakeGuest | None = None
         self._sizes: Body = {"vcpu_count": 1, "mem_size_mib": 128, "smt": False}
         self._parts: dict[str, Any] = {"drives": {}, "interfaces": {}}
-        """What was configured, as it was asked for."""
-        self._held: list[int] = []
+        """The configuration, as requested."""
+        self._open_files: list[int] = []
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
-        self._anytime: dict[str, Doing] = {
+        self._anytime: dict[str, Handler] = {
             "describeInstance": self._describe,
-            "getFirecrackerVersion": self._tell_version,
-            "getMachineConfiguration": self._tell_sizes,
-            "getExportVmConfig": self._tell_parts,
+            "getFirecrackerVersion": self._get_version,
+            "getMachineConfiguration": self._get_sizes,
+            "getExportVmConfig": self._get_parts,
         }
-        self._before: dict[str, Doing] = {
+        self._before: dict[str, Handler] = {
             "putLogger": self._log,
             "putMetrics": self._measure,
             "putMachineConfiguration": self._size,
@@ -66,19 +65,19 @@ class StandinMachine:
             "putBalloon": self._balloon,
             "loadSnapshot": self._load,
         }
-        self._after: dict[str, Doing] = {
+        self._after: dict[str, Handler] = {
             "patchVm": self._change,
             "createSnapshot": self._save,
-            "patchBalloon": self._blow_up,
+            "patchBalloon": self._resize_balloon,
             "describeBalloonStats": self._balloon_statistics,
         }
 
     async def ended(self) -> int:
-        """Wait until the guest has ended, or the process has given up: its exit status."""
+        """Wait for the guest's end, or a fatal error; return the exit status."""
         return await self._end
 
     async def perform(self, operation: str, body: Body) -> Answer:
-        """Do what was asked, by its operationId. Raises: Fault."""
+        """Perform an operation, by its operationId. Raises: Fault."""
         if operation == "createSyncAction":
             return await self._act(str(body["action_type"]))
         started = self._guest is not None
@@ -88,41 +87,41 @@ class StandinMachine:
             raise Fault(_BEFORE)
         known = self._anytime | self._before | self._after
         if operation not in known:
-            raise Fault(f"The stand-in does not play {operation}")
+            raise Fault(f"The fake does not implement {operation}")
         return await known[operation](body)
 
-    # What there is ---------------------------------------------------------------------------
+    # Queries ----------------------------------------------------------------------------------
 
     async def _describe(self, _: Body) -> Answer:
         state = "Not started" if self._guest is None else self._guest.state
-        told = {"app_name": "Firecracker", "id": self._name, "vmm_version": self._version}
-        return {**told, "state": state}
+        fields = {"app_name": "Firecracker", "id": self._name, "vmm_version": self._version}
+        return {**fields, "state": state}
 
-    async def _tell_version(self, _: Body) -> Answer:
+    async def _get_version(self, _: Body) -> Answer:
         return {"firecracker_version": self._version}
 
-    async def _tell_sizes(self, _: Body) -> Answer:
+    async def _get_sizes(self, _: Body) -> Answer:
         return dict(self._sizes)
 
-    async def _tell_parts(self, _: Body) -> Answer:
+    async def _get_parts(self, _: Body) -> Answer:
         lists = {"drives": "drives", "interfaces": "network-interfaces"}
-        told = {k: v for k, v in self._parts.items() if k not in lists}
-        told |= {name: list(self._parts[key].values()) for key, name in lists.items()}
-        return {**told, "machine-config": self._sizes}
+        fields = {k: v for k, v in self._parts.items() if k not in lists}
+        fields |= {name: list(self._parts[key].values()) for key, name in lists.items()}
+        return {**fields, "machine-config": self._sizes}
 
     # Before the guest starts -----------------------------------------------------------------
 
     async def _log(self, body: Body) -> Answer:
-        self._held.append(_opened(body["log_path"], os.O_WRONLY | os.O_NONBLOCK | os.O_CREAT))
-        os.write(self._held[-1], b"the stand-in logs here\n")
+        self._open_files.append(_open(body["log_path"], os.O_WRONLY | os.O_NONBLOCK | os.O_CREAT))
+        os.write(self._open_files[-1], b"fake firecracker: logging started\n")
         return None
 
     async def _measure(self, body: Body) -> Answer:
         if "metrics" in self._parts:
             raise Fault("The metrics system was already initialized.")
-        metrics = _opened(body["metrics_path"], os.O_WRONLY | os.O_NONBLOCK | os.O_CREAT)
+        metrics = _open(body["metrics_path"], os.O_WRONLY | os.O_NONBLOCK | os.O_CREAT)
         os.write(metrics, json.dumps({"api_server": {}}).encode() + b"\n")
-        self._held.append(metrics)
+        self._open_files.append(metrics)
         self._parts["metrics"] = body
         return None
 
@@ -136,14 +135,14 @@ class StandinMachine:
     async def _boot_source(self, body: Body) -> Answer:
         for key in ("kernel_image_path", "initrd_path"):
             if key in body:
-                os.close(_opened(body[key], os.O_RDONLY))
+                os.close(_open(body[key], os.O_RDONLY))
         self._parts["boot-source"] = body
         return None
 
     async def _drive(self, body: Body) -> Answer:
         if "path_on_host" not in body or "is_read_only" not in body:
             raise Fault("A drive needs path_on_host and is_read_only.")
-        os.close(_opened(body["path_on_host"], _mode(body)))
+        os.close(_open(body["path_on_host"], _mode(body)))
         self._parts["drives"][body["drive_id"]] = body
         return None
 
@@ -151,7 +150,7 @@ class StandinMachine:
         others = (v for k, v in self._parts["interfaces"].items() if k != body["iface_id"])
         if any(other.get("guest_mac") == body.get("guest_mac") for other in others):
             raise Fault(f"The MAC address is already in use: {body.get('guest_mac')}")
-        self._held.append(_tap(body["host_dev_name"]))
+        self._open_files.append(_tap(body["host_dev_name"]))
         self._parts["interfaces"][body["iface_id"]] = body
         return None
 
@@ -183,10 +182,10 @@ class StandinMachine:
                 given["host_dev_name"] = override["host_dev_name"]
             self._open_all()
         except (OSError, ValueError, KeyError, Fault) as error:
-            # As the real one: it answers, and ends.
+            # As the real one: it answers, then exits.
             asyncio.get_running_loop().call_later(_DYING_S, self._give_up)
             raise Fault(f"Load snapshot error: {error}") from error
-        await self._start(StandinGuest(self._parts, is_new=False))
+        await self._start(FakeGuest(self._parts, is_new=False))
         if body.get("resume_vm") and self._guest is not None:
             self._guest.resume()
         return None
@@ -200,7 +199,7 @@ class StandinMachine:
             if "boot-source" not in self._parts:
                 raise Fault("Cannot start microvm without kernel configuration.")
             self._require_kernel()
-            await self._start(StandinGuest(self._parts, is_new=True))
+            await self._start(FakeGuest(self._parts, is_new=True))
         elif self._guest is None:
             raise Fault(_BEFORE)
         elif action == "SendCtrlAltDel":
@@ -208,7 +207,7 @@ class StandinMachine:
         return None
 
     async def _change(self, body: Body) -> Answer:
-        assert self._guest is not None  # noqa: S101 - `perform` looked
+        assert self._guest is not None  # noqa: S101 - checked by `perform`
         if body["state"] == "Paused":
             self._guest.pause()
         else:
@@ -216,17 +215,17 @@ class StandinMachine:
         return None
 
     async def _save(self, body: Body) -> Answer:
-        assert self._guest is not None  # noqa: S101 - `perform` looked
+        assert self._guest is not None  # noqa: S101 - checked by `perform`
         if self._guest.state != "Paused":
             raise Fault("Create snapshot error: the microVM is running")
-        kept = {"version": self._version, "parts": self._parts, "sizes": self._sizes}
+        saved = {"version": self._version, "parts": self._parts, "sizes": self._sizes}
         try:
-            memory.save(body["snapshot_path"], body["mem_file_path"], kept)
+            memory.save(body["snapshot_path"], body["mem_file_path"], saved)
         except OSError as error:
             raise Fault(f"Create snapshot error: {error}") from error
         return None
 
-    async def _blow_up(self, body: Body) -> Answer:
+    async def _resize_balloon(self, body: Body) -> Answer:
         if "balloon" not in self._parts:
             raise Fault("No balloon device found.")
         self._parts["balloon"] = {**self._parts["balloon"], **body}
@@ -240,14 +239,14 @@ class StandinMachine:
         return {"target_mib": mib, "actual_mib": mib, "target_pages": mib * 256,
                 "actual_pages": mib * 256}  # fmt: skip
 
-    # How it is done --------------------------------------------------------------------------
+    # Helpers ---------------------------------------------------------------------------------
 
-    async def _start(self, guest: StandinGuest) -> None:
+    async def _start(self, guest: FakeGuest) -> None:
         self._guest = guest
         await guest.start()
         self._tasks.append(asyncio.create_task(self._end_with(guest)))
 
-    async def _end_with(self, guest: StandinGuest) -> None:
+    async def _end_with(self, guest: FakeGuest) -> None:
         status = await guest.ended()
         if not self._end.done():
             self._end.set_result(status)
@@ -262,10 +261,10 @@ class StandinMachine:
                 raise Fault("Cannot load kernel due to invalid memory configuration or image")
 
     def _open_all(self) -> None:
-        """What a loaded machine had open, at the same paths."""
+        """Open a loaded machine's files, at the same paths."""
         for drive in self._parts["drives"].values():
-            os.close(_opened(drive["path_on_host"], _mode(drive)))
-        self._held += [_tap(it["host_dev_name"]) for it in self._parts["interfaces"].values()]
+            os.close(_open(drive["path_on_host"], _mode(drive)))
+        self._open_files += [_tap(it["host_dev_name"]) for it in self._parts["interfaces"].values()]
         if "vsock" in self._parts:
             _require_free(self._parts["vsock"]["uds_path"])
 
@@ -279,7 +278,7 @@ def _mode(drive: Body) -> int:
     return os.O_RDONLY if drive["is_read_only"] else os.O_RDWR
 
 
-def _opened(path: str, flags: int) -> int:
+def _open(path: str, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -287,7 +286,7 @@ def _opened(path: str, flags: int) -> int:
 
 
 def _tap(name: str) -> int:
-    descriptor = _opened("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    descriptor = _open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))

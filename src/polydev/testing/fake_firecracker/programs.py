@@ -1,4 +1,4 @@
-"""Writes the stand-ins to where a driver can be pointed at them."""
+"""Installs the fake programs where a driver can use them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PACKAGE = "polydev.testing.fake_firecracker"
 
 
 def install(folder: Path, *, version: str = VERSION) -> Binaries:
-    """Two programs in `folder`, which run on this Python. Blocking.
+    """Write two programs into `folder`, which run on this Python. Blocking.
 
-    `version` is what the stand-in says of itself.
+    `version` is the version that they report.
     """
     firecracker, jailer = folder / "firecracker", folder / "jailer"
     _write(firecracker, f"import {_PACKAGE}.firecracker as it", version)
@@ -26,7 +26,7 @@ def install(folder: Path, *, version: str = VERSION) -> Binaries:
 def _write(path: Path, line: str, version: str) -> None:
     folders = [folder for folder in sys.path if folder and Path(folder).is_dir()]
     lines = (
-        # Isolated: the environment that it is started with is not its.
+        # Isolated: the caller's environment must not affect it.
         f"#!{shlex.quote(sys.executable)} -I",
         "import sys",
         f"sys.path[:] = {folders!r}",

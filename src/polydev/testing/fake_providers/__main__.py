@@ -1,7 +1,6 @@
 """`python -m polydev.testing.fake_providers`: serve the fake providers until SIGTERM.
 
-Wires the parts together. Prints one line of JSON when it listens; everything else goes to the
-journal in its folder.
+Prints one line of JSON once it listens; everything else goes to the call log in its folder.
 """
 
 import argparse
@@ -15,10 +14,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from polydev.testing.fake_providers.call_log import Journal
-from polydev.testing.fake_providers.identity.endpoints import Identity
+from polydev.testing.fake_providers.call_log import CallLog
+from polydev.testing.fake_providers.identity.endpoints import IdentityProvider
 from polydev.testing.fake_providers.identity.grants import Grants
-from polydev.testing.fake_providers.models.base import Model
+from polydev.testing.fake_providers.models.base import ModelApi
 from polydev.testing.fake_providers.proxy import ConnectProxy
 from polydev.testing.fake_providers.server import HOSTS, application
 from polydev.testing.fake_providers.test_ca import ensure_authority
@@ -41,25 +40,27 @@ def main() -> int:
 
 async def _run(options: argparse.Namespace) -> None:
     folder: Path = options.folder
-    journal = Journal(folder / "calls.jsonl")
+    call_log = CallLog(folder / "calls.jsonl")
     grants = Grants(options.access_token_lifetime_s)
-    identity = Identity(grants, journal, options.approve_automatically)
-    app = application(identity, Model(grants), journal)
+    identity = IdentityProvider(grants, call_log, options.approve_automatically)
+    app = application(identity, ModelApi(grants), call_log)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     assert runner.server is not None  # noqa: S101  (setup made it)
     authority = ensure_authority(folder, HOSTS)
-    proxy = ConnectProxy(frozenset(HOSTS), authority.server_context(), runner.server, journal)
+    proxy = ConnectProxy(frozenset(HOSTS), authority.server_context(), runner.server, call_log)
     listening = await proxy.listen(options.listen, options.proxy_port)
     address, port = listening.sockets[0].getsockname()[:2]
     ready = {"ready": True, "proxy": f"http://{address}:{port}", "ca": str(authority.ca)}
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, identity.wait_for_people)
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGUSR1, identity.disable_automatic_approval
+    )
     print(json.dumps(ready), flush=True)
     await _until_signalled()
     listening.close()
     await proxy.close()
     await runner.cleanup()
-    journal.close()
+    call_log.close()
 
 
 async def _until_signalled() -> None:
@@ -71,7 +72,7 @@ async def _until_signalled() -> None:
 
 
 def _enter_network_namespace(name: str) -> None:
-    """Join a namespace made by `ip netns add`. (`os.setns` comes only with Python 3.12.)"""
+    """Join a namespace made by `ip netns add`; `os.setns` needs Python 3.12."""
     if "/" in name or name in {".", ".."}:
         raise OSError(f"not the name of a network namespace: {name}")
     libc = ctypes.CDLL(None, use_errno=True)
@@ -92,20 +93,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--approve-automatically",
         action="store_true",
-        help="the sign-in and consent forms submit themselves after a moment, until SIGUSR1",
+        help="submit the sign-in and consent forms automatically, until SIGUSR1",
     )
     parser.add_argument(
         "--access-token-lifetime-s",
         type=int,
-        help="of the access token that a login gives, until its first refresh (Claude Code "
-        "refreshes five minutes ahead: below that, its login does so too)",
+        help="lifetime of a login's access token, until its first refresh (Claude Code "
+        "refreshes five minutes early: below that, it refreshes during the login)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--netns", help="network namespace to listen in (ip netns)")
     where.add_argument(
         "--host-netns",
         action="store_true",
-        help="listen in the namespace it was started in (the default)",
+        help="listen in the current namespace (the default)",
     )
     return parser
 

@@ -1,7 +1,7 @@
-"""The stand-in's inspection log: JSON lines that say which calls came and how they ended.
+"""The log of calls to the fake providers: JSON lines, for tests.
 
-Written by every other part, read by tests. Never holds a token, code, query or password: a
-bearer token appears only as the start of its SHA-256, enough to tell two of them apart.
+It never contains a token, code, query or password: a bearer token appears only as the start of its
+SHA-256, enough to tell two of them apart.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 
 
-class Journal:
-    """Appends one JSON object a line to a file that only its owner may read."""
+class CallLog:
+    """Appends JSON lines to a file that only its owner may read."""
 
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._file = os.fdopen(descriptor, "a", encoding="utf-8", buffering=1)
 
-    def note(self, event: str, **facts: str | int | None) -> None:
+    def record(self, event: str, **facts: str | int | None) -> None:
         line = {"at": round(time.time(), 3), "event": event, **facts}
         self._file.write(json.dumps(line) + "\n")
 
@@ -27,5 +27,5 @@ class Journal:
 
 
 def fingerprint(token: str) -> str:
-    """The first 12 hexadecimal digits of a token's SHA-256."""
+    """Return the first 12 hexadecimal digits of a token's SHA-256."""
     return hashlib.sha256(token.encode()).hexdigest()[:12]

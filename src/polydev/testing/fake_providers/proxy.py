@@ -1,8 +1,8 @@
-"""The CONNECT proxy: the one way into the stand-in, and to nowhere else.
+"""The CONNECT proxy: the only way into the fake providers, and to nowhere else.
 
-A tunnel to a provider's host name ends in this very process, where TLS is spoken with the
-stand-in's certificate; every other name is refused with 403, so that a machine which should be
-offline can be seen to try. Knows nothing of what is said inside a tunnel.
+A tunnel to a provider's host name ends in this process, which serves TLS with the fake CA's
+certificate; other hosts are refused with 403, so that tests can see a machine's attempts to reach
+them. It knows nothing of the traffic inside a tunnel.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from polydev.testing.fake_providers.call_log import Journal
+from polydev.testing.fake_providers.call_log import CallLog
 
 HEAD_BYTES = 16 * 1024
 HEAD_TIMEOUT_S = 30.0
@@ -19,17 +19,17 @@ CHUNK_BYTES = 64 * 1024
 
 
 class _BadRequest(Exception):
-    """What came is not a CONNECT request for a host and port."""
+    """The request is not a CONNECT for a host and port."""
 
 
 @dataclass
 class ConnectProxy:
-    """Tunnels to `hosts` (port 443) end in a protocol made by `serve`, spoken over `tls`."""
+    """Tunnels to `hosts` (port 443) end in a protocol made by `serve`, over `tls`."""
 
     hosts: Collection[str]
     tls: ssl.SSLContext
     serve: Callable[[], asyncio.BaseProtocol]
-    journal: Journal
+    call_log: CallLog
     _tunnels: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def listen(self, address: str, port: int) -> asyncio.Server:
@@ -47,7 +47,7 @@ class ConnectProxy:
         try:
             await self._handle(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # the other side went away, or never said anything sensible
+            pass  # the client disconnected or sent garbage
         finally:
             self._tunnels.discard(task)
             writer.close()
@@ -58,16 +58,16 @@ class ConnectProxy:
         try:
             host, port = _target(head)
         except _BadRequest as bad:
-            self.journal.note("proxy-refused", why=str(bad))
+            self.call_log.record("proxy-refused", reason=str(bad))
             await _answer(writer, "405 Method Not Allowed", str(bad))
             return
         if host not in self.hosts or port != 443:
-            self.journal.note("proxy-refused", host=host[:100], port=port)
+            self.call_log.record("proxy-refused", host=host[:100], port=port)
             offered = ", ".join(sorted(self.hosts))
-            why = f"The stand-in's proxy does not reach {host[:100]}:{port}; only {offered}."
-            await _answer(writer, "403 Forbidden", why)
+            reason = f"This proxy does not reach {host[:100]}:{port}; only {offered}."
+            await _answer(writer, "403 Forbidden", reason)
             return
-        self.journal.note("tunnel", host=host)
+        self.call_log.record("tunnel", host=host)
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         await self._tunnel(reader, writer)
 
@@ -92,8 +92,8 @@ class ConnectProxy:
         try:
             await loop.connect_accepted_socket(self.serve, far, ssl=self.tls)
         except (OSError, ssl.SSLError):
-            # Usually a client that does not trust the authority: it says so itself.
-            self.journal.note("tls-failed")
+            # Usually a client that does not trust the CA, and reports it itself.
+            self.call_log.record("tls-failed")
             far.close()
 
 
@@ -106,18 +106,18 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def _target(head: bytes) -> tuple[str, int]:
-    """The host (lower case) and port of a CONNECT request's first line (RFC 9110 9.3.6)."""
+    """Return host (lower case) and port of a CONNECT request (RFC 9110 9.3.6)."""
     words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
     if len(words) != 3 or words[0] != "CONNECT":
-        raise _BadRequest("Only CONNECT is understood here.")
+        raise _BadRequest("Only CONNECT is supported.")
     host, colon, port = words[1].rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
         raise _BadRequest("CONNECT needs host:port.")
     return host.lower().rstrip("."), int(port)
 
 
-async def _answer(writer: asyncio.StreamWriter, status: str, why: str) -> None:
-    body = (why + "\n").encode()
+async def _answer(writer: asyncio.StreamWriter, status: str, reason: str) -> None:
+    body = (reason + "\n").encode()
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"

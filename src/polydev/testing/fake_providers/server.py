@@ -1,16 +1,16 @@
-"""The providers' host names and paths: which handler answers which call.
+"""The providers' host names and paths, and the handler of each.
 
-Makes the aiohttp application out of the identity and model handlers; every call is noted in the
-journal. The proxy hands it connections; it opens no port itself.
+Builds the aiohttp application; every call is logged. The proxy passes it connections; it opens no
+port itself.
 """
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from polydev.testing.fake_providers.call_log import Journal, fingerprint
-from polydev.testing.fake_providers.identity.endpoints import Identity
+from polydev.testing.fake_providers.call_log import CallLog, fingerprint
+from polydev.testing.fake_providers.identity.endpoints import IdentityProvider
 from polydev.testing.fake_providers.models.anthropic import Anthropic
-from polydev.testing.fake_providers.models.base import Model
+from polydev.testing.fake_providers.models.base import ModelApi
 from polydev.testing.fake_providers.models.google import Google
 from polydev.testing.fake_providers.models.openai import OpenAI
 
@@ -47,8 +47,8 @@ HOSTS = (
 REQUEST_BYTES = 32 * 1024 * 1024  # a CLI sends its whole conversation with each turn
 
 
-def application(identity: Identity, model: Model, journal: Journal) -> web.Application:
-    app = web.Application(middlewares=[_noting(journal)], client_max_size=REQUEST_BYTES)
+def application(identity: IdentityProvider, model: ModelApi, call_log: CallLog) -> web.Application:
+    app = web.Application(middlewares=[_call_logging(call_log)], client_max_size=REQUEST_BYTES)
     for host, routes in _routes(identity, model).items():
         part = web.Application(client_max_size=REQUEST_BYTES)
         part.add_routes(routes)
@@ -56,7 +56,7 @@ def application(identity: Identity, model: Model, journal: Journal) -> web.Appli
     return app
 
 
-def _routes(identity: Identity, model: Model) -> dict[str, list[web.RouteDef]]:
+def _routes(identity: IdentityProvider, model: ModelApi) -> dict[str, list[web.RouteDef]]:
     return {
         **_openai(identity, OpenAI(model)),
         **_anthropic(identity, Anthropic(model)),
@@ -64,20 +64,20 @@ def _routes(identity: Identity, model: Model) -> dict[str, list[web.RouteDef]]:
     }
 
 
-def _signing_in(identity: Identity) -> list[web.RouteDef]:
+def _sign_in_routes(identity: IdentityProvider) -> list[web.RouteDef]:
     return [
         web.post("/standin/sign-in", identity.sign_in),
         web.post("/standin/consent", identity.consent),
     ]
 
 
-def _openai(identity: Identity, api: OpenAI) -> dict[str, list[web.RouteDef]]:
+def _openai(identity: IdentityProvider, api: OpenAI) -> dict[str, list[web.RouteDef]]:
     return {
         OPENAI_IDENTITY: [
             web.get("/oauth/authorize", identity.authorize),
             web.post("/oauth/token", identity.token),
             web.post("/oauth/revoke", identity.revoke),
-            *_signing_in(identity),
+            *_sign_in_routes(identity),
         ],
         OPENAI_MODEL: [
             web.post("/backend-api/codex/responses", api.responses),
@@ -93,11 +93,11 @@ def _openai(identity: Identity, api: OpenAI) -> dict[str, list[web.RouteDef]]:
     }
 
 
-def _anthropic(identity: Identity, api: Anthropic) -> dict[str, list[web.RouteDef]]:
+def _anthropic(identity: IdentityProvider, api: Anthropic) -> dict[str, list[web.RouteDef]]:
     sign_in = [
         web.get("/oauth/authorize", identity.authorize),
         web.get("/cai/oauth/authorize", identity.authorize),
-        *_signing_in(identity),
+        *_sign_in_routes(identity),
     ]
     return {
         **dict.fromkeys(ANTHROPIC_SIGN_IN, sign_in),
@@ -106,7 +106,7 @@ def _anthropic(identity: Identity, api: Anthropic) -> dict[str, list[web.RouteDe
             web.post("/v1/oauth/token", identity.token),
             web.post("/v1/oauth/revoke", identity.revoke),
             web.get("/oauth/code/callback", identity.show_code),
-            web.get("/oauth/code/success", identity.succeeded),
+            web.get("/oauth/code/success", identity.show_success),
         ],
         ANTHROPIC_API: [
             web.post("/v1/messages", api.messages),
@@ -118,11 +118,11 @@ def _anthropic(identity: Identity, api: Anthropic) -> dict[str, list[web.RouteDe
     }
 
 
-def _google(identity: Identity, api: Google) -> dict[str, list[web.RouteDef]]:
+def _google(identity: IdentityProvider, api: Google) -> dict[str, list[web.RouteDef]]:
     return {
         GOOGLE_SIGN_IN: [
             web.get("/o/oauth2/v2/auth", identity.authorize),
-            *_signing_in(identity),
+            *_sign_in_routes(identity),
         ],
         GOOGLE_TOKENS: [
             web.post("/token", identity.token),
@@ -140,15 +140,15 @@ def _google(identity: Identity, api: Google) -> dict[str, list[web.RouteDef]]:
             web.get("/v1beta/models", api.models),
         ],
         GOOGLE_PAGES: [
-            web.get("/gemini-code-assist/auth_success_gemini", identity.succeeded),
-            web.get("/gemini-code-assist/auth_failure_gemini", identity.did_not_succeed),
+            web.get("/gemini-code-assist/auth_success_gemini", identity.show_success),
+            web.get("/gemini-code-assist/auth_failure_gemini", identity.show_failure),
         ],
-        GOOGLE_PASTE_A_CODE: [web.get("/authcode", identity.show_bare_code)],
+        GOOGLE_PASTE_A_CODE: [web.get("/authcode", identity.show_google_code)],
         GOOGLE_STATISTICS: [web.post("/log", api.log)],
     }
 
 
-def _noting(journal: Journal) -> Middleware:
+def _call_logging(call_log: CallLog) -> Middleware:
     @web.middleware
     async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = 500
@@ -161,7 +161,7 @@ def _noting(journal: Journal) -> Middleware:
             raise
         finally:
             token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            journal.note(
+            call_log.record(
                 "call",
                 host=request.host[:100],
                 method=request.method,

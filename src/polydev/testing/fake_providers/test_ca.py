@@ -1,8 +1,7 @@
-"""The stand-in's private certificate authority and its one server certificate.
+"""The fake providers' certificate authority and server certificate.
 
-Called once at start. The authority's own key is thrown away after it has signed the server's
-certificate, so nobody can make further certificates that a machine with this CA would trust.
-Knows nothing of HTTP.
+The CA's key is discarded after it has signed the server's certificate, so that nobody can issue
+further certificates that a machine with this CA would trust.
 """
 
 import datetime
@@ -24,7 +23,7 @@ RENEW_BEFORE_END = datetime.timedelta(days=14)
 
 @dataclass(frozen=True)
 class Authority:
-    """Where the PEM files are: what machines must trust, and what the server presents."""
+    """Paths of the PEM files: the CA for machines, the server's certificate and key."""
 
     ca: Path
     certificate: Path
@@ -38,7 +37,7 @@ class Authority:
 
 
 def ensure_authority(folder: Path, hosts: Sequence[str]) -> Authority:
-    """Return the folder's authority, made anew unless it is valid for exactly these hosts."""
+    """Return the folder's authority; recreate it unless it is valid for these hosts."""
     authority = Authority(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     if not _is_valid(authority, hosts):
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +65,7 @@ def _is_valid(authority: Authority, hosts: Sequence[str]) -> bool:
 
 def _make(authority: Authority, hosts: Sequence[str]) -> None:
     ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Polydev stand-in authority")])
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Polydev fake providers CA")])
     ca = (
         _builder(ca_name, ca_name, ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -74,7 +73,7 @@ def _make(authority: Authority, hosts: Sequence[str]) -> None:
         .sign(ca_key, hashes.SHA256())
     )
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Polydev stand-in provider")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Polydev fake provider")])
     leaf = (
         _builder(name, ca_name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -129,9 +128,9 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    aside = path.with_name(path.name + ".new")
-    aside.unlink(missing_ok=True)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-    aside.rename(path)
+    temporary.rename(path)

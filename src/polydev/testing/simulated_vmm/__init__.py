@@ -1,7 +1,7 @@
-"""The simulated driver: machines without a VMM, for load tests and tests of everything above.
+"""The simulated driver: machines without a VMM, for tests and load tests.
 
-Shipped, chosen by `POLYDEV_DRIVER=simulated`, and held to the same contract suite as the others
-but for one promise: its machines live inside the host agent and end with it.
+Shipped, selected by `POLYDEV_DRIVER=simulated`, and held to the same contract suite as the other
+drivers, with one exception: its machines live inside the host agent and end with it.
 """
 
 from polydev.testing.simulated_vmm.driver import SimulatedDriver

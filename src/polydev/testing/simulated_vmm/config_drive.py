@@ -1,4 +1,4 @@
-"""Reads a config drive as a guest does at boot (docs/machines.md). `driver.py` calls it."""
+"""Reads a config drive as a guest does at boot (docs/machines.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class GuestConfig:
-    """What a simulated guest needs to know of itself."""
+    """A simulated guest's configuration."""
 
     kind: str
     host_key: bytes = field(repr=False)
@@ -19,7 +19,7 @@ class GuestConfig:
 
 
 def read_config(drive: Path) -> GuestConfig:
-    """Blocking. Raises OSError, ValueError or KeyError for a drive that is not one."""
+    """Read a drive. Blocking. Raises OSError, ValueError or KeyError if it is invalid."""
     try:
         with tarfile.open(drive) as archive:
             members = {member.name: _content(archive, member) for member in archive}

@@ -1,8 +1,7 @@
-"""A simulated machine's channel without SSH: its programs, files and ports, asked directly.
+"""A simulated machine's channel without SSH: direct calls to programs, files and ports.
 
-`machine.py` makes it where the simulation says so. It does what `channel.Channel` does, on the
-machine's folder and in this process, so that a load run measures the controller and the host agent
-and not both ends of an SSH connection.
+It implements the interface of `channel.Channel` on the machine's folder, in this process, so that a
+load test measures controller and host agent instead of both ends of an SSH connection.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from polydev.testing.simulated_vmm.programs.programs import Command, Programs
 _SIGNALLED = 128
 
 Ports = dict[int, Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]]
-"""How a connection to each port of a machine is made."""
+"""Opens a connection to each port of a machine."""
 
 
 class DirectChannel:
-    """Into one running machine, until it ends."""
+    """The channel into one running machine, until it ends."""
 
     def __init__(
         self,
@@ -38,8 +37,7 @@ class DirectChannel:
         ended: asyncio.Event,
         over_ssh: Channel,
     ) -> None:
-        """`root`: where the machine's filesystem is. `over_ssh`: for what load runs do without,
-        people who look around in their machine."""
+        """`root` is the machine's filesystem; `over_ssh` serves the file browser."""
         self._root = root
         self._programs = programs
         self._ports = ports
@@ -47,9 +45,9 @@ class DirectChannel:
         self._over_ssh = over_ssh
 
     async def connect(self, timeout_s: float | None = None) -> None:
-        """Raises ChannelLost when the machine has ended."""
+        """Raise ChannelLost if the machine has ended."""
         if self._ended.is_set():
-            raise ChannelLost("The machine does not run")
+            raise ChannelLost("The machine is not running")
 
     def suspend_keepalive(self) -> None:
         self._over_ssh.suspend_keepalive()
@@ -104,59 +102,59 @@ class DirectChannel:
 
 
 class DirectProgram:
-    """A program of the simulation (streams.GuestProgram)."""
+    """A program of the simulation (`GuestProgram`)."""
 
     def __init__(self, programs: Programs, command: Command) -> None:
-        self._inside = _Inside()
-        self._serving = asyncio.create_task(programs.serve(command, self._inside))
+        self._process = _DirectProcess()
+        self._serving = asyncio.create_task(programs.serve(command, self._process))
 
     async def read(self) -> tuple[int, bytes] | None:
-        return await self._inside.next()
+        return await self._process.next()
 
     async def write(self, data: bytes) -> None:
-        self._inside.stdin.feed_data(data)
+        self._process.stdin.feed_data(data)
 
     async def write_eof(self) -> None:
-        self._inside.stdin.feed_eof()
+        self._process.stdin.feed_eof()
 
     async def resize(self, columns: int, rows: int) -> None:
-        """It has no terminal."""
+        """Do nothing: it has no terminal."""
 
     async def send_signal(self, name: str) -> None:
-        self._inside.exit(_SIGNALLED + signal.Signals[f"SIG{name}"])
+        self._process.exit(_SIGNALLED + signal.Signals[f"SIG{name}"])
         self._serving.cancel()
 
     async def wait(self) -> int:
         await asyncio.wait({self._serving})
-        return self._inside.exit_code
+        return self._process.exit_code
 
     async def close(self) -> None:
         await self.send_signal("TERM")
 
 
-class _Inside:
-    """What the program sees of itself (programs.ServerProcess)."""
+class _DirectProcess:
+    """The program's own side (`ServerProcess`)."""
 
     def __init__(self) -> None:
-        self._said: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        self._output: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._ended = False
         self.exit_code = 1
         self.stdin = asyncio.StreamReader()
-        self.stdout = _Printed(STDOUT, self._said)
-        self.stderr = _Printed(STDERR, self._said)
+        self.stdout = _OutputPipe(STDOUT, self._output)
+        self.stderr = _OutputPipe(STDERR, self._output)
 
     def exit(self, status: int) -> None:
         if not self._ended:
             self._ended, self.exit_code = True, status
-            self._said.put_nowait(None)
+            self._output.put_nowait(None)
 
     def close(self) -> None:
         self.exit(self.exit_code)
 
     async def next(self) -> tuple[int, bytes] | None:
-        if self._ended and self._said.empty():
+        if self._ended and self._output.empty():
             return None
-        return await self._said.get()
+        return await self._output.get()
 
 
 class DirectConnection:
@@ -180,13 +178,13 @@ class DirectConnection:
         self._writer.close()
 
 
-class _Printed:
-    def __init__(self, stream: int, said: asyncio.Queue[tuple[int, bytes] | None]) -> None:
+class _OutputPipe:
+    def __init__(self, stream: int, output: asyncio.Queue[tuple[int, bytes] | None]) -> None:
         self._stream = stream
-        self._said = said
+        self._output = output
 
     def write(self, data: bytes) -> None:
-        self._said.put_nowait((self._stream, data))
+        self._output.put_nowait((self._stream, data))
 
     async def drain(self) -> None:
-        """What a simulated program prints is little."""
+        """Do nothing: the output of simulated programs is small."""

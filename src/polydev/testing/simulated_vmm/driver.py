@@ -1,7 +1,7 @@
-"""Starts simulated machines: the driver contract, kept in memory.
+"""The simulated driver.
 
-`drivers.py` makes it when the settings name it. Like a VMM it knows one machine's folder and its
-config drive, and nothing of the network: a simulated machine is never in it.
+Like a VMM it knows one machine's folder and config drive, and no network: a simulated machine is
+never attached to it.
 """
 
 from __future__ import annotations
@@ -45,26 +45,24 @@ class SimulatedDriver:
         return SimulatedProvisioner(settings)
 
     async def probe(self) -> Probe:
-        return Probe(True, "none", "No guest runs: the host agent plays every machine itself")
+        return Probe(True, "none", "No guest runs: the host agent simulates every machine")
 
     async def launch(self, spec: LaunchSpec) -> SimulatedVmm:
-        """Start a machine. Raises VmmFailed if its config drive is not one."""
+        """Start a machine. Raises: VmmFailed for an invalid config drive."""
         try:
             memory = await run_in_thread_shielded(
                 Memory.fresh, spec.folder / ROOT, spec.config_drive
             )
             config = await asyncio.to_thread(memory.config)
         except (OSError, ValueError, KeyError) as error:
-            raise VmmFailed(
-                f"{spec.vm_id} has no config drive that can be read: {error}"
-            ) from error
+            raise VmmFailed(f"{spec.vm_id} has an unreadable config drive: {error}") from error
         return SimulatedVmm(spec, config, memory, self._simulation)
 
     async def fingerprint(self, spec: LaunchSpec) -> str:
         return f"simulation: 1\nmemory: {spec.memory_mib} MiB\nprocessors: {spec.vcpus}\n"
 
     async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> SimulatedVmm:
-        """A machine that was saved, standing still. Raises SnapshotUnusable."""
+        """Restore a saved machine, paused. Raises: SnapshotUnusable."""
         saved = b""
         while piece := await source.read():
             saved += piece
@@ -72,7 +70,7 @@ class SimulatedDriver:
         try:
             config = await asyncio.to_thread(memory.config)
         except (OSError, ValueError, KeyError) as error:
-            raise SnapshotUnusable(f"A simulated machine cannot read it: {error}") from error
+            raise SnapshotUnusable(f"The simulated snapshot is invalid: {error}") from error
         return SimulatedVmm(spec, config, memory, self._simulation, is_restored=True)
 
     async def adopt(self, spec: LaunchSpec) -> None:

@@ -1,8 +1,7 @@
-"""One simulated machine: an SSH server in this process that answers as a guest's sshd would.
+"""One simulated machine: an SSH server in this process in place of a guest's sshd.
 
-`driver.py` makes it; the rest of the agent sees a RunningVmm. Its channel is one end of a
-socketpair, its filesystem a private folder, its programs are in `programs.py`. It has no process
-of its own, so its pid is the host agent's.
+The rest of the agent sees a `RunningVmm`. Its channel is one end of a socketpair, its filesystem a
+private folder. It has no process of its own, so that its pid is the host agent's.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class SimulatedVmm:
         *,
         is_restored: bool = False,
     ) -> None:
-        """One that is restored has booted long ago, and stands still."""
+        """A restored machine has booted already, and is paused."""
         self._spec = spec
         self._memory = memory
         root = memory.root
@@ -55,7 +54,7 @@ class SimulatedVmm:
         self._tasks: set[asyncio.Task[None]] = set()
         self._programs = Programs(root, simulation, power_off=self._end, renew=self._renew)
         self._service = BrowserService(config.token, simulation) if config.token else None
-        self._screen = Screen(root, self._service.hand_in) if self._service else None
+        self._screen = Screen(root, self._service.complete_login) if self._service else None
         self._config = config
         self._runs = asyncio.Event()
         if not is_restored:
@@ -75,7 +74,7 @@ class SimulatedVmm:
 
     async def open_channel(self) -> socket.socket:
         if self._ended.is_set():
-            raise ChannelLost(f"{self._spec.vm_id} does not run")
+            raise ChannelLost(f"{self._spec.vm_id} is not running")
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
@@ -84,11 +83,11 @@ class SimulatedVmm:
 
     @property
     def has_direct_channel(self) -> bool:
-        """Whether it is reached without SSH, so that keys open nothing."""
+        """True if it is reached without SSH, so that keys are not checked."""
         return self._simulation.channel == "direct"
 
     def direct_channel(self, over_ssh: Channel) -> DirectChannel | None:
-        """A channel without SSH, if the simulation is to have that."""
+        """Return a channel without SSH, if the simulation uses one."""
         if not self.has_direct_channel:
             return None
         return DirectChannel(
@@ -99,7 +98,7 @@ class SimulatedVmm:
         self._end()
 
     async def save(self, sink: SnapshotSink) -> None:
-        """Nothing new begins in it from here on; what it holds in memory is handed out."""
+        """Pause and write its memory; connections wait until `resume`."""
         if self._ended.is_set():
             raise VmmFailed(f"{self._spec.vm_id} has ended")
         self._runs.clear()
@@ -108,7 +107,7 @@ class SimulatedVmm:
             await sink.write(saved[start : start + _CHUNK])
 
     async def pause(self) -> None:
-        """Nobody new gets in, as long as it stands still."""
+        """Pause: new connections wait until `resume`."""
         if self._ended.is_set():
             raise VmmFailed(f"{self._spec.vm_id} has ended")
         self._runs.clear()
@@ -136,7 +135,7 @@ class SimulatedVmm:
         return ExitReport(self._status, "")
 
     async def detach(self) -> None:
-        """It cannot go on without this process: it ends."""
+        """End it: it cannot run without this process."""
         self._end()
         await self._settled()
 
@@ -181,13 +180,13 @@ class SimulatedVmm:
         )
 
     def _renew(self, config_drive: bytes) -> None:
-        """Be the machine that another config drive describes: what `renew` does in a real clone."""
+        """Apply another config drive, as `renew` does in a real clone."""
         self._config = config = self._memory.renewed(config_drive)
         if self._service is not None and config.token:
             self._service.token = config.token
 
     def _ports(self) -> Ports:
-        """What listens in the machine."""
+        """Return the machine's listening ports."""
         ports: Ports = {}
         if self._service is not None and self._screen is not None:
             ports[SERVICE_PORT] = self._service.open_connection
@@ -229,7 +228,7 @@ class SimulatedVmm:
 
 
 class _Server(asyncssh.SSHServer):
-    """Who may come in and what ports there are."""
+    """Authentication and port forwarding."""
 
     def __init__(self, connect_to: Callable[[str, int], Handler]) -> None:
         self._connect_to = connect_to

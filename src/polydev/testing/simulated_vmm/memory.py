@@ -1,8 +1,7 @@
-"""What a simulated machine has in memory alone: the files below its `/run`, and which boot it is.
+"""A simulated machine's memory: the files in its `/run`, and its boot id.
 
-`driver.py` makes it, at a boot or of what was saved; `machine.py` has it saved. Below `/run` a real
-guest has a filesystem in memory: it is empty after every boot, and full again after a wake. All
-functions block.
+A real guest's `/run` is a tmpfs: empty after a boot, and full again after a resume. All functions
+block.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _files = TypeAdapter(dict[str, Base64Bytes])
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of the machine whose filesystem is the folder `root`."""
+    """The memory of the machine whose filesystem is `root`."""
 
     root: Path
 
     @classmethod
     def fresh(cls, root: Path, config_drive: Path) -> Self:
-        """After a boot. Makes the folder if need be. Raises: OSError."""
+        """Create the memory of a machine that has just booted. Raises: OSError."""
         memory = cls(root)
         memory._empty()
         memory._config.write_bytes(config_drive.read_bytes())
@@ -40,7 +39,7 @@ class Memory:
 
     @classmethod
     def restored(cls, root: Path, saved: bytes) -> Self:
-        """As it was saved. Raises: SnapshotUnusable."""
+        """Restore saved memory. Raises: SnapshotUnusable."""
         memory = cls(root)
         memory._empty()
         try:
@@ -49,22 +48,22 @@ class Memory:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
         except (ValidationError, OSError) as error:
-            raise SnapshotUnusable(f"A simulated machine cannot read it: {error}") from error
+            raise SnapshotUnusable(f"The simulated snapshot is invalid: {error}") from error
         return memory
 
     def saved(self) -> bytes:
-        """All of it."""
+        """Serialise all of it."""
         paths = (path for path in self._place.rglob("*") if path.is_file())
         return _files.dump_json(
             {str(path.relative_to(self._place)): path.read_bytes() for path in paths}
         )
 
     def config(self) -> GuestConfig:
-        """What the machine was told of itself. Raises: OSError, ValueError, KeyError."""
+        """Read the machine's configuration. Raises: OSError, ValueError, KeyError."""
         return read_config(self._config)
 
     def renewed(self, config_drive: bytes) -> GuestConfig:
-        """What a clone is told of itself. Raises: OSError, ValueError, KeyError."""
+        """Replace a clone's configuration. Raises: OSError, ValueError, KeyError."""
         self._config.write_bytes(config_drive)
         return self.config()
 

@@ -23,7 +23,7 @@ ROOT = "simulated-root"
 
 
 class SimulatedProvisioner(ConfigProvisioner):
-    """Furnishes machines that the host agent plays itself: a folder stands for their disk."""
+    """Provisions simulated machines; a folder replaces their disk."""
 
     async def boot_files(self, kind: MachineKind) -> BootImages:
         nothing = Path("/dev/null")
@@ -84,7 +84,7 @@ class SimulatedProvisioner(ConfigProvisioner):
 
 
 def _copy_simulated(source: MachineFolder, target: MachineFolder) -> None:
-    """A simulated machine's files, but for those that it has in memory."""
+    """Copy a simulated machine's files, except those in memory."""
     target.disk.touch(mode=0o600)
     root = source.path / ROOT
     in_memory = shutil.ignore_patterns("run")

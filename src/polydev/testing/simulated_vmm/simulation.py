@@ -1,4 +1,4 @@
-"""How simulated machines are to behave: what a test or a load run may choose."""
+"""Parameters of simulated machines, for tests and load tests."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from polydev.shared.errors import BadSettings
 
 
 class LoginEnd(StrEnum):
-    """How the logins of simulated browser machines end."""
+    """Outcome of logins in simulated browser machines."""
 
     CREDENTIALS = "credentials"
     FAILURE = "failure"
     NEVER = "never"
-    """They wait for a pasted code, like a person who walked away."""
+    """They wait for a pasted code, as if the user had left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """Delays in seconds; the defaults are a machine that does everything at once."""
+    """Delays in seconds; by default everything happens at once."""
 
     boot_s: float = 0
     becomes_ready: bool = True
     browser_s: float = 0
-    """How long a browser takes to be up, once its machine is."""
+    """From the machine's readiness until its browser is up."""
     renews: bool = True
-    """Whether clones of warm machines become machines of their own."""
+    """False makes the renewal of clones fail."""
     renew_s: float = 0
-    """How long that takes."""
+    """Duration of a clone's renewal."""
     login_s: float = 0
     """From the start of a login until its end."""
     login_end: LoginEnd = LoginEnd.CREDENTIALS
     answer_s: float = 0
-    """How long a CLI takes for a chat turn."""
+    """Duration of a CLI's chat turn."""
     channel: Literal["ssh", "direct"] = "ssh"
-    """`direct` leaves SSH out: for load runs, which are not about what both ends of it cost."""
+    """`direct` bypasses SSH, for load tests."""
 
     @classmethod
     def from_settings(cls, settings: HostSettings) -> Simulation:
@@ -49,7 +49,6 @@ class Simulation:
         except ValidationError as error:
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise BadSettings(
-                f"POLYDEV_SIMULATION is not usable: there is no `{where}` of that kind in a"
-                " simulation",
-                hint=f"There are: {', '.join(cls.__dataclass_fields__)}",
+                f"POLYDEV_SIMULATION is invalid: a simulation has no `{where}` of that kind",
+                hint=f"Valid keys: {', '.join(cls.__dataclass_fields__)}",
             ) from None

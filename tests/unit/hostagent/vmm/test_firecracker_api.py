@@ -129,7 +129,7 @@ async def test_a_request_is_one_of_the_specification(name: str) -> None:
 def test_what_the_specification_does_not_have_is_noticed(
     method: str, path: str, body: object
 ) -> None:
-    with pytest.raises(specification.Invalid):
+    with pytest.raises(specification.SpecError):
         specification.check(method, path, body)
 
 

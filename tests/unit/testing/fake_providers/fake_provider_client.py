@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
-from polydev.testing.fake_providers.identity.endpoints import Identity
+from polydev.testing.fake_providers.identity.endpoints import IdentityProvider
 
 CODEX = "app_EMoamEEZ73f0CkXaXp7hrann"
 CODEX_CALLBACK = "http://127.0.0.1:1455/auth/callback"
@@ -76,7 +76,7 @@ class Provider:
     client: TestClient
     clock: Clock
     calls: Path
-    identity: Identity
+    identity: IdentityProvider
 
     async def get(self, host: str, path: str, **options: object) -> ClientResponse:
         return await self._request("GET", host, path, options)

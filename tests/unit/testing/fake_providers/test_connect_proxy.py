@@ -9,7 +9,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from polydev.testing.fake_providers.call_log import Journal
+from polydev.testing.fake_providers.call_log import CallLog
 from polydev.testing.fake_providers.proxy import ConnectProxy
 from polydev.testing.fake_providers.test_ca import ensure_authority
 
@@ -18,7 +18,7 @@ class Running:
     def __init__(self, port: int, folder: Path) -> None:
         self.port = port
         self.ca = folder / "ca.pem"
-        self.journal = folder / "calls.jsonl"
+        self.call_log = folder / "calls.jsonl"
 
     async def raw(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -40,14 +40,14 @@ async def proxy(tmp_path: Path) -> AsyncIterator[Running]:
     server = web.Server(echo)
     hosts = ("claude.com", "auth.openai.com")
     authority = ensure_authority(tmp_path, hosts)
-    journal = Journal(tmp_path / "calls.jsonl")
-    running = ConnectProxy(hosts, authority.server_context(), server, journal)
+    call_log = CallLog(tmp_path / "calls.jsonl")
+    running = ConnectProxy(hosts, authority.server_context(), server, call_log)
     listening = await running.listen("127.0.0.1", 0)
     yield Running(listening.sockets[0].getsockname()[1], tmp_path)
     listening.close()
     await running.close()
     await server.shutdown(1)
-    journal.close()
+    call_log.close()
 
 
 async def test_a_providers_host_is_served_with_its_own_certificate(proxy: Running) -> None:
@@ -63,7 +63,7 @@ async def test_other_hosts_are_refused_clearly(proxy: Running) -> None:
         answer = await proxy.raw(request)
         assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
         assert f"does not reach {target}".encode() in answer
-    assert '"proxy-refused"' in proxy.journal.read_text()
+    assert '"proxy-refused"' in proxy.call_log.read_text()
 
 
 @pytest.mark.parametrize(

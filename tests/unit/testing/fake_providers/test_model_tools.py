@@ -99,7 +99,7 @@ def test_a_new_prompt_begins_anew(
 ) -> None:
     asked = read(body_of("just words", []))
     assert (asked.prompt, asked.results, asked.next_tool) == ("just words", (), None)
-    assert asked.answer.endswith("heard you say: just words")
+    assert asked.answer.endswith("received: just words")
 
 
 @pytest.mark.parametrize("read", [anthropic.conversation, openai.conversation, google.conversation])

@@ -1,7 +1,4 @@
-"""The made-up people who have an account at the stand-in, and the CLIs that may ask for them.
-
-Plain data, used by the sign-in pages and the token endpoints.
-"""
+"""The fake accounts, and the OAuth clients (CLIs) that may ask for them."""
 
 import hashlib
 import hmac
@@ -17,33 +14,33 @@ class Account:
     password: str
 
     def identifier(self, what: str) -> str:
-        """A UUID that is always the same for this account and purpose."""
+        """Return a UUID that is stable for this account and purpose."""
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"standin:{what}:{self.email}"))
 
     def api_key(self, provider: str) -> str:
-        """The account's key for a provider's API, of the length and form of a real one."""
+        """Return the account's API key for a provider, in a real key's format."""
         prefix, characters = API_KEYS[provider]
         return (prefix + self.email.partition("@")[0]).ljust(characters, "0")
 
 
 @dataclass(frozen=True)
 class Client:
-    """An OAuth client: a CLI, known by the id that is built into it."""
+    """An OAuth client: a CLI, known by its built-in id."""
 
     client_id: str
     provider: str
     name: str
     redirect_uri: re.Pattern[str]
     needs_challenge: bool = True
-    """Whether it must use PKCE (RFC 7636). Gemini CLI does so only where a code is pasted."""
+    """True if PKCE is required (RFC 7636). Gemini CLI uses it only for pasted codes."""
     rotates: bool = True
-    """Whether a refresh token works once. Google's work until they are revoked."""
+    """True if a refresh token works once. Google's work until they are revoked."""
 
     def may_redirect_to(self, uri: str) -> bool:
         return self.redirect_uri.fullmatch(uri) is not None
 
 
-# How an API key begins, and how long it is. They are for show as well.
+# Prefix and length of each provider's API keys, which are fake too.
 API_KEYS = {
     "anthropic": ("sk-ant-api03-standin-", 108),
     "openai": ("sk-proj-standin-", 164),
@@ -52,7 +49,7 @@ API_KEYS = {
 
 PASTE_A_CODE_URI = "https://platform.claude.com/oauth/code/callback"
 
-# The passwords are for show: nothing outside the stand-in knows these accounts.
+# The passwords are fake: these accounts exist nowhere else.
 ACCOUNTS = (
     Account("ada@example.test", "Ada Example", "analytical-engine"),
     Account("grace@example.test", "Grace Example", "nanosecond-wire"),
@@ -87,17 +84,17 @@ CLIENTS = (
 )
 
 
-def client_named(client_id: str) -> Client | None:
+def find_client(client_id: str) -> Client | None:
     return next((client for client in CLIENTS if client.client_id == client_id), None)
 
 
-def account_with_key(key: str, provider: str) -> Account | None:
-    """Whose API key it is."""
+def find_account_by_key(key: str, provider: str) -> Account | None:
+    """Return the owner of an API key."""
     found = (it for it in ACCOUNTS if hmac.compare_digest(it.api_key(provider), key))
     return next(found, None) if key.isascii() else None
 
 
-def account_signing_in(email: str, password: str) -> Account | None:
+def authenticate(email: str, password: str) -> Account | None:
     for account in ACCOUNTS:
         if account.email == email.strip().lower():
             given = hashlib.sha256(password.encode()).digest()

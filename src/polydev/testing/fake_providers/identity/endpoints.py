@@ -1,8 +1,7 @@
-"""The identity provider's endpoints, as the real CLIs call them at their providers.
+"""The identity provider's endpoints, as the real CLIs call them.
 
-Owns the way from an authorization request through sign-in and consent to a code, and the token,
-revocation and profile endpoints. `server.py` puts the routes under the providers' host names.
-What was granted lives in `grants.py`; what people see in `pages.py`.
+Covers the authorization request, sign-in, consent and code, and the token, revocation and profile
+endpoints. `grants.py` stores what was granted; `pages.py` renders the pages.
 """
 
 import secrets
@@ -12,18 +11,18 @@ from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
-from polydev.testing.fake_providers.call_log import Journal
+from polydev.testing.fake_providers.call_log import CallLog
 from polydev.testing.fake_providers.identity import pages
 from polydev.testing.fake_providers.identity.accounts import (
     ACCOUNTS,
     Account,
     Client,
-    account_signing_in,
-    client_named,
+    authenticate,
+    find_client,
 )
 from polydev.testing.fake_providers.identity.grants import (
     AuthorizationRequest,
-    GrantRefused,
+    GrantError,
     Grants,
     IssuedTokens,
 )
@@ -33,34 +32,36 @@ SIGN_INS_AT_ONCE = 1000
 
 @dataclass
 class _SignIn:
-    """Someone is on the way through the pages; the account is known after the password."""
+    """A user on the way through the pages; the account is set after the password."""
 
     request: AuthorizationRequest
     account: Account | None = None
 
 
 @dataclass
-class Identity:
-    """Handlers of one identity provider. `approve_automatically` makes its forms submit
-    themselves, for a demo without a person."""
+class IdentityProvider:
+    """Handlers of one identity provider.
+
+    `approve_automatically` makes its forms submit themselves, for a demo without a user.
+    """
 
     grants: Grants
-    journal: Journal
+    call_log: CallLog
     approve_automatically: bool = False
     _sign_ins: dict[str, _SignIn] = field(default_factory=dict)
 
-    def wait_for_people(self) -> None:
-        """From now on the forms wait until somebody submits them."""
+    def disable_automatic_approval(self) -> None:
+        """Wait for users to submit the forms from now on."""
         self.approve_automatically = False
 
     async def authorize(self, request: web.Request) -> web.StreamResponse:
         query = request.query
-        client = client_named(query.get("client_id", ""))
+        client = find_client(query.get("client_id", ""))
         redirect_uri = query.get("redirect_uri", "")
         if client is None or not client.may_redirect_to(redirect_uri):
-            # Never redirect to an address that the client did not register (RFC 6749 4.1.2.1).
+            # Never redirect to an unregistered address (RFC 6749 4.1.2.1).
             return _html(pages.message("Bad request", "Unknown client or redirect address."), 400)
-        wrong = _what_is_wrong(query, client)
+        wrong = _request_error(query, client)
         if wrong:
             return _redirect(redirect_uri, {"error": wrong, "state": query.get("state", "")})
         sign_in_id = secrets.token_urlsafe(24)
@@ -82,7 +83,7 @@ class Identity:
         sign_in = self._sign_ins.get(form.get("sign_in", ""))
         if sign_in is None:
             return _html(pages.message("Sign-in expired", "Start the login again."), 400)
-        account = account_signing_in(form.get("email", ""), form.get("password", ""))
+        account = authenticate(form.get("email", ""), form.get("password", ""))
         name = sign_in.request.client.name
         if account is None:
             prefilled = pages.Prefilled(email=form.get("email", ""))
@@ -100,41 +101,41 @@ class Identity:
         del self._sign_ins[form["sign_in"]]
         asked = sign_in.request
         if form.get("decision") != "allow":
-            self.journal.note("denied", client=asked.client.name)
+            self.call_log.record("denied", client=asked.client.name)
             return _redirect(asked.redirect_uri, {"error": "access_denied", "state": asked.state})
         code = self.grants.issue_code(asked, sign_in.account)
-        self.journal.note("code-issued", client=asked.client.name)
+        self.call_log.record("code-issued", client=asked.client.name)
         return _redirect(asked.redirect_uri, {"code": code, "state": asked.state})
 
     async def show_code(self, request: web.Request) -> web.StreamResponse:
-        """The page that a redirect to the paste-a-code address ends on."""
+        """Show the code to paste, after a redirect to the paste-a-code address."""
         code, state = request.query.get("code", ""), request.query.get("state", "")
         if not code:
             return _html(pages.message("Not authorized", "You did not authorize the login."))
         return _html(pages.code_to_paste(f"{code}#{state}"))
 
-    async def succeeded(self, request: web.Request) -> web.StreamResponse:
+    async def show_success(self, request: web.Request) -> web.StreamResponse:
         return _html(pages.message("You are signed in", "You can close this page now."))
 
-    async def did_not_succeed(self, request: web.Request) -> web.StreamResponse:
+    async def show_failure(self, request: web.Request) -> web.StreamResponse:
         return _html(pages.message("You are not signed in", "Start the login again."))
 
-    async def show_bare_code(self, request: web.Request) -> web.StreamResponse:
-        """Google's page with a code to paste, which is the code alone."""
+    async def show_google_code(self, request: web.Request) -> web.StreamResponse:
+        """Show Google's page, which has the code alone."""
         return _html(pages.code_to_paste(request.query.get("code", "")))
 
     async def token(self, request: web.Request) -> web.StreamResponse:
         form = await _fields(request)
-        client = client_named(form.get("client_id", ""))
+        client = find_client(form.get("client_id", ""))
         grant_type = form.get("grant_type", "")
         try:
             if client is None:
-                raise GrantRefused("invalid_client", "client_id is unknown")
+                raise GrantError("invalid_client", "client_id is unknown")
             tokens = self._grant(client, grant_type, form)
-        except GrantRefused as refused:
-            self.journal.note("grant-refused", grant_type=grant_type, why=refused.why)
+        except GrantError as refused:
+            self.call_log.record("grant-refused", grant_type=grant_type, reason=refused.reason)
             return _refusal(client, refused)
-        self.journal.note("tokens-issued", client=client.name, grant_type=grant_type)
+        self.call_log.record("tokens-issued", client=client.name, grant_type=grant_type)
         return web.json_response(_token_answer(client, tokens))
 
     def _grant(self, client: Client, grant_type: str, form: Mapping[str, str]) -> IssuedTokens:
@@ -149,13 +150,13 @@ class Identity:
             case "refresh_token":
                 return self.grants.rotate(client, form.get("refresh_token", ""))
             case _:
-                # Codex also asks to exchange its login for an API key; a personal plan has none.
-                raise GrantRefused("unsupported_grant_type", "this grant type is not offered")
+                # Codex also tries to exchange its login for an API key; a personal plan has none.
+                raise GrantError("unsupported_grant_type", "this grant type is not offered")
 
     async def revoke(self, request: web.Request) -> web.StreamResponse:
         form = await _fields(request)
         self.grants.revoke(form.get("token", ""))
-        self.journal.note("revoked")
+        self.call_log.record("revoked")
         return web.json_response({})
 
     def _prefilled(self) -> pages.Prefilled:
@@ -164,7 +165,7 @@ class Identity:
         return pages.Prefilled(ACCOUNTS[0].email, ACCOUNTS[0].password, automatic=True)
 
 
-def _what_is_wrong(query: Mapping[str, str], client: Client) -> str:
+def _request_error(query: Mapping[str, str], client: Client) -> str:
     if query.get("response_type") != "code":
         return "unsupported_response_type"
     challenge = query.get("code_challenge", "")
@@ -176,7 +177,7 @@ def _what_is_wrong(query: Mapping[str, str], client: Client) -> str:
 
 
 async def _fields(request: web.Request) -> dict[str, str]:
-    """A form or a flat JSON object, whatever the client sent; only its text values."""
+    """Read a form or a flat JSON object; only its text values."""
     if request.content_type == "application/json":
         try:
             body: object = await request.json()
@@ -203,13 +204,13 @@ def _html(page: pages.Page, status: int = 200) -> web.Response:
     return web.Response(text=page.text, status=status, content_type="text/html", headers=headers)
 
 
-def _refusal(client: Client | None, refused: GrantRefused) -> web.Response:
-    """Each provider words its refusals in its own way, and the CLIs read them."""
+def _refusal(client: Client | None, refused: GrantError) -> web.Response:
+    """Return the provider's own error format, which its CLI parses."""
     if client is not None and client.provider == "openai" and "refresh_token" in refused.error:
-        error = {"message": refused.why, "type": "invalid_request_error", "code": refused.error}
+        error = {"message": refused.reason, "type": "invalid_request_error", "code": refused.error}
         return web.json_response({"error": error}, status=401)
     code = "invalid_grant" if "refresh_token" in refused.error else refused.error
-    answer = {"error": code, "error_description": refused.why}
+    answer = {"error": code, "error_description": refused.reason}
     return web.json_response(answer, status=403 if code == "unsupported_grant_type" else 400)
 
 

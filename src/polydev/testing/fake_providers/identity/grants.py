@@ -1,9 +1,9 @@
-"""Authorization codes, access tokens and refresh tokens: what was granted, and what still lives.
+"""Authorization codes, access tokens and refresh tokens, and their validity.
 
-Used by the identity endpoints (to issue, redeem, rotate, revoke) and by the model endpoints (to
-ask whose token it is). Keeps hashes only, in memory; knows nothing of HTTP.
-Rules: RFC 7636 (PKCE, S256 only), RFC 6749 section 4.1.2 (codes single-use), RFC 9700 section
-4.14.2 (refresh tokens single-use; reuse revokes the family).
+The identity endpoints issue, redeem, rotate and revoke; the model endpoints look up a token's
+owner. Stores only hashes, in memory; knows no HTTP. Rules: RFC 7636 (PKCE, S256 only), RFC 6749
+section 4.1.2 (codes single-use), RFC 9700 section 4.14.2 (refresh tokens single-use; reuse revokes
+the family).
 """
 
 import base64
@@ -22,13 +22,13 @@ ACCESS_TOKEN_LIFETIME_S = {"openai": 3600, "anthropic": 8 * 3600, "google": 3599
 CODE_PREFIX = "code_standin_"
 
 
-class GrantRefused(Exception):
-    """The request is refused; `error` is the OAuth error code."""
+class GrantError(Exception):
+    """A refused request; `error` is the OAuth error code."""
 
-    def __init__(self, error: str, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, error: str, reason: str) -> None:
+        super().__init__(reason)
         self.error = error
-        self.why = why
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class _Code:
 
 @dataclass
 class Grants:
-    """Everything granted since the start. `clock` gives Unix seconds.
+    """Everything granted since the start; `clock` returns Unix seconds.
 
-    `first_lifetime_s`, if given, is how long the access token of a sign-in lives until the first
-    refresh; the ones after that live as long as at the provider. (Were they short-lived too, the
-    CLIs, which refresh minutes ahead, would do nothing but refresh.)
+    `first_lifetime_s` is the lifetime of a sign-in's first access token; later ones live as long as
+    at the provider. (If those were short-lived too, the CLIs, which refresh minutes early, would
+    only refresh.)
     """
 
     first_lifetime_s: int | None = None
@@ -90,39 +90,41 @@ class Grants:
         return code
 
     def redeem(self, client: Client, code: str, redirect_uri: str, verifier: str) -> IssuedTokens:
-        """Exchange a code. A second use is refused and revokes what the first one gave."""
+        """Exchange a code. A second use is refused and revokes the first one's tokens."""
         known = self._codes.get(_hash(code))
         if known is None or known.request.client != client:
-            raise GrantRefused("invalid_grant", "the code is unknown")
+            raise GrantError("invalid_grant", "the code is unknown")
         if known.family is not None:
             known.family.revoked = True
-            raise GrantRefused("invalid_grant", "the code was used before")
+            raise GrantError("invalid_grant", "the code was used before")
         if self.clock() > known.expires_at:
-            raise GrantRefused("invalid_grant", "the code has expired")
+            raise GrantError("invalid_grant", "the code has expired")
         if redirect_uri != known.request.redirect_uri:
-            raise GrantRefused("invalid_grant", "redirect_uri is not the one of the request")
+            raise GrantError("invalid_grant", "redirect_uri is not the one of the request")
         challenge = known.request.code_challenge
         if challenge and not verifier_matches(verifier, challenge):
-            raise GrantRefused("invalid_grant", "code_verifier does not match the challenge")
+            raise GrantError("invalid_grant", "code_verifier does not match the challenge")
         known.family = _Family(client, known.account, known.request.scope)
         return self._issue(known.family, self.first_lifetime_s)
 
     def rotate(self, client: Client, refresh_token: str) -> IssuedTokens:
-        """Exchange a refresh token for new tokens. Each one works once, unless the client's do not
-        rotate: then it goes on working, and there is no new one in the answer."""
+        """Exchange a refresh token for new tokens; each works once.
+
+        A client whose tokens do not rotate keeps its refresh token, and gets no new one.
+        """
         presented = _hash(refresh_token)
         family = self._refresh.get(presented)
         if family is None or family.client != client:
-            raise GrantRefused("refresh_token_invalidated", "the refresh token is unknown")
+            raise GrantError("refresh_token_invalidated", "the refresh token is unknown")
         if family.revoked:
-            raise GrantRefused("refresh_token_invalidated", "the sign-in was revoked")
+            raise GrantError("refresh_token_invalidated", "the sign-in was revoked")
         if family.refresh_hash != presented:
             family.revoked = True
-            raise GrantRefused("refresh_token_reused", "the refresh token was used before")
+            raise GrantError("refresh_token_reused", "the refresh token was used before")
         return self._issue(family)
 
     def revoke(self, token: str) -> None:
-        """Revoke the sign-in that a token belongs to; unknown tokens are nobody's (RFC 7009)."""
+        """Revoke a token's sign-in; unknown tokens are ignored (RFC 7009)."""
         presented = _hash(token)
         family = self._refresh.get(presented)
         if family is None and presented in self._access:
@@ -131,7 +133,7 @@ class Grants:
             family.revoked = True
 
     def account_of(self, access_token: str, provider: str) -> Account | None:
-        """Whose live access token this is, if it was issued for that provider."""
+        """Return the owner of a valid access token of that provider."""
         found = self._access.get(_hash(access_token))
         if found is None:
             return None
@@ -153,7 +155,7 @@ class Grants:
 
 
 def verifier_matches(verifier: str, challenge: str) -> bool:
-    """RFC 7636 section 4.6, S256."""
+    """Check a PKCE verifier: RFC 7636 section 4.6, S256."""
     computed = _base64url(hashlib.sha256(verifier.encode()).digest())
     return hmac.compare_digest(computed.encode(), challenge.encode())
 
@@ -213,8 +215,7 @@ def _openai_claims(account: Account, now: int, expires_at: int) -> dict[str, obj
 
 
 def _unsigned_jwt(claims: dict[str, object]) -> str:
-    # Nobody checks the signature: the stand-in knows its own tokens by their hash, and the CLI
-    # only reads the claims.
+    # The signature is never checked: tokens are looked up by hash, and CLIs only read the claims.
     return ".".join((JWT_HEADER, _base64url(json.dumps(claims).encode()), _base64url(b"unsigned")))
 
 
@@ -228,7 +229,7 @@ def _hash(token: str) -> str:
 
 JWT_HEADER = _base64url(b'{"alg":"none","typ":"JWT","kid":"standin"}')
 
-# Every token starts with one of these: what a search for leaked tokens looks for.
+# Every token starts with one of these; tests search logs and files for them.
 TOKEN_PREFIXES = (
     "sk-ant-oat01-standin-",
     "sk-ant-ort01-standin-",

@@ -1,6 +1,6 @@
-"""The HTML that a person sees at the stand-in: sign-in, consent, the code to paste, messages.
+"""HTML pages of the identity provider: sign-in, consent, code to paste, messages.
 
-Called by the identity endpoints. Pure functions from values to text; every value is escaped.
+Pure functions; every value is escaped.
 """
 
 import html
@@ -31,14 +31,14 @@ code { display: block; padding: .8rem; background: #eef1f5; border-radius: 6px;
 </style></head><body><main>
 <h1>$title</h1>
 $body
-<p><small>Stand-in provider. Nothing typed here leaves this deployment.</small></p>
+<p><small>Fake provider. Nothing you type here leaves this deployment.</small></p>
 </main>$script</body></html>
 """)
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page and the nonce under which its own script may run (empty: no script)."""
+    """A page, and the nonce of its own script (empty: no script)."""
 
     text: str
     nonce: str = ""
@@ -53,7 +53,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """What the sign-in form holds when it is opened; `automatic` makes it submit itself."""
+    """Initial values of the sign-in form; `automatic` makes it submit itself."""
 
     email: str = ""
     password: str = ""
@@ -84,7 +84,7 @@ def consent(sign_in_id: str, client_name: str, email: str, *, automatic: bool) -
 
 
 def code_to_paste(code: str) -> Page:
-    body = f"""<p>Paste this into the terminal that asked for it:</p>
+    body = f"""<p>Paste this code into your terminal:</p>
 <code id="code">{html.escape(code)}</code>"""
     return _page("Authentication code", body, automatic=False)
 
@@ -97,7 +97,7 @@ def _page(title: str, body: str, automatic: bool) -> Page:
     nonce = secrets.token_urlsafe(16) if automatic else ""
     script = ""
     if automatic:
-        # requestSubmit with the first button, so that its name and value are sent too.
+        # Submit with the first button, so that its name and value are included.
         script = (
             f'<script nonce="{nonce}">setTimeout(() => document.forms[0].requestSubmit('
             f"document.querySelector('button')), {AUTOMATIC_AFTER_MS})</script>"

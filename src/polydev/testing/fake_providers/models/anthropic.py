@@ -1,6 +1,6 @@
-"""Anthropic's API: messages, and the account endpoints that the same token opens.
+"""Anthropic's API: messages, and account endpoints.
 
-`server.py` puts the routes under api.anthropic.com. Deterministic answers: see `conversation.py`.
+`server.py` mounts it at api.anthropic.com. Answers are deterministic (`conversation.py`).
 """
 
 import json
@@ -15,13 +15,13 @@ from aiohttp import web
 
 from polydev.testing import prompt_script
 from polydev.testing.fake_providers.identity.accounts import Account
-from polydev.testing.fake_providers.models.base import Event, Model, json_object, refusal
+from polydev.testing.fake_providers.models.base import Event, ModelApi, json_object, refusal
 from polydev.testing.fake_providers.models.conversation import (
     Conversation,
-    own_words,
+    available_tools,
+    last_user_text,
     parts,
     plan_entries,
-    tools_among,
 )
 
 _TOOLS: dict[type[prompt_script.Tool], str] = {
@@ -36,10 +36,10 @@ _WORKING_FOLDER = re.compile(r"orking directory: (/\S*)")
 class Anthropic:
     """Handlers."""
 
-    model: Model
+    model: ModelApi
 
     async def messages(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/messages."""
+        """Handle POST /v1/messages."""
         self._account(request)
         body = await json_object(request)
         asked = conversation(body)
@@ -101,25 +101,25 @@ class Anthropic:
     def _account(self, request: web.Request) -> Account:
         account = self.model.account(request, "anthropic")
         if account is None:
-            why = "the access token or key is not one that lives here"
-            error = {"type": "authentication_error", "message": why}
+            reason = "the access token or API key is invalid"
+            error = {"type": "authentication_error", "message": reason}
             raise refusal(web.HTTPUnauthorized, {"type": "error", "error": error})
         return account
 
 
 def conversation(body: dict[str, Any]) -> Conversation:
-    """What a request for a message asks."""
+    """Convert a messages request to a conversation."""
     prompt, results = "", list[str]()
     for message in parts(body.get("messages")):
         if message.get("role") != "user":
             continue
         content = message.get("content")
         blocks = parts(content) if isinstance(content, list) else [{"text": content}]
-        if words := own_words(it.get("text") for it in blocks):
+        if words := last_user_text(it.get("text") for it in blocks):
             prompt, results = words, []
         results += [_result(it.get("content")) for it in blocks if it.get("type") == "tool_result"]
     names = [str(it.get("name")) for it in parts(body.get("tools"))]
-    return Conversation(prompt, tuple(results), tools_among(names, _TOOLS), bool(names))
+    return Conversation(prompt, tuple(results), available_tools(names, _TOOLS), bool(names))
 
 
 def _result(content: object) -> str:
@@ -129,7 +129,7 @@ def _result(content: object) -> str:
 
 
 def _folder(body: dict[str, Any]) -> str:
-    """Where the CLI works: its tool for writing wants whole paths."""
+    """Find the CLI's working folder: its Write tool needs absolute paths."""
     found = _WORKING_FOLDER.search(json.dumps([body.get("system"), body.get("messages")]))
     return found[1].partition("\\n")[0] if found else "/root"
 
@@ -185,7 +185,7 @@ def _deltas(
 ) -> Iterable[tuple[dict[str, Any], float | None]]:
     match block["type"]:
         case "thinking":
-            for word in prompt_script.words(block["thinking"]):
+            for word in prompt_script.split_words(block["thinking"]):
                 yield {"type": "thinking_delta", "thinking": word}, None
             yield {"type": "signature_delta", "signature": block["signature"]}, None
         case "tool_use":

@@ -1,7 +1,7 @@
-"""What the model endpoints of all providers share: who may ask, and streaming an answer.
+"""Shared parts of the model endpoints: authentication and streaming.
 
-The real CLIs call them with the access token of their login, or with an API key; without a live one
-they get 401. `anthropic.py`, `openai.py` and `google.py` use it, each for its provider's API.
+The real CLIs send their login's access token, or an API key; without a valid one they get 401.
+`anthropic.py`, `openai.py` and `google.py` use it for their APIs.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from polydev.testing.fake_providers.identity.accounts import Account, account_with_key
+from polydev.testing.fake_providers.identity.accounts import Account, find_account_by_key
 from polydev.testing.fake_providers.identity.grants import Grants
 
 
 class Event(NamedTuple):
-    """One server-sent event; `name` may be empty. `pause_s` is waited after it."""
+    """A server-sent event; `name` may be empty. The stream pauses `pause_s` after it."""
 
     name: str
     data: dict[str, Any]
@@ -26,25 +26,27 @@ class Event(NamedTuple):
 
 
 @dataclass
-class Model:
-    """`pace_s` is the usual pause between two events, in seconds."""
+class ModelApi:
+    """`pace_s` is the default pause between two events."""
 
     grants: Grants
     pace_s: float = 0.02
 
     def account(self, request: web.Request, provider: str) -> Account | None:
-        """Whose token or API key the request carries; None if it is not one that lives here."""
+        """Return the owner of the request's token or API key, or None."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         account = self.grants.account_of(token, provider) if scheme == "Bearer" else None
         keys = [token, *(request.headers.get(it, "") for it in ("x-api-key", "x-goog-api-key"))]
         keys.append(request.query.get("key", ""))
-        return account or next(filter(None, (account_with_key(it, provider) for it in keys)), None)
+        return account or next(
+            filter(None, (find_account_by_key(it, provider) for it in keys)), None
+        )
 
     async def stream(self, request: web.Request, events: Iterable[Event]) -> web.StreamResponse:
-        """Send the events as they come."""
+        """Stream events with their pauses."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        # A CLI that has read the last event hangs up without waiting for the end of the stream.
+        # A CLI closes the connection after the last event, before the stream ends.
         with contextlib.suppress(ConnectionResetError):
             async for event in self._paced(events):
                 name = f"event: {event.name}\n" if event.name else ""
@@ -55,12 +57,11 @@ class Model:
     async def _paced(self, events: Iterable[Event]) -> AsyncIterator[Event]:
         for event in events:
             yield event
-            # A model takes its time too.
             await asyncio.sleep(self.pace_s if event.pause_s is None else event.pause_s)
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
-    """The body. Raises HTTPBadRequest if it is no JSON object."""
+    """Parse the body as a JSON object. Raises: HTTPBadRequest."""
     try:
         body = await request.json()
     except ValueError:
@@ -71,5 +72,5 @@ async def json_object(request: web.Request) -> dict[str, Any]:
 
 
 def refusal(kind: type[web.HTTPException], body: dict[str, Any]) -> web.HTTPException:
-    """An error with a JSON body."""
+    """Return an error with a JSON body."""
     return kind(text=json.dumps(body), content_type="application/json")

@@ -1,7 +1,7 @@
-"""Google's APIs as Gemini CLI calls them: Code Assist for a login, the Gemini API for a key.
+"""Google's APIs for Gemini CLI: Code Assist for a login, Gemini API for a key.
 
-`server.py` puts the routes under the hosts of googleapis.com. Also the two endpoints that say whose
-a token is. Deterministic answers: see `conversation.py`.
+`server.py` mounts it at googleapis.com hosts. It includes the endpoints that identify a token's
+owner. Answers are deterministic (`conversation.py`).
 """
 
 import json
@@ -14,13 +14,13 @@ from aiohttp import web
 
 from polydev.testing import prompt_script
 from polydev.testing.fake_providers.identity.accounts import Account
-from polydev.testing.fake_providers.models.base import Event, Model, json_object, refusal
+from polydev.testing.fake_providers.models.base import Event, ModelApi, json_object, refusal
 from polydev.testing.fake_providers.models.conversation import (
     Conversation,
-    own_words,
+    available_tools,
+    last_user_text,
     parts,
     plan_entries,
-    tools_among,
 )
 
 _TOOLS: dict[type[prompt_script.Tool], str] = {
@@ -30,13 +30,13 @@ _TOOLS: dict[type[prompt_script.Tool], str] = {
 }
 _PROJECT = "standin-project"
 _TIER = {"id": "standard-tier", "name": "Stand-in tier"}
-# The CLI asks for short answers of its own in JSON, and takes of this what it needs.
+# Answer to the CLI's internal requests for JSON; it picks the fields that it needs.
 _IN_JSON = {
-    "reasoning": "the stand-in always says so",
+    "reasoning": "the fake model always answers this",
     "model_choice": "flash",
     "next_speaker": "user",
     "complexity_score": 10,
-    "complexity_reasoning": "the stand-in always says so",
+    "complexity_reasoning": "the fake model always answers this",
 }
 _CODE_ASSIST: dict[str, dict[str, Any]] = {
     "loadCodeAssist": {
@@ -59,23 +59,23 @@ _CODE_ASSIST: dict[str, dict[str, Any]] = {
 class Google:
     """Handlers."""
 
-    model: Model
+    model: ModelApi
 
     async def code_assist(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1internal:{method}."""
+        """Handle POST /v1internal:{method}."""
         self._account(request)
         method = request.match_info["method"]
         if method in _CODE_ASSIST:
             return web.json_response(_CODE_ASSIST[method])
         if method not in {"generateContent", "streamGenerateContent"}:
-            raise refusal(web.HTTPNotFound, _error(404, "NOT_FOUND", "there is no such method"))
+            raise refusal(web.HTTPNotFound, _error(404, "NOT_FOUND", "no such method"))
         body = await json_object(request)
         inner = body.get("request")
         asked = inner if isinstance(inner, dict) else {}
         return await self._generate(request, asked, is_wrapped=True)
 
     async def gemini(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1beta/models/{model}:{method}."""
+        """Handle POST /v1beta/models/{model}:{method}."""
         self._account(request)
         if request.match_info["method"] == "countTokens":
             return web.json_response({"totalTokens": 10})
@@ -86,7 +86,7 @@ class Google:
         return web.json_response({"models": []})
 
     async def token_info(self, request: web.Request) -> web.StreamResponse:
-        """Of a live access token; 400 for another, as at Google."""
+        """Describe a valid access token; 400 for others, as at Google."""
         account = self.model.account(request, "google")
         if account is None:
             raise refusal(web.HTTPBadRequest, {"error": "invalid_token"})
@@ -100,7 +100,7 @@ class Google:
         return web.json_response({"id": _sub(account), **about})
 
     async def log(self, request: web.Request) -> web.StreamResponse:
-        """POST play.googleapis.com/log: the CLI's usage statistics; nothing is kept."""
+        """Handle POST play.googleapis.com/log, usage statistics; they are discarded."""
         return web.json_response({})
 
     async def _generate(
@@ -108,8 +108,8 @@ class Google:
     ) -> web.StreamResponse:
         asked = conversation(body)
         if asked.script.failure:
-            why = asked.script.failure
-            raise refusal(web.HTTPBadRequest, _error(400, "INVALID_ARGUMENT", why))
+            reason = asked.script.failure
+            raise refusal(web.HTTPBadRequest, _error(400, "INVALID_ARGUMENT", reason))
         answer = _Answer(is_wrapped)
         if _wants_json(body):
             events = [answer.chunk([{"text": json.dumps(_IN_JSON)}], is_last=True)]
@@ -123,14 +123,14 @@ class Google:
     def _account(self, request: web.Request) -> Account:
         account = self.model.account(request, "google")
         if account is None:
-            why = "the access token or key is not one that lives here"
-            raise refusal(web.HTTPUnauthorized, _error(401, "UNAUTHENTICATED", why))
+            reason = "the access token or API key is invalid"
+            raise refusal(web.HTTPUnauthorized, _error(401, "UNAUTHENTICATED", reason))
         return account
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """How an answer is worded: Code Assist wraps what the Gemini API gives as it is."""
+    """The answer's format: Code Assist wraps the Gemini API's."""
 
     is_wrapped: bool
 
@@ -153,7 +153,7 @@ class _Answer:
 
 
 def conversation(body: dict[str, Any]) -> Conversation:
-    """What a request for content asks."""
+    """Convert a content request to a conversation."""
     prompt, results = "", list[str]()
     for content in parts(body.get("contents")):
         if content.get("role") != "user":
@@ -161,7 +161,7 @@ def conversation(body: dict[str, Any]) -> Conversation:
         said = parts(content.get("parts"))
         answered = [it["functionResponse"] for it in said if "functionResponse" in it]
         results += [_result(it) for it in answered]
-        words = own_words(it.get("text") for it in said)
+        words = last_user_text(it.get("text") for it in said)
         if words and not answered:
             prompt, results = words, []
     names = [
@@ -169,7 +169,7 @@ def conversation(body: dict[str, Any]) -> Conversation:
         for tool in parts(body.get("tools"))
         for declared in parts(tool.get("functionDeclarations"))
     ]
-    return Conversation(prompt, tuple(results), tools_among(names, _TOOLS), bool(names))
+    return Conversation(prompt, tuple(results), available_tools(names, _TOOLS), bool(names))
 
 
 def _result(answered: object) -> str:
@@ -204,7 +204,7 @@ def _arguments(tool: prompt_script.Tool) -> dict[str, Any]:
 
 
 def _joined(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Whole answers have their text in one part."""
+    """Join the texts of a complete answer into one part."""
     text = "".join(str(it["text"]) for it in said if "text" in it and not it.get("thought"))
     return [*([{"text": text}] if text else []), *(it for it in said if "text" not in it)]
 

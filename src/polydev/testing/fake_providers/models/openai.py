@@ -1,7 +1,7 @@
-"""OpenAI's API as Codex calls it: responses, and the account endpoints of ChatGPT.
+"""OpenAI's API for Codex: responses, and ChatGPT's account endpoints.
 
-`server.py` puts the routes under chatgpt.com (a login's tokens) and api.openai.com (API keys).
-Deterministic answers: see `conversation.py`.
+`server.py` mounts it at chatgpt.com (login tokens) and api.openai.com (API keys). Answers are
+deterministic (`conversation.py`).
 """
 
 import json
@@ -15,13 +15,13 @@ from aiohttp import web
 
 from polydev.testing import prompt_script
 from polydev.testing.fake_providers.identity.accounts import Account
-from polydev.testing.fake_providers.models.base import Event, Model, json_object, refusal
+from polydev.testing.fake_providers.models.base import Event, ModelApi, json_object, refusal
 from polydev.testing.fake_providers.models.conversation import (
     Conversation,
-    own_words,
+    available_tools,
+    last_user_text,
     parts,
     plan_entries,
-    tools_among,
 )
 
 _TOOLS: dict[type[prompt_script.Tool], str] = {
@@ -30,7 +30,7 @@ _TOOLS: dict[type[prompt_script.Tool], str] = {
     prompt_script.Plan: "update_plan",
 }
 _CODE = "exec"
-"""Codex' one tool for a newer model: JavaScript that calls the others."""
+"""Codex's only tool with newer models: JavaScript that calls the others."""
 _CALLABLE = re.compile(r"^### `(\w+)`$", re.MULTILINE)
 _NEVER_ASKS = "Approval policy is currently never"
 _RESULTS = {"function_call_output", "custom_tool_call_output"}
@@ -41,10 +41,10 @@ _ADDED = re.compile(r"\s*<(environment_context|user_instructions|turn_aborted)\b
 class OpenAI:
     """Handlers."""
 
-    model: Model
+    model: ModelApi
 
     async def responses(self, request: web.Request) -> web.StreamResponse:
-        """POST /backend-api/codex/responses of ChatGPT, and /v1/responses of the API."""
+        """Handle /backend-api/codex/responses of ChatGPT, and /v1/responses of the API."""
         self._account(request)
         body = await json_object(request)
         asked = conversation(body)
@@ -54,8 +54,8 @@ class OpenAI:
         return await self.model.stream(request, _events(asked, body))
 
     async def no_websocket(self, request: web.Request) -> web.StreamResponse:
-        """Codex first asks for a websocket; 426 sends it to plain streaming at once."""
-        error = {"message": "websockets are not offered"}
+        """Answer 426, so that Codex falls back to plain streaming at once."""
+        error = {"message": "websockets are not supported"}
         return web.json_response({"error": error}, status=426)
 
     async def models(self, request: web.Request) -> web.StreamResponse:
@@ -83,29 +83,29 @@ class OpenAI:
     def _account(self, request: web.Request) -> Account:
         account = self.model.account(request, "openai")
         if account is None:
-            why = "the access token or key is not one that lives here"
-            error = {"type": "invalid_request_error", "code": "token_expired", "message": why}
+            reason = "the access token or API key is invalid"
+            error = {"type": "invalid_request_error", "code": "token_expired", "message": reason}
             raise refusal(web.HTTPUnauthorized, {"error": error})
         return account
 
 
 def conversation(body: dict[str, Any]) -> Conversation:
-    """What a request for a response asks."""
+    """Convert a responses request to a conversation."""
     prompt, results = "", list[str]()
     for item in parts(body.get("input")):
         if item.get("type") in _RESULTS:
             results.append(_result(item.get("output")))
         elif item.get("role") == "user":
             texts = [it.get("text") for it in parts(item.get("content"))]
-            words = own_words(it for it in texts if not _ADDED.match(str(it)))
+            words = last_user_text(it for it in texts if not _ADDED.match(str(it)))
             if words:
                 prompt, results = words, []
     names = set(_names(body))
-    return Conversation(prompt, tuple(results), tools_among(names, _TOOLS), bool(names))
+    return Conversation(prompt, tuple(results), available_tools(names, _TOOLS), bool(names))
 
 
 def _names(body: dict[str, Any]) -> Iterator[str]:
-    """Of all tools, those that can only be called from code included."""
+    """Yield the names of all tools, also of those callable only from code."""
     waiting = parts(body.get("tools"))
     for item in parts(body.get("input")):
         if item.get("type") == "additional_tools":
@@ -177,13 +177,13 @@ def _thought(item: dict[str, Any]) -> Iterable[Event]:
     where = {"item_id": item["id"], "output_index": 0, "summary_index": 0}
     empty = {"type": "summary_text", "text": ""}
     yield _named("response.reasoning_summary_part.added", **where, part=empty)
-    for word in prompt_script.words(item["summary"][0]["text"]):
+    for word in prompt_script.split_words(item["summary"][0]["text"]):
         yield _named("response.reasoning_summary_text.delta", **where, delta=word)
     yield _named("response.output_item.done", output_index=0, item=item)
 
 
 def _call(tool: prompt_script.Tool, asked: Conversation, body: dict[str, Any]) -> dict[str, Any]:
-    """The call of a tool, from code where there is code."""
+    """Build a tool call, from code if Codex uses code."""
     name, argument = asked.tools[type(tool)], _argument(tool, body)
     call = {"call_id": f"call_{secrets.token_hex(12)}"}
     if _CODE in set(_names(body)):
@@ -204,8 +204,8 @@ def _argument(tool: prompt_script.Tool, body: dict[str, Any]) -> dict[str, Any] 
         case prompt_script.Run(command):
             if _NEVER_ASKS in json.dumps(body.get("input")):
                 return {"cmd": command}
-            why = {"justification": "It was asked for. May it run?"}
-            return {"cmd": command, "sandbox_permissions": "require_escalated", **why}
+            reason = {"justification": "It was asked for. May it run?"}
+            return {"cmd": command, "sandbox_permissions": "require_escalated", **reason}
         case prompt_script.Plan():
             steps = [{"step": text, "status": status} for text, status in plan_entries(tool)]
             return {"plan": steps}

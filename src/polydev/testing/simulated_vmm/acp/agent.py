@@ -1,8 +1,8 @@
-"""The agent of a simulated CLI: the Agent Client Protocol on its standard input and output.
+"""The agent of a simulated CLI: the Agent Client Protocol on standard streams.
 
-`programs.py` runs it where a chat starts a CLI's agent. The prompt says what the agent does
-(`polydev.testing.prompt_script`). Sessions are stored in the simulated machine, so that a later
-agent can load them. Source: agentclientprotocol.com, protocol version 1.
+The prompt determines its actions (`polydev.testing.prompt_script`). Sessions are stored in the
+simulated machine, so that a later agent can load them. Source: agentclientprotocol.com, protocol
+version 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from polydev.testing.simulated_vmm.acp.session import Asking, Session
+from polydev.testing.simulated_vmm.acp.session import Session, TurnOptions
 from polydev.testing.simulated_vmm.acp.wire import Message, RpcError, Source, Wire
 
 PROTOCOL_VERSION = 1
@@ -26,7 +26,7 @@ _FOLDER = "root/.polydev-simulated/sessions"
 
 
 class AcpAgent:
-    """One running agent: answers its client's requests until its input ends."""
+    """A running agent: answers requests until its input ends."""
 
     def __init__(
         self,
@@ -42,34 +42,34 @@ class AcpAgent:
         self._answer_s = answer_s
         self._sessions: dict[str, Session] = {}
         self._turns: dict[str, asyncio.Task[str]] = {}
-        self._at_work: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, source: Source) -> int:
-        """Serve until the input ends; the exit code."""
+        """Serve until the input ends; return the exit code."""
         try:
             async for message in self._wire.messages(source):
                 task = asyncio.create_task(self._handle(message))
-                self._at_work.add(task)
-                task.add_done_callback(self._at_work.discard)
-                await asyncio.sleep(0)  # begin with it before the next is read
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                await asyncio.sleep(0)  # start the task before reading the next message
         finally:
-            for work in (*self._turns.values(), *self._at_work):
+            for work in (*self._turns.values(), *self._tasks):
                 work.cancel()
         return 0
 
     async def _handle(self, message: Message) -> None:
         if message.method is None:
-            self._wire.answered(message)
+            self._wire.resolve(message)
             return
         try:
-            result = await self._answer_to(message.method, message.params)
+            result = await self._dispatch(message.method, message.params)
         except RpcError as error:
             self._wire.refuse(message, error)
             return
         if message.id is not None:
             self._wire.reply(message, result)
 
-    async def _answer_to(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def _dispatch(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         known = {
             "session/new": self._new,
             "session/load": self._load,
@@ -90,24 +90,24 @@ class AcpAgent:
         self._require_login()
         session = Session(str(uuid.uuid4()), self._root, self._wire)
         self._sessions[session.session_id] = session
-        self._keep(session)
+        self._save(session)
         return {"sessionId": session.session_id, "modes": session.modes()}
 
     async def _load(self, params: dict[str, Any]) -> dict[str, Any]:
-        session = await self._kept(params)
+        session = await self._stored_session(params)
         session.replay()
         return {"modes": session.modes()}
 
     async def _resume(self, params: dict[str, Any]) -> dict[str, Any]:
-        return {"modes": (await self._kept(params)).modes()}
+        return {"modes": (await self._stored_session(params)).modes()}
 
-    async def _kept(self, params: dict[str, Any]) -> Session:
+    async def _stored_session(self, params: dict[str, Any]) -> Session:
         self._require_login()
         session_id = str(params.get("sessionId", ""))
         try:
             uuid.UUID(session_id)
-            kept = await asyncio.to_thread(self._path(session_id).read_text)
-            updates = json.loads(kept)
+            stored = await asyncio.to_thread(self._path(session_id).read_text)
+            updates = json.loads(stored)
         except (ValueError, OSError):
             raise RpcError(INVALID_PARAMS, "Invalid session identifier") from None
         session = Session(session_id, self._root, self._wire, updates)
@@ -118,10 +118,10 @@ class AcpAgent:
         self._require_login()
         session = self._session(params)
         if session.session_id in self._turns:
-            raise RpcError(INVALID_PARAMS, "A turn of this session is underway")
+            raise RpcError(INVALID_PARAMS, "A turn of this session is in progress")
         blocks = params.get("prompt")
         texts = [it.get("text", "") for it in blocks or () if isinstance(it, dict)]
-        turn = asyncio.create_task(session.turn("\n".join(texts), Asking(self._answer_s)))
+        turn = asyncio.create_task(session.turn("\n".join(texts), TurnOptions(self._answer_s)))
         self._turns[session.session_id] = turn
         try:
             return {"stopReason": await turn}
@@ -133,7 +133,7 @@ class AcpAgent:
             turn.cancel()
             self._turns.pop(session.session_id, None)
             with contextlib.suppress(OSError):
-                self._keep(session)
+                self._save(session)
 
     async def _set_mode(self, params: dict[str, Any]) -> dict[str, Any]:
         self._session(params).mode = str(params.get("modeId"))
@@ -158,8 +158,8 @@ class AcpAgent:
     def _path(self, session_id: str) -> Path:
         return self._root / _FOLDER / f"{session_id}.json"
 
-    def _keep(self, session: Session) -> None:
-        """In no thread: it would write on in the folder of a machine that is gone."""
+    def _save(self, session: Session) -> None:
+        """Write in no thread: it could outlive the machine's folder."""
         path = self._path(session.session_id)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_text(json.dumps(session.updates))

@@ -1,6 +1,6 @@
-"""One conversation with a simulated agent: its turns, told as the protocol's session updates.
+"""One conversation with a simulated agent, as the protocol's session updates.
 
-`acp_agent.py` makes it, and keeps what was told so that a later agent can tell it again.
+The agent stores the updates, so that a later agent can replay them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """How a turn goes: how long the model thinks before it answers, in seconds."""
+class TurnOptions:
+    """Parameters of a turn: the model's thinking time in seconds."""
 
     answer_s: float
 
 
 @dataclass
 class Session:
-    """A conversation; `updates` is all that was told in it."""
+    """A conversation; `updates` is everything sent in it."""
 
     session_id: str
     root: Path
@@ -49,69 +49,71 @@ class Session:
         return {"currentModeId": self.mode, "availableModes": available}
 
     def replay(self) -> None:
-        """Tell the whole conversation once more."""
+        """Send the whole conversation again."""
         for update in self.updates:
             self._send(update)
 
-    async def turn(self, prompt: str, asking: Asking) -> str:
-        """Do one turn; the reason why it stopped. Cancelled, it leaves what it told."""
+    async def turn(self, prompt: str, options: TurnOptions) -> str:
+        """Run one turn and return its stop reason; cancelled, it keeps its updates."""
         self.updates.append(_chunk("user_message_chunk", prompt))
-        script = prompt_script.script_of(prompt)
-        await asyncio.sleep(asking.answer_s)
+        script = prompt_script.parse(prompt)
+        await asyncio.sleep(options.answer_s)
         if script.failure:
             raise RpcError(_FAILED, script.failure)
         if script.thought:
-            self._tell(_chunk("agent_thought_chunk", script.thought))
+            self._update(_chunk("agent_thought_chunk", script.thought))
         results: list[str] = []
         for tool in script.tools:
-            said = await self._use(tool)
-            if said is None:
-                await self._say(prompt_script.words("You did not allow it, so it was left."), None)
+            output = await self._run_tool(tool)
+            if output is None:
+                await self._stream(
+                    prompt_script.split_words("You did not allow it, so I skipped it."), None
+                )
                 return "end_turn"
-            results.append(said)
-        await self._say(script.answer("You said:", results), script.pause_s)
+            results.append(output)
+        await self._stream(script.answer("You said:", results), script.pause_s)
         return "end_turn"
 
-    async def _say(self, pieces: Iterable[str], pause_s: float | None) -> None:
+    async def _stream(self, pieces: Iterable[str], pause_s: float | None) -> None:
         for piece in pieces:
-            self._tell(_chunk("agent_message_chunk", piece))
+            self._update(_chunk("agent_message_chunk", piece))
             await asyncio.sleep(pause_s or 0)
 
-    async def _use(self, tool: prompt_script.Tool) -> str | None:
-        """Use a tool, once it is allowed; what it said, None if it was not."""
+    async def _run_tool(self, tool: prompt_script.Tool) -> str | None:
+        """Run a tool if permitted; return its output, or None."""
         if isinstance(tool, prompt_script.Plan):
-            self._tell(_plan(tool))
-            return "the plan is told"
+            self._update(_plan(tool))
+            return "the plan is reported"
         call = _call_of(tool)
-        self._tell({"sessionUpdate": "tool_call", **call, "status": "pending"})
-        if not await self._may(call):
+        self._update({"sessionUpdate": "tool_call", **call, "status": "pending"})
+        if not await self._is_allowed(call):
             self._progress(call, "failed")
             return None
         self._progress(call, "in_progress")
         try:
-            said = await asyncio.to_thread(self._do, tool)
+            output = await asyncio.to_thread(self._perform, tool)
         except OSError as error:
             self._progress(call, "failed")
             return f"It failed: {error.strerror}"
-        text = {"type": "content", "content": {"type": "text", "text": said}}
+        text = {"type": "content", "content": {"type": "text", "text": output}}
         content = call["content"] if isinstance(tool, prompt_script.Write) else [text]
         self._progress(call, "completed", content=content)
-        return said
+        return output
 
-    async def _may(self, call: dict[str, Any]) -> bool:
+    async def _is_allowed(self, call: dict[str, Any]) -> bool:
         if call["kind"] in self._always:
             return True
         options = [{"optionId": it, "name": name, "kind": it} for it, name in _OPTIONS]
-        asked = {"sessionId": self.session_id, "toolCall": call, "options": options}
-        answer = await self.wire.ask("session/request_permission", asked)
+        params = {"sessionId": self.session_id, "toolCall": call, "options": options}
+        answer = await self.wire.request("session/request_permission", params)
         outcome = answer.get("outcome") if isinstance(answer, dict) else None
         chosen = outcome.get("optionId") if isinstance(outcome, dict) else None
         if chosen == "allow_always":
             self._always.add(call["kind"])
         return chosen in {"allow_once", "allow_always"}
 
-    def _do(self, tool: prompt_script.Write | prompt_script.Run) -> str:
-        """Files are written in the simulated machine; commands are only told of."""
+    def _perform(self, tool: prompt_script.Write | prompt_script.Run) -> str:
+        """Write files in the simulated machine; commands are only echoed."""
         if isinstance(tool, prompt_script.Run):
             return f"$ {tool.command}\n(a simulated machine runs no commands)"
         place = self.root / _absolute(tool.path).lstrip("/")
@@ -121,9 +123,9 @@ class Session:
 
     def _progress(self, call: dict[str, Any], status: str, **more: Any) -> None:
         update = {"sessionUpdate": "tool_call_update", "toolCallId": call["toolCallId"]}
-        self._tell({**update, "status": status, **more})
+        self._update({**update, "status": status, **more})
 
-    def _tell(self, update: dict[str, Any]) -> None:
+    def _update(self, update: dict[str, Any]) -> None:
         self.updates.append(update)
         self._send(update)
 
@@ -171,5 +173,5 @@ def _call_of(tool: prompt_script.Write | prompt_script.Run) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    """A path in the machine, without a way out of it."""
+    """Resolve a path in the machine; it cannot leave the root."""
     return posixpath.normpath(posixpath.join("/", _HOME.lstrip("/"), path))

@@ -1,7 +1,6 @@
-"""JSON-RPC 2.0, one message a line, as the Agent Client Protocol has it on standard streams.
+"""JSON-RPC 2.0 with one message a line, as the Agent Client Protocol uses it.
 
-Used by the simulated agent and its sessions. Lines are bounded; those that are no message are
-passed over.
+Lines are bounded; invalid messages are skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _CHUNK = 64 * 1024
 
 
 class RpcError(Exception):
-    """A request is refused."""
+    """A refused request."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -25,20 +24,20 @@ class RpcError(Exception):
 
 
 class Source(Protocol):
-    """What an agent reads."""
+    """An agent's input."""
 
     async def read(self, n: int = -1) -> bytes: ...
 
 
 class Sink(Protocol):
-    """Where an agent prints."""
+    """An agent's output."""
 
     def write(self, data: bytes) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A request (method and id), a notification (method) or an answer (id)."""
+    """A request (method and id), a notification (method) or a response (id)."""
 
     method: str | None
     id: int | str | None
@@ -48,14 +47,14 @@ class Message:
 
 @dataclass
 class Wire:
-    """The client's end: what is said to it, and what it is asked."""
+    """The connection to the client: outgoing messages and pending requests."""
 
     sink: Sink
     _next_id: int = 0
-    _asked: dict[int | str, asyncio.Future[object]] = field(default_factory=dict)
+    _pending: dict[int | str, asyncio.Future[object]] = field(default_factory=dict)
 
     async def messages(self, source: Source) -> AsyncIterator[Message]:
-        """What the client says, until its end."""
+        """Yield the client's messages until the end."""
         rest = b""
         while data := await source.read(_CHUNK):
             *lines, rest = (rest + data).split(b"\n")
@@ -66,22 +65,22 @@ class Wire:
                     yield message
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
-        """Tell the client something."""
+        """Send a notification to the client."""
         self._send({"method": method, "params": params})
 
-    async def ask(self, method: str, params: dict[str, Any]) -> object:
-        """Ask the client something; its result, None if it answers with an error."""
+    async def request(self, method: str, params: dict[str, Any]) -> object:
+        """Send a request to the client; return its result, or None on an error."""
         self._next_id += 1
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._asked[self._next_id] = answer
+        self._pending[self._next_id] = answer
         self._send({"id": self._next_id, "method": method, "params": params})
         return await answer
 
-    def answered(self, message: Message) -> None:
-        """The client's answer to what it was asked."""
-        asked = self._asked.pop(message.id, None) if message.id is not None else None
-        if asked is not None and not asked.done():
-            asked.set_result(message.result)
+    def resolve(self, message: Message) -> None:
+        """Complete a pending request with the client's response."""
+        pending = self._pending.pop(message.id, None) if message.id is not None else None
+        if pending is not None and not pending.done():
+            pending.set_result(message.result)
 
     def reply(self, message: Message, result: dict[str, Any]) -> None:
         self._send({"id": message.id, "result": result})

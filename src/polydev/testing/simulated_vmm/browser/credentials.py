@@ -1,6 +1,6 @@
-"""Made-up logins: the URLs that CLIs would print and the credentials that they would write.
+"""Simulated logins: authorization URLs and credentials in the real CLIs' formats.
 
-`browser_service.py` hands them out. They have the real ones' shapes and open nothing anywhere.
+They give access to nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DAY_S = 24 * _HOUR_S
 
 @dataclass(frozen=True, slots=True)
 class SimulatedLogin:
-    """What a simulated login of one provider gives."""
+    """URL and credentials of one provider's simulated login."""
 
     authorize: str
     client_id: str

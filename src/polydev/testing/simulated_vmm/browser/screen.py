@@ -1,8 +1,8 @@
-"""The screen of a simulated browser machine: a VNC server with a picture of a sign-in form.
+"""The screen of a simulated browser machine: a VNC server with a sign-in form.
 
-`machine.py` connects forwarded ports to it, so no socket listens anywhere. It speaks as much of RFB
-3.8 (RFC 6143) as noVNC and the tests need: no password, one pixel format, raw rectangles. What was
-clicked, typed and pasted stands in the machine's `/tmp/screen.jsonl`; Enter hands the form in.
+Forwarded ports connect to it directly, so that no socket listens. It implements as much of RFB 3.8
+(RFC 6143) as noVNC and the tests need: no password, one pixel format, raw rectangles. Clicks, keys
+and pasted text are recorded in the machine's `/tmp/screen.jsonl`; Enter submits the form.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SCREEN_PORT = 5900
-HEARD = Path("tmp/screen.jsonl")
+EVENT_LOG = Path("tmp/screen.jsonl")
 """In the machine's filesystem."""
 
 WIDTH, HEIGHT = 640, 400
 _NAME = b"simulated browser machine"
 _VERSION = b"RFB 003.008\n"
 _FORMAT = struct.pack("!BBBBHHHBBBxxx", 32, 24, 0, 1, 255, 255, 255, 0, 8, 16)
-"""Red, green, blue and a byte of nothing; what noVNC asks for, too."""
+"""Red, green, blue and a padding byte; noVNC requests the same."""
 _ENTER = (0xFF0D, 0xFF8D)
 _MAX_PASTED = 64 * 1024
 _MAX_ENCODINGS = 256
@@ -53,11 +53,11 @@ _ALL = Box(0, 0, WIDTH, HEIGHT)
 
 
 class Screen:
-    """One machine's screen; any number of people may look at it at a time."""
+    """One machine's screen, for any number of viewers."""
 
     def __init__(self, root: Path, enter: Callable[[], Awaitable[None]]) -> None:
-        """`root` is the machine's filesystem; `enter` is what the form does."""
-        self._heard = root / HEARD
+        """`root` is the machine's filesystem; `enter` submits the form."""
+        self._event_log = root / EVENT_LOG
         self._enter = enter
         self._pixels = bytearray(_PAPER * (WIDTH * HEIGHT))
         self._typed = 0
@@ -73,11 +73,11 @@ class Screen:
             self._fill(box, colour)
 
     def move(self, root: Path) -> None:
-        """The machine's filesystem is elsewhere from now on."""
-        self._heard = root / HEARD
+        """Switch to another root folder."""
+        self._event_log = root / EVENT_LOG
 
     async def open_connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the server, as if its port had been dialled."""
+        """Connect to the server, as if through its port."""
         ours, theirs = socket.socketpair()
         task = asyncio.create_task(self._serve(theirs))
         self._viewers.add(task)
@@ -85,22 +85,22 @@ class Screen:
         return await asyncio.open_connection(sock=ours)
 
     async def close(self) -> None:
-        """End everybody's connection."""
+        """Close all connections."""
         for task in tuple(self._viewers):
             task.cancel()
         await asyncio.gather(*self._viewers, return_exceptions=True)
 
     def pixels(self, box: Box) -> bytes:
-        """A rectangle, row by row."""
+        """Return a rectangle's pixels, row by row."""
         rows = range(box.y, box.y + box.height)
         starts = ((row * WIDTH + box.x) * _PIXEL_BYTES for row in rows)
         return b"".join(self._pixels[it : it + box.width * _PIXEL_BYTES] for it in starts)
 
     async def key(self, keysym: int, *, is_down: bool) -> None:
-        """A key went down or up."""
+        """Handle a key press or release."""
         if not is_down:
             return
-        self._note({"key": keysym})
+        self._record({"key": keysym})
         if keysym in _ENTER:
             await self._enter()
         elif self._typed < (_FIELD_AT.width - 16) // 10:
@@ -109,13 +109,13 @@ class Screen:
             self._draw(at, _INK)
 
     def click(self, x: int, y: int) -> None:
-        """The left button went down there."""
-        self._note({"click": [x, y]})
+        """Handle a click with the left button."""
+        self._record({"click": [x, y]})
         self._draw(Box(max(0, min(x, WIDTH - 6)), max(0, min(y, HEIGHT - 6)), 6, 6), _INK)
 
     def paste(self, text: str) -> None:
-        """Somebody's clipboard."""
-        self._note({"pasted": text})
+        """Handle pasted text."""
+        self._record({"pasted": text})
 
     async def _serve(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=sock)
@@ -127,8 +127,8 @@ class Screen:
         self._changed.discard(changed)
         writer.close()
 
-    def _note(self, what: dict[str, Any]) -> None:
-        with self._heard.open("a", encoding="utf-8") as file:
+    def _record(self, what: dict[str, Any]) -> None:
+        with self._event_log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(what) + "\n")
 
     def _draw(self, box: Box, colour: bytes) -> None:
@@ -143,7 +143,7 @@ class Screen:
 
 
 class _Viewer:
-    """One connection. Raises, from all of it: EOFError, ValueError for what is not understood."""
+    """One connection. All methods raise EOFError, and ValueError for invalid messages."""
 
     def __init__(
         self,
@@ -160,20 +160,20 @@ class _Viewer:
         self._buttons = 0
 
     async def serve(self) -> None:
-        await self._shake_hands()
-        telling = asyncio.create_task(self._tell_changes())
+        await self._handshake()
+        sending = asyncio.create_task(self._send_updates())
         try:
             while True:
-                await self._hear(await self._read("!B"))
+                await self._handle(await self._read("!B"))
         finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
 
-    async def _shake_hands(self) -> None:
+    async def _handshake(self) -> None:
         self._writer.write(_VERSION)
         if await self._reader.readexactly(len(_VERSION)) != _VERSION:
             raise ValueError("another version of RFB")
-        self._writer.write(bytes([1, 1]))  # one way to prove who one is: none
+        self._writer.write(bytes([1, 1]))  # one security type: none
         await self._read("!B")
         self._writer.write(struct.pack("!I", 0))
         await self._read("!B")
@@ -181,7 +181,7 @@ class _Viewer:
         self._writer.write(size + _FORMAT + struct.pack("!I", len(_NAME)) + _NAME)
         await self._writer.drain()
 
-    async def _hear(self, message: tuple[int, ...]) -> None:
+    async def _handle(self, message: tuple[int, ...]) -> None:
         match message[0]:
             case 0:
                 await self._read("!3x")
@@ -213,7 +213,7 @@ class _Viewer:
             case other:
                 raise ValueError(f"message {other}")
 
-    async def _tell_changes(self) -> None:
+    async def _send_updates(self) -> None:
         while True:
             await self._wanted.wait()
             box = await self._changed.get()

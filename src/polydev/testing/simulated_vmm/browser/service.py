@@ -1,7 +1,7 @@
-"""The browser service of a simulated browser machine: the same HTTP API, logins that do themselves.
+"""The browser service of a simulated browser machine; its logins complete themselves.
 
-`machine.py` connects forwarded ports to it, so no socket listens anywhere. The API is SPEC section
-5's, with the answers that `guest/browser_service/api.py` gives.
+Forwarded ports connect to it directly, so that no socket listens. It serves the same HTTP API, with
+the same responses, as `guest/browser_service/api.py`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SERVICE_PORT = 8080
 _LONGEST_WAIT_S = 55.0
 _BODY_BYTES = 64 * 1024
 _SHUTDOWN_S = 0.05
-"""A machine that ends does not wait for who still asks something; 0 would be for ever."""
+"""Pending requests do not delay a machine's end; 0 would mean forever."""
 _ENDS = frozenset({"ready", "failed"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _Session:
-    """One login: its step, and what wakes whoever waits for the next."""
+    """One login: its step, and a condition that signals changes."""
 
     def __init__(self, session_id: str, provider: str, login: SimulatedLogin) -> None:
         self.session_id = session_id
@@ -54,14 +54,14 @@ class _Session:
         async with self._changed:
             self._changed.notify_all()
 
-    async def until(self, claim: Callable[[], bool], wait_s: float) -> None:
+    async def wait_until(self, claim: Callable[[], bool], wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s), self._changed:
                 await self._changed.wait_for(claim)
 
     @property
     def reason(self) -> str | None:
-        return "the simulated login was told to fail" if self.step == "failed" else None
+        return "the simulation makes this login fail" if self.step == "failed" else None
 
     def state(self) -> dict[str, Any]:
         return {
@@ -87,7 +87,7 @@ class BrowserService:
         self._runner: web.AppRunner | None = None
 
     async def open_connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the service, as if its port had been dialled."""
+        """Connect to the service, as if through its port."""
         if self._runner is None:
             self._runner = web.AppRunner(
                 self._application(), access_log=None, shutdown_timeout=_SHUTDOWN_S
@@ -100,8 +100,8 @@ class BrowserService:
         await asyncio.get_running_loop().connect_accepted_socket(server, theirs)
         return await asyncio.open_connection(sock=ours)
 
-    async def hand_in(self) -> None:
-        """The person logs in on the machine's screen."""
+    async def complete_login(self) -> None:
+        """Complete the login, as the user does on the screen."""
         if self._session is not None:
             await self._session.end(LoginEnd.CREDENTIALS)
 
@@ -160,7 +160,7 @@ class BrowserService:
             await session.end(self._simulation.login_end)
 
     async def _oauth_url(self, request: web.Request) -> web.StreamResponse:
-        session = self._session_of(request)
+        session = self._session_for(request)
         return web.json_response(
             {
                 "url": session.url,
@@ -170,8 +170,8 @@ class BrowserService:
         )
 
     async def _credentials(self, request: web.Request) -> web.StreamResponse:
-        session = self._session_of(request)
-        await session.until(lambda: session.step in _ENDS, _wait_s(request))
+        session = self._session_for(request)
+        await session.wait_until(lambda: session.step in _ENDS, _wait_s(request))
         return web.json_response(
             {
                 "ready": session.step == "ready",
@@ -183,7 +183,7 @@ class BrowserService:
         )
 
     async def _input(self, request: web.Request) -> web.StreamResponse:
-        session, body = self._session_of(request), await _json_object(request)
+        session, body = self._session_for(request), await _json_object(request)
         if len([name for name in ("code", "callbackUrl") if body.get(name)]) != 1:
             return _problem(422, "invalid_input", "give either code or callbackUrl, as text")
         if session.step in _ENDS:
@@ -194,12 +194,12 @@ class BrowserService:
         return web.json_response({"accepted": True}, status=202)
 
     async def _state(self, request: web.Request) -> web.StreamResponse:
-        session = self._session_of(request)
+        session = self._session_for(request)
         after = int(request.query.get("after", "-1"))
-        await session.until(lambda: session.version > after, _wait_s(request))
+        await session.wait_until(lambda: session.version > after, _wait_s(request))
         return web.json_response(session.state())
 
-    def _session_of(self, request: web.Request) -> _Session:
+    def _session_for(self, request: web.Request) -> _Session:
         if self._session is None or self._session.provider != request.match_info["provider"]:
             raise web.HTTPNotFound(reason="no login of this provider was started")
         return self._session

@@ -1,7 +1,7 @@
-"""Whether a simulated CLI counts itself logged in: by the files that the real one looks at.
+"""Login status of simulated CLIs, from the files that the real ones read.
 
-`programs.py` asks. A login or an API key will do, and where both stand the settings decide, as
-with the real CLIs. No file's content is checked any further.
+A login or an API key suffices; if both exist, the settings decide, as with the real CLIs. File
+contents are not checked any further.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _GEMINI_SETTINGS = "root/.gemini/settings.json"
 
 
 def is_logged_in(root: Path, login: str) -> bool:
-    """Whether the CLI whose login is that file counts itself logged in."""
+    """Return True if the CLI with that credentials file counts as logged in."""
     if login == CLAUDE and _settings(root, _CLAUDE_SETTINGS).get("apiKeyHelper"):
-        return _holds(root, _CLAUDE_KEY)
+        return _contains(root, _CLAUDE_KEY)
     if login == GEMINI:
         auth = _settings(root, _GEMINI_SETTINGS).get("security", {}).get("auth", {})
         if auth.get("selectedType") == "gemini-api-key":
-            return _holds(root, _GEMINI_KEY, b"GEMINI_API_KEY=")
-    return _holds(root, login)
+            return _contains(root, _GEMINI_KEY, b"GEMINI_API_KEY=")
+    return _contains(root, login)
 
 
-def _holds(root: Path, path: str, what: bytes = b"") -> bool:
-    """A CLI that finds nothing in its file is not logged in."""
+def _contains(root: Path, path: str, what: bytes = b"") -> bool:
+    """Return True if the file is not empty and contains `what`."""
     file = root / path
     return file.is_file() and file.stat().st_size > 0 and what in file.read_bytes()
 

@@ -1,7 +1,7 @@
-"""The few programs of a simulated machine, and the shell line that starts them.
+"""The programs of a simulated machine, and the parser of their shell lines.
 
-`machine.py` gives each SSH session to `Programs.run`. The CLIs' answers have the form of the real
-ones'; who is logged in is told by the credentials file alone, as with them.
+`machine.py` passes each SSH session to `Programs.run`. The CLIs' output has the real format; as
+with them, the credentials file alone determines who is logged in.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from polydev.testing.simulated_vmm.programs.server_process import ServerProcess
 from polydev.testing.simulated_vmm.programs.terminals import (
     TERMINAL,
     Terminals,
+    parse_zeros,
     print_zeros,
-    zeros_of,
 )
 from polydev.testing.simulated_vmm.simulation import Simulation
 
 _AWAKE = "polydev-awake"
-"""`awakening.AWAKE`, which this room must not import."""
+"""Name of the script in `machines/guest_resume.py`, which is not imported here."""
 _SETTLE, _FIRST_PAINT, _RENEW = "polydev-settle", "polydev-first-paint", "polydev-renew"
-"""`warm/guest.py`'s, likewise."""
+"""Names of the scripts in `warm_pool/guest_scripts.py`, likewise."""
 _SEED_BYTES, _CONFIG_BYTES = 64, 1024 * 1024
 _CHUNK = 64 * 1024
 _PROMPT_BYTES = 1024 * 1024
@@ -44,14 +44,14 @@ _SIGNALLED = 128
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a shell line asks for."""
+    """A parsed shell line."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
 
 
 def parsed(line: str) -> Command:
-    """A line that the channel made (process.command_line), taken apart again."""
+    """Parse a shell line of the channel (`remote_process.command_line`)."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";&")
     lexer.whitespace_split = True
     words, env = list(lexer), {}
@@ -79,7 +79,7 @@ class Programs:
         power_off: Callable[[], None],
         renew: Callable[[bytes], None],
     ) -> None:
-        """`renew`: makes the machine that of another config drive."""
+        """`renew` applies another config drive to the machine."""
         self._root = root
         self._simulation = simulation
         self._power_off = power_off
@@ -88,7 +88,7 @@ class Programs:
         self._terminals = Terminals()
 
     def move(self, root: Path) -> None:
-        """Its filesystem is elsewhere from now on."""
+        """Switch to another root folder."""
         self._root = root
 
     async def run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -96,7 +96,7 @@ class Programs:
         await self.serve(parsed(process.command or ""), process)
 
     async def serve(self, command: Command, process: ServerProcess) -> None:
-        """Run a program, or say that there is none of that name."""
+        """Run a program, or report that it does not exist."""
         work = asyncio.ensure_future(self._program(command)(process))
         name = command.env.get(RUN_ID, "")
         self._running[name] = (process, work)
@@ -117,13 +117,13 @@ class Programs:
             return lambda process: self._signal(argv[4], argv[-1])
         if argv[:2] == ("sh", "-c") and argv[3:4] == (TERMINAL,):
             return lambda process: self._terminals.attach(argv[4], process)
-        if argv[:2] == ("sh", "-c") and (printed := zeros_of(argv[2])) is not None:
+        if argv[:2] == ("sh", "-c") and (printed := parse_zeros(argv[2])) is not None:
             return lambda process: print_zeros(printed, process)
         if (script := self._script(argv)) is not None:
             return script
         if argv[:1] == ("sleep",) and len(argv) == 2:
             return lambda process: _sleep(float(argv[1]))
-        known: dict[tuple[str, ...], Callable[[ServerProcess], Awaitable[int]]] = {
+        programs: dict[tuple[str, ...], Callable[[ServerProcess], Awaitable[int]]] = {
             ("true",): _true,
             ("sync",): _true,
             ("poweroff",): _true,
@@ -139,18 +139,18 @@ class Programs:
             ("claude", "-p"): self._claude_turn,
         }
         return next(
-            (run for words, run in known.items() if argv[: len(words)] == words), _not_found
+            (run for words, run in programs.items() if argv[: len(words)] == words), _not_found
         )
 
     def _script(self, argv: tuple[str, ...]) -> Callable[[ServerProcess], Awaitable[int]] | None:
-        """What the host sends along as a script (`guest/`), by the name that it gives it."""
-        known: dict[str, Callable[[ServerProcess], Awaitable[int]]] = {
-            _AWAKE: self._awake,
+        """Find a script that the host sends (`guest/`), by its name."""
+        programs: dict[str, Callable[[ServerProcess], Awaitable[int]]] = {
+            _AWAKE: self._resume_guest,
             _SETTLE: self._settle,
             _FIRST_PAINT: _true,
             _RENEW: self._renew,
         }
-        return next((known[word] for word in argv[3:5] if word in known), None)
+        return next((programs[word] for word in argv[3:5] if word in programs), None)
 
     async def _signal(self, name: str, run: str) -> int:
         if run in self._running:
@@ -159,52 +159,52 @@ class Programs:
             work.cancel()
         return 0
 
-    async def _awake(self, process: ServerProcess) -> int:
-        """As guest/after_resume.sh does it, as far as a machine without a clock can."""
+    async def _resume_guest(self, process: ServerProcess) -> int:
+        """Act like guest/after_resume.sh, as far as possible without a clock."""
         process.stdout.write(b"ready\n")
-        told = await process.stdin.read()
-        (self._root / "run" / "awake_since").write_bytes(told[_SEED_BYTES:] + b"\n")
+        received = await process.stdin.read()
+        (self._root / "run" / "awake_since").write_bytes(received[_SEED_BYTES:] + b"\n")
         return 0
 
     async def _settle(self, process: ServerProcess) -> int:
-        """As guest/warm/settle.sh: its browser is up once it has had the time for that."""
+        """Act like guest/warm/settle.sh: wait for the browser."""
         await asyncio.sleep(self._simulation.browser_s)
         return 0
 
     async def _renew(self, process: ServerProcess) -> int:
-        """As guest/warm/renew.pl, as far as a machine without a network can."""
+        """Act like guest/warm/renew.pl, as far as possible without a network."""
         process.stdout.write(b"ready\n")
-        given = b""
-        while (data := await process.stdin.read(_CHUNK)) and len(given) < _CONFIG_BYTES:
-            given += data
+        received = b""
+        while (data := await process.stdin.read(_CHUNK)) and len(received) < _CONFIG_BYTES:
+            received += data
         await asyncio.sleep(self._simulation.renew_s)
         if not self._simulation.renews:
-            process.stderr.write(b"it does not renew itself\n")
+            process.stderr.write(b"the simulation makes the renewal fail\n")
             return 1
-        self._renew_with(given[_SEED_BYTES:].partition(b"\n")[2])
+        self._renew_with(received[_SEED_BYTES:].partition(b"\n")[2])
         return 0
 
     async def _codex_status(self, process: ServerProcess) -> int:
-        is_in = self._has(login_status.CODEX)
-        process.stderr.write(b"Logged in using ChatGPT\n" if is_in else b"Not logged in\n")
-        return 0 if is_in else 1
+        logged_in = self._is_logged_in(login_status.CODEX)
+        process.stderr.write(b"Logged in using ChatGPT\n" if logged_in else b"Not logged in\n")
+        return 0 if logged_in else 1
 
     async def _claude_status(self, process: ServerProcess) -> int:
-        is_in = self._has(login_status.CLAUDE)
-        method = "claude.ai" if is_in else "none"
-        _print_json(process, {"loggedIn": is_in, "authMethod": method})
-        return 0 if is_in else 1
+        logged_in = self._is_logged_in(login_status.CLAUDE)
+        method = "claude.ai" if logged_in else "none"
+        _print_json(process, {"loggedIn": logged_in, "authMethod": method})
+        return 0 if logged_in else 1
 
     async def _gemini_status(self, process: ServerProcess) -> int:
-        is_in = self._has(login_status.GEMINI)
-        process.stdout.write(b"Logged in\n" if is_in else b"Not logged in\n")
-        return 0 if is_in else 1
+        logged_in = self._is_logged_in(login_status.GEMINI)
+        process.stdout.write(b"Logged in\n" if logged_in else b"Not logged in\n")
+        return 0 if logged_in else 1
 
     async def _agent(self, process: ServerProcess, login: str) -> int:
         agent = AcpAgent(
             self._root,
             Wire(process.stdout),
-            is_logged_in=lambda: self._has(login),
+            is_logged_in=lambda: self._is_logged_in(login),
             answer_s=self._simulation.answer_s,
         )
         return await agent.run(process.stdin)
@@ -213,7 +213,7 @@ class Programs:
         prompt = await self._prompt(process)
         _print_json(process, {"type": "thread.started", "thread_id": str(uuid.uuid4())})
         _print_json(process, {"type": "turn.started"})
-        if not self._has(login_status.CODEX):
+        if not self._is_logged_in(login_status.CODEX):
             error = {"message": "unexpected status 401 Unauthorized"}
             _print_json(process, {"type": "turn.failed", "error": error})
             return 1
@@ -227,22 +227,22 @@ class Programs:
         prompt = await self._prompt(process)
         session = {"session_id": str(uuid.uuid4())}
         _print_json(process, {"type": "system", "subtype": "init", **session})
-        is_in = self._has(login_status.CLAUDE)
-        text = _answer(prompt) if is_in else "Not logged in · Please run /login"
-        if is_in:
+        logged_in = self._is_logged_in(login_status.CLAUDE)
+        text = _answer(prompt) if logged_in else "Not logged in · Please run /login"
+        if logged_in:
             delta = {"type": "text_delta", "text": text}
             event = {"type": "content_block_delta", "index": 0, "delta": delta}
             _print_json(process, {"type": "stream_event", "event": event, **session})
         message = {"role": "assistant", "content": [{"type": "text", "text": text}]}
         _print_json(process, {"type": "assistant", "message": message, **session})
-        result = {"type": "result", "subtype": "success", "is_error": not is_in, "result": text}
+        result = {"type": "result", "subtype": "success", "is_error": not logged_in, "result": text}
         _print_json(process, {**result, **session})
-        return 0 if is_in else 1
+        return 0 if logged_in else 1
 
     async def _gemini_turn(self, process: ServerProcess) -> int:
         prompt = await self._prompt(process)
         _print_json(process, {"type": "init", "session_id": str(uuid.uuid4()), "model": "auto"})
-        if not self._has(login_status.GEMINI):
+        if not self._is_logged_in(login_status.GEMINI):
             error = {"type": "FatalAuthenticationError", "message": "Please set an Auth method"}
             _print_json(process, {"type": "result", "status": "error", "error": error})
             return _GEMINI_NOT_LOGGED_IN
@@ -258,7 +258,7 @@ class Programs:
         await asyncio.sleep(self._simulation.answer_s)
         return prompt.decode(errors="replace").strip()
 
-    def _has(self, login: str) -> bool:
+    def _is_logged_in(self, login: str) -> bool:
         return login_status.is_logged_in(self._root, login)
 
 

@@ -1,4 +1,4 @@
-"""A program's view of itself in a simulated machine: its streams and its exit."""
+"""A program's own side of its process in a simulated machine: streams and exit."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Protocol
 
 
 class Sink(Protocol):
-    """Where a program prints."""
+    """A program's output."""
 
     def write(self, data: bytes) -> None: ...
     async def drain(self) -> None: ...
 
 
 class Source(Protocol):
-    """What a program reads."""
+    """A program's input."""
 
     async def read(self, n: int = -1) -> bytes: ...
 
 
 class ServerProcess(Protocol):
-    """What a program sees of itself: asyncssh's SSHServerProcess, or direct.py's."""
+    """Implemented by asyncssh's SSHServerProcess and by `direct_channel.py`."""
 
     @property
     def stdin(self) -> Source: ...

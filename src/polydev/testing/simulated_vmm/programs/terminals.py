@@ -1,8 +1,8 @@
-"""The terminals of a simulated machine: a few words of a shell, which outlive their connections.
+"""Terminals of a simulated machine: a minimal shell that outlives its connections.
 
-`programs.py` runs one where a person's terminal would run tmux. Whoever attaches is told first what
-it has printed, as there. It knows `echo`, `stty size`, `exit`, and a program that prints as much as
-it is told, for measuring the way to it.
+It replaces the tmux of a user's terminal: a new connection first gets the previous output. It knows
+`echo`, `stty size`, `exit`, and a program that prints any amount of data, for throughput
+measurements.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import asyncssh
 from polydev.testing.simulated_vmm.programs.server_process import ServerProcess
 
 TERMINAL = "polydev-terminal"
-"""What the program of a person's terminal is called: `$0` of its script."""
+"""`$0` of the script that starts a user's terminal."""
 _PROMPT = b"$ "
-_KEPT_BYTES = 256 * 1024
+_OUTPUT_BYTES = 256 * 1024
 _CHUNK = 32 * 1024
 _LINE_BYTES = 4096
 _ZEROS = re.compile(r"head -c (\d{1,10}) /dev/zero \| base64")
@@ -28,14 +28,14 @@ _ETX, _EOT, _BACKSPACE = 0x03, 0x04, 0x7F
 
 @dataclass
 class _Terminal:
-    kept: bytearray = field(default_factory=bytearray)
+    output: bytearray = field(default_factory=bytearray)
     line: bytearray = field(default_factory=bytearray)
     attached: list[ServerProcess] = field(default_factory=list)
     has_ended: bool = False
 
-    async def say(self, data: bytes) -> None:
-        self.kept += data
-        del self.kept[:-_KEPT_BYTES]
+    async def write(self, data: bytes) -> None:
+        self.output += data
+        del self.output[:-_OUTPUT_BYTES]
         for process in tuple(self.attached):
             with contextlib.suppress(OSError, asyncssh.Error):
                 process.stdout.write(data)
@@ -49,66 +49,68 @@ class Terminals:
         self._open: dict[str, _Terminal] = {}
 
     async def attach(self, name: str, process: ServerProcess) -> int:
-        """Show a terminal, and take what is typed, until it ends or whoever attached goes."""
+        """Show a terminal and handle keys, until it ends or the client disconnects."""
         terminal = self._open.get(name)
         if terminal is None:
-            terminal = self._open[name] = _Terminal(kept=bytearray(_PROMPT))
-        process.stdout.write(bytes(terminal.kept))
+            terminal = self._open[name] = _Terminal(output=bytearray(_PROMPT))
+        process.stdout.write(bytes(terminal.output))
         terminal.attached.append(process)
         try:
-            while not terminal.has_ended and (typed := await _typed(process)):
+            while not terminal.has_ended and (typed := await _read_keys(process)):
                 for key in typed:
-                    await self._take(terminal, key, process)
+                    await self._handle_key(terminal, key, process)
         finally:
             terminal.attached.remove(process)
             if terminal.has_ended:
                 self._open.pop(name, None)
         return 0
 
-    async def _take(self, terminal: _Terminal, key: int, process: ServerProcess) -> None:
+    async def _handle_key(self, terminal: _Terminal, key: int, process: ServerProcess) -> None:
         if key in b"\r\n":
             line, terminal.line = terminal.line.decode(errors="replace"), bytearray()
-            await terminal.say(b"\r\n")
+            await terminal.write(b"\r\n")
             await self._run(terminal, line.strip(), process)
             if not terminal.has_ended:
-                await terminal.say(_PROMPT)
+                await terminal.write(_PROMPT)
         elif key == _ETX:
             terminal.line.clear()
-            await terminal.say(b"^C\r\n" + _PROMPT)
+            await terminal.write(b"^C\r\n" + _PROMPT)
         elif key == _EOT and not terminal.line:
             terminal.has_ended = True
         elif key == _BACKSPACE:
             if terminal.line:
                 terminal.line.pop()
-                await terminal.say(b"\b \b")
+                await terminal.write(b"\b \b")
         elif len(terminal.line) < _LINE_BYTES:
             terminal.line.append(key)
-            await terminal.say(bytes([key]))
+            await terminal.write(bytes([key]))
 
     async def _run(self, terminal: _Terminal, line: str, process: ServerProcess) -> None:
         word, _, rest = line.partition(" ")
         if word == "exit":
             terminal.has_ended = True
         elif word == "echo":
-            await terminal.say(rest.encode() + b"\r\n")
+            await terminal.write(rest.encode() + b"\r\n")
         elif line == "stty size" and isinstance(process, asyncssh.SSHServerProcess):
             columns, rows, _, _ = process.term_size
-            await terminal.say(f"{rows} {columns}\r\n".encode())
-        elif (count := zeros_of(line)) is not None:
+            await terminal.write(f"{rows} {columns}\r\n".encode())
+        elif (count := parse_zeros(line)) is not None:
             for piece in base64_of_zeros(count):
-                await terminal.say(piece)
+                await terminal.write(piece)
         elif word:
-            await terminal.say(f"sh: {word}: not found\r\n".encode())
+            await terminal.write(f"sh: {word}: not found\r\n".encode())
 
 
-def zeros_of(line: str) -> int | None:
-    """How many a line `head -c N /dev/zero | base64` takes; None for any other."""
+def parse_zeros(line: str) -> int | None:
+    """Parse `head -c N /dev/zero
+    base64`; None for any other line.
+    """
     it = _ZEROS.fullmatch(line)
     return int(it[1]) if it else None
 
 
 async def print_zeros(count: int, process: ServerProcess) -> int:
-    """Print them in base64, without a terminal."""
+    """Print zeros in base64, without a terminal."""
     for piece in base64_of_zeros(count):
         process.stdout.write(piece)
         await process.stdout.drain()
@@ -116,14 +118,14 @@ async def print_zeros(count: int, process: ServerProcess) -> int:
 
 
 def base64_of_zeros(count: int) -> list[bytes]:
-    """What `base64` prints for so many zero bytes, in pieces."""
+    """Return the output of `base64` for zero bytes, in pieces."""
     lines, rest = divmod((count + 2) // 3 * 4, 76)
     pieces, left = divmod(lines, _CHUNK // len(_BASE64_LINE))
     piece = _BASE64_LINE * (_CHUNK // len(_BASE64_LINE))
     return [piece] * pieces + [_BASE64_LINE * left, _BASE64_LINE[-rest - 1 :] if rest else b""]
 
 
-async def _typed(process: ServerProcess) -> bytes:
+async def _read_keys(process: ServerProcess) -> bytes:
     while True:
         try:
             return await process.stdin.read(_LINE_BYTES)
