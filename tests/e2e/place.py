@@ -24,7 +24,7 @@ IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"
 
 
 @dataclass
-class TargetRoot:
+class Place:
     """One state folder, one set of namespaces, one port."""
 
     name: str = field(default_factory=lambda: f"pdt-{secrets.token_hex(3)}")
@@ -126,9 +126,9 @@ class TargetRoot:
 
 
 @contextmanager
-def a_demos_place(**extra: str) -> Iterator[TargetRoot]:
+def a_demos_place(**extra: str) -> Iterator[Place]:
     """A place for a demo, with these settings besides; nothing is left of it afterwards."""
-    place = TargetRoot(extra=extra)
+    place = Place(extra=extra)
     try:
         yield place
     finally:

@@ -137,13 +137,11 @@ async def test_a_login_in_ones_own_browser_is_handed_in_by_its_address(
         await expect(page.locator("[data-waiting=yes]")).to_be_attached(timeout=LOGIN_MS)
         await page.locator("#own summary").click()
         url = await page.locator("#own-url").inner_text()
-        await page.get_by_label("The address that could not be reached").fill("not this")
-        await page.get_by_role("button", name="Hand it in").click()
+        await page.get_by_label("Address from your browser").fill("not this")
+        await page.locator("#paste").get_by_role("button", name="Submit").click()
         await expect(page.locator("#paste-problem")).to_be_visible()
-        await page.get_by_label("The address that could not be reached").fill(
-            await _ends_at(place, url)
-        )
-        await page.get_by_role("button", name="Hand it in").click()
+        await page.get_by_label("Address from your browser").fill(await _ends_at(place, url))
+        await page.locator("#paste").get_by_role("button", name="Submit").click()
         await expect(page.locator("#connect-state")).to_have_attribute(
             "data-status", "completed", timeout=LOGIN_MS
         )

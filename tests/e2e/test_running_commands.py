@@ -158,7 +158,7 @@ def test_up_in_the_foreground_ends_by_ctrl_c() -> None:
                 break
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=60)
-        assert "has ended" in rest
+        assert "has stopped" in rest
         assert process.returncode in {0, 130}
     finally:
         process.kill()
