@@ -1,4 +1,4 @@
-"""Manage users as an administrator: disable, enable, set the role, reset the password."""
+"""Manage users as an administrator."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Administration:
         return replace(user, role=role)
 
     async def reset_password(self, caller: Caller, user_id: UserId) -> tuple[User, str]:
-        """Replace a user's password with a random one and return it. Their sign-ins end.
+        """Replace a user's password with a random one and return it.
+
+        Their sign-ins end.
 
         The password lets its holder act as that user, so only the local administrator may do this,
         whose token lies beside the database. Raises NoSuchUser, NotAllowed, TooManyRequests.

@@ -67,7 +67,7 @@ class Access:
 
     @property
     def supabase_enabled(self) -> bool:
-        """Whether access tokens of a Supabase project are accepted."""
+        """Access tokens of a Supabase project are accepted."""
         return self._supabase is not None
 
     async def authenticate(self, request: RequestInfo) -> Caller:

@@ -15,7 +15,10 @@ LOCAL = "local"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RequestInfo:
-    """The parts of a request that authenticate it. They can be secret, so there is no repr."""
+    """The parts of a request that authenticate it.
+
+    They can be secret, so there is no repr.
+    """
 
     authorization: str | None
     cookie: str | None
@@ -74,7 +77,7 @@ class Caller:
             )
 
     def resolve_user(self, user_id: str | None) -> UserId:
-        """Return the user to act for: administrators may name any, others only themselves.
+        """Return the user to act for: any for administrators, otherwise oneself.
 
         Raises NotAllowed.
         """

@@ -17,7 +17,7 @@ _MAX_LOCAL = 64
 
 
 def normalize(text: str) -> str:
-    """Return the address in lower case and NFKC, with its domain in ASCII (IDNA).
+    """Return the address in lower case, NFKC, with an IDNA domain.
 
     Raises BadRequest if it is not an address.
     """
@@ -36,7 +36,7 @@ def normalize(text: str) -> str:
 
 
 def hash_address(address: str) -> str:
-    """Return a hash that stands for the address in the audit log and in rate limits."""
+    """Return a hash of the address for audit log and rate limits."""
     return hashlib.sha256(address.encode()).hexdigest()[:32]
 
 

@@ -32,7 +32,7 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Ne
 
 
 def client_network(source: str) -> str:
-    """Return the network that shares a rate limit: an IPv4 address or an IPv6 /64."""
+    """Return the network to rate-limit: an IPv4 address or IPv6 /64."""
     address = _parse_address(source)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, _IPV6_PREFIX_BITS), strict=False))

@@ -55,7 +55,7 @@ class OidcSignIn:
         return self._oidc.name
 
     async def start(self, invitation: str | None, request: RequestInfo) -> tuple[str, str]:
-        """Return the provider's URL for the browser, and the cookie that identifies it later.
+        """Return the provider's URL and the cookie that identifies the browser.
 
         Raises: TooManyRequests, IssuerUnreachable.
         """

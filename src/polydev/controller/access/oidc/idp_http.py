@@ -60,7 +60,7 @@ class _BoundedStream(httpx.AsyncByteStream):
 
 
 async def fetch_json(url: str, peer: str, bearer: str | None = None) -> dict[str, Any]:
-    """Fetch a JSON object; `whom` names the peer in errors. Raises IssuerUnreachable."""
+    """Fetch a JSON object; `peer` names the peer in errors. Raises IssuerUnreachable."""
     headers = {} if bearer is None else {"authorization": f"Bearer {bearer}"}
     async with _client(peer) as client:
         response = await client.get(url, headers=headers)
@@ -69,7 +69,9 @@ async def fetch_json(url: str, peer: str, bearer: str | None = None) -> dict[str
 
 
 async def post_form(url: str, peer: str, headers: dict[str, str], form: str) -> dict[str, Any]:
-    """Post a form to a token endpoint; the result can be an OAuth `error`.
+    """Post a form to a token endpoint.
+
+    The result can be an OAuth `error`.
 
     Raises IssuerUnreachable.
     """

@@ -39,7 +39,7 @@ Claims = dict[str, object]
 
 
 class Jwks:
-    """An issuer's public keys, fetched on first use and for unknown key ids."""
+    """An issuer's public keys, fetched on demand."""
 
     def __init__(self, url: Callable[[], Awaitable[str]], peer: str) -> None:
         self._url = url
@@ -88,7 +88,7 @@ class Jwks:
 
 
 def _parse_keys(document: dict[str, object]) -> list[Key]:
-    """Parse keys one by one, so that an unknown kind does not spoil the others."""
+    """Parse keys one by one and skip unknown kinds."""
     listed = document.get("keys")
     keys: list[Key] = []
     for entry in listed if isinstance(listed, list) else []:
@@ -101,8 +101,8 @@ def _parse_keys(document: dict[str, object]) -> list[Key]:
 
 
 def _can_verify(key: Key, algorithm: str) -> bool:
-    told = key.as_dict(private=False)
-    return told.get("use", "sig") == "sig" and told.get("alg", algorithm) == algorithm
+    jwk = key.as_dict(private=False)
+    return jwk.get("use", "sig") == "sig" and jwk.get("alg", algorithm) == algorithm
 
 
 def read_header(text: str) -> tuple[str, str | None]:

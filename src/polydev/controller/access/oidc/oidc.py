@@ -97,7 +97,7 @@ class OidcClient:
         return url
 
     async def handle_callback(self, secret: str, params: dict[str, str]) -> OidcIdentity:
-        """Return the identity for the parameters of the provider's redirect (`told`).
+        """Return the identity for the parameters of the provider's redirect.
 
         Raises: NotSignedIn; IssuerUnreachable.
         """
@@ -224,5 +224,8 @@ def _parse_discovery(document: dict[str, Any], issuer: str) -> _Discovery:
 
 
 def _allowed_schemes(issuer: str) -> tuple[str, ...]:
-    """Allow http only for an issuer on this machine; the settings check that."""
+    """Allow http only for an issuer on this machine.
+
+    The settings check that.
+    """
     return ("https",) if issuer.startswith("https:") else ("https", "http")

@@ -104,7 +104,7 @@ class SupabaseTokens:
 
 
 def _user_id(claims: Claims) -> UserId:
-    """Return the user id, which must be a UUID: `admin` must never be accepted."""
+    """Return the user id, a UUID, so that `admin` is never accepted."""
     try:
         return UserId(str(uuid.UUID(str(claims["sub"]))))
     except ValueError:
@@ -112,7 +112,7 @@ def _user_id(claims: Claims) -> UserId:
 
 
 def _email(user_id: UserId, claims: Claims) -> str:
-    """Return the e-mail address, or a placeholder for users with only a phone number."""
+    """Return the e-mail address, or a placeholder for phone-only users."""
     email = claims.get("email")
     try:
         return email_addresses.normalize(
@@ -123,7 +123,7 @@ def _email(user_id: UserId, claims: Claims) -> str:
 
 
 def _email_taken() -> NotAllowed:
-    """Return the error for a known address: it may be unverified, there or here."""
+    """Return the error for a known address, which may be unverified."""
     return NotAllowed(
         "Another account already has this e-mail address",
         hint="Sign in to that account, or ask an administrator to delete it",

@@ -185,7 +185,7 @@ class Accounts:
         )
 
     async def confirm(self, caller: Caller, password: str | None) -> None:
-        """Confirm the caller by password, or by a recent sign-in if there is no password.
+        """Confirm the caller by password, or by a recent sign-in.
 
         Raises: NotAllowed, TooManyRequests.
         """

@@ -57,7 +57,10 @@ class Invitations:
             await audit.record(connection, entry)
 
     async def find_open(self, code: str, address: str) -> Invitation:
-        """Return the invitation of a code, if this address may use it. Raises NotAllowed."""
+        """Return the invitation of a code, if this address may use it.
+
+        Raises NotAllowed.
+        """
         async with self._database.read() as connection:
             found = await invitations.find_by_hash(
                 connection, random_tokens.digest(code.removeprefix(PREFIX))

@@ -31,7 +31,10 @@ attacker may have many of both."""
 
 
 def validate_new(password: str, address: str) -> str:
-    """Return a new password in NFKC, the form that is hashed. Raises PasswordRefused."""
+    """Return a new password in NFKC, the form that is hashed.
+
+    Raises PasswordRefused.
+    """
     text = _normalize(password)
     if len(text) < MIN_CHARACTERS:
         raise PasswordRefused(
@@ -65,7 +68,7 @@ class Passwords:
         self._pending = 0
 
     async def prepare(self) -> None:
-        """Create the dummy hash, so that the first unknown address takes no longer."""
+        """Create the dummy hash in advance."""
         await asyncio.to_thread(getattr, self, "_dummy_hash")
 
     async def hash(self, accepted_password: str) -> str:
@@ -82,7 +85,7 @@ class Passwords:
             return await asyncio.to_thread(self._matches, _encode(text), stored_hash)
 
     async def rehash(self, password: str, stored_hash: str) -> str | None:
-        """Return a new hash of a matching password if the stored one is weaker."""
+        """Return a new hash if the stored one is too weak."""
         if not self._hasher.check_needs_rehash(stored_hash):
             return None
         return await self.hash(_normalize(password))

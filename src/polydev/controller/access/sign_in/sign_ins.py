@@ -26,7 +26,10 @@ _MAX_USER_AGENT = 256
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NewSignIn:
-    """A new sign-in. `secret` is the cookie's value, so there is no repr."""
+    """A new sign-in.
+
+    `secret` is the cookie's value, so there is no repr.
+    """
 
     user: User
     sign_in: SignIn

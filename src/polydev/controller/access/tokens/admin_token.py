@@ -43,7 +43,7 @@ class AdminToken:
 
 
 async def load_admin_token(database: Database, folder: Path, token: SecretStr | None) -> AdminToken:
-    """Load the token from the settings, or from its file, which is created if missing.
+    """Load the token from the settings or its file; create it.
 
     Raises BadSettings.
     """

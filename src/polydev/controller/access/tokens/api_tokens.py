@@ -29,7 +29,10 @@ class ApiTokens:
         self._database = database
 
     async def authenticate(self, text: str, request: RequestInfo) -> Caller:
-        """Return the caller of a token. Raises NotSignedIn with one text for every cause."""
+        """Return the caller of a token.
+
+        Raises NotSignedIn with one text for every cause.
+        """
         token_id, _, secret = text.removeprefix(PREFIX).partition("_")
         if len(token_id) > random_tokens.MAX_CHARACTERS or not (
             token_id.isascii() and token_id.isalnum()
@@ -106,7 +109,7 @@ class ApiTokens:
 def _require_not_outliving(
     caller: Caller, existing: list[ApiToken], expires_at: datetime | None
 ) -> None:
-    """Refuse a token that outlives the calling one: a stolen token must not be extended."""
+    """Refuse to extend a (stolen) token by one that outlives it."""
     if caller.token_id is None:
         return
     own = next((it for it in existing if it.token_id == caller.token_id), None)

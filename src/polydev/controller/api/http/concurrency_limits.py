@@ -2,7 +2,7 @@
 
 A long poll, a stream, a program or a chat turn costs memory here, queries the database at each
 change, or keeps a program running in a machine. A limit per user keeps one user from starving all
-others. Administrators are limited only where nobody needs many.
+others. Some limits also hold for administrators.
 """
 
 from __future__ import annotations

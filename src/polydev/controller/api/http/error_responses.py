@@ -84,7 +84,7 @@ def public_problem_responses(*errors: type[PolydevError]) -> Responses:
 def media_response(
     media_type: str, schema: dict[str, Any] | None = None, **about: Any
 ) -> Responses:
-    """Return `responses=` of a 200 that is not JSON, to be merged with `|`."""
+    """Return the `responses=` part of a 200 without JSON, for `|`."""
     content = {media_type: {"schema": schema or {"type": "string"}, **about}}
     return {200: {"description": "The content", "content": content}}
 
@@ -104,7 +104,7 @@ def sse_response(model: str, *names: str) -> Responses:
 
 
 def paged_response() -> Responses:
-    """Return the `responses=` part of a list in pages, to be merged with `|`."""
+    """Return the `responses=` part of a paginated list, for `|`."""
     link = {
         "description": 'The next page, as `<...>; rel="next"`; absent on the last page',
         "schema": {"type": "string"},

@@ -102,7 +102,7 @@ def _printable(name: str) -> str:
 
 
 async def _unencodable_text(request: Request, error: Exception) -> JSONResponse:
-    """Refuse a lone surrogate: JSON can name it, but no text can hold it."""
+    """Refuse a lone surrogate, which JSON can name but text cannot hold."""
     return problem_response(BadRequest("The request contains invalid Unicode"))
 
 

@@ -1,4 +1,4 @@
-"""Run a request once even if it is sent twice: the header `Idempotency-Key`.
+"""Run a request once even if sent twice (header `Idempotency-Key`).
 
 Routers opt in with `route_class=IdempotentRoute`. The first request with a key claims it; if it
 succeeds, its response is stored and replayed to every later identical request. Routes whose
@@ -81,7 +81,7 @@ class IdempotentRoute(APIRoute):
 
 
 def stable_id(request: Request) -> uuid.UUID:
-    """Return a new id, which is the same if the request runs again.
+    """Return a new id, the same one if the request runs again.
 
     A request with a key runs again after a controller died while serving it.
     """

@@ -1,4 +1,6 @@
-"""Check Host and size of every request; add security headers to every response.
+"""Check Host and size of every request.
+
+Add security headers to every response.
 
 A foreign web page must not reach the API under a name of its own (DNS rebinding), so only local
 names and the public one are accepted. Behind a proxy that terminates TLS, that is the Host header
@@ -118,12 +120,12 @@ def _too_large(scope: Scope, length: str) -> PolydevError | None:
 
 
 def _is_upload(scope: Scope) -> bool:
-    """Check for the upload route, which streams files within limits of its own."""
+    """Check for the upload route, which has limits of its own."""
     return scope.get("method") == "PUT" and _UPLOAD.fullmatch(scope["path"]) is not None
 
 
 def _is_ambiguous(query: bytes) -> bool:
-    """Check for repeated parameters: no route takes lists, so the meaning is unclear."""
+    """Check for repeated parameters, which are ambiguous without lists."""
     names = [name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
     return len(set(names)) < len(names)
 

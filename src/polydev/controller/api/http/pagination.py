@@ -37,7 +37,7 @@ class Page:
     response: Response
 
     def page_spec(self, *kinds: type) -> PageSpec:
-        """Return the page for the store, one row longer to detect a next page.
+        """Return the store's page, one row longer to detect the next.
 
         `kinds` are the types of the sort columns. Raises BadRequest.
         """
@@ -46,7 +46,9 @@ class Page:
         )
 
     def trim(self, rows: Sequence[Row], key: Callable[[Row], SortKey]) -> Sequence[Row]:
-        """Return the rows of this page; add the `Link` header if there is a next one.
+        """Return the rows of this page.
+
+        Add the `Link` header if there is a next one.
 
         `rows` are the result for `page_spec()`; `key` returns the sort key of a row.
         """

@@ -1,4 +1,4 @@
-"""Give each request an id, and record its count, duration, trace and log line.
+"""Give each request an id; record metrics, trace and log line.
 
 This is the outermost layer. Labels are route templates, never the requested path: a path may hold
 anything, and there is no limit to their number.

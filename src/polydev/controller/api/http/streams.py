@@ -98,7 +98,7 @@ async def wait_for_change(
 async def watch(
     database: Database, fetch: Fetch[V], is_last: Callable[[V], bool]
 ) -> AsyncIterator[V]:
-    """Yield the view now and after each change, up to the last one."""
+    """Yield the view now and after each change, until the last."""
     version = None
     async for view in _poll_views(database, fetch):
         if view.version != version:

@@ -121,5 +121,5 @@ class ChatEventView(ResponseModel):
 
 def event_json(event: ChatEvent) -> dict[str, Any]:
     """Return an event as its JSON object."""
-    told = {"id": event.event_id, "turn": event.turn, "kind": event.kind.value}
-    return told | {"at": event.at.isoformat().replace("+00:00", "Z")} | event.data
+    fields = {"id": event.event_id, "turn": event.turn, "kind": event.kind.value}
+    return fields | {"at": event.at.isoformat().replace("+00:00", "Z")} | event.data

@@ -45,7 +45,10 @@ class HandInKey(RequestModel):
 
 
 class Paste(RequestModel):
-    """A code or callback URL that the user pasted: exactly one. It is not stored."""
+    """A code or callback URL that the user pasted: exactly one.
+
+    It is not stored.
+    """
 
     code: SecretStr | None = Field(None, max_length=8192)
     callbackUrl: SecretStr | None = Field(None, max_length=8192)
@@ -98,7 +101,10 @@ class StepView(ResponseModel):
 
 
 class SessionView(VersionedModel):
-    """A connect session. `cliVM` is the CLI machine; the browser machine is never named."""
+    """A connect session.
+
+    `cliVM` is the CLI machine; the browser machine is never named.
+    """
 
     sessionId: str = Field(examples=[SESSION_ID])
     provider: str = Field(examples=["codex"])

@@ -66,7 +66,7 @@ class Database:
 
     @asynccontextmanager
     async def write(self, user: UserId | None = None) -> AsyncIterator[AsyncConnection]:
-        """Open a write transaction: committed at the end, rolled back on an exception.
+        """Open a write transaction; commit, or roll back on an exception.
 
         `user` and errors as in `read`.
 
@@ -81,7 +81,7 @@ class Database:
         self._backend.changes.publish()
 
     def next_change(self) -> asyncio.Event:
-        """Return an event that is set at the next commit of any controller.
+        """Return an event for the next commit of any controller.
 
         Take the event first, then read, then wait for it: so no change is missed.
         """
@@ -124,7 +124,10 @@ class Database:
             raise DatabaseUnavailable("All database connections are in use") from None
 
     async def _begin(self, stack: AsyncExitStack, options: dict[str, Any]) -> AsyncConnection:
-        """Begin on a pooled connection; retry on a new one if the server was gone."""
+        """Begin on a pooled connection.
+
+        Retry on a new one if the server was gone.
+        """
         try:
             return await self._begin_once(stack, options)
         except DBAPIError as error:

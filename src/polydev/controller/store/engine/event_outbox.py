@@ -50,7 +50,7 @@ async def emit(
 
 
 async def write_emitted(connection: AsyncConnection) -> None:
-    """Write what was emitted in this transaction, as the last thing before its commit.
+    """Write the emitted events, last before the transaction's commit.
 
     A reader that sees an event has seen all events of that user with lower ids, since one
     transaction per user at a time draws ids and commits. Locks come last and in order, so no holder

@@ -26,7 +26,10 @@ def page(
     *,
     newest_first: bool = False,
 ) -> sa.Select[Any]:
-    """Order the query and limit it to a page. The sort columns must be unique together."""
+    """Order the query and limit it to a page.
+
+    The sort columns must be unique together.
+    """
     query = query.order_by(*(it.desc() if newest_first else it for it in order))
     if span is None:
         return query

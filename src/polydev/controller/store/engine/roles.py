@@ -80,7 +80,7 @@ def _has_role(connection: sa.Connection, role: str, privilege: str) -> bool:
 
 
 def _may_create_roles(connection: sa.Connection, roles: list[str]) -> bool:
-    """Check that the login may create missing roles and grant itself existing ones."""
+    """Check that the login may create and grant the roles."""
     query = "SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user"
     if not connection.exec_driver_sql(query).scalar():
         return False

@@ -37,7 +37,10 @@ def require_known(revision: str | None) -> None:
 
 
 async def describe_mismatch(connection: AsyncConnection) -> str | None:
-    """Describe how the schema differs from this version's; None if it does not."""
+    """Describe how the schema differs from this version's.
+
+    None if it does not.
+    """
     has = await current_revision(connection)
     if has == NEWEST:
         return None

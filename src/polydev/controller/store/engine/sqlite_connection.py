@@ -1,4 +1,4 @@
-"""An aiosqlite connection that runs a statement in one hop to its thread.
+"""An aiosqlite connection with one thread hop per statement.
 
 aiosqlite itself needs four hops per statement (cursor, execute, fetch, close), each of which wakes
 two threads. That, not the database, was most of a query's cost. All rows are fetched at once, as
@@ -35,7 +35,10 @@ def connect(file: str, **options: Any) -> SingleHopConnection:
 
 
 class SingleHopCursor:
-    """The part of an async cursor that SQLAlchemy needs; it holds the rows."""
+    """The part of an async cursor that SQLAlchemy needs.
+
+    It holds the rows.
+    """
 
     def __init__(self, connection: SingleHopConnection) -> None:
         self._connection = connection

@@ -27,12 +27,12 @@ END $$
 
 
 def mine(column: str) -> str:
-    """Return SQL for rows whose user, in this column, is the current one."""
+    """Return SQL for rows whose column names the current user."""
     return f"{column} = (SELECT polydev_person())"
 
 
 class Own(NamedTuple):
-    """What users may do with their own rows: columns per command, `*` for all."""
+    """Rights of users on their own rows: columns per command (`*`: all)."""
 
     whose: str = mine("user_id")
     written: str | None = None

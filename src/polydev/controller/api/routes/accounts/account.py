@@ -85,7 +85,10 @@ async def my_account(caller: ReadCaller, request_info: RequestInfoDep) -> Accoun
 async def change_password(
     body: PasswordChange, caller: AccountCaller, services: ServicesDep
 ) -> PasswordChanged:
-    """Change the password. All other sign-ins end; API tokens stay valid and are listed."""
+    """Change the password.
+
+    All other sign-ins end; API tokens stay valid and are listed.
+    """
     changed = await services.access.accounts.change_password(
         caller, body.current.get_secret_value(), body.new.get_secret_value()
     )

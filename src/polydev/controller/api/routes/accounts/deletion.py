@@ -36,7 +36,10 @@ class Confirmation(BaseModel):
 async def delete_account(
     body: Confirmation, caller: AccountCaller, services: ServicesDep
 ) -> PersonView:
-    """Delete your account with its machines, credentials and all data. Sign-ins end at once."""
+    """Delete your account with its machines, credentials and all data.
+
+    Sign-ins end at once.
+    """
     password = None if body.password is None else body.password.get_secret_value()
     await services.access.accounts.confirm(caller, password)
     return PersonView.of(await services.account_deletion.request(caller, caller.user_id))
@@ -51,5 +54,8 @@ async def delete_account(
 async def delete_person(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
-    """Delete a user with all machines, credentials and data. 404 once it is done."""
+    """Delete a user with all machines, credentials and data.
+
+    404 once it is done.
+    """
     return PersonView.of(await services.account_deletion.request(caller, UserId(user_id)))

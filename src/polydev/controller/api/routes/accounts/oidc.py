@@ -44,7 +44,10 @@ async def start_at_provider(
     services: ServicesDep,
     invitation: Annotated[str | None, Query(max_length=256, pattern=r"^[A-Za-z0-9_-]+$")] = None,
 ) -> RedirectResponse:
-    """Redirect the browser to the provider. Pass an invitation if sign-up requires one."""
+    """Redirect the browser to the provider.
+
+    Pass an invitation if sign-up requires one.
+    """
     url, cookie = await _require_oidc(services).start(invitation, request_info)
     response = RedirectResponse(url, 303)
     cookies = services.access.cookies
@@ -77,7 +80,7 @@ async def back_from_provider(
     code: QueryText = None,
     iss: QueryText = None,
 ) -> RedirectResponse:
-    """Handle the redirect back from the provider: sign in and set the cookie."""
+    """Handle the provider's redirect: sign in and set the cookie."""
     cookies = services.access.cookies
     params = {"state": state, "code": code, "iss": iss}
     new_sign_in = await _require_oidc(services).finish(

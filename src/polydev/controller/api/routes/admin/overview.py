@@ -89,7 +89,10 @@ async def activate_host(
     "/hosts/{hostId}", status_code=204, responses=problem_responses(NoSuchHost, HostInUse)
 )
 async def forget_host(host_id: HostIdInPath, caller: AdminCaller, services: ServicesDep) -> None:
-    """Delete a host without machines. A host named in the settings comes back."""
+    """Delete a host without machines.
+
+    A host named in the settings comes back.
+    """
     async with services.database.write() as connection:
         await hosts.delete(connection, HostId(host_id))
         await audit.record(connection, caller.audit_entry("host.forget", host_id, None))

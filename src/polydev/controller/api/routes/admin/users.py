@@ -40,7 +40,10 @@ async def list_people(
 async def disable_person(
     user_id: IdInPath, caller: AdminCaller, services: ServicesDep
 ) -> PersonView:
-    """Disable a user: sign-ins end and API tokens are refused. Their machines and data stay."""
+    """Disable a user: sign-ins end and API tokens are refused.
+
+    Their machines and data stay.
+    """
     done = await services.access.administration.disable(caller, UserId(user_id))
     return PersonView.of(done)
 

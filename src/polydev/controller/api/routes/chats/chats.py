@@ -153,7 +153,10 @@ async def delete_chat(chat_id: ChatIdInPath, caller: ChatCaller, services: Servi
 async def ask_chat(
     chat_id: ChatIdInPath, body: TurnAsked, caller: ChatCaller, services: ServicesDep
 ) -> TurnTaken:
-    """Send a prompt to the CLI. Its answer arrives as events of the chat."""
+    """Send a prompt to the CLI.
+
+    Its answer arrives as events of the chat.
+    """
     turn = await services.chats.start_turn(caller, ChatId(chat_id), body.text)
     return TurnTaken(chatId=chat_id, turn=turn)
 
@@ -214,7 +217,7 @@ async def listen_to_chat(
     after: After = 0,
     last_event_id: LastEventId = None,
 ) -> StreamingResponse:
-    """Stream the events of a chat after a known one, then new events as they happen.
+    """Stream the events of a chat, past and new ones.
 
     Consecutive pieces of text can arrive merged into one.
     """
@@ -232,7 +235,10 @@ async def listen_to_chat(
 
 
 def _resume_point(after: int, last_event_id: str | None) -> int:
-    """Return the event id to resume after; 0 if the header is not one of our ids."""
+    """Return the event id to resume after.
+
+    0 if the header is not one of our ids.
+    """
     if not last_event_id:
         return after
     is_number = last_event_id.isascii() and last_event_id.isdecimal()
@@ -242,7 +248,7 @@ def _resume_point(after: int, last_event_id: str | None) -> int:
 def _listen_check(
     services: Services, caller: Caller, chat_id: ChatId, check_access: streams.PermissionCheck
 ) -> streams.PermissionCheck:
-    """Return a check that the caller has access and the chat still exists."""
+    """Return a check of the caller's access and the chat's existence."""
 
     async def check() -> bool:
         try:

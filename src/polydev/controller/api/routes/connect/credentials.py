@@ -116,7 +116,10 @@ async def list_credentials(
 async def validate_credential(
     credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> VerdictView:
-    """Check with the CLI that it is logged in; store tokens that it has refreshed."""
+    """Check with the CLI that it is logged in.
+
+    Store tokens that it has refreshed.
+    """
     with CHECKS.acquire(caller):
         verdict = await services.credential_lifecycle.validate(caller, CredentialId(credential_id))
     return VerdictView.of(verdict)
@@ -128,7 +131,7 @@ async def validate_credential(
 async def revoke_credential(
     credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> CredentialView:
-    """Revoke a credential: erase it here at once, then in the CLI machine."""
+    """Revoke a credential, here at once, then in the CLI machine."""
     return CredentialView.of(
         await services.credential_lifecycle.revoke(caller, CredentialId(credential_id))
     )

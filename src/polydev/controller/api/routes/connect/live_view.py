@@ -130,7 +130,10 @@ async def view_browser(
 async def _serve_view(
     socket: WebSocket, caller: Caller, services: Services, fetch_view: _FetchView
 ) -> tuple[int, str]:
-    """Relay the screen until the machine is gone; return close code and reason."""
+    """Relay the screen until the machine is gone.
+
+    Return close code and reason.
+    """
     try:
         with LIVE_VIEWS.acquire(caller):
             view = await fetch_view()
@@ -154,7 +157,7 @@ async def _relay(
     gone: Coroutine[Any, Any, None],
     check_access: streams.PermissionCheck,
 ) -> None:
-    """Relay bytes until one side ends, the machine is gone, or the caller loses access.
+    """Relay bytes until one side, the machine or the access ends.
 
     A client that does not read slows the machine's VNC server down.
 
@@ -208,7 +211,10 @@ _FetchView = Callable[[], Awaitable[_View]]
 
 
 async def _wait_until_gone(services: Services, fetch_view: _FetchView) -> None:
-    """Return once the machine is gone; keep waiting while the database is down."""
+    """Return once the machine is gone.
+
+    Keep waiting while the database is down.
+    """
     while True:
         with suppress(Unavailable):
             async for _ in streams.watch(

@@ -101,7 +101,10 @@ Wait = Annotated[
 async def start_session(
     body: StartLogin, caller: ConnectCaller, services: ServicesDep
 ) -> LoginStarted:
-    """Start a connect session. Returns the live session of that provider if there is one."""
+    """Start a connect session.
+
+    Returns the live session of that provider if there is one.
+    """
     user = await resolve_user(services, caller, body.userId)
     await services.access.limits.check_connect(caller)
     session = await services.connect.start(caller, user, body.provider)
@@ -112,7 +115,10 @@ async def start_session(
 async def connect_by_key(
     body: HandInKey, caller: ConnectCaller, services: ServicesDep
 ) -> LoginStarted:
-    """Connect a CLI with an API key. Returns the live session if it uses the same key."""
+    """Connect a CLI with an API key.
+
+    Returns the live session if it uses the same key.
+    """
     user = await resolve_user(services, caller, body.userId)
     await services.access.limits.check_connect(caller)
     session = await services.by_key.start(caller, user, body.provider, body.apiKey)
@@ -184,7 +190,10 @@ async def watch_session(
 async def get_completion(
     session_id: SessionIdInPath, caller: ReadCaller, services: ServicesDep
 ) -> LoginCompleted:
-    """Return the machine where the CLI is logged in. 409 until the session is completed."""
+    """Return the machine where the CLI is logged in.
+
+    409 until the session is completed.
+    """
     view = await _session_fetcher(services, caller.user_id, session_id)()
     if view.status is not SessionStatus.COMPLETED or view.cliVM is None:
         raise SessionNotCompleted(f"The connect session {session_id} is {view.status}")
@@ -209,7 +218,7 @@ async def cancel_session(
 async def paste_into_session(
     session_id: SessionIdInPath, body: Paste, caller: ConnectCaller, services: ServicesDep
 ) -> Accepted:
-    """Submit the code or callback URL of a login in your own browser."""
+    """Submit the code or callback URL of a login elsewhere."""
     field: Literal["code", "callbackUrl"] = "code" if body.code else "callbackUrl"
     text = body.code or body.callbackUrl
     if text is None:

@@ -290,7 +290,7 @@ class _Attachment(ResourceStream):
 
 
 def content_disposition(name: bytes) -> str:
-    """Return the header that makes a browser save the file under a safe name (RFC 6266)."""
+    """Return the Content-Disposition header with a safe name (RFC 6266)."""
     safe_name = display_name(name).replace(_REPLACEMENT, "_").lstrip(".") or _FALLBACK_NAME
     plain = "".join(char if char.isascii() and char not in '"\\%/' else "_" for char in safe_name)
     encoded = quote_from_bytes(safe_name.encode(), safe="")

@@ -1,4 +1,4 @@
-"""Find a user's own machine and its host, and resume it if needed.
+"""Find a user's machine and its host; resume it if needed.
 
 Machines of other users are treated as missing. Reading (`get_own_machine`, `get_own_host`) leaves a
 hibernated machine alone; using one (`MachineAccess`) resumes it.
@@ -43,7 +43,9 @@ class MachineAccess:
         return self.services.resume_on_use
 
     async def running_host(self, waits: Callable[[], None] = lambda: None) -> Host:
-        """Return its host once the machine runs; call `waits` if it must resume first.
+        """Return its host once the machine runs.
+
+        Call `waits` if it must resume first.
 
         Raises: NoSuchMachine, and what `ResumeOnUse.ensure_running` raises.
         """

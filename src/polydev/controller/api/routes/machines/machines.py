@@ -114,7 +114,7 @@ async def start_machine(
 async def hibernate_machine(
     vm_id: VmIdInPath, caller: MachinesCaller, services: ServicesDep
 ) -> MachineView:
-    """Hibernate a machine: write its memory to disk and free the host's memory.
+    """Hibernate a machine: save its memory to disk and free it.
 
     It resumes when it is used. Refused while a chat turn or a login uses it.
     """

@@ -209,7 +209,10 @@ async def _explain(access: MachineAccess, error: PolydevError) -> PolydevError:
 
 
 async def _resumed_host(socket: WebSocket, access: MachineAccess) -> Host:
-    """Return the machine's host once it runs; send a notice while it resumes."""
+    """Return the machine's host once it runs.
+
+    Send a notice while it resumes.
+    """
     waits = asyncio.Event()
     resuming = asyncio.create_task(access.running_host(waits.set))
     notifying = asyncio.create_task(waits.wait())

@@ -30,7 +30,7 @@ _MIB = 1024 * 1024
 
 
 class UsageSample(BaseModel):
-    """Average CPU usage up to a time, and the memory at that time."""
+    """Average CPU usage up to a time, and memory then."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -77,7 +77,10 @@ async def get_machine_usage(
     services: ServicesDep,
     last: Annotated[int, Query(ge=1, le=720, description="Maximum number of samples")] = 720,
 ) -> MachineUsage:
-    """Return up to one hour of CPU and memory usage; there are no samples of pauses."""
+    """Return up to one hour of CPU and memory usage.
+
+    There are no samples of pauses.
+    """
     machine = await get_own_machine(services, caller.user_id, vm_id)
     usage = await services.hosts.of(machine.host_id).usage(VmId(vm_id))
     return MachineUsage.of(machine, usage, last)

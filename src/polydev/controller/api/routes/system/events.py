@@ -65,10 +65,10 @@ async def listen_to_events(
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> StreamingResponse:
-    """Stream changes of your resources, from now on or after a known event.
+    """Stream changes of your resources.
 
-    Events are `session`, `machine`, `credential`, `chat`, `token`, `account`, and `reset`: read
-    everything again.
+    The stream starts now, or after a known event. Events are `session`, `machine`, `credential`,
+    `chat`, `token`, `account`, and `reset`: read everything again.
     """
     with ExitStack() as stack:
         stack.enter_context(EVENT_STREAMS.acquire(caller))
@@ -80,7 +80,10 @@ async def listen_to_events(
 
 
 def _resume_point(after: int | None, last_event_id: str | None) -> int | None:
-    """Return the event id to resume after; -1 if the header is not one of our ids."""
+    """Return the event id to resume after.
+
+    -1 if the header is not one of our ids.
+    """
     if not last_event_id:
         return after
     is_number = last_event_id.isascii() and last_event_id.isdecimal()

@@ -1,4 +1,4 @@
-"""Hibernation: last use of a machine, and why and how it hibernated and resumed."""
+"""Hibernation: last use, and how machines hibernated and resumed."""
 
 from __future__ import annotations
 

@@ -37,7 +37,10 @@ async def insert(connection: AsyncConnection, invitation: Invitation, secret_has
 
 
 async def find_by_hash(connection: AsyncConnection, secret_hash: str) -> Invitation | None:
-    """Return an invitation, used and expired ones too; None if its creator lost the right."""
+    """Return an invitation, used and expired ones too.
+
+    None if its creator lost the right.
+    """
     query = sa.select(invitations).where(
         invitations.c.secret_hash == secret_hash, _CREATOR_MAY_INVITE
     )

@@ -36,7 +36,7 @@ async def update(
 async def lock_and_rehash(
     connection: AsyncConnection, user_id: UserId, current_hash: str, renewed_hash: str | None
 ) -> bool:
-    """Lock the row until the transaction ends, and store a new hash of the same password.
+    """Lock the row, and store a new hash of the same password.
 
     False if the password was changed concurrently.
     """

@@ -29,7 +29,9 @@ class Bucket:
 
 
 async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datetime) -> float:
-    """Take a token from every bucket, or from none; return the seconds to wait.
+    """Take a token from every bucket, or from none.
+
+    Return the seconds to wait.
 
     0 means that they were taken. On PostgreSQL, the rows stay locked until the transaction ends.
     """
@@ -52,7 +54,9 @@ async def take(connection: AsyncConnection, buckets: Sequence[Bucket], at: datet
 
 
 async def _lock(connection: AsyncConnection, bucket: Bucket, at: datetime) -> bool:
-    """Lock a bucket's row, creating it if missing; return whether it is new.
+    """Lock a bucket's row, creating it if missing.
+
+    Return whether it is new.
 
     A row that another controller has just inserted is not locked by us yet. Continuing without the
     lock could deadlock, so retry: each round, some transaction has ended.

@@ -28,7 +28,7 @@ from polydev.shared.domain import User, UserId
 
 
 async def mark_deleting(connection: AsyncConnection, user_id: UserId, at: datetime) -> None:
-    """Mark a user as being deleted, and delete their sign-ins and tokens at once.
+    """Mark a user as being deleted; delete sign-ins and tokens at once.
 
     A repeated call keeps the first time.
     """
@@ -57,7 +57,10 @@ async def is_ready_to_delete(connection: AsyncConnection, user_id: UserId) -> bo
 async def delete_user(
     connection: AsyncConnection, user: User, also_known_as: Sequence[str]
 ) -> None:
-    """Delete the user and all their rows; `also_known_as` are their names in rate limits."""
+    """Delete the user and all their rows.
+
+    `also_known_as` are their names in rate limits.
+    """
     own_sessions = sa.select(auth_sessions.c.session_id).where(
         auth_sessions.c.user_id == user.user_id
     )

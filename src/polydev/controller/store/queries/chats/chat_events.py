@@ -70,7 +70,7 @@ async def get_turn_size(connection: AsyncConnection, chat_id: ChatId, turn: int)
 async def list_after(
     connection: AsyncConnection, chat_id: ChatId, event_id: int, limit: int = PAGE
 ) -> list[ChatEvent]:
-    """List a chat's events after an id, oldest first: a page, with at least one."""
+    """List a page of a chat's events after an id, oldest first."""
     sizes = (
         sa.select(chat_events.c.event_id, _size.label("size"))
         .where(chat_events.c.chat_id == chat_id, chat_events.c.event_id > event_id)
@@ -93,7 +93,7 @@ async def list_after(
 
 
 def merge_text(events: Iterable[ChatEvent]) -> list[ChatEvent]:
-    """Merge consecutive pieces of text into one event with the last piece's id.
+    """Merge consecutive text events into one with the last id.
 
     A reader that continues after that id misses nothing and gets nothing twice.
     """
@@ -120,7 +120,10 @@ def _continues(last: ChatEvent, event: ChatEvent) -> bool:
 async def delete_up_to_turn(
     connection: AsyncConnection, chat_id: ChatId, turn: int, at: datetime
 ) -> None:
-    """Delete the events of a chat's turns up to one; a notice replaces them."""
+    """Delete the events of a chat's turns up to one.
+
+    A notice replaces them.
+    """
     last = turn * TURN_IDS + LAST_IN_TURN
     here = chat_events.c.chat_id == chat_id
     query = sa.select(chat_events.c.user_id).where(here).limit(1)

@@ -116,7 +116,7 @@ async def count_active_for_user(connection: AsyncConnection, user_id: UserId) ->
 
 
 async def has_active_turn(connection: AsyncConnection, machine: Machine) -> bool:
-    """Check for a queued or running turn of a chat that may use this machine.
+    """Check for an active turn of a chat that uses the machine.
 
     Under the lock of `locks.hold("chats", owner)` no turn is added at the same time.
     """
@@ -151,7 +151,7 @@ async def list_active(connection: AsyncConnection) -> list[ActiveChat]:
 async def list_agent_holders(
     connection: AsyncConnection, user_id: UserId, provider: str
 ) -> set[str]:
-    """Return the controllers that hold agents of a user's chats with a provider."""
+    """Return the controllers with agents of a user's chats."""
     query = (
         sa.select(chats.c.executor_id)
         .distinct()
@@ -183,7 +183,9 @@ async def release_agents(
 async def insert_turn(
     connection: AsyncConnection, chat: Chat, prompt: str, title: str, at: datetime
 ) -> int:
-    """Insert the next turn of an idle chat that is locked (`to_change`); return its number.
+    """Insert the next turn of an idle chat that is locked (`to_change`).
+
+    Return its number.
 
     The chat gets the title if it has none yet.
     """
@@ -215,7 +217,10 @@ async def find_turn(connection: AsyncConnection, chat_id: ChatId, turn: int) -> 
 
 
 async def claim_turn(connection: AsyncConnection, chat: Chat, executor_id: str) -> Chat | None:
-    """Claim the chat's queued turn for a controller; None if it has changed."""
+    """Claim the chat's queued turn for a controller.
+
+    None if it has changed.
+    """
     return await update(
         connection,
         chat.chat_id,
@@ -228,7 +233,10 @@ async def claim_turn(connection: AsyncConnection, chat: Chat, executor_id: str) 
 
 
 async def require_turn(connection: AsyncConnection, chat: Chat) -> None:
-    """Lock the chat if this turn still runs at this controller. Raises NoSuchChat."""
+    """Lock the chat if this turn still runs at this controller.
+
+    Raises NoSuchChat.
+    """
     query = sa.select(chats.c.chat_id).where(
         chats.c.chat_id == chat.chat_id,
         chats.c.turn == chat.turn,
@@ -264,7 +272,7 @@ async def end_turn(
 
 
 async def find_turn_over_size(connection: AsyncConnection, chat_id: ChatId, max_bytes: int) -> int:
-    """Return the last turn to delete so that the chat fits a size; 0 if it fits."""
+    """Return the last turn to delete for a size; 0 for none."""
     query = (
         sa.select(chat_turns.c.turn, chat_turns.c.bytes)
         .where(chat_turns.c.chat_id == chat_id)
@@ -291,7 +299,10 @@ async def delete_turns_up_to(connection: AsyncConnection, chat_id: ChatId, last:
 async def update(
     connection: AsyncConnection, chat_id: ChatId, *conditions: Any, **values: Any
 ) -> Chat | None:
-    """Update a chat if the conditions hold, and emit an event; None if they do not."""
+    """Update a chat if the conditions hold, and emit an event.
+
+    None if they do not.
+    """
     changed = await connection.execute(
         sa.update(chats)
         .where(chats.c.chat_id == chat_id, *conditions)
@@ -313,7 +324,10 @@ async def set_title(
     by: TitledBy,
     instead_of: Collection[TitledBy],
 ) -> bool:
-    """Set the title unless it was set by others than `instead_of`; return whether it was."""
+    """Set the title unless it was set by others than `instead_of`.
+
+    Return whether it was.
+    """
     wanted = chats.c.titled_by.in_(list(instead_of)), chats.c.title != title
     return await update(connection, chat_id, *wanted, title=title, titled_by=by) is not None
 

@@ -36,7 +36,10 @@ _LIVE = credentials.c.revoked_at.is_(None)
 async def upsert(
     connection: AsyncConnection, row: SealedCredential, expires_at: datetime | None = None
 ) -> None:
-    """Store a credential; replace one with the same id, since a step may run twice."""
+    """Store a credential.
+
+    Replace one with the same id, since a step may run twice.
+    """
     await connection.execute(
         sa.delete(credentials).where(credentials.c.credential_id == row.credential_id)
     )
@@ -78,10 +81,10 @@ async def delete_undelivered(connection: AsyncConnection, credential_id: Credent
 
 async def delete_replaced(connection: AsyncConnection, keep: CredentialId) -> None:
     """Delete the credentials that `keep` replaces: a login has one live copy."""
-    kept = sa.select(credentials.c.user_id, credentials.c.provider).where(
+    query = sa.select(credentials.c.user_id, credentials.c.provider).where(
         credentials.c.credential_id == keep
     )
-    row = (await connection.execute(kept)).one_or_none()
+    row = (await connection.execute(query)).one_or_none()
     if row is None:
         return
     await _delete(

@@ -52,7 +52,10 @@ _EMITTED = [
 
 
 async def insert(connection: AsyncConnection, session: ConnectSession) -> None:
-    """Insert a session. The user must have no live one for the provider."""
+    """Insert a session.
+
+    The user must have no live one for the provider.
+    """
     await connection.execute(
         sa.insert(auth_sessions).values(
             session_id=session.session_id,
@@ -115,7 +118,10 @@ async def list_page(
     user_id: UserId | None = None,
     live: bool = False,
 ) -> list[ConnectSession]:
-    """List a page of sessions, newest first: of one user or all, live or all."""
+    """List a page of sessions, newest first.
+
+    With `user_id`, only of that user; with `live`, only live ones.
+    """
     query = sa.select(auth_sessions)
     if user_id is not None:
         query = query.where(auth_sessions.c.user_id == user_id)
@@ -213,7 +219,10 @@ async def is_using(connection: AsyncConnection, machine: Machine) -> bool:
 
 
 async def update(connection: AsyncConnection, session_id: SessionId, **values: Any) -> bool:
-    """Update a live session and emit an event; return whether it was live."""
+    """Update a live session and emit an event.
+
+    Return whether it was live.
+    """
     changed = await connection.execute(
         sa.update(auth_sessions)
         .where(auth_sessions.c.session_id == session_id, _LIVE)
@@ -229,7 +238,10 @@ async def update(connection: AsyncConnection, session_id: SessionId, **values: A
 
 
 async def request_cancel(connection: AsyncConnection, session_id: SessionId, at: datetime) -> bool:
-    """Record a cancellation request; the first one counts. Return whether it was live."""
+    """Record a cancellation request; the first one counts.
+
+    Return whether it was live.
+    """
     requested_at = sa.func.coalesce(auth_sessions.c.cancel_requested_at, at)
     return await update(connection, session_id, cancel_requested_at=requested_at)
 
@@ -258,7 +270,10 @@ async def start_step(
 async def set_step(
     connection: AsyncConnection, session_id: SessionId, step: str, leaves: Collection[SessionStatus]
 ) -> None:
-    """Set the current step; the session runs if its status is in `leaves`."""
+    """Set the current step.
+
+    The session runs if its status is in `leaves`.
+    """
     status = auth_sessions.c.status
     runs = sa.case((status.in_(leaves), SessionStatus.RUNNING), else_=status)
     await update(connection, session_id, step=step, status=runs)

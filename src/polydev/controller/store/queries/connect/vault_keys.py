@@ -37,7 +37,10 @@ async def delete(connection: AsyncConnection, key_id: str) -> None:
 
 
 async def get_uses(connection: AsyncConnection) -> dict[str | None, KeyUse]:
-    """Count what each key seals; None stands for rows of the former controller."""
+    """Count what each key seals.
+
+    None stands for rows of the former controller.
+    """
     of_credentials = await _counts(connection, credentials, credentials.c.revoked_at.is_(None))
     of_secrets = await _counts(connection, shared_secrets)
     return {

@@ -43,7 +43,9 @@ async def begin_hibernation(
     at: datetime,
     unused_since: datetime | None = None,
 ) -> bool:
-    """Claim a running machine and set it to `hibernating`; return whether it was claimed.
+    """Claim a running machine and set it to `hibernating`.
+
+    Return whether it was claimed.
 
     With `unused_since`, claim it only if it was not used since then.
     """

@@ -111,7 +111,9 @@ async def set_state(
     instead_of: Collection[MachineState] | None = None,
     extra_columns: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Set a machine's state, and its address if given; return whether it changed.
+    """Set a machine's state, and its address if given.
+
+    Return whether it changed.
 
     `instead_of` limits the change to these states; `extra_columns` are set as well. Destroyed
     machines never change.
@@ -175,7 +177,10 @@ async def set_failed(connection: AsyncConnection, vm_id: VmId, problem: tuple[st
 
 
 async def _update(connection: AsyncConnection, change: sa.Update) -> bool:
-    """Update a machine's row and emit an event; return whether there was one."""
+    """Update a machine's row and emit an event.
+
+    Return whether there was one.
+    """
     query_ = change.returning(vms.c.user_id, vms.c.vm_id, vms.c.vm_type, vms.c.status)
     row = (await connection.execute(query_)).one_or_none()
     if row is not None:

@@ -1,4 +1,4 @@
-"""Queries of `audit_log`: who did what to which resource, from where, and why.
+"""Queries of `audit_log`: actions with actor, subject, source and reason.
 
 A change is recorded in its own transaction. Entries never change; only `prune` deletes old ones,
 and PostgreSQL itself refuses to delete any younger than 30 days.
@@ -82,7 +82,10 @@ async def list_entries(
 
 
 async def prune(connection: AsyncConnection, before: datetime) -> int:
-    """Delete entries older than `before` (at least 30 days ago); return their number."""
+    """Delete entries older than `before` (at least 30 days ago).
+
+    Return their number.
+    """
     deleted = await connection.execute(sa.delete(audit_log).where(audit_log.c.at < before))
     return int(deleted.rowcount)
 
@@ -115,8 +118,8 @@ def _conditions(audit_filter: AuditFilter) -> list[sa.ColumnElement[bool]]:
 
 def _bounded(text: str, limit: int = MAX_ID_CHARACTERS) -> str:
     """Shorten a text to one line without control characters."""
-    kept = "".join(char if char.isprintable() else " " for char in text[:limit])
-    return kept.encode("utf-8", "replace").decode()
+    line = "".join(char if char.isprintable() else " " for char in text[:limit])
+    return line.encode("utf-8", "replace").decode()
 
 
 def _recorded(row: sa.Row[Any]) -> RecordedEntry:

@@ -29,7 +29,7 @@ async def begin_lease(
     version: str,
     key_ids: Set[str],
 ) -> None:
-    """Insert the lease of a starting controller, with the ids of its keys."""
+    """Insert the lease of a starting controller, with its key ids."""
     keys = " ".join(sorted(key_ids))
     values = {"executor_id": executor_id, "version": version, "key_ids": keys}
     await connection.execute(

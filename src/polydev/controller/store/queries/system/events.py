@@ -33,13 +33,16 @@ async def list_after(
 
 
 async def get_newest_id(connection: AsyncConnection, user_id: UserId) -> int:
-    """Return the id of a user's newest event; 0 if there was none."""
+    """Return the id of a user's newest event.
+
+    0 if there was none.
+    """
     query = sa.select(sa.func.max(events.c.event_id)).where(events.c.user_id == user_id)
     return int((await connection.execute(query)).scalar_one() or 0)
 
 
 async def is_complete_after(connection: AsyncConnection, user_id: UserId, event_id: int) -> bool:
-    """Check that the id existed, or is 0, and that nothing after it was pruned."""
+    """Check that the id existed (or is 0), with nothing pruned since."""
     if event_id > await get_newest_id(connection, user_id):
         return False
     gap = sa.select(events.c.event_id).where(
@@ -49,7 +52,10 @@ async def is_complete_after(connection: AsyncConnection, user_id: UserId, event_
 
 
 async def prune(connection: AsyncConnection, before: datetime, keep: int) -> int:
-    """Delete old events, and all but each user's newest `keep`; return their number."""
+    """Delete old events, and all but each user's newest `keep`.
+
+    Return their number.
+    """
     number = sa.func.row_number().over(
         partition_by=events.c.user_id, order_by=events.c.event_id.desc()
     )

@@ -24,7 +24,10 @@ _FULL_FOR_S = 600
 
 @dataclass(frozen=True, slots=True)
 class KeyClaim:
-    """A request that holds a key since `at`; its content is only a hash."""
+    """A request that holds a key since `at`.
+
+    Its content is only a hash.
+    """
 
     user_id: UserId
     key: str
@@ -36,7 +39,10 @@ class KeyClaim:
 
 @dataclass(frozen=True, slots=True)
 class PreviousRequest:
-    """The earlier request with the key; without a status, it is still running."""
+    """The earlier request with the key.
+
+    Without a status, it is still running.
+    """
 
     request_hash: str
     status: int | None
@@ -46,7 +52,7 @@ class PreviousRequest:
 async def take(
     connection: AsyncConnection, claim: KeyClaim, *, abandoned_before: datetime
 ) -> KeyClaim | PreviousRequest:
-    """Claim a key if it is free, or if its request has run since before `abandoned_before`.
+    """Claim a key if it is free or its request was abandoned.
 
     Raises TooManyRequests if the user has too many keys.
     """
