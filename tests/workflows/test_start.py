@@ -47,7 +47,7 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
         line = await _refused(tmp_path / "state", PORT=port)
     assert line == (
         f"polydev: Another program listens on port {port} of 127.0.0.1. "
-        "End it, or set PORT to another port"
+        "Stop that program, or set PORT to another port"
     )
     assert not (tmp_path / "state").exists()
 

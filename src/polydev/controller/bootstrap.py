@@ -60,6 +60,7 @@ from polydev.controller.workflows.reconcile.reconcile import Reconciler
 from polydev.controller.workflows.reconcile.retention import Retention
 from polydev.shared.domain import now
 from polydev.shared.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
+from polydev.shared.hints import Hint
 from polydev.shared.host_client import Hosts
 from polydev.shared.logging import setup
 from polydev.shared.sd_notify import notify_ready
@@ -292,7 +293,7 @@ def _bind(address: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(
                 f"Another program listens on port {port} of {address}",
-                hint="End it, or set PORT to another port",
+                hint=Hint.SET_PORT.text(),
             ) from None
         raise BadSettings(
             f"POLYDEV_LISTEN and PORT cannot be used: {address}, {port} ({error.strerror})"
@@ -326,7 +327,7 @@ def _lock_folder(folder: Path, how: int) -> Iterator[None]:
     except OSError as error:
         raise BadSettings(
             f"The controller's folder {folder} cannot be used ({error.strerror})",
-            hint="See POLYDEV_STATE_DIR and DATABASE_URL",
+            hint=Hint.CHECK_STATE_SETTINGS.text(),
         ) from None
     try:
         try:
@@ -334,7 +335,7 @@ def _lock_folder(folder: Path, how: int) -> Iterator[None]:
         except BlockingIOError:
             raise AlreadyRunning(
                 f"Another controller already works in {folder}",
-                hint="End it first, or set POLYDEV_STATE_DIR to another folder",
+                hint=Hint.SET_STATE_DIR.text(),
             ) from None
         yield
     finally:

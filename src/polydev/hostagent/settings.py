@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode
 
 from polydev.hostagent.system.entry_points import DRIVERS, find
 from polydev.shared.errors import BadSettings
+from polydev.shared.hints import Hint
 from polydev.shared.settings.base import CommonSettings, Settings
 
 
@@ -70,12 +71,12 @@ class NetworkSettings(Settings):
         if self.egress is Egress.PROXY and not self.egress_proxy:
             raise BadSettings(
                 "POLYDEV_EGRESS=proxy needs POLYDEV_EGRESS_PROXY",
-                hint="Set POLYDEV_EGRESS_PROXY to http://<IPv4 address>:<port>",
+                hint=Hint.SET_EGRESS_PROXY.text(),
             )
         if self.gateway not in self.subnet or self.first_address not in self.subnet:
             raise BadSettings(
                 "POLYDEV_GATEWAY and POLYDEV_FIRST_ADDRESS must lie in POLYDEV_SUBNET",
-                hint=f"POLYDEV_SUBNET is {self.subnet}",
+                hint=Hint.SUBNET_IS.text(subnet=self.subnet),
             )
         return super().check()
 

@@ -16,6 +16,7 @@ from polydev.controller.store.queries.accounts import passwords, sign_ins, users
 from polydev.controller.store.queries.system import audit
 from polydev.shared.domain import Role, User, UserId, now
 from polydev.shared.errors import NoSuchUser, NotAllowed
+from polydev.shared.hints import Hint
 
 
 class Administration:
@@ -59,7 +60,7 @@ class Administration:
         if caller.via != LOCAL:
             raise NotAllowed(
                 "Only the local administrator can reset passwords",
-                hint="Run `polydev user password` on the controller's machine",
+                hint=Hint.RESET_PASSWORD.text(),
             )
         password = generate()
         password_hash = await self._passwords.hash(password)

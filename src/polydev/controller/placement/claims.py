@@ -16,6 +16,7 @@ from polydev.controller.store.engine import locks
 from polydev.controller.store.queries.machines import capacity, hosts, machines
 from polydev.shared.domain import HostId, HostState, Machine, MachineState, VmHost, VmId, now
 from polydev.shared.errors import HostUnreachable, NoCapacity
+from polydev.shared.hints import Hint
 
 _LOCK = "placement"
 
@@ -106,9 +107,7 @@ def _cannot_start_error(
 ) -> NoCapacity | HostUnreachable:
     where = f"machine {machine.vm_id}, whose disk is on the host {host.host_id}"
     if host.seen_at is None or host.seen_at < fleet.seen_since:
-        return HostUnreachable(
-            f"The host of {where}, does not answer", hint="`polydev doctor` looks for the cause"
-        )
+        return HostUnreachable(f"The host of {where}, does not answer", hint=Hint.RUN_DOCTOR.text())
     if host.state is HostState.DRAINING:
         return NoCapacity(
             f"No machine is started on the host {host.host_id}, which is being emptied: {where}",

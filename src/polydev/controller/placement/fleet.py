@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from polydev.shared.domain import HostId, HostState, MachineSize, VmHost
 from polydev.shared.errors import NoCapacity
+from polydev.shared.hints import Hint
 
 MIN_DISK_FREE_MIB = 512
 """Disks grow as they are written: a host with less than this left takes no new machine."""
@@ -145,8 +146,7 @@ class Fleet:
             )
             return NoCapacity(
                 f"{wanted}: the largest has {largest} in all",
-                hint="Make machines smaller (POLYDEV_CLI_MEMORY_MIB, POLYDEV_BROWSER_MEMORY_MIB), "
-                "or add a larger host",
+                hint=Hint.USE_SMALLER_MACHINES.text(),
             )
         words = "; ".join(self._describe(host_id) for host_id in sorted(self.hosts))
         return NoCapacity(

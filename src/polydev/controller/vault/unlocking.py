@@ -20,16 +20,14 @@ from polydev.controller.store.queries.connect import credentials, vault_keys
 from polydev.controller.vault.vault import OTHER_KEYS, Vault
 from polydev.shared.domain import VaultKey
 from polydev.shared.errors import BadSettings, CredentialDamaged, WrongEncryptionKey
+from polydev.shared.hints import Hint
 
 log = logging.getLogger("polydev.controller.vault")
 
 MIN_CHARACTERS = 16
 MIN_DIFFERENT = 6
 
-_WRONG_KEY_HINT = (
-    "Start Polydev with the ENCRYPTION_KEY that this database was made with; for a new key, keep "
-    f"the old one in {OTHER_KEYS} until everything is sealed anew"
-)
+_WRONG_KEY_HINT = Hint.USE_FIRST_KEY.text()
 
 
 async def unlock(

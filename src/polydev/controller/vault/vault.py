@@ -21,6 +21,7 @@ from polydev.shared.domain import (
     VaultKey,
 )
 from polydev.shared.errors import CredentialDamaged, WrongEncryptionKey
+from polydev.shared.hints import Hint
 
 _DERIVATIONS_AT_ONCE = 2
 
@@ -158,8 +159,7 @@ class Vault:
         except KeyError:
             raise WrongEncryptionKey(
                 f"This was sealed with {key_id}, which this controller does not have",
-                hint=f"Add that key to {OTHER_KEYS}, or start with the ENCRYPTION_KEY that this "
-                "database was made with",
+                hint=Hint.ADD_OTHER_KEY_OR_RESTART.text(),
             ) from None
 
 

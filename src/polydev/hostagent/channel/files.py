@@ -17,6 +17,7 @@ import asyncssh
 
 from polydev.shared.domain import GuestFile
 from polydev.shared.errors import BadPath, DiskFull, GuestMisbehaved
+from polydev.shared.hints import Hint
 
 _PATH_BYTES = 1024
 _PARENT_MODE = 0o700
@@ -55,7 +56,7 @@ async def write_file(sftp: asyncssh.SFTPClient, file: GuestFile) -> None:
         if await is_disk_full(sftp):
             raise DiskFull(
                 f"The machine's disk has no room for {file.path}",
-                hint="Free some space: polydev machine exec <machine> sh",
+                hint=Hint.FREE_MACHINE_DISK.text(),
             ) from None
         raise
 

@@ -26,6 +26,7 @@ from polydev.hostagent.vmm.contract import Probe
 from polydev.hostagent.vmm.driver_selection import capabilities_of
 from polydev.shared.domain import Finding, MachineState
 from polydev.shared.errors import ImageDamaged, MissingImage, PolydevError
+from polydev.shared.hints import Hint
 from polydev.shared.host_protocol import Inventory, WarmView
 
 LEAST_FREE_MIB = 1024
@@ -129,8 +130,7 @@ def disk_space(folder: Path) -> Finding:
         words = f"{inodes.f_favail} more files for {folder}"
     elif free_mib >= LEAST_FREE_MIB:
         return Finding("disk space", True, words)
-    hint = "Destroy machines that nobody needs, remove old images (`polydev image prune`), or move "
-    return Finding("disk space", False, f"Only {words}", hint + "POLYDEV_STATE_DIR")
+    return Finding("disk space", False, f"Only {words}", Hint.FREE_HOST_DISK.text())
 
 
 def memory(

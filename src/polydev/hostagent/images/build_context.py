@@ -17,6 +17,7 @@ from typing import IO
 
 from polydev.hostagent.images.manifest import BuildProgress, ImageKind, ProgressSink
 from polydev.shared.errors import DiskFull, ImageBuildFailed, MissingTool
+from polydev.shared.hints import Hint
 
 # Killed together with the builder; all its children end with its PID namespace.
 _CONTAINED = (
@@ -143,5 +144,5 @@ def disk_full(folder: Path, detail: str = "") -> DiskFull:
     """Return the error of a full disk."""
     return DiskFull(
         f"not enough space for an image build in {folder}{detail}",
-        hint="free some space there, or set POLYDEV_IMAGES_DIR to a folder on a larger disk",
+        hint=Hint.SET_IMAGES_DIR.text(),
     )

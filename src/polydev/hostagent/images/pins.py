@@ -11,6 +11,7 @@ from pathlib import Path
 from polydev.hostagent.images.manifest import ImageKind
 from polydev.shared.atomic_files import sync_folder, write_whole
 from polydev.shared.errors import ImageDamaged
+from polydev.shared.hints import Hint
 
 _MAX_BYTES = 200
 
@@ -26,7 +27,7 @@ def read(root: Path, kind: ImageKind) -> str | None:
     if not re.fullmatch(rf"{kind}-[0-9a-f]+", name):
         raise ImageDamaged(
             f"{path} does not name an image of kind {kind}",
-            hint=f"Reset it: polydev image use --newest {kind}",
+            hint=Hint.UNPIN_IMAGE.text(kind=kind),
         )
     return name
 

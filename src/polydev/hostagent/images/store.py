@@ -41,6 +41,7 @@ from polydev.hostagent.images.manifest import (
 from polydev.hostagent.images.recipe import Recipe, digest_file
 from polydev.hostagent.images.rootfs import build_rootfs
 from polydev.shared.errors import ImageBuildFailed, MissingImage
+from polydev.shared.hints import Hint
 
 _TEMPORARY = ".building-"
 _LOGS_KEPT = 10
@@ -73,7 +74,7 @@ class ImageStore:
         if image is None:
             raise MissingImage(
                 f"there is no current golden image `{kind}` in {self.root}",
-                hint=f"build it: polydev image build {kind}",
+                hint=Hint.BUILD_IMAGE.text(kind=kind),
             )
         return image
 
@@ -104,7 +105,7 @@ class ImageStore:
         except MissingImage as error:
             raise MissingImage(
                 f"machines of kind {kind} are pinned to {name}, but {error.message}",
-                hint=f"remove the pin: polydev image use --newest {kind}",
+                hint=Hint.UNPIN_IMAGE.text(kind=kind),
             ) from None
 
     def list(self) -> list[GoldenImage]:

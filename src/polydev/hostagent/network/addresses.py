@@ -12,6 +12,7 @@ from ipaddress import AddressValueError, IPv4Address
 from polydev.hostagent.network.network_config import NetworkConfig
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.errors import NetworkFailed, NoCapacity
+from polydev.shared.hints import Hint
 
 
 class AddressPool:
@@ -89,7 +90,7 @@ class AddressPool:
                 return IPv4Address(candidate)
         raise NoCapacity(
             f"All {len(self._leases)} addresses of the VM network are in use",
-            hint="Destroy machines, or set a larger POLYDEV_SUBNET",
+            hint=Hint.SET_SUBNET.text(),
         )
 
     def _save(self, leases: dict[str, IPv4Address], following: int) -> None:

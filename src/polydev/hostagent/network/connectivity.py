@@ -17,6 +17,7 @@ from polydev.hostagent.network.network_config import NetworkConfig
 from polydev.hostagent.settings import Egress
 from polydev.hostagent.system import namespaces
 from polydev.shared.domain import Finding
+from polydev.shared.hints import Hint
 
 _LIMIT_S = 4.0
 _ROOT_NS = b"\0" + struct.pack("!HH", 2, 1)
@@ -63,6 +64,6 @@ def _resolver(address: IPv4Address) -> Finding:
             answered = query.recv(512)[:2] == number
         except OSError as error:
             message = f"The resolver {address} does not answer: {error}"
-            hint = "Set POLYDEV_DNS to a resolver that this host reaches; machines can use no other"
+            hint = Hint.SET_DNS.text()
             return Finding("outside", False, message, hint)
     return Finding("outside", answered, f"The resolver {address} answers")

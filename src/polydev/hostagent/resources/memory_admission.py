@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from polydev.shared.errors import NoCapacity
+from polydev.shared.hints import Hint
 
 SPARE_MIB = 256
 """What must be left for the host's other programs when a machine has all of its memory."""
@@ -59,8 +60,7 @@ class MemoryAdmission:
             raise NoCapacity(
                 f"No memory for machine {vm_id}, which needs {memory_mib} MiB: of the"
                 f" {self._limit_mib} MiB for machines of this host, {taken_mib} MiB are taken",
-                hint="Hibernate, stop or destroy one, or raise POLYDEV_HOST_MEMORY_MIB or "
-                "POLYDEV_MEMORY_OVERCOMMIT",
+                hint=Hint.RAISE_HOST_MEMORY.text(),
             )
 
     def _require_available(self, vm_id: str, memory_mib: int) -> None:

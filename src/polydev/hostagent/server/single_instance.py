@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polydev.shared.errors import AlreadyRunning, BadSettings
+from polydev.shared.hints import Hint
 
 _PATH_BYTES = 107
 _BACKLOG = 128
@@ -30,11 +31,11 @@ def only_agent(state_dir: Path, netns: str) -> Iterator[None]:
     state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     folder_taken = AlreadyRunning(
         f"Another host agent already works in {state_dir}",
-        hint="End it first, or set POLYDEV_STATE_DIR to another folder",
+        hint=Hint.SET_STATE_DIR.text(),
     )
     namespace_taken = AlreadyRunning(
         f"Another host agent already has its machines in network namespace {netns}",
-        hint="End it first, or set POLYDEV_NETNS to another name",
+        hint=Hint.SET_NETNS.text(),
     )
     with (
         _held(state_dir / "hostd.lock", folder_taken),

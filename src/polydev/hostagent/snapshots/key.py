@@ -17,6 +17,7 @@ from typing import Self
 
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.errors import BadSettings
+from polydev.shared.hints import Hint
 
 KEY_FILE = "memory.key"
 _KEY_BYTES = 32
@@ -76,7 +77,7 @@ class MemoryKeys:
             raise BadSettings(
                 "This host has no tmpfs for the key, and a machine's memory must not be stored "
                 "on a disk beside its key",
-                hint="Mount a tmpfs at /run, or name one in POLYDEV_MEMORY_KEY_DIR",
+                hint=Hint.SET_MEMORY_KEY_DIR.text(),
             )
         for folder in (self._folder.parent, self._folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def _require_own(folder: Path) -> None:
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
         raise BadSettings(
             f"{folder}, the folder of the key to hibernated machines, belongs to another user",
-            hint=f"Remove {folder}, or name another folder in POLYDEV_MEMORY_KEY_DIR",
+            hint=Hint.REPLACE_MEMORY_KEY_DIR.text(folder=folder),
         )
 
 

@@ -12,11 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from polydev.shared.errors import ChannelLost, Failed, HostUnreachable, PolydevError, by_code
+from polydev.shared.hints import Hint
 from polydev.shared.host_protocol import Problem
 
 T = TypeVar("T")
 
-_START_HINT = "Check the host agent with `polydev doctor`"
+_START_HINT = Hint.CHECK_HOST_AGENT.text()
 
 
 def raised_from(problem: Problem) -> PolydevError:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from polydev.shared.domain import HostId
 from polydev.shared.errors import HostUnreachable
+from polydev.shared.hints import Hint
 from polydev.shared.host_client.client import Host, Observe
 
 
@@ -24,7 +25,7 @@ class Hosts:
         if host is None:
             raise HostUnreachable(
                 f"This controller does not know the host {host_id}",
-                hint="POLYDEV_HOSTS lists the hosts",
+                hint=Hint.LIST_HOSTS.text(),
             )
         return host
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from polydev.controller.access.caller import RequestInfo
 from polydev.shared.errors import NotAllowed
+from polydev.shared.hints import Hint
 
 _CSRF_KEY = b"polydev csrf key"
 _CSRF_MESSAGE = b"this page was given the token by this controller"
@@ -30,7 +31,7 @@ class CsrfGuard:
         if request.origin is not None and not self._is_own(request.origin, request.host):
             raise NotAllowed(
                 "This request comes from another site",
-                hint=f"Open {self._own}, or set POLYDEV_PUBLIC_URL to the URL that you use",
+                hint=Hint.SET_PUBLIC_URL.text(url=self._own),
             )
 
     def check(self, request: RequestInfo, secret: str) -> None:
@@ -46,7 +47,7 @@ class CsrfGuard:
             ):
                 raise NotAllowed(
                     "Missing or wrong X-CSRF-Token",
-                    hint="Get it from GET /api/account; in scripts, use an API token instead",
+                    hint=Hint.GET_CSRF_TOKEN.text(),
                 )
 
     def _is_own(self, origin: str, host: str) -> bool:

@@ -28,6 +28,7 @@ from polydev.controller.store.queries.accounts import passwords as password_rows
 from polydev.controller.store.queries.system import audit
 from polydev.shared.domain import ApiToken, AuditEntry, Invitation, Role, User, UserId, now
 from polydev.shared.errors import NotAllowed, NotSignedIn
+from polydev.shared.hints import Hint
 
 _RECENT = timedelta(minutes=10)
 
@@ -231,7 +232,7 @@ def self_entry(
 
 def _require_sign_in(caller: Caller) -> str:
     if caller.sign_in_id is None:
-        raise NotAllowed("This needs a sign-in, not a token", hint="POST /api/account/sign-in")
+        raise NotAllowed("This needs a sign-in, not a token", hint=Hint.SIGN_IN_CALL.text())
     return caller.sign_in_id
 
 

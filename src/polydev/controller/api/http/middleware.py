@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polydev.controller.api.http import errors
 from polydev.shared.errors import BadRequest, NotAllowed, PolydevError, TooLarge
+from polydev.shared.hints import Hint
 
 MAX_BODY_BYTES = 128 * 1024
 MAX_HEADERS = 100
@@ -78,8 +79,7 @@ class RequestGuard:
         if len(hosts) != 1 or _without_port(hosts[0]) not in self._names:
             return NotAllowed(
                 "Unknown host name",
-                hint="Use http://127.0.0.1 or http://localhost with the controller's port, or set "
-                "POLYDEV_PUBLIC_URL to the name that you use",
+                hint=Hint.USE_LOOPBACK.text(),
             )
         fault = _too_large(scope, headers.get("content-length", "0"))
         if fault is None and _is_ambiguous(scope["query_string"]):

@@ -28,6 +28,7 @@ from polydev.shared.errors import (
     NotConnected,
     PolydevError,
 )
+from polydev.shared.hints import Hint
 from polydev.shared.host_client import GuestProcess, Host, Hosts
 from polydev.shared.host_protocol import ExecRequest
 from polydev.shared.providers import AnswerReader, ChatEvent, Provider, provider
@@ -156,7 +157,7 @@ class OneShotTurns:
         async with self.database.read() as connection:
             credential = await credentials.find_newest_sealed(connection, user_id, about.id)
             machine = await find_usable_cli_machine(connection, user_id)
-        hint = f"Run `polydev connect {about.id}` to log it in"
+        hint = Hint.CONNECT_CLI.text(provider=about.id)
         if credential is None:
             raise NotConnected(f"You have not connected {about.name}", hint=hint)
         if machine is None:

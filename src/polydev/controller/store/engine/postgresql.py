@@ -22,6 +22,7 @@ from polydev.controller.store.engine.pg_notify import PgChangeBus, first_line
 from polydev.controller.store.engine.roles import USER, WORKER, ensure_roles
 from polydev.shared.domain import UserId
 from polydev.shared.errors import BadRequest, BadSettings, DatabaseUnavailable
+from polydev.shared.hints import Hint
 
 _ROLE, _USER, _READS = "polydev_role", "polydev_person", "polydev_reads"
 _POOL_SIZE = 10
@@ -107,7 +108,7 @@ class PostgresqlBackend:
             )
         return DatabaseUnavailable(
             f"PostgreSQL at {place} is unavailable: {message}",
-            hint="Check that it runs and that DATABASE_URL is right",
+            hint=Hint.CHECK_DATABASE_URL.text(),
         )
 
 

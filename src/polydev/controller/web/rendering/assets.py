@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polydev.shared.errors import BadSettings
+from polydev.shared.hints import Hint
 from polydev.shared.providers import all_providers
 
 HERE = Path(__file__).resolve().parents[1]
@@ -65,7 +66,7 @@ class Assets:
         if missing:
             raise BadSettings(
                 f"The web assets are incomplete: {missing[0]} is missing from {packages}",
-                hint="Run `make setup`, or set POLYDEV_ASSETS_DIR to the folder that has them",
+                hint=Hint.SET_ASSETS_DIR.text(),
             )
         self.hash = _hash(self._files)
 

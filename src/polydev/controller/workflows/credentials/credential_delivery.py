@@ -30,6 +30,7 @@ from polydev.shared.errors import (
     NotConnected,
     PolydevError,
 )
+from polydev.shared.hints import Hint
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import RemoveFiles, WireFile, WriteFiles
 from polydev.shared.providers import (
@@ -82,7 +83,7 @@ class Delivery:
             log.warning("%s in %s is not logged in (try %d)", provider.name, vm_id, attempt)
         raise CredentialsNotAccepted(
             f"{provider.name} in {vm_id} does not count itself logged in with what was written",
-            hint=f"`polydev machine exec {vm_id} {' '.join(provider.status_argv)}` says why",
+            hint=Hint.SEE_CLI_STATUS.text(vm_id=vm_id, command=" ".join(provider.status_argv)),
         )
 
     async def is_logged_in(self, provider: Provider, vm_id: VmId) -> bool:

@@ -30,6 +30,7 @@ from polydev.shared.errors import (
     PolydevError,
     WrongEncryptionKey,
 )
+from polydev.shared.hints import Hint
 
 log = logging.getLogger("polydev.controller.workflows")
 
@@ -128,15 +129,13 @@ class KeyRotation:
         async with self.database.write() as connection:
             await vault_keys.lock(connection)
             if key_id not in {key.key_id for key in await vault_keys.list_all(connection)}:
-                raise NoSuchKey(
-                    f"There is no key {key_id}", hint="`polydev key list` shows those there are"
-                )
+                raise NoSuchKey(f"There is no key {key_id}", hint=Hint.LIST_KEYS.text())
             use = (await vault_keys.get_uses(connection)).get(key_id)
             if use is not None:
                 raise KeyInUse(
                     f"{key_id} still seals {use.credentials} credentials and {use.secrets} secrets "
                     "of the controllers",
-                    hint="`polydev key rotate` seals them with the current key",
+                    hint=Hint.ROTATE_KEYS.text(),
                 )
             holding = await controllers.list_with_key(connection, key_id)
             if holding or key_id in self.vault.key_ids:
@@ -159,7 +158,7 @@ class KeyRotation:
         if target not in self.vault.key_ids:
             raise WrongEncryptionKey(
                 f"This controller does not have {target}",
-                hint="Give it that key in POLYDEV_OTHER_ENCRYPTION_KEYS, and rotate again",
+                hint=Hint.ADD_OTHER_KEY.text(),
             )
         after = ""
         self.on_point(StepName.RESEAL, "before")

@@ -23,6 +23,7 @@ from polydev.controller.telemetry import metrics, traces
 from polydev.controller.workflows.engine.engine import Engine
 from polydev.shared.domain import UNDO_PREFIX
 from polydev.shared.errors import PolydevError, StepTimedOut, Unavailable
+from polydev.shared.hints import Hint
 from polydev.shared.logging import context
 
 log = logging.getLogger("polydev.controller.workflows")
@@ -191,9 +192,7 @@ class Saga:
             why = attempts.last.message if attempts.last else "it went on without an answer"
             raise StepTimedOut(
                 f"'{step.name}' did not end within {step.limit_s:g} s: {why}",
-                hint=attempts.last.hint
-                if attempts.last
-                else "`polydev doctor` looks for the cause",
+                hint=attempts.last.hint if attempts.last else Hint.RUN_DOCTOR.text(),
             ) from None
 
 

@@ -19,6 +19,7 @@ from polydev.shared.domain import (
     now,
 )
 from polydev.shared.errors import NoSuchFile, PolydevError
+from polydev.shared.hints import Hint
 from polydev.shared.host_client import Hosts
 from polydev.shared.providers import Provider, provider
 
@@ -80,7 +81,7 @@ async def _one(hosts: Hosts, machine: Machine, credential: Credential) -> Findin
     except PolydevError as error:
         why = error.message
     words = f"{cli.name} in machine {vm_id} could not be asked whether it is logged in: {why}"
-    hint = f"See what it prints: polydev machine console {vm_id}; starting it again may help"
+    hint = Hint.SEE_CONSOLE.text(vm_id=vm_id)
     return Finding("logins", False, words, hint, vm_id)
 
 

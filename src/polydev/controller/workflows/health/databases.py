@@ -9,6 +9,7 @@ from polydev.controller.store.engine import schema_version
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.system import controllers
 from polydev.shared.domain import Finding
+from polydev.shared.hints import Hint
 
 _LIMIT_S = 5.0
 
@@ -37,7 +38,7 @@ async def _read(database: Database) -> Finding | None:
         )
     if difference is None:
         return None
-    hint = "Restart Polydev, which migrates it: `polydev down`, then `polydev up`"
+    hint = Hint.RESTART_POLYDEV.text()
     return Finding("database", False, f"The database's tables are {difference}", hint)
 
 

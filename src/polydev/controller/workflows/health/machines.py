@@ -19,6 +19,7 @@ from polydev.shared.domain import (
     UserId,
 )
 from polydev.shared.errors import PolydevError
+from polydev.shared.hints import Hint
 from polydev.shared.host_client import Hosts
 from polydev.shared.host_protocol import PURPOSE, MachineView
 
@@ -100,7 +101,7 @@ def _one(row: Machine, view: MachineView | None, silent: frozenset[HostId]) -> I
         words = (
             f"Pages show {vm_id} as a {row.vm_type} machine; it is a {view.machine_kind} machine"
         )
-        hint = f"Destroy it, and make another: polydev machine destroy {vm_id}"
+        hint = Hint.RECREATE_MACHINE.text(vm_id=vm_id)
         yield Finding("machines", False, words, hint, vm_id)
 
 

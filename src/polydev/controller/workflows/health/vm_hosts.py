@@ -12,6 +12,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.machines import hosts as rows
 from polydev.shared.domain import Finding, HostState, VmHost, now
 from polydev.shared.errors import PolydevError
+from polydev.shared.hints import Hint
 from polydev.shared.host_client import Hosts
 
 _LIMIT_S = 15.0
@@ -23,7 +24,7 @@ async def ask(database: Database, hosts: Hosts, settings: ControllerSettings) ->
     async with database.read() as connection:
         known = await rows.list_all(connection)
     if not known:
-        hint = "POLYDEV_HOSTS names the hosts; unset, it is the one beside the controller"
+        hint = Hint.LIST_HOSTS_OR_DEFAULT.text()
         return [Finding("hosts", False, "There is no VM host", hint)]
     unseen = timedelta(seconds=settings.host_unseen_limit_s)
     answers = await asyncio.gather(*(_one(hosts, host, unseen) for host in known))

@@ -23,6 +23,7 @@ from polydev.controller.workflows.machines.machine_commands import MachineComman
 from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S
 from polydev.shared.domain import BY_READINESS, Machine, MachineState, UserId, VmId, now
 from polydev.shared.errors import MachineBusy, MachineNotReady, PolydevError
+from polydev.shared.hints import Hint
 
 log = logging.getLogger("polydev.controller.workflows")
 
@@ -85,7 +86,7 @@ class ResumeOnUse:
         except TimeoutError:
             raise MachineNotReady(
                 f"Machine {vm_id} did not wake up within {self.limit_s:g} s",
-                hint="`polydev doctor` looks for the cause",
+                hint=Hint.RUN_DOCTOR.text(),
             ) from None
 
     @asynccontextmanager
@@ -178,7 +179,7 @@ def _require_not_tried(machine: Machine, *, asked: bool) -> None:
     if asked:
         raise MachineNotReady(
             f"Machine {machine.vm_id} did not wake up: {machine.hibernation.problem}",
-            hint="Try again later; `polydev doctor` looks for the cause",
+            hint=Hint.RETRY_OR_RUN_DOCTOR.text(),
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from polydev.hostagent.system.logs import harmless
 from polydev.hostagent.system.sandbox import read_with
 from polydev.shared.errors import MissingTool, VmmFailed
+from polydev.shared.hints import Hint
 
 MIN_VERSION = (1, 13, 1)
 _ROOT = 0
@@ -41,8 +42,7 @@ def _found(name: str, named: Path | None) -> Path:
         place = f"at {named}" if named else "on PATH"
         raise MissingTool(
             f"`{name}` was not found {place}",
-            hint=f"Install Firecracker {_dotted(MIN_VERSION)} or newer, or set "
-            f"POLYDEV_{name.upper()}",
+            hint=Hint.INSTALL_FIRECRACKER.text(version=_dotted(MIN_VERSION), program=name.upper()),
         )
     return Path(where).resolve()
 

@@ -31,6 +31,7 @@ from polydev.hostagent.vmm.firecracker.session import (
 )
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.errors import MissingImage, PolydevError, VmmFailed
+from polydev.shared.hints import Hint
 
 _KVM = Path("/dev/kvm")
 _LIMIT_S = 15.0
@@ -142,7 +143,7 @@ def _cache_key(binaries: Binaries, boot: BootFiles) -> str:
             if path == _KVM:
                 raise VmmFailed(f"There is no {_KVM}") from None
             raise MissingImage(
-                f"{path} is missing", hint="Run: polydev image build kernel"
+                f"{path} is missing", hint=Hint.BUILD_IMAGE.text(kind="kernel")
             ) from None
         parts = (str(path), state.st_mode, state.st_uid, state.st_gid)
         digest.update(repr((*parts, state.st_size, state.st_mtime_ns)).encode())

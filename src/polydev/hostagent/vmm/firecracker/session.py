@@ -24,6 +24,7 @@ from polydev.hostagent.vmm.firecracker.jail.jail import JailedProcess
 from polydev.hostagent.vmm.firecracker.jail.jailer import API_SOCKET
 from polydev.hostagent.vmm.vmm_session import VmmSession
 from polydev.shared.errors import VmmFailed
+from polydev.shared.hints import Hint
 
 METRICS_LOG = "metrics.log"
 _METRICS_LOG_BYTES = 128 * 1024
@@ -48,7 +49,7 @@ class FirecrackerSession(VmmSession):
     """Created by `start` or `resume`."""
 
     vmm = "Firecracker"
-    hint = "See what `polydev doctor` says about the driver"
+    hint = Hint.SEE_DRIVER.text()
 
     def __init__(self, location: VmmLocation, jailed: JailedProcess, marker: Marker) -> None:
         disk_full_marker = Marker(os.strerror(errno.ENOSPC))

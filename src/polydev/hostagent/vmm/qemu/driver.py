@@ -39,6 +39,7 @@ from polydev.hostagent.vmm.qemu.session import QemuSession
 from polydev.hostagent.vmm.qemu.snapshot_compat import fingerprint
 from polydev.hostagent.vmm.qemu.tap import open_tap
 from polydev.shared.errors import MissingImage, PolydevError, VmmFailed
+from polydev.shared.hints import Hint
 
 _THREADS = 128
 """The most that QEMU starts itself: up to 64 of them read and write drives."""
@@ -213,9 +214,7 @@ def _open(stack: ExitStack, path: Path, what: str, uid: int) -> int:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise MissingImage(
-            f"The {what} {path} is missing", hint="List the images: polydev image list"
-        ) from None
+        raise MissingImage(f"The {what} {path} is missing", hint=Hint.LIST_IMAGES.text()) from None
     stack.callback(os.close, descriptor)
     state = os.fstat(descriptor)
     if state.st_uid != uid and not state.st_mode & stat.S_IROTH:

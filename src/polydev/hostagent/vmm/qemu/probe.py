@@ -33,6 +33,7 @@ from polydev.hostagent.vmm.qemu.session import QemuSession
 from polydev.hostagent.vmm.qemu.tsc import tsc_khz
 from polydev.shared.atomic_files import write_whole
 from polydev.shared.errors import BadSettings, MissingImage, VmmFailed
+from polydev.shared.hints import Hint
 
 _KVM = Path("/dev/kvm")
 _KVM_LIMIT_S = 15
@@ -172,7 +173,9 @@ def _open(stack: ExitStack, path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise MissingImage(f"{path} is missing", hint="Run: polydev image build kernel") from None
+        raise MissingImage(
+            f"{path} is missing", hint=Hint.BUILD_IMAGE.text(kind="kernel")
+        ) from None
     stack.callback(os.close, descriptor)
     return descriptor
 
@@ -186,7 +189,7 @@ def _cache_key(boot_files: BootFiles) -> str:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except FileNotFoundError:
             raise MissingImage(
-                f"{path} is missing", hint="Run: polydev image build kernel"
+                f"{path} is missing", hint=Hint.BUILD_IMAGE.text(kind="kernel")
             ) from None
     for path in (Path(tool(PROGRAM, PACKAGE)), _KVM):
         with suppress(OSError):

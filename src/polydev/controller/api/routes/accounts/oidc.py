@@ -20,6 +20,7 @@ from polydev.shared.errors import (
     NotSignedIn,
     TooManyRequests,
 )
+from polydev.shared.hints import Hint
 
 router = routers.router(prefix="/api/account/oidc", tags=["account"])
 
@@ -100,6 +101,6 @@ def _require_oidc(services: Services) -> OidcSignIn:
     if services.access.oidc_sign_in is None:
         raise NotAllowed(
             "No OpenID provider is configured",
-            hint="An administrator can set POLYDEV_OIDC_ISSUER",
+            hint=Hint.SET_OIDC_ISSUER.text(),
         )
     return services.access.oidc_sign_in

@@ -55,6 +55,7 @@ from polydev.shared.errors import (
     QuotaExceeded,
     TooManyRequests,
 )
+from polydev.shared.hints import Hint
 from polydev.shared.host_client import Host
 
 router = routers.router(prefix="/api/vm", tags=["machines"], route_class=IdempotentRoute)
@@ -149,7 +150,7 @@ async def get_active_cli(caller: ReadCaller, services: ServicesDep) -> ActiveCli
     async with services.database.read(caller.user_id) as connection:
         found = await find_usable_cli_machine(connection, caller.user_id)
     if found is None:
-        raise NoSuchMachine("No active CLI VM", hint="Create one with `polydev connect codex`")
+        raise NoSuchMachine("No active CLI VM", hint=Hint.CONNECT_CLI.text(provider="codex"))
     return ActiveCli(
         vmId=found.vm_id,
         ipAddress=found.ip_address,

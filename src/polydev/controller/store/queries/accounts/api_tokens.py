@@ -12,6 +12,7 @@ from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.tables import api_tokens
 from polydev.shared.domain import ApiToken, Scope, UserId
 from polydev.shared.errors import NoSuchToken
+from polydev.shared.hints import Hint
 
 # The users' database role may not read hashes.
 _READABLE = [it for it in api_tokens.c if it is not api_tokens.c.secret_hash]
@@ -65,7 +66,7 @@ async def delete(connection: AsyncConnection, user_id: UserId, token_id: str) ->
         )
     )
     if not deleted.rowcount:
-        raise NoSuchToken("There is no such API token", hint="See GET /api/account/tokens")
+        raise NoSuchToken("There is no such API token", hint=Hint.LIST_API_TOKENS.text())
     await event_outbox.emit(connection, user_id, "token", token_id, status="revoked")
 
 

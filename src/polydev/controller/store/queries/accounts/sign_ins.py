@@ -12,6 +12,7 @@ from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.tables import sign_ins, users
 from polydev.shared.domain import SignIn, UserId
 from polydev.shared.errors import NoSuchToken
+from polydev.shared.hints import Hint
 
 # The users' database role may not read hashes.
 _READABLE = [it for it in sign_ins.c if it is not sign_ins.c.secret_hash]
@@ -73,7 +74,7 @@ async def delete(connection: AsyncConnection, user_id: UserId, sign_in_id: str) 
         )
     )
     if not ended.rowcount:
-        raise NoSuchToken("There is no such sign-in", hint="See GET /api/account/sign-ins")
+        raise NoSuchToken("There is no such sign-in", hint=Hint.LIST_SIGN_INS.text())
     await event_outbox.emit(connection, user_id, "account", user_id, status="signed-out")
 
 

@@ -27,6 +27,7 @@ from polydev.shared.domain import (
     VmId,
 )
 from polydev.shared.errors import NoSuchCredential
+from polydev.shared.hints import Hint
 
 _SEALED = [credentials.c[name] for name in SealedCredential.__dataclass_fields__]
 _READABLE = [credentials.c[name] for name in Credential.__dataclass_fields__]
@@ -120,7 +121,7 @@ async def get(
     if row is None:
         raise NoSuchCredential(
             f"There is no credential {credential_id}",
-            hint="See `polydev credential list`",
+            hint=Hint.LIST_CREDENTIALS.text(),
         )
     return _credential(row)
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polydev.controller.store.tables import GONE_STATES, hosts, vms
 from polydev.shared.domain import HostId, HostState, VmHost, now
 from polydev.shared.errors import HostInUse, NoSuchHost
+from polydev.shared.hints import Hint
 from polydev.shared.host_protocol import Health
 
 
@@ -49,7 +50,7 @@ async def get(connection: AsyncConnection, host_id: HostId) -> VmHost:
     query = sa.select(hosts).where(hosts.c.host_id == host_id)
     row = (await connection.execute(query)).one_or_none()
     if row is None:
-        raise NoSuchHost(f"There is no host {host_id}", hint="Hosts are set in POLYDEV_HOSTS")
+        raise NoSuchHost(f"There is no host {host_id}", hint=Hint.LIST_HOSTS.text())
     return _host(row)
 
 

@@ -27,6 +27,7 @@ from polydev.shared.domain import (
     now,
 )
 from polydev.shared.errors import NoSuchMachine
+from polydev.shared.hints import Hint
 
 _ALIVE = vms.c.status.not_in(GONE_STATES)
 """States with saved memory on the host's disk."""
@@ -68,7 +69,7 @@ async def get(connection: AsyncConnection, vm_id: VmId, user_id: UserId | None) 
     machine = await find(connection, vm_id)
     is_own = machine is not None and user_id in (None, machine.user_id)
     if machine is None or not is_own or machine.status in GONE_STATES:
-        raise NoSuchMachine(f"You have no machine {vm_id}", hint="See `polydev machine list`")
+        raise NoSuchMachine(f"You have no machine {vm_id}", hint=Hint.LIST_MACHINES.text())
     return machine
 
 

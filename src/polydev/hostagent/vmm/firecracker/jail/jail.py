@@ -25,6 +25,7 @@ from polydev.hostagent.vmm.firecracker.ipc import FirecrackerEndpoints
 from polydev.hostagent.vmm.firecracker.jail import jailer, mounts
 from polydev.hostagent.vmm.firecracker.jail.jailer import JailConfig
 from polydev.shared.errors import MissingImage, VmmFailed
+from polydev.shared.hints import Hint
 
 FOLDER = "jail"
 """The jail's mountpoint in a machine's folder."""
@@ -161,7 +162,7 @@ def _require(file: JailFile, uid: int) -> None:
         state = file.path.stat()
     except FileNotFoundError:
         raise MissingImage(
-            f"The {file.what} {file.path} is missing", hint="List the images: polydev image list"
+            f"The {file.what} {file.path} is missing", hint=Hint.LIST_IMAGES.text()
         ) from None
     if state.st_uid != uid and not state.st_mode & stat.S_IROTH:
         raise VmmFailed(
