@@ -89,7 +89,7 @@ async def test_a_machine_that_sleeps_is_well_until_its_memory_is_gone(agent: Age
         await host.run(f"sleep-{vm_id}", HibernateMachine(vm_id=vm_id), 60)
     for findings in (await found(agent), await found_without_agent(agent)):
         assert [it for it in findings if not it.ok] == []
-        assert "1, 0 of them run, 1 hibernate" in {it.message for it in findings}
+        assert "1, 0 of them run, 1 hibernated" in {it.message for it in findings}
     (agent.state_dir / "machines" / vm_id / "memory.saved").unlink()
     assert vm_id in wrong(await found(agent), "machines").message
     async with agent.host() as host:

@@ -18,7 +18,7 @@ from driver_worlds import (
     qemu_world,
     simulated_world,
 )
-from kept_memory import KeptMemory
+from memory_snapshot import MemorySnapshot
 
 from polydev.hostagent.channel import Channel
 from polydev.hostagent.provisioning.ssh_keys import make_keys
@@ -215,7 +215,7 @@ async def test_a_guest_that_was_saved_stands_still_and_one_that_is_restored_reme
 
         fingerprint = await world.driver.fingerprint(spec)
         await vmm.resume()  # one that runs runs on
-        await vmm.save(KeptMemory())
+        await vmm.save(MemorySnapshot())
         with pytest.raises(ChannelLost):
             await (await channel_of(spec, vmm)).connect(1)
         await vmm.resume()
@@ -223,11 +223,11 @@ async def test_a_guest_that_was_saved_stands_still_and_one_that_is_restored_reme
         await channel.write_files([GuestFile("/run/thought", b"something else")])
         await channel.close()
 
-        kept = KeptMemory()
+        kept = MemorySnapshot()
         await vmm.save(kept)
         await vmm.kill()
         with pytest.raises(VmmFailed):
-            await vmm.save(KeptMemory())
+            await vmm.save(MemorySnapshot())
         assert left_in(spec.folder) == set()
 
         restored = await world.driver.restore(spec, kept.source())
@@ -253,6 +253,6 @@ async def test_machines_of_another_size_do_not_fit(world: World) -> None:
 async def test_a_restore_that_fails_leaves_nothing(world: World) -> None:
     spec = await world.spec()
     with pytest.raises((SnapshotUnusable, VmmFailed)):
-        await world.driver.restore(spec, KeptMemory(bytearray(b"no memory")).source())
+        await world.driver.restore(spec, MemorySnapshot(bytearray(b"no memory")).source())
     assert left_in(spec.folder) == set()
     assert list(world.driver.find_orphans([])) == []

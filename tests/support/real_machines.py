@@ -22,8 +22,8 @@ from polydev.hostagent import snapshots
 from polydev.hostagent.channel import Channel
 from polydev.hostagent.images import ImageStore
 from polydev.hostagent.machines.context import HostContext
-from polydev.hostagent.machines.guest_resume import awaken
-from polydev.hostagent.machines.machine import RunningMachine, prepare, prepare_again
+from polydev.hostagent.machines.guest_resume import resume_guest
+from polydev.hostagent.machines.machine import RunningMachine, prepare, prepare_restore
 from polydev.hostagent.machines.provisioner import probe_files, provisioner_for
 from polydev.hostagent.machines.record import MachineRecord, NetworkAttachment
 from polydev.hostagent.network import Network
@@ -88,13 +88,13 @@ class Fleet:
         assert record is not None
         assert record.place is not None
         async with snapshots.open_snapshot(folder.memory, self.host.memory_keys.load()) as source:
-            prepared = await prepare_again(self.host, record)
+            prepared = await prepare_restore(self.host, record)
             running = await prepared.restore(self.host, source)
         machine = RealMachine(vm_id, record.place, running)
         self.machines.append(machine)
         await running.vmm.resume()
         await running.wait_until_ready(BOOT_LIMIT_S)
-        await awaken(running)
+        await resume_guest(running)
         return machine
 
 

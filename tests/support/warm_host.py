@@ -92,12 +92,12 @@ class WarmHost:
             refill_quiet_s=0,
             refill_pause_s=0,
             processors=self.processors,
-            look_s=0.02,
+            poll_s=0.02,
         )
         registry = MachineRegistry(host)
         pool = WarmPool(host, registry, policy)
         machines = MachineService(host, registry, pool)
-        waiting = pool._waiting
+        waiting = pool._standby
         waiting.held_bytes = lambda vm_id: self.held_mib << 20 if vm_id in waiting._reserved else 0  # type: ignore[method-assign]
         await machines.recover()
         try:
@@ -173,7 +173,7 @@ async def has_a_template(host: WarmHost) -> None:
     """An agent made one, of which no clone waits."""
     host.waiting = 0
     async with host.working() as machines:
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
         await until_ready(machines)
 
 
@@ -181,7 +181,7 @@ async def has_a_template(host: WarmHost) -> None:
 async def with_waiting(host: WarmHost, count: int = 1) -> AsyncIterator[MachineService]:
     """An agent with so many clones that wait."""
     async with host.working() as machines:
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
         await until_waiting(machines, count)
         yield machines
 

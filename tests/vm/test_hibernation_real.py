@@ -47,7 +47,7 @@ RESUME_CUTS = {
     "polydev.hostagent.snapshots.reader:SnapshotFile.read:before:4": HIBERNATED,
     "polydev.hostagent.snapshots:discard:before:1": HIBERNATED,
     "polydev.hostagent.snapshots:discard:after:1": RUNNING,
-    "polydev.hostagent.machines.hibernation:awaken:before:1": RUNNING,
+    "polydev.hostagent.machines.hibernation:resume_guest:before:1": RUNNING,
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from driver_worlds import QemuWorld, left_in, qemu_world, until
-from kept_memory import KeptMemory
+from memory_snapshot import MemorySnapshot
 
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.vmm.qemu import migration
@@ -77,13 +77,13 @@ async def test_a_guest_that_is_cut_while_it_is_saved_or_restored_counts_on(
         await a_sink_that_is_full(spec, vmm)
         await a_caller_that_goes_away(spec, vmm)
         vmm = await an_agent_that_dies_while_it_saves(world, spec, vmm)
-        kept = KeptMemory()
+        kept = MemorySnapshot()
         await vmm.save(kept)
         await vmm.detach()
         adopted = await world.driver.adopt(spec)  # whole, and standing still
         assert adopted is not None
         await counts_on(spec, adopted)
-        await adopted.save(kept := KeptMemory())
+        await adopted.save(kept := MemorySnapshot())
         await adopted.kill()
         await restoring_that_is_cut(world, spec, kept)
         restored = await world.driver.restore(spec, kept.source())
@@ -97,12 +97,12 @@ async def a_sink_that_is_full(spec: LaunchSpec, vmm: RunningQemu) -> None:
             raise DiskFull("No room")
 
     with pytest.raises(DiskFull):
-        await vmm.save(KeptMemory(meanwhile=full))
+        await vmm.save(MemorySnapshot(on_piece=full))
     await counts_on(spec, vmm)
 
 
 async def a_caller_that_goes_away(spec: LaunchSpec, vmm: RunningQemu) -> None:
-    saving = asyncio.create_task(vmm.save(KeptMemory(meanwhile=(reached := Reached()))))
+    saving = asyncio.create_task(vmm.save(MemorySnapshot(on_piece=(reached := Reached()))))
     await reached.it.wait()
     saving.cancel()
     await asyncio.wait({saving})
@@ -112,7 +112,7 @@ async def a_caller_that_goes_away(spec: LaunchSpec, vmm: RunningQemu) -> None:
 async def an_agent_that_dies_while_it_saves(
     world: QemuWorld, spec: LaunchSpec, vmm: RunningQemu
 ) -> RunningQemu:
-    saving = asyncio.create_task(vmm.save(KeptMemory(meanwhile=(reached := Reached()))))
+    saving = asyncio.create_task(vmm.save(MemorySnapshot(on_piece=(reached := Reached()))))
     await reached.it.wait()
     await vmm.detach()  # as the kernel hangs up for an agent that was killed
     saving.cancel()
@@ -123,9 +123,9 @@ async def an_agent_that_dies_while_it_saves(
     return adopted
 
 
-async def restoring_that_is_cut(world: QemuWorld, spec: LaunchSpec, kept: KeptMemory) -> None:
+async def restoring_that_is_cut(world: QemuWorld, spec: LaunchSpec, kept: MemorySnapshot) -> None:
     restoring = asyncio.create_task(
-        world.driver.restore(spec, kept.source(meanwhile=(reached := Reached())))
+        world.driver.restore(spec, kept.source(on_piece=(reached := Reached())))
     )
     await reached.it.wait()
     restoring.cancel()
@@ -146,7 +146,7 @@ async def a_vmm_that_dies_while_it_is_saved(
             os.kill(vmm.pid, signal.SIGKILL)
 
     with pytest.raises(VmmFailed):
-        await vmm.save(KeptMemory(meanwhile=kill))
+        await vmm.save(MemorySnapshot(on_piece=kill))
     assert (await vmm.wait()).status == -signal.SIGKILL
     assert left_in(spec.folder) == set()
     assert world.pids() == []

@@ -161,7 +161,7 @@ async def test_two_clones_at_once_share_nothing_that_is_theirs() -> None:
     ) as f:
         root = f.host.machines_dir.parent / "warm"
         policy = WarmPolicy(
-            root, Headroom(root.parent), quiet_s=3600, waiting=1, refill_quiet_s=1, look_s=0.5
+            root, Headroom(root.parent), quiet_s=3600, waiting=1, refill_quiet_s=1, poll_s=0.5
         )
         registry = MachineRegistry(f.host)
         machines = MachineService(f.host, registry, WarmPool(f.host, registry, policy))
@@ -181,7 +181,7 @@ async def test_two_clones_at_once_share_nothing_that_is_theirs() -> None:
 
 
 async def _template_is_made(machines: MachineService) -> None:
-    await machines.clones.ask(SHAPE)
+    await machines.clones.request_template(SHAPE)
     async with asyncio.timeout(MAKE_LIMIT_S):
         while (view := await machines.clones.view()).state == "making":
             await asyncio.sleep(0.5)

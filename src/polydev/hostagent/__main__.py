@@ -1,7 +1,7 @@
 """`python -m polydev.hostagent`: the host agent as a process.
 
-The only module of this package that names concrete parts. It checks the host, takes over the
-machines that are there, and serves until it is told to end; the machines run on.
+It assembles the parts, checks the host, recovers the machines, and serves until it is stopped. The
+machines run on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _WS_FRAME_BYTES = 256 * 1024
 
 
 def main() -> int:
-    """Run the agent. The exit code is 0 when it was told to end, 1 when it could not work."""
+    """Run the agent; exit with 0 after a stop, 1 if it cannot work."""
     try:
         settings = read(HostSettings)
         setup.set_up(as_json=settings.log_json)
@@ -96,7 +96,7 @@ async def _run(settings: HostSettings) -> None:
         )
         warm = WarmPolicy(
             root=settings.state_dir / "warm",
-            room=Headroom(settings.state_dir),
+            headroom=Headroom(settings.state_dir),
             is_on=capabilities.needs_images if settings.warm_start is None else settings.warm_start,
             quiet_s=settings.warm_quiet_s,
             waiting=settings.warm_waiting,
@@ -140,20 +140,20 @@ async def _serve(
     notify_ready()
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    log.info("ending; the machines run on")
+    log.info("stopping; the machines run on")
     await operations.stop(_STOP_GRACE_S)
     http.should_exit = True
     await serving
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel it, and wait while it undoes what it is at."""
+    """Cancel a task, and wait while it undoes its work."""
     task.cancel()
     await asyncio.wait({task}, timeout=_STOP_GRACE_S)
 
 
 def server_config(app: FastAPI) -> uvicorn.Config:
-    """How the application is served: frames bounded, no pings on a local socket."""
+    """Configure uvicorn: bounded frames, no pings on a local socket."""
     return uvicorn.Config(
         app,
         log_config=None,
@@ -171,7 +171,7 @@ def server_config(app: FastAPI) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: ends when it is told to, and not by raising."""
+    """uvicorn without its own signal handlers."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

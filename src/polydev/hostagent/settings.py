@@ -17,7 +17,7 @@ from polydev.shared.settings.base import CommonSettings, Settings
 
 
 class Egress(StrEnum):
-    """Where machines may connect to."""
+    """The destinations that machines may connect to."""
 
     OPEN = "open"
     PROXY = "proxy"
@@ -25,7 +25,7 @@ class Egress(StrEnum):
 
 
 class Uplink(StrEnum):
-    """How the VM namespace reaches the outside."""
+    """The connection of the VM namespace to the outside."""
 
     VETH = "veth"
     NONE = "none"

@@ -16,7 +16,7 @@ from polydev.hostagent.system import logs
 from polydev.shared.errors import AlreadyRunning, BadSettings, MissingTool, Refused
 
 
-def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     present = {"nft", "mke2fs", "e2fsck", "qemu-system-x86_64"}
     monkeypatch.setattr(
         "polydev.hostagent.health.preflight.shutil.which",
@@ -28,13 +28,13 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyP
     preflight.require("simulated")
 
 
-def test_only_root_may_be_the_host_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_agent_requires_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(Refused):
         preflight.require("simulated")
 
 
-def test_programs_of_the_administrator_are_found_without_their_folder_on_path(
+def test_programs_in_sbin_are_found_without_it_on_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
@@ -53,7 +53,7 @@ def test_one_agent_holds_a_state_folder_and_a_namespace(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.lock"))
 
 
-def test_a_socket_that_a_killed_agent_left_is_replaced(tmp_path: Path) -> None:
+def test_stale_socket_of_a_killed_agent_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "sockets" / "h.sock"
     path.parent.mkdir()
     stale = socket.socket(socket.AF_UNIX)
@@ -64,7 +64,7 @@ def test_a_socket_that_a_killed_agent_left_is_replaced(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_socket_where_somebody_answers_is_left_alone(tmp_path: Path) -> None:
+def test_socket_of_another_program_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "h.sock"
     with listening(path, None):
         with pytest.raises(AlreadyRunning), listening(path, None):
@@ -73,7 +73,7 @@ def test_a_socket_where_somebody_answers_is_left_alone(tmp_path: Path) -> None:
             client.connect(str(path))
 
 
-def test_a_path_too_long_for_a_socket_names_the_setting(tmp_path: Path) -> None:
+def test_too_long_socket_path_names_the_setting(tmp_path: Path) -> None:
     with (
         pytest.raises(BadSettings, match="POLYDEV_STATE_DIR"),
         listening(tmp_path / ("x" * 99), ""),
@@ -94,7 +94,7 @@ def test_a_path_too_long_for_a_socket_names_the_setting(tmp_path: Path) -> None:
         (b"\x1b", ""),
     ],
 )
-def test_what_a_guest_prints_is_shown_harmless(tmp_path: Path, printed: bytes, shown: str) -> None:
+def test_guest_output_is_shown_harmless(tmp_path: Path, printed: bytes, shown: str) -> None:
     log = tmp_path / "console.log"
     log.write_bytes(printed)
     assert logs.tail(log, 1000) == shown
@@ -109,12 +109,12 @@ def test_only_the_end_of_a_log_is_read(tmp_path: Path) -> None:
     assert logs.tail(tmp_path / "none", 10) == ""
 
 
-def test_a_log_that_is_a_pipe_does_not_hold_the_agent(tmp_path: Path) -> None:
+def test_pipe_in_place_of_a_log_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "console.log")
     assert logs.tail(tmp_path / "console.log", 10) == ""
 
 
-def test_machines_are_told_of_proxy_and_authorities(tmp_path: Path) -> None:
+def test_machines_get_proxy_and_authorities(tmp_path: Path) -> None:
     assert environment(HostSettings()) == {}
     told = environment(
         HostSettings(

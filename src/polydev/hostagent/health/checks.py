@@ -1,8 +1,8 @@
-"""What is well on this host and what is not: what is, compared with what should be, in words.
+"""Health checks of this host: compare its actual state with the records.
 
-The host agent answers `GET /diagnosis` with it; `polydev doctor` looks with it itself, as root,
-when no agent answers. It looks and changes nothing. Each finding that is not ok says what to do.
-The network's part is `network/inspection.py`; who may see what is the controller's to know.
+The host agent reports them at `GET /diagnosis`; `polydev doctor` runs them itself, as root, if no
+agent answers. They change nothing. Each failed check states a remedy. `network/drift_check.py`
+checks the network.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from polydev.shared.host_protocol import Inventory, WarmView
 LEAST_FREE_MIB = 1024
 LEAST_FREE_INODES = 2000
 
-_SWEPT = "Restart Polydev, whose host agent removes it: `polydev down`, then `polydev up`"
+_RESTART_HINT = "Restart Polydev, whose host agent removes it: `polydev down`, then `polydev up`"
 
 
 @dataclass(frozen=True, slots=True)
 class HealthChecker:
-    """Looks at one host."""
+    """Checks one host."""
 
     settings: HostSettings
     network: Network
@@ -45,7 +45,7 @@ class HealthChecker:
     async def diagnose(
         self, machines: MachineService, probe: Probe, warm: WarmView
     ) -> list[Finding]:
-        """Of a host whose agent this is."""
+        """Check the host of this agent."""
         before = machines.records()
         there = await machines.inventory()
         records = {record.vm_id: record for record in (*before, *machines.records())}
@@ -53,9 +53,9 @@ class HealthChecker:
         return [_driver(probe), *found, Finding("warm start", True, warm.words)]
 
     async def diagnose_without_agent(self) -> list[Finding]:
-        """Of a host whose agent does not answer: by looking alone. Needs root."""
+        """Check a host whose agent does not answer. Needs root."""
         records = await asyncio.to_thread(_records_on_disk, self.settings.state_dir / "machines")
-        there = await inventory.look_without_agent(self.settings, self.network, list(records))
+        there = await inventory.inspect_without_agent(self.settings, self.network, list(records))
         return await self._all(records, there)
 
     async def _all(self, records: Mapping[str, MachineRecord], there: Inventory) -> list[Finding]:
@@ -79,11 +79,11 @@ class HealthChecker:
         try:
             return await self.network.inspect(uids)
         except PolydevError as error:
-            return [Finding("namespace", False, error.message, error.hint or _SWEPT)]
+            return [Finding("namespace", False, error.message, error.hint or _RESTART_HINT)]
 
 
 def images(settings: HostSettings) -> Iterator[Finding]:
-    """Whether there is what machines boot from. Compares sizes, not checksums. Blocking."""
+    """Check the golden images by their sizes, not checksums. Blocks."""
     if not capabilities_of(settings.driver).needs_images:
         yield Finding("images", True, "Simulated machines need none")
         return
@@ -98,61 +98,65 @@ def images(settings: HostSettings) -> Iterator[Finding]:
 
 
 def _image(store: ImageStore, kind: ImageKind, found: Sequence[GoldenImage]) -> Finding:
-    """Of what starts take: the image that a person said, else what the recipe made."""
+    """Check the image that machines boot from: the pinned one, else the current one."""
     current = store.find(kind)
     build = f"Build it: polydev image build {kind}"
     try:
         pinned = store.pinned(kind)
         if pinned is None and current is None:
-            words = f"There is no image `{kind}` in {store.root}"
+            message = f"There is no image `{kind}` in {store.root}"
             if found:
                 where = f"{found[0].name} in {store.root}"
-                words = f"{where} is out of date: the recipe has changed since"
-            return Finding("images", False, words, build)
+                message = f"{where} is out of date: the recipe has changed since"
+            return Finding("images", False, message, build)
         image = store.require(kind)
         store.compare_sizes(image)
     except (ImageDamaged, MissingImage) as error:
         return Finding("images", False, error.message, error.hint)
-    words = f"{image.name}, {image.size / 2**20:.0f} MiB"
+    message = f"{image.name}, {image.size / 2**20:.0f} MiB"
     if pinned is not None:
         newest = "" if current is None or current == image else f" rather than {current.name}"
-        words += f", as somebody said (`polydev image use`){newest}"
-    return Finding("images", True, words)
+        message += f", pinned by `polydev image use`{newest}"
+    return Finding("images", True, message)
 
 
 def disk_space(folder: Path) -> Finding:
-    """Whether there is room for another machine. Blocking."""
+    """Check the free space for another machine. Blocks."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free_mib = shutil.disk_usage(existing).free // 2**20
-    words = f"{free_mib / 1024:.1f} GiB free for {folder}"
+    message = f"{free_mib / 1024:.1f} GiB free for {folder}"
     inodes = os.statvfs(existing)
     if inodes.f_files and inodes.f_favail < LEAST_FREE_INODES:
-        words = f"{inodes.f_favail} more files for {folder}"
+        message = f"{inodes.f_favail} more files for {folder}"
     elif free_mib >= LEAST_FREE_MIB:
-        return Finding("disk space", True, words)
-    return Finding("disk space", False, f"Only {words}", Hint.FREE_HOST_DISK.text())
+        return Finding("disk space", True, message)
+    hint = (
+        "Destroy machines that are no longer needed, remove old images (`polydev image prune`), or"
+        " move POLYDEV_STATE_DIR"
+    )
+    return Finding("disk space", False, f"Only {message}", hint)
 
 
 def memory(
     settings: HostSettings, records: Mapping[str, MachineRecord], there: Inventory
 ) -> Iterator[Finding]:
-    """What machines have of the host's memory, and what keeps them to it. Blocking."""
+    """Report the memory of machines, and how it is bounded. Blocks."""
     if not capabilities_of(settings.driver).host_memory:
         return
     running = [record for vm_id, record in records.items() if vm_id in there.processes]
-    words = f"Machines that run have {sum(it.memory_mib for it in running)} MiB; {available_mib()}"
+    usage = f"Machines that run have {sum(it.memory_mib for it in running)} MiB; {available_mib()}"
     cgroups = Cgroups.inspect(settings.cgroup)
     bound = f"each is bounded {cgroups.reason}"
     if cgroups.root is None:
         bound = f"none has a bound ({cgroups.reason}), but the kernel ends them before all else"
-    yield Finding("memory", True, f"{words} MiB are left; {bound}")
+    yield Finding("memory", True, f"{usage} MiB are left; {bound}")
 
 
 def _driver(probe: Probe) -> Finding:
     if probe.usable:
         return Finding("driver", True, f"{probe.accelerator}: {probe.reason}")
-    words = f"No machine can be started on this host: {probe.reason}"
-    return Finding("driver", False, words, "Mend that, then restart Polydev")
+    message = f"No machine can be started on this host: {probe.reason}"
+    return Finding("driver", False, message, "Repair that, then restart Polydev")
 
 
 def _machines(
@@ -166,37 +170,37 @@ def _machines(
             why = record.error.message if record.error else f"Machine {vm_id} failed"
             wrong.append(Finding("machines", False, _naming(why, vm_id), again, vm_id))
         elif record.state is MachineState.RUNNING and vm_id not in there.processes:
-            words = f"Machine {vm_id} should run, but its VMM has ended"
-            wrong.append(Finding("machines", False, words, again, vm_id))
-        elif record.state is MachineState.HIBERNATED and not _sleeps_whole(folders, vm_id):
-            words = f"Machine {vm_id} hibernates, but its saved memory is gone"
+            message = f"Machine {vm_id} should run, but its VMM has ended"
+            wrong.append(Finding("machines", False, message, again, vm_id))
+        elif record.state is MachineState.HIBERNATED and not _has_saved_memory(folders, vm_id):
+            message = f"Machine {vm_id} is hibernated, but its saved memory is gone"
             boot = f"Boot its disk: polydev machine resume {vm_id}"
-            wrong.append(Finding("machines", False, words, boot, vm_id))
+            wrong.append(Finding("machines", False, message, boot, vm_id))
     if not wrong:
         states = [record.state for record in records.values()]
-        running, asleep = map(states.count, (MachineState.RUNNING, MachineState.HIBERNATED))
-        sleep = f", {asleep} hibernate" if asleep else ""
-        wrong.append(Finding("machines", True, f"{len(records)}, {running} of them run{sleep}"))
+        running, hibernated = map(states.count, (MachineState.RUNNING, MachineState.HIBERNATED))
+        rest = f", {hibernated} hibernated" if hibernated else ""
+        wrong.append(Finding("machines", True, f"{len(records)}, {running} of them run{rest}"))
     return wrong
 
 
-def _sleeps_whole(folders: Path, vm_id: str) -> bool:
+def _has_saved_memory(folders: Path, vm_id: str) -> bool:
     return MachineFolder(folders, vm_id).memory.exists()
 
 
-def _naming(words: str, vm_id: str) -> str:
-    return words if vm_id in words else f"Machine {vm_id}: {words}"
+def _naming(message: str, vm_id: str) -> str:
+    return message if vm_id in message else f"Machine {vm_id}: {message}"
 
 
 def _sockets(settings: HostSettings, there: Inventory) -> Iterator[Finding]:
-    """A socket is the host agent's, or that of a VMM that runs."""
+    """Check that each socket belongs to the host agent or a running VMM."""
     stale = [
         path
         for path in map(Path, there.sockets)
         if path != settings.host_socket and path.parent.name not in there.processes
     ]
     for path in stale:
-        yield Finding("sockets", False, f"Nobody listens at {path} any more", _SWEPT)
+        yield Finding("sockets", False, f"Nothing listens at {path} any more", _RESTART_HINT)
     if not stale:
         yield Finding("sockets", True, f"{len(there.sockets)}, each with its process")
 
@@ -204,15 +208,20 @@ def _sockets(settings: HostSettings, there: Inventory) -> Iterator[Finding]:
 def _orphans(
     folders: Path, records: Mapping[str, MachineRecord], there: Inventory
 ) -> Iterator[Finding]:
-    """What belongs to no machine. TAPs and rules are the network's to tell."""
+    """Find what belongs to no machine; the network checks TAPs and rules."""
     left = [_orphan_folder(folders / name) for name in there.folders if name not in records]
     left += [
-        Finding("orphans", False, f"VMM process {pid} belongs to no machine", _SWEPT)
+        Finding("orphans", False, f"VMM process {pid} belongs to no machine", _RESTART_HINT)
         for vm_id, pid in there.processes.items()
         if vm_id not in records
     ]
     left += [
-        Finding("orphans", False, f"Address {address} is kept for {vm_id}, which is gone", _SWEPT)
+        Finding(
+            "orphans",
+            False,
+            f"Address {address} is reserved for {vm_id}, which is gone",
+            _RESTART_HINT,
+        )
         for vm_id, address in there.addresses.items()
         if vm_id not in records
     ]
@@ -221,11 +230,11 @@ def _orphans(
 
 def _orphan_folder(path: Path) -> Finding:
     if not MachineFolder(path.parent, path.name).record.exists():
-        return Finding("orphans", False, f"{path} belongs to no machine", _SWEPT)
+        return Finding("orphans", False, f"{path} belongs to no machine", _RESTART_HINT)
     return Finding(
         "orphans",
         False,
-        f"The record in {path} cannot be read: its machine is not looked after",
+        f"The record in {path} cannot be read: its machine is not managed",
         f"Put back its machine.json from a backup, or remove {path} with the disk that is in it",
     )
 

@@ -1,6 +1,6 @@
-"""What the host agent needs of its host before it starts: root, and a few programs.
+"""Check the requirements of the host agent at its start: root, and a few programs.
 
-`__main__.py` asks; each thing missing is one clear line that names the Debian package.
+An error names the Debian package of what is missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def require(driver: str) -> None:
-    """Raises Refused when not root, MissingTool for the first program that is missing."""
+    """Raise Refused without root, MissingTool for the first missing program."""
     if os.geteuid() != 0:
         raise Refused("The host agent must run as root", hint="Run it with sudo, or as a service")
     if "/usr/sbin" not in os.environ.get("PATH", "").split(":"):

@@ -1,7 +1,7 @@
-"""What the machines of this host are made with: folders, driver, network, images, channel.
+"""The parts that machines of a host share: folders, driver, network, provisioner.
 
-`__main__.py` puts the real parts together, tests put theirs; `machine.py` uses them. The protocols
-here are the whole of what machines ask of those parts.
+`__main__` assembles the real parts, tests assemble theirs. The protocols here are everything that
+machines need of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from polydev.shared.domain import GuestFile, MachineKind
 
 
 class Attachment(Protocol):
-    """A machine's place in the VM network (network.Attachment)."""
+    """A machine's place in the VM network; see `network.Attachment`."""
 
     @property
     def tap(self) -> str: ...
@@ -38,7 +38,7 @@ class Attachment(Protocol):
 
 
 class NetworkState(Protocol):
-    """What the network finds by looking (network.NetworkState)."""
+    """The observed state of the network; see `network.NetworkState`."""
 
     @property
     def taps(self) -> Sequence[str]: ...
@@ -49,7 +49,7 @@ class NetworkState(Protocol):
 
 
 class Network(Protocol):
-    """The VM network (network.Network)."""
+    """The VM network; see `network.Network`."""
 
     @property
     def netns(self) -> str: ...
@@ -62,7 +62,7 @@ class Network(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BootImages:
-    """What a machine of one kind boots from; `image` and `kernel` name the golden images."""
+    """The boot files of a machine; `image` and `kernel` name the golden images."""
 
     image: str
     kernel: str
@@ -72,42 +72,42 @@ class BootImages:
 
 
 class Provisioner(Protocol):
-    """What goes into a machine besides its VMM (furnishing.py)."""
+    """The files, disk, keys and channel of machines; see `provisioner.py`."""
 
     async def boot_files(self, kind: MachineKind) -> BootImages:
-        """Raises MissingImage, ImageDamaged."""
+        """Return the boot files of a new machine. Raises MissingImage, ImageDamaged."""
 
     async def boot_files_of(self, record: MachineRecord) -> BootImages:
-        """What a machine was booted from. Raises MissingImage if that is there no more."""
+        """Return the files that a machine was booted from. Raises MissingImage if they are gone."""
 
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
-        """The machine's own empty disk and its keys. Raises DiskFull."""
+        """Create the machine's empty disk. Raises DiskFull."""
 
     async def write_config(
         self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
     ) -> None:
-        """The config drive, written anew before each start. Raises DiskFull."""
+        """Write the config drive, before each start. Raises DiskFull."""
 
     async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> GuestChannel: ...
 
-    # Warm machines: what a template keeps of a machine, and a clone gets of a template.
-    def alike(self, kind: MachineKind) -> str:
-        """Changes with what all machines of a kind are told alike. Blocks."""
+    # Templates and clones of the warm pool.
+    def config_digest(self, kind: MachineKind) -> str:
+        """Return a digest of the configuration that all machines of a kind share. Blocks."""
 
-    async def keep_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
+    async def save_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
         """Copy the disk of a machine whose VMM has ended. Raises DiskFull."""
 
     async def clone_disk(
         self, template: MachineFolder, folder: MachineFolder, record: MachineRecord
     ) -> None:
-        """A machine's disk, as its template left it. Raises DiskFull."""
+        """Copy a template's disk into a machine. Raises DiskFull."""
 
-    async def strangers_channel(
-        self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
+    async def foreign_channel(
+        self, folder: MachineFolder, foreign: MachineFolder, vmm: RunningVmm
     ) -> GuestChannel | None:
-        """To a machine, but with another one's key; None where keys open nothing."""
+        """Open a channel with another machine's key; None if channels need no key."""
 
-    # Into and out of the disk of a machine at rest. Raise ImageInUse, ImageDamaged, BadPath.
+    # Files on the disk of a machine at rest. Raise ImageInUse, ImageDamaged, BadPath.
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None: ...
     async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None: ...
     async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes: ...
@@ -115,7 +115,7 @@ class Provisioner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HostContext:
-    """The parts, and where things lie."""
+    """The parts and folders of one host."""
 
     machines_dir: Path
     sockets_dir: Path
@@ -127,8 +127,8 @@ class HostContext:
     admission: MemoryAdmission = field(default_factory=lambda: MemoryAdmission(None))
     stop_grace_s: float = field(default=20.0)
     wake_limit_s: float = field(default=60.0)
-    """From a guest's going on until its channel must answer."""
+    """Time limit for a resumed guest's channel to answer."""
 
     def folder(self, vm_id: str) -> MachineFolder:
-        """A machine's folder, there or not."""
+        """Return a machine's folder, whether it exists or not."""
         return MachineFolder(self.machines_dir, vm_id)

@@ -1,14 +1,14 @@
-"""Sleep and wake: a machine's memory to its host's disk, and back into a VMM.
+"""Hibernate a machine to its host's disk, and resume it.
 
-`machines.py` calls it, alone at the machine; `recovery.py` ends what was cut, by the same rules:
+The caller holds the machine's lock. `recovery.py` completes an interruption by the same rules:
 
-- Memory is used once. Its file is gone before the guest goes on, since a disk that has gone on
-  without it would be damaged by it.
-- Until the file is whole and in its place the VMM is kept, and goes on if anything fails; from then
-  on the machine sleeps, whatever comes.
-- Memory that cannot be used is thrown away, and the disk is booted: what was lost is said.
+- Memory is used once. Its file is removed before the guest goes on: used again, it would damage a
+  disk that has changed since.
+- Until the file is complete and in its place, the VMM stays, and goes on if anything fails. From
+  then on the machine is hibernated, whatever happens.
+- Unusable memory is discarded, and the disk boots. The record says what was lost.
 
-docs/machines.md, "Hibernation", tells what each cut leads to.
+docs/machines.md, "Hibernation", lists the outcome of each interruption.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 
 from polydev.hostagent import snapshots
 from polydev.hostagent.machines.context import HostContext
-from polydev.hostagent.machines.guest_resume import awaken, flush
-from polydev.hostagent.machines.machine import RunningMachine, prepare_again, spec_of
+from polydev.hostagent.machines.guest_resume import flush, resume_guest
+from polydev.hostagent.machines.machine import RunningMachine, last_spec, prepare_restore
 from polydev.hostagent.machines.record import MachineRecord
 from polydev.hostagent.machines.registry import MachineRegistry
 from polydev.hostagent.snapshots import Labels
@@ -44,11 +44,11 @@ log = logging.getLogger("polydev.hostagent")
 Boot = Callable[[MachineRecord, float], Awaitable[None]]
 
 _LOST = (SnapshotUnusable, VmmFailed, MissingImage, MachineNotReady, GuestMisbehaved)
-"""What says that a machine's memory will not come back, however often it is tried."""
+"""Errors after which another attempt to restore the memory would fail too."""
 
 
 class Hibernation:
-    """Of one host's machines."""
+    """Hibernates and resumes the machines of one host."""
 
     def __init__(self, host: HostContext, registry: MachineRegistry, boot: Boot) -> None:
         """`boot` starts a machine at rest from its disk."""
@@ -56,10 +56,11 @@ class Hibernation:
         self._registry = registry
         self._boot = boot
 
-    # To sleep --------------------------------------------------------------------------------
-
     async def hibernate(self, record: MachineRecord) -> None:
-        """Raises: VmmFailed, DiskFull, MachineBusy; the machine goes on then."""
+        """Save a machine's memory and end its VMM.
+
+        Raises: VmmFailed, DiskFull, MachineBusy; the machine runs on then.
+        """
         machine = self._registry.running.get(record.vm_id)
         if machine is None or record.state is not MachineState.RUNNING:
             raise MachineBusy(f"Machine {record.vm_id} is {record.state}", hint="Start it first")
@@ -68,15 +69,15 @@ class Hibernation:
             await self._registry.save(record.updated(state=MachineState.HIBERNATING))
             size = await self._save(record, machine)
         except BaseException as error:
-            await run_shielded(self._stay_awake(record, machine, error))
+            await run_shielded(self._abort(record, machine, error))
             raise
-        await run_shielded(self._let_sleep(record, machine, size))
-        log.info("%s: asleep in %.2f s, %d bytes", record.vm_id, time.monotonic() - began, size)
+        await run_shielded(self._complete(record, machine, size))
+        log.info("%s: hibernated in %.2f s, %d bytes", record.vm_id, time.monotonic() - began, size)
 
     async def _save(self, record: MachineRecord, machine: RunningMachine) -> int:
-        """Bring the memory's file in its place; the guest stands still then."""
+        """Write the memory file, and return its size. The guest is paused then."""
         path = self._host.folder(record.vm_id).memory
-        fingerprint = await self._host.driver.fingerprint(await spec_of(self._host, record))
+        fingerprint = await self._host.driver.fingerprint(await last_spec(self._host, record))
         key = await run_in_thread_shielded(self._host.memory_keys.load_or_create)
         await flush(machine)
         labels = Labels(self._host.driver.name, fingerprint)
@@ -84,7 +85,7 @@ class Hibernation:
             await machine.vmm.save(sink)
         return path.stat().st_size
 
-    async def _let_sleep(self, record: MachineRecord, machine: RunningMachine, size: int) -> None:
+    async def _complete(self, record: MachineRecord, machine: RunningMachine, size: int) -> None:
         self._registry.unwatch(record.vm_id)
         await machine.kill()
         self._registry.running.pop(record.vm_id, None)
@@ -92,50 +93,48 @@ class Hibernation:
             record.updated(state=MachineState.HIBERNATED, error=None, memory_bytes=size)
         )
 
-    async def _stay_awake(
+    async def _abort(
         self, record: MachineRecord, machine: RunningMachine, error: BaseException
     ) -> None:
-        """The guest goes on as if nothing had been; that its VMM has ended is noticed elsewhere."""
+        """Resume the guest; the registry notices if its VMM has ended."""
         path = self._host.folder(record.vm_id).memory
         try:
             await discard_memory(self._host, record.vm_id)
         except OSError as another:
             log.error("%s cannot be removed: %s", path, another.strerror)
-            if path.exists():  # beside it the guest must not go on
-                await self._let_sleep(record, machine, path.stat().st_size)
+            if path.exists():  # the guest must not go on while it exists
+                await self._complete(record, machine, path.stat().st_size)
                 return
-        if await _goes_on(machine) and isinstance(error, Exception):
-            await awaken(machine)  # not when we are cut: somebody waits for us to end
-        await self._keep_if_possible(record)
+        if await _resume_or_kill(machine) and isinstance(error, Exception):
+            await resume_guest(machine)  # not on cancellation: the caller waits for the end
+        await self._try_save(record)
 
     async def drop_memory(self, record: MachineRecord) -> None:
-        """Throw a sleeping machine's memory away: it is at rest then, with its disk."""
+        """Discard the memory of a hibernated machine: it is stopped then, with its disk."""
         await self._registry.save(record.updated(state=MachineState.STOPPED, memory_bytes=0))
         await discard_memory(self._host, record.vm_id)
 
-    # Awake again -----------------------------------------------------------------------------
-
     async def resume(self, record: MachineRecord, ready_timeout_s: float) -> None:
-        """Wake a machine that sleeps, or boot its disk if that cannot be.
+        """Resume a hibernated machine; if its memory is unusable, boot its disk.
 
-        Raises: what booting raises; and what keeps the host from trying: it sleeps on then.
+        Raises: what booting raises. If the host cannot try, the machine stays hibernated.
         """
         began = time.monotonic()
         try:
             await self._registry.save(record.updated(state=MachineState.RESUMING))
-            machine = await self._restored(record)
+            machine = await self._restore(record)
             restored_at = time.monotonic()
             await run_shielded(self._use_memory(record, machine))
             await machine.wait_until_ready(min(ready_timeout_s, self._host.wake_limit_s))
             ready_at = time.monotonic()
-            await awaken(machine)
+            await resume_guest(machine)
         except _LOST as error:
-            await run_shielded(self._give_up(record, error))
+            await run_shielded(self._discard_unusable(record, error))
             return await self._boot(self._registry.record(record.vm_id), ready_timeout_s)
         except BaseException:
-            await run_shielded(self._settle(record, began))
+            await run_shielded(self._revert_or_complete(record, began))
             raise
-        await run_shielded(self._run_on(record, machine, began))
+        await run_shielded(self._record_resume(record, machine, began))
         log.info(
             "%s: restored in %.2f s, its channel answered in %.2f s, renewed in %.2f s",
             record.vm_id,
@@ -144,19 +143,19 @@ class Hibernation:
             time.monotonic() - ready_at,
         )
 
-    async def _restored(self, record: MachineRecord) -> RunningMachine:
-        """The guest in a VMM, standing still; its memory's file is as it was."""
+    async def _restore(self, record: MachineRecord) -> RunningMachine:
+        """Restore the guest in a VMM, paused; the memory file stays."""
         try:
-            return await self._restored_once(record)
-        except VmmFailed as error:  # whatever ended the VMM: the memory is still whole
-            log.warning("%s: trying again to wake it: %s", record.vm_id, error.message)
-            return await self._restored_once(record)
+            return await self._restore_once(record)
+        except VmmFailed as error:  # the memory file is unharmed
+            log.warning("%s: trying again to resume it: %s", record.vm_id, error.message)
+            return await self._restore_once(record)
 
-    async def _restored_once(self, record: MachineRecord) -> RunningMachine:
+    async def _restore_once(self, record: MachineRecord) -> RunningMachine:
         path = self._host.folder(record.vm_id).memory
         key = await asyncio.to_thread(self._host.memory_keys.load)
         async with snapshots.open_snapshot(path, key) as source:
-            prepared = await prepare_again(self._host, record)
+            prepared = await prepare_restore(self._host, record)
             here = Labels(
                 self._host.driver.name, await self._host.driver.fingerprint(prepared.spec)
             )
@@ -169,23 +168,25 @@ class Hibernation:
         await discard_memory(self._host, record.vm_id)
         await machine.vmm.resume()
 
-    async def _run_on(self, record: MachineRecord, machine: RunningMachine, began: float) -> None:
+    async def _record_resume(
+        self, record: MachineRecord, machine: RunningMachine, began: float
+    ) -> None:
         self._registry.watch(record.vm_id, machine)
         wake = Wake(how="resumed", at=datetime.now(UTC), took_s=time.monotonic() - began)
         now = {"state": MachineState.RUNNING, "error": None, "memory_bytes": 0}
         await self._registry.save(record.updated(**now, wake=wake))
 
-    async def _settle(self, record: MachineRecord, began: float) -> None:
-        """After a cut: its memory is in the VMM, which runs on, or still whole in its file."""
+    async def _revert_or_complete(self, record: MachineRecord, began: float) -> None:
+        """Run on with the memory in the VMM, or keep the memory file."""
         machine = self._registry.running.get(record.vm_id)
         if machine and not self._host.folder(record.vm_id).memory.exists():
-            await _goes_on(machine)
-            await self._run_on(record, machine, began)
+            await _resume_or_kill(machine)
+            await self._record_resume(record, machine, began)
         else:
             await self._end(record, machine)
-            await self._keep_if_possible(record)
+            await self._try_save(record)
 
-    async def _give_up(self, record: MachineRecord, error: PolydevError) -> None:
+    async def _discard_unusable(self, record: MachineRecord, error: PolydevError) -> None:
         log.warning("%s is booted without its memory: %s", record.vm_id, error.message)
         await self._end(record, self._registry.running.get(record.vm_id))
         await self._registry.save(
@@ -198,12 +199,12 @@ class Hibernation:
             await machine.kill()
             self._registry.running.pop(record.vm_id, None)
 
-    async def _keep_if_possible(self, record: MachineRecord) -> None:
-        """On the way out of a failure, which is what is to be told. Recovery needs no record."""
+    async def _try_save(self, record: MachineRecord) -> None:
+        """Save the record after a failure, which matters more. Recovery can do without."""
         try:
             await self._registry.save(record)
         except OSError as error:
-            log.error("the record of %s was not kept: %s", record.vm_id, error.strerror)
+            log.error("the record of %s was not saved: %s", record.vm_id, error.strerror)
 
 
 async def discard_memory(host: HostContext, vm_id: str) -> None:
@@ -211,12 +212,12 @@ async def discard_memory(host: HostContext, vm_id: str) -> None:
     await run_in_thread_shielded(snapshots.discard, host.folder(vm_id).memory)
 
 
-async def _goes_on(machine: RunningMachine) -> bool:
-    """Let a guest go on; one that cannot is ended, which whoever watches it notices and says."""
+async def _resume_or_kill(machine: RunningMachine) -> bool:
+    """Resume a guest, or kill it: the registry then records its end."""
     try:
         await machine.vmm.resume()
     except PolydevError as error:
-        log.error("%s does not go on, and is ended: %s", machine.folder.vm_id, error.message)
+        log.error("%s cannot be resumed, and is killed: %s", machine.folder.vm_id, error.message)
         await machine.kill()
         return False
     return True

@@ -1,9 +1,8 @@
-"""Golden images after they were renewed: which are used, by whom, and which are old and may go.
+"""Garbage collection of golden images that no machine uses.
 
-The host agent collects old ones by itself (`Collector`), `polydev image` lists them, and prunes
-with the same rules and less patience. Images are never taken from a machine: one that is named in
-the record of any machine, running, at rest or hibernated, stays; so does one that any process holds
-open, that new starts take, or that today's recipe made last.
+The host agent collects old ones (`ImageCollector`); `polydev image prune` applies the same rules
+without the waiting time. An image stays while the record of any machine names it, a process holds
+it open, new machines boot from it, or it is the newest of the current recipe.
 """
 
 from __future__ import annotations
@@ -27,31 +26,31 @@ from polydev.shared.errors import MissingImage, PolydevError
 log = logging.getLogger("polydev.hostagent")
 
 PERIOD_S = 6 * 3600.0
-KEPT = timedelta(days=7)
-"""By itself nothing younger is removed: a store may be shared by versions of Polydev that know
-nothing of each other, and somebody may want to roll back."""
-_AT_ONCE = 8
+MIN_AGE = timedelta(days=7)
+"""The collector removes nothing younger: other versions of Polydev may share the store, and an
+operator may want to roll back."""
+_BATCH = 8
 _USERS = ".users"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageUsage:
-    """What an image of the store is to machines."""
+    """An image of the store, and its use by machines."""
 
     image: GoldenImage
     is_current: bool
-    """The newest that today's recipe made."""
+    """The newest of the current recipe."""
     is_pinned: bool
     is_next: bool
-    """What a machine that starts now boots from."""
+    """New machines boot from it."""
     machines: int
-    """How many machines' records name it."""
+    """Number of machines whose records name it."""
 
 
 def image_usages(store: ImageStore, machines_dir: Path) -> list[ImageUsage]:
-    """All images, the newest first. Blocking. Raises: ImageDamaged.
+    """List all images with their use, newest first. Blocks. Raises ImageDamaged.
 
-    Machines whose records cannot be read by who asks are not counted.
+    Machines with records that this process cannot read do not count.
     """
     used = named_by_machines(store, machines_dir)
     current = {image.name for kind in ImageKind if (image := store.find(kind))}
@@ -70,53 +69,49 @@ def image_usages(store: ImageStore, machines_dir: Path) -> list[ImageUsage]:
 
 
 def earlier_than(store: ImageStore, image: GoldenImage) -> GoldenImage | None:
-    """The newest older image of the same kind: what to roll back to. Raises: ImageDamaged."""
+    """Return the previous image of the same kind, to roll back to. Raises ImageDamaged."""
     older = (
         it for it in store.list() if it.kind == image.kind and it.created_at < image.created_at
     )
     return next(older, None)
 
 
-def introduce(store: ImageStore, machines_dir: Path) -> None:
-    """Have everybody who removes images look at these machines too: a demo, or a second Polydev,
-    may share the store. Blocking."""
-    place = str(machines_dir.resolve())
+def register_machines_dir(store: ImageStore, machines_dir: Path) -> None:
+    """Register a folder of machines at the store, so that all collectors inspect it.
+
+    A demo, or a second Polydev, may share the store. Blocks.
+    """
+    path = str(machines_dir.resolve())
     users = store.root / _USERS
     users.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(place.encode()).hexdigest()[:16]
-    write_whole(users / name, place.encode(), mode=0o644, durable=False)
+    name = hashlib.sha256(path.encode()).hexdigest()[:16]
+    write_whole(users / name, path.encode(), mode=0o644, durable=False)
 
 
 def named_by_machines(store: ImageStore, machines_dir: Path) -> Counter[str]:
-    """How many machines' records name each image or kernel, in this and all known folders.
-
-    Blocking.
-    """
+    """Count the machines that use each image or kernel, in all registered folders. Blocks."""
     named: Counter[str] = Counter()
-    jailed = (where.parent.resolve() for _, where in mounts.find_marked())  # whoever's they are
-    for folder in {machines_dir.resolve(), *_introduced(store), *jailed}:
+    jailed = (where.parent.resolve() for _, where in mounts.find_marked())  # of any Polydev
+    for folder in {machines_dir.resolve(), *_registered_dirs(store), *jailed}:
         for path in folder.glob("vm-*"):
             if record := MachineFolder(folder, path.name).read():
                 named.update({record.image, record.kernel} - {""})
     return named
 
 
-def _introduced(store: ImageStore) -> Iterator[Path]:
-    """Folders of machines that boot from this store. One that is gone is forgotten."""
+def _registered_dirs(store: ImageStore) -> Iterator[Path]:
+    """Yield the registered folders of machines; unregister those that are gone."""
     for entry in (store.root / _USERS).glob("[0-9a-f]*"):
         with suppress(OSError):
-            place = Path(entry.read_text())
-            if place.is_dir():
-                yield place
+            folder = Path(entry.read_text())
+            if folder.is_dir():
+                yield folder
             else:
                 entry.unlink()
 
 
 def held_open(images_dir: Path) -> frozenset[str]:
-    """Images that any process holds open: those of machines of other state folders too.
-
-    Blocking; needs root to see everybody's.
-    """
+    """Return the names of images that any process holds open. Blocks; needs root."""
     root = images_dir.resolve()
     held = set()
     for opened in Path("/proc").glob("[0-9]*/fd/*"):
@@ -130,9 +125,9 @@ def held_open(images_dir: Path) -> frozenset[str]:
 
 
 def old(store: ImageStore, machines_dir: Path) -> tuple[list[ImageUsage], list[ImageUsage]]:
-    """Images that no start takes any more: those that may go, and those that something uses.
+    """Return the outdated images: the unused ones, and those still in use.
 
-    Blocking; needs root. Raises: ImageDamaged.
+    Blocks; needs root. Raises ImageDamaged.
     """
     found = [it for it in image_usages(store, machines_dir) if not (it.is_current or it.is_next)]
     held = held_open(store.root) if found else frozenset()
@@ -148,19 +143,21 @@ class ImageCollector:
     machines_dir: Path
 
     async def run(self) -> None:
-        """Look now and again, until cancelled."""
+        """Collect periodically, until cancelled."""
         while True:
             await self.collect(datetime.now(UTC))
             await asyncio.sleep(PERIOD_S)
 
     async def collect(self, now: datetime) -> list[str]:
-        """Remove what is old, unused and older than `KEPT`, but the last one before what starts
-        take of each kind: that is what `image rollback` goes back to. A few at once."""
+        """Remove a batch of unused images older than `MIN_AGE`.
+
+        The previous image of each kind stays for `polydev image rollback`.
+        """
         removed = []
         try:
-            await asyncio.to_thread(introduce, self.store, self.machines_dir)
+            await asyncio.to_thread(register_machines_dir, self.store, self.machines_dir)
             candidates = await asyncio.to_thread(self._candidates, now)
-            for image in candidates[:_AT_ONCE]:
+            for image in candidates[:_BATCH]:
                 if await self.store.remove(image):
                     removed.append(image.name)
                     log.info(
@@ -169,23 +166,23 @@ class ImageCollector:
                         *(image.name, f"{image.created_at:%Y-%m-%d}", image.size / 2**20),
                     )
         except (PolydevError, OSError) as error:
-            log.warning("old golden images were not looked for: %s", error)
+            log.warning("old golden images could not be collected: %s", error)
         return removed
 
     def _candidates(self, now: datetime) -> list[GoldenImage]:
         unused, _ = old(self.store, self.machines_dir)
-        spared = {image.name for image in self._to_roll_back_to()}
+        spared = {image.name for image in self._rollback_images()}
         return [
             it.image
             for it in unused
-            if it.image.name not in spared and now - it.image.created_at > KEPT
+            if it.image.name not in spared and now - it.image.created_at > MIN_AGE
         ]
 
-    def _to_roll_back_to(self) -> Iterator[GoldenImage]:
+    def _rollback_images(self) -> Iterator[GoldenImage]:
         for kind in ImageKind:
             try:
                 earlier = earlier_than(self.store, self.store.require(kind))
-            except MissingImage:  # nobody can say which of them is wanted next
+            except MissingImage:  # any of them may be needed next
                 yield from (it for it in self.store.list() if it.kind == kind)
             else:
                 yield from [earlier] if earlier else []

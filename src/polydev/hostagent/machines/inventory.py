@@ -1,6 +1,6 @@
-"""What exists on this host, found by looking: folders, processes, TAPs, rules, sockets.
+"""Inventory of a host: its folders, processes, TAPs, rules and sockets.
 
-`machines.py` answers with it; doctor, the reconciler and the tests compare it with what should be.
+Health checks, the reconciler and tests compare it with the records of the machines.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from polydev.hostagent.vmm.qemu.command import PROGRAM
 from polydev.shared.host_protocol import Inventory
 
 
-async def look(
+async def inspect(
     host: HostContext, vm_ids: Sequence[str], running: Mapping[str, RunningMachine]
 ) -> Inventory:
-    """Everything of this host's machines that is there now."""
+    """Inspect the host of a running agent."""
     network = await host.network.state()
-    folders, sockets, processes = await asyncio.to_thread(_on_disk_and_running, host, running)
+    folders, sockets, processes = await asyncio.to_thread(_inspect_disk, host, running)
     return Inventory(
         machines=sorted(vm_ids),
         folders=folders,
@@ -35,10 +35,10 @@ async def look(
     )
 
 
-async def look_without_agent(
+async def inspect_without_agent(
     settings: HostSettings, network: Network, vm_ids: Sequence[str]
 ) -> Inventory:
-    """The same where no agent runs: VMMs are known by the folders that they were started in."""
+    """Inspect a host without an agent: VMMs are recognized by their folders."""
     state = await network.state()
     machines_dir = settings.state_dir / "machines"
     processes = await asyncio.to_thread(_vmms_in, machines_dir)
@@ -53,7 +53,7 @@ async def look_without_agent(
     )
 
 
-def _on_disk_and_running(
+def _inspect_disk(
     host: HostContext, running: Mapping[str, RunningMachine]
 ) -> tuple[list[str], list[str], dict[str, int]]:
     known = {vm_id: machine.vmm.pid for vm_id, machine in running.items()}

@@ -42,10 +42,10 @@ class CloneSource(Protocol):
     """A supplier of machines that are up already: the warm pool."""
 
     def reserve(self, request: CreateMachine) -> AbstractContextManager[None]:
-        """Reserve a standby clone for a machine, if one fits, until `take` or the end."""
+        """Reserve a fitting standby clone for a machine until `take`."""
 
     def admit(self, machine: CreateMachine | MachineRecord) -> AbstractAsyncContextManager[None]:
-        """Claim memory for a machine until it runs; evict clones if it is short.
+        """Claim memory for a machine until it runs; evict clones if memory is short.
 
         Raises: NoCapacity.
         """

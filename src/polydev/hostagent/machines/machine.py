@@ -1,7 +1,7 @@
-"""One machine, from what was asked to a running guest: `PreparedMachine` becomes `RunningMachine`.
+"""One machine: prepare it, launch or restore its VMM, use it.
 
-`machines.py` and `recovery.py` call it, one at a time per machine. It makes and starts; what undoes
-a machine is `machines.py`'s erasing, which takes any half-made machine.
+`prepare` returns a `PreparedMachine`, and that a `RunningMachine`. Nothing here undoes a machine:
+`lifecycle.erase` removes any half-created one.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _POWEROFF_LIMIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PreparedMachine:
-    """A machine that has everything but a VMM."""
+    """A machine with everything but a VMM."""
 
     record: MachineRecord
     folder: MachineFolder
     spec: LaunchSpec
 
     async def launch(self, host: HostContext) -> RunningMachine:
-        """Start its VMM; the guest is not ready yet. Raises VmmFailed, MissingTool, DiskFull."""
+        """Start its VMM; the guest still boots. Raises VmmFailed, MissingTool, DiskFull."""
         return await self._with_channel(host, await host.driver.launch(self.spec))
 
     async def restore(self, host: HostContext, source: SnapshotSource) -> RunningMachine:
-        """Put its guest back into a VMM, where it stands still.
+        """Restore its guest in a VMM, paused.
 
         Raises: SnapshotUnusable, and what `launch` raises.
         """
@@ -55,7 +55,7 @@ class PreparedMachine:
 
     async def _with_channel(self, host: HostContext, vmm: RunningVmm) -> RunningMachine:
         try:
-            return await running(host, self.folder, vmm)
+            return await _attach_channel(host, self.folder, vmm)
         except BaseException:
             await vmm.kill()
             raise
@@ -70,14 +70,14 @@ class RunningMachine:
     channel: GuestChannel
 
     async def wait_until_ready(self, limit_s: float) -> None:
-        """Return when the guest says that it is ready and its channel answers.
+        """Wait until the guest reports that it is ready and its channel answers.
 
         Raises: MachineNotReady, VmmFailed.
         """
         try:
             async with asyncio.timeout(limit_s):
                 await self.vmm.wait_ready()
-                await self._or_end(self.channel.connect(limit_s))
+                await self._unless_ended(self.channel.connect(limit_s))
         except TimeoutError:
             raise MachineNotReady(
                 f"Machine {self.folder.vm_id} was not ready within {round(limit_s, 1):g} s"
@@ -88,8 +88,8 @@ class RunningMachine:
                 f" {error.message}"
             ) from None
 
-    async def _or_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something with the guest, unless its VMM ends before.
+    async def _unless_ended(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work with the guest, unless its VMM ends first.
 
         Raises: VmmFailed, and what the work raises.
         """
@@ -98,15 +98,15 @@ class RunningMachine:
             await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
-            words = ended.result().output or "it said nothing"
-            raise VmmFailed(f"{self.folder.vm_id} ended before its channel answered: {words}")
+            output = ended.result().output or "it said nothing"
+            raise VmmFailed(f"{self.folder.vm_id} ended before its channel answered: {output}")
         finally:
             working.cancel()
             ended.cancel()
             await asyncio.gather(working, ended, return_exceptions=True)
 
     async def shut_down(self, grace_s: float) -> None:
-        """End the guest cleanly, or kill it after `grace_s`."""
+        """Shut the guest down, or kill it after `grace_s`."""
         try:
             async with asyncio.timeout(grace_s):
                 await self._request_shutdown()
@@ -117,7 +117,7 @@ class RunningMachine:
             await self.kill()
 
     async def kill(self) -> None:
-        """End the VMM now, cancelled or not."""
+        """Kill the VMM, shielded from cancellation."""
         await run_shielded(self._kill())
 
     async def _kill(self) -> None:
@@ -126,7 +126,7 @@ class RunningMachine:
         await self.vmm.kill()
 
     async def detach(self) -> None:
-        """Forget it without ending it."""
+        """Detach from the VMM; it runs on."""
         with contextlib.suppress(Exception):
             await self.channel.close()
         await self.vmm.detach()
@@ -141,15 +141,17 @@ class RunningMachine:
             await self.vmm.request_shutdown()
 
 
-async def running(host: HostContext, folder: MachineFolder, vmm: RunningVmm) -> RunningMachine:
-    """A machine with a VMM, and the channel that its folder has the keys of."""
+async def _attach_channel(
+    host: HostContext, folder: MachineFolder, vmm: RunningVmm
+) -> RunningMachine:
+    """Return a machine with the channel that its folder has the keys of."""
     return RunningMachine(folder, vmm, await host.provisioner.channel(folder, vmm))
 
 
 async def prepare(host: HostContext, record: MachineRecord, *, fresh: bool) -> PreparedMachine:
-    """Give a machine its place in the network, its disk if `fresh`, and its config drive.
+    """Attach a machine to the network; write its disk if `fresh`, and its config drive.
 
-    The record it ends with is written. Raises: MissingImage, NoCapacity, NetworkFailed, DiskFull.
+    It saves the record that it returns. Raises: MissingImage, NoCapacity, NetworkFailed, DiskFull.
     """
     folder = host.folder(record.vm_id)
     boot = await host.provisioner.boot_files(record.machine_kind)
@@ -163,19 +165,19 @@ async def prepare(host: HostContext, record: MachineRecord, *, fresh: bool) -> P
     return PreparedMachine(record, folder, _spec(host, record, boot, place, nonce))
 
 
-async def prepare_again(host: HostContext, record: MachineRecord) -> PreparedMachine:
-    """As it was started last, for a guest that has booted already and knows its configuration.
+async def prepare_restore(host: HostContext, record: MachineRecord) -> PreparedMachine:
+    """Prepare a machine as it was started last, for a restored guest.
 
-    Raises: MissingImage, NetworkFailed; SnapshotUnusable if it would not find its place again.
+    Raises: MissingImage, NetworkFailed; SnapshotUnusable if its network address has changed.
     """
     place = NetworkAttachment.model_validate(await host.network.attach(record.vm_id, record.uid))
     if place != record.place:
         raise SnapshotUnusable("The VM network has changed since its memory was saved")
-    return PreparedMachine(record, host.folder(record.vm_id), await spec_of(host, record))
+    return PreparedMachine(record, host.folder(record.vm_id), await last_spec(host, record))
 
 
-async def spec_of(host: HostContext, record: MachineRecord) -> LaunchSpec:
-    """What a machine was started with last. Raises: MissingImage."""
+async def last_spec(host: HostContext, record: MachineRecord) -> LaunchSpec:
+    """Return the spec that a machine was started with last. Raises MissingImage."""
     if record.place is None:
         raise MachineBusy(f"Machine {record.vm_id} was never started")
     boot = await host.provisioner.boot_files_of(record)
@@ -183,9 +185,9 @@ async def spec_of(host: HostContext, record: MachineRecord) -> LaunchSpec:
 
 
 async def adopt(host: HostContext, record: MachineRecord) -> RunningMachine | None:
-    """The machine with the VMM that survived the agent, or None when none did.
+    """Find the VMM that survived an earlier agent; None if there is none.
 
-    Looks only at the machine's folder and processes, so that a live machine is not disturbed.
+    It inspects only the machine's folder and processes, so that a live machine is not disturbed.
     """
     if record.place is None:
         return None
@@ -193,11 +195,11 @@ async def adopt(host: HostContext, record: MachineRecord) -> RunningMachine | No
     boot = BootImages(record.image, record.kernel, folder.disk, folder.disk, folder.disk)
     spec = _spec(host, record, boot, record.place, nonce="")
     vmm = await host.driver.adopt(spec)
-    return await running(host, folder, vmm) if vmm else None
+    return await _attach_channel(host, folder, vmm) if vmm else None
 
 
 async def clear(host: HostContext, record: MachineRecord) -> None:
-    """Take away what a machine that was not made was given, so that it can be made anew."""
+    """Remove what a failed attempt left, so that another can begin."""
     await run_in_thread_shielded(host.folder(record.vm_id).clear)
     await run_in_thread_shielded(host.folder(record.vm_id).write, record)
 

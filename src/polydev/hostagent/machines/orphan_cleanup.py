@@ -1,9 +1,8 @@
-"""Removing what belongs to no machine while machines are made, used and destroyed.
+"""Remove what belongs to no machine, while machines are created and destroyed.
 
-`machines.py` calls it when the controller's reconciler asks; `recovery.py` does the same at the
-agent's start, when nobody else is at work. Whatever bears a machine's id is removed under that
-machine's lock, and only if there is still no such machine then; what bears none is looked at and
-removed in one go in the network's own thread.
+The controller's reconciler requests it; `recovery.py` does the same at the agent's start. What has
+a machine's id is removed under that machine's lock, and only if the machine still does not exist.
+What has none is inspected and removed at once in the network's own thread.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ async def sweep(
     records: Mapping[str, MachineRecord],
     lock_machine: Callable[[str], AbstractAsyncContextManager[None]],
 ) -> Swept:
-    """Remove VMMs, folders, addresses, TAPs, rules and sockets of machines that are not.
+    """Remove VMMs, folders, addresses, TAPs, rules and sockets of unknown machines.
 
-    `records` are the machines, as they are at any moment. A folder whose record cannot be read is
-    left for a person to look at. Raises: NetworkFailed.
+    `records` is live. A folder with an unreadable record stays for the operator.
+    Raises: NetworkFailed.
     """
     pids = host.driver.find_orphans([host.folder(vm_id).path for vm_id in records])
     await end_leftovers(pids)
@@ -41,7 +40,7 @@ async def sweep(
     removed = []
     for vm_id in sorted((folders | addresses) - records.keys()):
         async with lock_machine(vm_id):
-            if vm_id not in records and await _is_left(host, vm_id):
+            if vm_id not in records and await _is_orphan(host, vm_id):
                 log.warning("removing what is left of %s, which is no machine", vm_id)
                 await erase(host, vm_id, None)
                 removed.append(vm_id)
@@ -54,8 +53,8 @@ async def sweep(
     )
 
 
-async def _is_left(host: HostContext, vm_id: str) -> bool:
-    """Whether there still is something of a machine that is not, and no record of it."""
+async def _is_orphan(host: HostContext, vm_id: str) -> bool:
+    """Return True if there is a trace of a machine without a record."""
     folder = host.folder(vm_id)
     if await asyncio.to_thread(folder.path.exists):
         return not await asyncio.to_thread(folder.record.exists)
@@ -67,7 +66,7 @@ def _folders(root: Path) -> list[str]:
 
 
 def _remove_sockets(root: Path, vm_ids: set[str]) -> list[str]:
-    """Remove sockets that are named after machines that are not."""
+    """Remove sockets of unknown machines."""
     removed = []
     for path in root.glob("vm-*"):
         if path.is_socket() and not any(path.name.startswith(vm_id) for vm_id in vm_ids):

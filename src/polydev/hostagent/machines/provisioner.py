@@ -1,8 +1,7 @@
-"""What goes into a machine: boot files, disk, keys, config drive, channel.
+"""Provision machines: boot files, disk, keys, config drive and channel.
 
-Two ways to be a `site.Furnishing`, chosen with the driver by `drivers.py`: from golden images, and
-for simulated machines, which have neither image nor disk. They bring together modules that do not
-know each other, and decide nothing but the environment that the egress policy needs.
+`ImageProvisioner` serves every driver whose machines boot from golden images; any other driver
+provides its own (`ProvidesProvisioner`).
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ _HOSTNAME_LENGTH = 11
 
 
 class ConfigProvisioner:
-    """What both have in common: config drive and channel."""
+    """The part that every provisioner shares: config drive and channel."""
 
     has_channel_nic = True
-    """False where the VMM's private channel is vsock."""
+    """False if the private channel is vsock."""
 
     def __init__(self, settings: HostSettings) -> None:
-        """Raises BadSettings when the additional authorities cannot be read."""
+        """Raises BadSettings if the additional authorities cannot be read."""
         self._settings = settings
         self._ca_pem = _read_ca(settings.egress_ca_file)
 
     async def write_config(
         self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
     ) -> None:
-        """The config drive for the start that comes."""
+        """Write the config drive for the next start."""
         keys = await make_keys(folder.keys)
         config = MachineConfig(
             vm_id=record.vm_id,
@@ -70,30 +69,30 @@ class ConfigProvisioner:
         await write_config_drive(folder.config_drive, config, uid=record.uid)
 
     async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> GuestChannel:
-        """The channel of a machine; it connects when it is first used."""
+        """Return the channel of a machine; it connects at its first use."""
         return await self.ssh_channel(folder, vmm)
 
     async def ssh_channel(self, folder: MachineFolder, vmm: RunningVmm) -> Channel:
         keys = await make_keys(folder.keys)
         return Channel(vmm.open_channel, keys.host_public, keys.client_private.decode())
 
-    def alike(self, kind: MachineKind) -> str:
-        """Changes with what all machines of a kind are told alike. Blocks."""
+    def config_digest(self, kind: MachineKind) -> str:
+        """Return a digest of the configuration that all machines of a kind share. Blocks."""
         settings = self._settings
-        told = {
+        shared = {
             "kind": kind,
             "environment": environment(settings),
             "authorities": hashlib.sha256(self._ca_pem or b"").hexdigest(),
             "gateway": f"{settings.gateway} of {settings.subnet}",
             "dns": [str(address) for address in settings.dns],
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
 
-    async def strangers_channel(
-        self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
+    async def foreign_channel(
+        self, folder: MachineFolder, foreign: MachineFolder, vmm: RunningVmm
     ) -> GuestChannel | None:
-        """To a machine, but with another one's key."""
-        keys, others = await make_keys(folder.keys), await make_keys(stranger.keys)
+        """Open a channel to a machine with another one's key."""
+        keys, others = await make_keys(folder.keys), await make_keys(foreign.keys)
         return Channel(vmm.open_channel, keys.host_public, others.client_private.decode())
 
     def folder(self, record: MachineRecord) -> MachineFolder:
@@ -101,7 +100,7 @@ class ConfigProvisioner:
 
 
 class ImageProvisioner(ConfigProvisioner):
-    """Furnishes machines that boot from golden images."""
+    """Provisions machines that boot from golden images."""
 
     def __init__(
         self, settings: HostSettings, images: ImageStore, *, has_channel_nic: bool = True
@@ -111,32 +110,32 @@ class ImageProvisioner(ConfigProvisioner):
         self.has_channel_nic = has_channel_nic
 
     async def boot_files(self, kind: MachineKind) -> BootImages:
-        """What a machine of this kind boots from. Raises MissingImage, ImageDamaged."""
+        """Return the boot files of a new machine. Raises MissingImage, ImageDamaged."""
         kernel, image = await asyncio.to_thread(
             lambda: (self._images.require("kernel"), self._images.require(kind))
         )
         return _boot_files(image, kernel)
 
     async def boot_files_of(self, record: MachineRecord) -> BootImages:
-        """What a machine was booted from, current or not. Raises MissingImage, ImageDamaged."""
+        """Return the files that a machine was booted from. Raises MissingImage, ImageDamaged."""
         image, kernel = await asyncio.to_thread(
             lambda: (self._images.named(record.image), self._images.named(record.kernel))
         )
         return _boot_files(image, kernel)
 
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
-        """The machine's own empty disk. Raises DiskFull."""
+        """Create the machine's empty disk. Raises DiskFull."""
         cache = self._settings.state_dir / "cache"
         await make_disk(folder.disk, record.disk_mib, uid=record.uid, cache_dir=cache)
 
-    async def keep_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
+    async def save_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
         """Copy the disk of a machine whose VMM has ended. Raises DiskFull."""
         await copy_disk(folder.disk, template.disk, uid=0)
 
     async def clone_disk(
         self, template: MachineFolder, folder: MachineFolder, record: MachineRecord
     ) -> None:
-        """A machine's disk, as its template left it. Raises DiskFull."""
+        """Copy a template's disk into a machine. Raises DiskFull."""
         await copy_disk(template.disk, folder.disk, uid=record.uid)
 
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
@@ -149,7 +148,7 @@ class ImageProvisioner(ConfigProvisioner):
         await offline_files.remove_offline(self.folder(record).disk, paths)
 
     async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes:
-        """A file that a machine at rest wrote. Raises NoSuchFile, GuestMisbehaved when larger."""
+        """Read a file that a machine at rest wrote. Raises NoSuchFile, GuestMisbehaved."""
         disk = self.folder(record).disk
         return require_bounded(
             await offline_files.read_offline(disk, path, limit_bytes=max_bytes + 1), path, max_bytes
@@ -167,7 +166,7 @@ class ProvidesProvisioner(Protocol):
     """A driver whose machines have no golden images: it provides their disks itself."""
 
     def provisioner(self, settings: HostSettings) -> Provisioner:
-        """Raises BadSettings."""
+        """Create the provisioner. Raises BadSettings."""
 
 
 def provisioner_for(driver: Driver, settings: HostSettings, images: ImageStore) -> Provisioner:
@@ -188,13 +187,14 @@ def _boot_files(image: GoldenImage, kernel: GoldenImage) -> BootImages:
 
 
 def require_bounded(content: bytes, path: str, max_bytes: int) -> bytes:
+    """Return a file's content, unless it is too large. Raises GuestMisbehaved."""
     if len(content) > max_bytes:
         raise GuestMisbehaved(f"{path} in the machine is larger than {max_bytes} bytes")
     return content
 
 
 def environment(settings: HostSettings) -> dict[str, str]:
-    """What the egress policy wants every program in a machine to know."""
+    """Return the variables that the egress policy sets for programs in machines."""
     variables: dict[str, str] = {}
     if settings.egress is Egress.PROXY and settings.egress_proxy:
         for name in ("HTTPS_PROXY", "HTTP_PROXY"):

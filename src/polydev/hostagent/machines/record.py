@@ -1,7 +1,7 @@
-"""A machine's own folder and the record in it: what the host must remember about a machine.
+"""A machine's folder, and the record in it.
 
-`machine.py` and `recovery.py` write and read it. The record is the truth of what is wanted; whether
-a VMM really runs is found by looking. It holds no secret: keys and token have files of their own.
+The record states the desired state; only an inspection tells if a VMM runs. It holds no secret:
+keys and token have files of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from polydev.shared.host_protocol import MachineView, Problem, Wake
 
 
 class NetworkAttachment(BaseModel):
-    """A machine's place in the VM network, as `network.Attachment` told it."""
+    """A machine's place in the VM network; see `network.Attachment`."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -34,7 +34,7 @@ class NetworkAttachment(BaseModel):
 
 
 class MachineRecord(BaseModel):
-    """`machine.json`: a machine as it was asked for, and what it was given."""
+    """`machine.json`: a machine as it was requested, and what it was assigned."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -51,21 +51,21 @@ class MachineRecord(BaseModel):
     kernel: str = ""
     place: NetworkAttachment | None = None
     is_clone: bool = False
-    """Made of a template of warm machines; see `hostd/warm/`."""
+    """Cloned from a template of the warm pool."""
     error: Problem | None = None
     wake: Wake | None = None
     memory_bytes: int = 0
-    """Of its saved memory, while it hibernates."""
+    """Size of its saved memory while it is hibernated."""
     memory_lost: str = ""
-    """Why its memory was thrown away, until it is booted and that was told (`Wake.reason`)."""
+    """Why its memory was discarded; the next boot reports it (`Wake.reason`)."""
 
     def updated(self, **changes: object) -> MachineRecord:
-        """The record with some fields changed."""
+        """Return the record with some fields changed."""
         return self.model_copy(update=changes)
 
 
 class MachineFolder:
-    """Names of what lies in a machine's folder. Its methods block."""
+    """The files of one machine. The methods block."""
 
     def __init__(self, root: Path, vm_id: str) -> None:
         self.path = root / vm_id
@@ -80,65 +80,67 @@ class MachineFolder:
         self.error_log = self.path / "error.log"
 
     def write(self, record: MachineRecord) -> None:
-        """Make the folder if need be, and keep the record. Raises OSError."""
+        """Write the record, and create the folder if it is missing. Raises OSError."""
         if not self.path.exists():
             self.path.mkdir(mode=0o711)
             sync_folder(self.path.parent)
         write_whole(self.record, record.model_dump_json(indent=1).encode())
 
     def write_token(self, token: str) -> None:
-        """Keep the browser service's token, for the config drive of every start."""
+        """Store the browser service's token, for the config drive of every start."""
         write_whole(self.token, token.encode())
 
     def read_token(self) -> str | None:
-        """The browser service's token; None when the machine has none."""
+        """Return the browser service's token; None if the machine has none."""
         return self.token.read_text() if self.token.exists() else None
 
     def read(self) -> MachineRecord | None:
-        """The record; None when there is none that can be read."""
+        """Read the record; None if it is missing or unreadable."""
         try:
             return MachineRecord.model_validate_json(self.record.read_bytes())
         except (OSError, ValidationError):
             return None
 
     def remove(self) -> None:
-        """Remove all of it. The record goes last: half removed, it still says what it was."""
+        """Remove the folder. The record goes last: half removed, it still names its machine."""
         if not self.path.exists():
             return
         self._remove_but(self.record)
         shutil.rmtree(self.path)
 
     def become(self, record: MachineRecord) -> None:
-        """Be the folder of that record's machine, in place of the one that it has, whose token is
-        kept. An agent that is killed meanwhile leaves what the next one removes: machines that are
-        still being made, one of them under another name than its folder's. Raises: OSError."""
-        new, aside = MachineFolder(self.path.parent, record.vm_id), self.path / ".before"
+        """Replace the folder of the record's machine with this one; only its token stays.
+
+        If the agent is killed here, the next one removes both: machines that are being created, one
+        of them under another name than its folder's. Raises OSError.
+        """
+        new, replaced = MachineFolder(self.path.parent, record.vm_id), self.path / ".before"
         if (token := new.read_token()) is not None:
             self.write_token(token)
         self.write(record)
-        new.path.rename(aside)
+        new.path.rename(replaced)
         try:
             self.path.rename(new.path)
         except OSError:
-            aside.rename(new.path)
+            replaced.rename(new.path)
             raise
-        shutil.rmtree(new.path / aside.name)
+        shutil.rmtree(new.path / replaced.name)
         sync_folder(new.path.parent)
 
     def clear(self) -> None:
-        """Remove all but what was asked for: record and token."""
+        """Remove everything but the record and the token."""
         self._remove_but(self.record, self.token)
 
-    def _remove_but(self, *kept: Path) -> None:
+    def _remove_but(self, *retained: Path) -> None:
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry not in kept:
+            elif entry not in retained:
                 entry.unlink(missing_ok=True)
 
 
 def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> MachineView:
-    """The wire's form of a machine."""
+    """Return a machine in its wire form."""
     return MachineView(
         vm_id=record.vm_id,
         machine_kind=record.machine_kind,
@@ -161,14 +163,14 @@ def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> Ma
     )
 
 
-def ended(vm_id: str, report: ExitReport) -> dict[str, object]:
-    """What to change in the record of a machine whose VMM ended without being asked to."""
-    words = f": {report.output}" if report.output else ""
+def end_changes(vm_id: str, report: ExitReport) -> dict[str, object]:
+    """Return the changes of a record whose VMM ended without our doing."""
+    output = f": {report.output}" if report.output else ""
     if report.status in (0, None):
         state = MachineState.STOPPED
-        error = VmmFailed(f"Machine {vm_id} ended by itself{words}", hint="Start it again")
+        error = VmmFailed(f"Machine {vm_id} ended by itself{output}", hint="Start it again")
     else:
         state = MachineState.FAILED
         how = f"signal {-report.status}" if report.status < 0 else f"status {report.status}"
-        error = VmmFailed(f"The VMM of {vm_id} ended with {how}{words}", hint="Start it again")
+        error = VmmFailed(f"The VMM of {vm_id} ended with {how}{output}", hint="Start it again")
     return {"state": state, "error": problem_of(error)}

@@ -1,8 +1,7 @@
-"""At the agent's start: what of an earlier agent's machines still is, and what must go.
+"""Recover the machines of an earlier agent at the start of this one.
 
-`machines.py` calls it once, before anything is asked. A running machine is adopted without
-disturbing it; what was half made or half destroyed is removed; what was cut on its way to sleep or
-back does one or the other whole; what belongs to nobody is swept.
+A running machine is adopted undisturbed. A half created or half destroyed one is removed. An
+interrupted hibernation or resume is completed or undone. What belongs to no machine is swept.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from datetime import UTC, datetime
 
 from polydev.hostagent import snapshots
 from polydev.hostagent.machines.context import HostContext
-from polydev.hostagent.machines.guest_resume import awaken
+from polydev.hostagent.machines.guest_resume import resume_guest
 from polydev.hostagent.machines.lifecycle import erase
 from polydev.hostagent.machines.machine import RunningMachine, adopt
-from polydev.hostagent.machines.record import MachineFolder, MachineRecord, ended
+from polydev.hostagent.machines.record import MachineFolder, MachineRecord, end_changes
 from polydev.hostagent.vmm.contract import ExitReport
 from polydev.hostagent.vmm.leftovers import end_leftovers
 from polydev.shared.domain import MachineState
@@ -30,7 +29,7 @@ log = logging.getLogger("polydev.hostagent")
 
 @dataclass(slots=True)
 class Recovered:
-    """The machines that there are."""
+    """The machines that an earlier agent left."""
 
     records: list[MachineRecord] = field(default_factory=list)
     running: dict[str, RunningMachine] = field(default_factory=dict)
@@ -54,7 +53,7 @@ async def _recover_one(host: HostContext, vm_id: str, found: Recovered) -> None:
         await erase(host, vm_id, None)  # its VMM, if there is one, is a leftover
         return
     if record is None or record.vm_id != vm_id:
-        await asyncio.to_thread(_set_apart, host.folder(vm_id))
+        await asyncio.to_thread(_discard_unknown, host.folder(vm_id))
         return
     machine = await adopt(host, record)
     if record.state.is_incomplete:
@@ -62,10 +61,10 @@ async def _recover_one(host: HostContext, vm_id: str, found: Recovered) -> None:
         await erase(host, vm_id, machine)
         return
     if record.state.may_have_saved_memory:
-        record, machine = await _off_the_edge(host, record, machine)
+        record, machine = await _finish_hibernation(host, record, machine)
     elif record.state in (MachineState.RUNNING, MachineState.STOPPING):
-        record = await _as_found(record, machine)
-    elif machine:  # Its start was cut: it will be asked for again.
+        record = await _adopted_record(record, machine)
+    elif machine:  # its start was interrupted: the caller repeats it
         await machine.kill()
         machine = None
     if record.state is not MachineState.HIBERNATED:
@@ -76,30 +75,29 @@ async def _recover_one(host: HostContext, vm_id: str, found: Recovered) -> None:
         found.running[vm_id] = machine
 
 
-async def _as_found(record: MachineRecord, machine: RunningMachine | None) -> MachineRecord:
-    """What a machine is that should have a VMM, or had one to the end.
+async def _adopted_record(record: MachineRecord, machine: RunningMachine | None) -> MachineRecord:
+    """Return the record of a running or stopping machine, adopted or not.
 
-    One that stands still is let go on: nothing that this agent knows of asked it to stand.
+    A paused guest is resumed: this agent has no reason to pause it.
     """
     if machine:
         try:
             await machine.vmm.resume()
         except PolydevError as error:
-            log.warning("%s is not told to go on: %s", record.vm_id, error.message)
+            log.warning("%s cannot be resumed: %s", record.vm_id, error.message)
         return record.updated(state=MachineState.RUNNING, error=None)
     if record.state is MachineState.STOPPING:
         return record.updated(state=MachineState.STOPPED)
-    return record.updated(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
+    return record.updated(**end_changes(record.vm_id, ExitReport(None, "while no host agent ran")))
 
 
-async def _off_the_edge(
+async def _finish_hibernation(
     host: HostContext, record: MachineRecord, machine: RunningMachine | None
 ) -> tuple[MachineRecord, RunningMachine | None]:
-    """A machine that was on its way to sleep or back, or slept.
+    """Complete or undo an interrupted hibernation or resume.
 
-    While its memory's file is in its place, its disk has not gone on without it: it sleeps, and a
-    VMM that stands still with the same memory, or has read part of it, is one too many. Without
-    that file its memory is in the VMM, or nowhere.
+    While the memory file exists, the disk has not changed since: the machine is hibernated, and a
+    paused VMM with the same memory must go. Without the file its memory is in the VMM, or lost.
     """
     memory = host.folder(record.vm_id).memory
     if await asyncio.to_thread(memory.exists):
@@ -111,26 +109,26 @@ async def _off_the_edge(
     if machine and record.state is not MachineState.HIBERNATED:
         try:
             await machine.vmm.resume()
-            await awaken(machine)
+            await resume_guest(machine)
             if record.state is MachineState.RESUMING:
                 record = record.updated(wake=Wake(how="resumed", at=datetime.now(UTC), took_s=0))
             return record.updated(state=MachineState.RUNNING, error=None), machine
         except PolydevError as error:
-            log.warning("%s stands still, and cannot go on: %s", record.vm_id, error.message)
+            log.warning("%s is paused, and cannot be resumed: %s", record.vm_id, error.message)
     if machine:
         await machine.kill()
-    gone = record.updated(**ended(record.vm_id, ExitReport(None, "while no host agent ran")))
+    gone = record.updated(**end_changes(record.vm_id, ExitReport(None, "while no host agent ran")))
     return gone.updated(memory_lost="Its saved memory is gone"), None
 
 
-def _set_apart(folder: MachineFolder) -> None:
-    """A folder that is no machine's: removed when it is empty of promises, else left for a person.
+def _discard_unknown(folder: MachineFolder) -> None:
+    """Remove a folder without a record; leave one whose record is unreadable.
 
-    Records are written whole, so one that cannot be read is another version's or a broken disk's:
-    no reason to throw a person's files away.
+    Records are written atomically. An unreadable one comes from another version or a broken disk,
+    and the user's files must stay.
     """
     if folder.record.exists():
-        log.error("%s cannot be read; its machine is not looked after", folder.record)
+        log.error("%s cannot be read; its machine is not managed", folder.record)
     else:
         log.warning("removing %s, which has no record", folder.path)
         folder.remove()

@@ -1,8 +1,7 @@
-"""Which machines this host has, which of them run, and who is at work on each.
+"""The machines of this host: their records, their VMMs, their locks.
 
-`machines.py` and `hibernation.py` share one. A record is kept on disk before it counts; a VMM that
-runs is watched to its end; one operation at a time is at work on a machine, and only destroying
-cuts it short. It starts, ends and removes nothing by itself.
+The registry saves a record to disk before it counts, and watches each VMM until it ends. It starts,
+ends and removes nothing by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from weakref import WeakValueDictionary
 from polydev.hostagent.channel.contract import GuestChannel
 from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.machine import RunningMachine
-from polydev.hostagent.machines.record import MachineRecord, ended, view_of
+from polydev.hostagent.machines.record import MachineRecord, end_changes, view_of
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.system.sandbox import UID_BASE
 from polydev.shared.domain import MachineState
@@ -59,22 +58,22 @@ class MachineRegistry:
             detaching = [asyncio.create_task(machine.detach()) for machine in machines]
             await asyncio.wait(detaching, timeout=_DETACH_LIMIT_S)
 
-    # What is known ---------------------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------
 
     def record(self, vm_id: str) -> MachineRecord:
-        """Raises: NoSuchMachine."""
+        """Return a machine's record. Raises NoSuchMachine."""
         record = self.records.get(vm_id)
         if record is None:
             raise NoSuchMachine(f"No machine {vm_id} on this host")
         return record
 
     def record_at_rest(self, vm_id: str) -> MachineRecord | None:
-        """The record of a machine that has a disk, and nothing that would miss a change of it."""
+        """Return the record of a machine whose disk may be changed; None for any other."""
         record = self.record(vm_id)
         return record if record.state.is_at_rest else None
 
     def channel(self, vm_id: str) -> GuestChannel:
-        """Into a machine that runs. Raises: NoSuchMachine, MachineBusy."""
+        """Return the channel of a running machine. Raises NoSuchMachine, MachineBusy."""
         record = self.record(vm_id)
         machine = self.running.get(vm_id)
         if machine is None or record.state is not MachineState.RUNNING:
@@ -83,15 +82,15 @@ class MachineRegistry:
         return machine.channel
 
     def view(self, vm_id: str) -> MachineView:
-        """Raises: NoSuchMachine."""
+        """Return a machine in its wire form. Raises NoSuchMachine."""
         machine = self.running.get(vm_id)
         pid = machine.vmm.pid if machine else None
         return view_of(self.record(vm_id), self._host.folder(vm_id), pid)
 
-    # What changes ----------------------------------------------------------------------------
+    # Changes ---------------------------------------------------------------------------------
 
     async def save(self, record: MachineRecord) -> None:
-        """Keep a record, on disk too. Raises: OSError."""
+        """Store a record in memory and on disk. Raises OSError."""
         self.records[record.vm_id] = record
         folder = self._host.folder(record.vm_id)
         await run_in_thread_shielded(folder.write, record)
@@ -113,67 +112,67 @@ class MachineRegistry:
         return record
 
     async def save_running(self, record: MachineRecord, machine: RunningMachine) -> None:
-        """Save the record of a machine that runs from now on, and watch its VMM."""
+        """Save the record of a started machine, and watch its VMM."""
         await self.save(record)
         self.watch(record.vm_id, machine)
 
     def memory_mib(self) -> dict[str, int]:
-        """The memory of each machine that has a VMM."""
-        there = self.records.keys() & self.running.keys()
-        return {vm_id: self.records[vm_id].memory_mib for vm_id in there}
+        """Return the memory of each machine that has a VMM."""
+        started = self.records.keys() & self.running.keys()
+        return {vm_id: self.records[vm_id].memory_mib for vm_id in started}
 
     def watch(self, vm_id: str, machine: RunningMachine) -> None:
-        """From now on a VMM that ends by itself is noticed."""
+        """Watch a VMM: if it ends by itself, its record changes."""
         self.running[vm_id] = machine
         self._watchers[vm_id] = asyncio.create_task(
-            self._notice_end(vm_id, machine), name=f"watch {vm_id}"
+            self._record_end(vm_id, machine), name=f"watch {vm_id}"
         )
 
     def unwatch(self, vm_id: str) -> None:
-        """Its end is our doing."""
+        """Stop watching a VMM that is about to be ended."""
         if watcher := self._watchers.pop(vm_id, None):
             watcher.cancel()
 
     def free_uid(self) -> int:
-        """One that no machine's VMM runs as; it is taken once a record has it."""
+        """Return a user id that no machine has; a record takes it."""
         taken = {record.uid for record in self.records.values()}
         return next(uid for uid in itertools.count(UID_BASE) if uid not in taken)
 
     def remove(self, vm_id: str) -> None:
-        """There is no such machine any more."""
+        """Remove a machine that is gone from the registry."""
         self.unwatch(vm_id)
         self.running.pop(vm_id, None)
         self.records.pop(vm_id, None)
 
-    async def _notice_end(self, vm_id: str, machine: RunningMachine) -> None:
-        """When a VMM ends by itself, or is ended from outside: say so in the machine's record."""
+    async def _record_end(self, vm_id: str, machine: RunningMachine) -> None:
+        """Wait until a VMM ends without our doing, and record it."""
         report = await machine.vmm.wait()
         async with self.lock_machine(vm_id):
             if self.running.get(vm_id) is not machine:
                 return
             self._watchers.pop(vm_id, None)
             await machine.kill()
-            self.running.pop(vm_id, None)  # or it was let go meanwhile
-            record = self.record(vm_id).updated(**ended(vm_id, report))
+            self.running.pop(vm_id, None)
+            record = self.record(vm_id).updated(**end_changes(vm_id, report))
             log.warning("%s: %s", vm_id, record.error.message if record.error else "ended")
             await self.save(record)
 
-    # Who is at work --------------------------------------------------------------------------
+    # Locks and cancellation ------------------------------------------------------------------
 
     @asynccontextmanager
     async def lock_machine(self, vm_id: str) -> AsyncIterator[None]:
-        """One operation at a time on this machine."""
+        """Hold the lock of a machine: one operation at a time."""
         lock = self._locks.setdefault(vm_id, asyncio.Lock())
         async with lock:
             yield
 
     def cancel_work(self, vm_id: str) -> None:
-        """Have work on this machine undo itself and end, if there is any that may be cut."""
+        """Cancel the work that runs on a machine, if any; it undoes itself."""
         if work := self._work.get(vm_id):
             work.cancel()
 
     async def run_cancellable(self, vm_id: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do work that destroying the machine cuts short."""
+        """Run work that `cancel_work` cancels. Raises MachineBusy when it does."""
         task = asyncio.create_task(work)
         self._work[vm_id] = task
         try:

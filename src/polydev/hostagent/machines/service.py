@@ -1,8 +1,8 @@
-"""The machines of this host: which there are, and what may be done to each.
+"""The service that operations, routes and health checks call for this host's machines.
 
-`operations.py` has operations performed here, `server.py` reads and opens streams. One operation at
-a time per machine, different machines in parallel; only destroying does not wait: it cuts a
-creation, start or stop short. Every operation may run twice and be cut anywhere.
+It runs one operation at a time per machine, and different machines in parallel. Only `destroy` does
+not wait: it cancels a creation, start or stop. Every operation is idempotent, and may be cancelled
+at any point.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class MachineService:
         """Detach from all machines; they run on."""
         await self._registry.detach()
 
-    # What is asked ---------------------------------------------------------------------------
+    # Operations ------------------------------------------------------------------------------
 
     async def create(self, request: CreateMachine) -> MachineView:
         """Create and start a machine; a failure or cancellation leaves nothing but archived logs.
@@ -116,82 +116,82 @@ class MachineService:
             return self.view(vm_id)
 
     async def forget(self, vm_id: str) -> None:
-        """Remove what is kept of a machine that is gone. Raises MachineBusy for one that is not."""
+        """Remove the archived logs of a destroyed machine. Raises MachineBusy if it exists."""
         async with self._registry.lock_machine(vm_id):
             if vm_id in self._registry.records:
                 raise MachineBusy(f"Machine {vm_id} is still there", hint="Destroy it first")
             await asyncio.to_thread(self._host.log_archive.remove, vm_id)
 
-    async def write_files(self, asked: WriteFiles) -> MachineView:
-        """Put files into a machine: through its channel while it runs, else into its disk."""
-        files = [file.guest_file() for file in asked.files]
-        async with self._registry.lock_machine(asked.vm_id):
-            if record := self._registry.record_at_rest(asked.vm_id):
+    async def write_files(self, request: WriteFiles) -> MachineView:
+        """Write files into a machine: through its channel while it runs, else into its disk."""
+        files = [file.guest_file() for file in request.files]
+        async with self._registry.lock_machine(request.vm_id):
+            if record := self._registry.record_at_rest(request.vm_id):
                 await self._host.provisioner.write_offline(record, files)
             else:
-                await self._registry.channel(asked.vm_id).write_files(files)
-            return self.view(asked.vm_id)
+                await self._registry.channel(request.vm_id).write_files(files)
+            return self.view(request.vm_id)
 
-    async def remove_files(self, asked: RemoveFiles) -> MachineView:
-        """Delete files of a machine; done also when they are not there."""
-        async with self._registry.lock_machine(asked.vm_id):
-            if record := self._registry.record_at_rest(asked.vm_id):
-                await self._host.provisioner.remove_offline(record, asked.paths)
+    async def remove_files(self, request: RemoveFiles) -> MachineView:
+        """Delete files of a machine. Idempotent."""
+        async with self._registry.lock_machine(request.vm_id):
+            if record := self._registry.record_at_rest(request.vm_id):
+                await self._host.provisioner.remove_offline(record, request.paths)
             else:
-                await self._registry.channel(asked.vm_id).remove_files(asked.paths)
-            return self.view(asked.vm_id)
+                await self._registry.channel(request.vm_id).remove_files(request.paths)
+            return self.view(request.vm_id)
 
-    # What can be looked at -------------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------
 
     def views(self) -> list[MachineView]:
-        """All machines, oldest first."""
+        """Return all machines, oldest first."""
         records = sorted(self._registry.records.values(), key=lambda record: record.created_at)
         return [self.view(record.vm_id) for record in records]
 
     def records(self) -> list[MachineRecord]:
-        """What is wanted of each machine, and what it was given."""
+        """Return the record of each machine."""
         return list(self._registry.records.values())
 
     def vmm_pids(self) -> dict[str, int]:
-        """The VMM of each machine that runs."""
+        """Return the VMM's process id of each running machine."""
         return {vm_id: machine.vmm.pid for vm_id, machine in self._registry.running.items()}
 
     def known(self) -> list[str]:
-        """The ids of all machines."""
+        """Return the ids of all machines."""
         return list(self._registry.records)
 
     def view(self, vm_id: str) -> MachineView:
-        """One machine. Raises NoSuchMachine."""
+        """Return one machine. Raises NoSuchMachine."""
         return self._registry.view(vm_id)
 
     def console_log(self, vm_id: str) -> Path:
-        """Where a machine's console log is, also of one that failed and is gone."""
+        """Return the path of a machine's console log, archived or not. Raises NoSuchMachine."""
         if vm_id in self._registry.records:
             return self._host.folder(vm_id).console_log
-        return self._kept(vm_id, self._host.log_archive.console_log(vm_id))
+        return self._archived(vm_id, self._host.log_archive.console_log(vm_id))
 
     def error_log(self, vm_id: str) -> Path:
-        """Where a machine's error log is, also of one that failed and is gone."""
+        """Return the path of a machine's error log, archived or not. Raises NoSuchMachine."""
         if vm_id in self._registry.records:
             return self._host.folder(vm_id).error_log
-        return self._kept(vm_id, self._host.log_archive.error_log(vm_id))
+        return self._archived(vm_id, self._host.log_archive.error_log(vm_id))
 
     async def inventory(self) -> Inventory:
-        """What exists on this host, by looking."""
-        return await inventory.look(
+        """Inspect the host for everything that machines have on it."""
+        return await inventory.inspect(
             self._host, list(self._registry.records), dict(self._registry.running)
         )
 
     async def sweep(self) -> Swept:
-        """Remove what belongs to no machine."""
+        """Remove everything that belongs to no machine."""
         return await orphan_cleanup.sweep(
             self._host, self._registry.records, self._registry.lock_machine
         )
 
-    # Ways in ---------------------------------------------------------------------------------
+    # Access to guests ------------------------------------------------------------------------
 
     def require_running(self, vm_id: str) -> None:
-        """Raises NoSuchMachine, or MachineBusy when it does not run."""
+        """Raise NoSuchMachine, or MachineBusy if it does not run."""
         self._registry.channel(vm_id)
 
     async def exec(self, vm_id: str, request: ExecRequest) -> GuestProgram:
@@ -203,20 +203,21 @@ class MachineService:
         return await self._registry.channel(vm_id).open_tcp(port)
 
     def file_browser(self, vm_id: str) -> FileBrowser:
-        """The files of a running machine, for people who look around in it."""
+        """Return access to the files of a running machine."""
         return self._registry.channel(vm_id).file_browser()
 
     async def read_file(self, vm_id: str, path: str, max_bytes: int) -> bytes:
-        """A file of a machine, running or not. Raises NoSuchFile, GuestMisbehaved when larger."""
+        """Read a file of a machine, running or not.
+
+        Raises: NoSuchFile; GuestMisbehaved if it is larger than `max_bytes`.
+        """
         if self._registry.record_at_rest(vm_id):
             async with self._registry.lock_machine(vm_id):
                 if record := self._registry.record_at_rest(vm_id):
                     return await self._host.provisioner.read_offline(record, path, max_bytes)
         return await self._registry.channel(vm_id).read_file(path, max_bytes)
 
-    # How it is done --------------------------------------------------------------------------
-
-    def _kept(self, vm_id: str, path: Path) -> Path:
+    def _archived(self, vm_id: str, path: Path) -> Path:
         if not path.exists():
             self._registry.record(vm_id)
         return path

@@ -1,7 +1,4 @@
-"""From an operation's words to the method that does it.
-
-`operations.py` has every operation performed here.
-"""
+"""Dispatch an operation to the method of the machine service that performs it."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from polydev.shared.host_protocol import (
 
 
 async def perform(machines: MachineService, operation: Operation) -> MachineView | None:
-    """Carry out an operation. Returns what it left; raises what errors.py has."""
+    """Perform an operation; return the machine if it still exists."""
     view: MachineView | None = None
     match operation:
         case CreateMachine():

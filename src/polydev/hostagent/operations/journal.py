@@ -1,7 +1,7 @@
-"""The operations' journal on disk: one small JSON file per operation, and how long it is kept.
+"""The journal of operations on disk: one small JSON file each, with a retention limit.
 
-`operations.py` is the sole user. An entry never holds what was asked, only a keyed digest of it:
-bodies carry tokens and credentials, and an unkeyed digest of a short secret could be guessed.
+An entry holds only a keyed digest of the request: bodies carry tokens and credentials, and an
+unkeyed digest of a short secret could be guessed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from polydev.shared.host_protocol import MachineView, Problem
 
 log = logging.getLogger("polydev.hostagent")
 
-KEEP_COUNT = 2000
-KEEP_S = 7 * 24 * 3600.0
+MAX_ENTRIES = 2000
+RETENTION_S = 7 * 24 * 3600.0
 
 
 class JournalEntry(BaseModel):
-    """How one operation stands."""
+    """The state of one operation."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -44,23 +44,25 @@ class JournalEntry(BaseModel):
 class OperationJournal:
     """A folder of entries. Its methods block: call them in threads."""
 
-    def __init__(self, folder: Path, keep_count: int = KEEP_COUNT, keep_s: float = KEEP_S) -> None:
+    def __init__(
+        self, folder: Path, max_entries: int = MAX_ENTRIES, retention_s: float = RETENTION_S
+    ) -> None:
         self._folder = folder
-        self._keep_count = keep_count
-        self._keep_s = keep_s
+        self._max_entries = max_entries
+        self._retention_s = retention_s
         self._key = b""
 
     def open(self) -> dict[str, JournalEntry]:
-        """Make the folder and its key if they are missing, and read all entries, oldest first.
+        """Create the folder and its key if missing; read all entries, oldest first.
 
-        What was running when the agent died is `interrupted` from now on.
+        Operations that ran when the agent died become `interrupted`.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._key = self._read_or_make_key()
+        self._key = self._read_or_create_key()
         entries = [entry for path in self._folder.glob("*.json") if (entry := _read(path))]
         entries.sort(key=lambda entry: entry.asked_at)
-        for aside in self._folder.glob(".*.new"):
-            aside.unlink(missing_ok=True)
+        for temporary in self._folder.glob(".*.new"):
+            temporary.unlink(missing_ok=True)
         return {
             entry.operation_id: entry
             if entry.state != "running"
@@ -69,36 +71,36 @@ class OperationJournal:
         }
 
     def digest(self, body: bytes) -> str:
-        """What tells two bodies apart without telling what is in them."""
+        """Return a keyed digest of a body, which reveals nothing of it."""
         return hmac.new(self._key, body, hashlib.sha256).hexdigest()
 
     def write(self, entry: JournalEntry) -> None:
-        """Keep an entry. Raises OSError."""
+        """Write an entry. Raises OSError."""
         write_whole(
             self._path(entry.operation_id),
             entry.model_dump_json().encode(),
             durable=entry.state != "running",
         )
 
-    def forget(self, operation_id: str) -> None:
+    def remove(self, operation_id: str) -> None:
         """Remove an entry."""
         self._path(operation_id).unlink(missing_ok=True)
 
     def outdated(self, entries: dict[str, JournalEntry]) -> list[str]:
-        """The ids of ended operations that are too many or too old; `entries` is oldest first."""
+        """Return the ids of ended operations to remove; `entries` is oldest first."""
         ended = [entry for entry in entries.values() if entry.state != "running"]
-        surplus = max(0, len(ended) - self._keep_count)
-        oldest = time.time() - self._keep_s
+        surplus = max(0, len(ended) - self._max_entries)
+        oldest = time.time() - self._retention_s
         return [
             entry.operation_id
-            for place, entry in enumerate(ended)
-            if place < surplus or entry.asked_at < oldest
+            for position, entry in enumerate(ended)
+            if position < surplus or entry.asked_at < oldest
         ]
 
     def _path(self, operation_id: str) -> Path:
         return self._folder / f"{operation_id}.json"
 
-    def _read_or_make_key(self) -> bytes:
+    def _read_or_create_key(self) -> bytes:
         path = self._folder / "key"
         if not path.exists() or path.stat().st_size != 32:
             write_whole(path, os.urandom(32))
@@ -109,6 +111,6 @@ def _read(path: Path) -> JournalEntry | None:
     try:
         return JournalEntry.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        log.warning("forgot an unreadable journal entry: %s", path.name)
+        log.warning("removed an unreadable journal entry: %s", path.name)
         path.unlink(missing_ok=True)
         return None

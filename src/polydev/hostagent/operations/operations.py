@@ -1,9 +1,8 @@
-"""Operations by id: asking twice is asking once.
+"""Operations by id: a repeated request does not repeat the operation.
 
-`server.py` asks, `perform` does it (machines.py). An operation goes on when who asked goes away;
-whoever asks again with the same id joins it, or gets the same answer, failures included: who wants
-another attempt gives it another id. An operation that died with the agent runs again when it is
-asked again, since operations are idempotent in themselves.
+An operation goes on when its client disconnects. A request with the same id joins it, or gets the
+same answer, failures included; another attempt needs another id. An operation that was interrupted
+by the end of the agent runs again on request: operations are idempotent.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _operations: TypeAdapter[Operation] = TypeAdapter(Operation)
 
 
 class Operations:
-    """What this host was asked to do, and how it went."""
+    """The operations of this host, and their results."""
 
     def __init__(self, journal: OperationJournal, perform: Perform) -> None:
         self._journal = journal
@@ -40,27 +39,27 @@ class Operations:
         self._stopping = False
 
     async def open(self) -> None:
-        """Read the journal. Before anything else."""
+        """Read the journal. Call it first."""
         self._entries = await asyncio.to_thread(self._journal.open)
 
-    async def ask(self, operation_id: str, operation: Operation, wait_s: float) -> OperationView:
-        """Start an operation, or join it, and tell how it stands after at most `wait_s`.
+    async def submit(self, operation_id: str, operation: Operation, wait_s: float) -> OperationView:
+        """Start or join an operation; return its state after at most `wait_s`.
 
-        Raises: OperationMismatch when the id was used for something else.
+        Raises: OperationMismatch if the id was used with another body.
         """
         digest = self._journal.digest(_operations.dump_json(operation))
         known = self._entries.get(operation_id)
         if known and known.digest != digest:
             raise OperationMismatch(
-                f"Operation {operation_id} was asked before with another body",
-                hint="Give every operation an id of its own",
+                f"Operation {operation_id} was requested before with another body",
+                hint="Use a new id for every operation",
             )
         if known is None or known.state == "interrupted":
             self._start(operation_id, operation, digest)
-        return await self.look(operation_id, wait_s)
+        return await self.wait(operation_id, wait_s)
 
-    async def look(self, operation_id: str, wait_s: float) -> OperationView:
-        """How an operation stands, after waiting at most `wait_s` for its end.
+    async def wait(self, operation_id: str, wait_s: float) -> OperationView:
+        """Return the state of an operation after waiting at most `wait_s` for its end.
 
         Raises: NoSuchOperation.
         """
@@ -72,7 +71,7 @@ class Operations:
         return _view(entry)
 
     async def stop(self, grace_s: float) -> None:
-        """Cancel what runs, let it undo itself for at most `grace_s`, and take nothing more."""
+        """Cancel all operations, wait at most `grace_s` while they undo, accept no more."""
         self._stopping = True
         running = list(self._running.values())
         for task in running:
@@ -82,7 +81,7 @@ class Operations:
 
     def _start(self, operation_id: str, operation: Operation, digest: str) -> None:
         if self._stopping:
-            raise HostUnreachable("The host agent is stopping", hint="Ask again")
+            raise HostUnreachable("The host agent is stopping", hint="Try again")
         entry = JournalEntry(
             operation_id=operation_id,
             kind=operation.kind,
@@ -99,9 +98,9 @@ class Operations:
 
     async def _run(self, entry: JournalEntry, operation: Operation) -> None:
         with context.about(operation=entry.operation_id, machine=entry.vm_id):
-            await self._carry_out(entry, operation)
+            await self._perform_and_record(entry, operation)
 
-    async def _carry_out(self, entry: JournalEntry, operation: Operation) -> None:
+    async def _perform_and_record(self, entry: JournalEntry, operation: Operation) -> None:
         started = time.monotonic()
         try:
             await self._write(entry)
@@ -126,7 +125,7 @@ class Operations:
         await self._prune()
 
     async def _write(self, entry: JournalEntry) -> None:
-        """Keep an entry; a full disk must not keep a machine from being destroyed."""
+        """Write an entry; a full disk must not prevent the destruction of a machine."""
         try:
             await run_in_thread_shielded(self._journal.write, entry)
         except OSError as error:
@@ -135,12 +134,12 @@ class Operations:
     async def _prune(self) -> None:
         for operation_id in self._journal.outdated(self._entries):
             self._entries.pop(operation_id, None)
-            await asyncio.to_thread(self._journal.forget, operation_id)
+            await asyncio.to_thread(self._journal.remove, operation_id)
 
 
 def _view(entry: JournalEntry) -> OperationView:
     if entry.state == "interrupted":
-        error = HostUnreachable("The host agent ended during this operation", hint="Ask again")
+        error = HostUnreachable("The host agent ended during this operation", hint="Try again")
         return OperationView(
             operation_id=entry.operation_id, state="failed", error=problem_of(error)
         )

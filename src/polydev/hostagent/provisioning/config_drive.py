@@ -1,7 +1,7 @@
-"""The config drive: what a machine is told about itself when it starts (docs/machines.md).
+"""The config drive: a machine's configuration for one start (docs/machines.md).
 
-`machines.py` has it written before each start; the initramfs unpacks it. The same configuration
-gives the same bytes. It holds secrets (host key, token), so only the VMM's user may read it.
+It is written before each start; the initramfs unpacks it. The same configuration gives the same
+bytes. It holds secrets (host key, token), so only the VMM's user may read it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
-from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.system.disk_full import raising_disk_full
 from polydev.shared.domain import MachineKind
 from polydev.shared.errors import Invalid
 
@@ -26,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class MachineConfig:
-    """Everything on the config drive. Addresses are written `192.168.100.5/24`."""
+    """The content of a config drive. Addresses have the form `192.168.100.5/24`."""
 
     vm_id: str
     kind: MachineKind
@@ -36,14 +36,14 @@ class MachineConfig:
     gateway: str
     dns: tuple[str, ...]
     channel_mac: str | None
-    """Of the private channel's NIC; None: the channel is vsock."""
+    """MAC address of the private channel's NIC; None for vsock."""
     ready_nonce: str
     clock_s: int
-    """The host's Unix time at the start."""
+    """Unix time of the host at the start."""
     host_key: bytes = field(repr=False)
-    """The machine's private host key, OpenSSH PEM (keys.MachineKeys.host_private)."""
+    """The machine's private host key, in OpenSSH's PEM (`MachineKeys.host_private`)."""
     authorized_key: str
-    """The one public key that opens the channel (keys.MachineKeys.client_public)."""
+    """The only public key that opens the channel (`MachineKeys.client_public`)."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     ca_pem: bytes | None = None
     token: str | None = field(default=None, repr=False)
@@ -52,17 +52,17 @@ class MachineConfig:
 
 
 async def write_config_drive(path: Path, config: MachineConfig, *, uid: int) -> None:
-    """Write the drive anew, whole or not at all, 0600 and owned by `uid`.
+    """Write the drive atomically, 0600 and owned by `uid`.
 
     Raises: Invalid for a value with a line end or another control character; DiskFull.
     """
     content = config_drive(config)
-    with room_in(path.parent):
+    with raising_disk_full(path.parent):
         await run_in_thread_shielded(_write, path, content, uid)
 
 
 def config_drive(config: MachineConfig) -> bytes:
-    """The drive's bytes: a ustar archive, padded to whole sectors. Raises: Invalid."""
+    """Build the drive: a ustar archive, padded to whole sectors. Raises Invalid."""
     drive = io.BytesIO()
     with tarfile.open(fileobj=drive, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         _add(archive, "machine.env", _machine_env(config))
@@ -96,7 +96,7 @@ def _machine_env(config: MachineConfig) -> bytes:
 
 
 def _lines(environment: Mapping[str, str]) -> bytes:
-    """`KEY=VALUE` lines; sshd reads them, so nothing is quoted."""
+    """Format `KEY=VALUE` lines for sshd, which knows no quotes."""
     for name in environment:
         if not _VARIABLE.fullmatch(name):
             raise Invalid(f"{name!r} cannot be the name of an environment variable")
@@ -118,14 +118,14 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644)
 
 
 def _write(path: Path, content: bytes, uid: int) -> None:
-    aside = path.with_name(f".{path.name}.new")
-    aside.unlink(missing_ok=True)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             os.fchown(file.fileno(), uid, uid)
-        aside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -1,9 +1,8 @@
-"""Machines' own disks: sparse ext4 images, each a copy of a ready-made empty one.
+"""Machine disks: sparse ext4 images, copied from an empty template.
 
-`machines.py` has them made; `offline.py` writes into them while the machine is off. mkfs runs once
-per size: a new disk is then a few milliseconds and two megabytes, and grows as the guest writes.
-Every copy keeps the template's filesystem UUID: a machine sees one such disk and mounts it by its
-place, and the host never mounts any.
+mke2fs runs once per size. A new disk then takes a few milliseconds and two megabytes, and grows as
+the guest writes. Every copy has the template's filesystem UUID, which is safe: a machine has one
+such disk and mounts it by its device, and the host never mounts any.
 """
 
 from __future__ import annotations
@@ -16,30 +15,30 @@ import subprocess
 from pathlib import Path
 
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
-from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.system.disk_full import raising_disk_full
 from polydev.hostagent.system.sandbox import tool
 from polydev.shared.errors import ImageDamaged
 
 _MKFS_LIMIT_S = 60
-# The inode tables of a sparse file read as zeros already: mke2fs notes that, so the guest does not
-# fill 64 MiB with zeros behind the person's back. Nobody but root writes: no reserved blocks.
+# The inode tables of a sparse file read as zeros: mke2fs records that, so the guest does not write
+# 64 MiB of zeros in the background. Only root writes, so no blocks are reserved.
 _MKFS_OPTIONS = ("-t", "ext4", "-m", "0", "-E", "lazy_journal_init=1,root_owner=0:0")
 _BLOCK = 64 * 1024
 
 
 async def make_disk(path: Path, size_mib: int, *, uid: int, cache_dir: Path) -> None:
-    """Make a machine's empty disk at `path`, 0600 and owned by `uid`, whole or not at all.
+    """Create an empty disk atomically, 0600 and owned by `uid`.
 
-    A disk that is there already stays as it is. The template lives in `cache_dir`.
+    An existing disk stays as it is. The template is cached in `cache_dir`.
     Raises: DiskFull, MissingTool, ImageDamaged if mke2fs fails.
     """
     await run_in_thread_shielded(_make_disk, path, size_mib, uid, cache_dir)
 
 
 async def copy_disk(source: Path, path: Path, *, uid: int) -> None:
-    """Make a machine's disk a copy of another one's, 0600 and owned by `uid`, whole or not at all.
+    """Copy a disk atomically, 0600 and owned by `uid`.
 
-    Nothing may write to `source` meanwhile. Raises: DiskFull, OSError.
+    Nothing may write to `source` at the same time. Raises: DiskFull, OSError.
     """
     await run_in_thread_shielded(_copy_disk, source, path, uid)
 
@@ -47,55 +46,55 @@ async def copy_disk(source: Path, path: Path, *, uid: int) -> None:
 def _make_disk(path: Path, size_mib: int, uid: int, cache_dir: Path) -> None:
     if path.exists():
         return
-    with room_in(path.parent):
+    with raising_disk_full(path.parent):
         template = _template(size_mib, cache_dir)
     _copy_disk(template, path, uid)
 
 
 def _copy_disk(source: Path, path: Path, uid: int) -> None:
-    with room_in(path.parent):
-        aside = path.with_name(f".{path.name}.new")
+    with raising_disk_full(path.parent):
+        temporary = path.with_name(f".{path.name}.new")
         try:
-            _copy_sparse(source, aside)
-            os.chown(aside, uid, uid)
-            aside.replace(path)
+            _copy_sparse(source, temporary)
+            os.chown(temporary, uid, uid)
+            temporary.replace(path)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 
 def _template(size_mib: int, cache_dir: Path) -> Path:
-    """An empty filesystem of that size, made by this host's mke2fs."""
+    """Return an empty filesystem of that size from this host's mke2fs."""
     mkfs = tool("mke2fs", "e2fsprogs")
     template = cache_dir / f"disk-{size_mib}m-{_mkfs_id(mkfs)}.img"
     if template.exists():
         return template
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = template.with_suffix(".new")
-    # One maker at a time, across processes. Whoever waited finds the template finished.
-    with aside.open("ab") as file:
+    temporary = template.with_suffix(".new")
+    # One process at a time creates it; the others wait, and then find it finished.
+    with temporary.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if template.exists():
             return template
         file.truncate(0)
         file.truncate(size_mib << 20)
-        _run_mkfs([mkfs, "-q", *_MKFS_OPTIONS, str(aside)])
+        _run_mkfs([mkfs, "-q", *_MKFS_OPTIONS, str(temporary)])
         os.fsync(file.fileno())
-        aside.replace(template)
+        temporary.replace(template)
     return template
 
 
 def _run_mkfs(argv: list[str]) -> None:
     result = subprocess.run(argv, capture_output=True, timeout=_MKFS_LIMIT_S, check=False)
     if result.returncode != 0:
-        words = result.stderr.decode("utf-8", "replace").strip()[-500:]
-        if "No space left" in words:
-            raise OSError(errno.ENOSPC, words)
-        raise ImageDamaged(f"mke2fs cannot make an empty disk: {words}")
+        errors = result.stderr.decode("utf-8", "replace").strip()[-500:]
+        if "No space left" in errors:
+            raise OSError(errno.ENOSPC, errors)
+        raise ImageDamaged(f"mke2fs could not create an empty disk: {errors}")
 
 
 def _mkfs_id(mkfs: str) -> str:
-    """Changes when mke2fs, its defaults or our options do."""
+    """Identify mke2fs, its defaults and our options."""
     state = Path(mkfs).stat()
     parts = [f"{state.st_size}:{state.st_mtime_ns}", *_MKFS_OPTIONS]
     config = Path("/etc/mke2fs.conf")
@@ -105,7 +104,7 @@ def _mkfs_id(mkfs: str) -> str:
 
 
 def _copy_sparse(source: Path, target: Path) -> None:
-    """Copy what holds data; holes and blocks of zeros become holes."""
+    """Copy the data; holes and blocks of zeros become holes."""
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     with source.open("rb") as reader, os.fdopen(os.open(target, flags, 0o600), "r+b") as writer:
         os.ftruncate(writer.fileno(), os.fstat(reader.fileno()).st_size)

@@ -1,13 +1,13 @@
-"""Looking into and editing an ext4 image with e2fsprogs, as a guest left it: hostile.
+"""Inspect and edit a guest's ext4 image with e2fsprogs; the image may be hostile.
 
-`offline.py` decides what to write; this module knows the tools. They run as the image's own owner
-without any capability, so that a filesystem made to break them gains what its VMM had already.
+The tools run as the image's owner without any capability: a filesystem that exploits them gains
+nothing that its VMM did not have.
 
-debugfs follows symlinks when it resolves a path and exits 0 when it fails. So a path is walked one
-name at a time, by inode numbers, and nothing counts as done until it was read back. Only names that
-`guest_path` let through reach a command. What debugfs prints about a file may hold text of the
-guest's (a symlink's target, say): sections of its output are set apart by a word that the guest
-cannot know, and only the start of a section is read.
+debugfs follows symlinks when it resolves a path, and exits with 0 when it fails. So a path is
+walked one name at a time, by inode numbers, and nothing counts as done until it was read back. Only
+names that `offline_files` has checked reach a command. The output of debugfs may hold text of the
+guest (a symlink's target, say): a random mark that the guest cannot know separates its sections,
+and only the start of a section is read.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _HEADER = re.compile(
 )
 _PWD = re.compile(rb"\[pwd\] +INODE: +(\d+) ")
 _FULL = ("Could not allocate block", "Could not allocate inode", "No free space in the directory")
-_CORRECTED = {0, 1, 2}  # e2fsck(8): nothing to do; corrected; corrected, and a mount would be stale
+_CORRECTED = {0, 1, 2}  # e2fsck(8): no errors; corrected; corrected, and a mount would be stale
 
 
 class FileType(StrEnum):
-    """What an inode is, in debugfs' words."""
+    """The type of an inode, as debugfs prints it."""
 
     REGULAR = "regular"
     DIRECTORY = "directory"
     SYMLINK = "symlink"
     CHAR_DEVICE = "character special"
-    """In an overlay's upper directory: a whiteout."""
+    """A whiteout, in the upper directory of an overlay."""
     OTHER = "other"
 
 
@@ -59,7 +59,7 @@ class Inode:
     number: int
     type: FileType
     mode: int
-    """The permission bits alone."""
+    """The permission bits."""
     uid: int
     gid: int
     size: int
@@ -70,26 +70,26 @@ class Inode:
 
 
 class Filesystem:
-    """An ext4 image, by an open descriptor, for as long as its caller holds it."""
+    """An ext4 image, by an open descriptor that the caller owns."""
 
     def __init__(self, descriptor: int, name: str) -> None:
-        """`name` is what errors call the image."""
+        """`name` denotes the image in errors."""
         self._descriptor = descriptor
         self._path = f"/proc/self/fd/{descriptor}"
         self._uid = os.fstat(descriptor).st_uid
         self._name = name
 
     async def check(self) -> None:
-        """Replay the journal, and repair what e2fsck repairs unasked. Raises: ImageDamaged."""
+        """Replay the journal, and repair with `e2fsck -p`. Raises ImageDamaged."""
         argv = [tool("e2fsck", "e2fsprogs"), "-p", self._path]
         result = await self._read_with(argv, limit_s=_CHECK_LIMIT_S)
         if result.status not in _CORRECTED:
             self._fail(f"e2fsck ended with {result.status}", result.output + result.errors)
 
     async def walk(self, start: int, names: Sequence[str]) -> list[Inode]:
-        """The inodes of `names`, each looked up in the one before, the first in `start`.
+        """Look up `names` one inside the other, the first in inode `start`.
 
-        Ends before the first name that is not there, or after the first that is no directory.
+        The result ends before the first missing name, or after the first non-directory.
         """
         mark = f"mark-{secrets.token_hex(16)}"
         script = [f"cd <{start}>", "pwd"]
@@ -98,7 +98,7 @@ class Filesystem:
         result = await self._look(script)
         places, stats = _sections(result.output, f"debugfs: {mark}\n".encode())
         if len(stats) != len(names):
-            self._fail("debugfs was cut short", result.errors)
+            self._fail("debugfs ended early", result.errors)
         found: list[Inode] = []
         here = start
         for name, place, stat in zip(names, places, stats, strict=False):
@@ -114,7 +114,7 @@ class Filesystem:
         return found
 
     async def read(self, inode: Inode, limit_bytes: int) -> bytes:
-        """The content of a regular file, cut off after `limit_bytes`. Raises: ImageDamaged."""
+        """Read a regular file, up to `limit_bytes`. Raises ImageDamaged."""
         argv = [tool("debugfs", "e2fsprogs"), "-R", f"cat <{inode.number}>", self._path]
         result = await self._read_with(argv, max_output=limit_bytes)
         if len(result.output) < min(inode.size, limit_bytes):
@@ -122,15 +122,15 @@ class Filesystem:
         return result.output
 
     async def has_attribute(self, inode: Inode, name: str, value: str) -> bool:
-        """True if an extended attribute has that value."""
+        """Return True if an extended attribute has that value."""
         result = await self._look([f"ea_get <{inode.number}> {name}"])
         return f'{name} ({len(value)}) = "{value}"'.encode() in result.output
 
     async def edit(self, commands: Sequence[str], *descriptors: int) -> str:
-        """Run debugfs commands that write. What they said is returned; whether they did it, only
-        looking tells. `descriptors` are passed on, for `/proc/self/fd/N` in a command.
+        """Run debugfs commands that write, and return their error output.
 
-        Raises: DiskFull, when debugfs says that it found no room.
+        The caller reads back whether they succeeded. `descriptors` are passed on, for
+        `/proc/self/fd/N` in a command. Raises: DiskFull if debugfs reports it.
         """
         argv = [tool("debugfs", "e2fsprogs"), "-w", "-f", "-", self._path]
         try:
@@ -143,15 +143,15 @@ class Filesystem:
             )
         except TimeoutError:
             self._fail(f"debugfs did not end within {_EDIT_LIMIT_S:.0f} s")
-        words = result.errors.decode("utf-8", "replace")
-        if any(full in words for full in _FULL):
+        errors = result.errors.decode("utf-8", "replace")
+        if any(full in errors for full in _FULL):
             raise DiskFull(
                 f"The machine's disk {self._name} is full",
                 hint="Remove files in the machine, then try again",
             )
-        if "No space left on device" in words:
+        if "No space left on device" in errors:
             raise DiskFull(f"The host's disk that holds {self._name} is full")
-        return harmless(words)
+        return harmless(errors)
 
     async def _look(self, commands: Sequence[str]) -> Finished:
         argv = [tool("debugfs", "e2fsprogs"), "-f", "-", self._path]
@@ -178,16 +178,16 @@ class Filesystem:
             self._fail(f"{Path(argv[0]).name} did not end within {limit_s:.0f} s")
 
     def _expect_place(self, place: bytes, inode: int, result: Finished) -> None:
-        """debugfs stays where it was when `cd` fails; then nothing that follows can be believed."""
+        """Fail if `cd` failed: debugfs then stays where it was, and later results are wrong."""
         match = _PWD.search(place)
         if match is None or int(match[1]) != inode:
             self._fail(f"debugfs cannot enter directory <{inode}>", result.errors)
 
-    def _fail(self, what: str, words: bytes = b"") -> NoReturn:
-        text = " ".join(harmless(words.decode("utf-8", "replace"))[-400:].split())
+    def _fail(self, reason: str, errors: bytes = b"") -> NoReturn:
+        text = " ".join(harmless(errors.decode("utf-8", "replace"))[-400:].split())
         raise ImageDamaged(
-            f"The disk {self._name} is damaged: {what}: {text}",
-            hint="Start the machine and look at its console, or destroy it and make a new one",
+            f"The disk {self._name} is damaged: {reason}: {text}",
+            hint="Start the machine and read its console log, or destroy it and create a new one",
         )
 
 
@@ -196,13 +196,13 @@ def _script(commands: Sequence[str]) -> bytes:
 
 
 def _sections(output: bytes, mark: bytes) -> tuple[list[bytes], list[bytes]]:
-    """What `walk`'s script printed: what `pwd` said before each lookup, and each lookup."""
+    """Split the output of `walk`: each `pwd` before a lookup, and each lookup."""
     parts = output.split(mark)
     return parts[0::2], parts[1::2]
 
 
 def _parse(section: bytes, name: str) -> Inode | None:
-    """What `stat` said of a file: only the lines before anything that the guest wrote."""
+    """Parse the output of `stat`, up to the first text of the guest."""
     match = _HEADER.match(section.removeprefix(f"debugfs: stat {name}\n".encode()))
     if match is None:
         return None

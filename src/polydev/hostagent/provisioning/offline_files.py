@@ -1,9 +1,9 @@
-"""Reading and writing files of a machine that is off, in its disk image, without mounting it.
+"""Read and write files in a stopped machine's disk image, without mounting it.
 
-`machines.py` calls it for credentials and the like. The machine's files are the overlay's `upper/`
-directory; the guest owns all of it, so nothing found there is followed or believed. Every file is
-written aside, read back and only then put in place. What was in the way of a directory is removed
-(a symlink, a file); what a machine has as a directory where a file shall go is kept beside it.
+The machine's files are the `upper/` directory of an overlay. The guest owns all of it, so nothing
+there is followed or trusted. Each file is written under a temporary name, read back, and then put
+in place. A symlink or file in place of a directory is removed; a directory in place of a file stays
+beside it under another name.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ async def write_offline(
 ) -> None:
     """Write files into a stopped machine's disk.
 
-    Directories that are missing are made as `golden` (the machine's root image) has them, else
-    0700 root. Replaces what is there, symlinks included. A file is there whole or not at all.
-    Raises: ImageInUse if a VMM holds the image; ImageDamaged if e2fsck cannot mend it or what was
-    written does not read back; DiskFull; BadPath; MissingImage if there is no such image.
+    Missing directories are created as in `golden` (the machine's root image), else as 0700 root.
+    Existing files and symlinks are replaced, atomically.
+    Raises: ImageInUse if a VMM holds the image; ImageDamaged if e2fsck cannot repair it or a file
+    does not read back; DiskFull; BadPath; MissingImage if there is no such image.
     Source: debugfs(8); overlayfs.rst of Linux, "whiteouts and opaque directories".
     """
     wanted = [(_parts(file.path), file) for file in files]
-    async with _held(image) as disk, _golden(golden) as lower:
+    async with _locked(image) as disk, _golden(golden) as lower:
         await disk.check()
         overlay = _Overlay(disk, lower)
         for names, file in wanted:
@@ -58,25 +58,25 @@ async def write_offline(
 
 
 async def remove_offline(image: Path, paths: Sequence[str]) -> None:
-    """Remove files that a stopped machine wrote; done also when they are not there.
+    """Remove files that a stopped machine wrote. Idempotent.
 
-    A symlink is removed, not what it names. A file of the golden image comes back.
+    A symlink is removed, not its target. A file of the golden image reappears.
     Raises: BadPath for a directory; otherwise as `write_offline`.
     """
     wanted = [(_parts(path), path) for path in paths]
-    async with _held(image) as disk:
+    async with _locked(image) as disk:
         await disk.check()
         for names, path in wanted:
             await _remove(disk, names, path)
 
 
 async def read_offline(image: Path, path: str, *, limit_bytes: int) -> bytes:
-    """The first `limit_bytes` of a regular file that a stopped machine wrote.
+    """Read up to `limit_bytes` of a regular file that a stopped machine wrote.
 
-    Raises: NoSuchFile, also when a symlink is in the way; otherwise as `write_offline`.
+    Raises: NoSuchFile, also for a symlink; otherwise as `write_offline`.
     """
     names = _parts(path)
-    async with _held(image) as disk:
+    async with _locked(image) as disk:
         await disk.check()
         found = await disk.walk(ROOT_INODE, [UPPER, *names])
         if len(found) <= len(names) or found[-1].type is not FileType.REGULAR:
@@ -87,49 +87,49 @@ async def read_offline(image: Path, path: str, *, limit_bytes: int) -> bytes:
 async def _remove(disk: Filesystem, names: Sequence[str], path: str) -> None:
     for _ in range(2):
         found = await disk.walk(ROOT_INODE, [UPPER, *names])
-        # A whiteout hides a file of the golden image: the machine has removed it already.
+        # A whiteout hides a file of the golden image: the machine has removed it.
         if len(found) <= len(names) or found[-1].type is FileType.CHAR_DEVICE:
             return
         if found[-1].is_directory:
             raise BadPath(f"{path} is a directory")
-        words = await disk.edit([f"cd <{found[-2].number}>", f"rm {names[-1]}"])
-    raise ImageDamaged(f"{path} cannot be removed from the machine's disk: {words}")
+        errors = await disk.edit([f"cd <{found[-2].number}>", f"rm {names[-1]}"])
+    raise ImageDamaged(f"{path} cannot be removed from the machine's disk: {errors}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Overlay:
-    """The machine's own layer, and the golden image below it where the caller named it."""
+    """The machine's own layer, and the golden image below it, if known."""
 
     disk: Filesystem
     lower: Filesystem | None
 
     async def write(self, names: Sequence[str], file: GuestFile) -> None:
-        """Write one file: parents, content aside, proof, then its place."""
+        """Create the parents, write under a temporary name, verify, put in place."""
         upper = await self._upper()
         found = await self.disk.walk(upper.number, names)
         if file.if_absent and await self._is_there(names, found):
             return
         folder = await self._folder(upper, names[:-1], found)
         old = found[-1] if len(found) == len(names) else None
-        aside = await self._free_aside(folder, names[-1])
+        temporary = await self._free_temporary(folder, names[-1])
         try:
-            new = await self._write_aside(folder, aside, file)
-            await self._put_in_place(folder, aside, names[-1], new, old)
+            new = await self._write_temporary(folder, temporary, file)
+            await self._put_in_place(folder, temporary, names[-1], new, old)
         except (DiskFull, ImageDamaged):
-            await self.disk.edit([f"cd <{folder.number}>", f"rm {aside}"])
+            await self.disk.edit([f"cd <{folder.number}>", f"rm {temporary}"])
             raise
 
-    async def _free_aside(self, folder: Inode, name: str) -> str:
-        """A free name to write `name` aside under: the one that a killed agent may have left."""
-        aside = _aside_name(name, "new")
-        for there in await self.disk.walk(folder.number, [aside]):
+    async def _free_temporary(self, folder: Inode, name: str) -> str:
+        """Return a free temporary name; remove the file that a killed agent left there."""
+        temporary = _temporary_name(name, "new")
+        for there in await self.disk.walk(folder.number, [temporary]):
             if there.is_directory:
-                return _aside_name(name)
-            await self.disk.edit([f"cd <{folder.number}>", f"rm {aside}"])
-        return aside
+                return _temporary_name(name)
+            await self.disk.edit([f"cd <{folder.number}>", f"rm {temporary}"])
+        return temporary
 
     async def _upper(self) -> Inode:
-        """`upper/`, which the initramfs makes at the first boot if the host did not."""
+        """Return `upper/`; create it if the initramfs has not yet."""
         found = await self.disk.walk(ROOT_INODE, [UPPER])
         if found and found[0].is_directory:
             return found[0]
@@ -137,7 +137,7 @@ class _Overlay:
         return await self._make_folder(root, UPPER, found[0] if found else None, root)
 
     async def _is_there(self, names: Sequence[str], found: Sequence[Inode]) -> bool:
-        """True if the machine sees something of that name."""
+        """Return True if the machine sees a file of that name."""
         last = found[-1] if found else None
         if len(found) == len(names):
             return last is not None and last.type is not FileType.CHAR_DEVICE
@@ -151,7 +151,7 @@ class _Overlay:
         return True
 
     async def _folder(self, upper: Inode, names: Sequence[str], found: Sequence[Inode]) -> Inode:
-        """The directory that `names` lead to, with what is missing of it made."""
+        """Return the directory of that path, and create what is missing."""
         folder = upper
         models = await self._models(names) if len(found) < len(names) + 1 else []
         for depth, name in enumerate(names):
@@ -162,18 +162,18 @@ class _Overlay:
             model = models[depth] if depth < len(models) else None
             folder = await self._make_folder(folder, name, there, model)
             if there is not None:
-                models = []  # what was here hid the golden image's directory, and so does ours
+                models = []  # the new directory hides that of the golden image, as the old file did
         return folder
 
     async def _models(self, names: Sequence[str]) -> Sequence[Inode]:
-        """The golden image's directories of those names, as far as it has them."""
+        """Return the golden image's directories of that path, as far as they exist."""
         if self.lower is None:
             return []
         found = await self.lower.walk(ROOT_INODE, names)
         if found and not found[-1].is_directory:
             wrong = "/".join(["", *names[: len(found)]])
             raise BadPath(
-                f"{wrong} is no directory in the golden image",
+                f"{wrong} is not a directory in the golden image",
                 hint="Name the file by its real path there",
             )
         return found
@@ -181,9 +181,9 @@ class _Overlay:
     async def _make_folder(
         self, parent: Inode, name: str, there: Inode | None, model: Inode | None
     ) -> Inode:
-        """Make a directory, in place of what is in its way, as its model or 0700 root."""
+        """Create a directory like its model, else as 0700 root; replace any file."""
         mode, uid, gid = (model.mode, model.uid, model.gid) if model else (0o700, 0, 0)
-        words = await self.disk.edit(
+        errors = await self.disk.edit(
             [
                 f"cd <{parent.number}>",
                 *([f"rm {name}"] if there else []),
@@ -196,69 +196,71 @@ class _Overlay:
         )
         made = await self.disk.walk(parent.number, [name])
         if not made or not made[0].is_directory or _ownership(made[0]) != (mode, uid, gid):
-            raise ImageDamaged(f"Directory {name} cannot be made in the machine's disk: {words}")
+            raise ImageDamaged(
+                f"Directory {name} cannot be created in the machine's disk: {errors}"
+            )
         return made[0]
 
-    async def _write_aside(self, folder: Inode, aside: str, file: GuestFile) -> Inode:
-        """Write a file under another name and read it back: content, mode and owner."""
+    async def _write_temporary(self, folder: Inode, temporary: str, file: GuestFile) -> Inode:
+        """Write a file under a temporary name; read back content, mode and owner."""
         with MemoryFile(file.content) as source:
-            words = await self.disk.edit(
+            errors = await self.disk.edit(
                 [
                     f"cd <{folder.number}>",
-                    f"write /proc/self/fd/{source.fileno()} {aside}",
-                    f"set_inode_field {aside} mode 0{0o100000 | file.mode:o}",
-                    f"set_inode_field {aside} uid {file.uid}",
-                    f"set_inode_field {aside} gid {file.gid}",
+                    f"write /proc/self/fd/{source.fileno()} {temporary}",
+                    f"set_inode_field {temporary} mode 0{0o100000 | file.mode:o}",
+                    f"set_inode_field {temporary} uid {file.uid}",
+                    f"set_inode_field {temporary} gid {file.gid}",
                 ],
                 source.fileno(),
             )
-        made = await self.disk.walk(folder.number, [aside])
-        if not made or not _is_as_asked(made[0], file):
-            raise ImageDamaged(f"{file.path} cannot be written to the machine's disk: {words}")
+        made = await self.disk.walk(folder.number, [temporary])
+        if not made or not _matches(made[0], file):
+            raise ImageDamaged(f"{file.path} cannot be written to the machine's disk: {errors}")
         if await self.disk.read(made[0], len(file.content) + 1) != file.content:
-            raise ImageDamaged(f"{file.path} does not read back from the machine's disk: {words}")
+            raise ImageDamaged(f"{file.path} does not read back from the machine's disk: {errors}")
         return made[0]
 
     async def _put_in_place(
-        self, folder: Inode, aside: str, name: str, new: Inode, old: Inode | None
+        self, folder: Inode, temporary: str, name: str, new: Inode, old: Inode | None
     ) -> None:
-        """Give the file its name, in place of what had it. A directory is kept beside it."""
+        """Rename the file into place. An existing directory stays under another name."""
         clear: list[str] = []
         if old is not None and old.is_directory:
-            clear = [f"ln <{old.number}> {_aside_name(name)}", f"unlink {name}"]
+            clear = [f"ln <{old.number}> {_temporary_name(name)}", f"unlink {name}"]
         elif old is not None:
             clear = [f"rm {name}"]
-        # `ln` and `unlink` leave the count of links as it is. The name written aside is no shorter
-        # than the final one, so that there is room for that once the other is gone.
-        moved = [*clear, f"unlink {aside}", f"ln <{new.number}> {name}"]
-        words = await self.disk.edit([f"cd <{folder.number}>", *moved])
+        # `ln` and `unlink` do not change the link count. The temporary name is no shorter than the
+        # final one, so that the directory has room for that once the other is gone.
+        moved = [*clear, f"unlink {temporary}", f"ln <{new.number}> {name}"]
+        errors = await self.disk.edit([f"cd <{folder.number}>", *moved])
         found = await self.disk.walk(folder.number, [name])
         if not found or found[0] != new:
-            raise ImageDamaged(f"{name} cannot be put in place in the machine's disk: {words}")
+            raise ImageDamaged(f"{name} cannot be put in place in the machine's disk: {errors}")
 
 
 def _parts(path: str) -> list[str]:
-    """A path's names, each safe as a word of a debugfs command. Raises: BadPath."""
+    """Split a path into names that are safe in debugfs commands. Raises BadPath."""
     names = path.split("/")[1:] if path.startswith("/") else []
     if not names or len(path) > 1024 or not all(_COMPONENT.fullmatch(name) for name in names):
         raise BadPath(
-            f"{path!r} is no path that can be written into a machine's disk",
-            hint="It must be absolute, without `..`, and of letters, digits, `.`, `_` and `-`",
+            f"{path!r} cannot be written into a machine's disk",
+            hint="Use an absolute path of letters, digits, `.`, `_` and `-`, without `..`",
         )
     return names
 
 
-def _aside_name(name: str, token: str = "") -> str:
-    """Another name in the same directory, no shorter than `name`; a new one unless `token` is."""
-    aside = f".polydev-{token or secrets.token_hex(8)}-"
-    return (aside + name)[:255] if len(name) < 200 else aside.ljust(len(name), "-")
+def _temporary_name(name: str, token: str = "") -> str:
+    """Return a name for the same directory, no shorter than `name`; random without `token`."""
+    prefix = f".polydev-{token or secrets.token_hex(8)}-"
+    return (prefix + name)[:255] if len(name) < 200 else prefix.ljust(len(name), "-")
 
 
 def _ownership(inode: Inode) -> tuple[int, int, int]:
     return inode.mode, inode.uid, inode.gid
 
 
-def _is_as_asked(inode: Inode, file: GuestFile) -> bool:
+def _matches(inode: Inode, file: GuestFile) -> bool:
     return (
         inode.type is FileType.REGULAR
         and inode.size == len(file.content)
@@ -267,8 +269,8 @@ def _is_as_asked(inode: Inode, file: GuestFile) -> bool:
 
 
 @asynccontextmanager
-async def _held(image: Path) -> AsyncIterator[Filesystem]:
-    """The disk, with the lock that QEMU takes too: neither can start while the other works."""
+async def _locked(image: Path) -> AsyncIterator[Filesystem]:
+    """Open the disk with the lock that QEMU takes too."""
     descriptor = _open(image, os.O_RDWR)
     try:
         try:

@@ -1,7 +1,7 @@
-"""The SSH keys of one machine's private channel, both sides of it.
+"""The SSH keys of a machine's private channel, of both sides.
 
-`machines.py` has them made with the machine, `config_drive.py` carries the guest's part into it,
-`channel.py` uses the host's. They live in a folder of the machine's own and end with it.
+The config drive carries the guest's part into the machine; the channel uses the host's. They are
+stored in the machine's own folder and are removed with it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
-from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.system.disk_full import raising_disk_full
 from polydev.shared.atomic_files import write_whole
 
 HOST_KEY = "ssh_host_ed25519_key"
-"""The guest's own key: what its sshd proves itself with."""
+"""The host key of the guest's sshd."""
 CLIENT_KEY = "channel_ed25519_key"
-"""The host agent's key: the only one that opens the channel."""
+"""The host agent's key, the only one that opens the channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class MachineKeys:
-    """OpenSSH texts: private keys in PEM form, public keys as one line without its end."""
+    """Keys in OpenSSH format: private ones in PEM, public ones as one line."""
 
     host_private: bytes = field(repr=False)
     host_public: str
@@ -30,11 +30,11 @@ class MachineKeys:
 
 
 async def make_keys(folder: Path) -> MachineKeys:
-    """The keys in `folder` (0700, files 0600); those that are not there yet are made.
+    """Read the keys in `folder` (0700, files 0600), and create those that are missing.
 
     Raises: DiskFull; asyncssh.KeyImportError for a file that is no key.
     """
-    with room_in(folder):
+    with raising_disk_full(folder):
         return await run_in_thread_shielded(_make, folder)
 
 
@@ -49,8 +49,8 @@ def _key(path: Path) -> tuple[bytes, str]:
     import asyncssh  # slow to import: only where keys are handled
 
     if not path.exists():
-        made = asyncssh.generate_private_key("ssh-ed25519", comment="polydev")
-        write_whole(path, made.export_private_key("openssh"))
+        key = asyncssh.generate_private_key("ssh-ed25519", comment="polydev")
+        write_whole(path, key.export_private_key("openssh"))
     private = path.read_bytes()
     public = asyncssh.import_private_key(private).export_public_key("openssh")
     return private, public.decode("ascii").strip()

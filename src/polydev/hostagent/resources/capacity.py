@@ -1,7 +1,6 @@
-"""How much this host has for machines: what the controller places by.
+"""Capacity of this host for machines; the controller places machines by it.
 
-`__main__.py` works it out at start, `server.py` answers `/health` with it. What is named in the
-settings counts; otherwise what the host has, less what itself needs.
+The settings determine it, else the host's resources less a reserve. `/health` reports it.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from polydev.shared.host_protocol import Health, WarmView
 
 _RESERVE_MIB = 1024
 _RESERVE_SHARE = 0.1
-"""Of the host's memory, for the host itself and for what each VMM needs besides its guest."""
+"""Share of the host's memory for the host itself and the overhead of VMMs."""
 _VCPUS_PER_CORE = 4
-"""Machines of people idle most of the time."""
+"""Machines are idle most of the time."""
 _UNBOUNDED_MEMORY_MIB = 16 * 1024 * 1024
 _UNBOUNDED_VCPUS = 100_000
 """For machines that take nothing of the host."""
@@ -31,10 +30,10 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the machines of this host may have together."""
+    """The resources that all machines of this host share."""
 
     memory_mib: int
-    """Overcommitment included."""
+    """Includes the overcommitment."""
     vcpus: int
     max_machines: int
     disk: Path
@@ -76,7 +75,7 @@ class Capacity:
         return MemoryAdmission(self.memory_mib, settings.memory_overcommit, measure)
 
     async def health(self, warm: WarmView) -> Health:
-        """That the agent lives, and what it offers."""
+        """Report the capacity and the status of the agent."""
         disk = await asyncio.to_thread(shutil.disk_usage, self.disk)
         return Health(
             version=__version__,
@@ -92,5 +91,5 @@ class Capacity:
 
 
 def usable_memory_mib(total_mib: int) -> int:
-    """What of a host's memory its machines may have."""
+    """Return the part of a host's memory that its machines may use."""
     return max(total_mib - max(_RESERVE_MIB, int(total_mib * _RESERVE_SHARE)), 0)

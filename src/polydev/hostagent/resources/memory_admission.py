@@ -1,7 +1,6 @@
-"""Whether this host has the memory for one more running machine: its own word, asked at each start.
+"""Admission control for memory: each machine passes it before it is created, started or resumed.
 
-The controller places machines by its rows; what else runs on the host it cannot see. `machines.py`
-asks here before it creates, starts or wakes one. It knows no machine but by id and size.
+The controller places machines by its database, and cannot see what else runs on the host.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from polydev.shared.errors import NoCapacity
 from polydev.shared.hints import Hint
 
 SPARE_MIB = 256
-"""What must be left for the host's other programs when a machine has all of its memory."""
+"""Memory that must remain for other programs once a machine uses all of its own."""
 _MEMINFO = Path("/proc/meminfo")
 
 
 class MemoryAdmission:
-    """Of one host's machines."""
+    """Admits the machines of one host."""
 
     def __init__(
         self,
@@ -27,33 +26,33 @@ class MemoryAdmission:
         overcommit: float = 1.0,
         available_mib: Callable[[], int] | None = None,
     ) -> None:
-        """`limit_mib` is what machines may have together, overcommitment included; None: no limit.
+        """`limit_mib` bounds all machines together, with overcommitment; None: no limit.
 
-        `available_mib` tells what the host could give right now; None: nobody looks.
+        `available_mib` measures the host's available memory; None: it does not count.
         """
         self._limit_mib = limit_mib
         self._overcommit = overcommit
         self._available_mib = available_mib
-        self._coming: dict[str, int] = {}
+        self._claims: dict[str, int] = {}
 
     @contextmanager
     def admitted(
         self, vm_id: str, memory_mib: int, running: Mapping[str, int], held_mib: int = 0
     ) -> Iterator[None]:
-        """Keep room for a machine until it runs. `running` has what each of the others has, in MiB,
-        `held_mib` is what it has of the host's memory already.
+        """Claim memory for a machine until it runs. Raises NoCapacity.
 
-        Raises: NoCapacity.
+        `running` maps the other machines to their memory in MiB. `held_mib` is the memory that the
+        machine already uses.
         """
-        others = {**running, **self._coming}
+        others = {**running, **self._claims}
         others.pop(vm_id, None)
         self._require_limit(vm_id, memory_mib, sum(others.values()))
         self._require_available(vm_id, max(memory_mib - held_mib, 0))
-        self._coming[vm_id] = memory_mib
+        self._claims[vm_id] = memory_mib
         try:
             yield
         finally:
-            self._coming.pop(vm_id, None)
+            self._claims.pop(vm_id, None)
 
     def _require_limit(self, vm_id: str, memory_mib: int, taken_mib: int) -> None:
         if self._limit_mib is not None and taken_mib + memory_mib > self._limit_mib:
@@ -64,7 +63,7 @@ class MemoryAdmission:
             )
 
     def _require_available(self, vm_id: str, memory_mib: int) -> None:
-        """Guests take their memory as they use it; who overcommits counts on them not to."""
+        """Check the host itself: guests take memory only as they use it."""
         if self._available_mib is None:
             return
         needed_mib = int(memory_mib / max(self._overcommit, 1.0)) + SPARE_MIB
@@ -78,12 +77,12 @@ class MemoryAdmission:
 
 
 def available_mib() -> int:
-    """What programs could get without the host running short. Source: proc_meminfo(5)."""
+    """Measure the memory that the host has available. Source: proc_meminfo(5)."""
     return _meminfo_mib("MemAvailable")
 
 
 def total_mib() -> int:
-    """The host's memory."""
+    """Return the host's total memory."""
     return _meminfo_mib("MemTotal")
 
 

@@ -1,7 +1,7 @@
-"""What each machine costs its host over time: processor time and memory of its VMM.
+"""Resource usage of machines over time: CPU and memory of their VMMs.
 
-`__main__.py` runs it beside everything else, `server.py` tells what it has. The guest is not asked,
-so it has no say in this. Kept in memory alone, and bounded: it begins anew with the host agent.
+It measures the VMM's process, which the guest cannot influence. The samples are bounded, and stay
+in memory only.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Protocol
 from polydev.shared.host_protocol import Usage, UsageSample
 
 PERIOD_S = 5.0
-KEPT_S = 3600.0
+RETENTION_S = 3600.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-class Watched(Protocol):
-    """The machines that it looks at: `machines.Machines`."""
+class MachineSource(Protocol):
+    """The machines to measure; see `MachineService`."""
 
     def vmm_pids(self) -> Mapping[str, int]: ...
     def known(self) -> Iterable[str]:
-        """Ids of all machines, running or not: others' samples are forgotten."""
+        """Return the ids of all machines, running or not; other samples are removed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A process at one moment. `started` tells it from an earlier one of the same pid."""
+class ProcessUsage:
+    """A process at one moment; `started` distinguishes it from another of the same pid."""
 
     pid: int
     started: int
@@ -42,18 +42,18 @@ class Reading:
     memory_bytes: int
 
 
-Read = Callable[[int], Reading | None]
+Read = Callable[[int], ProcessUsage | None]
 
 
-def read_process(pid: int) -> Reading | None:
-    """Blocking, a little. None when there is no such process. Source: proc_pid_stat(5)."""
+def read_process(pid: int) -> ProcessUsage | None:
+    """Measure a process; None if it does not exist. Source: proc_pid_stat(5)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()  # from the third on; the second may hold spaces
     user, system, started, pages = (int(fields[index]) for index in (11, 12, 19, 21))
-    return Reading(pid, started, (user + system) / _TICKS_PER_S, pages * _PAGE_BYTES)
+    return ProcessUsage(pid, started, (user + system) / _TICKS_PER_S, pages * _PAGE_BYTES)
 
 
 class UsageLog:
@@ -61,7 +61,7 @@ class UsageLog:
 
     def __init__(
         self,
-        machines: Watched,
+        machines: MachineSource,
         read: Read = read_process,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,16 +69,16 @@ class UsageLog:
         self._read = read
         self._clock = clock
         self._samples: dict[str, deque[UsageSample]] = {}
-        self._last: dict[str, tuple[float, Reading]] = {}
+        self._last: dict[str, tuple[float, ProcessUsage]] = {}
 
     async def run(self) -> None:
-        """Look at all machines again and again, until cancelled."""
+        """Measure all machines periodically, until cancelled."""
         while True:
-            await self.look()
+            await self.sample()
             await asyncio.sleep(PERIOD_S)
 
-    async def look(self) -> None:
-        """Take a sample of each machine that runs; forget those that are gone."""
+    async def sample(self) -> None:
+        """Take a sample of each running machine; remove those of destroyed ones."""
         pids = dict(self._machines.vmm_pids())
         readings = await asyncio.to_thread(lambda: {p: self._read(p) for p in set(pids.values())})
         now_s, at = self._clock(), datetime.now(UTC)
@@ -90,17 +90,17 @@ class UsageLog:
         for gone in self._last.keys() - pids.keys():
             del self._last[gone]
 
-    def of(self, vm_id: str) -> Usage:
-        """What is kept of a machine, the oldest first; nothing, if nothing is."""
+    def usage(self, vm_id: str) -> Usage:
+        """Return the samples of a machine, oldest first."""
         return Usage(period_s=PERIOD_S, samples=list(self._samples.get(vm_id, ())))
 
-    def _add(self, vm_id: str, reading: Reading, now_s: float, at: datetime) -> None:
+    def _add(self, vm_id: str, reading: ProcessUsage, now_s: float, at: datetime) -> None:
         before = self._last.get(vm_id)
         self._last[vm_id] = (now_s, reading)
         if before is None or before[1].started != reading.started or now_s <= before[0]:
-            return  # processor time is told between two readings
+            return  # CPU usage needs two readings of the same process
         cores = (reading.cpu_s - before[1].cpu_s) / (now_s - before[0])
-        kept = self._samples.setdefault(vm_id, deque(maxlen=int(KEPT_S / PERIOD_S)))
-        kept.append(
+        samples = self._samples.setdefault(vm_id, deque(maxlen=int(RETENTION_S / PERIOD_S)))
+        samples.append(
             UsageSample(at=at, cpu=round(max(0.0, cores), 3), memory_bytes=reading.memory_bytes)
         )

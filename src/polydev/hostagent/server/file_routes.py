@@ -1,7 +1,7 @@
-"""The routes of the host agent's HTTP face for people's files in running machines.
+"""The routes for users' files in running machines.
 
-`server.py` adds them to its application. A path comes percent-encoded inside its query parameter,
-since it is bytes: the names in a machine need not be text.
+A path is percent-encoded inside its query parameter: it is bytes, and names in a machine need not
+be text.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ from polydev.shared.errors import ChannelLost
 from polydev.shared.host_protocol import VM_ID_PATTERN, FileEntry, FolderView, Uploaded
 
 VmId = Annotated[str, InPath(pattern=VM_ID_PATTERN)]
-Place = Annotated[str, Query(max_length=3 * 1024 + 3, pattern=r"^[\x21-\x7e]*$")]
-Most = Annotated[int, Query(ge=0)]
+QueryPath = Annotated[str, Query(max_length=3 * 1024 + 3, pattern=r"^[\x21-\x7e]*$")]
+ByteLimit = Annotated[int, Query(ge=0)]
 
 
-class HasFiles(Protocol):
-    """Whose files they are: `machines.Machines`."""
+class FileAccess(Protocol):
+    """Access to the files of machines; see `MachineService`."""
 
     def file_browser(self, vm_id: str) -> FileBrowser:
-        """Raises NoSuchMachine, MachineBusy when it does not run."""
+        """Return the files of a machine. Raises NoSuchMachine, MachineBusy if it is not running."""
 
 
-def routes(machines: HasFiles) -> APIRouter:
-    """Folders and contents of these machines."""
+def routes(machines: FileAccess) -> APIRouter:
+    """Build the routes of folders and contents."""
     router = APIRouter(prefix="/machines/{vm_id}")
 
     @router.get("/folder")
-    async def _list(vm_id: VmId, path: Place) -> FolderView:
+    async def _list(vm_id: VmId, path: QueryPath) -> FolderView:
         entries, more = await machines.file_browser(vm_id).entries(unquote_to_bytes(path))
-        return FolderView(entries=[_told(entry) for entry in entries], more=more)
+        return FolderView(entries=[_file_entry(entry) for entry in entries], more=more)
 
     @router.put("/folder", status_code=204)
-    async def _make(vm_id: VmId, path: Place) -> None:
+    async def _make(vm_id: VmId, path: QueryPath) -> None:
         await machines.file_browser(vm_id).make_folder(unquote_to_bytes(path))
 
     @router.post("/move", status_code=204)
-    async def _move(vm_id: VmId, path: Place, to: Place) -> None:
+    async def _move(vm_id: VmId, path: QueryPath, to: QueryPath) -> None:
         await machines.file_browser(vm_id).move(unquote_to_bytes(path), unquote_to_bytes(to))
 
     @router.delete("/content", status_code=204)
-    async def _remove(vm_id: VmId, path: Place, with_content: bool = False) -> None:
+    async def _remove(vm_id: VmId, path: QueryPath, with_content: bool = False) -> None:
         files = machines.file_browser(vm_id)
         await files.remove(unquote_to_bytes(path), with_content=with_content)
 
     @router.get("/content")
-    async def _read(vm_id: VmId, path: Place, max_bytes: Most) -> StreamingResponse:
+    async def _read(vm_id: VmId, path: QueryPath, max_bytes: ByteLimit) -> StreamingResponse:
         files = machines.file_browser(vm_id)
-        return _Carried(await files.download(unquote_to_bytes(path), max_bytes))
+        return _DownloadResponse(await files.download(unquote_to_bytes(path), max_bytes))
 
     @router.put("/content")
     async def _write(
-        request: Request, vm_id: VmId, path: Place, max_bytes: Most, replace: bool = False
+        request: Request, vm_id: VmId, path: QueryPath, max_bytes: ByteLimit, replace: bool = False
     ) -> Uploaded:
         size = await machines.file_browser(vm_id).upload(
             unquote_to_bytes(path), _pieces(request), max_bytes, replace=replace
@@ -73,8 +73,8 @@ def routes(machines: HasFiles) -> APIRouter:
     return router
 
 
-class _Carried(StreamingResponse):
-    """A download on its way. One that is cut ends its connection short of its length."""
+class _DownloadResponse(StreamingResponse):
+    """A download. If it is interrupted, the connection ends before its announced length."""
 
     def __init__(self, download: Download) -> None:
         headers = {"content-length": str(download.size)}
@@ -94,10 +94,10 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
         async for piece in request.stream():
             yield piece
     except ClientDisconnect:
-        raise ChannelLost("Whoever sent the file went before its end") from None
+        raise ChannelLost("The sender disconnected before the end of the file") from None
 
 
-def _told(entry: Entry) -> FileEntry:
+def _file_entry(entry: Entry) -> FileEntry:
     return FileEntry(
         name=quote_from_bytes(entry.name, safe=""),
         kind=entry.kind,

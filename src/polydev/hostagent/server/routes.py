@@ -1,7 +1,7 @@
-"""The host agent's HTTP face: the wire of `hostapi.py` over a Unix socket.
+"""The HTTP API of the host agent: `shared/host_protocol` over a Unix socket.
 
-`__main__.py` makes it. It checks what comes in, calls `operations.py` and `machines.py`, and turns
-errors into answers; it decides nothing.
+The routes validate requests, call operations and the machine service, and turn errors into
+responses. They decide nothing.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def build(
     usage: UsageLog,
     warm_pool: WarmPool,
 ) -> FastAPI:
-    """The application that answers for these machines."""
+    """Build the application."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_exception_handler(RequestValidationError, _answer_bad_request)
-    app.add_exception_handler(PolydevError, _answer_problem)
-    app.add_exception_handler(Exception, _answer_problem)
+    app.add_exception_handler(RequestValidationError, _respond_to_bad_request)
+    app.add_exception_handler(PolydevError, _respond_with_problem)
+    app.add_exception_handler(Exception, _respond_with_problem)
     _add_operations(app, operations)
     _add_machines(app, machines)
     _add_streams(app, machines)
@@ -73,7 +73,7 @@ def build(
     @app.get("/machines/{vm_id}/usage")
     async def _usage(vm_id: VmId) -> Usage:
         machines.view(vm_id)
-        return usage.of(vm_id)
+        return usage.usage(vm_id)
 
     @app.get("/health")
     async def _health() -> Health:
@@ -93,7 +93,7 @@ def build(
 
     @app.post("/warm")
     async def _warm_up(shape: WarmShape) -> WarmView:
-        await warm_pool.ask(shape)
+        await warm_pool.request_template(shape)
         return await warm_pool.view()
 
     @app.get("/diagnosis")
@@ -109,7 +109,7 @@ def _add_operations(app: FastAPI, operations: Operations) -> None:
         operation_id: OperationId, request: Request, response: Response, wait_s: Wait = 25
     ) -> OperationView:
         operation = _parsed(await _body(request))
-        view = await operations.ask(operation_id, operation, wait_s)
+        view = await operations.submit(operation_id, operation, wait_s)
         response.status_code = 202 if view.state == "running" else 200
         return view
 
@@ -117,7 +117,7 @@ def _add_operations(app: FastAPI, operations: Operations) -> None:
     async def _look(
         operation_id: OperationId, response: Response, wait_s: Wait = 0
     ) -> OperationView:
-        view = await operations.look(operation_id, wait_s)
+        view = await operations.wait(operation_id, wait_s)
         response.status_code = 202 if view.state == "running" else 200
         return view
 
@@ -148,17 +148,19 @@ def _add_machines(app: FastAPI, machines: MachineService) -> None:
 def _add_streams(app: FastAPI, machines: MachineService) -> None:
     @app.websocket("/machines/{vm_id}/exec")
     async def _exec(websocket: WebSocket, vm_id: VmId) -> None:
-        await _refusing(websocket, lambda: websocket_streams.serve_exec(websocket, machines, vm_id))
+        await _serve_or_deny(
+            websocket, lambda: websocket_streams.serve_exec(websocket, machines, vm_id)
+        )
 
     @app.websocket("/machines/{vm_id}/tcp/{port}")
     async def _tcp(websocket: WebSocket, vm_id: VmId, port: Annotated[int, InPath(ge=1)]) -> None:
-        await _refusing(
+        await _serve_or_deny(
             websocket, lambda: websocket_streams.serve_tcp(websocket, machines, vm_id, port)
         )
 
 
-async def _refusing(websocket: WebSocket, serve: Callable[[], Awaitable[None]]) -> None:
-    """Serve a stream; what keeps it from opening is answered instead of the upgrade."""
+async def _serve_or_deny(websocket: WebSocket, serve: Callable[[], Awaitable[None]]) -> None:
+    """Serve a stream; if it cannot open, respond with the error instead of the upgrade."""
     try:
         await serve()
     except websocket_streams.NotOpened as refused:
@@ -189,15 +191,15 @@ def _parsed(body: bytes) -> Operation:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"][:4])
-        raise Invalid(f"The operation cannot be meant: {where}: {first['msg']}") from None
+        raise Invalid(f"Invalid operation: {where}: {first['msg']}") from None
 
 
-async def _answer_bad_request(_: Request, error: Exception) -> Response:
+async def _respond_to_bad_request(_: Request, error: Exception) -> Response:
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
     where = ".".join(str(part) for part in first.get("loc", ())[:4])
-    return await _answer_problem(_, Invalid(f"{where}: {first.get('msg', 'not usable')}"))
+    return await _respond_with_problem(_, Invalid(f"{where}: {first.get('msg', 'not usable')}"))
 
 
-async def _answer_problem(_: Request, error: Exception) -> Response:
+async def _respond_with_problem(_: Request, error: Exception) -> Response:
     known = as_polydev_error(error)
     return JSONResponse(problem_of(known).model_dump(), status_code=status_of(known))

@@ -1,7 +1,7 @@
-"""That there is one agent per state folder and namespace, and the Unix socket it listens on.
+"""Ensure one agent per state folder and namespace, and create its Unix socket.
 
-`__main__.py` calls it. The lock is the kernel's and ends with the process, however that ends; a
-socket that a killed agent left is removed only when nobody answers there.
+The kernel holds the locks and releases them with the process. A socket that a killed agent left is
+removed only if nothing listens there.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _RUN = Path("/run")
 
 @contextlib.contextmanager
 def only_agent(state_dir: Path, netns: str) -> Iterator[None]:
-    """Hold the state folder and the VM namespace: agents that shared one would sweep each other's.
+    """Lock the state folder and the VM namespace: agents must not share them.
 
-    Raises AlreadyRunning when another agent holds one of them.
+    Raises AlreadyRunning if another agent holds one of them.
     """
     state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     folder_taken = AlreadyRunning(
@@ -38,18 +38,18 @@ def only_agent(state_dir: Path, netns: str) -> Iterator[None]:
         hint=Hint.SET_NETNS.text(),
     )
     with (
-        _held(state_dir / "hostd.lock", folder_taken),
-        _held(_RUN / f"polydev-{netns}.lock", namespace_taken),
+        _locked(state_dir / "hostd.lock", folder_taken),
+        _locked(_RUN / f"polydev-{netns}.lock", namespace_taken),
     ):
         yield
 
 
 @contextlib.contextmanager
 def listening(path: Path, group: str | None) -> Iterator[socket.socket]:
-    """A socket at `path` that root and `group` may connect to; removed at the end.
+    """Listen at `path` for root and `group`; remove the socket at the end.
 
-    Raises: AlreadyRunning when somebody answers there, BadSettings for a group or path that cannot
-    be used.
+    Raises: AlreadyRunning if another program listens there, BadSettings for an unusable group or
+    path.
     """
     if len(os.fsencode(path)) > _PATH_BYTES:
         raise BadSettings(f"POLYDEV_STATE_DIR is too long: {path} cannot be a socket's path")
@@ -74,8 +74,8 @@ def listening(path: Path, group: str | None) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _held(path: Path, taken: AlreadyRunning) -> Iterator[None]:
-    """Hold a lock file; it is removed at the end, while it is still held."""
+def _locked(path: Path, taken: AlreadyRunning) -> Iterator[None]:
+    """Hold a lock file; remove it at the end, before the lock is released."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -85,7 +85,7 @@ def _held(path: Path, taken: AlreadyRunning) -> Iterator[None]:
             raise taken from None
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             break
-        os.close(descriptor)  # Who held it removed it between our opening and our locking.
+        os.close(descriptor)  # its holder removed it between our open and our lock
     try:
         yield
     finally:

@@ -1,8 +1,7 @@
-"""Byte streams between a WebSocket and a machine: a program's streams, or a TCP connection.
+"""Streams between a WebSocket and a machine: a program's, or a TCP connection's.
 
-`server.py` calls it. Each direction holds one chunk: whoever does not read makes the other side
-wait, so a guest that prints forever costs no memory here. When the client goes, the guest's program
-is ended and its connection closed.
+Each direction buffers one chunk, so that a slow reader stops the other side, and endless output
+costs no memory here. If the client disconnects, the program is ended or the connection closed.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ _HEARTBEAT_S = 15.0
 _END_LIMIT_S = 10.0
 
 
-class Reachable(Protocol):
-    """What opens streams into machines: `machines.Machines`."""
+class StreamOpener(Protocol):
+    """Opens streams into machines; see `MachineService`."""
 
     def require_running(self, vm_id: str) -> None: ...
     async def exec(self, vm_id: str, request: ExecRequest) -> GuestProgram: ...
@@ -35,20 +34,20 @@ class Reachable(Protocol):
 
 
 class NotOpened(Exception):
-    """The stream was refused before it began; `reason` says why."""
+    """The stream was denied before it began; `reason` explains it."""
 
     def __init__(self, reason: PolydevError) -> None:
         super().__init__(str(reason))
         self.reason = reason
 
 
-async def serve_exec(websocket: WebSocket, machines: Reachable, vm_id: str) -> None:
-    """Run the program that the client's first frame names, until it ends or the client goes."""
+async def serve_exec(websocket: WebSocket, machines: StreamOpener, vm_id: str) -> None:
+    """Run the program of the client's first frame until either side ends."""
     with _before_opening():
         machines.require_running(vm_id)
     await websocket.accept()
     try:
-        program = await machines.exec(vm_id, await _requested(websocket))
+        program = await machines.exec(vm_id, await _receive_request(websocket))
     except WebSocketDisconnect:
         return
     except Exception as error:
@@ -61,26 +60,26 @@ async def serve_exec(websocket: WebSocket, machines: Reachable, vm_id: str) -> N
         if end is not None:
             await _end(websocket, end)
     finally:
-        await _closed(program.close())
+        await _try_close(program.close())
 
 
-async def serve_tcp(websocket: WebSocket, machines: Reachable, vm_id: str, port: int) -> None:
-    """Carry bytes between the client and a port of the machine until either side ends."""
+async def serve_tcp(websocket: WebSocket, machines: StreamOpener, vm_id: str, port: int) -> None:
+    """Relay bytes between the client and a port of the machine until either ends."""
     with _before_opening():
         if port > 65535:
-            raise Invalid(f"{port} is no port")
+            raise Invalid(f"{port} is not a port")
         connection = await machines.open_tcp(vm_id, port)
     try:
         await websocket.accept()
-        code = await _carried(websocket, connection)
+        code = await _relay(websocket, connection)
         if code is not None:
-            await _closed(websocket.close(code))
+            await _try_close(websocket.close(code))
     finally:
-        await _closed(connection.close())
+        await _try_close(connection.close())
 
 
-async def _carried(websocket: WebSocket, connection: GuestConnection) -> int | None:
-    """Carry both directions to their ends; the code to close with, None when the client went."""
+async def _relay(websocket: WebSocket, connection: GuestConnection) -> int | None:
+    """Relay both directions; return the code to close with, None if the client left."""
     code: int | None = 1000
     try:
         async with asyncio.TaskGroup() as group:
@@ -93,7 +92,7 @@ async def _carried(websocket: WebSocket, connection: GuestConnection) -> int | N
     return code
 
 
-async def _requested(websocket: WebSocket) -> ExecRequest:
+async def _receive_request(websocket: WebSocket) -> ExecRequest:
     try:
         async with asyncio.timeout(_REQUEST_LIMIT_S):
             return ExecRequest.model_validate_json(await _text(websocket))
@@ -120,11 +119,11 @@ async def _client_to_program(websocket: WebSocket, program: GuestProgram) -> Non
 
     while True:
         data, text = await _frame(websocket)
-        with contextlib.suppress(PolydevError):  # How it ended is told by the other direction.
+        with contextlib.suppress(PolydevError):  # the other direction reports how it ended
             if text is not None:
                 await _control(program, text)
             elif data:
-                await _patiently(program.write(data), heartbeat)
+                await _write_with_heartbeat(program.write(data), heartbeat)
             else:
                 await program.write_eof()
 
@@ -154,34 +153,36 @@ async def _client_to_connection(websocket: WebSocket, connection: GuestConnectio
     while True:
         data, _ = await _frame(websocket)
         if data:
-            await _patiently(connection.write(data), heartbeat)
+            await _write_with_heartbeat(connection.write(data), heartbeat)
         elif data is not None:
             await connection.write_eof()
             return
 
 
-async def _first_ended(told: Awaitable[ExecEnd], fed: Awaitable[None]) -> ExecEnd | None:
-    """How the program ended; None when the client went first."""
-    telling, feeding = asyncio.ensure_future(told), asyncio.ensure_future(fed)
+async def _first_ended(output: Awaitable[ExecEnd], input_: Awaitable[None]) -> ExecEnd | None:
+    """Return how the program ended; None if the client left first."""
+    sending, receiving = asyncio.ensure_future(output), asyncio.ensure_future(input_)
     try:
-        await asyncio.wait({telling, feeding}, return_when=asyncio.FIRST_COMPLETED)
-        if telling.done():
-            return telling.result()
-        feeding.result()
+        await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+        if sending.done():
+            return sending.result()
+        receiving.result()
     except WebSocketDisconnect:
         return None
     else:
         return None
     finally:
-        telling.cancel()
-        feeding.cancel()
-        await asyncio.gather(telling, feeding, return_exceptions=True)
+        sending.cancel()
+        receiving.cancel()
+        await asyncio.gather(sending, receiving, return_exceptions=True)
 
 
-async def _patiently(work: Awaitable[None], heartbeat: Callable[[], Awaitable[None]]) -> None:
-    """Wait for a guest that does not read, and notice meanwhile when the client goes.
+async def _write_with_heartbeat(
+    work: Awaitable[None], heartbeat: Callable[[], Awaitable[None]]
+) -> None:
+    """Write to a slow guest, and detect if the client disconnects.
 
-    While the guest makes us wait, the socket is not read either, so only writing to it tells.
+    The socket is not read while the guest blocks, so only a write to it detects this.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -212,8 +213,8 @@ async def _end(websocket: WebSocket, end: ExecEnd) -> None:
         await websocket.close()
 
 
-async def _closed(closing: Awaitable[None]) -> None:
-    """Close something whatever it says, but do not wait for it forever."""
+async def _try_close(closing: Awaitable[None]) -> None:
+    """Close a stream; ignore errors, and do not wait forever."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_END_LIMIT_S):
             await closing

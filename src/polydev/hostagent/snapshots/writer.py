@@ -28,7 +28,7 @@ from polydev.hostagent.snapshots.layout import (
     Seal,
 )
 from polydev.hostagent.system.cancellation import run_in_thread_shielded, run_shielded
-from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.system.disk_full import raising_disk_full
 from polydev.shared.atomic_files import sync_folder
 
 _LEVEL = 1
@@ -78,7 +78,7 @@ class SnapshotWriter:
         packed = zstd.compress(chunk, level=_LEVEL)
         content = COMPRESSED + packed if len(packed) < len(chunk) else PLAIN + chunk
         sealed = self._seal.encrypt(content, is_last=is_last)
-        with room_in(self._folder):
+        with raising_disk_full(self._folder):
             self._file.write(LENGTH.pack(len(sealed)))
             self._file.write(sealed)
             if is_last:
@@ -137,11 +137,11 @@ def temporary_path(path: Path) -> Path:
 def _open(temporary: Path, path: Path) -> BinaryIO:
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with room_in(path.parent):
+    with raising_disk_full(path.parent):
         return os.fdopen(os.open(temporary, flags, 0o600), "wb")
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    with room_in(path.parent):
+    with raising_disk_full(path.parent):
         temporary.replace(path)
         sync_folder(path.parent)

@@ -1,7 +1,4 @@
-"""Says that the host's disk is full in our own words.
-
-Whatever in the host agent writes a machine's files wraps it; the kernel's error goes no further.
-"""
+"""Translate the kernel's errors of a full disk into `DiskFull`."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from polydev.shared.errors import DiskFull
 
 
 @contextmanager
-def room_in(folder: Path) -> Iterator[None]:
-    """Raises: DiskFull for ENOSPC and EDQUOT; every other error as it is."""
+def raising_disk_full(folder: Path) -> Iterator[None]:
+    """Raise DiskFull for ENOSPC and EDQUOT while writing a machine's files in `folder`."""
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise DiskFull(
                 f"No room for a machine's files in {folder}",
-                hint="Free some space there, or destroy machines that nobody needs",
+                hint="Free some space there, or destroy machines that are no longer needed",
             ) from error
         raise

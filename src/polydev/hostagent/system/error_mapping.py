@@ -1,7 +1,6 @@
-"""Errors on the host agent's wire: exceptions to `Problem`, and kinds to HTTP statuses.
+"""Map exceptions to the wire: to a `Problem`, and to an HTTP status.
 
-`operations.py` keeps problems, `server.py` answers them. What is not one of `errors.py`'s own is
-logged here and told without its text, which could carry anything.
+A foreign exception is logged, and reported without its text, which could contain anything.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ _STATUS: tuple[tuple[type[PolydevError], int], ...] = (
 
 
 def status_of(error: PolydevError) -> int:
-    """The HTTP status of an error's kind."""
+    """Return the HTTP status of an error's kind."""
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
 def as_polydev_error(error: BaseException) -> PolydevError:
-    """One of our own errors for any exception; foreign ones are logged with their traceback."""
+    """Convert any exception to a `PolydevError`; log foreign ones with their traceback."""
     if isinstance(error, PolydevError):
         return error
     if isinstance(error, BaseExceptionGroup):
         return as_polydev_error(error.exceptions[0])
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = error.filename or "the state folder"
-        return DiskFull(f"No room left on the disk of {where}", hint="Free some space; try again")
+        return DiskFull(f"No space left on the disk of {where}", hint="Free some space; try again")
     log.error("unexpected %s", type(error).__name__, exc_info=error)
     return Failed(
         f"The host agent met an unexpected {type(error).__name__}",
@@ -55,6 +54,6 @@ def as_polydev_error(error: BaseException) -> PolydevError:
 
 
 def problem_of(error: BaseException) -> Problem:
-    """The wire's form of an exception."""
+    """Return the wire form of an exception."""
     known = as_polydev_error(error)
     return Problem(code=known.code, message=known.message, hint=known.hint)

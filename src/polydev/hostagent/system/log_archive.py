@@ -1,7 +1,7 @@
-"""Console and error logs of machines that failed, kept after the machine is gone.
+"""Archive of the logs of machines whose creation failed.
 
-`machines.py` keeps them when it undoes a machine, so that a person can still read why. Bounded in
-count and size: a guest prints as much as it likes. Its methods block.
+It keeps a limited number of them, each of a limited size: a guest prints as much as it likes. The
+methods block.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAMES = ("console.log", "error.log")
 
 
 class LogArchive:
-    """The folder `<logs_dir>/machines`, with a folder per machine that failed."""
+    """The folder `<logs_dir>/machines`, with a folder per failed machine."""
 
     def __init__(self, folder: Path, keep_count: int = KEEP_COUNT) -> None:
         self._folder = folder
@@ -32,7 +32,7 @@ class LogArchive:
         return self._folder / vm_id / _NAMES[1]
 
     def add(self, vm_id: str, console_log: Path, error_log: Path) -> None:
-        """Copy the ends of a machine's logs; forget the oldest of the others. Raises OSError."""
+        """Copy the ends of a machine's logs, and remove the oldest archive. Raises OSError."""
         target = self._folder / vm_id
         target.mkdir(parents=True, exist_ok=True, mode=0o750)
         (target / _NAMES[0]).write_bytes(end_of(console_log, KEEP_BYTES))
@@ -41,7 +41,7 @@ class LogArchive:
         self._remove_oldest()
 
     def remove(self, vm_id: str) -> None:
-        """Remove what is kept of a machine; done also when nothing is. Raises OSError."""
+        """Remove the logs of a machine. Idempotent. Raises OSError."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self._folder / vm_id)
 

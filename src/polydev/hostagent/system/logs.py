@@ -1,7 +1,7 @@
-"""Reading the logs of machines: bounded, and safe to show on a terminal.
+"""Read the logs of machines: bounded, and safe to print on a terminal.
 
-`server.py` answers with them. Whatever a guest prints is untrusted: control characters would let it
-write over a person's screen, so only line ends and tabs stay.
+Guest output is untrusted. Control characters could overwrite a user's screen, so only line ends and
+tabs remain.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ _ESCAPE = re.compile(
 
 
 def tail(path: Path, tail_bytes: int) -> str:
-    """The last `tail_bytes` of a log as harmless text; empty when there is none. Blocking."""
+    """Return the last `tail_bytes` of a log as harmless text; empty if missing. Blocks."""
     return harmless(end_of(path, min(tail_bytes, MAX_TAIL_BYTES)).decode("utf-8", "replace"))
 
 
 def end_of(path: Path, size: int) -> bytes:
-    """The last `size` bytes of a regular file, empty for anything else. Blocking.
+    """Return the last `size` bytes of a regular file; empty for anything else. Blocks.
 
-    Opened without following a symlink or waiting for a pipe's other end: what lies in a machine's
-    folder is not to be trusted.
+    It follows no symlink and waits for no pipe: a machine's folder is not trusted.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -45,5 +44,5 @@ def end_of(path: Path, size: int) -> bytes:
 
 
 def harmless(text: str) -> str:
-    """Text without escape sequences, direction marks and control characters but \\n and \\t."""
+    """Strip escape sequences, direction marks and control characters but \\n and \\t."""
     return _UNSAFE.sub("", _ESCAPE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))

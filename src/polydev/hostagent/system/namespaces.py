@@ -1,8 +1,7 @@
-"""Network namespaces: making, removing, entering, and dialling into one.
+"""Create, remove and enter network namespaces, and connect to a port in one.
 
-A thread that entered a namespace stays in it, so blocking netlink calls, sysctls and `nft` all run
-in a thread of their own; the agent's other threads never change theirs. `Network` and the VMM
-drivers call this; it knows nothing of bridges, machines or settings.
+A thread that entered a namespace stays in it. So blocking netlink calls, sysctls and `nft` run in a
+thread of their own; the agent's other threads never change theirs.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def path_of(name: str) -> Path:
-    """Where a namespace of that name is mounted, as ip-netns(8) does it."""
+    """Return the mount point of a namespace, as ip-netns(8) uses it."""
     return NETNS_DIR / name
 
 
 def exists(name: str) -> bool:
-    """True if the namespace is there, and not only the empty file that a crash may leave."""
+    """Return True if the namespace exists; a crash may leave only an empty file."""
     path = path_of(name)
     try:
         return path.stat().st_dev != NETNS_DIR.stat().st_dev
@@ -46,7 +45,7 @@ def exists(name: str) -> bool:
 
 
 def create(name: str) -> None:
-    """Make a namespace that `ip netns` sees too. Blocking. Does nothing if it is there."""
+    """Create a namespace that `ip netns` sees too. Idempotent. Blocks."""
     if exists(name):
         return
     _share_mounts()
@@ -56,7 +55,7 @@ def create(name: str) -> None:
 
 
 def remove(name: str) -> None:
-    """Unmount and unlink a namespace. Blocking. Does nothing if it is not there."""
+    """Unmount and unlink a namespace. Idempotent. Blocks."""
     path = path_of(name)
     try:
         _checked(_libc.umount2(os.fsencode(path), _MNT_DETACH), "umount", path)
@@ -67,7 +66,7 @@ def remove(name: str) -> None:
 
 
 def in_scratch(call: Callable[[], T]) -> T:
-    """Call something in an empty namespace that ends with the call. Blocking."""
+    """Run a call in an empty namespace that ends with it. Blocks."""
 
     def inside() -> T:
         _checked(_libc.unshare(_CLONE_NEWNET), "unshare", NETNS_DIR)
@@ -78,7 +77,7 @@ def in_scratch(call: Callable[[], T]) -> T:
 
 
 def enter(path: Path) -> None:
-    """Move the calling thread, for good, into the namespace that is mounted at `path`."""
+    """Move the calling thread permanently into the namespace at `path`."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _checked(_libc.setns(fd, _CLONE_NEWNET), "setns", path)
@@ -87,28 +86,28 @@ def enter(path: Path) -> None:
 
 
 class NamespaceThread:
-    """One thread inside a namespace; blocking calls handed to it run there, one after another."""
+    """One thread inside a namespace that runs blocking calls in sequence."""
 
     def __init__(self, name: str | None) -> None:
-        """`name` None: a thread of its own that stays in the agent's namespace."""
+        """`name` None: the thread stays in the agent's namespace."""
         self._name = name
         self._inode: int | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"netns-{name or 'own'}")
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
-        """Run a blocking call inside the namespace and return what it returns."""
+        """Run a blocking call inside the namespace, and return its result."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, partial(self._inside, call, *args))
 
     @property
     def is_current(self) -> bool:
-        """False once the name stands for another namespace than the one this thread entered."""
+        """False if the name now denotes another namespace than the thread's."""
         if self._name is None or self._inode is None:
             return True
         return exists(self._name) and path_of(self._name).stat().st_ino == self._inode
 
     def close(self) -> None:
-        """Let the thread end after its last call. It holds the namespace alive until then."""
+        """End the thread after its last call. It keeps the namespace alive until then."""
         self._executor.shutdown(wait=False)
 
     def _inside(self, call: Callable[..., T], *args: object) -> T:
@@ -119,11 +118,10 @@ class NamespaceThread:
 
 
 async def dial(netns: str, host: str, port: int, *, timeout_s: float = 5) -> socket.socket:
-    """A connected, non-blocking TCP socket that lives in the namespace `netns`.
+    """Connect a non-blocking TCP socket inside the namespace `netns`.
 
-    The socket is made by a short-lived thread inside the namespace; a socket belongs to the
-    namespace it was made in, whoever uses it.
-    Raises: ChannelLost if nothing answers in time, NetworkFailed if the namespace is not there.
+    A short-lived thread creates it there: a socket belongs to the namespace of its creation.
+    Raises: ChannelLost if nothing answers in time, NetworkFailed if the namespace is missing.
     """
     thread = NamespaceThread(netns)
     try:
@@ -154,7 +152,7 @@ def _new_socket() -> socket.socket:
 
 
 def _share_mounts() -> None:
-    """Make /run/netns a shared mount, so that other mount namespaces see what is mounted there."""
+    """Make /run/netns a shared mount, visible in other mount namespaces."""
     NETNS_DIR.mkdir(mode=0o755, exist_ok=True)
     where = os.fsencode(NETNS_DIR)
     if _libc.mount(b"", where, b"none", _MS_SHARED | _MS_REC, None) == 0:

@@ -1,8 +1,8 @@
-"""How a program that touches what a guest wrote is run: as nobody in particular, with no way up.
+"""Run programs that handle guest data without privileges.
 
-The QEMU driver runs VMMs this way, `e2fs.py` the tools that read guests' filesystems. Both get
-their files as open descriptors (`/proc/self/fd/N`), so they need no way into any folder of ours.
-The chain only ever replaces itself by exec(2): the pid that was started is the program's own.
+VMMs run this way, and the tools that read guests' filesystems. They get their files as open
+descriptors (`/proc/self/fd/N`), so they need access to none of our folders. The chain of wrappers
+only uses exec(2): the pid that was started is the program's own.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from polydev.hostagent.system.namespaces import path_of
 from polydev.shared.errors import MissingTool
 
 UID_BASE = 1_900_000_000
-"""Each machine's VMM runs as a uid of its own from here on: a range that no distribution, container
-manager or systemd gives away (systemd's "Users, Groups, UIDs and GIDs" page)."""
+"""First of the uids of VMMs, one per machine: no distribution, container manager or systemd assigns
+this range. Source: systemd's "Users, Groups, UIDs and GIDs"."""
 
 _MEMORY_LIMIT = 2 << 30
 _OUTPUT_LIMIT = 4 << 20
@@ -29,7 +29,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a program ended, and what it said, cut off where it said too much."""
+    """Exit status and bounded output of a program."""
 
     status: int
     output: bytes
@@ -39,9 +39,9 @@ class Finished:
 def confined(
     argv: Sequence[str], *, uid: int, groups: Sequence[int] = (), netns: str | None = None
 ) -> list[str]:
-    """`argv` run as user and group `uid`, without capabilities, and never with more than that.
+    """Wrap `argv` to run as user and group `uid`, without capabilities.
 
-    `groups` are its only supplementary groups; `netns` names the network namespace it runs in.
+    `groups` are its only supplementary groups; `netns` names its network namespace.
     Source: choom(1), prlimit(1), setpriv(1), nsenter(1). Raises: MissingTool.
     """
     supplementary = ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
@@ -59,13 +59,15 @@ def confined(
 
 
 def expendable() -> list[str]:
-    """What to put before a command that works for a guest: where memory runs out, it is ended
-    before anything of the host. Raises: MissingTool."""
+    """Return a command prefix: if memory runs out, the kernel kills this program first.
+
+    Raises: MissingTool.
+    """
     return [tool("choom", "util-linux"), "-n", "1000", "--"]
 
 
 def tool(name: str, package: str) -> str:
-    """Where a program is. Raises: MissingTool that names its Debian package."""
+    """Return the path of a program. Raises MissingTool that names its Debian package."""
     found = shutil.which(name, path=_PATH)
     if found is None:
         raise MissingTool(f"`{name}` is not installed", hint=f"Run: apt-get install {package}")
@@ -73,7 +75,7 @@ def tool(name: str, package: str) -> str:
 
 
 class MemoryFile:
-    """A file that is nowhere but in memory."""
+    """An anonymous file in memory."""
 
     def __init__(self, content: bytes = b"") -> None:
         self._descriptor = os.memfd_create("polydev", os.MFD_CLOEXEC)
@@ -103,9 +105,9 @@ async def read_with(
     limit_s: float,
     max_output: int = _OUTPUT_LIMIT,
 ) -> Finished:
-    """Run a program for what it prints; it is ended when that is too much.
+    """Run a program for its output, and kill it if that is too long.
 
-    It is also ended when its time is over or the caller is cancelled. Raises: TimeoutError.
+    It is also killed on a timeout, or if the caller is cancelled. Raises TimeoutError.
     """
     with MemoryFile(script) as source:
         process = await asyncio.create_subprocess_exec(
@@ -131,11 +133,10 @@ async def read_with(
 async def write_with(
     argv: Sequence[str], *, uid: int, descriptors: Sequence[int], script: bytes, limit_s: float
 ) -> Finished:
-    """Run a program for what it does. Cut short, it would leave half of it.
+    """Run a program for its effect, to completion.
 
-    So it goes on to its end when the caller is cancelled, and even when the agent is killed: it
-    reads from memory and prints into memory, and needs nobody at the other end. What it prints must
-    be bounded by what it is asked. Raises: TimeoutError, after ending it.
+    It runs on if the caller is cancelled, and even if the agent is killed: it reads from memory and
+    prints into memory. Its input must bound its output. Raises TimeoutError after killing it.
     """
     with ExitStack() as stack:
         source, output, errors = (
@@ -165,7 +166,7 @@ def _limited(argv: Sequence[str], uid: int, limit_s: float) -> list[str]:
 
 
 async def _within(process: asyncio.subprocess.Process, limit_s: float) -> int:
-    """Cancelled, which only an agent that ends does, it lets the program go on."""
+    """Wait for the program; if the ending agent cancels this, the program runs on."""
     try:
         async with asyncio.timeout(limit_s):
             return await process.wait()
@@ -184,12 +185,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def _read(
     process: asyncio.subprocess.Process, stream: asyncio.StreamReader | None, limit: int
 ) -> bytes:
-    """What a program prints; one that prints more than `limit` is ended, and the rest forgotten."""
-    kept = bytearray()
+    """Read a program's output, and kill the program beyond `limit` bytes."""
+    output = bytearray()
     while stream is not None and (chunk := await stream.read(65536)):
-        kept += chunk[: limit - len(kept)]
-        if len(kept) >= limit:
+        output += chunk[: limit - len(output)]
+        if len(output) >= limit:
             with suppress(ProcessLookupError):
                 process.kill()
             break
-    return bytes(kept)
+    return bytes(output)

@@ -1,5 +1,7 @@
-"""Browser machines that are cloned of one whose browser is up, instead of booted: docs/machines.md,
-"Warm browser machines"."""
+"""The warm pool: browser machines that are cloned from a template instead of booted.
+
+See docs/machines.md, "Warm browser machines".
+"""
 
 from polydev.hostagent.warm_pool.headroom import Headroom
 from polydev.hostagent.warm_pool.warm_pool import WarmPolicy, WarmPool

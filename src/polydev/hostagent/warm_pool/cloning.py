@@ -1,8 +1,8 @@
-"""Makes a machine of a template: its memory restored, and then renewed into a machine of its own.
+"""Clone a machine from a template: restore its memory, then renew its identity.
 
-`warm_browsers.py` calls it. A clone that was restored is still the machine that was saved, with
-that one's keys, and cut off from the VM network; one that was renewed has nothing of it left. Cut
-or failed anywhere, a clone is ended; its folder is the caller's.
+A restored clone still has the template's keys and no access to the VM network. A renewed clone has
+nothing of the template left. If cloning fails or is cancelled, the clone's VMM is killed; the
+caller removes its folder.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from polydev.shared.errors import GuestMisbehaved, SnapshotUnusable
 
 log = logging.getLogger("polydev.hostagent")
 
-_SILENT = b"A clone of a machine that was booted before: what that one printed is not here.\n"
-"""The first line of a clone's console, which would look broken if it were empty."""
+_CONSOLE_NOTE = b"A clone of a machine that was booted before: what that one printed is not here.\n"
+"""The first line of a clone's console log, which would otherwise be empty."""
 
 
 async def clone(
@@ -34,28 +34,30 @@ async def clone(
     prepared: PreparedMachine,
     priority: Priority | None = None,
 ) -> RunningMachine:
-    """The machine that `prepared` describes, which has no disk yet. The caller sets the limit.
+    """Clone the machine that `prepared` describes; it has no disk yet.
 
-    With a priority its VMM lets others go first.
+    With `priority` its VMM yields to others. The caller sets the time limit.
 
     Raises: SnapshotUnusable, GuestMisbehaved, ChannelLost, and what a driver raises.
     """
     began = time.monotonic()
     if not await fits(host, template, prepared.spec):
-        raise SnapshotUnusable("The template of warm browser machines is of another kind by now")
+        raise SnapshotUnusable("The template of warm browser machines no longer fits this host")
     await host.provisioner.clone_disk(template.folder, prepared.folder, prepared.record)
     key = await asyncio.to_thread(host.memory_keys.load)
     console = BoundedLog(prepared.folder.console_log, CONSOLE_LOG_BYTES)
-    await run_in_thread_shielded(console.append, _SILENT)
+    await run_in_thread_shielded(console.append, _CONSOLE_NOTE)
     async with open_snapshot(template.memory, key) as source:
         machine = await prepared.restore(host, source)
     restored_at = time.monotonic()
     try:
         if priority is not None:
-            await asyncio.to_thread(priority.give_way, machine.vmm.pid)
+            await asyncio.to_thread(priority.lower, machine.vmm.pid)
         await machine.vmm.resume()
         await _renew(host, template, machine)
-        await asyncio.gather(machine.channel.connect(), _require_shut(host, template, machine))
+        await asyncio.gather(
+            machine.channel.connect(), _require_template_refused(host, template, machine)
+        )
     except BaseException:
         await machine.kill()
         raise
@@ -69,26 +71,26 @@ async def clone(
 
 
 async def _renew(host: HostContext, template: Template, machine: RunningMachine) -> None:
-    """Let in by the template's keys, have the guest take its own."""
+    """Connect with the template's keys, and have the guest take its own."""
     drive = await asyncio.to_thread(machine.folder.config_drive.read_bytes)
-    was = await host.provisioner.channel(template.folder, machine.vmm)
+    channel = await host.provisioner.channel(template.folder, machine.vmm)
     try:
-        await guest_scripts.renew(was, drive)
+        await guest_scripts.renew(channel, drive)
     finally:
-        await was.close()
+        await channel.close()
 
 
-async def _require_shut(host: HostContext, template: Template, machine: RunningMachine) -> None:
-    """That who has the template's keys is refused. Raises: GuestMisbehaved, ChannelLost."""
-    stranger = await host.provisioner.strangers_channel(
-        machine.folder, template.folder, machine.vmm
-    )
-    if stranger is None:
+async def _require_template_refused(
+    host: HostContext, template: Template, machine: RunningMachine
+) -> None:
+    """Verify that the template's keys are refused. Raises GuestMisbehaved, ChannelLost."""
+    channel = await host.provisioner.foreign_channel(machine.folder, template.folder, machine.vmm)
+    if channel is None:
         return
     try:
-        await stranger.connect()
+        await channel.connect()
     except GuestMisbehaved:
         return
     finally:
-        await stranger.close()
-    raise GuestMisbehaved("A clone lets in who has the keys of its template")
+        await channel.close()
+    raise GuestMisbehaved("A clone accepts the keys of its template")

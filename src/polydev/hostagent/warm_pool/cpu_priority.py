@@ -1,4 +1,4 @@
-"""Which VMMs others go before: those of machines that nobody waits for. All methods block."""
+"""CPU priority of VMMs that no user waits for. All methods block."""
 
 from __future__ import annotations
 
@@ -13,35 +13,39 @@ log = logging.getLogger("polydev.hostagent")
 
 _LAST, _USUAL = 10, 0
 """Nice values. Source: setpriority(2)."""
-_LEAST = "1"
-"""Of a control group, against 100 of others. Source: cgroup-v2.rst, `cpu.weight`."""
+_LOWEST_WEIGHT = "1"
+"""Weight of a control group; others have 100. Source: cgroup-v2.rst, `cpu.weight`."""
 
 
 class Priority:
-    """Of one VMM: by its control group where it has one, in which nice values count for nothing
-    against others; else by those."""
+    """Lowers the priority of one VMM.
+
+    It uses the VMM's control group if it has one, where nice values have no effect; else those.
+    """
 
     def __init__(self) -> None:
         self._pid = 0
         self._weight: tuple[Path, str] | None = None
 
-    def give_way(self, pid: int) -> None:
-        """Let every other machine go before that process; it goes on where that cannot be."""
+    def lower(self, pid: int) -> None:
+        """Make a process yield to all other machines, if the host can."""
         if pid == os.getpid():  # a machine that shares this process
             return
         self._pid = pid
         group = group_path(pid)
         if group is not None:
-            with suppress(OSError):  # the processor may not be shared out by groups here
+            with suppress(OSError):  # the host may not have the cpu controller
                 weight = group / "cpu.weight"
                 self._weight = (weight, weight.read_text())
-                weight.write_text(_LEAST)
+                weight.write_text(_LOWEST_WEIGHT)
                 return
         if not _set(pid, _LAST):
-            log.info("process %d, for which nobody waits, does not give way to others", pid)
+            log.info(
+                "the priority of process %d, which no user waits for, could not be lowered", pid
+            )
 
-    def go_along(self) -> None:
-        """Be like every other machine: somebody waits for it now."""
+    def restore(self) -> None:
+        """Give the process the usual priority: a user waits for it now."""
         if self._weight is not None:
             weight, usual = self._weight
             with suppress(OSError):
@@ -51,7 +55,7 @@ class Priority:
 
 
 def _set(pid: int, nice: int) -> bool:
-    """Threads are asked one by one. Whether all could be."""
+    """Set the nice value of each thread. Return True if all could be set."""
     try:
         for thread in Path(f"/proc/{pid}/task").iterdir():
             with suppress(ProcessLookupError):

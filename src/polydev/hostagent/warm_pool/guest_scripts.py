@@ -1,8 +1,7 @@
-"""What is said to the guest: the scripts that make a template of a machine, a machine of a clone,
-and somebody's machine of one that waited, and how their end is read.
+"""Run the guest scripts that turn machines into templates, clones and user machines.
 
-`making.py`, `cloning.py` and `waiting.py` call it. The scripts (`src/polydev/guest/warm/`) are sent
-along each time, so that they fit this agent and not the image. What a guest prints is bounded.
+The scripts (`src/polydev/guest/warm/`) are sent each time, so that they match this agent and not
+the image. Their output is bounded.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from polydev.shared.errors import GuestMisbehaved
 from polydev.shared.host_protocol import STDERR, ExecRequest
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "guest" / "warm"
-WAIT_FIRST_PAINT = _SCRIPTS / "wait_first_paint.py"
-"""Ends when a page is painted; for the guest's own Python."""
+PAINTED = _SCRIPTS / "painted.py"
+"""Waits until a page is painted; runs in the guest's Python."""
 _SHELL = ("/bin/busybox", "sh", "-c")
 _PERL = ("perl", "-e")
 _SEED_BYTES = 64
@@ -28,9 +27,9 @@ _OUTPUT_BYTES = 16 * 1024
 
 
 async def settle(channel: GuestChannel) -> None:
-    """Wait until the machine's browser is up, and bring it to where its clones begin.
+    """Wait for the browser, and bring it to the state in which clones begin.
 
-    The caller sets the limit. Raises: GuestMisbehaved, ChannelLost.
+    The caller sets the time limit. Raises: GuestMisbehaved, ChannelLost.
     """
     await _run(
         channel,
@@ -39,8 +38,8 @@ async def settle(channel: GuestChannel) -> None:
     )
 
 
-async def wait_first_paint(channel: GuestChannel) -> None:
-    """Wait until the machine's browser shows a page. The caller sets the limit.
+async def wait_until_painted(channel: GuestChannel) -> None:
+    """Wait until the browser shows a page. The caller sets the time limit.
 
     Raises: GuestMisbehaved, ChannelLost.
     """
@@ -49,21 +48,22 @@ async def wait_first_paint(channel: GuestChannel) -> None:
 
 
 async def renew(channel: GuestChannel, config_drive: bytes) -> None:
-    """Make the guest the machine that the config drive describes. The caller sets the limit.
+    """Make the guest the machine of a config drive. The caller sets the time limit.
 
     Raises: GuestMisbehaved, ChannelLost.
     """
     await _run(channel, "renew", [*_PERL, _text("renew.pl"), "polydev-renew"], config_drive)
 
 
-async def renaming(channel: GuestChannel) -> Script:
-    """What makes a renewed guest a machine of another name and token: started, and ready to be told
-    which. The caller closes it, and sets the limit. Raises: GuestMisbehaved, ChannelLost.
+async def start_rename(channel: GuestChannel) -> Script:
+    """Start the script that renames a renewed guest; it then waits for the config drive.
+
+    The caller closes it, and sets the time limit. Raises: GuestMisbehaved, ChannelLost.
     """
     argv = [*_PERL, _text("renew.pl"), "polydev-renew", "rename"]
-    script = await _started(channel, "rename", argv)
+    script = await _start(channel, "rename", argv)
     try:
-        await script.ready()
+        await script.wait_until_ready()
     except BaseException:
         await script.close()
         raise
@@ -71,40 +71,40 @@ async def renaming(channel: GuestChannel) -> Script:
 
 
 class Script:
-    """A program in the guest. What it prints is bounded; it has said nothing wrong so far."""
+    """A running script in the guest, with bounded output."""
 
     def __init__(self, name: str, program: GuestProgram) -> None:
         self._name = name
         self._program = program
-        self._words, self._printed = b"", 0
+        self._errors, self._printed = b"", 0
 
-    async def ready(self) -> None:
-        """Return when it has said something. Raises: GuestMisbehaved if it ends before."""
+    async def wait_until_ready(self) -> None:
+        """Wait for its first output. Raises GuestMisbehaved if it ends before."""
         while (stream := await self._read()) is not None:
             if stream != STDERR:
                 return
-        await self.ended()
-        raise GuestMisbehaved(f"`{self._name}` ended before it was told anything")
+        await self.wait()
+        raise GuestMisbehaved(f"`{self._name}` ended before it was ready")
 
-    async def tell(self, config_drive: bytes) -> None:
-        """What `renew.pl` reads. The time is that of this moment."""
+    async def send(self, config_drive: bytes) -> None:
+        """Send what `renew.pl` reads: a random seed, the current time, the config drive."""
         seed = os.urandom(_SEED_BYTES)
         await self._program.write(seed + f"{time.time():.9f}\n".encode() + config_drive)
         await self._program.write_eof()
 
-    async def ended(self) -> None:
-        """Wait for its end. Raises: GuestMisbehaved unless that is good."""
+    async def wait(self) -> None:
+        """Wait for its end. Raises GuestMisbehaved if it failed."""
         while await self._read() is not None:
             pass
         if (status := await self._program.wait()) != 0:
-            said = printable(self._words.decode("utf-8", "replace")) or "it did not say why"
-            raise GuestMisbehaved(f"`{self._name}` ended with status {status}: {said}")
+            errors = printable(self._errors.decode("utf-8", "replace")) or "it did not say why"
+            raise GuestMisbehaved(f"`{self._name}` ended with status {status}: {errors}")
 
     async def close(self) -> None:
         await self._program.close()
 
     async def _read(self) -> int | None:
-        """On which stream it said something; None at its end."""
+        """Read some output, and return its stream; None at the end."""
         chunk = await self._program.read()
         if chunk is None:
             return None
@@ -113,13 +113,13 @@ class Script:
         if self._printed > _OUTPUT_BYTES:
             raise GuestMisbehaved(f"`{self._name}` printed more than {_OUTPUT_BYTES} bytes")
         if stream == STDERR:
-            self._words += content
+            self._errors += content
         return stream
 
 
 @cache
 def digest() -> str:
-    """Changes with the scripts: a template fits only those that made it. Blocks once."""
+    """Return a digest of the scripts: a template fits only those that built it."""
     texts = [path.read_bytes() for path in sorted(_SCRIPTS.iterdir()) if path.is_file()]
     return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
 
@@ -129,20 +129,19 @@ def _text(name: str) -> str:
     return (_SCRIPTS / name).read_text()
 
 
-async def _started(channel: GuestChannel, name: str, argv: list[str]) -> Script:
+async def _start(channel: GuestChannel, name: str, argv: list[str]) -> Script:
     return Script(name, await channel.exec(ExecRequest(argv=argv)))
 
 
 async def _run(
     channel: GuestChannel, name: str, argv: list[str], config_drive: bytes | None = None
 ) -> None:
-    """Run a program to its end. It is told of the drive once it is ready: where processors are
-    emulated, programs start slowly."""
-    script = await _started(channel, name, argv)
+    """Run a script; send the drive once it is ready: emulated CPUs start programs slowly."""
+    script = await _start(channel, name, argv)
     try:
         if config_drive is not None:
-            await script.ready()
-            await script.tell(config_drive)
-        await script.ended()
+            await script.wait_until_ready()
+            await script.send(config_drive)
+        await script.wait()
     finally:
         await script.close()

@@ -1,6 +1,6 @@
-"""Whether the host has room to make a template: memory that nobody needs, and disk.
+"""Headroom of the host for the warm pool: available memory, and free disk.
 
-`warmth.py` asks before it makes one, and again while it does. All functions block.
+The pool checks it before it builds a template, and while it does. All methods block.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from pathlib import Path
 from polydev.hostagent.warm_pool.templates import Shape
 
 _RESERVE_MIB = 1024
-"""Of memory that is available, what stays so beside the machine that is saved."""
+"""Available memory that must remain beside the machine that is saved."""
 _RESERVE_DISK_MIB = 2048
 _MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Of one host."""
+    """Checks the headroom of one host."""
 
     state_dir: Path
     meminfo: Path = _MEMINFO
 
-    def lacks(self, shape: Shape) -> str:
-        """What is missing to make a template, in words; empty if nothing is."""
+    def shortage(self, shape: Shape) -> str:
+        """Explain what is missing to build a template; empty if nothing is."""
         wanted = shape.memory_mib + _RESERVE_MIB
         if (free := self.available_mib()) < wanted:
             return f"{free} MiB of memory are available, {wanted} MiB are needed"
-        # A template's memory is smaller than the machine's, but not by how much can be known.
+        # A template's memory compresses by an unknown factor.
         wanted_disk = shape.memory_mib + _RESERVE_DISK_MIB
         free_disk = shutil.disk_usage(self.state_dir).free // 2**20
         if free_disk < wanted_disk:
@@ -37,11 +37,11 @@ class Headroom:
         return ""
 
     def is_short(self) -> bool:
-        """Whether others need the memory that a machine being saved has."""
+        """Return True if other machines need the memory that the pool uses."""
         return self.available_mib() < _RESERVE_MIB
 
     def available_mib(self) -> int:
-        """Source: proc_meminfo(5), MemAvailable in kB."""
+        """Read the available memory. Source: proc_meminfo(5), MemAvailable in kB."""
         for line in self.meminfo.read_text().splitlines():
             name, _, value = line.partition(":")
             if name == "MemAvailable":

@@ -1,9 +1,7 @@
-"""Machines that are nobody's: those that the host makes for itself, to make templates of them or
-to have them wait for somebody.
+"""Internal machines of the host: templates in the making, and standby clones.
 
-`making.py` and `waiting.py` have them made. To everybody else such a machine is one that is still
-being made: nobody is let into it, a sweep leaves it alone, and the next agent removes it. Its label
-says what it is.
+To everything else such a machine is still being created: no client can use it, a sweep ignores it,
+and the next agent removes it. Its label states its purpose.
 """
 
 from __future__ import annotations
@@ -31,22 +29,23 @@ _TOKEN_BYTES = 32
 
 
 @asynccontextmanager
-async def passing(
+async def temporary(
     host: HostContext, registry: MachineRegistry, shape: Shape, purpose: str
 ) -> AsyncIterator[PreparedMachine]:
-    """One that has everything but a VMM; gone when this ends. Raises: as `made`."""
-    prepared = await made(host, registry, shape, purpose, fresh=True)
+    """Create one that is destroyed at the end. Raises as `create`."""
+    prepared = await create(host, registry, shape, purpose, fresh=True)
     try:
         yield prepared
     finally:
-        await unmade(host, registry, prepared.record.vm_id)
+        await destroy(host, registry, prepared.record.vm_id)
 
 
-async def made(
+async def create(
     host: HostContext, registry: MachineRegistry, shape: Shape, purpose: str, *, fresh: bool
 ) -> PreparedMachine:
-    """One that has everything but a VMM, and a disk only if `fresh`; with a token that nobody is
-    told. Raises: what `prepare` raises; nothing is left then.
+    """Create one without a VMM, and with a disk only if `fresh`.
+
+    Its token is secret. Raises what `prepare` raises; nothing is left then.
     """
     record = MachineRecord(
         vm_id=new_vm_id(),
@@ -59,18 +58,18 @@ async def made(
     )
     registry.records[record.vm_id] = record
     try:
-        return await run_shielded(_prepared(host, registry, record, fresh=fresh))
+        return await run_shielded(_prepare(host, registry, record, fresh=fresh))
     except BaseException:
-        await unmade(host, registry, record.vm_id)
+        await destroy(host, registry, record.vm_id)
         raise
 
 
-async def unmade(host: HostContext, registry: MachineRegistry, vm_id: str) -> None:
-    """End and remove it. What cannot be removed now is swept later."""
-    await run_shielded(_unmade(host, registry, vm_id))
+async def destroy(host: HostContext, registry: MachineRegistry, vm_id: str) -> None:
+    """End and remove it, shielded from cancellation. A later sweep removes leftovers."""
+    await run_shielded(_destroy(host, registry, vm_id))
 
 
-async def _unmade(host: HostContext, registry: MachineRegistry, vm_id: str) -> None:
+async def _destroy(host: HostContext, registry: MachineRegistry, vm_id: str) -> None:
     async with registry.lock_machine(vm_id):
         try:
             await erase(host, vm_id, registry.running.get(vm_id))
@@ -79,7 +78,7 @@ async def _unmade(host: HostContext, registry: MachineRegistry, vm_id: str) -> N
         registry.remove(vm_id)
 
 
-async def _prepared(
+async def _prepare(
     host: HostContext, registry: MachineRegistry, record: MachineRecord, *, fresh: bool
 ) -> PreparedMachine:
     await registry.save(record)

@@ -1,7 +1,7 @@
-"""Makes a template: boots a browser machine that is nobody's, waits for its browser, saves it.
+"""Build a template: boot an internal browser machine, wait for its browser, save it.
 
-`warm_browsers.py` has it done in the background. The machine has keys and a token of its own that
-no clone keeps, and is gone afterwards, whatever happens.
+The pool does this in the background. The machine has its own keys and token, which no clone keeps,
+and is destroyed afterwards, whatever happens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from polydev.hostagent.machines.context import HostContext
-from polydev.hostagent.machines.machine import PreparedMachine, RunningMachine, spec_of
+from polydev.hostagent.machines.machine import PreparedMachine, RunningMachine, last_spec
 from polydev.hostagent.machines.record import MachineRecord, NetworkAttachment
 from polydev.hostagent.machines.registry import MachineRegistry
 from polydev.hostagent.snapshots import Labels, MemoryKey, create_snapshot
@@ -34,17 +34,17 @@ _NOWHERE = NetworkAttachment(tap="", mac="", address="", prefix=0, channel_port=
 _CLOSE_LIMIT_S = 5
 
 
-async def make(
+async def build_template(
     host: HostContext, registry: MachineRegistry, templates: Templates, shape: Shape, limit_s: float
 ) -> Template:
-    """The template for browser machines of that shape; it takes the place of any other.
+    """Build the template for browser machines of that shape; it replaces any other.
 
-    Raises: MachineNotReady when the browser is not up within `limit_s`; what `prepare` and a driver
-    raise.
+    Raises: MachineNotReady if the browser is not up within `limit_s`, and what `prepare` and a
+    driver raise.
     """
     began = time.monotonic()
     key = await run_in_thread_shielded(host.memory_keys.load_or_create)
-    async with internal_machines.passing(host, registry, shape, _PURPOSE) as prepared:
+    async with internal_machines.temporary(host, registry, shape, _PURPOSE) as prepared:
         described = Description(
             shape=shape,
             image=prepared.record.image,
@@ -62,27 +62,29 @@ async def make(
                 f"The browser of {prepared.record.vm_id} was not up within {limit_s:g} s"
             ) from None
         template = await _saved(host, templates, key, prepared, machine, described)
-    log.info("a template of warm browser machines was made in %.1f s", time.monotonic() - began)
+    log.info("built a template of warm browser machines in %.1f s", time.monotonic() - began)
     return template
 
 
 async def fingerprint(host: HostContext, spec: LaunchSpec) -> str:
-    """What a template fits: what the driver says, what all machines of this host are told alike,
-    and what is said to the guest. Raises: MissingTool, VmmFailed, MissingImage."""
-    drivers = await host.driver.fingerprint(spec)
-    alike = await asyncio.to_thread(host.provisioner.alike, MachineKind.BROWSER)
+    """Describe what a template depends on: driver, shared configuration, guest scripts.
+
+    Raises: MissingTool, VmmFailed, MissingImage.
+    """
+    vmm = await host.driver.fingerprint(spec)
+    config_digest = await asyncio.to_thread(host.provisioner.config_digest, MachineKind.BROWSER)
     scripts = await asyncio.to_thread(guest_scripts.digest)
-    return f"{drivers}environment: {alike}\nscripts: {scripts}\n"
+    return f"{vmm}environment: {config_digest}\nscripts: {scripts}\n"
 
 
 async def fits(host: HostContext, template: Template, spec: LaunchSpec) -> bool:
-    """Whether a clone of a template would be what the machine `spec` is to be."""
-    here = await fingerprint(host, replace(spec, disk=template.folder.disk))
-    return here == template.described.fingerprint
+    """Return True if a clone of the template would match `spec`."""
+    current = await fingerprint(host, replace(spec, disk=template.folder.disk))
+    return current == template.described.fingerprint
 
 
 async def fits_now(host: HostContext, template: Template, shape: Shape) -> bool:
-    """Whether it is what a browser machine of that shape would be cloned of.
+    """Return True if it can be cloned for a new machine of that shape.
 
     Raises: MissingImage, MissingTool, VmmFailed.
     """
@@ -101,11 +103,11 @@ async def fits_now(host: HostContext, template: Template, shape: Shape) -> bool:
         kernel=boot.kernel,
         place=_NOWHERE,
     )
-    return await fits(host, template, await spec_of(host, record))
+    return await fits(host, template, await last_spec(host, record))
 
 
 async def _settled(machine: RunningMachine, limit_s: float) -> None:
-    await asyncio.to_thread(Priority().give_way, machine.vmm.pid)
+    await asyncio.to_thread(Priority().lower, machine.vmm.pid)
     await machine.wait_until_ready(limit_s)
     await guest_scripts.settle(machine.channel)
     async with asyncio.timeout(_CLOSE_LIMIT_S):
@@ -120,13 +122,13 @@ async def _saved(
     machine: RunningMachine,
     described: Description,
 ) -> Template:
-    """Memory first, then the disk as the memory knows it: nothing writes to it any more."""
+    """Save the memory, then the disk that matches it: nothing writes to it any more."""
     with templates.draft() as draft:
         labels = Labels(host.driver.name, described.fingerprint)
         async with create_snapshot(draft.path / "memory", labels, key) as sink:
             await machine.vmm.save(sink)
         await machine.vmm.kill()
-        await host.provisioner.keep_disk(prepared.folder, draft)
+        await host.provisioner.save_disk(prepared.folder, draft)
         await run_in_thread_shielded(_copy_keys, prepared.folder.keys, draft.keys)
         return await run_in_thread_shielded(templates.finish, draft, described)
 

@@ -1,8 +1,8 @@
-"""Templates of warm machines, on disk: memory, disk and keys of a machine that was saved.
+"""Templates on disk: memory, disk and keys of a saved machine.
 
-`making.py` writes one, `cloning.py` reads it. A template is a folder; it is made under another name
-and renamed, so that one that was cut leaves nothing that looks finished. Its memory is sealed with
-the host's key to saved memory and is of no use after a restart of the host. All methods block.
+A template is a folder that is created under another name and renamed, so that an interruption
+leaves nothing that looks complete. Its memory is sealed with the host's key for saved memory, and
+is useless after the host restarts. All methods block.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from polydev.hostagent.machines.record import MachineFolder, MachineRecord
-from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.system.disk_full import raising_disk_full
 from polydev.shared.atomic_files import sync_folder, write_whole
 from polydev.shared.host_protocol import CreateMachine
 
@@ -32,7 +32,7 @@ _DESCRIPTION = "template.json"
 
 
 class Shape(BaseModel):
-    """How large the browser machines are that are asked for."""
+    """The size of requested browser machines."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -46,7 +46,7 @@ class Shape(BaseModel):
 
 
 class Description(BaseModel):
-    """`template.json`: what a clone must be like."""
+    """`template.json`: everything that a clone must match."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -59,7 +59,7 @@ class Description(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A folder with a machine's disk and keys, where a machine's own folder has them too."""
+    """A saved machine, in a folder like a machine's own."""
 
     folder: MachineFolder
     described: Description
@@ -73,7 +73,7 @@ class Template:
 
     @property
     def size(self) -> int:
-        """Bytes on disk; 0 once it is gone. Blocks."""
+        """Bytes on disk; 0 once it is removed. Blocks."""
         with suppress(OSError):
             return sum(path.stat().st_blocks for path in (self.memory, self.folder.disk)) * 512
         return 0
@@ -84,20 +84,20 @@ class Templates:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._wanting = threading.Lock()
+        self._requests = threading.Lock()
 
     def all(self) -> list[Template]:
-        """What there is, newest first."""
+        """List the templates, newest first."""
         if not self.root.is_dir():
             return []
         names = [path.name for path in self.root.iterdir() if path.is_dir() and path.name[0] != "."]
         folders = [MachineFolder(self.root, name) for name in names]
-        found = [made for folder in folders if (made := _read(folder)) is not None]
-        return [made for _, made in sorted(found, key=lambda it: it[0], reverse=True)]
+        found = [it for folder in folders if (it := _read(folder)) is not None]
+        return [template for _, template in sorted(found, key=lambda it: it[0], reverse=True)]
 
     @contextmanager
     def draft(self) -> Iterator[MachineFolder]:
-        """A folder to make a template in; it is gone afterwards unless `finish` had it."""
+        """Create a folder for a new template; it is removed unless `finish` takes it."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = MachineFolder(self.root, f".new-{secrets.token_hex(8)}")
         folder.path.mkdir(mode=0o700)
@@ -107,8 +107,8 @@ class Templates:
             shutil.rmtree(folder.path, ignore_errors=True)
 
     def finish(self, draft: MachineFolder, described: Description) -> Template:
-        """Make a draft a template, the only one. Raises: DiskFull."""
-        with room_in(self.root):
+        """Make a draft the only template. Raises DiskFull."""
+        with raising_disk_full(self.root):
             _sync(draft.disk)
             write_whole(draft.path / _DESCRIPTION, described.model_dump_json().encode())
             outdated = self.all()
@@ -120,31 +120,31 @@ class Templates:
         return Template(finished, described)
 
     def discard(self, template: Template) -> None:
-        """Throw a template away, whole: half of one is never found."""
-        gone = self.root / f".gone-{secrets.token_hex(8)}"
+        """Remove a template atomically."""
+        removed = self.root / f".gone-{secrets.token_hex(8)}"
         with suppress(FileNotFoundError):
-            template.folder.path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+            template.folder.path.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def clean(self, key_id: str | None) -> None:
-        """Remove what an earlier agent left half made, and what no key opens (None: everything)."""
+        """Remove drafts of an earlier agent, and templates of another key."""
         if not self.root.is_dir():
             return
         usable = {it.folder.path for it in self.all() if it.described.key_id == key_id}
         for path in self.root.iterdir():
             if path.is_dir() and path not in usable:
-                log.info("removing %s, which is no template of warm machines (any more)", path)
+                log.info("removing %s, which is no usable template of warm machines", path)
                 shutil.rmtree(path, ignore_errors=True)
 
-    def want(self, shape: Shape) -> None:
-        """Remember what was asked for last: what the next template is for."""
-        with self._wanting:
-            if shape != self.wanted():
+    def request(self, shape: Shape) -> None:
+        """Store the shape that was requested last, for the next template."""
+        with self._requests:
+            if shape != self.requested():
                 self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_whole(self.root / _WANTED, shape.model_dump_json().encode(), durable=False)
 
-    def wanted(self) -> Shape | None:
-        """None when no browser machine was ever asked for."""
+    def requested(self) -> Shape | None:
+        """Return the shape that was requested last; None if none ever was."""
         try:
             return Shape.model_validate_json((self.root / _WANTED).read_bytes())
         except (OSError, ValidationError):
@@ -152,7 +152,7 @@ class Templates:
 
 
 def _read(folder: MachineFolder) -> tuple[int, Template] | None:
-    """When it was made, and the template; None if it is none (any more)."""
+    """Read a template and its time; None if it is unusable or gone."""
     try:
         described = Description.model_validate_json((folder.path / _DESCRIPTION).read_bytes())
         return folder.path.stat().st_mtime_ns, Template(folder, described)

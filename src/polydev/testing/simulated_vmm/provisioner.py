@@ -40,7 +40,7 @@ class SimulatedProvisioner(ConfigProvisioner):
         direct = vmm.direct_channel(channel) if isinstance(vmm, SimulatedVmm) else None
         return direct or channel
 
-    async def keep_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
+    async def save_disk(self, folder: MachineFolder, template: MachineFolder) -> None:
         await run_in_thread_shielded(_copy_simulated, folder, template)
 
     async def clone_disk(
@@ -48,12 +48,12 @@ class SimulatedProvisioner(ConfigProvisioner):
     ) -> None:
         await run_in_thread_shielded(_copy_simulated, template, folder)
 
-    async def strangers_channel(
-        self, folder: MachineFolder, stranger: MachineFolder, vmm: RunningVmm
+    async def foreign_channel(
+        self, folder: MachineFolder, foreign: MachineFolder, vmm: RunningVmm
     ) -> GuestChannel | None:
         if isinstance(vmm, SimulatedVmm) and vmm.has_direct_channel:
             return None
-        return await super().strangers_channel(folder, stranger, vmm)
+        return await super().foreign_channel(folder, foreign, vmm)
 
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
         for file in files:

@@ -45,18 +45,18 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_images_that_are_as_they_were_built_are_well(images: Path) -> None:
+def test_intact_images_pass(images: Path) -> None:
     assert [it.ok for it in found(images)] == [True] * len(ImageKind)
 
 
-def test_an_image_that_is_missing_says_how_to_build_it(images: Path) -> None:
+def test_missing_image_names_the_build_command(images: Path) -> None:
     shutil.rmtree(images / "cli-0123456789abcdef")
     finding = wrong(images)
     assert finding.message == f"There is no image `cli` in {images}"
     assert finding.hint == "Build it: polydev image build cli"
 
 
-def test_an_image_of_an_earlier_recipe_is_out_of_date(images: Path) -> None:
+def test_image_of_an_earlier_recipe_is_out_of_date(images: Path) -> None:
     shutil.rmtree(images / "browser-0123456789abcdef")
     build(images, ImageKind.BROWSER, "of last month")
     finding = wrong(images)
@@ -68,7 +68,7 @@ def test_an_image_of_an_earlier_recipe_is_out_of_date(images: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"), [(b"an im", "5 bytes instead of 8"), (None, "missing")]
 )
-def test_an_image_that_is_damaged_is_named(images: Path, content: bytes | None, told: str) -> None:
+def test_damaged_image_is_named(images: Path, content: bytes | None, told: str) -> None:
     file = images / "kernel-0123456789abcdef" / "root.img"
     file.unlink() if content is None else file.write_bytes(content)
     finding = wrong(images)
@@ -77,7 +77,7 @@ def test_an_image_that_is_damaged_is_named(images: Path, content: bytes | None, 
     assert "polydev image build kernel" in finding.hint
 
 
-def test_a_manifest_that_is_none_is_named(images: Path) -> None:
+def test_invalid_manifest_is_named(images: Path) -> None:
     (images / "cli-0123456789abcdef" / "manifest.json").write_text("{")
     finding = wrong(images)
     assert "manifest.json is not a valid image manifest" in finding.message
@@ -89,7 +89,7 @@ def test_simulated_machines_need_no_images(tmp_path: Path) -> None:
     assert [it.ok for it in checks.images(settings)] == [True]
 
 
-def test_an_image_that_somebody_chose_is_well_and_told(images: Path) -> None:
+def test_pinned_image_passes_and_is_reported(images: Path) -> None:
     chosen = images / "cli-00aa"
     shutil.copytree(images / "cli-0123456789abcdef", chosen)
     store = ImageStore(images)

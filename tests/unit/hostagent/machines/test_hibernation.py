@@ -127,7 +127,7 @@ def saved(machines: MachineService, vm_id: str) -> Path:
     return machines._host.folder(vm_id).memory
 
 
-async def test_what_it_had_in_memory_it_still_knows(machines: MachineService) -> None:
+async def test_resumed_machine_keeps_its_memory(machines: MachineService) -> None:
     vm_id = await made(machines)
     before = machines.view(vm_id)
     asleep = await perform(machines, HibernateMachine(vm_id=vm_id))
@@ -152,7 +152,7 @@ async def test_what_it_had_in_memory_it_still_knows(machines: MachineService) ->
     assert await machines.read_file(vm_id, "/run/awake_since", 100)
 
 
-async def test_a_host_agent_that_begins_anew_wakes_it_too(
+async def test_restarted_agent_resumes_a_machine(
     host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
@@ -167,7 +167,7 @@ async def test_a_host_agent_that_begins_anew_wakes_it_too(
     await again.close()
 
 
-async def test_making_or_starting_one_that_sleeps_wakes_it(machines: MachineService) -> None:
+async def test_create_and_start_resume_a_hibernated_machine(machines: MachineService) -> None:
     for wake in (made_again, started):
         vm_id = await made(machines)
         await machines.hibernate(vm_id)
@@ -184,7 +184,7 @@ async def started(machines: MachineService, vm_id: str) -> MachineView:
     return await machines.start(vm_id, 10)
 
 
-async def test_one_that_was_stopped_boots_and_says_no_more(machines: MachineService) -> None:
+async def test_stopped_machine_boots_without_a_reason(machines: MachineService) -> None:
     vm_id = await made(machines)
     assert machines.view(vm_id).wake is None
     await machines.stop(vm_id)
@@ -198,7 +198,7 @@ async def test_one_that_was_stopped_boots_and_says_no_more(machines: MachineServ
         await machines.read_file(vm_id, IN_MEMORY, 10)
 
 
-async def test_stopping_one_that_sleeps_throws_its_memory_away(machines: MachineService) -> None:
+async def test_stop_discards_hibernated_memory(machines: MachineService) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
     stopped = await machines.stop(vm_id)
@@ -210,7 +210,7 @@ async def test_stopping_one_that_sleeps_throws_its_memory_away(machines: Machine
     assert (awake.wake.how, awake.wake.reason) == ("booted", "")
 
 
-async def test_destroying_one_that_sleeps_leaves_nothing(
+async def test_destroyed_hibernated_machine_leaves_nothing(
     host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
@@ -220,7 +220,7 @@ async def test_destroying_one_that_sleeps_leaves_nothing(
     assert host.network.places == {}
 
 
-async def test_nothing_is_done_to_the_disk_of_one_that_sleeps(machines: MachineService) -> None:
+async def test_disk_of_a_hibernated_machine_is_not_changed(machines: MachineService) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
     for doing in (
@@ -235,7 +235,7 @@ async def test_nothing_is_done_to_the_disk_of_one_that_sleeps(machines: MachineS
         assert raised.value.hint == "Resume it first"
 
 
-async def test_a_sleeping_machine_keeps_its_place_and_nobody_is_swept(
+async def test_hibernated_machine_keeps_its_address_and_is_not_swept(
     host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
@@ -284,7 +284,7 @@ def move_the_network(host: SimulatedHost, path: Path) -> None:
         (move_the_network, "network has changed"),
     ],
 )
-async def test_memory_that_cannot_be_used_is_thrown_away_and_the_disk_booted_with_the_reason(
+async def test_unusable_memory_is_discarded_and_the_boot_gives_the_reason(
     host: SimulatedHost,
     machines: MachineService,
     happens: Callable[[SimulatedHost, Path], None],
@@ -308,7 +308,7 @@ async def test_memory_that_cannot_be_used_is_thrown_away_and_the_disk_booted_wit
     assert later.wake.reason == "", "it was told once"
 
 
-async def test_a_guest_that_never_answers_again_is_booted(
+async def test_unresponsive_resumed_guest_is_booted(
     host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
@@ -322,7 +322,7 @@ async def test_a_guest_that_never_answers_again_is_booted(
     assert "not ready within 0.5 s" in view.wake.reason
 
 
-async def test_a_memory_whose_file_is_gone_is_said_when_it_boots(
+async def test_missing_memory_file_is_reported_at_boot(
     host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
@@ -337,7 +337,7 @@ async def test_a_memory_whose_file_is_gone_is_said_when_it_boots(
     await again.close()
 
 
-async def test_what_keeps_the_host_from_waking_it_lets_it_sleep_on(
+async def test_host_failure_leaves_a_machine_hibernated(
     host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
@@ -352,7 +352,7 @@ async def test_what_keeps_the_host_from_waking_it_lets_it_sleep_on(
     assert view.wake.how == "resumed"
 
 
-async def test_a_host_without_a_place_for_the_key_lets_it_run(
+async def test_machine_runs_on_if_the_key_has_no_folder(
     host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)

@@ -210,7 +210,7 @@ async def at_every_point(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_an_agent_killed_anywhere_leaves_a_machine_that_runs_or_sleeps(
+async def test_agent_killed_at_any_step_leaves_a_running_or_hibernated_machine(
     tmp_path: Path, operation: str
 ) -> None:
     def kill(scene: Scene, working: object) -> None:
@@ -225,7 +225,7 @@ async def test_an_agent_killed_anywhere_leaves_a_machine_that_runs_or_sleeps(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_a_caller_that_goes_away_anywhere_leaves_a_machine_that_runs_or_sleeps(
+async def test_caller_cancelled_at_any_step_leaves_a_running_or_hibernated_machine(
     tmp_path: Path, operation: str
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -242,7 +242,7 @@ async def test_a_caller_that_goes_away_anywhere_leaves_a_machine_that_runs_or_sl
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("is_full", [True, False])
-async def test_a_step_that_fails_loses_nothing_or_boots_the_disk_and_says_so(
+async def test_failed_step_loses_nothing_or_boots_with_the_reason(
     tmp_path: Path, operation: str, is_full: bool
 ) -> None:
     def fail(scene: Scene, working: object) -> None:
@@ -267,7 +267,7 @@ async def test_a_step_that_fails_loses_nothing_or_boots_the_disk_and_says_so(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_destroying_anywhere_leaves_nothing(tmp_path: Path, operation: str) -> None:
+async def test_destroy_at_any_step_leaves_nothing(tmp_path: Path, operation: str) -> None:
     loop = asyncio.get_running_loop()
     destroying: list[asyncio.Task[None]] = []
 
@@ -288,7 +288,7 @@ async def test_destroying_anywhere_leaves_nothing(tmp_path: Path, operation: str
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_a_vmm_killed_anywhere_leaves_a_machine_that_can_be_used(
+async def test_vmm_killed_at_any_step_leaves_a_usable_machine(
     tmp_path: Path, operation: str
 ) -> None:
     killed: list[int] = []

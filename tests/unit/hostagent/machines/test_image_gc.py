@@ -41,7 +41,7 @@ def left(images: Path) -> set[str]:
     return {image.name for image in ImageStore(images).list()}
 
 
-async def test_what_is_old_goes_and_the_one_to_roll_back_to_stays(
+async def test_old_images_are_removed_but_for_the_rollback_image(
     images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "polydev.hostagent")
@@ -55,7 +55,7 @@ async def test_what_is_old_goes_and_the_one_to_roll_back_to_stays(
 @pytest.mark.parametrize(
     "state", [MachineState.RUNNING, MachineState.STOPPED, MachineState.HIBERNATED]
 )
-async def test_what_a_machine_uses_stays_with_its_kernel(images: Path, state: MachineState) -> None:
+async def test_used_image_stays_with_its_kernel(images: Path, state: MachineState) -> None:
     current_image(images, "kernel-8888")
     image(images, "kernel-7777", days_old=30)
     image(images, "kernel-6666", days_old=60)
@@ -68,14 +68,14 @@ async def test_what_a_machine_uses_stays_with_its_kernel(images: Path, state: Ma
 
 async def test_machines_of_another_polydev_count_until_it_is_gone(images: Path) -> None:
     machine(images.parent / "other" / "machines", "cli-1111", MachineState.HIBERNATED)
-    image_gc.introduce(ImageStore(images), images.parent / "other" / "machines")
+    image_gc.register_machines_dir(ImageStore(images), images.parent / "other" / "machines")
     assert await collected(images) == ["cli-2222"]
     shutil.rmtree(images.parent / "other")
     assert await collected(images) == ["cli-1111"]
     assert len(list((images / ".users").iterdir())) == 1
 
 
-async def test_what_is_pinned_open_or_young_stays(images: Path) -> None:
+async def test_pinned_open_and_young_images_stay(images: Path) -> None:
     store = ImageStore(images)
     store.use(store.named("cli-2222"))
     image(images, "cli-aaaa", days_old=6)
@@ -84,21 +84,21 @@ async def test_what_is_pinned_open_or_young_stays(images: Path) -> None:
     assert left(images) == {"cli-4444", "cli-2222", "cli-1111", "cli-aaaa"}
 
 
-async def test_images_of_another_version_stay_when_today_has_none(images: Path) -> None:
+async def test_images_of_another_version_stay_without_a_current_one(images: Path) -> None:
     shutil.rmtree(images / "cli-4444")
     assert await collected(images) == []
 
 
-async def test_a_store_that_cannot_be_read_is_told_and_nothing_is_removed(
+async def test_unreadable_store_is_logged_and_nothing_is_removed(
     images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (images / "cli-3333" / "manifest.json").write_text("{")
     assert await collected(images) == []
-    assert "old golden images were not looked for" in caplog.text
+    assert "old golden images could not be collected" in caplog.text
     assert len(list(images.glob("cli-*"))) == 4
 
 
-async def test_two_that_remove_the_same_image_remove_it_once(images: Path) -> None:
+async def test_concurrent_removals_remove_an_image_once(images: Path) -> None:
     store = ImageStore(images)
     one = store.named("cli-1111")
     assert await store.remove(one)

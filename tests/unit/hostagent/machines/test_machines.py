@@ -64,7 +64,7 @@ async def until(machines: MachineService, vm_id: str, state: MachineState) -> Ma
     return machines.view(vm_id)
 
 
-async def test_a_machine_is_made_shown_and_destroyed(
+async def test_machine_is_created_listed_and_destroyed(
     machines: MachineService, world: World
 ) -> None:
     view = await machines.create(asked(labels={"user_id": "ada"}))
@@ -81,12 +81,14 @@ async def test_a_machine_is_made_shown_and_destroyed(
         machines.view(view.vm_id)
 
 
-async def test_destroying_what_never_was_is_done(machines: MachineService, world: World) -> None:
+async def test_destroying_an_unknown_machine_succeeds(
+    machines: MachineService, world: World
+) -> None:
     await machines.destroy(new_vm_id())
     assert world.is_clean()
 
 
-async def test_creating_twice_gives_the_same_machine(machines: MachineService) -> None:
+async def test_repeated_creation_returns_the_same_machine(machines: MachineService) -> None:
     create = asked()
     first, second = await asyncio.gather(machines.create(create), machines.create(create))
     assert first == second
@@ -94,7 +96,7 @@ async def test_creating_twice_gives_the_same_machine(machines: MachineService) -
         await machines.create(asked(create.vm_id, memory_mib=1024))
 
 
-async def test_many_machines_are_made_side_by_side(machines: MachineService) -> None:
+async def test_machines_are_created_in_parallel(machines: MachineService) -> None:
     views = await asyncio.gather(*(machines.create(asked()) for _ in range(12)))
     assert len({view.ip_address for view in views}) == 12
     uids = {world_record.uid for world_record in machines._registry.records.values()}
@@ -110,7 +112,7 @@ async def test_many_machines_are_made_side_by_side(machines: MachineService) -> 
         (Injected("secret detail"), Failed),
     ],
 )
-async def test_a_failure_at_any_step_leaves_nothing(
+async def test_failure_at_any_step_leaves_nothing(
     machines: MachineService, world: World, step: str, error: Exception, seen_as: type[Failed]
 ) -> None:
     world.faults.fail_at, world.faults.error = step, error
@@ -122,7 +124,7 @@ async def test_a_failure_at_any_step_leaves_nothing(
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_destroying_stops_a_creation_at_any_step(
+async def test_destroy_cancels_a_creation_at_any_step(
     machines: MachineService, world: World, step: str
 ) -> None:
     world.faults.hang_at = step
@@ -136,7 +138,7 @@ async def test_destroying_stops_a_creation_at_any_step(
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_cancelled_creation_undoes_itself(
+async def test_cancelled_creation_is_undone(
     machines: MachineService, world: World, step: str
 ) -> None:
     world.faults.hang_at = step
@@ -148,7 +150,7 @@ async def test_a_cancelled_creation_undoes_itself(
     assert world.is_clean()
 
 
-async def test_a_machine_that_is_never_ready_leaves_only_its_logs(
+async def test_machine_that_is_never_ready_leaves_only_its_logs(
     machines: MachineService, world: World
 ) -> None:
     world.faults.hang_at = "ready"
@@ -163,7 +165,7 @@ async def test_a_machine_that_is_never_ready_leaves_only_its_logs(
     assert logs.tail(console, 23) == "boot of a machine\n"
 
 
-async def test_a_vmm_that_ends_before_its_channel_answers_is_not_waited_for(
+async def test_vmm_that_ends_before_its_channel_answers_fails_the_creation(
     machines: MachineService, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never_answers(channel: NobodysChannel, timeout_s: float | None = None) -> None:
@@ -177,7 +179,7 @@ async def test_a_vmm_that_ends_before_its_channel_answers_is_not_waited_for(
     assert world.is_clean()
 
 
-async def test_destroying_cuts_what_still_waits_for_room(
+async def test_destroy_cancels_a_creation_that_waits_for_capacity(
     machines: MachineService, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = asyncio.Event()
@@ -202,7 +204,7 @@ async def test_destroying_cuts_what_still_waits_for_room(
     assert world.is_clean()
 
 
-async def test_logs_are_kept_of_so_many_failures_only(world: World) -> None:
+async def test_log_archive_is_bounded(world: World) -> None:
     kept = world.host().log_archive
     console = world.root / "console.log"
     console.write_bytes(b"x" * 1_000_000)
@@ -213,7 +215,7 @@ async def test_logs_are_kept_of_so_many_failures_only(world: World) -> None:
     assert all((path / "console.log").stat().st_size <= 256 * 1024 for path in folders)
 
 
-async def test_a_console_that_is_a_symlink_is_not_followed(world: World) -> None:
+async def test_console_symlink_is_not_followed(world: World) -> None:
     console = world.root / "console.log"
     console.symlink_to("/etc/passwd")
     assert logs.tail(console, 100) == ""
@@ -221,7 +223,7 @@ async def test_a_console_that_is_a_symlink_is_not_followed(world: World) -> None
     assert (world.root / "logs" / "machines" / "vm-x" / "console.log").read_bytes() == b""
 
 
-async def test_a_stopped_machine_keeps_its_place_and_starts_again(
+async def test_stopped_machine_keeps_its_address_and_starts_again(
     machines: MachineService, world: World
 ) -> None:
     view = await machines.create(asked())
@@ -242,7 +244,7 @@ async def test_a_stopped_machine_keeps_its_place_and_starts_again(
     assert (again.state, again.ip_address) == (MachineState.RUNNING, view.ip_address)
 
 
-async def test_a_failed_start_leaves_the_machine_failed_and_startable(
+async def test_failed_start_leaves_the_machine_failed_and_startable(
     machines: MachineService, world: World
 ) -> None:
     view = await machines.create(asked())
@@ -259,7 +261,7 @@ async def test_a_failed_start_leaves_the_machine_failed_and_startable(
     assert (await machines.start(view.vm_id, 10)).error is None
 
 
-async def test_a_vmm_that_is_killed_is_noticed(machines: MachineService, world: World) -> None:
+async def test_killed_vmm_is_recorded(machines: MachineService, world: World) -> None:
     view = await machines.create(asked())
     assert view.pid is not None
     os.kill(view.pid, signal.SIGKILL)
@@ -272,9 +274,7 @@ async def test_a_vmm_that_is_killed_is_noticed(machines: MachineService, world: 
     assert world.is_clean()
 
 
-async def test_running_machines_are_adopted_as_they_are(
-    machines: MachineService, world: World
-) -> None:
+async def test_running_machines_are_adopted(machines: MachineService, world: World) -> None:
     view = await machines.create(asked())
     again = await after_death(machines, world)
     assert again.view(view.vm_id) == view
@@ -287,9 +287,7 @@ async def test_running_machines_are_adopted_as_they_are(
     assert world.is_clean()
 
 
-async def test_a_running_machine_that_stands_still_goes_on(
-    machines: MachineService, world: World
-) -> None:
+async def test_paused_running_machine_is_resumed(machines: MachineService, world: World) -> None:
     view = await machines.create(asked())
     assert view.pid is not None
     os.kill(view.pid, signal.SIGSTOP)
@@ -304,7 +302,7 @@ async def test_a_running_machine_that_stands_still_goes_on(
     await again.close()
 
 
-async def test_a_machine_that_ended_while_no_agent_ran_is_stopped_with_a_reason(
+async def test_machine_that_ended_without_an_agent_is_stopped_with_a_reason(
     machines: MachineService, world: World
 ) -> None:
     view = await machines.create(asked())
@@ -321,7 +319,7 @@ async def test_a_machine_that_ended_while_no_agent_ran_is_stopped_with_a_reason(
 
 
 @pytest.mark.parametrize("state", [MachineState.CREATING, MachineState.DESTROYING])
-async def test_what_was_half_made_or_half_destroyed_is_removed(
+async def test_half_created_or_half_destroyed_machine_is_removed(
     machines: MachineService, world: World, state: MachineState
 ) -> None:
     whole = await machines.create(asked())
@@ -334,7 +332,7 @@ async def test_what_was_half_made_or_half_destroyed_is_removed(
     await again.close()
 
 
-async def test_folders_processes_and_places_of_nobody_are_swept(
+async def test_orphaned_folders_processes_and_addresses_are_swept(
     machines: MachineService, world: World
 ) -> None:
     whole = await machines.create(asked())
@@ -355,7 +353,7 @@ async def test_folders_processes_and_places_of_nobody_are_swept(
     await again.close()
 
 
-async def test_a_start_that_was_cut_is_undone(machines: MachineService, world: World) -> None:
+async def test_interrupted_start_is_undone(machines: MachineService, world: World) -> None:
     view = await machines.create(asked())
     await machines._registry.save(
         machines._registry.record(view.vm_id).updated(state=MachineState.STOPPED)
@@ -365,7 +363,7 @@ async def test_a_start_that_was_cut_is_undone(machines: MachineService, world: W
     assert not world.driver.find_orphans([])
 
 
-async def test_destroying_removes_the_disk_even_when_the_network_fails(
+async def test_destroy_removes_the_disk_even_if_the_network_fails(
     machines: MachineService, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = await machines.create(asked())
@@ -382,9 +380,7 @@ async def test_destroying_removes_the_disk_even_when_the_network_fails(
     assert world.is_clean()
 
 
-async def test_a_token_stays_in_a_private_file_of_the_machine(
-    machines: MachineService, world: World
-) -> None:
+async def test_token_is_stored_in_a_private_file(machines: MachineService, world: World) -> None:
     view = await machines.create(asked(machine_kind=MachineKind.BROWSER, token="made-up"))
     folder = world.host().folder(view.vm_id)
     assert folder.read_token() == "made-up"
@@ -392,7 +388,7 @@ async def test_a_token_stays_in_a_private_file_of_the_machine(
     assert "made-up" not in folder.record.read_text()
 
 
-async def test_nobody_answers_in_a_machine_without_a_guest(machines: MachineService) -> None:
+async def test_machine_without_a_guest_does_not_answer(machines: MachineService) -> None:
     view = await machines.create(asked())
     with pytest.raises(ChannelLost):
         await machines.open_tcp(view.vm_id, 80)

@@ -50,117 +50,117 @@ def destroy() -> DestroyMachine:
     return DestroyMachine(vm_id=new_vm_id())
 
 
-async def test_asking_twice_at_once_performs_once(tmp_path: Path) -> None:
+async def test_concurrent_requests_perform_once(tmp_path: Path) -> None:
     work = Work()
     operations = await opened(tmp_path, work)
     asked = destroy()
-    first = asyncio.create_task(operations.ask("one", asked, 10))
-    second = asyncio.create_task(operations.ask("one", asked, 10))
+    first = asyncio.create_task(operations.submit("one", asked, 10))
+    second = asyncio.create_task(operations.submit("one", asked, 10))
     await asyncio.sleep(0)
     work.go_on.set()
     assert (await first).state == (await second).state == "done"
     assert work.performed == [asked.vm_id]
-    assert (await operations.ask("one", asked, 0)).state == "done"
+    assert (await operations.submit("one", asked, 0)).state == "done"
     assert work.performed == [asked.vm_id]
 
 
-async def test_a_long_operation_is_told_as_running_and_can_be_joined(tmp_path: Path) -> None:
+async def test_long_operation_is_reported_as_running_and_can_be_joined(tmp_path: Path) -> None:
     work = Work()
     operations = await opened(tmp_path, work)
     asked = destroy()
-    assert (await operations.ask("one", asked, 0)).state == "running"
-    assert (await operations.look("one", 0)).state == "running"
+    assert (await operations.submit("one", asked, 0)).state == "running"
+    assert (await operations.wait("one", 0)).state == "running"
     work.go_on.set()
-    assert (await operations.look("one", 10)).state == "done"
+    assert (await operations.wait("one", 10)).state == "done"
 
 
-async def test_an_operation_goes_on_when_who_asked_goes_away(tmp_path: Path) -> None:
+async def test_operation_goes_on_if_its_client_disconnects(tmp_path: Path) -> None:
     work = Work()
     operations = await opened(tmp_path, work)
-    asking = asyncio.create_task(operations.ask("one", destroy(), 10))
+    asking = asyncio.create_task(operations.submit("one", destroy(), 10))
     await asyncio.sleep(0.01)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     work.go_on.set()
-    assert (await operations.look("one", 10)).state == "done"
+    assert (await operations.wait("one", 10)).state == "done"
 
 
-async def test_an_id_with_another_body_is_refused(tmp_path: Path) -> None:
+async def test_id_with_another_body_is_refused(tmp_path: Path) -> None:
     work = Work()
     work.go_on.set()
     operations = await opened(tmp_path, work)
-    await operations.ask("one", destroy(), 10)
+    await operations.submit("one", destroy(), 10)
     with pytest.raises(OperationMismatch):
-        await operations.ask("one", destroy(), 10)
+        await operations.submit("one", destroy(), 10)
 
 
-async def test_a_failure_is_answered_again_without_trying_again(tmp_path: Path) -> None:
+async def test_repeated_request_returns_the_failure(tmp_path: Path) -> None:
     work = Work()
     work.error = NoCapacity("No address is free", hint="Destroy machines")
     work.go_on.set()
     operations = await opened(tmp_path, work)
     asked = destroy()
     for _ in range(2):
-        view = await operations.ask("one", asked, 10)
+        view = await operations.submit("one", asked, 10)
         assert view.state == "failed"
         assert view.error is not None
         assert (view.error.code, view.error.hint) == ("no-capacity", "Destroy machines")
     assert len(work.performed) == 1
     again = await opened(tmp_path, work)
-    assert (await again.ask("one", asked, 10)).error == view.error
+    assert (await again.submit("one", asked, 10)).error == view.error
     assert len(work.performed) == 1
 
 
-async def test_an_unexpected_error_is_told_without_its_text(tmp_path: Path) -> None:
+async def test_unexpected_error_is_reported_without_its_text(tmp_path: Path) -> None:
     work = Work()
     work.error = RuntimeError(SECRET)
     work.go_on.set()
     operations = await opened(tmp_path, work)
-    view = await operations.ask("one", destroy(), 10)
+    view = await operations.submit("one", destroy(), 10)
     assert view.error is not None
     assert view.error.code == "failed"
     assert SECRET not in view.model_dump_json()
 
 
-async def test_what_died_with_the_agent_runs_again_when_asked_again(tmp_path: Path) -> None:
+async def test_interrupted_operation_runs_again_on_request(tmp_path: Path) -> None:
     work = Work()
     operations = await opened(tmp_path, work)
     asked = destroy()
-    await operations.ask("one", asked, 0.05)
+    await operations.submit("one", asked, 0.05)
 
     after_death = Work()
     after_death.go_on.set()
     again = await opened(tmp_path, after_death)
-    told = await again.look("one", 0)
+    told = await again.wait("one", 0)
     assert told.state == "failed"
     assert told.error is not None
     assert told.error.code == HostUnreachable.code
     with pytest.raises(OperationMismatch):
-        await again.ask("one", destroy(), 10)
-    assert (await again.ask("one", asked, 10)).state == "done"
+        await again.submit("one", destroy(), 10)
+    assert (await again.submit("one", asked, 10)).state == "done"
     assert after_death.performed == [asked.vm_id]
 
 
-async def test_stopping_cancels_what_runs_and_takes_nothing_more(tmp_path: Path) -> None:
+async def test_stop_cancels_operations_and_accepts_no_more(tmp_path: Path) -> None:
     work = Work()
     operations = await opened(tmp_path, work)
     asked = destroy()
-    await operations.ask("one", asked, 0)
+    await operations.submit("one", asked, 0)
     await operations.stop(5)
-    assert (await operations.look("one", 0)).error is not None
+    assert (await operations.wait("one", 0)).error is not None
     with pytest.raises(HostUnreachable):
-        await operations.ask("two", destroy(), 0)
+        await operations.submit("two", destroy(), 0)
     entry = json.loads((tmp_path / "one.json").read_text())
     assert entry["state"] == "interrupted"
 
 
-async def test_an_id_never_asked_is_missing(tmp_path: Path) -> None:
+async def test_unknown_id_is_missing(tmp_path: Path) -> None:
     operations = await opened(tmp_path, Work())
     with pytest.raises(NoSuchOperation):
-        await operations.look("never", 0)
+        await operations.wait("never", 0)
 
 
-async def test_the_journal_holds_no_secret_and_its_key_is_private(tmp_path: Path) -> None:
+async def test_journal_holds_no_secret_and_its_key_is_private(tmp_path: Path) -> None:
     work = Work()
     work.go_on.set()
     operations = await opened(tmp_path, work)
@@ -176,8 +176,8 @@ async def test_the_journal_holds_no_secret_and_its_key_is_private(tmp_path: Path
         vm_id=create.vm_id,
         files=[WireFile.model_validate({"path": "/root/x", "content": "c2stbWFkZS11cA=="})],
     )
-    await operations.ask("create", create, 10)
-    await operations.ask("write", write, 10)
+    await operations.submit("create", create, 10)
+    await operations.submit("write", write, 10)
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.name != "key")
     assert SECRET.encode() not in kept
     assert b"sk-made-up" not in kept
@@ -185,41 +185,41 @@ async def test_the_journal_holds_no_secret_and_its_key_is_private(tmp_path: Path
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     other = create.model_copy(update={"token": SecretStr("another")})
     with pytest.raises(OperationMismatch):
-        await operations.ask("create", other, 10)
+        await operations.submit("create", other, 10)
 
 
-async def test_old_and_surplus_entries_are_forgotten(tmp_path: Path) -> None:
+async def test_old_and_surplus_entries_are_removed(tmp_path: Path) -> None:
     work = Work()
     work.go_on.set()
-    operations = await opened(tmp_path, work, keep_count=3)
+    operations = await opened(tmp_path, work, max_entries=3)
     for number in range(6):
-        await operations.ask(f"op-{number}", destroy(), 10)
+        await operations.submit(f"op-{number}", destroy(), 10)
     await operations.stop(5)
     kept = sorted(path.name for path in tmp_path.glob("*.json"))
     assert kept == ["op-3.json", "op-4.json", "op-5.json"]
     with pytest.raises(NoSuchOperation):
-        await operations.look("op-0", 0)
-    journal = OperationJournal(tmp_path, keep_count=3, keep_s=0)
+        await operations.wait("op-0", 0)
+    journal = OperationJournal(tmp_path, max_entries=3, retention_s=0)
     assert len(journal.outdated(journal.open())) == 3
 
 
-async def test_a_torn_entry_is_forgotten_and_asked_anew(tmp_path: Path) -> None:
+async def test_corrupt_entry_is_removed_and_can_be_requested_again(tmp_path: Path) -> None:
     work = Work()
     work.go_on.set()
     operations = await opened(tmp_path, work)
     asked = destroy()
-    await operations.ask("one", asked, 10)
+    await operations.submit("one", asked, 10)
     (tmp_path / "one.json").write_text('{"operation_id": "one", "st')
     again = await opened(tmp_path, work)
-    assert (await again.ask("one", asked, 10)).state == "done"
+    assert (await again.submit("one", asked, 10)).state == "done"
     assert len(work.performed) == 2
 
 
-async def test_a_full_disk_does_not_keep_a_machine_from_being_destroyed(tmp_path: Path) -> None:
+async def test_full_disk_does_not_prevent_destruction(tmp_path: Path) -> None:
     work = Work()
     work.go_on.set()
     operations = await opened(tmp_path / "journal", work)
     (tmp_path / "journal" / ".one.json.new").mkdir()  # root writes anywhere else
     began = time.monotonic()
-    assert (await operations.ask("one", destroy(), 10)).state == "done"
+    assert (await operations.submit("one", destroy(), 10)).state == "done"
     assert time.monotonic() - began < 10

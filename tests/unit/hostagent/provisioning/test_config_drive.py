@@ -50,7 +50,7 @@ def variables(folder: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in said.stdout.splitlines())
 
 
-async def test_the_guests_own_tar_and_shell_read_it(tmp_path: Path) -> None:
+async def test_guest_tar_and_shell_read_the_drive(tmp_path: Path) -> None:
     drive = tmp_path / "config.tar"
     await write_config_drive(drive, CONFIG, uid=64123)
     unpacked = tmp_path / "run"
@@ -78,7 +78,7 @@ async def test_the_guests_own_tar_and_shell_read_it(tmp_path: Path) -> None:
         assert (unpacked / name).stat().st_mode & 0o777 == 0o600
 
 
-async def test_only_the_vmms_user_may_read_it(tmp_path: Path) -> None:
+async def test_only_the_vmms_user_may_read_the_drive(tmp_path: Path) -> None:
     drive = tmp_path / "config.tar"
     for _ in range(2):
         await write_config_drive(drive, CONFIG, uid=64123)
@@ -87,14 +87,14 @@ async def test_only_the_vmms_user_may_read_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.tar"]
 
 
-def test_the_same_configuration_gives_the_same_whole_sectors() -> None:
+def test_same_configuration_gives_the_same_sectors() -> None:
     drive = config_drive(CONFIG)
     assert drive == config_drive(dataclasses.replace(CONFIG, mac=CONFIG.mac.lower()))
     assert len(drive) % 512 == 0
     assert drive[257:263] == b"ustar\0"
 
 
-def test_what_a_machine_does_not_have_is_not_there(tmp_path: Path) -> None:
+def test_optional_members_are_omitted(tmp_path: Path) -> None:
     cli = dataclasses.replace(CONFIG, kind=MachineKind.CLI, ca_pem=None, token=None, environment={})
     (tmp_path / "drive").write_bytes(config_drive(cli))
     with tarfile.open(tmp_path / "drive") as archive:
@@ -112,18 +112,18 @@ def test_values_with_control_characters_are_refused(field: str, value: str) -> N
 
 
 @pytest.mark.parametrize("name", ["A B", "", "1A", "A=B", "A\n"])
-def test_what_is_no_variable_is_refused(name: str) -> None:
+def test_invalid_variable_names_are_refused(name: str) -> None:
     with pytest.raises(Invalid):
         config_drive(dataclasses.replace(CONFIG, environment={name: "x"}))
 
 
-def test_no_secret_is_in_its_text() -> None:
+def test_repr_holds_no_secret() -> None:
     text = repr(CONFIG)
     for secret in ("a-made-up-token", "a private key", "3128"):
         assert secret not in text
 
 
-async def test_keys_are_made_once_and_are_real(tmp_path: Path) -> None:
+async def test_keys_are_created_once_and_are_valid(tmp_path: Path) -> None:
     keys = await make_keys(tmp_path / "keys")
     assert await make_keys(tmp_path / "keys") == keys
     assert keys.host_private.decode() not in repr(keys)

@@ -29,7 +29,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", where], check=True)
 
 
-async def test_a_new_disk_is_sparse_clean_and_its_vmms_own(tmp_path: Path) -> None:
+async def test_new_disk_is_sparse_clean_and_owned_by_its_vmm(tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     await make_disk(disk, SIZE_MIB, uid=images.OWNER, cache_dir=tmp_path / "cache")
     state = disk.stat()
@@ -41,7 +41,7 @@ async def test_a_new_disk_is_sparse_clean_and_its_vmms_own(tmp_path: Path) -> No
     images.assert_clean(disk)
 
 
-async def test_the_guest_finds_no_inode_table_to_fill_with_zeros(tmp_path: Path) -> None:
+async def test_guest_has_no_inode_table_to_initialize(tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     await make_disk(disk, SIZE_MIB, uid=0, cache_dir=tmp_path / "cache")
     said = subprocess.run(["dumpe2fs", disk], capture_output=True, text=True, check=True).stdout
@@ -50,7 +50,7 @@ async def test_the_guest_finds_no_inode_table_to_fill_with_zeros(tmp_path: Path)
     assert said.count("ITABLE_ZEROED") == groups
 
 
-async def test_once_the_template_is_there_a_disk_takes_milliseconds(tmp_path: Path) -> None:
+async def test_disk_takes_milliseconds_with_a_template(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     await make_disk(tmp_path / "first.img", SIZE_MIB, uid=0, cache_dir=cache)
     templates = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
@@ -63,14 +63,14 @@ async def test_once_the_template_is_there_a_disk_takes_milliseconds(tmp_path: Pa
     assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir()} == templates
 
 
-async def test_a_disk_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+async def test_existing_disk_is_not_changed(tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(b"the person's files")
     await make_disk(disk, SIZE_MIB, uid=0, cache_dir=tmp_path / "cache")
     assert disk.read_bytes() == b"the person's files"
 
 
-async def test_many_makers_share_one_template(tmp_path: Path) -> None:
+async def test_concurrent_creations_share_one_template(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     makers = (
         make_disk(tmp_path / f"{number}.img", 64, uid=0, cache_dir=cache) for number in range(8)
@@ -81,7 +81,7 @@ async def test_many_makers_share_one_template(tmp_path: Path) -> None:
         images.assert_clean(tmp_path / f"{number}.img")
 
 
-async def test_a_template_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
+async def test_interrupted_template_is_created_again(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     await make_disk(tmp_path / "first.img", 64, uid=0, cache_dir=cache)
     (template,) = cache.iterdir()
@@ -92,7 +92,7 @@ async def test_a_template_that_was_cut_short_is_made_again(tmp_path: Path) -> No
     images.assert_clean(tmp_path / "second.img")
 
 
-async def test_a_full_host_is_told_and_nothing_is_left(tmp_path: Path, small: Path) -> None:
+async def test_full_host_disk_is_reported_and_nothing_is_left(tmp_path: Path, small: Path) -> None:
     cache = tmp_path / "cache"
     with pytest.raises(DiskFull, match=str(small)):
         await make_disk(small / "disk.img", SIZE_MIB, uid=0, cache_dir=cache)

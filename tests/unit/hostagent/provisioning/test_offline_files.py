@@ -24,7 +24,7 @@ async def fresh(tmp_path: Path) -> Path:
     return disk
 
 
-async def test_a_fresh_disk_takes_a_file_with_its_parents(fresh: Path) -> None:
+async def test_file_is_written_with_its_parents(fresh: Path) -> None:
     await write_offline(fresh, [GuestFile(AUTH, TOKEN, mode=0o640, uid=5, gid=70000 % 65536)])
     assert images.content(fresh, UPPER_AUTH) == TOKEN
     assert images.state(fresh, UPPER_AUTH) == ("regular", 0o640, 5, 4464)
@@ -34,7 +34,7 @@ async def test_a_fresh_disk_takes_a_file_with_its_parents(fresh: Path) -> None:
     images.assert_clean(fresh)
 
 
-async def test_parents_are_made_as_the_golden_image_has_them(fresh: Path, tmp_path: Path) -> None:
+async def test_parents_are_created_as_in_the_golden_image(fresh: Path, tmp_path: Path) -> None:
     def fill(root: Path) -> None:
         (root / "etc").mkdir()
         (root / "etc").chmod(0o755)
@@ -52,17 +52,15 @@ async def test_parents_are_made_as_the_golden_image_has_them(fresh: Path, tmp_pa
     images.assert_clean(fresh)
 
 
-async def test_a_parent_that_is_a_symlink_in_the_golden_image_is_refused(
-    fresh: Path, tmp_path: Path
-) -> None:
+async def test_symlinked_parent_in_the_golden_image_is_refused(fresh: Path, tmp_path: Path) -> None:
     (tmp_path / "golden").mkdir()
     golden = images.image_of(tmp_path / "golden", lambda root: (root / "bin").symlink_to("usr/bin"))
-    with pytest.raises(BadPath, match="/bin is no directory"):
+    with pytest.raises(BadPath, match="/bin is not a directory"):
         await write_offline(fresh, [GuestFile("/bin/tool", b"")], golden=golden)
     assert not images.exists(fresh, "/upper/bin")
 
 
-async def test_what_is_there_is_replaced_and_its_room_freed(fresh: Path) -> None:
+async def test_existing_file_is_replaced_and_its_space_freed(fresh: Path) -> None:
     await write_offline(fresh, [GuestFile(AUTH, b"x" * 300_000)])
     before = images.look(fresh, "show_super_stats -h")
     for length in (0, 1, 5000, 300_000):
@@ -74,7 +72,7 @@ async def test_what_is_there_is_replaced_and_its_room_freed(fresh: Path) -> None
     assert all(line in images.look(fresh, "show_super_stats -h") for line in free)
 
 
-async def test_if_absent_leaves_what_the_machine_sees(tmp_path: Path) -> None:
+async def test_if_absent_leaves_visible_files(tmp_path: Path) -> None:
     def fill(upper: Path) -> None:
         folder = codex_folder(upper)
         (folder / "mine").write_bytes(b"mine")
@@ -97,7 +95,7 @@ async def test_if_absent_leaves_what_the_machine_sees(tmp_path: Path) -> None:
     assert images.content(disk, "/upper/root/.codex/absent") == TOKEN
 
 
-async def test_a_directory_that_hides_the_golden_one_makes_its_files_absent(tmp_path: Path) -> None:
+async def test_opaque_directory_hides_files_of_the_golden_image(tmp_path: Path) -> None:
     (tmp_path / "golden").mkdir()
     golden = images.image_of(tmp_path / "golden", lambda root: (codex_folder(root) / "a").touch())
     disk = used_disk(tmp_path, codex_folder)
@@ -106,7 +104,7 @@ async def test_a_directory_that_hides_the_golden_one_makes_its_files_absent(tmp_
     assert images.content(disk, "/upper/root/.codex/a") == TOKEN
 
 
-async def test_two_writers_never_meet(fresh: Path) -> None:
+async def test_concurrent_writers_exclude_each_other(fresh: Path) -> None:
     await write_offline(fresh, [GuestFile(AUTH, b"")])
     writers = [write_offline(fresh, [GuestFile(AUTH, TOKEN)]) for _ in range(2)]
     first, second = await asyncio.gather(*writers, return_exceptions=True)
@@ -121,7 +119,7 @@ async def test_two_writers_never_meet(fresh: Path) -> None:
     ["", "/", "root/x", "/root//x", "/root/../etc/x", "/root/.", "/root/a b", "/root/a\nb",
      '/root/"x"', "/-w", "/root/<12>", "/root/x/", f"/{'n' * 256}", f"/{'a/' * 600}a", "/röot/x"],
 )  # fmt: skip
-async def test_paths_that_are_not_ours_are_refused(fresh: Path, path: str) -> None:
+async def test_unsafe_paths_are_refused(fresh: Path, path: str) -> None:
     for call in (
         write_offline(fresh, [GuestFile("/good", b""), GuestFile(path, b"")]),
         remove_offline(fresh, [path]),
@@ -132,12 +130,12 @@ async def test_paths_that_are_not_ours_are_refused(fresh: Path, path: str) -> No
     assert images.names(fresh, "/") == ["lost+found"]
 
 
-async def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:
+async def test_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingImage, match=r"no-disk\.img"):
         await write_offline(tmp_path / "no-disk.img", [GuestFile(AUTH, TOKEN)])
 
 
-async def test_a_file_is_read_back_within_a_limit(fresh: Path) -> None:
+async def test_file_is_read_up_to_a_limit(fresh: Path) -> None:
     await write_offline(fresh, [GuestFile(AUTH, TOKEN)])
     assert await read_offline(fresh, AUTH, limit_bytes=1000) == TOKEN
     assert await read_offline(fresh, AUTH, limit_bytes=5) == TOKEN[:5]
@@ -147,7 +145,7 @@ async def test_a_file_is_read_back_within_a_limit(fresh: Path) -> None:
             await read_offline(fresh, path, limit_bytes=5)
 
 
-async def test_files_are_removed_once_and_for_all(tmp_path: Path) -> None:
+async def test_removal_of_files_is_idempotent(tmp_path: Path) -> None:
     def fill(upper: Path) -> None:
         (codex_folder(upper) / "auth.json").write_bytes(b"old")
         (upper / "target").write_bytes(b"kept")

@@ -40,9 +40,7 @@ def smash_root(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("smash", [smash_superblock, smash_root])
-async def test_a_damaged_disk_is_said_to_be_damaged(
-    tmp_path: Path, smash: Callable[[Path], None]
-) -> None:
+async def test_damaged_disk_is_reported(tmp_path: Path, smash: Callable[[Path], None]) -> None:
     disk = used_disk(tmp_path, codex_folder)
     smash(disk)
     with pytest.raises(ImageDamaged, match="is damaged"):
@@ -50,7 +48,7 @@ async def test_a_damaged_disk_is_said_to_be_damaged(
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_a_disk_scribbled_over_is_written_or_refused_but_never_believed(
+async def test_corrupted_disk_is_written_or_refused_but_never_trusted(
     tmp_path: Path, seed: int
 ) -> None:
     disk = used_disk(tmp_path, codex_folder, size_mib=16)
@@ -71,7 +69,7 @@ async def test_a_disk_scribbled_over_is_written_or_refused_but_never_believed(
         assert refused.line().isprintable()
 
 
-async def test_a_writer_that_is_cancelled_leaves_the_old_or_the_new(fresh: Path) -> None:
+async def test_cancelled_write_leaves_the_old_or_the_new_file(fresh: Path) -> None:
     await write_offline(fresh, [GuestFile(AUTH, b"old")])
     for step in range(12):
         writing = asyncio.create_task(write_offline(fresh, [GuestFile(AUTH, TOKEN)]))
@@ -97,7 +95,7 @@ asyncio.run(main())
 """
 
 
-async def test_an_agent_killed_while_it_writes_damages_nothing(fresh: Path) -> None:
+async def test_agent_killed_during_a_write_damages_nothing(fresh: Path) -> None:
     chance = random.Random(7)
     for _ in range(4):
         agent = subprocess.Popen(

@@ -29,7 +29,7 @@ async def fresh(tmp_path: Path) -> Path:
     return disk
 
 
-async def test_a_symlink_at_the_name_is_replaced_and_what_it_names_untouched(
+async def test_symlink_is_replaced_and_its_target_untouched(
     tmp_path: Path,
 ) -> None:
     def fill(upper: Path) -> None:
@@ -47,7 +47,7 @@ async def test_a_symlink_at_the_name_is_replaced_and_what_it_names_untouched(
 
 @pytest.mark.parametrize("planted", ["/upper/etc", "../etc", "/upper/root/.codex", "."])
 @pytest.mark.parametrize("place", ["root", "root/.codex"])
-async def test_a_symlink_on_the_way_is_not_followed(
+async def test_symlink_in_the_path_is_not_followed(
     tmp_path: Path, place: str, planted: str
 ) -> None:
     def fill(upper: Path) -> None:
@@ -64,7 +64,7 @@ async def test_a_symlink_on_the_way_is_not_followed(
     images.assert_clean(disk)
 
 
-async def test_a_symlink_in_place_of_the_upper_directory_is_not_followed(tmp_path: Path) -> None:
+async def test_symlink_in_place_of_the_upper_directory_is_not_followed(tmp_path: Path) -> None:
     def fill(root: Path) -> None:
         (root / "elsewhere").mkdir()
         (root / "upper").symlink_to("elsewhere")
@@ -93,7 +93,7 @@ async def test_whiteouts_files_and_devices_in_the_way_are_removed(tmp_path: Path
     images.assert_clean(disk)
 
 
-async def test_a_directory_at_the_name_is_kept_beside(tmp_path: Path) -> None:
+async def test_directory_in_place_of_the_file_stays_beside_it(tmp_path: Path) -> None:
     def fill(upper: Path) -> None:
         (codex_folder(upper) / "auth.json" / "deep").mkdir(parents=True)
         (upper / "root/.codex/auth.json/deep/file").write_bytes(b"kept")
@@ -108,7 +108,7 @@ async def test_a_directory_at_the_name_is_kept_beside(tmp_path: Path) -> None:
     images.assert_clean(disk)
 
 
-async def test_a_hard_link_is_parted_from_its_other_name(tmp_path: Path) -> None:
+async def test_hard_link_is_separated_from_its_other_name(tmp_path: Path) -> None:
     def fill(upper: Path) -> None:
         (codex_folder(upper) / "auth.json").write_bytes(b"old")
         os.link(upper / "root/.codex/auth.json", upper / "other")
@@ -138,7 +138,7 @@ async def test_names_and_targets_that_look_like_commands_do_nothing(tmp_path: Pa
     images.assert_clean(disk)
 
 
-async def test_a_directory_of_many_entries_keeps_them_all(tmp_path: Path) -> None:
+async def test_large_directory_keeps_all_entries(tmp_path: Path) -> None:
     count = 2000
 
     def fill(upper: Path) -> None:
@@ -175,7 +175,7 @@ async def test_names_of_any_length_fit_into_a_full_directory_block(
 
 
 @pytest.mark.parametrize("fill_with", ["blocks", "inodes"])
-async def test_a_full_disk_says_so_and_keeps_what_it_had(tmp_path: Path, fill_with: str) -> None:
+async def test_full_disk_is_reported_and_keeps_its_files(tmp_path: Path, fill_with: str) -> None:
     def fill(upper: Path) -> None:
         (codex_folder(upper) / "auth.json").write_bytes(b"old")
 
@@ -194,7 +194,7 @@ async def test_a_full_disk_says_so_and_keeps_what_it_had(tmp_path: Path, fill_wi
     images.assert_clean(disk)
 
 
-async def test_a_symlink_is_not_read_through(tmp_path: Path) -> None:
+async def test_read_does_not_follow_a_symlink(tmp_path: Path) -> None:
     def fill(upper: Path) -> None:
         (upper / "secret").write_bytes(b"secret")
         (codex_folder(upper) / "auth.json").symlink_to("/upper/secret")
@@ -203,7 +203,7 @@ async def test_a_symlink_is_not_read_through(tmp_path: Path) -> None:
         await read_offline(used_disk(tmp_path, fill), AUTH, limit_bytes=5)
 
 
-async def test_the_tools_are_nobody_and_see_the_secret_in_no_argument(
+async def test_tools_run_unprivileged_without_the_secret_in_arguments(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each tool is told of by a script that stands in its place and then becomes it."""

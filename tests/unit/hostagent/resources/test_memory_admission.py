@@ -65,7 +65,7 @@ async def host(tmp_path: Path) -> AsyncIterator[ShortHost]:
         await host.machines.destroy(vm_id)
 
 
-async def test_one_too_many_is_refused_and_leaves_nothing(host: ShortHost) -> None:
+async def test_machine_beyond_the_limit_is_refused_and_leaves_nothing(host: ShortHost) -> None:
     kept = {await host.create(), await host.create()}
     with pytest.raises(NoCapacity) as refused:
         await host.create()
@@ -79,13 +79,13 @@ async def test_one_too_many_is_refused_and_leaves_nothing(host: ShortHost) -> No
     await host.create()
 
 
-async def test_those_that_come_at_once_are_counted_before_they_run(host: ShortHost) -> None:
+async def test_concurrent_creations_count_before_they_run(host: ShortHost) -> None:
     ended = await asyncio.gather(*(host.create() for _ in range(5)), return_exceptions=True)
     assert sum(isinstance(it, str) for it in ended) == 2
     assert sum(isinstance(it, NoCapacity) for it in ended) == 3
 
 
-async def test_who_stops_or_sleeps_gives_room_and_stays_as_it_is_when_there_is_none(
+async def test_stopped_and_hibernated_machines_free_memory_and_stay_if_refused(
     host: ShortHost,
 ) -> None:
     stopped, asleep = await host.create(), await host.create()
@@ -104,7 +104,7 @@ async def test_who_stops_or_sleeps_gives_room_and_stays_as_it_is_when_there_is_n
     await host.machines.start(stopped, 10)
 
 
-async def test_a_host_that_is_short_now_takes_none(host: ShortHost) -> None:
+async def test_host_short_of_memory_admits_no_machine(host: ShortHost) -> None:
     vm_id = await host.create()
     await host.machines.stop(vm_id)
     host.available_mib = 512 + SPARE_MIB - 1
@@ -115,7 +115,7 @@ async def test_a_host_that_is_short_now_takes_none(host: ShortHost) -> None:
     await host.machines.start(vm_id, 10)
 
 
-def test_room_is_given_back_when_a_start_fails() -> None:
+def test_failed_start_releases_its_claim() -> None:
     room = MemoryAdmission(512)
     with pytest.raises(RuntimeError), room.admitted("a", 512, {}):
         raise RuntimeError
@@ -125,7 +125,7 @@ def test_room_is_given_back_when_a_start_fails() -> None:
         pass
 
 
-def test_overcommitment_is_what_the_settings_say() -> None:
+def test_overcommitment_follows_the_settings() -> None:
     settings = HostSettings(host_memory_mib=1000, memory_overcommit=1.5)
     capacity = Capacity.measure(
         settings, driver="simulated", accelerator="none", driver_version="", host_memory=False
@@ -140,5 +140,5 @@ def test_overcommitment_is_what_the_settings_say() -> None:
         pass
 
 
-def test_the_kernel_is_asked() -> None:
+def test_memory_is_read_from_the_kernel() -> None:
     assert 0 < memory_admission.available_mib() <= memory_admission.total_mib()

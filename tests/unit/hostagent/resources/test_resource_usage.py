@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from polydev.hostagent.resources import resource_usage
-from polydev.hostagent.resources.resource_usage import Reading, UsageLog, read_process
+from polydev.hostagent.resources.resource_usage import ProcessUsage, UsageLog, read_process
 
 
 class Machines:
@@ -31,10 +31,10 @@ class Processes:
         self.cpu_s = {1: 10.0, 2: 50.0}
         self.started = {1: 5, 2: 6}
 
-    def read(self, pid: int) -> Reading | None:
+    def read(self, pid: int) -> ProcessUsage | None:
         if pid not in self.cpu_s:
             return None
-        return Reading(pid, self.started[pid], self.cpu_s[pid], 1000 * pid)
+        return ProcessUsage(pid, self.started[pid], self.cpu_s[pid], 1000 * pid)
 
     def clock(self) -> float:
         return self.now_s
@@ -45,51 +45,51 @@ def a_log() -> tuple[UsageLog, Machines, Processes]:
     return UsageLog(machines, processes.read, processes.clock), machines, processes
 
 
-async def test_a_sample_is_what_was_used_since_the_one_before() -> None:
+async def test_sample_covers_the_time_since_the_previous_one() -> None:
     log, _, processes = a_log()
-    await log.look()
-    assert log.of("vm-a").samples == []
+    await log.sample()
+    assert log.usage("vm-a").samples == []
     processes.now_s += 5
     processes.cpu_s = {1: 12.5, 2: 50.0}
-    await log.look()
-    assert [(it.cpu, it.memory_bytes) for it in log.of("vm-a").samples] == [(0.5, 1000)]
-    assert [(it.cpu, it.memory_bytes) for it in log.of("vm-b").samples] == [(0.0, 2000)]
+    await log.sample()
+    assert [(it.cpu, it.memory_bytes) for it in log.usage("vm-a").samples] == [(0.5, 1000)]
+    assert [(it.cpu, it.memory_bytes) for it in log.usage("vm-b").samples] == [(0.0, 2000)]
 
 
-async def test_another_process_of_the_same_pid_begins_anew() -> None:
+async def test_another_process_of_the_same_pid_starts_over() -> None:
     log, _, processes = a_log()
-    await log.look()
+    await log.sample()
     processes.now_s, processes.started[1], processes.cpu_s[1] = 105.0, 999, 0.1
-    await log.look()
-    assert log.of("vm-a").samples == []
+    await log.sample()
+    assert log.usage("vm-a").samples == []
     processes.now_s, processes.cpu_s[1] = 110.0, 5.1
-    await log.look()
-    assert [it.cpu for it in log.of("vm-a").samples] == [1.0]
+    await log.sample()
+    assert [it.cpu for it in log.usage("vm-a").samples] == [1.0]
 
 
-async def test_a_machine_that_is_stopped_keeps_its_samples_and_one_that_is_gone_does_not() -> None:
+async def test_stopped_machine_keeps_its_samples_and_a_destroyed_one_does_not() -> None:
     log, machines, processes = a_log()
     for _ in range(2):
-        await log.look()
+        await log.sample()
         processes.now_s += 5
     machines.pids = {}
-    await log.look()
-    assert len(log.of("vm-a").samples) == 1
+    await log.sample()
+    assert len(log.usage("vm-a").samples) == 1
     machines.there = ["vm-b"]
-    await log.look()
-    assert log.of("vm-a").samples == []
-    assert len(log.of("vm-b").samples) == 1
+    await log.sample()
+    assert log.usage("vm-a").samples == []
+    assert len(log.usage("vm-b").samples) == 1
 
 
-async def test_what_is_kept_is_bounded() -> None:
+async def test_samples_are_bounded() -> None:
     log, _, processes = a_log()
-    for _ in range(int(resource_usage.KEPT_S / resource_usage.PERIOD_S) + 50):
-        await log.look()
+    for _ in range(int(resource_usage.RETENTION_S / resource_usage.PERIOD_S) + 50):
+        await log.sample()
         processes.now_s += 5
-    assert len(log.of("vm-a").samples) == resource_usage.KEPT_S / resource_usage.PERIOD_S
+    assert len(log.usage("vm-a").samples) == resource_usage.RETENTION_S / resource_usage.PERIOD_S
 
 
-async def test_a_process_that_works_is_seen_to_work() -> None:
+async def test_busy_process_is_measured() -> None:
     first = await asyncio.to_thread(read_process, os.getpid())
     assert first is not None
     total = sum(number * number for number in range(3_000_000))

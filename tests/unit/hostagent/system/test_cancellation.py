@@ -45,21 +45,21 @@ async def cancelled_twice(waiting: asyncio.Task[str], work: Work) -> None:
     assert work.ended.is_set()
 
 
-async def test_what_a_cancelled_start_has_made_is_undone() -> None:
+async def test_result_of_a_cancelled_call_is_undone() -> None:
     work = Work()
     waiting = asyncio.create_task(shielded_or_undo(asyncio.to_thread(work), work.undo))
     await cancelled_twice(waiting, work)
     assert work.undone == ["made"]
 
 
-async def test_what_was_waited_for_is_not_undone() -> None:
+async def test_awaited_result_is_not_undone() -> None:
     work = Work()
     work.may_end.set()
     assert await shielded_or_undo(asyncio.to_thread(work), work.undo) == "made"
     assert work.undone == []
 
 
-async def test_a_start_that_fails_has_nothing_to_undo() -> None:
+async def test_failed_call_is_not_undone() -> None:
     work = Work()
 
     async def failing() -> str:
@@ -70,11 +70,11 @@ async def test_a_start_that_fails_has_nothing_to_undo() -> None:
     assert work.undone == []
 
 
-async def test_who_is_cancelled_waits_for_the_thread_that_writes() -> None:
+async def test_cancelled_caller_waits_for_the_thread() -> None:
     work = Work()
     await cancelled_twice(asyncio.create_task(run_in_thread_shielded(work)), work)
 
 
-async def test_who_is_cancelled_waits_for_what_goes_to_its_end() -> None:
+async def test_cancelled_caller_waits_for_shielded_work() -> None:
     work = Work()
     await cancelled_twice(asyncio.create_task(run_shielded(asyncio.to_thread(work))), work)

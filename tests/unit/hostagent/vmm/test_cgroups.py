@@ -77,9 +77,9 @@ async def test_who_gives_way_goes_along_again() -> None:
     process = await asyncio.create_subprocess_exec("sleep", "60")
     try:
         priority = Priority()
-        priority.give_way(process.pid)
+        priority.lower(process.pid)
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == 10
-        priority.go_along()
+        priority.restore()
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == 0
     finally:
         process.kill()
@@ -90,7 +90,7 @@ def test_a_group_gives_way_by_its_weight(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "cpu.weight").write_text("200\n")
     monkeypatch.setattr("polydev.hostagent.warm_pool.cpu_priority.group_path", lambda _: tmp_path)
     priority = Priority()
-    priority.give_way(os.getppid())
+    priority.lower(os.getppid())
     assert (tmp_path / "cpu.weight").read_text() == "1"
-    priority.go_along()
+    priority.restore()
     assert (tmp_path / "cpu.weight").read_text() == "200\n"

@@ -38,18 +38,18 @@ async def chosen(wanted: str, firecracker: Played, qemu: Played) -> tuple[str, P
     return driver.name, probe
 
 
-async def test_auto_is_firecracker_where_a_guest_runs_under_it() -> None:
+async def test_auto_selects_firecracker_if_a_guest_runs() -> None:
     name, probe = await chosen("auto", Played("firecracker"), Played("qemu"))
     assert (name, probe.version) == ("firecracker", "1.2.3")
 
 
-async def test_auto_is_qemu_where_none_does_and_says_why() -> None:
+async def test_auto_falls_back_to_qemu_with_a_reason() -> None:
     name, probe = await chosen("auto", Played("firecracker", usable=False), Played("qemu"))
     assert name == "qemu"
     assert probe.reason == "qemu's reason; not Firecracker: firecracker's reason"
 
 
-async def test_auto_stays_with_the_driver_whose_machines_run() -> None:
+async def test_auto_keeps_the_driver_with_running_machines() -> None:
     name, probe = await chosen("auto", Played("firecracker"), Played("qemu", pids=[1]))
     assert name == "qemu"
     assert "while its machines run" in probe.reason
@@ -66,7 +66,7 @@ def a_process() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize("wanted", ["firecracker", "qemu"])
-async def test_a_driver_that_is_named_ends_the_machines_of_another(wanted: str) -> None:
+async def test_named_driver_ends_the_machines_of_another(wanted: str) -> None:
     with a_process() as ours, a_process() as another:
         played = {
             name: Played(name, pids=[(ours if name == wanted else another).pid])
@@ -79,7 +79,7 @@ async def test_a_driver_that_is_named_ends_the_machines_of_another(wanted: str) 
 
 
 @pytest.mark.parametrize("driver", ["auto", "firecracker", "qemu"])
-def test_a_host_needs_qemu_only_where_it_may_be_used(
+def test_host_needs_qemu_only_if_it_may_be_used(
     driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -90,7 +90,7 @@ def test_a_host_needs_qemu_only_where_it_may_be_used(
     assert "debugfs" in asked
 
 
-async def test_a_host_without_firecracker_says_so(tmp_path: Path) -> None:
+async def test_host_without_firecracker_reports_it(tmp_path: Path) -> None:
     settings = HostSettings(
         state_dir=tmp_path,
         images_dir=tmp_path,

@@ -57,7 +57,7 @@ def _cli(memory_mib: int = 1024) -> CreateMachine:
     )
 
 
-async def test_who_logs_in_gets_the_one_that_waits(host: WarmHost) -> None:
+async def test_login_takes_the_standby_clone(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         [waiting] = machines.views()
         asked = wanted(token="one").model_copy(update={"labels": {"user_id": "ann"}})
@@ -80,7 +80,7 @@ async def test_who_logs_in_gets_the_one_that_waits(host: WarmHost) -> None:
         assert host.is_empty
 
 
-async def test_another_one_waits_as_soon_as_one_is_taken(host: WarmHost) -> None:
+async def test_taken_clone_is_replaced(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         [first] = those_waiting(machines)
         asked = wanted()
@@ -93,21 +93,21 @@ async def test_another_one_waits_as_soon_as_one_is_taken(host: WarmHost) -> None
     assert host.is_empty
 
 
-async def test_none_is_made_beside_a_login_without_processors_for_both(
+async def test_no_clone_is_created_during_a_login_without_processors_for_both(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.processors = 3
     async with with_waiting(host) as machines:
         asked = wanted()
         await machines.create(asked)
-        looks = Counted(monkeypatch, WarmPool, "_look")
+        looks = Counted(monkeypatch, WarmPool, "_poll")
         await looks.reached(3)
         assert not those_waiting(machines)
         await machines.destroy(asked.vm_id)
         await until_waiting(machines)
 
 
-async def test_more_logins_than_clones_that_wait(host: WarmHost) -> None:
+async def test_more_logins_than_standby_clones(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         asked = [wanted(token=f"token {number}") for number in range(3)]
         views = await asyncio.gather(*(machines.create(it) for it in asked))
@@ -118,7 +118,7 @@ async def test_more_logins_than_clones_that_wait(host: WarmHost) -> None:
             await machines.destroy(it.vm_id)
 
 
-async def test_as_many_wait_as_are_asked_for(host: WarmHost) -> None:
+async def test_number_of_standby_clones_follows_the_setting(host: WarmHost) -> None:
     host.waiting = 3
     async with with_waiting(host, count=3) as machines:
         assert len(set(those_waiting(machines))) == 3
@@ -130,7 +130,7 @@ async def test_as_many_wait_as_are_asked_for(host: WarmHost) -> None:
     assert host.is_empty, "they end with the agent"
 
 
-async def test_another_shape_and_another_kind_do_not_get_it(host: WarmHost) -> None:
+async def test_other_shapes_and_kinds_do_not_take_a_clone(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         waiting = those_waiting(machines)
         assert not (await created_and_gone(machines, _cli())).is_clone
@@ -138,11 +138,11 @@ async def test_another_shape_and_another_kind_do_not_get_it(host: WarmHost) -> N
         assert not (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
 
 
-async def test_one_of_an_outdated_template_waits_no_longer(host: WarmHost) -> None:
+async def test_clone_of_an_outdated_template_is_destroyed(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         [old] = those_waiting(machines)
         larger = SHAPE.model_copy(update={"memory_mib": 4096})
-        await machines.clones.ask(larger)
+        await machines.clones.request_template(larger)
 
         async def is_replaced() -> bool:
             found = those_waiting(machines)
@@ -152,7 +152,7 @@ async def test_one_of_an_outdated_template_waits_no_longer(host: WarmHost) -> No
         assert (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
 
 
-async def test_they_give_way_when_memory_is_short(host: WarmHost) -> None:
+async def test_standby_clones_are_evicted_when_memory_is_short(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         host.meminfo.write_text(NEXT_TO_NOTHING)
 
@@ -164,7 +164,9 @@ async def test_they_give_way_when_memory_is_short(host: WarmHost) -> None:
         await until_waiting(machines)
 
 
-async def test_they_give_way_to_any_machine_that_needs_their_memory(host: WarmHost) -> None:
+async def test_standby_clones_are_evicted_for_a_machine_that_needs_their_memory(
+    host: WarmHost,
+) -> None:
     host.memory_mib = 2048 + 512
     async with with_waiting(host) as machines:
         asked = _cli()
@@ -175,7 +177,7 @@ async def test_they_give_way_to_any_machine_that_needs_their_memory(host: WarmHo
         await machines.destroy(asked.vm_id)
 
 
-async def test_the_one_that_is_taken_needs_no_room_beside_itself(host: WarmHost) -> None:
+async def test_taken_clone_needs_no_additional_memory(host: WarmHost) -> None:
     host.memory_mib = 2048 + 512
     async with with_waiting(host) as machines:
         [waiting] = machines.views()
@@ -185,7 +187,7 @@ async def test_the_one_that_is_taken_needs_no_room_beside_itself(host: WarmHost)
         await machines.destroy(asked.vm_id)
 
 
-async def test_one_that_is_being_made_gives_way_too(host: WarmHost) -> None:
+async def test_clone_in_creation_is_evicted_too(host: WarmHost) -> None:
     host.memory_mib = 2048 + 512
     await has_a_template(host)
     host.waiting = 1
@@ -203,7 +205,7 @@ async def test_one_that_is_being_made_gives_way_too(host: WarmHost) -> None:
         await machines.destroy(asked.vm_id)
 
 
-async def test_machines_that_start_at_once_all_get_the_memory_of_one_that_waits(
+async def test_concurrent_starts_share_the_memory_of_an_evicted_clone(
     host: WarmHost,
 ) -> None:
     host.memory_mib = 2048
@@ -215,13 +217,13 @@ async def test_machines_that_start_at_once_all_get_the_memory_of_one_that_waits(
             await machines.destroy(it.vm_id)
 
 
-async def test_one_that_is_kept_for_a_login_is_not_given_up_for_another_machine(
+async def test_reserved_clone_is_not_evicted_for_another_machine(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.memory_mib = 2048 + 1024
     async with with_waiting(host) as machines:
         [waiting] = machines.views()
-        cut = Cut(monkeypatch, guest_scripts.Script, "tell")
+        cut = Cut(monkeypatch, guest_scripts.Script, "send")
         cut.hangs = True
         login, other = wanted(), _cli()
         creating = asyncio.create_task(machines.create(login))
@@ -237,7 +239,9 @@ async def test_one_that_is_kept_for_a_login_is_not_given_up_for_another_machine(
 
 
 @pytest.mark.parametrize("left_mib", [1500, 100])
-async def test_a_login_needs_only_what_its_clone_has_not_yet(host: WarmHost, left_mib: int) -> None:
+async def test_login_needs_only_the_memory_that_its_clone_lacks(
+    host: WarmHost, left_mib: int
+) -> None:
     """Or the clone gives its memory back, and the host has enough then."""
     left = {"beside one that waits": 8192, "without": 8192}
     host.left_mib = lambda: left["beside one that waits" if _waiting_folders(host) else "without"]
@@ -251,7 +255,7 @@ async def test_a_login_needs_only_what_its_clone_has_not_yet(host: WarmHost, lef
         await machines.destroy(asked.vm_id)
 
 
-async def test_one_that_hangs_leaves_time_to_clone(host: WarmHost) -> None:
+async def test_hanging_standby_clone_leaves_time_to_clone(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         [waiting] = those_waiting(machines)
         machines._registry.running[waiting].vmm.resume = _never  # type: ignore[method-assign]
@@ -266,7 +270,7 @@ async def _never() -> None:
     await asyncio.Event().wait()
 
 
-async def test_nobody_stops_or_starts_one_that_waits(host: WarmHost) -> None:
+async def test_standby_clone_cannot_be_stopped_or_started(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         [waiting] = those_waiting(machines)
         with pytest.raises(MachineBusy):
@@ -275,7 +279,7 @@ async def test_nobody_stops_or_starts_one_that_waits(host: WarmHost) -> None:
             await machines.start(waiting, 10)
 
 
-async def test_what_is_asked_for_while_one_is_made_is_not_forgotten(host: WarmHost) -> None:
+async def test_request_during_a_build_is_not_lost(host: WarmHost) -> None:
     await has_a_template(host)
     host.waiting, host.quiet_s = 1, 3600
     host.simulation = Simulation(renew_s=0.5)
@@ -285,7 +289,7 @@ async def test_what_is_asked_for_while_one_is_made_is_not_forgotten(host: WarmHo
             return bool(those_waiting(machines))
 
         await until(is_being_made)
-        await machines.clones.ask(SHAPE.model_copy(update={"memory_mib": 4096}))
+        await machines.clones.request_template(SHAPE.model_copy(update={"memory_mib": 4096}))
 
         async def is_made() -> bool:
             return (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
@@ -294,7 +298,7 @@ async def test_what_is_asked_for_while_one_is_made_is_not_forgotten(host: WarmHo
 
 
 @pytest.mark.parametrize("how", ["its VMM ends", "it is destroyed"])
-async def test_one_that_ends_is_replaced(host: WarmHost, how: str) -> None:
+async def test_ended_standby_clone_is_replaced(host: WarmHost, how: str) -> None:
     async with with_waiting(host) as machines:
         [old] = those_waiting(machines)
         if how == "it is destroyed":
@@ -311,7 +315,7 @@ async def test_one_that_ends_is_replaced(host: WarmHost, how: str) -> None:
         assert (await created_and_gone(machines)).is_clone
 
 
-async def test_one_that_cannot_be_taken_is_passed_over(host: WarmHost) -> None:
+async def test_unusable_standby_clone_is_skipped(host: WarmHost) -> None:
     async with with_waiting(host) as machines:
         [waiting] = machines.views()
         running = machines._registry.running[waiting.vm_id]

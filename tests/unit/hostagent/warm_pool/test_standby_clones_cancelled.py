@@ -56,16 +56,16 @@ MAKING: list[tuple[Any, str]] = [
     (SimulatedProvisioner, "clone_disk"),
     (SimulatedDriver, "restore"),
     (guest_scripts, "renew"),
-    (guest_scripts, "wait_first_paint"),
-    (guest_scripts, "renaming"),
+    (guest_scripts, "wait_until_painted"),
+    (guest_scripts, "start_rename"),
     (SimulatedVmm, "pause"),
 ]
 TAKING: list[tuple[Any, str]] = [
     (BookNetwork, "rename"),
     (SimulatedProvisioner, "write_config"),
     (SimulatedVmm, "resume"),
-    (guest_scripts.Script, "tell"),
-    (guest_scripts.Script, "ended"),
+    (guest_scripts.Script, "send"),
+    (guest_scripts.Script, "wait"),
 ]
 WRITING: list[tuple[Any, str]] = [
     (MachineFolder, "write_token"),
@@ -88,7 +88,7 @@ async def about_to_make_one(host: WarmHost) -> AsyncIterator[MachineService]:
 
 
 @pytest.mark.parametrize(("place", "name"), **named(MAKING))
-async def test_what_fails_while_one_is_made_leaves_nothing(
+async def test_failed_creation_of_a_clone_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     async with about_to_make_one(host) as machines:
@@ -99,7 +99,7 @@ async def test_what_fails_while_one_is_made_leaves_nothing(
             return cut.is_done and host.is_empty
 
         await until(says_so)
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
         await until_waiting(machines)
         assert (await created_and_gone(machines)).is_clone
     assert host.is_empty
@@ -108,7 +108,7 @@ async def test_what_fails_while_one_is_made_leaves_nothing(
 @pytest.mark.parametrize(
     ("place", "name"), **named([step for step in MAKING if step[1] not in _BOUNDED])
 )
-async def test_making_one_that_is_cut_leaves_nothing(
+async def test_cancelled_creation_of_a_clone_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     async with about_to_make_one(host):
@@ -119,7 +119,7 @@ async def test_making_one_that_is_cut_leaves_nothing(
 
 
 @pytest.mark.parametrize(("place", "name"), **named(WRITING))
-async def test_what_a_thread_still_writes_when_its_agent_ends_is_removed_too(
+async def test_files_of_a_running_thread_are_removed_at_the_agents_end(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     async with about_to_make_one(host):
@@ -131,7 +131,7 @@ async def test_what_a_thread_still_writes_when_its_agent_ends_is_removed_too(
 
 
 @pytest.mark.parametrize(("place", "name"), **named(TAKING))
-async def test_what_fails_while_one_is_taken_is_cloned_anew(
+async def test_failed_take_clones_again(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     async with with_waiting(host) as machines:
@@ -149,7 +149,7 @@ async def test_what_fails_while_one_is_taken_is_cloned_anew(
 @pytest.mark.parametrize(
     ("place", "name"), **named([step for step in TAKING if step[1] not in _BOUNDED])
 )
-async def test_taking_one_that_is_cut_leaves_nothing(
+async def test_cancelled_take_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     async with with_waiting(host) as machines:
@@ -169,7 +169,7 @@ async def test_taking_one_that_is_cut_leaves_nothing(
 
 
 @pytest.mark.parametrize("moment", ["waiting", "named", "set aside", "renamed"])
-async def test_an_agent_that_was_killed_leaves_nothing(host: WarmHost, moment: str) -> None:
+async def test_killed_agent_leaves_nothing(host: WarmHost, moment: str) -> None:
     """The simulated VMM ends with it; a real one is known by its folder, or the lack of one."""
     asked = wanted()
     machines_dir = host.root / "machines"
@@ -197,7 +197,7 @@ async def test_an_agent_that_was_killed_leaves_nothing(host: WarmHost, moment: s
         assert (await created_and_gone(machines, asked)).is_clone
 
 
-def test_a_folder_that_cannot_be_renamed_leaves_the_other(
+def test_failed_folder_rename_keeps_the_other_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = MachineFolder(tmp_path, "vm-old"), MachineFolder(tmp_path, "vm-new")

@@ -16,14 +16,14 @@ from polydev.hostagent.warm_pool.templates import Description, Shape, Template, 
 SHAPES = [Shape(memory_mib=512 * it, vcpus=1, disk_mib=1024) for it in range(1, 6)]
 
 
-def made(kept: Templates, shape: Shape) -> Template:
+def made(store: Templates, shape: Shape) -> Template:
     described = Description(shape=shape, image="i", kernel="k", fingerprint="f", key_id="key")
-    with kept.draft() as draft:
+    with store.draft() as draft:
         draft.disk.touch()
-        return kept.finish(draft, described)
+        return store.finish(draft, described)
 
 
-async def test_what_several_ask_for_at_once_is_remembered_whole(
+async def test_concurrent_requests_store_one_complete_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace = Path.replace
@@ -33,33 +33,33 @@ async def test_what_several_ask_for_at_once_is_remembered_whole(
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", replace_slowly)
-    kept = Templates(tmp_path / "warm")
-    await asyncio.gather(*(asyncio.to_thread(kept.want, it) for it in SHAPES))
-    assert kept.wanted() in SHAPES
+    store = Templates(tmp_path / "warm")
+    await asyncio.gather(*(asyncio.to_thread(store.request, it) for it in SHAPES))
+    assert store.requested() in SHAPES
 
 
-def test_one_that_goes_while_it_is_looked_at_is_not_there(
+def test_template_removed_during_a_read_is_not_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Templates(tmp_path / "warm")
-    template = made(kept, SHAPES[0])
-    assert [it.described for it in kept.all()] == [template.described]
+    store = Templates(tmp_path / "warm")
+    template = made(store, SHAPES[0])
+    assert [it.described for it in store.all()] == [template.described]
     validate = Description.model_validate_json
 
     def validate_and_lose(content: bytes) -> Description:
-        kept.discard(template)
+        store.discard(template)
         return validate(content)
 
     monkeypatch.setattr(templates.Description, "model_validate_json", validate_and_lose)
-    assert kept.all() == []
+    assert store.all() == []
 
 
-def test_the_newest_comes_first(tmp_path: Path) -> None:
-    kept = Templates(tmp_path / "warm")
+def test_newest_template_comes_first(tmp_path: Path) -> None:
+    store = Templates(tmp_path / "warm")
     for number, shape in enumerate(SHAPES[:3]):
-        folder = MachineFolder(kept.root, f"template-{3 - number}")
+        folder = MachineFolder(store.root, f"template-{3 - number}")
         folder.path.mkdir(parents=True)
         described = Description(shape=shape, image="i", kernel="k", fingerprint="f", key_id="key")
         (folder.path / "template.json").write_text(described.model_dump_json())
         os.utime(folder.path, ns=(0, number))
-    assert [it.described.shape for it in kept.all()] == SHAPES[2::-1]
+    assert [it.described.shape for it in store.all()] == SHAPES[2::-1]

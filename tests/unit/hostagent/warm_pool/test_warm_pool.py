@@ -34,11 +34,11 @@ def host(tmp_path: Path) -> WarmHost:
 
 
 async def with_a_template(machines: MachineService) -> None:
-    await machines.clones.ask(SHAPE)
+    await machines.clones.request_template(SHAPE)
     await until_ready(machines)
 
 
-async def test_the_first_browser_machine_boots_and_the_next_is_cloned(host: WarmHost) -> None:
+async def test_first_browser_machine_boots_and_the_next_is_cloned(host: WarmHost) -> None:
     async with host.working() as machines:
         assert not (await created_and_gone(machines)).is_clone
         await until_ready(machines)
@@ -48,7 +48,7 @@ async def test_the_first_browser_machine_boots_and_the_next_is_cloned(host: Warm
     assert len(host.templates) == 1
 
 
-async def test_a_clone_has_a_token_and_keys_of_its_own(host: WarmHost) -> None:
+async def test_clone_has_its_own_token_and_keys(host: WarmHost) -> None:
     async with host.working() as machines:
         await with_a_template(machines)
         first, second = wanted(token="one"), wanted(token="two")
@@ -94,7 +94,7 @@ async def test_only_browser_machines_of_its_shape_are_cloned(host: WarmHost) -> 
         assert len(host.templates) == 1, "the one for the other shape took its place"
 
 
-async def test_a_template_of_other_settings_is_not_used(host: WarmHost) -> None:
+async def test_template_of_other_settings_is_not_used(host: WarmHost) -> None:
     async with host.working() as machines:
         await with_a_template(machines)
     host.settings = {"dns": "10.0.0.1"}
@@ -103,7 +103,7 @@ async def test_a_template_of_other_settings_is_not_used(host: WarmHost) -> None:
         assert not (await created_and_gone(machines)).is_clone
 
 
-async def test_a_restart_of_the_host_ends_a_template(host: WarmHost) -> None:
+async def test_host_restart_discards_a_template(host: WarmHost) -> None:
     async with host.working() as machines:
         await with_a_template(machines)
     [template] = host.templates
@@ -120,7 +120,9 @@ async def test_a_restart_of_the_host_ends_a_template(host: WarmHost) -> None:
 
 
 @pytest.mark.parametrize("what", ["not renewed", "cut short", "memory gone"])
-async def test_what_cannot_be_cloned_boots_and_twice_is_enough(host: WarmHost, what: str) -> None:
+async def test_failed_clones_boot_and_two_failures_discard_the_template(
+    host: WarmHost, what: str
+) -> None:
     async with host.working() as machines:
         await with_a_template(machines)
     [template] = host.templates
@@ -143,10 +145,10 @@ async def test_what_cannot_be_cloned_boots_and_twice_is_enough(host: WarmHost, w
     assert host.is_empty
 
 
-async def test_a_clone_that_hangs_leaves_time_to_boot(
+async def test_hanging_clone_leaves_time_to_boot(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_pool, "_SHARE", 1 / 100)  # or it would take half of the time
+    monkeypatch.setattr(warm_pool, "_CLONE_SHARE", 1 / 100)  # or it would take half of the time
     async with host.working() as machines:
         await with_a_template(machines)
     host.simulation = Simulation(renew_s=60)
@@ -156,7 +158,7 @@ async def test_a_clone_that_hangs_leaves_time_to_boot(
     assert host.is_empty
 
 
-async def test_a_clone_that_is_destroyed_meanwhile_leaves_nothing(host: WarmHost) -> None:
+async def test_clone_destroyed_during_creation_leaves_nothing(host: WarmHost) -> None:
     async with host.working() as machines:
         await with_a_template(machines)
     host.simulation = Simulation(renew_s=60)
@@ -175,10 +177,10 @@ async def test_a_clone_that_is_destroyed_meanwhile_leaves_nothing(host: WarmHost
         assert len(host.templates) == 1
 
 
-async def test_making_that_is_cut_leaves_nothing(host: WarmHost) -> None:
+async def test_cancelled_template_build_leaves_nothing(host: WarmHost) -> None:
     host.simulation = Simulation(browser_s=60)
     async with host.working() as machines:
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
 
         async def is_making() -> bool:
             return bool((await machines.inventory()).folders)
@@ -194,11 +196,11 @@ async def test_making_that_is_cut_leaves_nothing(host: WarmHost) -> None:
     assert not host.templates
 
 
-async def test_an_agent_that_was_killed_while_making_leaves_nothing(host: WarmHost) -> None:
+async def test_agent_killed_during_a_build_leaves_nothing(host: WarmHost) -> None:
     host.simulation = Simulation(browser_s=60)
     async with host.agent() as machines:
         killed = asyncio.create_task(machines.clones.run())
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
 
         async def is_made() -> bool:
             return bool(list((host.root / "machines").glob("*/simulated-root/run/boot_id")))
@@ -224,10 +226,10 @@ async def test_an_agent_that_was_killed_while_making_leaves_nothing(host: WarmHo
     assert host.is_empty
 
 
-async def test_none_is_made_without_room(host: WarmHost) -> None:
+async def test_no_template_is_built_without_headroom(host: WarmHost) -> None:
     host.meminfo.write_text(NEXT_TO_NOTHING)
     async with host.working() as machines:
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
 
         async def says_why() -> bool:
             return "MiB of memory are available" in (await machines.clones.view()).words
@@ -238,10 +240,10 @@ async def test_none_is_made_without_room(host: WarmHost) -> None:
         await until_ready(machines)
 
 
-async def test_making_gives_way_when_memory_runs_short(host: WarmHost) -> None:
+async def test_build_is_cancelled_when_memory_runs_short(host: WarmHost) -> None:
     host.simulation = Simulation(browser_s=60)
     async with host.working() as machines:
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
 
         async def is_making() -> bool:
             return bool(machines.views())
@@ -256,7 +258,7 @@ async def test_making_gives_way_when_memory_runs_short(host: WarmHost) -> None:
         assert host.is_empty
 
 
-async def test_none_is_made_beside_a_login(host: WarmHost) -> None:
+async def test_no_template_is_built_during_a_login(host: WarmHost) -> None:
     host.quiet_s = 0.2
     async with host.working() as machines:
         asked = wanted()
@@ -269,7 +271,7 @@ async def test_none_is_made_beside_a_login(host: WarmHost) -> None:
         await until_ready(machines)
 
 
-async def test_it_can_be_switched_off(host: WarmHost) -> None:
+async def test_pool_can_be_switched_off(host: WarmHost) -> None:
     async with host.working() as machines:
         await with_a_template(machines)
     host.is_on = False

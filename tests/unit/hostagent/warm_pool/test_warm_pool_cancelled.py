@@ -29,7 +29,7 @@ MAKING: list[tuple[Any, str]] = [
     (guest_scripts, "settle"),
     (SimulatedVmm, "save"),
     (SnapshotWriter, "end"),
-    (SimulatedProvisioner, "keep_disk"),
+    (SimulatedProvisioner, "save_disk"),
 ]
 CLONING: list[tuple[Any, str]] = [
     (SimulatedProvisioner, "write_config"),
@@ -38,7 +38,7 @@ CLONING: list[tuple[Any, str]] = [
     (SimulatedVmm, "resume"),
     (guest_scripts, "renew"),
     (Channel, "connect"),
-    (SimulatedProvisioner, "strangers_channel"),
+    (SimulatedProvisioner, "foreign_channel"),
 ]
 
 
@@ -49,13 +49,13 @@ async def _ended(work: asyncio.Task[Any]) -> None:
 
 
 @pytest.mark.parametrize(("place", "name"), **named(MAKING))
-async def test_making_that_fails_leaves_nothing_and_is_made_again(
+async def test_failed_template_build_leaves_nothing_and_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
         cut = Cut(monkeypatch, place, name)
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
         await cut.reached.wait()
 
         async def says_so() -> bool:
@@ -64,7 +64,7 @@ async def test_making_that_fails_leaves_nothing_and_is_made_again(
         await until(says_so)
         assert host.is_empty
         assert not host.templates
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
         await until_ready(machines)
         assert (await created_and_gone(machines)).is_clone
 
@@ -73,7 +73,7 @@ async def test_making_that_fails_leaves_nothing_and_is_made_again(
     ("place", "name"),
     **named([step for step in MAKING if step[1] not in ("boot_files", "make_disk")]),
 )
-async def test_making_that_is_cut_leaves_nothing(
+async def test_cancelled_template_build_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
@@ -81,19 +81,19 @@ async def test_making_that_is_cut_leaves_nothing(
         making = asyncio.create_task(machines.clones.run())
         cut = Cut(monkeypatch, place, name)
         cut.hangs = name not in _BOUNDED
-        await machines.clones.ask(SHAPE)
+        await machines.clones.request_template(SHAPE)
         await cut.reached.wait()
         await _ended(making)
         assert host.is_empty
         assert not host.templates
 
 
-_BOUNDED = ("write_config", "keep_disk", "clone_disk")
+_BOUNDED = ("write_config", "save_disk", "clone_disk")
 """Done to their end when they are cut, since a thread cannot be cancelled: they must not hang."""
 
 
 @pytest.mark.parametrize(("place", "name"), **named(CLONING))
-async def test_a_clone_that_fails_is_booted(
+async def test_failed_clone_is_booted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
@@ -112,7 +112,7 @@ async def test_a_clone_that_fails_is_booted(
 @pytest.mark.parametrize(
     ("place", "name"), **named([step for step in CLONING if step[1] not in _BOUNDED])
 )
-async def test_a_clone_that_is_cut_leaves_nothing(
+async def test_cancelled_clone_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
@@ -130,7 +130,7 @@ async def test_a_clone_that_is_cut_leaves_nothing(
         assert (await created_and_gone(machines)).is_clone
 
 
-async def test_half_a_template_is_never_found(tmp_path: Path) -> None:
+async def test_incomplete_template_is_never_found(tmp_path: Path) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
         await _with_a_template(machines)
@@ -142,5 +142,5 @@ async def test_half_a_template_is_never_found(tmp_path: Path) -> None:
 
 
 async def _with_a_template(machines: MachineService) -> None:
-    await machines.clones.ask(SHAPE)
+    await machines.clones.request_template(SHAPE)
     await until_ready(machines)

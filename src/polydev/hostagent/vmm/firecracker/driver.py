@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polydev.hostagent.settings import HostSettings
-from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.system.disk_full import raising_disk_full
 from polydev.hostagent.vmm import adoption, process
 from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.cgroups import group_name
@@ -170,7 +170,7 @@ class FirecrackerDriver:
     ) -> RunningFirecracker:
         binaries, _ = await self._installed()
         try:
-            with room_in(spec.folder), ExitStack() as stack:
+            with raising_disk_full(spec.folder), ExitStack() as stack:
                 await adoption.require_not_running(spec, jail.find_in_folder)
                 config = _jail_config(spec, self._cgroups.parent)
                 pipes = stack.enter_context(ipc.create_endpoints(spec.folder, spec.uid))

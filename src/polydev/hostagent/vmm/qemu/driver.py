@@ -15,7 +15,7 @@ from pathlib import Path
 
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
-from polydev.hostagent.system.disk_full import room_in
+from polydev.hostagent.system.disk_full import raising_disk_full
 from polydev.hostagent.system.sandbox import confined, tool
 from polydev.hostagent.vmm import adoption, cgroups, process
 from polydev.hostagent.vmm.boot_files import BootFiles
@@ -137,7 +137,7 @@ class QemuDriver:
         """Start a QEMU whose guest does not run yet; with `more` arguments."""
         program = tool(PROGRAM, PACKAGE)
         try:
-            with room_in(spec.folder), ExitStack() as stack:
+            with raising_disk_full(spec.folder), ExitStack() as stack:
                 boot = _open_boot_files(stack, spec)
                 acceleration = await self._prober.acceleration(
                     BootFiles(spec.kernel, spec.initramfs)

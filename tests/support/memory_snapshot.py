@@ -9,31 +9,31 @@ _PIECE = 300_000
 
 
 @dataclass
-class KeptMemory:
+class MemorySnapshot:
     """A sink; `source` reads it again, any number of times."""
 
     content: bytearray = field(default_factory=bytearray)
-    meanwhile: Callable[[int], Awaitable[None]] | None = None
+    on_piece: Callable[[int], Awaitable[None]] | None = None
     """Called with the number of bytes that were there before each piece."""
 
     async def write(self, content: bytes) -> None:
-        if self.meanwhile is not None:
-            await self.meanwhile(len(self.content))
+        if self.on_piece is not None:
+            await self.on_piece(len(self.content))
         self.content += content
 
-    def source(self, meanwhile: Callable[[int], Awaitable[None]] | None = None) -> KeptSource:
-        return KeptSource(bytes(self.content), meanwhile)
+    def source(self, on_piece: Callable[[int], Awaitable[None]] | None = None) -> MemorySource:
+        return MemorySource(bytes(self.content), on_piece)
 
 
 @dataclass
-class KeptSource:
+class MemorySource:
     content: bytes
-    meanwhile: Callable[[int], Awaitable[None]] | None = None
+    on_piece: Callable[[int], Awaitable[None]] | None = None
     place: int = 0
 
     async def read(self) -> bytes:
-        if self.meanwhile is not None:
-            await self.meanwhile(self.place)
+        if self.on_piece is not None:
+            await self.on_piece(self.place)
         piece = self.content[self.place : self.place + _PIECE]
         self.place += len(piece)
         return piece
