@@ -1,4 +1,4 @@
-"""Parts for `Machines` in unit tests: real processes and folders, and failures on demand."""
+"""Parts of a `MachineService` for unit tests: real processes, and failures on demand."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ STEPS = ("boot_files", "attach", "make_disk", "write_config", "launch", "channel
 
 
 class Injected(Exception):
-    """Something no part is prepared for."""
+    """An error that no part expects."""
 
 
 @dataclass
 class Faults:
-    """Where to fail, or to hang until told."""
+    """The steps at which to fail, or to hang."""
 
     fail_at: str | None = None
     error: Exception = field(default_factory=Injected)
@@ -54,7 +54,7 @@ class Faults:
 
 
 class SleepingVmm:
-    """A process that does nothing, in the place of a VMM."""
+    """A process that does nothing, in place of a VMM."""
 
     def __init__(self, pid: int, faults: Faults, driver: SleepingDriver, folder: Path) -> None:
         self.pid = pid
@@ -114,7 +114,7 @@ class SleepingVmm:
 
 
 class SleepingDriver:
-    """Starts processes that sleep; keeps their pids in the machines' folders."""
+    """Starts processes that sleep, and stores their pids in the machines' folders."""
 
     name = "sleeping"
 
@@ -122,7 +122,7 @@ class SleepingDriver:
         self._faults = faults
         self.pids: dict[Path, int] = {}
         self.memories: dict[int, bytes] = {}
-        """What each process remembers: of this world, as the processes are, and not of an agent."""
+        """The memory of each process; like the processes, it outlives an agent."""
 
     async def probe(self) -> Probe:
         return Probe(usable=True, accelerator="none", reason="")
@@ -172,7 +172,7 @@ def _is_alive(pid: int) -> bool:
 
 
 class BookNetwork:
-    """Keeps books of places, as the network does, without a kernel."""
+    """Assigns network attachments, without a kernel."""
 
     netns = "none"
 
@@ -216,7 +216,7 @@ _NOTHING = Path("/dev/null")
 
 
 class BareProvisioner:
-    """Furnishes machines that run no guest."""
+    """Provisions machines that run no guest."""
 
     async def boot_files(self, kind: MachineKind) -> BootImages:
         return BootImages(f"{kind}-simulated", "kernel-simulated", _NOTHING, _NOTHING, _NOTHING)
@@ -232,53 +232,53 @@ class BareProvisioner:
     ) -> None:
         folder.config_drive.touch(mode=0o600)
 
-    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> NobodysChannel:
-        return NobodysChannel()
+    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> NoGuestChannel:
+        return NoGuestChannel()
 
     async def write_offline(self, record: MachineRecord, files: Sequence[GuestFile]) -> None:
-        raise _nobody()
+        raise _no_guest()
 
     async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None:
-        raise _nobody()
+        raise _no_guest()
 
     async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes:
-        raise _nobody()
+        raise _no_guest()
 
 
-class NobodysChannel:
+class NoGuestChannel:
     """The channel of a machine without a guest."""
 
     async def connect(self, timeout_s: float | None = None) -> None:
         return
 
     async def exec(self, request: ExecRequest) -> GuestProgram:
-        raise _nobody()
+        raise _no_guest()
 
     async def open_tcp(self, port: int) -> GuestConnection:
-        raise _nobody()
+        raise _no_guest()
 
     async def read_file(self, path: str, max_bytes: int) -> bytes:
-        raise _nobody()
+        raise _no_guest()
 
     async def write_files(self, files: Sequence[GuestFile]) -> None:
-        raise _nobody()
+        raise _no_guest()
 
     async def remove_files(self, paths: Sequence[str]) -> None:
-        raise _nobody()
+        raise _no_guest()
 
     def file_browser(self) -> FileBrowser:
-        raise _nobody()
+        raise _no_guest()
 
     async def close(self) -> None:
         return
 
 
-def _nobody() -> ChannelLost:
+def _no_guest() -> ChannelLost:
     return ChannelLost("A simulated machine has no guest that could answer")
 
 
 class FaultyProvisioner(BareProvisioner):
-    """Bare machines, furnished with failures."""
+    """A bare provisioner, with failures on demand."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -297,14 +297,14 @@ class FaultyProvisioner(BareProvisioner):
         await super().write_config(folder, record, place, nonce)
         await self._faults.here("write_config")
 
-    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> NobodysChannel:
+    async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> NoGuestChannel:
         await self._faults.here("channel")
         return await super().channel(folder, vmm)
 
 
 @dataclass
 class World:
-    """The parts of one host, and what can be seen from outside."""
+    """The parts of one host, and what is visible from outside."""
 
     root: Path
     faults: Faults = field(default_factory=Faults)
@@ -326,7 +326,7 @@ class World:
         )
 
     def is_clean(self) -> bool:
-        """True if nothing of any machine is left."""
+        """Return True if nothing of any machine is left."""
         processes = self.driver.find_orphans([])
         folders = list((self.root / "machines").iterdir())
         return not processes and not folders and not self.network.places

@@ -1,4 +1,4 @@
-"""A host of simulated machines, for tests of warm browser machines."""
+"""A host of simulated machines, for tests of the warm pool."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class WarmHost:
     waiting: int = 0
     processors: int = 64
     memory_mib: int | None = None
-    """What its machines may have together."""
+    """Memory limit of all machines."""
     left_mib: Callable[[], int] | None = None
-    """What the host could give right now."""
+    """Available memory of the host."""
     held_mib: int = 0
-    """What a machine that waits has of it."""
+    """Memory that a standby clone already uses."""
 
     def __post_init__(self) -> None:
         self.network = BookNetwork(Faults())
@@ -59,18 +59,18 @@ class WarmHost:
 
     @property
     def templates(self) -> list[Path]:
-        """What lies where templates do, finished or not."""
+        """Folders of templates, complete or not."""
         found = (self.root / "warm").iterdir() if (self.root / "warm").is_dir() else ()
         return [path for path in found if path.is_dir()]
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing of any machine."""
+        """True if nothing of any machine is left."""
         return not list((self.root / "machines").iterdir()) and not self.network.places
 
     @asynccontextmanager
     async def agent(self) -> AsyncIterator[MachineService]:
-        """An agent whose background work is not begun."""
+        """Start an agent without its background work."""
         settings = HostSettings(state_dir=self.root, driver="simulated", **self.settings)  # type: ignore[arg-type]
         host = HostContext(
             machines_dir=self.root / "machines",
@@ -107,7 +107,7 @@ class WarmHost:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[MachineService]:
-        """An agent that makes templates."""
+        """Start an agent with its background work."""
         async with self.agent() as machines:
             making = asyncio.create_task(machines.clones.run())
             try:
@@ -120,8 +120,8 @@ class WarmHost:
 TOKEN = "the clone's"
 
 
-def wanted(memory_mib: int = 2048, token: str = TOKEN) -> CreateMachine:
-    """A browser machine as a controller asks for one."""
+def browser_request(memory_mib: int = 2048, token: str = TOKEN) -> CreateMachine:
+    """Build a controller's request for a browser machine."""
     return CreateMachine(
         vm_id=new_vm_id(),
         machine_kind=MachineKind.BROWSER,
@@ -133,25 +133,25 @@ def wanted(memory_mib: int = 2048, token: str = TOKEN) -> CreateMachine:
     )
 
 
-async def created_and_gone(
+async def create_and_destroy(
     machines: MachineService, asked: CreateMachine | None = None
 ) -> MachineView:
-    """A browser machine that was asked for once."""
-    asked = asked or wanted()
+    """Create and destroy a browser machine."""
+    asked = asked or browser_request()
     view = await machines.create(asked)
     await machines.destroy(asked.vm_id)
     return view
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something that is told by looking alone."""
+    """Poll until a condition holds."""
     until_s = time.monotonic() + LIMIT_S
     while not await holds():
-        assert time.monotonic() < until_s, "it never came to be"
+        assert time.monotonic() < until_s, "the condition never held"
         await asyncio.sleep(0.01)
 
 
-async def until_ready(machines: MachineService) -> None:
+async def until_template_ready(machines: MachineService) -> None:
     """Wait until there is a template."""
 
     async def is_ready() -> bool:
@@ -160,8 +160,8 @@ async def until_ready(machines: MachineService) -> None:
     await until(is_ready)
 
 
-async def until_waiting(machines: MachineService, count: int = 1) -> None:
-    """Wait until so many clones wait."""
+async def until_standby(machines: MachineService, count: int = 1) -> None:
+    """Wait until there are so many standby clones."""
 
     async def is_so() -> bool:
         return (await machines.clones.view()).waiting == count
@@ -169,31 +169,31 @@ async def until_waiting(machines: MachineService, count: int = 1) -> None:
     await until(is_so)
 
 
-async def has_a_template(host: WarmHost) -> None:
-    """An agent made one, of which no clone waits."""
+async def build_template(host: WarmHost) -> None:
+    """Have an agent build a template, without standby clones."""
     host.waiting = 0
     async with host.working() as machines:
         await machines.clones.request_template(SHAPE)
-        await until_ready(machines)
+        await until_template_ready(machines)
 
 
 @asynccontextmanager
-async def with_waiting(host: WarmHost, count: int = 1) -> AsyncIterator[MachineService]:
-    """An agent with so many clones that wait."""
+async def with_standby(host: WarmHost, count: int = 1) -> AsyncIterator[MachineService]:
+    """Start an agent with so many standby clones."""
     async with host.working() as machines:
         await machines.clones.request_template(SHAPE)
-        await until_waiting(machines, count)
+        await until_standby(machines, count)
         yield machines
 
 
-def those_waiting(machines: MachineService) -> list[str]:
-    """The names of the clones that wait, or are made to."""
+def standby_ids(machines: MachineService) -> list[str]:
+    """Return the ids of standby clones, also of those in creation."""
     views = machines.views()
     return [view.vm_id for view in views if view.labels == {"purpose": "warm-waiting"}]
 
 
 async def status_of(machines: MachineService, vm_id: str, token: str) -> bytes:
-    """How a machine's browser service answers who brings a token."""
+    """Return the browser service's HTTP status for a token."""
     connection = await machines.open_tcp(vm_id, 8080)
     request = (
         f"GET /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAuthorization: Bearer {token}\r\n"
@@ -204,8 +204,8 @@ async def status_of(machines: MachineService, vm_id: str, token: str) -> bytes:
     return answer.split()[1]
 
 
-class Cut:
-    """Has one step fail, or hang until whoever waits is cancelled, the first time it is taken."""
+class StepFault:
+    """Makes the first call of a step fail, or hang until it is cancelled."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
         self.reached = asyncio.Event()
@@ -228,8 +228,8 @@ class Cut:
         raise DiskFull("No room", hint="Make some")
 
 
-class Counted:
-    """Counts how often something was done to its end."""
+class CallCounter:
+    """Counts the completed calls of a step."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
         self.count = 0
@@ -250,7 +250,7 @@ class Counted:
 
 
 class SlowThread:
-    """Has something blocking wait until it is told to go on, in whatever thread does it."""
+    """Blocks a function in its thread until it is released."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
         self.reached, self.goes_on, self.ended = (threading.Event() for _ in range(3))
@@ -268,6 +268,6 @@ class SlowThread:
         monkeypatch.setattr(place, name, staticmethod(work) if is_bound else work)
 
 
-def named(steps: list[tuple[Any, str]]) -> dict[str, Any]:
-    """Parameters of a test for each of these steps."""
+def step_parameters(steps: list[tuple[Any, str]]) -> dict[str, Any]:
+    """Parametrize a test by these steps."""
     return {"argvalues": steps, "ids": [name for _, name in steps]}

@@ -1,4 +1,4 @@
-"""What the host agent checks before it starts, and how it shows machines' logs."""
+"""Preflight checks of the host agent, and the logs of machines."""
 
 from __future__ import annotations
 
@@ -116,13 +116,13 @@ def test_pipe_in_place_of_a_log_does_not_block(tmp_path: Path) -> None:
 
 def test_machines_get_proxy_and_authorities(tmp_path: Path) -> None:
     assert environment(HostSettings()) == {}
-    told = environment(
+    variables = environment(
         HostSettings(
             egress=Egress.PROXY,
             egress_proxy="http://10.1.2.3:3128",
             egress_ca_file=tmp_path / "ca.pem",
         )
     )
-    assert told["HTTPS_PROXY"] == told["http_proxy"] == "http://10.1.2.3:3128"
-    assert "127.0.0.1" in told["NO_PROXY"].split(",")
-    assert told["SSL_CERT_FILE"] == "/run/polydev/ca-bundle.pem"
+    assert variables["HTTPS_PROXY"] == variables["http_proxy"] == "http://10.1.2.3:3128"
+    assert "127.0.0.1" in variables["NO_PROXY"].split(",")
+    assert variables["SSL_CERT_FILE"] == "/run/polydev/ca-bundle.pem"

@@ -130,11 +130,7 @@ def disk_space(folder: Path) -> Finding:
         message = f"{inodes.f_favail} more files for {folder}"
     elif free_mib >= LEAST_FREE_MIB:
         return Finding("disk space", True, message)
-    hint = (
-        "Destroy machines that are no longer needed, remove old images (`polydev image prune`), or"
-        " move POLYDEV_STATE_DIR"
-    )
-    return Finding("disk space", False, f"Only {message}", hint)
+    return Finding("disk space", False, f"Only {message}", Hint.FREE_HOST_DISK.text())
 
 
 def memory(

@@ -24,7 +24,7 @@ log = logging.getLogger("polydev.hostagent")
 
 PROGRAM_NAME = "polydev-awake"
 """Name of the script in the guest's process list."""
-_SCRIPT = Path(__file__).resolve().parents[2] / "guest" / "awake.sh"
+_SCRIPT = Path(__file__).resolve().parents[2] / "guest" / "after_resume.sh"
 _FLUSH_LIMIT_S = 10.0
 _RENEW_LIMIT_S = 20.0
 _RANDOMNESS_BYTES = 64
@@ -70,7 +70,7 @@ async def renew(channel: GuestChannel) -> None:
 
 
 async def _send_seed_and_time(program: GuestProgram) -> None:
-    """Send what awake.sh reads once it is ready: so the time is exact."""
+    """Send what after_resume.sh reads once it is ready: so the time is exact."""
     await program.write(os.urandom(_RANDOMNESS_BYTES) + f"{time.time():.9f}".encode())
     await program.write_eof()
 

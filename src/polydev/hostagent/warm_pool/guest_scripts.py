@@ -18,7 +18,7 @@ from polydev.shared.errors import GuestMisbehaved
 from polydev.shared.host_protocol import STDERR, ExecRequest
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "guest" / "warm"
-PAINTED = _SCRIPTS / "painted.py"
+WAIT_FIRST_PAINT = _SCRIPTS / "wait_first_paint.py"
 """Waits until a page is painted; runs in the guest's Python."""
 _SHELL = ("/bin/busybox", "sh", "-c")
 _PERL = ("perl", "-e")
@@ -38,7 +38,7 @@ async def settle(channel: GuestChannel) -> None:
     )
 
 
-async def wait_until_painted(channel: GuestChannel) -> None:
+async def wait_first_paint(channel: GuestChannel) -> None:
     """Wait until the browser shows a page. The caller sets the time limit.
 
     Raises: GuestMisbehaved, ChannelLost.

@@ -194,7 +194,7 @@ class StandbyClones:
         async with asyncio.timeout(limit_s):
             machine = await clone(self._host, template, prepared, priority)
             self._registry.running[prepared.record.vm_id] = machine
-            await guest_scripts.wait_until_painted(machine.channel)
+            await guest_scripts.wait_first_paint(machine.channel)
             renaming = await guest_scripts.start_rename(machine.channel)
             machine.channel.suspend_keepalive()
             await machine.vmm.pause()

@@ -1,4 +1,4 @@
-"""What is told of golden images that are missing, out of date or damaged, and of a full disk."""
+"""Health checks of golden images and disk space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from polydev.shared.domain import Finding
 
 
 def build(images: Path, kind: ImageKind, recipe: str | None = None) -> Path:
-    """An image as a build would leave it, if it made nothing but one small file."""
+    """Create an image like a build does, with one small file."""
     folder = images / f"{kind}-0123456789abcdef"
     folder.mkdir(parents=True)
     (folder / "root.img").write_bytes(b"an image")
@@ -39,7 +39,7 @@ def wrong(images: Path) -> Finding:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Where all images are as they should be."""
+    """Create a store with all images."""
     for kind in ImageKind:
         build(tmp_path, kind)
     return tmp_path
@@ -66,14 +66,14 @@ def test_image_of_an_earlier_recipe_is_out_of_date(images: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"an im", "5 bytes instead of 8"), (None, "missing")]
+    ("content", "problem"), [(b"an im", "5 bytes instead of 8"), (None, "missing")]
 )
-def test_damaged_image_is_named(images: Path, content: bytes | None, told: str) -> None:
+def test_damaged_image_is_named(images: Path, content: bytes | None, problem: str) -> None:
     file = images / "kernel-0123456789abcdef" / "root.img"
     file.unlink() if content is None else file.write_bytes(content)
     finding = wrong(images)
     assert "kernel-0123456789abcdef is damaged" in finding.message
-    assert told in finding.message
+    assert problem in finding.message
     assert "polydev image build kernel" in finding.hint
 
 

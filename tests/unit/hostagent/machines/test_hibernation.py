@@ -1,4 +1,4 @@
-"""Sleep and wake on simulated machines: what is remembered, what is said, what is refused."""
+"""Hibernation and resume of simulated machines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IN_MEMORY, ON_DISK = "/run/thought", "/root/note"
 
 @dataclass
 class SimulatedHost:
-    """One host; `agent` is another host agent over the same folders."""
+    """One host; each `agent` is another host agent over the same folders."""
 
     root: Path
 
@@ -71,7 +71,7 @@ class SimulatedHost:
 
 
 class Driver(SimulatedDriver):
-    """The shipped one, on a host to which things happen."""
+    """The simulated driver, with failures on demand."""
 
     def __init__(self, host: SimulatedHost) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ async def machines(host: SimulatedHost) -> AsyncIterator[MachineService]:
 
 
 async def made(machines: MachineService) -> str:
-    """A machine that has something in memory and something on its disk."""
+    """Create a machine with data in memory and on its disk."""
     vm_id = new_vm_id()
     await machines.create(asked(vm_id))
     await wrote(machines, vm_id, IN_MEMORY, ON_DISK)
@@ -130,23 +130,27 @@ def saved(machines: MachineService, vm_id: str) -> Path:
 async def test_resumed_machine_keeps_its_memory(machines: MachineService) -> None:
     vm_id = await made(machines)
     before = machines.view(vm_id)
-    asleep = await perform(machines, HibernateMachine(vm_id=vm_id))
-    assert asleep is not None
-    assert (asleep.state, asleep.pid, asleep.ip_address, asleep.mac) == (
+    hibernated = await perform(machines, HibernateMachine(vm_id=vm_id))
+    assert hibernated is not None
+    assert (hibernated.state, hibernated.pid, hibernated.ip_address, hibernated.mac) == (
         MachineState.HIBERNATED,
         None,
         before.ip_address,
         before.mac,
     )
-    assert asleep.memory_on_disk_bytes == saved(machines, vm_id).stat().st_size > 0
+    assert hibernated.memory_on_disk_bytes == saved(machines, vm_id).stat().st_size > 0
     assert machines.vmm_pids() == {}
-    assert await machines.hibernate(vm_id) == asleep
+    assert await machines.hibernate(vm_id) == hibernated
 
-    awake = await perform(machines, ResumeMachine(vm_id=vm_id))
-    assert awake is not None
-    assert awake.wake is not None
-    assert (awake.state, awake.wake.how, awake.wake.reason) == (MachineState.RUNNING, "resumed", "")
-    assert (awake.memory_on_disk_bytes, awake.ip_address) == (0, before.ip_address)
+    resumed = await perform(machines, ResumeMachine(vm_id=vm_id))
+    assert resumed is not None
+    assert resumed.wake is not None
+    assert (resumed.state, resumed.wake.how, resumed.wake.reason) == (
+        MachineState.RUNNING,
+        "resumed",
+        "",
+    )
+    assert (resumed.memory_on_disk_bytes, resumed.ip_address) == (0, before.ip_address)
     assert not saved(machines, vm_id).exists()
     assert await machines.read_file(vm_id, IN_MEMORY, 10) == b"here"
     assert await machines.read_file(vm_id, "/run/awake_since", 100)
@@ -156,13 +160,13 @@ async def test_restarted_agent_resumes_a_machine(
     host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
-    asleep = await machines.hibernate(vm_id)
+    hibernated = await machines.hibernate(vm_id)
     await machines.close()
     again = await host.agent()
-    assert again.view(vm_id) == asleep
-    awake = await again.start(vm_id, 10)
-    assert awake.wake is not None
-    assert awake.wake.how == "resumed"
+    assert again.view(vm_id) == hibernated
+    resumed = await again.start(vm_id, 10)
+    assert resumed.wake is not None
+    assert resumed.wake.how == "resumed"
     assert await again.read_file(vm_id, IN_MEMORY, 10) == b"here"
     await again.close()
 
@@ -190,10 +194,10 @@ async def test_stopped_machine_boots_without_a_reason(machines: MachineService) 
     await machines.stop(vm_id)
     with pytest.raises(MachineBusy, match="is stopped"):
         await machines.hibernate(vm_id)
-    awake = await perform(machines, ResumeMachine(vm_id=vm_id))
-    assert awake is not None
-    assert awake.wake is not None
-    assert (awake.wake.how, awake.wake.reason) == ("booted", "")
+    resumed = await perform(machines, ResumeMachine(vm_id=vm_id))
+    assert resumed is not None
+    assert resumed.wake is not None
+    assert (resumed.wake.how, resumed.wake.reason) == ("booted", "")
     with pytest.raises(NoSuchFile):
         await machines.read_file(vm_id, IN_MEMORY, 10)
 
@@ -205,9 +209,9 @@ async def test_stop_discards_hibernated_memory(machines: MachineService) -> None
     assert (stopped.state, stopped.memory_on_disk_bytes) == (MachineState.STOPPED, 0)
     assert not saved(machines, vm_id).exists()
     assert await machines.read_file(vm_id, ON_DISK, 10) == b"here"
-    awake = await machines.start(vm_id, 10)
-    assert awake.wake is not None
-    assert (awake.wake.how, awake.wake.reason) == ("booted", "")
+    resumed = await machines.start(vm_id, 10)
+    assert resumed.wake is not None
+    assert (resumed.wake.how, resumed.wake.reason) == ("booted", "")
 
 
 async def test_destroyed_hibernated_machine_leaves_nothing(
@@ -341,11 +345,11 @@ async def test_host_failure_leaves_a_machine_hibernated(
     host: SimulatedHost, machines: MachineService
 ) -> None:
     vm_id = await made(machines)
-    asleep = await machines.hibernate(vm_id)
+    hibernated = await machines.hibernate(vm_id)
     host.faults.fail_at, host.faults.error = "attach", NetworkFailed("no network")
     with pytest.raises(NetworkFailed):
         await machines.start(vm_id, 10)
-    assert machines.view(vm_id) == asleep
+    assert machines.view(vm_id) == hibernated
     host.faults.fail_at = None
     view = await machines.start(vm_id, 10)
     assert view.wake is not None
@@ -364,7 +368,7 @@ async def test_machine_runs_on_if_the_key_has_no_folder(
 
 
 async def perform_as_asked(machines: MachineService, operation: HibernateMachine) -> None:
-    """With errors as whoever asked sees them."""
+    """Raise errors as the wire reports them."""
     try:
         await perform(machines, operation)
     except Exception as error:

@@ -35,17 +35,17 @@ MEMORY = random.Random(3).randbytes(1_200_000)
 
 
 class Killed(BaseException):
-    """The agent is gone."""
+    """The agent was killed."""
 
 
 @dataclass
 class Cut(Faults):
-    """Counts the points, and does something at one of them."""
+    """Counts the points, and interrupts at one of them."""
 
     at: int = -1
     do: Callable[[], None] = lambda: None
     stays: bool = False
-    """True: nothing happens any more after it, as when the agent was killed."""
+    """True if nothing happens after it, as if the agent was killed."""
     count: int = 0
     is_counting: bool = False
     seen: list[str] = field(default_factory=list)
@@ -80,15 +80,15 @@ class Scene:
         else:
             await self.machines.start(self.vm_id, 10)
 
-    async def begin_anew(self) -> None:
-        """Another agent over what the one before left."""
+    async def restart_agent(self) -> None:
+        """Start another agent over the same folders."""
         self.cut.is_counting = False
         await self.machines.close()
         self.machines = MachineService(self.world.host())
         await self.machines.recover()
 
     async def assert_whole(self) -> None:
-        """It runs or it sleeps, with all that it had in memory; and nothing else is there."""
+        """Check that it runs or is hibernated, with all its memory."""
         folder = self.world.host().folder(self.vm_id)
         pids = self.world.driver.find_orphans([])
         assert not writer.temporary_path(folder.memory).exists()
@@ -104,7 +104,7 @@ class Scene:
         assert folder.read() == self.machines._registry.record(self.vm_id)
 
     async def assert_booted(self) -> None:
-        """It runs from its disk, and nothing of its memory is left."""
+        """Check that it booted from its disk, without its memory."""
         pids = self.world.driver.find_orphans([])
         assert [self.machines.view(self.vm_id).pid] == pids
         assert self.world.driver.memories[pids[0]] == b""
@@ -113,7 +113,7 @@ class Scene:
         assert self.world.is_clean()
 
     async def assert_failed(self) -> None:
-        """It does not run, says why, and can be started."""
+        """Check that it has stopped with a reason, and can be started."""
         assert self.machines.view(self.vm_id).error is not None
         assert self.world.driver.find_orphans([]) == []
         assert not self.world.host().folder(self.vm_id).memory.exists()
@@ -122,7 +122,7 @@ class Scene:
         assert self.world.is_clean()
 
     async def assert_still_usable(self) -> None:
-        """Asked again, both operations do what they say."""
+        """Check that both operations succeed again."""
         await self.perform("hibernate")
         await self.assert_whole()
         await self.perform("resume")
@@ -137,14 +137,14 @@ class Scene:
 
 @asynccontextmanager
 async def a_scene(root: Path) -> AsyncIterator[Scene]:
-    """A machine with something in its memory."""
+    """Create a machine with data in memory."""
     root.mkdir()
     cut = Cut()
     world = World(root, cut)
     with pytest.MonkeyPatch.context() as patched:
         for place, name in (
             (MachineFolder, "write"),
-            (writer, "_opened"),
+            (writer, "_open"),
             (writer.SnapshotWriter, "_write"),
             (writer, "_put_in_place"),
             (writer, "discard"),
@@ -187,7 +187,7 @@ Check = Callable[[Scene], Awaitable[None]]
 async def at_every_point(
     tmp_path: Path, operation: str, do: Do, check: Check, *, stays: bool = False
 ) -> None:
-    """Do the operation again and again, each time with a cut at its next point, and check."""
+    """Interrupt the operation at each of its points in turn, and check."""
     for number in itertools.count():
         async with a_scene(tmp_path / str(number)) as scene:
             if operation == "resume":
@@ -217,7 +217,7 @@ async def test_agent_killed_at_any_step_leaves_a_running_or_hibernated_machine(
         raise Killed
 
     async def check(scene: Scene) -> None:
-        await scene.begin_anew()
+        await scene.restart_agent()
         await scene.assert_whole()
         await scene.assert_still_usable()
 
@@ -259,7 +259,7 @@ async def test_failed_step_loses_nothing_or_boots_with_the_reason(
         elif scene.state is MachineState.FAILED:
             await scene.assert_failed()
         else:
-            await scene.begin_anew()
+            await scene.restart_agent()
             await scene.assert_whole()
             await scene.assert_still_usable()
 

@@ -1,4 +1,4 @@
-"""Old golden images go by themselves, and none that anything may still need."""
+"""The garbage collection of golden images removes only unused ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from polydev.shared.domain import MachineState
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A CLI image of today, one before it, and two that are long gone by."""
+    """Create a current CLI image, its predecessor, and two old ones."""
     images = tmp_path / "images"
     current_image(images, "cli-4444", days_old=10)
     image(images, "cli-3333", days_old=40)

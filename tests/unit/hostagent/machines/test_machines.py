@@ -1,4 +1,4 @@
-"""Machines of a host: made whole or not at all, found again, never left lying about."""
+"""The machine service: creation, undo, adoption, sweeping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from machine_parts import STEPS, Injected, NobodysChannel, World, failing_vmm
+from machine_parts import STEPS, Injected, NoGuestChannel, World, failing_vmm
 
 from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.system import logs
@@ -45,7 +45,7 @@ async def machines(world: World) -> AsyncIterator[MachineService]:
 
 
 async def after_death(machines: MachineService, world: World) -> MachineService:
-    """A new agent over what one left that was killed."""
+    """Start an agent after another one was killed."""
     await machines.close()
     again = MachineService(world.host())
     await again.recover()
@@ -168,12 +168,12 @@ async def test_machine_that_is_never_ready_leaves_only_its_logs(
 async def test_vmm_that_ends_before_its_channel_answers_fails_the_creation(
     machines: MachineService, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never_answers(channel: NobodysChannel, timeout_s: float | None = None) -> None:
+    async def never_answers(channel: NoGuestChannel, timeout_s: float | None = None) -> None:
         [pid] = world.driver.find_orphans([])
         os.kill(pid, signal.SIGKILL)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(NobodysChannel, "connect", never_answers)
+    monkeypatch.setattr(NoGuestChannel, "connect", never_answers)
     with pytest.raises(VmmFailed, match="ended before its channel answered"):
         await machines.create(asked(ready_timeout_s=600))
     assert world.is_clean()
@@ -205,11 +205,11 @@ async def test_destroy_cancels_a_creation_that_waits_for_capacity(
 
 
 async def test_log_archive_is_bounded(world: World) -> None:
-    kept = world.host().log_archive
+    archive = world.host().log_archive
     console = world.root / "console.log"
     console.write_bytes(b"x" * 1_000_000)
     for number in range(60):
-        kept.add(f"vm-{number}", console, world.root / "none")
+        archive.add(f"vm-{number}", console, world.root / "none")
     folders = list((world.root / "logs" / "machines").iterdir())
     assert len(folders) == 50
     assert all((path / "console.log").stat().st_size <= 256 * 1024 for path in folders)

@@ -1,4 +1,4 @@
-"""Operations by id: asked twice is asked once, also across the agent's death."""
+"""Operations by id are not repeated, even after the agent is killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRET = "sk-made-up-secret-0123456789"
 
 
 class Work:
-    """Counts what is really performed; runs until it is let go."""
+    """Counts performed operations; each runs until it is released."""
 
     def __init__(self) -> None:
         self.performed: list[str] = []
@@ -131,10 +131,10 @@ async def test_interrupted_operation_runs_again_on_request(tmp_path: Path) -> No
     after_death = Work()
     after_death.go_on.set()
     again = await opened(tmp_path, after_death)
-    told = await again.wait("one", 0)
-    assert told.state == "failed"
-    assert told.error is not None
-    assert told.error.code == HostUnreachable.code
+    view = await again.wait("one", 0)
+    assert view.state == "failed"
+    assert view.error is not None
+    assert view.error.code == HostUnreachable.code
     with pytest.raises(OperationMismatch):
         await again.submit("one", destroy(), 10)
     assert (await again.submit("one", asked, 10)).state == "done"
@@ -178,10 +178,10 @@ async def test_journal_holds_no_secret_and_its_key_is_private(tmp_path: Path) ->
     )
     await operations.submit("create", create, 10)
     await operations.submit("write", write, 10)
-    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.name != "key")
-    assert SECRET.encode() not in kept
-    assert b"sk-made-up" not in kept
-    assert b"c2stbWFkZS11cA" not in kept
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.name != "key")
+    assert SECRET.encode() not in stored
+    assert b"sk-made-up" not in stored
+    assert b"c2stbWFkZS11cA" not in stored
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     other = create.model_copy(update={"token": SecretStr("another")})
     with pytest.raises(OperationMismatch):
@@ -195,8 +195,8 @@ async def test_old_and_surplus_entries_are_removed(tmp_path: Path) -> None:
     for number in range(6):
         await operations.submit(f"op-{number}", destroy(), 10)
     await operations.stop(5)
-    kept = sorted(path.name for path in tmp_path.glob("*.json"))
-    assert kept == ["op-3.json", "op-4.json", "op-5.json"]
+    stored = sorted(path.name for path in tmp_path.glob("*.json"))
+    assert stored == ["op-3.json", "op-4.json", "op-5.json"]
     with pytest.raises(NoSuchOperation):
         await operations.wait("op-0", 0)
     journal = OperationJournal(tmp_path, max_entries=3, retention_s=0)

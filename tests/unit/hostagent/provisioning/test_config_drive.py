@@ -44,10 +44,10 @@ def variables(folder: Path) -> dict[str, str]:
         . ./machine.env
         for name in $(sed 's/=.*//' machine.env); do eval "echo \\"$name=\\$$name\\""; done
     """
-    said = subprocess.run(
+    output = subprocess.run(
         ["busybox", "sh", "-c", program], cwd=folder, capture_output=True, text=True, check=True
     )
-    return dict(line.split("=", 1) for line in said.stdout.splitlines())
+    return dict(line.split("=", 1) for line in output.stdout.splitlines())
 
 
 async def test_guest_tar_and_shell_read_the_drive(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ async def test_keys_are_created_once_and_are_valid(tmp_path: Path) -> None:
         path = tmp_path / "keys" / name
         assert path.stat().st_mode & 0o777 == 0o600
         if shutil.which("ssh-keygen"):
-            said = subprocess.run(
+            output = subprocess.run(
                 ["ssh-keygen", "-y", "-f", path], capture_output=True, text=True, check=True
             )
-            assert said.stdout.split()[:2] == public.split()[:2]
+            assert output.stdout.split()[:2] == public.split()[:2]
     assert keys.host_public != keys.client_public

@@ -44,10 +44,10 @@ async def test_new_disk_is_sparse_clean_and_owned_by_its_vmm(tmp_path: Path) -> 
 async def test_guest_has_no_inode_table_to_initialize(tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     await make_disk(disk, SIZE_MIB, uid=0, cache_dir=tmp_path / "cache")
-    said = subprocess.run(["dumpe2fs", disk], capture_output=True, text=True, check=True).stdout
-    groups = said.count("\nGroup ") - said.count("\nGroup descriptor")
+    output = subprocess.run(["dumpe2fs", disk], capture_output=True, text=True, check=True).stdout
+    groups = output.count("\nGroup ") - output.count("\nGroup descriptor")
     assert groups > 10
-    assert said.count("ITABLE_ZEROED") == groups
+    assert output.count("ITABLE_ZEROED") == groups
 
 
 async def test_disk_takes_milliseconds_with_a_template(tmp_path: Path) -> None:

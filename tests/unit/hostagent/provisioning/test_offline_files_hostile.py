@@ -101,10 +101,10 @@ async def test_directory_in_place_of_the_file_stays_beside_it(tmp_path: Path) ->
     disk = used_disk(tmp_path, fill)
     await write_offline(disk, [GuestFile(AUTH, TOKEN)])
     assert images.content(disk, UPPER_AUTH) == TOKEN
-    kept, name = images.names(disk, "/upper/root/.codex")
+    retained, name = images.names(disk, "/upper/root/.codex")
     assert name == "auth.json"
-    assert kept.endswith("-auth.json")
-    assert images.content(disk, f"/upper/root/.codex/{kept}/deep/file") == b"kept"
+    assert retained.endswith("-auth.json")
+    assert images.content(disk, f"/upper/root/.codex/{retained}/deep/file") == b"kept"
     images.assert_clean(disk)
 
 
@@ -218,7 +218,7 @@ async def test_tools_run_unprivileged_without_the_secret_in_arguments(
         place = Path(name)
         place.chmod(0o777)
 
-        def told(tool_name: str, package: str) -> str:
+        def logged(tool_name: str, package: str) -> str:
             script = place / tool_name
             what = "cat /proc/$$/status /proc/$$/cmdline /proc/$$/environ"
             became = f'exec {tool(tool_name, package)} "$@"'
@@ -226,7 +226,7 @@ async def test_tools_run_unprivileged_without_the_secret_in_arguments(
             script.chmod(0o755)
             return str(script)
 
-        monkeypatch.setattr(ext4_image, "tool", told)
+        monkeypatch.setattr(ext4_image, "tool", logged)
         monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
         await write_offline(fresh, [GuestFile(AUTH, TOKEN)])
         assert await read_offline(fresh, AUTH, limit_bytes=10_000) == TOKEN
@@ -234,8 +234,8 @@ async def test_tools_run_unprivileged_without_the_secret_in_arguments(
         assert {path.stem for path in place.glob("*.*")} == {"debugfs", "e2fsck"}
     assert len(begun) == len(seen)
     assert TOKEN[10:-2].decode() not in "".join(begun)
-    for words in seen:
-        assert TOKEN[10:-2] not in words
-        assert b"Uid:\t%d\t%d\t%d" % ((images.OWNER,) * 3) in words
-        assert b"CapBnd:\t0000000000000000" in words
-        assert b"NoNewPrivs:\t1" in words
+    for arguments in seen:
+        assert TOKEN[10:-2] not in arguments
+        assert b"Uid:\t%d\t%d\t%d" % ((images.OWNER,) * 3) in arguments
+        assert b"CapBnd:\t0000000000000000" in arguments
+        assert b"NoNewPrivs:\t1" in arguments

@@ -1,4 +1,4 @@
-"""A host takes no machine that it has no memory for, whatever the controller believes."""
+"""A host admits no machine that it has no memory for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedProvisioner
 
 @dataclass
 class ShortHost:
-    """A host of simulated machines with room for two of 512 MiB, and another program's doings."""
+    """A host of simulated machines with memory for two of 512 MiB."""
 
     root: Path
     available_mib: int = 8192
@@ -66,16 +66,16 @@ async def host(tmp_path: Path) -> AsyncIterator[ShortHost]:
 
 
 async def test_machine_beyond_the_limit_is_refused_and_leaves_nothing(host: ShortHost) -> None:
-    kept = {await host.create(), await host.create()}
+    created = {await host.create(), await host.create()}
     with pytest.raises(NoCapacity) as refused:
         await host.create()
     assert "needs 512 MiB: of the 1124 MiB for machines of this host, 1024 MiB" in str(
         refused.value
     )
     assert "POLYDEV_MEMORY_OVERCOMMIT" in refused.value.hint
-    assert set(host.machines.known()) == kept
-    assert {path.name for path in (host.root / "machines").iterdir()} == kept
-    await host.machines.destroy(kept.pop())
+    assert set(host.machines.known()) == created
+    assert {path.name for path in (host.root / "machines").iterdir()} == created
+    await host.machines.destroy(created.pop())
     await host.create()
 
 
@@ -88,19 +88,19 @@ async def test_concurrent_creations_count_before_they_run(host: ShortHost) -> No
 async def test_stopped_and_hibernated_machines_free_memory_and_stay_if_refused(
     host: ShortHost,
 ) -> None:
-    stopped, asleep = await host.create(), await host.create()
+    stopped, hibernated = await host.create(), await host.create()
     await host.machines.stop(stopped)
-    await host.machines.hibernate(asleep)
+    await host.machines.hibernate(hibernated)
     others = [await host.create(), await host.create()]
-    for vm_id, state in ((stopped, MachineState.STOPPED), (asleep, MachineState.HIBERNATED)):
+    for vm_id, state in ((stopped, MachineState.STOPPED), (hibernated, MachineState.HIBERNATED)):
         with pytest.raises(NoCapacity):
             await host.machines.start(vm_id, 10)
         assert host.state(vm_id) is state
     for vm_id in others:
         await host.machines.destroy(vm_id)
-    woken = await host.machines.start(asleep, 10)
-    assert woken.wake is not None
-    assert woken.wake.how == "resumed", "it kept its memory while it was refused"
+    resumed = await host.machines.start(hibernated, 10)
+    assert resumed.wake is not None
+    assert resumed.wake.how == "resumed", "it kept its memory while it was refused"
     await host.machines.start(stopped, 10)
 
 

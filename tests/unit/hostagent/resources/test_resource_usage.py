@@ -1,4 +1,4 @@
-"""What machines cost their host: told from readings of their processes."""
+"""Resource usage of machines, from readings of their processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polydev.hostagent.resources.resource_usage import ProcessUsage, UsageLog, r
 
 
 class Machines:
-    """Two machines; tests say which run."""
+    """Two machines; tests set which of them run."""
 
     def __init__(self) -> None:
         self.pids = {"vm-a": 1, "vm-b": 2}

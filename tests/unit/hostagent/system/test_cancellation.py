@@ -1,4 +1,4 @@
-"""What is begun is ended or undone, whoever stops waiting for it, and however often."""
+"""Shielded work completes or is undone, however often its caller is cancelled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polydev.hostagent.system.cancellation import (
 
 
 class Work:
-    """Blocking work that ends when it is told to."""
+    """Blocking work that ends on demand."""
 
     def __init__(self) -> None:
         self.began, self.may_end, self.ended = (threading.Event() for _ in range(3))
@@ -33,7 +33,7 @@ class Work:
 
 
 async def cancelled_twice(waiting: asyncio.Task[str], work: Work) -> None:
-    """Cancel whoever waits for the work twice, with time to go wrong after each."""
+    """Cancel the caller twice, with time to fail after each."""
     await asyncio.to_thread(work.began.wait, 60)
     for _ in range(2):
         waiting.cancel()

@@ -1,4 +1,4 @@
-"""Which driver runs the machines of a host."""
+"""Selection of the driver that runs a host's machines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from polydev.hostagent.vmm import driver_selection
 from polydev.hostagent.vmm.contract import Probe
 
 
-class Played:
-    """What `chosen` asks of a driver."""
+class FakeDriver:
+    """The part of a driver that the selection uses."""
 
     def __init__(self, name: str, *, usable: bool = True, pids: Sequence[int] = ()) -> None:
         self.name = name
@@ -33,28 +33,30 @@ class Played:
         return self.pids
 
 
-async def chosen(wanted: str, firecracker: Played, qemu: Played) -> tuple[str, Probe]:
+async def selected(wanted: str, firecracker: FakeDriver, qemu: FakeDriver) -> tuple[str, Probe]:
     driver, probe = await driver_selection.select_real(wanted, firecracker, qemu)  # type: ignore[arg-type]
     return driver.name, probe
 
 
 async def test_auto_selects_firecracker_if_a_guest_runs() -> None:
-    name, probe = await chosen("auto", Played("firecracker"), Played("qemu"))
+    name, probe = await selected("auto", FakeDriver("firecracker"), FakeDriver("qemu"))
     assert (name, probe.version) == ("firecracker", "1.2.3")
 
 
 async def test_auto_falls_back_to_qemu_with_a_reason() -> None:
-    name, probe = await chosen("auto", Played("firecracker", usable=False), Played("qemu"))
+    name, probe = await selected(
+        "auto", FakeDriver("firecracker", usable=False), FakeDriver("qemu")
+    )
     assert name == "qemu"
     assert probe.reason == "qemu's reason; not Firecracker: firecracker's reason"
 
 
 async def test_auto_keeps_the_driver_with_running_machines() -> None:
-    name, probe = await chosen("auto", Played("firecracker"), Played("qemu", pids=[1]))
+    name, probe = await selected("auto", FakeDriver("firecracker"), FakeDriver("qemu", pids=[1]))
     assert name == "qemu"
     assert "while its machines run" in probe.reason
-    broken = Played("firecracker", usable=False, pids=[1])
-    name, probe = await chosen("auto", broken, Played("qemu"))
+    broken = FakeDriver("firecracker", usable=False, pids=[1])
+    name, probe = await selected("auto", broken, FakeDriver("qemu"))
     assert (name, probe.usable) == ("firecracker", False)
 
 
@@ -68,11 +70,11 @@ def a_process() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.parametrize("wanted", ["firecracker", "qemu"])
 async def test_named_driver_ends_the_machines_of_another(wanted: str) -> None:
     with a_process() as ours, a_process() as another:
-        played = {
-            name: Played(name, pids=[(ours if name == wanted else another).pid])
+        drivers = {
+            name: FakeDriver(name, pids=[(ours if name == wanted else another).pid])
             for name in ("firecracker", "qemu")
         }
-        name, _ = await chosen(wanted, played["firecracker"], played["qemu"])
+        name, _ = await selected(wanted, drivers["firecracker"], drivers["qemu"])
         assert name == wanted
         assert another.wait(timeout=10) == -9
         assert ours.poll() is None

@@ -1,4 +1,4 @@
-"""Clones that wait for a login: who gets one, what they give way to, what is left of one cut."""
+"""Standby clones: who takes one, and when they are evicted."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from warm_host import (
     NEXT_TO_NOTHING,
     PLENTY,
     SHAPE,
-    Counted,
-    Cut,
+    CallCounter,
+    StepFault,
     WarmHost,
-    created_and_gone,
-    has_a_template,
+    browser_request,
+    build_template,
+    create_and_destroy,
+    standby_ids,
     status_of,
-    those_waiting,
     until,
-    until_waiting,
-    wanted,
-    with_waiting,
+    until_standby,
+    with_standby,
 )
 
 from polydev.hostagent.warm_pool import WarmPool, guest_scripts
@@ -58,9 +58,9 @@ def _cli(memory_mib: int = 1024) -> CreateMachine:
 
 
 async def test_login_takes_the_standby_clone(host: WarmHost) -> None:
-    async with with_waiting(host) as machines:
+    async with with_standby(host) as machines:
         [waiting] = machines.views()
-        asked = wanted(token="one").model_copy(update={"labels": {"user_id": "ann"}})
+        asked = browser_request(token="one").model_copy(update={"labels": {"user_id": "ann"}})
         host.meminfo.write_text(ENOUGH_FOR_NO_MORE)
         view = await machines.create(asked)
         assert view.is_clone
@@ -73,23 +73,23 @@ async def test_login_takes_the_standby_clone(host: WarmHost) -> None:
         assert await program.wait() == 0
         inventory = await machines.inventory()
         assert inventory.folders == [asked.vm_id] == list(inventory.addresses)
-        kept = json.loads((host.root / "machines" / asked.vm_id / "machine.json").read_text())
-        assert (kept["vm_id"], kept["state"]) == (asked.vm_id, "running")
+        reserved = json.loads((host.root / "machines" / asked.vm_id / "machine.json").read_text())
+        assert (reserved["vm_id"], reserved["state"]) == (asked.vm_id, "running")
         assert not list((host.root / "machines" / asked.vm_id).glob(".*"))
         await machines.destroy(asked.vm_id)
         assert host.is_empty
 
 
 async def test_taken_clone_is_replaced(host: WarmHost) -> None:
-    async with with_waiting(host) as machines:
-        [first] = those_waiting(machines)
-        asked = wanted()
+    async with with_standby(host) as machines:
+        [first] = standby_ids(machines)
+        asked = browser_request()
         await machines.create(asked)
-        await until_waiting(machines)
-        [second] = those_waiting(machines)
+        await until_standby(machines)
+        [second] = standby_ids(machines)
         assert first != second
         await machines.destroy(asked.vm_id)
-        assert those_waiting(machines) == [second], "who waits is disturbed by nobody's end"
+        assert standby_ids(machines) == [second], "who waits is disturbed by nobody's end"
     assert host.is_empty
 
 
@@ -97,19 +97,19 @@ async def test_no_clone_is_created_during_a_login_without_processors_for_both(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.processors = 3
-    async with with_waiting(host) as machines:
-        asked = wanted()
+    async with with_standby(host) as machines:
+        asked = browser_request()
         await machines.create(asked)
-        looks = Counted(monkeypatch, WarmPool, "_poll")
+        looks = CallCounter(monkeypatch, WarmPool, "_poll")
         await looks.reached(3)
-        assert not those_waiting(machines)
+        assert not standby_ids(machines)
         await machines.destroy(asked.vm_id)
-        await until_waiting(machines)
+        await until_standby(machines)
 
 
 async def test_more_logins_than_standby_clones(host: WarmHost) -> None:
-    async with with_waiting(host) as machines:
-        asked = [wanted(token=f"token {number}") for number in range(3)]
+    async with with_standby(host) as machines:
+        asked = [browser_request(token=f"token {number}") for number in range(3)]
         views = await asyncio.gather(*(machines.create(it) for it in asked))
         assert all(view.is_clone for view in views)
         assert len({view.mac for view in views}) == 3
@@ -120,40 +120,40 @@ async def test_more_logins_than_standby_clones(host: WarmHost) -> None:
 
 async def test_number_of_standby_clones_follows_the_setting(host: WarmHost) -> None:
     host.waiting = 3
-    async with with_waiting(host, count=3) as machines:
-        assert len(set(those_waiting(machines))) == 3
+    async with with_standby(host, count=3) as machines:
+        assert len(set(standby_ids(machines))) == 3
         view = await machines.clones.view()
         assert "3 of 3 clones wait for a login" in view.words
-        for vm_id in those_waiting(machines):
+        for vm_id in standby_ids(machines):
             with pytest.raises(MachineBusy):
                 await machines.exec(vm_id, ExecRequest(argv=["true"]))
     assert host.is_empty, "they end with the agent"
 
 
 async def test_other_shapes_and_kinds_do_not_take_a_clone(host: WarmHost) -> None:
-    async with with_waiting(host) as machines:
-        waiting = those_waiting(machines)
-        assert not (await created_and_gone(machines, _cli())).is_clone
-        assert those_waiting(machines) == waiting
-        assert not (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
+    async with with_standby(host) as machines:
+        waiting = standby_ids(machines)
+        assert not (await create_and_destroy(machines, _cli())).is_clone
+        assert standby_ids(machines) == waiting
+        assert not (await create_and_destroy(machines, browser_request(memory_mib=4096))).is_clone
 
 
 async def test_clone_of_an_outdated_template_is_destroyed(host: WarmHost) -> None:
-    async with with_waiting(host) as machines:
-        [old] = those_waiting(machines)
+    async with with_standby(host) as machines:
+        [old] = standby_ids(machines)
         larger = SHAPE.model_copy(update={"memory_mib": 4096})
         await machines.clones.request_template(larger)
 
         async def is_replaced() -> bool:
-            found = those_waiting(machines)
+            found = standby_ids(machines)
             return bool(found) and old not in found
 
         await until(is_replaced)
-        assert (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
+        assert (await create_and_destroy(machines, browser_request(memory_mib=4096))).is_clone
 
 
 async def test_standby_clones_are_evicted_when_memory_is_short(host: WarmHost) -> None:
-    async with with_waiting(host) as machines:
+    async with with_standby(host) as machines:
         host.meminfo.write_text(NEXT_TO_NOTHING)
 
         async def is_empty() -> bool:
@@ -161,27 +161,27 @@ async def test_standby_clones_are_evicted_when_memory_is_short(host: WarmHost) -
 
         await until(is_empty)
         host.meminfo.write_text(PLENTY)
-        await until_waiting(machines)
+        await until_standby(machines)
 
 
 async def test_standby_clones_are_evicted_for_a_machine_that_needs_their_memory(
     host: WarmHost,
 ) -> None:
     host.memory_mib = 2048 + 512
-    async with with_waiting(host) as machines:
+    async with with_standby(host) as machines:
         asked = _cli()
         await machines.create(asked)
-        assert not those_waiting(machines)
+        assert not standby_ids(machines)
         with pytest.raises(NoCapacity):
-            await machines.create(wanted())
+            await machines.create(browser_request())
         await machines.destroy(asked.vm_id)
 
 
 async def test_taken_clone_needs_no_additional_memory(host: WarmHost) -> None:
     host.memory_mib = 2048 + 512
-    async with with_waiting(host) as machines:
+    async with with_standby(host) as machines:
         [waiting] = machines.views()
-        asked = wanted()
+        asked = browser_request()
         view = await machines.create(asked)
         assert view.mac == waiting.mac
         await machines.destroy(asked.vm_id)
@@ -189,19 +189,19 @@ async def test_taken_clone_needs_no_additional_memory(host: WarmHost) -> None:
 
 async def test_clone_in_creation_is_evicted_too(host: WarmHost) -> None:
     host.memory_mib = 2048 + 512
-    await has_a_template(host)
+    await build_template(host)
     host.waiting = 1
     host.simulation = Simulation(renew_s=60)
     async with host.working() as machines:
 
         async def is_being_made() -> bool:
             place = host.root / "machines"
-            return any(any((place / it).glob("*/run/boot_id")) for it in those_waiting(machines))
+            return any(any((place / it).glob("*/run/boot_id")) for it in standby_ids(machines))
 
         await until(is_being_made)
         asked = _cli()
         await machines.create(asked)
-        assert not those_waiting(machines)
+        assert not standby_ids(machines)
         await machines.destroy(asked.vm_id)
 
 
@@ -209,7 +209,7 @@ async def test_concurrent_starts_share_the_memory_of_an_evicted_clone(
     host: WarmHost,
 ) -> None:
     host.memory_mib = 2048
-    async with with_waiting(host) as machines:
+    async with with_standby(host) as machines:
         asked = [_cli(), _cli()]
         views = await asyncio.gather(*(machines.create(it) for it in asked))
         assert {view.state for view in views} == {MachineState.RUNNING}
@@ -221,13 +221,13 @@ async def test_reserved_clone_is_not_evicted_for_another_machine(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.memory_mib = 2048 + 1024
-    async with with_waiting(host) as machines:
+    async with with_standby(host) as machines:
         [waiting] = machines.views()
-        cut = Cut(monkeypatch, guest_scripts.Script, "send")
-        cut.hangs = True
-        login, other = wanted(), _cli()
+        fault = StepFault(monkeypatch, guest_scripts.Script, "send")
+        fault.hangs = True
+        login, other = browser_request(), _cli()
         creating = asyncio.create_task(machines.create(login))
-        await cut.reached.wait()
+        await fault.reached.wait()
         assert (await machines.create(other)).state is MachineState.RUNNING
         with pytest.raises(NoCapacity):
             await machines.create(_cli())
@@ -242,24 +242,24 @@ async def test_reserved_clone_is_not_evicted_for_another_machine(
 async def test_login_needs_only_the_memory_that_its_clone_lacks(
     host: WarmHost, left_mib: int
 ) -> None:
-    """Or the clone gives its memory back, and the host has enough then."""
+    """Otherwise the clone is evicted, and its memory suffices."""
     left = {"beside one that waits": 8192, "without": 8192}
     host.left_mib = lambda: left["beside one that waits" if _waiting_folders(host) else "without"]
     host.held_mib = 1024
-    async with with_waiting(host) as machines:
+    async with with_standby(host) as machines:
         left["beside one that waits"] = left_mib
-        [waiting] = those_waiting(machines)
-        key, asked = _host_key(host, waiting), wanted()
+        [waiting] = standby_ids(machines)
+        key, asked = _host_key(host, waiting), browser_request()
         await machines.create(asked)
         assert (_host_key(host, asked.vm_id) == key) == (left_mib == 1500)
         await machines.destroy(asked.vm_id)
 
 
 async def test_hanging_standby_clone_leaves_time_to_clone(host: WarmHost) -> None:
-    async with with_waiting(host) as machines:
-        [waiting] = those_waiting(machines)
+    async with with_standby(host) as machines:
+        [waiting] = standby_ids(machines)
         machines._registry.running[waiting].vmm.resume = _never  # type: ignore[method-assign]
-        asked = wanted().model_copy(update={"ready_timeout_s": 30})
+        asked = browser_request().model_copy(update={"ready_timeout_s": 30})
         view = await machines.create(asked)
         assert view.is_clone
         assert host.templates, "it is not the template's fault"
@@ -271,8 +271,8 @@ async def _never() -> None:
 
 
 async def test_standby_clone_cannot_be_stopped_or_started(host: WarmHost) -> None:
-    async with with_waiting(host) as machines:
-        [waiting] = those_waiting(machines)
+    async with with_standby(host) as machines:
+        [waiting] = standby_ids(machines)
         with pytest.raises(MachineBusy):
             await machines.stop(waiting)
         with pytest.raises(MachineBusy):
@@ -280,27 +280,27 @@ async def test_standby_clone_cannot_be_stopped_or_started(host: WarmHost) -> Non
 
 
 async def test_request_during_a_build_is_not_lost(host: WarmHost) -> None:
-    await has_a_template(host)
+    await build_template(host)
     host.waiting, host.quiet_s = 1, 3600
     host.simulation = Simulation(renew_s=0.5)
     async with host.working() as machines:
 
         async def is_being_made() -> bool:
-            return bool(those_waiting(machines))
+            return bool(standby_ids(machines))
 
         await until(is_being_made)
         await machines.clones.request_template(SHAPE.model_copy(update={"memory_mib": 4096}))
 
         async def is_made() -> bool:
-            return (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
+            return (await create_and_destroy(machines, browser_request(memory_mib=4096))).is_clone
 
         await until(is_made)
 
 
 @pytest.mark.parametrize("how", ["its VMM ends", "it is destroyed"])
 async def test_ended_standby_clone_is_replaced(host: WarmHost, how: str) -> None:
-    async with with_waiting(host) as machines:
-        [old] = those_waiting(machines)
+    async with with_standby(host) as machines:
+        [old] = standby_ids(machines)
         if how == "it is destroyed":
             await machines.destroy(old)
         else:
@@ -308,18 +308,18 @@ async def test_ended_standby_clone_is_replaced(host: WarmHost, how: str) -> None
             await running.vmm.kill()
 
         async def is_replaced() -> bool:
-            found = those_waiting(machines)
+            found = standby_ids(machines)
             return bool(found) and old not in found
 
         await until(is_replaced)
-        assert (await created_and_gone(machines)).is_clone
+        assert (await create_and_destroy(machines)).is_clone
 
 
 async def test_unusable_standby_clone_is_skipped(host: WarmHost) -> None:
-    async with with_waiting(host) as machines:
+    async with with_standby(host) as machines:
         [waiting] = machines.views()
         running = machines._registry.running[waiting.vm_id]
-        asked = wanted()
+        asked = browser_request()
         taking = asyncio.create_task(machines.create(asked))
         await running.vmm.kill()
         view = await taking

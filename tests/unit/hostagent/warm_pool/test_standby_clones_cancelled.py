@@ -1,4 +1,4 @@
-"""Clones that wait, failing, cut or killed with their agent at each step: nothing is left."""
+"""Standby clones that fail or are cancelled at any step leave nothing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from warm_host import (
     LIMIT_S,
     PLENTY,
     SHAPE,
-    Cut,
     SlowThread,
+    StepFault,
     WarmHost,
-    created_and_gone,
-    has_a_template,
-    named,
+    browser_request,
+    build_template,
+    create_and_destroy,
+    standby_ids,
     status_of,
-    those_waiting,
+    step_parameters,
     until,
-    until_waiting,
-    wanted,
-    with_waiting,
+    until_standby,
+    with_standby,
 )
 
 from polydev.hostagent.machines.record import MachineFolder, MachineRecord
@@ -56,7 +56,7 @@ MAKING: list[tuple[Any, str]] = [
     (SimulatedProvisioner, "clone_disk"),
     (SimulatedDriver, "restore"),
     (guest_scripts, "renew"),
-    (guest_scripts, "wait_until_painted"),
+    (guest_scripts, "wait_first_paint"),
     (guest_scripts, "start_rename"),
     (SimulatedVmm, "pause"),
 ]
@@ -75,50 +75,50 @@ WRITING: list[tuple[Any, str]] = [
     (Memory, "restored"),
 ]
 _BOUNDED = ("write_config", "clone_disk", "rename")
-"""Done to their end when they are cut, and so must not hang."""
+"""Steps that are shielded from cancellation, and so must not hang."""
 
 
 @asynccontextmanager
 async def about_to_make_one(host: WarmHost) -> AsyncIterator[MachineService]:
-    """An agent that has a template, and no clone that waits yet."""
-    await has_a_template(host)
+    """Start an agent with a template and no standby clone."""
+    await build_template(host)
     host.waiting = 1
     async with host.working() as machines:
         yield machines
 
 
-@pytest.mark.parametrize(("place", "name"), **named(MAKING))
+@pytest.mark.parametrize(("place", "name"), **step_parameters(MAKING))
 async def test_failed_creation_of_a_clone_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     async with about_to_make_one(host) as machines:
-        cut = Cut(monkeypatch, place, name)
-        await cut.reached.wait()
+        fault = StepFault(monkeypatch, place, name)
+        await fault.reached.wait()
 
-        async def says_so() -> bool:
-            return cut.is_done and host.is_empty
+        async def is_reported() -> bool:
+            return fault.is_done and host.is_empty
 
-        await until(says_so)
+        await until(is_reported)
         await machines.clones.request_template(SHAPE)
-        await until_waiting(machines)
-        assert (await created_and_gone(machines)).is_clone
+        await until_standby(machines)
+        assert (await create_and_destroy(machines)).is_clone
     assert host.is_empty
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), **named([step for step in MAKING if step[1] not in _BOUNDED])
+    ("place", "name"), **step_parameters([step for step in MAKING if step[1] not in _BOUNDED])
 )
 async def test_cancelled_creation_of_a_clone_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     async with about_to_make_one(host):
-        cut = Cut(monkeypatch, place, name)
-        cut.hangs = True
-        await cut.reached.wait()
+        fault = StepFault(monkeypatch, place, name)
+        fault.hangs = True
+        await fault.reached.wait()
     assert host.is_empty
 
 
-@pytest.mark.parametrize(("place", "name"), **named(WRITING))
+@pytest.mark.parametrize(("place", "name"), **step_parameters(WRITING))
 async def test_files_of_a_running_thread_are_removed_at_the_agents_end(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
@@ -130,14 +130,14 @@ async def test_files_of_a_running_thread_are_removed_at_the_agents_end(
     assert host.is_empty
 
 
-@pytest.mark.parametrize(("place", "name"), **named(TAKING))
+@pytest.mark.parametrize(("place", "name"), **step_parameters(TAKING))
 async def test_failed_take_clones_again(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
-    async with with_waiting(host) as machines:
-        [waiting] = those_waiting(machines)
-        Cut(monkeypatch, place, name)
-        asked = wanted()
+    async with with_standby(host) as machines:
+        [waiting] = standby_ids(machines)
+        StepFault(monkeypatch, place, name)
+        asked = browser_request()
         view = await machines.create(asked)
         assert view.is_clone
         assert await status_of(machines, asked.vm_id, "the clone's") == b"404"
@@ -147,34 +147,34 @@ async def test_failed_take_clones_again(
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), **named([step for step in TAKING if step[1] not in _BOUNDED])
+    ("place", "name"), **step_parameters([step for step in TAKING if step[1] not in _BOUNDED])
 )
 async def test_cancelled_take_leaves_nothing(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
-    async with with_waiting(host) as machines:
+    async with with_standby(host) as machines:
         host.meminfo.write_text(PLENTY)
-        cut = Cut(monkeypatch, place, name)
-        cut.hangs = True
-        asked = wanted()
+        fault = StepFault(monkeypatch, place, name)
+        fault.hangs = True
+        asked = browser_request()
         creating = asyncio.create_task(machines.create(asked))
-        await cut.reached.wait()
+        await fault.reached.wait()
         await machines.destroy(asked.vm_id)
         with pytest.raises(MachineBusy):
             await creating
         assert asked.vm_id not in (await machines.inventory()).folders
-        await until_waiting(machines)
-        assert (await created_and_gone(machines)).is_clone
+        await until_standby(machines)
+        assert (await create_and_destroy(machines)).is_clone
     assert host.is_empty
 
 
 @pytest.mark.parametrize("moment", ["waiting", "named", "set aside", "renamed"])
 async def test_killed_agent_leaves_nothing(host: WarmHost, moment: str) -> None:
-    """The simulated VMM ends with it; a real one is known by its folder, or the lack of one."""
-    asked = wanted()
+    """The simulated VMM ends with the agent; a real one is an orphan without a folder."""
+    asked = browser_request()
     machines_dir = host.root / "machines"
-    async with with_waiting(host) as machines:
-        [waiting] = those_waiting(machines)
+    async with with_standby(host) as machines:
+        [waiting] = standby_ids(machines)
         place = machines_dir / waiting
         record = MachineFolder(machines_dir, waiting).read()
         assert record is not None
@@ -194,7 +194,7 @@ async def test_killed_agent_leaves_nothing(host: WarmHost, moment: str) -> None:
     async with host.working() as machines:
         assert not machines.views()
         assert host.is_empty
-        assert (await created_and_gone(machines, asked)).is_clone
+        assert (await create_and_destroy(machines, asked)).is_clone
 
 
 def test_failed_folder_rename_keeps_the_other_folder(
@@ -219,7 +219,7 @@ def test_failed_folder_rename_keeps_the_other_folder(
 
 
 def _record(vm_id: str) -> MachineRecord:
-    asked = wanted()
+    asked = browser_request()
     return MachineRecord(
         vm_id=vm_id,
         machine_kind=asked.machine_kind,

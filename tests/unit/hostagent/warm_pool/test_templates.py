@@ -1,4 +1,4 @@
-"""The folder of templates, while others write in it."""
+"""The folder of templates under concurrent access."""
 
 from __future__ import annotations
 

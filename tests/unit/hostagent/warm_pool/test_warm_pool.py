@@ -1,4 +1,4 @@
-"""Warm browser machines on a simulated host: what is cloned, what is booted, what is left."""
+"""The warm pool on a simulated host: what it clones, and what boots."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from warm_host import (
     NEXT_TO_NOTHING,
     PLENTY,
     WarmHost,
-    created_and_gone,
+    browser_request,
+    create_and_destroy,
     status_of,
     until,
-    until_ready,
-    wanted,
+    until_template_ready,
 )
 
 from polydev.hostagent.machines.service import MachineService
@@ -35,15 +35,15 @@ def host(tmp_path: Path) -> WarmHost:
 
 async def with_a_template(machines: MachineService) -> None:
     await machines.clones.request_template(SHAPE)
-    await until_ready(machines)
+    await until_template_ready(machines)
 
 
 async def test_first_browser_machine_boots_and_the_next_is_cloned(host: WarmHost) -> None:
     async with host.working() as machines:
-        assert not (await created_and_gone(machines)).is_clone
-        await until_ready(machines)
-        assert (await created_and_gone(machines)).is_clone
-        assert (await created_and_gone(machines)).is_clone, "a template serves many"
+        assert not (await create_and_destroy(machines)).is_clone
+        await until_template_ready(machines)
+        assert (await create_and_destroy(machines)).is_clone
+        assert (await create_and_destroy(machines)).is_clone, "a template serves many"
     assert host.is_empty
     assert len(host.templates) == 1
 
@@ -51,7 +51,7 @@ async def test_first_browser_machine_boots_and_the_next_is_cloned(host: WarmHost
 async def test_clone_has_its_own_token_and_keys(host: WarmHost) -> None:
     async with host.working() as machines:
         await with_a_template(machines)
-        first, second = wanted(token="one"), wanted(token="two")
+        first, second = browser_request(token="one"), browser_request(token="two")
         views = await asyncio.gather(machines.create(first), machines.create(second))
         assert all(view.is_clone for view in views)
         assert len({view.mac for view in views}) == 2
@@ -74,7 +74,7 @@ async def test_another_agent_adopts_the_template(host: WarmHost) -> None:
     async with host.working() as machines:
         await with_a_template(machines)
     async with host.working() as machines:
-        assert (await created_and_gone(machines)).is_clone
+        assert (await create_and_destroy(machines)).is_clone
 
 
 async def test_only_browser_machines_of_its_shape_are_cloned(host: WarmHost) -> None:
@@ -87,10 +87,10 @@ async def test_only_browser_machines_of_its_shape_are_cloned(host: WarmHost) -> 
             vcpus=2,
             disk_mib=6144,
         )
-        assert not (await created_and_gone(machines, cli)).is_clone
-        assert not (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
-        await until_ready(machines)
-        assert (await created_and_gone(machines, wanted(memory_mib=4096))).is_clone
+        assert not (await create_and_destroy(machines, cli)).is_clone
+        assert not (await create_and_destroy(machines, browser_request(memory_mib=4096))).is_clone
+        await until_template_ready(machines)
+        assert (await create_and_destroy(machines, browser_request(memory_mib=4096))).is_clone
         assert len(host.templates) == 1, "the one for the other shape took its place"
 
 
@@ -100,7 +100,7 @@ async def test_template_of_other_settings_is_not_used(host: WarmHost) -> None:
     host.settings = {"dns": "10.0.0.1"}
     async with host.agent() as machines:
         assert (await machines.clones.view()).state == "none"
-        assert not (await created_and_gone(machines)).is_clone
+        assert not (await create_and_destroy(machines)).is_clone
 
 
 async def test_host_restart_discards_a_template(host: WarmHost) -> None:
@@ -116,7 +116,7 @@ async def test_host_restart_discards_a_template(host: WarmHost) -> None:
             return not template.exists()
 
         await until(is_gone)
-        assert not (await created_and_gone(machines)).is_clone
+        assert not (await create_and_destroy(machines)).is_clone
 
 
 @pytest.mark.parametrize("what", ["not renewed", "cut short", "memory gone"])
@@ -134,12 +134,12 @@ async def test_failed_clones_boot_and_two_failures_discard_the_template(
     else:
         (template / "memory").unlink()
     async with host.agent() as machines:
-        asked = wanted()
+        asked = browser_request()
         assert not (await machines.create(asked)).is_clone
         assert await status_of(machines, asked.vm_id, "the clone's") == b"404"
         assert template.exists()
         await machines.destroy(asked.vm_id)
-        assert not (await created_and_gone(machines)).is_clone
+        assert not (await create_and_destroy(machines)).is_clone
         assert not template.exists()
         assert not host.templates
     assert host.is_empty
@@ -153,8 +153,8 @@ async def test_hanging_clone_leaves_time_to_boot(
         await with_a_template(machines)
     host.simulation = Simulation(renew_s=60)
     async with host.agent() as machines:
-        asked = wanted().model_copy(update={"ready_timeout_s": 60})
-        assert not (await created_and_gone(machines, asked)).is_clone
+        asked = browser_request().model_copy(update={"ready_timeout_s": 60})
+        assert not (await create_and_destroy(machines, asked)).is_clone
     assert host.is_empty
 
 
@@ -163,7 +163,7 @@ async def test_clone_destroyed_during_creation_leaves_nothing(host: WarmHost) ->
         await with_a_template(machines)
     host.simulation = Simulation(renew_s=60)
     async with host.agent() as machines:
-        asked = wanted()
+        asked = browser_request()
         creating = asyncio.create_task(machines.create(asked))
 
         async def is_restored() -> bool:
@@ -231,13 +231,13 @@ async def test_no_template_is_built_without_headroom(host: WarmHost) -> None:
     async with host.working() as machines:
         await machines.clones.request_template(SHAPE)
 
-        async def says_why() -> bool:
+        async def reports_reason() -> bool:
             return "MiB of memory are available" in (await machines.clones.view()).words
 
-        await until(says_why)
+        await until(reports_reason)
         assert (await machines.clones.view()).state == "none"
         host.meminfo.write_text(PLENTY)
-        await until_ready(machines)
+        await until_template_ready(machines)
 
 
 async def test_build_is_cancelled_when_memory_runs_short(host: WarmHost) -> None:
@@ -261,14 +261,14 @@ async def test_build_is_cancelled_when_memory_runs_short(host: WarmHost) -> None
 async def test_no_template_is_built_during_a_login(host: WarmHost) -> None:
     host.quiet_s = 0.2
     async with host.working() as machines:
-        asked = wanted()
+        asked = browser_request()
         await machines.create(asked)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
-                await until_ready(machines)
+                await until_template_ready(machines)
         assert not host.templates
         await machines.destroy(asked.vm_id)
-        await until_ready(machines)
+        await until_template_ready(machines)
 
 
 async def test_pool_can_be_switched_off(host: WarmHost) -> None:
@@ -277,7 +277,7 @@ async def test_pool_can_be_switched_off(host: WarmHost) -> None:
     host.is_on = False
     async with host.working() as machines:
         assert (await machines.clones.view()).state == "off"
-        assert not (await created_and_gone(machines)).is_clone
+        assert not (await create_and_destroy(machines)).is_clone
 
         async def is_gone() -> bool:
             return not host.templates

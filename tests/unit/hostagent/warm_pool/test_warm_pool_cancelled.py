@@ -1,4 +1,4 @@
-"""Making a template, and cloning one, failing or cut at each step: nothing half made is left."""
+"""Builds and clones that fail or are cancelled at any step leave nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from warm_host import Cut, WarmHost, created_and_gone, named, until, until_ready, wanted
+from warm_host import (
+    StepFault,
+    WarmHost,
+    browser_request,
+    create_and_destroy,
+    step_parameters,
+    until,
+    until_template_ready,
+)
 
 from polydev.hostagent.channel import Channel
 from polydev.hostagent.machines.record import MachineFolder
@@ -48,30 +56,30 @@ async def _ended(work: asyncio.Task[Any]) -> None:
     assert work.done()
 
 
-@pytest.mark.parametrize(("place", "name"), **named(MAKING))
+@pytest.mark.parametrize(("place", "name"), **step_parameters(MAKING))
 async def test_failed_template_build_leaves_nothing_and_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
-        cut = Cut(monkeypatch, place, name)
+        fault = StepFault(monkeypatch, place, name)
         await machines.clones.request_template(SHAPE)
-        await cut.reached.wait()
+        await fault.reached.wait()
 
-        async def says_so() -> bool:
+        async def is_reported() -> bool:
             return "No room" in (await machines.clones.view()).words
 
-        await until(says_so)
+        await until(is_reported)
         assert host.is_empty
         assert not host.templates
         await machines.clones.request_template(SHAPE)
-        await until_ready(machines)
-        assert (await created_and_gone(machines)).is_clone
+        await until_template_ready(machines)
+        assert (await create_and_destroy(machines)).is_clone
 
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    **named([step for step in MAKING if step[1] not in ("boot_files", "make_disk")]),
+    **step_parameters([step for step in MAKING if step[1] not in ("boot_files", "make_disk")]),
 )
 async def test_cancelled_template_build_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
@@ -79,38 +87,38 @@ async def test_cancelled_template_build_leaves_nothing(
     host = WarmHost(tmp_path)
     async with host.agent() as machines:
         making = asyncio.create_task(machines.clones.run())
-        cut = Cut(monkeypatch, place, name)
-        cut.hangs = name not in _BOUNDED
+        fault = StepFault(monkeypatch, place, name)
+        fault.hangs = name not in _BOUNDED
         await machines.clones.request_template(SHAPE)
-        await cut.reached.wait()
+        await fault.reached.wait()
         await _ended(making)
         assert host.is_empty
         assert not host.templates
 
 
 _BOUNDED = ("write_config", "save_disk", "clone_disk")
-"""Done to their end when they are cut, since a thread cannot be cancelled: they must not hang."""
+"""Steps that run in a thread, which cannot be cancelled: they must not hang."""
 
 
-@pytest.mark.parametrize(("place", "name"), **named(CLONING))
+@pytest.mark.parametrize(("place", "name"), **step_parameters(CLONING))
 async def test_failed_clone_is_booted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
         await _with_a_template(machines)
-        Cut(monkeypatch, place, name)
-        asked = wanted()
+        StepFault(monkeypatch, place, name)
+        asked = browser_request()
         view = await machines.create(asked)
         assert not view.is_clone
         assert len(list((host.root / "machines").iterdir())) == 1
         await machines.destroy(asked.vm_id)
-        assert (await created_and_gone(machines)).is_clone
+        assert (await create_and_destroy(machines)).is_clone
     assert host.is_empty
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), **named([step for step in CLONING if step[1] not in _BOUNDED])
+    ("place", "name"), **step_parameters([step for step in CLONING if step[1] not in _BOUNDED])
 )
 async def test_cancelled_clone_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
@@ -118,16 +126,16 @@ async def test_cancelled_clone_leaves_nothing(
     host = WarmHost(tmp_path)
     async with host.working() as machines:
         await _with_a_template(machines)
-        cut = Cut(monkeypatch, place, name)
-        cut.hangs = True
-        asked = wanted()
+        fault = StepFault(monkeypatch, place, name)
+        fault.hangs = True
+        asked = browser_request()
         creating = asyncio.create_task(machines.create(asked))
-        await cut.reached.wait()
+        await fault.reached.wait()
         await machines.destroy(asked.vm_id)
         with pytest.raises(MachineBusy):
             await creating
         assert host.is_empty
-        assert (await created_and_gone(machines)).is_clone
+        assert (await create_and_destroy(machines)).is_clone
 
 
 async def test_incomplete_template_is_never_found(tmp_path: Path) -> None:
@@ -138,9 +146,9 @@ async def test_incomplete_template_is_never_found(tmp_path: Path) -> None:
         folder = MachineFolder(template.parent, template.name)
         folder.disk.unlink()
         (template / "template.json").unlink()
-        assert not (await created_and_gone(machines)).is_clone
+        assert not (await create_and_destroy(machines)).is_clone
 
 
 async def _with_a_template(machines: MachineService) -> None:
     await machines.clones.request_template(SHAPE)
-    await until_ready(machines)
+    await until_template_ready(machines)
