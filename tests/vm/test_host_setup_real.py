@@ -112,4 +112,4 @@ def test_a_controller_that_cannot_start_is_told_with_its_words(world: SystemdWor
     done = world.run(IN_CHECKOUT, "host", "setup", "--json", **settings)
     told = next(it for it in answer(done)["items"] if it["name"] == "services")
     assert (done.returncode, told["state"]) == (1, "missing")
-    assert "POLYDEV_AUDIT_DAYS ('many') is not usable" in told["message"]
+    assert "POLYDEV_AUDIT_DAYS ('many') is invalid" in told["message"]

@@ -133,9 +133,9 @@ def test_up_without_a_key_names_the_variable(polydev: Typed) -> None:
 
 
 def test_up_with_a_bad_setting_names_the_variable(polydev: Typed) -> None:
-    assert_one_line(polydev("up", ENCRYPTION_KEY="k", PORT="http"), "PORT ('http') is not usable")
+    assert_one_line(polydev("up", ENCRYPTION_KEY="k", PORT="http"), "PORT ('http') is invalid")
     ended = polydev("up", ENCRYPTION_KEY="k", POLYDEV_CLI_VCPUS="0")
-    assert_one_line(ended, "POLYDEV_CLI_VCPUS ('0') is not usable")
+    assert_one_line(ended, "POLYDEV_CLI_VCPUS ('0') is invalid")
 
 
 def test_a_demo_of_an_unknown_provider_is_refused_before_anything_is_made(polydev: Typed) -> None:

@@ -1,9 +1,4 @@
-"""What is wrong with a setting, in words: the variable, its value, what it must be, an example.
-
-`settings.read` calls it with what pydantic found, whose own words are for programmers. It knows
-fields by their types and bounds alone. A value that is secret, or may hold something secret, is
-not repeated.
-"""
+"""Errors for invalid settings: the variable, its value unless secret, and the allowed values."""
 
 from __future__ import annotations
 
@@ -22,55 +17,52 @@ _MAY_BE_SECRET = re.compile("key|secret|token|password|headers|database", re.IGN
 _SHOWN_CHARACTERS = 60
 _CHOICE = re.compile(r"\^\(([a-z|]+)\)\$")
 
-_PATTERNS = {
-    "netns": ("at most 32 lower-case letters, digits and hyphens", "polydev"),
-    "egress_proxy": ("http://<IPv4 address>:<port>", "http://192.0.2.10:3128"),
-    "public_url": ("an http or https address without a path", "https://polydev.example.org"),
-    "oidc_issuer": ("an http or https address", "https://accounts.example.org"),
-    "supabase_url": ("an http or https address", "https://project.example.org"),
-    "otlp_endpoint": ("an http or https address", "http://127.0.0.1:4318/v1/traces"),
+_RULES = {
+    "netns": "at most 32 lower-case letters, digits and hyphens",
+    "egress_proxy": "http://<IPv4 address>:<port>",
+    "public_url": "an http or https URL without a path",
+    "oidc_issuer": "an http or https URL",
+    "supabase_url": "an http or https URL",
+    "otlp_endpoint": "an http or https URL",
 }
-"""What a field of a pattern must be, and an example."""
+"""Rules of fields with a pattern, in words."""
 
-_EXAMPLES: dict[object, str] = {
-    IPv4Address: "192.168.100.1",
-    IPv4Network: "192.168.100.0/24",
-    bool: "true",
-    int: "1",
-    float: "60",
+_NOUNS = {
+    IPv4Network: "an IPv4 network",
+    IPv4Address: "an IPv4 address",
+    bool: "`true` or `false`",
+    int: "a whole number",
+    float: "a number",
 }
 
 
 def bad_value(fields: dict[str, FieldInfo], found: ErrorDetails) -> BadSettings:
-    """The error to raise for what pydantic found first."""
-    where = str(found["loc"][0]) if found["loc"] else ""
-    name, field = _field(fields, where)
+    """Create the error for a validation error of pydantic."""
+    name, field = _field(fields, str(found["loc"][0]) if found["loc"] else "")
     variable = variable_of(name, field)
-    rule, example = _rule(name, field, found)
-    why = f"it must be {rule}"
-    if found["type"] == "value_error":  # one of our own checks, in our own words
-        why = str(found["ctx"]["error"])
-    message = f"{variable}{_shown(name, field, found.get('input'))} is not usable: {why}"
-    hint = f"For example {variable}={example}" if example else "Set it right, or leave it unset"
-    return BadSettings(message, hint=hint)
+    if found["type"] == "value_error":  # a validator of Polydev, with its own message
+        reason = str(found["ctx"]["error"])
+    else:
+        reason = f"it must be {_rule(name, field, found)}"
+    return BadSettings(f"{variable}{_shown(name, field, found.get('input'))} is invalid: {reason}")
 
 
 def not_json(fields: dict[str, FieldInfo], name: str) -> BadSettings:
-    """The error for a variable that holds a JSON object, and is none."""
-    variable = variable_of(name, fields.get(name))
-    hint = f"For example {variable}='{{\"boot_s\": 1}}'"
-    return BadSettings(f"{variable} is not usable: it must be a JSON object", hint=hint)
+    """Create the error for a variable that must be a JSON object."""
+    return BadSettings(
+        f"{variable_of(name, fields.get(name))} is invalid: it must be a JSON object"
+    )
 
 
 def variable_of(name: str, field: FieldInfo | None) -> str:
-    """The environment variable that a field is read from."""
+    """Environment variable of a field."""
     alias = field.validation_alias if field else None
     choices = getattr(alias, "choices", [alias] if alias else [])
     return str(choices[0]) if choices else f"POLYDEV_{name.upper()}"
 
 
 def _field(fields: dict[str, FieldInfo], where: str) -> tuple[str, FieldInfo | None]:
-    """A field by its name, or by the variable that it is read from."""
+    """Find a field by its name or its variable."""
     for name, field in fields.items():
         if where in (name, variable_of(name, field)):
             return name, field
@@ -78,7 +70,7 @@ def _field(fields: dict[str, FieldInfo], where: str) -> tuple[str, FieldInfo | N
 
 
 def _shown(name: str, field: FieldInfo | None, value: object) -> str:
-    """The value in brackets; nothing if it is secret, long, or may have a password in it."""
+    """Format the value; empty if it may contain a secret."""
     is_secret = _MAY_BE_SECRET.search(name) or SecretStr in _types(field)
     if is_secret or not isinstance(value, str) or "@" in value:
         return ""
@@ -86,34 +78,19 @@ def _shown(name: str, field: FieldInfo | None, value: object) -> str:
     return f" ({shown!r})"
 
 
-def _rule(name: str, field: FieldInfo | None, found: ErrorDetails) -> tuple[str, str]:
-    """What the field must be, and an example."""
+def _rule(name: str, field: FieldInfo | None, found: ErrorDetails) -> str:
+    if choice := _CHOICE.fullmatch(str(found.get("ctx", {}).get("pattern", ""))):
+        return f"one of {choice[1].replace('|', ', ')}"
+    if name in _RULES:
+        return _RULES[name]
     types = _types(field)
-    default = _default(field)
-    pattern = str(found.get("ctx", {}).get("pattern", ""))
-    if choice := _CHOICE.fullmatch(pattern):
-        return f"one of {choice[1].replace('|', ', ')}", default or choice[1].split("|")[0]
-    if name in _PATTERNS:
-        return _PATTERNS[name]
     for kind in types:
         if isinstance(kind, type) and issubclass(kind, StrEnum):
-            return f"one of {', '.join(kind)}", default or str(next(iter(kind)))
+            return f"one of {', '.join(kind)}"
     if found["type"] == "string_too_short":
-        return f"at least {found['ctx']['min_length']} characters long", ""
-    noun = _noun(types)
-    example = default or next((_EXAMPLES[kind] for kind in types if kind in _EXAMPLES), "")
-    return noun + _bounds(field), example
-
-
-def _noun(types: tuple[object, ...]) -> str:
-    nouns = {
-        IPv4Network: "an IPv4 network",
-        IPv4Address: "an IPv4 address",
-        bool: "`true` or `false`",
-        int: "a whole number",
-        float: "a number",
-    }
-    return next((noun for kind, noun in nouns.items() if kind in types), "of another form")
+        return f"at least {found['ctx']['min_length']} characters long"
+    noun = next((noun for kind, noun in _NOUNS.items() if kind in types), "in another format")
+    return noun + _bounds(field)
 
 
 def _bounds(field: FieldInfo | None) -> str:
@@ -129,17 +106,8 @@ def _bounds(field: FieldInfo | None) -> str:
     return "".join(f" {words[sign]} {limit}" for sign, limit in limits.items())
 
 
-def _default(field: FieldInfo | None) -> str:
-    default = field.default if field is not None else None
-    if isinstance(default, bool):
-        return str(default).lower()
-    if isinstance(default, (tuple, list)):
-        return ",".join(map(str, default))
-    return str(default) if isinstance(default, (int, float, str, IPv4Address, IPv4Network)) else ""
-
-
 def _types(field: FieldInfo | None) -> tuple[Any, ...]:
-    """A field's type with the types that it is made of."""
+    """Type of a field, with its type arguments."""
     found: list[Any] = []
     waiting = [field.annotation] if field else []
     while waiting:
