@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from setup_world import VERSION, archive, bare_root, tree
 
-from polydev.cli.host_setup.firecracker import Firecracker
-from polydev.cli.host_setup.folders import StateFolder
-from polydev.cli.host_setup.kernel import Modules
-from polydev.cli.host_setup.release import Release
-from polydev.cli.host_setup.resources import Resource, State
-from polydev.cli.host_setup.settings_files import SettingsFiles
+from polydev.cli.host_setup.resource import Resource, State
+from polydev.cli.host_setup.resources.firecracker import Firecracker
+from polydev.cli.host_setup.resources.folders import StateFolder
+from polydev.cli.host_setup.resources.kernel import Modules
+from polydev.cli.host_setup.resources.release import Release
+from polydev.cli.host_setup.resources.settings_files import SettingsFiles
+from polydev.cli.host_setup.resources.units import Units
 from polydev.cli.host_setup.target_root import TargetRoot
-from polydev.cli.host_setup.units import Units
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files change hands")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from polydev.cli.client.api_client import ClientSettings
 from polydev.cli.client.socket_owner import describe_program, listeners, wrong_owner_error
-from polydev.cli.host_setup import units
+from polydev.cli.host_setup.resources import units
 from polydev.cli.supervisor.pidfile import Instance
 from polydev.cli.supervisor.supervisor import last_log_line
 from polydev.hostagent.network import Network

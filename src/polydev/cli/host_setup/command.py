@@ -10,18 +10,19 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from polydev.cli.host_setup import kernel, resources
-from polydev.cli.host_setup.accounts import ControllerUser, MachineUids
-from polydev.cli.host_setup.firecracker import Firecracker
-from polydev.cli.host_setup.folders import StateFolder
-from polydev.cli.host_setup.program import Program
-from polydev.cli.host_setup.release import Release
+from polydev.cli.host_setup import resource
 from polydev.cli.host_setup.removal import uninstall as remove_everything
-from polydev.cli.host_setup.resources import Resource, State, Status
-from polydev.cli.host_setup.services import Services
-from polydev.cli.host_setup.settings_files import SettingsFiles, load_installed_settings
+from polydev.cli.host_setup.resource import Resource, State, Status
+from polydev.cli.host_setup.resources import kernel
+from polydev.cli.host_setup.resources.accounts import ControllerUser, MachineUids
+from polydev.cli.host_setup.resources.firecracker import Firecracker
+from polydev.cli.host_setup.resources.folders import StateFolder
+from polydev.cli.host_setup.resources.program import Program
+from polydev.cli.host_setup.resources.release import Release
+from polydev.cli.host_setup.resources.services import Services
+from polydev.cli.host_setup.resources.settings_files import SettingsFiles, load_installed_settings
+from polydev.cli.host_setup.resources.units import Units
 from polydev.cli.host_setup.target_root import TargetRoot
-from polydev.cli.host_setup.units import Units
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal
@@ -84,10 +85,10 @@ async def setup(
     order = all_resources(place, settings, firecracker_archive)
     terminal = Terminal(as_json=as_json)
     if check:
-        return await _report(resources.check(order), terminal)
+        return await _report(resource.check(order), terminal)
     if not uninstall:
         with place.lock():
-            return await _report(resources.apply(order), terminal)
+            return await _report(resource.apply(order), terminal)
     scope = "with all user data" if purge else "and stop its machines (data stays)"
     await require_confirmation(f"Remove Polydev from this machine {scope}?", yes=yes)
     with place.lock():

@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from polydev.cli.host_setup import resources, units
-from polydev.cli.host_setup.resources import Resource
+from polydev.cli.host_setup import resource
+from polydev.cli.host_setup.resource import Resource
+from polydev.cli.host_setup.resources import units
 from polydev.cli.host_setup.target_root import TargetRoot
 from polydev.cli.output.printer import Terminal
 from polydev.cli.supervisor.pidfile import Instance
@@ -39,7 +40,7 @@ async def uninstall(
         await _end_services(place, terminal)
         await _remove_network(settings, terminal)
     async with terminal.step("Removing users, folders, units and programs"):
-        return await resources.revert(order, purge=purge)
+        return await resource.revert(order, purge=purge)
 
 
 async def _end_machines(settings: HostSettings, terminal: Terminal, *, purge: bool) -> None:

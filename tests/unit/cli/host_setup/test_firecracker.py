@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from setup_world import VERSION, archive, bare_root, program, tree
 
-from polydev.cli.host_setup.firecracker import Firecracker
-from polydev.cli.host_setup.release import Release
-from polydev.cli.host_setup.resources import State
+from polydev.cli.host_setup.resource import State
+from polydev.cli.host_setup.resources.firecracker import Firecracker
+from polydev.cli.host_setup.resources.release import Release
 from polydev.cli.host_setup.target_root import TargetRoot
 from polydev.shared.errors import (
     AlreadyExists,
@@ -211,10 +211,10 @@ INSTALL = """
 import asyncio
 import sys
 from pathlib import Path
-from polydev.cli.host_setup import resources as items
-from polydev.cli.host_setup.firecracker import Firecracker
+from polydev.cli.host_setup import resource as items
+from polydev.cli.host_setup.resources.firecracker import Firecracker
 from polydev.cli.host_setup.target_root import TargetRoot
-from polydev.cli.host_setup.release import Release
+from polydev.cli.host_setup.resources.release import Release
 
 async def install(root, *release):
     it = Firecracker(TargetRoot(Path(root)), Release(*release), None, "firecracker")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from setup_world import bare_root
 
+from polydev.cli.host_setup.resources.units import AGENT, CONTROLLER, MACHINES, UNITS, Units
 from polydev.cli.host_setup.target_root import LIBRARY, TargetRoot
-from polydev.cli.host_setup.units import AGENT, CONTROLLER, MACHINES, UNITS, Units
 
 MOST_EXPOSURE = {MACHINES: 2.0, CONTROLLER: 1.5, AGENT: 6.0}
 """`systemd-analyze security`, from 0 to 10; without any hardening it is 9.6. Why the host agent's

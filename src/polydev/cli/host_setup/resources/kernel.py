@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.resource import State, Status
 from polydev.cli.host_setup.target_root import Shape, TargetRoot
 from polydev.cli.supervisor import preflight
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.accounts import group_name
-from polydev.cli.host_setup.kernel import which
-from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.resource import State, Status
+from polydev.cli.host_setup.resources.accounts import group_name
+from polydev.cli.host_setup.resources.kernel import which
 from polydev.cli.host_setup.target_root import Shape, TargetRoot
 from polydev.hostagent.images.recipe import Recipe
 from polydev.shared.errors import Failed, MissingTool

@@ -15,8 +15,8 @@ import secrets
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
-from polydev.cli.host_setup.accounts import user_ids
-from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.resource import State, Status
+from polydev.cli.host_setup.resources.accounts import user_ids
 from polydev.cli.host_setup.target_root import CONFIG, Shape, TargetRoot
 from polydev.controller.settings import ControllerSettings
 from polydev.hostagent.settings import HostSettings

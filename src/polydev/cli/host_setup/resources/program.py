@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.resource import State, Status
 from polydev.cli.host_setup.target_root import CONFIG, LIBRARY, Shape, TargetRoot
 from polydev.cli.supervisor import system_user
 from polydev.shared.errors import Failed

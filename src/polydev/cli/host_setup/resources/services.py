@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup import units
-from polydev.cli.host_setup.resources import State, Status
-from polydev.cli.host_setup.settings_files import CONTROLLER_SETTINGS, KEY, SETTINGS
+from polydev.cli.host_setup.resource import State, Status
+from polydev.cli.host_setup.resources import units
+from polydev.cli.host_setup.resources.settings_files import CONTROLLER_SETTINGS, KEY, SETTINGS
 from polydev.cli.host_setup.target_root import LIBRARY, TargetRoot
 from polydev.cli.supervisor.pidfile import Instance
 from polydev.hostagent.images import ImageStore

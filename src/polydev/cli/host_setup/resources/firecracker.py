@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.release import PROGRAMS, Release
-from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.resource import State, Status
+from polydev.cli.host_setup.resources.release import PROGRAMS, Release
 from polydev.cli.host_setup.target_root import LIBRARY, Shape, TargetRoot
 from polydev.shared.atomic_files import sync_folder, write_whole
 from polydev.shared.errors import AlreadyExists, BadSettings, ImageDamaged

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.resource import State, Status
 from polydev.cli.host_setup.target_root import TargetRoot
 from polydev.hostagent.system.sandbox import UID_BASE
 from polydev.shared.errors import BadSettings, Failed, MissingTool

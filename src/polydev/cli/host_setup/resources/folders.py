@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.cli.host_setup.accounts import user_ids
-from polydev.cli.host_setup.resources import State, Status
+from polydev.cli.host_setup.resource import State, Status
+from polydev.cli.host_setup.resources.accounts import user_ids
 from polydev.cli.host_setup.target_root import Shape, TargetRoot
 from polydev.shared.errors import BadSettings
 

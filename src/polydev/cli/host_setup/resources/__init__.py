@@ -1,0 +1,1 @@
+"""Resources of a host, one concern per module."""
