@@ -1,7 +1,7 @@
 """The pages' own ES modules in Chromium, without a controller: files as `web/assets.py` serves
 them, under the Content-Security-Policy that every page has.
 
-    told = await modules.run("return (await load('chat/words.js')).visible(given)", "a text")
+    told = await modules.run("return (await load('chat/render/text.js')).visible(given)", "a text")
 """
 
 from __future__ import annotations

@@ -126,8 +126,8 @@ async def test_what_was_done_in_ones_own_browser_is_pasted(place: tuple[World, V
     await _connect(visit)
     page = visit.page
     await page.wait_for_selector(WAITING, timeout=SLOW_MS)
-    await page.click("#own summary")
-    link = page.locator("#own-open")
+    await page.click("#own-browser summary")
+    link = page.locator("#own-browser-open")
     await expect(link).to_have_attribute("target", "_blank")
     await expect(link).to_have_attribute("rel", "noopener noreferrer")
     assert (await link.get_attribute("href") or "").startswith("https://auth.openai.com/")
@@ -197,7 +197,7 @@ async def test_cancelling_asks_first_and_another_try_is_one_click_away(
     await page.wait_for_selector(ENDED, timeout=SLOW_MS)
     await expect(page.locator("h1")).to_have_text("Login cancelled")
     await visit.assert_accessible()
-    await page.click("#again")
+    await page.click("#retry")
     await page.wait_for_url(lambda url: "/connect/" in url and session_id not in url)
     await _until_live(page)
 
@@ -211,9 +211,9 @@ async def test_a_failure_says_what_happened_and_what_helps(chromium: Chromium) -
         end = page.locator(".end")
         await expect(end).to_contain_text("the simulation makes this login fail")
         await expect(end).to_contain_text("login-failed")
-        await expect(page.locator("#steps li.failed .step-words")).to_have_text("Log in")
+        await expect(page.locator("#steps li.failed .step-label")).to_have_text("Log in")
         await visit.assert_accessible()
-        await page.click("#again")
+        await page.click("#retry")
         await page.wait_for_url(lambda url: "/connect/" in url and session_id not in url)
 
 
@@ -223,7 +223,7 @@ async def test_it_is_used_on_a_phone(chromium: Chromium) -> None:
         page = visit.page
         await _until_live(page)
         await visit.assert_accessible()
-        await page.click("#own summary")
+        await page.click("#own-browser summary")
         await visit.assert_accessible()
         await page.click("#screen-keys")
         await expect(page.locator("#screen-typing")).to_be_focused()

@@ -59,7 +59,7 @@ async def invited(world: World, **wishes: str) -> str:
 async def paste_a_code(page: Page) -> None:
     """End a login that was just begun, on the page that this leads to; it leads on to a chat."""
     await page.wait_for_url("**/connect/*")
-    await page.click("#own summary")
+    await page.click("#own-browser summary")
     await page.fill("#paste-text", "http://localhost:1455/auth/callback?code=a-code")
     await page.click("#paste button[type=submit]")
     await page.wait_for_url("**/chat/*")
@@ -201,7 +201,7 @@ async def test_a_token_is_shown_once_and_works_until_it_is_revoked(
     await visit.assert_accessible()
     await page.fill("#token-name", "<b>nightly</b>")
     await page.get_by_role("button", name="Create token").click()
-    made = page.locator("#made-token-text")
+    made = page.locator("#created-token-text")
     await expect(made).not_to_be_empty()
     text = (await made.text_content()) or ""
     await page.get_by_role("button", name="Copy token").click()
@@ -260,7 +260,7 @@ async def test_an_account_is_deleted_only_when_its_address_was_typed(
     email = await visit.sign_up(world.controller, "ann")
     await visit.open("/settings")
     page = visit.page
-    await page.fill("#leave-password", PASSWORD)
+    await page.fill("#delete-account-password", PASSWORD)
     await page.get_by_role("button", name="Delete account").click()
     sure = page.get_by_role("button", name="Delete everything")
     await expect(sure).to_be_disabled()
@@ -283,7 +283,7 @@ async def test_an_administrator_invites_somebody_who_can_come_in_with_the_link(
     await visit.assert_accessible()
     await page.fill("#invite-email", "bob@example.org")
     await page.get_by_role("button", name="Create invitation").click()
-    shown = page.locator("#invited-link")
+    shown = page.locator("#invitation-link")
     await expect(shown).not_to_be_empty()
     link = (await shown.text_content()) or ""
     await page.get_by_role("button", name="Done").click()
@@ -305,15 +305,15 @@ async def test_a_host_is_drained_for_a_reason_that_the_audit_log_keeps(
     await visit.open("/administration/hosts")
     page = visit.page
     await page.get_by_role("button", name="Drain").click()
-    await page.locator("#why-reason").fill("new memory modules")
-    await page.locator("#why-button").click()
+    await page.locator("#reason-input").fill("new memory modules")
+    await page.locator("#reason-button").click()
     await expect(page.get_by_text("Drained", exact=True)).to_be_visible()
     await visit.open("/administration/audit?action=host.")
-    await expect(page.locator("#part")).to_contain_text("new memory modules")
+    await expect(page.locator("#section")).to_contain_text("new memory modules")
     await visit.open("/administration/hosts")
     await page.get_by_role("button", name="Activate").click()
-    await page.locator("#why-reason").fill("they are in")
-    await page.locator("#why-button").click()
+    await page.locator("#reason-input").fill("they are in")
+    await page.locator("#reason-button").click()
     await expect(page.get_by_text("Active", exact=True)).to_be_visible()
 
 

@@ -36,7 +36,7 @@ from polydev.controller.telemetry import traces
 from polydev.controller.telemetry.host_operations import observe_host_operation
 from polydev.controller.vault import Vault, unlock
 from polydev.controller.web.rendering.assets import Assets, default_folder
-from polydev.controller.web.server import make_site
+from polydev.controller.web.server import make_web_app
 from polydev.controller.workflows.accounts.account_deletion import AccountDeletion
 from polydev.controller.workflows.connect.connect import Connect
 from polydev.controller.workflows.connect.connect_by_key import ConnectByKey
@@ -109,7 +109,7 @@ async def _serve_until_signalled(
     )
     assets = Assets(settings.assets_dir or default_folder(settings.cache_dir))
     async with traced, _services(settings, on_point) as services:
-        site = make_site(services, assets, settings.listen, settings.public_url)
+        site = make_web_app(services, assets, settings.listen, settings.public_url)
         await _serve(site, listener, stop)
     log.info("ended; machines go on, and so will workflows")
 

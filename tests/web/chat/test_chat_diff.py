@@ -10,7 +10,9 @@ from module_page import ModulePage
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-_DIFF = "const { diff } = await load('chat/diff.js'); return given.map(([a, b]) => diff(a, b));"
+_DIFF = (
+    "const { diff } = await load('chat/render/diff.js'); return given.map(([a, b]) => diff(a, b));"
+)
 
 
 async def _diffs(modules: ModulePage, *pairs: tuple[str | None, str]) -> list[dict[str, Any]]:
@@ -23,7 +25,9 @@ def _told(diff: dict[str, Any]) -> list[str]:
     lines = []
     for hunk in diff["hunks"]:
         lines.append(hunk["header"])
-        lines += [f"{it['sign']}{it['text']}{'⏎' if it['cut'] else ''}" for it in hunk["lines"]]
+        lines += [
+            f"{it['sign']}{it['text']}{'⏎' if it['hasNoNewline'] else ''}" for it in hunk["lines"]
+        ]
     return lines
 
 
@@ -43,7 +47,7 @@ def _patched(old: str, diff: dict[str, Any]) -> str:
             if line["sign"] != "+":
                 at += 1
             if line["sign"] != "-":
-                after.append(line["text"] + ("" if line["cut"] else "\n"))
+                after.append(line["text"] + ("" if line["hasNoNewline"] else "\n"))
                 assert line["new"] == len(after)
     return "".join([*after, *before[at:]])
 
@@ -113,7 +117,7 @@ async def test_texts_that_have_nothing_in_common_are_told_quickly(modules: Modul
     old = "".join(f"old {it}\n" for it in range(20_000))
     new = "".join(f"new {it}\n" for it in range(20_000))
     took, added, removed = await modules.run(
-        """const { diff } = await load('chat/diff.js');
+        """const { diff } = await load('chat/render/diff.js');
         const started = performance.now();
         const { added, removed } = diff(given[0], given[1]);
         return [performance.now() - started, added, removed];""",

@@ -16,11 +16,11 @@ async def test_a_person_asks_and_the_answer_comes(visit: Visit) -> None:
     await expect(page.locator("[data-empty]")).to_be_visible()
     await say(page, "Is there\nanybody?")
     await until_idle(page)
-    await expect(page.locator(".asked")).to_have_text("Is there\nanybody?")
+    await expect(page.locator(".user-message")).to_have_text("Is there\nanybody?")
     await expect(answers(page).last).to_contain_text("Is there anybody?")
     await expect(page.locator("[data-empty]")).to_be_hidden()
-    await expect(page.locator("[data-spoken]")).to_contain_text("anybody?")
-    await expect(page.locator("[data-spoken]")).to_contain_text("Codex has finished")
+    await expect(page.locator("[data-announcements]")).to_contain_text("anybody?")
+    await expect(page.locator("[data-announcements]")).to_contain_text("Codex has finished")
     await visit.assert_accessible()
 
 
@@ -37,7 +37,7 @@ async def test_enter_sends_and_with_shift_starts_a_line(visit: Visit) -> None:
     assert after
     assert after["height"] > before["height"]
     await area.press("Enter")
-    await expect(visit.page.locator(".asked")).to_have_text("one\n\ntwo")
+    await expect(visit.page.locator(".user-message")).to_have_text("one\n\ntwo")
 
 
 async def test_thoughts_tools_and_plans_are_folded_and_say_how_they_ended(visit: Visit) -> None:
@@ -69,7 +69,7 @@ async def test_a_turn_that_fails_says_why_and_can_be_tried_again(visit: Visit) -
     await visit.assert_accessible()
     await problem.get_by_role("button", name="Try again").click()
     await until_idle(page, turns=2)
-    await expect(page.locator(".asked")).to_have_count(2)
+    await expect(page.locator(".user-message")).to_have_count(2)
     await expect(page.get_by_role("button", name="Try again")).to_have_count(1)
 
 
@@ -79,7 +79,7 @@ async def test_a_turn_can_be_stopped(visit: Visit) -> None:
     await say(page, "slowly: 400")
     await expect(answers(page).last).to_contain_text("piece 3 of 400")
     await expect(page.locator("[data-send]")).to_be_hidden()
-    await expect(page.locator("[data-composer-told]")).to_contain_text("Codex is working")
+    await expect(page.locator("[data-composer-status]")).to_contain_text("Codex is working")
     await page.get_by_role("button", name="Stop Codex").click()
     await until_idle(page)
     await expect(page.locator(".turn-end")).to_contain_text("Stopped")
@@ -92,15 +92,17 @@ async def test_a_machine_that_does_not_run_is_started_from_here(visit: Visit) ->
     page = visit.page
     vm_id = await page.locator("[data-machine]").get_attribute("data-machine")
     await ask(visit, "POST", f"/api/vm/{vm_id}/stop")
-    await expect(page.locator(".where-machine")).to_contain_text("Stopped")
+    await expect(page.locator(".location-machine")).to_contain_text("Stopped")
     await page.locator("textarea").fill("Are you there?")
     await page.locator("textarea").press("Enter")
-    await expect(page.locator("[data-trouble]")).to_contain_text("Your CLI machine is stopped")
+    await expect(page.locator("[data-composer-error]")).to_contain_text(
+        "Your CLI machine is stopped"
+    )
     await expect(page.locator("textarea")).to_have_value("Are you there?")
     await visit.assert_accessible()
     await page.get_by_role("button", name="Start machine").click()
-    await expect(page.locator(".where-machine")).to_contain_text("Running")
-    await expect(page.locator("[data-trouble]")).to_be_empty()
+    await expect(page.locator(".location-machine")).to_contain_text("Running")
+    await expect(page.locator("[data-composer-error]")).to_be_empty()
     await page.locator("textarea").press("Enter")
     await until_idle(page)
     await expect(answers(page).last).to_contain_text("Are you there?")
@@ -115,7 +117,7 @@ async def test_a_permission_is_allowed_with_a_key(visit: Visit) -> None:
     await expect(card).to_contain_text("Codex asks for permission")
     await expect(card).to_contain_text("notes.txt")
     await expect(card.locator(".diff .added")).to_contain_text("remember the milk")
-    await expect(page.locator("[data-spoken]")).to_contain_text("asks for permission")
+    await expect(page.locator("[data-announcements]")).to_contain_text("asks for permission")
     await visit.assert_accessible()
     await allow(page, 1)
     await until_idle(page)
@@ -163,7 +165,7 @@ async def test_who_writes_keeps_the_focus_and_is_led_to_the_card(visit: Visit) -
     await expect(page.locator("textarea")).to_have_value("my next thought")
     await page.locator("textarea").press("Enter")
     await expect(page.locator(".turn")).to_have_count(1)
-    await expect(page.locator("[data-composer-told]")).to_contain_text(
+    await expect(page.locator("[data-composer-status]")).to_contain_text(
         "is waiting for your permission"
     )
 

@@ -54,18 +54,18 @@ async def test_a_connection_that_goes_away_is_told_and_comes_back(
     await say(page, "Hello")
     await until_idle(page)
     await world.controller.kill()
-    await expect(page.locator("[data-away]")).to_be_visible()
+    await expect(page.locator("[data-offline]")).to_be_visible()
     await page.locator("textarea").fill("Are you back?")
     await page.locator("textarea").press("Enter")
-    await expect(page.locator("[data-trouble]")).to_contain_text("is not responding")
+    await expect(page.locator("[data-composer-error]")).to_contain_text("is not responding")
     await expect(page.locator("textarea")).to_have_value("Are you back?")
     visit.faults.clear()  # the console tells of each connection that failed
     await world.controller.start()
-    await expect(page.locator("[data-away]")).to_be_hidden(timeout=LIMIT_S * 1000)
+    await expect(page.locator("[data-offline]")).to_be_hidden(timeout=LIMIT_S * 1000)
     visit.faults.clear()
     await page.locator("textarea").press("Enter")
     await until_idle(page, turns=2)
-    await expect(page.locator(".asked")).to_have_count(2)
+    await expect(page.locator(".user-message")).to_have_count(2)
 
 
 async def test_a_draft_is_there_again(visit: Visit) -> None:
@@ -144,7 +144,7 @@ async def test_earlier_turns_come_when_they_are_wanted(place: tuple[World, Visit
         for it in range(1, 31)
     ]
     await open_chat(visit.page, await _told(world, visit, turns))
-    asked, frame = visit.page.locator(".asked"), visit.page.locator("[data-transcript]")
+    asked, frame = visit.page.locator(".user-message"), visit.page.locator("[data-transcript]")
     await expect(asked).to_have_count(12)
     await expect(asked.first).to_have_text("question 19")
     await frame.evaluate("it => it.scrollTo(0, 0)")

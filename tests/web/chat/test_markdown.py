@@ -10,7 +10,7 @@ from module_page import ModulePage
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _SHOW = """
-const { MarkdownView } = await load('chat/markdown.js');
+const { MarkdownView } = await load('chat/render/markdown.js');
 const main = document.querySelector("main");
 main.replaceChildren();
 const view = new MarkdownView(main);
@@ -209,7 +209,7 @@ async def test_a_growing_text_ends_as_the_whole_would(modules: ModulePage) -> No
 
 async def test_what_is_finished_keeps_its_elements_while_more_comes(modules: ModulePage) -> None:
     kept = await modules.run(
-        """const { MarkdownView } = await load('chat/markdown.js');
+        """const { MarkdownView } = await load('chat/render/markdown.js');
         const main = document.querySelector("main");
         const view = new MarkdownView(main);
         const text = "First.\\n\\n```js\\nlet a;\\n```\\n\\nSecond.\\n\\nThird.\\n\\n```\\n";
@@ -251,7 +251,7 @@ async def test_no_text_makes_the_page_hang(modules: ModulePage, text: str) -> No
 
 async def test_a_long_answer_is_drawn_in_little_time(modules: ModulePage) -> None:
     result: dict[str, Any] = await modules.run(
-        """const { MarkdownView } = await load('chat/markdown.js');
+        """const { MarkdownView } = await load('chat/render/markdown.js');
         const main = document.querySelector("main");
         const view = new MarkdownView(main);
         let text = "", worst = 0;

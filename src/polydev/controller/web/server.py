@@ -1,7 +1,7 @@
-"""The site as one ASGI application: the API, the pages in front of it, and their files.
+"""ASGI application of the API, the pages and their assets.
 
-`app.py` makes and serves it. Errors of a page are pages too, for whoever asked with a browser; the
-API's stay problem documents.
+`bootstrap.py` creates and serves it. Errors of pages are rendered as pages for browsers; errors of
+the API stay problem documents.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from polydev.controller.web.pages import (
 )
 from polydev.controller.web.pages import files as machine_files
 from polydev.controller.web.rendering.assets import Assets
-from polydev.controller.web.rendering.render import known, make_site_of, page, site_of
+from polydev.controller.web.rendering.render import current_caller, make_site, page, site_of
 from polydev.shared.errors import PolydevError
 
 log = logging.getLogger("polydev.controller.web")
 
-_FOR_EVER = "public, max-age=31536000, immutable"
+_CACHE_FOREVER = "public, max-age=31536000, immutable"
 _PAGES: tuple[APIRouter, ...] = (
     home.router,
     connect.router,
@@ -54,68 +54,70 @@ _PAGES: tuple[APIRouter, ...] = (
     csp_report.router,
 )
 
-_AT_PROVIDER = "/api/account/oidc/"
-"""Where browsers go, and come back, by themselves."""
+_OIDC_PREFIX = "/api/account/oidc/"
+"""API paths that browsers navigate to."""
 
 files = APIRouter(include_in_schema=False)
 
 
-def make_site(
+def make_web_app(
     services: Services, assets: Assets, listen: str, public_url: str | None = None
 ) -> ASGIApp:
-    """The application; `listen` is the address that it will be served on, `public_url` where
-    browsers reach it."""
+    """Create the application.
+
+    `listen` is the address that it is served on, `public_url` the one that browsers use.
+    """
     site = build_routes(services, (files, *_PAGES))
-    site.state.site = make_site_of(assets)
+    site.state.site = make_site(assets)
     site.state.files = {}
     for kind in (PolydevError, HTTPException, RequestValidationError, Exception):
-        _show(site, kind)
+        _render_errors(site, kind)
     return RequestMetrics(RequestGuard(site, listen, public_url))
 
 
 @files.get("/static/{hash_}/{name:path}")
 async def get_file(hash_: str, name: str, request: Request) -> Response:
-    """A file that browsers keep: its path changes whenever one of them does."""
+    """Serve an asset. Browsers cache it forever, since its path changes with its content."""
     assets = site_of(request).assets
     asset = assets.find(name)
     if asset is None or hash_ != assets.hash:
         raise HTTPException(HTTPStatus.NOT_FOUND)
-    kept: dict[str, tuple[bytes, bytes | None]] = request.app.state.files
-    if name not in kept:
-        kept[name] = await run_in_threadpool(asset.read)
-    plain, packed = kept[name]
-    headers = {"Cache-Control": _FOR_EVER, "Vary": "Accept-Encoding"}
-    if packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+    cache: dict[str, tuple[bytes, bytes | None]] = request.app.state.files
+    if name not in cache:
+        cache[name] = await run_in_threadpool(asset.read)
+    plain, compressed = cache[name]
+    headers = {"Cache-Control": _CACHE_FOREVER, "Vary": "Accept-Encoding"}
+    if compressed is not None and "gzip" in request.headers.get("accept-encoding", ""):
         headers["Content-Encoding"] = "gzip"
-        return Response(packed, headers=headers, media_type=asset.media_type)
+        return Response(compressed, headers=headers, media_type=asset.media_type)
     return Response(plain, headers=headers, media_type=asset.media_type)
 
 
-def _show(site: FastAPI, kind: type[Exception]) -> None:
-    """Have such errors of pages shown as pages; those of the API stay as they are."""
-    otherwise: Callable[[Request, Exception], Awaitable[Response]]
-    otherwise = site.exception_handlers[kind]  # type: ignore[assignment]
+def _render_errors(site: FastAPI, kind: type[Exception]) -> None:
+    """Render errors of this kind as pages if a browser navigates; keep the API's responses."""
+    api_handler: Callable[[Request, Exception], Awaitable[Response]]
+    api_handler = site.exception_handlers[kind]  # type: ignore[assignment]
 
-    async def shown(request: Request, error: Exception) -> Response:
-        answer = await otherwise(request, error)
-        if not _is_for_people(request):
-            return answer
-        if answer.status_code == HTTPStatus.SEE_OTHER:
-            return RedirectResponse(answer.headers["location"], HTTPStatus.SEE_OTHER)
+    async def handle(request: Request, error: Exception) -> Response:
+        response = await api_handler(request, error)
+        if not _is_navigation(request):
+            return response
+        if response.status_code == HTTPStatus.SEE_OTHER:
+            return RedirectResponse(response.headers["location"], HTTPStatus.SEE_OTHER)
         try:
-            return await _error_page(request, error, answer.status_code)
+            return await _error_page(request, error, response.status_code)
         except Exception:
-            log.exception("an error's page could not be made")
-            return answer
+            log.exception("cannot render an error page")
+            return response
 
-    site.add_exception_handler(kind, shown)
+    site.add_exception_handler(kind, handle)
 
 
-def _is_for_people(request: Request) -> bool:
+def _is_navigation(request: Request) -> bool:
     path = request.url.path
     is_page = not path.startswith(("/api/", "/static/", "/fragments/"))
     return (
-        (is_page or path.startswith(_AT_PROVIDER))
+        (is_page or path.startswith(_OIDC_PREFIX))
         and request.method in ("GET", "HEAD")
         and "text/html" in request.headers.get("accept", "")
     )
@@ -124,13 +126,13 @@ def _is_for_people(request: Request) -> bool:
 async def _error_page(request: Request, error: Exception, status: int) -> Response:
     if getattr(request.state, "caller", None) is None:
         with suppress(PolydevError):
-            await known(request)
-    told = error if isinstance(error, PolydevError) else None
+            await current_caller(request)
+    known = error if isinstance(error, PolydevError) else None
     return page(
         request,
         "error.html",
         status=status,
         code=status,
-        detail=told.message if told else "",
-        hint=told.hint if told else "",
+        detail=known.message if known else "",
+        hint=known.hint if known else "",
     )

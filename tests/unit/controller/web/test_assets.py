@@ -26,7 +26,7 @@ def test_our_own_files_and_the_listed_ones_of_packages_are_served(served: Assets
         "app.css",
         "app.js",
         "icons.svg",
-        "vendor/htmx/htmx.js",
+        "vendor/idiomorph/idiomorph.js",
         "vendor/novnc/core/rfb.js",
     ):
         assert served.find(name) is not None, name
@@ -35,12 +35,12 @@ def test_our_own_files_and_the_listed_ones_of_packages_are_served(served: Assets
 @pytest.mark.parametrize(
     "name",
     [
-        "../rendering.py",
+        "../server.py",
         "../templates/base.html",
         "/etc/passwd",
-        "..%2frendering.py",
+        "..%2fserver.py",
         "vendor/../app.css",
-        "vendor/htmx/../htmx/htmx.js",
+        "vendor/idiomorph/../idiomorph/idiomorph.js",
         "vendor/axe-core/axe.min.js",
         "vendor/novnc/package.json",
         "vendor/novnc/core/../../package.json",

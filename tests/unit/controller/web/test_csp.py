@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from polydev.controller.web.pages.csp_report import _Pace, _read
+from polydev.controller.web.pages.csp_report import _LogLimit, _parse
 
 
 def report(**fields: object) -> bytes:
@@ -15,29 +15,29 @@ def report(**fields: object) -> bytes:
 
 def test_a_report_is_told_by_its_directive_and_where_the_blocked_thing_came_from() -> None:
     told = report(**{"effective-directive": "img-src", "blocked-uri": "https://a.example/x?secret"})
-    assert _read(told) == ("img-src", "https://a.example")
+    assert _parse(told) == ("img-src", "https://a.example")
 
 
 def test_a_directive_that_nobody_knows_is_not_told_apart() -> None:
     told = report(**{"effective-directive": "x" * 1000, "blocked-uri": "inline"})
-    assert _read(told) == ("other", "inline")
+    assert _parse(told) == ("other", "inline")
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b"null", b'{"csp-report": 1}', b"\xff", b"[" * 100_000],
 )
-def test_what_is_no_report_is_one_that_cannot_be_read(body: bytes) -> None:
-    assert _read(body) == ("unreadable", "")
+def test_what_is_no_report_is_one_that_cannot_be_parse(body: bytes) -> None:
+    assert _parse(body) == ("unreadable", "")
 
 
 def test_what_is_logged_of_it_is_short_and_in_one_line() -> None:
     told = report(**{"effective-directive": "img-src", "blocked-uri": "a\n\u2028" + "b" * 5000})
-    _, source = _read(told)
+    _, source = _parse(told)
     assert len(source) < 200
     assert source.isprintable()
 
 
 def test_few_are_logged_each_minute() -> None:
-    pace = _Pace()
-    assert sum(pace.lets_through() for _ in range(1000)) == 10
+    limit = _LogLimit()
+    assert sum(limit.allow() for _ in range(1000)) == 10

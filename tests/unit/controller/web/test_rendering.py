@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.web.rendering.assets import HERE, Assets, default_folder
-from polydev.controller.web.rendering.render import _sign_in_first, make_site_of, policy_of
+from polydev.controller.web.rendering.render import _sign_in_required, make_site, policy_of
 
-SITE = make_site_of(Assets(default_folder(ControllerSettings.model_fields["cache_dir"].default)))
+SITE = make_site(Assets(default_folder(ControllerSettings.model_fields["cache_dir"].default)))
 TEMPLATES = sorted((HERE / "templates").rglob("*.html"))
 EVIL = "<script>alert(1)</script>\"' onload=x"
 
@@ -81,19 +82,24 @@ def test_every_symbol_that_a_template_names_exists(path: Path) -> None:
     assert named <= there
 
 
-@pytest.mark.parametrize(
-    ("told", "leads"),
-    [
-        ("http://localhost:4000/chat?provider=codex", "%2Fchat%3Fprovider%3Dcodex"),
-        ("http://[", "%2F"),
-        ("https://other.example//elsewhere", "%2F"),
-        ("javascript:alert(1)", "%2F"),
-        ("", "%2F"),
-    ],
-)
-def test_a_fragment_leads_who_is_not_signed_in_to_the_door(told: str, leads: str) -> None:
-    headers = [(b"host", b"localhost:4000"), (b"hx-current-url", told.encode())]
-    asked = {"path": "/fragments/home", "query_string": b"", "headers": headers}
-    refused = _sign_in_first(Request({"type": "http", "method": "GET", **asked}))
-    assert refused.status_code == 401
-    assert refused.headers == {"HX-Redirect": f"/sign-in?next={leads}"}
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda it: str(it.relative_to(HERE)))
+def test_every_template_compiles(path: Path) -> None:
+    SITE.templates.get_template(path.relative_to(HERE / "templates").as_posix())
+
+
+def _signed_out(path: str, query: bytes = b"") -> HTTPException:
+    headers = [(b"host", b"localhost:4000")]
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": query}
+    return _sign_in_required(Request({**scope, "headers": headers}))
+
+
+def test_signed_out_page_leads_to_sign_in_and_back() -> None:
+    refused = _signed_out("/chat", b"provider=codex")
+    assert refused.status_code == 303
+    assert refused.headers == {"Location": "/sign-in?next=%2Fchat%3Fprovider%3Dcodex"}
+    assert _signed_out("/").headers == {"Location": "/sign-in"}
+
+
+def test_signed_out_fragment_leaves_the_redirect_to_its_page() -> None:
+    refused = _signed_out("/fragments/home")
+    assert (refused.status_code, refused.headers) == (401, None)

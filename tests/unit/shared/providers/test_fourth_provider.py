@@ -14,8 +14,8 @@ from polydev.cli.options import provider_choices
 from polydev.controller.api.routes.system.health import list_providers
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.web.rendering.assets import Assets, default_folder
-from polydev.controller.web.rendering.provider_status import Known, cards
-from polydev.controller.web.rendering.render import make_site_of
+from polydev.controller.web.rendering.provider_status import UserRecords, make_cards
+from polydev.controller.web.rendering.render import make_site
 from polydev.hostagent.images import ImageKind, npm
 from polydev.hostagent.images.recipe import Recipe
 from polydev.shared.providers import all_providers, provider, provider_ids, registry
@@ -73,9 +73,9 @@ def test_images_hold_its_files_and_its_command(folder: Path) -> None:
 
 def test_home_page_shows_its_card_and_icon() -> None:
     assets = Assets(ASSETS)
-    site = make_site_of(assets)
-    shown = cards(all_providers(), Known([], [], []), datetime.now(UTC))
-    html = site.templates.get_template("home_cards.html").render(cards=shown)
+    site = make_site(assets)
+    shown = make_cards(all_providers(), UserRecords([], [], []), datetime.now(UTC))
+    html = site.templates.get_template("home/cards.html").render(cards=shown)
     assert f'id="provider-{NEWCOMER}"' in html
     assert "Made Up" in html
     assert f"{assets.url(f'providers/{NEWCOMER}.svg')}#icon" in html

@@ -1,5 +1,6 @@
-"""`/administration…`: people, invitations, hosts, machines, sessions, keys, the audit log, and
-what the doctor finds. For administrators; others are told that it is not for them.
+"""`/administration…`: users, machines, sessions, hosts, keys, the audit log, health checks.
+
+For administrators only.
 """
 
 from __future__ import annotations
@@ -31,155 +32,156 @@ from polydev.shared.errors import NoSuchFile
 
 router = APIRouter(include_in_schema=False)
 
-Told = dict[str, Any]
+Context = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a part of the administration is made from."""
+class SectionQuery:
+    """Query parameters of a section."""
 
     services: Services
     caller: Caller
-    paged: Page
+    page: Page
     filters: AuditFilter
-    user: str | None
-    """Of whom, where a part can be about one person."""
+    user_id: str | None
+    """Limits the section to one user."""
 
 
-Loader = Callable[[Asked], Awaitable[Told]]
+Loader = Callable[[SectionQuery], Awaitable[Context]]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Section:
     """A page of the administration."""
 
     id: str
     title: str
-    symbol: str
+    icon: str
     load: Loader
 
     @property
     def path(self) -> str:
-        return f"/administration/{self.id}" if self.id != "people" else "/administration"
+        return f"/administration/{self.id}" if self.id != "users" else "/administration"
 
 
-def _asked(
+def _section_query(
     caller: Administrator,
     services: ServicesDep,
     paged: PageParams,
     filters: Filters,
     user: Annotated[IdText | None, Query()] = None,
-) -> Asked:
-    return Asked(services, caller, paged, filters, user)
+) -> SectionQuery:
+    return SectionQuery(services, caller, paged, filters, user)
 
 
-AskedByAdministrator = Annotated[Asked, Depends(_asked)]
+AdministratorQuery = Annotated[SectionQuery, Depends(_section_query)]
 
 
 @router.get("/administration")
-async def show_administration(request: Request, asked: AskedByAdministrator) -> Response:
-    """Who may come in: what is looked at most."""
-    return await _show("people", request, asked)
+async def show_administration(request: Request, query: AdministratorQuery) -> Response:
+    """Show the users."""
+    return await _show("users", request, query)
 
 
-@router.get("/administration/{part_id}")
-async def show_part(part_id: str, request: Request, asked: AskedByAdministrator) -> Response:
-    """One part."""
-    return await _show(part_id, request, asked)
+@router.get("/administration/{section_id}")
+async def show_section(section_id: str, request: Request, query: AdministratorQuery) -> Response:
+    """Show a section. Raises NoSuchFile."""
+    return await _show(section_id, request, query)
 
 
 @router.get("/fragments/administration/findings")
-async def examined(request: Request, asked: AskedByAdministrator) -> Response:
-    """What the doctor finds, which takes a while."""
-    found = await examine(asked.caller, asked.services)
+async def run_checks(request: Request, query: AdministratorQuery) -> Response:
+    """Run the health checks, which takes a while."""
+    found = await examine(query.caller, query.services)
     return fragment(request, "administration/findings.html", found=found)
 
 
-@router.get("/fragments/administration/{part_id}")
-async def part_again(part_id: str, request: Request, asked: AskedByAdministrator) -> Response:
-    """One part, as it stands now."""
-    part = _part(part_id)
-    return fragment(request, f"administration/{part.id}.html", **await _told(part, request, asked))
+@router.get("/fragments/administration/{section_id}")
+async def refresh_section(section_id: str, request: Request, query: AdministratorQuery) -> Response:
+    """Render a section again. Raises NoSuchFile."""
+    section = _find_section(section_id)
+    context = await _context(section, request, query)
+    return fragment(request, f"administration/{section.id}.html", **context)
 
 
-async def _show(part_id: str, request: Request, asked: Asked) -> Response:
-    part = _part(part_id)
-    told = await _told(part, request, asked)
-    return page(request, "administration.html", parts=_PARTS, part=part, **told)
+async def _show(section_id: str, request: Request, query: SectionQuery) -> Response:
+    section = _find_section(section_id)
+    context = await _context(section, request, query)
+    return page(request, "administration/page.html", sections=_SECTIONS, section=section, **context)
 
 
-async def _told(part: Part, request: Request, asked: Asked) -> Told:
-    told = await part.load(asked)
-    link = asked.paged.response.headers.get("link", "")
-    return told | {
-        "again": f"/fragments/administration/{part.id}"
+async def _context(section: Section, request: Request, query: SectionQuery) -> Context:
+    context = await section.load(query)
+    link = query.page.response.headers.get("link", "")
+    return context | {
+        "fragment": f"/fragments/administration/{section.id}"
         + (f"?{request.url.query}" if request.url.query else ""),
-        "next": f"{part.path}?{link.partition('?')[2].partition('>')[0]}" if link else "",
-        "is_first_page": asked.paged.cursor is None,
-        "person": asked.user,
+        "next": f"{section.path}?{link.partition('?')[2].partition('>')[0]}" if link else "",
+        "is_first_page": query.page.cursor is None,
+        "user_id": query.user_id,
     }
 
 
-def _part(part_id: str) -> Part:
-    found = next((it for it in _PARTS if it.id == part_id), None)
+def _find_section(section_id: str) -> Section:
+    found = next((it for it in _SECTIONS if it.id == section_id), None)
     if found is None:
         raise NoSuchFile("This administration page does not exist")
     return found
 
 
-async def _users(asked: Asked) -> Told:
+async def _users(query: SectionQuery) -> Context:
     at = now()
-    invited = await list_invitations(asked.caller, asked.services)
+    sent = await list_invitations(query.caller, query.services)
     return {
-        "people": await list_people(asked.caller, asked.services, asked.paged),
-        "invitations": [it for it in invited if it.usedAt is None and it.expiresAt > at],
+        "users": await list_people(query.caller, query.services, query.page),
+        "invitations": [it for it in sent if it.usedAt is None and it.expiresAt > at],
         "local": ADMINISTRATOR,
     }
 
 
-async def _hosts(asked: Asked) -> Told:
-    return {"hosts": await list_hosts(asked.caller, asked.services)}
+async def _hosts(query: SectionQuery) -> Context:
+    return {"hosts": await list_hosts(query.caller, query.services)}
 
 
-async def _machines(asked: Asked) -> Told:
-    rows = await list_all_machines(asked.caller, asked.services, asked.paged, asked.user)
-    return {"machines": rows, "names": await _names(asked, {it.user_id for it in rows})}
+async def _machines(query: SectionQuery) -> Context:
+    rows = await list_all_machines(query.caller, query.services, query.page, query.user_id)
+    return {"machines": rows, "names": await _names(query, {it.user_id for it in rows})}
 
 
-async def _sessions(asked: Asked) -> Told:
-    rows = await list_all_sessions(asked.caller, asked.services, asked.paged, asked.user)
-    return {"sessions": rows, "names": await _names(asked, {it.userId for it in rows})}
+async def _sessions(query: SectionQuery) -> Context:
+    rows = await list_all_sessions(query.caller, query.services, query.page, query.user_id)
+    return {"sessions": rows, "names": await _names(query, {it.userId for it in rows})}
 
 
-async def _keys(asked: Asked) -> Told:
-    return {"keys": await list_keys(asked.caller, asked.services)}
+async def _keys(query: SectionQuery) -> Context:
+    return {"keys": await list_keys(query.caller, query.services)}
 
 
-async def _audit(asked: Asked) -> Told:
+async def _audit(query: SectionQuery) -> Context:
     rows = await list_audit_log(
-        asked.caller, asked.services, asked.paged, asked.filters, asked.user
+        query.caller, query.services, query.page, query.filters, query.user_id
     )
     actors = {it.actor for it in rows} | {it.owner for it in rows if it.owner}
-    return {"entries": rows, "names": await _names(asked, actors), "filters": asked.filters}
+    return {"entries": rows, "names": await _names(query, actors), "filters": query.filters}
 
 
-async def _doctor(asked: Asked) -> Told:
+async def _doctor(query: SectionQuery) -> Context:
     return {}
 
 
-async def _names(asked: Asked, ids: set[str]) -> dict[str, str]:
-    """E-mail addresses by people's ids; who is gone has none."""
-    async with asked.services.database.read() as connection:
+async def _names(query: SectionQuery, ids: set[str]) -> dict[str, str]:
+    """Return email addresses by user id; deleted users have none."""
+    async with query.services.database.read() as connection:
         found = [await users.find(connection, UserId(it)) for it in sorted(ids)]
     return {it.user_id: it.email for it in found if it is not None}
 
 
-_PARTS = (
-    Part("people", "Users", "people", _users),
-    Part("machines", "Machines", "machine", _machines),
-    Part("sessions", "Sessions", "plug", _sessions),
-    Part("hosts", "Hosts", "server", _hosts),
-    Part("keys", "Keys", "key", _keys),
-    Part("audit", "Audit log", "list", _audit),
-    Part("doctor", "Doctor", "heart", _doctor),
+_SECTIONS = (
+    Section("users", "Users", "people", _users),
+    Section("machines", "Machines", "machine", _machines),
+    Section("sessions", "Sessions", "plug", _sessions),
+    Section("hosts", "Hosts", "server", _hosts),
+    Section("keys", "Keys", "key", _keys),
+    Section("audit", "Audit log", "list", _audit),
+    Section("doctor", "Doctor", "heart", _doctor),
 )

@@ -1,7 +1,7 @@
-"""`/chat` and `/chat/{chatId}`: the person's chats, and one of them.
+"""`/chat` and `/chat/{chatId}`: the list of chats, and one chat.
 
-What is said in a chat is drawn by the browser (`static/chat/`) from the API's events; these pages
-are the frame around it: which chats there are, with which CLI each is, and where that CLI runs.
+The browser (`static/chat/`) renders a chat from the API's events. These pages give the frame: the
+list of chats, the CLI of each, and the machine that the CLI runs in.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from polydev.shared.providers import all_providers, provider
 
 router = APIRouter(include_in_schema=False)
 
-SHOWN_AT_FIRST = 50
-MAX_SHOWN = 500
+INITIAL_COUNT = 50
+MAX_COUNT = 500
 
 Filter = Annotated[str, Query(max_length=64, pattern=r"^[a-z0-9_-]*$")]
-Shown = Annotated[int, Query(ge=1, le=MAX_SHOWN)]
+Shown = Annotated[int, Query(ge=1, le=MAX_COUNT)]
 
 
 @dataclass(frozen=True, slots=True)
 class Cli:
-    """A CLI as the list offers it."""
+    """A CLI in the list."""
 
     id: str
     name: str
@@ -44,54 +44,54 @@ class Cli:
 async def show_chats(
     request: Request, caller: Signed, services: ServicesDep, provider: Filter = ""
 ) -> Response:
-    """The list of chats."""
-    return page(request, "chats.html", **await _listed(services, caller, provider))
+    """Show the list of chats."""
+    return page(request, "chat/list_page.html", **await _list_context(services, caller, provider))
 
 
 @router.get("/chat/{chat_id}")
 async def show_chat(
     request: Request, chat_id: IdInPath, caller: Signed, services: ServicesDep
 ) -> Response:
-    """One chat, with the list beside it. Raises NoSuchChat."""
+    """Show a chat with the list beside it. Raises NoSuchChat."""
     chat = await services.chats.get(caller, ChatId(chat_id))
     return page(
         request,
-        "chat.html",
-        **await _listed(services, caller, "", chat_id),
-        **await _whereabouts(services, caller, chat),
+        "chat/page.html",
+        **await _list_context(services, caller, "", chat_id),
+        **await _machine_context(services, caller, chat),
         max_prompt=MAX_PROMPT_CHARACTERS,
     )
 
 
 @router.get("/fragments/chats")
-async def show_list(
+async def refresh_list(
     request: Request,
     caller: Signed,
     services: ServicesDep,
     provider: Filter = "",
     current: Annotated[str, Query(max_length=MAX_ID)] = "",
-    shown: Shown = SHOWN_AT_FIRST,
+    shown: Shown = INITIAL_COUNT,
 ) -> Response:
-    """The list alone."""
-    listed = await _listed(services, caller, provider, current, shown)
-    return fragment(request, "chats_list.html", **listed)
+    """Render the list again."""
+    context = await _list_context(services, caller, provider, current, shown)
+    return fragment(request, "chat/list.html", **context)
 
 
-@router.get("/fragments/chats/{chat_id}/where")
-async def show_whereabouts(
+@router.get("/fragments/chats/{chat_id}/machine")
+async def refresh_machine(
     request: Request, chat_id: IdInPath, caller: Signed, services: ServicesDep
 ) -> Response:
-    """Which CLI a chat is with, and how its machine is. Raises NoSuchChat."""
+    """Render the CLI and the machine of a chat again. Raises NoSuchChat."""
     chat = await services.chats.get(caller, ChatId(chat_id))
-    return fragment(request, "chat_where.html", **await _whereabouts(services, caller, chat))
+    return fragment(request, "chat/machine.html", **await _machine_context(services, caller, chat))
 
 
-async def _listed(
+async def _list_context(
     services: Services,
     caller: Caller,
     only: str,
     current: str = "",
-    shown: int = SHOWN_AT_FIRST,
+    shown: int = INITIAL_COUNT,
 ) -> dict[str, Any]:
     clis = await _clis(services, caller)
     only = only if any(it.id == only for it in clis) else ""
@@ -101,7 +101,7 @@ async def _listed(
         "only": only,
         "current": current,
         "chats": chats[:shown],
-        "more": min(shown * 2, MAX_SHOWN) if len(chats) > shown and shown < MAX_SHOWN else 0,
+        "more": min(shown * 2, MAX_COUNT) if len(chats) > shown and shown < MAX_COUNT else 0,
         "shown": shown,
         "max_title": MAX_TITLE_CHARACTERS,
         "names": {it.id: it.name for it in clis},
@@ -110,19 +110,19 @@ async def _listed(
 
 async def _clis(services: Services, caller: Caller) -> list[Cli]:
     async with services.database.read(caller.user_id) as connection:
-        kept = await credentials.list_for_user(connection, caller.user_id)
-    connected = {it.provider for it in kept if it.revoked_at is None}
+        stored = await credentials.list_for_user(connection, caller.user_id)
+    connected = {it.provider for it in stored if it.revoked_at is None}
     return [Cli(it.id, it.name, it.id in connected) for it in all_providers()]
 
 
-async def _whereabouts(services: Services, caller: Caller, chat: Chat) -> dict[str, Any]:
+async def _machine_context(services: Services, caller: Caller, chat: Chat) -> dict[str, Any]:
     about = provider(chat.provider)
     async with services.database.read(caller.user_id) as connection:
         owned = await machines.list_for_user(connection, caller.user_id)
-        kept = await credentials.find_newest_sealed(connection, caller.user_id, chat.provider)
+        stored = await credentials.find_newest_sealed(connection, caller.user_id, chat.provider)
     return {
         "chat": chat,
-        "cli": Cli(about.id, about.name, kept is not None),
+        "cli": Cli(about.id, about.name, stored is not None),
         "machine": _machine_of(chat, owned),
     }
 

@@ -1,9 +1,8 @@
-"""`/connect/{sessionId}`: a connect session as its person follows it, to whichever end it comes.
+"""`/connect/{sessionId}`: a connect session, from its first step to its result.
 
-The page is a frame, drawn once: the live view and the field for what is pasted keep what is in
-them. What changes with the session is one fragment, which the page asks for as a long poll; what
-`static/connect.js` does besides, it reads from that fragment's attributes. Everything here comes
-from the API's own view of the session, which names the CLI machine and never the browser machine.
+The page is rendered once, so that the live view and the input field stay. The state of the session
+is one fragment, which `static/connect/` fetches with a long poll and whose attributes it reads.
+All data comes from the API's SessionView, which names the CLI machine but not the browser machine.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ router = APIRouter(include_in_schema=False)
 
 
 class Phase(StrEnum):
-    """What the page shows beside the steps."""
+    """Content of the page beside the steps."""
 
     PREPARING = "preparing"
     SEEING = "seeing"
-    """The browser machine can be seen and used."""
+    """The live view of the browser machine is available."""
     FINISHING = "finishing"
     ENDED = "ended"
 
@@ -49,7 +48,7 @@ class Phase(StrEnum):
 class Step:
     """A line of the stepper."""
 
-    words: str
+    label: str
     state: str
     """`done`, `now`, `failed`, `later` or `skipped`."""
     seconds: float | None = None
@@ -58,8 +57,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """How a session that did not complete is told."""
+class Failure:
+    """Title and advice for a session that did not complete."""
 
     title: str
     advice: str
@@ -69,13 +68,13 @@ class End:
 async def show_connect(
     session_id: SessionIdInPath, request: Request, caller: Signed, services: ServicesDep
 ) -> Response:
-    """The page."""
+    """Show the session."""
     view = await get_session(session_id, caller, services)
-    return page(request, "connect.html", **_told(view))
+    return page(request, "connect/page.html", **_context(view))
 
 
 @router.get("/fragments/connect/{sessionId}")
-async def connect_again(
+async def refresh_session(
     session_id: SessionIdInPath,
     request: Request,
     caller: Signed,
@@ -83,29 +82,29 @@ async def connect_again(
     after: After = None,
     wait: Wait = 0,
 ) -> Response:
-    """How the session stands; with `after` and `wait`, as soon as it is no longer that version."""
+    """Render the state again; with `after` and `wait`, once it differs from that version."""
     view = await get_session(session_id, caller, services, after, wait)
-    return fragment(request, "connect_state.html", **_told(view))
+    return fragment(request, "connect/state.html", **_context(view))
 
 
-def _told(view: SessionView) -> dict[str, Any]:
+def _context(view: SessionView) -> dict[str, Any]:
     about = provider(view.provider)
     return {
         "session": view,
         "cli": about,
         "phase": phase(view),
         "steps": list(steps(view)),
-        "end": None if view.error is None else end(view, about.name),
-        "own_url": view.ownBrowserUrl or view.oauthUrl or "",
+        "failure": None if view.error is None else failure(view, about.name),
+        "login_url": view.ownBrowserUrl or view.oauthUrl or "",
         "wants_code": view.accepts == "code",
         "is_waiting": view.status is SessionStatus.WAITING,
-        "by_key": view.method is CredentialKind.API_KEY,
+        "uses_api_key": view.method is CredentialKind.API_KEY,
         "at": now(),
     }
 
 
 def phase(view: SessionView) -> Phase:
-    """What there is to see beside the steps."""
+    """Return the phase of a session."""
     if view.endedAt is not None:
         return Phase.ENDED
     done = {it.step for it in view.steps if it.outcome == "done"}
@@ -115,33 +114,33 @@ def phase(view: SessionView) -> Phase:
 
 
 def steps(view: SessionView) -> Iterator[Step]:
-    """Every step that there is, those that have not begun too: so the list keeps its place."""
+    """Yield all steps, including later ones, so that the list does not move."""
     known = {it.step: it for it in view.steps}
     planned = API_KEY_STEPS if view.method is CredentialKind.API_KEY else LOGIN_STEPS
     for it in [*planned, *(step for step in known if step not in planned)]:
         yield _step(view, step_label(it), known.get(it), is_now=it == view.step)
 
 
-def end(view: SessionView, name: str) -> End:
-    """How it ended, for people."""
+def failure(view: SessionView, name: str) -> Failure:
+    """Explain why a session did not complete."""
     code = view.error.code if view.error else ""
     title = _TITLES.get(view.status, "{name} could not be connected")
-    advice = _ADVICE.get(code, _ADVICE.get(view.status, _OTHERWISE))
-    return End(title.format(name=name), advice.format(name=name))
+    advice = _ADVICE.get(code, _ADVICE.get(view.status, _DEFAULT_ADVICE))
+    return Failure(title.format(name=name), advice.format(name=name))
 
 
-def _step(view: SessionView, words: str, step: StepView | None, *, is_now: bool) -> Step:
+def _step(view: SessionView, label: str, step: StepView | None, *, is_now: bool) -> Step:
     if step is None:
-        return Step(words, "later" if view.endedAt is None else "skipped")
+        return Step(label, "later" if view.endedAt is None else "skipped")
     if step.outcome == "done":
-        return Step(words, "done", step.seconds)
+        return Step(label, "done", step.seconds)
     if step.outcome is not None or view.endedAt is not None:
-        return Step(words, "failed" if step.outcome != "undone" else "skipped", step.seconds)
-    note = _ahead(view.ahead) if view.ahead is not None else ""
-    return Step(words, "now" if is_now else "later", None, step.startedAt, note)
+        return Step(label, "failed" if step.outcome != "undone" else "skipped", step.seconds)
+    note = _queue_note(view.ahead) if view.ahead is not None else ""
+    return Step(label, "now" if is_now else "later", None, step.startedAt, note)
 
 
-def _ahead(count: int) -> str:
+def _queue_note(count: int) -> str:
     if count == 0:
         return "You are next in the queue"
     return "1 login is ahead of yours" if count == 1 else f"{count} logins are ahead of yours"
@@ -152,7 +151,7 @@ _TITLES = {
     SessionStatus.CANCELLED: "Login cancelled",
 }
 
-_OTHERWISE = "Polydev has cleaned up. You can try again at any time."
+_DEFAULT_ADVICE = "Polydev has cleaned up. You can try again at any time."
 
 _ADVICE: dict[str, str] = {
     SessionStatus.CANCELLED: "Polydev has cleaned up. You can start again at any time.",

@@ -1,7 +1,7 @@
-"""`POST /csp-report`: browsers tell here what a page's Content-Security-Policy kept them from.
+"""`POST /csp-report`: violations of the Content-Security-Policy that browsers report.
 
-Anybody can send one, so a report is counted, and a few a minute are logged, by their directive and
-where the blocked thing came from: no more of it is believed or kept.
+Anyone can send a report. So it is only counted, and a few per minute are logged with their
+directive and the blocked origin.
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ router = APIRouter(include_in_schema=False)
 log = logging.getLogger("polydev.controller.web")
 
 _MAX_SOURCE = 100
-_LOGGED_A_MINUTE = 10
+_LOGGED_PER_MINUTE = 10
 _MINUTE_S = 60.0
 
 
-class _Pace:
-    """Lets so many through each minute."""
+class _LogLimit:
+    """Allows a number of log lines per minute."""
 
     def __init__(self) -> None:
-        self._began = -_MINUTE_S
+        self._started_at = -_MINUTE_S
         self._count = 0
 
-    def lets_through(self) -> bool:
+    def allow(self) -> bool:
         at = time.monotonic()
-        if at - self._began >= _MINUTE_S:
-            self._began, self._count = at, 0
+        if at - self._started_at >= _MINUTE_S:
+            self._started_at, self._count = at, 0
         self._count += 1
-        return self._count <= _LOGGED_A_MINUTE
+        return self._count <= _LOGGED_PER_MINUTE
 
 
-_pace = _Pace()
+_log_limit = _LogLimit()
 
 
 @router.post("/csp-report", status_code=204)
 async def take_report(request: Request) -> Response:
-    """Count it, and say in the log what was blocked."""
-    directive, source = _read(await request.body())
+    """Count a report and log what was blocked."""
+    directive, source = _parse(await request.body())
     metrics.csp_reports.labels(directive).inc()
-    if _pace.lets_through():
-        log.warning("a browser blocked what a page wanted: %s from %s", directive, source)
+    if _log_limit.allow():
+        log.warning("a browser blocked content of a page: %s from %s", directive, source)
     return Response(status_code=204)
 
 
-def _read(body: bytes) -> tuple[str, str]:
+def _parse(body: bytes) -> tuple[str, str]:
     try:
         report = json.loads(body)["csp-report"]
-        told = str(report.get("effective-directive") or report.get("violated-directive"))
+        reported = str(report.get("effective-directive") or report.get("violated-directive"))
         blocked = str(report.get("blocked-uri", ""))
         parts = urlsplit(blocked)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "unreadable", ""
-    known = told if told in _DIRECTIVES else "other"
+    directive = reported if reported in _DIRECTIVES else "other"
     source = f"{parts.scheme}://{parts.netloc}" if parts.netloc else blocked
-    return known, source[:_MAX_SOURCE].encode("unicode_escape").decode()
+    return directive, source[:_MAX_SOURCE].encode("unicode_escape").decode()
 
 
 _DIRECTIVES = frozenset(
@@ -84,4 +84,4 @@ _DIRECTIVES = frozenset(
         "frame-ancestors",
     }
 )
-"""The directives that are told apart: a report can name anything."""
+"""Directives that metrics count separately: a report can name anything."""

@@ -1,7 +1,7 @@
-"""`/files/{vmId}?path=`: the files of a person's machine.
+"""`/files/{vmId}?path=`: files of a user's machine.
 
-The page is a frame; folders are drawn by the browser (`static/files.js`) from the API, so that a
-name, which a machine chose, never becomes part of HTML.
+The browser (`static/files/`) lists folders from the API, so that names chosen by a machine never
+become part of the HTML.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ router = APIRouter(include_in_schema=False)
 async def show_files(
     request: Request, vm_id: IdInPath, caller: Signed, services: ServicesDep
 ) -> Response:
-    """The files of one machine. Raises NoSuchMachine."""
+    """Show the files of a machine. Raises NoSuchMachine."""
     machine = await get_own_machine(services, caller.user_id, vm_id)
     return page(
         request,
-        "files.html",
+        "files/page.html",
         machine=machine,
         runs=machine.status.is_usable,
         wakes=machine.status is not MachineState.RUNNING,

@@ -1,4 +1,4 @@
-"""`/`: the CLIs and how each stands. For what is no browser, a line of text instead."""
+"""`/`: the state of each CLI; a line of text for clients that are not browsers."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from polydev.shared.providers import all_providers
 router = APIRouter(include_in_schema=False)
 
 _RECENT = PageSpec(60, None)
-"""So many sessions are looked through for how the last try ended."""
+"""Sessions in which the result of a CLI's last attempt is searched."""
 
 
 @router.get("/")
 async def show_home(request: Request, services: ServicesDep) -> Response:
-    """The home page."""
+    """Show the home page."""
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse(await get_greeting())
     caller = await signed_in(request)
-    return page(request, "home.html", **await _told(services, caller))
+    return page(request, "home/page.html", **await _cards(services, caller))
 
 
 @router.get("/fragments/home")
-async def home_again(request: Request, caller: Signed, services: ServicesDep) -> Response:
-    """The cards, as they stand now."""
-    return fragment(request, "home_cards.html", **await _told(services, caller))
+async def refresh_home(request: Request, caller: Signed, services: ServicesDep) -> Response:
+    """Render the cards again."""
+    return fragment(request, "home/cards.html", **await _cards(services, caller))
 
 
-async def _told(services: Services, caller: Caller) -> dict[str, Any]:
+async def _cards(services: Services, caller: Caller) -> dict[str, Any]:
     user = caller.user_id
     async with services.database.read(user) as connection:
         live = await sessions.list_page(connection, _RECENT, user_id=user, live=True)

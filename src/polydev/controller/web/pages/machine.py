@@ -1,8 +1,7 @@
-"""`/machine` and `/machine/{vmId}`: a person's machine, how it does, and what may be done with it.
+"""`/machine` and `/machine/{vmId}`: state and actions of a user's machine.
 
-`/machine` is the active CLI machine, or how to get one. The head of the page is drawn again on each
-event; charts and logs are drawn by the browser (`static/machine.js`) from the API. What a machine
-printed is text.
+`/machine` shows the active CLI machine, or how to get one. The head of the page refreshes after
+events; the browser (`static/machine/`) draws charts and logs from the API.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from polydev.shared.providers import all_providers
 router = APIRouter(include_in_schema=False)
 
 _HOST_LIMIT_S = 2.0
-"""The page does not wait longer for what only the host knows."""
+"""The page appears without the host's details if they take longer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
+class ConnectedCli:
     """A CLI that is logged in in a machine."""
 
     id: str
@@ -42,7 +41,7 @@ class Connected:
 
 @router.get("/machine")
 async def show_active_machine(request: Request, caller: Signed, services: ServicesDep) -> Response:
-    """The active CLI machine; without one, how to get it."""
+    """Show the active CLI machine, or how to get one."""
     async with services.database.read(caller.user_id) as connection:
         for state in BY_READINESS:
             found = await machines.find_cli_machine(connection, caller.user_id, state)
@@ -50,63 +49,65 @@ async def show_active_machine(request: Request, caller: Signed, services: Servic
                 break
         others = await machines.list_for_user(connection, caller.user_id)
     if found is None:
-        return page(request, "machine_none.html", others=[_row(it) for it in others])
-    return page(request, "machine.html", **await _told(services, caller, found))
+        return page(request, "machine/none.html", others=[_summary(it) for it in others])
+    return page(request, "machine/page.html", **await _context(services, caller, found))
 
 
 @router.get("/machine/{vm_id}")
 async def show_machine(
     request: Request, vm_id: IdInPath, caller: Signed, services: ServicesDep
 ) -> Response:
-    """One machine. Raises NoSuchMachine."""
+    """Show a machine. Raises NoSuchMachine."""
     found = await get_own_machine(services, caller.user_id, vm_id)
-    return page(request, "machine.html", **await _told(services, caller, found))
+    return page(request, "machine/page.html", **await _context(services, caller, found))
 
 
 @router.get("/fragments/machine/{vm_id}")
-async def machine_again(
+async def refresh_machine(
     request: Request, vm_id: IdInPath, caller: Signed, services: ServicesDep
 ) -> Response:
-    """The head of a machine's page as it stands now; one that is gone is left."""
+    """Render the head of a machine's page again; redirect if the machine is deleted."""
     try:
         found = await get_own_machine(services, caller.user_id, vm_id)
     except NoSuchMachine:
-        return Response(status_code=204, headers={"HX-Redirect": "/machine"})
-    return fragment(request, "machine_head.html", **await _told(services, caller, found))
+        return Response(status_code=204, headers={"Polydev-Redirect": "/machine"})
+    return fragment(request, "machine/head.html", **await _context(services, caller, found))
 
 
-async def _told(services: Services, caller: Caller, machine: Machine) -> dict[str, Any]:
+async def _context(services: Services, caller: Caller, machine: Machine) -> dict[str, Any]:
     user = caller.user_id
     async with services.database.read(user) as connection:
-        every = await machines.list_for_user(connection, user)
-        held = await credentials.list_for_user(connection, user)
-    here = {it.provider for it in held if it.vm_id == machine.vm_id and it.revoked_at is None}
+        owned = await machines.list_for_user(connection, user)
+        stored = await credentials.list_for_user(connection, user)
+    connected = {
+        it.provider for it in stored if it.vm_id == machine.vm_id and it.revoked_at is None
+    }
     return {
-        "connected": [Connected(it.id, it.name) for it in all_providers() if it.id in here],
-        "host": await _on_its_host(services, machine),
-        "others": [_row(it) for it in every if it.vm_id != machine.vm_id],
-        **_row(machine),
+        "connected": [ConnectedCli(it.id, it.name) for it in all_providers() if it.id in connected],
+        "host": await _host_view(services, machine),
+        "others": [_summary(it) for it in owned if it.vm_id != machine.vm_id],
+        **_summary(machine),
     }
 
 
-def _row(machine: Machine) -> dict[str, Any]:
-    """A machine, and how its state and kind are called."""
-    state, words = machine_badge(machine)
+def _summary(machine: Machine) -> dict[str, Any]:
+    """Return template variables for a machine."""
+    badge, label = machine_badge(machine)
     return {
         "machine": machine,
-        "state": state,
-        "words": words,
+        "badge": badge,
+        "label": label,
         "kind": "CLI machine" if machine.vm_type is MachineKind.CLI else "Browser machine",
-        "runs": machine.status is MachineState.RUNNING,
-        "usable": machine.status.is_usable,
-        "sleeps": machine.status is MachineState.HIBERNATED,
-        "rests": machine.status.is_at_rest,
-        "ends": machine.status.is_gone,
+        "is_running": machine.status is MachineState.RUNNING,
+        "is_usable": machine.status.is_usable,
+        "is_hibernated": machine.status is MachineState.HIBERNATED,
+        "is_at_rest": machine.status.is_at_rest,
+        "is_gone": machine.status.is_gone,
     }
 
 
-async def _on_its_host(services: Services, machine: Machine) -> MachineView | None:
-    """What its host knows besides; None when it does not say."""
+async def _host_view(services: Services, machine: Machine) -> MachineView | None:
+    """Ask the host about the machine; None if it does not answer in time."""
     try:
         async with asyncio.timeout(_HOST_LIMIT_S):
             return await services.hosts.of(machine.host_id).machine(VmId(machine.vm_id))

@@ -1,6 +1,6 @@
-"""`/settings`: one's connections, tokens, password, sign-ins, use, activity, and the way out.
+"""`/settings`: connections, tokens, password, sign-ins, usage, activity, account deletion.
 
-Each part is a piece that the page fetches again when an event tells of a change.
+Each section is a fragment that the page refreshes after events.
 """
 
 from __future__ import annotations
@@ -34,60 +34,60 @@ router = APIRouter(include_in_schema=False)
 
 _LATEST = PageSpec(12, None)
 
-Told = dict[str, Any]
-Loader = Callable[[Services, Caller], Awaitable[Told]]
+Context = dict[str, Any]
+Loader = Callable[[Services, Caller], Awaitable[Context]]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Section:
     """A section of the page."""
 
     id: str
     title: str
-    symbol: str
+    icon: str
     load: Loader
     events: tuple[str, ...] = ()
-    """Kinds of events after which it is to be fetched again."""
+    """Kinds of events after which it is refreshed."""
 
 
 @router.get("/settings")
 async def show_settings(request: Request, caller: Signed, services: ServicesDep) -> Response:
-    """The whole page."""
-    told: Told = {}
-    for part in _PARTS:
-        told |= await part.load(services, caller)
-    return page(request, "settings.html", parts=_PARTS, **told)
+    """Show all settings."""
+    context: Context = {}
+    for section in _SECTIONS:
+        context |= await section.load(services, caller)
+    return page(request, "settings/page.html", sections=_SECTIONS, **context)
 
 
-@router.get("/fragments/settings/{part_id}")
-async def part_again(
-    part_id: str, request: Request, caller: Signed, services: ServicesDep
+@router.get("/fragments/settings/{section_id}")
+async def refresh_section(
+    section_id: str, request: Request, caller: Signed, services: ServicesDep
 ) -> Response:
-    """One section, as it stands now."""
-    part = next((it for it in _PARTS if it.id == part_id and it.events), None)
-    if part is None:
+    """Render a section again. Raises NoSuchFile."""
+    section = next((it for it in _SECTIONS if it.id == section_id and it.events), None)
+    if section is None:
         raise NoSuchFile("This settings section does not exist")
-    return fragment(request, f"settings/{part_id}.html", **await part.load(services, caller))
+    return fragment(request, f"settings/{section_id}.html", **await section.load(services, caller))
 
 
-async def _connections(services: Services, caller: Caller) -> Told:
+async def _connections(services: Services, caller: Caller) -> Context:
     async with services.database.read(caller.user_id) as connection:
         rows = await credentials.list_for_user(connection, caller.user_id)
-        there = {it.vm_id: it for it in await machines.list_for_user(connection, caller.user_id)}
+        owned = {it.vm_id: it for it in await machines.list_for_user(connection, caller.user_id)}
     names = {it.id: it.name for it in all_providers()}
     return {
         "connections": [
             {
                 "credential": row,
                 "name": names.get(row.provider, row.provider),
-                "machine": there.get(row.vm_id) if row.vm_id else None,
+                "machine": owned.get(row.vm_id) if row.vm_id else None,
             }
             for row in rows
         ],
     }
 
 
-async def _tokens(services: Services, caller: Caller) -> Told:
+async def _tokens(services: Services, caller: Caller) -> Context:
     is_administrator = caller.user.role is Role.ADMINISTRATOR
     return {
         "tokens": await list_tokens(caller, services),
@@ -99,36 +99,36 @@ async def _tokens(services: Services, caller: Caller) -> Told:
     }
 
 
-async def _password(services: Services, caller: Caller) -> Told:
+async def _password(services: Services, caller: Caller) -> Context:
     async with services.database.read() as connection:
-        kept = await passwords.find_hash(connection, caller.user_id)
-    return {"has_password": kept is not None, "min_characters": MIN_CHARACTERS}
+        stored = await passwords.find_hash(connection, caller.user_id)
+    return {"has_password": stored is not None, "min_characters": MIN_CHARACTERS}
 
 
-async def _sign_ins(services: Services, caller: Caller) -> Told:
+async def _sign_ins(services: Services, caller: Caller) -> Context:
     return {"sign_ins": await list_sign_ins(caller, services)}
 
 
-async def _usage(services: Services, caller: Caller) -> Told:
+async def _usage(services: Services, caller: Caller) -> Context:
     return {"usage": await get_usage(caller, services)}
 
 
-async def _activity(services: Services, caller: Caller) -> Told:
+async def _activity(services: Services, caller: Caller) -> Context:
     async with services.database.read(caller.user_id) as connection:
         rows = await audit.list_entries(connection, AuditFilter(concerning=caller.user_id), _LATEST)
     return {"activity": [AuditEntryView.of(row, caller.user_id) for row in rows]}
 
 
-async def _nothing(services: Services, caller: Caller) -> Told:
+async def _nothing(services: Services, caller: Caller) -> Context:
     return {}
 
 
-_PARTS = (
-    Part("connections", "Connections", "plug", _connections, ("credential", "machine")),
-    Part("tokens", "API tokens", "key", _tokens, ("token",)),
-    Part("password", "Password", "shield", _password),
-    Part("sign-ins", "Sign-ins", "machine", _sign_ins, ("account",)),
-    Part("usage", "Usage and limits", "heart", _usage, ("session", "machine")),
-    Part("activity", "Activity", "list", _activity, ("account", "token", "credential")),
-    Part("leave", "Delete account", "trash", _nothing),
+_SECTIONS = (
+    Section("connections", "Connections", "plug", _connections, ("credential", "machine")),
+    Section("tokens", "API tokens", "key", _tokens, ("token",)),
+    Section("password", "Password", "shield", _password),
+    Section("sign-ins", "Sign-ins", "machine", _sign_ins, ("account",)),
+    Section("usage", "Usage and limits", "heart", _usage, ("session", "machine")),
+    Section("activity", "Activity", "list", _activity, ("account", "token", "credential")),
+    Section("delete-account", "Delete account", "trash", _nothing),
 )

@@ -1,8 +1,7 @@
-"""`/terminal/{vmId}`: a person's terminals in their machine, with xterm.js.
+"""`/terminal/{vmId}`: terminals in a user's machine, with xterm.js.
 
-xterm.js writes its colours and sizes into `<style>` elements that it makes. This page alone allows
-some styles that are no file: those which carry the nonce of this very answer, as `terminal.js` has
-xterm.js make them (docs/decisions/0035).
+xterm.js creates `<style>` elements for its colors and sizes. So only this page allows inline
+styles: those with the nonce of its response (`static/terminal/xterm_styles.js`, decision 0035).
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ Name = Annotated[str, Query(max_length=16, pattern=r"^[a-z0-9](-?[a-z0-9])*$")]
 async def show_terminal(
     request: Request, vm_id: IdInPath, caller: Signed, services: ServicesDep, name: Name = "main"
 ) -> Response:
-    """A terminal in one machine. Raises NoSuchMachine."""
+    """Show a terminal in a machine. Raises NoSuchMachine."""
     machine = await get_own_machine(services, caller.user_id, vm_id)
     nonce = secrets.token_urlsafe(16)
     names = TERMINALS if name in TERMINALS else (*TERMINALS, name)
     return page(
         request,
-        "terminal.html",
+        "terminal/page.html",
         policy={"style-src": f"'self' 'nonce-{nonce}'"},
         machine=machine,
         runs=machine.status is MachineState.RUNNING,

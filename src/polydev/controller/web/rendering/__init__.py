@@ -1,1 +1,1 @@
-"""HTML rendering: templates, filters, labels, assets."""
+"""Render HTML: templates, filters, labels, assets."""

@@ -1,9 +1,8 @@
-"""Files that browsers keep: our own (`static/`) and those of npm packages (`vendor/`).
+"""Static assets: our own (`static/`) and files of npm packages (`vendor/`).
 
-`server.py` serves them and `rendering.py` names them, under one path with a hash over all of them:
-`/static/<hash>/app.js`, `/static/<hash>/vendor/xterm/xterm.mjs`. So a browser may keep them for
-ever, and our modules import others, and packages' own modules each other, by relative paths.
-Nothing but what is listed here is served of a package.
+All are served under one path with a hash of their content: `/static/<hash>/app.js`,
+`/static/<hash>/vendor/xterm/xterm.mjs`. So browsers can cache them forever, and modules can import
+each other by relative paths. Of a package only the files listed here are served.
 """
 
 from __future__ import annotations
@@ -24,44 +23,42 @@ STATIC = HERE / "static"
 LOCK = HERE / "assets" / "package-lock.json"
 
 VENDOR = {
-    "htmx/htmx.js": "htmx.org/dist/htmx.min.js",
-    "idiomorph/idiomorph-ext.js": "idiomorph/dist/idiomorph-ext.min.js",
+    "idiomorph/idiomorph.js": "idiomorph/dist/idiomorph.esm.js",
     "xterm/xterm.mjs": "@xterm/xterm/lib/xterm.mjs",
     "xterm/xterm.css": "@xterm/xterm/css/xterm.css",
     "xterm/addon-fit.mjs": "@xterm/addon-fit/lib/addon-fit.mjs",
     "marked/marked.js": "marked/lib/marked.esm.js",
     "dompurify/purify.js": "dompurify/dist/purify.es.mjs",
 }
-"""What is served under `vendor/`, and where it lies among the packages."""
+"""Paths under `vendor/` and the files in the packages."""
 
 VENDOR_FOLDERS = {"novnc/core": "@novnc/novnc/core", "novnc/vendor": "@novnc/novnc/vendor"}
-"""Folders of which every `.js` is served: their modules import each other."""
+"""Package folders whose `.js` files are all served, since they import each other."""
 
 _TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_SMALL = 512
-"""What is shorter gains nothing by being compressed."""
+_MIN_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file as it is served."""
+    """A served file."""
 
     path: Path
     media_type: str
 
     def read(self) -> tuple[bytes, bytes | None]:
-        """The file, and the same compressed if that is shorter. Blocks."""
+        """Read the file; also compressed if that is shorter. Blocks."""
         plain = self.path.read_bytes()
-        packed = gzip.compress(plain, 9, mtime=0) if len(plain) > _SMALL else plain
-        return plain, packed if len(packed) < len(plain) else None
+        compressed = gzip.compress(plain, 9, mtime=0) if len(plain) > _MIN_BYTES else plain
+        return plain, compressed if len(compressed) < len(plain) else None
 
 
 class Assets:
-    """Every file that is served, by name, under the hash of all of them."""
+    """All served files by name, with their common hash."""
 
     def __init__(self, packages: Path) -> None:
-        """`packages` is a `node_modules`. Raises BadSettings if one of the files is not there."""
-        self._files = dict(_own()) | dict(_of_packages(packages))
+        """`packages` is a `node_modules` folder. Raises BadSettings if a file is missing."""
+        self._files = dict(_own_files()) | dict(_package_files(packages))
         missing = [name for name, asset in self._files.items() if not asset.path.is_file()]
         if missing:
             raise BadSettings(
@@ -71,21 +68,21 @@ class Assets:
         self.hash = _hash(self._files)
 
     def find(self, name: str) -> Asset | None:
-        """The file of that name, if it is one that is served."""
+        """Find a served file; None if there is none of that name."""
         return self._files.get(name)
 
     def url(self, name: str) -> str:
-        """Where browsers find it. Raises KeyError: a template names what there is."""
+        """Return the path of a file for browsers. Raises KeyError if there is none."""
         self._files[name]
         return f"/static/{self.hash}/{name}"
 
 
 def default_folder(cache: Path) -> Path:
-    """Where `scripts/setup` installs the packages: named by the hash of their lock file."""
+    """Return the folder where `scripts/setup` installs the packages of this lock file."""
     return cache / f"assets-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]}"
 
 
-def _own() -> Iterator[tuple[str, Asset]]:
+def _own_files() -> Iterator[tuple[str, Asset]]:
     for path in sorted(STATIC.rglob("*")):
         if path.is_file():
             yield path.relative_to(STATIC).as_posix(), _asset(path)
@@ -93,7 +90,7 @@ def _own() -> Iterator[tuple[str, Asset]]:
         yield f"providers/{provider.id}.svg", _asset(provider.icon)
 
 
-def _of_packages(packages: Path) -> Iterator[tuple[str, Asset]]:
+def _package_files(packages: Path) -> Iterator[tuple[str, Asset]]:
     for name, source in VENDOR.items():
         yield f"vendor/{name}", _asset(packages / source)
     for name, folder in VENDOR_FOLDERS.items():
@@ -110,7 +107,7 @@ def _asset(path: Path) -> Asset:
 
 
 def _hash(files: dict[str, Asset]) -> str:
-    """Over our own files' content; packages' are what the lock file says."""
+    """Hash the content of our own files, and the lock file for those of packages."""
     digest = hashlib.sha256(LOCK.read_bytes())
     for name, asset in sorted(files.items()):
         digest.update(name.encode() + b"\0")

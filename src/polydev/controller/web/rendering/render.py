@@ -1,15 +1,15 @@
-"""Makes HTML: templates, what each of them may use, and what browsers are told beside the page.
+"""Render pages and fragments, and find the signed-in user.
 
-Page modules call `page` and `fragment`, and ask who is signed in with `Signed`. A template is given
-`caller` (None before signing in), `csrf`, `theme` and `here` (the path) besides what the page says;
-it names files by `asset('app.css')` and `icon('check')`. Everything is escaped by Jinja.
+Page modules call `page` and `fragment`, and depend on `Signed`. Templates get `caller` (None before
+sign-in), `csrf`, `theme` and `here` (the path) besides their own context, and use
+`asset('app.css')` and `icon('check')`. Jinja escapes everything.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import Depends, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -33,7 +33,7 @@ _THEMES = frozenset({"light", "dark"})
 
 _ICON = Markup('<svg class="icon" {}><use href="{}#{}"></use></svg>')
 _LABELLED = Markup('role="img" aria-label="{}"')
-_DECORATES = Markup('aria-hidden="true"')
+_DECORATIVE = Markup('aria-hidden="true"')
 
 _POLICY = {
     "default-src": "'none'",
@@ -52,14 +52,14 @@ _POLICY = {
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every page is made with."""
+    """Assets and templates of the pages."""
 
     assets: Assets
     templates: Environment
 
 
-def make_site_of(assets: Assets) -> Site:
-    """The templates, and what they can use."""
+def make_site(assets: Assets) -> Site:
+    """Load the templates with their globals and filters."""
     templates = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -84,7 +84,7 @@ def make_site_of(assets: Assets) -> Site:
 
 
 def site_of(connection: HTTPConnection) -> Site:
-    """What the pages of the controller that serves this are made with."""
+    """Return the Site of the application that serves the connection."""
     return cast(Site, connection.app.state.site)
 
 
@@ -97,37 +97,40 @@ def page(
     policy: dict[str, str] | None = None,
     **context: Any,
 ) -> HTMLResponse:
-    """A whole page. `policy` replaces directives of the Content-Security-Policy, for the few pages
-    whose libraries need more than the others: `{"style-src": "'self' 'unsafe-inline'"}`."""
-    answer = fragment(request, name, status=status, **context)
-    answer.headers["Content-Security-Policy"] = policy_of(policy)
-    return answer
+    """Render a whole page.
+
+    `policy` replaces directives of the Content-Security-Policy, for pages whose libraries need
+    more: `{"style-src": "'self' 'unsafe-inline'"}`.
+    """
+    response = fragment(request, name, status=status, **context)
+    response.headers["Content-Security-Policy"] = policy_of(policy)
+    return response
 
 
 def policy_of(replaced: dict[str, str] | None = None) -> str:
-    """The Content-Security-Policy of a page."""
+    """Build the Content-Security-Policy of a page."""
     directives = _POLICY | (replaced or {})
     return "; ".join(f"{directive} {value}" for directive, value in directives.items())
 
 
 def fragment(request: Request, name: str, /, *, status: int = 200, **context: Any) -> HTMLResponse:
-    """A piece of a page, which the page fetches and puts in its place."""
+    """Render a part of a page, which the page fetches and inserts."""
     caller = cast(Caller | None, getattr(request.state, "caller", None))
     cookie = get_request_info(request).cookie
     theme = request.cookies.get(THEME, "")
-    about = {
+    common = {
         "caller": caller,
         "csrf": csrf_token(cookie) if caller is not None and cookie else "",
         "theme": theme if theme in _THEMES else "",
         "here": request.url.path,
         "events_after": getattr(request.state, "events_after", 0),
     }
-    html = site_of(request).templates.get_template(name).render(about | context)
+    html = site_of(request).templates.get_template(name).render(common | context)
     return HTMLResponse(html, status, {"Cache-Control": "no-store", "Vary": "Cookie"})
 
 
-async def known(request: Request) -> Caller | None:
-    """Who is signed in in this browser, or nobody: for pages that both may see."""
+async def current_caller(request: Request) -> Caller | None:
+    """Return the user signed in in this browser; None if there is none."""
     if get_request_info(request).cookie is None:
         return None
     try:
@@ -144,54 +147,44 @@ async def known(request: Request) -> Caller | None:
 
 
 async def signed_in(request: Request) -> Caller:
-    found = await known(request)
+    found = await current_caller(request)
     if found is None:
-        raise _sign_in_first(request)
+        raise _sign_in_required(request)
     return found
 
 
-async def _administers(request: Request) -> Caller:
+async def _signed_in_administrator(request: Request) -> Caller:
     found = await signed_in(request)
     found.require(Scope.ADMIN)
     return found
 
 
-def _sign_in_first(request: Request) -> HTTPException:
-    """Leads to the page for signing in, and from there back to where somebody wanted to go."""
+def _sign_in_required(request: Request) -> HTTPException:
+    """Redirect to the sign-in page and back; the page that fetches a fragment does it itself."""
     if request.url.path.startswith("/fragments/"):
-        there = safe_next(_path_of(request.headers.get("hx-current-url", "")))
-        return HTTPException(401, headers={"HX-Redirect": f"/sign-in?next={quote(there, safe='')}"})
+        return HTTPException(401)
     query = f"?{request.url.query}" if request.url.query else ""
-    there = safe_next(request.url.path + query)
-    where = "/sign-in" if there == "/" else f"/sign-in?next={quote(there, safe='')}"
-    return HTTPException(303, headers={"Location": where})
-
-
-def _path_of(url: str) -> str:
-    """The path of an address and its query; nothing for what is none."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
-    return parts.path + (f"?{parts.query}" if parts.query else "")
+    path = safe_next(request.url.path + query)
+    target = "/sign-in" if path == "/" else f"/sign-in?next={quote(path, safe='')}"
+    return HTTPException(303, headers={"Location": target})
 
 
 def _icons(assets: Assets) -> Any:
     def icon(name: str, label: str = "") -> Markup:
-        """Symbol of `static/icons.svg`, or a provider's icon; decorative without a label."""
-        told = _LABELLED.format(label) if label else _DECORATES
-        if assets.find(own := f"providers/{name}.svg"):
-            return _ICON.format(told, assets.url(own), "icon")
-        return _ICON.format(told, assets.url("icons.svg"), name)
+        """Render an icon of `static/icons.svg` or of a provider; decorative without a label."""
+        attributes = _LABELLED.format(label) if label else _DECORATIVE
+        if assets.find(provider_icon := f"providers/{name}.svg"):
+            return _ICON.format(attributes, assets.url(provider_icon), "icon")
+        return _ICON.format(attributes, assets.url("icons.svg"), name)
 
     return icon
 
 
 Signed = Annotated[Caller, Depends(signed_in)]
-"""Who is signed in in this browser; others are led to the page for signing in."""
+"""The signed-in user; others are redirected to the sign-in page."""
 
-Administrator = Annotated[Caller, Depends(_administers)]
-"""The same, for pages of administrators. Raises NotAllowed."""
+Administrator = Annotated[Caller, Depends(_signed_in_administrator)]
+"""The signed-in administrator. Raises NotAllowed for other users."""
 
-Known = Annotated[Caller | None, Depends(known)]
-"""Who is signed in, or nobody."""
+OptionalCaller = Annotated[Caller | None, Depends(current_caller)]
+"""The signed-in user, or None."""

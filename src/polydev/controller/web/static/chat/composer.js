@@ -1,46 +1,46 @@
 /**
- * Where a person writes: grows with the text, keeps the draft in this tab, sends with Enter.
+ * The message field: grows with its text, stores the draft in this tab, sends with Enter.
  */
 
-import { setText } from "./dom.js";
+import { setText } from "./render/dom.js";
 
-const TELL_FROM = 0.8; // of the limit: from there on, how much is left is told
+const SHOW_REMAINING_FROM = 0.8; // share of the limit
 
 export class Composer {
-  /** `send(text)` resolves to true once the text was taken; `form` is that of chat.html. */
+  /** `send(text)` resolves to true when the message is accepted; `form` is in chat/page.html. */
   constructor(form, { draft, send, stop }) {
     this.form = form;
     this.area = form.querySelector("textarea");
-    this.submit = form.querySelector("[data-send]");
-    this.stopping = form.querySelector("[data-stop]");
-    this.told = form.querySelector("[data-composer-told]");
+    this.sendButton = form.querySelector("[data-send]");
+    this.stopButton = form.querySelector("[data-stop]");
+    this.status = form.querySelector("[data-composer-status]");
     this.limit = Number(form.dataset.limit);
     this.draft = draft;
     this.send = send;
     this.reason = "";
-    this.area.value = kept(draft);
+    this.area.value = loadDraft(draft);
     this.area.addEventListener("input", () => this.changed());
     this.area.addEventListener("keydown", (event) => this.key(event));
     form.addEventListener("submit", (event) => this.submitted(event));
-    this.stopping.addEventListener("click", () => stop(this.stopping));
+    this.stopButton.addEventListener("click", () => stop(this.stopButton));
     this.changed();
   }
 
-  /** Enter sends where there is a keyboard; on touch screens it is a new line. */
+  /** True where Enter sends; on touch screens it starts a new line. */
   static get entersSend() {
     return !matchMedia("(pointer: coarse)").matches;
   }
 
-  /** `reason` why nothing can be sent now, or ""; `running` shows the button that stops. */
-  state({ reason, running }) {
+  /** Set the `reason` why nothing can be sent, or ""; `running` shows the stop button. */
+  setState({ reason, running }) {
     this.reason = reason;
-    this.stopping.hidden = !running;
-    this.submit.hidden = running;
+    this.stopButton.hidden = !running;
+    this.sendButton.hidden = running;
     this.changed();
   }
 
-  /** Whether nothing is being written here: what is being sent is written. */
-  get idle() {
+  /** True while the user is not writing a message. */
+  get isIdle() {
     return this.area.value === "" || this.sending || document.activeElement !== this.area;
   }
 
@@ -50,14 +50,14 @@ export class Composer {
 
   changed() {
     const { length } = this.area.value;
-    keep(this.draft, this.area.value);
+    storeDraft(this.draft, this.area.value);
     if (!CSS.supports("field-sizing", "content")) this.grow();
     const left = this.limit - length;
-    this.submit.disabled = Boolean(this.reason) || this.area.value.trim() === "" || left < 0;
-    const room = left >= 0 ? `${left.toLocaleString("en")} characters left`
+    this.sendButton.disabled = Boolean(this.reason) || this.area.value.trim() === "" || left < 0;
+    const remaining = left >= 0 ? `${left.toLocaleString("en")} characters left`
       : `${(-left).toLocaleString("en")} characters too long`;
-    setText(this.told, length > this.limit * TELL_FROM ? room : this.reason || this.hint);
-    this.told.classList.toggle("wrong", left < 0);
+    setText(this.status, length > this.limit * SHOW_REMAINING_FROM ? remaining : this.reason || this.hint);
+    this.status.classList.toggle("wrong", left < 0);
   }
 
   get hint() {
@@ -73,7 +73,7 @@ export class Composer {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     if (!Composer.entersSend) return;
     event.preventDefault();
-    if (!this.submit.disabled && !event.repeat) this.form.requestSubmit();
+    if (!this.sendButton.disabled && !event.repeat) this.form.requestSubmit();
   }
 
   async submitted(event) {
@@ -82,27 +82,27 @@ export class Composer {
     if (this.reason || this.sending || text.trim() === "" || text.length > this.limit) return;
     this.sending = true;
     this.area.readOnly = true;
-    const taken = await this.send(text);
+    const accepted = await this.send(text);
     this.area.readOnly = false;
     this.sending = false;
-    if (taken) this.area.value = "";
+    if (accepted) this.area.value = "";
     this.changed();
   }
 }
 
-function kept(name) {
+function loadDraft(name) {
   try {
     return sessionStorage.getItem(name) ?? "";
   } catch {
-    return ""; // storage may be switched off
+    return ""; // storage may be disabled
   }
 }
 
-function keep(name, text) {
+function storeDraft(name, text) {
   try {
     if (text) sessionStorage.setItem(name, text);
     else sessionStorage.removeItem(name);
   } catch {
-    // the draft is then as old as the page
+    // without storage the draft lives as long as the page
   }
 }

@@ -1,22 +1,22 @@
 /**
- * The chat's events, from the first that is asked for to whatever comes: stored ones in pages, then
- * the stream. It goes on by itself after the last event that was taken, however it was cut off.
+ * Source of a chat's events: stored ones in pages, then a stream that reconnects after the last
+ * received event.
  */
 
-import { api, Problem } from "../app.js";
+import { api, Problem } from "../shared/api.js";
 import { IDS_PER_TURN } from "./transcript.js";
 
-const PAGE = 500;
-const UNNOTICED_MS = 1500; // a break that is shorter is not told
+const PAGE_SIZE = 500;
+const TOLERATED_MS = 1500; // shorter interruptions are not shown
 const PAUSES_MS = [500, 1000, 2000, 5000, 10000];
 
 export class Connection {
   /**
-   * `path` of the chat in the API; `take(events)` for what came; `tell(state)`: "here" or "away".
+   * `path` of the chat in the API; `onEvents(events)`; `onStateChange(isOnline)`; `onDeleted()`.
    */
-  constructor({ path, take, tell, gone }) {
-    Object.assign(this, { path, take, tell, gone });
-    this.after = 0;
+  constructor({ path, onEvents, onStateChange, onDeleted }) {
+    Object.assign(this, { path, onEvents, onStateChange, onDeleted });
+    this.lastId = 0;
     this.failures = 0;
     this.source = null;
     this.timers = {};
@@ -24,78 +24,78 @@ export class Connection {
     addEventListener("pageshow", (event) => event.persisted && this.reopen());
   }
 
-  /** Stored events of the turns from `first` up to, but without, `end`; in pages. */
-  async stored(first, end = Infinity) {
+  /** Load the stored events of the turns from `first` up to, but not including, `end`. */
+  async loadStored(first, end = Infinity) {
     let after = first * IDS_PER_TURN - 1;
     for (;;) {
-      const events = await api("GET", `${this.path}/events?after=${after}&limit=${PAGE}`);
+      const events = await api("GET", `${this.path}/events?after=${after}&limit=${PAGE_SIZE}`);
       const wanted = events.filter((event) => event.id < end * IDS_PER_TURN);
-      this.take(wanted);
+      this.onEvents(wanted);
       if (!events.length || wanted.length < events.length) return;
       after = events.at(-1).id;
-      if (end === Infinity) this.after = after;
+      if (end === Infinity) this.lastId = after;
       else if (after >= end * IDS_PER_TURN - 1) return;
     }
   }
 
-  /** Listen to what comes after what was taken. */
-  follow() {
+  /** Stream the events after the last received one. */
+  stream() {
     this.close();
-    const source = new EventSource(`${this.path}/stream?after=${this.after}`);
+    const source = new EventSource(`${this.path}/stream?after=${this.lastId}`);
     this.source = source;
-    source.onopen = () => this.here();
-    source.onmessage = ({ data }) => this.came(data);
-    for (const kind of KINDS) source.addEventListener(kind, ({ data }) => this.came(data));
+    source.onopen = () => this.setOnline();
+    source.onmessage = ({ data }) => this.receive(data);
+    for (const kind of KINDS) source.addEventListener(kind, ({ data }) => this.receive(data));
     source.onerror = () => {
-      this.away();
-      if (source.readyState === EventSource.CLOSED) this.again();
+      this.setOfflineSoon();
+      if (source.readyState === EventSource.CLOSED) this.retryLater();
     };
   }
 
   close() {
     this.source?.close();
     this.source = null;
-    clearTimeout(this.timers.again);
+    clearTimeout(this.timers.retry);
   }
 
-  came(data) {
+  receive(data) {
     const event = JSON.parse(data);
-    if (!(event.id > this.after)) return;
-    this.after = event.id;
-    this.take([event]);
+    if (!(event.id > this.lastId)) return;
+    this.lastId = event.id;
+    this.onEvents([event]);
   }
 
-  here() {
+  setOnline() {
     this.failures = 0;
-    clearTimeout(this.timers.away);
-    this.timers.away = null;
-    this.tell("here");
+    clearTimeout(this.timers.offline);
+    this.timers.offline = null;
+    this.onStateChange(true);
   }
 
-  away() {
-    this.timers.away ??= setTimeout(() => this.tell("away"), UNNOTICED_MS);
+  setOfflineSoon() {
+    this.timers.offline ??= setTimeout(() => this.onStateChange(false), TOLERATED_MS);
   }
 
-  /** The browser gave up: find out why, and try again if that can help. */
-  again() {
+  /** Check later why the browser gave up, and reconnect if that can help. */
+  retryLater() {
     const pause = PAUSES_MS[Math.min(this.failures++, PAUSES_MS.length - 1)];
-    clearTimeout(this.timers.again);
-    this.timers.again = setTimeout(() => this.look(), pause * (0.75 + Math.random() / 2));
+    clearTimeout(this.timers.retry);
+    this.timers.retry = setTimeout(() => this.checkAndStream(), pause * (0.75 + Math.random() / 2));
   }
 
-  async look() {
+  async checkAndStream() {
     try {
-      await api("GET", this.path); // signed out: `api` leads to the door
-      this.follow();
+      await api("GET", this.path); // if signed out, this leads to the sign-in page
+      this.stream();
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      if (problem.status === 404) return this.gone();
-      if (problem.status !== 401) this.again();
+      if (problem.status === 404) return this.onDeleted();
+      if (problem.status !== 401) this.retryLater();
     }
   }
 
   reopen() {
-    if (this.source?.readyState !== EventSource.OPEN) this.follow();
+    if (this.source?.readyState !== EventSource.OPEN) this.stream();
   }
 }
 

@@ -1,31 +1,28 @@
 /**
- * The list of chats beside and before a chat: new ones, titles, deleting; kept true by events.
+ * The list of chats: creates, renames and deletes them, and follows their events.
  */
 
-import { api, ask, busy, Problem, showProblem, tellTimes } from "../app.js";
+import { api, Problem } from "../shared/api.js";
+import { fetchFragment, morph } from "../shared/fragments.js";
+import { busy, confirmDialog, showProblem } from "../shared/ui.js";
 
-const SOON_MS = 250;
+const BATCH_MS = 250;
 const list = () => document.getElementById("chat-list");
-let due = null;
+let timer = null;
 
-/** Fetch the list again, and change what changed: open menus and the focus stay. */
-async function refresh(url = list().dataset.source) {
-  const answer = await fetch(url, { headers: { "HX-Current-URL": location.href } });
-  if (answer.headers.has("HX-Redirect")) return location.assign(answer.headers.get("HX-Redirect"));
-  if (!answer.ok) return;
+/** Fetch the list again and morph it: open menus and the focus stay. */
+async function refreshList(url = list().dataset.source) {
+  const html = await fetchFragment(url);
+  if (html === null) return;
   const keepOpen = (name, node) => name !== "open" || node.tagName !== "DETAILS";
-  globalThis.Idiomorph.morph(list(), await answer.text(), {
-    morphStyle: "outerHTML",
-    callbacks: { beforeAttributeUpdated: keepOpen },
-  });
-  tellTimes(list());
+  morph(list(), html, { morphStyle: "outerHTML", callbacks: { beforeAttributeUpdated: keepOpen } });
 }
 
-function soon() {
-  due ??= setTimeout(() => {
-    due = null;
-    refresh().catch(() => {}); // the next event tries again
-  }, SOON_MS);
+function refreshSoon() {
+  timer ??= setTimeout(() => {
+    timer = null;
+    refreshList().catch(() => {}); // the next event tries again
+  }, BATCH_MS);
 }
 
 async function create(button) {
@@ -47,18 +44,18 @@ function rename({ dataset }) {
 }
 
 async function remove({ dataset }) {
-  const sure = await ask({
+  const confirmed = await confirmDialog({
     title: "Delete this chat?",
     text: `This permanently deletes “${dataset.chatTitle}” and all its messages. Files in your machine are kept.`,
     button: "Delete",
   });
-  if (!sure) return;
+  if (!confirmed) return;
   await api("DELETE", `/api/chats/${dataset.chat}`);
   if (location.pathname === `/chat/${dataset.chat}`) location.assign("/chat");
-  else await refresh();
+  else await refreshList();
 }
 
-const ACTIONS = { "new-chat": create, rename, delete: remove, "more-chats": ({ dataset }) => refresh(dataset.more) };
+const ACTIONS = { "new-chat": create, rename, delete: remove, "more-chats": ({ dataset }) => refreshList(dataset.more) };
 
 document.addEventListener("click", async (event) => {
   for (const menu of document.querySelectorAll("details.menu[open]")) {
@@ -85,7 +82,7 @@ document.getElementById("rename").addEventListener("polydev:done", ({ detail }) 
   document.getElementById("rename").close();
   const title = document.querySelector("[data-title]");
   if (title && location.pathname === `/chat/${detail.chatId}`) title.textContent = detail.title;
-  soon();
+  refreshSoon();
 });
 
-for (const kind of ["chat", "credential", "reset"]) document.body.addEventListener(`polydev:${kind}`, soon);
+for (const kind of ["chat", "credential", "reset"]) document.body.addEventListener(`polydev:${kind}`, refreshSoon);

@@ -1,54 +1,59 @@
 /**
- * The page of one chat: puts its parts together, and does what their buttons ask for.
+ * The chat page: connects its parts and handles their buttons.
  */
 
-import { api, busy, Problem, say, showProblem } from "../app.js";
+import { api, Problem } from "../shared/api.js";
+import { busy, showProblem, toast } from "../shared/ui.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
-import { setText } from "./dom.js";
-import { Follow } from "./follow.js";
-import { Log } from "./log.js";
+import { setText } from "./render/dom.js";
+import { AutoScroll } from "./autoscroll.js";
+import { TranscriptView } from "./transcript_view.js";
 import { Transcript } from "./transcript.js";
-import { trouble } from "./turn.js";
-import { oneLine } from "./words.js";
+import { problemBox } from "./render/turn.js";
+import { oneLine } from "./render/text.js";
 
 const TURNS_AT_ONCE = 12;
 
 export class ChatPage {
-  /** `element` is the section of chat.html; what it says about the chat is in its data. */
+  /** `element` is the section of chat/page.html; its data attributes describe the chat. */
   constructor(element) {
     this.element = element;
     const { chatId, cli, provider, turn } = element.dataset;
     Object.assign(this, { chatId, cli, provider });
     this.find = (name) => element.querySelector(`[data-${name}]`);
     this.transcript = new Transcript();
-    this.first = Math.max(1, Number(turn) - TURNS_AT_ONCE + 1); // the first turn that is shown
+    this.firstShown = Math.max(1, Number(turn) - TURNS_AT_ONCE + 1); // number of a turn
     this.frame = this.find("transcript");
-    this.follow = new Follow(this.frame, this.find("log"), this.find("to-end"));
-    const spoken = this.find("spoken");
-    this.log = new Log({ element: this.find("log"), spoken, follow: this.follow, page: this });
+    this.autoScroll = new AutoScroll(this.frame, this.find("log"), this.find("to-end"));
+    this.view = new TranscriptView({
+      element: this.find("log"),
+      announcements: this.find("announcements"),
+      autoScroll: this.autoScroll,
+      page: this,
+    });
     this.connection = new Connection({
       path: this.path(),
-      take: (events) => this.take(events),
-      tell: (state) => this.connected(state),
-      gone: () => location.assign("/chat"),
+      onEvents: (events) => this.onEvents(events),
+      onStateChange: (isOnline) => (this.find("offline").hidden = isOnline),
+      onDeleted: () => location.assign("/chat"),
     });
     this.composer = new Composer(this.find("composer"), {
       draft: `polydev-draft-${chatId}`,
       send: (text) => this.send(text),
       stop: (button) => this.stop(button),
     });
-    this.seen = new IntersectionObserver((sights) => {
-      this.isCardSeen = sights.at(-1).isIntersecting;
-      this.tellState();
+    this.cardObserver = new IntersectionObserver((entries) => {
+      this.isCardVisible = entries.at(-1).isIntersecting;
+      this.update();
     }, { root: this.frame });
     this.find("to-permission").addEventListener("click", () => this.card?.focus());
     document.body.addEventListener("polydev:machine", ({ detail }) => {
       if (detail.subject !== this.machine) return;
-      this.isAwake = detail.status === "running";
-      this.tellState();
+      this.isMachineRunning = detail.status === "running";
+      this.update();
     });
-    this.find("earlier").addEventListener("click", (event) => this.earlier(event.currentTarget));
+    this.find("earlier").addEventListener("click", (event) => this.loadEarlier(event.currentTarget));
     for (const button of element.querySelectorAll("[data-suggestion]")) {
       button.addEventListener("click", () => this.suggest(button.textContent.trim()));
     }
@@ -59,150 +64,146 @@ export class ChatPage {
     return `/api/chats/${this.chatId}${of && `/${of}`}`;
   }
 
-  /** The machine that the chat's CLI runs in, as the page knows it now. */
+  /** Id of the machine that the CLI runs in, or "". */
   get machine() {
     return this.element.querySelector("[data-machine]")?.dataset.machine ?? "";
   }
 
   async open() {
     try {
-      await this.connection.stored(this.first);
+      await this.connection.loadStored(this.firstShown);
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      this.connection.away();
-      return this.connection.again();
+      this.connection.setOfflineSoon();
+      return this.connection.retryLater();
     } finally {
-      this.loaded();
+      this.onLoaded();
     }
-    this.connection.follow();
+    this.connection.stream();
   }
 
-  loaded() {
-    this.log.draw();
-    this.log.quiet = false;
+  onLoaded() {
+    this.view.render();
+    this.view.isQuiet = false;
     this.element.dataset.state = "loaded";
-    this.find("earlier").hidden = this.first <= 1;
-    this.follow.toEnd();
-    this.tellState();
+    this.find("earlier").hidden = this.firstShown <= 1;
+    this.autoScroll.scrollToEnd();
+    this.update();
     if (!this.transcript.asked) this.composer.focus();
   }
 
-  take(events) {
+  onEvents(events) {
     const changed = new Set();
     for (const event of events) changed.add(this.transcript.apply(event));
     changed.delete(null);
-    this.log.changed([...changed].filter((turn) => turn.number >= this.first));
+    this.view.markChanged([...changed].filter((turn) => turn.number >= this.firstShown));
   }
 
-  /** What came is on the page now. */
-  drawn() {
+  /** Called after changed turns are rendered. */
+  onRendered() {
     if (this.element.dataset.state !== "loaded") return;
-    this.tellState();
-    this.follow.told();
+    this.update();
+    this.autoScroll.onNewContent();
   }
 
-  async earlier(button) {
-    const end = this.first;
+  async loadEarlier(button) {
+    const end = this.firstShown;
     const first = Math.max(1, end - TURNS_AT_ONCE);
     try {
-      await busy(button, () => this.connection.stored(first, end));
+      await busy(button, () => this.connection.loadStored(first, end));
     } catch (problem) {
       return showProblem(problem);
     }
-    this.first = first;
+    this.firstShown = first;
     const turns = [...this.transcript.turns.values()];
-    this.log.drawBefore(turns.filter(({ number }) => number >= first && number < end));
+    this.view.renderBefore(turns.filter(({ number }) => number >= first && number < end));
     button.hidden = first <= 1;
   }
 
-  /** Everything beside the transcript that follows from it. */
-  tellState() {
+  /** Update everything beside the transcript. */
+  update() {
     const { transcript } = this;
     const { running, asked, last } = transcript;
-    const isNew = transcript.turns.size === 0 && this.first <= 1;
+    const isNew = transcript.turns.size === 0 && this.firstShown <= 1;
     this.find("empty").hidden = !isNew;
     const waiting = running && asked !== null;
-    const wakes = !this.isAwake && last?.entries.at(-1)?.code === "machine-wakes";
+    const isResuming = !this.isMachineRunning && last?.entries.at(-1)?.code === "machine-wakes";
     const working = last?.entries.length ? `${this.cli} is working` : `${this.cli} is starting`;
-    this.log.busy(running && !waiting ? (wakes ? "Resuming the machine…" : working) : "");
+    this.view.showProgress(running && !waiting ? (isResuming ? "Resuming the machine…" : working) : "");
     const reason = waiting ? `${this.cli} is waiting for your permission`
-      : running && wakes ? "Your message is sent when the machine has resumed"
+      : running && isResuming ? "Your message is sent when the machine has resumed"
       : running ? `${this.cli} is working. Stop it to send another message` : "";
-    this.composer.state({ reason, running });
-    this.find("to-permission").hidden = !waiting || this.isCardSeen;
-    if (transcript.title) this.entitle(transcript.title);
+    this.composer.setState({ reason, running });
+    this.find("to-permission").hidden = !waiting || this.isCardVisible;
+    if (transcript.title) this.showTitle(transcript.title);
     this.element.dataset.running = String(running);
     for (const button of this.frame.querySelectorAll("[data-last-turn]")) {
-      button.hidden = running || !last || button.closest(".turn") !== this.log.views.get(last.number)?.element;
+      button.hidden = running || !last || button.closest(".turn") !== this.view.views.get(last.number)?.element;
     }
-    if (asked !== this.askedFor) this.ask(asked);
+    if (asked !== this.permission) this.showPermission(asked);
   }
 
-  /** A permission is waited for, or no longer. */
-  ask(asked) {
-    this.askedFor = asked;
-    if (!asked) return;
-    this.log.draw();
-    this.log.say(`${this.cli} asks for permission: ${oneLine(asked.title, 200)}`);
-    this.card = this.log.asking(asked);
-    this.seen.disconnect();
-    if (this.card) this.seen.observe(this.card.element);
-    if (this.composer.idle && !document.querySelector("dialog[open]")) this.card?.focus();
+  /** Present the open permission request; null if there is none. */
+  showPermission(request) {
+    this.permission = request;
+    if (!request) return;
+    this.view.render();
+    this.view.speak(`${this.cli} asks for permission: ${oneLine(request.title, 200)}`);
+    this.card = this.view.cardOf(request);
+    this.cardObserver.disconnect();
+    if (this.card) this.cardObserver.observe(this.card.element);
+    if (this.composer.isIdle && !document.querySelector("dialog[open]")) this.card?.focus();
   }
 
-  /** Where the focus goes when what had it is gone. */
+  /** Move the focus when the element that had it is removed. */
   returnFocus() {
     this.composer.focus();
   }
 
-  entitle(title) {
-    const words = oneLine(title, 120);
-    setText(this.find("title"), words);
-    document.title = `${words} · Polydev`;
+  showTitle(title) {
+    const text = oneLine(title, 120);
+    setText(this.find("title"), text);
+    document.title = `${text} · Polydev`;
   }
 
-  connected(state) {
-    this.find("away").hidden = state === "here";
-  }
+  // -- actions -----------------------------------------------------------------------------------
 
-  // -- what people do ----------------------------------------------------------------------------
-
-  /** Ask the CLI. True once the API took it. */
+  /** Send a message; resolves to true when it is accepted. */
   async send(text, button) {
-    const place = this.find("trouble");
+    const slot = this.find("composer-error");
     try {
       await busy(button, () => api("POST", this.path("turns"), { text }));
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      place.replaceChildren(trouble(problem, this));
+      slot.replaceChildren(problemBox(problem, this));
       return false;
     }
-    place.replaceChildren();
-    this.follow.toEnd();
+    slot.replaceChildren();
+    this.autoScroll.scrollToEnd();
     return true;
   }
 
-  sendAgain(button) {
+  resend(button) {
     const { prompt } = this.transcript.last ?? {};
     return prompt && this.send(prompt.text, button);
   }
 
   stop(button) {
-    return this.tried(() => busy(button, () => api("POST", this.path("stop"))));
+    return this.attempt(() => busy(button, () => api("POST", this.path("stop"))));
   }
 
   connect(button) {
-    return this.tried(async () => {
+    return this.attempt(async () => {
       const answer = await busy(button, () => api("POST", "/api/auth/start", { provider: this.provider }));
       location.assign(`/connect/${answer.sessionId}`);
     });
   }
 
   startMachine(button) {
-    return this.tried(async () => {
+    return this.attempt(async () => {
       await busy(button, () => api("POST", `/api/vm/${this.machine}/start`));
-      this.find("trouble").replaceChildren();
-      say("Starting the machine…");
+      this.find("composer-error").replaceChildren();
+      toast("Starting the machine…");
     });
   }
 
@@ -212,7 +213,7 @@ export class ChatPage {
     this.composer.area.focus();
   }
 
-  async tried(work) {
+  async attempt(work) {
     try {
       await work();
       return true;

@@ -1,25 +1,24 @@
 /**
- * A chat as its events tell it: turns, and what happened in each, in order.
+ * Model of a chat, built from its events: turns, and the entries of each in order. Knows no DOM.
  *
- * A turn's events come in the order of their ids, maybe more than once; turns from before may come
- * after later ones. Pieces of a text that were stored are told as one, with the last one's id: so
- * within a turn, what is not beyond the last id is known already, whether or not that very id was
- * seen. Neighbouring pieces are one entry; what is told again of a tool call, the plan or a
- * permission changes the entry that is there. Knows no DOM.
+ * A turn's events arrive in the order of their ids, possibly more than once; earlier turns may arrive
+ * after later ones. Stored pieces of a text arrive joined, with the last piece's id: so within a turn
+ * any id up to the last received one is known. Adjacent pieces of text form one entry; updates of a
+ * tool call, the plan or a permission request change the existing entry.
  */
 
-/** A turn's events have ids from `turn * IDS_PER_TURN` on. */
+/** The ids of a turn's events start at `turn * IDS_PER_TURN`. */
 export const IDS_PER_TURN = 1_000_000;
 
 export class Transcript {
   constructor() {
     this.turns = new Map(); // number -> Turn, in any order
     this.lastId = 0;
-    this.title = null; // what the newest event says that the chat is called
+    this.title = null; // of the newest title event
     this.titleId = 0;
   }
 
-  /** Take an event in. The turn that it changed, or null if it was known already. */
+  /** Apply an event; returns the turn that it changed, or null if it was known. */
   apply(event) {
     if (!Number.isSafeInteger(event?.id) || event.id <= 0) return null;
     const number = Math.floor(event.id / IDS_PER_TURN);
@@ -39,18 +38,18 @@ export class Transcript {
     return this.turns.size ? this.turns.get(Math.max(...this.turns.keys())) : null;
   }
 
-  /** Whether the last turn has not ended. */
+  /** True while the last turn has not ended. */
   get running() {
     return Boolean(this.last?.prompt) && this.last.ended === null;
   }
 
-  /** The permission that is waited for, or null. */
+  /** The open permission request, or null. */
   get asked() {
     return this.last?.entries.find((entry) => entry.kind === "permission" && entry.open) ?? null;
   }
 }
 
-/** One question and what came of it. */
+/** A message of the user and everything that followed. */
 export class Turn {
   constructor(number) {
     this.number = number;
@@ -63,7 +62,7 @@ export class Turn {
     this.plan = null;
   }
 
-  /** Fold an event in. False if it is known already. */
+  /** Apply an event; returns false if it was known. */
   take(event) {
     if (event.id <= this.lastId) return false;
     this.lastId = event.id;
@@ -96,7 +95,7 @@ export class Turn {
   addTool(event) {
     const known = this.tools.get(event.toolCallId);
     const tool = known ?? this.add("tool", event, { ...NEW_TOOL });
-    for (const name of TOLD_OF_TOOLS) if (event[name] != null) tool[name] = event[name];
+    for (const name of TOOL_FIELDS) if (event[name] != null) tool[name] = event[name];
     tool.version = event.id;
     this.tools.set(event.toolCallId, tool);
   }
@@ -116,26 +115,26 @@ export class Turn {
   }
 
   answer(event) {
-    const asked = this.permissions.get(event.requestId);
-    if (asked) Object.assign(asked, { open: false, chosen: event.optionId ?? null });
+    const request = this.permissions.get(event.requestId);
+    if (request) Object.assign(request, { open: false, chosen: event.optionId ?? null });
   }
 
   end(event) {
     this.ended = { reason: event.reason, error: event.error ?? null, at: event.at };
-    for (const asked of this.permissions.values()) asked.open = false;
+    for (const request of this.permissions.values()) request.open = false;
     for (const entry of this.entries) entry.done = true;
   }
 
-  /** A new entry; nothing more is added to the text of the one before it. */
-  add(kind, event, told) {
+  /** Add an entry; the previous one is complete. */
+  add(kind, event, fields) {
     if (this.entries.length) this.entries.at(-1).done = true;
-    const entry = { kind, key: event.id, at: event.at, done: false, ...told };
+    const entry = { kind, key: event.id, at: event.at, done: false, ...fields };
     this.entries.push(entry);
     return entry;
   }
 }
 
-const TOLD_OF_TOOLS = ["toolCallId", "title", "toolKind", "status", "locations", "content"];
+const TOOL_FIELDS = ["toolCallId", "title", "toolKind", "status", "locations", "content"];
 const NEW_TOOL = { title: "", toolKind: "other", status: "pending", locations: [], content: [] };
 
 function listOf(value) {

@@ -1,16 +1,16 @@
-// The live view: noVNC over a WebSocket of the controller's, one ticket for each connection.
+// The live view: noVNC over a WebSocket of the controller, with a ticket for each connection.
 //
-// What the machine shows is a stranger's word: noVNC draws it, and nothing of it is put into the
-// page. Its clipboard is not taken; a text goes into the machine only when the person says so.
+// The machine is untrusted: noVNC draws its screen, and nothing of it enters the page. Its clipboard
+// is ignored; text goes into the machine only when the user pastes it.
 
-import { api, Problem } from "../app.js";
-import { Typing } from "./typing.js";
+import { api, Problem } from "../shared/api.js";
+import { OnScreenKeyboard } from "./keyboard.js";
 
-const GONE = 4000;
-const TOO_MANY = 4429;
+const CLOSED_WITH_REASON = 4000; // WebSocket close codes of the controller
+const TOO_MANY_VIEWS = 4429;
 const FIRST_PAUSE_MS = 1000;
-const LONGEST_PAUSE_MS = 15_000;
-const LOOK_EVERY_MS = 500;
+const MAX_PAUSE_MS = 15_000;
+const CHECK_EVERY_MS = 500;
 const POINTER_PIXELS = 16; // of 64 by 40
 const MAX_PASTED = 8192;
 const MODIFIERS = [[0xffe3, "ControlLeft"], [0xffe9, "AltLeft"]];
@@ -20,7 +20,7 @@ const OPENING = "Opening the login page";
 const LOST = "Lost the connection to the browser machine. Reconnecting…";
 
 export class Screen {
-  /** `root` is the card; `session` whose browser machine it is. */
+  /** `root` is the card; `session` the id of the connect session. */
   constructor(root, session) {
     this.root = root;
     this.session = session;
@@ -28,40 +28,40 @@ export class Screen {
     this.isWanted = false;
     this.rfb = null;
     this.pause = FIRST_PAUSE_MS;
-    this.typing = new Typing(this.part("typing"), (keysym, code, isDown) => this.rfb?.sendKey(keysym, code, isDown));
+    this.keyboard = new OnScreenKeyboard(this.part("typing"), (keysym, code, isDown) => this.rfb?.sendKey(keysym, code, isDown));
     this.part("paste").addEventListener("click", () => this.paste());
     this.part("keys").addEventListener("click", () => this.useKeyboard());
     this.part("full").addEventListener("click", () => this.toggleFull());
-    this.part("again").addEventListener("click", () => this.connect());
+    this.part("retry").addEventListener("click", () => this.connect());
     this.part("box").addEventListener("keydown", (event) => this.leave(event), { capture: true });
     document.addEventListener("fullscreenchange", () => {
       if (!document.fullscreenElement) this.setFull(false);
     });
   }
 
-  /** There is nothing to be seen yet; say what is done meanwhile. */
-  prepare(words) {
-    this.cover(words, "Starting", "busy");
+  /** Show progress until there is a screen. */
+  prepare(text) {
+    this.cover(text, "Starting", "busy");
   }
 
-  /** Show it, and come again whenever the connection is lost. */
+  /** Show the screen, and reconnect when the connection is lost. */
   show() {
     if (this.isWanted) return;
     this.isWanted = true;
     this.connect();
   }
 
-  /** Show it no longer, and say why. */
-  hide(words) {
+  /** Hide the screen, with a reason. */
+  hide(text) {
     this.isWanted = false;
-    clearTimeout(this.later);
+    clearTimeout(this.timer);
     this.drop();
     this.setFull(false);
-    this.cover(words || "The browser machine is deleted.", "Finished", "off", { isStill: true });
+    this.cover(text || "The browser machine is deleted.", "Finished", "off", { isStill: true });
   }
 
   async connect() {
-    clearTimeout(this.later);
+    clearTimeout(this.timer);
     this.drop();
     if (!this.isWanted) return;
     this.cover(CONNECTING, "Connecting", "busy");
@@ -72,11 +72,11 @@ export class Screen {
         import("../vendor/novnc/core/util/logging.js"),
         api("POST", `/api/auth/session/${this.session}/view`),
       ]);
-      initLogging("none"); // how a connection ends is told on the page
+      initLogging("none"); // the page shows how connections end
       if (attempt === this.attempt && this.isWanted) this.open(Rfb, ticket);
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      if (attempt === this.attempt) this.tryLater(`${problem.message} ${problem.hint}`.trim());
+      if (attempt === this.attempt) this.retryLater(`${problem.message} ${problem.hint}`.trim());
     }
   }
 
@@ -108,12 +108,12 @@ export class Screen {
     this.uncover();
   }
 
-  /** Show the screen as soon as there is something on it: a browser takes a while to open. */
+  /** Uncover the screen once something is on it: a browser takes a while to open. */
   uncover() {
-    clearTimeout(this.later);
+    clearTimeout(this.timer);
     if (!this.rfb) return;
     if (isEmpty(this.part("view").querySelector("canvas"))) {
-      this.later = setTimeout(() => this.uncover(), LOOK_EVERY_MS);
+      this.timer = setTimeout(() => this.uncover(), CHECK_EVERY_MS);
       return;
     }
     this.part("cover").hidden = true;
@@ -124,50 +124,50 @@ export class Screen {
   closed(code, reason) {
     this.drop();
     if (!this.isWanted) return;
-    if (code === TOO_MANY) this.cover(reason, "Not shown", "attention", { isStill: true, again: true });
-    else this.tryLater(code === GONE ? reason : LOST);
+    if (code === TOO_MANY_VIEWS) this.cover(reason, "Not shown", "attention", { isStill: true, retry: true });
+    else this.retryLater(code === CLOSED_WITH_REASON ? reason : LOST);
   }
 
-  tryLater(words) {
+  retryLater(text) {
     if (!this.isWanted) return;
-    this.cover(words, "Interrupted", "attention", { again: true });
-    this.later = setTimeout(() => this.connect(), this.pause);
-    this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
+    this.cover(text, "Interrupted", "attention", { retry: true });
+    this.timer = setTimeout(() => this.connect(), this.pause);
+    this.pause = Math.min(2 * this.pause, MAX_PAUSE_MS);
   }
 
   drop() {
     const { rfb, socket } = this;
     this.rfb = this.socket = null;
     this.part("paste").disabled = this.part("keys").disabled = true;
-    // Closed before it is open, a browser would complain of it in its console.
+    // Closing a socket before it is open logs an error in the browser's console.
     if (socket?.readyState === WebSocket.CONNECTING) socket.addEventListener("open", () => rfb?.disconnect());
     else if (socket?.readyState === WebSocket.OPEN) rfb?.disconnect();
     this.part("view").replaceChildren();
   }
 
-  cover(words, badge, kind, { isStill = false, again = false } = {}) {
-    this.part("words").textContent = words;
+  cover(text, badge, kind, { isStill = false, retry = false } = {}) {
+    this.part("message").textContent = text;
     this.part("cover").hidden = false;
     this.part("cover").classList.toggle("still", isStill);
-    this.part("again").hidden = !again;
+    this.part("retry").hidden = !retry;
     this.badge(badge, kind);
   }
 
-  badge(words, kind) {
+  badge(text, kind) {
     const badge = this.part("state");
-    if (badge.textContent !== words) badge.textContent = words;
+    if (badge.textContent !== text) badge.textContent = text;
     badge.className = `badge ${kind}`;
   }
 
   // -- keyboard and clipboard ----------------------------------------------------------------------
 
-  /** On a phone the on-screen keyboard comes up; elsewhere the keys go to the machine at once. */
+  /** Open the on-screen keyboard on phones; elsewhere give the keys to the machine. */
   useKeyboard() {
-    if (matchMedia("(pointer: coarse)").matches) this.typing.begin();
+    if (matchMedia("(pointer: coarse)").matches) this.keyboard.begin();
     else this.rfb?.focus();
   }
 
-  /** Ctrl + Alt + X gives the keyboard back to the page. */
+  /** Return the keyboard to the page on Ctrl + Alt + X. */
   leave(event) {
     if (!event.ctrlKey || !event.altKey || event.code !== "KeyX") return;
     event.preventDefault();
@@ -182,11 +182,11 @@ export class Screen {
     try {
       text = await navigator.clipboard.readText();
     } catch {
-      text = ""; // the browser does not let the page read it: the person pastes it into a field
+      text = ""; // no access to the clipboard: the user pastes into a field
     }
     text ||= await askForText();
-    // Typed, not put into its clipboard: it comes whole wherever the cursor is, and stays nowhere.
-    this.typing.write(text.slice(0, MAX_PASTED).replace(/[\r\n]/g, ""));
+    // Typed as keys, so that it leaves no copy in the machine's clipboard.
+    this.keyboard.write(text.slice(0, MAX_PASTED).replace(/[\r\n]/g, ""));
     this.rfb?.focus();
   }
 
@@ -199,7 +199,7 @@ export class Screen {
       if (isFull) await this.root.requestFullscreen();
       else if (document.fullscreenElement) await document.exitFullscreen();
     } catch {
-      // Some phones cannot: then it fills the window.
+      // Some phones have no full screen: it fills the window instead.
     }
   }
 
@@ -210,7 +210,7 @@ export class Screen {
   }
 }
 
-/** Whether a canvas is of one colour all over, but for a mouse pointer. */
+/** True if a canvas has one color except for a mouse pointer. */
 function isEmpty(canvas) {
   if (!canvas?.width || !canvas.height) return true;
   const small = new OffscreenCanvas(64, 40).getContext("2d", { willReadFrequently: true });

@@ -1,0 +1,67 @@
+// A line chart of one value over time, as SVG with a text alternative.
+
+const SVG = "http://www.w3.org/2000/svg";
+const WIDTH = 600;
+const HEIGHT = 120;
+const MIN_SPAN_MS = 5 * 60_000;
+
+/** Draw points `{at, value}` (`at` in ms, oldest first) into a figure of machine/page.html.
+ *  `limit` is the top of the chart unless a point is higher; longer pauses than `periodMs` are gaps. */
+export function drawChart(figure, points, { name, limit, periodMs, format }) {
+  const svg = figure.querySelector("svg");
+  const summary = figure.querySelector("[data-summary]");
+  if (points.length === 0) return;
+  const last = points[points.length - 1];
+  const peak = points.reduce((most, it) => Math.max(most, it.value), 0);
+  const top = Math.max(limit, peak) || 1;
+  const span = Math.max(MIN_SPAN_MS, last.at - points[0].at);
+  const x = (at) => WIDTH * (1 - (last.at - at) / span);
+  const y = (value) => HEIGHT - 2 - (HEIGHT - 4) * (value / top);
+  const runs = splitAtGaps(points, 3 * periodMs);
+  const line = runs.map((run) => `M${run.map((it) => at(x(it.at), y(it.value))).join("L")}`).join("");
+  const area = runs
+    .map((run) => `M${at(x(run[0].at), HEIGHT)}L${run.map((it) => at(x(it.at), y(it.value))).join("L")}L${at(x(run[run.length - 1].at), HEIGHT)}Z`)
+    .join("");
+  svg.replaceChildren(
+    shape("line", { class: "chart-limit", x1: 0, x2: WIDTH, y1: y(limit), y2: y(limit) }),
+    shape("path", { class: "chart-area", d: area }),
+    shape("path", { class: "chart-line", d: line }),
+  );
+  figure.querySelector("[data-now]").textContent = `${format(last.value)} of ${format(limit)}`;
+  const minutes = Math.max(1, Math.round((last.at - points[0].at) / 60_000));
+  const text = `Peak ${format(peak)} in the last ${minutes === 1 ? "minute" : `${minutes} minutes`}.`;
+  summary.textContent = text;
+  svg.setAttribute("aria-label", `${name}: ${format(last.value)} of ${format(limit)} now. ${text}`);
+}
+
+const at = (x, y) => `${x.toFixed(1)} ${y.toFixed(1)}`;
+
+/** Split the points into runs: a stopped machine has none for a while. */
+function splitAtGaps(points, gapMs) {
+  const runs = [];
+  let previous = -Infinity;
+  for (const point of points) {
+    if (point.at - previous > gapMs) runs.push([]);
+    runs[runs.length - 1].push(point);
+    previous = point.at;
+  }
+  return runs;
+}
+
+function shape(kind, attributes) {
+  const element = document.createElementNS(SVG, kind);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+/** A number of bytes to three digits, in the words of web/formats.py. */
+export function size(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (count >= 1000 && unit < units.length - 1) {
+    count /= 1024;
+    unit += 1;
+  }
+  const digits = count >= 100 || Number.isInteger(count) ? count.toFixed(0) : count.toFixed(1);
+  return `${digits.replace(/\.0$/, "")} ${units[unit]}`;
+}
