@@ -1,4 +1,4 @@
-"""The real CLIs' agents do on the wire what docs/chat-agents.md says, and `chat/` relies on.
+"""Check the real agents against docs/chat-agents.md.
 
 Should a new version of a CLI or an adapter behave differently, this is where it shows.
 """
@@ -49,7 +49,7 @@ def about(request: pytest.FixtureRequest) -> Provider:
 
 @pytest.fixture(scope="module")
 def logged_in(shared: World, about: Provider) -> Path:
-    """A home folder in which the CLI has logged in."""
+    """Home folder with a login of the CLI."""
     made = shared.moved_in()
     LOGINS[about.id](made)
     return made.home
@@ -57,7 +57,7 @@ def logged_in(shared: World, about: Provider) -> Path:
 
 @pytest.fixture
 def here(shared: World, logged_in: Path) -> World:
-    """A world in which somebody is logged in, and nothing else has been."""
+    """World with a login and nothing else."""
     made = shared.moved_in(logged_in)
     (made.folder / "work").mkdir()
     return made
@@ -65,7 +65,7 @@ def here(shared: World, logged_in: Path) -> World:
 
 @dataclass
 class Listener(Client):
-    """Hears what an agent says, and answers for the person."""
+    """Records updates, and answers permission requests."""
 
     choice: str | None = None
     """The kind of option that is chosen when it asks; None: it is not expected to."""
@@ -107,7 +107,7 @@ class Running:
     folder: Path
 
     async def new_session(self) -> str:
-        """One in the mode in which the person is asked."""
+        """Create a session in the mode that asks for permission."""
         made = await self.agent.new_session(cwd=str(self.folder), mcp_servers=[])
         assert self.about.acp.mode in [it.id for it in made.modes.available_modes]
         await self.take_mode(made.session_id)
@@ -117,7 +117,7 @@ class Running:
         await self.agent.set_session_mode(session_id=session_id, mode_id=self.about.acp.mode)
 
     async def prompt(self, session_id: str, text: str) -> str:
-        """Why the turn ended."""
+        """Run a turn; returns its stop reason."""
         turn = self.agent.prompt(session_id=session_id, prompt=[text_block(text)])
         return str((await asyncio.wait_for(turn, PATIENCE_S)).stop_reason)
 
@@ -126,7 +126,7 @@ class Running:
 async def running(
     here: World, about: Provider, listener: Listener | None = None
 ) -> AsyncIterator[Running]:
-    """An agent as `chat/` starts it, with the programs of this world for those of the image."""
+    """Start an agent as `chat/` does, with this world's programs."""
     ours = {
         name: value.replace("/usr/local/bin", str(here.clis))
         for name, value in about.acp.environment.items()
@@ -155,7 +155,7 @@ async def running(
         await process.wait()
 
 
-async def test_it_answers_what_the_person_asks(here: World, about: Provider) -> None:
+async def test_agent_answers_a_prompt(here: World, about: Provider) -> None:
     async with running(here, about) as it:
         assert it.can.protocol_version == 1
         session = await it.new_session()
@@ -164,7 +164,7 @@ async def test_it_answers_what_the_person_asks(here: World, about: Provider) -> 
         assert len(it.listener.of(AgentMessageChunk)) > 1, "it comes as it is made"
 
 
-async def test_without_a_login_it_says_so(shared: World, about: Provider) -> None:
+async def test_agent_without_login_reports_it(shared: World, about: Provider) -> None:
     here = shared.moved_in()
     (here.folder / "work").mkdir()
     (here.home / ".codex").mkdir()
@@ -175,7 +175,9 @@ async def test_without_a_login_it_says_so(shared: World, about: Provider) -> Non
 
 
 @pytest.mark.parametrize("choice", ["allow_once", "reject_once"])
-async def test_it_asks_before_it_runs_a_command(here: World, about: Provider, choice: str) -> None:
+async def test_agent_asks_before_it_runs_a_command(
+    here: World, about: Provider, choice: str
+) -> None:
     made = here.folder / "work" / "made"
     async with running(here, about, Listener(choice)) as it:
         session = await it.new_session()
@@ -193,7 +195,7 @@ async def test_it_asks_before_it_runs_a_command(here: World, about: Provider, ch
         assert await it.prompt(session, QUESTION) == "end_turn"
 
 
-async def test_it_shows_what_it_writes(here: World, about: Provider) -> None:
+async def test_agent_shows_diffs_of_its_writes(here: World, about: Provider) -> None:
     file = here.folder / "work" / "note.txt"
     async with running(here, about, Listener("allow_once")) as it:
         assert await it.prompt(await it.new_session(), f"write {file}: a line") == "end_turn"
@@ -206,7 +208,7 @@ async def test_it_shows_what_it_writes(here: World, about: Provider) -> None:
     assert file.read_text() == "a line\n"
 
 
-async def test_it_stops_when_told_to(here: World, about: Provider) -> None:
+async def test_agent_stops_when_cancelled(here: World, about: Provider) -> None:
     async with running(here, about) as it:
         session = await it.new_session()
         turn = asyncio.create_task(it.prompt(session, "slowly: 1000"))
@@ -218,7 +220,7 @@ async def test_it_stops_when_told_to(here: World, about: Provider) -> None:
         assert await it.prompt(session, QUESTION) == "end_turn"
 
 
-async def test_a_session_goes_on_in_another_process(here: World, about: Provider) -> None:
+async def test_session_continues_in_another_process(here: World, about: Provider) -> None:
     async with running(here, about) as it:
         session = await it.new_session()
         await it.prompt(session, QUESTION)
@@ -239,7 +241,7 @@ async def test_a_session_goes_on_in_another_process(here: World, about: Provider
         assert it.listener.text.endswith("received: Go on")
 
 
-async def test_a_session_that_is_not_there_is_an_error(here: World, about: Provider) -> None:
+async def test_unknown_session_is_an_error(here: World, about: Provider) -> None:
     unknown = "0199f3c8-0000-7000-8000-00000000abcd"
     async with running(here, about) as it:
         again = {"cwd": str(it.folder), "session_id": unknown, "mcp_servers": []}
@@ -256,7 +258,7 @@ async def test_codex_names_the_session(here: World, about: Provider) -> None:
 
 
 def _let_a_minute_pass(here: World, session: str) -> None:
-    """For Gemini CLI, which spoils a session that is loaded in the minute in which it was made.
+    """Backdate a session: Gemini CLI corrupts one that it loads within a minute.
 
     The file's name has that minute, and the load writes a file of the same name.
     """

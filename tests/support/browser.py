@@ -1,4 +1,4 @@
-"""Debian's Chromium for tests: one for all tests of a process, a window of its own for each.
+"""Debian's Chromium for tests: one per process, a window per test.
 
 A test asks the fixture `chromium` (tests/conftest.py) for a `Visit`:
 
@@ -7,9 +7,8 @@ A test asks the fixture `chromium` (tests/conftest.py) for a `Visit`:
         await visit.open("/settings")
         await visit.assert_accessible()
 
-What no page may do makes the test fail at the visit's end: an error in the console, an exception, a
-report of the Content-Security-Policy, a file that is not there. Answers of the API that are
-problems are none of these.
+Faults of a page fail the test at the end of the visit: console errors, exceptions, CSP reports,
+missing files. Problem responses of the API are not faults.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ _AXE_RUN = """async (options) => {
 
 
 class Chromium:
-    """A Chromium that runs, and listens for tests."""
+    """A running Chromium."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
@@ -89,8 +88,7 @@ class Chromium:
         scheme: Literal["light", "dark"] = "light",
         **options: Any,
     ) -> AsyncIterator[Visit]:
-        """A window without any history, on the site at `url`. Fails at its end if a page did what
-        none may do."""
+        """Open a fresh window on the site at `url`; fails at the end if a page had faults."""
         async with async_playwright() as playwright:
             async with _with_stall_limit("begin"):
                 browser = await playwright.chromium.connect_over_cdp(self._endpoint)
@@ -119,7 +117,7 @@ class Chromium:
 
 @asynccontextmanager
 async def _with_stall_limit(what: str) -> AsyncIterator[None]:
-    """What Playwright sets no limit for."""
+    """Set a limit for operations without one in Playwright."""
     try:
         async with asyncio.timeout(_LIMIT_S):
             yield
@@ -128,7 +126,7 @@ async def _with_stall_limit(what: str) -> AsyncIterator[None]:
 
 
 class Visit:
-    """One person's window."""
+    """A user's window."""
 
     def __init__(self, context: BrowserContext, page: Page, url: str) -> None:
         self.context = context
@@ -143,12 +141,11 @@ class Visit:
         return await self.page.goto(path, wait_until="load")
 
     async def another_page(self) -> Page:
-        """A second tab of the same person."""
+        """Open a second tab."""
         return await self.context.new_page()
 
     async def sign_up(self, controller: ControllerProcess, name: str, role: str = "person") -> str:
-        """Invite somebody and have them sign up in this window, without pages; their address,
-        which nobody else in this test process has."""
+        """Invite a user and sign them up in this window by API calls; their unique address."""
         invited = await controller.ask("POST", "/api/admin/invitations", {"role": role})
         email = f"{name}-{secrets.token_hex(3)}@example.org"
         asked = {"email": email, "password": PASSWORD, "invitation": invited["code"]}
@@ -157,14 +154,13 @@ class Visit:
         return email
 
     async def sign_in(self, email: str, password: str = PASSWORD) -> None:
-        """Sign in in this window, without pages."""
+        """Sign in in this window by an API call."""
         asked = {"email": email, "password": password}
         answer = await self.context.request.post("/api/account/sign-in", data=asked)
         assert answer.status == 200, await answer.text()
 
     async def assert_accessible(self) -> None:
-        """No serious or critical finding of axe-core on the page as it stands, nor is the page
-        wider than the window."""
+        """Check for serious axe-core findings and horizontal overflow."""
         source = await asyncio.to_thread((packages() / _AXE).read_text)
         async with _with_stall_limit("look at how accessible the page is"):
             await self.page.evaluate(source)
@@ -177,8 +173,8 @@ class Visit:
         assert wide <= 0, f"the page is {wide} px wider than the window"
 
     async def assert_faultless(self) -> None:
-        """Nothing happened that must not."""
-        with suppress(Exception):  # what the page still has to tell
+        """Check that no page had faults."""
+        with suppress(Exception):  # let the page report pending faults
             async with _with_stall_limit("answer"):
                 await self.page.evaluate("1")
         assert not self.faults, "\n".join(self.faults)
@@ -212,13 +208,13 @@ class Visit:
 
 
 def packages() -> Path:
-    """Where the pages' npm packages are."""
+    """Folder of the pages' npm packages."""
     return default_folder(_CACHE)
 
 
 @contextmanager
 def a_chromium() -> Iterator[Chromium]:
-    """A Chromium of one's own, ended afterwards with everything it made."""
+    """Run a Chromium, and end it with all its processes."""
     profile = Path(tempfile.mkdtemp(prefix="polydev-chromium-"))
     process = subprocess.Popen(
         # Ends with whoever runs the tests, however that ends.
@@ -238,20 +234,20 @@ def a_chromium() -> Iterator[Chromium]:
 
 
 def _endpoint(process: subprocess.Popen[bytes]) -> str:
-    """Where it says that it listens."""
+    """Read the DevTools endpoint from its output."""
     assert process.stderr is not None
-    said = []
+    output = []
     for line in process.stderr:
-        said.append(line.decode(errors="replace"))
-        found = re.search(r"DevTools listening on (ws://\S+)", said[-1])
+        output.append(line.decode(errors="replace"))
+        found = re.search(r"DevTools listening on (ws://\S+)", output[-1])
         if found:
             _drain(process)
             return found[1]
-    raise AssertionError(f"Chromium did not start: {''.join(said[-20:])}")
+    raise AssertionError(f"Chromium did not start: {''.join(output[-20:])}")
 
 
 def _drain(process: subprocess.Popen[bytes]) -> None:
-    """Have what it says further read and forgotten, or it would wait for a reader."""
+    """Discard further output, so that Chromium never blocks on it."""
     import threading
 
     stream = process.stderr

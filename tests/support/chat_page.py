@@ -1,6 +1,6 @@
-"""The chat page as a person uses it: what the tests of it have in common.
+"""Helpers for tests of the chat page.
 
-Machines are simulated; what a prompt has their agents do is in `polydev.testing.prompt_script`.
+Machines are simulated; `polydev.testing.prompt_script` defines what prompts make agents do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def visited(chromium: Chromium, **options: Any) -> AsyncIterator[tuple[Wor
 
 
 async def ask(visit: Visit, method: str, path: str, body: Any = None) -> Any:
-    """Ask the API as the page does."""
+    """Call the API as the page does."""
     if visit.page.url == "about:blank":
         await visit.open("/chat")
     csrf = await visit.page.locator("meta[name=csrf-token]").get_attribute("content")
@@ -53,7 +53,7 @@ async def connect(visit: Visit, *providers: str) -> None:
 
 
 async def a_chat(visit: Visit, provider: str = "codex") -> str:
-    """A new chat, open; its id."""
+    """Create and open a chat; its id."""
     chat = await ask(visit, "POST", "/api/chats", {"provider": provider})
     await open_chat(visit.page, chat["chatId"])
     return str(chat["chatId"])
@@ -82,7 +82,7 @@ def answers(page: Page) -> Locator:
 
 
 async def allow(page: Page, number: int) -> None:
-    """Choose with a key, as soon as the card takes it."""
+    """Press an option's key once the permission card accepts it."""
     card = page.locator(".permission[data-state=open]")
     await expect(card).to_be_focused(timeout=LIMIT_S * 1000)
     await page.wait_for_timeout(800)  # what is typed at once is not meant for the card

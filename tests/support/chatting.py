@@ -1,4 +1,4 @@
-"""A person who chats, over the API of a controller under test."""
+"""Chat client over the API of a controller under test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT_S = 60
 
 
 async def connected(controller: ControllerProcess, provider: str) -> str:
-    """Have a CLI logged in by a simulated person; the CLI machine's id."""
+    """Connect a CLI with a simulated login; the CLI machine's id."""
     session_id = await controller.connect(provider)
     path = f"/api/auth/session/{session_id}"
     session = await controller.ask("GET", path)
@@ -53,18 +53,18 @@ class Talk:
         return dict(await self.controller.ask("GET", self.path))
 
     async def ask(self, text: str) -> int:
-        """Say something; the turn's number."""
+        """Send a message; the turn's number."""
         taken = await self.controller.ask("POST", f"{self.path}/turns", {"text": text})
         return int(taken["turn"])
 
     async def allow(self, event: Event, kind: str = "allow_once") -> None:
-        """Answer a request for permission with the choice of a kind."""
+        """Answer a permission request with the option of a kind."""
         [option] = [it["optionId"] for it in event["options"] if it["optionKind"] == kind]
         path = f"{self.path}/permissions/{event['requestId']}"
         await self.controller.ask("POST", path, {"optionId": option})
 
     async def listen(self, after: int = 0) -> AsyncGenerator[Event]:
-        """Every event after a known one, as the stream has it; its ids ever grow."""
+        """Stream events after an id, checking that their ids grow."""
         headers = {"last-event-id": str(after)} if after else {}
         async with (
             self.controller.client() as client,
@@ -92,7 +92,7 @@ class Talk:
         raise AssertionError(f"the stream ended before {kind}: {heard}")
 
     async def turn(self, text: str, allow: str = "allow_once") -> list[Event]:
-        """A whole turn, with every request for permission answered so; its events."""
+        """Run a turn, answering all permission requests; its events."""
         number = await self.ask(text)
         heard: list[Event] = []
         async with asyncio.timeout(LIMIT_S), aclosing(self.listen(number * 10**6)) as events:
@@ -105,7 +105,7 @@ class Talk:
         raise AssertionError("the stream ended")
 
     async def stored(self) -> list[Event]:
-        """All that the database has of it, page by page."""
+        """Load all stored events, page by page."""
         found: list[Event] = []
         while True:
             after = found[-1]["id"] if found else 0
@@ -123,7 +123,7 @@ async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
         return  # the controller was killed
 
 
-def said(events: list[Event], kind: str = "text") -> str:
+def joined_text(events: list[Event], kind: str = "text") -> str:
     """The pieces of one text, together."""
     return "".join(it["text"] for it in events if it["kind"] == kind)
 

@@ -1,7 +1,6 @@
-"""Agents that run on this machine instead of in a virtual one: real programs, often bad ones.
+"""Agents that run as local processes, often misbehaving ones.
 
-`LocalHost.exec` is what `hosts.Host.exec` is: a program whose streams are carried, ended when the
-block is left.
+`LocalHost.exec` behaves like `Host.exec`: the process ends when the block is left.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ for line in sys.stdin:
 
 
 class LocalHost:
-    """Runs the programs of agents here."""
+    """Host that runs agents as local processes."""
 
     @asynccontextmanager
     async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[LocalProcess]:
@@ -69,7 +68,7 @@ class LocalHost:
 
 
 class LocalProcess:
-    """What `hosts.GuestProcess` is to its reader."""
+    """Local process with the interface of GuestProcess."""
 
     def __init__(self, program: asyncio.subprocess.Process) -> None:
         self._program = program
@@ -91,7 +90,7 @@ class LocalProcess:
         await self._program.wait()
 
     async def aclose(self) -> None:
-        """Kill it; what it has printed and nobody read must not keep it."""
+        """Kill the process and drain its output."""
         with suppress(ProcessLookupError):
             self._program.kill()
         assert self._program.stdout is not None
@@ -106,7 +105,7 @@ def local_host() -> Host:
 
 
 def an_agent(on_prompt: str, beginning: str = BEGINNING) -> Provider:
-    """A provider whose agent does that with a prompt."""
+    """Provider whose agent runs this code for each prompt."""
     indented = "\n".join(f"        {line}" for line in on_prompt.strip().splitlines())
     argv = (sys.executable, "-c", beginning + indented)
     codex = provider("codex")
@@ -114,7 +113,7 @@ def an_agent(on_prompt: str, beginning: str = BEGINNING) -> Provider:
 
 
 class Heard:
-    """A turn that only listens, and chooses the first of what it may."""
+    """Turn that records updates and answers permission requests."""
 
     def __init__(self, choice: str | None = None) -> None:
         self.updates: list[dict[str, Any]] = []

@@ -1,7 +1,6 @@
-"""The pages' own ES modules in Chromium, without a controller: files as `web/assets.py` serves
-them, under the Content-Security-Policy that every page has.
+"""Load the pages' ES modules in Chromium without a controller, under the pages' policy.
 
-    told = await modules.run("return (await load('chat/render/text.js')).visible(given)", "a text")
+shown = await modules.run("return (await load('chat/render/text.js')).visible(given)", "a text")
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ class ModulePage:
         self.page = visit.page
 
     async def run(self, body: str, given: Any = None) -> Any:
-        """What the body of a function returns; it has `given`, and `load` for modules."""
+        """Run a function body with `given` and `load`, and return its result."""
         return await self.page.evaluate(
             f"async (given) => {{ const load = (name) => import(`/static/${{name}}`); {body} }}",
             given,
         )
 
     async def steady(self) -> None:
-        """Give the page time for what it would do after a moment: load, run, report."""
+        """Wait until the page has loaded, run and reported."""
         await self.page.evaluate(
             "new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))"
         )
@@ -47,7 +46,7 @@ class ModulePage:
 
 @asynccontextmanager
 async def a_module_page(chromium: Chromium) -> AsyncIterator[ModulePage]:
-    """Fails at its end if the page did what none may do, as every visit does."""
+    """Open a page of modules; fails at the end if it had faults, like every visit."""
     assets = Assets(packages())
     async with chromium.visit(URL) as visit:
 

@@ -1,4 +1,4 @@
-"""The connect page in a browser: every step of it over simulated machines, to every end."""
+"""Connect page over simulated machines, to every result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INNER = {"x": 320, "y": 190}
 async def _visited(
     chromium: Chromium, simulation: dict[str, Any], **options: Any
 ) -> AsyncIterator[tuple[World, Visit]]:
-    """A world of such machines, and a page of somebody who is signed in."""
+    """World with this simulation, and a signed-in window."""
     async with a_world(simulation) as world:
         await world.controller.start()
         async with chromium.visit(f"http://localhost:{world.controller.port}", **options) as visit:
@@ -42,7 +42,7 @@ async def place(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
 
 
 async def _connect(visit: Visit, provider: str = "codex") -> str:
-    """Press Connect on the home page; the session's id."""
+    """Start a connect session as the home page does; returns its id."""
     await visit.open("/")
     body = json.dumps({"provider": provider})
     # Whatever home looks like, this is what its button sends.
@@ -79,7 +79,7 @@ async def _click_inside(page: Page) -> None:
 
 @asynccontextmanager
 async def _stays(page: Page) -> AsyncIterator[None]:
-    """A login that completes leads on to its chat by itself, after a moment; not in here."""
+    """Hold the redirect to the chat that follows a completed login."""
     looked_at = asyncio.Event()
 
     async def wait(route: Route) -> None:
@@ -92,7 +92,7 @@ async def _stays(page: Page) -> AsyncIterator[None]:
     await page.wait_for_url("**/chat/*")
 
 
-async def test_a_login_by_clicks_and_keys_leads_to_the_chat_in_the_cli_machine(
+async def test_login_in_the_live_view_leads_to_the_chat(
     place: tuple[World, Visit],
 ) -> None:
     world, visit = place
@@ -121,7 +121,7 @@ async def test_a_login_by_clicks_and_keys_leads_to_the_chat_in_the_cli_machine(
     assert chat["provider"] == "codex"
 
 
-async def test_what_was_done_in_ones_own_browser_is_pasted(place: tuple[World, Visit]) -> None:
+async def test_login_in_the_own_browser_is_pasted(place: tuple[World, Visit]) -> None:
     _, visit = place
     await _connect(visit)
     page = visit.page
@@ -147,7 +147,7 @@ async def test_what_was_done_in_ones_own_browser_is_pasted(place: tuple[World, V
         await expect(page.locator("h1")).to_have_text("Codex is connected")
 
 
-async def test_a_reload_in_the_middle_shows_how_it_stands(place: tuple[World, Visit]) -> None:
+async def test_reload_shows_the_current_state(place: tuple[World, Visit]) -> None:
     world, visit = place
     session_id = await _connect(visit)
     page = visit.page
@@ -162,7 +162,7 @@ async def test_a_reload_in_the_middle_shows_how_it_stands(place: tuple[World, Vi
     await _until_live(other)
 
 
-async def test_the_live_view_comes_again_with_another_ticket(place: tuple[World, Visit]) -> None:
+async def test_live_view_reconnects_with_a_new_ticket(place: tuple[World, Visit]) -> None:
     world, visit = place
     session_id = await _connect(visit)
     page = visit.page
@@ -177,11 +177,11 @@ async def test_the_live_view_comes_again_with_another_ticket(place: tuple[World,
 
 
 def _is_of_the_outage(fault: str) -> bool:
-    """What a browser says by itself when a server is away."""
+    """True for console messages of the browser about an unreachable server."""
     return "ERR_CONNECTION_" in fault or "ERR_INCOMPLETE" in fault or "WebSocket" in fault
 
 
-async def test_cancelling_asks_first_and_another_try_is_one_click_away(
+async def test_cancelling_asks_first_and_offers_a_retry(
     place: tuple[World, Visit],
 ) -> None:
     _, visit = place
@@ -202,7 +202,7 @@ async def test_cancelling_asks_first_and_another_try_is_one_click_away(
     await _until_live(page)
 
 
-async def test_a_failure_says_what_happened_and_what_helps(chromium: Chromium) -> None:
+async def test_failure_shows_error_and_advice(chromium: Chromium) -> None:
     async with _visited(chromium, {"login_end": "failure"}) as (_, visit):
         session_id = await _connect(visit, "claude_code")
         page = visit.page
@@ -217,7 +217,7 @@ async def test_a_failure_says_what_happened_and_what_helps(chromium: Chromium) -
         await page.wait_for_url(lambda url: "/connect/" in url and session_id not in url)
 
 
-async def test_it_is_used_on_a_phone(chromium: Chromium) -> None:
+async def test_connect_page_works_on_a_phone(chromium: Chromium) -> None:
     async with _visited(chromium, NEVER, size=PHONE) as (world, visit):
         session_id = await _connect(visit)
         page = visit.page
@@ -237,7 +237,7 @@ async def test_it_is_used_on_a_phone(chromium: Chromium) -> None:
             await visit.assert_accessible()
 
 
-async def test_a_text_is_pasted_into_the_machine_and_keys_let_go(
+async def test_text_is_pasted_and_the_keyboard_released(
     place: tuple[World, Visit],
 ) -> None:
     world, visit = place
@@ -257,7 +257,7 @@ async def test_a_text_is_pasted_into_the_machine_and_keys_let_go(
     await expect(page.locator("#screen-full")).to_have_text("Full screen")
 
 
-async def test_two_logins_of_one_person_stay_apart(place: tuple[World, Visit]) -> None:
+async def test_two_logins_of_one_user_stay_apart(place: tuple[World, Visit]) -> None:
     """The wrong-machine fault: after the end every view reads the active CLI machine."""
     world, visit = place
     one = await _connect(visit)
@@ -285,7 +285,7 @@ async def test_two_logins_of_one_person_stay_apart(place: tuple[World, Visit]) -
     assert [it["vm_type"] for it in await _ask(first, "/api/vm/list")] == ["cli"]
 
 
-async def test_somebody_elses_session_is_not_there(place: tuple[World, Visit]) -> None:
+async def test_session_of_another_user_is_not_found(place: tuple[World, Visit]) -> None:
     world, visit = place
     theirs = await world.controller.connect("codex")
     answer = await visit.open(f"/connect/{theirs}")

@@ -1,4 +1,4 @@
-"""What the connect page says of a session, at each moment of it."""
+"""State of a session on the connect page."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ LOGIN = list(LOGIN_STEPS)
 
 
 def _view(done: int, status: SessionStatus = SessionStatus.RUNNING, **more: object) -> SessionView:
-    """A session that has done so many of its steps, and is in the next unless it has ended."""
-    told: dict[str, object] = {it.name: None for it in fields(ConnectSession)}
-    told |= {"session_id": HERE, "user_id": UserId("ann"), "provider": "codex", "status": status}
-    told |= {"created_at": AT, "expires_at": AT, "method": CredentialKind.LOGIN}
-    told["step"] = LOGIN[min(done, len(LOGIN) - 1)]
-    told |= {"ended_at": AT} if status.is_end else {}
+    """Session with so many steps done, in the next one unless it has ended."""
+    values: dict[str, object] = {it.name: None for it in fields(ConnectSession)}
+    values |= {"session_id": HERE, "user_id": UserId("ann"), "provider": "codex", "status": status}
+    values |= {"created_at": AT, "expires_at": AT, "method": CredentialKind.LOGIN}
+    values["step"] = LOGIN[min(done, len(LOGIN) - 1)]
+    values |= {"ended_at": AT} if status.is_end else {}
     over = [SessionStep(HERE, it, AT, AT + timedelta(seconds=2), "done") for it in LOGIN[:done]]
     begun = [SessionStep(HERE, it, AT, None, None) for it in LOGIN[done : done + 1]]
-    session = ConnectSession(**(told | more))  # type: ignore[arg-type]
+    session = ConnectSession(**(values | more))  # type: ignore[arg-type]
     return SessionView.of(session, [*over, *([] if status.is_end else begun)], None)
 
 
-def test_every_step_stands_in_the_list_from_the_beginning() -> None:
+def test_all_steps_are_listed_from_the_start() -> None:
     for done in range(len(LOGIN)):
         shown = list(connect.steps(_view(done)))
         states = ["done"] * done + ["now"] + ["later"] * (len(LOGIN) - done - 1)
@@ -61,34 +61,32 @@ def test_every_step_stands_in_the_list_from_the_beginning() -> None:
         (7, Phase.FINISHING),
     ],
 )
-def test_the_browser_can_be_seen_from_when_it_is_ready_until_the_login_is_done(
-    done: int, phase: Phase
-) -> None:
+def test_live_view_is_shown_while_the_user_logs_in(done: int, phase: Phase) -> None:
     assert connect.phase(_view(done)) is phase
     assert connect.phase(_view(done, SessionStatus.CANCELLED)) is Phase.ENDED
 
 
-def test_what_did_not_come_about_is_neither_awaited_nor_failed() -> None:
+def test_steps_after_a_cancellation_are_skipped() -> None:
     view = _view(2, SessionStatus.CANCELLED)
     assert [it.state for it in connect.steps(view)] == ["done"] * 2 + ["skipped"] * 6
 
 
-def test_a_key_needs_few_steps_and_no_browser() -> None:
+def test_api_key_needs_no_browser() -> None:
     view = _view(0, method=CredentialKind.API_KEY)
-    words = [it.label for it in connect.steps(view)]
-    assert words == [it.label for it in API_KEY_STEPS]
-    assert "browser" not in " ".join(words)
+    labels = [it.label for it in connect.steps(view)]
+    assert labels == [it.label for it in API_KEY_STEPS]
+    assert "browser" not in " ".join(labels)
 
 
 @pytest.mark.parametrize(
-    ("ahead", "words"), [(0, "You are next"), (1, "1 login is ahead"), (7, "7 logins are ahead")]
+    ("ahead", "labels"), [(0, "You are next"), (1, "1 login is ahead"), (7, "7 logins are ahead")]
 )
-def test_the_place_in_the_queue_is_told(ahead: int, words: str) -> None:
+def test_queue_position_is_shown(ahead: int, note: str) -> None:
     view = _view(0, SessionStatus.QUEUED).model_copy(update={"ahead": ahead})
-    assert next(connect.steps(view)).note.startswith(words)
+    assert next(connect.steps(view)).note.startswith(note)
 
 
-def test_every_kind_of_failure_has_an_advice() -> None:
+def test_every_error_has_advice() -> None:
     known = {kind.code for kind in vars(errors).values() if isinstance(kind, type)
              and issubclass(kind, errors.PolydevError)}  # fmt: skip
     statuses = set(SessionStatus)

@@ -1,4 +1,4 @@
-"""Machines that sleep, as people meet them: on the pages, over simulated machines."""
+"""Hibernated machines on the pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from controller_world import World
 from playwright.async_api import expect
 
 
-async def _asleep(world: World, visit: Visit, vm_id: str) -> None:
+async def _hibernate(world: World, visit: Visit, vm_id: str) -> None:
     await ask(visit, "POST", f"/api/vm/{vm_id}/hibernate")
     await expect(visit.page.locator("body")).to_be_visible()
     while (await world.states())[vm_id] != "hibernated":
@@ -19,7 +19,7 @@ async def _the_machine(visit: Visit) -> str:
     return str((await ask(visit, "GET", "/api/vm/active-cli"))["vmId"])
 
 
-async def test_a_machine_is_put_to_sleep_and_woken_and_says_why(chromium: Chromium) -> None:
+async def test_machine_hibernates_and_resumes_with_reasons(chromium: Chromium) -> None:
     async with visited(chromium) as (world, visit):
         await connect(visit, "codex")
         vm_id, page = await _the_machine(visit), visit.page
@@ -49,12 +49,12 @@ async def test_a_machine_is_put_to_sleep_and_woken_and_says_why(chromium: Chromi
         await expect(page.locator(".facts")).to_contain_text(
             "a message in a chat. Its memory was restored"
         )
-        await _asleep(world, visit, vm_id)
+        await _hibernate(world, visit, vm_id)
         await page.get_by_role("button", name="Resume").click()
         await expect(page.locator(".machine-badge")).to_have_text("Running")
 
 
-async def test_a_terminal_that_is_only_open_wakes_nothing_and_who_types_wakes(
+async def test_typing_resumes_the_machine_and_an_open_page_does_not(
     chromium: Chromium,
 ) -> None:
     async with visited(chromium, size=PHONE, scheme="dark") as (world, visit):
@@ -64,12 +64,12 @@ async def test_a_terminal_that_is_only_open_wakes_nothing_and_who_types_wakes(
         screen, state = page.locator(".xterm-rows"), page.locator("[data-state]")
         await expect(screen).to_contain_text("$")
         await page.keyboard.type("echo before\n")
-        await _asleep(world, visit, vm_id)
+        await _hibernate(world, visit, vm_id)
         await expect(state).to_have_text("Hibernated: type to resume")
         await page.reload()  # who comes back wants it
         await expect(state).to_have_text("Connected")
 
-        await _asleep(world, visit, vm_id)
+        await _hibernate(world, visit, vm_id)
         await expect(state).to_have_text("Hibernated: type to resume")
         await expect(screen).to_contain_text("[The machine is hibernated. Type to resume it.]")
         await visit.assert_accessible()
@@ -82,7 +82,7 @@ async def test_a_terminal_that_is_only_open_wakes_nothing_and_who_types_wakes(
         await expect(state).to_have_text("Connected")
         assert (await world.states())[vm_id] == "running"
 
-        await _asleep(world, visit, vm_id)
+        await _hibernate(world, visit, vm_id)
         await visit.open(f"/files/{vm_id}")
         await expect(
             page.get_by_text("This folder is empty").or_(page.locator("[data-entries] tr")).first

@@ -1,4 +1,4 @@
-"""The pages of a machine, its terminals and its files, in Chromium over simulated machines."""
+"""Machine, terminal and files pages over simulated machines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def world() -> AsyncIterator[World]:
 async def a_visit(
     world: World, chromium: Chromium, name: str = "ann", **how: object
 ) -> AsyncIterator[Visit]:
-    """Somebody who is signed in."""
+    """Window of a signed-in user."""
     url = f"http://127.0.0.1:{world.controller.port}"
     async with chromium.visit(url, **how) as visit:  # type: ignore[arg-type]
         await visit.sign_up(world.controller, name)
@@ -33,7 +33,7 @@ async def a_visit(
 
 
 async def a_machine(visit: Visit) -> str:
-    """Make a machine on the page, and wait until it runs; its id."""
+    """Create a machine on the page and wait until it runs; its id."""
     await visit.open("/machine")
     await visit.page.get_by_role("button", name="Create machine").click()
     await visit.page.wait_for_url("**/machine/vm-*")
@@ -45,7 +45,7 @@ async def until_shown(page: Page, text: str) -> None:
     await expect(page.locator(".xterm-rows")).to_contain_text(text, timeout=20_000)
 
 
-async def test_a_machine_is_made_looked_at_stopped_started_and_destroyed(
+async def test_machine_is_created_stopped_started_and_deleted(
     world: World, chromium: Chromium
 ) -> None:
     async with a_visit(world, chromium) as visit:
@@ -80,9 +80,7 @@ async def test_a_machine_is_made_looked_at_stopped_started_and_destroyed(
         await expect(page.get_by_text("No machine yet")).to_be_visible()
 
 
-async def test_a_terminal_types_shows_and_tells_again_what_it_showed(
-    world: World, chromium: Chromium
-) -> None:
+async def test_terminal_reconnects_with_its_screen(world: World, chromium: Chromium) -> None:
     async with a_visit(world, chromium) as visit:
         page = visit.page
         vm_id = await a_machine(visit)
@@ -114,7 +112,9 @@ async def test_a_terminal_types_shows_and_tells_again_what_it_showed(
         await until_shown(page, "$")
 
 
-async def test_files_come_and_go(world: World, chromium: Chromium, tmp_path: Path) -> None:
+async def test_files_are_uploaded_replaced_and_downloaded(
+    world: World, chromium: Chromium, tmp_path: Path
+) -> None:
     async with a_visit(world, chromium) as visit:
         page = visit.page
         vm_id = await a_machine(visit)
@@ -146,7 +146,7 @@ async def test_files_come_and_go(world: World, chromium: Chromium, tmp_path: Pat
         await expect(row).to_contain_text("3 B")
 
 
-async def test_folders_are_made_and_what_is_there_renamed_and_deleted(
+async def test_folders_are_created_renamed_and_deleted(
     world: World, chromium: Chromium, tmp_path: Path
 ) -> None:
     async with a_visit(world, chromium) as visit:
@@ -181,7 +181,7 @@ async def test_folders_are_made_and_what_is_there_renamed_and_deleted(
         await expect(page.get_by_text("This folder is empty")).to_be_visible()
 
 
-async def test_names_that_a_hostile_machine_chose_are_text_and_can_be_removed(
+async def test_hostile_file_names_are_text_and_can_be_deleted(
     world: World, chromium: Chromium
 ) -> None:
     names = [
@@ -210,7 +210,7 @@ async def test_names_that_a_hostile_machine_chose_are_text_and_can_be_removed(
             await expect(page.locator("[data-entries] tr")).to_have_count(left)
 
 
-async def test_on_a_phone_all_of_it_fits(world: World, chromium: Chromium) -> None:
+async def test_machine_pages_fit_a_phone(world: World, chromium: Chromium) -> None:
     how = {"size": PHONE, "scheme": "dark"}
     async with a_visit(world, chromium, **how) as visit:
         page = visit.page

@@ -1,4 +1,4 @@
-"""The guards, home, settings and the administration, as people use them in Chromium."""
+"""Sign-in, home, settings and administration pages in Chromium."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ PAGES = (
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world() -> AsyncIterator[World]:
-    """One for all tests here, which are about different people. Logins wait until a code is pasted,
-    so that a session can be seen to go on."""
+    """World for all tests of this module; logins wait until a code is pasted."""
     async with a_world({"login_end": "never"}, **MANY) as it:
         await it.controller.start()
         await it.controller.ask("GET", "/api/account")
@@ -51,13 +50,13 @@ def url_of(world: World) -> str:
     return f"http://127.0.0.1:{world.controller.port}"
 
 
-async def invited(world: World, **wishes: str) -> str:
-    made = await world.controller.ask("POST", "/api/admin/invitations", wishes)
+async def invited(world: World, **fields: str) -> str:
+    made = await world.controller.ask("POST", "/api/admin/invitations", fields)
     return str(made["code"])
 
 
 async def paste_a_code(page: Page) -> None:
-    """End a login that was just begun, on the page that this leads to; it leads on to a chat."""
+    """Complete a started login on its page, which leads to a chat."""
     await page.wait_for_url("**/connect/*")
     await page.click("#own-browser summary")
     await page.fill("#paste-text", "http://localhost:1455/auth/callback?code=a-code")
@@ -65,7 +64,7 @@ async def paste_a_code(page: Page) -> None:
     await page.wait_for_url("**/chat/*")
 
 
-async def test_where_nobody_is_yet_the_door_says_how_the_first_account_is_made(
+async def test_sign_in_page_explains_how_to_create_the_first_account(
     chromium: Chromium,
 ) -> None:
     async with a_world() as fresh:
@@ -85,9 +84,7 @@ async def test_where_nobody_is_yet_the_door_says_how_the_first_account_is_made(
             await expect(visit.page.get_by_text("polydev user invite")).to_have_count(0)
 
 
-async def test_somebody_new_signs_up_with_an_invitation_and_lands_at_home(
-    world: World, visit: Visit
-) -> None:
+async def test_invited_user_signs_up(world: World, visit: Visit) -> None:
     page = visit.page
     code = await invited(world)
     await visit.open(f"/sign-up#invitation={code}&email=ann%40example.org")
@@ -105,9 +102,7 @@ async def test_somebody_new_signs_up_with_an_invitation_and_lands_at_home(
     await expect(page.get_by_role("heading", name="Your CLIs")).to_be_visible()
 
 
-async def test_somebody_signs_in_where_they_wanted_to_go_and_out_again(
-    world: World, visit: Visit
-) -> None:
+async def test_user_signs_in_to_the_requested_page_and_out(world: World, visit: Visit) -> None:
     ann = await a_user(world.controller, f"ann-{secrets.token_hex(3)}")
     page = visit.page
     await visit.open("/settings")
@@ -131,9 +126,7 @@ async def test_somebody_signs_in_where_they_wanted_to_go_and_out_again(
 
 
 @pytest.mark.parametrize("wanted", ["https://evil.example/", "//evil.example", "/\\evil.example"])
-async def test_a_link_to_the_door_cannot_lead_elsewhere(
-    world: World, visit: Visit, wanted: str
-) -> None:
+async def test_sign_in_never_leads_to_another_site(world: World, visit: Visit, wanted: str) -> None:
     ann = await a_user(world.controller, f"ann-{secrets.token_hex(3)}")
     await visit.page.goto(f"{url_of(world)}/sign-in?next={wanted}")
     await visit.page.fill("#email", ann.email)
@@ -143,9 +136,7 @@ async def test_a_link_to_the_door_cannot_lead_elsewhere(
     assert visit.page.url == f"{url_of(world)}/"
 
 
-async def test_home_tells_how_a_connection_comes_to_be_without_being_reloaded(
-    world: World, visit: Visit
-) -> None:
+async def test_home_page_follows_a_login_without_reload(world: World, visit: Visit) -> None:
     await visit.sign_up(world.controller, "ann")
     await visit.open("/")
     page = visit.page
@@ -167,9 +158,7 @@ async def test_home_tells_how_a_connection_comes_to_be_without_being_reloaded(
     assert await codex.bounding_box() == top
 
 
-async def test_home_says_what_is_wrong_and_the_button_puts_it_right(
-    world: World, visit: Visit
-) -> None:
+async def test_home_page_repairs_a_stopped_machine(world: World, visit: Visit) -> None:
     await visit.sign_up(world.controller, "ann")
     await visit.open("/")
     page = visit.page
@@ -190,9 +179,7 @@ async def test_home_says_what_is_wrong_and_the_button_puts_it_right(
     await expect(codex).to_contain_text("Ready in your machine.")
 
 
-async def test_a_token_is_shown_once_and_works_until_it_is_revoked(
-    world: World, visit: Visit
-) -> None:
+async def test_token_is_shown_once_and_can_be_revoked(world: World, visit: Visit) -> None:
     await visit.sign_up(world.controller, "ann")
     await visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
     await visit.open("/settings")
@@ -220,7 +207,7 @@ async def test_a_token_is_shown_once_and_works_until_it_is_revoked(
         assert (await client.get("/api/account")).status_code == 401
 
 
-async def test_the_password_is_changed_and_every_other_browser_is_signed_out(
+async def test_password_change_signs_out_other_browsers(
     world: World, visit: Visit, chromium: Chromium
 ) -> None:
     email = await visit.sign_up(world.controller, "ann")
@@ -241,7 +228,7 @@ async def test_the_password_is_changed_and_every_other_browser_is_signed_out(
         await elsewhere.sign_in(email, NEW_PASSWORD)
 
 
-async def test_another_sign_in_is_seen_and_ended(
+async def test_other_browser_can_be_signed_out(
     world: World, visit: Visit, chromium: Chromium
 ) -> None:
     email = await visit.sign_up(world.controller, "ann")
@@ -254,9 +241,7 @@ async def test_another_sign_in_is_seen_and_ended(
         assert "/sign-in" in elsewhere.page.url
 
 
-async def test_an_account_is_deleted_only_when_its_address_was_typed(
-    world: World, visit: Visit
-) -> None:
+async def test_account_deletion_needs_the_typed_address(world: World, visit: Visit) -> None:
     email = await visit.sign_up(world.controller, "ann")
     await visit.open("/settings")
     page = visit.page
@@ -273,7 +258,7 @@ async def test_an_account_is_deleted_only_when_its_address_was_typed(
     assert not any(it["email"] == email and not it["deletingAt"] for it in users)
 
 
-async def test_an_administrator_invites_somebody_who_can_come_in_with_the_link(
+async def test_administrator_invites_a_user_with_a_link(
     world: World, visit: Visit, chromium: Chromium
 ) -> None:
     await visit.sign_up(world.controller, "root", "administrator")
@@ -298,9 +283,7 @@ async def test_an_administrator_invites_somebody_who_can_come_in_with_the_link(
         await expect(bobs.page.get_by_role("heading", name="Access denied")).to_be_visible()
 
 
-async def test_a_host_is_drained_for_a_reason_that_the_audit_log_keeps(
-    world: World, visit: Visit
-) -> None:
+async def test_host_is_drained_with_a_recorded_reason(world: World, visit: Visit) -> None:
     await visit.sign_up(world.controller, "root", "administrator")
     await visit.open("/administration/hosts")
     page = visit.page
@@ -317,7 +300,7 @@ async def test_a_host_is_drained_for_a_reason_that_the_audit_log_keeps(
     await expect(page.get_by_text("Active", exact=True)).to_be_visible()
 
 
-async def test_a_long_list_goes_on_over_pages(world: World, visit: Visit) -> None:
+async def test_long_list_is_paginated(world: World, visit: Visit) -> None:
     await visit.sign_up(world.controller, "root", "administrator")
     for _ in range(3):
         await invited(world)
@@ -335,7 +318,7 @@ async def test_a_long_list_goes_on_over_pages(world: World, visit: Visit) -> Non
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
-async def test_every_page_is_accessible_at_every_size_and_in_both_colours(
+async def test_page_is_accessible_in_every_size_and_theme(
     world: World, chromium: Chromium, size: tuple[int, int], scheme: str
 ) -> None:
     async with chromium.visit(url_of(world), size=size, scheme=scheme) as visit:  # type: ignore[arg-type]
@@ -367,7 +350,7 @@ async def test_pages_are_light_and_quick(world: World, visit: Visit) -> None:
         assert min(painted_ms) <= 1000, (path, painted_ms)
 
 
-async def test_the_theme_that_was_chosen_is_there_from_the_first_paint(visit: Visit) -> None:
+async def test_chosen_theme_applies_from_the_first_paint(visit: Visit) -> None:
     await visit.open("/sign-in")
     await visit.page.get_by_role("button", name="Switch theme").click()
     answer = await visit.open("/sign-in")
@@ -375,7 +358,7 @@ async def test_the_theme_that_was_chosen_is_there_from_the_first_paint(visit: Vi
     assert 'data-theme="dark"' in await answer.text()
 
 
-async def test_the_keyboard_alone_leads_to_the_content(visit: Visit) -> None:
+async def test_keyboard_reaches_the_content(visit: Visit) -> None:
     await visit.open("/sign-up")
     await visit.page.keyboard.press("Tab")
     await expect(visit.page.get_by_role("link", name="Skip to content")).to_be_focused()

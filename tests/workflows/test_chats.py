@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from api_users import a_user
-from chatting import Event, Talk, a_chat, connected, kinds, said
+from chatting import Event, Talk, a_chat, connected, joined_text, kinds
 from controller_world import World, a_world
 
 from polydev.shared.host_protocol import RemoveFiles, StartMachine
@@ -41,8 +41,8 @@ def ending(events: list[Event]) -> tuple[str, str | None]:
 async def test_a_turn_is_told_from_its_prompt_to_its_end(talk: Talk) -> None:
     events = await talk.turn("Hello there")
     assert kinds(events) == ["user", "title", "text", "turn_ended"]
-    assert said(events, "user") == "Hello there"
-    assert said(events) == "You said: Hello there"
+    assert joined_text(events, "user") == "Hello there"
+    assert joined_text(events) == "You said: Hello there"
     assert ending(events) == ("end_turn", None)
     view = await talk.view()
     assert (view["status"], view["turn"], view["title"]) == ("idle", 1, "Hello there")
@@ -53,7 +53,7 @@ async def test_what_is_streamed_and_what_is_stored_is_the_same(talk: Talk) -> No
     stored = await talk.stored()
     assert kinds(stored) == kinds(heard)
     for kind in ("user", "text", "thought"):
-        assert said(stored, kind) == said(heard, kind)
+        assert joined_text(stored, kind) == joined_text(heard, kind)
     others = [it for it in heard if it["kind"] not in ("text", "thought")]
     assert [it for it in stored if it["kind"] not in ("text", "thought")] == others
     assert len([it for it in heard if it["kind"] == "text"]) > 20, "it came piece by piece"
@@ -71,7 +71,7 @@ async def test_the_person_decides_what_the_cli_may_do(
     events = await talk.until("turn_ended", number)
     [answered] = [it for it in events if it["kind"] == "permission_answered"]
     assert answered["requestId"] == asked["requestId"]
-    assert tells in said(events)
+    assert tells in joined_text(events)
     tools = [it for it in events if it["kind"] == "tool"]
     assert tools[-1]["status"] == ("completed" if choice == "allow_once" else "failed")
     async with world.agent.host() as host:
@@ -103,7 +103,7 @@ async def test_a_turn_can_be_stopped_wherever_it_is(talk: Talk) -> None:
     number = await talk.ask("slowly: 500")
     await talk.controller.ask("POST", f"{talk.path}/stop")
     assert ending(await talk.until("turn_ended", number)) == ("cancelled", None)
-    assert said(await talk.turn("and now")) == "You said: and now"
+    assert joined_text(await talk.turn("and now")) == "You said: and now"
 
 
 async def test_who_reloads_in_the_middle_is_told_each_event_once_in_order(talk: Talk) -> None:
@@ -121,8 +121,8 @@ async def test_who_reloads_in_the_middle_is_told_each_event_once_in_order(talk: 
                     break
     ids = [it["id"] for it in heard]
     assert ids == sorted(set(ids))
-    assert said(heard) == said(await whole) == said(await talk.stored())
-    assert said(heard)
+    assert joined_text(heard) == joined_text(await whole) == joined_text(await talk.stored())
+    assert joined_text(heard)
 
 
 async def test_while_one_turn_goes_on_there_is_no_other(talk: Talk) -> None:
@@ -137,8 +137,8 @@ async def test_while_one_turn_goes_on_there_is_no_other(talk: Talk) -> None:
 async def test_two_chats_with_one_cli_do_not_mix(world: World, talk: Talk) -> None:
     other = await a_chat(world.controller)
     one, two = await asyncio.gather(talk.turn("slowly: 12"), other.turn("slowly: 15"))
-    assert [said(one).count(it) for it in ("of 12", "of 15")] == [12, 0]
-    assert [said(two).count(it) for it in ("of 12", "of 15")] == [0, 15]
+    assert [joined_text(one).count(it) for it in ("of 12", "of 15")] == [12, 0]
+    assert [joined_text(two).count(it) for it in ("of 12", "of 15")] == [0, 15]
     assert world.controller.log.read_text().count("the agent of codex runs") == 1
 
 
@@ -153,7 +153,7 @@ async def test_a_chat_is_renamed_and_deleted(world: World, talk: Talk) -> None:
         gone = await client.get(f"{talk.path}/events")
         assert (gone.status_code, gone.json()["code"]) == (404, "no-such-chat")
         assert (await client.get("/api/chats")).json() == []
-    assert said(await (await a_chat(world.controller)).turn("hello")) == "You said: hello"
+    assert joined_text(await (await a_chat(world.controller)).turn("hello")) == "You said: hello"
 
 
 async def test_chats_are_listed_by_cli_the_newest_first(world: World) -> None:
@@ -175,7 +175,7 @@ async def test_without_a_login_or_a_running_machine_it_says_what_to_do(world: Wo
     assert "Start the machine" in hint
     await world.controller.ask("POST", f"/api/vm/{machine}/start")
     await world.until_machine(machine, "running")
-    assert said(await talk.turn("again")) == "You said: again"
+    assert joined_text(await talk.turn("again")) == "You said: again"
 
 
 async def _refused(talk: Talk) -> tuple[int, str, str]:
@@ -188,7 +188,7 @@ async def test_a_cli_that_fails_says_why(talk: Talk) -> None:
     events = await talk.turn("fail: out of cheese")
     assert ending(events) == ("failed", "chat-failed")
     assert "out of cheese" in events[-1]["error"]["message"]
-    assert said(await talk.turn("again")) == "You said: again"
+    assert joined_text(await talk.turn("again")) == "You said: again"
 
 
 async def test_a_login_that_is_gone_is_told(world: World, talk: Talk) -> None:
@@ -211,7 +211,7 @@ async def test_a_controller_that_dies_leaves_a_turn_interrupted(world: World, ta
     after = await talk.until("turn_ended", number, before[-1]["id"])
     assert ending(after) == ("interrupted", "chat-failed")
     events = await talk.turn("are you there")
-    assert said(events) == "You said: are you there"
+    assert joined_text(events) == "You said: are you there"
     assert "notice" not in kinds(events), "the conversation was taken up, not begun anew"
     ids = [it["id"] for it in await talk.stored()]
     assert ids == sorted(set(ids))
@@ -239,7 +239,7 @@ async def test_a_host_agent_and_machine_that_are_started_again_are_asked_again(
     async with world.agent.host() as host:
         await host.run("test-start", StartMachine(vm_id=machine), 30)
     events = await talk.turn("are you there")
-    assert said(events) == "You said: are you there", events[-1]
+    assert joined_text(events) == "You said: are you there", events[-1]
     assert "notice" not in kinds(events), "the conversation was taken up, not begun anew"
 
 
@@ -256,7 +256,7 @@ async def test_a_conversation_that_the_cli_forgot_begins_anew_and_says_so(
     events = await talk.turn("what did I say")
     [notice] = [it for it in events if it["kind"] == "notice"]
     assert notice["code"] == "session-lost"
-    assert "blue door" in said(events), "the CLI was told what had been said"
+    assert "blue door" in joined_text(events), "the CLI was told what had been said"
 
 
 async def test_chats_of_others_are_as_if_they_were_not_there(world: World, talk: Talk) -> None:
@@ -314,7 +314,7 @@ async def test_any_controller_may_be_asked(postgres: Any) -> None:
         one, two = await asyncio.gather(
             talk.until("turn_ended", number), elsewhere.until("turn_ended", number)
         )
-        assert said(one) == said(two)
+        assert joined_text(one) == joined_text(two)
         logs = "".join(it.log.read_text() for it in (world.controller, other))
         assert logs.count("the agent of codex runs") == 1, "who holds the agent does the turn"
         number = await talk.ask("slowly: 500")
@@ -336,7 +336,7 @@ async def test_a_dead_controllers_turn_is_ended_by_another(postgres: Any) -> Non
         await other.start()
         elsewhere = talk.at(other)
         assert ending(await elsewhere.until("turn_ended", number)) == ("interrupted", "chat-failed")
-        assert said(await elsewhere.turn("hello")) == "You said: hello"
+        assert joined_text(await elsewhere.turn("hello")) == "You said: hello"
 
 
 async def test_a_wrong_place_to_go_on_from_is_the_beginning(talk: Talk) -> None:

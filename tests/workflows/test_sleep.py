@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chatting import Talk, a_chat, connected, kinds, said
+from chatting import Talk, a_chat, connected, joined_text, kinds
 from controller_process import TOKEN
 from controller_world import World, a_world
 from websockets.asyncio.client import ClientConnection, connect
@@ -68,7 +68,7 @@ async def _by_chat(world: World, vm_id: str) -> None:
     assert kinds(events) == ["user", "notice", "text", "turn_ended"], "and the session is not lost"
     [notice] = [it for it in events if it["kind"] == "notice"]
     assert (notice["code"], notice["text"]) == ("machine-wakes", "Its machine wakes up")
-    assert said(events) == "You said: the second"
+    assert joined_text(events) == "You said: the second"
 
 
 async def _by_single_turn(world: World, vm_id: str) -> None:
@@ -270,7 +270,7 @@ async def test_a_machine_whose_host_is_full_says_so_and_sleeps_on() -> None:
         assert events[-1]["error"]["code"] == "no-capacity"
         assert (await world.states())[vm_id] == "hibernated"
         await world.destroy(made["vm_id"])
-        assert said(await talk.turn("hello")) == "You said: hello"
+        assert joined_text(await talk.turn("hello")) == "You said: hello"
 
 
 # -- the commands ----------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ async def _is_damaged(world: World, vm_id: str) -> None:
     content = memory.read_bytes()
     memory.write_bytes(content[: len(content) // 2])
     events = await (await a_chat(world.controller)).turn("hello")
-    assert said(events) == "You said: hello"
+    assert joined_text(events) == "You said: hello"
     sleep = (await world.until_machine(vm_id, "running"))["sleep"]
     assert (sleep["woke_how"], sleep["woke_why"]) == ("booted", CHAT)
     assert sleep["boot_reason"]

@@ -1,5 +1,4 @@
-"""The chat page: its modules, in a page of Chromium that the tests of a file share; and all of it
-over simulated machines, for each test anew."""
+"""Fixtures of the chat page: its modules in Chromium, and the page over simulated machines."""
 
 from __future__ import annotations
 
@@ -27,6 +26,6 @@ async def place(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
 
 @pytest.fixture
 async def visit(place: tuple[World, Visit]) -> Visit:
-    """Somebody who is signed in, and has connected Codex."""
+    """Window of a signed-in user who has connected Codex."""
     await connect(place[1], "codex")
     return place[1]

@@ -1,4 +1,4 @@
-"""Diffs as the page computes them: they hold to what changed, however texts differ."""
+"""Diffs that the chat page computes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def _diffs(modules: ModulePage, *pairs: tuple[str | None, str]) -> list[di
     return found
 
 
-def _told(diff: dict[str, Any]) -> list[str]:
-    """As `diff -u` writes it, without the file names."""
+def _formatted(diff: dict[str, Any]) -> list[str]:
+    """Format a diff like `diff -u`, without file names."""
     lines = []
     for hunk in diff["hunks"]:
         lines.append(hunk["header"])
@@ -32,7 +32,7 @@ def _told(diff: dict[str, Any]) -> list[str]:
 
 
 def _patched(old: str, diff: dict[str, Any]) -> str:
-    """The old text with the hunks applied to it, by their numbers."""
+    """Apply hunks to the old text by their line numbers."""
     before = old.splitlines(keepends=True)
     after: list[str] = []
     at = 0
@@ -52,11 +52,11 @@ def _patched(old: str, diff: dict[str, Any]) -> str:
     return "".join([*after, *before[at:]])
 
 
-async def test_a_change_has_three_lines_around_it(modules: ModulePage) -> None:
+async def test_hunk_has_three_lines_of_context(modules: ModulePage) -> None:
     old = "".join(f"{it}\n" for it in range(1, 21))
     [diff] = await _diffs(modules, (old, old.replace("10\n", "ten\n")))
     expected = ["@@ -7,7 +7,7 @@", " 7", " 8", " 9", "-10", "+ten", " 11", " 12", " 13"]
-    assert _told(diff) == expected
+    assert _formatted(diff) == expected
     assert (diff["added"], diff["removed"]) == (1, 1)
 
 
@@ -73,25 +73,23 @@ async def test_changes_near_each_other_share_a_hunk_and_far_ones_do_not(
 
 async def test_a_new_file_is_all_added_and_an_emptied_one_all_removed(modules: ModulePage) -> None:
     new, emptied, same = await _diffs(modules, (None, "a\nb\n"), ("a\nb\n", ""), ("a\n", "a\n"))
-    assert _told(new) == ["@@ -0,0 +1,2 @@", "+a", "+b"]
-    assert _told(emptied) == ["@@ -1,2 +0,0 @@", "-a", "-b"]
+    assert _formatted(new) == ["@@ -0,0 +1,2 @@", "+a", "+b"]
+    assert _formatted(emptied) == ["@@ -1,2 +0,0 @@", "-a", "-b"]
     assert same == {"hunks": [], "added": 0, "removed": 0}
 
 
 async def test_a_missing_newline_at_the_end_is_a_change(modules: ModulePage) -> None:
     [diff] = await _diffs(modules, ("a\nb\n", "a\nb"))
-    assert _told(diff) == ["@@ -1,2 +1,2 @@", " a", "-b", "+b⏎"]
+    assert _formatted(diff) == ["@@ -1,2 +1,2 @@", " a", "-b", "+b⏎"]
 
 
 async def test_line_ends_of_other_systems_change_nothing_else(modules: ModulePage) -> None:
     [diff] = await _diffs(modules, ("a\r\nb\r\n", "a\r\nc\r\n"))
-    assert _told(diff) == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
+    assert _formatted(diff) == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_the_new_text_comes_of_the_old_one_and_the_hunks(
-    modules: ModulePage, seed: int
-) -> None:
+async def test_hunks_turn_the_old_text_into_the_new(modules: ModulePage, seed: int) -> None:
     chance = random.Random(seed)
     pairs = []
     for _ in range(60):
@@ -106,14 +104,14 @@ async def test_the_new_text_comes_of_the_old_one_and_the_hunks(
         assert _patched(old_text, diff) == new_text, (old_text, new_text)
 
 
-async def test_few_edits_are_told_as_few(modules: ModulePage) -> None:
+async def test_few_edits_give_a_short_diff(modules: ModulePage) -> None:
     old = [str(it) for it in range(3000)]
     new = [it for it in old if it not in ("5", "1500", "2999")]
     [diff] = await _diffs(modules, ("\n".join(old) + "\n", "\n".join(new) + "\n"))
     assert (diff["added"], diff["removed"]) == (0, 3)
 
 
-async def test_texts_that_have_nothing_in_common_are_told_quickly(modules: ModulePage) -> None:
+async def test_unrelated_texts_are_compared_quickly(modules: ModulePage) -> None:
     old = "".join(f"old {it}\n" for it in range(20_000))
     new = "".join(f"new {it}\n" for it in range(20_000))
     took, added, removed = await modules.run(

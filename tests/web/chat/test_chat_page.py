@@ -1,4 +1,4 @@
-"""The chat page over simulated machines: a person talks to CLIs, and whatever they say is tame."""
+"""Chat page over simulated machines: turns, permissions, hostile output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.async_api import expect
 # -- turns ---------------------------------------------------------------------------------------
 
 
-async def test_a_person_asks_and_the_answer_comes(visit: Visit) -> None:
+async def test_message_gets_an_answer(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await expect(page.locator("[data-empty]")).to_be_visible()
@@ -24,7 +24,7 @@ async def test_a_person_asks_and_the_answer_comes(visit: Visit) -> None:
     await visit.assert_accessible()
 
 
-async def test_enter_sends_and_with_shift_starts_a_line(visit: Visit) -> None:
+async def test_enter_sends_and_shift_enter_starts_a_line(visit: Visit) -> None:
     await a_chat(visit)
     area = visit.page.locator("textarea")
     await area.press_sequentially("one")
@@ -40,7 +40,7 @@ async def test_enter_sends_and_with_shift_starts_a_line(visit: Visit) -> None:
     await expect(visit.page.locator(".user-message")).to_have_text("one\n\ntwo")
 
 
-async def test_thoughts_tools_and_plans_are_folded_and_say_how_they_ended(visit: Visit) -> None:
+async def test_thoughts_tools_and_plans_show_their_state(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await say(page, "think: I had better look\nplan\nrun: echo here I am")
@@ -59,7 +59,7 @@ async def test_thoughts_tools_and_plans_are_folded_and_say_how_they_ended(visit:
     await visit.assert_accessible()
 
 
-async def test_a_turn_that_fails_says_why_and_can_be_tried_again(visit: Visit) -> None:
+async def test_failed_turn_can_be_retried(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await say(page, "fail: the model is tired")
@@ -73,7 +73,7 @@ async def test_a_turn_that_fails_says_why_and_can_be_tried_again(visit: Visit) -
     await expect(page.get_by_role("button", name="Try again")).to_have_count(1)
 
 
-async def test_a_turn_can_be_stopped(visit: Visit) -> None:
+async def test_turn_can_be_stopped(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await say(page, "slowly: 400")
@@ -87,7 +87,7 @@ async def test_a_turn_can_be_stopped(visit: Visit) -> None:
     await until_idle(page, turns=2)
 
 
-async def test_a_machine_that_does_not_run_is_started_from_here(visit: Visit) -> None:
+async def test_stopped_machine_can_be_started_from_the_chat(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     vm_id = await page.locator("[data-machine]").get_attribute("data-machine")
@@ -109,7 +109,7 @@ async def test_a_machine_that_does_not_run_is_started_from_here(visit: Visit) ->
 
 
 # -- permissions ---------------------------------------------------------------------------------
-async def test_a_permission_is_allowed_with_a_key(visit: Visit) -> None:
+async def test_permission_is_allowed_with_a_key(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await say(page, "write notes.txt: remember the milk")
@@ -128,7 +128,7 @@ async def test_a_permission_is_allowed_with_a_key(visit: Visit) -> None:
     await expect(page.locator("textarea")).to_be_focused()
 
 
-async def test_a_permission_is_refused_with_a_click(visit: Visit) -> None:
+async def test_permission_is_rejected_with_a_click(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await say(page, "run: rm -r everything")
@@ -138,7 +138,7 @@ async def test_a_permission_is_refused_with_a_click(visit: Visit) -> None:
     await expect(answers(page).last).to_contain_text("You did not allow it")
 
 
-async def test_a_key_that_was_meant_for_something_else_decides_nothing(visit: Visit) -> None:
+async def test_early_key_press_answers_no_permission(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await page.evaluate("performance.now = () => 0")  # the card has only just appeared
@@ -155,7 +155,7 @@ async def test_a_key_that_was_meant_for_something_else_decides_nothing(visit: Vi
     await expect(page.locator(".permission")).to_have_attribute("data-answer", "allowed")
 
 
-async def test_who_writes_keeps_the_focus_and_is_led_to_the_card(visit: Visit) -> None:
+async def test_permission_does_not_take_the_focus_from_a_draft(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await say(page, "slowly: 8\nrun: echo 1")
@@ -170,7 +170,7 @@ async def test_who_writes_keeps_the_focus_and_is_led_to_the_card(visit: Visit) -
     )
 
 
-async def test_two_tabs_show_the_same_and_one_answers_for_both(visit: Visit) -> None:
+async def test_two_tabs_stay_in_sync(visit: Visit) -> None:
     chat_id = await a_chat(visit)
     first, second = visit.page, await visit.another_page()
     await open_chat(second, chat_id)
@@ -180,14 +180,14 @@ async def test_two_tabs_show_the_same_and_one_answers_for_both(visit: Visit) -> 
     for page in (first, second):
         await until_idle(page)
         await expect(page.locator(".permission")).to_contain_text("You chose: Allow")
-    told = [await page.locator("[data-log]").inner_text() for page in (first, second)]
-    assert told[0] == told[1]
+    logs = [await page.locator("[data-log]").inner_text() for page in (first, second)]
+    assert logs[0] == logs[1]
 
 
 # -- what is hostile -----------------------------------------------------------------------------
 
 
-async def test_what_a_model_writes_is_never_script(visit: Visit) -> None:
+async def test_model_output_is_never_script(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await say(page, "markdown")
@@ -204,7 +204,7 @@ async def test_what_a_model_writes_is_never_script(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("hostile", ["<img src=x onerror=alert(1)>", "\u202eevil", "x" * 120])
-async def test_a_title_is_text(visit: Visit, hostile: str) -> None:
+async def test_title_is_text(visit: Visit, hostile: str) -> None:
     chat_id = await a_chat(visit)
     await ask(visit, "PATCH", f"/api/chats/{chat_id}", {"title": hostile})
     await open_chat(visit.page, chat_id)

@@ -1,4 +1,4 @@
-"""The list of chats: starting, finding, renaming and deleting them, on a phone too."""
+"""List of chats: create, filter, rename and delete them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from playwright.async_api import expect
 NAMES = {"claude_code": "Claude Code", "codex": "Codex", "gemini_cli": "Gemini CLI"}
 
 
-async def test_without_a_connection_the_page_says_what_to_do(place: tuple[World, Visit]) -> None:
+async def test_page_without_connections_offers_to_connect(place: tuple[World, Visit]) -> None:
     _, visit = place
     await visit.open("/chat")
     await expect(visit.page.get_by_text("Connect a CLI first")).to_be_visible()
@@ -61,7 +61,7 @@ async def test_chats_are_started_renamed_filtered_and_deleted(place: tuple[World
     await expect(page.locator(".chat-list")).to_contain_text("No chats with Codex yet")
 
 
-async def test_the_list_tells_what_other_chats_do(visit: Visit) -> None:
+async def test_list_shows_the_state_of_other_chats(visit: Visit) -> None:
     asking = await a_chat(visit)
     await say(visit.page, "run: echo 1")
     await visit.page.wait_for_selector(".permission[data-state=open]")
@@ -73,7 +73,7 @@ async def test_the_list_tells_what_other_chats_do(visit: Visit) -> None:
     await expect(row).to_contain_text("just now")
 
 
-async def test_somebody_elses_chat_is_not_there(visit: Visit, chromium: Chromium) -> None:
+async def test_chat_of_another_user_is_not_found(visit: Visit, chromium: Chromium) -> None:
     chat_id = await a_chat(visit)
     async with chromium.visit(visit.url) as other:
         answer = await other.open(f"/chat/{chat_id}")
@@ -82,7 +82,7 @@ async def test_somebody_elses_chat_is_not_there(visit: Visit, chromium: Chromium
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_a_phone_shows_the_list_or_a_chat(chromium: Chromium, scheme: Any) -> None:
+async def test_phone_shows_the_list_or_a_chat(chromium: Chromium, scheme: Any) -> None:
     async with visited(chromium, size=PHONE, scheme=scheme) as (_, visit):
         await connect(visit, "codex")
         page = visit.page

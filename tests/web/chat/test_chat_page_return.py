@@ -1,4 +1,4 @@
-"""Coming back to a chat: nothing is missed, and what was is where it was."""
+"""Return to a chat: nothing is missed, and the position stays."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from polydev.controller.store.queries.chats import chat_events
 from polydev.controller.store.tables import chats
 from polydev.shared.domain import TURN_IDS, ChatEvent, ChatId, EventKind, UserId, now
 
-_Told = tuple[str, list[tuple[EventKind, dict[str, Any]]], str]
+_StoredTurn = tuple[str, list[tuple[EventKind, dict[str, Any]]], str]
 
 
-async def test_a_reload_in_the_middle_of_a_turn_misses_nothing(visit: Visit) -> None:
+async def test_reload_during_a_turn_misses_nothing(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     await say(page, "slowly: 80")
@@ -44,7 +44,7 @@ async def test_a_reload_in_the_middle_of_a_turn_misses_nothing(visit: Visit) -> 
     assert re.findall(r"piece (\d+) of 80", text) == [str(it) for it in range(1, 81)]
 
 
-async def test_a_connection_that_goes_away_is_told_and_comes_back(
+async def test_lost_connection_is_shown_and_restored(
     place: tuple[World, Visit],
 ) -> None:
     world, visit = place
@@ -68,7 +68,7 @@ async def test_a_connection_that_goes_away_is_told_and_comes_back(
     await expect(page.locator(".user-message")).to_have_count(2)
 
 
-async def test_a_draft_is_there_again(visit: Visit) -> None:
+async def test_draft_survives_a_reload(visit: Visit) -> None:
     chat_id = await a_chat(visit)
     page = visit.page
     await page.locator("textarea").fill("not yet sent")
@@ -82,7 +82,7 @@ async def test_a_draft_is_there_again(visit: Visit) -> None:
     await expect(page.locator("textarea")).to_have_value("not yet sent")
 
 
-async def test_who_reads_further_up_is_left_there(visit: Visit) -> None:
+async def test_scrolled_up_transcript_stays_in_place(visit: Visit) -> None:
     await a_chat(visit)
     page = visit.page
     frame = page.locator("[data-transcript]")
@@ -105,8 +105,8 @@ async def test_who_reads_further_up_is_left_there(visit: Visit) -> None:
     assert await frame.evaluate(at_end)
 
 
-async def _told(world: World, visit: Visit, turns: Sequence[_Told]) -> str:
-    """A chat in which these turns were: of each, what was asked, and what came of it."""
+async def _store_chat(world: World, visit: Visit, turns: Sequence[_StoredTurn]) -> str:
+    """Store a chat with these turns: prompt, events and end of each."""
     chat = await ask(visit, "POST", "/api/chats", {"provider": "codex"})
     account = await ask(visit, "GET", "/api/account")
     chat_id, user_id = ChatId(chat["chatId"]), UserId(account["id"])
@@ -125,11 +125,11 @@ async def _told(world: World, visit: Visit, turns: Sequence[_Told]) -> str:
     return chat_id
 
 
-async def test_an_interrupted_turn_goes_on_when_it_is_told_to(place: tuple[World, Visit]) -> None:
+async def test_interrupted_turn_can_be_continued(place: tuple[World, Visit]) -> None:
     world, visit = place
     await connect(visit, "codex")
     half = (EventKind.TEXT, {"text": "Half an ans"})
-    chat_id = await _told(world, visit, [("Go", [half], "interrupted")])
+    chat_id = await _store_chat(world, visit, [("Go", [half], "interrupted")])
     await open_chat(visit.page, chat_id)
     await expect(visit.page.locator(".turn-end")).to_contain_text("interrupted")
     await visit.page.get_by_role("button", name="Continue").click()
@@ -137,13 +137,13 @@ async def test_an_interrupted_turn_goes_on_when_it_is_told_to(place: tuple[World
     await expect(visit.page.get_by_role("button", name="Continue")).to_have_count(0)
 
 
-async def test_earlier_turns_come_when_they_are_wanted(place: tuple[World, Visit]) -> None:
+async def test_earlier_turns_load_on_request(place: tuple[World, Visit]) -> None:
     world, visit = place
-    turns: list[_Told] = [
+    turns: list[_StoredTurn] = [
         (f"question {it}", [(EventKind.TEXT, {"text": f"answer {it}\n\n" * 5})], "end_turn")
         for it in range(1, 31)
     ]
-    await open_chat(visit.page, await _told(world, visit, turns))
+    await open_chat(visit.page, await _store_chat(world, visit, turns))
     asked, frame = visit.page.locator(".user-message"), visit.page.locator("[data-transcript]")
     await expect(asked).to_have_count(12)
     await expect(asked.first).to_have_text("question 19")
@@ -160,7 +160,7 @@ async def test_earlier_turns_come_when_they_are_wanted(place: tuple[World, Visit
     await expect(visit.page.locator("[data-earlier]")).to_be_hidden()
 
 
-async def test_a_turn_of_thousands_of_events_opens_quickly(place: tuple[World, Visit]) -> None:
+async def test_turn_of_thousands_of_events_opens_quickly(place: tuple[World, Visit]) -> None:
     world, visit = place
     came: list[tuple[EventKind, dict[str, Any]]] = []
     for it in range(1000):
@@ -170,7 +170,7 @@ async def test_a_turn_of_thousands_of_events_opens_quickly(place: tuple[World, V
         came.append((EventKind.TOOL, {"toolCallId": f"t{it}", "content": [diff]}))
         came.append((EventKind.TOOL, {"toolCallId": f"t{it}", "status": "completed"}))
         came.append((EventKind.TEXT, {"text": f"Number **{it}** is done.\n\n- `{it}`\n"}))
-    chat_id = await _told(world, visit, [("Edit all", came, "end_turn")])
+    chat_id = await _store_chat(world, visit, [("Edit all", came, "end_turn")])
     async with asyncio.timeout(LIMIT_S):
         await open_chat(visit.page, chat_id)
     await expect(visit.page.locator(".tool")).to_have_count(1000)

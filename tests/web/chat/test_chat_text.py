@@ -1,4 +1,4 @@
-"""Texts of machines as the page shows them: nothing in them is unseen, or steers anything."""
+"""Untrusted text as the chat page shows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from module_page import ModulePage
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def _said(modules: ModulePage, function: str, *given: object) -> str:
+async def _run(modules: ModulePage, function: str, *given: object) -> str:
     body = f"const text = await load('chat/render/text.js'); return text.{function}(...given);"
     found: str = await modules.run(body, list(given))
     return found
@@ -29,21 +29,21 @@ async def _said(modules: ModulePage, function: str, *given: object) -> str:
         ("a\u200db", "a⟨U+200D⟩b"),
     ],
 )
-async def test_what_cannot_be_seen_is_named(modules: ModulePage, text: str, shown: str) -> None:
-    assert await _said(modules, "visible", text) == shown
+async def test_invisible_characters_are_named(modules: ModulePage, text: str, shown: str) -> None:
+    assert await _run(modules, "visible", text) == shown
 
 
-async def test_a_line_is_bounded_and_one(modules: ModulePage) -> None:
-    assert await _said(modules, "oneLine", " a\r\n  b\tc ", 200) == "a⟨U+000D⟩ b c"
-    long = await _said(modules, "oneLine", "x" * 1_000_000, 50)
+async def test_one_line_is_bounded(modules: ModulePage) -> None:
+    assert await _run(modules, "oneLine", " a\r\n  b\tc ", 200) == "a⟨U+000D⟩ b c"
+    long = await _run(modules, "oneLine", "x" * 1_000_000, 50)
     assert long == "x" * 49 + "…"
-    assert await _said(modules, "oneLine", "🙂" * 40, 10) == "🙂" * 4 + "…"
-    assert await _said(modules, "oneLine", None, 10) == ""
+    assert await _run(modules, "oneLine", "🙂" * 40, 10) == "🙂" * 4 + "…"
+    assert await _run(modules, "oneLine", None, 10) == ""
 
 
-async def test_the_end_of_a_path_stays(modules: ModulePage) -> None:
+async def test_short_path_keeps_its_end(modules: ModulePage) -> None:
     path = "/root/" + "folder/" * 60 + "the-file.py"
-    short = await _said(modules, "shortPath", path, 60)
+    short = await _run(modules, "shortPath", path, 60)
     assert len(short) == 60
     assert short.startswith("/root/folder/")
     assert short.endswith("/the-file.py")
@@ -63,14 +63,14 @@ async def test_the_end_of_a_path_stays(modules: ModulePage) -> None:
         ("open\u001b]52;c;never ended", "open52;c;never ended"),
     ],
 )
-async def test_of_terminals_the_text_is_left(modules: ModulePage, output: str, left: str) -> None:
-    assert await _said(modules, "terminalText", output) == left
+async def test_terminal_output_becomes_text(modules: ModulePage, output: str, left: str) -> None:
+    assert await _run(modules, "terminalText", output) == left
 
 
 @pytest.mark.parametrize(
     "piece", ["\u001b]", "\u001b[", "\u001b[1;", "\r", "\b", "\u001b", "\u202e"]
 )
-async def test_no_output_takes_long(modules: ModulePage, piece: str) -> None:
+async def test_terminal_output_is_converted_quickly(modules: ModulePage, piece: str) -> None:
     took = await modules.run(
         """const { terminalText } = await load('chat/render/text.js');
         const started = performance.now();

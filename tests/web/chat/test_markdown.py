@@ -1,4 +1,4 @@
-"""Markdown of a model on the page: what it may be, and that it can be nothing else."""
+"""Markdown rendering of untrusted model output."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def _html(modules: ModulePage, *texts: str) -> str:
     return found
 
 
-async def test_nothing_hostile_becomes_more_than_text(modules: ModulePage) -> None:
+async def test_hostile_markdown_stays_text(modules: ModulePage) -> None:
     for text in HOSTILE:
         for given in ([text], [text[: len(text) // 2], text], [text * 2 + "\n\n" + text]):
             await modules.run(_SHOW, given)
@@ -116,7 +116,7 @@ async def test_nothing_hostile_becomes_more_than_text(modules: ModulePage) -> No
     assert await modules.run("return globalThis.hostile ?? null") is None
 
 
-async def test_every_piece_of_something_hostile_is_as_harmless(modules: ModulePage) -> None:
+async def test_partial_hostile_markdown_stays_text(modules: ModulePage) -> None:
     text = "\n\n".join(HOSTILE)
     pieces = [text[:end] for end in range(1, len(text), 7)]
     await modules.run(_SHOW, pieces)
@@ -124,14 +124,14 @@ async def test_every_piece_of_something_hostile_is_as_harmless(modules: ModulePa
     assert (found, hostile) == ([], None)
 
 
-async def test_html_is_shown_as_it_was_written(modules: ModulePage) -> None:
+async def test_html_is_shown_as_text(modules: ModulePage) -> None:
     shown = await modules.run(_TEXT, ["a <b>bold</b> word\n\n<script>x</script>"])
     assert "a <b>bold</b> word" in shown
     assert "<script>x</script>" in shown
 
 
 @pytest.mark.parametrize(
-    ("text", "href", "words"),
+    ("text", "href", "label"),
     [
         ("[docs](https://a.example/x)", "https://a.example/x", "docsa.example"),
         ("https://a.example/x", "https://a.example/x", "https://a.example/x"),
@@ -148,24 +148,22 @@ async def test_html_is_shown_as_it_was_written(modules: ModulePage) -> None:
         ("![a cat](https://a.example/cat.png)", "https://a.example/cat.png", "a cata.example"),
     ],
 )  # fmt: skip
-async def test_a_link_says_where_it_leads(
-    modules: ModulePage, text: str, href: str, words: str
-) -> None:
+async def test_link_shows_its_host(modules: ModulePage, text: str, href: str, label: str) -> None:
     await modules.run(_SHOW, [text])
     [link] = await modules.run(
         """return [...document.querySelectorAll("main a")].map((it) =>
           [it.getAttribute("href"), it.textContent, it.rel, it.target]);"""
     )
-    assert link == [href, words, "noopener noreferrer nofollow", "_blank"]
+    assert link == [href, label, "noopener noreferrer nofollow", "_blank"]
 
 
-async def test_what_leads_nowhere_outside_is_no_link(modules: ModulePage) -> None:
+async def test_internal_addresses_are_not_links(modules: ModulePage) -> None:
     html = await _html(modules, "[the file](src/main.py) and [x](#top)")
     assert "<a" not in html
     assert "the file" in html
 
 
-async def test_markdown_is_what_people_expect(modules: ModulePage) -> None:
+async def test_markdown_renders_as_expected(modules: ModulePage) -> None:
     html = await _html(
         modules,
         "# One\n\nSome **bold** and `code`.\n\n1. a\n2. b\n\n> quoted\n\n"
@@ -184,18 +182,18 @@ async def test_markdown_is_what_people_expect(modules: ModulePage) -> None:
         assert piece in html
 
 
-async def test_code_shows_what_cannot_be_seen(modules: ModulePage) -> None:
+async def test_code_names_invisible_characters(modules: ModulePage) -> None:
     shown = await modules.run(_TEXT, ["`a\u202eb`\n\n```\nif\u200b x:\n```"])
     assert "a⟨U+202E⟩b" in shown
     assert "if⟨U+200B⟩ x:" in shown
 
 
-async def test_prose_cannot_be_turned_around(modules: ModulePage) -> None:
+async def test_direction_overrides_are_named(modules: ModulePage) -> None:
     shown = await modules.run(_TEXT, ["run \u202egnp.exe and \u2067this"])
     assert "run ⟨U+202E⟩gnp.exe and ⟨U+2067⟩this" in shown
 
 
-async def test_a_growing_text_ends_as_the_whole_would(modules: ModulePage) -> None:
+async def test_streamed_text_renders_like_the_whole(modules: ModulePage) -> None:
     text = (
         "# A heading\n\nA paragraph, **bold\nwords** in it.\n\n- one\n- two\n\n  more\n\n- three\n"
         "\n```js\nlet a = 1;\n\nlet b = 2;\n```\n\n1. x\n\n2. y\n\nA [reference][r].\n\n| a | b |\n"
@@ -207,8 +205,8 @@ async def test_a_growing_text_ends_as_the_whole_would(modules: ModulePage) -> No
         assert await _html(modules, *pieces) == whole, step
 
 
-async def test_what_is_finished_keeps_its_elements_while_more_comes(modules: ModulePage) -> None:
-    kept = await modules.run(
+async def test_finished_blocks_keep_their_elements(modules: ModulePage) -> None:
+    shown = await modules.run(
         """const { MarkdownView } = await load('chat/render/markdown.js');
         const main = document.querySelector("main");
         const view = new MarkdownView(main);
@@ -222,8 +220,8 @@ async def test_what_is_finished_keeps_its_elements_while_more_comes(modules: Mod
         view.show(text + "one\\ntwo\\n```\\nEnd.", true);
         return [before.every((it, at) => main.children[at] === it), same, main.textContent];"""
     )
-    assert kept[:2] == [True, True]
-    assert kept[2].endswith("one\ntwoEnd.\n")
+    assert shown[:2] == [True, True]
+    assert shown[2].endswith("one\ntwoEnd.\n")
 
 
 @pytest.mark.parametrize(
@@ -242,14 +240,14 @@ async def test_what_is_finished_keeps_its_elements_while_more_comes(modules: Mod
     ],
     ids=lambda it: it[:6].strip() or "nested",
 )
-async def test_no_text_makes_the_page_hang(modules: ModulePage, text: str) -> None:
+async def test_no_text_blocks_the_page(modules: ModulePage, text: str) -> None:
     took: float = await modules.run(
         "const started = performance.now();" + _SHOW + "return performance.now() - started;", [text]
     )
     assert took < 8_000
 
 
-async def test_a_long_answer_is_drawn_in_little_time(modules: ModulePage) -> None:
+async def test_long_answer_renders_quickly(modules: ModulePage) -> None:
     result: dict[str, Any] = await modules.run(
         """const { MarkdownView } = await load('chat/render/markdown.js');
         const main = document.querySelector("main");

@@ -1,4 +1,4 @@
-"""Events make the same transcript whoever reads them, how often, and in which pages they come."""
+"""Build the same transcript from events in any grouping."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ for (const event of given) transcript.apply(event);
 const turns = [...transcript.turns.values()].sort((a, b) => a.number - b.number);
 const tell = ({ number, prompt, entries, ended }) =>
   ({ number, prompt: prompt?.text ?? null, reason: ended?.reason ?? null,
-     entries: entries.map(({ key, at, version, ...told }) => told) });
+     entries: entries.map(({ key, at, version, ...applied }) => applied) });
 return { turns: turns.map(tell), title: transcript.title, running: transcript.running,
          asked: transcript.asked?.requestId ?? null, lastId: transcript.lastId };
 """
@@ -30,11 +30,11 @@ async def _apply(modules: ModulePage, events: list[Any]) -> dict[str, Any]:
     return found
 
 
-def _turn(number: int, *told: tuple[str, dict[str, Any]]) -> list[Event]:
+def _turn(number: int, *events: tuple[str, dict[str, Any]]) -> list[Event]:
     first = number * 1_000_000
     return [
         {"id": first + at, "turn": number, "kind": kind, "at": "2026-01-02T03:04:05Z", **data}
-        for at, (kind, data) in enumerate(told, 1)
+        for at, (kind, data) in enumerate(events, 1)
     ]
 
 
@@ -65,8 +65,8 @@ _SECOND = _turn(2, ("user", {"text": "More"}), ("text", {"text": "Yes"}))
 
 
 async def test_events_become_a_turn(modules: ModulePage) -> None:
-    told = await _apply(modules, _FIRST)
-    [turn] = told["turns"]
+    applied = await _apply(modules, _FIRST)
+    [turn] = applied["turns"]
     assert turn["prompt"] == "Hello"
     assert turn["reason"] == "end_turn"
     kinds = [(it["kind"], it.get("text")) for it in turn["entries"]]
@@ -87,43 +87,41 @@ async def test_events_become_a_turn(modules: ModulePage) -> None:
     assert (asked["open"], asked["chosen"]) == (False, "yes")
     assert [it["status"] for it in plan["steps"]] == ["completed"]
     assert all(it["done"] for it in turn["entries"])
-    assert (told["title"], told["running"], told["asked"]) == ("Greeting", False, None)
+    assert (applied["title"], applied["running"], applied["asked"]) == ("Greeting", False, None)
 
 
-async def test_what_goes_on_is_told_as_going_on(modules: ModulePage) -> None:
-    told = await _apply(modules, [*_FIRST, *_SECOND])
-    assert told["running"]
-    assert told["turns"][1]["entries"] == [{"kind": "answer", "done": False, "text": "Yes"}]
+async def test_running_turn_is_running(modules: ModulePage) -> None:
+    applied = await _apply(modules, [*_FIRST, *_SECOND])
+    assert applied["running"]
+    assert applied["turns"][1]["entries"] == [{"kind": "answer", "done": False, "text": "Yes"}]
     asking = await _apply(modules, _FIRST[:8])
     assert asking["asked"] == "r1"
     other = await _apply(modules, [*_FIRST[:8], *_turn(1, *[("title", {"title": "x"})] * 9)[8:]])
     assert other["asked"] == "r1"
 
 
-async def test_an_end_closes_what_was_asked(modules: ModulePage) -> None:
+async def test_end_of_turn_closes_permissions(modules: ModulePage) -> None:
     ended = {"id": 1_999_999, "kind": "turn_ended", "reason": "interrupted", "error": None}
-    told = await _apply(modules, [*_FIRST[:8], ended])
-    assert (told["asked"], told["running"]) == (None, False)
-    asked = told["turns"][0]["entries"][-1]
+    applied = await _apply(modules, [*_FIRST[:8], ended])
+    assert (applied["asked"], applied["running"]) == (None, False)
+    asked = applied["turns"][0]["entries"][-1]
     assert (asked["open"], asked["chosen"]) == (False, None)
 
 
-async def test_events_that_come_again_change_nothing(modules: ModulePage) -> None:
+async def test_repeated_events_change_nothing(modules: ModulePage) -> None:
     once = await _apply(modules, [*_FIRST, *_SECOND])
     assert await _apply(modules, [*_FIRST, *_FIRST, *_SECOND, *_SECOND]) == once
     each_twice = [it for event in [*_FIRST, *_SECOND] for it in (event, event)]
     assert await _apply(modules, each_twice) == once
 
 
-async def test_turns_from_before_may_come_after_later_ones(modules: ModulePage) -> None:
+async def test_earlier_turns_can_arrive_later(modules: ModulePage) -> None:
     once = await _apply(modules, [*_FIRST, *_SECOND])
     assert await _apply(modules, [*_SECOND, *_FIRST]) == once
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_reader_that_is_cut_off_and_replays_sees_the_same(
-    modules: ModulePage, seed: int
-) -> None:
+async def test_interrupted_reader_sees_the_same(modules: ModulePage, seed: int) -> None:
     chance = random.Random(seed)
     events = [*_FIRST, *_SECOND]
     seen: list[Event] = []
@@ -135,7 +133,7 @@ async def test_a_reader_that_is_cut_off_and_replays_sees_the_same(
     assert await _apply(modules, seen) == await _apply(modules, events)
 
 
-async def test_a_joined_text_after_its_pieces_is_known_already(modules: ModulePage) -> None:
+async def test_joined_text_after_its_pieces_is_known(modules: ModulePage) -> None:
     pieces = _turn(1, ("user", {"text": "a"}), ("text", {"text": "b"}), ("text", {"text": "c"}))
     joined = {**pieces[2], "text": "bc"}
     assert await _apply(modules, [*pieces, joined]) == await _apply(modules, pieces)
@@ -143,12 +141,12 @@ async def test_a_joined_text_after_its_pieces_is_known_already(modules: ModulePa
     assert (await _apply(modules, [pieces[0], joined]))["turns"] == live["turns"]
 
 
-async def test_a_gap_of_ids_is_nothing_special(modules: ModulePage) -> None:
+async def test_gap_of_ids_is_accepted(modules: ModulePage) -> None:
     sparse = [{**event, "id": 1_000_000 + at * 97} for at, event in enumerate(_FIRST, 1)]
     assert (await _apply(modules, sparse))["turns"] == (await _apply(modules, _FIRST))["turns"]
 
 
-async def test_what_is_no_event_or_of_no_known_kind_is_left_out(modules: ModulePage) -> None:
+async def test_unknown_events_are_ignored(modules: ModulePage) -> None:
     once = await _apply(modules, _SECOND)
     odd: list[Any] = [
         None,
@@ -162,7 +160,7 @@ async def test_what_is_no_event_or_of_no_known_kind_is_left_out(modules: ModuleP
     assert (await _apply(modules, [*_SECOND, *later]))["turns"] == once["turns"]
 
 
-async def test_many_events_are_taken_in_quickly(modules: ModulePage) -> None:
+async def test_many_events_apply_quickly(modules: ModulePage) -> None:
     took, length = await modules.run(
         """const { Transcript } = await load('chat/transcript.js');
         const started = performance.now();

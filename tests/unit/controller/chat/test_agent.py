@@ -1,4 +1,4 @@
-"""An agent in a machine may say anything: what has the wrong shape, or is too much, harms none."""
+"""Bound and check the messages of an untrusted agent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def running(about: Provider, limit_s: float = 20) -> AsyncIterator[Agent]:
 
 
 async def prompted(on_prompt: str, heard: Heard | None = None) -> Prompted:
-    """What an agent tells that does this with a prompt."""
+    """Prompt an agent that runs this code; its result and updates."""
     heard = heard or Heard()
     async with asyncio.timeout(40), running(an_agent(on_prompt)) as agent:
         await agent.ready()
@@ -40,13 +40,13 @@ async def prompted(on_prompt: str, heard: Heard | None = None) -> Prompted:
         return await agent.prompt(session.session_id, ["hello"], heard), heard
 
 
-async def test_an_agent_tells_in_order_and_ends() -> None:
+async def test_updates_arrive_in_order_until_the_turn_ends() -> None:
     reason, heard = await prompted(f'for n in range(2000): text(f"{{n}} ")\n{END}')
     assert reason is TurnEnd.END_TURN
     assert heard.text == "".join(f"{n} " for n in range(2000))
 
 
-async def test_what_is_no_message_is_passed_over() -> None:
+async def test_lines_that_are_not_messages_are_ignored() -> None:
     reason, heard = await prompted(
         'print("Warning: something\\n\\n[1, 2]\\nnull\\n{}\\n" + "[" * 100000)\n'
         'print(json.dumps({"jsonrpc": "2.0", "id": [1], "result": 1}))\n'
@@ -80,7 +80,7 @@ async def test_what_is_no_message_is_passed_over() -> None:
         ),
     ],
 )
-async def test_an_agent_that_says_too_much_is_given_up(what: str, on_prompt: str) -> None:
+async def test_agent_that_exceeds_a_bound_is_stopped(what: str, on_prompt: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(GuestMisbehaved):
@@ -91,7 +91,7 @@ async def test_an_agent_that_says_too_much_is_given_up(what: str, on_prompt: str
     assert most < 8 * transport.MAX_LINE_BYTES, what
 
 
-async def test_an_agent_that_is_costly_to_read_is_read_less_often() -> None:
+async def test_costly_messages_slow_reading_down() -> None:
     limit = transport._RateLimit()
     limit.charge(transport._BURST_S + 0.3)
     with pytest.raises(TimeoutError):
@@ -105,12 +105,12 @@ class _NeverAnswers(Heard):
         raise AssertionError
 
 
-async def test_an_agent_that_ends_in_the_middle_is_told_of() -> None:
+async def test_unexpected_exit_is_reported() -> None:
     with pytest.raises(ChatFailed, match="exit code 3"):
         await prompted("sys.exit(3)")
 
 
-async def test_an_agent_that_is_not_there_is_an_older_machines() -> None:
+async def test_missing_agent_hints_at_an_older_machine() -> None:
     with pytest.raises(ChatFailed) as failed:
         await prompted("sys.exit(127)")
     assert "older" in failed.value.hint
@@ -125,14 +125,14 @@ async def test_an_agent_that_is_not_there_is_an_older_machines() -> None:
         ('{"code": 10**40, "message": "\\u001b[31mred" + "x" * 10**6}', ChatFailed),
     ],
 )
-async def test_refusals_become_errors_of_ours(error: str, kind: type[PolydevError]) -> None:
+async def test_protocol_errors_become_polydev_errors(error: str, kind: type[PolydevError]) -> None:
     with pytest.raises(kind) as failed:
         await prompted(f'say(id=message["id"], error={error})')
     assert len(failed.value.message) < 1000
     assert failed.value.message.isprintable()
 
 
-async def test_what_the_person_chooses_reaches_the_agent() -> None:
+async def test_users_choice_reaches_the_agent() -> None:
     question = (
         'say(id="q", method="session/request_permission", params={"sessionId": "s-1", '
         '"toolCall": {"toolCallId": "c"}, "options": [{"optionId": "yes"}]})\n'
@@ -145,7 +145,7 @@ async def test_what_the_person_chooses_reaches_the_agent() -> None:
     assert heard.text == '{"outcome": {"outcome": "cancelled"}}'
 
 
-async def test_an_agent_gets_neither_files_nor_terminals() -> None:
+async def test_agent_gets_neither_files_nor_terminals() -> None:
     asked = (
         'say(id="q", method="fs/read_text_file", params={"sessionId": "s-1", "path": "/etc/x"})\n'
         "reply = json.loads(sys.stdin.readline())\n"
@@ -155,14 +155,14 @@ async def test_an_agent_gets_neither_files_nor_terminals() -> None:
     assert heard.text == "-32601"
 
 
-async def test_an_agent_that_does_not_answer_in_time_is_ended() -> None:
-    asleep = "import time\nif True:\n    if True:\n        time.sleep(60)\n"
-    async with running(an_agent("pass", asleep), limit_s=0.5) as agent:
+async def test_agent_that_does_not_answer_in_time_is_stopped() -> None:
+    sleeping = "import time\nif True:\n    if True:\n        time.sleep(60)\n"
+    async with running(an_agent("pass", sleeping), limit_s=0.5) as agent:
         with pytest.raises(ChatFailed, match=r"within 0\.5 s"):
             await agent.ready()
 
 
-async def test_no_two_chats_share_a_conversation() -> None:
+async def test_two_chats_never_share_a_session() -> None:
     async with running(an_agent("pass")) as agent:
         await agent.ready()
         session = await agent.open_session(None)
@@ -184,7 +184,7 @@ _CAPABLE = {
 
 
 @pytest.mark.parametrize("way", _CAPABLE)
-async def test_a_session_that_is_lost_is_begun_anew(way: str) -> None:
+async def test_lost_session_is_replaced(way: str) -> None:
     async with running(an_agent(END, _forgetful(_CAPABLE[way]))) as agent:
         await agent.ready()
         session = await agent.open_session("an-older-one")
@@ -193,7 +193,7 @@ async def test_a_session_that_is_lost_is_begun_anew(way: str) -> None:
 
 
 def _forgetful(capabilities: str) -> str:
-    """The beginning of an agent that has lost all sessions."""
+    """Source of an agent that has lost all sessions."""
     refusing = 'elif method in ("session/load", "session/resume"):\n'
     refusing += '        say(id=message["id"], error={"code": -32603, "message": "lost"})\n    '
     prompt = 'elif method == "session/prompt"'

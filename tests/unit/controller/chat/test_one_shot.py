@@ -1,4 +1,4 @@
-"""A chat turn with a machine that does not keep to measure."""
+"""Limits of one-shot turns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from polydev.shared.providers import provider
 
 
 class Talker:
-    """A host whose machine's CLI says the same again and again."""
+    """Host whose CLI repeats one message."""
 
     exit_code = 0
 
@@ -37,8 +37,8 @@ class Talker:
             yield line
 
 
-class Awake:
-    """Whose machines never sleep."""
+class AlwaysRunning:
+    """Resumer of machines that always run."""
 
     async def ensure_running(self, _cause: Actor, _vm_id: VmId) -> None: ...
 
@@ -48,12 +48,12 @@ class Awake:
 
 
 @pytest.mark.parametrize(("limit", "ok"), [(999, False), (1000, True)])
-async def test_an_answer_is_held_up_to_its_limit(
+async def test_answer_is_limited_in_length(
     monkeypatch: pytest.MonkeyPatch, limit: int, ok: bool
 ) -> None:
     monkeypatch.setattr(one_shot, "MAX_ANSWER_CHARACTERS", limit)
     host: Any = Talker()
-    resume_on_use: Any = Awake()
+    resume_on_use: Any = AlwaysRunning()
     cause = Actor.for_controller("tests", "a turn")
     turn = OneShotTurn(
         host, provider("codex"), VmId("vm-1"), "hello", resume_on_use, cause, must_resume=False

@@ -1,4 +1,4 @@
-"""What is served to browsers: what is listed, under a path that changes with it."""
+"""Serve listed assets under a path that changes with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def served() -> Assets:
     return Assets(INSTALLED)
 
 
-def test_our_own_files_and_the_listed_ones_of_packages_are_served(served: Assets) -> None:
+def test_own_files_and_listed_package_files_are_served(served: Assets) -> None:
     for name in (
         "app.css",
         "app.js",
@@ -52,12 +52,12 @@ def test_nothing_else_is_served(served: Assets, name: str) -> None:
     assert served.find(name) is None
 
 
-def test_a_template_cannot_name_what_is_not_there(served: Assets) -> None:
+def test_unknown_asset_in_a_template_is_an_error(served: Assets) -> None:
     with pytest.raises(KeyError):
         served.url("no-such.css")
 
 
-def test_a_file_of_another_content_has_another_path(
+def test_changed_content_changes_the_path(
     tmp_path: Path, served: Assets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in assets.STATIC.rglob("*"):
@@ -71,7 +71,7 @@ def test_a_file_of_another_content_has_another_path(
     assert Assets(INSTALLED).hash != served.hash
 
 
-def test_what_shrinks_is_compressed_once_and_is_the_same(served: Assets) -> None:
+def test_compressible_file_is_compressed(served: Assets) -> None:
     script = served.find("app.js")
     assert script is not None
     plain, packed = script.read()
@@ -87,13 +87,13 @@ def test_modules_are_served_as_javascript(served: Assets) -> None:
         assert found.media_type == "text/javascript; charset=utf-8"
 
 
-def test_without_the_packages_the_start_is_stopped_and_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_packages_stop_the_start_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(BadSettings) as refused:
         Assets(tmp_path)
     assert "make setup" in refused.value.hint
 
 
-def test_the_lock_file_names_no_place_to_fetch_from() -> None:
+def test_lock_file_names_no_registry() -> None:
     lock = json.loads(assets.LOCK.read_text())
     assert all("resolved" not in package for package in lock["packages"].values())
     assert all("integrity" in it for name, it in lock["packages"].items() if name)

@@ -1,4 +1,4 @@
-"""Templates escape what they are given; the policy allows nothing inline or from elsewhere."""
+"""Templates escape their context; the policy allows nothing inline or external."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ def rendered(template: str, **context: object) -> str:
     return SITE.templates.from_string(template).render(context)
 
 
-def test_what_a_template_is_given_is_text() -> None:
+def test_template_context_is_escaped() -> None:
     assert "<script>" not in rendered("<p title='{{ x }}'>{{ x }}</p>", x=EVIL)
 
 
-def test_filters_give_back_no_html_of_what_they_are_given() -> None:
+def test_filter_results_are_escaped() -> None:
     for name in ("action_label", "browser_label"):
         assert "<script>" not in rendered(f"{{{{ x | {name} }}}}", x=EVIL), name
 
 
-def test_an_icons_label_is_text() -> None:
+def test_icon_label_is_escaped() -> None:
     html = rendered("{{ icon('check', x) }}", x=EVIL)
     assert "<script>" not in html
     assert html.count('"') == 8  # class, role, aria-label, href: none of them was left
 
 
-def test_an_icon_without_a_label_is_hidden_from_screen_readers() -> None:
+def test_icon_without_label_is_hidden_from_screen_readers() -> None:
     assert 'aria-hidden="true"' in rendered("{{ icon('check') }}")
 
 
-def test_what_is_missing_is_an_error_and_not_an_empty_place() -> None:
+def test_missing_variable_is_an_error() -> None:
     with pytest.raises(UndefinedError):
         rendered("{{ not_there }}")
 
 
-def test_the_policy_allows_nothing_inline_and_nothing_from_elsewhere() -> None:
+def test_policy_allows_nothing_inline_or_external() -> None:
     policy = dict(part.split(" ", 1) for part in policy_of({}).split("; "))
     assert policy["default-src"] == "'none'"
     assert policy["frame-ancestors"] == "'none'"
@@ -59,7 +59,7 @@ def test_the_policy_allows_nothing_inline_and_nothing_from_elsewhere() -> None:
         assert "*" not in value, directive
 
 
-def test_a_page_can_replace_a_directive_and_keeps_the_others() -> None:
+def test_page_can_replace_a_directive() -> None:
     policy = policy_of({"style-src": "'self' 'unsafe-inline'"})
     assert "style-src 'self' 'unsafe-inline'" in policy
     assert "script-src 'self'" in policy
@@ -67,7 +67,7 @@ def test_a_page_can_replace_a_directive_and_keeps_the_others() -> None:
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda it: str(it.relative_to(HERE)))
-def test_no_template_holds_a_script_a_style_or_a_handler(path: Path) -> None:
+def test_template_has_no_inline_script_or_style(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"<script(?![^>]*\bsrc=)", text)
     assert not re.search(r"<style|\bstyle=", text)
@@ -76,7 +76,7 @@ def test_no_template_holds_a_script_a_style_or_a_handler(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda it: str(it.relative_to(HERE)))
-def test_every_symbol_that_a_template_names_exists(path: Path) -> None:
+def test_every_icon_of_a_template_exists(path: Path) -> None:
     there = set(re.findall(r'id="([\w-]+)"', (HERE / "static" / "icons.svg").read_text()))
     named = set(re.findall(r"icon\('([\w-]+)'", path.read_text()))
     assert named <= there

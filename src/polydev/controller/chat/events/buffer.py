@@ -22,7 +22,10 @@ _MAX_JOINED_CHARACTERS = 16 * 1024
 
 
 class LiveTurn:
-    """Events of one running turn: all up to `floor` are stored, all later ones are here."""
+    """Events of one running turn.
+
+    All up to `floor` are stored; all later ones are here.
+    """
 
     def __init__(self, turn: int, notify: Callable[[], None]) -> None:
         self.floor = turn * TURN_IDS + ASKING_IDS
@@ -35,7 +38,7 @@ class LiveTurn:
         self._notify_handle: asyncio.Handle | None = None
 
     def append(self, kind: EventKind, data: dict[str, Any]) -> None:
-        """Add an event, or extend the open one with more text of the same kind."""
+        """Add an event, or extend the open text."""
         if self._open is not None and self._can_join(self._open, kind, data):
             self._open.data["text"] += data["text"]
             return
@@ -108,7 +111,7 @@ class LiveTurns:
         self._notify(chat_id)
 
     def next_change(self, chat_id: ChatId) -> asyncio.Event:
-        """Return an event that is set when the chat's turn has news, begins or ends.
+        """Return an event that is set when the chat's turn changes.
 
         Get it, then read the events, then wait: in any other order a change is missed.
         """

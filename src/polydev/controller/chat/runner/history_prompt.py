@@ -1,4 +1,4 @@
-"""Build a prompt with the end of a conversation, for a CLI that has lost it."""
+"""Build a prompt that repeats a conversation to a CLI that lost it."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _SESSION_LOST = (
 
 @dataclass(frozen=True, slots=True)
 class TurnContext:
-    """What all turns of a controller share."""
+    """Dependencies that all turns of a controller share."""
 
     database: Database
     settings: ControllerSettings
@@ -198,7 +198,7 @@ class ClaimedTurn:
         self._writer.emit(EventKind.NOTICE, {"code": code, "text": text})
 
     async def _cancel_agent(self, work: asyncio.Task[TurnEnd]) -> None:
-        """Ask the agent to cancel the turn, and stop the agent if it does not."""
+        """Ask the agent to cancel the turn, or else stop the agent."""
         self._decline_permissions()
         if self._agent is None or self._session_id is None:
             return

@@ -107,7 +107,7 @@ def _asset(path: Path) -> Asset:
 
 
 def _hash(files: dict[str, Asset]) -> str:
-    """Hash the content of our own files, and the lock file for those of packages."""
+    """Hash our own files, and the lock file for those of packages."""
     digest = hashlib.sha256(LOCK.read_bytes())
     for name, asset in sorted(files.items()):
         digest.update(name.encode() + b"\0")

@@ -1,4 +1,4 @@
-"""Listeners are told everything once, wherever it comes from."""
+"""Subscribers get every event once, from memory or the database."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def store(database: Database, live: LiveTurn) -> None:
     live.mark_stored(len(events))
 
 
-async def test_pieces_of_one_moment_are_one_event_and_those_of_two_are_two() -> None:
+async def test_text_of_one_loop_iteration_becomes_one_event() -> None:
     live = LiveTurn(1, lambda: None)
     for word in ("one ", "two "):
         live.append(EventKind.TEXT, {"text": word})
@@ -58,18 +58,18 @@ async def test_pieces_of_one_moment_are_one_event_and_those_of_two_are_two() -> 
     assert [it.data["text"] for it in live.take_pending()] == ["one two ", "three"]
 
 
-async def test_what_is_told_is_never_changed_afterwards() -> None:
+async def test_published_events_never_change() -> None:
     live = LiveTurn(1, lambda: None)
     live.append(EventKind.TEXT, {"text": "one"})
     await asyncio.sleep(0.01)
-    [told] = live.after(live.floor)
+    [event] = live.after(live.floor)
     live.append(EventKind.TEXT, {"text": "two"})
-    assert told.data == {"text": "one"}
+    assert event.data == {"text": "one"}
 
 
 @pytest.mark.parametrize("every", [1, 7, 1000])
-async def test_who_follows_is_told_each_event_once_in_order(database: Database, every: int) -> None:
-    """Whether it is in memory, stored, or moved from there to here in the middle."""
+async def test_subscribers_get_each_event_once_in_order(database: Database, every: int) -> None:
+    """Events are in memory, stored, or moved from one to the other meanwhile."""
     live_turns = LiveTurns()
     heard: dict[int, list[ChatEvent]] = {0: [], 1: [], 2: []}
 
@@ -101,7 +101,7 @@ async def test_who_follows_is_told_each_event_once_in_order(database: Database, 
     await database.close()
 
 
-async def test_a_quiet_chat_says_so_now_and_then(database: Database) -> None:
+async def test_idle_chat_yields_empty_lists(database: Database) -> None:
     followed = subscribe(database, LiveTurns(), CHAT, ANN, 10**9, 0.05)
     async with asyncio.timeout(5):
         assert await anext(followed) == []

@@ -1,4 +1,4 @@
-"""How a CLI stands is told by what is there, and by the one thing that helps."""
+"""Compute cards from stored records."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ MACHINE = Machine(
 )
 
 
-def told(
+def card_of(
     *sessions: ConnectSession,
     credential: Credential | None = None,
     machine: Machine | None = None,
@@ -89,11 +89,11 @@ def told(
     return make_card(CODEX, records, AT)
 
 
-def test_without_anything_it_is_to_be_connected() -> None:
-    assert (told().badge, told().action) == (BadgeKind.OFF, CardAction.CONNECT)
+def test_new_user_can_connect() -> None:
+    assert (card_of().badge, card_of().action) == (BadgeKind.OFF, CardAction.CONNECT)
 
 
-def test_there_is_a_card_for_each_cli_and_what_is_anothers_does_not_show_in_it() -> None:
+def test_each_cli_has_a_card_of_its_own_records() -> None:
     shown = make_cards(all_providers(), UserRecords([], [CREDENTIAL], [MACHINE]), AT)
     assert [it.provider for it in shown] == list(all_providers())
     assert {it.provider.id: it.badge for it in shown if it.badge is not BadgeKind.OFF} == {
@@ -101,13 +101,13 @@ def test_there_is_a_card_for_each_cli_and_what_is_anothers_does_not_show_in_it()
     }
 
 
-def test_a_session_that_goes_on_leads_to_it_also_when_an_older_login_stands() -> None:
-    it = told(SESSION, credential=CREDENTIAL, machine=MACHINE)
+def test_running_session_takes_precedence_over_a_login() -> None:
+    it = card_of(SESSION, credential=CREDENTIAL, machine=MACHINE)
     assert (it.badge, it.action, it.session) == (BadgeKind.BUSY, CardAction.CONTINUE, SESSION)
 
 
-def test_a_session_that_waits_for_its_person_says_so() -> None:
-    it = told(replace(SESSION, status=SessionStatus.WAITING))
+def test_waiting_session_needs_attention() -> None:
+    it = card_of(replace(SESSION, status=SessionStatus.WAITING))
     assert (it.badge, it.label, it.action) == (
         BadgeKind.ATTENTION,
         "Waiting for you",
@@ -115,20 +115,20 @@ def test_a_session_that_waits_for_its_person_says_so() -> None:
     )
 
 
-def test_a_try_that_failed_says_why_and_can_be_made_again() -> None:
-    it = told(replace(SESSION, status=SessionStatus.FAILED, error="The machine did not start"))
+def test_failed_session_shows_its_error() -> None:
+    it = card_of(replace(SESSION, status=SessionStatus.FAILED, error="The machine did not start"))
     assert (it.badge, it.action) == (BadgeKind.OFF, CardAction.CONNECT)
     assert "The machine did not start." in it.message
 
 
-def test_a_try_that_was_cancelled_is_not_held_up_to_anybody() -> None:
-    it = told(replace(SESSION, status=SessionStatus.CANCELLED, error="Cancelled"))
+def test_cancelled_session_shows_no_error() -> None:
+    it = card_of(replace(SESSION, status=SessionStatus.CANCELLED, error="Cancelled"))
     assert "Cancelled" not in it.message
 
 
-def test_a_failed_try_does_not_hide_the_login_that_stands() -> None:
+def test_failed_session_does_not_hide_a_valid_login() -> None:
     failed = replace(SESSION, status=SessionStatus.FAILED, error="no")
-    it = told(failed, credential=CREDENTIAL, machine=MACHINE)
+    it = card_of(failed, credential=CREDENTIAL, machine=MACHINE)
     assert (it.badge, it.action) == (BadgeKind.CONNECTED, CardAction.CHAT)
 
 
@@ -143,21 +143,21 @@ def test_a_failed_try_does_not_hide_the_login_that_stands() -> None:
         (CREDENTIAL, replace(MACHINE, status=MachineState.FAILED), CardAction.OPEN_MACHINE),
     ],
 )
-def test_what_is_wrong_is_told_with_what_helps(
+def test_problem_comes_with_the_action_that_helps(
     credential: Credential, machine: Machine | None, action: CardAction
 ) -> None:
-    it = told(credential=credential, machine=machine)
+    it = card_of(credential=credential, machine=machine)
     assert (it.badge, it.action) == (BadgeKind.ATTENTION, action)
     assert it.message.endswith(".")
 
 
 @pytest.mark.parametrize("status", [it for it in MachineState if it is not MachineState.DESTROYED])
-def test_every_state_of_a_machine_has_words(status: MachineState) -> None:
-    it = told(credential=CREDENTIAL, machine=replace(MACHINE, status=status))
+def test_every_machine_state_has_a_message(status: MachineState) -> None:
+    it = card_of(credential=CREDENTIAL, machine=replace(MACHINE, status=status))
     assert it.message
     assert str(status) not in it.message.split() or status is MachineState.STOPPED
 
 
-def test_a_login_that_is_being_removed_offers_nothing() -> None:
-    it = told(credential=replace(CREDENTIAL, revoked_at=AT), machine=MACHINE)
+def test_revoked_login_offers_no_action() -> None:
+    it = card_of(credential=replace(CREDENTIAL, revoked_at=AT), machine=MACHINE)
     assert (it.badge, it.action) == (BadgeKind.BUSY, CardAction.NONE)

@@ -1,4 +1,4 @@
-"""Times and sizes as people read them."""
+"""Format times, sizes and durations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AT = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         (0, "just now"),
         (59, "just now"),
@@ -29,12 +29,12 @@ AT = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
         (-40 * 86400, "on 23 April 2026"),
     ],
 )
-def test_a_time_is_told_by_how_long_ago_or_away_it_is(seconds: int, words: str) -> None:
-    assert filters.relative_text(AT, AT - timedelta(seconds=seconds)) == words
+def test_time_is_relative_until_it_is_far_away(seconds: int, text: str) -> None:
+    assert filters.relative_text(AT, AT - timedelta(seconds=seconds)) == text
 
 
 @pytest.mark.parametrize(
-    ("count", "words"),
+    ("count", "text"),
     [
         (0, "0 B"),
         (999, "999 B"),
@@ -47,11 +47,11 @@ def test_a_time_is_told_by_how_long_ago_or_away_it_is(seconds: int, words: str) 
         (5000 * 1024**4, "5000 TiB"),
     ],
 )
-def test_a_size_has_three_digits_and_a_unit(count: float, words: str) -> None:
-    assert filters.size(count) == words
+def test_size_has_three_digits_and_a_unit(count: float, text: str) -> None:
+    assert filters.size(count) == text
 
 
-def test_memory_is_told_in_the_unit_that_fits() -> None:
+def test_memory_uses_the_largest_fitting_unit() -> None:
     assert [filters.mib(it) for it in (256, 512, 2048, 12288)] == [
         "256 MiB",
         "512 MiB",
@@ -61,19 +61,19 @@ def test_memory_is_told_in_the_unit_that_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [(0.44, "0.4 s"), (12.3, "12 s"), (60, "1 min"), (185, "3 min 5 s"), (7440, "2 h 4 min")],
 )
-def test_how_long_something_took_is_told_as_people_say_it(seconds: float, words: str) -> None:
-    assert filters.duration(seconds) == words
+def test_duration_has_at_most_two_units(seconds: float, text: str) -> None:
+    assert filters.duration(seconds) == text
 
 
-def test_every_time_is_a_time_element_with_its_exact_moment() -> None:
-    told = str(filters.date(AT))
-    assert told.startswith('<time datetime="2026-03-14T15:09:26Z"')
-    assert 'title="14 March 2026, 15:09:26 UTC"' in told
+def test_time_is_an_element_with_the_exact_time() -> None:
+    html = str(filters.date(AT))
+    assert html.startswith('<time datetime="2026-03-14T15:09:26Z"')
+    assert 'title="14 March 2026, 15:09:26 UTC"' in html
     assert filters.relative(None) == ""
 
 
-def test_a_time_of_another_zone_is_the_same_moment() -> None:
+def test_time_of_another_zone_is_converted() -> None:
     assert 'datetime="2026-03-14T15:09:26Z"' in filters.date("2026-03-14T17:09:26+02:00")

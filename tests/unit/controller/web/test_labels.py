@@ -1,4 +1,4 @@
-"""What the API calls by a name has words."""
+"""Labels for all codes of the API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polydev.shared.domain import Scope
 
 
 @pytest.mark.parametrize(
-    ("agent", "told"),
+    ("agent", "label"),
     [
         (
             "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
@@ -34,15 +34,15 @@ from polydev.shared.domain import Scope
         ("x" * 500, "x" * 40),
     ],
 )
-def test_a_browser_is_told_by_its_name_and_system(agent: str, told: str) -> None:
-    assert labels.browser_label(agent) == told
+def test_browser_label_has_name_and_system(agent: str, label: str) -> None:
+    assert labels.browser_label(agent) == label
 
 
-def test_every_scope_has_words() -> None:
+def test_every_scope_has_a_label() -> None:
     assert set(labels.SCOPE_LABELS) == set(Scope)
 
 
-def test_every_action_that_is_audited_has_words() -> None:
+def test_every_audited_action_has_a_label() -> None:
     source = Path(polydev.__file__).parent / "controller"
     rooms = ("access", "api", "chat", "workflows")
     pattern = re.compile(r'(?:did|AuditEntry|\bby|entry)\(\s*(?:[\w.]+,\s*)?"([a-z-]+\.[a-z-]+)"')
@@ -58,5 +58,5 @@ def test_every_action_that_is_audited_has_words() -> None:
     } == set()
 
 
-def test_an_action_without_words_is_still_read() -> None:
+def test_unknown_action_keeps_its_name() -> None:
     assert labels.action_label("moon.walk-twice") == "moon: walk twice"

@@ -1,4 +1,4 @@
-"""`?next=` leads to pages of ours, and nowhere else."""
+"""Accept only own pages as redirect targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS = "http://localhost:4000"
 
 
 @pytest.mark.parametrize("path", ["/", "/settings", "/chat/3f?turn=2", "/machine/vm-1?a=b%20c"])
-def test_a_page_of_ours_is_gone_to(path: str) -> None:
+def test_own_page_is_accepted(path: str) -> None:
     assert safe_next(path) == path
 
 
@@ -39,7 +39,7 @@ def test_a_page_of_ours_is_gone_to(path: str) -> None:
         "/" + "a" * 5000,
     ],
 )
-def test_anything_else_leads_home(wanted: str | None) -> None:
+def test_other_targets_lead_home(wanted: str | None) -> None:
     assert safe_next(wanted) == HOME
 
 
@@ -47,12 +47,12 @@ def test_anything_else_leads_home(wanted: str | None) -> None:
     "wanted",
     ["/api/account/oidc/start", "/fragments/home", "/static/x/app.js", "/sign-in?next=/sign-in"],
 )
-def test_what_is_no_page_leads_home(wanted: str) -> None:
+def test_paths_that_are_not_pages_lead_home(wanted: str) -> None:
     assert safe_next(wanted) == HOME
 
 
 @given(st.text(max_size=40) | st.text(alphabet="/\\.:@?#%\t\n ae", max_size=12))
-def test_whatever_is_wanted_stays_on_our_origin(wanted: str) -> None:
+def test_any_target_stays_on_the_origin(wanted: str) -> None:
     there = safe_next(wanted)
     assert there.startswith("/")
     landed = urlsplit(urljoin(f"{OURS}/sign-in", there))

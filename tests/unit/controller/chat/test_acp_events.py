@@ -1,4 +1,4 @@
-"""What agents tell becomes events of our own: bounded, cleaned, and only what is known."""
+"""Translate agent updates into bounded and cleaned events."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def a_translator() -> tuple[EventTranslator, Events, list[str]]:
     )
 
 
-def text(words: object, kind: str = "agent_message_chunk") -> dict[str, Any]:
-    return {"sessionUpdate": kind, "content": {"type": "text", "text": words}}
+def text(content: object, kind: str = "agent_message_chunk") -> dict[str, Any]:
+    return {"sessionUpdate": kind, "content": {"type": "text", "text": content}}
 
 
-def test_texts_lose_what_could_steer_a_terminal_or_hide() -> None:
+def test_escapes_and_invisible_characters_are_removed() -> None:
     translator, events, _ = a_translator()
     translator.on_update(text("a\x1b[31mred\x1b[0m\x1b]0;title\x07 \x00b\u202ec\ud800\r\nd\te"))
     assert events == [(EventKind.TEXT, {"text": "ared bc\nd\te"})]
 
 
 @pytest.mark.parametrize("wrong", [5, None, ["x"], {"a": 1}])
-def test_what_has_the_wrong_shape_is_left_out(wrong: object) -> None:
+def test_values_of_the_wrong_shape_are_dropped(wrong: object) -> None:
     translator, events, titles = a_translator()
     translator.on_update(text(wrong))
     translator.on_update({"sessionUpdate": "agent_message_chunk", "content": wrong})
@@ -53,7 +53,7 @@ def test_what_has_the_wrong_shape_is_left_out(wrong: object) -> None:
         json.dumps(data)
 
 
-def test_everything_is_bounded() -> None:
+def test_all_events_are_bounded() -> None:
     translator, events, _ = a_translator()
     long = "x" * 1_000_000
     diffs = [{"type": "diff", "path": long, "oldText": long, "newText": long}] * 100
@@ -68,7 +68,7 @@ def test_everything_is_bounded() -> None:
     assert all(len(json.dumps(data)) < 512 * 1024 for _, data in events)
 
 
-def test_a_call_tells_what_changed_and_ends_with_the_turn() -> None:
+def test_tool_call_reports_changes_and_ends_with_the_turn() -> None:
     translator, events, _ = a_translator()
     translator.on_update(
         {"sessionUpdate": "tool_call", "toolCallId": "c", "title": "Run", "kind": "execute"}
@@ -85,7 +85,7 @@ def test_a_call_tells_what_changed_and_ends_with_the_turn() -> None:
     ]
 
 
-def test_what_a_command_prints_is_told_as_it_grows() -> None:
+def test_growing_output_is_reported_in_steps() -> None:
     translator, events, _ = a_translator()
     terminal = [{"type": "terminal", "terminalId": "t"}]
     translator.on_update({"sessionUpdate": "tool_call", "toolCallId": "c", "content": terminal})
@@ -102,7 +102,7 @@ def test_what_a_command_prints_is_told_as_it_grows() -> None:
     assert len(shown) < 50, "not the whole for each line"
 
 
-def test_a_question_about_an_unknown_call_tells_the_call_first() -> None:
+def test_permission_for_an_unknown_call_reports_the_call_first() -> None:
     translator, events, _ = a_translator()
     call = {"toolCallId": "c", "title": "Write", "kind": "edit"}
     options = [{"optionId": "o", "name": "Yes", "kind": "allow_once"}]
@@ -112,7 +112,7 @@ def test_a_question_about_an_unknown_call_tells_the_call_first() -> None:
     assert events[1][1]["options"] == [{"optionId": "o", "name": "Yes", "optionKind": "allow_once"}]
 
 
-def test_ids_of_calls_are_texts_that_every_answer_can_hold() -> None:
+def test_call_ids_are_clean_and_bounded() -> None:
     translator, events, _ = a_translator()
     call = {"toolCallId": "c\ud800\x00\x1b[2J\u202e" + "x" * 500, "title": "Look"}
     translator.on_update({"sessionUpdate": "tool_call", **call})
@@ -127,7 +127,7 @@ def test_ids_of_calls_are_texts_that_every_answer_can_hold() -> None:
         assert name.encode().decode().isprintable()
 
 
-def test_choices_without_a_fit_id_are_none() -> None:
+def test_options_without_a_valid_id_are_dropped() -> None:
     wrong: list[Any] = [{"optionId": it, "kind": "x"} for it in ("", 5, "x" * 300, "a\x00b")]
     assert permission_options(
         {"options": [*wrong, "x", {"optionId": "fine", "kind": "made up"}]}
@@ -135,7 +135,7 @@ def test_choices_without_a_fit_id_are_none() -> None:
     assert permission_options({"options": "none"}) == []
 
 
-def test_titles_are_one_short_line() -> None:
+def test_titles_are_one_bounded_line() -> None:
     assert first_line("\n\n  Fix   the\ttest \nplease", 100) == "Fix the test"
     assert len(one_line("word " * 1000, 20)) == 20
     assert clean("x" * 30, 10) == "x" * 9 + "…"
