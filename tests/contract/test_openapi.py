@@ -1,7 +1,7 @@
-"""The API answers as its OpenAPI document says, whatever it is asked.
+"""Test that the API conforms to its OpenAPI document.
 
-schemathesis asks every operation of a real controller over simulated machines what its schema
-allows, and what it does not: with ids of what is there and with made up ones, always the same.
+schemathesis sends each operation of a real controller (with simulated machines) valid and invalid
+requests, with existing and made-up ids, always the same ones.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ EXAMPLES = int(os.environ.get("POLYDEV_OPENAPI_EXAMPLES", "4"))
 """Requests of each kind that each operation gets: `make soak` has 25."""
 
 ENDLESS = {"listenToEvents", "listenToChat"}
-"""Streams that no request ends; tests of their own read them."""
-ENDS_WHO_ASKS = {"deleteMyAccount", "deleteAccount", "signOut"}
-"""Asked by nobody but who may go."""
+"""Endless streams, which have tests of their own."""
+ENDS_ACCESS = {"deleteMyAccount", "deleteAccount", "signOut"}
+"""Operations that would end the caller's access."""
 
 _CHECKS = [
     checks.not_a_server_error,
@@ -45,7 +45,7 @@ _CHECKS = [
     oas.negative_data_rejection,
     oas.missing_required_header,
 ]
-_HOW = settings(
+_SETTINGS = settings(
     max_examples=EXAMPLES,
     deadline=None,
     derandomize=True,
@@ -56,7 +56,7 @@ _HOW = settings(
 
 
 async def _ids(world: World, user: TestUser) -> dict[str, str]:
-    """Things that are there, for paths to name."""
+    """Return ids of existing resources."""
     controller = world.controller
     async with user.by_cookie() as client:
         machine = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
@@ -83,11 +83,11 @@ async def _ids(world: World, user: TestUser) -> dict[str, str]:
 
 
 def _failures(document: dict[str, Any], ids: Mapping[str, str], **how: Any) -> Iterator[str]:
-    """What is wrong with the answers, operation by operation. Blocks."""
+    """Yield the failures of all operations. Blocks."""
     for result in schemathesis.openapi.from_dict(document).get_all_operations():
         operation = result.ok()
         about = operation.definition.raw
-        if about["operationId"] in ENDLESS | ENDS_WHO_ASKS:
+        if about["operationId"] in ENDLESS | ENDS_ACCESS:
             continue
         names = {it["name"] for it in about.get("parameters", []) if it["in"] == "path"}
         there = {name: value for name, value in ids.items() if name in names}
@@ -96,24 +96,24 @@ def _failures(document: dict[str, Any], ids: Mapping[str, str], **how: Any) -> I
             try:
                 _test_of(cases, about, how)()
             except Unsatisfiable:
-                continue  # nothing can be wrong with a request that takes nothing
+                continue  # an operation without input has no invalid requests
             except (Exception, FailureGroup) as error:
-                yield f"{operation.label} ({mode.value}): {_words(error)}"
+                yield f"{operation.label} ({mode.value}): {_text(error)}"
 
 
-def _words(error: BaseException) -> str:
-    """The failure, with all that it consists of."""
-    return "\n".join([str(error), *(_words(it) for it in getattr(error, "exceptions", ()))])
+def _text(error: BaseException) -> str:
+    """Return the text of a failure with its sub-failures."""
+    return "\n".join([str(error), *(_text(it) for it in getattr(error, "exceptions", ()))])
 
 
 def _test_of(
     cases: SearchStrategy[Case], about: Mapping[str, Any], how: dict[str, Any]
 ) -> Callable[[], None]:
-    @_HOW
+    @_SETTINGS
     @given(case=cases)
     def conforms(case: Case) -> None:
         answer = case.call(**how)
-        if answer.status_code == 413:  # a refusal, too, which schemathesis does not know
+        if answer.status_code == 413:  # also a refusal, unknown to schemathesis
             case.validate_response(answer, _CHECKS, excluded_checks=[oas.negative_data_rejection])
         else:
             case.validate_response(answer, _CHECKS)
@@ -123,20 +123,20 @@ def _test_of(
 
 
 def _check_problem(about: Mapping[str, Any], status: int, headers: Any, text: str) -> None:
-    """Errors are problems whose code this operation says that it has."""
+    """Check that an error is a problem with a documented code."""
     if status < 400:
         return
     problem = json.loads(text)
-    told = about["responses"][str(status)]["content"]["application/problem+json"]["schema"]
-    codes = told["properties"]["code"]["enum"]
+    documented = about["responses"][str(status)]["content"]["application/problem+json"]["schema"]
+    codes = documented["properties"]["code"]["enum"]
     assert problem["code"] in codes, f"{status} {problem['code']} is not among {codes}"
     assert problem["status"] == status
     assert (status != 401) or "www-authenticate" in headers
     assert (status not in (429, 503)) or int(dict(headers)["retry-after"][0]) >= 1
 
 
-@pytest.mark.parametrize("who", ["a person", "an administrator"])
-async def test_every_answer_is_one_that_the_document_has(who: str) -> None:
+@pytest.mark.parametrize("who", ["a user", "an administrator"])
+async def test_every_response_is_documented(who: str) -> None:
     async with a_world() as world:
         await world.controller.start()
         document = await world.controller.ask("GET", "/openapi.json")
@@ -145,7 +145,7 @@ async def test_every_answer_is_one_that_the_document_has(who: str) -> None:
         _, token = await user.token("read", "connect", "machines", "chat", "account")
         how = {
             "base_url": f"http://127.0.0.1:{world.controller.port}",
-            "headers": {"Authorization": f"Bearer {token if who == 'a person' else TOKEN}"},
+            "headers": {"Authorization": f"Bearer {token if who == 'a user' else TOKEN}"},
             "timeout": 30,
         }
         failures = await asyncio.to_thread(lambda: list(_failures(document, ids, **how)))
@@ -154,7 +154,7 @@ async def test_every_answer_is_one_that_the_document_has(who: str) -> None:
         assert "Traceback" not in log, log
 
 
-def test_the_document_says_all_that_clients_need() -> None:
+def test_document_describes_all_operations() -> None:
     document = build_routes(None).openapi()
     every = list(operations(document))
     ids = [it.id for it in every]
@@ -175,7 +175,7 @@ def test_the_document_says_all_that_clients_need() -> None:
 
 
 def _is_bounded(schema: Mapping[str, Any]) -> bool:
-    """Whether a parameter can only be so long, or so large."""
+    """Check that a parameter has a limit."""
     if "anyOf" in schema:
         return all(_is_bounded(it) for it in schema["anyOf"])
     if {"enum", "$ref", "const"} & set(schema):
@@ -187,7 +187,7 @@ def _is_bounded(schema: Mapping[str, Any]) -> bool:
     return schema.get("type") in ("boolean", "null")
 
 
-async def test_it_is_printed_without_a_controller(tmp_path: Any) -> None:
+async def test_document_is_printed_without_a_controller(tmp_path: Any) -> None:
     from typer.testing import CliRunner
 
     from polydev.cli.main import app

@@ -1,4 +1,4 @@
-"""Requests of browsers and scripts, and access with chosen settings, for tests of accounts."""
+"""Helpers for tests of accounts: requests, and access with given settings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MakeAccess = Callable[..., Awaitable[Access]]
 
 
 def quick_passwords(time_cost: int = 1) -> Passwords:
-    """Hashing that takes no time: what it protects from does not attack tests."""
+    """Return a cheap password hasher, for speed."""
     return Passwords(PasswordHasher(time_cost=time_cost, memory_cost=64, parallelism=1))
 
 
 def from_browser(cookie: str | None = None, **more: Any) -> RequestInfo:
-    """A request that a browser sends for the controller's own page."""
+    """Return a request that a browser sends from the controller's own page."""
     told: dict[str, Any] = {
         "authorization": None,
         "cookie": cookie,
@@ -40,14 +40,14 @@ def from_browser(cookie: str | None = None, **more: Any) -> RequestInfo:
 
 
 def with_token(token: str, **more: Any) -> RequestInfo:
-    """A request that a script sends."""
+    """Return a request that a script sends."""
     return RequestInfo(f"Bearer {token}", None, None, True, "192.0.2.8", **more)
 
 
 async def access_with(
     store: Database, folder: Path, passwords: Passwords | None = None, **settings: Any
 ) -> Access:
-    """Access with these settings; another on the same store is another controller's."""
+    """Create access with these settings; several on one store act as controllers."""
     told = {"state_dir": folder, "admin_token": SecretStr(TOKEN), **settings}
     found = ControllerSettings(**told).check()
     local = await load_admin_token(store, found.controller_dir, found.admin_token)

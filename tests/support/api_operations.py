@@ -1,7 +1,7 @@
-"""The operations of the OpenAPI document, and requests that are made of it with given values.
+"""Read the operations of the OpenAPI document, and build requests for them.
 
-The tenancy test fills what an operation takes by the names of its parameters; what it has no value
-for it says, so that a new operation cannot go by unseen.
+The tenancy test fills in parameters by name. A name without a value fails the test, so that a new
+operation cannot be missed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ METHODS = ("get", "post", "put", "patch", "delete")
 
 
 class NoValue(AssertionError):
-    """The test does not know what to send for a parameter."""
+    """A parameter for which the test has no value."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Operation:
 
     @property
     def scope(self) -> str | None:
-        """What a caller needs; None: anybody may ask."""
+        """The required scope; None for public operations."""
         for way in self.about.get("security", []):
             for scope in way.get("bearer", []):
                 return str(scope)
@@ -47,17 +47,17 @@ class Operation:
 
     @property
     def is_stream(self) -> bool:
-        """Whether its answer goes on and on."""
+        """It answers with an event stream."""
         success = self.about["responses"].get("200", {})
         return "text/event-stream" in success.get("content", {})
 
     @property
     def names(self) -> set[str]:
-        """The names of all that it takes."""
+        """Names of all parameters and body fields."""
         return {it["name"] for it in self.about.get("parameters", [])} | set(self._fields())
 
     def request(self, values: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        """What httpx needs. Required parameters have `values`, others those of `more`."""
+        """Return arguments for httpx: required ones from `values`, others from `more`."""
         path, query = self.path, {}
         for it in self.about.get("parameters", []):
             name = it["name"]
@@ -75,7 +75,7 @@ class Operation:
         return asked
 
     def _fields(self) -> dict[str, bool]:
-        """The body's fields, and whether each is required."""
+        """Return the body's fields, each with its required flag."""
         content = self.about.get("requestBody", {}).get("content", {})
         schema = content.get("application/json", {}).get("schema", {})
         if "$ref" in schema:
@@ -86,7 +86,7 @@ class Operation:
 
 
 def operations(document: Mapping[str, Any]) -> Iterator[Operation]:
-    """All of them."""
+    """Yield all operations."""
     for path, methods in document["paths"].items():
         for method in METHODS:
             if method in methods:
@@ -95,5 +95,5 @@ def operations(document: Mapping[str, Any]) -> Iterator[Operation]:
 
 def _of(name: str, values: Mapping[str, Any], operation: Operation) -> Any:
     if name not in values:
-        raise NoValue(f"{operation} takes {name!r}: tell this test what that is of a person's")
+        raise NoValue(f"{operation} takes {name!r}: add a value for it")
     return values[name]

@@ -1,4 +1,4 @@
-"""People who use the API of a controller under test: invited, signed up, with a token."""
+"""Users of a controller under test: invited, signed up, with tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PASSWORD = "a password of the tests only"
 
 @dataclass(frozen=True)
 class TestUser:
-    """Somebody with an account."""
+    """A user with an account."""
 
     __test__ = False
 
@@ -25,11 +25,11 @@ class TestUser:
     sign_in_id: str
 
     def by_cookie(self) -> httpx.AsyncClient:
-        """A client that is signed in."""
+        """Return a client with the sign-in cookie."""
         return self._client({"X-CSRF-Token": self.csrf}, self.cookies)
 
     async def token(self, *scopes: str) -> tuple[str, str]:
-        """A new API token with these scopes: its id and its text."""
+        """Create an API token with these scopes; return its id and text."""
         async with self.by_cookie() as client:
             asked = {"name": "a test's", "scopes": list(scopes)}
             answer = await client.post("/api/account/tokens", json=asked)
@@ -37,7 +37,7 @@ class TestUser:
             return answer.json()["tokenId"], answer.json()["token"]
 
     async def by_token(self, *scopes: str) -> httpx.AsyncClient:
-        """A client with a new API token of these scopes."""
+        """Return a client with a new API token of these scopes."""
         _, text = await self.token(*scopes)
         return self._client({"Authorization": f"Bearer {text}"}, {})
 
@@ -46,7 +46,7 @@ class TestUser:
 
 
 async def a_user(controller: ControllerProcess, name: str) -> TestUser:
-    """Invite somebody, and have them sign up."""
+    """Invite a user and sign them up."""
     email = f"{name}@example.org"
     invited: dict[str, Any] = await controller.ask("POST", "/api/admin/invitations", {})
     asked = {"email": email, "password": PASSWORD, "invitation": invited["code"]}

@@ -1,6 +1,6 @@
-"""An OpenID provider on this machine, with real keys: for tests of those who trust one.
+"""A local OpenID provider with real keys.
 
-It signs what it is told to, so that a test can have it lie in every way that a token can.
+It signs any claims, so that a test can forge tokens in every way.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class OpenIdProvider:
         self.published: list[dict[str, Any]] = [self.public(self.key)]
         self.document: dict[str, Any] = {}
         self.claims: Claims = {}
-        """What its identity tokens say besides."""
+        """Claims of its identity tokens."""
         self.user_info: Claims | None = None
         self.sign: Callable[[Claims], str] = self.signed
         self.asked: list[str] = []
-        """The paths that were asked for."""
+        """The requested paths."""
         self.answer_keys: Callable[[], web.StreamResponse] | None = None
         self._codes: dict[str, dict[str, str]] = {}
 
@@ -53,7 +53,7 @@ class OpenIdProvider:
         return jwt.encode(header, claims, key, algorithms=[algorithm])
 
     def consent(self, url: str, **claims: Any) -> dict[str, str]:
-        """A person consents at that authorization URL; what their browser brings back."""
+        """Consent at an authorization URL; return the redirect's parameters."""
         asked = dict(parse_qsl(urlsplit(url).query))
         assert url.startswith(f"{self.url}/authorize?")
         assert asked["response_type"] == "code"
@@ -112,7 +112,7 @@ class OpenIdProvider:
 
 
 def with_shared_secret(secret: bytes, claims: Claims, key_id: str) -> str:
-    """A token under HS256, whatever the secret is: libraries refuse a public key there."""
+    """Sign with HS256 and any secret, even a public key, which libraries refuse."""
     parts = [json.dumps(it).encode() for it in ({"alg": "HS256", "kid": key_id}, claims)]
     signed = b".".join(base64.urlsafe_b64encode(it).rstrip(b"=") for it in parts)
     signature = hmac.digest(secret, signed, "sha256")
@@ -121,7 +121,7 @@ def with_shared_secret(secret: bytes, claims: Claims, key_id: str) -> str:
 
 @asynccontextmanager
 async def an_openid_provider() -> AsyncIterator[OpenIdProvider]:
-    """A provider that answers on loopback until the block is left."""
+    """Run a provider on loopback."""
     provider = OpenIdProvider()
     runner = web.AppRunner(provider.application())
     await runner.setup()

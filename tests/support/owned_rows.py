@@ -1,7 +1,7 @@
-"""Rows of two people in every table, and raw SQL for whoever acts as one of them.
+"""Rows of two users in every table, and raw SQL as one of them.
 
-The tests of row-level security go over all tables that there are: what is whose is found in the
-tables themselves, so that a new table is covered by itself.
+The tests of row-level security cover all tables. Owners are found from the table definitions, so a
+new table is covered automatically.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Acting = Callable[[], AbstractAsyncContextManager[Raw]]
 
 
 def owner_of(table: sa.Table) -> str | None:
-    """SQL for whose a row is; None for tables whose rows are nobody's."""
+    """Return SQL for a row's owner; None for tables without owners."""
     if table.name == "users":
         return "id"
     for name in ("user_id", "owner"):
@@ -63,7 +63,7 @@ _WORDS = {
 
 
 def value_of(column: sa.Column[Any], user: UserId) -> Any:
-    """Something for a column; texts are named like it, so that functions find them by name."""
+    """Return a value for a column; texts contain the column's name."""
     if column.name in ("user_id", "owner") or (column.table.name, column.name) == ("users", "id"):
         return user
     if isinstance(column.type, sa.Text):
@@ -80,7 +80,7 @@ def row_of(table: sa.Table, user: UserId) -> dict[str, Any]:
 
 
 async def fill(url: str) -> None:
-    """Put down a row of each person in every table."""
+    """Insert a row of each user into every table."""
     database = open_database(url, Path("/nonexistent"))
     async with database.write() as connection:
         for table in metadata.sorted_tables:
@@ -90,7 +90,7 @@ async def fill(url: str) -> None:
 
 
 def as_user(database: Database) -> Acting:
-    """Ben in Polydev's own role for people. Nothing of what he does is kept."""
+    """Act as Ben in Polydev's role for users; roll everything back."""
 
     @asynccontextmanager
     async def acting() -> AsyncIterator[Raw]:
@@ -103,7 +103,7 @@ def as_user(database: Database) -> Acting:
 
 
 def as_claimed(postgres: Cluster, url: str) -> Acting:
-    """Ben in a role that may do everything with every row, by a token as Supabase tells it."""
+    """Act as Ben in a role with all rights, by a Supabase token."""
     with postgres.superuser(url) as connection:
         if connection.execute("SELECT to_regrole('authenticated')").fetchone() == (None,):
             connection.execute("CREATE ROLE authenticated NOLOGIN")
@@ -124,7 +124,7 @@ def as_claimed(postgres: Cluster, url: str) -> Acting:
 
 
 async def not_bens(raw: Raw) -> dict[str, list[str]]:
-    """All that is not Ben's, as a worker sees it. Who acted acts as a worker from now on."""
+    """Return all rows that are not Ben's; switches to the worker role."""
     await raw.execute("SET LOCAL ROLE polydev_worker")
     found = {}
     for name, table in TABLES.items():
@@ -136,7 +136,7 @@ async def not_bens(raw: Raw) -> dict[str, list[str]]:
 
 
 async def tried(raw: Raw, statement: str, *values: Any) -> list[Any] | int | str:
-    """The rows that a statement gave, how many it changed, or how it was refused."""
+    """Run a statement; return its rows, its row count, or its error."""
     try:
         async with raw.transaction():
             cursor = await raw.execute(statement.encode(), values)
@@ -150,7 +150,7 @@ def was_refused(outcome: object) -> bool:
 
 
 async def readable(raw: Raw, name: str) -> str:
-    """Those columns that the role that acts may read at all."""
+    """Return the columns that the current role may read."""
     query = "SELECT has_column_privilege(%s, %s, 'SELECT')"
     columns = [column.name for column in TABLES[name].c]
     may = [it for it in columns if await tried(raw, query, name, it) == [(True,)]]

@@ -1,7 +1,7 @@
-"""A PostgreSQL of the tests' own: one cluster a test session, a fresh database a test.
+"""PostgreSQL for tests: a cluster per test session, a fresh database per test.
 
-PostgreSQL refuses to run as root, so that root's tests run it as Debian's `postgres` user. Nothing
-of it outlasts the tests: the folder is temporary, and the server is ended by its id.
+PostgreSQL refuses to run as root, so root runs it as Debian's `postgres` user. Nothing outlasts the
+tests: the folder is temporary, and the server is stopped by its process id.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Cluster:
         return self._port.number
 
     def start(self) -> None:
-        """In the tests' main thread: it ends when the thread that started it ends."""
+        """Start the server; call it in the main thread, whose end ends the server."""
         options = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -76,14 +76,14 @@ class Cluster:
         self._wait_until_it_answers()
 
     def stop(self) -> None:
-        """End it at once, with every connection to it."""
+        """Stop the server at once, with all connections."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(_START_LIMIT_S)
             self._process = None
 
     def prepare(self) -> None:
-        """Make the login and the template that tests' databases are copies of."""
+        """Create the login, and the template for the tests' databases."""
         self.administer(
             sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD {}").format(
                 sql.Identifier(APP), sql.Literal(APP_PASSWORD)
@@ -93,7 +93,7 @@ class Cluster:
         asyncio.run(migrate(self.url(_TEMPLATE), self.folder / "unused"))
 
     def empty_database(self, name: str | None = None, owner: str = APP) -> str:
-        """The URL of a database without tables."""
+        """Create a database without tables; return its URL."""
         name = name or f"empty_{next(self._numbers)}"
         self.administer(
             sql.SQL("CREATE DATABASE {} OWNER {}").format(
@@ -103,7 +103,7 @@ class Cluster:
         return self.url(name)
 
     def database(self, *, with_journal: bool = False) -> str:
-        """The URL of a fresh database with this version's tables; a controller's has a journal."""
+        """Create a migrated database, optionally with a journal; return its URL."""
         if with_journal and not self._has_started:
             self._copy(_TEMPLATE, _STARTED)
             forks.run("journal", (self.url(_STARTED), str(self.folder)), self.folder / "journal")
@@ -111,7 +111,7 @@ class Cluster:
         return self._copy(_STARTED if with_journal else _TEMPLATE, f"test_{next(self._numbers)}")
 
     def drop(self, url: str) -> None:
-        """Remove a database, also one that somebody is still connected to."""
+        """Drop a database, even one with open connections."""
         name = url.rpartition("/")[2]
         self.administer(
             sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
@@ -121,7 +121,7 @@ class Cluster:
         return f"postgresql://{user}:{quote(password)}@127.0.0.1:{self.port}/{name}"
 
     def superuser(self, database: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
-        """A superuser's connection; every statement is a transaction."""
+        """Return a superuser's connection in autocommit mode."""
         return psycopg.connect(
             host=str(self.folder),
             port=self.port,
@@ -131,7 +131,7 @@ class Cluster:
         )
 
     def administer(self, statement: sql.Composed | str) -> None:
-        """Do something as the superuser."""
+        """Run a statement as the superuser."""
         with self.superuser() as connection:
             connection.execute(statement)  # type: ignore[arg-type]
 
@@ -147,17 +147,17 @@ class Cluster:
         ready = [str(_programs() / "pg_isready"), "-q", "-t", "5", "-h", str(self.folder)]
         for _ in range(_START_LIMIT_S * 10):
             assert self._process is not None
-            words = (self.folder / "log").read_text()
-            assert self._process.poll() is None, f"PostgreSQL did not start:\n{words}"
+            log = (self.folder / "log").read_text()
+            assert self._process.poll() is None, f"PostgreSQL did not start:\n{log}"
             if subprocess.run([*ready, "-p", str(self.port)], check=False).returncode == 0:
                 return
-            time.sleep(0.1)  # it tells nobody when it is ready
+            time.sleep(0.1)  # it sends no signal when it is ready
         raise TimeoutError("PostgreSQL did not start in time")
 
 
 @contextmanager
 def a_cluster(*, is_durable: bool = False) -> Iterator[Cluster]:
-    """A running server with its template; it is gone afterwards. Tests need no durable one."""
+    """Run a server with its template; by default it is not durable."""
     where = None if is_durable else memory_folder()
     folder = Path(tempfile.mkdtemp(prefix="polydev-pg-", dir=where))
     cluster = Cluster(folder, is_durable=is_durable)
@@ -192,7 +192,7 @@ def _make_data(folder: Path) -> None:
 
 
 def _as_unprivileged() -> list[str]:
-    """Not as root, and ending also when the tests are killed."""
+    """Return a prefix that drops root and ends the server with the tests."""
     ending = ["setpriv", "--pdeathsig=INT"]
     if os.geteuid() != 0:
         return ending
@@ -201,7 +201,7 @@ def _as_unprivileged() -> list[str]:
 
 
 def _programs() -> Path:
-    """Where Debian's package keeps the newest server that is installed."""
+    """Return the folder of the newest installed server."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     assert found, "PostgreSQL is not installed: scripts/setup --tests installs it"
     return found[-1].parent

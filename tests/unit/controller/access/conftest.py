@@ -1,4 +1,4 @@
-"""Who may come in, on a real store: each test runs on both databases."""
+"""Fixtures for access on a real store; each test runs on both databases."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def make_access(store: Database, tmp_path: Path) -> MakeAccess:
-    """Makes access with other settings on the same store."""
+    """Create access with other settings on the same store."""
     (tmp_path / "controller").mkdir(exist_ok=True)
     return partial(access_with, store, tmp_path)
 
 
 @pytest.fixture
 async def access(make_access: MakeAccess) -> Access:
-    """With sign-up open."""
+    """Access with open sign-up."""
     return await make_access(sign_up="open")

@@ -1,4 +1,4 @@
-"""`/api/account…` and `/api/admin/people…`, as a browser and as a script ask them."""
+"""Test `/api/account` and `/api/admin/people` as browsers and scripts use them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _services(store: Database, access: Access) -> Services:
 
 @pytest.fixture
 async def api(store: Database, make_access: MakeAccess) -> AsyncIterator[Any]:
-    """Makes clients of an API with these settings, each with a cookie jar of its own."""
+    """Create API clients for given settings, each with its own cookie jar."""
     clients: list[httpx.AsyncClient] = []
 
     async def make(url: str = OWN, **settings: Any) -> httpx.AsyncClient:
@@ -51,7 +51,7 @@ async def api(store: Database, make_access: MakeAccess) -> AsyncIterator[Any]:
 
 
 async def _sign_up(client: httpx.AsyncClient, name: str = "ann", **more: Any) -> dict[str, Any]:
-    """Signed up, and changes are asked as the page asks them."""
+    """Sign up; the client then sends the CSRF token as the page does."""
     told = {"email": f"{name}@example.test", "password": PASSWORD, **more}
     answer = await client.post("/api/account/sign-up", json=told)
     assert answer.status_code == 201, answer.text
@@ -65,7 +65,7 @@ def _problem(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-async def test_signing_up_sets_a_cookie_that_scripts_cannot_read(api: Any) -> None:
+async def test_sign_up_sets_an_http_only_cookie(api: Any) -> None:
     client = await api()
     answer = await client.post("/api/account/sign-up", json=ANN)
     cookie = answer.headers["set-cookie"]
@@ -80,7 +80,7 @@ async def test_signing_up_sets_a_cookie_that_scripts_cannot_read(api: Any) -> No
     assert "admin" not in me["scopes"]
 
 
-async def test_over_https_the_cookie_is_secure_and_of_this_host(api: Any) -> None:
+async def test_https_cookie_is_secure_and_host_only(api: Any) -> None:
     url = "https://polydev.example.test"
     client = await api(url, public_url=url)
     answer = await client.post("/api/account/sign-up", json=ANN, headers={"origin": url})
@@ -90,7 +90,7 @@ async def test_over_https_the_cookie_is_secure_and_of_this_host(api: Any) -> Non
     assert (await client.get("/api/account")).json()["email"] == ANN["email"]
 
 
-async def test_a_change_with_the_cookie_needs_the_csrf_token(api: Any) -> None:
+async def test_write_with_cookie_needs_csrf_token(api: Any) -> None:
     client = await api()
     await _sign_up(client)
     told = {"name": "ci", "scopes": ["read"]}
@@ -106,7 +106,7 @@ async def test_a_change_with_the_cookie_needs_the_csrf_token(api: Any) -> None:
     assert len((await client.get("/api/account/tokens")).json()) == 1
 
 
-async def test_signing_out_takes_the_cookie_back(api: Any) -> None:
+async def test_sign_out_deletes_the_cookie(api: Any) -> None:
     client = await api()
     await _sign_up(client)
     kept = client.cookies["polydev_sign_in"]
@@ -116,7 +116,7 @@ async def test_signing_out_takes_the_cookie_back(api: Any) -> None:
     assert _problem(await client.get("/api/account")) == (401, "not-signed-in")
 
 
-async def test_the_wrong_password_the_unknown_address_and_too_many_tries(api: Any) -> None:
+async def test_wrong_password_unknown_address_and_rate_limit(api: Any) -> None:
     client = await api(sign_ins_per_hour=18)
     await _sign_up(client)
     answers = [
@@ -134,7 +134,7 @@ async def test_the_wrong_password_the_unknown_address_and_too_many_tries(api: An
     assert 500 <= int(answers[3].headers["retry-after"]) <= 600  # six an hour for an address
 
 
-async def test_what_cannot_be_meant_is_told_without_repeating_it(api: Any) -> None:
+async def test_invalid_requests_are_not_echoed(api: Any) -> None:
     client = await api()
     for told, code in (
         ({**ANN, "password": "short"}, "password-refused"),
@@ -150,7 +150,7 @@ async def test_what_cannot_be_meant_is_told_without_repeating_it(api: Any) -> No
     assert _problem(await client.post("/api/account/sign-up", json=ANN)) == (409, "already-exists")
 
 
-async def test_a_token_is_told_once_and_does_what_it_is_for(api: Any) -> None:
+async def test_token_is_shown_once_and_limited_to_its_scopes(api: Any) -> None:
     browser, script = await api(), await api()
     await _sign_up(browser)
     told = {"name": "ci", "scopes": ["read", "account"], "expiresInDays": 1}
@@ -172,7 +172,7 @@ async def test_a_token_is_told_once_and_does_what_it_is_for(api: Any) -> None:
     assert _problem(again) == (404, "no-such-token")
 
 
-async def test_a_new_password_ends_the_other_browser(api: Any) -> None:
+async def test_password_change_ends_other_sign_ins(api: Any) -> None:
     here, there = await api(), await api()
     await _sign_up(here)
     assert (await there.post("/api/account/sign-in", json=ANN)).status_code == 200
@@ -187,7 +187,7 @@ async def test_a_new_password_ends_the_other_browser(api: Any) -> None:
     assert (await here.get("/api/account")).status_code == 200
 
 
-async def test_an_administrator_invites_disables_and_gives_roles(api: Any) -> None:
+async def test_administrator_invites_disables_and_sets_roles(api: Any) -> None:
     root, ann = await api(sign_up="invitation"), await api(sign_up="invitation")
     root.headers["authorization"] = f"Bearer {TOKEN}"
     assert _problem(await ann.post("/api/account/sign-up", json=ANN)) == (403, "not-allowed")
@@ -211,7 +211,7 @@ async def test_an_administrator_invites_disables_and_gives_roles(api: Any) -> No
     assert gone.status_code == 204
 
 
-async def test_a_browser_signs_in_at_the_provider(api: Any) -> None:
+async def test_browser_signs_in_at_the_provider(api: Any) -> None:
     async with an_openid_provider() as provider:
         client = await api(
             oidc_issuer=provider.url,
@@ -234,13 +234,13 @@ async def test_a_browser_signs_in_at_the_provider(api: Any) -> None:
         assert (await client.get("/api/account")).json()["email"] == "a@b.test"
 
 
-async def test_without_a_provider_nobody_is_sent_to_one(api: Any) -> None:
+async def test_oidc_start_fails_without_a_provider(api: Any) -> None:
     client = await api()
     for path in ("start", "callback?state=x&code=y"):
         assert _problem(await client.get(f"/api/account/oidc/{path}")) == (403, "not-allowed")
 
 
-async def test_only_a_trusted_proxy_says_where_a_request_came_from(api: Any) -> None:
+async def test_only_trusted_proxies_set_the_client_address(api: Any) -> None:
     asked = {"x-forwarded-for": "203.0.113.9"}
     for trusted, source in (("", "192.0.2.7"), ("192.0.2.0/24", "203.0.113.9")):
         client = await api(trusted_proxies=trusted)
@@ -250,9 +250,7 @@ async def test_only_a_trusted_proxy_says_where_a_request_came_from(api: Any) -> 
         assert (await client.get("/api/account/sign-ins")).json()[0]["source"] == source
 
 
-async def test_a_websocket_with_a_cookie_is_opened_by_our_own_page_alone(
-    store: Database, access: Access
-) -> None:
+async def test_websocket_with_cookie_needs_our_own_origin(store: Database, access: Access) -> None:
     app = build_routes(_services(store, access))
     begun = await access.accounts.sign_up(ANN["email"], PASSWORD, None, from_browser())
 

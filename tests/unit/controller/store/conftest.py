@@ -1,4 +1,4 @@
-"""A store of its own for each test."""
+"""Fixtures: a fresh store for each test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from polydev.controller.store.engine.database import Database, open_database
 
 @pytest.fixture
 async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
-    """Each test that asks for it runs on both databases."""
+    """A fresh store; tests that use it run on both databases."""
     database = open_database(database_url, tmp_path)
     await database.upgrade()
     yield database
@@ -25,7 +25,7 @@ async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 def filled_url(postgres: Cluster) -> Iterator[str]:
-    """A PostgreSQL database with rows of Ann and Ben in every table, for tests that change none."""
+    """A PostgreSQL database with rows of Ann and Ben in every table; read-only."""
     url = postgres.database()
     asyncio.run(fill(url))
     yield url
@@ -41,7 +41,7 @@ async def filled(filled_url: str, tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 def all_there_was(filled_url: str) -> dict[str, list[str]]:
-    """Everything in it that is not Ben's."""
+    """All rows that are not Ben's."""
 
     async def look() -> dict[str, list[str]]:
         async with await psycopg.AsyncConnection.connect(filled_url) as raw:

@@ -1,6 +1,6 @@
-"""Row-level security: no query function gets at another's rows, whatever it is handed.
+"""Test that no query reaches rows of other users, whatever its arguments.
 
-All functions of the store's modules are tried: a new one is covered by itself.
+All functions of all query modules are called, so a new one is covered automatically.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _OTHERS: dict[Any, Any] = {
 
 
 def _anns(kind: Any, name: str) -> Any:  # noqa: PLR0911
-    """What somebody who is after Ann's rows hands to a parameter of that type and name."""
+    """Return an argument that an attacker on Ann's rows would pass."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _anns(next(part for part in parts if part is not types.NoneType), name)
@@ -90,7 +90,7 @@ def _anns_arguments(function: Callable[..., Any]) -> tuple[list[Any], dict[str, 
     named: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
         if parameter.kind is parameter.VAR_POSITIONAL:
-            continue  # further conditions: without them more is asked for
+            continue  # further conditions: without them, more rows match
         if parameter.kind is parameter.VAR_KEYWORD:
             dated = "datetime" in str(hints[name])
             named |= {"expires_at": AT} if dated else {"status": "failed"}
@@ -101,14 +101,14 @@ def _anns_arguments(function: Callable[..., Any]) -> tuple[list[Any], dict[str, 
     return values, named
 
 
-def test_there_are_functions_to_try() -> None:
+def test_queries_are_found() -> None:
     assert {"machines.get", "sessions.update", "api_tokens.delete", "credentials.upsert"} <= set(
         FUNCTIONS
     )
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-async def test_no_function_of_the_store_gets_at_anothers(
+async def test_no_query_reaches_rows_of_other_users(
     filled: Database, all_there_was: dict[str, list[str]], name: str
 ) -> None:
     values, named = _anns_arguments(FUNCTIONS[name])

@@ -47,22 +47,20 @@ def as_ben(
     )
 
 
-async def test_every_table_is_closed_to_its_owner_too(filled: Database) -> None:
+async def test_tables_are_closed_to_their_owner(filled: Database) -> None:
     async with filled.read() as connection:
         query = "SELECT relname, relrowsecurity, relforcerowsecurity FROM pg_class"
         found = {row[0]: (row[1], row[2]) for row in await connection.execute(sa.text(query))}
     assert {name: found[name] for name in TABLES} == dict.fromkeys(TABLES, (True, True))
 
 
-async def test_the_login_sees_no_row_before_it_acts_as_somebody(
-    filled: Database, filled_url: str
-) -> None:
+async def test_login_without_a_role_sees_no_rows(filled: Database, filled_url: str) -> None:
     async with await psycopg.AsyncConnection.connect(filled_url) as raw:
         for name in TABLES:
             assert await tried(raw, f"SELECT * FROM {name}") == [], name
 
 
-async def test_a_worker_sees_every_row(filled: Database) -> None:
+async def test_worker_sees_all_rows(filled: Database) -> None:
     async with filled.read() as connection:
         for name in TABLES:
             count = await connection.execute(sa.text(f"SELECT count(*) FROM {name}"))
@@ -70,14 +68,14 @@ async def test_a_worker_sees_every_row(filled: Database) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in OWNED if name != "passwords"])
-async def test_what_is_ones_own_can_be_read(as_ben: Acting, name: str) -> None:
+async def test_own_rows_can_be_read(as_ben: Acting, name: str) -> None:
     async with as_ben() as raw:
         columns = await readable(raw, name)
         assert len(await tried(raw, f"SELECT {columns} FROM {name}")) == 1
 
 
 @pytest.mark.parametrize("name", OWNED)
-async def test_what_is_anothers_cannot_be_read(as_ben: Acting, name: str) -> None:
+async def test_rows_of_others_cannot_be_read(as_ben: Acting, name: str) -> None:
     whose = owner_of(TABLES[name])
     async with as_ben() as raw:
         columns = await readable(raw, name)
@@ -91,7 +89,7 @@ async def test_what_is_anothers_cannot_be_read(as_ben: Acting, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", TABLES)
-async def test_what_is_not_theirs_cannot_be_changed_or_deleted(
+async def test_rows_of_others_cannot_be_changed_or_deleted(
     as_ben: Acting, all_there_was: dict[str, list[str]], name: str
 ) -> None:
     table, whose = TABLES[name], owner_of(TABLES[name])
@@ -116,9 +114,7 @@ async def test_what_is_not_theirs_cannot_be_changed_or_deleted(
 
 
 @pytest.mark.parametrize("name", OWNED)
-async def test_nothing_can_be_put_down_as_anothers_nor_an_id_be_guessed(
-    as_ben: Acting, name: str
-) -> None:
+async def test_rows_cannot_be_inserted_for_others(as_ben: Acting, name: str) -> None:
     def put_down_as(user: str) -> tuple[str, tuple[Any, ...]]:
         row = row_of(TABLES[name], UserId("new"))
         for column in TABLES[name].c:
@@ -142,13 +138,13 @@ async def test_nothing_can_be_put_down_as_anothers_nor_an_id_be_guessed(
 
 
 @pytest.mark.parametrize("name", NOBODYS)
-async def test_tables_that_are_nobodys_are_not_for_people(as_ben: Acting, name: str) -> None:
+async def test_tables_without_users_are_closed(as_ben: Acting, name: str) -> None:
     async with as_ben() as raw:
         rows = await tried(raw, f"SELECT * FROM {name}")
         assert rows == [] or was_refused(rows)
 
 
-async def test_nobody_gives_themselves_rights(as_ben: Acting) -> None:
+async def test_users_cannot_grant_themselves_rights(as_ben: Acting) -> None:
     async with as_ben() as raw:
         made = await tried(raw, "UPDATE users SET role = 'administrator' WHERE id = 'ben'")
         assert not made or was_refused(made)
@@ -163,7 +159,7 @@ async def test_nobody_gives_themselves_rights(as_ben: Acting) -> None:
         ("credentials", "encrypted_credentials"),
     ],
 )
-async def test_people_cannot_read_secrets_even_of_their_own(
+async def test_users_cannot_read_their_own_secrets(
     filled: Database, table: str, column: str
 ) -> None:
     async with as_user(filled)() as raw:
@@ -174,7 +170,7 @@ async def test_people_cannot_read_secrets_even_of_their_own(
     "statement", ["UPDATE {} SET reason = ''", "DELETE FROM {}", "TRUNCATE {}"]
 )
 @pytest.mark.parametrize("role", ["polydev_worker", "polydev_app", "postgres"])
-async def test_nobody_rewrites_the_audit_log(
+async def test_audit_log_cannot_be_rewritten(
     postgres: Cluster, filled_url: str, role: str, statement: str
 ) -> None:
     counted = "SELECT count(*) FROM audit_log WHERE reason <> ''"

@@ -1,4 +1,4 @@
-"""Where a request came from: no word of somebody who is not a trusted proxy counts."""
+"""Test the client's address behind trusted and untrusted proxies."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ NEAR = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
         ("", ["203.0.113.9"], ""),
     ],
 )
-def test_the_source_is_whom_the_last_trusted_proxy_heard_from(
+def test_client_is_the_address_before_the_last_trusted_proxy(
     peer: str, forwarded: list[str], source: str
 ) -> None:
     assert client_address(peer, forwarded, NEAR) == source
 
 
-def test_without_trusted_proxies_nobody_is_believed() -> None:
+def test_untrusted_proxies_are_ignored() -> None:
     assert client_address("127.0.0.1", ["203.0.113.9"], ()) == "127.0.0.1"
 
 
-def test_a_site_with_ipv6_is_one_network() -> None:
+def test_ipv6_prefix_is_one_network() -> None:
     assert client_network("2001:db8:1:2::5") == client_network("2001:db8:1:2:ffff::1")
     assert client_network("2001:db8:1:2::5") != client_network("2001:db8:1:3::5")
     assert client_network("192.0.2.1") != client_network("192.0.2.2")

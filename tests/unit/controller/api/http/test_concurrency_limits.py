@@ -1,4 +1,4 @@
-"""What lasts: how much of it a person may have, and how it ends for who takes nothing or is out."""
+"""Test limits on long-running requests, and the end of stalled ones."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def _caller(name: str, role: Role = Role.USER) -> Caller:
     return Caller(user, frozenset(Scope), "sign-in", "192.0.2.7")
 
 
-def test_each_person_has_so_many_at_a_time() -> None:
+def test_limit_is_counted_per_user() -> None:
     things, ann, ben = ConcurrencyLimit(2, "things"), _caller("ann"), _caller("ben")
-    for _ in range(2):  # what has ended does not count
+    for _ in range(2):  # ended ones do not count
         with ExitStack() as held:
             for user in (ann, ann, ben):
                 held.enter_context(things.acquire(user))
@@ -37,7 +37,7 @@ def test_each_person_has_so_many_at_a_time() -> None:
                 held.enter_context(things.acquire(ann))
 
 
-def test_administrators_are_counted_only_where_that_is_said() -> None:
+def test_administrators_are_limited_only_if_included() -> None:
     root = _caller("root", Role.ADMINISTRATOR)
     with ExitStack() as held:
         for _ in range(3):
@@ -48,7 +48,7 @@ def test_administrators_are_counted_only_where_that_is_said() -> None:
             held.enter_context(strict.acquire(root))
 
 
-async def test_a_reader_that_takes_nothing_loses_its_stream(
+async def test_stalled_reader_loses_its_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streams, "STALL_TIMEOUT_S", 0.1)
@@ -79,9 +79,7 @@ async def test_a_reader_that_takes_nothing_loses_its_stream(
 
 
 @pytest.mark.parametrize("may", [True, False])
-async def test_a_chat_turn_is_told_as_long_as_its_person_may(
-    monkeypatch: pytest.MonkeyPatch, may: bool
-) -> None:
+async def test_chat_turn_ends_when_access_ends(monkeypatch: pytest.MonkeyPatch, may: bool) -> None:
     monkeypatch.setattr(streams, "PERMISSION_CHECK_S", 0)
     ended = []
 

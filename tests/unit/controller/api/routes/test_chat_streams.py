@@ -1,4 +1,4 @@
-"""A chat's stream lasts as long as its chat."""
+"""Test that a chat's stream ends with its chat."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def _may() -> bool:
     return True
 
 
-async def test_the_stream_of_a_chat_that_is_deleted_ends(
+async def test_stream_of_a_deleted_chat_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "HEARTBEAT_S", 0.05)

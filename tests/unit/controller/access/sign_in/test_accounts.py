@@ -1,4 +1,4 @@
-"""Accounts: who may make one, who gets in, and what a new password ends."""
+"""Test sign-up, sign-in, password changes and roles."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ async def _entries(store: Database) -> list[tuple[str, str, str]]:
         return [(row.actor, row.action, row.subject) for row in rows]
 
 
-async def test_who_signs_up_is_signed_in_and_can_sign_in_again(
-    access: Access, store: Database
-) -> None:
+async def test_sign_up_signs_in_and_allows_later_sign_in(access: Access, store: Database) -> None:
     begun = await _ann(access)
     caller = await access.authenticate(from_browser(begun.secret))
     assert (caller.user.email, caller.user.role, caller.via) == (ANN, Role.USER, "sign-in")
@@ -59,20 +57,20 @@ async def test_who_signs_up_is_signed_in_and_can_sign_in_again(
     ]
 
 
-async def test_an_address_has_one_account(access: Access) -> None:
+async def test_address_has_one_account(access: Access) -> None:
     await _ann(access)
     for address in (ANN, "Ann@EXAMPLE.test"):
         with pytest.raises(AlreadyExists):
             await access.accounts.sign_up(address, PASSWORD, None, from_browser())
 
 
-async def test_two_who_come_at_once_with_one_address_make_one_account(access: Access) -> None:
+async def test_concurrent_sign_ups_with_one_address_create_one_account(access: Access) -> None:
     outcomes = await asyncio.gather(*(_ann(access) for _ in range(4)), return_exceptions=True)
     assert sum(isinstance(it, NewSignIn) for it in outcomes) == 1
     assert sum(isinstance(it, AlreadyExists) for it in outcomes) == 3
 
 
-async def test_a_poor_password_makes_no_account(access: Access) -> None:
+async def test_weak_password_creates_no_account(access: Access) -> None:
     with pytest.raises(PasswordRefused):
         await access.accounts.sign_up(ANN, "short", None, from_browser())
     with pytest.raises(BadRequest):
@@ -80,7 +78,7 @@ async def test_a_poor_password_makes_no_account(access: Access) -> None:
     await _ann(access)
 
 
-async def test_a_wrong_password_and_an_unknown_address_have_one_answer(
+async def test_wrong_password_and_unknown_address_get_the_same_error(
     access: Access, store: Database
 ) -> None:
     ann = (await _ann(access)).user.user_id
@@ -98,7 +96,7 @@ async def test_a_wrong_password_and_an_unknown_address_have_one_answer(
     assert owners == [ann, ann, None]
 
 
-async def test_by_default_signing_up_needs_an_invitation(make_access: MakeAccess) -> None:
+async def test_sign_up_needs_an_invitation_by_default(make_access: MakeAccess) -> None:
     access = await make_access()
     for code in (None, "", "pdi_made-up", "\ud800"):
         with pytest.raises(NotAllowed, match="invitation"):
@@ -117,7 +115,7 @@ async def test_by_default_signing_up_needs_an_invitation(make_access: MakeAccess
         await access.invitations.revoke(await _root(access), row.invitation_id)
 
 
-async def test_an_invitation_is_for_its_address_and_time_and_may_be_taken_back(
+async def test_invitation_is_limited_to_address_and_time_and_can_be_revoked(
     make_access: MakeAccess,
 ) -> None:
     access = await make_access()
@@ -135,7 +133,7 @@ async def test_an_invitation_is_for_its_address_and_time_and_may_be_taken_back(
 
 
 @pytest.mark.parametrize("how", ["disabled", "demoted"])
-async def test_an_administrator_who_is_no_longer_one_has_left_no_way_in(
+async def test_invitations_of_former_administrators_are_void(
     make_access: MakeAccess, how: str
 ) -> None:
     access = await make_access(sign_up="open")
@@ -152,7 +150,7 @@ async def test_an_administrator_who_is_no_longer_one_has_left_no_way_in(
         await access.accounts.sign_up("anns-other@example.test", PASSWORD, code, from_browser())
 
 
-async def test_one_invitation_lets_one_person_in(make_access: MakeAccess) -> None:
+async def test_invitation_works_once(make_access: MakeAccess) -> None:
     access = await make_access()
     _, code = await access.invitations.create(
         await _root(access), None, Role.USER, timedelta(days=1)
@@ -168,7 +166,7 @@ async def test_one_invitation_lets_one_person_in(make_access: MakeAccess) -> Non
     assert len(await access.administration.users()) == 2  # and the local administrator
 
 
-async def test_where_sign_up_is_closed_no_invitation_helps(make_access: MakeAccess) -> None:
+async def test_closed_sign_up_refuses_invitations(make_access: MakeAccess) -> None:
     access = await make_access(sign_up="closed")
     _, code = await access.invitations.create(
         await _root(access), None, Role.USER, timedelta(days=1)
@@ -177,7 +175,7 @@ async def test_where_sign_up_is_closed_no_invitation_helps(make_access: MakeAcce
         await access.accounts.sign_up(ANN, PASSWORD, code, from_browser())
 
 
-async def test_a_new_password_ends_the_other_sign_ins_and_tells_of_the_tokens(
+async def test_password_change_ends_other_sign_ins_and_lists_tokens(
     access: Access, store: Database
 ) -> None:
     other = await _ann(access)
@@ -199,7 +197,7 @@ async def test_a_new_password_ends_the_other_sign_ins_and_tells_of_the_tokens(
     assert ("account", {"status": "password-changed"}) in [tuple(it) for it in told]
 
 
-async def test_the_password_is_changed_by_who_knows_it_in_a_browser(access: Access) -> None:
+async def test_password_change_needs_current_password_and_sign_in(access: Access) -> None:
     caller = await access.authenticate(from_browser((await _ann(access)).secret))
     with pytest.raises(NotAllowed, match="current password"):
         await access.accounts.change_password(caller, "a wrong password", "a quite different one")
@@ -212,9 +210,7 @@ async def test_the_password_is_changed_by_who_knows_it_in_a_browser(access: Acce
     await access.accounts.sign_in(ANN, PASSWORD, from_browser())
 
 
-async def test_signing_in_brings_an_old_hash_up_to_date(
-    make_access: MakeAccess, store: Database
-) -> None:
+async def test_sign_in_upgrades_an_old_hash(make_access: MakeAccess, store: Database) -> None:
     await _ann(await make_access(quick_passwords(1), sign_up="open"))
     wanted = sa.select(passwords.c.hash)
     later = await make_access(quick_passwords(2))
@@ -224,7 +220,7 @@ async def test_signing_in_brings_an_old_hash_up_to_date(
     await later.accounts.sign_in(ANN, PASSWORD, from_browser())
 
 
-async def test_a_disabled_person_is_out_at_once_with_all_that_they_have(access: Access) -> None:
+async def test_disabled_user_loses_access_at_once(access: Access) -> None:
     root, begun = await _root(access), await _ann(access)
     caller = await access.authenticate(from_browser(begun.secret))
     _, text = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
@@ -243,7 +239,7 @@ async def test_a_disabled_person_is_out_at_once_with_all_that_they_have(access: 
         await access.authenticate(from_browser(begun.secret))
 
 
-async def test_a_role_holds_from_the_next_request_on(access: Access) -> None:
+async def test_role_change_applies_to_the_next_request(access: Access) -> None:
     root, begun = await _root(access), await _ann(access)
     user_id = begun.user.user_id
     await access.administration.set_role(root, user_id, Role.ADMINISTRATOR)
@@ -256,7 +252,7 @@ async def test_a_role_holds_from_the_next_request_on(access: Access) -> None:
             (await access.authenticate(asked)).require(Scope.ADMIN)
 
 
-async def test_there_is_always_an_administrator(access: Access) -> None:
+async def test_local_administrator_cannot_be_changed(access: Access) -> None:
     root = await _root(access)
     for refused in (
         access.administration.disable(root, root.user_id),
@@ -268,7 +264,7 @@ async def test_there_is_always_an_administrator(access: Access) -> None:
         await access.administration.disable(root, UserId("nobody"))
 
 
-async def test_another_page_can_sign_nobody_in(access: Access) -> None:
+async def test_other_sites_cannot_sign_in(access: Access) -> None:
     await _ann(access)
     for origin in ("https://evil.test", "null", "http://localhost:4001", "https://localhost:4000"):
         elsewhere = from_browser(origin=origin)
@@ -280,7 +276,7 @@ async def test_another_page_can_sign_nobody_in(access: Access) -> None:
                 await attempt
 
 
-async def test_no_secret_is_kept_or_told(access: Access, store: Database) -> None:
+async def test_secrets_are_neither_stored_nor_shown(access: Access, store: Database) -> None:
     begun = await _ann(access)
     caller = await access.authenticate(from_browser(begun.secret))
     _, token = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)

@@ -1,4 +1,4 @@
-"""What somebody must show before they may be removed."""
+"""Test the confirmation before an account is deleted."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def _caller(begun: NewSignIn) -> Caller:
 
 
 async def _without_password(store: Database, age: timedelta) -> None:
-    """As a person of an OpenID provider is, signed in so long ago."""
+    """Remove the password and age the sign-in, as for an OpenID user."""
     async with store.write() as connection:
         await connection.execute(sa.delete(passwords))
         await connection.execute(sa.update(sign_ins).values(created_at=now() - age))
 
 
-async def test_the_password_confirms_and_another_does_not(make_access: MakeAccess) -> None:
+async def test_only_the_right_password_confirms(make_access: MakeAccess) -> None:
     access = await make_access(sign_up=SignUp.OPEN)
     begun = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
     await access.accounts.confirm(_caller(begun), PASSWORD)
@@ -40,7 +40,7 @@ async def test_the_password_confirms_and_another_does_not(make_access: MakeAcces
             await access.accounts.confirm(_caller(begun), wrong)
 
 
-async def test_a_token_confirms_nothing(make_access: MakeAccess) -> None:
+async def test_token_cannot_confirm(make_access: MakeAccess) -> None:
     access = await make_access(sign_up=SignUp.OPEN)
     begun = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
     with pytest.raises(NotAllowed, match="sign-in"):
@@ -48,7 +48,7 @@ async def test_a_token_confirms_nothing(make_access: MakeAccess) -> None:
 
 
 @pytest.mark.parametrize(("minutes", "is_enough"), [(1, True), (11, False)])
-async def test_without_a_password_a_sign_in_must_have_just_begun(
+async def test_account_without_password_needs_a_recent_sign_in(
     make_access: MakeAccess, store: Database, minutes: int, is_enough: bool
 ) -> None:
     access = await make_access(sign_up=SignUp.OPEN)

@@ -1,4 +1,4 @@
-"""Events: emitted with the change, told in order, missed by nobody."""
+"""Test that events are emitted with the change, ordered and complete."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def _emit(store: Database, user: UserId, *subjects: str) -> None:
             await event_outbox.emit(connection, user, "machine", subject)
 
 
-async def test_whatever_changes_a_session_tells_its_person(store: Database) -> None:
+async def test_session_changes_emit_events(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
@@ -68,7 +68,7 @@ async def test_whatever_changes_a_session_tells_its_person(store: Database) -> N
     assert await _of(store, BEN) == []
 
 
-async def test_whatever_changes_a_machine_tells_its_person(store: Database) -> None:
+async def test_machine_changes_emit_events(store: Database) -> None:
     machine = _machine()
     async with store.write() as connection:
         await machines.insert_if_absent(connection, machine)
@@ -91,7 +91,7 @@ async def test_whatever_changes_a_machine_tells_its_person(store: Database) -> N
     }
 
 
-async def test_whatever_changes_a_credential_tells_its_person(store: Database) -> None:
+async def test_credential_changes_emit_events(store: Database) -> None:
     old, new = _credential(), _credential()
     for row in (old, new):
         async with store.write() as connection:
@@ -108,7 +108,7 @@ async def test_whatever_changes_a_credential_tells_its_person(store: Database) -
     assert "AA==" not in str(told)
 
 
-async def test_what_changes_twice_in_one_transaction_is_told_once(store: Database) -> None:
+async def test_two_changes_in_one_transaction_emit_one_event(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
@@ -118,7 +118,7 @@ async def test_what_changes_twice_in_one_transaction_is_told_once(store: Databas
     assert only.data["status"] == "failed"
 
 
-async def test_what_is_undone_is_not_told(store: Database) -> None:
+async def test_rolled_back_change_emits_no_event(store: Database) -> None:
     async def add_and_fail() -> None:
         async with store.write() as connection:
             await sessions.insert(connection, _session())
@@ -130,7 +130,7 @@ async def test_what_is_undone_is_not_told(store: Database) -> None:
     assert [it.subject for it in await _of(store, ANN)] == ["after"]
 
 
-async def test_somebody_who_is_deleted_is_told_nothing(store: Database) -> None:
+async def test_deleted_user_gets_no_events(store: Database) -> None:
     async with store.write() as connection:
         await event_outbox.emit(connection, ANN, "account", ANN, status="deleted")
         await event_outbox.emit(connection, UserId("nobody"), "account", "nobody")
@@ -139,14 +139,14 @@ async def test_somebody_who_is_deleted_is_told_nothing(store: Database) -> None:
         assert (await connection.execute(sa.select(table))).all() == []
 
 
-async def test_words_are_few(store: Database) -> None:
+async def test_event_values_are_shortened(store: Database) -> None:
     async with store.write() as connection:
         await event_outbox.emit(connection, ANN, "session", "s", status="x" * 5000, step=None)
     (only,) = await _of(store, ANN)
     assert only.data == {"status": "x" * 64}
 
 
-async def test_a_reader_goes_on_where_it_was(store: Database) -> None:
+async def test_reader_continues_after_its_last_id(store: Database) -> None:
     await _emit(store, ANN, "a", "b")
     await _emit(store, BEN, "other")
     await _emit(store, ANN, "c")
@@ -157,7 +157,7 @@ async def test_a_reader_goes_on_where_it_was(store: Database) -> None:
 
 
 @pytest.mark.parametrize("by", ["count", "age"])
-async def test_pruned_events_are_not_missed_silently(store: Database, by: str) -> None:
+async def test_pruned_events_are_detected(store: Database, by: str) -> None:
     await _emit(store, ANN, *"abcde")
     await _emit(store, BEN, "other")
     told = await _of(store, ANN)
@@ -181,7 +181,7 @@ async def test_pruned_events_are_not_missed_silently(store: Database, by: str) -
         assert await events.is_complete_after(connection, BEN, 0)
 
 
-async def test_nothing_is_missed_when_everything_was_pruned(store: Database) -> None:
+async def test_reader_at_the_end_survives_a_full_prune(store: Database) -> None:
     await _emit(store, ANN, "a", "b")
     _, last = await _of(store, ANN)
     async with store.write() as connection:
@@ -194,7 +194,7 @@ async def test_nothing_is_missed_when_everything_was_pruned(store: Database) -> 
     assert [it.subject for it in await _of(store, ANN, last.event_id)] == ["c"]
 
 
-async def test_a_reader_misses_nothing_while_many_write_at_once(store: Database) -> None:
+async def test_reader_misses_nothing_during_concurrent_writes(store: Database) -> None:
     """Each writer keeps its transaction open for a while after it has emitted, so that on
     PostgreSQL ids drawn early would be committed late."""
     writers, rounds = 8, 12

@@ -1,4 +1,4 @@
-"""PostgreSQL alone: who a transaction acts as, roles, restarts, notifications, refusals."""
+"""Test PostgreSQL: roles of transactions, restarts, notifications, errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def store(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def another(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database]:
-    """The same database, as another controller has it open."""
+    """The same database, opened by another controller."""
     database = open_database(postgresql_url, tmp_path)
     yield database
     await database.close()
@@ -43,7 +43,7 @@ async def another(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database
 
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[Cluster]:
-    """A server that is this module's own: it is stopped, and its roles are taken away."""
+    """A server of this module, which tests stop and strip of roles."""
     with a_cluster() as cluster:
         yield cluster
 
@@ -71,10 +71,10 @@ async def _seen(store: Database, user: UserId | None) -> set[str]:
         """SET request.jwt.claims = '{"sub": "ann"}'""",
     ],
 )
-async def test_nothing_of_a_transactions_person_is_left_in_the_connection(
+async def test_user_of_a_transaction_does_not_leak_into_the_next(
     store: Database, statement: str
 ) -> None:
-    """Not even if it was meant to be left."""
+    """Even if a statement tries to make it stay."""
     async with store.write(BEN) as connection:
         await connection.execute(sa.text(statement))
     for _ in range(3):
@@ -83,7 +83,7 @@ async def test_nothing_of_a_transactions_person_is_left_in_the_connection(
         assert await _seen(store, UserId("somebody else")) == set()
 
 
-async def test_people_at_the_same_time_see_what_is_theirs(store: Database) -> None:
+async def test_concurrent_users_see_only_their_rows(store: Database) -> None:
     async def look(user: UserId) -> None:
         for _ in range(10):
             assert await _seen(store, user) == {str(user)}
@@ -96,7 +96,7 @@ async def test_an_empty_user_id_is_refused(store: Database) -> None:
         await _seen(store, UserId(""))
 
 
-async def test_reading_sees_one_state_and_changes_nothing(store: Database) -> None:
+async def test_read_transaction_is_a_read_only_snapshot(store: Database) -> None:
     async with store.read() as connection:
         before = (await connection.execute(sa.text("SELECT count(*) FROM users"))).scalar_one()
         await _add(store, "new")
@@ -106,10 +106,10 @@ async def test_reading_sees_one_state_and_changes_nothing(store: Database) -> No
             await connection.execute(sa.text("DELETE FROM users"))
 
 
-async def test_reading_that_is_cut_at_any_moment_leaves_a_connection_that_writes(
+async def test_read_cancelled_at_any_point_leaves_a_usable_connection(
     store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A busy loop may be left, and a task be cancelled, wherever the client's library gives way."""
+    """A task can be cancelled wherever the client library yields."""
     monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", 0)  # as if the loop were always busy
     moment, is_cut = 0, True
     while is_cut:
@@ -131,7 +131,7 @@ async def _is_cut(task: asyncio.Task[object]) -> bool:
     return False
 
 
-async def test_a_text_that_cannot_be_kept_is_a_bad_request(store: Database) -> None:
+async def test_nul_character_is_a_bad_request(store: Database) -> None:
     with pytest.raises(BadRequest):
         await _add(store, "nul\0")
 
@@ -139,7 +139,7 @@ async def test_a_text_that_cannot_be_kept_is_a_bad_request(store: Database) -> N
 # -- word of changes -------------------------------------------------------------------------------
 
 
-async def test_a_change_is_told_to_other_controllers(store: Database, another: Database) -> None:
+async def test_change_notifies_other_controllers(store: Database, another: Database) -> None:
     await _listens(another)
     change = another.next_change()
     await _add(store, "new")
@@ -147,7 +147,7 @@ async def test_a_change_is_told_to_other_controllers(store: Database, another: D
     assert "new" in await _seen(another, None)
 
 
-async def test_many_writes_are_few_notifications(store: Database, postgresql_url: str) -> None:
+async def test_many_writes_share_few_notifications(store: Database, postgresql_url: str) -> None:
     async with await psycopg.AsyncConnection.connect(postgresql_url, autocommit=True) as raw:
         await raw.execute("LISTEN polydev_change")
         began_s = time.monotonic()
@@ -158,9 +158,7 @@ async def test_many_writes_are_few_notifications(store: Database, postgresql_url
     assert 1 <= len(heard) < min(200, took_s / pg_notify._BATCH_S + 3)
 
 
-async def test_a_change_that_is_not_told_yet_is_told_at_the_end(
-    store: Database, another: Database
-) -> None:
+async def test_pending_notification_is_sent_on_close(store: Database, another: Database) -> None:
     await _listens(another)
     change = another.next_change()
     await _add(store, "new")
@@ -169,16 +167,14 @@ async def test_a_change_that_is_not_told_yet_is_told_at_the_end(
 
 
 async def _listens(store: Database) -> None:
-    """Until it hears of others' changes, which it tells by a change."""
+    """Wait until it listens to other controllers."""
     await asyncio.wait_for(store.next_change().wait(), LIMIT_S)
 
 
 # -- restarts --------------------------------------------------------------------------------------
 
 
-async def test_it_goes_on_after_a_restart_of_the_server(
-    own_cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_reconnects_after_a_server_restart(own_cluster: Cluster, tmp_path: Path) -> None:
     url = own_cluster.database()
     store = open_database(url, tmp_path)
     await _listens(store)  # before it has changed anything: its own words it does not hear
@@ -194,7 +190,7 @@ async def test_it_goes_on_after_a_restart_of_the_server(
     await store.close()
 
 
-async def test_a_transaction_that_the_server_cuts_says_so(
+async def test_transaction_aborted_by_the_server_is_reported(
     store: Database, postgres: Cluster
 ) -> None:
     async def be_cut() -> None:
@@ -218,26 +214,26 @@ async def _refusal(url: str, folder: Path) -> BadSettings:
     return caught.value
 
 
-async def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+async def test_missing_server_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable) as caught:
         await migrate("postgresql://me:hunter2@127.0.0.1:1/polydev", tmp_path)
     assert "127.0.0.1" in caught.value.line()
     assert "hunter2" not in caught.value.line()
 
 
-async def test_a_wrong_password(postgres: Cluster, tmp_path: Path) -> None:
+async def test_wrong_password_is_reported(postgres: Cluster, tmp_path: Path) -> None:
     refused = await _refusal(postgres.url("postgres", password="hunter2"), tmp_path)
     assert APP in refused.line()
     assert "DATABASE_URL" in refused.line()
     assert "hunter2" not in refused.line()
 
 
-async def test_a_missing_database(postgres: Cluster, tmp_path: Path) -> None:
+async def test_missing_database_is_reported(postgres: Cluster, tmp_path: Path) -> None:
     refused = await _refusal(postgres.url("nowhere"), tmp_path)
     assert f'CREATE DATABASE "nowhere" OWNER "{APP}";' in refused.line()
 
 
-async def test_a_login_that_may_not_make_tables(postgres: Cluster, tmp_path: Path) -> None:
+async def test_login_without_create_right_is_reported(postgres: Cluster, tmp_path: Path) -> None:
     url = postgres.empty_database(owner="postgres")
     refused = await _refusal(url, tmp_path)
     name = url.rpartition("/")[2]
@@ -247,8 +243,8 @@ async def test_a_login_that_may_not_make_tables(postgres: Cluster, tmp_path: Pat
     postgres.drop(url)
 
 
-async def test_a_login_that_may_not_make_roles(own_cluster: Cluster, tmp_path: Path) -> None:
-    """What it tells an administrator to run is all that is needed."""
+async def test_login_without_role_right_is_reported(own_cluster: Cluster, tmp_path: Path) -> None:
+    """The SQL in the hint is all that an administrator must run."""
     own_cluster.administer("CREATE ROLE plain LOGIN PASSWORD 'plain'")
     for missing in (True, False):
         if missing:
@@ -280,9 +276,7 @@ def _drop_roles(cluster: Cluster) -> None:
 # -- migrating -------------------------------------------------------------------------------------
 
 
-async def test_two_controllers_that_start_at_once_migrate_once(
-    postgres: Cluster, tmp_path: Path
-) -> None:
+async def test_concurrent_starts_migrate_once(postgres: Cluster, tmp_path: Path) -> None:
     url = postgres.empty_database()
     moves = await asyncio.gather(*(migrate(url, tmp_path) for _ in range(4)))
     assert len([was for was, _ in moves if was is None]) == 1
@@ -290,10 +284,8 @@ async def test_two_controllers_that_start_at_once_migrate_once(
     postgres.drop(url)
 
 
-async def test_what_others_were_given_on_tables_is_taken_back(
-    postgres: Cluster, tmp_path: Path
-) -> None:
-    """Supabase gives its roles everything on whatever is made."""
+async def test_grants_to_other_roles_are_revoked(postgres: Cluster, tmp_path: Path) -> None:
+    """Supabase grants its roles all rights on new tables."""
     url = postgres.empty_database()
     with postgres.superuser(url) as connection:
         connection.execute("CREATE ROLE anon_of_test NOLOGIN")

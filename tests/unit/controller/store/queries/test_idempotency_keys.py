@@ -1,4 +1,4 @@
-"""Idempotency keys: taken once, answered again, and never lost for ever."""
+"""Test idempotency keys: claimed once, replayed, and released."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _at(seconds: float, **changed: str) -> KeyClaim:
     return replace(_FIRST, at=at, first_at=at, **changed)  # type: ignore[arg-type]
 
 
-async def test_a_key_is_taken_once(kept: Database) -> None:
+async def test_key_is_claimed_once(kept: Database) -> None:
     assert await _take(kept, _FIRST) == _FIRST
     assert await _take(kept, _at(1)) == PreviousRequest("hash", None, None)
     assert await _take(kept, _at(1, request_hash="other")) == PreviousRequest("hash", None, None)
@@ -47,21 +47,21 @@ async def test_a_key_is_taken_once(kept: Database) -> None:
     assert await _take(kept, other_user) == other_user
 
 
-async def test_what_was_answered_is_known_again(kept: Database) -> None:
+async def test_response_is_replayed(kept: Database) -> None:
     await _take(kept, _FIRST)
     async with kept.write(_ANN) as connection:
         await idempotency_keys.store_response(connection, _FIRST, 202, "{}")
     assert await _take(kept, _at(3600)) == PreviousRequest("hash", 202, "{}")
 
 
-async def test_a_request_that_came_to_nothing_leaves_its_key(kept: Database) -> None:
+async def test_failed_request_releases_its_key(kept: Database) -> None:
     await _take(kept, _FIRST)
     async with kept.write(_ANN) as connection:
         await idempotency_keys.release(connection, _FIRST)
     assert await _take(kept, _at(1)) == _at(1)
 
 
-async def test_a_key_whose_controller_died_goes_to_the_same_request(kept: Database) -> None:
+async def test_abandoned_key_goes_to_the_same_request(kept: Database) -> None:
     await _take(kept, _FIRST)
     other = await _take(kept, _at(61, request_hash="other"))
     assert other == PreviousRequest("hash", None, None)
@@ -74,7 +74,7 @@ async def test_a_key_whose_controller_died_goes_to_the_same_request(kept: Databa
     assert await _take(kept, _at(63)) == PreviousRequest("hash", None, None)
 
 
-async def test_old_keys_are_forgotten(kept: Database) -> None:
+async def test_old_keys_are_pruned(kept: Database) -> None:
     await _take(kept, _FIRST)
     await _take(kept, _at(0, user_id=_BEN))
     async with kept.write() as connection:
@@ -86,9 +86,7 @@ async def test_old_keys_are_forgotten(kept: Database) -> None:
     assert isinstance(await _take(kept, _at(1, user_id=_BEN)), PreviousRequest)
 
 
-async def test_a_person_cannot_fill_the_table(
-    kept: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_keys_per_user_are_limited(kept: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency_keys, "MAX_KEYS", 3)
     for number in range(3):
         assert isinstance(await _take(kept, _at(0, key=f"key-{number}")), KeyClaim)

@@ -1,4 +1,4 @@
-"""Events of chats are read in pages that no CLI can make too large, on both databases."""
+"""Test that pages of chat events are bounded, on both databases."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def _a_chat(store: Database) -> None:
         await chats.insert(connection, chat)
 
 
-async def test_large_events_come_in_pages_that_are_bounded(store: Database) -> None:
+async def test_pages_of_large_events_are_bounded(store: Database) -> None:
     large = {"text": "x" * (chat_events.MAX_PAGE_CHARACTERS // 4)}
     told = [ChatEvent(1_000_010 + n, EventKind.PLAN, dict(large), now()) for n in range(12)]
     async with store.write() as connection:
@@ -47,7 +47,7 @@ async def test_large_events_come_in_pages_that_are_bounded(store: Database) -> N
     assert max(map(len, pages)) <= 5
 
 
-async def test_an_event_that_is_larger_than_a_page_comes_alone(store: Database) -> None:
+async def test_oversized_event_is_a_page_of_its_own(store: Database) -> None:
     large = {"text": "x" * (chat_events.MAX_PAGE_CHARACTERS + 1)}
     told = [ChatEvent(1_000_010 + n, EventKind.PLAN, dict(large), now()) for n in range(2)]
     async with store.write() as connection:

@@ -1,4 +1,4 @@
-"""Who asks: the administrator, and nobody else."""
+"""Test the local administrator's token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def asked(authorization: str | None) -> RequestInfo:
     return RequestInfo(authorization, None, None, False, "127.0.0.1")
 
 
-async def test_the_token_is_the_administrators(access: Access) -> None:
+async def test_admin_token_authenticates_the_administrator(access: Access) -> None:
     for header in (f"Bearer {TOKEN}", f"bearer  {TOKEN} "):
         assert (await access.authenticate(asked(header))).user_id == ADMINISTRATOR
 
@@ -53,17 +53,17 @@ async def test_the_token_is_the_administrators(access: Access) -> None:
         "Bearer \udcff",
     ],
 )
-async def test_nothing_else_is_anybodys(access: Access, header: str | None) -> None:
+async def test_other_tokens_are_refused(access: Access, header: str | None) -> None:
     with pytest.raises(NotSignedIn) as caught:
         await access.authenticate(asked(header))
     assert TOKEN not in caught.value.line()
 
 
-def test_the_token_is_not_kept_in_memory_as_it_is(access: Access) -> None:
+def test_admin_token_is_held_only_as_a_hash(access: Access) -> None:
     assert TOKEN not in repr(vars(access)) + repr(vars(vars(access)["_local"]))
 
 
-async def test_a_token_is_made_once_and_kept(store: Database, tmp_path: Path) -> None:
+async def test_admin_token_file_is_created_once(store: Database, tmp_path: Path) -> None:
     await open_access(store, _settings(tmp_path))
     path = tmp_path / "controller" / "admin-token"
     token = path.read_text().strip()
@@ -73,12 +73,12 @@ async def test_a_token_is_made_once_and_kept(store: Database, tmp_path: Path) ->
     assert not [it for it in path.parent.iterdir() if it.name.startswith(".")]
 
 
-async def test_a_token_that_is_too_short_is_refused(store: Database, tmp_path: Path) -> None:
+async def test_short_admin_token_is_refused(store: Database, tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match="POLYDEV_ADMIN_TOKEN"):
         await open_access(store, _settings(tmp_path, "short"))
 
 
-def test_only_an_administrator_acts_for_somebody_else() -> None:
+def test_only_administrators_act_for_other_users() -> None:
     ann = User(UserId("ann"), "ann@example.test", now())
     caller = Caller(ann, frozenset(Scope), "sign-in", "")
     assert caller.resolve_user(None) == caller.resolve_user("ann") == "ann"

@@ -1,4 +1,4 @@
-"""Signing in at an OpenID provider that has real keys, and lies in every way that it can."""
+"""Test OpenID sign-in against a provider that can lie in every way."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def _arrivals(access: Access) -> OidcSignIn:
 async def _come(
     access: Access, provider: OpenIdProvider, cookie: str | None = None, **claims: Any
 ) -> NewSignIn:
-    """Go to the provider, consent, and come back in the same browser."""
+    """Start at the provider, consent, and return in the same browser."""
     url, arrival = await _arrivals(access).start(None, from_browser())
     told = provider.consent(url, **claims)
     return await _arrivals(access).finish(arrival, told, from_browser(cookie))
 
 
-async def test_who_comes_from_the_provider_is_known_again(
+async def test_identity_is_recognized_at_the_next_sign_in(
     access: Access, provider: OpenIdProvider
 ) -> None:
     first = await _come(access, provider, **ANN)
@@ -93,7 +93,7 @@ async def test_who_comes_from_the_provider_is_known_again(
     assert other.user.user_id != first.user.user_id
 
 
-async def test_the_browser_is_sent_with_state_nonce_and_challenge_of_its_own(
+async def test_each_browser_gets_its_own_state_nonce_and_challenge(
     access: Access, provider: OpenIdProvider
 ) -> None:
     departures = [await _arrivals(access).start(None, from_browser()) for _ in range(2)]
@@ -105,7 +105,7 @@ async def test_the_browser_is_sent_with_state_nonce_and_challenge_of_its_own(
 
 
 @pytest.mark.parametrize("break_it", ["cookie", "no cookie", "state", "no state", "iss", "code"])
-async def test_only_the_browser_that_went_comes_back(
+async def test_only_the_starting_browser_can_finish(
     access: Access, provider: OpenIdProvider, break_it: str
 ) -> None:
     url, arrival = await _arrivals(access).start(None, from_browser())
@@ -123,7 +123,7 @@ async def test_only_the_browser_that_went_comes_back(
         await _arrivals(access).finish(*brought, from_browser())
 
 
-async def test_a_code_is_good_once(access: Access, provider: OpenIdProvider) -> None:
+async def test_code_works_once(access: Access, provider: OpenIdProvider) -> None:
     url, arrival = await _arrivals(access).start(None, from_browser())
     told = provider.consent(url, **ANN)
     await _arrivals(access).finish(arrival, told, from_browser())
@@ -151,16 +151,14 @@ async def test_a_code_is_good_once(access: Access, provider: OpenIdProvider) -> 
         {"sub": 7},
     ],
 )
-async def test_a_token_that_is_not_for_us_now_is_refused(
+async def test_identity_token_with_wrong_claims_is_refused(
     access: Access, provider: OpenIdProvider, claims: Claims
 ) -> None:
     with pytest.raises(NotSignedIn):
         await _come(access, provider, **ANN, **claims)
 
 
-async def test_a_token_that_the_provider_has_not_signed_is_refused(
-    access: Access, provider: OpenIdProvider
-) -> None:
+async def test_unsigned_identity_token_is_refused(access: Access, provider: OpenIdProvider) -> None:
     stranger = RSAKey.generate_key(2048, private=True)
     public = provider.key.as_pem(private=False)
 
@@ -191,7 +189,7 @@ async def test_a_token_that_the_provider_has_not_signed_is_refused(
     await _come(access, provider, **ANN)
 
 
-async def test_a_new_key_is_fetched_but_not_for_everybody_who_names_one(
+async def test_unknown_keys_are_fetched_at_a_limited_rate(
     access: Access, provider: OpenIdProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await _come(access, provider, **ANN)
@@ -210,14 +208,14 @@ async def test_a_new_key_is_fetched_but_not_for_everybody_who_names_one(
 @pytest.mark.parametrize(
     "claims", [{}, {"email": "ann@example.test"}, {**ANN, "email_verified": "true"}]
 )
-async def test_an_address_counts_only_if_the_provider_has_verified_it(
+async def test_unverified_address_is_refused(
     access: Access, provider: OpenIdProvider, claims: Claims
 ) -> None:
     with pytest.raises(NotAllowed, match="not verified"):
         await _come(access, provider, **claims)
 
 
-async def test_the_address_may_be_told_aside(access: Access, provider: OpenIdProvider) -> None:
+async def test_address_can_come_from_userinfo(access: Access, provider: OpenIdProvider) -> None:
     provider.user_info = {"sub": "subject-2", **ANN}
     with pytest.raises(NotAllowed, match="not verified"):  # it is somebody else's
         await _come(access, provider)
@@ -225,7 +223,7 @@ async def test_the_address_may_be_told_aside(access: Access, provider: OpenIdPro
     assert (await _come(access, provider)).user.email == "ann@example.test"
 
 
-async def test_an_account_that_is_there_is_nobodys_by_its_address_alone(
+async def test_address_alone_links_no_account(
     access: Access, provider: OpenIdProvider, store: Database
 ) -> None:
     there = await access.accounts.sign_up("ann@example.test", PASSWORD, None, from_browser())
@@ -245,7 +243,7 @@ async def test_an_account_that_is_there_is_nobodys_by_its_address_alone(
     assert actions.count("account.link") == 1
 
 
-async def test_signing_up_through_the_provider_needs_what_signing_up_needs(
+async def test_sign_up_setting_applies_to_the_provider(
     make_access: MakeAccess, provider: OpenIdProvider
 ) -> None:
     access = await _access(make_access, provider, sign_up="invitation")
@@ -261,7 +259,7 @@ async def test_signing_up_through_the_provider_needs_what_signing_up_needs(
     assert (await _come(closed, provider)).user.user_id == begun.user.user_id
 
 
-async def test_a_disabled_person_does_not_come_in(access: Access, provider: OpenIdProvider) -> None:
+async def test_disabled_user_cannot_sign_in(access: Access, provider: OpenIdProvider) -> None:
     begun = await _come(access, provider, **ANN)
     root = await access.authenticate(with_token(TOKEN))
     await access.administration.disable(root, UserId(begun.user.user_id))
@@ -269,7 +267,7 @@ async def test_a_disabled_person_does_not_come_in(access: Access, provider: Open
         await _come(access, provider, **ANN)
 
 
-async def test_a_provider_that_misbehaves_is_told_of(
+async def test_misbehaving_provider_is_reported(
     make_access: MakeAccess, provider: OpenIdProvider
 ) -> None:
     right = dict(provider.document)
@@ -290,7 +288,7 @@ async def test_a_provider_that_misbehaves_is_told_of(
         await _come(access, provider, **ANN)
 
 
-async def test_a_provider_that_does_not_answer_is_not_waited_for(
+async def test_unresponsive_provider_times_out(
     make_access: MakeAccess, provider: OpenIdProvider
 ) -> None:
     provider.url = "http://127.0.0.1:9"
@@ -299,7 +297,7 @@ async def test_a_provider_that_does_not_answer_is_not_waited_for(
         await _arrivals(access).start(None, from_browser())
 
 
-async def test_coming_and_going_is_limited(
+async def test_oidc_sign_ins_are_rate_limited(
     make_access: MakeAccess, provider: OpenIdProvider
 ) -> None:
     access = await _access(make_access, provider, sign_ins_per_hour=12)
@@ -309,6 +307,6 @@ async def test_coming_and_going_is_limited(
 
 
 @pytest.mark.parametrize("url", ["http://provider.example.test", "http://10.0.0.1"])
-async def test_a_provider_is_reached_over_https(make_access: MakeAccess, url: str) -> None:
+async def test_provider_needs_https(make_access: MakeAccess, url: str) -> None:
     with pytest.raises(BadSettings, match="POLYDEV_OIDC_ISSUER"):
         await make_access(oidc_issuer=url, oidc_client_id="x")

@@ -1,4 +1,4 @@
-"""Connections that say nothing, or too slowly, on a real server."""
+"""Test silent and slow connections on a real server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REQUEST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
 
 
 async def _app(scope: Any, receive: Any, send: Any) -> None:
-    """Answers what the body was; echoes over a WebSocket."""
+    """Return the request body; echo over a WebSocket."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -56,14 +56,14 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: local"])
-async def test_a_connection_without_a_request_is_closed(port: int, said: bytes) -> None:
+async def test_idle_connection_is_closed(port: int, said: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(said)
     assert await asyncio.wait_for(reader.read(), LIMIT_S) == b""
     writer.close()
 
 
-async def test_requests_on_one_connection_are_answered_however_long_that_takes(port: int) -> None:
+async def test_slow_response_keeps_its_connection(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(2):
         writer.write(_REQUEST + b"ok")
@@ -73,7 +73,7 @@ async def test_requests_on_one_connection_are_answered_however_long_that_takes(p
     writer.close()
 
 
-async def test_a_websocket_may_be_silent(port: int) -> None:
+async def test_silent_websocket_stays_open(port: int) -> None:
     from websockets.asyncio.client import connect
 
     async with connect(f"ws://127.0.0.1:{port}", proxy=None) as socket:
@@ -82,7 +82,7 @@ async def test_a_websocket_may_be_silent(port: int) -> None:
         assert await asyncio.wait_for(socket.recv(), LIMIT_S) == "still here"
 
 
-async def test_a_body_that_never_comes_is_not_waited_for(port: int) -> None:
+async def test_missing_body_times_out(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(_REQUEST + b"o")
     answer = await asyncio.wait_for(reader.read(), LIMIT_S)

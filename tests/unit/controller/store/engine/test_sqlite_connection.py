@@ -1,4 +1,4 @@
-"""SQLite's connection: a statement is one visit to its thread, and everything else as it was."""
+"""Test that a SQLite statement needs one hop to its thread."""
 
 from __future__ import annotations
 

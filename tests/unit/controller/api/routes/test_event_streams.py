@@ -1,4 +1,4 @@
-"""Event streams by themselves: heartbeats, their end, what was pruned, and readers that stall."""
+"""Test event streams: heartbeats, their end, pruned events, slow readers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 class Gate:
-    """Whether the reader may still read, and how often that was asked."""
+    """A permission check that counts its calls."""
 
     def __init__(self) -> None:
         self.opens = True
@@ -58,7 +58,7 @@ async def _emit(store: Database, kind: str = "machine", count: int = 1) -> None:
             await event_outbox.emit(connection, ANN, kind, f"{kind}-{number}", status="x")
 
 
-async def test_a_quiet_stream_shows_that_it_lives(
+async def test_quiet_stream_sends_heartbeats(
     store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "HEARTBEAT_S", 0.05)
@@ -70,7 +70,7 @@ async def test_a_quiet_stream_shows_that_it_lives(
 
 
 @pytest.mark.parametrize("sign", ["heartbeat", "token", "account"])
-async def test_a_stream_ends_when_its_reader_may_no_longer_read(
+async def test_stream_ends_when_access_ends(
     store: Database, monkeypatch: pytest.MonkeyPatch, sign: str
 ) -> None:
     gate = Gate()
@@ -87,7 +87,7 @@ async def test_a_stream_ends_when_its_reader_may_no_longer_read(
         await waiting
 
 
-async def test_a_reader_catches_up_over_pages_of_what_it_missed(store: Database) -> None:
+async def test_reader_catches_up_over_several_pages(store: Database) -> None:
     await _emit(store, count=events.PAGE + 20)
     stream = _stream(store, Gate(), wanted=0)
     assert await _next(stream) == "id: 0\n\n"
@@ -96,7 +96,7 @@ async def test_a_reader_catches_up_over_pages_of_what_it_missed(store: Database)
     assert second.count("event: machine") == 20
 
 
-async def test_a_reader_whose_place_was_pruned_is_told(store: Database) -> None:
+async def test_reader_of_pruned_events_gets_a_reset(store: Database) -> None:
     await _emit(store, count=10)
     async with store.write() as connection:
         await events.prune(connection, now().replace(year=2000), keep=3)

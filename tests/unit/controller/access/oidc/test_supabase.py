@@ -1,4 +1,4 @@
-"""Access tokens of a Supabase project: its people are people here, and nobody else's token is."""
+"""Test access tokens of a Supabase project."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ async def access(make_access: MakeAccess) -> Access:
 
 @pytest.fixture
 async def project() -> AsyncIterator[OpenIdProvider]:
-    """Stands for a project that signs with keys of its own."""
+    """A project that signs with its own public keys."""
     async with an_openid_provider() as it:
         it.key = ECKey.generate_key("P-256", {"kid": "first", "use": "sig"}, private=True)
         it.published = [it.public(it.key)]
         yield it
 
 
-async def test_a_projects_person_is_a_person_here_under_the_same_id(access: Access) -> None:
+async def test_supabase_user_keeps_their_id(access: Access) -> None:
     token = with_token(_signed(_claims()))
     callers = await asyncio.gather(*(access.authenticate(token) for _ in range(4)))
     assert {(it.user_id, it.user.email, it.via) for it in callers} == {
@@ -71,7 +71,7 @@ async def test_a_projects_person_is_a_person_here_under_the_same_id(access: Acce
     assert len(await access.administration.users()) == 2
 
 
-async def test_who_signed_up_with_a_telephone_comes_in_too(access: Access) -> None:
+async def test_phone_only_user_is_accepted(access: Access) -> None:
     caller = await access.authenticate(with_token(_signed(_claims(email="", phone="15550100"))))
     assert caller.user.email == f"{ANN}@supabase.invalid"
 
@@ -95,25 +95,23 @@ async def test_who_signed_up_with_a_telephone_comes_in_too(access: Access) -> No
         {"email": "nobody"},
     ],
 )
-async def test_a_token_that_is_not_a_persons_is_refused(
-    access: Access, claims: dict[str, Any]
-) -> None:
+async def test_token_of_no_user_is_refused(access: Access, claims: dict[str, Any]) -> None:
     with pytest.raises(NotSignedIn) as caught:
         await access.authenticate(with_token(_signed(_claims(**claims))))
     assert SECRET not in caught.value.line()
 
 
-async def test_anonymous_people_do_not_come_in(access: Access) -> None:
+async def test_anonymous_users_are_refused(access: Access) -> None:
     with pytest.raises(NotAllowed, match="Anonymous"):
         await access.authenticate(with_token(_signed(_claims(is_anonymous=True, email=""))))
 
 
-async def test_a_little_late_is_not_too_late(access: Access) -> None:
+async def test_clock_leeway_is_allowed(access: Access) -> None:
     token = _signed(_claims(exp=int(time.time()) - 10))
     assert (await access.authenticate(with_token(token))).user_id == ANN
 
 
-async def test_only_the_projects_secret_signs(access: Access, project: OpenIdProvider) -> None:
+async def test_only_the_projects_secret_verifies(access: Access, project: OpenIdProvider) -> None:
     head, body, tail = _signed(_claims()).split(".")
     forged = [
         _signed(_claims(), OctKey.import_key("another secret that is long enough too")),
@@ -130,14 +128,14 @@ async def test_only_the_projects_secret_signs(access: Access, project: OpenIdPro
             await access.authenticate(with_token(token))
 
 
-async def test_an_address_that_is_somebodys_here_is_not_joined(make_access: MakeAccess) -> None:
+async def test_known_address_is_not_linked(make_access: MakeAccess) -> None:
     access = await make_access(sign_up="open", **SETTINGS)
     await access.accounts.sign_up("ann@example.test", PASSWORD, None, from_browser())
     with pytest.raises(NotAllowed, match="already has this e-mail address"):
         await access.authenticate(with_token(_signed(_claims())))
 
 
-async def test_a_disabled_person_is_out(access: Access) -> None:
+async def test_disabled_user_is_refused(access: Access) -> None:
     token = with_token(_signed(_claims()))
     caller = await access.authenticate(token)
     await access.administration.disable(
@@ -147,7 +145,7 @@ async def test_a_disabled_person_is_out(access: Access) -> None:
         await access.authenticate(token)
 
 
-async def test_a_project_with_keys_of_its_own_signs_with_those_alone(
+async def test_project_with_public_keys_accepts_only_those(
     make_access: MakeAccess, project: OpenIdProvider
 ) -> None:
     access = await make_access(SUPABASE_URL=project.url)
@@ -168,7 +166,7 @@ async def test_a_project_with_keys_of_its_own_signs_with_those_alone(
             await access.authenticate(with_token(forged))
 
 
-async def test_a_shared_secret_among_the_public_keys_is_no_key(
+async def test_shared_secret_among_public_keys_is_ignored(
     make_access: MakeAccess, project: OpenIdProvider
 ) -> None:
     project.published.append({**OctKey.import_key(SECRET).as_dict(private=True), "kid": "oct"})
@@ -177,7 +175,7 @@ async def test_a_shared_secret_among_the_public_keys_is_no_key(
         await access.authenticate(with_token(_signed(_claims(project.url), kid="oct")))
 
 
-async def test_what_is_known_of_a_project_holds_while_it_does_not_answer(
+async def test_known_keys_stay_valid_while_the_project_is_down(
     make_access: MakeAccess, project: OpenIdProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     access = await make_access(SUPABASE_URL=project.url)
@@ -198,7 +196,7 @@ def _raise() -> Any:
     raise RuntimeError("the project is down")
 
 
-async def test_settings_that_cannot_work_are_refused(make_access: MakeAccess) -> None:
+async def test_invalid_settings_are_refused(make_access: MakeAccess) -> None:
     with pytest.raises(BadSettings, match="SUPABASE_URL"):
         await make_access(SUPABASE_JWT_SECRET=SECRET)
     with pytest.raises(BadSettings, match="fewer than 32"):

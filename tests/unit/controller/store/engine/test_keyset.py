@@ -1,4 +1,4 @@
-"""Pages of a listing are the listing, whatever comes and goes between them."""
+"""Test keyset pagination while rows are added and deleted."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ async def _page(
 
 @pytest.mark.parametrize("newest_first", [False, True])
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
-async def test_pages_together_are_the_whole(
-    store: Database, limit: int, newest_first: bool
-) -> None:
+async def test_pages_cover_all_rows(store: Database, limit: int, newest_first: bool) -> None:
     async with store.write() as connection:
         for number in range(7):
             await _add(connection, f"p{number}", number // 3)  # several came at the same time
@@ -51,7 +49,7 @@ async def test_pages_together_are_the_whole(
         assert sorted(whole, reverse=newest_first) == whole
 
 
-async def test_rows_that_come_and_go_hide_no_others(store: Database) -> None:
+async def test_inserted_and_deleted_rows_hide_no_others(store: Database) -> None:
     async with store.write() as connection:
         for number in range(4):
             await _add(connection, f"p{number}", number)

@@ -1,4 +1,4 @@
-"""API tokens: what they may, how long, and that none makes a stronger one."""
+"""Test API tokens: scopes, expiry, and that none creates a stronger one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def _user(access: Access, name: str = "ann") -> Caller:
     return await access.authenticate(from_browser(begun.secret))
 
 
-async def test_a_token_is_its_persons_within_its_scopes(access: Access) -> None:
+async def test_token_authenticates_its_user_within_scopes(access: Access) -> None:
     ann = await _user(access)
     token, text = await access.tokens.create(ann, "nightly build", SOME, DAYS)
     assert text.startswith(f"pdt_{token.token_id}_")
@@ -40,7 +40,7 @@ async def test_a_token_is_its_persons_within_its_scopes(access: Access) -> None:
         caller.require(Scope.CONNECT)
 
 
-async def test_only_the_whole_token_is_known(access: Access) -> None:
+async def test_incomplete_tokens_are_refused(access: Access) -> None:
     ann, ben = await _user(access), await _user(access, "ben")
     token, text = await access.tokens.create(ann, "a", SOME, DAYS)
     other, others = await access.tokens.create(ben, "b", SOME, DAYS)
@@ -53,7 +53,7 @@ async def test_only_the_whole_token_is_known(access: Access) -> None:
     assert other.user_id == ben.user_id
 
 
-async def test_a_token_ends_when_it_expires_or_is_revoked(access: Access) -> None:
+async def test_expired_or_revoked_token_is_refused(access: Access) -> None:
     ann, ben = await _user(access), await _user(access, "ben")
     _, late = await access.tokens.create(ann, "late", SOME, timedelta(0))
     token, text = await access.tokens.create(ann, "revoked", SOME, None)
@@ -69,7 +69,7 @@ async def test_a_token_ends_when_it_expires_or_is_revoked(access: Access) -> Non
             await access.authenticate(with_token(ended))
 
 
-async def test_no_token_makes_one_that_may_more_or_lasts_longer(access: Access) -> None:
+async def test_token_cannot_create_a_stronger_or_longer_one(access: Access) -> None:
     ann = await _user(access)
     _, text = await access.tokens.create(ann, "some", SOME, DAYS)
     script = await access.authenticate(with_token(text))
@@ -81,7 +81,7 @@ async def test_no_token_makes_one_that_may_more_or_lasts_longer(access: Access) 
     await access.tokens.create(script, "less", frozenset({Scope.READ}), timedelta(days=1))
 
 
-async def test_a_token_that_is_revoked_meanwhile_makes_none(access: Access) -> None:
+async def test_token_revoked_concurrently_creates_none(access: Access) -> None:
     ann = await _user(access)
     token, text = await access.tokens.create(ann, "some", SOME, DAYS)
     script = await access.authenticate(with_token(text))
@@ -91,7 +91,7 @@ async def test_a_token_that_is_revoked_meanwhile_makes_none(access: Access) -> N
     assert await access.tokens.list_for(ann) == []
 
 
-async def test_only_an_administrator_makes_a_token_for_administration(access: Access) -> None:
+async def test_only_administrators_create_admin_tokens(access: Access) -> None:
     with pytest.raises(NotAllowed, match="Administrators"):
         await access.tokens.create(await _user(access), "root", frozenset({Scope.ADMIN}), DAYS)
     root = await access.authenticate(with_token(TOKEN))
@@ -99,7 +99,7 @@ async def test_only_an_administrator_makes_a_token_for_administration(access: Ac
     (await access.authenticate(with_token(text))).require(Scope.ADMIN)
 
 
-async def test_a_token_needs_a_name_and_a_scope(access: Access) -> None:
+async def test_token_needs_a_name_and_a_scope(access: Access) -> None:
     ann = await _user(access)
     for name in ("", "  ", "two\nlines", "nul\x00"):
         with pytest.raises(BadRequest):
@@ -108,7 +108,7 @@ async def test_a_token_needs_a_name_and_a_scope(access: Access) -> None:
         await access.tokens.create(ann, "nothing", frozenset(), DAYS)
 
 
-async def test_a_person_has_so_many_tokens(access: Access, store: Database) -> None:
+async def test_number_of_tokens_is_limited(access: Access, store: Database) -> None:
     ann = await _user(access)
     row = {"user_id": ann.user_id, "name": "x", "scopes": "read", "created_at": now()}
     async with store.write() as connection:
@@ -119,7 +119,7 @@ async def test_a_person_has_so_many_tokens(access: Access, store: Database) -> N
         await access.tokens.create(ann, "one too many", SOME, DAYS)
 
 
-async def test_use_is_noted_once_a_minute(access: Access, store: Database) -> None:
+async def test_token_use_is_written_once_a_minute(access: Access, store: Database) -> None:
     ann = await _user(access)
     _, text = await access.tokens.create(ann, "used", SOME, DAYS)
     assert (await access.tokens.list_for(ann))[0].last_used_at is None
@@ -138,7 +138,7 @@ async def test_use_is_noted_once_a_minute(access: Access, store: Database) -> No
     assert last >= first
 
 
-async def test_making_and_revoking_is_noted_and_told(access: Access, store: Database) -> None:
+async def test_token_changes_are_audited_and_emitted(access: Access, store: Database) -> None:
     ann = await _user(access)
     token, _ = await access.tokens.create(ann, "noted", SOME, DAYS)
     await access.tokens.revoke(ann, token.token_id)

@@ -1,4 +1,4 @@
-"""How often who may ask: counted in the database, so that controllers count together."""
+"""Test rate limits, which controllers share through the database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANN = "ann@example.test"
 
 
 async def _tries(access: Access, count: int, address: str = ANN, source: str = "192.0.2.7") -> int:
-    """How many tries with a wrong password are looked at before the rest is refused."""
+    """Return how many wrong passwords are checked before the limit."""
     for done in range(count):
         try:
             await access.accounts.sign_in(address, PASSWORD, from_browser(source=source))
@@ -32,7 +32,7 @@ async def _tries(access: Access, count: int, address: str = ANN, source: str = "
     return count
 
 
-async def test_a_bucket_is_emptied_and_fills_again(store: Database) -> None:
+async def test_bucket_empties_and_refills(store: Database) -> None:
     bucket, at = Bucket("b", capacity=2, per_s=0.1), now()
 
     async def take(seconds: float) -> float:
@@ -47,7 +47,7 @@ async def test_a_bucket_is_emptied_and_fills_again(store: Database) -> None:
     assert await take(10_000) == pytest.approx(10)
 
 
-async def test_two_buckets_give_both_or_none(store: Database) -> None:
+async def test_several_buckets_give_all_or_nothing(store: Database) -> None:
     full, empty = Bucket("full", 1, 0.1), Bucket("empty", 1, 0.1)
     async with store.write() as connection:
         assert await rate_limits.take(connection, [empty], now()) == 0
@@ -55,7 +55,7 @@ async def test_two_buckets_give_both_or_none(store: Database) -> None:
         assert await rate_limits.take(connection, [full], now()) == 0
 
 
-async def test_asking_at_once_takes_no_more_than_there_is(store: Database) -> None:
+async def test_concurrent_takes_do_not_exceed_capacity(store: Database) -> None:
     async def take(buckets: list[Bucket]) -> float:
         async with store.write() as connection:
             return await rate_limits.take(connection, buckets, now())
@@ -66,7 +66,7 @@ async def test_asking_at_once_takes_no_more_than_there_is(store: Database) -> No
         assert waits.count(0) == 5
 
 
-async def test_a_bucket_that_is_used_again_after_long_is_not_forgotten(store: Database) -> None:
+async def test_bucket_in_use_is_not_pruned(store: Database) -> None:
     old, new = Bucket("old", 1, 0.1), Bucket("new", 1, 0.1)
     async with store.write() as connection:
         await rate_limits.take(connection, [old], now() - timedelta(days=2))
@@ -75,14 +75,14 @@ async def test_a_bucket_that_is_used_again_after_long_is_not_forgotten(store: Da
         assert await rate_limits.take(connection, [old], now()) > 0
 
 
-async def test_buckets_that_are_full_again_are_forgotten(store: Database) -> None:
+async def test_full_buckets_are_pruned(store: Database) -> None:
     async with store.write() as connection:
         await rate_limits.take(connection, [Bucket("old", 1, 1)], now() - timedelta(days=2))
         await rate_limits.take(connection, [Bucket("new", 1, 1)], now())
         assert (await connection.execute(sa.select(rows.c.key))).scalars().all() == ["new"]
 
 
-async def test_tries_are_limited_for_an_address_wherever_they_come_from(
+async def test_sign_in_attempts_are_limited_per_address(
     make_access: MakeAccess,
 ) -> None:
     first, second = await make_access(), await make_access()
@@ -91,7 +91,7 @@ async def test_tries_are_limited_for_an_address_wherever_they_come_from(
     assert await _tries(second, 3, "ben@example.test", source="192.0.2.2") == 3
 
 
-async def test_tries_are_limited_for_a_network_whomever_they_are_for(
+async def test_sign_in_attempts_are_limited_per_network(
     make_access: MakeAccess,
 ) -> None:
     access = await make_access(sign_ins_per_hour=18)
@@ -103,7 +103,7 @@ async def test_tries_are_limited_for_a_network_whomever_they_are_for(
     assert await _tries(access, 1, "p9@example.test", "2001:db8:0:1::1") == 1
 
 
-async def test_the_right_password_is_refused_too_when_it_is_asked_too_often(
+async def test_rate_limit_also_refuses_the_right_password(
     access: Access,
 ) -> None:
     await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(source="192.0.2.1"))
@@ -113,7 +113,7 @@ async def test_the_right_password_is_refused_too_when_it_is_asked_too_often(
         await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="192.0.2.1"))
 
 
-async def test_who_guesses_elsewhere_shuts_nobody_out_from_where_they_are_signed_in(
+async def test_attacker_elsewhere_cannot_lock_out_a_signed_in_user(
     access: Access,
 ) -> None:
     await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(source="2001:db8::1"))
@@ -126,9 +126,7 @@ async def test_who_guesses_elsewhere_shuts_nobody_out_from_where_they_are_signed
         await access.accounts.sign_in(ANN, PASSWORD, from_browser(source="2001:db8:1::1"))
 
 
-async def test_who_is_refused_leaves_nothing_behind(
-    make_access: MakeAccess, store: Database
-) -> None:
+async def test_refused_attempt_leaves_no_rows(make_access: MakeAccess, store: Database) -> None:
     access = await make_access(sign_ins_per_hour=6)
     assert await _tries(access, 2) == 1
     for number in range(5):  # names that nobody has
@@ -138,7 +136,7 @@ async def test_who_is_refused_leaves_nothing_behind(
     assert len(found) == 2, found  # the network's, and the address that was looked at
 
 
-async def test_accounts_are_made_so_fast(make_access: MakeAccess) -> None:
+async def test_sign_ups_are_rate_limited(make_access: MakeAccess) -> None:
     access = await make_access(sign_up="open", sign_ups_per_hour=12)
     for number in range(2):
         await access.accounts.sign_up(f"p{number}@example.test", PASSWORD, None, from_browser())
@@ -147,7 +145,7 @@ async def test_accounts_are_made_so_fast(make_access: MakeAccess) -> None:
     assert 290 <= caught.value.retry_after_s <= 300
 
 
-async def test_connect_sessions_are_limited_for_each_person_but_the_local_administrator(
+async def test_connect_sessions_are_limited_except_for_the_local_administrator(
     make_access: MakeAccess,
 ) -> None:
     access = await make_access(sign_up="open", connects_per_hour=12)

@@ -1,4 +1,4 @@
-"""The queries: what rows become, and what the database itself refuses."""
+"""Test the queries, and what the database itself refuses."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _credential(user: UserId = ANN, provider: str = "codex") -> SealedCredential
     )
 
 
-async def test_a_session_comes_back_as_it_was_put_in(store: Database) -> None:
+async def test_session_is_read_back_unchanged(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
@@ -97,7 +97,7 @@ async def test_a_session_comes_back_as_it_was_put_in(store: Database) -> None:
         assert await sessions.find_live(connection, ANN, "codex") == session
 
 
-async def test_a_session_of_somebody_else_is_not_there(store: Database) -> None:
+async def test_session_of_another_user_is_missing(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
@@ -105,7 +105,7 @@ async def test_a_session_of_somebody_else_is_not_there(store: Database) -> None:
             await sessions.get(connection, session.session_id, BEN)
 
 
-async def test_one_live_session_per_person_and_provider(store: Database) -> None:
+async def test_one_live_session_per_user_and_provider(store: Database) -> None:
     first = _session()
     async with store.write() as connection:
         await sessions.insert(connection, first)
@@ -119,7 +119,7 @@ async def test_one_live_session_per_person_and_provider(store: Database) -> None
         await sessions.insert(connection, _session())
 
 
-async def test_a_session_that_ended_never_changes_again(store: Database) -> None:
+async def test_ended_session_never_changes(store: Database) -> None:
     session = _session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
@@ -134,7 +134,7 @@ async def test_a_session_that_ended_never_changes_again(store: Database) -> None
         assert await sessions.get(connection, session.session_id) == ended
 
 
-async def test_the_first_wish_to_cancel_counts(store: Database) -> None:
+async def test_first_cancel_request_counts(store: Database) -> None:
     session, first = _session(), now()
     async with store.write() as connection:
         await sessions.insert(connection, session)
@@ -145,7 +145,7 @@ async def test_the_first_wish_to_cancel_counts(store: Database) -> None:
         assert (await sessions.get(connection, session.session_id)).cancel_requested_at == first
 
 
-async def test_a_step_that_runs_twice_began_once(store: Database) -> None:
+async def test_repeated_step_keeps_its_first_start(store: Database) -> None:
     session, first = _session(), now()
     async with store.write() as connection:
         await sessions.insert(connection, session)
@@ -158,7 +158,7 @@ async def test_a_step_that_runs_twice_began_once(store: Database) -> None:
     assert (step.step, step.started_at, step.outcome) == ("one", first, "done")
 
 
-async def test_a_cli_machine_is_used_by_live_and_completed_sessions_only(
+async def test_cli_machine_is_used_by_live_and_completed_sessions(
     store: Database,
 ) -> None:
     machine = _machine()
@@ -177,7 +177,7 @@ async def test_a_cli_machine_is_used_by_live_and_completed_sessions_only(
     assert set(users) == {live.session_id, completed.session_id}
 
 
-async def test_machines_belong_to_one_person(store: Database) -> None:
+async def test_machines_belong_to_one_user(store: Database) -> None:
     machine = _machine()
     async with store.write() as connection:
         await machines.insert_if_absent(connection, machine)
@@ -187,7 +187,7 @@ async def test_machines_belong_to_one_person(store: Database) -> None:
         assert await machines.list_for_user(connection, BEN) == []
 
 
-async def test_adding_a_machine_again_keeps_the_row(store: Database) -> None:
+async def test_inserting_a_machine_again_keeps_the_row(store: Database) -> None:
     machine = _machine()
     async with store.write() as connection:
         await machines.insert_if_absent(connection, machine)
@@ -197,7 +197,7 @@ async def test_adding_a_machine_again_keeps_the_row(store: Database) -> None:
     assert kept == replace(machine, status=MachineState.RUNNING, ip_address="192.0.2.9")
 
 
-async def test_a_destroyed_machine_is_gone_and_stays_so(store: Database) -> None:
+async def test_destroyed_machine_never_changes(store: Database) -> None:
     machine = _machine()
     async with store.write() as connection:
         await machines.insert_if_absent(connection, machine)
@@ -211,7 +211,7 @@ async def test_a_destroyed_machine_is_gone_and_stays_so(store: Database) -> None
     assert (row.status, row.ip_address) == (MachineState.DESTROYED, None)
 
 
-async def test_the_oldest_running_cli_machine_is_the_persons(store: Database) -> None:
+async def test_oldest_running_cli_machine_is_selected(store: Database) -> None:
     old, young, browser = _machine(), _machine(), _machine(kind=MachineKind.BROWSER)
     async with store.write() as connection:
         for machine in (old, young, browser):
@@ -223,7 +223,7 @@ async def test_the_oldest_running_cli_machine_is_the_persons(store: Database) ->
         assert await machines.find_cli_machine(connection, ANN, MachineState.STOPPED) is None
 
 
-async def test_a_credential_put_twice_is_one(store: Database) -> None:
+async def test_upserting_a_credential_twice_keeps_one(store: Database) -> None:
     row = _credential()
     async with store.write() as connection:
         await credentials.upsert(connection, row)
@@ -235,7 +235,7 @@ async def test_a_credential_put_twice_is_one(store: Database) -> None:
         assert await credentials.find_sealed(connection, row.credential_id) is None
 
 
-async def test_a_new_credential_replaces_only_its_own_kind(store: Database) -> None:
+async def test_new_credential_replaces_only_its_own_kind(store: Database) -> None:
     old, new = _credential(), _credential()
     other_user, other_provider = _credential(BEN), _credential(provider="claude_code")
     async with store.write() as connection:

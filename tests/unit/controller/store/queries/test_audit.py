@@ -1,4 +1,4 @@
-"""The audit log: what was done is found again, and nobody changes it."""
+"""Test the audit log: filters, pages, and that entries never change."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def _found(store: Database, sought: AuditFilter, span: PageSpec | None = N
         return [it.entry.subject for it in await audit.list_entries(connection, sought, span)]
 
 
-async def test_an_entry_comes_back_as_it_was_recorded(store: Database) -> None:
+async def test_entry_is_read_back_unchanged(store: Database) -> None:
     entry = AuditEntry(ANN, "machine.destroy", "vm-1", BEN, "sign-in", "192.0.2.7", "too loud")
     await _record(store, entry)
     async with store.read() as connection:
@@ -50,7 +50,7 @@ async def test_an_entry_comes_back_as_it_was_recorded(store: Database) -> None:
     assert now() - only.at < timedelta(minutes=5)
 
 
-async def test_entries_are_found_by_what_they_are_about(store: Database) -> None:
+async def test_entries_are_filtered(store: Database) -> None:
     before = now()
     await _record(
         store,
@@ -77,7 +77,7 @@ async def test_entries_are_found_by_what_they_are_about(store: Database) -> None
         assert "".join(await _found(store, sought)) == subjects, sought
 
 
-async def test_entries_come_in_pages(store: Database) -> None:
+async def test_entries_are_paginated(store: Database) -> None:
     await _record(store, *(AuditEntry(ANN, "key.rotate", str(number)) for number in range(5)))
     assert await _found(store, AuditFilter(), PageSpec(2)) == ["4", "3"]
     async with store.read() as connection:
@@ -85,7 +85,7 @@ async def test_entries_come_in_pages(store: Database) -> None:
     assert await _found(store, AuditFilter(), PageSpec(2, (last,))) == ["2", "1"]
 
 
-async def test_a_person_finds_what_concerns_them_and_nothing_else(store: Database) -> None:
+async def test_users_see_only_entries_that_concern_them(store: Database) -> None:
     await _record(
         store,
         AuditEntry(ANN, "machine.create", "own", ANN),
@@ -98,7 +98,7 @@ async def test_a_person_finds_what_concerns_them_and_nothing_else(store: Databas
     assert [it.entry.subject for it in found] == ["by them", "to them", "own"]
 
 
-async def test_words_are_bounded_and_one_line(store: Database) -> None:
+async def test_texts_are_shortened_to_one_line(store: Database) -> None:
     hostile = "x\x1b[2J\n\x00\u202e\ud800" + "y" * 5000
     await _record(store, AuditEntry(ANN, "key.rotate", hostile, via=hostile, reason=hostile))
     async with store.read() as connection:
@@ -109,12 +109,12 @@ async def test_words_are_bounded_and_one_line(store: Database) -> None:
 
 
 @pytest.mark.parametrize("action", ["x", "Machine.create", "machine.", "a.b\n", "vm-1.create/2"])
-async def test_an_action_is_two_words(store: Database, action: str) -> None:
+async def test_malformed_action_is_refused(store: Database, action: str) -> None:
     with pytest.raises(ValueError, match="not an action"):
         await _record(store, AuditEntry(ANN, action, "s"))
 
 
-async def test_postgresql_lets_nobody_change_what_was_done(store: Database) -> None:
+async def test_postgresql_refuses_changes_of_the_audit_log(store: Database) -> None:
     async with store.read() as connection:
         if connection.dialect.name != "postgresql":
             pytest.skip("SQLite knows no rights")
@@ -131,7 +131,7 @@ async def test_postgresql_lets_nobody_change_what_was_done(store: Database) -> N
     assert await _found(store, AuditFilter()) == ["s"]
 
 
-async def test_what_is_old_enough_is_forgotten(store: Database, tmp_path: Path) -> None:
+async def test_old_entries_are_pruned(store: Database, tmp_path: Path) -> None:
     settings = ControllerSettings(state_dir=tmp_path, audit_days=60, event_days=2)
     async with store.write() as connection:
         for days in (100, 59):

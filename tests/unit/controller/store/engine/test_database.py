@@ -1,4 +1,4 @@
-"""The database: its migrations, its transactions, its time."""
+"""Test migrations, transactions and times of the database."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _user(name: str) -> User:
     return User(UserId(name), f"{name}@example.test", now())
 
 
-async def test_migrations_make_the_tables_that_the_queries_know(store: Database) -> None:
+async def test_migrations_match_the_table_definitions(store: Database) -> None:
     async with store.read() as connection:
         difference = await connection.run_sync(
             lambda sync: compare_metadata(
@@ -34,7 +34,7 @@ async def test_migrations_make_the_tables_that_the_queries_know(store: Database)
     assert difference == []
 
 
-async def test_upgrading_twice_changes_nothing(store: Database) -> None:
+async def test_second_upgrade_changes_nothing(store: Database) -> None:
     async with store.write() as connection:
         await people.insert(connection, _user("kept"))
     await store.upgrade()
@@ -42,14 +42,14 @@ async def test_upgrading_twice_changes_nothing(store: Database) -> None:
         assert await people.find(connection, UserId("kept")) is not None
 
 
-async def test_migrate_makes_a_database_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+async def test_migrate_creates_the_missing_folder(tmp_path: Path) -> None:
     folder = tmp_path / "controller"
     await migrate(None, folder)
     assert (folder / "polydev.db").exists()
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-async def test_sqlite_writes_ahead_and_minds_foreign_keys(tmp_path: Path) -> None:
+async def test_sqlite_uses_wal_and_foreign_keys(tmp_path: Path) -> None:
     store = open_database(None, tmp_path)
     async with store.read() as connection:
         mode = (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar_one()
@@ -58,7 +58,7 @@ async def test_sqlite_writes_ahead_and_minds_foreign_keys(tmp_path: Path) -> Non
     assert (mode, keys) == ("wal", 1)
 
 
-async def test_a_transaction_that_raises_leaves_nothing(store: Database) -> None:
+async def test_failed_transaction_is_rolled_back(store: Database) -> None:
     async def add_and_fail() -> None:
         async with store.write() as connection:
             await people.insert(connection, _user("gone"))
@@ -70,7 +70,7 @@ async def test_a_transaction_that_raises_leaves_nothing(store: Database) -> None
         assert await people.find(connection, UserId("gone")) is None
 
 
-async def test_writers_that_read_first_wait_for_each_other(store: Database) -> None:
+async def test_read_then_write_transactions_are_serialized(store: Database) -> None:
     async def count_up() -> None:
         async with store.write() as connection:
             await locks.acquire(connection, "counter")
@@ -89,7 +89,7 @@ async def test_writers_that_read_first_wait_for_each_other(store: Database) -> N
     assert row.email == "20"
 
 
-async def test_times_come_back_with_their_zone(store: Database) -> None:
+async def test_times_are_read_back_in_utc(store: Database) -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     async with store.write() as connection:
         await people.insert(connection, User(UserId("p"), "p@example.test", at))
@@ -112,12 +112,12 @@ async def test_times_come_back_with_their_zone(store: Database) -> None:
         "sqlite:///beside-whoever-starts-it.db",
     ],
 )
-def test_a_database_it_cannot_use_is_named_as_a_setting(url: str, tmp_path: Path) -> None:
+def test_unsupported_database_url_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match="DATABASE_URL"):
         open_database(url, tmp_path)
 
 
-def test_the_password_of_a_database_url_is_not_told(tmp_path: Path) -> None:
+def test_password_of_database_url_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(BadSettings) as caught:
         open_database("mysql://me:hunter2@db.example.test/polydev", tmp_path)
     assert "hunter2" not in caught.value.line()
@@ -129,7 +129,7 @@ def test_migrations_are_named_after_their_revisions() -> None:
     assert sorted(it.revision for it in scripts.walk_revisions()) == list(schema_version.KNOWN)
 
 
-async def test_a_database_of_a_newer_version_is_refused(store: Database) -> None:
+async def test_database_of_a_newer_version_is_refused(store: Database) -> None:
     async with store._transaction(store._backend.owner_options()) as connection:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
         await connection.commit()

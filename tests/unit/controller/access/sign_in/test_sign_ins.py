@@ -1,4 +1,4 @@
-"""Sign-ins in cookies: whose they are, how long they hold, and that no other page can use them."""
+"""Test browser sign-ins: cookies, expiry and CSRF protection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _seen_at(store: Database) -> datetime:
     return found
 
 
-async def test_a_change_needs_the_csrf_token_and_our_own_page(access: Access) -> None:
+async def test_write_needs_csrf_token_and_own_origin(access: Access) -> None:
     begun = await _signed_in(access)
     right = csrf_token(begun.secret)
     assert (
@@ -54,7 +54,7 @@ async def test_a_change_needs_the_csrf_token_and_our_own_page(access: Access) ->
             )
 
 
-async def test_the_csrf_token_is_of_one_sign_in_and_does_not_tell_the_cookie(
+async def test_csrf_token_is_per_sign_in_and_hides_the_cookie(
     access: Access,
 ) -> None:
     ann, ben = await _signed_in(access), await _signed_in(access, "ben")
@@ -66,13 +66,13 @@ async def test_the_csrf_token_is_of_one_sign_in_and_does_not_tell_the_cookie(
         )
 
 
-async def test_looking_needs_the_cookie_alone(access: Access) -> None:
+async def test_read_needs_only_the_cookie(access: Access) -> None:
     begun = await _signed_in(access)
     caller = await access.authenticate(from_browser(begun.secret, origin="https://evil.test"))
     assert caller.user_id == begun.user.user_id
 
 
-async def test_a_websocket_with_a_cookie_needs_our_own_page(access: Access) -> None:
+async def test_websocket_with_cookie_needs_own_origin(access: Access) -> None:
     begun = await _signed_in(access)
     assert (await access.authenticate(from_browser(begun.secret, websocket=True))).sign_in_id
     for origin in (None, "https://evil.test", "null", "http://127.0.0.1:4000"):
@@ -93,7 +93,7 @@ async def test_a_websocket_with_a_cookie_needs_our_own_page(access: Access) -> N
         ("https://127.0.0.1:4000", "127.0.0.1:4000", False),
     ],
 )
-async def test_the_public_url_is_our_own_page(
+async def test_public_url_is_an_own_origin(
     make_access: MakeAccess, origin: str, host: str, ours: bool
 ) -> None:
     access = await make_access(sign_up="open", public_url=PUBLIC)
@@ -106,7 +106,7 @@ async def test_the_public_url_is_our_own_page(
             await access.authenticate(asked)
 
 
-def test_the_public_url_is_written_as_browsers_write_it() -> None:
+def test_public_url_is_normalized_like_browsers_do() -> None:
     for told, own in (
         ("https://Polydev.example.test:443", PUBLIC),
         ("http://polydev.example.test:80", "http://polydev.example.test"),
@@ -116,7 +116,7 @@ def test_the_public_url_is_written_as_browsers_write_it() -> None:
         assert ControllerSettings(public_url=told).own_url == own
 
 
-async def test_over_https_the_cookie_is_of_this_host_alone(make_access: MakeAccess) -> None:
+async def test_https_cookie_has_the_host_prefix(make_access: MakeAccess) -> None:
     secure = (await make_access(public_url=PUBLIC)).cookies
     assert (secure.secure, secure.sign_in) == (True, "__Host-polydev_sign_in")
     assert secure.get_sign_in({"polydev_sign_in": "put there by somebody on the way"}) is None
@@ -124,7 +124,7 @@ async def test_over_https_the_cookie_is_of_this_host_alone(make_access: MakeAcce
     assert (plain.secure, plain.sign_in) == (False, "polydev_sign_in")
 
 
-async def test_only_a_live_secret_is_anybodys(access: Access) -> None:
+async def test_only_valid_secrets_authenticate(access: Access) -> None:
     begun = await _signed_in(access)
     for cookie in (begun.secret + "x", begun.secret[:-1], "x" * 9000, "\udcff", begun.secret[::-1]):
         with pytest.raises(NotSignedIn):
@@ -133,7 +133,7 @@ async def test_only_a_live_secret_is_anybodys(access: Access) -> None:
         await access.authenticate(from_browser(begun.secret, authorization="Basic abc"))
 
 
-async def test_a_sign_in_ends_when_it_is_idle_and_when_it_is_old(
+async def test_sign_in_expires_by_idleness_and_age(
     make_access: MakeAccess, store: Database
 ) -> None:
     access = await make_access(sign_up="open", sign_in_idle_s=600, sign_in_limit_s=3600)
@@ -148,7 +148,7 @@ async def test_a_sign_in_ends_when_it_is_idle_and_when_it_is_old(
         await access.authenticate(from_browser(secret))
 
 
-async def test_being_seen_is_written_once_a_minute(access: Access, store: Database) -> None:
+async def test_last_use_is_written_once_a_minute(access: Access, store: Database) -> None:
     secret = (await _signed_in(access)).secret
     before = await _seen_at(store)
     await access.authenticate(from_browser(secret))
@@ -159,7 +159,7 @@ async def test_being_seen_is_written_once_a_minute(access: Access, store: Databa
     assert await _seen_at(store) >= before
 
 
-async def test_signing_out_ends_this_sign_in(access: Access) -> None:
+async def test_sign_out_ends_this_sign_in(access: Access) -> None:
     begun = await _signed_in(access)
     other = await access.accounts.sign_in(begun.user.email, PASSWORD, from_browser())
     await access.accounts.sign_out(await access.authenticate(from_browser(begun.secret)))
@@ -168,7 +168,7 @@ async def test_signing_out_ends_this_sign_in(access: Access) -> None:
     assert (await access.authenticate(from_browser(other.secret))).sign_in_id
 
 
-async def test_signing_in_again_replaces_the_browsers_sign_in(access: Access) -> None:
+async def test_new_sign_in_replaces_the_browsers_old_one(access: Access) -> None:
     first = await _signed_in(access)
     second = await _signed_in(access, "ben", cookie=first.secret)
     with pytest.raises(NotSignedIn):
@@ -176,7 +176,7 @@ async def test_signing_in_again_replaces_the_browsers_sign_in(access: Access) ->
     assert (await access.authenticate(from_browser(second.secret))).user_id == second.user.user_id
 
 
-async def test_a_person_sees_and_ends_their_own_sign_ins_alone(access: Access) -> None:
+async def test_users_list_and_end_only_their_own_sign_ins(access: Access) -> None:
     ann, ben = await _signed_in(access), await _signed_in(access, "ben")
     other = await access.accounts.sign_in(ann.user.email, PASSWORD, from_browser())
     caller = await access.authenticate(from_browser(ann.secret))
@@ -192,7 +192,7 @@ async def test_a_person_sees_and_ends_their_own_sign_ins_alone(access: Access) -
     assert (await access.authenticate(from_browser(ben.secret))).user_id == ben.user.user_id
 
 
-async def test_what_no_longer_holds_is_forgotten(access: Access, store: Database) -> None:
+async def test_expired_sign_ins_are_pruned(access: Access, store: Database) -> None:
     await _signed_in(access)
     await _age(store, expires_at=now() - timedelta(seconds=1))
     await _signed_in(access, "ben")

@@ -1,4 +1,4 @@
-"""Listings in pages: what a cursor may be, and where the next page is."""
+"""Test pagination: cursors, limits and links."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://api")
 
 
-async def test_the_links_lead_through_all_of_it(client: httpx.AsyncClient) -> None:
+async def test_links_lead_through_all_pages(client: httpx.AsyncClient) -> None:
     seen, path = [], "/things?limit=2&colour=gr%C3%BCn"
     while path:
         answer = await client.get(path)
@@ -47,14 +47,14 @@ async def test_the_links_lead_through_all_of_it(client: httpx.AsyncClient) -> No
     assert seen == [["id-0", "id-1"], ["id-2", "id-3"], ["id-4"]]
 
 
-async def test_a_page_that_is_just_full_is_the_last(client: httpx.AsyncClient) -> None:
+async def test_exactly_full_page_is_the_last(client: httpx.AsyncClient) -> None:
     answer = await client.get("/things?limit=5")
     assert len(answer.json()) == 5
     assert "link" not in answer.headers
 
 
 @pytest.mark.parametrize("limit", ["0", "501", "-1", "1.5", "many", "9" * 5000])
-async def test_a_limit_is_a_number_within_bounds(client: httpx.AsyncClient, limit: str) -> None:
+async def test_invalid_limit_is_refused(client: httpx.AsyncClient, limit: str) -> None:
     answer = await client.get("/things", params={"limit": limit})
     assert answer.status_code == 422
 
@@ -88,9 +88,7 @@ def _encoded(value: object) -> str:
         "A" * 513,
     ],
 )
-async def test_a_cursor_that_was_not_given_is_refused(
-    client: httpx.AsyncClient, cursor: str
-) -> None:
+async def test_invalid_cursor_is_refused(client: httpx.AsyncClient, cursor: str) -> None:
     answer = await client.get("/things", params={"cursor": cursor})
     assert answer.status_code == 422
     assert answer.json()["code"] == "bad-request"

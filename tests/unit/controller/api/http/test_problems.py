@@ -1,4 +1,4 @@
-"""Every error is answered as its kind says, and every answer can be sent."""
+"""Test problem documents, size limits and host names."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def client() -> httpx.AsyncClient:
         ("away", 503, {"retry-after": "5"}),
     ],
 )
-async def test_the_kind_decides_the_status(
+async def test_error_class_decides_the_status(
     client: httpx.AsyncClient, which: str, status: int, headers: dict[str, str]
 ) -> None:
     answer = await client.get(f"/raise/{which}")
@@ -91,7 +91,7 @@ async def test_the_kind_decides_the_status(
     assert headers.items() <= dict(answer.headers).items()
 
 
-async def test_what_is_not_ours_is_answered_without_its_words(
+async def test_unexpected_errors_are_answered_without_their_text(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = await client.get("/raise/other")
@@ -120,9 +120,7 @@ async def test_what_is_not_ours_is_answered_without_its_words(
         b"null",
     ],
 )
-async def test_a_body_that_cannot_be_meant_is_a_problem(
-    client: httpx.AsyncClient, content: bytes
-) -> None:
+async def test_malformed_body_is_a_problem(client: httpx.AsyncClient, content: bytes) -> None:
     answer = await client.post(
         "/body", content=content, headers={"content-type": "application/json"}
     )
@@ -142,7 +140,7 @@ async def test_unknown_paths_and_methods_are_problems(client: httpx.AsyncClient)
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_what_is_too_large_is_refused(client: httpx.AsyncClient) -> None:
+async def test_oversized_requests_are_refused(client: httpx.AsyncClient) -> None:
     many = {f"x-{it}": "y" for it in range(MAX_HEADERS + 1)}
     for answer in (
         await client.post("/body", content=b"x" * (MAX_BODY_BYTES + 1)),
@@ -173,7 +171,7 @@ async def test_what_is_too_large_is_refused(client: httpx.AsyncClient) -> None:
         ("https://polydev.example", "polydev.example.evil", 403),
     ],
 )
-async def test_only_its_own_names_are_answered(
+async def test_unknown_host_names_are_refused(
     public_url: str | None, host: str, status: int
 ) -> None:
     answer = await _app(public_url).get(
@@ -182,13 +180,13 @@ async def test_only_its_own_names_are_answered(
     assert answer.status_code == status
 
 
-async def test_https_is_insisted_on_where_browsers_come_by_it() -> None:
+async def test_https_public_url_sends_hsts() -> None:
     for url, told in (("https://polydev.example", True), ("http://polydev.example", False)):
         headers = (await _app(url).get("/nowhere")).headers
         assert ("strict-transport-security" in headers) is told
 
 
-def test_a_route_tells_its_errors_and_those_that_every_route_has() -> None:
+def test_route_documents_its_own_and_common_errors() -> None:
     told = problem_responses(MachineBusy, NoSuchMachine)
     assert list(told) == [401, 403, 404, 409, 413, 422, 503]
     schema = told[409]["content"]["application/problem+json"]["schema"]

@@ -1,4 +1,4 @@
-"""Tickets for the live view: one look, one session, one person, one sign-in, for a moment."""
+"""Test tickets for live views."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def _refused(access: Access, caller: Caller, session_id: SessionId, secret
     assert secret not in caught.value.line() or not secret
 
 
-async def test_a_ticket_counts_once_at_whichever_controller(
+async def test_ticket_is_valid_once_at_any_controller(
     access: Access, make_access: MakeAccess
 ) -> None:
     ann, other = await _user(access), await make_access(sign_up="open")
@@ -42,14 +42,14 @@ async def test_a_ticket_counts_once_at_whichever_controller(
         await _refused(controller, ann, HERE, ticket.secret)
 
 
-async def test_a_ticket_is_for_who_asked_and_for_that_session(access: Access) -> None:
+async def test_ticket_is_bound_to_caller_and_session(access: Access) -> None:
     ann, ben = await _user(access), await _user(access, "ben")
     again = replace(ann, sign_in_id="another-sign-in")
     by_token = replace(ann, via="token:0123", sign_in_id=None)
     for caller, session_id in ((ben, HERE), (ann, THERE), (again, HERE), (by_token, HERE)):
         ticket = await access.view_tickets.issue(ann, HERE)
         await _refused(access, caller, session_id, ticket.secret)
-        # Whoever tried has used it up.
+        # The attempt has used it up.
         await _refused(access, ann, HERE, ticket.secret)
     ticket = await access.view_tickets.issue(ann, HERE)
     for wrong in ("", "~", ticket.secret[:-1], ticket.secret + "x", "x" * 5000, "\x00", "é"):
@@ -57,7 +57,7 @@ async def test_a_ticket_is_for_who_asked_and_for_that_session(access: Access) ->
     await access.view_tickets.redeem(ann, HERE, ticket.secret)
 
 
-async def test_a_ticket_holds_for_half_a_minute(access: Access, store: Database) -> None:
+async def test_ticket_expires_after_30_seconds(access: Access, store: Database) -> None:
     ann = await _user(access)
     ticket = await access.view_tickets.issue(ann, HERE)
     assert ticket.expires_at - now() <= LIFETIME
@@ -65,9 +65,7 @@ async def test_a_ticket_holds_for_half_a_minute(access: Access, store: Database)
     await _refused(access, ann, HERE, ticket.secret)
 
 
-async def test_tickets_that_nobody_came_with_are_few_and_forgotten(
-    access: Access, store: Database
-) -> None:
+async def test_unused_tickets_are_limited_and_pruned(access: Access, store: Database) -> None:
     ann, ben = await _user(access), await _user(access, "ben")
     for _ in range(MAX_UNUSED):
         await access.view_tickets.issue(ann, HERE)
@@ -80,7 +78,7 @@ async def test_tickets_that_nobody_came_with_are_few_and_forgotten(
         assert await connection.scalar(sa.select(sa.func.count()).select_from(view_tickets)) == 1
 
 
-async def test_only_a_hash_of_a_ticket_is_kept_and_it_is_not_shown(
+async def test_ticket_is_stored_as_a_hash_and_hidden_in_repr(
     access: Access, store: Database
 ) -> None:
     ticket = await access.view_tickets.issue(await _user(access), HERE)

@@ -1,4 +1,4 @@
-"""Passwords and addresses: which are taken, and what is kept of them."""
+"""Test validation and hashing of passwords, and e-mail addresses."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ GOOD = "correct horse battery"
         ("ANN@Example.Test", "e-mail address"),
     ],
 )
-def test_a_password_that_is_easy_to_guess_is_refused(password: str, words: str) -> None:
+def test_weak_password_is_refused(password: str, words: str) -> None:
     with pytest.raises(PasswordRefused, match=words) as caught:
         passwords.validate_new(password, ANN)
     assert password not in caught.value.line()
 
 
-def test_any_characters_will_do() -> None:
+def test_any_characters_are_allowed() -> None:
     for password in (GOOD, "пароль из слов и ещё", "  blanks count too  ", "0123456789ab"):
         assert passwords.validate_new(password, ANN)
 
 
-async def test_a_keyboard_may_compose_characters_as_it_likes() -> None:
+async def test_composed_characters_are_normalized() -> None:
     ours = quick_passwords()
     kept = await ours.hash(passwords.validate_new("caf\u00e9 caf\u00e9 caf\u00e9", ANN))
     assert await ours.matches("cafe\u0301 cafe\u0301 cafe\u0301", kept)
 
 
-async def test_what_is_kept_is_argon2id_of_the_rfcs_second_profile() -> None:
+async def test_hash_uses_argon2id_second_profile() -> None:
     kept = await Passwords().hash(GOOD)
     assert kept.startswith("$argon2id$")
     assert extract_parameters(kept) == RFC_9106_LOW_MEMORY
@@ -67,7 +67,7 @@ async def test_only_the_password_matches() -> None:
     assert not await ours.matches(GOOD, "damaged")
 
 
-async def test_a_hash_made_with_less_effort_is_made_anew() -> None:
+async def test_weaker_hash_is_upgraded() -> None:
     before, after = quick_passwords(1), quick_passwords(2)
     kept = await before.hash(GOOD)
     renewed = await after.rehash(GOOD, kept)
@@ -78,7 +78,7 @@ async def test_a_hash_made_with_less_effort_is_made_anew() -> None:
 
 
 class _Counting(PasswordHasher):
-    """Counts what is verified, with how much effort, and how many at once."""
+    """Counts verifications, their effort and their concurrency."""
 
     def __init__(self) -> None:
         super().__init__(time_cost=8, memory_cost=1024, parallelism=1)
@@ -95,7 +95,7 @@ class _Counting(PasswordHasher):
             self.now -= 1
 
 
-async def test_nobodys_password_is_looked_at_with_the_same_effort() -> None:
+async def test_unknown_user_takes_the_same_effort() -> None:
     counting = _Counting()
     ours = Passwords(counting)
     await ours.prepare()
@@ -104,7 +104,7 @@ async def test_nobodys_password_is_looked_at_with_the_same_effort() -> None:
     assert counting.verified == [8, 8]
 
 
-async def test_two_are_looked_at_at_once_and_no_more() -> None:
+async def test_two_passwords_are_verified_concurrently() -> None:
     counting = _Counting()
     ours = Passwords(counting)
     kept = await ours.hash(GOOD)
@@ -125,7 +125,7 @@ async def test_two_are_looked_at_at_once_and_no_more() -> None:
         ("admin@localhost", "admin@localhost"),
     ],
 )
-def test_an_address_is_written_one_way(text: str, address: str) -> None:
+def test_addresses_are_normalized(text: str, address: str) -> None:
     assert email_addresses.normalize(text) == address
     assert email_addresses.normalize(address) == address
 
@@ -139,13 +139,13 @@ def test_an_address_is_written_one_way(text: str, address: str) -> None:
         "a@" + ".".join(["x" * 60] * 5),
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
         email_addresses.normalize(text)
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_whatever_is_typed_is_an_address_or_is_refused(local: str, domain: str) -> None:
+def test_any_text_is_normalized_or_refused(local: str, domain: str) -> None:
     try:
         address = email_addresses.normalize(f"{local}@{domain}")
     except PolydevError:
@@ -155,7 +155,7 @@ def test_whatever_is_typed_is_an_address_or_is_refused(local: str, domain: str) 
     address.encode()
 
 
-async def test_few_wait_for_their_password_to_be_looked_at() -> None:
+async def test_password_queue_is_bounded() -> None:
     ours = quick_passwords()
     kept = await ours.hash(GOOD)
     together = await asyncio.gather(
