@@ -1,7 +1,7 @@
-"""Row-level security by raw SQL: acting as one person, nothing of another's can be had.
+"""Test row-level security with raw SQL: a user reaches no rows of others.
 
-Two roles act: Polydev's own for people, with its few rights, and one as Supabase has it, with the
-right to every row.
+Two roles act: Polydev's role for users, with few rights, and one like Supabase's, with rights on
+every table.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ from polydev.shared.domain import UserId
 def as_ben(
     request: pytest.FixtureRequest, filled: Database, postgres: Cluster, filled_url: str
 ) -> Acting:
-    """Raw SQL for whoever acts as Ben: Polydev's role for people, with its few rights, or one as
-    Supabase has it, with all rights there are and Ben's token."""
+    """Raw SQL as Ben, in Polydev's role for users or in one like Supabase's."""
     return (
         as_user(filled) if request.param == "polydev_person" else as_claimed(postgres, filled_url)
     )
