@@ -1,4 +1,4 @@
-"""The driver contract (`hostd/vmm/vmm.py`), held against every driver there is."""
+"""The driver contract (`hostagent/vmm/contract.py`), tested against every driver."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WORLDS = {
     "simulated": simulated_world,
 }
 WITH_PROCESSES = ["firecracker", "firecracker-standin", "qemu"]
-"""The drivers whose machines are processes, which go on without the agent."""
+"""Drivers whose machines are processes, which outlive the agent."""
 READY_S = 240
 
 pytestmark = pytest.mark.vm
@@ -54,20 +54,20 @@ async def channel_of(spec: LaunchSpec, vmm: RunningVmm) -> Channel:
     return Channel(vmm.open_channel, keys.host_public, keys.client_private.decode())
 
 
-async def test_a_machine_becomes_ready_and_its_channel_speaks_ssh(world: World) -> None:
+async def test_machine_becomes_ready_and_serves_ssh(world: World) -> None:
     vmm = await world.driver.launch(await world.spec())
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
         channel = await vmm.open_channel()
-        said = await asyncio.get_running_loop().sock_recv(channel, 8)
+        reported = await asyncio.get_running_loop().sock_recv(channel, 8)
         channel.close()
-    assert said == b"SSH-2.0-"
+    assert reported == b"SSH-2.0-"
     await vmm.kill()
     with pytest.raises(ChannelLost):
         await vmm.open_channel()
 
 
-async def test_killing_and_waiting_may_be_asked_often_and_nothing_remains(world: World) -> None:
+async def test_kill_and_wait_are_idempotent_and_leave_nothing(world: World) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     waiting = asyncio.create_task(vmm.wait())
@@ -82,7 +82,7 @@ async def test_killing_and_waiting_may_be_asked_often_and_nothing_remains(world:
 
 
 @on_processes
-async def test_a_machine_that_ends_before_it_is_ready_says_so(world: World) -> None:
+async def test_exit_before_ready_is_reported(world: World) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(dataclasses.replace(spec, ready_marker="never printed"))
     waiting = asyncio.create_task(vmm.wait_ready())
@@ -91,7 +91,7 @@ async def test_a_machine_that_ends_before_it_is_ready_says_so(world: World) -> N
         await waiting
 
 
-async def test_a_launch_that_fails_leaves_nothing(world: World) -> None:
+async def test_failed_launch_leaves_nothing(world: World) -> None:
     spec = await world.spec()
     spec.config_drive.unlink()
     with pytest.raises(PolydevError) as caught:
@@ -101,12 +101,12 @@ async def test_a_launch_that_fails_leaves_nothing(world: World) -> None:
     assert list(world.driver.find_orphans([])) == []
 
 
-async def test_nothing_is_adopted_where_nothing_runs(world: World) -> None:
+async def test_adopt_finds_nothing_without_a_vmm(world: World) -> None:
     assert await world.driver.adopt(await world.spec()) is None
 
 
-async def test_a_machine_goes_on_under_another_name(world: World) -> None:
-    """What is printed, and what is left when it ends, is at its new place."""
+async def test_machine_runs_on_after_relocation(world: World) -> None:
+    """Output and leftovers are in the new folder."""
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(READY_S):
@@ -132,7 +132,7 @@ async def test_a_machine_goes_on_under_another_name(world: World) -> None:
 
 
 @on_processes
-async def test_a_machine_that_was_renamed_is_found_again(world: World) -> None:
+async def test_relocated_machine_is_adopted(world: World) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     renamed = _renamed(spec)
@@ -156,7 +156,7 @@ def _renamed(spec: LaunchSpec) -> LaunchSpec:
 
 
 @on_processes
-async def test_a_machine_that_was_let_go_is_found_again(world: World) -> None:
+async def test_detached_machine_is_adopted(world: World) -> None:
     spec = await world.spec()
     launched = await world.driver.launch(spec)
     pid = launched.pid
@@ -173,9 +173,7 @@ async def test_a_machine_that_was_let_go_is_found_again(world: World) -> None:
 
 @on_processes
 @pytest.mark.parametrize("adopted", [False, True])
-async def test_a_vmm_killed_from_outside_is_noticed_and_leaves_nothing(
-    world: World, adopted: bool
-) -> None:
+async def test_external_kill_is_detected_and_leaves_nothing(world: World, adopted: bool) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     if adopted:
@@ -193,7 +191,7 @@ async def test_a_vmm_killed_from_outside_is_noticed_and_leaves_nothing(
 
 
 @on_processes
-async def test_leftovers_are_the_vmms_of_nobodys_folder(world: World) -> None:
+async def test_orphans_are_vmms_of_unknown_folders(world: World) -> None:
     mine, other = await world.spec(), await world.spec()
     vmms = [await world.driver.launch(spec) for spec in (mine, other)]
     assert list(world.driver.find_orphans([mine.folder, other.folder])) == []
@@ -202,7 +200,7 @@ async def test_leftovers_are_the_vmms_of_nobodys_folder(world: World) -> None:
         await vmm.kill()
 
 
-async def test_a_guest_that_was_saved_stands_still_and_one_that_is_restored_remembers(
+async def test_saved_guest_stays_paused_and_restored_guest_has_its_memory(
     world: World,
 ) -> None:
     spec = await world.spec()
@@ -223,14 +221,14 @@ async def test_a_guest_that_was_saved_stands_still_and_one_that_is_restored_reme
         await channel.write_files([GuestFile("/run/thought", b"something else")])
         await channel.close()
 
-        kept = MemorySnapshot()
-        await vmm.save(kept)
+        saved = MemorySnapshot()
+        await vmm.save(saved)
         await vmm.kill()
         with pytest.raises(VmmFailed):
             await vmm.save(MemorySnapshot())
         assert left_in(spec.folder) == set()
 
-        restored = await world.driver.restore(spec, kept.source())
+        restored = await world.driver.restore(spec, saved.source())
         assert await world.driver.fingerprint(spec) == fingerprint
         with pytest.raises(ChannelLost):
             await (await channel_of(spec, restored)).connect(1)
@@ -244,13 +242,13 @@ async def test_a_guest_that_was_saved_stands_still_and_one_that_is_restored_reme
     assert list(world.driver.find_orphans([])) == []
 
 
-async def test_machines_of_another_size_do_not_fit(world: World) -> None:
+async def test_size_changes_the_machines_fingerprint(world: World) -> None:
     spec = await world.spec()
     other = dataclasses.replace(spec, memory_mib=spec.memory_mib * 2)
     assert await world.driver.fingerprint(spec) != await world.driver.fingerprint(other)
 
 
-async def test_a_restore_that_fails_leaves_nothing(world: World) -> None:
+async def test_failed_restore_leaves_nothing(world: World) -> None:
     spec = await world.spec()
     with pytest.raises((SnapshotUnusable, VmmFailed)):
         await world.driver.restore(spec, MemorySnapshot(bytearray(b"no memory")).source())

@@ -1,4 +1,4 @@
-"""What the Firecracker driver promises beyond the contract, with the stand-ins as its binaries."""
+"""Guarantees of the Firecracker driver beyond the contract, tested with the fakes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def world(tmp_path: Path) -> AsyncIterator[FirecrackerWorld]:
         yield made
 
 
-class Kept:
+class MemorySnapshot:
     """A snapshot in this process."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ def nothing_is_left(world: FirecrackerWorld, spec: LaunchSpec) -> bool:
     )
 
 
-async def test_a_vmm_is_jailed_by_what_the_kernel_says(world: FirecrackerWorld) -> None:
+async def test_vmm_is_jailed_according_to_the_kernel(world: FirecrackerWorld) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     process = Path(f"/proc/{vmm.pid}")
@@ -110,7 +110,7 @@ async def test_a_machine_has_one_vmm(world: FirecrackerWorld) -> None:
     await vmm.kill()
 
 
-async def test_ctrl_alt_del_ends_a_guest(world: FirecrackerWorld) -> None:
+async def test_ctrl_alt_del_shuts_a_guest_down(world: FirecrackerWorld) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(READY_S):
@@ -120,19 +120,19 @@ async def test_ctrl_alt_del_ends_a_guest(world: FirecrackerWorld) -> None:
     assert nothing_is_left(world, spec)
 
 
-async def test_a_host_whose_disk_is_full_is_told_as_that(world: FirecrackerWorld) -> None:
+async def test_full_host_disk_is_reported_as_disk_full(world: FirecrackerWorld) -> None:
     spec = dataclasses.replace(await world.spec(), ready_marker="never printed")
     vmm = await world.driver.launch(spec)
     waiting = asyncio.create_task(vmm.wait_ready())
-    with (spec.folder / "errors.fifo").open("wb") as said_by_the_vmm:
-        said_by_the_vmm.write(b'Os { code: 28, message: "No space left on device" }\n')
+    with (spec.folder / "errors.fifo").open("wb") as vmm_output:
+        vmm_output.write(b'Os { code: 28, message: "No space left on device" }\n')
     async with asyncio.timeout(READY_S):
         with pytest.raises(DiskFull):
             await waiting
     await vmm.kill()
 
 
-async def test_a_vmm_that_hangs_is_ended_and_says_so(
+async def test_hanging_vmm_is_killed_and_reported(
     world: FirecrackerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "WATCH_EVERY_S", 0.05)
@@ -146,7 +146,7 @@ async def test_a_vmm_that_hangs_is_ended_and_says_so(
     assert nothing_is_left(world, spec)
 
 
-async def test_a_snapshot_lies_in_memory_and_not_for_longer_than_needed(
+async def test_snapshot_files_are_in_memory_and_removed(
     world: FirecrackerWorld,
 ) -> None:
     spec = await world.spec()
@@ -154,15 +154,15 @@ async def test_a_snapshot_lies_in_memory_and_not_for_longer_than_needed(
     root = Path(f"/proc/{vmm.pid}/root")
     seen: set[str] = set()
 
-    class Looking(Kept):
+    class Looking(MemorySnapshot):
         async def write(self, content: bytes) -> None:
             seen.update(path.name for path in root.iterdir())
             await super().write(content)
 
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
-        kept = Looking()
-        await vmm.save(kept)
+        saved = Looking()
+        await vmm.save(saved)
         assert {"snapshot.memory", "snapshot.state"} <= seen
         assert not any(path.name.startswith("snapshot") for path in root.iterdir())
         await vmm.detach()
@@ -170,24 +170,24 @@ async def test_a_snapshot_lies_in_memory_and_not_for_longer_than_needed(
         assert adopted is not None
         assert await adopted._session.api.state() == "Paused"
         await adopted.kill()
-        restored = await world.driver.restore(spec, kept)
+        restored = await world.driver.restore(spec, saved)
         root = Path(f"/proc/{restored.pid}/root")
         assert not any(path.name.startswith("snapshot") for path in root.iterdir())
         await restored.resume()
-        again = Kept()
+        again = MemorySnapshot()
         await restored.save(again)
         assert again.content
         await restored.kill()
     assert nothing_is_left(world, spec)
 
 
-async def test_a_sink_that_is_full_leaves_the_guest_standing_still(
+async def test_full_sink_leaves_the_guest_paused(
     world: FirecrackerWorld,
 ) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
 
-    class Full(Kept):
+    class Full(MemorySnapshot):
         async def write(self, content: bytes) -> None:
             raise VmmFailed("no room")
 
@@ -201,23 +201,23 @@ async def test_a_sink_that_is_full_leaves_the_guest_standing_still(
     await vmm.kill()
 
 
-async def test_a_snapshot_of_another_version_is_refused_and_its_process_ends(
+async def test_snapshot_of_another_version_is_refused(
     world: FirecrackerWorld, tmp_path: Path
 ) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
-        kept = Kept()
-        await vmm.save(kept)
+        saved = MemorySnapshot()
+        await vmm.save(saved)
         await vmm.kill()
         install(tmp_path / "bin", version="1.14.0")
         with pytest.raises(SnapshotUnusable, match=r"version 1\.13\.1"):
-            await world.driver.restore(spec, kept)
+            await world.driver.restore(spec, saved)
     assert nothing_is_left(world, spec)
 
 
-async def test_what_may_not_be_asked_is_refused(world: FirecrackerWorld) -> None:
+async def test_forbidden_requests_are_refused(world: FirecrackerWorld) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     api = vmm._session.api
@@ -233,9 +233,7 @@ async def test_what_may_not_be_asked_is_refused(world: FirecrackerWorld) -> None
 
 
 @pytest.mark.parametrize("after_s", [0, 0.05, 0.5])
-async def test_a_launch_that_nobody_waits_for_any_more_leaves_nothing(
-    world: FirecrackerWorld, after_s: float
-) -> None:
+async def test_cancelled_launch_leaves_nothing(world: FirecrackerWorld, after_s: float) -> None:
     spec = await world.spec()
     launching = asyncio.create_task(world.driver.launch(spec))
     await asyncio.sleep(after_s)
@@ -246,10 +244,10 @@ async def test_a_launch_that_nobody_waits_for_any_more_leaves_nothing(
 
 
 REQUESTS = 13
-"""Of a launch, the question whether it is there included."""
+"""Requests of a launch, including the first status query."""
 
 
-async def test_looking_removes_no_cgroup_of_a_machine_that_starts(world: FirecrackerWorld) -> None:
+async def test_find_orphans_keeps_cgroups_of_starting_machines(world: FirecrackerWorld) -> None:
     spec = await world.spec()
     mounted = cgroup.root()
     if mounted is None:
@@ -263,13 +261,13 @@ async def test_looking_removes_no_cgroup_of_a_machine_that_starts(world: Firecra
     assert not made_by_a_jailer.exists()
 
 
-async def test_where_no_machine_ever_was_nothing_is_left(world: FirecrackerWorld) -> None:
+async def test_find_orphans_works_without_machines_dir(world: FirecrackerWorld) -> None:
     shutil.rmtree(world.machines_dir)
     assert list(world.driver.find_orphans([])) == []
 
 
 def kill_all(world: FirecrackerWorld) -> None:
-    """Kill each VMM and wait for its end. Blocking, so that nobody tidies up meanwhile."""
+    """Kill each VMM and wait for its end. Blocking, so that nothing cleans up concurrently."""
     for pid, _, _ in list(jail.find_in_folder(world.machines_dir.resolve())):
         os.kill(pid, signal.SIGKILL)
     while any(jail.find_in_folder(world.machines_dir.resolve())):
@@ -277,7 +275,7 @@ def kill_all(world: FirecrackerWorld) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 5, REQUESTS - 1])
-async def test_a_vmm_killed_in_the_middle_of_its_launch_leaves_nothing(
+async def test_vmm_killed_during_launch_leaves_nothing(
     world: FirecrackerWorld, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     spec = await world.spec()
@@ -324,7 +322,7 @@ async def cut_agent(world: FirecrackerWorld, spec: LaunchSpec, at: int) -> None:
 
 
 @pytest.mark.parametrize("at", [-1, 5, REQUESTS - 1])
-async def test_an_agent_killed_in_the_middle_of_a_launch_leaves_what_adopting_removes(
+async def test_adopt_cleans_up_after_an_agent_killed_during_launch(
     world: FirecrackerWorld, at: int
 ) -> None:
     spec = await world.spec()
@@ -335,7 +333,7 @@ async def test_an_agent_killed_in_the_middle_of_a_launch_leaves_what_adopting_re
     assert nothing_is_left(world, spec)
 
 
-async def test_what_a_dead_agent_left_of_a_machine_that_is_gone_is_found(
+async def test_orphans_of_a_dead_agent_are_found(
     world: FirecrackerWorld,
 ) -> None:
     spec = await world.spec()

@@ -1,7 +1,7 @@
 """The small grammar by which fake models react to prompts, in tests and demonstrations.
 
 The fake providers' models and the simulated machines' agents parse prompts with it
-(docs/standin.md). Pure; it knows no model API and no agent protocol.
+(docs/fake-providers.md). Pure; it knows no model API and no agent protocol.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Script:
             return tuple(MARKDOWN.splitlines(keepends=True))
         if self.tools:
             output = excerpt(results[-1]) if results else ""
-            return split_words(f"Done. The last tool said: {output}")
-        return split_words(f"{preface} {excerpt(self.prompt)}")
+            return split_text(f"Done. The last tool said: {output}")
+        return split_text(f"{preface} {excerpt(self.prompt)}")
 
     @property
     def pause_s(self) -> float | None:
@@ -127,7 +127,7 @@ def parse(prompt: str) -> Script:
     )
 
 
-def split_words(text: str) -> tuple[str, ...]:
+def split_text(text: str) -> tuple[str, ...]:
     """Split a text into words with their whitespace."""
     return tuple(re.findall(r"\s*\S+\s*", text))
 

@@ -1,4 +1,4 @@
-"""A VM network between namespaces of the test's own, put together by the product."""
+"""A VM network between namespaces of the test, set up by the product."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The VM network keeps its promises to and against machines that send whatever they like.
+"""The VM network against machines that send whatever they like.
 
-Everything is the real thing but the machines: programs that hold TAPs open, as VMMs do.
+Everything is real but the machines: programs that hold TAPs open, as VMMs do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 async def reshaped(network: Network, plan: NetworkConfig, **changes: object) -> None:
-    """Put the same network together with another policy, as a restarted agent would."""
+    """Set the same network up with another policy, as a restarted agent would."""
     other = Network(replace(plan, **changes))  # type: ignore[arg-type]
     await other.ensure()
     await other.close()
@@ -71,7 +71,7 @@ async def test_the_gateway_answers_arp_and_echo(attach: Attach) -> None:
 # -- what a machine may not claim -----------------------------------------------------------------
 
 
-async def test_forged_frames_go_nowhere(here: Surroundings, attach: Attach) -> None:
+async def test_forged_frames_are_dropped(here: Surroundings, attach: Attach) -> None:
     machine, other = await attach(A), await attach(B)
     honest = machine.udp(WORLD, PORT, b"forged")
     forged = {
@@ -102,9 +102,7 @@ async def test_forged_frames_go_nowhere(here: Surroundings, attach: Attach) -> N
     assert other.fence() == []
 
 
-async def test_forged_arp_is_neither_answered_nor_believed(
-    here: Surroundings, attach: Attach
-) -> None:
+async def test_forged_arp_is_ignored(here: Surroundings, attach: Attach) -> None:
     machine, other = await attach(A), await attach(B)
     before = ip(here.vm, "neigh", "show")
     for frame in (
@@ -133,7 +131,7 @@ async def test_machines_do_not_reach_each_other(attach: Attach) -> None:
     assert other.fence() == []
 
 
-async def test_machines_do_not_see_what_others_are_sent(here: Surroundings, attach: Attach) -> None:
+async def test_machines_do_not_see_frames_for_others(here: Surroundings, attach: Attach) -> None:
     machine, other = await attach(A), await attach(B)
     with here.listen(here.world, WORLD, PORT) as world:
         machine.send(machine.udp(WORLD, PORT, b"hello"))
@@ -176,7 +174,7 @@ async def test_private_and_metadata_addresses_arerefused_at_once(
         assert world.recv(100) == b"public"
 
 
-async def test_the_hosts_own_addresses_are_out_of_reach(
+async def test_host_addresses_are_unreachable(
     here: Surroundings, attach: Attach, plan: NetworkConfig
 ) -> None:
     machine = await attach(A)
@@ -193,9 +191,7 @@ async def test_the_hosts_own_addresses_are_out_of_reach(
             host.recv(100)
 
 
-async def test_nobody_outside_opens_a_connection_to_a_machine(
-    here: Surroundings, attach: Attach
-) -> None:
+async def test_connections_from_outside_are_refused(here: Surroundings, attach: Attach) -> None:
     machine = await attach(A)
     with here.listen(here.world, WORLD, PORT) as world:
         world.sendto(b"unasked", (machine.address, PORT))
@@ -206,7 +202,7 @@ async def test_nobody_outside_opens_a_connection_to_a_machine(
     assert not any(b"unasked" in frame for frame in seen)
 
 
-async def test_one_machine_cannot_use_up_the_connection_table(
+async def test_one_machine_cannot_exhaust_the_connection_table(
     here: Surroundings, attach: Attach
 ) -> None:
     machine, other = await attach(A), await attach(B)
@@ -221,9 +217,7 @@ async def test_one_machine_cannot_use_up_the_connection_table(
     assert arrived == limit
 
 
-async def test_a_vmm_that_was_taken_over_opens_no_connections(
-    here: Surroundings, network: Network
-) -> None:
+async def test_compromised_vmm_opens_no_connections(here: Surroundings, network: Network) -> None:
     script = (
         "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
         "for address in ('127.0.0.1', '198.51.100.1'):\n"
@@ -275,7 +269,7 @@ async def test_with_a_proxy_only_the_proxy_is_reached(
             assert is_unreachable(machine.expect(lambda f: is_unreachable(f) or is_syn_ack(f))[-1])
 
 
-async def test_a_private_resolver_that_was_set_is_reached(
+async def test_configured_private_resolver_is_reachable(
     here: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)

@@ -1,7 +1,6 @@
-"""`doctor` sees what somebody did to the VM network, and what mends it does mend it.
+"""`doctor` finds changes to the VM network, and the suggested fix repairs them.
 
-Each trouble is made to happen, in namespaces of the test's own, with the tools that a person or
-another program would use.
+Each fault is caused in namespaces of the test, with common tools.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ RUNNING = {A: UID, B: UID + 1}
 
 @pytest.fixture
 async def attached(network: Network) -> Attachment:
-    """Machine A's place; B has one too."""
+    """Machine A's place; B is attached too."""
     await network.attach(B, UID + 1)
     return await network.attach(A, UID)
 
 
-def nft(namespace: str, *words: str) -> None:
-    subprocess.run(["ip", "netns", "exec", namespace, "nft", *words], check=True)
+def nft(namespace: str, *arguments: str) -> None:
+    subprocess.run(["ip", "netns", "exec", namespace, "nft", *arguments], check=True)
 
 
 def sysctl(namespace: str, name: str, value: str) -> None:
@@ -42,26 +41,26 @@ def sysctl(namespace: str, name: str, value: str) -> None:
 
 
 async def wrong(network: Network) -> dict[str, str]:
-    """What is found wrong: name -> message. Each says what to do."""
+    """Return failed findings: name -> message. Each has a hint."""
     found = [it for it in await network.inspect(RUNNING) if not it.ok]
     assert all(it.hint for it in found)
     return {it.name: it.message for it in found}
 
 
-async def test_a_network_as_it_should_be_is_well(network: Network, attached: Attachment) -> None:
+async def test_intact_network_passes(network: Network, attached: Attachment) -> None:
     found = {it.name: it for it in await network.inspect(RUNNING)}
     assert all(it.ok for it in found.values()), found
     assert found.keys() == {"namespace", "bridge", "TAPs", "firewall", "uplink"}
 
 
-async def test_machines_that_come_and_go_leave_it_well(
+async def test_detached_machines_leave_the_network_intact(
     network: Network, attached: Attachment
 ) -> None:
     await network.detach(B)
     assert await wrong(network) == {}
 
 
-async def test_a_namespace_that_is_gone(network: Network, plan: NetworkConfig) -> None:
+async def test_missing_namespace_is_found(network: Network, plan: NetworkConfig) -> None:
     namespaces.remove(plan.netns)
     [finding] = await network.inspect({})
     assert isinstance(finding, Finding)
@@ -70,7 +69,7 @@ async def test_a_namespace_that_is_gone(network: Network, plan: NetworkConfig) -
     assert "polydev up" in finding.hint
 
 
-async def test_a_bridge_that_is_down(
+async def test_bridge_that_is_down_is_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     ip(here.vm, "link", "set", "br0", "down")
@@ -79,7 +78,7 @@ async def test_a_bridge_that_is_down(
     assert await wrong(network) == {}
 
 
-async def test_a_bridge_with_another_address(
+async def test_wrong_bridge_address_is_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     ip(here.vm, "address", "flush", "dev", "br0")
@@ -88,7 +87,7 @@ async def test_a_bridge_with_another_address(
     assert await wrong(network) == {}
 
 
-async def test_forwarding_that_was_switched_off(
+async def test_disabled_forwarding_is_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     sysctl(here.vm, "net.ipv4.ip_forward", "0")
@@ -100,7 +99,7 @@ async def test_forwarding_that_was_switched_off(
     assert await wrong(network) == {}
 
 
-async def test_rules_that_another_program_flushed(
+async def test_flushed_rules_are_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     nft(here.vm, "flush", "ruleset")
@@ -109,7 +108,7 @@ async def test_rules_that_another_program_flushed(
     assert await wrong(network) == {}
 
 
-async def test_a_rule_that_was_added_removed_or_changed(
+async def test_changed_rules_are_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     nft(here.vm, "insert", "rule", "inet", "polydev", "forward", "accept")
@@ -128,19 +127,19 @@ async def test_a_rule_that_was_added_removed_or_changed(
     assert "another program added table ip other" in (await wrong(network))["firewall"]
 
 
-async def test_a_machine_that_may_no_longer_send(
+async def test_missing_sender_is_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     element = f'{{ "{attached.tap}" . {attached.mac} . {attached.address} }}'
     nft(here.vm, "delete", "element", "bridge", "polydev", "senders", element)
-    words = (await wrong(network))["firewall"]
-    assert attached.tap in words
-    assert "in set senders is missing" in words
+    arguments = (await wrong(network))["firewall"]
+    assert attached.tap in arguments
+    assert "in set senders is missing" in arguments
     await network.ensure()
     assert await wrong(network) == {}
 
 
-async def test_a_tap_that_is_gone_names_its_machine(
+async def test_missing_tap_names_its_machine(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     ip(here.vm, "link", "del", attached.tap)
@@ -153,25 +152,29 @@ async def test_a_tap_that_is_gone_names_its_machine(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "expected"),
     [
         (("link", "set", "{tap}", "nomaster"), "is not in br0"),
         (("link", "set", "{tap}", "down"), "is down"),
         (("neigh", "flush", "nud", "permanent", "dev", "br0"), "is not pinned to {mac}"),
     ],
 )
-async def test_a_tap_that_was_changed_is_mended(
-    network: Network, attached: Attachment, here: Surroundings, words: tuple[str, ...], told: str
+async def test_changed_tap_is_repaired(
+    network: Network,
+    attached: Attachment,
+    here: Surroundings,
+    arguments: tuple[str, ...],
+    expected: str,
 ) -> None:
     names = {"tap": attached.tap, "mac": attached.mac}
-    ip(here.vm, *(word.format(**names) for word in words))
+    ip(here.vm, *(word.format(**names) for word in arguments))
     message = (await wrong(network))["TAPs"]
-    assert told.format(**names) in message
+    assert expected.format(**names) in message
     await network.ensure()
     assert await wrong(network) == {}
 
 
-async def test_a_port_that_is_no_longer_isolated(
+async def test_port_without_isolation_is_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     command = ["bridge", "-n", here.vm, "link", "set", "dev", attached.tap, "isolated", "off"]
@@ -181,7 +184,7 @@ async def test_a_port_that_is_no_longer_isolated(
     assert await wrong(network) == {}
 
 
-async def test_a_tap_of_no_machine(
+async def test_orphaned_tap_is_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     ip(here.vm, "tuntap", "add", "pd77", "mode", "tap")
@@ -190,7 +193,7 @@ async def test_a_tap_of_no_machine(
     assert await wrong(network) == {}
 
 
-async def test_an_uplink_that_is_gone_or_down(
+async def test_broken_uplink_is_found(
     network: Network, attached: Attachment, here: Surroundings, plan: NetworkConfig
 ) -> None:
     ip(here.outer, "link", "set", plan.outer_uplink, "down")
@@ -203,7 +206,7 @@ async def test_an_uplink_that_is_gone_or_down(
     assert await wrong(network) == {}
 
 
-async def test_nat_that_another_program_flushed(
+async def test_flushed_nat_is_found(
     network: Network, attached: Attachment, here: Surroundings, plan: NetworkConfig
 ) -> None:
     nft(here.outer, "flush", "table", "inet", plan.outer_table)
@@ -214,7 +217,7 @@ async def test_nat_that_another_program_flushed(
     assert await wrong(network) == {}
 
 
-async def test_it_is_looked_at_without_an_agent_too(
+async def test_inspection_works_without_an_agent(
     network: Network, attached: Attachment, plan: NetworkConfig
 ) -> None:
     another = Network(plan)
@@ -225,7 +228,7 @@ async def test_it_is_looked_at_without_an_agent_too(
 # -- only when it is asked for --------------------------------------------------------------------
 
 
-async def test_a_proxy_and_resolvers_are_asked_from_where_machines_come_out(
+async def test_connectivity_is_checked_at_the_outer_uplink(
     network: Network, here: Surroundings, plan: NetworkConfig
 ) -> None:
     proxied = replace(plan, egress=Egress.PROXY, proxy=(IPv4Address(WORLD), 3128))

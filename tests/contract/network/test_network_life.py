@@ -1,6 +1,6 @@
-"""How the VM network is put together, kept, taken apart and dialled into.
+"""Set-up, repair, removal and dialling of the VM network.
 
-Everything is the real thing but the machines: programs that hold TAPs open, as VMMs do.
+Everything is real but the machines: programs that hold TAPs open, as VMMs do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def refuse(*_: object) -> None:
     raise OSError("refused by the test")
 
 
-async def test_putting_it_together_again_disturbs_no_machine(
+async def test_ensure_disturbs_no_machine(
     here: Surroundings, network: Network, attach: Attach
 ) -> None:
     machine = await attach(A)
@@ -82,7 +82,7 @@ async def test_a_detached_machine_leaves_nothing(
     assert machine.mac not in run_inside(here.vm, "bridge", "fdb")
 
 
-async def test_nobody_inherits_a_machines_connections(
+async def test_connections_are_not_inherited(
     here: Surroundings, network: Network, attach: Attach, plan: NetworkConfig
 ) -> None:
     machine, neighbour = await attach(A), await attach(B)
@@ -104,7 +104,7 @@ async def test_nobody_inherits_a_machines_connections(
         assert heir.fence() == []
 
 
-async def test_a_sweep_removes_what_belongs_to_nobody(here: Surroundings, network: Network) -> None:
+async def test_sweep_removes_orphans(here: Surroundings, network: Network) -> None:
     await network.attach(A, UID)
     gone = await network.attach(B, UID)
     lost_tap = await network.attach(C, UID)
@@ -119,9 +119,7 @@ async def test_a_sweep_removes_what_belongs_to_nobody(here: Surroundings, networ
     assert gone.address not in ip(here.vm, "neigh", "show")
 
 
-async def test_a_namespace_that_was_deleted_is_made_again(
-    here: Surroundings, network: Network
-) -> None:
+async def test_deleted_namespace_is_recreated(here: Surroundings, network: Network) -> None:
     place = await network.attach(A, UID)
     namespaces.remove(here.vm)
     with pytest.raises(NetworkFailed):
@@ -131,7 +129,7 @@ async def test_a_namespace_that_was_deleted_is_made_again(
     assert (await network.state()).taps == (place.tap,)
 
 
-async def test_an_attachment_cut_in_the_middle_is_undone(
+async def test_failed_attach_is_reverted(
     here: Surroundings, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polydev.hostagent.network.bridge.Links.pin_address", refuse)
@@ -141,7 +139,7 @@ async def test_an_attachment_cut_in_the_middle_is_undone(
     assert (state.taps, state.addresses, state.firewall) == ((), {}, ())
 
 
-async def test_a_failed_repeat_does_not_undo_a_machine_that_runs(
+async def test_failed_reattach_keeps_a_running_machine(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await network.attach(A, UID)
@@ -254,9 +252,7 @@ async def test_without_a_named_namespace_the_uplink_ends_in_the_agents_own(
 # -- dialling in ----------------------------------------------------------------------------------
 
 
-async def test_dialling_reaches_the_namespaces_loopback_and_changes_no_thread(
-    here: Surroundings, network: Network
-) -> None:
+async def test_dial_reaches_the_namespaces_loopback(here: Surroundings, network: Network) -> None:
     own = Path("/proc/self/ns/net").readlink()
     with here.listen_tcp(here.vm, "127.0.0.1", 22005) as listener:
         sock = await dial(here.vm, "127.0.0.1", 22005)
@@ -270,7 +266,7 @@ async def test_dialling_reaches_the_namespaces_loopback_and_changes_no_thread(
         outside.connect(("127.0.0.1", 22005))
 
 
-async def test_dialling_says_when_nobody_answers(here: Surroundings, network: Network) -> None:
+async def test_dial_reports_a_refused_connection(here: Surroundings, network: Network) -> None:
     with pytest.raises(ChannelLost):
         await dial(here.vm, "127.0.0.1", 22005)
     with pytest.raises(NetworkFailed):

@@ -1,4 +1,4 @@
-"""The stand-in keeps to what the real one's documents say: order, states, and what is opened."""
+"""The fake Firecracker follows the real one's documentation: order, states, opened files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def state(machine: FakeMachine) -> str:
     return str(answer["state"])
 
 
-async def test_it_starts_once_and_only_with_a_kernel(machine: FakeMachine, tmp_path: Path) -> None:
+async def test_starts_once_and_only_with_a_kernel(machine: FakeMachine, tmp_path: Path) -> None:
     assert await state(machine) == "Not started"
     assert "kernel" in await refused(machine, ACTION, START)
     await with_kernel(machine, tmp_path, b"MZ")
@@ -59,15 +59,13 @@ async def test_it_starts_once_and_only_with_a_kernel(machine: FakeMachine, tmp_p
         ("createSyncAction", {"action_type": "SendCtrlAltDel"}),
     ],
 )
-async def test_what_needs_a_guest_needs_one(
+async def test_guest_requests_need_a_running_guest(
     machine: FakeMachine, operation: str, body: dict[str, Any]
 ) -> None:
     assert "before starting" in await refused(machine, operation, body)
 
 
-async def test_only_a_guest_that_stands_still_is_saved(
-    machine: FakeMachine, tmp_path: Path
-) -> None:
+async def test_only_paused_guests_are_saved(machine: FakeMachine, tmp_path: Path) -> None:
     await with_kernel(machine, tmp_path)
     await machine.perform(ACTION, START)
     paths = {"snapshot_path": str(tmp_path / "s"), "mem_file_path": str(tmp_path / "m")}
@@ -78,9 +76,7 @@ async def test_only_a_guest_that_stands_still_is_saved(
     assert await state(machine) == "Running"
 
 
-async def test_a_snapshot_is_loaded_before_anything_else_and_a_failure_ends_it(
-    machine: FakeMachine, tmp_path: Path
-) -> None:
+async def test_snapshot_loads_first_and_failure_exits(machine: FakeMachine, tmp_path: Path) -> None:
     memory = {"backend_type": "File", "backend_path": str(tmp_path / "m")}
     load = {"snapshot_path": str(tmp_path / "s"), "mem_backend": memory}
     await with_kernel(machine, tmp_path)
@@ -93,7 +89,7 @@ async def test_a_snapshot_is_loaded_before_anything_else_and_a_failure_ends_it(
     assert await fresh.ended() == 1
 
 
-async def test_what_is_not_there_cannot_be_used(machine: FakeMachine, tmp_path: Path) -> None:
+async def test_missing_files_are_refused(machine: FakeMachine, tmp_path: Path) -> None:
     drive = {"drive_id": "d", "path_on_host": str(tmp_path / "no"), "is_read_only": True}
     assert "No such file" in await refused(machine, "putGuestDriveByID", drive)
     assert "No such file" in await refused(
@@ -105,7 +101,7 @@ async def test_what_is_not_there_cannot_be_used(machine: FakeMachine, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (("--id", "vm/1"), "not an id"),
         (("--cgroup-version", "1"), "invalid choice"),
@@ -113,8 +109,8 @@ async def test_what_is_not_there_cannot_be_used(machine: FakeMachine, tmp_path: 
         (("--exec-file", "/bin/sh"), "must hold `firecracker`"),
     ],
 )
-def test_the_jailer_takes_what_the_real_one_takes(
-    tmp_path: Path, change: tuple[str, str], told: str
+def test_jailer_takes_the_real_arguments(
+    tmp_path: Path, change: tuple[str, str], message: str
 ) -> None:
     programs = install(tmp_path)
     asked = {
@@ -122,9 +118,9 @@ def test_the_jailer_takes_what_the_real_one_takes(
         "--gid": "64700", "--chroot-base-dir": str(tmp_path), "--cgroup-version": "2",
         "--parent-cgroup": "pdt-nothing", change[0]: change[1],
     }  # fmt: skip
-    words = [word for pair in asked.items() for word in pair]
+    arguments = [word for pair in asked.items() for word in pair]
     ended = subprocess.run(
-        [programs.jailer, *words], capture_output=True, text=True, timeout=60, check=False
+        [programs.jailer, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode != 0
-    assert told in ended.stderr
+    assert message in ended.stderr

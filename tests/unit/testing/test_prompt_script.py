@@ -1,4 +1,4 @@
-"""Prompts are read as docs/fake-providers.md explains."""
+"""Prompts follow the grammar in docs/fake-providers.md."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from hypothesis import strategies as st
 from polydev.testing.prompt_script import Plan, Run, Write, parse
 
 
-def test_words_are_quoted_back() -> None:
+def test_plain_text_is_quoted_back() -> None:
     script = parse("How many legs\nhas a spider?")
     assert script.tools == ()
     assert "".join(script.answer("You said:")) == "You said: How many legs has a spider?"
 
 
-def test_instructions_are_done_in_their_order_amid_other_words() -> None:
+def test_instructions_run_in_order_within_text() -> None:
     script = parse("Please:\n write a/b.txt: one: two\nand then\nrun: ls -l  \nthanks")
     assert script.tools == (Write("a/b.txt", "one: two"), Run("ls -l"))
     assert "".join(script.answer("-", ["x", "the  listing\n"])).endswith("said: the listing")
 
 
-def test_a_plan_is_told_at_its_start_and_at_its_end() -> None:
+def test_plan_is_reported_at_start_and_end() -> None:
     assert parse("plan\nrun: true").tools == (Plan(0), Plan(3), Run("true"))
 
 
 @pytest.mark.parametrize("prompt", ["my plan", "rerun: ls", "write a file", "slowly: many", "run:"])
-def test_words_that_only_look_alike_are_words(prompt: str) -> None:
+def test_similar_text_is_no_instruction(prompt: str) -> None:
     script = parse(prompt)
     assert (script.tools, script.slow_pieces, script.is_markdown) == ((), 0, False)
 
 
-def test_slow_answers_have_so_many_pieces_with_pauses() -> None:
+def test_slow_answers_have_pieces_and_pauses() -> None:
     script = parse("slowly: 7")
     assert len(script.answer("-")) == 7
     assert script.pause_s is not None
@@ -39,13 +39,13 @@ def test_slow_answers_have_so_many_pieces_with_pauses() -> None:
     assert parse("x").pause_s is None
 
 
-def test_markdown_holds_what_a_page_must_not_run() -> None:
+def test_markdown_contains_active_content() -> None:
     text = "".join(parse("markdown").answer("-"))
     for part in ("```python", "<script>", "onerror=", "](javascript:", "| a | 1 |"):
         assert part in text
 
 
-def test_a_thought_and_a_failure_are_what_follows_the_colon() -> None:
+def test_thought_and_failure_follow_the_colon() -> None:
     script = parse("think: hm, hm\nfail: no more today")
     assert (script.thought, script.failure) == ("hm, hm", "no more today")
 

@@ -1,4 +1,4 @@
-"""Limits on the data and the waiting time that a guest can impose on the channel.
+"""Limits that bound what a guest can impose on the channel.
 
 The guest controls the other end, so nothing that it sends is accepted without a bound. The limits
 leave room for a guest under software emulation on a busy host.

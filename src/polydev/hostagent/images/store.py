@@ -44,7 +44,7 @@ from polydev.shared.errors import ImageBuildFailed, MissingImage
 from polydev.shared.hints import Hint
 
 _TEMPORARY = ".building-"
-_LOGS_KEPT = 10
+_MAX_LOGS = 10
 _GIB = 1 << 30
 # Peak disk usage of a build, cache included; checked first, so that it fails early.
 _NEEDED_BYTES = {ImageKind.KERNEL: _GIB // 2, ImageKind.CLI: 3 * _GIB, ImageKind.BROWSER: 5 * _GIB}
@@ -236,7 +236,7 @@ class ImageStore:
         for path in self.root.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(path, ignore_errors=path.name.startswith(f"{_TEMPORARY}removed-"))
         logs = sorted((self.root / "logs").glob("build-*.log"), key=lambda log: log.stat().st_mtime)
-        for log in logs[:-_LOGS_KEPT]:
+        for log in logs[:-_MAX_LOGS]:
             log.unlink()
 
 

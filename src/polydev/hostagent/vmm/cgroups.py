@@ -73,7 +73,7 @@ class Cgroups:
         if mount is None:
             return cls(None, reason)
         root = mount / name
-        if not set(NEEDED) <= set(_read_words(root / "cgroup.subtree_control")):
+        if not set(NEEDED) <= set(_read_tokens(root / "cgroup.subtree_control")):
             return cls(None, f"there is no parent cgroup for machines at {root}")
         return cls(root, f"by its cgroup in {root}")
 
@@ -107,7 +107,7 @@ class Cgroups:
         """Remove groups without processes. Only while no machine is being started."""
         if self.root is not None:
             for group in self.root.glob("vm-*"):
-                if not _read_words(group / "cgroup.procs"):
+                if not _read_tokens(group / "cgroup.procs"):
                     _remove(group)
 
     def remove(self) -> None:
@@ -139,11 +139,14 @@ def group_name(pid: int) -> str:
 
 
 def _mount(mounts: Path) -> tuple[Path | None, str]:
-    """Find a cgroup v2 mount that can limit memory, or the reason why there is none."""
+    """Find a cgroup v2 mount that can limit memory.
+
+    Otherwise return the reason why there is none.
+    """
     for line in mounts.read_text().splitlines():
         _, where, kind, *_ = line.split()
         if kind == "cgroup2":
-            missing = set(NEEDED) - set(_read_words(Path(where) / "cgroup.controllers"))
+            missing = set(NEEDED) - set(_read_tokens(Path(where) / "cgroup.controllers"))
             if not missing:
                 return Path(where), ""
             names = " and ".join(sorted(missing))
@@ -153,14 +156,14 @@ def _mount(mounts: Path) -> tuple[Path | None, str]:
 
 def _enable(folder: Path) -> None:
     """Enable controllers for the groups in a folder. Raises: OSError."""
-    there = set(_read_words(folder / "cgroup.controllers"))
-    on = set(_read_words(folder / "cgroup.subtree_control"))
+    there = set(_read_tokens(folder / "cgroup.controllers"))
+    on = set(_read_tokens(folder / "cgroup.subtree_control"))
     for name in _WANTED:
         if name in there - on:
             (folder / "cgroup.subtree_control").write_text(f"+{name}")
 
 
-def _read_words(path: Path) -> list[str]:
+def _read_tokens(path: Path) -> list[str]:
     try:
         return path.read_text().split()
     except OSError:

@@ -87,7 +87,7 @@ class Marker:
 
 
 class LogReader:
-    """Copies a stream of the VMM to a log, at a bounded rate, until it ends."""
+    """Copies a stream of the VMM to a log, at a bounded rate."""
 
     def __init__(self, log: BoundedLog, marker: Marker | None = None) -> None:
         self.log = log

@@ -185,7 +185,7 @@ class Driver(Protocol):
         """
 
     async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningVmm:
-        """Start a VMM with a saved guest, paused, on the same disk, TAP and channel port.
+        """Start a VMM with a saved guest, paused, on the same disk and TAP.
 
         Its console is read from the start; its ready marker counts as seen. Raises:
         SnapshotUnusable, and everything that `launch` raises; nothing is left behind then.

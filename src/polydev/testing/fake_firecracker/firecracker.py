@@ -22,7 +22,7 @@ from polydev.testing.fake_firecracker.guest import ignore_chown
 from polydev.testing.fake_firecracker.machine import FakeMachine, Fault
 
 _BODY_BYTES = 51_200  # as the real one's
-_WORDS = {200: "OK", 204: "No Content", 400: "Bad Request"}
+_REASONS = {200: "OK", 204: "No Content", 400: "Bad Request"}
 
 
 def prepare() -> None:
@@ -83,7 +83,7 @@ async def _answer_all(
         status, answer = await _answer(machine, method, path, content)
         body = b"" if answer is None else json.dumps(answer).encode()
         writer.write(
-            f"HTTP/1.1 {status} {_WORDS[status]}\r\nServer: Firecracker API\r\n"
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\nServer: Firecracker API\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         )
         writer.write(body)

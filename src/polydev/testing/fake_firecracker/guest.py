@@ -129,8 +129,8 @@ def _nonce(drive: Path) -> str:
     """Read the ready nonce from the config drive (docs/machines.md, "Config drive")."""
     with tarfile.open(drive) as archive:
         file = archive.extractfile("machine.env")
-        words = shlex.split(file.read().decode()) if file else []
-    return dict(word.split("=", 1) for word in words)["POLYDEV_READY_NONCE"]
+        pairs = shlex.split(file.read().decode()) if file else []
+    return dict(pair.split("=", 1) for pair in pairs)["POLYDEV_READY_NONCE"]
 
 
 def ignore_chown() -> None:

@@ -33,7 +33,7 @@ def _write(path: Path, line: str, version: str) -> None:
         line,
         f"sys.exit(it.main(sys.argv[1:], {version!r}))",
     )
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text("".join(f"{line}\n" for line in lines))
-    aside.chmod(0o755)
-    aside.replace(path)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text("".join(f"{line}\n" for line in lines))
+    temporary.chmod(0o755)
+    temporary.replace(path)

@@ -107,10 +107,10 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 def _target(head: bytes) -> tuple[str, int]:
     """Return host (lower case) and port of a CONNECT request (RFC 9110 9.3.6)."""
-    words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-    if len(words) != 3 or words[0] != "CONNECT":
+    parts = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+    if len(parts) != 3 or parts[0] != "CONNECT":
         raise _BadRequest("Only CONNECT is supported.")
-    host, colon, port = words[1].rpartition(":")
+    host, colon, port = parts[1].rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
         raise _BadRequest("CONNECT needs host:port.")
     return host.lower().rstrip("."), int(port)

@@ -1,4 +1,4 @@
-"""The channel against peers that are slow, broken or hostile; real machines are in tests/vm."""
+"""The channel against slow, broken or hostile peers; tests/vm has real machines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def channel(peer: Peer) -> AsyncIterator[Channel]:
 # -- connecting -----------------------------------------------------------------------------------
 
 
-async def test_a_peer_that_says_nothing_is_given_up(peer: Peer) -> None:
+async def test_silent_peer_times_out(peer: Peer) -> None:
     quiet = [socket.socketpair() for _ in range(20)]
 
     async def silent() -> socket.socket:
@@ -57,7 +57,7 @@ async def test_a_peer_that_says_nothing_is_given_up(peer: Peer) -> None:
             sock.close()
 
 
-async def test_a_peer_that_talks_nonsense_is_given_up() -> None:
+async def test_garbage_from_the_peer_is_an_error() -> None:
     async def nonsense() -> socket.socket:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -69,16 +69,14 @@ async def test_a_peer_that_talks_nonsense_is_given_up() -> None:
         await channel_to(nonsense).connect(0.5)
 
 
-async def test_another_host_key_is_not_accepted_and_not_tried_again(
-    peer: Peer, channel: Channel
-) -> None:
+async def test_wrong_host_key_is_rejected_without_retry(peer: Peer, channel: Channel) -> None:
     peer.options["server_host_keys"] = [asyncssh.generate_private_key("ssh-ed25519")]
     with pytest.raises(GuestMisbehaved):
         await channel.connect()
     assert len(peer.sockets) == 1
 
 
-async def test_a_peer_that_refuses_the_key_is_told_apart(peer: Peer, channel: Channel) -> None:
+async def test_refused_client_key_has_its_own_error(peer: Peer, channel: Channel) -> None:
     peer.options["server_factory"] = asyncssh.SSHServer
     peer.options["authorized_client_keys"] = asyncssh.import_authorized_keys("")
 
@@ -101,7 +99,7 @@ async def _ignoring(work: Awaitable[object]) -> None:
         return
 
 
-async def test_it_connects_as_soon_as_somebody_listens(peer: Peer) -> None:
+async def test_connects_once_the_peer_listens(peer: Peer) -> None:
     tries = 0
 
     async def third_time() -> socket.socket:
@@ -117,7 +115,7 @@ async def test_it_connects_as_soon_as_somebody_listens(peer: Peer) -> None:
     await channel.close()
 
 
-async def test_nothing_of_the_hosts_ssh_set_up_is_read(
+async def test_host_ssh_configuration_is_ignored(
     peer: Peer, channel: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".ssh").mkdir()
@@ -132,9 +130,7 @@ async def test_nothing_of_the_hosts_ssh_set_up_is_read(
 # -- programs -------------------------------------------------------------------------------------
 
 
-async def test_a_cut_in_the_middle_is_told_and_the_next_call_connects_again(
-    peer: Peer, channel: Channel
-) -> None:
+async def test_lost_connection_is_reported_and_reopened(peer: Peer, channel: Channel) -> None:
     async def speak_and_stay(process: Any) -> None:
         process.stdout.write(b"begun")
         await process.stdin.read()
@@ -153,7 +149,7 @@ async def test_a_cut_in_the_middle_is_told_and_the_next_call_connects_again(
     assert len(peer.connections) == 2
 
 
-async def test_calls_at_once_share_one_connection(peer: Peer, channel: Channel) -> None:
+async def test_concurrent_calls_share_a_connection(peer: Peer, channel: Channel) -> None:
     async def succeed(process: Any) -> None:
         process.exit(0)
 
@@ -163,7 +159,7 @@ async def test_calls_at_once_share_one_connection(peer: Peer, channel: Channel) 
     assert len(peer.sockets) == 1
 
 
-async def test_output_that_nobody_reads_stops_at_the_window(peer: Peer, channel: Channel) -> None:
+async def test_unread_output_stops_at_the_window(peer: Peer, channel: Channel) -> None:
     given = 0
 
     async def print_forever(process: Any) -> None:
@@ -186,7 +182,7 @@ async def test_output_that_nobody_reads_stops_at_the_window(peer: Peer, channel:
 
 
 @pytest.mark.parametrize("cut", ["by us", "by the peer"])
-async def test_what_has_come_before_a_cut_is_still_read(
+async def test_output_before_a_lost_connection_is_readable(
     peer: Peer, channel: Channel, cut: str
 ) -> None:
     async def say_much(process: Any) -> None:
@@ -210,9 +206,7 @@ async def test_what_has_come_before_a_cut_is_still_read(
     assert size >= LIMITS.stream_window
 
 
-async def test_a_short_program_that_prints_or_lasts_too_long_is_ended(
-    peer: Peer, channel: Channel
-) -> None:
+async def test_run_enforces_output_and_time_limits(peer: Peer, channel: Channel) -> None:
     async def print_much(process: Any) -> None:
         process.stdout.write(bytes(100_000))
         await process.stdin.read()
@@ -225,9 +219,7 @@ async def test_a_short_program_that_prints_or_lasts_too_long_is_ended(
         await channel.run(["x"], max_output=200_000, timeout_s=0.3)
 
 
-async def test_output_held_open_by_something_left_behind_does_not_hold_us(
-    peer: Peer, channel: Channel
-) -> None:
+async def test_output_held_open_by_a_child_is_not_awaited(peer: Peer, channel: Channel) -> None:
     async def exit_but_hold(process: Any) -> None:
         process.stdout.write(b"done")
         process.channel._send_request(b"exit-status", b"\0\0\0\x07")
@@ -239,9 +231,7 @@ async def test_output_held_open_by_something_left_behind_does_not_hold_us(
     assert (outcome.exit_code, outcome.stdout) == (7, b"done")
 
 
-async def test_a_peer_that_never_starts_the_program_is_given_up(
-    peer: Peer, channel: Channel
-) -> None:
+async def test_program_start_times_out(peer: Peer, channel: Channel) -> None:
     class Stuck(asyncssh.SSHServer):
         def begin_auth(self, username: str) -> bool:
             return False
@@ -263,7 +253,7 @@ async def test_a_peer_that_never_starts_the_program_is_given_up(
     await stuck.close()
 
 
-async def test_what_a_peer_says_is_cleaned_and_shortened(peer: Peer) -> None:
+async def test_peer_messages_are_bounded_and_printable(peer: Peer) -> None:
     class Rude(asyncssh.SSHServer):
         def begin_auth(self, username: str) -> bool:
             return False
@@ -293,15 +283,13 @@ async def test_what_a_peer_says_is_cleaned_and_shortened(peer: Peer) -> None:
 
 
 class Endless(asyncssh.SFTPServer):
-    """Says that every file is small, and has no end."""
+    """Reports every file as small, and has no end."""
 
     def read(self, file_obj: object, offset: int, size: int) -> bytes:
         return b"x" * size
 
 
-async def test_a_file_without_end_is_not_read_for_ever(
-    peer: Peer, channel: Channel, tmp_path: Path
-) -> None:
+async def test_endless_file_is_bounded(peer: Peer, channel: Channel, tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(b"x")
     peer.options["sftp_factory"] = lambda chan: Endless(chan, chroot=os.fsencode(tmp_path))
     with pytest.raises(GuestMisbehaved):
@@ -319,7 +307,7 @@ async def test_only_regular_files_are_read(peer: Peer, channel: Channel, tmp_pat
             await channel.read_file(path, 100)
 
 
-async def test_a_peer_without_files_is_told(channel: Channel) -> None:
+async def test_missing_sftp_is_reported(channel: Channel) -> None:
     with pytest.raises(ChannelLost):
         await channel.write_files([GuestFile("/root/a", b"x")])
 
@@ -328,7 +316,7 @@ async def test_a_peer_without_files_is_told(channel: Channel) -> None:
     "path",
     ["", "/", "a", "/a/../b", "/a/./b", "//a", "/a//b", "/a/", "/a\0b", "/a\nb", "/" + "a" * 2000],
 )
-async def test_paths_that_are_not_plain_are_refused_before_anything_is_sent(
+async def test_invalid_paths_are_refused_before_sending(
     peer: Peer, channel: Channel, path: str
 ) -> None:
     for call in (
@@ -341,7 +329,7 @@ async def test_paths_that_are_not_plain_are_refused_before_anything_is_sent(
     assert peer.sockets == []
 
 
-def test_secrets_are_not_in_what_is_printed_of_an_outcome() -> None:
+def test_command_result_has_no_secrets_in_its_repr() -> None:
     from polydev.hostagent.channel import CommandResult
 
     assert "secret" not in repr(CommandResult(0, b"secret", b"secret"))

@@ -1,4 +1,4 @@
-"""What a channel has a guest's shell run, tried with this machine's shells."""
+"""The channel's command lines, run by this machine's shells."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from polydev.hostagent.channel.remote_process import command_line, signal_argv
 from polydev.shared.errors import Invalid
 
-WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+ARGUMENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 PRINT = r'printf "%s\0" "$V" "$(pwd -P)" "$@"'
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 @settings(max_examples=25, deadline=None)
-@given(words=st.lists(WORDS, max_size=4), value=WORDS)
-def test_a_shell_runs_exactly_what_was_asked(shell: str, words: list[str], value: str) -> None:
-    argv = ["sh", "-c", PRINT, "sh", *words]
+@given(arguments=st.lists(ARGUMENTS, max_size=4), value=ARGUMENTS)
+def test_shell_runs_exactly_the_given_argv(shell: str, arguments: list[str], value: str) -> None:
+    argv = ["sh", "-c", PRINT, "sh", *arguments]
     line = command_line(argv, {"V": value}, "/usr/../usr", on_terminal=False)
     done = subprocess.run([shell, "-c", line], capture_output=True, check=True)
-    assert done.stdout.split(b"\0")[:-1] == [word.encode() for word in (value, "/usr", *words)]
+    assert done.stdout.split(b"\0")[:-1] == [word.encode() for word in (value, "/usr", *arguments)]
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ def test_a_shell_runs_exactly_what_was_asked(shell: str, words: list[str], value
         (["a"], {}, "-"),
     ],
 )
-def test_what_no_program_can_be_is_refused(
+def test_invalid_command_lines_are_refused(
     argv: list[str], env: dict[str, str], cwd: str | None
 ) -> None:
     with pytest.raises(Invalid):
         command_line(argv, env, cwd, on_terminal=False)
 
 
-def test_a_signal_finds_a_run_and_all_that_it_started() -> None:
+def test_signal_reaches_program_and_children() -> None:
     script = "trap '' HUP; sleep 60 & setsid sleep 60 & echo started; wait"
     run = f"{os.getpid()}-run"
     program = subprocess.Popen(

@@ -1,5 +1,4 @@
-"""People's files through a channel, against a file system that holds what it can, and a guest that
-answers what it likes."""
+"""The file browser, against a real file system and hostile guests."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ MOST = 1024 * 1024
 
 
 class Sftp(asyncssh.SFTPServer):
-    """A guest's; tests change what it does."""
+    """A guest's SFTP server; tests change its behaviour."""
 
 
 class _Anybody(asyncssh.SSHServer):
@@ -43,7 +42,7 @@ class _Anybody(asyncssh.SSHServer):
 
 @pytest.fixture
 def server() -> type[asyncssh.SFTPServer]:
-    """What answers in the guest's place."""
+    """The SFTP server in the guest's place."""
     return Sftp
 
 
@@ -91,7 +90,7 @@ async def content_of(files: FileBrowser, path: bytes, most: int = MOST) -> bytes
 @pytest.mark.parametrize(
     "path", [b"", b"a", b"a/b", b"/a/", b"/a//b", b"//a", b"/a/../b", b"/./a", b"/a\0", b"/" * 2000]
 )
-def test_a_path_that_is_not_plain_is_refused(path: bytes) -> None:
+def test_invalid_path_is_refused(path: bytes) -> None:
     with pytest.raises(BadPath):
         validated(path)
 
@@ -100,13 +99,13 @@ def test_a_path_that_is_not_plain_is_refused(path: bytes) -> None:
     "path",
     [b"/", b"/a\nb", b"/a\x1b[2J", "/a\u202eb".encode(), b"/\xff", b"/ ", b"/" + b"a" * 256],
 )
-def test_a_new_name_is_one_that_people_can_read(path: bytes) -> None:
+def test_new_names_must_be_printable(path: bytes) -> None:
     with pytest.raises(BadPath):
         validated_new(path)
     assert validated_new("/root/Grüße & co.txt".encode())
 
 
-async def test_a_file_is_taken_whole_and_given_back(files: FileBrowser, tmp_path: Path) -> None:
+async def test_file_round_trips(files: FileBrowser, tmp_path: Path) -> None:
     parts = [os.urandom(100_000) for _ in range(9)]
     assert await files.upload(b"/new", pieces(*parts), MOST, replace=False) == 900_000
     assert (tmp_path / "new").read_bytes() == b"".join(parts)
@@ -115,7 +114,7 @@ async def test_a_file_is_taken_whole_and_given_back(files: FileBrowser, tmp_path
     assert await content_of(files, b"/empty") == b""
 
 
-async def test_what_is_there_is_replaced_only_if_that_is_wanted(
+async def test_existing_file_is_replaced_only_on_request(
     files: FileBrowser, tmp_path: Path
 ) -> None:
     there = tmp_path / "there"
@@ -136,9 +135,7 @@ async def test_what_is_there_is_replaced_only_if_that_is_wanted(
         await files.upload(b"/folder", pieces(b"x"), MOST, replace=True)
 
 
-async def test_an_upload_that_does_not_end_well_leaves_nothing(
-    files: FileBrowser, tmp_path: Path
-) -> None:
+async def test_failed_upload_leaves_nothing(files: FileBrowser, tmp_path: Path) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"x" * 600_000
         raise ChannelLost("whoever sent it is gone")
@@ -152,7 +149,7 @@ async def test_an_upload_that_does_not_end_well_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_only_regular_files_of_a_bearable_size_are_given(
+async def test_download_requires_a_regular_file_within_the_limit(
     files: FileBrowser, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -168,9 +165,7 @@ async def test_only_regular_files_of_a_bearable_size_are_given(
         await content_of(files, b"/nothing")
 
 
-async def test_a_file_that_shrinks_or_grows_while_it_is_read(
-    files: FileBrowser, tmp_path: Path
-) -> None:
+async def test_file_that_changes_during_the_download(files: FileBrowser, tmp_path: Path) -> None:
     place = tmp_path / "file"
     place.write_bytes(b"a" * 900_000)
     download = await files.download(b"/file", MOST)
@@ -185,9 +180,7 @@ async def test_a_file_that_shrinks_or_grows_while_it_is_read(
     await download.aclose()
 
 
-async def test_names_of_any_bytes_are_told_and_can_be_used(
-    files: FileBrowser, tmp_path: Path
-) -> None:
+async def test_names_of_any_bytes_are_listed_and_usable(files: FileBrowser, tmp_path: Path) -> None:
     names = [b"two\nlines", b"\x1b[2J", b"\xff\xfe", "\u202e".encode(), b"a" * 255, b" ", b"-rf"]
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes(name)
@@ -203,7 +196,7 @@ async def test_names_of_any_bytes_are_told_and_can_be_used(
     assert list((tmp_path / "in").iterdir()) == []
 
 
-async def test_a_huge_folder_is_told_in_part(
+async def test_huge_folder_is_truncated(
     files: FileBrowser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sftp_dirs, "MAX_ENTRIES", 150)
@@ -216,7 +209,7 @@ async def test_a_huge_folder_is_told_in_part(
         await files.entries(b"/file-1")
 
 
-async def test_folders_are_made_moved_and_removed(files: FileBrowser, tmp_path: Path) -> None:
+async def test_folders_are_created_moved_and_removed(files: FileBrowser, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -244,7 +237,7 @@ async def test_folders_are_made_moved_and_removed(files: FileBrowser, tmp_path: 
 
 
 class Lying(asyncssh.SFTPServer):
-    """Answers names that no folder can hold, and numbers that no file has."""
+    """Reports impossible names and numbers."""
 
     async def scandir(self, path: bytes) -> AsyncIterator[asyncssh.SFTPName]:
         for name in (b".", b"..", b"", b"a/b", b"../../etc", b"x" * 5000, b"a\0b", b"good"):
@@ -257,7 +250,7 @@ class TestLying:
     def server(self) -> type[asyncssh.SFTPServer]:
         return Lying
 
-    async def test_what_cannot_be_is_passed_over_and_bounded(self, files: FileBrowser) -> None:
+    async def test_impossible_entries_are_skipped_and_bounded(self, files: FileBrowser) -> None:
         [entry], _ = await files.entries(b"/")
         assert entry.name == b"good"
         assert entry.size == 2**53 - 1
@@ -265,7 +258,7 @@ class TestLying:
 
 
 class Endless(asyncssh.SFTPServer):
-    """Never comes to the end of a folder in which there is nothing."""
+    """Lists an endless folder of impossible names."""
 
     async def scandir(self, path: bytes) -> AsyncIterator[asyncssh.SFTPName]:
         while True:
@@ -278,7 +271,7 @@ class TestEndless:
         return Endless
 
     @pytest.mark.parametrize("removes", [False, True])
-    async def test_a_folder_of_nothing_has_an_end(
+    async def test_endless_folder_of_impossible_names_is_bounded(
         self, files: FileBrowser, tmp_path: Path, removes: bool
     ) -> None:
         (tmp_path / "root" / "a").mkdir(parents=True)
@@ -288,7 +281,7 @@ class TestEndless:
 
 
 class Silent(asyncssh.SFTPServer):
-    """Never answers to a read."""
+    """Never answers a read."""
 
     async def read(self, file_obj: object, offset: int, size: int) -> bytes:
         await asyncio.Event().wait()
@@ -301,9 +294,7 @@ class TestSilent:
         monkeypatch.setattr(sys.modules[__name__], "LIMITS", replace(LIMITS, files_s=2))
         return Silent
 
-    async def test_a_guest_that_does_not_answer_is_given_up(
-        self, files: FileBrowser, tmp_path: Path
-    ) -> None:
+    async def test_silent_guest_times_out(self, files: FileBrowser, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"x")
         with pytest.raises(ChannelLost, match="does not answer"):
             await content_of(files, b"/file")

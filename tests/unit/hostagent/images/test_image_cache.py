@@ -1,4 +1,4 @@
-"""What is kept between builds of images: a stage is there whole, or not at all."""
+"""The cache between image builds: a stage is complete or absent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polydev.hostagent.images.cache import StageCache
 from polydev.shared.errors import ImageBuildFailed
 
 
-async def test_a_stage_of_the_cache_appears_whole_or_not(tmp_path: Path) -> None:
+async def test_cache_stage_appears_atomically(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     cache = StageCache(tmp_path / "cache", temporary)

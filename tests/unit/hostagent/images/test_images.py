@@ -1,4 +1,4 @@
-"""What the image store promises: found by what went in, whole or not there, one builder a time."""
+"""The image store: lookup by inputs, atomic builds, one builder at a time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SOURCE = Path(__file__).parents[4] / "src"
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    """A copy of the real sources, so that a test may change them."""
+    """A copy of the real sources that a test may change."""
     real = Recipe()
     sources = tmp_path / "sources"
     for name in ("recipes", "guest", "providers"):
@@ -52,7 +52,7 @@ def images(tmp_path: Path, recipe: Recipe) -> ImageStore:
 
 @pytest.fixture
 def quick_kernel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Kernel builds that write two small files; the list says how often it was asked."""
+    """Kernel builds that write two small files; the list counts them."""
     asked: list[str] = []
 
     async def build(context: BuildContext, recipe: Recipe, out: Path) -> Ingredients:
@@ -92,9 +92,7 @@ def silent(_: BuildProgress) -> None:
         ("providers/gemini_cli/status.js", {"cli", "browser"}),
     ],
 )
-def test_a_change_of_a_source_changes_the_images_it_goes_into(
-    recipe: Recipe, changed: str, kinds: set[str]
-) -> None:
+def test_source_change_changes_its_images(recipe: Recipe, changed: str, kinds: set[str]) -> None:
     before = {kind: recipe.hash(kind) for kind in ImageKind}
     with (recipe.recipes.parent / changed).open("a") as file:
         file.write("\n# changed\n")
@@ -102,14 +100,14 @@ def test_a_change_of_a_source_changes_the_images_it_goes_into(
     assert {kind.value for kind in ImageKind if before[kind] != after[kind]} == kinds
 
 
-def test_the_suite_and_the_mirror_are_part_of_the_recipe(recipe: Recipe) -> None:
+def test_suite_and_mirror_are_part_of_the_recipe(recipe: Recipe) -> None:
     elsewhere = Recipe(
         recipe.recipes, recipe.guest, recipe.providers, Distribution(mirror="http://mirror.example")
     )
     assert elsewhere.hash(ImageKind.CLI) != recipe.hash(ImageKind.CLI)
 
 
-def test_what_python_leaves_behind_is_no_part_of_the_recipe(recipe: Recipe) -> None:
+def test_python_caches_are_not_part_of_the_recipe(recipe: Recipe) -> None:
     before = recipe.hash(ImageKind.BROWSER)
     leftovers = recipe.browser_service / "__pycache__"
     leftovers.mkdir(exist_ok=True)
@@ -117,7 +115,7 @@ def test_what_python_leaves_behind_is_no_part_of_the_recipe(recipe: Recipe) -> N
     assert recipe.hash(ImageKind.BROWSER) == before
 
 
-def test_scripts_of_machines_are_shell_that_busybox_reads() -> None:
+def test_machine_scripts_parse_in_busybox() -> None:
     for script in source_files(Recipe().machine_files):
         if script.suffix == ".sh":
             subprocess.run(["busybox", "sh", "-n", script], check=True)
@@ -142,7 +140,7 @@ async def test_a_built_image_is_found_listed_and_verified(
     await images.verify(built)
 
 
-async def test_asking_twice_builds_once_and_renewing_builds_beside(
+async def test_second_build_reuses_and_renew_rebuilds(
     images: ImageStore, quick_kernel: list[str]
 ) -> None:
     first = await images.build("kernel", silent)
@@ -154,9 +152,7 @@ async def test_asking_twice_builds_once_and_renewing_builds_beside(
     assert images.named(first.name) == first
 
 
-async def test_a_removed_image_is_gone_and_the_others_stay(
-    images: ImageStore, quick_kernel: list[str]
-) -> None:
+async def test_remove_deletes_only_that_image(images: ImageStore, quick_kernel: list[str]) -> None:
     first = await images.build("kernel", silent)
     second = await images.build("kernel", silent, renew=True)
     await images.remove(first)
@@ -164,7 +160,7 @@ async def test_a_removed_image_is_gone_and_the_others_stay(
     assert not first.folder.exists()
 
 
-async def test_a_changed_recipe_makes_the_image_no_longer_current(
+async def test_recipe_change_outdates_the_image(
     images: ImageStore, quick_kernel: list[str]
 ) -> None:
     built = await images.build("kernel", silent)
@@ -190,7 +186,7 @@ async def test_verify_detects_damage_and_names_the_file(
     assert "polydev image build kernel" in caught.value.hint
 
 
-def test_a_folder_without_a_manifest_is_no_image(images: ImageStore) -> None:
+def test_folder_without_manifest_is_no_image(images: ImageStore) -> None:
     folder = images.root / "kernel-0123456789abcdef"
     folder.mkdir(parents=True)
     (folder / "vmlinux").write_bytes(b"half a kernel")
@@ -200,7 +196,7 @@ def test_a_folder_without_a_manifest_is_no_image(images: ImageStore) -> None:
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", "null", '{"kind": "kernel"}', '{"kind": "x"}'])
-def test_a_broken_manifest_is_named_not_believed(images: ImageStore, manifest: str) -> None:
+def test_broken_manifest_is_reported(images: ImageStore, manifest: str) -> None:
     folder = images.root / "kernel-0123456789abcdef"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(manifest)
@@ -209,12 +205,12 @@ def test_a_broken_manifest_is_named_not_believed(images: ImageStore, manifest: s
 
 
 @pytest.mark.parametrize("name", ["..", "../x", ".cache", "", "/etc"])
-def test_a_name_cannot_leave_the_store(images: ImageStore, name: str) -> None:
+def test_name_cannot_leave_the_store(images: ImageStore, name: str) -> None:
     with pytest.raises(MissingImage):
         images.named(name)
 
 
-async def test_a_failed_build_leaves_nothing_and_names_stage_and_log(
+async def test_failed_build_leaves_nothing_and_names_stage_and_log(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def build(context: BuildContext, recipe: Recipe, out: Path) -> Ingredients:
@@ -232,7 +228,7 @@ async def test_a_failed_build_leaves_nothing_and_names_stage_and_log(
 
 
 @pytest.mark.parametrize("command", ["dd if=/dev/zero of=/dev/full count=1", "python"])
-async def test_a_full_disk_is_said_in_one_line(
+async def test_full_disk_is_reported_in_one_line(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     async def build(context: BuildContext, recipe: Recipe, out: Path) -> Ingredients:
@@ -248,7 +244,7 @@ async def test_a_full_disk_is_said_in_one_line(
     assert _remains(images) == []
 
 
-async def test_too_little_room_is_said_before_anything_is_fetched(
+async def test_lack_of_space_is_reported_before_the_build(
     images: ImageStore, quick_kernel: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = dict.fromkeys(ImageKind, 1 << 60)
@@ -258,7 +254,7 @@ async def test_too_little_room_is_said_before_anything_is_fetched(
     assert quick_kernel == []
 
 
-async def test_a_missing_tool_is_named_with_its_package(
+async def test_missing_tool_is_named_with_its_package(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -280,7 +276,7 @@ async def test_two_builders_of_one_kind_build_once(
     assert len(quick_kernel) == 1
 
 
-async def test_a_build_waits_for_the_lock_and_can_be_cancelled_while_it_waits(
+async def test_build_waits_for_the_lock_and_can_be_cancelled(
     images: ImageStore, quick_kernel: list[str]
 ) -> None:
     images.root.mkdir()
@@ -310,7 +306,7 @@ async def test_a_build_waits_for_the_lock_and_can_be_cancelled_while_it_waits(
     assert len(quick_kernel) == 1
 
 
-async def test_leftovers_of_dead_builders_are_swept(
+async def test_leftovers_of_dead_builders_are_removed(
     images: ImageStore, quick_kernel: list[str]
 ) -> None:
     dead = images.root / ".building-browser-dead"
@@ -319,7 +315,7 @@ async def test_leftovers_of_dead_builders_are_swept(
     assert not dead.exists()
 
 
-async def test_a_cancelled_build_ends_its_programs_and_removes_its_folder(
+async def test_cancelled_build_ends_its_programs_and_removes_its_folder(
     images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = asyncio.Event()
@@ -341,7 +337,7 @@ async def test_a_cancelled_build_ends_its_programs_and_removes_its_folder(
     assert _remains(images) == []
 
 
-async def test_kill_of_a_real_build_leaves_no_program_and_nothing_that_looks_finished(
+async def test_killed_build_leaves_no_program_and_no_image(
     tmp_path: Path,
 ) -> None:
     root = tmp_path / "images"
@@ -376,7 +372,7 @@ async def test_kill_of_a_real_build_leaves_no_program_and_nothing_that_looks_fin
     assert len(_remains(images)) == 1, "the unfinished folder, under its own name"
 
 
-async def test_the_manifest_says_what_docs_machines_promises(
+async def test_manifest_matches_its_documentation(
     images: ImageStore, quick_kernel: list[str]
 ) -> None:
     built = await images.build("kernel", silent)
@@ -387,8 +383,8 @@ async def test_the_manifest_says_what_docs_machines_promises(
 
 
 def _remains(images: ImageStore) -> list[str]:
-    kept = {"logs", ".lock", ".cache"}
-    return [path.name for path in images.root.iterdir() if path.name not in kept]
+    found = {"logs", ".lock", ".cache"}
+    return [path.name for path in images.root.iterdir() if path.name not in found]
 
 
 def _processes_naming(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The initramfs: modules after what they need, and an archive that other programs read."""
+"""The initramfs: module order, and an archive that other programs read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def modules(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_modules_come_after_what_they_need_and_once(modules: Path) -> None:
+def test_modules_follow_their_dependencies_once(modules: Path) -> None:
     ordered = ordered_modules(modules, ["virtio_net", "virtio_rng", "ext4"])
     assert [path.name for path in ordered] == [
         "virtio_ring.ko",
@@ -40,12 +40,12 @@ def test_modules_come_after_what_they_need_and_once(modules: Path) -> None:
     ]
 
 
-def test_a_module_that_the_kernel_lacks_is_named(modules: Path) -> None:
+def test_missing_module_is_named(modules: Path) -> None:
     with pytest.raises(KeyError, match="overlay"):
         ordered_modules(modules, ["overlay"])
 
 
-def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
+def test_cpio_reads_the_archive(tmp_path: Path) -> None:
     archive = pack(b"#!/bin/sh\n", b"# phases", b"\x7fELF", {"b.ko": b"12345", "a.ko": b""})
     subprocess.run(
         ["cpio", "--extract", "--quiet", "--make-directories"],
@@ -62,7 +62,7 @@ def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
     assert (tmp_path / "lower").is_dir()
 
 
-def test_the_kernel_is_cut_out_of_its_boot_image() -> None:
+def test_kernel_is_extracted_from_the_boot_image() -> None:
     payload = lzma.compress(b"\x7fELF the kernel")
     head = bytearray(0x400)
     head[0x1F1] = 1
@@ -72,5 +72,5 @@ def test_the_kernel_is_cut_out_of_its_boot_image() -> None:
     assert lzma.decompress(compressed_kernel(image)) == b"\x7fELF the kernel"
 
 
-def test_nothing_is_cut_out_of_what_is_no_boot_image() -> None:
+def test_other_files_hold_no_kernel() -> None:
     assert compressed_kernel(b"\0" * 0x1000) == b""

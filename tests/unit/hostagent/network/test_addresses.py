@@ -1,4 +1,4 @@
-"""Addresses are given upward, kept over restarts, and never given twice."""
+"""Address leases: ascending, persistent and unique."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reopened(plan: NetworkConfig) -> AddressPool:
     return pool
 
 
-def test_gives_upward_from_the_first_address(plan: NetworkConfig) -> None:
+def test_addresses_ascend_from_the_first(plan: NetworkConfig) -> None:
     pool = AddressPool(plan)
     assert [str(pool.lease(vm)) for vm in "abc"] == [
         "192.168.100.5",
@@ -40,13 +40,13 @@ def test_gives_upward_from_the_first_address(plan: NetworkConfig) -> None:
     ]
 
 
-def test_the_same_machine_gets_the_same_address_also_after_a_restart(plan: NetworkConfig) -> None:
+def test_address_survives_a_restart(plan: NetworkConfig) -> None:
     address = AddressPool(plan).lease("a")
     assert reopened(plan).lease("a") == address
     assert reopened(plan).lease("b") != address
 
 
-def test_a_released_address_rests_until_the_others_were_used(plan: NetworkConfig) -> None:
+def test_released_address_is_reused_last(plan: NetworkConfig) -> None:
     small = replace(plan, subnet=IPv4Network("192.168.100.0/29"))
     pool = AddressPool(small)
     first = pool.lease("a")
@@ -58,7 +58,7 @@ def test_a_released_address_rests_until_the_others_were_used(plan: NetworkConfig
         again.lease("d")
 
 
-def test_neither_gateway_nor_broadcast_is_given(plan: NetworkConfig) -> None:
+def test_gateway_and_broadcast_are_never_leased(plan: NetworkConfig) -> None:
     small = replace(
         plan,
         subnet=IPv4Network("10.9.9.0/29"),
@@ -69,7 +69,7 @@ def test_neither_gateway_nor_broadcast_is_given(plan: NetworkConfig) -> None:
     assert [int(pool.lease(vm)) & 7 for vm in "abcde"] == [1, 2, 4, 5, 6]
 
 
-def test_no_address_whose_channel_port_would_not_exist(plan: NetworkConfig) -> None:
+def test_no_address_without_a_channel_port(plan: NetworkConfig) -> None:
     pool = AddressPool(replace(plan, channel_port_base=65530))
     assert str(pool.lease("a")) == "192.168.100.5"
     with pytest.raises(NoCapacity):
@@ -85,7 +85,7 @@ def test_leases_of_another_network_are_dropped(plan: NetworkConfig) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"leases": {"a": "x"}, "next": "y"}', "{}"])
-def test_a_damaged_file_stops_with_what_to_do(plan: NetworkConfig, text: str) -> None:
+def test_damaged_file_is_an_error_with_a_hint(plan: NetworkConfig, text: str) -> None:
     plan.state_dir.mkdir()
     (plan.state_dir / "leases.json").write_text(text)
     with pytest.raises(NetworkFailed) as raised:
@@ -93,7 +93,7 @@ def test_a_damaged_file_stops_with_what_to_do(plan: NetworkConfig, text: str) ->
     assert "leases.json" in raised.value.line()
 
 
-def test_what_cannot_be_kept_is_not_given(
+def test_unstored_lease_is_not_granted(
     plan: NetworkConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -110,7 +110,7 @@ def test_what_cannot_be_kept_is_not_given(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=40))
-def test_never_two_machines_with_one_address(
+def test_addresses_are_unique(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, bool]]
 ) -> None:
     plan = replace(plan_in(tmp_path_factory.mktemp("pool")), subnet=IPv4Network("192.168.100.0/28"))

@@ -1,4 +1,4 @@
-"""The file of a machine's memory: whole or not at all, and nothing in it believed unread."""
+"""Snapshot files: atomic, encrypted and verified."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from polydev.shared.errors import BadSettings, DiskFull, SnapshotUnusable
 KEY = MemoryKey.from_secret(b"k" * 32)
 LABELS = Labels("qemu", "QEMU: 7.2\nmemory: 512 MiB\n")
 MEMORY = bytes(600_000) + random.Random(5).randbytes(1_900_000) + b"the end"
-"""Of three chunks: one that can be compressed, and two that cannot."""
+"""Three chunks: a compressible one, and two that are not."""
 
 
 async def save(path: Path, content: bytes = MEMORY, key: MemoryKey = KEY) -> Path:
@@ -52,7 +52,7 @@ async def load(path: Path, key: MemoryKey | None = KEY) -> bytes:
 
 
 def chunks(path: Path) -> list[tuple[int, int]]:
-    """Where each chunk begins and ends, its length included."""
+    """Return start and end of each chunk, its length field included."""
     content = path.read_bytes()
     place = len(layout.MAGIC)
     place += layout.LENGTH.size + layout.LENGTH.unpack_from(content, place)[0]
@@ -65,31 +65,31 @@ def chunks(path: Path) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("size", [0, 1, layout.CHUNK_BYTES, layout.CHUNK_BYTES + 1, len(MEMORY)])
-async def test_what_was_written_is_read(tmp_path: Path, size: int) -> None:
+async def test_snapshot_round_trips(tmp_path: Path, size: int) -> None:
     path = await save(tmp_path / "memory.saved", MEMORY[:size])
     assert await load(path) == MEMORY[:size]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [it.name for it in tmp_path.iterdir()] == [path.name]
 
 
-async def test_memory_is_compressed_where_that_pays_and_none_of_it_can_be_read(
+async def test_memory_is_compressed_and_unreadable(
     tmp_path: Path,
 ) -> None:
-    words = b"a secret that was in memory " * 40_000
-    path = await save(tmp_path / "memory.saved", words)
-    assert path.stat().st_size < len(words) / 100
+    text = b"a secret that was in memory " * 40_000
+    path = await save(tmp_path / "memory.saved", text)
+    assert path.stat().st_size < len(text) / 100
     noise = await save(tmp_path / "noise.saved", random.Random(1).randbytes(100_000))
     assert 100_000 < noise.stat().st_size < 100_600
     assert b"secret" not in path.read_bytes()
 
 
-async def test_two_of_the_same_memory_have_nothing_in_common(tmp_path: Path) -> None:
+async def test_two_snapshots_of_equal_memory_differ(tmp_path: Path) -> None:
     first, second = [await save(tmp_path / name, b"x" * 1000) for name in ("a", "b")]
     ((start, end),) = chunks(first)
     assert first.read_bytes()[start + 4 : end] != second.read_bytes()[start + 4 : end]
 
 
-async def test_damage_anywhere_is_found(tmp_path: Path) -> None:
+async def test_any_damage_is_detected(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
     whole = path.read_bytes()
     places = {0, 5, len(layout.MAGIC), len(layout.MAGIC) + 3, len(layout.MAGIC) + 10}
@@ -104,7 +104,7 @@ async def test_damage_anywhere_is_found(tmp_path: Path) -> None:
     assert await load(path) == MEMORY
 
 
-async def test_a_file_that_ends_too_early_or_too_late_is_found(tmp_path: Path) -> None:
+async def test_truncated_or_extended_file_is_detected(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
     whole = path.read_bytes()
     ends = {0, 4, len(layout.MAGIC) + 2, len(layout.MAGIC) + 9, len(whole) - 1}
@@ -121,7 +121,7 @@ async def test_a_file_that_ends_too_early_or_too_late_is_found(tmp_path: Path) -
             await load(path)
 
 
-async def test_chunks_in_another_order_or_of_another_file_do_not_open(tmp_path: Path) -> None:
+async def test_moved_chunks_do_not_decrypt(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
     other = await save(tmp_path / "other.saved")
     whole, foreign = path.read_bytes(), other.read_bytes()
@@ -136,7 +136,7 @@ async def test_chunks_in_another_order_or_of_another_file_do_not_open(tmp_path: 
         await load(path)
 
 
-async def test_lengths_that_lie_take_no_memory(tmp_path: Path) -> None:
+async def test_wrong_lengths_allocate_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "memory.saved"
     path.write_bytes(layout.MAGIC + layout.LENGTH.pack(0xFFFFFFFF) + b"{}")
     with pytest.raises(SnapshotUnusable):
@@ -148,7 +148,7 @@ async def test_lengths_that_lie_take_no_memory(tmp_path: Path) -> None:
         await load(path)
 
 
-async def test_another_key_or_none_says_that_the_host_was_restarted(tmp_path: Path) -> None:
+async def test_wrong_key_is_reported_as_a_restart(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
     for other in (None, MemoryKey.from_secret(b"o" * 32)):
         with pytest.raises(SnapshotUnusable, match="restarted"):
@@ -157,7 +157,7 @@ async def test_another_key_or_none_says_that_the_host_was_restarted(tmp_path: Pa
         await load(path, MemoryKey(b"o" * 32, KEY.id))
 
 
-async def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+async def test_fingerprint_difference_is_named(tmp_path: Path) -> None:
     async with open_snapshot(await save(tmp_path / "memory.saved"), KEY) as source:
         with pytest.raises(SnapshotUnusable, match=r"qemu.*firecracker"):
             Labels("firecracker", LABELS.fingerprint).require(source.header)
@@ -168,7 +168,7 @@ async def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
             Labels("qemu", "memory: 512 MiB\nQEMU: 7.2\n").require(source.header)
 
 
-async def test_a_later_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_newer_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "FORMAT", 2)
     path = await save(tmp_path / "memory.saved")
     with pytest.raises(SnapshotUnusable, match="format 2"):
@@ -176,7 +176,7 @@ async def test_a_later_format_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("thing", ["nothing", "folder", "link"])
-async def test_what_is_no_file_is_not_opened(tmp_path: Path, thing: str) -> None:
+async def test_only_regular_files_are_opened(tmp_path: Path, thing: str) -> None:
     path = tmp_path / "memory.saved"
     if thing == "folder":
         path.mkdir()
@@ -186,7 +186,7 @@ async def test_what_is_no_file_is_not_opened(tmp_path: Path, thing: str) -> None
         await load(path)
 
 
-async def test_writing_that_fails_leaves_nothing(tmp_path: Path) -> None:
+async def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
 
     async def fail() -> None:
@@ -199,7 +199,7 @@ async def test_writing_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_full_disk_is_said_and_leaves_nothing(
+async def test_full_disk_is_reported_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
@@ -212,7 +212,7 @@ async def test_a_full_disk_is_said_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_disk_that_fills_up_stops_whoever_writes(tmp_path: Path) -> None:
+async def test_filling_disk_stops_the_writer(tmp_path: Path) -> None:
     """On a real filesystem of 2 MiB."""
     small = tmp_path / "small"
     small.mkdir()
@@ -236,7 +236,7 @@ async def test_a_disk_that_fills_up_stops_whoever_writes(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("after", range(12))
-async def test_writing_that_is_cut_anywhere_leaves_nothing(tmp_path: Path, after: int) -> None:
+async def test_cancelled_write_leaves_nothing(tmp_path: Path, after: int) -> None:
     saving = asyncio.create_task(save(tmp_path / "memory.saved"))
     for _ in range(after):
         await asyncio.sleep(0.002)
@@ -249,7 +249,7 @@ async def test_writing_that_is_cut_anywhere_leaves_nothing(tmp_path: Path, after
         assert await load(tmp_path / "memory.saved") == MEMORY
 
 
-async def test_one_that_is_thrown_away_is_gone_finished_or_not(tmp_path: Path) -> None:
+async def test_discard_removes_finished_and_unfinished_files(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
     writer.temporary_path(path).write_bytes(b"half")
     discard(path)
@@ -261,7 +261,7 @@ async def test_one_that_is_thrown_away_is_gone_finished_or_not(tmp_path: Path) -
 # The key ---------------------------------------------------------------------------------------
 
 
-def test_a_key_is_made_once_and_found_again(tmp_path: Path) -> None:
+def test_key_is_created_once_and_loaded(tmp_path: Path) -> None:
     keys = MemoryKeys.for_state(tmp_path / "state", tmp_path / "keys")
     assert keys.load() is None
     made = keys.load_or_create()
@@ -276,7 +276,7 @@ def test_a_key_is_made_once_and_found_again(tmp_path: Path) -> None:
     assert made.id not in made.secret.hex()
 
 
-async def test_all_who_ask_at_once_get_the_same_key(
+async def test_concurrent_callers_get_the_same_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_whole = key.write_whole
@@ -292,16 +292,14 @@ async def test_all_who_ask_at_once_get_the_same_key(
     assert keys.load() == made[0]
 
 
-def test_by_itself_it_lies_in_memory(tmp_path: Path) -> None:
+def test_default_folder_is_in_memory(tmp_path: Path) -> None:
     folder = MemoryKeys.for_state(tmp_path)._folder
     assert folder is not None
     assert key._is_in_memory(folder.parents[1])
     assert folder.parents[1] in key._FOLDERS
 
 
-def test_a_host_without_a_place_in_memory_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_host_without_tmpfs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key, "_FOLDERS", (Path("/etc"),))
     keys = MemoryKeys.for_state(tmp_path)
     assert keys.load() is None
@@ -310,7 +308,7 @@ def test_a_host_without_a_place_in_memory_says_so(
     assert "POLYDEV_MEMORY_KEY_DIR" in raised.value.hint
 
 
-def test_a_folder_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
+def test_folder_of_another_user_is_rejected(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
     with pytest.raises(BadSettings, match="another user"):
         MemoryKeys.for_state(tmp_path, tmp_path).load_or_create()

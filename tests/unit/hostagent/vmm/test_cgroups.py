@@ -1,4 +1,4 @@
-"""Where machines' VMMs cannot be bounded, and why. (tests/vm/test_memory.py bounds real ones.)"""
+"""Hosts that cannot limit machines' VMMs (tests/vm/test_memory.py limits real ones)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polydev.hostagent.warm_pool.cpu_priority import Priority
 
 
 def mounted(folder: Path, controllers: str) -> Path:
-    """A table of mounts with one hierarchy of version 2, whose controllers are these."""
+    """Create a mount table with one cgroup v2 hierarchy and these controllers."""
     there = folder / "unified"
     there.mkdir()
     (there / "cgroup.controllers").write_text(controllers)
@@ -24,7 +24,7 @@ def mounted(folder: Path, controllers: str) -> Path:
     return table
 
 
-def test_a_host_without_version_2_says_so(tmp_path: Path) -> None:
+def test_cgroups_v1_host_is_reported(tmp_path: Path) -> None:
     (tmp_path / "mounts").write_text("cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n")
     for found in (
         Cgroups.create("one", tmp_path / "mounts"),
@@ -37,14 +37,14 @@ def test_a_host_without_version_2_says_so(tmp_path: Path) -> None:
         found.remove()
 
 
-def test_controllers_that_belong_to_version_1_are_named(tmp_path: Path) -> None:
+def test_missing_controllers_are_named(tmp_path: Path) -> None:
     found = Cgroups.create("one", mounted(tmp_path, "cpuset pids"))
     assert found.root is None
     assert f"{tmp_path}/unified has no memory controller" in found.reason
     assert [path.name for path in (tmp_path / "unified").iterdir()] == ["cgroup.controllers"]
 
 
-def test_a_hierarchy_that_is_not_ours_to_change_is_named(tmp_path: Path) -> None:
+def test_read_only_hierarchy_is_reported(tmp_path: Path) -> None:
     table = mounted(tmp_path, "memory pids")
     (tmp_path / "unified" / "one").write_text("in the way")
     found = Cgroups.create("one", table)
@@ -53,27 +53,27 @@ def test_a_hierarchy_that_is_not_ours_to_change_is_named(tmp_path: Path) -> None
     assert "File exists" in found.reason
 
 
-def test_looking_makes_nothing(tmp_path: Path) -> None:
+def test_inspect_creates_nothing(tmp_path: Path) -> None:
     found = Cgroups.inspect("one", mounted(tmp_path, "cpu memory pids"))
     assert found.root is None
     assert "no parent cgroup for machines" in found.reason
     assert not (tmp_path / "unified" / "one").exists()
 
 
-def test_a_group_that_cannot_be_made_is_told_and_the_machine_goes_on(
+def test_failure_to_create_a_group_is_logged_and_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Cgroups(tmp_path / "gone" / "away", "").add("vm-1", 1, CgroupLimits(1, 1, 1))
     assert "vm-1 runs without a cgroup" in caplog.text
 
 
-def test_the_group_that_a_process_is_in_is_a_machines_or_none(tmp_path: Path) -> None:
+def test_only_machine_groups_are_found(tmp_path: Path) -> None:
     assert group_path(os.getpid(), mounted(tmp_path, "cpu memory pids")) is None
     assert group_path(2**22 + 1, tmp_path / "mounts") is None
 
 
-async def test_who_gives_way_goes_along_again() -> None:
-    """By its nice value, where it has no group of its own."""
+async def test_nice_value_is_lowered_and_restored() -> None:
+    """Without a cgroup of its own."""
     process = await asyncio.create_subprocess_exec("sleep", "60")
     try:
         priority = Priority()
@@ -86,7 +86,9 @@ async def test_who_gives_way_goes_along_again() -> None:
         await process.wait()
 
 
-def test_a_group_gives_way_by_its_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_priority_is_lowered_by_its_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cpu.weight").write_text("200\n")
     monkeypatch.setattr("polydev.hostagent.warm_pool.cpu_priority.group_path", lambda _: tmp_path)
     priority = Priority()

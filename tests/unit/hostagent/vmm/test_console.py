@@ -1,4 +1,4 @@
-"""Logs of what a guest prints and a VMM complains of: bounded, and never in the guest's way."""
+"""Logs of console and error output: bounded, and never blocking the guest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from polydev.hostagent.vmm import console
 from polydev.hostagent.vmm.console import BoundedLog, LogReader, Marker
 
 
-def test_a_log_keeps_its_end_within_its_bound(tmp_path: Path) -> None:
+def test_log_keeps_its_end_within_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "console.log"
     log = BoundedLog(path, 10_000)
     for number in range(20_000):
@@ -35,14 +35,14 @@ def test_a_log_keeps_its_end_within_its_bound(tmp_path: Path) -> None:
     assert len(log.tail) <= 2048
 
 
-def test_a_log_goes_on_after_another_agents(tmp_path: Path) -> None:
+def test_log_continues_after_an_agent_restart(tmp_path: Path) -> None:
     path = tmp_path / "console.log"
     BoundedLog(path, 1000).append(b"one\n")
     BoundedLog(path, 1000).append(b"two\n")
     assert path.read_bytes() == b"one\ntwo\n"
 
 
-def test_a_log_that_cannot_be_written_is_lost_and_nothing_else(tmp_path: Path) -> None:
+def test_write_errors_lose_only_the_log(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(b"kept")
     (tmp_path / "console.log").symlink_to(elsewhere)
@@ -57,9 +57,7 @@ def test_a_log_that_cannot_be_written_is_lost_and_nothing_else(tmp_path: Path) -
     after=st.binary(max_size=200),
     cuts=st.lists(st.integers(0, 500), max_size=20),
 )
-def test_the_marker_is_found_however_it_is_cut(
-    before: bytes, after: bytes, cuts: list[int]
-) -> None:
+def test_marker_is_found_across_chunks(before: bytes, after: bytes, cuts: list[int]) -> None:
     marker = Marker("POLYDEV-READY 0123")
     text = before + b"POLYDEV-READY 0123" + after
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
@@ -69,14 +67,14 @@ def test_the_marker_is_found_however_it_is_cut(
 
 
 @given(st.lists(st.binary(max_size=50), max_size=30))
-def test_nothing_else_is_taken_for_the_marker(pieces: list[bytes]) -> None:
+def test_similar_text_is_not_the_marker(pieces: list[bytes]) -> None:
     marker = Marker("POLYDEV-READY 0123")
     for piece in pieces:
         marker.feed(piece)
     assert marker.seen.is_set() == (b"POLYDEV-READY 0123" in b"".join(pieces))
 
 
-async def test_complaints_without_end_are_bounded_and_never_block_qemu(tmp_path: Path) -> None:
+async def test_endless_error_output_is_bounded_and_never_blocks_qemu(tmp_path: Path) -> None:
     fifo = tmp_path / "errors.fifo"
     os.mkfifo(fifo)
     theirs = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
@@ -101,7 +99,7 @@ async def test_complaints_without_end_are_bounded_and_never_block_qemu(tmp_path:
         os.close(theirs)
 
 
-async def test_what_was_read_is_kept_when_reading_is_ended_while_the_host_is_busy(
+async def test_cancelled_reader_still_stores_what_it_read(
     tmp_path: Path,
 ) -> None:
     busy = threading.Event()
@@ -125,9 +123,7 @@ async def test_what_was_read_is_kept_when_reading_is_ended_while_the_host_is_bus
     assert (tmp_path / "error.log").read_bytes() == b"last words\n"
 
 
-async def test_a_guest_that_prints_faster_than_it_may_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_fast_output_is_throttled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "_BURST_BYTES", 10_000)
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):

@@ -1,4 +1,4 @@
-"""The client of Firecracker's API: requests are the specification's, answers are bounded."""
+"""Firecracker's API client: requests match the specification, responses are bounded."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ CALLS: dict[str, tuple[str, list[Call]]] = {
 }
 
 
-def said(status: int, content: bytes = b"") -> httpx.Response:
+def response(status: int, content: bytes = b"") -> httpx.Response:
     return httpx.Response(status, stream=httpx.ByteStream(content))
 
 
@@ -85,20 +85,20 @@ def answering(
     return Api(httpx.MockTransport(answer))
 
 
-def test_every_request_that_there_is_is_tried_below() -> None:
+def test_every_request_is_covered() -> None:
     functions = inspect.getmembers(Api, inspect.iscoroutinefunction)
     assert set(CALLS) == {name for name, _ in functions if name[0] != "_"} - {"close"}
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))
-async def test_a_request_is_one_of_the_specification(name: str) -> None:
+async def test_requests_match_the_specification(name: str) -> None:
     operation, calls = CALLS[name]
     seen = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else None
         seen.append(specification.check(request.method, request.url.path, body))
-        return said(200, b"{}")
+        return response(200, b"{}")
 
     for call in calls:
         await call(answering(answer))
@@ -126,16 +126,14 @@ async def test_a_request_is_one_of_the_specification(name: str) -> None:
         ),
     ],
 )
-def test_what_the_specification_does_not_have_is_noticed(
-    method: str, path: str, body: object
-) -> None:
+def test_unknown_requests_are_detected(method: str, path: str, body: object) -> None:
     with pytest.raises(specification.SpecError):
         specification.check(method, path, body)
 
 
-async def test_a_refusal_is_told_in_few_and_harmless_words() -> None:
+async def test_error_message_is_bounded_and_printable() -> None:
     fault = "\x1b[2Jno\n such\x07 thing " + "x" * 10_000
-    api = answering(lambda _: said(400, json.dumps({"fault_message": fault}).encode()))
+    api = answering(lambda _: response(400, json.dumps({"fault_message": fault}).encode()))
     with pytest.raises(ApiError) as refused:
         await api.start()
     message = refused.value.message
@@ -155,12 +153,12 @@ async def test_a_refusal_is_told_in_few_and_harmless_words() -> None:
         (302, b"{}"),
     ],
 )
-async def test_an_answer_that_is_none_is_an_error_of_the_vmm(answer: tuple[int, bytes]) -> None:
+async def test_invalid_response_is_a_vmm_failure(answer: tuple[int, bytes]) -> None:
     with pytest.raises(VmmFailed):
-        await answering(lambda _: said(*answer)).state()
+        await answering(lambda _: response(*answer)).state()
 
 
-async def test_one_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_response_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_module, "_LIMIT_S", 0.05)
 
     async def never(_: httpx.Request) -> httpx.Response:
@@ -173,7 +171,7 @@ async def test_one_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPa
     assert not api.is_busy
 
 
-async def test_requests_go_one_at_a_time() -> None:
+async def test_requests_are_serialised() -> None:
     under_way, most = 0, 0
 
     async def answer(_: httpx.Request) -> httpx.Response:
@@ -182,13 +180,13 @@ async def test_requests_go_one_at_a_time() -> None:
         most = max(most, under_way)
         await asyncio.sleep(0)
         under_way -= 1
-        return said(204)
+        return response(204)
 
     api = Api(httpx.MockTransport(answer))
     await asyncio.gather(*(api.put_entropy() for _ in range(5)))
     assert most == 1
 
 
-async def test_nobody_at_the_socket_is_told_apart(tmp_path: Any) -> None:
+async def test_refused_connection_has_its_own_error(tmp_path: Any) -> None:
     with pytest.raises(api_module.NotListening):
         await Api.over(str(tmp_path / "nobody")).state()

@@ -1,4 +1,4 @@
-"""The parts of the Firecracker driver that need no process: arguments, limits, order, snapshots."""
+"""Parts of the Firecracker driver that need no process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def a_spec(folder: Path, **changes: Any) -> LaunchSpec:
 # The jailer's arguments
 
 
-def a_cell(**changes: Any) -> jailer.JailConfig:
+def a_config(**changes: Any) -> jailer.JailConfig:
     values: dict[str, Any] = {
         "id": VM_ID, "base": Path("/m/jail"), "uid": 64700, "parent_cgroup": "polydev",
         "netns": "polydev", "memory_mib": 512, "vcpus": 2, "largest_file_bytes": 4096 * MIB,
@@ -53,8 +53,8 @@ def a_cell(**changes: Any) -> jailer.JailConfig:
     return jailer.JailConfig(**{**values, **changes})
 
 
-def test_a_vmm_is_jailed_with_everything_that_it_may_have() -> None:
-    assert jailer.arguments(a_cell(), PROGRAMS) == [
+def test_jailer_arguments_hold_all_limits() -> None:
+    assert jailer.arguments(a_config(), PROGRAMS) == [
         "/usr/bin/jailer", "--id", VM_ID, "--exec-file", "/usr/bin/firecracker",
         "--uid", "64700", "--gid", "64700", "--chroot-base-dir", "/m/jail",
         "--cgroup-version", "2", "--parent-cgroup", "polydev",
@@ -63,19 +63,19 @@ def test_a_vmm_is_jailed_with_everything_that_it_may_have() -> None:
         "--resource-limit", f"fsize={4096 * MIB}", "--resource-limit", "no-file=256",
         "--", "--api-sock", "/api.sock",
     ]  # fmt: skip
-    assert jailer.root_of(a_cell(), PROGRAMS) == Path(f"/m/jail/firecracker/{VM_ID}/root")
+    assert jailer.root_of(a_config(), PROGRAMS) == Path(f"/m/jail/firecracker/{VM_ID}/root")
 
 
-def test_a_trial_needs_no_network() -> None:
-    assert "--netns" not in jailer.arguments(a_cell(netns=None), PROGRAMS)
+def test_probe_needs_no_network() -> None:
+    assert "--netns" not in jailer.arguments(a_config(netns=None), PROGRAMS)
 
 
-def test_sockets_lie_where_any_path_is_short_enough() -> None:
+def test_socket_paths_are_short() -> None:
     for name in (jailer.API_SOCKET, vsock.SOCKET):
         assert len(f"/{name}_1234567890".encode()) <= 107
 
 
-def test_no_limit_is_no_bucket() -> None:
+def test_unlimited_rate_has_no_bucket() -> None:
     assert limits.disk_buckets(RateLimits(0, 0, 0)).body() is None
     assert limits.disk_buckets(RateLimits(2, 0, 0)).body() == {
         "bandwidth": {"size": 2 * MIB, "one_time_burst": 2 * MIB, "refill_time": 1000}
@@ -85,7 +85,7 @@ def test_no_limit_is_no_bucket() -> None:
 # Binaries
 
 
-def test_programs_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_binaries_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingTool, match="`firecracker`") as missing:
         Binaries.find(tmp_path / "firecracker", tmp_path / "jailer")
     assert "POLYDEV_FIRECRACKER" in missing.value.hint
@@ -99,13 +99,13 @@ def a_program(folder: Path, prints: str) -> Binaries:
 
 
 @pytest.mark.parametrize("version", ["1.13.1", "1.14.0", "2.0.3"])
-async def test_a_version_is_known(tmp_path: Path, version: str) -> None:
-    said = f"Firecracker v{version}\n\nsomething more"
-    assert await binaries.read_version(a_program(tmp_path, said)) == version
+async def test_version_is_parsed(tmp_path: Path, version: str) -> None:
+    requests = f"Firecracker v{version}\n\nsomething more"
+    assert await binaries.read_version(a_program(tmp_path, requests)) == version
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("requests", "message"),
     [
         ("Firecracker v1.13.0", "1.13.0 is too old: Polydev needs 1.13.1"),
         ("Firecracker v0.99.99", "too old"),
@@ -113,33 +113,33 @@ async def test_a_version_is_known(tmp_path: Path, version: str) -> None:
         ("", "no output"),
     ],
 )
-async def test_a_version_that_will_not_do_is_refused(tmp_path: Path, said: str, told: str) -> None:
-    with pytest.raises(VmmFailed, match=told):
-        await binaries.read_version(a_program(tmp_path, said))
+async def test_unsupported_version_is_refused(tmp_path: Path, requests: str, message: str) -> None:
+    with pytest.raises(VmmFailed, match=message):
+        await binaries.read_version(a_program(tmp_path, requests))
 
 
-async def test_the_stand_in_tells_its_version(tmp_path: Path) -> None:
+async def test_fake_reports_its_version(tmp_path: Path) -> None:
     assert await binaries.read_version(install(tmp_path, version="1.15.2")) == "1.15.2"
 
 
-# What a machine is told, and in which order
+# What a machine is message, and in which order
 
 
-async def test_a_machine_is_told_everything_in_the_documented_order(tmp_path: Path) -> None:
-    said: list[tuple[str, Any]] = []
+async def test_machine_is_configured_in_the_documented_order(tmp_path: Path) -> None:
+    requests: list[tuple[str, Any]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        said.append((request.url.path, json.loads(request.content)))
+        requests.append((request.url.path, json.loads(request.content)))
         return httpx.Response(204, stream=httpx.ByteStream(b""))
 
     spec = a_spec(tmp_path)
     await configuration.machine(Api(httpx.MockTransport(answer)), spec, RateLimits())
-    assert [path for path, _ in said] == [
+    assert [path for path, _ in requests] == [
         "/logger", "/metrics", "/machine-config", "/boot-source",
         "/drives/root", "/drives/disk", "/drives/config",
         "/network-interfaces/lan", "/vsock", "/entropy", "/balloon",
     ]  # fmt: skip
-    bodies = dict(said)
+    bodies = dict(requests)
     drives = [bodies[f"/drives/{name}"] for name in ("root", "disk", "config")]
     assert [drive["is_read_only"] for drive in drives] == [True, False, True]
     assert not any(drive["is_root_device"] for drive in drives), "there is an initramfs"
@@ -150,13 +150,13 @@ async def test_a_machine_is_told_everything_in_the_documented_order(tmp_path: Pa
     assert bodies["/balloon"]["deflate_on_oom"] is True
 
 
-def test_only_the_disk_and_the_pipes_can_be_written(tmp_path: Path) -> None:
+def test_only_disk_and_pipes_are_writable(tmp_path: Path) -> None:
     files = configuration.machine_files(a_spec(tmp_path))
     assert {file.name for file in files if file.writable} == {"disk", "errors", "metrics"}
 
 
 @pytest.mark.parametrize("change", ["memory_mib", "vcpus"])
-def test_a_machine_of_another_size_has_another_fingerprint(tmp_path: Path, change: str) -> None:
+def test_size_changes_the_fingerprint(tmp_path: Path, change: str) -> None:
     spec = a_spec(tmp_path)
     one = fingerprint(spec, "1.13.1")
     changes: dict[str, Any] = {change: 4}
@@ -164,7 +164,7 @@ def test_a_machine_of_another_size_has_another_fingerprint(tmp_path: Path, chang
     assert fingerprint(dataclasses.replace(spec, tap="tap9", vm_id="vm-2"), "1.13.1") == one
 
 
-def test_another_version_or_kernel_has_another_fingerprint(tmp_path: Path) -> None:
+def test_version_and_kernel_change_the_fingerprint(tmp_path: Path) -> None:
     spec = a_spec(tmp_path)
     one = fingerprint(spec, "1.13.1")
     assert fingerprint(spec, "1.13.2") != one
@@ -182,7 +182,7 @@ def root(tmp_path: Path) -> Any:
     os.close(descriptor)
 
 
-def test_a_symlink_in_a_jail_is_not_followed(root: int, tmp_path: Path) -> None:
+def test_symlink_in_a_jail_is_not_followed(root: int, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(elsewhere))
@@ -197,7 +197,7 @@ def test_a_symlink_in_a_jail_is_not_followed(root: int, tmp_path: Path) -> None:
         jail.create_file(root, "memory", os.getuid())
 
 
-def test_only_the_vmms_own_socket_counts(root: int, tmp_path: Path) -> None:
+def test_only_the_vmms_own_socket_is_opened(root: int, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "api.sock"))
         os.close(jail.open_socket(root, "api.sock", os.getuid()))
@@ -208,7 +208,7 @@ def test_only_the_vmms_own_socket_counts(root: int, tmp_path: Path) -> None:
         jail.open_socket(root, "file", os.getuid())
 
 
-def test_a_pipe_in_place_of_a_file_does_not_hold_the_agent_up(root: int, tmp_path: Path) -> None:
+def test_fifo_in_place_of_a_file_does_not_block(root: int, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "memory")
     with pytest.raises(VmmFailed, match="not a regular file"):
         jail.open_file(root, "memory")
@@ -227,16 +227,16 @@ async def a_vmm(folder: Path, answer: bytes) -> asyncio.Server:
     return await asyncio.start_unix_server(serve, folder / vsock.SOCKET)
 
 
-async def test_what_the_guest_says_at_once_is_not_swallowed(root: int, tmp_path: Path) -> None:
+async def test_early_output_of_the_guest_is_not_lost(root: int, tmp_path: Path) -> None:
     async with await a_vmm(tmp_path, b"OK 1073741824\nSSH-2.0-x\r\n"):
         connected = await vsock.connect(root, os.getuid(), 22)
         with connected:
-            said = await asyncio.get_running_loop().sock_recv(connected, 100)
-    assert said == b"SSH-2.0-x\r\n"
+            requests = await asyncio.get_running_loop().sock_recv(connected, 100)
+    assert requests == b"SSH-2.0-x\r\n"
 
 
 @pytest.mark.parametrize("answer", [b"", b"NO\n", b"O" * 1000, b"OK 12"])
-async def test_a_vmm_that_does_not_connect_is_a_lost_channel(
+async def test_refused_vsock_connection_is_channel_lost(
     root: int, tmp_path: Path, answer: bytes
 ) -> None:
     async with await a_vmm(tmp_path, answer):
@@ -244,7 +244,7 @@ async def test_a_vmm_that_does_not_connect_is_a_lost_channel(
             await vsock.connect(root, os.getuid(), 22)
 
 
-async def test_no_socket_is_a_lost_channel(root: int) -> None:
+async def test_missing_vsock_socket_is_channel_lost(root: int) -> None:
     with pytest.raises(ChannelLost):
         await vsock.connect(root, os.getuid(), 22)
 
@@ -252,8 +252,8 @@ async def test_no_socket_is_a_lost_channel(root: int) -> None:
 # Snapshots
 
 
-class Kept:
-    """A snapshot in this process, handed out in pieces of an odd size."""
+class MemorySnapshot:
+    """An in-memory snapshot, read in pieces of odd sizes."""
 
     def __init__(self, content: bytes = b"") -> None:
         self.content = content
@@ -274,39 +274,39 @@ def memory_file(size: int, *pieces: tuple[int, bytes]) -> int:
     return descriptor
 
 
-async def test_a_snapshot_comes_back_as_it_was_and_holes_are_not_sent() -> None:
+async def test_snapshot_round_trip_skips_holes() -> None:
     size = 64 * MIB
     state = memory_file(3, (0, b"abc"))
     pieces = [(0, b"first"), (MIB - 3, b"across"), (40 * MIB, bytes(20_000)), (size - 1, b"z")]
     memory = memory_file(size, *pieces)
-    kept = Kept()
-    await snapshot.write(kept, state, memory, size)
-    assert len(kept.content) < 200_000
+    saved = MemorySnapshot()
+    await snapshot.write(saved, state, memory, size)
+    assert len(saved.content) < 200_000
     state_again, memory_again = memory_file(0), memory_file(0)
-    await snapshot.read(kept, state_again, memory_again, size)
+    await snapshot.read(saved, state_again, memory_again, size)
     assert os.pread(state_again, 10, 0) == b"abc"
     assert os.pread(memory_again, size + 1, 0) == os.pread(memory, size, 0)
-    assert kept.content == b""
+    assert saved.content == b""
 
 
-async def test_memory_without_a_single_zero_comes_back() -> None:
+async def test_memory_without_zeros_round_trips() -> None:
     size = 3 * MIB
     memory = memory_file(size, (0, b"\xff" * size))
-    kept = Kept()
-    await snapshot.write(kept, memory_file(1, (0, b"s")), memory, size)
+    saved = MemorySnapshot()
+    await snapshot.write(saved, memory_file(1, (0, b"s")), memory, size)
     again = memory_file(0)
-    await snapshot.read(kept, memory_file(0), again, size)
+    await snapshot.read(saved, memory_file(0), again, size)
     assert os.pread(again, size, 0) == b"\xff" * size
 
 
 @pytest.mark.parametrize("state_bytes", [0, 33 * MIB])
-async def test_files_that_are_no_snapshot_are_not_sent(state_bytes: int) -> None:
-    kept = Kept()
+async def test_invalid_snapshot_files_are_refused(state_bytes: int) -> None:
+    saved = MemorySnapshot()
     with pytest.raises(VmmFailed):
-        await snapshot.write(kept, memory_file(state_bytes), memory_file(MIB), MIB)
+        await snapshot.write(saved, memory_file(state_bytes), memory_file(MIB), MIB)
     with pytest.raises(VmmFailed):
-        await snapshot.write(kept, memory_file(1, (0, b"s")), memory_file(MIB), 2 * MIB)
-    assert kept.content == b""
+        await snapshot.write(saved, memory_file(1, (0, b"s")), memory_file(MIB), 2 * MIB)
+    assert saved.content == b""
 
 
 def framed(*extents: tuple[int, int], size: int = MIB) -> bytes:
@@ -331,6 +331,6 @@ def framed(*extents: tuple[int, int], size: int = MIB) -> bytes:
         b"POLYDEV-FC 1\n" + struct.pack("<Q", 1 << 50),
     ],
 )
-async def test_a_damaged_snapshot_is_unusable(content: bytes) -> None:
+async def test_damaged_snapshot_is_unusable(content: bytes) -> None:
     with pytest.raises(SnapshotUnusable):
-        await snapshot.read(Kept(content), memory_file(0), memory_file(0), MIB)
+        await snapshot.read(MemorySnapshot(content), memory_file(0), memory_file(0), MIB)

@@ -1,4 +1,4 @@
-"""Parts of the QEMU driver that must hold against a QEMU that a guest has taken over."""
+"""Parts of the QEMU driver that face a QEMU compromised by its guest."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\n'
 
 @contextlib.asynccontextmanager
 async def served_by(serve: Serve) -> AsyncIterator[socket.socket]:
-    """A socket whose other end is `serve`."""
+    """A socket whose peer is `serve`."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     reader, writer = await asyncio.open_unix_connection(sock=theirs)
@@ -52,7 +52,7 @@ def ignore(name: str, data: dict[str, Any]) -> None:
     pass
 
 
-async def test_answers_find_who_asked_and_events_their_handler() -> None:
+async def test_responses_and_events_are_dispatched() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
         held = []
@@ -68,19 +68,19 @@ async def test_answers_find_who_asked_and_events_their_handler() -> None:
     events = []
     async with served_by(serve) as connected:
         client = await Qmp.connect(connected, lambda name, data: events.append(name))
-        said = await asyncio.gather(client.execute("one"), client.execute("two"))
-        assert said == ["one", "two"]
+        sent = await asyncio.gather(client.execute("one"), client.execute("two"))
+        assert sent == ["one", "two"]
         await client.close()
     assert events == ["RESUME"] * 3
 
 
 @pytest.mark.parametrize(
-    "words",
+    "lines",
     [b"", b"nonsense\n", b"[]\n", b"\xff\xfe\n", b"x" * 3_000_000, b'{"QMP": {}}\n[1, 2]\n'],
 )
-async def test_nonsense_instead_of_an_answer_is_a_failure(words: bytes) -> None:
+async def test_garbage_is_a_failure(lines: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(words)
+        writer.write(lines)
         await writer.drain()
         writer.close()
 
@@ -91,7 +91,7 @@ async def test_nonsense_instead_of_an_answer_is_a_failure(words: bytes) -> None:
     assert connected.fileno() == -1
 
 
-async def test_a_line_nested_too_deeply_is_the_end_of_the_connection_and_no_more() -> None:
+async def test_deeply_nested_json_only_ends_the_connection() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
         asked = json.loads(await reader.readline())
@@ -106,7 +106,7 @@ async def test_a_line_nested_too_deeply_is_the_end_of_the_connection_and_no_more
         await client.close()  # or the machine could never be tidied up
 
 
-async def test_silence_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_response_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
         answered = json.loads(await reader.readline())["id"]
@@ -121,7 +121,7 @@ async def test_silence_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None
         await client.close()
 
 
-async def test_a_refusal_is_quoted_within_limits() -> None:
+async def test_error_text_is_bounded() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
         while line := await reader.readline():
@@ -140,7 +140,7 @@ async def test_a_refusal_is_quoted_within_limits() -> None:
         await client.close()
 
 
-async def test_who_waits_is_told_when_qemu_hangs_up() -> None:
+async def test_pending_commands_fail_when_qemu_disconnects() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
         await reader.readline()
@@ -157,7 +157,7 @@ async def test_who_waits_is_told_when_qemu_hangs_up() -> None:
         await client.close()
 
 
-async def test_one_that_ends_while_it_is_noted_is_told_with_its_words_and_leaves_nothing(
+async def test_exit_before_the_identity_file_is_reported_with_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = process.ProcessIdentity.write
@@ -193,7 +193,7 @@ print("cannot allocate memory", file=sys.stderr)
 
 
 @pytest.mark.parametrize("ends", [True, False])
-async def test_one_that_ends_when_its_guest_is_to_run_is_told_with_its_words(
+async def test_exit_at_the_guests_start_is_reported_with_its_output(
     tmp_path: Path, ends: bool
 ) -> None:
     script = DIES_WHEN_ITS_GUEST_IS_TO_RUN
@@ -212,13 +212,13 @@ async def test_one_that_ends_when_its_guest_is_to_run_is_told_with_its_words(
             await session.abort_start(error)
             raise
 
-    told = "QEMU did not start: cannot allocate memory" if ends else "QEMU error"
-    with pytest.raises(VmmFailed, match=told):
+    message = "QEMU did not start: cannot allocate memory" if ends else "QEMU error"
+    with pytest.raises(VmmFailed, match=message):
         await let_run()
     assert [it.name for it in tmp_path.iterdir()] == ["error.log"]
 
 
-def test_a_vmm_is_known_again_by_its_user_whatever_it_calls_itself() -> None:
+def test_process_is_recognised_by_user_not_by_arguments() -> None:
     uid = 1_900_000_123
     sleeper = "import time; print(flush=True); time.sleep(600)"
     with subprocess.Popen(
@@ -240,7 +240,7 @@ def test_a_vmm_is_known_again_by_its_user_whatever_it_calls_itself() -> None:
         vmm.kill()
 
 
-def test_the_counters_frequency_is_this_hosts() -> None:
+def test_tsc_frequency_is_the_hosts() -> None:
     khz = tsc_khz()
     assert 500_000 < khz < 10_000_000
     assert tsc_khz() == khz
@@ -265,7 +265,7 @@ def arguments(how: Acceleration, **changes: Any) -> str:
     return " ".join(machine_arguments(spec(**changes), BootDescriptors(20, 21, 22, 23), files, how))
 
 
-def test_emulation_is_told_the_counters_frequency_and_bounded_in_memory() -> None:
+def test_emulation_has_tsc_frequency_and_memory_limit() -> None:
     line = arguments(Acceleration("tcg", tsc_khz=2_600_000))
     assert "tsc_early_khz=2600000 tsc=reliable" in line
     assert "tcg,thread=multi,tb-size=256" in line
@@ -275,7 +275,7 @@ def test_emulation_is_told_the_counters_frequency_and_bounded_in_memory() -> Non
     assert "-accel kvm -cpu host" in line
 
 
-def test_the_vmm_is_given_no_path_and_no_way_out() -> None:
+def test_vmm_has_no_paths_and_no_outside_access() -> None:
     line = arguments(Acceleration("kvm"))
     assert "/nowhere" not in line
     assert "-nodefaults -no-user-config" in line
@@ -289,6 +289,6 @@ def test_the_vmm_is_given_no_path_and_no_way_out() -> None:
 
 
 @pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
-def test_the_guest_has_a_timer_to_check_its_own_against(accelerator: str) -> None:
-    """Without it, one guest in fifty on a loaded host hangs at its first sleep."""
+def test_guest_has_a_reference_timer(accelerator: str) -> None:
+    """Without one, a guest may hang at its first sleep on a loaded host."""
     assert "pit=on,pic=on" in arguments(Acceleration(accelerator))

@@ -1,4 +1,4 @@
-"""A stand-in provider in this process."""
+"""Fake providers in this process."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

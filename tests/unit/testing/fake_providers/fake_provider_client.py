@@ -1,4 +1,4 @@
-"""What a CLI's login sends to a stand-in provider in this process, and what a person does."""
+"""Requests of a CLI's login to fake providers, and a user's sign-in."""
 
 import base64
 import hashlib
@@ -41,7 +41,7 @@ class FormFields(html.parser.HTMLParser):
 
 @dataclass
 class Attempt:
-    """One login, as a CLI would begin it."""
+    """One login, as a CLI starts it."""
 
     client_id: str = CODEX
     redirect_uri: str = CODEX_CALLBACK
@@ -93,7 +93,7 @@ class Provider:
         )
 
     async def sign_in(self, attempt: Attempt, decision: str = "allow") -> dict[str, str]:
-        """Go through the pages; the query that the redirect carries back."""
+        """Go through the pages; return the query of the redirect."""
         page = await self.get(attempt.host, "/oauth/authorize", params=attempt.query())
         form = FormFields(await page.text()).fields
         form |= {"email": "ada@example.test", "password": "analytical-engine"}

@@ -1,4 +1,4 @@
-"""The proxy is a way to the stand-in and to nowhere else."""
+"""The proxy reaches the fake providers and nothing else."""
 
 import asyncio
 import ssl
@@ -50,14 +50,14 @@ async def proxy(tmp_path: Path) -> AsyncIterator[Running]:
     call_log.close()
 
 
-async def test_a_providers_host_is_served_with_its_own_certificate(proxy: Running) -> None:
+async def test_provider_host_has_a_valid_certificate(proxy: Running) -> None:
     async with proxy.client() as client:
         for host in ("claude.com", "auth.openai.com"):
             answer = await client.post(f"https://{host}/x", content=b"a" * 300_000)
             assert answer.content == b"a" * 300_000
 
 
-async def test_other_hosts_are_refused_clearly(proxy: Running) -> None:
+async def test_other_hosts_are_refused(proxy: Running) -> None:
     for target in ("example.com:443", "claude.com:80", "claude.com.evil.example:443"):
         request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
         answer = await proxy.raw(request)
@@ -75,11 +75,11 @@ async def test_other_hosts_are_refused_clearly(proxy: Running) -> None:
         b"\xff\xfe\r\n\r\n",
     ],
 )
-async def test_only_connect_is_understood(proxy: Running, request_head: bytes) -> None:
+async def test_only_connect_is_supported(proxy: Running, request_head: bytes) -> None:
     assert (await proxy.raw(request_head)).startswith(b"HTTP/1.1 405 ")
 
 
-async def test_an_endless_head_is_cut_off(proxy: Running) -> None:
+async def test_endless_request_head_is_bounded(proxy: Running) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     with pytest.raises((ConnectionError, EOFError)):  # noqa: PT012
         for _ in range(200):
@@ -90,7 +90,7 @@ async def test_an_endless_head_is_cut_off(proxy: Running) -> None:
     writer.close()
 
 
-async def test_who_does_not_trust_the_authority_gets_no_further(proxy: Running) -> None:
+async def test_client_without_the_ca_fails(proxy: Running) -> None:
     async with httpx.AsyncClient(proxy=f"http://127.0.0.1:{proxy.port}") as client:
         with pytest.raises(httpx.ConnectError):
             await client.get("https://claude.com/")

@@ -1,4 +1,4 @@
-"""The private authority is kept while it is valid, and made anew when it is not."""
+"""The fake CA is reused while it is valid, and recreated otherwise."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from polydev.testing.fake_providers.test_ca import Authority, ensure_authority
 HOSTS = ("claude.com", "auth.openai.com")
 
 
-def test_a_valid_authority_is_kept(tmp_path: Path) -> None:
+def test_valid_authority_is_reused(tmp_path: Path) -> None:
     first = ensure_authority(tmp_path, HOSTS).ca.read_bytes()
     assert ensure_authority(tmp_path, HOSTS).ca.read_bytes() == first
     assert ensure_authority(tmp_path, HOSTS[::-1]).ca.read_bytes() == first
@@ -29,7 +29,7 @@ def _swap_the_authority(authority: Authority) -> None:
 
 
 @pytest.mark.parametrize("damage", [_cut_the_key, _remove_the_certificate, _swap_the_authority])
-def test_a_damaged_authority_is_replaced(tmp_path: Path, damage: object) -> None:
+def test_damaged_authority_is_replaced(tmp_path: Path, damage: object) -> None:
     authority = ensure_authority(tmp_path, HOSTS)
     damage(authority)  # type: ignore[operator]
     before = authority.ca.read_bytes()
@@ -42,7 +42,7 @@ def test_new_hosts_need_a_new_certificate(tmp_path: Path) -> None:
     assert ensure_authority(tmp_path, (*HOSTS, "x.test")).certificate.read_bytes() != first
 
 
-def test_the_key_is_private_and_the_authoritys_own_key_is_gone(tmp_path: Path) -> None:
+def test_server_key_is_private_and_ca_key_is_discarded(tmp_path: Path) -> None:
     authority = ensure_authority(tmp_path, HOSTS)
     assert authority.key.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -1,4 +1,4 @@
-"""The stand-in's Google is what Gemini CLI logs in to, and as strict where Google is."""
+"""The fake Google accepts Gemini CLI's login, and is as strict as Google."""
 
 import json
 
@@ -14,7 +14,7 @@ CODE_ASSIST, API = "cloudcode-pa.googleapis.com", "generativelanguage.googleapis
 
 
 async def code(provider: Provider, **changed: str) -> str:
-    """Sign in as Gemini CLI has it done: without PKCE; the code."""
+    """Sign in as Gemini CLI does, without PKCE; return the code."""
     query = {"response_type": "code", "client_id": CLIENT, "redirect_uri": CALLBACK, "state": "S"}
     page = await provider.get(SIGN_IN, "/o/oauth2/v2/auth", params=query | changed)
     form = FormFields(await page.text()).fields
@@ -44,26 +44,26 @@ def bearer(tokens: dict) -> dict[str, str]:
     return {"Authorization": f"Bearer {tokens['access_token']}"}
 
 
-async def test_a_login_needs_no_challenge_and_gives_what_the_cli_keeps(provider: Provider) -> None:
+async def test_login_works_without_pkce(provider: Provider) -> None:
     tokens = await log_in(provider)
     assert tokens["access_token"].startswith("ya29.standin-")
     assert tokens["refresh_token"].startswith("1//standin-")
     assert tokens["id_token"].count(".") == 2
     headers = bearer(tokens)
-    told = await (await provider.post(TOKENS, "/tokeninfo", headers=headers)).json()
-    assert told["email"] == "ada@example.test"
+    tokens = await (await provider.post(TOKENS, "/tokeninfo", headers=headers)).json()
+    assert tokens["email"] == "ada@example.test"
     user = await provider.get("www.googleapis.com", "/oauth2/v2/userinfo", headers=headers)
     assert (await user.json())["name"] == "Ada Example"
 
 
-async def test_who_gives_a_challenge_must_meet_it(provider: Provider) -> None:
+async def test_pkce_challenge_is_enforced(provider: Provider) -> None:
     given = await code(provider, code_challenge="c" * 43, code_challenge_method="S256")
     fields = {"grant_type": "authorization_code", "redirect_uri": CALLBACK, "code": given}
     status, answer = await exchange(provider, code_verifier="x" * 43, **fields)
     assert (status, answer["error"]) == (400, "invalid_grant")
 
 
-async def test_a_refresh_token_works_until_it_is_revoked(provider: Provider) -> None:
+async def test_refresh_token_works_until_revoked(provider: Provider) -> None:
     refresh = (await log_in(provider))["refresh_token"]
     again = {"grant_type": "refresh_token", "refresh_token": refresh}
     for _ in range(3):
@@ -74,7 +74,7 @@ async def test_a_refresh_token_works_until_it_is_revoked(provider: Provider) -> 
     assert (status, answer["error"]) == (400, "invalid_grant")
 
 
-async def test_a_pasted_code_is_shown_alone(provider: Provider) -> None:
+async def test_paste_page_shows_only_the_code(provider: Provider) -> None:
     page = await provider.get(
         "codeassist.google.com", "/authcode", params={"code": "c", "state": "S"}
     )
@@ -82,15 +82,17 @@ async def test_a_pasted_code_is_shown_alone(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("uri", ["http://evil.test/oauth2callback", "https://127.0.0.1:1/"])
-async def test_other_addresses_get_no_code(provider: Provider, uri: str) -> None:
+async def test_unregistered_redirects_get_no_code(provider: Provider, uri: str) -> None:
     query = {"response_type": "code", "client_id": CLIENT, "redirect_uri": uri}
     assert (await provider.get(SIGN_IN, "/o/oauth2/v2/auth", params=query)).status == 400
 
 
-async def test_code_assist_knows_the_account_and_answers(provider: Provider) -> None:
+async def test_code_assist_identifies_the_account_and_answers(provider: Provider) -> None:
     headers = bearer(await log_in(provider))
-    told = await provider.post(CODE_ASSIST, "/v1internal:loadCodeAssist", json={}, headers=headers)
-    assert (await told.json())["cloudaicompanionProject"]
+    tokens = await provider.post(
+        CODE_ASSIST, "/v1internal:loadCodeAssist", json={}, headers=headers
+    )
+    assert (await tokens.json())["cloudaicompanionProject"]
     contents = [{"role": "user", "parts": [{"text": "Why is 3 odd?"}]}]
     body = {"model": "m", "request": {"contents": contents}}
     path = "/v1internal:streamGenerateContent"
@@ -108,7 +110,7 @@ async def test_code_assist_knows_the_account_and_answers(provider: Provider) -> 
     assert other.status == 404
 
 
-async def test_a_key_opens_the_gemini_api_and_not_another(provider: Provider) -> None:
+async def test_api_key_is_valid_for_gemini_only(provider: Provider) -> None:
     path = "/v1beta/models/gemini-x:generateContent"
     body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
     headers = {"x-goog-api-key": ACCOUNTS[0].api_key("google")}
@@ -122,7 +124,7 @@ async def test_a_key_opens_the_gemini_api_and_not_another(provider: Provider) ->
         assert (await provider.post(API, path, json=body, headers=other)).status == 401
 
 
-async def test_keys_open_the_other_providers_apis_too(provider: Provider) -> None:
+async def test_api_keys_of_other_providers_work(provider: Provider) -> None:
     grace = ACCOUNTS[1]
     message = {"messages": [{"role": "user", "content": "hi"}]}
     headers = {"x-api-key": grace.api_key("anthropic")}

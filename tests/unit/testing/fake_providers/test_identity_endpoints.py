@@ -1,4 +1,4 @@
-"""The identity provider is as strict as the real ones about every step of a login."""
+"""The identity provider enforces every step of a login, like the real ones."""
 
 import json
 
@@ -10,7 +10,7 @@ CLAUDE = Attempt(
 )
 
 
-async def test_a_login_gives_tokens_once_and_passes_the_state_through(provider: Provider) -> None:
+async def test_code_works_once_and_state_is_returned(provider: Provider) -> None:
     attempt = Attempt()
     back = await provider.sign_in(attempt)
     assert back["state"] == attempt.state
@@ -42,7 +42,7 @@ async def test_claude_code_sends_json_and_gets_its_account(provider: Provider) -
         ({"client_id": CLAUDE.client_id}, "unknown"),
     ],
 )
-async def test_a_code_is_worthless_without_what_belongs_to_it(
+async def test_code_needs_its_client_uri_and_verifier(
     provider: Provider, changed: dict[str, str], why: str
 ) -> None:
     attempt = Attempt()
@@ -61,7 +61,7 @@ async def test_a_code_expires_after_a_minute(provider: Provider) -> None:
     assert "expired" in answer["error_description"]
 
 
-async def test_a_code_used_twice_takes_back_what_it_gave(provider: Provider) -> None:
+async def test_reused_code_revokes_its_tokens(provider: Provider) -> None:
     attempt = Attempt()
     back = await provider.sign_in(attempt)
     _, tokens = await provider.token(**attempt.exchange(back["code"]))
@@ -113,9 +113,7 @@ async def test_access_tokens_expire(provider: Provider) -> None:
         "",
     ],
 )
-async def test_nobody_is_redirected_to_an_unregistered_address(
-    provider: Provider, redirect_uri: str
-) -> None:
+async def test_unregistered_redirect_is_refused(provider: Provider, redirect_uri: str) -> None:
     query = Attempt().query(redirect_uri=redirect_uri)
     answer = await provider.get("auth.openai.com", "/oauth/authorize", params=query)
     assert answer.status == 400
@@ -130,7 +128,7 @@ async def test_nobody_is_redirected_to_an_unregistered_address(
         ({"response_type": "token"}, "unsupported_response_type"),
     ],
 )
-async def test_a_login_without_pkce_is_sent_back(
+async def test_login_without_pkce_is_refused(
     provider: Provider, changed: dict[str, str], error: str
 ) -> None:
     query = Attempt().query(**changed)
@@ -156,7 +154,7 @@ async def test_the_wrong_password_shows_the_form_again(provider: Provider) -> No
     assert consent.status == 400  # consent without having signed in
 
 
-async def test_who_denies_goes_back_without_a_code(provider: Provider) -> None:
+async def test_denial_redirects_without_a_code(provider: Provider) -> None:
     back = await provider.sign_in(Attempt(), decision="deny")
     assert back["error"] == "access_denied"
     assert "code" not in back
@@ -169,7 +167,7 @@ async def test_the_code_page_shows_code_and_state(provider: Provider) -> None:
     assert f">{back['code']}#{back['state']}</code>" in await page.text()
 
 
-async def test_forms_submit_themselves_only_when_asked_to(provider: Provider) -> None:
+async def test_forms_submit_themselves_only_on_request(provider: Provider) -> None:
     async def opened() -> str:
         query = Attempt().query()
         page = await provider.get("auth.openai.com", "/oauth/authorize", params=query)
@@ -182,13 +180,13 @@ async def test_forms_submit_themselves_only_when_asked_to(provider: Provider) ->
     assert FormFields(page).fields["password"]
 
 
-async def test_what_a_client_sends_is_shown_as_text(provider: Provider) -> None:
+async def test_client_input_is_escaped(provider: Provider) -> None:
     params = {"code": "<script>alert(1)</script>", "state": "x"}
     page = await provider.get("platform.claude.com", "/oauth/code/callback", params=params)
     assert "<script>" not in await page.text()
 
 
-async def test_the_journal_tells_calls_but_no_secret(provider: Provider) -> None:
+async def test_call_log_contains_calls_but_no_secret(provider: Provider) -> None:
     attempt = Attempt()
     back = await provider.sign_in(attempt)
     _, tokens = await provider.token(**attempt.exchange(back["code"]))

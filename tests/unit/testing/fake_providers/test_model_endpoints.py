@@ -1,4 +1,4 @@
-"""The model endpoints stream an answer that proves the question arrived, to live tokens only."""
+"""The model endpoints stream the prompt back, for valid tokens only."""
 
 import json
 
@@ -68,7 +68,7 @@ async def test_openai_streams_the_question_back(provider: Provider) -> None:
 @pytest.mark.parametrize(
     "header", [{}, {"Authorization": "Bearer sk-ant-oat01-standin-x"}, {"x-api-key": "k"}]
 )
-async def test_no_live_token_no_answer(provider: Provider, header: dict[str, str]) -> None:
+async def test_invalid_token_is_refused(provider: Provider, header: dict[str, str]) -> None:
     for host, path in (
         ("api.anthropic.com", "/v1/messages"),
         ("chatgpt.com", "/backend-api/codex/responses"),
@@ -77,13 +77,13 @@ async def test_no_live_token_no_answer(provider: Provider, header: dict[str, str
         assert answer.status == 401
 
 
-async def test_a_token_opens_only_its_own_provider(provider: Provider) -> None:
+async def test_token_is_valid_for_its_provider_only(provider: Provider) -> None:
     headers = await openai(provider)
     answer = await provider.post("api.anthropic.com", "/v1/messages", json={}, headers=headers)
     assert answer.status == 401
 
 
-async def test_a_body_that_is_no_object_is_refused(provider: Provider) -> None:
+async def test_body_must_be_an_object(provider: Provider) -> None:
     headers = await anthropic(provider)
     for body in (b"[1]", b"{", b"\xff"):
         answer = await provider.post(
@@ -92,7 +92,7 @@ async def test_a_body_that_is_no_object_is_refused(provider: Provider) -> None:
         assert answer.status == 400
 
 
-def test_what_the_clis_add_is_not_the_question() -> None:
+def test_cli_additions_are_not_the_prompt() -> None:
     turns = [
         {"role": "user", "content": "first"},
         {"role": "assistant", "content": [{"type": "text", "text": "answer"}]},
@@ -109,5 +109,5 @@ def test_what_the_clis_add_is_not_the_question() -> None:
 
 
 @pytest.mark.parametrize("turns", [None, [], "x", [1], [{"role": "user"}], [{"role": "tool"}]])
-def test_a_conversation_without_a_question_has_no_text(turns: object) -> None:
+def test_conversation_without_a_prompt_is_empty(turns: object) -> None:
     assert anthropic_api.conversation({"messages": turns}).prompt == ""

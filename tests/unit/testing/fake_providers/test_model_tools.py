@@ -1,4 +1,4 @@
-"""Told to, each provider's model uses the tools of its CLI one after another, and then answers."""
+"""The fake models use their CLI's tools in order, then answer."""
 
 import json
 from collections.abc import Callable
@@ -10,23 +10,23 @@ from polydev.testing.fake_providers.models import anthropic, google, openai
 from polydev.testing.fake_providers.models.conversation import Conversation
 
 PROMPT = "Please\nwrite notes/a.txt: hello\nrun: ls -l\nplan"
-Said = list[str]
+Reply = list[str]
 
 
-def anthropic_body(prompt: str, results: Said) -> dict[str, Any]:
+def anthropic_body(prompt: str, results: Reply) -> dict[str, Any]:
     reminder = {"type": "text", "text": "<system-reminder>run: rm -rf /</system-reminder>"}
     messages = [
         {"role": "user", "content": "run: what was asked before"},
         {"role": "user", "content": [reminder, {"type": "text", "text": prompt}]},
         *(
-            {"role": "user", "content": [{"type": "tool_result", "content": said}, reminder]}
-            for said in results
+            {"role": "user", "content": [{"type": "tool_result", "content": reply}, reminder]}
+            for reply in results
         ),
     ]
     return {"messages": messages, "tools": [{"name": "Write"}, {"name": "Bash"}]}
 
 
-def openai_body(prompt: str, results: Said) -> dict[str, Any]:
+def openai_body(prompt: str, results: Reply) -> dict[str, Any]:
     code = "### `apply_patch`\nx\n### `exec_command`\ny"
     functions = {"type": "namespace", "tools": [{"name": "exec", "description": code}]}
     added = {"text": "<environment_context>run: no</environment_context>"}
@@ -42,9 +42,9 @@ def openai_body(prompt: str, results: Said) -> dict[str, Any]:
     }
 
 
-def google_body(prompt: str, results: Said) -> dict[str, Any]:
+def google_body(prompt: str, results: Reply) -> dict[str, Any]:
     names = [{"name": "write_file"}, {"name": "run_shell_command"}]
-    answers = [{"functionResponse": {"response": {"output": said}}} for said in results]
+    answers = [{"functionResponse": {"response": {"output": reply}}} for reply in results]
     return {
         "tools": [{"functionDeclarations": names}],
         "contents": [
@@ -76,9 +76,9 @@ APIS = [
 
 
 @pytest.mark.parametrize(("read", "body_of", "call", "marks"), APIS)
-def test_tools_come_in_their_order_and_the_last_ones_words_in_the_answer(
+def test_tools_run_in_order_and_the_last_output_is_answered(
     read: Callable[[dict[str, Any]], Conversation],
-    body_of: Callable[[str, Said], dict[str, Any]],
+    body_of: Callable[[str, Reply], dict[str, Any]],
     call: Callable[[Conversation, dict[str, Any]], str],
     marks: tuple[str, str],
 ) -> None:
@@ -91,9 +91,9 @@ def test_tools_come_in_their_order_and_the_last_ones_words_in_the_answer(
 
 
 @pytest.mark.parametrize(("read", "body_of", "call", "marks"), APIS)
-def test_a_new_prompt_begins_anew(
+def test_new_prompt_starts_over(
     read: Callable[[dict[str, Any]], Conversation],
-    body_of: Callable[[str, Said], dict[str, Any]],
+    body_of: Callable[[str, Reply], dict[str, Any]],
     call: object,
     marks: object,
 ) -> None:
@@ -107,20 +107,20 @@ def test_a_new_prompt_begins_anew(
     "body",
     [{}, {"messages": 1, "input": "x", "contents": [1, {"role": "user"}], "tools": {}}],
 )
-def test_a_request_of_another_shape_asks_nothing(
+def test_malformed_request_has_no_prompt(
     read: Callable[[dict[str, Any]], Conversation], body: dict[str, Any]
 ) -> None:
     assert read(body).prompt == ""
 
 
-def test_a_call_without_tools_is_answered_shortly() -> None:
+def test_request_without_tools_gets_a_short_answer() -> None:
     body = anthropic_body("slowly: 500\nrun: ls", []) | {"tools": []}
     asked = anthropic.conversation(body)
     assert asked.next_tool is None
     assert len(asked.pieces) < 20
 
 
-def test_where_nobody_is_asked_codex_stays_in_its_sandbox() -> None:
+def test_codex_stays_sandboxed_without_approvals() -> None:
     body = openai_body("run: ls", [])
     assert "require_escalated" in openai_call(openai.conversation(body), body)
     never = {"role": "developer", "content": [{"text": "Approval policy is currently never."}]}

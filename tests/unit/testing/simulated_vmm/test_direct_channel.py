@@ -1,4 +1,4 @@
-"""A simulated machine's channel without SSH does what the other one does."""
+"""A simulated machine's channel without SSH behaves like the SSH one."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ async def channel(vmm: SimulatedVmm) -> DirectChannel:
 
 
 def over_ssh(vmm: SimulatedVmm) -> Channel:
-    """A channel that nothing here uses."""
+    """A channel that is not used here."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     public, private = key.export_public_key().decode(), key.export_private_key().decode()
     return Channel(vmm.open_channel, public, private)
 
 
-async def test_programs_read_print_and_end(channel: DirectChannel) -> None:
+async def test_programs_read_print_and_exit(channel: DirectChannel) -> None:
     cat = await channel.exec(ExecRequest(argv=["cat"]))
     await cat.write(b"one")
     assert await cat.read() == (STDOUT, b"one")
@@ -50,9 +50,9 @@ async def test_programs_read_print_and_end(channel: DirectChannel) -> None:
     assert await cat.wait() == 0
 
     unknown = await channel.exec(ExecRequest(argv=["no-such-program"]))
-    said = await unknown.read()
-    assert said is not None
-    assert said[0] == STDERR
+    output = await unknown.read()
+    assert output is not None
+    assert output[0] == STDERR
     assert await unknown.read() is None
     assert await unknown.wait() == 127
 
@@ -81,9 +81,7 @@ async def test_the_browser_service_answers_and_nothing_else_does(channel: Direct
         await channel.open_tcp(5999)
 
 
-async def test_nothing_of_it_works_once_the_machine_has_ended(
-    vmm: SimulatedVmm, channel: DirectChannel
-) -> None:
+async def test_ended_machine_refuses_everything(vmm: SimulatedVmm, channel: DirectChannel) -> None:
     await vmm.kill()
     with pytest.raises(ChannelLost):
         await channel.exec(ExecRequest(argv=["true"]))
@@ -91,7 +89,7 @@ async def test_nothing_of_it_works_once_the_machine_has_ended(
         await channel.read_file("/root/x", 1)
 
 
-async def test_a_machine_has_no_such_channel_unless_it_is_wanted(tmp_path: Path) -> None:
+async def test_direct_channel_is_opt_in(tmp_path: Path) -> None:
     spec, _ = await spec_in(tmp_path, MachineKind.CLI)
     made = await SimulatedDriver().launch(spec)
     assert made.direct_channel(over_ssh(made)) is None

@@ -1,4 +1,4 @@
-"""The agent of a simulated CLI, asked by the protocol's own client library."""
+"""The agent of a simulated CLI, driven by the protocol's client library."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from polydev.testing.simulated_vmm.acp.wire import Wire
 
 
 class User:
-    """A client that keeps what it is told, and chooses `choice` when it is asked."""
+    """A client that stores updates, and answers permission requests with `choice`."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.updates: list[Any] = []
         self.asked: list[Any] = []
         self.choice: str | None = "allow_once"
-        self.was_told = asyncio.Event()
+        self.has_update = asyncio.Event()
 
     async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
-        self.told.append(update)
-        self.was_told.set()
+        self.updates.append(update)
+        self.has_update.set()
 
     async def request_permission(
         self, session_id: str, tool_call: Any, options: list[Any], **_: Any
@@ -40,10 +40,10 @@ class User:
         return schema.RequestPermissionResponse(outcome=chosen)
 
     def text(self, kind: type = schema.AgentMessageChunk) -> str:
-        return "".join(it.content.text for it in self.told if isinstance(it, kind))
+        return "".join(it.content.text for it in self.updates if isinstance(it, kind))
 
     def on_connect(self, connection: object) -> None:
-        """The library tells it; nothing to do."""
+        """Do nothing."""
 
 
 Start = Callable[[User], Awaitable[ClientSideConnection]]
@@ -51,7 +51,7 @@ Start = Callable[[User], Awaitable[ClientSideConnection]]
 
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts an agent in the one machine of the test, and connects a client to it."""
+    """Start an agent in the test's machine, and connect a client to it."""
     running: list[asyncio.Task[int]] = []
     (tmp_path / "logged-in").touch()
 
@@ -62,9 +62,9 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         running.append(asyncio.create_task(agent.run(reader)))
         mine_in, mine_out = await asyncio.open_connection(sock=ours)
         client = acp.connect_to_agent(user, mine_out, mine_in)
-        told = await client.initialize(protocol_version=1)
-        assert told.agent_capabilities is not None
-        assert told.agent_capabilities.load_session
+        updates = await client.initialize(protocol_version=1)
+        assert updates.agent_capabilities is not None
+        assert updates.agent_capabilities.load_session
         return client
 
     yield connect
@@ -82,29 +82,29 @@ async def new(client: ClientSideConnection) -> str:
     return (await client.new_session(cwd="/root", mcp_servers=[])).session_id
 
 
-async def test_an_answer_comes_in_pieces(start: Start) -> None:
+async def test_answer_is_streamed(start: Start) -> None:
     user = User()
     client = await start(user)
     assert await ask(client, await new(client), "Hello there") == "end_turn"
     assert user.text() == "You said: Hello there"
-    assert len(user.told) > 2
+    assert len(user.updates) > 2
 
 
-async def test_what_it_wants_to_do_it_asks_for_first(start: Start, tmp_path: Path) -> None:
+async def test_tools_need_permission(start: Start, tmp_path: Path) -> None:
     user = User()
     client = await start(user)
     assert await ask(client, await new(client), "write notes/a.txt: hi\nrun: ls") == "end_turn"
     assert [call.kind for call, _ in user.asked] == ["edit", "execute"]
     assert [it.kind for it in user.asked[0][1]] == ["allow_once", "allow_always", "reject_once"]
     assert (tmp_path / "root/notes/a.txt").read_text() == "hi\n"
-    updates = [it for it in user.told if isinstance(it, schema.ToolCallProgress)]
+    updates = [it for it in user.updates if isinstance(it, schema.ToolCallProgress)]
     assert [it.status for it in updates] == ["in_progress", "completed"] * 2
-    start_of = next(it for it in user.told if isinstance(it, schema.ToolCallStart))
+    start_of = next(it for it in user.updates if isinstance(it, schema.ToolCallStart))
     diff = start_of.content[0]
     assert (diff.path, diff.new_text) == ("/root/notes/a.txt", "hi\n")
 
 
-async def test_what_is_refused_is_not_done(start: Start, tmp_path: Path) -> None:
+async def test_refused_tools_do_not_run(start: Start, tmp_path: Path) -> None:
     user = User()
     user.choice = "reject_once"
     client = await start(user)
@@ -113,7 +113,7 @@ async def test_what_is_refused_is_not_done(start: Start, tmp_path: Path) -> None
     assert "did not allow" in user.text()
 
 
-async def test_always_is_for_all_of_its_kind(start: Start) -> None:
+async def test_always_allow_covers_the_kind(start: Start) -> None:
     user = User()
     user.choice = "allow_always"
     client = await start(user)
@@ -124,20 +124,20 @@ async def test_always_is_for_all_of_its_kind(start: Start) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["slowly: 500", "run: sleep"])
-async def test_a_turn_can_be_stopped_in_its_middle(start: Start, prompt: str) -> None:
+async def test_turn_can_be_cancelled(start: Start, prompt: str) -> None:
     user = User()
     user.choice = None
     client = await start(user)
     session_id = await new(client)
     turn = asyncio.create_task(ask(client, session_id, prompt))
     async with asyncio.timeout(10):
-        await user.was_told.wait()
+        await user.has_update.wait()
         await client.cancel(session_id=session_id)
         assert await turn == "cancelled"
     assert await ask(client, session_id, "still there?") == "end_turn"
 
 
-async def test_a_session_is_loaded_by_a_later_agent_with_all_that_was_told(start: Start) -> None:
+async def test_later_agent_loads_a_session_with_its_updates(start: Start) -> None:
     first, second = User(), User()
     client = await start(first)
     session_id = await new(client)
@@ -145,14 +145,14 @@ async def test_a_session_is_loaded_by_a_later_agent_with_all_that_was_told(start
     later = await start(second)
     await later.load_session(session_id=session_id, cwd="/root", mcp_servers=[])
     assert second.text(schema.UserMessageChunk) == "plan\nthink: hm\nwrite a: b"
-    said = [it for it in second.told if not isinstance(it, schema.UserMessageChunk)]
-    assert said == first.told
-    plans = [it for it in said if isinstance(it, schema.AgentPlanUpdate)]
+    output = [it for it in second.updates if not isinstance(it, schema.UserMessageChunk)]
+    assert output == first.updates
+    plans = [it for it in output if isinstance(it, schema.AgentPlanUpdate)]
     assert [entry.status for entry in plans[-1].entries] == ["completed"] * 3
     assert await ask(later, session_id, "again") == "end_turn"
 
 
-async def test_errors_are_answers(start: Start, tmp_path: Path) -> None:
+async def test_errors_are_responses(start: Start, tmp_path: Path) -> None:
     client = await start(User())
     session_id = await new(client)
     with pytest.raises(acp.RequestError, match="no more today"):

@@ -96,7 +96,7 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
 async def http(
     channel: Channel | DirectChannel, method: str, path: str, body: object = None
 ) -> tuple[int, Any]:
-    """One request to the browser service through the channel."""
+    """Send one request to the browser service through the channel."""
     content = b"" if body is None else json.dumps(body).encode()
     head = (
         f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nConnection: close\r\n"
@@ -112,12 +112,12 @@ async def http(
     return int(status.split()[1]), json.loads(rest.partition(b"\r\n\r\n")[2])
 
 
-async def test_says_on_its_console_that_it_is_ready(launch: Launch, tmp_path: Path) -> None:
+async def test_prints_the_ready_marker(launch: Launch, tmp_path: Path) -> None:
     await launch()
     assert "POLYDEV-READY 0123\n" in (tmp_path / "vm-0/console.log").read_text()
 
 
-async def test_runs_programs_and_tells_their_exit_codes(launch: Launch) -> None:
+async def test_runs_programs_and_returns_exit_codes(launch: Launch) -> None:
     _, channel = await launch()
     assert (await channel.run(["true"])).exit_code == 0
     unknown = await channel.run(["no-such-program"])
@@ -204,7 +204,7 @@ async def turn(cli: Channel, provider: providers.Provider) -> list[providers.Cha
     return [*events, *reader.close()]
 
 
-async def test_a_login_that_nobody_finishes_takes_a_pasted_code(launch: Launch) -> None:
+async def test_unfinished_login_accepts_a_pasted_code(launch: Launch) -> None:
     _, browser = await launch(MachineKind.BROWSER, Simulation(login_end=LoginEnd.NEVER))
     await http(browser, "POST", "/auth/claude_code", {"sessionId": "s"})
     _, before = await http(browser, "GET", "/auth/claude_code/credentials/status")
@@ -221,7 +221,7 @@ async def test_another_token_is_refused(launch: Launch, monkeypatch: pytest.Monk
     assert (await http(browser, "GET", "/auth/codex/oauth-url"))[0] == 401
 
 
-async def test_a_cli_machine_listens_nowhere(launch: Launch) -> None:
+async def test_cli_machine_has_no_ports(launch: Launch) -> None:
     _, channel = await launch()
     with pytest.raises(ChannelLost):
         await channel.open_tcp(8080)
@@ -237,7 +237,7 @@ async def test_poweroff_ends_it(launch: Launch) -> None:
         await vmm.open_channel()
 
 
-async def test_killed_before_it_is_ready_it_says_so(tmp_path: Path) -> None:
+async def test_kill_before_ready_is_reported(tmp_path: Path) -> None:
     spec, _ = await spec_in(tmp_path, MachineKind.CLI)
     vmm = await SimulatedDriver(Simulation(becomes_ready=False)).launch(spec)
     waiting = asyncio.create_task(vmm.wait_ready())
@@ -248,7 +248,7 @@ async def test_killed_before_it_is_ready_it_says_so(tmp_path: Path) -> None:
         await waiting
 
 
-async def test_files_stay_when_it_is_started_again(launch: Launch, tmp_path: Path) -> None:
+async def test_files_survive_a_restart(launch: Launch, tmp_path: Path) -> None:
     vmm, channel = await launch()
     await channel.write_files([GuestFile("/root/kept", b"x")])
     await vmm.kill()

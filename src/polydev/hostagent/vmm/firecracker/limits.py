@@ -26,7 +26,7 @@ class RateLimits:
 
 @dataclass(frozen=True, slots=True)
 class TokenBuckets:
-    """A device's limits in bytes and operations a second, with a burst of twice that."""
+    """A device's limits per second, with a burst of twice that."""
 
     bytes_s: int = 0
     operations_s: int = 0

@@ -36,7 +36,7 @@ from polydev.shared.hints import Hint
 _KVM = Path("/dev/kvm")
 _LIMIT_S = 15.0
 _MEMORY_MIB = 256
-_NOBODY = 65534
+_UNPRIVILEGED_UID = 65534
 _FIRST_LINE = "POLYDEV-BOOT "
 """The initramfs's first line (docs/machines.md, "Boot, in order")."""
 
@@ -71,9 +71,11 @@ class Prober:
         with ExitStack() as stack:
             temporary = tempfile.TemporaryDirectory(prefix="probe-", dir=self._cache_dir)
             folder = Path(stack.enter_context(temporary))
-            location = VmmLocation(folder, _NOBODY, f"probe-{secrets.token_hex(8)}", self._cgroups)
+            location = VmmLocation(
+                folder, _UNPRIVILEGED_UID, f"probe-{secrets.token_hex(8)}", self._cgroups
+            )
             try:
-                pipes = stack.enter_context(ipc.create_endpoints(folder, _NOBODY))
+                pipes = stack.enter_context(ipc.create_endpoints(folder, _UNPRIVILEGED_UID))
                 files = configuration.boot_files(boot, folder)
                 starting = partial(
                     jail.start, folder, _jail_config(location), files, binaries, pipes

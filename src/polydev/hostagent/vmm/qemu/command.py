@@ -74,7 +74,7 @@ class MachineDescriptors:
 def guest_arguments(
     name: str, memory_mib: int, vcpus: int, boot: BootDescriptors, acceleration: Acceleration
 ) -> list[str]:
-    """Build the arguments of a guest with only a console, as the probe boots it."""
+    """Build the arguments of a guest with only a console, for the probe."""
     return [
         *("-name", f"guest={name}"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"),
@@ -96,11 +96,12 @@ def guest_arguments(
 def machine_arguments(
     spec: LaunchSpec, boot: BootDescriptors, files: MachineDescriptors, acceleration: Acceleration
 ) -> list[str]:
-    """Build the arguments of a complete machine (docs/machines.md).
+    """Build the arguments of a complete machine.
 
-    Drives and NICs appear in the guest in this order: QEMU assigns virtio-mmio slots from the last
-    to the first and lists them to the guest in that order too. The first slots must stay free: a
-    device there shares an interrupt that this machine has no use for, and the guest hangs.
+    Drives and NICs appear in the guest in this order (docs/machines.md): QEMU assigns virtio-mmio
+    slots from the last to the first and lists them to the guest in that order too. The first slots
+    must stay free: a device there shares an interrupt that this machine has no use for, and the
+    guest hangs.
     """
     return [
         *guest_arguments(spec.vm_id, spec.memory_mib, spec.vcpus, boot, acceleration),

@@ -71,9 +71,10 @@ async def cancel(session: QemuSession) -> None:
 
 
 async def is_paused(session: QemuSession) -> bool:
-    """Return True for a guest that is paused with all its memory, False for one that runs.
+    """Return True for a guest that is paused with all its memory.
 
-    Raises: VmmFailed for any other state, such as a guest that was never started.
+    False for one that runs. Raises: VmmFailed for any other state, such as a guest that was never
+    started.
     """
     state = await session.qmp.execute("query-status")
     status = state.get("status") if isinstance(state, dict) else None

@@ -39,7 +39,7 @@ _KVM = Path("/dev/kvm")
 _KVM_LIMIT_S = 15
 _TCG_LIMIT_S = 120
 _MEMORY_MIB = 256
-_NOBODY = 65534
+_UNPRIVILEGED_UID = 65534
 _FIRST_LINE = "POLYDEV-BOOT "
 """The initramfs's first line (docs/machines.md, "Boot, in order")."""
 
@@ -108,7 +108,9 @@ class Prober:
             )
             arguments = guest_arguments("polydev-probe", _MEMORY_MIB, 1, boot, acceleration)
             argv = confined(
-                [tool(PROGRAM, PACKAGE), *arguments], uid=_NOBODY, groups=acceleration.groups
+                [tool(PROGRAM, PACKAGE), *arguments],
+                uid=_UNPRIVILEGED_UID,
+                groups=acceleration.groups,
             )
             marker = Marker(_FIRST_LINE)
             session = await QemuSession.start(folder, argv, [kernel, initramfs], endpoints, marker)

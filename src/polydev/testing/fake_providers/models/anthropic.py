@@ -115,8 +115,8 @@ def conversation(body: dict[str, Any]) -> Conversation:
             continue
         content = message.get("content")
         blocks = parts(content) if isinstance(content, list) else [{"text": content}]
-        if words := last_user_text(it.get("text") for it in blocks):
-            prompt, results = words, []
+        if text := last_user_text(it.get("text") for it in blocks):
+            prompt, results = text, []
         results += [_result(it.get("content")) for it in blocks if it.get("type") == "tool_result"]
     names = [str(it.get("name")) for it in parts(body.get("tools"))]
     return Conversation(prompt, tuple(results), available_tools(names, _TOOLS), bool(names))
@@ -185,7 +185,7 @@ def _deltas(
 ) -> Iterable[tuple[dict[str, Any], float | None]]:
     match block["type"]:
         case "thinking":
-            for word in prompt_script.split_words(block["thinking"]):
+            for word in prompt_script.split_text(block["thinking"]):
                 yield {"type": "thinking_delta", "thinking": word}, None
             yield {"type": "signature_delta", "signature": block["signature"]}, None
         case "tool_use":

@@ -134,8 +134,11 @@ class _Answer:
 
     is_wrapped: bool
 
-    def chunk(self, said: list[dict[str, Any]], *, is_last: bool = False) -> Event:
-        candidate: dict[str, Any] = {"content": {"role": "model", "parts": said}, "index": 0}
+    def chunk(self, content_parts: list[dict[str, Any]], *, is_last: bool = False) -> Event:
+        candidate: dict[str, Any] = {
+            "content": {"role": "model", "parts": content_parts},
+            "index": 0,
+        }
         if is_last:
             candidate["finishReason"] = "STOP"
         usage = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
@@ -158,12 +161,12 @@ def conversation(body: dict[str, Any]) -> Conversation:
     for content in parts(body.get("contents")):
         if content.get("role") != "user":
             continue
-        said = parts(content.get("parts"))
-        answered = [it["functionResponse"] for it in said if "functionResponse" in it]
+        content_parts = parts(content.get("parts"))
+        answered = [it["functionResponse"] for it in content_parts if "functionResponse" in it]
         results += [_result(it) for it in answered]
-        words = last_user_text(it.get("text") for it in said)
-        if words and not answered:
-            prompt, results = words, []
+        text = last_user_text(it.get("text") for it in content_parts)
+        if text and not answered:
+            prompt, results = text, []
     names = [
         str(declared.get("name"))
         for tool in parts(body.get("tools"))
@@ -174,8 +177,8 @@ def conversation(body: dict[str, Any]) -> Conversation:
 
 def _result(answered: object) -> str:
     response = answered.get("response") if isinstance(answered, dict) else None
-    told = response if isinstance(response, dict) else {}
-    return str(told.get("output", told.get("error", "")))
+    fields = response if isinstance(response, dict) else {}
+    return str(fields.get("output", fields.get("error", "")))
 
 
 def _events(asked: Conversation, answer: _Answer) -> Iterable[Event]:
@@ -203,10 +206,12 @@ def _arguments(tool: prompt_script.Tool) -> dict[str, Any]:
             return {"todos": [{"description": text, "status": status} for text, status in entries]}
 
 
-def _joined(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _joined(content_parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Join the texts of a complete answer into one part."""
-    text = "".join(str(it["text"]) for it in said if "text" in it and not it.get("thought"))
-    return [*([{"text": text}] if text else []), *(it for it in said if "text" not in it)]
+    text = "".join(
+        str(it["text"]) for it in content_parts if "text" in it and not it.get("thought")
+    )
+    return [*([{"text": text}] if text else []), *(it for it in content_parts if "text" not in it)]
 
 
 def _wants_json(body: dict[str, Any]) -> bool:

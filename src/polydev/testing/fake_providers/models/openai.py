@@ -97,9 +97,9 @@ def conversation(body: dict[str, Any]) -> Conversation:
             results.append(_result(item.get("output")))
         elif item.get("role") == "user":
             texts = [it.get("text") for it in parts(item.get("content"))]
-            words = last_user_text(it for it in texts if not _ADDED.match(str(it)))
-            if words:
-                prompt, results = words, []
+            text = last_user_text(it for it in texts if not _ADDED.match(str(it)))
+            if text:
+                prompt, results = text, []
     names = set(_names(body))
     return Conversation(prompt, tuple(results), available_tools(names, _TOOLS), bool(names))
 
@@ -135,7 +135,7 @@ def _events(asked: Conversation, body: dict[str, Any]) -> Iterable[Event]:
     tool = asked.next_tool
     if tool is None:
         output.append(_message(asked.answer))
-        yield from _said(len(output) - 1, output[-1], asked)
+        yield from _message_events(len(output) - 1, output[-1], asked)
     else:
         output.append(_call(tool, asked, body))
         yield _named("response.output_item.done", output_index=len(output) - 1, item=output[-1])
@@ -157,7 +157,7 @@ def _message(answer: str) -> dict[str, Any]:
     return {"type": "message", "id": item_id, "role": "assistant", "content": [text]}
 
 
-def _said(index: int, item: dict[str, Any], asked: Conversation) -> Iterable[Event]:
+def _message_events(index: int, item: dict[str, Any], asked: Conversation) -> Iterable[Event]:
     yield _named("response.output_item.added", output_index=index, item={**item, "content": []})
     where = {"item_id": item["id"], "output_index": index, "content_index": 0}
     for piece in asked.pieces:
@@ -177,7 +177,7 @@ def _thought(item: dict[str, Any]) -> Iterable[Event]:
     where = {"item_id": item["id"], "output_index": 0, "summary_index": 0}
     empty = {"type": "summary_text", "text": ""}
     yield _named("response.reasoning_summary_part.added", **where, part=empty)
-    for word in prompt_script.split_words(item["summary"][0]["text"]):
+    for word in prompt_script.split_text(item["summary"][0]["text"]):
         yield _named("response.reasoning_summary_text.delta", **where, delta=word)
     yield _named("response.output_item.done", output_index=0, item=item)
 

@@ -67,7 +67,7 @@ class Session:
             output = await self._run_tool(tool)
             if output is None:
                 await self._stream(
-                    prompt_script.split_words("You did not allow it, so I skipped it."), None
+                    prompt_script.split_text("You did not allow it, so I skipped it."), None
                 )
                 return "end_turn"
             results.append(output)

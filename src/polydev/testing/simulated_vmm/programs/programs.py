@@ -30,7 +30,7 @@ from polydev.testing.simulated_vmm.programs.terminals import (
 )
 from polydev.testing.simulated_vmm.simulation import Simulation
 
-_AWAKE = "polydev-awake"
+_AFTER_RESUME = "polydev-awake"
 """Name of the script in `machines/guest_resume.py`, which is not imported here."""
 _SETTLE, _FIRST_PAINT, _RENEW = "polydev-settle", "polydev-first-paint", "polydev-renew"
 """Names of the scripts in `warm_pool/guest_scripts.py`, likewise."""
@@ -54,18 +54,18 @@ def parsed(line: str) -> Command:
     """Parse a shell line of the channel (`remote_process.command_line`)."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";&")
     lexer.whitespace_split = True
-    words, env = list(lexer), {}
-    if words[:1] == ["export"]:
-        end = words.index(";")
-        env = dict(_pair(word) for word in words[1:end])
-        words = words[end + 1 :]
-    if words[:1] == ["cd"] and words[2:3] == ["&&"]:
-        words = words[3:]
-    if words[:1] == ["exec"]:
-        words = words[1:]
-    if tuple(words[: len(DEATH_SIGNAL)]) == DEATH_SIGNAL:
-        words = words[len(DEATH_SIGNAL) :]
-    return Command(tuple(words), env)
+    tokens, env = list(lexer), {}
+    if tokens[:1] == ["export"]:
+        end = tokens.index(";")
+        env = dict(_pair(word) for word in tokens[1:end])
+        tokens = tokens[end + 1 :]
+    if tokens[:1] == ["cd"] and tokens[2:3] == ["&&"]:
+        tokens = tokens[3:]
+    if tokens[:1] == ["exec"]:
+        tokens = tokens[1:]
+    if tuple(tokens[: len(DEATH_SIGNAL)]) == DEATH_SIGNAL:
+        tokens = tokens[len(DEATH_SIGNAL) :]
+    return Command(tuple(tokens), env)
 
 
 class Programs:
@@ -139,13 +139,13 @@ class Programs:
             ("claude", "-p"): self._claude_turn,
         }
         return next(
-            (run for words, run in programs.items() if argv[: len(words)] == words), _not_found
+            (run for tokens, run in programs.items() if argv[: len(tokens)] == tokens), _not_found
         )
 
     def _script(self, argv: tuple[str, ...]) -> Callable[[ServerProcess], Awaitable[int]] | None:
         """Find a script that the host sends (`guest/`), by its name."""
         programs: dict[str, Callable[[ServerProcess], Awaitable[int]]] = {
-            _AWAKE: self._resume_guest,
+            _AFTER_RESUME: self._resume_guest,
             _SETTLE: self._settle,
             _FIRST_PAINT: _true,
             _RENEW: self._renew,

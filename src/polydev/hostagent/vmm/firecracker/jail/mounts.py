@@ -86,9 +86,9 @@ def _marks(mounts: str) -> Iterator[Path]:
 def _mount(
     source: str | None, where: str, kind: str | None, flags: int, options: str | None = None
 ) -> None:
-    words = (None if word is None else os.fsencode(word) for word in (source, where, kind))
+    arguments = (None if it is None else os.fsencode(it) for it in (source, where, kind))
     data = None if options is None else options.encode()
-    _checked(_libc.mount(*words, ctypes.c_ulong(flags), data), f"mount {where}")
+    _checked(_libc.mount(*arguments, ctypes.c_ulong(flags), data), f"mount {where}")
 
 
 def _checked(result: int, what: str) -> None:
