@@ -109,7 +109,7 @@ async def test_what_never_fits_is_refused_at_once() -> None:
         await world.controller.start()
         ended = await world.controller.until(await world.controller.connect("codex"))
         assert (ended["status"], ended["error"]["code"]) == ("failed", "no-capacity")
-        assert "the largest has 1500 MiB" in ended["error"]["message"]
+        assert "the largest host has 1500 MiB" in ended["error"]["message"]
         assert (await world.machines())["a"] == {}
 
 

@@ -1,8 +1,11 @@
-"""Where machines go, and how many a person may have: decided by rows, in one transaction.
+"""Placement of machines on hosts, and quotas of users.
 
-`fleet.py` chooses among hosts and knows no database, `claims.py` reads the rows, holds the lock and
-claims room for a machine in the transaction that writes the machine's row, `quotas.py` holds people
-to their limits. Workflows and the API call them; how a machine is made is the host agent's.
+    fleet.py   chooses a host; values only, no database
+    claims.py  reads rows under the placement lock, and claims resources for a machine
+    quotas.py  enforces limits per user
+
+Decisions and the rows that they change share one transaction. Workflows and the API call this
+package.
 """
 
 from polydev.controller.placement.claims import Placement

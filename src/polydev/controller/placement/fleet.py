@@ -1,8 +1,8 @@
-"""Choosing a host: what each has, what of it is taken, and which one takes a machine.
+"""Choice of a host for a machine.
 
-Values only; `claims.py` fills it from rows. A host takes a machine if it is active, has answered
-lately, and has memory, processors, an address and some disk left for it. The host with the most
-memory left is taken, so that machines spread; of two equals, the first by name.
+Values only; `claims.py` loads them from rows. A host fits if it is active, answered lately, and has
+memory, vCPUs, an address and some disk left. The host with the most free memory wins, so machines
+spread; the name breaks ties.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from polydev.shared.errors import NoCapacity
 from polydev.shared.hints import Hint
 
 MIN_DISK_FREE_MIB = 512
-"""Disks grow as they are written: a host with less than this left takes no new machine."""
+"""A host with less free disk gets no new machine, since sparse disks grow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """An amount of what hosts have."""
+    """An amount of memory, vCPUs and machine slots."""
 
     memory_mib: int = 0
     vcpus: int = 0
@@ -29,7 +29,7 @@ class Resources:
 
     @classmethod
     def for_machine(cls, size: MachineSize, *, new: bool = True) -> Resources:
-        """What a machine takes; one that is only started again has its address already."""
+        """Return what a machine takes. One that is only started again already has its slot."""
         return cls(size.memory_mib, size.vcpus, int(new))
 
     def __add__(self, other: Resources) -> Resources:
@@ -40,7 +40,7 @@ class Resources:
         )
 
     def covers(self, other: Resources) -> bool:
-        """Whether `other` is no larger, in each respect."""
+        """Check that `other` is no larger in any respect."""
         return (
             other.memory_mib <= self.memory_mib
             and other.vcpus <= self.vcpus
@@ -48,19 +48,19 @@ class Resources:
         )
 
     def __str__(self) -> str:
-        return f"{self.memory_mib} MiB and {self.vcpus} virtual processors"
+        return f"{self.memory_mib} MiB and {self.vcpus} vCPUs"
 
 
 @dataclass(slots=True)
 class Fleet:
-    """All hosts, and what is taken of each. `take` changes it; the rows are the caller's."""
+    """All hosts, and what is taken of each. `reserve` changes only this value, not the rows."""
 
     hosts: dict[HostId, VmHost]
     taken: dict[HostId, Resources]
     seen_since: datetime
-    """A host that has not answered since then takes nothing."""
+    """A host whose last answer is older gets no machines."""
     withheld: set[HostId] = field(default_factory=set)
-    """Hosts that are kept free for somebody who is first in the queue."""
+    """Hosts that are held free for the session at the head of the queue."""
 
     @classmethod
     def from_rows(
@@ -70,12 +70,12 @@ class Fleet:
         at: datetime,
         unseen_limit_s: float,
     ) -> Fleet:
-        """The fleet as rows tell it at a point of time."""
+        """Build the fleet from rows, as of a point in time."""
         since = at - timedelta(seconds=unseen_limit_s)
         return cls({it.host_id: it for it in hosts}, dict(taken), since)
 
     def free(self, host_id: HostId) -> Resources:
-        """What a host has left; less than nothing if its capacity shrank."""
+        """Return what a host has left. Negative if its capacity shrank."""
         host, taken = self.hosts[host_id], self.taken.get(host_id, Resources())
         return Resources(
             host.memory_mib - taken.memory_mib,
@@ -84,7 +84,7 @@ class Fleet:
         )
 
     def is_open(self, host_id: HostId) -> bool:
-        """Whether the host takes machines at all."""
+        """Check whether the host accepts machines at all."""
         host = self.hosts.get(host_id)
         return (
             host is not None
@@ -95,20 +95,20 @@ class Fleet:
         )
 
     def fits(self, host_id: HostId, needs: Resources) -> bool:
-        """Whether that much fits on that host now."""
+        """Check whether the host has these resources free."""
         if not self.is_open(host_id) or not self.free(host_id).covers(needs):
             return False
         return not needs.machines or self.hosts[host_id].disk_free_mib >= MIN_DISK_FREE_MIB
 
     def choose(self, needs: Resources, prefer: HostId | None = None) -> HostId | None:
-        """The host that takes that much: the preferred one if it can, or None."""
+        """Choose a host for these resources: `prefer` if it fits, else the best, or None."""
         if prefer is not None and self.fits(prefer, needs):
             return prefer
         fitting = [host_id for host_id in self.hosts if self.fits(host_id, needs)]
         return min(fitting, key=lambda it: (-self.free(it).memory_mib, it), default=None)
 
     def choose_two(self, one: Resources, other: Resources) -> tuple[HostId, HostId] | None:
-        """Hosts for two machines: the same one if it can be, or None if both do not fit."""
+        """Choose hosts for two machines, the same one if possible. None if they do not fit."""
         together = self.choose(one + other)
         if together is not None:
             return together, together
@@ -121,37 +121,37 @@ class Fleet:
         return None if first is None or second is None else (first, second)
 
     def reserve(self, host_id: HostId, needs: Resources) -> None:
-        """That much of the host is taken from now on."""
+        """Count these resources as taken."""
         self.taken[host_id] = self.taken.get(host_id, Resources()) + needs
 
     def with_reserved(self, host_id: HostId, needs: Resources) -> Fleet:
-        """The fleet as it will be when that much of a host is taken, too."""
+        """Return a copy of the fleet with these resources taken."""
         taken = {**self.taken, host_id: self.taken.get(host_id, Resources()) + needs}
         return Fleet(self.hosts, taken, self.seen_since, self.withheld)
 
     def can_ever_fit(self, needs: Resources) -> bool:
-        """Whether some host is large enough when it is empty. True while nothing is known."""
+        """Check whether some empty host is large enough. True if no host has answered yet."""
         known = [it for it in self.hosts.values() if it.seen_at is not None]
         return not known or any(
             Resources(it.memory_mib, it.vcpus, it.max_machines).covers(needs) for it in known
         )
 
     def no_capacity(self, needs: Resources) -> NoCapacity:
-        """The error that says what was wanted and what there is."""
-        wanted = f"No host has room for a machine with {needs}"
+        """Build the error that names the demand and what each host has."""
+        wanted = f"No host has capacity for a machine with {needs}"
         if not self.can_ever_fit(needs):
             largest = max(
                 (Resources(it.memory_mib, it.vcpus, it.max_machines) for it in self.hosts.values()),
                 key=lambda it: it.memory_mib,
             )
             return NoCapacity(
-                f"{wanted}: the largest has {largest} in all",
+                f"{wanted}: the largest host has {largest} in total",
                 hint=Hint.USE_SMALLER_MACHINES.text(),
             )
         words = "; ".join(self._describe(host_id) for host_id in sorted(self.hosts))
         return NoCapacity(
             f"{wanted} now ({words or 'there is no host'})",
-            hint="Try again later, or destroy or stop machines that nobody needs",
+            hint="Try again later, or stop or destroy unused machines",
         )
 
     def _describe(self, host_id: HostId) -> str:
@@ -159,9 +159,9 @@ class Fleet:
         if host.seen_at is None or host.seen_at < self.seen_since:
             return f"{host_id} does not answer"
         if host.state is not HostState.ACTIVE:
-            return f"{host_id} takes no machines"
+            return f"{host_id} is draining"
         if free.machines <= 0:
-            return f"{host_id} has no address free"
+            return f"{host_id} has no free address"
         if host.disk_free_mib < MIN_DISK_FREE_MIB:
-            return f"{host_id} has {host.disk_free_mib} MiB of disk free"
-        return f"{host_id} has {max(free.memory_mib, 0)} MiB and {max(free.vcpus, 0)} free"
+            return f"{host_id} has {host.disk_free_mib} MiB of free disk"
+        return f"{host_id} has {max(free.memory_mib, 0)} MiB and {max(free.vcpus, 0)} vCPUs free"

@@ -1,8 +1,8 @@
-"""Quotas: how many machines, how much memory and how many sessions a person may have at once.
+"""Quotas per user: machines, memory and connect sessions at once.
 
-What a person uses is read in the transaction that adds to it, under that person's lock, so that two
-requests at once cannot both take what is left. A session that waits in the queue counts with what
-it will need. Administrators are not held to quotas, nor what they do for others.
+Usage is read in the transaction that adds to it, under the user's lock, so two concurrent requests
+cannot both take what is left. A queued session counts with what it will need. Quotas do not apply
+to administrators, nor to what they do for others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from polydev.shared.errors import NoSuchUser, QuotaExceeded
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """The limits of each person, and what sessions' machines need."""
+    """Limits per user, and the sizes of sessions' machines."""
 
     machines: int
     memory_mib: int
@@ -29,7 +29,7 @@ class Quotas:
     browser: MachineSize
 
     async def usage(self, connection: AsyncConnection, user_id: UserId) -> Usage:
-        """What a person uses, and what their waiting sessions will use."""
+        """Return a user's usage, including what queued sessions will use."""
         found = await capacity.get_user_usage(connection, user_id)
         if not found.waiting:
             return found.usage
@@ -42,13 +42,13 @@ class Quotas:
 
     @property
     def limits(self) -> Usage:
-        """As much as a person may use."""
+        """The quotas as amounts."""
         return Usage(self.machines, self.memory_mib, self.sessions)
 
     async def require_machine(
         self, connection: AsyncConnection, user_id: UserId, size: MachineSize
     ) -> None:
-        """Raises QuotaExceeded unless the person may have one machine more."""
+        """Check that the user may have one more machine. Raises QuotaExceeded."""
         used = await self.usage(connection, user_id)
         self._require("machines", used.machines, 1, self.machines)
         self._require("MiB of memory", used.memory_mib, size.memory_mib, self.memory_mib)
@@ -56,12 +56,12 @@ class Quotas:
     async def require_start(
         self, connection: AsyncConnection, user_id: UserId, size: MachineSize
     ) -> None:
-        """Raises QuotaExceeded unless the person may run one machine more."""
+        """Check that the user may run one more machine. Raises QuotaExceeded."""
         used = await self.usage(connection, user_id)
         self._require("MiB of memory", used.memory_mib, size.memory_mib, self.memory_mib)
 
     async def require_session(self, connection: AsyncConnection, user_id: UserId) -> None:
-        """Raises QuotaExceeded unless the person may begin one session more."""
+        """Check that the user may start one more session. Raises QuotaExceeded."""
         found = await capacity.get_user_usage(connection, user_id)
         used = await self.usage(connection, user_id)
         self._require("connect sessions", used.sessions, 1, self.sessions)
@@ -75,26 +75,26 @@ class Quotas:
         if used + more > limit:
             hint, variable = _WHAT_TO_DO[what]
             raise QuotaExceeded(
-                f"You may have {limit} {what} at once ({variable}); you use {used}, and this "
-                f"takes {more} more",
+                f"The limit is {limit} {what} at once ({variable}): you use {used}, and this "
+                f"needs {more} more",
                 hint=hint,
             )
 
 
 async def lock_user(connection: AsyncConnection, user_id: UserId) -> None:
-    """Let nobody else add to what a person has until this transaction ends.
+    """Lock the user's resources until the transaction ends.
 
-    Raises NoSuchUser if they are not there, or are being deleted.
+    Raises NoSuchUser if the account does not exist, or is being deleted.
     """
     await locks.acquire(connection, "person", user_id)
     user = await users.find(connection, user_id)
     if user is None or user.deleting_at is not None:
-        raise NoSuchUser(f"There is no person {user_id}")
+        raise NoSuchUser(f"There is no user {user_id}")
 
 
-_FREE_MEMORY = "Stop or destroy machines, or wait until your logins have ended"
+_FREE_MEMORY = "Stop or destroy machines, or wait until your logins end"
 _WHAT_TO_DO = {
-    "machines": ("Destroy a machine that you do not need", "POLYDEV_QUOTA_MACHINES"),
+    "machines": ("Destroy an unused machine", "POLYDEV_QUOTA_MACHINES"),
     "MiB of memory": (_FREE_MEMORY, "POLYDEV_QUOTA_MEMORY_MIB"),
-    "connect sessions": ("Complete or cancel one of your logins", "POLYDEV_QUOTA_SESSIONS"),
+    "connect sessions": ("Complete or cancel a login", "POLYDEV_QUOTA_SESSIONS"),
 }

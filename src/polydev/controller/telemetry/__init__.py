@@ -1,5 +1,6 @@
 """Metrics (Prometheus) and traces (OpenTelemetry) of the controller.
 
-Every other module may use it; it knows no rows, requests or users. No metric label is a user's id,
-and no label or attribute is a secret or a URL. Logs: `polydev.shared.logging`.
+Every package of the controller may use this one. It knows no rows, requests or users. No metric
+label is a user id; no label or attribute is a secret or a URL. For logs, see
+`polydev.shared.logging`.
 """

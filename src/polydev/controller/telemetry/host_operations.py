@@ -1,4 +1,4 @@
-"""Metrics and traces of the operations that this controller asks hosts for."""
+"""Metrics and traces of host operations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from polydev.controller.telemetry import metrics, traces
 
 @contextmanager
 def observe_host_operation(kind: str, ids: Mapping[str, str]) -> Iterator[None]:
-    """Time an operation and record a span for it; `bootstrap.py` hands this to `Hosts`."""
+    """Time an operation and trace it. `bootstrap.py` passes this to `Hosts`."""
     with traces.span(f"host {kind}", **ids), metrics.timed(metrics.host_operations, kind):
         yield

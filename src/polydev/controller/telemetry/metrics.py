@@ -1,9 +1,9 @@
-"""What is counted and timed, after Prometheus' conventions, in a registry of our own.
+"""Prometheus metrics, in a registry of their own.
 
-Whoever does something counts it here; `api/metrics.py` shows the page. Labels are taken from
-closed lists (providers, states, steps, routes, hosts), never from what somebody sent: their number
-stays bounded whatever happens. What rows tell is counted at each scrape (`Rows`), so that it is
-right after a restart and the same from every controller.
+Code that does something counts it here; `api/routes/system/metrics.py` serves the page. Label
+values come from closed sets (providers, states, steps, routes, hosts), never from a request, so
+their number is bounded. Counts of rows are read at each scrape (`RowCollector`), so they are right
+after a restart and equal on every controller.
 """
 
 from __future__ import annotations
@@ -39,79 +39,79 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 registry = CollectorRegistry(auto_describe=True)
 ProcessCollector(registry=registry)
 
-build = Info("polydev_build", "Which Polydev this is", registry=registry)
+build = Info("polydev_build", "Version of this Polydev", registry=registry)
 build.info({"version": __version__})
 
 http_requests = Counter(
     "polydev_http_requests",
-    "Requests to the API by route",
+    "API requests by route",
     ("method", "route", "status"),
     registry=registry,
 )
 http_duration = Histogram(
     "polydev_http_request_duration_seconds",
-    "Time until an answer begins; requests that wait for a change are left out",
+    "Time until the response starts, without long polls",
     ("method", "route"),
     buckets=_QUICK_S,
     registry=registry,
 )
 sessions_ended = Counter(
     "polydev_connect_sessions",
-    "Connect sessions that ended, by how",
+    "Ended connect sessions by status",
     ("provider", "status"),
     registry=registry,
 )
 step_duration = Histogram(
     "polydev_workflow_step_duration_seconds",
-    "Time that steps of workflows took, tries again included",
+    "Duration of workflow steps, including retries",
     ("workflow", "step", "outcome"),
     buckets=_LONG_S,
     registry=registry,
 )
 host_operations = Histogram(
     "polydev_host_operation_duration_seconds",
-    "Time that hosts took for what they were asked to do",
+    "Duration of host operations",
     ("operation", "outcome"),
     buckets=_LONG_S,
     registry=registry,
 )
 vault_operations = Histogram(
     "polydev_vault_operation_duration_seconds",
-    "Time that sealing and opening took",
+    "Duration of sealing and opening",
     ("operation", "outcome"),
     buckets=_QUICK_S,
     registry=registry,
 )
 chat_turns = Histogram(
     "polydev_chat_turn_duration_seconds",
-    "Time that turns of chats took",
+    "Duration of chat turns",
     ("provider", "outcome"),
     buckets=_LONG_S,
     registry=registry,
 )
 audited = Counter(
-    "polydev_audit_entries", "Entries of the audit log, by action", ("action",), registry=registry
+    "polydev_audit_entries", "Entries of the audit log by action", ("action",), registry=registry
 )
 csp_reports = Counter(
     "polydev_csp_reports",
-    "What browsers blocked of the pages, by the directive that says so",
+    "Violations of the content security policy by directive",
     ("directive",),
     registry=registry,
 )
 reconciled = Counter(
     "polydev_reconciler_actions",
-    "What the reconciler put right, by action",
+    "Corrections by the reconciler, by action",
     ("action",),
     registry=registry,
 )
 event_streams = Gauge(
-    "polydev_event_streams", "Streams of events that are open at this controller", registry=registry
+    "polydev_event_streams", "Open event streams of this controller", registry=registry
 )
 
 
 @contextmanager
 def timed(histogram: Histogram, *labels: str) -> Iterator[None]:
-    """Time what happens within. The last label becomes how it ended: `ok`, or the kind of error."""
+    """Time the block. The outcome is the last label: `ok` or the kind of error."""
     started = time.monotonic()
     outcome = OK
     try:
@@ -124,7 +124,7 @@ def timed(histogram: Histogram, *labels: str) -> Iterator[None]:
 
 
 def outcome_of(error: BaseException) -> str:
-    """An error as a label: its stable code if it is one of ours."""
+    """Map an error to a label: the stable code of a PolydevError, or a kind."""
     if isinstance(error, PolydevError):
         return error.code
     if isinstance(error, TimeoutError):
@@ -133,12 +133,12 @@ def outcome_of(error: BaseException) -> str:
 
 
 Series = Mapping[tuple[str, ...], float]
-"""Values by labels."""
+"""Values by label values."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostCapacity:
-    """What a host offers, and what of it is free. Fields are named as the metrics are."""
+    """Capacity of a host. Field names are parts of metric names."""
 
     memory_bytes: int
     memory_free_bytes: int
@@ -148,66 +148,69 @@ class HostCapacity:
     disk_free_bytes: int
     takes_machines: bool
     silent_seconds: float | None
-    """Since it last answered; None: it never did."""
+    """Time since its last answer. None: it never answered."""
 
 
 _HOST_METRICS = {
-    "memory_bytes": "Memory that a host's machines may have",
-    "memory_free_bytes": "Memory of it that no machine has",
-    "vcpus": "Virtual processors that a host's machines may have",
-    "vcpus_free": "Virtual processors of them that no machine has",
+    "memory_bytes": "Memory for machines of a host",
+    "memory_free_bytes": "Free memory for machines of a host",
+    "vcpus": "vCPUs for machines of a host",
+    "vcpus_free": "Free vCPUs for machines of a host",
     "machines": "Machines of a host",
-    "disk_free_bytes": "Disk space that a host has left",
-    "takes_machines": "Whether a host takes new machines (1) or not",
-    "silent_seconds": "Time since a host last answered",
+    "disk_free_bytes": "Free disk space of a host",
+    "takes_machines": "1 if a host accepts new machines, else 0",
+    "silent_seconds": "Time since the last answer of a host",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """What rows tell."""
+    """Counts of rows."""
 
     machines: Series = field(default_factory=dict)
     """By kind, state and host."""
     sessions: Series = field(default_factory=dict)
-    """Those that have not ended, by provider and status."""
+    """Live sessions by provider and status."""
     credentials: Series = field(default_factory=dict)
     """By provider."""
     users: int = 0
     queue_length: int = 0
     hosts: Mapping[str, HostCapacity] = field(default_factory=dict)
     leases_s: Sequence[float] = ()
-    """How long each living controller's lease still holds."""
+    """Remaining time of each live controller's lease."""
 
 
 class RowCollector(Collector):
-    """Shows what was counted last."""
+    """Collector that exports the last counts."""
 
     def __init__(self) -> None:
         self.counts = RowCounts()
 
     def collect(self) -> Iterable[Metric]:
-        """Source: prometheus_client's custom collectors."""
+        """Yield the metrics. Implements `Collector` of prometheus_client."""
         it = self.counts
         yield _gauge(
-            "polydev_machines", "Machines there are", ("kind", "state", "host"), it.machines
+            "polydev_machines",
+            "Machines by kind, state and host",
+            ("kind", "state", "host"),
+            it.machines,
         )
         yield _gauge(
             "polydev_connect_sessions_live",
-            "Connect sessions that have not ended",
+            "Live connect sessions",
             ("provider", "status"),
             it.sessions,
         )
-        yield _gauge("polydev_credentials", "Credentials kept", ("provider",), it.credentials)
-        yield _gauge("polydev_people", "People who may sign in", (), {(): it.users})
+        yield _gauge("polydev_credentials", "Stored credentials", ("provider",), it.credentials)
+        yield _gauge("polydev_people", "User accounts", (), {(): it.users})
         yield _gauge(
-            "polydev_queue_length", "Sessions that wait for room", (), {(): it.queue_length}
+            "polydev_queue_length", "Connect sessions in the queue", (), {(): it.queue_length}
         )
-        yield _gauge("polydev_controllers", "Controllers alive", (), {(): len(it.leases_s)})
+        yield _gauge("polydev_controllers", "Live controllers", (), {(): len(it.leases_s)})
         if it.leases_s:
             yield _gauge(
                 "polydev_controller_lease_seconds",
-                "How long the lease still holds that runs out first",
+                "Remaining time of the lease that expires first",
                 (),
                 {(): min(it.leases_s)},
             )
@@ -215,7 +218,7 @@ class RowCollector(Collector):
 
 
 def render() -> bytes:
-    """Everything, in Prometheus' text format."""
+    """Render all metrics in Prometheus' text format."""
     return generate_latest(registry)
 
 
@@ -234,4 +237,4 @@ def _gauge(name: str, description: str, labels: Sequence[str], values: Series) -
 
 
 rows = RowCollector()
-registry.register(rows)  # it collects at once, so everything above must be there
+registry.register(rows)  # collects at once, so it needs everything above

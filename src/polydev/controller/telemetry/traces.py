@@ -1,12 +1,12 @@
 """Traces (OpenTelemetry, OTLP over HTTP): off unless POLYDEV_OTLP_ENDPOINT names a collector.
 
-Whoever does something wraps it in `span(...)`; without a collector that costs a function call, and
-OpenTelemetry is not even loaded. A span that begins a trace may name its subject: a session's trace
-has the id that the session has, whichever controller goes on with it. Attributes are ids and words
-from closed lists: no secrets, no query of a URL, no text of an error.
+Code wraps its work in `span(...)`. Without a collector this costs one function call, and
+OpenTelemetry is not imported. A span that starts a trace may name its subject: a session's trace
+has the session's UUID as its id, on every controller that continues it. Attributes are ids and
+values from closed sets: no secrets, URL queries or error texts.
 
-The collector never disturbs: spans wait in a bounded queue, are sent by a thread, and are dropped
-when it does not answer, which is said in the log now and then.
+The collector cannot slow the controller down. Spans wait in a bounded queue, a thread sends them,
+and they are dropped when the collector does not answer. The log reports that now and then.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ _trace_id: ContextVar[int | None] = ContextVar("polydev_trace_id", default=None)
 
 
 class Span(Protocol):
-    """What is being done, while it is being done."""
+    """A running span."""
 
     def rename(self, name: str) -> None:
-        """Call it so, once that is known."""
+        """Change the name once it is known."""
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        """Add what has become known."""
+        """Add attributes."""
 
 
 class _NoSpan:
@@ -85,9 +85,9 @@ _NO_SPAN = _NoSpan()
 
 @contextmanager
 def span(name: str, *, trace: str | None = None, **attributes: AttributeValue) -> Iterator[Span]:
-    """Trace what happens within. `trace`: begin one of its own, named after that id's UUID.
+    """Trace the block. Attributes are recorded as `polydev.<name>`.
 
-    Attributes are named `polydev.<name>`.
+    `trace`: start a trace of its own, with the UUID in this subject as its id.
     """
     if _tracer is None:
         yield _NO_SPAN
@@ -120,7 +120,7 @@ def _started(tracer: Tracer, name: str, trace: str | None) -> Iterator[Any]:
 
 
 def _trace_id_of(subject: str) -> int | None:
-    """The UUID in an id, as the number of a trace."""
+    """Convert the UUID in an id to a trace id."""
     found = _UUID.search(subject)
     return uuid.UUID(found[0]).int if found else None
 
@@ -137,17 +137,17 @@ def _mark_failed(real: Any, error: BaseException) -> None:
 async def export_traces(
     endpoint: str | None, headers: SecretStr | None, ratio: float
 ) -> AsyncIterator[None]:
-    """Send traces to a collector while this is entered; without an endpoint do nothing.
+    """Export traces to a collector in this context. Without an endpoint, do nothing.
 
-    `headers`: `name=value` pairs, separated by commas. `ratio`: which part of all traces is sent.
+    `headers`: `name=value` pairs, separated by commas. `ratio`: fraction of traces to send.
     """
-    global _tracer  # noqa: PLW0603 - one per process, so that nobody has to pass it around
+    global _tracer  # noqa: PLW0603 - one per process, so no caller passes it around
     if endpoint is None:
         yield
         return
     provider = await asyncio.to_thread(_provider, endpoint, _pairs(headers), ratio)
     _tracer = provider.get_tracer("polydev", __version__)
-    log.info("traces go to %s", endpoint)
+    log.info("exporting traces to %s", endpoint)
     try:
         yield
     finally:
@@ -156,12 +156,12 @@ async def export_traces(
 
 
 async def _flush(provider: TracerProvider) -> None:
-    """Send what still waits, if the collector takes it at once: nobody waits for it longer."""
+    """Send the queued spans, but do not wait longer than the limit."""
     loop, sent = asyncio.get_running_loop(), asyncio.Event()
 
     def send() -> None:
         provider.shutdown()
-        with suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop has already ended
             loop.call_soon_threadsafe(sent.set)
 
     threading.Thread(target=send, daemon=True, name="last spans").start()
@@ -210,8 +210,11 @@ def _sampler(ratio: float) -> Sampler:
     from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
     class WholeTraceSampler(Sampler):
-        """Takes a trace whole or not at all, by the first bits of its id, whoever goes on with
-        it. The last ones, by which others decide, are not random in a UUID."""
+        """Samples whole traces by the first bits of the id, alike on every controller.
+
+        OpenTelemetry's own sampler uses the last bits, but the trace id is a UUID whose version
+        and variant bits are not random.
+        """
 
         def should_sample(
             self, parent_context: Any, trace_id: int, *_: Any, **__: Any
@@ -220,7 +223,7 @@ def _sampler(ratio: float) -> Sampler:
             return SamplingResult(Decision.RECORD_AND_SAMPLE if is_taken else Decision.DROP)
 
         def get_description(self) -> str:
-            return f"Whole({ratio:g})"
+            return f"WholeTraceSampler({ratio:g})"
 
     return WholeTraceSampler()
 
@@ -230,7 +233,7 @@ def _exporter(endpoint: str, headers: Mapping[str, str]) -> SpanExporter:
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
     class QuietExporter(SpanExporter):
-        """Sends once, and says now and then that it could not."""
+        """Exports without retries, and logs failures at most every few minutes."""
 
         def __init__(self) -> None:
             self._to = OTLPSpanExporter(endpoint, headers=dict(headers), timeout=_SEND_LIMIT_S)
@@ -252,6 +255,6 @@ def _exporter(endpoint: str, headers: Mapping[str, str]) -> SpanExporter:
             at = time.monotonic()
             if at - self._warned_at >= _WARN_EVERY_S:
                 self._warned_at = at
-                log.warning("%d spans of traces were dropped: the collector took none", count)
+                log.warning("dropped %d spans: the trace collector does not accept them", count)
 
     return QuietExporter()

@@ -1,9 +1,9 @@
-"""Sealing and opening with one key. Nothing else in the controller touches `cryptography`.
+"""Sealing and opening with one key. No other module uses `cryptography`.
 
-scrypt takes 16 MiB and some 50 ms: it runs in threads, and whoever makes a `Sealer` says how many
-may run at once. A derived key lives no longer than the one opening it was derived for, but for a
-key that has just sealed: it may open its box once, within a minute, since a login's credential is
-delivered right after it was sealed. ENCRYPTION_KEY, which opens every box, lives here all the time.
+scrypt takes 16 MiB and about 50 ms, so it runs in threads, and the caller limits how many run at
+once. A derived key is dropped after use, except right after a sealing: a login's credential is
+delivered immediately, so the key stays for one opening within a minute. ENCRYPTION_KEY, which opens
+every box, stays in memory anyway.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CACHED_KEYS = 256
 
 @dataclass(frozen=True, slots=True)
 class SealedBox:
-    """What sealing makes of a plaintext: the four columns, as base64."""
+    """A sealed plaintext: the four columns, as base64."""
 
     ciphertext: str
     iv: str
@@ -42,7 +42,7 @@ class SealedBox:
 
 
 class Sealer:
-    """One key's text, as it stands in ENCRYPTION_KEY."""
+    """Seals and opens with one key, given as the text of ENCRYPTION_KEY."""
 
     def __init__(self, secret: SecretStr, semaphore: asyncio.Semaphore) -> None:
         self._secret = secret
@@ -51,9 +51,9 @@ class Sealer:
         """Salt to derived key."""
 
     async def seal(self, plaintext: bytes, data: bytes | None) -> SealedBox:
-        """Seal under a fresh salt and IV; `data` is authenticated with it, not stored."""
+        """Seal with a random salt and IV. `data` is authenticated, but not stored."""
         if len(plaintext) > MAX_PLAINTEXT_BYTES:
-            raise ValueError("plaintext is larger than the vault takes")
+            raise ValueError("plaintext exceeds the limit of the vault")
         salt, iv = os.urandom(_SALT_BYTES), os.urandom(_IV_BYTES)
         key = await self._derive_key(salt)
         sealed = AESGCM(key).encrypt(iv, plaintext, data)
@@ -66,7 +66,7 @@ class Sealer:
         )
 
     async def open(self, box: SealedBox, data: bytes | None) -> bytes | None:
-        """The plaintext; None if another key sealed it, or anything of it was changed."""
+        """Return the plaintext. None if another key sealed it, or if it was changed."""
         try:
             ciphertext, iv = _decode(box.ciphertext, None), _decode(box.iv, _IV_BYTES)
             tag, salt = _decode(box.tag, _TAG_BYTES), _decode(box.salt, _SALT_BYTES)
@@ -100,5 +100,5 @@ def _encode(raw: bytes) -> str:
 def _decode(text: str, length: int | None) -> bytes:
     raw = base64.b64decode(text, validate=True)
     if _encode(raw) != text or length not in (None, len(raw)):
-        raise ValueError("not the base64 that was written")
+        raise ValueError("not canonical base64 of the right length")
     return raw

@@ -1,9 +1,8 @@
-"""The start: which row of `vault_keys` each key is, and that none of them is a wrong one.
+"""Unlocking at start: match each key with its row of `vault_keys`, and refuse wrong keys.
 
-A key that no canary knows is a new one, and is taken only where nothing argues against it: in a
-database that nobody sealed anything in yet, or beside a key that opens what is there (that is how a
-rotation begins). What is taken anew must be hard to guess; what is there already opens with
-whatever sealed it.
+A key without a canary is new. It is accepted in an empty database, or beside a key that opens what
+is there, which is how a rotation starts. New keys must be hard to guess; a known key is accepted
+whatever its strength.
 """
 
 from __future__ import annotations
@@ -36,11 +35,12 @@ async def unlock(
     now: datetime,
     others: Sequence[SecretStr] = (),
 ) -> Vault:
-    """The vault for this database, in a transaction that may write.
+    """Return the vault of this database. Needs a writing transaction.
 
-    Raises: WrongEncryptionKey if no key opens a canary or, in a database that an earlier controller
-    left, one of its rows, or if what they open seals nothing any more; BadSettings if a key that
-    would be new here is too weak.
+    Raises:
+        WrongEncryptionKey: No key opens a canary, or a row that an earlier controller left; or the
+            known keys seal nothing any more.
+        BadSettings: A new key is too weak.
     """
     await vault_keys.lock(connection)
     known = await vault_keys.list_all(connection)
@@ -53,9 +53,7 @@ async def unlock(
         else:
             found.setdefault(key_id, secret)
     if known and not found:
-        raise WrongEncryptionKey(
-            "ENCRYPTION_KEY does not open what this database holds", hint=_WRONG_KEY_HINT
-        )
+        raise WrongEncryptionKey("ENCRYPTION_KEY does not open this database", hint=_WRONG_KEY_HINT)
     await _require_used_key(connection, found)
     proven = None if found else await _find_legacy_key(connection, (encryption_key, *others))
     for secret in _unique(new):
@@ -67,13 +65,13 @@ async def unlock(
 
 
 def require_strong(secret: SecretStr, name: str = "ENCRYPTION_KEY") -> None:
-    """Refuse a key that could be guessed. Raises BadSettings."""
+    """Refuse a key that is easy to guess. Raises BadSettings."""
     text = secret.get_secret_value()
     if len(text) < MIN_CHARACTERS or len(set(text)) < MIN_DIFFERENT:
         raise BadSettings(
-            f"{name} is too short or too simple to protect anything: it needs {MIN_CHARACTERS} "
-            f"characters, {MIN_DIFFERENT} of them different",
-            hint="Set it to a long random text, for example from `openssl rand -hex 32`",
+            f"{name} is too weak: it needs {MIN_CHARACTERS} characters, {MIN_DIFFERENT} of them "
+            "different",
+            hint="Set it to a long random text, for example the output of `openssl rand -hex 32`",
         )
 
 
@@ -85,25 +83,24 @@ async def _find_key_id(secret: SecretStr, known: Sequence[VaultKey]) -> str | No
 
 
 async def _require_used_key(connection: AsyncConnection, found: Container[str]) -> None:
-    """Refuse keys that open nothing of what there is: a key that was rotated away, for example."""
+    """Refuse keys that open none of the rows, such as the old key after a rotation."""
     using = [key_id for key_id in await vault_keys.get_uses(connection) if key_id is not None]
     missing = [key_id for key_id in using if key_id not in found]
     if found and using and missing == using:
         raise WrongEncryptionKey(
-            f"ENCRYPTION_KEY opens nothing of what this database holds: {', '.join(using)} sealed "
-            "it all",
+            f"ENCRYPTION_KEY opens no row of this database: {', '.join(using)} sealed them all",
             hint=_WRONG_KEY_HINT,
         )
     for key_id in missing:
-        log.warning("%s seals rows here and is not among the keys of this controller", key_id)
+        log.warning("%s seals rows, but this controller does not have it", key_id)
 
 
 async def _find_legacy_key(
     connection: AsyncConnection, texts: Sequence[SecretStr]
 ) -> SecretStr | None:
-    """The key that an earlier controller's rows prove; None: there are no such rows.
+    """Return the key that opens an earlier controller's rows. None if there are no such rows.
 
-    Raises WrongEncryptionKey if there are, and no key opens them.
+    Raises WrongEncryptionKey if no key opens them.
     """
     legacy = await credentials.find_any_without_key_id(connection)
     if legacy is None:

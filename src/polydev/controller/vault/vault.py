@@ -1,4 +1,4 @@
-"""The vault itself: what is sealed, to whom it is bound, and which of the keys opens it."""
+"""The vault: bindings of sealed rows, and the choice of the key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OTHER_KEYS = "POLYDEV_OTHER_ENCRYPTION_KEYS"
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Whose credential it is: part of what the tag authenticates, so rows cannot be swapped."""
+    """Identity of a credential, authenticated by the tag, so rows cannot be swapped."""
 
     credential_id: CredentialId
     user_id: UserId
@@ -39,17 +39,17 @@ class Binding:
 
     @classmethod
     def for_row(cls, row: SealedCredential) -> Binding:
-        """What a row is bound to."""
+        """Return the binding of a row."""
         return cls(row.credential_id, row.user_id, row.provider, row.kind)
 
     def authenticated_data(self) -> bytes:
-        """The additional authenticated data, the same bytes for the same binding for ever."""
+        """Encode the additional authenticated data. The bytes must never change."""
         what = "credential" if self.kind is CredentialKind.LOGIN else str(self.kind)
         return _authenticated_data(what, self.user_id, self.provider, self.credential_id)
 
 
 class Vault:
-    """Seals with one key and opens with any that it has. Made by `unlock`."""
+    """Seals with one key, opens with any. Created by `unlock`."""
 
     def __init__(
         self,
@@ -61,22 +61,22 @@ class Vault:
         keys = {**(others or {}), key_id: encryption_key}
         self._sealers = {one: Sealer(secret, semaphore) for one, secret in keys.items()}
         self.key_id = key_id
-        """The key that seals."""
+        """Id of the sealing key."""
 
     def __repr__(self) -> str:
         return f"Vault({self.key_id!r})"
 
     @property
     def key_ids(self) -> frozenset[str]:
-        """The keys that it can open with."""
+        """Ids of all keys that it can open with."""
         return frozenset(self._sealers)
 
     async def seal(
         self, plaintext: bytes, to: Binding, now: datetime, key_id: str | None = None
     ) -> SealedCredential:
-        """Seal credentials for one person, provider and credential id.
+        """Seal a credential.
 
-        `key_id`: with another key than the one that seals (a rotation names its target).
+        `key_id`: seal with this key instead of the sealing key. A rotation names its target.
         """
         with_key = key_id or self.key_id
         with metrics.timed(metrics.vault_operations, "seal"):
@@ -95,10 +95,11 @@ class Vault:
         )
 
     async def open(self, row: SealedCredential) -> bytes:
-        """The plaintext of a row.
+        """Return the plaintext of a row.
 
-        Raises: WrongEncryptionKey if a key that it does not have sealed it; CredentialDamaged if
-        any column, or the person or provider it stands under, is not what was sealed.
+        Raises:
+            WrongEncryptionKey: A key that this vault does not have sealed it.
+            CredentialDamaged: A column, the user or the provider differs from what was sealed.
         """
         with metrics.timed(metrics.vault_operations, "open"):
             return await self._open(row)
@@ -116,7 +117,7 @@ class Vault:
         if plaintext is None:
             raise CredentialDamaged(
                 f"The stored {row.provider} credential {row.credential_id} does not open: "
-                "it was changed, or moved from another person or provider",
+                "it was changed, or copied from another user or provider",
                 hint=f"Connect {row.provider} again",
             )
         return plaintext
@@ -124,31 +125,31 @@ class Vault:
     async def seal_secret(
         self, name: str, plaintext: bytes, now: datetime, key_id: str | None = None
     ) -> SharedSecret:
-        """Seal something that is the controllers' own, bound to its name. `key_id` as in `seal`."""
+        """Seal a secret of the controllers, bound to its name. `key_id`: as in `seal`."""
         with_key = key_id or self.key_id
         box = await self._sealer(with_key).seal(plaintext, _authenticated_data("secret", name))
         return SharedSecret(name, box.ciphertext, box.iv, box.tag, box.salt, with_key, now)
 
     async def open_secret(self, row: SharedSecret) -> bytes:
-        """What `seal_secret` sealed. Raises WrongEncryptionKey, CredentialDamaged."""
+        """Open a shared secret. Raises WrongEncryptionKey, CredentialDamaged."""
         box = SealedBox(row.sealed, row.iv, row.tag, row.salt)
         data = _authenticated_data("secret", row.name)
         plaintext = await self._sealer(row.key_id).open(box, data)
         if plaintext is None:
             raise CredentialDamaged(
-                f"The controllers' shared secret '{row.name}' does not open: it was changed",
-                hint="Delete its row of shared_secrets: the next start makes another",
+                f"The shared secret '{row.name}' does not open: it was changed",
+                hint="Delete its row of shared_secrets. The next start creates a new one",
             )
         return plaintext
 
     async def canary(self, now: datetime) -> VaultKey:
-        """A row that later starts try their keys on."""
+        """Create the row that later starts test their keys against."""
         data = _authenticated_data("canary", self.key_id)
         box = await self._sealer(self.key_id).seal(b"polydev", data)
         return VaultKey(self.key_id, box.ciphertext, box.iv, box.tag, box.salt, now)
 
     async def opens_canary(self, row: VaultKey) -> bool:
-        """Whether the key that seals sealed the canary."""
+        """Check whether the sealing key sealed this canary."""
         box = SealedBox(row.canary, row.canary_iv, row.canary_tag, row.canary_salt)
         data = _authenticated_data("canary", row.key_id)
         return await self._sealer(self.key_id).open(box, data) == b"polydev"
@@ -158,7 +159,7 @@ class Vault:
             return self._sealers[key_id]
         except KeyError:
             raise WrongEncryptionKey(
-                f"This was sealed with {key_id}, which this controller does not have",
+                f"{key_id} sealed this, and this controller does not have that key",
                 hint=Hint.ADD_OTHER_KEY_OR_RESTART.text(),
             ) from None
 

@@ -1,6 +1,6 @@
-"""The words of Polydev as types: ids, states and the records that rows become.
+"""Domain types: ids, states, and the records that rows become.
 
-Everything may import this package; it imports nothing of Polydev.
+Every package may import this one. It imports nothing else of Polydev.
 """
 
 from polydev.shared.domain.chats import (

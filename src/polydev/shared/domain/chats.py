@@ -1,4 +1,4 @@
-"""Chats: what was said in them, and how far a turn is."""
+"""Chats, their turns and their events."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 from polydev.shared.domain.ids import ChatId, UserId, VmId
 
 TURN_IDS = 1_000_000
-"""An event's id is its turn's number times this, and its own number within the turn."""
+"""An event id is the turn number times this, plus the event's number within the turn."""
 ASKING_IDS = 9
-"""So many first numbers of a turn are of what asks it, written with the asking."""
+"""Number of ids at the start of a turn that are reserved for the prompt's own events."""
 LAST_IN_TURN = TURN_IDS - 1
-"""The number of a turn's end, whoever ends it: after all that a controller that died may have told
-and not stored."""
+"""Number of the event that ends a turn. It comes after every event that a dead controller may have
+sent but not stored."""
 
 
 class ChatStatus(StrEnum):
-    """What a chat's last turn does."""
+    """State of a chat's last turn."""
 
     IDLE = "idle"
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting"
-    """For the person to allow something, or not."""
+    """For the user's answer to a permission request."""
 
 
 class EventKind(StrEnum):
-    """What an event of a chat tells."""
+    """Kind of a chat event."""
 
     USER = "user"
     TEXT = "text"
@@ -44,7 +44,7 @@ class EventKind(StrEnum):
 
 
 class TurnEnd(StrEnum):
-    """Why a turn ended."""
+    """Reason for the end of a turn."""
 
     END_TURN = "end_turn"
     MAX_TOKENS = "max_tokens"
@@ -55,7 +55,7 @@ class TurnEnd(StrEnum):
 
 
 class TitledBy(StrEnum):
-    """Who gave a chat its title: each gives way to those after it."""
+    """Source of a chat's title. A later member overrides an earlier one."""
 
     NOBODY = "nobody"
     PROMPT = "prompt"
@@ -65,7 +65,7 @@ class TitledBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A row of `chats`: one conversation with one CLI."""
+    """Row of `chats`: one conversation with one CLI."""
 
     chat_id: ChatId
     user_id: UserId
@@ -73,21 +73,21 @@ class Chat:
     title: str
     titled_by: TitledBy
     vm_id: VmId | None
-    """The machine whose CLI knows the conversation."""
+    """Machine whose CLI has the conversation."""
     acp_session_id: str | None
-    """What the CLI there calls it."""
+    """Id of the conversation in that CLI."""
     turn: int
-    """The number of the last turn; 0 before the first."""
+    """Number of the last turn; 0 before the first."""
     status: ChatStatus
     executor_id: str | None
-    """The controller that does its turn, or still holds the agent that did the last one."""
+    """Controller that runs the turn, or still holds the agent of the last one."""
     created_at: datetime
     updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTurn:
-    """A row of `chat_turns`: what a person asked, and how that ended."""
+    """Row of `chat_turns`: a prompt, and how its turn ended."""
 
     chat_id: ChatId
     turn: int
@@ -101,7 +101,7 @@ class ChatTurn:
 
 @dataclass(frozen=True, slots=True)
 class ChatEvent:
-    """A row of `chat_events`: a piece of what happened in a chat."""
+    """Row of `chat_events`."""
 
     event_id: int
     kind: EventKind

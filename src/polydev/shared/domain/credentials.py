@@ -1,4 +1,4 @@
-"""Credentials as they are kept: sealed, always; and the keys that seal them."""
+"""Sealed credentials, and the keys that seal them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from polydev.shared.domain.ids import CredentialId, UserId, VmId
 
 
 class CredentialKind(StrEnum):
-    """How a person connected, and so what is kept of it."""
+    """The way in which a user connected a CLI."""
 
     LOGIN = "login"
-    """What the CLI wrote when the person logged in."""
+    """Files that the CLI wrote at login."""
     API_KEY = "api_key"
-    """A key that the person got from the provider and handed in."""
+    """API key of the provider, entered by the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealedCredential:
-    """A row of `credentials`: ciphertext, IV, tag and salt as base64 (SPEC section 6).
+    """Row of `credentials`: ciphertext, IV, tag and salt, as base64.
 
-    `key_id` is None for rows that an earlier Node.js controller wrote; those carry no
-    additional authenticated data either.
+    `key_id` is None in rows that an earlier Node.js controller wrote. Those have no additional
+    authenticated data either.
     """
 
     credential_id: CredentialId
@@ -39,7 +39,7 @@ class SealedCredential:
 
 
 class Validity(StrEnum):
-    """What a CLI last said of a credential."""
+    """Result of the last validation by the CLI."""
 
     VALID = "valid"
     INVALID = "invalid"
@@ -48,7 +48,7 @@ class Validity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What a row of `credentials` says besides what is sealed."""
+    """Row of `credentials` without its sealed content."""
 
     credential_id: CredentialId
     user_id: UserId
@@ -56,19 +56,19 @@ class Credential:
     key_id: str | None
     created_at: datetime
     vm_id: VmId | None
-    """The CLI machine that it was written into last."""
+    """CLI machine that it was last written to."""
     expires_at: datetime | None
-    """When the login ends, if it tells."""
+    """End of the login, if the credential states one."""
     checked_at: datetime | None
     validity: Validity | None
     revoked_at: datetime | None
-    """Since when it is being removed: what was sealed is gone already."""
+    """Start of its removal. The sealed content is deleted at this moment."""
     kind: CredentialKind = CredentialKind.LOGIN
 
 
 @dataclass(frozen=True, slots=True)
 class SharedSecret:
-    """A row of `shared_secrets`: something that all controllers know, sealed like credentials."""
+    """Row of `shared_secrets`: a secret of all controllers, sealed like credentials."""
 
     name: str
     sealed: str
@@ -81,7 +81,7 @@ class SharedSecret:
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """How much one key seals."""
+    """Number of rows that one key seals."""
 
     credentials: int
     secrets: int
@@ -89,7 +89,7 @@ class KeyUse:
 
 @dataclass(frozen=True, slots=True)
 class VaultKey:
-    """A row of `vault_keys`: a key that sealed credentials, and a canary to try a key on."""
+    """Row of `vault_keys`: a key id, and a canary to test a key against."""
 
     key_id: str
     canary: str

@@ -1,4 +1,4 @@
-"""What things are called, and the time. Ids of what a session makes are made from its own."""
+"""Ids and timestamps. Ids of a session's resources are derived from the session id."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import NewType
 
 VmId = NewType("VmId", str)
-"""`vm-<uuid>`: names a machine everywhere, on disk too."""
+"""`vm-<uuid>`: id of a machine everywhere, also on disk."""
 
 SessionId = NewType("SessionId", str)
-"""A UUID: names a connect session, and the workflow that drives it."""
+"""UUID of a connect session and of its workflow."""
 
 UserId = NewType("UserId", str)
 
@@ -19,7 +19,7 @@ CredentialId = NewType("CredentialId", str)
 ChatId = NewType("ChatId", str)
 
 HostId = NewType("HostId", str)
-"""Names a VM host: `local` for the one beside the controller."""
+"""Name of a VM host. `local` is the host beside the controller."""
 
 LOCAL_HOST = HostId("local")
 
@@ -27,15 +27,15 @@ NAMESPACE = uuid.UUID("6f1d7a52-5a0e-4c39-9a54-3b1f0f6f2a11")
 
 
 def now() -> datetime:
-    """The time, in UTC: every timestamp in rows and answers."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def new_vm_id() -> VmId:
-    """A fresh machine id."""
+    """Return a new random machine id."""
     return VmId(f"vm-{uuid.uuid4()}")
 
 
 def credential_id_for(session_id: SessionId) -> CredentialId:
-    """The id of the credential that a session captures, the same every time it is asked."""
+    """Derive the id of a session's credential."""
     return CredentialId(str(uuid.uuid5(NAMESPACE, f"{session_id}/credential")))

@@ -1,4 +1,4 @@
-"""Machines, what goes into them, and the hosts that run them."""
+"""Machines, files for them, and the hosts that run them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polydev.shared.domain.machine_state import MachineState
 
 
 class MachineKind(StrEnum):
-    """What a machine is for."""
+    """Purpose of a machine."""
 
     CLI = "cli"
     BROWSER = "browser"
@@ -20,7 +20,7 @@ class MachineKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MachineSize:
-    """What a machine is made with."""
+    """Memory, vCPUs and disk of a machine."""
 
     memory_mib: int
     vcpus: int
@@ -29,7 +29,7 @@ class MachineSize:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How much of what is limited a person uses, or may use."""
+    """Amounts that count against a user's quotas, or the quotas themselves."""
 
     machines: int
     memory_mib: int
@@ -37,36 +37,36 @@ class Usage:
 
 
 class WokeHow(StrEnum):
-    """How a machine that slept came to run again."""
+    """The way in which a hibernated machine came back."""
 
     RESUMED = "resumed"
-    """With everything in its memory as it was."""
+    """From its saved memory."""
     BOOTED = "booted"
-    """From its disk: its memory could not be used."""
+    """From its disk, because its saved memory was unusable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hibernation:
-    """How a machine last went to sleep, and how it last woke; nothing of it, if it never did."""
+    """The last hibernation of a machine, and the last resume."""
 
     hibernated_at: datetime | None = None
     hibernate_reason: str = ""
     problem: str = ""
-    """Why it could not be put to sleep, or woken, the last time that it was to be."""
+    """Error of the last hibernate or resume that failed."""
     resumed_at: datetime | None = None
     resume_reason: str = ""
     resumed_how: WokeHow | None = None
     boot_reason: str = ""
-    """Why it was booted although its memory was on disk."""
+    """Reason for a boot in spite of saved memory."""
     resume_took_s: float | None = None
-    """How long its host took to wake it."""
+    """Time that its host took to resume it."""
     memory_on_disk_bytes: int | None = None
-    """While it sleeps, and until it has woken: what its memory takes on its host's disk."""
+    """Size of its saved memory on the host's disk. None when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A row of `vms`: what the controller knows of a machine."""
+    """Row of `vms`: the controller's record of a machine."""
 
     vm_id: VmId
     user_id: UserId
@@ -74,77 +74,76 @@ class Machine:
     status: MachineState
     ip_address: str | None
     session_id: SessionId | None
-    """The connect session that created it, if one did."""
+    """Connect session that created it, if any."""
     host_id: HostId | None
-    """Where it was placed; None: nowhere yet."""
+    """Host that it was placed on. None: not placed yet."""
     size: MachineSize
     error_code: str | None
     error: str | None
     created_at: datetime
     attempt: int = 0
-    """How often it was asked to stop, start, sleep or wake, or to be made anew: names what does
-    it."""
+    """Number of commands so far. Part of the ids of the workflows that carry them out."""
     used_at: datetime | None = None
-    """When somebody last used it; None: not yet."""
+    """Time of its last use. None: not used yet."""
     hibernation: Hibernation = Hibernation()
 
     @property
     def has_saved_memory(self) -> bool:
-        """Whether it is on its way back from sleep, or will be when somebody wants it."""
+        """It resumes from saved memory when it is started."""
         return self.hibernation.memory_on_disk_bytes is not None
 
 
 class HostState(StrEnum):
-    """Whether a host takes machines."""
+    """Administrative state of a host."""
 
     ACTIVE = "active"
     DRAINING = "draining"
-    """Keeps its machines and takes no new ones."""
+    """Keeps its machines and gets no new ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class VmHost:
-    """A row of `hosts`: a machine that runs a host agent, and what it offers."""
+    """Row of `hosts`: a host agent and its capacity."""
 
     host_id: HostId
     socket: str
     """Path of the host agent's Unix socket."""
     state: HostState
     memory_mib: int
-    """What its machines may have together."""
+    """Memory for all of its machines together."""
     vcpus: int
-    """Virtual processors that its machines may have together."""
+    """vCPUs for all of its machines together."""
     max_machines: int
-    """How many machines it has addresses for."""
+    """Number of machines that it has addresses for."""
     disk_free_mib: int
     driver: str
     accelerator: str
     version: str
     seen_at: datetime | None
-    """When it last answered; None: it never did, and nothing is placed there."""
+    """Time of its last answer. None: it never answered, and gets no machines."""
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of `polydev doctor`: something that was looked at, and how it is."""
+    """One line of `polydev doctor`: a check and its result."""
 
     name: str
-    """What was looked at: `database`, `bridge`, `orphans`, ..."""
+    """Name of the check: `database`, `bridge`, `orphans`, ..."""
     ok: bool | None
-    """None: it could not be looked at; the message says why."""
+    """None: the check could not run. The message says why."""
     message: str
     hint: str = ""
-    """What to do, when it is not ok."""
+    """Advice when the check failed."""
     vm_id: str | None = None
-    """The machine that it is about, if it is about one."""
+    """Machine that it concerns, if any."""
     host_id: str | None = None
-    """The VM host that said it, if one did."""
+    """VM host that reported it, if any."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class GuestFile:
-    """A file to be put into a machine. `content` may be secret, so it has no repr."""
+    """A file for a machine. The repr leaves `content` out, since it may be secret."""
 
     path: str
     content: bytes
@@ -158,8 +157,8 @@ class GuestFile:
 
 
 def vm_id_for(session_id: SessionId, kind: MachineKind) -> VmId:
-    """The machine id that a session's machine of one kind has, the same every time it is asked.
+    """Derive the id of a session's machine of one kind.
 
-    A workflow step that runs twice therefore asks the host for the same machine twice.
+    A workflow step that runs twice therefore asks the host for the same machine.
     """
     return VmId(f"vm-{uuid.uuid5(NAMESPACE, f'{session_id}/{kind}')}")

@@ -99,7 +99,7 @@ _ENDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ConnectSession:
-    """A row of `auth_sessions`: one attempt to log one CLI in."""
+    """Row of `auth_sessions`: one attempt to log one CLI in."""
 
     session_id: SessionId
     user_id: UserId
@@ -108,22 +108,22 @@ class ConnectSession:
     step: str | None
     oauth_url: str | None
     own_browser_url: str | None
-    """For logging in in the person's own browser, and pasting what comes of it."""
+    """URL for a login in the user's own browser, whose result is pasted."""
     cli_vm_id: VmId | None
     error_code: str | None
     error: str | None
     cancel_requested_at: datetime | None
     created_at: datetime
     expires_at: datetime
-    """When the person's time is over. Set anew, once, when the waiting begins."""
+    """Deadline for the user. It is set again, once, when the wait for the user starts."""
     ended_at: datetime | None
     method: CredentialKind = CredentialKind.LOGIN
-    """How the person connects: a login in a browser machine, or a key, which needs none."""
+    """Login in a browser machine, or an API key, which needs no browser machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionStep:
-    """A row of `session_steps`: when a session was in one step, and how that ended."""
+    """Row of `session_steps`: start, end and outcome of one step."""
 
     session_id: SessionId
     step: str

@@ -1,4 +1,4 @@
-"""People, how they prove who they are, what they may, and what is told of what they did."""
+"""Users, their sign-ins, tokens and scopes, and the audit log."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from polydev.shared.domain.ids import UserId
 
 
 class Role(StrEnum):
-    """What somebody is on this Polydev."""
+    """Role of a user."""
 
     USER = "person"
     ADMINISTRATOR = "administrator"
 
 
 class Scope(StrEnum):
-    """What a request may be about. A sign-in has all that its person's role allows."""
+    """Permission of a token. A sign-in has all scopes of its user's role."""
 
     READ = "read"
-    """Look at what is one's own."""
+    """View one's own resources."""
     CONNECT = "connect"
     """Start, cancel and complete connect sessions; revoke and export credentials."""
     MACHINES = "machines"
     """Create, start, stop and destroy machines; run programs in them."""
     CHAT = "chat"
-    """Talk to CLIs."""
+    """Chat with CLIs."""
     ACCOUNT = "account"
-    """Password, tokens, deletion of the account."""
+    """Change the password, create tokens, delete the account."""
     ADMIN = "admin"
-    """Hosts, people and everybody's machines; administrators only."""
+    """Manage hosts, users and everybody's machines. Administrators only."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who may sign in."""
+    """An account."""
 
     user_id: UserId
     email: str
@@ -43,12 +43,12 @@ class User:
     role: Role = Role.USER
     disabled_at: datetime | None = None
     deleting_at: datetime | None = None
-    """Since when everything of theirs is being removed."""
+    """Start of the account's deletion."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiToken:
-    """A row of `api_tokens`: what is known of a token besides its hash."""
+    """Row of `api_tokens`, without the token's hash."""
 
     token_id: str
     user_id: UserId
@@ -61,14 +61,14 @@ class ApiToken:
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """A row of `sign_ins`: a browser in which somebody is signed in, without its secret's hash."""
+    """Row of `sign_ins`: a signed-in browser, without its secret's hash."""
 
     sign_in_id: str
     user_id: UserId
     source: str
-    """The network address that signed in."""
+    """Network address of the browser."""
     user_agent: str
-    """What the browser called itself."""
+    """The browser's `User-Agent`."""
     created_at: datetime
     seen_at: datetime
     expires_at: datetime
@@ -76,11 +76,11 @@ class SignIn:
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """A row of `invitations`: who may sign up, once, without its code's hash."""
+    """Row of `invitations`: permission for one sign-up, without its code's hash."""
 
     invitation_id: str
     email: str | None
-    """The only address that it is for; None: whoever has the code."""
+    """The only e-mail address that may use it. None: any."""
     role: Role
     created_by: UserId
     created_at: datetime
@@ -91,26 +91,26 @@ class Invitation:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """A row of `audit_log`: who did what to which, from where, and why. Never a secret."""
+    """Row of `audit_log`. It contains no secrets."""
 
     actor: str
-    """A person's id, or `controller`."""
+    """A user id, or `controller`."""
     action: str
     """`<subject>.<verb>`: `machine.destroy`, `session.start`, `token.create`, ..."""
     subject: str
-    """The id of what it was done to."""
+    """Id of the changed resource."""
     owner: UserId | None = None
-    """Whose it is; None for what is nobody's."""
+    """Owner of the resource. None: it has no owner."""
     via: str = ""
     """`sign-in`, `token:<token id>`, `local`, `reconciler`, ..."""
     source: str = ""
-    """The network address that asked."""
+    """Network address of the request."""
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A row of `events`: something of a person's changed. What it is now, the API tells."""
+    """Row of `events`: a change of a user's resource. The API gives the new state."""
 
     event_id: int
     user_id: UserId
@@ -118,5 +118,5 @@ class Event:
     """`session`, `machine`, `credential`, `token`, ..."""
     subject: str
     data: dict[str, str]
-    """A few words (`status`, `step`), never a secret."""
+    """A few fields (`status`, `step`), never a secret."""
     at: datetime

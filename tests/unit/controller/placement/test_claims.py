@@ -115,7 +115,7 @@ async def test_a_machine_is_not_started_on_a_host_that_drains_or_is_away(
 ) -> None:
     async with database.write() as connection:
         await hosts.set_state(connection, HostId("a"), HostState.DRAINING)
-        with pytest.raises(NoCapacity, match="being emptied"):
+        with pytest.raises(NoCapacity, match="draining"):
             await PLACEMENT.claim_start(connection, machine(MachineState.STOPPED, "a"))
     never = Placement(unseen_limit_s=-1, dead_limit_s=45)
     async with database.write() as connection:

@@ -68,7 +68,7 @@ def test_hosts_that_drain_are_unseen_or_have_a_full_disk_take_nothing() -> None:
     )
     assert hosts.choose(ONE) is None
     words = hosts.no_capacity(ONE).message
-    for name in ("draining takes no machines", "unseen does not answer", "full has"):
+    for name in ("draining is draining", "unseen does not answer", "full has"):
         assert name in words
 
 
@@ -82,7 +82,7 @@ def test_a_machine_that_is_only_started_again_needs_no_address_and_no_disk() -> 
 def test_what_is_larger_than_any_host_never_fits_and_the_error_says_so() -> None:
     hosts = fleet(host("a"), host("b", 2048))
     assert not hosts.can_ever_fit(Resources(5000, 1, 1))
-    assert "the largest has 4096 MiB" in hosts.no_capacity(Resources(5000, 1, 1)).message
+    assert "the largest host has 4096 MiB" in hosts.no_capacity(Resources(5000, 1, 1)).message
     assert hosts.can_ever_fit(Resources(4096, 8, 1))
 
 
