@@ -131,8 +131,8 @@ async def test_a_stopped_controller_that_goes_on_ends_at_once(postgresql_url: st
             os.kill(first.pid, signal.SIGCONT)
         assert await first.ended() == EXIT_CODE
         said = first.log.read_text().removeprefix(before).splitlines()
-        assert len([line for line in said if "lease has run out" in line]) == 1
-        assert not [line for line in said if "begins" in line], "it began a step"
+        assert len([line for line in said if "lease of this controller expired" in line]) == 1
+        assert not [line for line in said if " started" in line], "it began a step"
         await world.assert_exact(*machines)
         assert await _counts(world) == (2 * len(sessions), len(sessions))
 

@@ -87,7 +87,7 @@ async def test_a_cli_that_says_that_it_is_not_logged_in_is_quoted(world: World) 
     await asked(world, WriteFiles(vm_id=vm_id, files=[nothing]))
     finding = wrong(await doctor(world), "logins")
     assert finding["vm_id"] == vm_id
-    assert f"in machine {vm_id} says that it is not logged in" in finding["message"]
+    assert f"in machine {vm_id} reports that it is not logged in" in finding["message"]
     assert f"polydev machine exec {vm_id} codex login status" in finding["hint"]
 
 
@@ -117,7 +117,7 @@ async def test_a_browser_machine_that_is_left_over_is_named(world: World) -> Non
         )
     found = [it for it in await doctor(world) if it["ok"] is False and it["vm_id"] == vm_id]
     words = " ".join(it["message"] for it in found)
-    assert f"Browser machine {vm_id} is left over from session" in words
+    assert f"Browser machine {vm_id} is left over from ended session" in words
     assert f"polydev machine destroy {vm_id}" in found[0]["hint"]
 
 
@@ -266,7 +266,7 @@ async def test_a_controller_whose_lease_has_lapsed_is_named(
                 " ('takes over ', now() + interval '1 hour')) AS row (words, until)"
             )
             finding = wrong(await doctor(world), "leases")
-    assert "The lease of controller gone-controller has lapsed" in finding["message"]
+    assert "The lease of controller gone-controller has expired" in finding["message"]
     assert "polydev up" in finding["hint"]
 
 
@@ -281,7 +281,7 @@ async def test_a_host_that_has_never_answered_is_named(world: World) -> None:
             pass
     finding = wrong(found, "host agent")
     assert finding["host_id"] == "attic"
-    assert "it has never answered" in finding["message"]
+    assert "it never answered" in finding["message"]
 
 
 async def test_an_orphan_that_only_the_host_knows_is_told(world: World) -> None:

@@ -159,7 +159,7 @@ async def test_a_browser_machine_older_than_its_session_goes(world: World) -> No
     await _again(world)
     await _until_gone(world, made["vm_id"])
     [entry] = await _told(world, "machine.destroy")
-    assert "the login that made it is completed" in entry["reason"]
+    assert "the login that created it is completed" in entry["reason"]
     await world.until_machine(made["vm_id"], "destroyed")
     await world.assert_clean(cli)
 

@@ -134,14 +134,14 @@ async def test_the_key_is_changed_while_sessions_go_on(world: World) -> None:
         assert (answer.status_code, "were started" in answer.text) == (409, True)
     assert await controller.end() == 0
 
-    await _refused(world, KEY, "ENCRYPTION_KEY opens nothing of what this database holds")
+    await _refused(world, KEY, "ENCRYPTION_KEY opens no row of this database")
     await _started(world, NEW)
     assert (await controller.until(await controller.connect("codex")))["status"] == "completed"
     async with controller.client() as client:
         assert (await client.delete(f"/api/admin/keys/{old['keyId']}")).status_code == 204
     assert [key["keyId"] for key in await _keys(world)] == [new["keyId"]]
     assert await controller.end() == 0
-    await _refused(world, KEY, "ENCRYPTION_KEY does not open what this database holds")
+    await _refused(world, KEY, "ENCRYPTION_KEY does not open this database")
     world.assert_no_trace_of(NEW)
 
 
@@ -188,7 +188,7 @@ async def test_a_row_that_does_not_open_is_left_and_counted(world: World) -> Non
         await credentials.update_sealed(connection, row, await _damaged(row))
     await _started(world, NEW, KEY)
     assert (await _rotated(world))["left"] == 1
-    assert "credential c-7 is not sealed anew" in world.controller.log.read_text()
+    assert "cannot reseal credential c-7" in world.controller.log.read_text()
 
 
 async def _damaged(row: SealedCredential) -> SealedCredential:
@@ -248,4 +248,4 @@ async def test_two_controllers_change_the_key_one_after_another(postgresql_url: 
         async with survivor.client() as client:
             assert (await client.delete(f"/api/admin/keys/{old}")).status_code == 204
         assert await survivor.end() == 0
-        await _refused(world, KEY, "ENCRYPTION_KEY does not open what this database holds")
+        await _refused(world, KEY, "ENCRYPTION_KEY does not open this database")

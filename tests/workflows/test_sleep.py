@@ -67,7 +67,7 @@ async def _by_chat(world: World, vm_id: str) -> None:
     events = await talk.turn("the second")
     assert kinds(events) == ["user", "notice", "text", "turn_ended"], "and the session is not lost"
     [notice] = [it for it in events if it["kind"] == "notice"]
-    assert (notice["code"], notice["text"]) == ("machine-wakes", "Its machine wakes up")
+    assert (notice["code"], notice["text"]) == ("machine-wakes", "Its machine is resuming")
     assert joined_text(events) == "You said: the second"
 
 
@@ -76,7 +76,7 @@ async def _by_single_turn(world: World, vm_id: str) -> None:
     async with world.controller.client() as client:
         answer = await client.post("/api/chat/turn", json=asked)
     events = [json.loads(line) for line in answer.text.splitlines()]
-    assert events[0] == {"type": "notice", "text": "Its machine wakes up"}
+    assert events[0] == {"type": "notice", "text": "Its machine is resuming"}
     assert events[-1]["ok"], events
 
 
@@ -87,7 +87,7 @@ async def _by_terminal(world: World, vm_id: str) -> None:
         assert error.code == "machine-asleep"
     assert (await world.states())[vm_id] == "hibernated", "nobody wanted it woken"
     async with a_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
-        assert json.loads(await socket.recv()) == {"notice": "Its machine wakes up"}
+        assert json.loads(await socket.recv()) == {"notice": "Its machine is resuming"}
         assert isinstance(await socket.recv(), bytes)
         await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
         error = (await the_end(socket)).error

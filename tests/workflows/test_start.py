@@ -77,7 +77,7 @@ async def test_another_encryption_key(controller: ControllerProcess) -> None:
     await controller.ask("GET", "/health")
     assert await controller.end() == 0
     line = await _refused(controller.state_dir, ENCRYPTION_KEY="another")
-    assert "ENCRYPTION_KEY does not open what this database holds" in line
+    assert "ENCRYPTION_KEY does not open this database" in line
 
 
 async def test_a_second_controller_in_the_same_folder(controller: ControllerProcess) -> None:
@@ -85,7 +85,7 @@ async def test_a_second_controller_in_the_same_folder(controller: ControllerProc
     try:
         await controller.ask("GET", "/health")
         line = await _refused(controller.state_dir)
-        assert "Another controller already works in" in line
+        assert "Another controller is running in" in line
     finally:
         await controller.kill()
 
@@ -99,7 +99,7 @@ async def test_a_second_controller_on_the_same_database(
     try:
         await controller.ask("GET", "/health")
         line = await _refused(tmp_path / "other", DATABASE_URL=url)
-        assert "Another controller already works in" in line
+        assert "Another controller is running in" in line
     finally:
         await controller.kill()
 

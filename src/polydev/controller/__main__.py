@@ -1,4 +1,4 @@
-"""`python -m polydev.controller`: run the controller until SIGTERM."""
+"""Run the controller until SIGTERM: `python -m polydev.controller`."""
 
 import sys
 

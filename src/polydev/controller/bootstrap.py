@@ -1,8 +1,8 @@
-"""The controller as a process: settings become a running program. `__main__.py` calls `main`.
+"""Composition root of the controller: build its parts from the settings, and run them.
 
-The only module that names concrete classes of the controller. It checks what can be wrong before
-anything starts (port, folder, key, database), takes up the workflows of an earlier process, serves
-the API, and lets go of everything on SIGTERM; workflows go on with the next start.
+It is the only module that names all concrete classes. Before anything starts, it checks the port,
+the folder, the key and the database. Then it continues the workflows of an earlier process and
+serves the API. SIGTERM closes everything; workflows continue at the next start.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _BACKLOG = 128
 
 
 def main() -> int:
-    """Run the controller. The exit code is 0 when it was told to end, 1 when it could not work."""
+    """Run the controller. Returns the exit code: 0 after SIGTERM, 1 after an error."""
     try:
         settings = read(ControllerSettings)
         setup.set_up(as_json=settings.log_json)
@@ -86,9 +86,9 @@ def main() -> int:
 
 
 def run(settings: ControllerSettings, on_point: OnPoint = lambda _step, _point: None) -> None:
-    """Run the controller until SIGTERM or SIGINT. `on_point` observes workflows' steps.
+    """Run the controller until SIGTERM or SIGINT. `on_point` observes workflow steps.
 
-    Raises, before anything has started: BadSettings, PortTaken, AlreadyRunning, WrongEncryptionKey.
+    Raises before anything has started: BadSettings, PortTaken, AlreadyRunning, WrongEncryptionKey.
     """
     os.umask(0o077)
     _raise_descriptor_limit()
@@ -111,12 +111,12 @@ async def _serve_until_signalled(
     async with traced, _services(settings, on_point) as services:
         site = make_web_app(services, assets, settings.listen, settings.public_url)
         await _serve(site, listener, stop)
-    log.info("ended; machines go on, and so will workflows")
+    log.info("stopped; machines keep running, workflows continue at the next start")
 
 
 @contextlib.asynccontextmanager
 async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIterator[Services]:
-    """The parts of the controller, put together and running."""
+    """Build and run all parts of the controller."""
     async with AsyncExitStack() as closing:
         where = settings.database_url, settings.controller_dir
         database = open_database(*where)
@@ -184,7 +184,7 @@ def _workflows(
     engine: Engine,
     on_point: OnPoint,
 ) -> _Workflows:
-    """All that the engine does, which must know it before its start."""
+    """Build the workflows, and register them with the engine before its start."""
     cancel_watch = CancelWatch(database)
     commands = MachineCommands(machines, engine, on_point)
     resume_on_use = ResumeOnUse(database, commands, machines.settings)
@@ -203,7 +203,10 @@ def _workflows(
 
 
 async def _unlocked(database: Database, settings: ControllerSettings) -> Vault:
-    """The vault, with the keys of the settings. Raises WrongEncryptionKey, BadSettings."""
+    """Unlock the vault with the keys of the settings.
+
+    Raises: WrongEncryptionKey, BadSettings.
+    """
     current, others = settings.required_encryption_key(), settings.opening_keys()
     async with database.write() as connection:
         return await unlock(connection, current, now(), others)
@@ -212,7 +215,7 @@ async def _unlocked(database: Database, settings: ControllerSettings) -> Vault:
 async def _machines(
     database: Database, vault: Vault, hosts: Hosts, settings: ControllerSettings
 ) -> MachineOperations:
-    """People's machines, labelled as this installation's."""
+    """Build the machine operations, with the label and the token key of this installation."""
     async with database.write() as connection:
         installation = await installations.get_or_create_id(connection)
     key = await token_key(database, vault, settings.controller_dir / "browser-token-key")
@@ -222,7 +225,7 @@ async def _machines(
 async def _connect_hosts(
     closing: AsyncExitStack, database: Database, settings: ControllerSettings
 ) -> Hosts:
-    """The clients of all hosts, each looked at once already, and again and again."""
+    """Connect to all hosts, and poll them: once now, then in the background."""
     hosts = Hosts(observe=observe_host_operation)
     closing.push_async_callback(hosts.aclose)
     watch = HostPoller(database, hosts, settings)
@@ -232,7 +235,7 @@ async def _connect_hosts(
 
 
 def _run_in_background(closing: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
-    """Have it done beside everything else, until that is closed."""
+    """Run a background task until `closing` is closed."""
     closing.push_async_callback(_cancel, asyncio.create_task(work))
 
 
@@ -246,7 +249,7 @@ async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> 
         api,
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # access.network knows whose X-Forwarded-For is believed
+        proxy_headers=False,  # access.limits.client_address handles X-Forwarded-For
         server_header=False,
         lifespan="off",
         loop="asyncio",
@@ -259,7 +262,7 @@ async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> 
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     address, port = listener.getsockname()[:2]
-    log.info("the API answers at http://%s:%d", address, port)
+    log.info("listening on http://%s:%d", address, port)
     notify_ready()
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
@@ -270,18 +273,18 @@ async def _serve(api: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are ours: there is more to close than the server."""
+        """Leave the signals to us: there is more to close than the server."""
         yield
 
 
 def _raise_descriptor_limit() -> None:
-    """Every connection costs one: as many as this process may have, not as many as it is given."""
+    """Raise the soft limit of file descriptors to the hard limit: each connection needs one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _bind(address: str, port: int) -> socket.socket:
-    """A socket on that port, not listening yet. Raises PortTaken, BadSettings."""
+    """Open the listening socket. Raises PortTaken, BadSettings."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -306,8 +309,10 @@ def _bind(address: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _lock_folders(settings: ControllerSettings) -> Iterator[None]:
-    """Hold the controller's folder, and the database's if it is a file. Controllers of one
-    PostgreSQL database may share a folder. Raises AlreadyRunning, BadSettings."""
+    """Lock the controller's folder, and the folder of an SQLite database.
+
+    Controllers of one PostgreSQL database may share a folder. Raises AlreadyRunning, BadSettings.
+    """
     own = settings.controller_dir
     files = sqlite_folder(settings.database_url, own)
     with contextlib.ExitStack() as held:
@@ -334,7 +339,7 @@ def _lock_folder(folder: Path, how: int) -> Iterator[None]:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyRunning(
-                f"Another controller already works in {folder}",
+                f"Another controller is running in {folder}",
                 hint=Hint.SET_STATE_DIR.text(),
             ) from None
         yield

@@ -124,7 +124,7 @@ async def test_trying_again_ends_at_the_limit_and_tells_the_last_error(bench: Be
     always_cut = [ChannelLost("cut", hint="look")] * 100
     failure = await bench.run(_step(bench, "one", *always_cut, limit_s=0.5))
     assert isinstance(failure, StepTimedOut)
-    assert failure.line() == "'one' did not end within 0.5 s: cut. look"
+    assert failure.line() == "'one' did not finish within 0.5 s: cut. look"
     assert bench.done[-1] == "undo one"
 
 

@@ -1,15 +1,14 @@
-"""Removing a person with everything that is theirs. The API asks `Removal`.
+"""Deletion of an account with all of its resources.
 
-The wish is a change of the person's row: from then on nobody comes in as them. The workflow then
-undoes what is theirs elsewhere, and deletes their rows last of all, so that whatever cuts it finds
-the person still there to be removed.
+The request marks the user's row, and nobody can sign in as that user from then on. The workflow
+deletes resources elsewhere first and the rows last, so an interrupted deletion can always continue.
 
-    cancel-sessions    wish every login away, and wait until their own workflows have undone them
-    destroy-machines   on all hosts, with disks, logs, and what is kept of machines that are gone
-    erase-person       every row, in one transaction: if nothing came up meanwhile
+    cancel-sessions    cancel all connect sessions, and wait until their workflows have undone them
+    destroy-machines   destroy machines on all hosts, with their disks and archived logs
+    erase-person       delete all rows in one transaction, if no new resources appeared
 
-Every step may run twice; none is undone. What cannot be done in time (a host is away) goes on with
-`resume`.
+Every step may run twice; none is undone. `resume` continues after a time limit, such as when a host
+is unreachable.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _FORGET_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class AccountDeletion:
-    """What is asked about removing people, and the workflow that does it."""
+    """Deletes accounts: requests and the workflow."""
 
     database: Database
     machines: MachineOperations
@@ -60,11 +59,11 @@ class AccountDeletion:
     on_point: OnPoint = lambda _step, _point: None
 
     def register(self) -> None:
-        """Make the workflow known to the engine, before its start."""
+        """Register the workflow with the engine, before its start."""
         self.engine.register(DELETE, partial(self.saga().run, self.engine))
 
     def saga(self) -> Saga:
-        """The steps, and how long each is insisted on."""
+        """Build the table of steps."""
         destroy_s = 2 * self.machines.settings.destroy_limit_s
         steps = [
             Step(StepName.CANCEL_SESSIONS, self._cancel_sessions, _SESSIONS_S + destroy_s),
@@ -74,20 +73,20 @@ class AccountDeletion:
         return Saga(DELETE, [], steps, LogOnlyObserver(), _ERASE_S, self.on_point)
 
     async def request(self, caller: Caller, user_id: UserId) -> User:
-        """Have a person removed; nobody comes in as them from now on.
+        """Start an account's deletion, and block its sign-ins.
 
         Raises: NoSuchUser; NotAllowed for the local administrator.
         """
         if user_id == ADMINISTRATOR:
             raise NotAllowed(
-                "The local administrator is not removed",
-                hint="Delete their machines and credentials one by one",
+                "The local administrator cannot be deleted",
+                hint="Delete the machines and credentials instead",
             )
         async with self.database.write() as connection:
             await locks.acquire(connection, "person", user_id)
             user = await users.find(connection, user_id)
             if user is None:
-                raise NoSuchUser(f"No person has the id {user_id}")
+                raise NoSuchUser(f"There is no user {user_id}")
             if user.deleting_at is None:
                 user = replace(user, deleting_at=now())
                 await user_deletion.mark_deleting(connection, user_id, user.deleting_at or now())
@@ -98,7 +97,7 @@ class AccountDeletion:
         return user
 
     async def resume(self) -> None:
-        """Go on with removals whose workflow was never begun, or ended without the last step."""
+        """Continue deletions whose workflow never started, or ended too early."""
         async with self.database.read() as connection:
             leaving = await user_deletion.list_deleting(connection)
         for user in leaving:
@@ -109,7 +108,7 @@ class AccountDeletion:
                 for step in (self._cancel_sessions, self._destroy_machines, self._erase):
                     await step(user.user_id)
             except PolydevError as error:
-                log.warning("%s is not removed yet: %s", user.user_id, error.line())
+                log.warning("cannot delete %s yet: %s", user.user_id, error.line())
 
     # -- the steps -------------------------------------------------------------------------------
 
@@ -119,7 +118,7 @@ class AccountDeletion:
             for session in live:
                 await sessions.request_cancel(connection, session.session_id, now())
         if live:
-            raise MachineBusy(f"{len(live)} logins are still being undone")
+            raise MachineBusy(f"{len(live)} logins are still being cancelled")
 
     async def _destroy_machines(self, subject: str) -> None:
         async with self.database.read() as connection:
@@ -130,7 +129,7 @@ class AccountDeletion:
             await self._forget(machine)
 
     async def _forget(self, machine: Machine) -> None:
-        """Have its host forget what it keeps of the machine, if it ever had one."""
+        """Delete the machine's archived logs on its host, if it had one."""
         if machine.host_id is None or machine.host_id not in self.machines.hosts.every():
             return
         host = self.machines.hosts.of(machine.host_id)
@@ -143,7 +142,7 @@ class AccountDeletion:
             if user is None:
                 return
             if not await user_deletion.is_ready_to_delete(connection, user.user_id):
-                raise HostUnreachable("Not everything of theirs is gone yet")
+                raise HostUnreachable("Some resources of the user still exist")
             await user_deletion.delete_user(
                 connection, user, (user.user_id, hash_address(user.email))
             )

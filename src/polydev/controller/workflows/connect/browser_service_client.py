@@ -1,9 +1,8 @@
-"""The client of a browser machine's HTTP service (SPEC section 5): one login, from outside.
+"""Client of the HTTP service in a browser machine, which runs one login.
 
-The connect workflow starts the login and reads what came of it; the API hands in what a person
-pastes. The service runs in a machine that may be hostile: answers are small, of the right shape or
-refused, and words from it are cleaned before anybody sees them. Which URLs and credentials are
-good is `providers`' to say.
+The connect workflow starts the login and reads its result; the API passes on what the user pastes.
+The machine may be hostile. So answers are limited in size, checked against a schema, and their
+texts are cleaned before they are shown. `providers` checks URLs and credentials.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ T = TypeVar("T", bound=_Answer)
 
 
 class LoginUrl(_Answer):
-    """The URLs that the CLI gave; not checked yet."""
+    """URLs from the CLI, not checked yet."""
 
     url: str
-    ownBrowserUrl: str | None = None  # noqa: N815  (the service's name)
+    ownBrowserUrl: str | None = None  # noqa: N815  (name in the service's JSON)
 
 
 class LoginState(_Answer):
-    """How the login stands. `version` grows with every change."""
+    """State of the login. `version` increases with every change."""
 
     step: Literal["starting", "waiting_for_person", "ready", "failed"]
     version: int
@@ -71,11 +70,10 @@ class _Problem(_Answer):
 
 @dataclass(frozen=True, slots=True)
 class BrowserService:
-    """The service of one browser machine.
+    """Client of one browser machine's service.
 
-    Raises, from every call: ChannelLost, HostUnreachable as the host does; LoginFailed if the
-    machine has ended, and its login with it; GuestMisbehaved for an answer that the service cannot
-    give.
+    Every call raises: ChannelLost and HostUnreachable, like the host; LoginFailed if the machine
+    has stopped; GuestMisbehaved for an invalid answer.
     """
 
     host: Host
@@ -83,19 +81,19 @@ class BrowserService:
     token: SecretStr
 
     async def is_healthy(self) -> bool:
-        """Whether the service answers."""
+        """Check whether the service answers."""
         answer = await self._ask("GET", "/health")
         return answer.status_code == 200
 
     async def start(self, provider: str, session_id: SessionId) -> None:
-        """Start the CLI's login; done also when it runs already."""
+        """Start the CLI's login. Idempotent."""
         answer = await self._ask("POST", f"/auth/{provider}", json={"sessionId": session_id})
         self._require(answer, 202)
 
     async def url(self, provider: str, wait_s: int = LONG_POLL_S) -> LoginUrl | None:
-        """The URL that the CLI wants opened; None if it is not known within `wait_s`.
+        """Wait for the URL that the CLI wants opened. None if there is none within `wait_s`.
 
-        Raises: LoginFailed if the CLI ended before.
+        Raises LoginFailed if the CLI exited before.
         """
         answer = await self._ask("GET", f"/auth/{provider}/oauth-url", params={"wait": wait_s})
         if answer.status_code == 404:
@@ -107,14 +105,14 @@ class BrowserService:
         return self._parsed(LoginUrl, answer)
 
     async def state(self, provider: str, after: int, wait_s: int = LONG_POLL_S) -> LoginState:
-        """How the login stands, as soon as it is no longer at version `after`."""
+        """Wait until the login's state is no longer at version `after`."""
         path = f"/auth/{provider}/state"
         answer = await self._ask("GET", path, params={"after": after, "wait": wait_s})
         self._require(answer, 200)
         return self._parsed(LoginState, answer)
 
     async def credentials(self, provider: str) -> dict[str, Any]:
-        """What the login left: secret, and not checked yet. Raises LoginFailed if there is none."""
+        """Read the login's credentials, not checked yet. Raises LoginFailed."""
         path = f"/auth/{provider}/credentials/status"
         answer = await self._ask("GET", path, params={"wait": 0})
         self._require(answer, 200)
@@ -124,13 +122,13 @@ class BrowserService:
         return found.credentials
 
     async def paste(self, provider: str, what: Literal["code", "callbackUrl"], text: str) -> None:
-        """Hand in what a person pasted. Raises PasteRefused, LoginNotWaiting."""
+        """Pass on what the user pasted. Raises PasteRefused, LoginNotWaiting."""
         answer = await self._ask("POST", f"/auth/{provider}/input", json={what: text})
         if answer.status_code in (404, 409):
-            raise LoginNotWaiting("The login does not wait for a pasted code or URL now")
+            raise LoginNotWaiting("The login is not waiting for a pasted code or URL")
         if answer.status_code == 422:
             why = clean_text(self._parsed(_Problem, answer).detail, _MAX_WORDS)
-            raise PasteRefused(f"What was pasted cannot be used: {why}")
+            raise PasteRefused(f"The pasted text cannot be used: {why}")
         self._require(answer, 202)
 
     async def _ask(self, method: str, path: str, **what: Any) -> httpx.Response:
@@ -151,12 +149,12 @@ class BrowserService:
                 yield client
         except (MachineBusy, NoSuchMachine):
             raise LoginFailed(
-                f"The browser machine {self.vm_id} ended before the login was done",
+                f"The browser machine {self.vm_id} stopped before the login was complete",
                 hint="Connect again",
             ) from None
         except httpx.HTTPError as error:
             raise ChannelLost(
-                f"The browser machine {self.vm_id} broke off its answer ({type(error).__name__})"
+                f"The browser machine {self.vm_id} interrupted its answer ({type(error).__name__})"
             ) from None
 
     def _require(self, answer: httpx.Response, status: int) -> None:
@@ -171,11 +169,11 @@ class BrowserService:
             return kind.model_validate_json(answer.content)
         except ValidationError:
             raise GuestMisbehaved(
-                f"The browser machine {self.vm_id} answered something of the wrong shape "
+                f"The browser machine {self.vm_id} sent an invalid answer "
                 f"to {answer.request.method} {answer.request.url.path}"
             ) from None
 
 
 def _failed(reason: str) -> LoginFailed:
-    words = clean_text(reason, _MAX_WORDS) or "it did not say why"
+    words = clean_text(reason, _MAX_WORDS) or "no reason given"
     return LoginFailed(f"The CLI's login failed: {words}", hint="Connect again")

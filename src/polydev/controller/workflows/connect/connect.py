@@ -1,11 +1,11 @@
-"""The connect session: one person logs one CLI in. The table below is the whole of it.
+"""The connect session: a user logs one CLI in. The saga's table below lists its steps.
 
-The API asks `Connect` to start, cancel and paste; everything else happens in the workflow, which
-goes on over any death of the controller. What a step leaves is in the session's row, in the store
-and at the host; ids are made from the session's id, so a step that runs twice finds its own.
+The API calls `Connect` to start, cancel and paste. The workflow does the rest, and survives a
+restart of the controller. Results of steps are in the session's row, in the vault and on the host.
+Ids are derived from the session's id, so a step that runs twice finds its own resources.
 
-A running CLI machine of the person is taken and never undone. One live session per person and
-provider is the database's rule; whoever asks for a second one is given the first.
+An existing CLI machine of the user is reused and never undone. The database allows one live session
+per user and provider; a second request returns the first session.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ log = logging.getLogger("polydev.controller.workflows")
 
 CONNECT = "connect"
 CONNECT_BY_KEY = "connect-by-key"
-"""In `connect_by_key.py`: the same without a browser machine."""
+"""The workflow in `connect_by_key.py`, without a browser machine."""
 
 
 def workflow_for(session: ConnectSession) -> str:
-    """The workflow that drives a session."""
+    """Return the workflow of a session."""
     return CONNECT if session.method is CredentialKind.LOGIN else CONNECT_BY_KEY
 
 
@@ -74,7 +74,7 @@ def new_session(
     within_s: float,
     method: CredentialKind = CredentialKind.LOGIN,
 ) -> ConnectSession:
-    """A session of which nothing is done yet, and that is to be done within that time."""
+    """Build a new session with a deadline."""
     at = now()
     return ConnectSession(
         session_id=SessionId(str(uuid.uuid4())),
@@ -98,8 +98,10 @@ def new_session(
 async def add_unless_live(
     connection: AsyncConnection, quotas: Quotas, caller: Caller, session: ConnectSession
 ) -> ConnectSession | None:
-    """Add a session, in the caller's transaction; the live one instead, if there is one for that
-    person and provider. Raises: QuotaExceeded."""
+    """Insert a session, unless one is live for that user and provider. Returns the live one.
+
+    Uses the caller's transaction. Raises QuotaExceeded.
+    """
     await lock_user(connection, session.user_id)
     live = await sessions.find_live(connection, session.user_id, session.provider)
     if live is None:
@@ -113,7 +115,7 @@ async def add_unless_live(
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Connect sessions: what the API asks, and the workflow."""
+    """Starts, cancels and runs connect sessions."""
 
     database: Database
     vault: Vault
@@ -124,7 +126,7 @@ class Connect:
     on_point: OnPoint = lambda _step, _point: None
 
     def saga(self) -> Saga:
-        """The steps, what undoes each, and how long each may take."""
+        """Build the table of steps."""
         its, limit = SessionMachines(self.database, self.machines), self.machines.settings
         grace_s = ANSWER_GRACE_S
         delivery = self._delivery()
@@ -151,13 +153,13 @@ class Connect:
         return Saga(CONNECT, steps, always, observer, limit.destroy_limit_s, self.on_point)
 
     def register(self) -> None:
-        """Make the workflow known to the engine, before its start."""
+        """Register the workflow with the engine, before its start."""
         self.engine.register(CONNECT, partial(self.saga().run, self.engine))
 
-    # -- what the API asks -----------------------------------------------------------------------
+    # -- called by the API ------------------------------------------------------------------------
 
     async def start(self, caller: Caller, user_id: UserId, provider_id: str) -> ConnectSession:
-        """A new session, or the live one for that provider.
+        """Start a session, or return the live one for that provider.
 
         Raises: UnknownProvider, NotAllowed, NoSuchUser, QuotaExceeded.
         """
@@ -175,17 +177,17 @@ class Connect:
     async def cancel(
         self, caller: Caller, session_id: SessionId, reason: str = ""
     ) -> ConnectSession:
-        """Wish a session away; the workflow ends it. Raises NoSuchSession, SessionEnded."""
+        """Request a session's cancellation. Raises NoSuchSession, SessionEnded."""
         async with self.database.write() as connection:
             session = await sessions.get(connection, session_id, caller.owner_filter)
             if not await sessions.request_cancel(connection, session_id, now()):
-                raise SessionEnded(f"The connect session {session_id} has ended already")
+                raise SessionEnded(f"The connect session {session_id} has already ended")
             entry = caller.audit_entry("session.cancel", session_id, session.user_id, reason)
             await audit.record(connection, entry)
             return await sessions.get(connection, session_id, caller.owner_filter)
 
     def ahead_of(self, session: ConnectSession) -> int | None:
-        """How many sessions are before it in the queue; None if it does not wait for room."""
+        """Return the number of sessions ahead in the queue. None if it is not queued."""
         if session.status is not SessionStatus.QUEUED:
             return None
         return self.session_queue.ahead_of(session.session_id)
@@ -197,7 +199,7 @@ class Connect:
         what: Literal["code", "callbackUrl"],
         text: str,
     ) -> None:
-        """Hand what a person pasted straight to the browser machine; it is kept nowhere.
+        """Pass what the user pasted to the browser machine, without storing it.
 
         Raises: NoSuchSession, LoginNotWaiting, PasteRefused.
         """
@@ -206,7 +208,7 @@ class Connect:
             entry = caller.audit_entry("session.input", session_id, session.user_id)
             await audit.record(connection, entry)
         if session.status is not SessionStatus.WAITING:
-            raise LoginNotWaiting("The login does not wait for a pasted code or URL now")
+            raise LoginNotWaiting("The login is not waiting for a pasted code or URL")
         service = await SessionMachines(self.database, self.machines).browser_service(session_id)
         await service.paste(session.provider, what, text)
 
@@ -218,7 +220,7 @@ class Connect:
         async with self.database.write() as connection:
             fresh = await sessions.get(connection, session.session_id)
             if fresh.status is SessionStatus.WAITING:
-                return  # It was here before: the person's time goes on.
+                return  # a repeated step: the user's deadline stays
             limit = timedelta(seconds=self.machines.settings.person_limit_s)
             await sessions.update(
                 connection,
@@ -245,11 +247,11 @@ class Connect:
                 await (await self._watch(session)).wait_until_done()
         except TimeoutError:
             raise LoginExpired(
-                "Nobody logged in within the time allowed", hint="Connect again when you are ready"
+                "Nobody logged in before the deadline", hint="Connect again when you are ready"
             ) from None
 
     async def _capture(self, subject: str) -> None:
-        """Read the credentials and seal them, in one step: they are never kept in between."""
+        """Read the credentials and seal them in one step, so they are never stored unsealed."""
         session = await self._session(subject)
         about = provider(session.provider)
         its = SessionMachines(self.database, self.machines)
@@ -262,11 +264,11 @@ class Connect:
             await credentials.upsert(connection, sealed, login_expiry(about, plaintext))
 
     async def _clean_up(self, subject: str) -> None:
-        """The browser machine goes, whatever happened; and a delivery that stands is settled."""
+        """Destroy the browser machine, and complete a successful delivery."""
         await SessionMachines(self.database, self.machines).destroy_browser(subject)
         await self._delivery().settle(subject)
 
-    # -- what they share -------------------------------------------------------------------------
+    # -- shared by the steps -------------------------------------------------------------------
 
     async def _session(self, subject: str) -> ConnectSession:
         async with self.database.read() as connection:

@@ -1,9 +1,9 @@
-"""Connecting with an API key: the key is sealed before anything else, and then delivered.
+"""Connect sessions with an API key, which is sealed at once and then delivered.
 
-The API asks `ConnectByKey` to start; from then on it is a connect session as any other, which
-`Connect` cancels and the reconciler minds. It needs no browser machine and no person, so its table
-is shorter. The key is in the row that the session's own transaction adds, sealed, and nowhere
-else: a session without its key, or a key without its session, never is.
+Apart from its start, it is a connect session like any other: `Connect` cancels it and the
+reconciler watches it. It needs no browser machine and no login, so its table is shorter. The
+transaction that inserts the session also inserts the sealed key, so neither exists without the
+other.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from polydev.shared.providers import check_api_key, provider, same_login
 
 @dataclass(frozen=True, slots=True)
 class ConnectByKey:
-    """Connect sessions of people who bring a key: what the API asks, and the workflow."""
+    """Starts and runs connect sessions with an API key."""
 
     database: Database
     vault: Vault
@@ -57,7 +57,7 @@ class ConnectByKey:
     on_point: OnPoint = lambda _step, _point: None
 
     def saga(self) -> Saga:
-        """The steps, what undoes each, and how long each may take."""
+        """Build the table of steps."""
         its, limit = SessionMachines(self.database, self.machines), self.machines.settings
         grace_s = ANSWER_GRACE_S
         delivery = SessionDelivery(self.database, self.vault, self.machines)
@@ -80,13 +80,13 @@ class ConnectByKey:
         return Saga(CONNECT_BY_KEY, steps, always, observer, limit.destroy_limit_s, self.on_point)
 
     def register(self) -> None:
-        """Make the workflow known to the engine, before its start."""
+        """Register the workflow with the engine, before its start."""
         self.engine.register(CONNECT_BY_KEY, partial(self.saga().run, self.engine))
 
     async def start(
         self, caller: Caller, user_id: UserId, provider_id: str, api_key: SecretStr
     ) -> ConnectSession:
-        """A new session with that key, or the live one that has the same key.
+        """Start a session with an API key, or return the live one with the same key.
 
         Raises: UnknownProvider, BadApiKey, NotAllowed, NoSuchUser, QuotaExceeded, LoginUnderway.
         """
@@ -109,7 +109,7 @@ class ConnectByKey:
         return session
 
     async def _give_up(self, subject: str) -> None:
-        """Nothing of the session is left: neither what was claimed for it, nor the key."""
+        """Release the claimed machine, and delete the key."""
         await SessionMachines(self.database, self.machines).release_cli_machine(subject)
         await SessionDelivery(self.database, self.vault, self.machines).forget(subject)
 
@@ -125,8 +125,8 @@ class ConnectByKey:
         if theirs is not None and is_key and same_login(await self.vault.open(theirs), plaintext):
             return
         raise LoginUnderway(
-            f"Another session connects {provider(live.provider).name} already: {live.session_id}",
-            hint="Cancel it, or wait until it has ended",
+            f"Another session is connecting {provider(live.provider).name}: {live.session_id}",
+            hint="Cancel it, or wait until it ends",
         )
 
     def _new_session(self, user_id: UserId, provider_id: str) -> ConnectSession:

@@ -1,6 +1,6 @@
-"""How a connect session's saga tells how it goes: the rows that the page and commands watch.
+"""Observer of the connect sagas: records progress in rows that pages and commands watch.
 
-Also where it hears that the person wishes it away, which is a column of the same row.
+It also reports a cancel request, which is a column of the session's row.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _ENDS: dict[type[PolydevError], SessionStatus] = {
 
 @dataclass(frozen=True, slots=True)
 class ConnectProgress:
-    """The notes of connect sessions (saga.Notes)."""
+    """Saga observer of connect sessions."""
 
     database: Database
     cancel_watch: CancelWatch
 
     async def step_started(self, subject: str, step: str) -> None:
-        """The session is in this step now."""
+        """Record the start of a step, and the session's new status."""
         session_id, leaves = SessionId(subject), set[SessionStatus]()
         if step != StepName.WAIT_FOR_ROOM:
             leaves.add(SessionStatus.QUEUED)
@@ -39,21 +39,21 @@ class ConnectProgress:
         async with self.database.write() as connection:
             await sessions.start_step(connection, session_id, step, now())
             await sessions.set_step(connection, session_id, step, leaves)
-        log.info("session %s: %s begins", subject, step)
+        log.info("session %s: %s started", subject, step)
 
     async def step_ended(self, subject: str, step: str, outcome: str) -> None:
-        """The step has ended."""
+        """Record the outcome of a step."""
         async with self.database.write() as connection:
             await sessions.end_step(connection, SessionId(subject), step, now(), outcome)
         log.info("session %s: %s %s", subject, step, outcome)
 
     async def wait_for_cancel(self, subject: str) -> PolydevError:
-        """Returns once the person wishes the session away."""
+        """Return once the user cancels the session."""
         await self.cancel_watch.wait_for_cancel(SessionId(subject))
         return LoginCancelled("The login was cancelled")
 
     async def saga_ended(self, subject: str, failure: PolydevError | None) -> None:
-        """The session's end. A credential that replaces others does so at the same moment."""
+        """End the session. In the same transaction, its credential replaces older ones."""
         session_id = SessionId(subject)
         async with self.database.write() as connection:
             if failure is None:

@@ -1,7 +1,4 @@
-"""Starting the login in a browser machine, and watching it until it has come to something.
-
-The connect workflow's steps use it. A workflow that was taken up again watches anew.
-"""
+"""Start of a login in a browser machine, and polling until it completes or fails."""
 
 from __future__ import annotations
 
@@ -19,25 +16,24 @@ log = logging.getLogger("polydev.controller.workflows")
 
 _PAUSE_S = 1.0
 _BREATH_S = 0.25
-"""Between two questions: a machine that answers at once instead of when it has news would keep the
-controller and the host agent busy for as long as the person may take."""
+"""Pause between two polls, in case a hostile machine answers long polls immediately."""
 _MAX_REASON = 300
 
 
 @dataclass(frozen=True, slots=True)
 class LoginPoller:
-    """One session's login."""
+    """Polls one session's login."""
 
     service: BrowserService
     session: ConnectSession
     is_lost: Callable[[], Awaitable[bool]]
-    """Whether the machine's host has not answered for too long."""
+    """Checks whether the machine's host is dead."""
 
     async def start(self) -> LoginUrl:
-        """Start the CLI's login and return its URLs, checked. The caller limits the time."""
+        """Start the CLI's login and return its checked URLs. The caller sets the time limit."""
         about = provider(self.session.provider)
         await self.service.start(about.id, self.session.session_id)
-        # It answers when it knows, or after its long poll.
+        # a long poll: it answers once the URL is known
         while (urls := await self.service.url(about.id)) is None:  # noqa: ASYNC110
             await asyncio.sleep(_BREATH_S)
         own = urls.ownBrowserUrl
@@ -47,8 +43,11 @@ class LoginPoller:
         )
 
     async def wait_until_done(self) -> None:
-        """Return when the login is complete. A host agent or channel that is away for a while ends
-        nothing: the person's time does, and the caller keeps it. Raises: LoginFailed, HostLost."""
+        """Wait until the login is complete. Raises LoginFailed, HostLost.
+
+        A host or channel that is unreachable for a while is no failure. The caller sets the user's
+        deadline.
+        """
         version = -1
         while True:
             try:
@@ -57,7 +56,7 @@ class LoginPoller:
                 log.info("session %s: %s", self.session.session_id, error.message)
                 if isinstance(error, HostUnreachable) and await self.is_lost():
                     raise HostLost(
-                        "The host on which the login was done does not answer any more",
+                        "The host of the browser machine does not answer",
                         hint="Connect again",
                     ) from None
                 await asyncio.sleep(_PAUSE_S)
@@ -65,7 +64,7 @@ class LoginPoller:
             if state.step == "ready":
                 return
             if state.step == "failed":
-                why = clean_text(state.reason, _MAX_REASON) or "it did not say why"
+                why = clean_text(state.reason, _MAX_REASON) or "no reason given"
                 raise LoginFailed(f"The CLI's login failed: {why}", hint="Connect again")
             version = state.version
             await asyncio.sleep(_BREATH_S)

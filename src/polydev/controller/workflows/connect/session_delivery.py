@@ -1,7 +1,6 @@
-"""The last steps of every connect session: its credential goes into its CLI machine, or nowhere.
+"""Steps that deliver a session's credential to its CLI machine, for both connect sagas.
 
-Logins (`connect.py`) and API keys (`connect_by_key.py`) end alike, so both tables name these steps.
-Each is idempotent, and finds what it needs in the session's row.
+Each step is idempotent and reads what it needs from the session's row.
 """
 
 from __future__ import annotations
@@ -20,39 +19,39 @@ from polydev.shared.providers import provider
 
 @dataclass(frozen=True, slots=True)
 class SessionDelivery:
-    """What a session does with the credential that it made."""
+    """Delivers a session's credential."""
 
     database: Database
     vault: Vault
     machines: MachineOperations
 
     async def write(self, subject: str) -> None:
-        """Write the credential into the CLI machine, and have the CLI say that it is logged in."""
+        """Write the credential into the CLI machine, and check the login with the CLI."""
         session = await self._session(subject)
         if session.cli_vm_id is None:
-            raise LoginFailed("The session has lost its CLI machine", hint="Connect again")
+            raise LoginFailed("The session has no CLI machine any more", hint="Connect again")
         credential, about = credential_id_for(session.session_id), provider(session.provider)
         await self.machines.bring_up(session.cli_vm_id)
         try:
             delivery = await self._delivery(session.cli_vm_id)
             await delivery.deliver(credential, about, session.cli_vm_id)
-        except MachineBusy as error:  # It stopped meanwhile: the next try starts it again.
+        except MachineBusy as error:  # it has stopped; the retry starts it again
             raise ChannelLost(error.message, hint=error.hint) from None
 
     async def take_back(self, subject: str) -> None:
-        """Leave the CLI machine as it was before the writing."""
+        """Restore the CLI machine's files from before the delivery."""
         session = await self._session(subject)
         if session.cli_vm_id is not None:
             delivery = await self._delivery(session.cli_vm_id)
             await delivery.take_back(provider(session.provider), session.cli_vm_id)
 
     async def forget(self, subject: str) -> None:
-        """The session's credential is kept no longer."""
+        """Delete the session's credential."""
         async with self.database.write() as connection:
             await credentials.delete(connection, credential_id_for(SessionId(subject)))
 
     async def settle(self, subject: str) -> None:
-        """A delivery that stands needs nothing of what was before it any more."""
+        """Delete the backups of a successful delivery."""
         session = await self._session(subject)
         async with self.database.read() as connection:
             stands = await credentials.find_sealed(

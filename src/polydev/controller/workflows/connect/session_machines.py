@@ -1,8 +1,7 @@
-"""The machines of a connect session: the CLI machine that it takes or makes, and its browser
-machine.
+"""Machines of a connect session: its CLI machine, reused or new, and its browser machine.
 
-The connect workflow's steps use it. A CLI machine that sessions share goes when the last of them
-has let go of it, and only if a session made it; one that a session completed with stays.
+A CLI machine that a session created is destroyed when the last session releases it, unless a
+session completed with it.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ _PAUSE_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class SessionMachines:
-    """What a session does with machines, as idempotent steps."""
+    """Idempotent steps for a session's machines."""
 
     database: Database
     machines: MachineOperations
 
     async def browser_service(self, session_id: SessionId) -> BrowserService:
-        """The service in the session's browser machine."""
+        """Return a client of the service in the browser machine."""
         vm_id = vm_id_for(session_id, MachineKind.BROWSER)
         machine = await self.machines.find(vm_id)
         host = self.machines.hosts.of(machine.host_id)
         return BrowserService(host, vm_id, self.machines.token(vm_id))
 
     async def create(self, subject: str) -> None:
-        """Bring the CLI machine up and make the browser machine, side by side."""
+        """Bring up the CLI machine and the browser machine concurrently."""
         session_id = SessionId(subject)
         cli = await self._cli_machine(session_id)
         browser = vm_id_for(session_id, MachineKind.BROWSER)
@@ -48,22 +47,22 @@ class SessionMachines:
                 group.create_task(self.machines.bring_up(cli))
                 group.create_task(self.machines.bring_up(browser))
         except ExceptionGroup as errors:
-            # What cannot be tried again decides.
+            # raise an error that is not retried first
             raise min(errors.exceptions, key=lambda it: isinstance(it, Unavailable)) from None
 
     async def bring_up_cli(self, subject: str) -> None:
-        """Bring the CLI machine up: all that a session with an API key needs."""
+        """Bring up the CLI machine, for a session with an API key."""
         await self.machines.bring_up(await self._cli_machine(SessionId(subject)))
 
     async def wait_for_browser(self, subject: str) -> None:
-        """Return when the browser machine's service answers.
+        """Wait until the browser machine's service answers.
 
-        Raises: MachineNotReady, which names the machine, the limit and the console log.
+        Raises MachineNotReady, which names the machine, the limit and the console log.
         """
         session_id = SessionId(subject)
         vm_id = vm_id_for(session_id, MachineKind.BROWSER)
         limit_s = self.machines.settings.healthy_limit_s
-        why = "it did not answer"
+        why = "no answer"
         try:
             async with asyncio.timeout(limit_s):
                 while True:
@@ -75,7 +74,7 @@ class SessionMachines:
                         await self.recreate_browser(session_id)
                     except Unavailable as error:
                         why = error.message
-                    await asyncio.sleep(_PAUSE_S)  # nothing tells when the service listens
+                    await asyncio.sleep(_PAUSE_S)  # nothing signals that the service listens
         except TimeoutError:
             log = await self._console_log(vm_id)
             raise MachineNotReady(
@@ -84,24 +83,24 @@ class SessionMachines:
             ) from None
 
     async def recreate_browser(self, session_id: SessionId) -> None:
-        """Make the browser machine anew on another host, if its own is dead."""
+        """Recreate the browser machine on another host, if its own is dead."""
         vm_id = vm_id_for(session_id, MachineKind.BROWSER)
         with contextlib.suppress(Unavailable):
             if await self.machines.relocate_from_dead_host(vm_id):
                 await self.machines.bring_up(vm_id)
 
     async def is_browser_lost(self, session_id: SessionId) -> bool:
-        """Whether the host of the browser machine has not answered for too long."""
+        """Check whether the host of the browser machine is dead."""
         machine = await self.machines.find(vm_id_for(session_id, MachineKind.BROWSER))
         async with self.database.read() as connection:
             return await self.machines.is_on_dead_host(connection, machine)
 
     async def destroy_browser(self, subject: str) -> None:
-        """The browser machine goes, whatever happened."""
+        """Destroy the browser machine."""
         await self.machines.destroy(vm_id_for(SessionId(subject), MachineKind.BROWSER))
 
     async def release_cli_machine(self, subject: str) -> None:
-        """Let go of the CLI machine; destroy it if it was made for a session and none needs it."""
+        """Release the CLI machine. Destroy it if a session created it and none needs it."""
         session_id = SessionId(subject)
         async with self.database.write() as connection:
             await lock_placement(connection)
@@ -121,7 +120,7 @@ class SessionMachines:
             await self._leave_at_rest(machine)
 
     async def _cli_machine(self, session_id: SessionId) -> VmId:
-        """The session's CLI machine; another if its host has lost it."""
+        """Return the session's CLI machine, or another one if its host has lost it."""
         while True:
             async with self.database.read() as connection:
                 session = await sessions.get(connection, session_id)
@@ -136,7 +135,7 @@ class SessionMachines:
                 await claims.replace_cli_machine(connection, session_id, session.user_id)
 
     async def _is_there(self, machine: Machine) -> bool:
-        """Whether it is on its host, or will be."""
+        """Check whether the machine is on its host, or will be."""
         if machine.status in (MachineState.CREATING, MachineState.DESTROYED):
             return machine.status is MachineState.CREATING
         try:
@@ -146,7 +145,7 @@ class SessionMachines:
             raise
 
     async def _leave_at_rest(self, machine: Machine) -> None:
-        """A machine that was to be started for the session alone, and was not: it stays at rest."""
+        """Reset a machine whose start for this session alone was cancelled."""
         view = await self.machines.view_on_host(machine)
         async with self.database.write() as connection:
             if view is None or await sessions.is_using(connection, machine):

@@ -1,9 +1,8 @@
-"""What machines a connect session needs, and claiming room for all of them at once.
+"""Placement of a connect session's machines: claims resources for all of them at once.
 
-`admission.py` claims for sessions that wait, `session_machines.py` when a CLI machine turns out to
-be lost. The person's own CLI machine is used in whatever state it is; one is made if there is none.
-The browser machine goes where the CLI machine is, if it fits there: then the login depends on one
-host alone. A session that brings an API key needs no browser machine.
+The user's existing CLI machine is reused in any state; otherwise a new one is created. The browser
+machine is placed on the host of the CLI machine if it fits, so the login depends on one host only.
+A session with an API key needs no browser machine.
 """
 
 from __future__ import annotations
@@ -34,27 +33,27 @@ from polydev.shared.errors import LoginFailed, MachineBusy, NoCapacity, PolydevE
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a session cannot have its machines."""
+    """Reason why a session cannot get its machines now."""
 
     error: PolydevError
     is_permanent: bool = False
-    """Waiting does not help."""
+    """It can never get them."""
     host_id: HostId | None = None
-    """It needs room on this one host, where its CLI machine's disk is."""
+    """The only possible host, which has the CLI machine's disk."""
     lacks_capacity: bool = True
-    """Whether room is what it lacks: then nobody overtakes it."""
+    """Capacity is missing. Other sessions may not overtake this one then."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionPlacement:
-    """Claims rows and room for sessions, in the caller's transaction, which has the fleet."""
+    """Claims machines for sessions, in the transaction that loaded the fleet."""
 
     machines: MachineOperations
 
     async def claim(
         self, connection: AsyncConnection, fleet: Fleet, waiting: QueuedSession
     ) -> Refusal | None:
-        """Claim the machines of a session, or say why not; then nothing is changed."""
+        """Claim a session's machines. Returns a refusal and changes nothing if impossible."""
         session_id, user_id = waiting.session_id, waiting.user_id
         cli = await find_session_cli_machine(connection, user_id)
         new_cli = self._plan(session_id, user_id, MachineKind.CLI)
@@ -82,15 +81,13 @@ class SessionPlacement:
     async def replace_cli_machine(
         self, connection: AsyncConnection, session_id: SessionId, user_id: UserId
     ) -> VmId:
-        """Another CLI machine for a session whose own is lost. Raises NoCapacity, LoginFailed."""
+        """Assign another CLI machine to a session. Raises NoCapacity, LoginFailed."""
         fleet = await self.machines.placement.load_fleet(connection)
         machine = await find_session_cli_machine(connection, user_id)
         if machine is None:
             machine = self._plan(session_id, user_id, MachineKind.CLI)
             if await machines.find(connection, machine.vm_id) is not None:
-                raise LoginFailed(
-                    "The CLI machine that was made for this login is gone", hint="Connect again"
-                )
+                raise LoginFailed("The CLI machine of this login was lost", hint="Connect again")
             host_id = fleet.choose(Resources.for_machine(machine.size))
             if host_id is None:
                 raise fleet.no_capacity(Resources.for_machine(machine.size))
@@ -101,7 +98,7 @@ class SessionPlacement:
     async def _claim_both(
         self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine
     ) -> Refusal | None:
-        """Claim room for two new machines: on one host, or else on two."""
+        """Claim resources for two new machines, preferably on one host."""
         cli_needs, browser_needs = (
             Resources.for_machine(cli.size),
             Resources.for_machine(browser.size),
@@ -119,7 +116,7 @@ class SessionPlacement:
     async def _claim_cli(
         self, connection: AsyncConnection, fleet: Fleet, cli: Machine
     ) -> Refusal | None:
-        """Claim room for a new CLI machine: all that an API key needs."""
+        """Claim resources for a new CLI machine only."""
         needs = Resources.for_machine(cli.size)
         host_id = fleet.choose(needs)
         if host_id is None:
@@ -131,8 +128,7 @@ class SessionPlacement:
     async def _claim_with_cli_machine(
         self, connection: AsyncConnection, fleet: Fleet, cli: Machine, browser: Machine | None
     ) -> Refusal | None:
-        """Claim room for a browser machine, if one is needed, and for a CLI machine at rest to run
-        again."""
+        """Claim resources for a browser machine, if needed, and to start the CLI machine."""
         after = fleet
         if not cli.status.holds_memory:
             needs = Resources.for_machine(cli.size, new=False)
@@ -168,7 +164,7 @@ class SessionPlacement:
 
 
 async def find_session_cli_machine(connection: AsyncConnection, user_id: UserId) -> Machine | None:
-    """The person's CLI machine that a session takes, if there is one."""
+    """Find the user's CLI machine that a session reuses."""
     for state in BY_READINESS:
         found = await machines.find_cli_machine(connection, user_id, state)
         if found is not None:

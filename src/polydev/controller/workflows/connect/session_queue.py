@@ -1,17 +1,17 @@
-"""The queue of connect sessions: each waits until there is room for both of its machines.
+"""The queue of connect sessions: each waits until its machines have capacity.
 
-A session waits while its status is `queued`. Every controller looks at the whole queue when
-something has changed, and admits whom it can, under the lock of placement: so it does not matter
-which of them looks, nor which of them runs a session's workflow. A session that waits costs an
-event and a place in a dictionary; it does not look at the database itself.
+A session is in the queue while its status is `queued`. After each change, every controller
+processes the whole queue under the placement lock. So it does not matter which controller admits a
+session, or runs its workflow. A waiting session costs an event and a dictionary entry; it does not
+poll the database.
 
-Whose turn it is: whoever has the fewest machines running, then whoever has waited longest; but who
-has waited for `_PATIENCE_S` goes before all that have not. If the first does not fit, nobody goes
-before it, so that a large one is not overtaken for ever; one that needs room on the single host
-that has its CLI machine's disk keeps others from that host only.
+Order: users with the fewest running machines first, then the longest wait. Sessions that have
+waited for `_PATIENCE_S` come before all others. If the first session does not fit, nobody overtakes
+it, so large ones do not starve. If it needs one certain host, which has its CLI machine's disk, it
+blocks only that host.
 
-Only so many sessions are underway at once, those that wait for their person aside: machines that
-all boot at the same moment are ready later than one after the other, and so is every answer.
+The number of sessions that run at once is limited, except those that wait for their user: machines
+that boot at the same time are ready later than machines that boot one after the other.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ log = logging.getLogger("polydev.controller.workflows")
 
 _PATIENCE_S = 120.0
 _BATCH = 32
-"""How many are admitted in one transaction: others write, too."""
+"""Number of sessions to admit per transaction, so other writers get their turn."""
 _DEBOUNCE_S = 0.05
 _RETRY_S = 2.0
-"""While somebody waits: a host may answer again, or another controller change something."""
+"""Interval while sessions wait: a host may answer again, or another controller may act."""
 
 
 class SessionQueue:
-    """The queue, as this controller sees it. `run` beside the API; `wait` in a workflow's step."""
+    """Admits queued sessions. `run` is a background task; a workflow step calls `wait`."""
 
     def __init__(self, database: Database, machines: MachineOperations) -> None:
         self._database = database
@@ -61,9 +61,9 @@ class SessionQueue:
         self._recheck = asyncio.Event()
 
     async def wait(self, subject: str) -> None:
-        """Return when the session has its machines' room.
+        """Wait until the session is admitted.
 
-        Raises: LoginCancelled; NoCapacity when it has waited too long, or will never fit.
+        Raises: LoginCancelled; NoCapacity if it has waited too long, or can never fit.
         """
         session_id = SessionId(subject)
         news = self._events.setdefault(session_id, asyncio.Event())
@@ -86,23 +86,23 @@ class SessionQueue:
             self._events.pop(session_id, None)
 
     def ahead_of(self, session_id: SessionId) -> int | None:
-        """How many are before it in the queue, as of the last look; None if it does not wait."""
+        """Return the number of sessions ahead at the last check. None if it is not queued."""
         return self._positions.get(session_id)
 
     async def run(self) -> None:
-        """Look whenever something has changed, until cancelled."""
+        """Process the queue after each change, until cancelled."""
         while True:
             change = self._database.next_change()
             self._recheck.clear()
             try:
                 await self.run_once()
             except (PolydevError, SQLAlchemyError) as error:
-                log.warning("looking at the queue: %s", error)
+                log.warning("cannot process the queue: %s", error)
             await _first_of(change, self._recheck, _RETRY_S if self._positions else None)
             await asyncio.sleep(_DEBOUNCE_S)
 
     async def run_once(self) -> None:
-        """Admit whom there is room for, and wake those of this controller that have news."""
+        """Admit sessions that fit, and wake this controller's sessions that have news."""
         async with self._database.read() as connection:
             queue = await sessions.list_queued(connection)
         if queue:
@@ -116,7 +116,7 @@ class SessionQueue:
                 news.set()
 
     async def _admit(self) -> list[QueuedSession]:
-        """Claim for the first in the queue, one after the other. Returns who still waits."""
+        """Admit sessions in order. Returns those that still wait."""
         async with self._database.write() as connection:
             fleet = await self._machines.placement.load_fleet(connection)
             queue = [it for it in await sessions.list_queued(connection) if not it.is_cancelled]
@@ -132,7 +132,7 @@ class SessionQueue:
                 running[chosen.user_id] += 1
             else:
                 if free > _BATCH:
-                    self._recheck.set()  # there may be room for more
+                    self._recheck.set()  # there may be capacity for more
         at = now()
         return sorted(waiting, key=lambda it: _priority(it, running, at))
 
@@ -143,14 +143,14 @@ class SessionQueue:
         waiting: list[QueuedSession],
         running: Counter[UserId],
     ) -> QueuedSession | None:
-        """Admit the first that may go now; None if there is none."""
+        """Admit the first session that fits. None if there is none."""
         at = now()
         for it in sorted(waiting, key=lambda it: _priority(it, running, at)):
             if it.session_id in self._refusals:
                 continue
             refusal = await self._placement.claim(connection, fleet, it)
             if refusal is None:
-                log.info("session %s: there is room for its machines", it.session_id)
+                log.info("session %s: admitted", it.session_id)
                 return it
             self._refusals[it.session_id] = refusal
             if refusal.is_permanent or not refusal.lacks_capacity:
@@ -168,14 +168,14 @@ class SessionQueue:
             return refusal.error
         if now() < session.created_at + self._limit:
             return None
-        why = refusal.error.message if refusal else "others were before it"
+        why = refusal.error.message if refusal else "other sessions were ahead"
         return NoCapacity(
-            f"No room became free within {self._limit.total_seconds():g} s: {why}",
-            hint="Connect again later, or stop or destroy machines that nobody needs",
+            f"No capacity became free within {self._limit.total_seconds():g} s: {why}",
+            hint="Connect again later, or stop or destroy unused machines",
         )
 
     async def _leave_queue(self, session_id: SessionId) -> bool:
-        """Wait no longer. False if it was admitted at this moment."""
+        """Leave the queue. False if the session has just been admitted."""
         async with self._database.write() as connection:
             await lock_placement(connection)
             return await sessions.leave_queue(connection, session_id)
@@ -184,14 +184,14 @@ class SessionQueue:
 def _priority(
     it: QueuedSession, running: Counter[UserId], at: datetime
 ) -> tuple[bool, int, datetime, SessionId]:
-    """Sorts the queue: the smallest goes first."""
+    """Return the sort key of the queue. The smallest goes first."""
     is_patient = at - it.created_at < timedelta(seconds=_PATIENCE_S)
     machines = running[it.user_id] if is_patient else 0
     return is_patient, machines, it.created_at, it.session_id
 
 
 async def _first_of(one: asyncio.Event, other: asyncio.Event, limit_s: float | None) -> None:
-    """Return when one of them is set, or the time is over."""
+    """Wait until one event is set, or for the time limit."""
     waits = [asyncio.create_task(one.wait()), asyncio.create_task(other.wait())]
     try:
         await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
-"""The key that browser machines' tokens are derived from: one for all controllers of a database.
+"""The key from which tokens of browser machines are derived, shared by all controllers.
 
-`app.py` asks for it at start. It is a sealed row; a file in which a controller of an earlier
-version kept it is taken over once, so that machines that run keep their tokens.
+It is a sealed row. The key file of an earlier version is imported once, so running machines keep
+their tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BYTES = 32
 
 
 async def token_key(database: Database, vault: Vault, earlier: Path) -> bytes:
-    """The key, made if there is none. `earlier`: the file of an earlier version.
+    """Load the key, or create it. `earlier`: the key file of an earlier version.
 
     Raises: WrongEncryptionKey, CredentialDamaged.
     """
@@ -32,7 +32,7 @@ async def token_key(database: Database, vault: Vault, earlier: Path) -> bytes:
         async with database.write() as connection:
             await shared_secrets.insert_if_absent(connection, sealed)
             row = await shared_secrets.find(connection, _NAME)
-            assert row is not None  # noqa: S101  (it is there now, whoever made it)
+            assert row is not None  # noqa: S101  (this or another controller has inserted it)
     key = await vault.open_secret(row)
     if kept is not None:
         await asyncio.to_thread(earlier.unlink, missing_ok=True)

@@ -1,10 +1,9 @@
-"""Delivering a sealed credential: from the vault into the CLI machine, and asking the CLI.
+"""Delivery of a sealed credential: from the vault into the CLI machine.
 
-Used by the connect workflow, and by `custody.py`, which looks after credentials later. The
-plaintext lives in this process only, between the vault and the host agent's socket. What stood
-before in the files that change is set aside inside the machine itself, so that a delivery that
-fails puts it back as it was, rotated tokens included. What stands where, and what else has to go
-so that one credential counts, is said by `providers.credential_paths`.
+The plaintext exists in this process only, between the vault and the host agent's socket. Files that
+a delivery changes are backed up inside the machine, so a failed delivery restores them, including
+rotated tokens. `providers.credential_files` knows which files to write, and which to remove so that
+only this credential counts.
 """
 
 from __future__ import annotations
@@ -52,18 +51,18 @@ _LOGOUT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Writes credentials into CLI machines."""
+    """Writes credentials into CLI machines, and removes them."""
 
     database: Database
     vault: Vault
     host: Host
 
     async def deliver(self, credential: CredentialId, provider: Provider, vm_id: VmId) -> None:
-        """Write a stored credential and check that the CLI counts itself logged in.
+        """Write a stored credential, and check with the CLI that it is logged in.
 
-        The writing is tried a few times: the login itself must not have been in vain.
+        The write is tried a few times, so the user's login is not lost.
         Raises: CredentialsNotAccepted, CredentialDamaged, NotConnected, SettingsUnreadable, and
-        what the host says.
+        the host's errors.
         """
         async with self.database.read() as connection:
             row = await credentials.find_sealed(connection, credential)
@@ -80,14 +79,14 @@ class Delivery:
                     await credentials.set_delivered(connection, credential, vm_id, now())
                     await hibernation.set_used(connection, vm_id, now())
                 return
-            log.warning("%s in %s is not logged in (try %d)", provider.name, vm_id, attempt)
+            log.warning("%s in %s is not logged in (attempt %d)", provider.name, vm_id, attempt)
         raise CredentialsNotAccepted(
-            f"{provider.name} in {vm_id} does not count itself logged in with what was written",
+            f"{provider.name} in {vm_id} does not accept the credentials",
             hint=Hint.SEE_CLI_STATUS.text(vm_id=vm_id, command=" ".join(provider.status_argv)),
         )
 
     async def is_logged_in(self, provider: Provider, vm_id: VmId) -> bool:
-        """What the CLI's own status command says."""
+        """Run the CLI's status command."""
         output = await self.host.run_program(
             vm_id,
             provider.status_argv,
@@ -99,8 +98,10 @@ class Delivery:
     async def read_stored(
         self, provider: Provider, kind: CredentialKind, vm_id: VmId
     ) -> bytes | None:
-        """What the CLI keeps in that machine now: a machine's word, not checked yet. A key has the
-        form in which it is sealed."""
+        """Read the CLI's credentials from the machine, not checked yet.
+
+        An API key is returned in the form in which it is sealed.
+        """
         content = await self._read(vm_id, provider.credential_path(kind))
         if content is None or kind is CredentialKind.LOGIN:
             return content
@@ -109,10 +110,10 @@ class Delivery:
     async def withdraw(
         self, provider: Provider, kind: CredentialKind, vm_id: VmId, *, running: bool
     ) -> None:
-        """Rid a machine of a provider's credentials; done also when there are none.
+        """Remove a provider's credentials from a machine. Idempotent.
 
-        In one that runs the CLI is first asked to give a login back to its provider. That needs
-        the network and is the guest's to do, so it may fail and has little time.
+        In a running machine, the CLI first logs out at its provider. That needs the network and
+        runs in the guest, so it may fail and has little time.
         """
         if running and kind is CredentialKind.LOGIN and provider.credentials.logout_argv:
             await self._log_out(provider, vm_id)
@@ -123,17 +124,17 @@ class Delivery:
             await self._make(vm_id, plan_removal(provider, found))
             await self._remove(vm_id, *map(_aside, credential_paths(provider)))
         except NoSuchMachine:
-            log.info("%s is not there to remove credentials from", vm_id)
+            log.info("no credentials to remove: %s is gone", vm_id)
 
     async def settle(self, provider: Provider, vm_id: VmId) -> None:
-        """The delivery stands: what was set aside is not needed any more."""
+        """Delete the backups after a successful delivery."""
         try:
             await self._remove(vm_id, *map(_aside, credential_paths(provider)))
         except (NoSuchMachine, MachineBusy):
-            log.info("%s is not there to settle a delivery in", vm_id)
+            log.info("no backups to delete: %s is gone or stopped", vm_id)
 
     async def take_back(self, provider: Provider, vm_id: VmId) -> None:
-        """Leave the machine as it was before, if the delivery had begun."""
+        """Restore the files from before the delivery, if it had started."""
         try:
             asides = await self._found(vm_id, [_aside(path) for path in credential_paths(provider)])
             before = {path: asides[_aside(path)] for path in credential_paths(provider)}
@@ -143,7 +144,7 @@ class Delivery:
             if stood or absent:
                 await self._remove(vm_id, *(path for path, it in asides.items() if it is not None))
         except (NoSuchMachine, MachineBusy):
-            log.info("%s is not there to take credentials back from", vm_id)
+            log.info("no files to restore: %s is gone or stopped", vm_id)
 
     async def _log_out(self, provider: Provider, vm_id: VmId) -> None:
         try:
@@ -153,13 +154,15 @@ class Delivery:
                 env=provider.environment,
                 timeout_s=_LOGOUT_S,
             )
-            log.info("%s in %s gave its login back: %d", provider.id, vm_id, ended.exit_code)
+            log.info("%s in %s logged out: %d", provider.id, vm_id, ended.exit_code)
         except PolydevError as error:
-            log.info("%s in %s did not give its login back: %s", provider.id, vm_id, error.code)
+            log.info("%s in %s did not log out: %s", provider.id, vm_id, error.code)
 
     async def _set_aside(self, vm_id: VmId, found: Mapping[str, bytes | None]) -> None:
-        """Keep what stands there, in the machine itself; a second time keeps the first. An empty
-        file says that there was nothing."""
+        """Back up files inside the machine, unless there is a backup already.
+
+        An empty backup stands for a missing file.
+        """
         asides = (GuestFile(_aside(path), it or b"", if_absent=True) for path, it in found.items())
         await self._write(vm_id, *asides)
 
@@ -180,12 +183,11 @@ class Delivery:
             return None
 
     async def _read_or_leave(self, vm_id: VmId, path: str) -> bytes | None:
-        """None for what cannot be read either: too large, or a folder. It keeps nobody from
-        removing the rest."""
+        """Read a file. None also if it is unreadable, so the others can still be removed."""
         try:
             return await self._read(vm_id, path)
         except (Failed, Invalid) as error:
-            log.info("%s in %s is left as it is: %s", path, vm_id, error.code)
+            log.info("leaving %s in %s unchanged: %s", path, vm_id, error.code)
             return None
 
     async def _write(self, vm_id: VmId, *files: GuestFile) -> None:
@@ -202,5 +204,5 @@ def _aside(path: str) -> str:
 
 
 def _operation_id(what: str, vm_id: VmId) -> str:
-    """Writing twice is writing once anyway, so every try has an id of its own."""
+    """Create a random operation id: the operations are idempotent."""
     return f"{what}-{vm_id}-{uuid.uuid4().hex[:12]}"

@@ -1,12 +1,12 @@
-"""Looking after credentials that were delivered: validate, take back what changed, export, revoke.
+"""Lifecycle of delivered credentials: validate, refresh, export and revoke.
 
-The API asks `Custody`. A CLI renews its tokens in its machine, and the old ones die with that, so
-validating also takes what the machine holds now into the vault, if it is of the same account. The
-machine is hostile: what it holds is bounded, held against the provider's schema, and can change
-nothing but its own person's credential.
+A CLI renews its tokens in its machine, which invalidates the old ones. So validation also copies
+the machine's credentials into the vault, if they are of the same account. The machine may be
+hostile: its data is limited in size, checked against the provider's schema, and can change only its
+own user's credential.
 
-Revoking empties the row at once; a workflow then rids the CLI machine of the file, however long its
-host is away, and the row goes last.
+Revocation deletes the sealed content at once. A workflow then removes the files from the CLI
+machine, however long its host is unreachable, and deletes the row last.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ _REVOKE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of validating."""
+    """Result of a validation."""
 
     validity: Validity
     reason: str
     refreshed: bool = False
-    """Whether the machine's copy was newer and is the vault's now."""
+    """The machine had newer credentials, which are in the vault now."""
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialLifecycle:
-    """Credentials after their delivery."""
+    """Validates, exports and revokes credentials."""
 
     database: Database
     vault: Vault
@@ -80,15 +80,15 @@ class CredentialLifecycle:
     on_point: OnPoint = lambda _step, _point: None
 
     def register(self) -> None:
-        """Make the workflow known to the engine, before its start."""
+        """Register the workflow with the engine, before its start."""
         step = Step(REVOKE, self.remove, _REVOKE_S)
         saga = Saga(REVOKE, [], [step], LogOnlyObserver(), _REVOKE_S, self.on_point)
         self.engine.register(REVOKE, partial(saga.run, self.engine))
 
-    # -- what the API asks -----------------------------------------------------------------------
+    # -- called by the API ------------------------------------------------------------------------
 
     async def validate(self, caller: Caller, credential_id: CredentialId) -> Verdict:
-        """Ask the CLI in the CLI machine whether it is logged in, and take back what it renewed.
+        """Ask the CLI whether it is logged in, and store renewed tokens.
 
         Raises NoSuchCredential.
         """
@@ -97,7 +97,7 @@ class CredentialLifecycle:
             async with asyncio.timeout(_VALIDATE_S):
                 verdict = await self._verdict(caller, credential)
         except TimeoutError:
-            verdict = _unknown(f"Its CLI machine did not answer within {_VALIDATE_S:g} s")
+            verdict = _unknown(f"The CLI machine did not answer within {_VALIDATE_S:g} s")
         except PolydevError as error:
             verdict = _unknown(error.line())
         async with self.database.write() as connection:
@@ -107,8 +107,7 @@ class CredentialLifecycle:
     async def export(
         self, caller: Caller, credential_id: CredentialId
     ) -> tuple[Provider, CredentialKind, bytes]:
-        """Whose CLI it is for, what it is, and the plaintext; for its owner alone, whoever else
-        may reach it.
+        """Return the provider, the kind and the plaintext, to the owner only.
 
         Raises: NoSuchCredential, CredentialDamaged, WrongEncryptionKey.
         """
@@ -122,9 +121,10 @@ class CredentialLifecycle:
         return provider(row.provider), row.kind, await self.vault.open(row)
 
     async def revoke(self, caller: Caller, credential_id: CredentialId) -> Credential:
-        """Forget a credential, here at once and in its CLI machine soon. Raises NoSuchCredential.
+        """Revoke a credential: delete it here at once, and in its CLI machine soon.
 
-        It is not the caller's to wait for: the row goes when the machine is rid of it too.
+        The caller does not wait: the row is deleted once the machine is clean. Raises
+        NoSuchCredential.
         """
         async with self.database.write() as connection:
             credential = await credentials.get(connection, credential_id, caller.owner_filter)
@@ -136,7 +136,7 @@ class CredentialLifecycle:
         return credential
 
     async def resume(self) -> None:
-        """Go on with what was revoked and is not gone: a controller died, or a host was away."""
+        """Continue revocations that a dead controller or an unreachable host left."""
         async with self.database.read() as connection:
             waiting = await credentials.list_revoking(connection)
         for credential in waiting:
@@ -146,12 +146,14 @@ class CredentialLifecycle:
             try:
                 await self.remove(credential.credential_id)
             except PolydevError as error:
-                log.warning("%s is not removed yet: %s", credential.credential_id, error.line())
+                log.warning(
+                    "cannot remove credential %s yet: %s", credential.credential_id, error.line()
+                )
 
     # -- the step --------------------------------------------------------------------------------
 
     async def remove(self, subject: str) -> None:
-        """Rid the CLI machine of a revoked credential, then the table."""
+        """Remove a revoked credential from the CLI machine, then its row."""
         async with self.database.read() as connection:
             try:
                 credential = await credentials.get(connection, CredentialId(subject))
@@ -161,11 +163,11 @@ class CredentialLifecycle:
             connecting = await sessions.find_live(connection, whose, which)
             replaced = await credentials.find_newest_sealed(connection, whose, which)
         if connecting is not None:
-            raise MachineBusy(f"A login to {which} goes on, which writes the same file")
+            raise MachineBusy(f"A login to {which} writes the same file")
         found = await self._machine(credential) if replaced is None else None
         if found is not None:
-            if found.status.is_usable:  # one that sleeps has its disk in use
-                cause = Actor.for_user(whose, "workflow", "a login is removed from it")
+            if found.status.is_usable:  # saved memory expects its disk unchanged
+                cause = Actor.for_user(whose, "workflow", "removal of a login")
                 found = await self.resume_on_use.ensure_running(cause, found.vm_id)
             running = found.status is MachineState.RUNNING
             about = provider(which)
@@ -174,44 +176,44 @@ class CredentialLifecycle:
         async with self.database.write() as connection:
             await credentials.delete_revoked(connection, credential)
 
-    # -- how it is validated ---------------------------------------------------------------------
+    # -- validation -----------------------------------------------------------------------------
 
     async def _verdict(self, caller: Caller, credential: Credential) -> Verdict:
         about = provider(credential.provider)
         machine = await self._machine(credential)
         if machine is None:
-            return _unknown("It is in no CLI machine: connect again")
+            return _unknown("It is in no CLI machine. Connect again")
         if not machine.status.is_usable:
-            return _unknown(f"Its CLI machine {machine.vm_id} is {machine.status}")
+            return _unknown(f"The CLI machine {machine.vm_id} is {machine.status}")
         machine = await self.resume_on_use.ensure_running(
-            Actor.for_caller(caller, "a login is checked"), machine.vm_id
+            Actor.for_caller(caller, "check of a login"), machine.vm_id
         )
         delivery = self._delivery(machine)
         if not await delivery.is_logged_in(about, machine.vm_id):
-            words = f"{about.name} in {machine.vm_id} says that it is not logged in"
+            words = f"{about.name} in {machine.vm_id} reports that it is not logged in"
             return Verdict(Validity.INVALID, words)
         held = await delivery.read_stored(about, credential.kind, machine.vm_id)
         if held is None:
-            return _unknown(f"{about.name} in {machine.vm_id} is logged in in another way")
+            return _unknown(f"{about.name} in {machine.vm_id} is logged in by another method")
         if credential.kind is CredentialKind.API_KEY:
             return await self._compared(about, credential, held)
         return await self._taken_back(caller, about, credential, held)
 
     async def _compared(self, about: Provider, credential: Credential, held: bytes) -> Verdict:
-        """A key is not renewed: it is the one that is held, or somebody put another there."""
+        """Compare an API key with the machine's. Keys are never renewed."""
         async with self.database.read() as connection:
             row = await credentials.find_sealed(connection, credential.credential_id)
         if row is None:
             raise _revoked(credential.credential_id)
         if not same_login(await self.vault.open(row), held):
-            return _unknown(f"{about.name} has another API key there")
-        words = f"{about.name} has the API key; whether it is good, the provider says in a chat"
+            return _unknown(f"{about.name} has another API key in its machine")
+        words = f"{about.name} has the API key; only a chat shows whether the provider accepts it"
         return Verdict(Validity.VALID, words)
 
     async def _taken_back(
         self, caller: Caller, about: Provider, credential: Credential, held: bytes
     ) -> Verdict:
-        """Have the vault hold what the machine holds, if it is the same account's."""
+        """Store the machine's credentials if they are of the same account."""
         theirs = check_credentials(about, held)
         async with self.database.read() as connection:
             row = await credentials.find_sealed(connection, credential.credential_id)
@@ -219,13 +221,13 @@ class CredentialLifecycle:
             connecting = await sessions.find_live(connection, whose, which)
         if row is None:
             raise _revoked(credential.credential_id)
-        if connecting is not None:  # what the machine holds may be another credential's soon
+        if connecting is not None:  # the machine may get another credential soon
             return Verdict(Validity.VALID, f"{about.name} says that it is logged in")
         ours = await self.vault.open(row)
         if same_login(ours, theirs):
             return Verdict(Validity.VALID, f"{about.name} says that it is logged in")
         if not same_account(about, ours, theirs):
-            return _unknown(f"{about.name} is logged in there to another account")
+            return _unknown(f"{about.name} is logged in to another account")
         binding = Binding.for_row(row)
         sealed = await self.vault.seal(theirs, binding, row.created_at)
         ends = login_expiry(about, theirs)
@@ -234,7 +236,7 @@ class CredentialLifecycle:
             if taken:
                 entry = caller.audit_entry("credential.refresh", row.credential_id, row.user_id)
                 await audit.record(connection, entry)
-        words = f"{about.name} says that it is logged in, and had renewed its tokens"
+        words = f"{about.name} reports that it is logged in; its renewed tokens are stored"
         return Verdict(Validity.VALID, words, refreshed=taken)
 
     async def _standing(self, bounds: UserId | None, credential_id: CredentialId) -> Credential:
@@ -245,12 +247,12 @@ class CredentialLifecycle:
         return credential
 
     async def _machine(self, credential: Credential) -> Machine | None:
-        """The CLI machine that holds it, if that is still there."""
+        """Find the CLI machine that has the credential."""
         async with self.database.read() as connection:
             if credential.vm_id is None:
-                if credential.kind is CredentialKind.API_KEY:  # it waits to be written
+                if credential.kind is CredentialKind.API_KEY:  # not delivered yet
                     return None
-                # It was written before that was noted.
+                # Delivered by a version that did not record the machine.
                 owned = await machines.list_for_user(connection, credential.user_id)
                 return next((it for it in owned if it.vm_type is MachineKind.CLI), None)
             machine = await machines.find(connection, credential.vm_id)

@@ -1,10 +1,9 @@
-"""Changing ENCRYPTION_KEY: seals everything anew with the key that seals, while all goes on.
+"""Rotation of ENCRYPTION_KEY: reseal everything with the current key, during operation.
 
-The API asks `Rotation`. The workflow is about a key, its target: whichever controller runs it seals
-with that key, not with its own idea of the current one. Every row opens at every moment: a row is
-opened with the key it names, sealed anew, and put back only if nobody changed it meanwhile. What
-has been done is in the rows, so a rotation that was cut goes on where it was, and a second one
-finds nothing to do. How the rows of one key become another's: docs/operating.md.
+The workflow's subject names the target key, so every controller that runs it uses the same key.
+Each row is opened with the key that it names, resealed, and written back unless it has changed
+meanwhile. So every row can be opened at any moment, an interrupted rotation continues, and a second
+one finds nothing to do. See docs/operating.md.
 """
 
 from __future__ import annotations
@@ -37,38 +36,38 @@ log = logging.getLogger("polydev.controller.workflows")
 ROTATE = "rotate-keys"
 
 BATCH = 20
-"""How many rows are sealed between two transactions: some two seconds of work."""
+"""Rows to reseal per transaction: about two seconds of work."""
 
 _NOTHING = KeyUse(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """One key, and what it seals. Without an id: rows of an earlier Node.js controller."""
+    """A key and its use. `key` is None for rows of an earlier Node.js controller."""
 
     key: VaultKey | None
     seals: bool
-    """Whether this controller seals with it."""
+    """This controller seals with it."""
     opens: bool
-    """Whether this controller has it."""
+    """This controller can open with it."""
     use: KeyUse
 
 
 @dataclass(frozen=True, slots=True)
 class RotationState:
-    """How far a rotation is."""
+    """Progress of a rotation."""
 
     rotation_id: str
     key_id: str
     left: int
-    """Rows that other keys still seal."""
+    """Number of rows that other keys still seal."""
     has_ended: bool
-    """Whether it has ended; what is left then could not be opened."""
+    """It has ended. Remaining rows could not be opened."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRotation:
-    """What an administrator asks of keys, and the workflow that seals anew."""
+    """Lists, rotates and retires encryption keys."""
 
     database: Database
     vault: Vault
@@ -76,11 +75,11 @@ class KeyRotation:
     on_point: OnPoint = lambda _step, _point: None
 
     def register(self) -> None:
-        """Make the workflow known to the engine, before its start."""
+        """Register the workflow with the engine, before its start."""
         self.engine.register(ROTATE, self._run)
 
     async def every(self) -> list[KeyState]:
-        """The keys, the newest first, and what each seals."""
+        """List the keys, newest first, with their use."""
         async with self.database.read() as connection:
             known, uses = (
                 await vault_keys.list_all(connection),
@@ -100,7 +99,7 @@ class KeyRotation:
         return found
 
     async def start(self, caller: Caller) -> RotationState:
-        """Have everything sealed with the key that this controller seals with."""
+        """Start a rotation to this controller's sealing key."""
         target = self.vault.key_id
         rotation_id = f"{target}.{uuid.uuid4().hex[:12]}"
         async with self.database.write() as connection:
@@ -109,11 +108,11 @@ class KeyRotation:
         return await self.state(rotation_id)
 
     async def state(self, rotation_id: str) -> RotationState:
-        """How far a rotation is. Raises NoSuchKey."""
+        """Return the progress of a rotation. Raises NoSuchKey."""
         target = _target(rotation_id)
         has_ended = await self.engine.has_ended(
             ROTATE, rotation_id
-        )  # first: then what is left, stays
+        )  # first, so `left` is final if it has ended
         async with self.database.read() as connection:
             known = {key.key_id for key in await vault_keys.list_all(connection)}
             uses = await vault_keys.get_uses(connection)
@@ -125,7 +124,7 @@ class KeyRotation:
         return RotationState(rotation_id, target, left, has_ended)
 
     async def retire(self, caller: Caller, key_id: str) -> None:
-        """Forget a key that seals nothing any more. Raises NoSuchKey, KeyInUse."""
+        """Delete a key that seals nothing any more. Raises NoSuchKey, KeyInUse."""
         async with self.database.write() as connection:
             await vault_keys.lock(connection)
             if key_id not in {key.key_id for key in await vault_keys.list_all(connection)}:
@@ -141,8 +140,8 @@ class KeyRotation:
             if holding or key_id in self.vault.key_ids:
                 raise KeyInUse(
                     f"{key_id} seals nothing, but {len(holding) or 1} controllers were started "
-                    "with it, and would take it for a new key",
-                    hint="Start them without it first",
+                    "with it, and would accept it as a new key",
+                    hint="Restart them without it first",
                 )
             await vault_keys.delete(connection, key_id)
             await audit.record(connection, caller.audit_entry("key.retire", key_id, None))
@@ -152,7 +151,7 @@ class KeyRotation:
         try:
             await self.engine.step(StepName.RESEAL, lambda: self._reseal(target))
         except PolydevError as error:
-            log.error("the rotation to %s ended: %s", target, error.line())
+            log.error("the rotation to %s failed: %s", target, error.line())
 
     async def _reseal(self, target: str) -> None:
         if target not in self.vault.key_ids:
@@ -182,11 +181,11 @@ class KeyRotation:
             return await credentials.list_not_sealed_with(connection, target, after, BATCH)
 
     async def _sealed(self, row: SealedCredential, target: str) -> SealedCredential | None:
-        """The row sealed with the target; None if it does not open: it is left as it is."""
+        """Reseal a row with the target key. None if it cannot be opened."""
         try:
             plaintext = await self.vault.open(row)
         except (WrongEncryptionKey, CredentialDamaged) as error:
-            log.error("credential %s is not sealed anew: %s", row.credential_id, error.line())
+            log.error("cannot reseal credential %s: %s", row.credential_id, error.line())
             return None
         to = Binding.for_row(row)
         return await self.vault.seal(plaintext, to, row.created_at, key_id=target)
@@ -195,7 +194,7 @@ class KeyRotation:
         try:
             plaintext = await self.vault.open_secret(secret)
         except (WrongEncryptionKey, CredentialDamaged) as error:
-            log.error("the secret '%s' is not sealed anew: %s", secret.name, error.line())
+            log.error("cannot reseal the secret '%s': %s", secret.name, error.line())
             return
         sealed = await self.vault.seal_secret(secret.name, plaintext, now(), key_id=target)
         async with self.database.write() as connection:

@@ -1,7 +1,7 @@
-"""Who wishes their connect session away: looked up once for all sessions that run here.
+"""Cancel requests of connect sessions, polled once for all sessions of this controller.
 
-The notes of connect sessions ask it while a step works. However many sessions run, one task looks,
-once after each burst of changes, and only while anybody waits for it.
+`ConnectProgress` waits here while a step runs. One task queries the database for all sessions, once
+after each burst of changes, and only while some session waits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RETRY_S = 1.0
 
 
 class CancelWatch:
-    """Wishes to cancel, as this controller sees them."""
+    """Waits for cancel requests."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -31,11 +31,11 @@ class CancelWatch:
         self._watching: asyncio.Task[None] | None = None
 
     async def wait_for_cancel(self, session_id: SessionId) -> None:
-        """Return once the person wishes the session away."""
+        """Return once the session's cancellation is requested."""
         news = asyncio.Event()
         self._waiting[session_id].add(news)
         if self._watching is None:
-            # In a context of its own: it outlives the step that needs it first.
+            # An empty context, since the task outlives the step that starts it.
             self._watching = asyncio.create_task(self._watch(), context=contextvars.Context())
         try:
             async with self._database.read() as connection:
@@ -57,7 +57,7 @@ class CancelWatch:
                 for news in self._waiting.get(session_id, ()):
                     news.set()
             await change.wait()
-            await asyncio.sleep(_DEBOUNCE_S)  # so that many changes cost one look
+            await asyncio.sleep(_DEBOUNCE_S)  # one query for a burst of changes
 
     async def _list_requested(self) -> list[SessionId]:
         while True:
@@ -65,5 +65,5 @@ class CancelWatch:
                 async with self._database.read() as connection:
                     return await sessions.list_cancel_requested(connection)
             except PolydevError as error:
-                log.warning("looking for wishes to cancel: %s", error.line())
+                log.warning("cannot read cancel requests: %s", error.line())
             await asyncio.sleep(_RETRY_S)

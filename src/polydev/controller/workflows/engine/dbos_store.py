@@ -1,11 +1,10 @@
-"""Where the engine's journal is: a file beside SQLite's, or a schema of the PostgreSQL database.
+"""Database of DBOS: a file beside the SQLite database, or a schema of the PostgreSQL one.
 
-`app.py` names the place and hands it to the engine. It must not know DBOS, only which database
-holds its tables.
+`bootstrap.py` opens it and passes it to the engine.
 
-SQLite flushes the disk at every commit here too (`synchronous = FULL`). `NORMAL` would be quicker,
-but after a power failure the journal would be minutes older than the rows and the machines: a
-machine that was made would be made again, find its host restarted, fail, and be undone.
+SQLite syncs at every commit here too (`synchronous = FULL`). `NORMAL` is faster, but after a power
+failure this store could be minutes older than the rows and the machines: a workflow would create an
+existing machine again, fail, and undo it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sqlalchemy import event
 from polydev.controller.store.engine.database import sqlite_folder
 
 SCHEMA = "polydev_workflows"
-"""The journal's schema in a PostgreSQL database."""
+"""Schema of DBOS in a PostgreSQL database."""
 
 _CONNECTIONS = 8
 _BUSY_TIMEOUT_MS = 30_000
@@ -29,19 +28,19 @@ _BUSY_TIMEOUT_MS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class DbosStore:
-    """A database for the journal; `schema` is None where there are no schemas."""
+    """Database of DBOS. `schema` is None on SQLite."""
 
     engine: sa.Engine
     schema: str | None
 
     @property
     def is_shared(self) -> bool:
-        """Whether other controllers may write into it at the same time."""
+        """Other controllers may use it at the same time."""
         return self.schema is not None
 
 
 def open_dbos_store(database_url: str | None, controller_dir: Path) -> DbosStore:
-    """The journal beside the database of that URL. Blocks. Raises: BadSettings."""
+    """Open the DBOS store that belongs to a database URL. Blocks. Raises BadSettings."""
     if database_url is not None and sqlite_folder(database_url, controller_dir) is None:
         return DbosStore(_postgresql(sa.make_url(database_url)), SCHEMA)
     file = controller_dir / "journal.db"

@@ -1,25 +1,23 @@
-"""The durable engine: runs workflows that survive the death of the controller. Sole user of DBOS.
+"""The durable engine: workflows that survive a restart of the controller. Sole user of DBOS.
 
-`app.py` makes one per process; `saga.py` and the workflows use it. It must not know sessions,
-machines or people. What it promises: a workflow that was enqueued runs to its end, over any number
-of restarts; a step that ended is not run again, and gives what it gave; a step that was cut runs
-again.
+Each process has one engine, created by `bootstrap.py`. It knows no sessions, machines or users.
+Guarantees: an enqueued workflow runs to its end, over any number of restarts; a completed step does
+not run again, and its recorded result is returned; an interrupted step runs again.
 
-Several engines may share one journal: each is an *executor*, and a workflow that was begun is one
-executor's. Which executors are dead is for `leases.py` to know; `take_over` then gives their
-workflows back to the queue. That is safe to ask for twice, and of one that is not quite dead: DBOS
-gives a workflow back only while it is still that executor's, and a run that has lost its workflow
-writes nothing more into the journal.
+Several engines may share one store. Each is an *executor* and owns the workflows that it started.
+`leases.py` finds dead executors, and `take_over` requeues their workflows. It is safe to call twice
+and for an executor that is still alive: DBOS requeues a workflow only while that executor owns it,
+and a run that has lost its workflow cannot write to the store.
 
-What goes into the journal are ids and plain values, as JSON (DBOS would pickle, and who could write
-its file could then run code here). Errors are kept as code, message and hint. Nothing secret may
-be passed to a workflow, returned from a step, or raised in one.
+The store holds ids and plain values, as JSON. DBOS would use pickle, which lets anybody who can
+write the file run code here. Errors are stored as code, message and hint. Never pass a secret to a
+workflow, return one from a step or raise one in it.
 
-Traps that this module keeps away from the others: `cancel_workflow` and workflow timeouts strand a
-waiting workflow (a step that waits watches a row instead); so do messages cost, which on SQLite
-are polled for by each workflow that waits; queues are named before the launch; the application
-version is constant (code that changes a workflow's steps asks `DBOS.patch`); threads are bounded;
-polling is quick enough for a person.
+Pitfalls of DBOS that this module hides:
+- `cancel_workflow` and timeouts strand a waiting workflow, so a waiting step watches a row.
+- Each waiting workflow polls SQLite for messages, so messages are not used.
+- Queues must be registered before the launch.
+- The application version is constant. Code that changes a workflow's steps uses `DBOS.patch`.
 """
 
 from __future__ import annotations
@@ -50,19 +48,20 @@ Body = Callable[[str], Awaitable[None]]
 _QUEUE = "polydev"
 _VERSION = "1"
 _QUEUE_POLLING_S = 0.25
-"""What a person waits before a session starts, at most; ten times a second costs an idle
-controller 4 % of a core."""
+"""Longest delay of a workflow's start. Ten polls a second cost an idle controller 4 % of a core."""
 _THREADS = 32
 _ERROR_KEY = "$error"
 _SOURCE_ROOT = Path(polydev.__file__).parent
 _FRAMES = 5
-"""How many places of an unforeseen error are told: of where it was raised, and of our own code."""
+"""Number of frames to log for an unexpected error, at its origin and in our own code."""
 _ACTIVE = ("PENDING", "ENQUEUED", "DELAYED")
 
 
 class Engine:
-    """One per process: DBOS itself is a singleton. `fence` is called before each step's work, and
-    does not return once this executor's workflows may be another's."""
+    """Runs durable workflows. One per process, since DBOS is a singleton.
+
+    `fence` runs before each step. It does not return once another executor may own our workflows.
+    """
 
     def __init__(
         self,
@@ -78,13 +77,17 @@ class Engine:
         self._running: set[asyncio.Task[Any]] = set()
 
     def register(self, name: str, body: Body) -> None:
-        """Make a workflow known, before the start. Its body gets the subject that it is enqueued
-        with, and must be deterministic between its steps."""
+        """Register a workflow before the start.
+
+        The body gets the subject of `enqueue`, and must be deterministic between its steps.
+        """
         self._bodies[name] = body
 
     async def start(self) -> None:
-        """Open the journal and run what is enqueued. What other executors had begun stays theirs
-        until it is taken over."""
+        """Open the store and run enqueued workflows.
+
+        Workflows of other executors stay theirs until they are taken over.
+        """
         config: DBOSConfig = {
             "name": "polydev",
             "system_database_engine": self._store.engine,
@@ -101,27 +104,28 @@ class Engine:
         for name, body in self._bodies.items():
             self._workflows[name] = self._register(name, body)
         DBOS.listen_queues([_QUEUE])
-        DBOS.launch()  # on the event loop's thread: workflows then run on this loop
+        DBOS.launch()  # on the event loop's thread, so workflows run on this loop
         await DBOS.register_queue_async(
             _QUEUE, polling_interval_sec=_QUEUE_POLLING_S, on_conflict="always_update"
         )
 
     async def list_executors(self) -> frozenset[str]:
-        """Every executor that has begun a workflow that has not ended."""
+        """List the executors that own unfinished workflows."""
         return await asyncio.to_thread(self._query_executors)
 
     async def take_over(self, executors: Set[str]) -> int:
-        """Have this executor, or whichever is quicker, go on with the workflows of dead ones.
-        Returns how many there were."""
+        """Requeue the workflows of dead executors. Returns their number."""
         dead = sorted(executors - {self.executor_id})
         handles = await asyncio.to_thread(DBOS._recover_pending_workflows, dead)
         if handles:
-            log.info("%d workflows of %d dead controllers go on", len(handles), len(dead))
+            log.info("took over %d workflows of %d dead controllers", len(handles), len(dead))
         return len(handles)
 
     async def stop(self) -> None:
-        """Let go of the workflows where they are; the next start takes them up."""
-        logging.getLogger("dbos").setLevel(logging.ERROR)  # it warns of each one that is let go
+        """Stop without finishing the workflows. The next start continues them."""
+        logging.getLogger("dbos").setLevel(
+            logging.ERROR
+        )  # it warns about each interrupted workflow
         tasks = [*self._running]
         for task in tasks:
             task.cancel()
@@ -129,29 +133,29 @@ class Engine:
         await asyncio.to_thread(
             DBOS.destroy, workflow_completion_timeout_sec=0, destroy_registry=True
         )
-        # DBOS had made its own threads the loop's, and has ended them.
+        # DBOS had replaced the loop's default executor by its own, which is closed now.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         await asyncio.to_thread(self._store.engine.dispose)
 
     async def enqueue(self, name: str, subject: str) -> None:
-        """Have a workflow run. There is one per name and subject: asking twice is asking once."""
+        """Enqueue a workflow. Idempotent: there is one per name and subject."""
         with SetWorkflowID(_workflow_id(name, subject)):
             await DBOS.enqueue_workflow_async(_QUEUE, self._workflows[name], subject)
 
     async def has_ended(self, name: str, subject: str) -> bool:
-        """Whether a workflow has run to its end; not so for one that was never enqueued."""
+        """Check whether a workflow has ended. False if it was never enqueued."""
         status = await DBOS.get_workflow_status_async(_workflow_id(name, subject))
         return status is not None and status.status not in _ACTIVE
 
     async def list_active(self, name: str) -> frozenset[str]:
-        """The subjects of all workflows of that name that have not ended, in one question."""
+        """List the subjects of the unfinished workflows of one name."""
         found = await DBOS.list_workflows_async(
             status=list(_ACTIVE), name=name, load_input=False, load_output=False
         )
         return frozenset(it.workflow_id.removeprefix(_workflow_id(name, "")) for it in found)
 
     async def prune(self, before: datetime) -> int:
-        """Remove the journal of workflows that have ended and were made before that time."""
+        """Delete the records of ended workflows that were created before that time."""
         old = await DBOS.list_workflows_async(
             status=["SUCCESS", "ERROR"],
             end_time=before.isoformat(),
@@ -163,12 +167,12 @@ class Engine:
             await DBOS.delete_workflows_async([it.workflow_id for it in old])
         return len(old)
 
-    # -- in a workflow ---------------------------------------------------------------------------
+    # -- inside a workflow -------------------------------------------------------------------------
 
     async def step(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Run work whose outcome is kept: plain JSON values or an error of ours.
+        """Run work once and record its outcome: a plain JSON value or a PolydevError.
 
-        Raises: what `work` raised; Failed in place of an error that is not ours, which is logged.
+        Raises what `work` raised. Any other exception is logged and becomes Failed.
         """
 
         async def stored_step() -> Any:
@@ -204,7 +208,7 @@ class Engine:
 
 
 def new_executor_id() -> str:
-    """Of one process: whoever starts again is another executor."""
+    """Create the id of this process. A restarted controller is another executor."""
     return f"controller-{uuid.uuid4()}"
 
 
@@ -213,8 +217,10 @@ def _workflow_id(name: str, subject: str) -> str:
 
 
 def _unexpected(name: str, error: Exception) -> Failed:
-    """An error that nobody foresaw. Its text may hold anything, so only its kind, that of its
-    cause, and its place are told: where it was raised, and where in our own code."""
+    """Log an unexpected error and convert it to Failed.
+
+    Its text may contain secrets. So only its type, the type of its cause and its frames are logged.
+    """
     kind = type(error).__name__
     if error.__cause__ is not None:
         kind += f" from {type(error.__cause__).__name__}"
@@ -228,13 +234,13 @@ def _unexpected(name: str, error: Exception) -> Failed:
     )
     log.error("step %s failed unexpectedly: %s at %s", name, kind, where)
     return Failed(
-        f"Something unexpected happened in the step '{name}' ({kind})",
-        hint="The controller's log says where; please report it",
+        f"Unexpected error in step '{name}' ({kind})",
+        hint="Please report it with the traceback in the controller's log",
     )
 
 
 class _PlainJson(Serializer):
-    """What goes into the journal: JSON, with errors as code, message and hint."""
+    """Serializes to JSON, with errors as code, message and hint."""
 
     def name(self) -> str:
         return "polydev_json"
@@ -255,4 +261,4 @@ def _plain(value: object) -> object:
         return {_ERROR_KEY: [value.code, value.message, value.hint]}
     if isinstance(value, BaseException):
         return {_ERROR_KEY: [Failed.code, f"Internal error ({type(value).__name__})", ""]}
-    raise TypeError(f"{type(value).__name__} does not go into the journal")
+    raise TypeError(f"{type(value).__name__} cannot be stored")

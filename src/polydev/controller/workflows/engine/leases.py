@@ -1,15 +1,14 @@
-"""Leases: several controllers over one database, and what is done when one of them dies.
+"""Leases of controllers that share a database, and failover when one of them dies.
 
-`app.py` uses it where the database is shared. Each controller holds a lease that it renews every
-second or two; whoever has unfinished workflows and no valid lease is dead, and the others go on
-with its workflows. The other side of that bargain: a controller that has not renewed its lease in
-time ends at once, whatever it is doing, before anybody else may begin.
+Each controller renews its lease every two seconds. A controller with unfinished workflows and no
+valid lease is dead, and the others take over its workflows. In turn, a controller that fails to
+renew its lease in time exits at once, before another one may take over.
 
-    renewed ──2 s── renewed ──2 s── renewed ───────────── 9 s: this process ends itself
-                                            ───────────── 10 s: others take over (database's time)
+    renewed ──2 s── renewed ──2 s── renewed ───────────── 9 s: this process exits
+                                            ───────────── 10 s: others take over (database clock)
 
-A process that was stopped or starved cannot be trusted to look at the clock in time: a thread of
-its own watches it, and every step of a workflow asks `Lease.check` before it begins.
+A stopped or starved process may look at the clock too late. So a thread watches the lease, and
+every workflow step calls `Lease.check` before it starts.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ VALID_S = 10.0
 PERIOD_S = 2.0
 POLL_S = 1.0
 EXIT_CODE = 75
-"""sysexits.h has it as EX_TEMPFAIL: starting again is right."""
+"""EX_TEMPFAIL of sysexits.h: a restart may help."""
 
 _EXIT_MARGIN_S = 1.0
-"""How long before the others may begin this process ends itself."""
+"""Time between the exit of this process and the earliest takeover."""
 _RENEW_LIMIT_S = 3.0
-"""Of the database, to one renewal: there is time for another one."""
+"""Time limit of one renewal. It leaves time for another attempt."""
 _DATABASE_ERRORS = (PolydevError, SQLAlchemyError, OSError, TimeoutError)
 
 
@@ -52,11 +51,11 @@ _ending = threading.Lock()
 
 
 def exit_now() -> NoReturn:
-    """End this process without letting anything in it go on: a second caller waits for the end."""
+    """Exit the process immediately. A second caller blocks until the exit."""
     _ending.acquire()
     log.critical(
-        "this controller's lease has run out (it was stopped, or the database was away): others "
-        "may have taken over its workflows, so it ends now and can be started again"
+        "the lease of this controller expired, because the process was stopped or the database was "
+        "unreachable; others may have taken over its workflows, so it exits. Restart it"
     )
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -65,24 +64,24 @@ def exit_now() -> NoReturn:
 
 @dataclass(slots=True)
 class Lease:
-    """This controller's own lease: held from `held`'s beginning to its end."""
+    """Lease of this controller, valid inside `hold`."""
 
     database: Database
     key_ids: Set[str] = frozenset()
-    """The encryption keys that it was started with."""
+    """Ids of the encryption keys that this controller has."""
     on_lapse: Callable[[], None] = exit_now
     executor_id: str = field(default_factory=new_executor_id, init=False)
     _valid_until_s: float = field(default=float("inf"), init=False)
     _released: threading.Event = field(default_factory=threading.Event, init=False)
 
     def check(self) -> None:
-        """Return if the lease is valid; otherwise `lapse`."""
+        """Call `on_lapse` if the lease is not valid."""
         if _clock_s() >= self._valid_until_s:
             self.on_lapse()
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
-        """Hold the lease, and give it back at the end, so that others need not wait for it."""
+        """Hold the lease, and release it at the end, so others need not wait for its expiry."""
         asked_s = _clock_s()
         async with self.database.write() as connection:
             await controllers.begin_lease(
@@ -97,7 +96,7 @@ class Lease:
         finally:
             await _cancel(renewing)
             self._released.set()
-            with suppress(*_DATABASE_ERRORS):  # then it runs out by itself
+            with suppress(*_DATABASE_ERRORS):  # it expires by itself
                 async with self.database.write() as connection:
                     await controllers.end_leases(connection, {self.executor_id})
 
@@ -109,7 +108,7 @@ class Lease:
                 async with asyncio.timeout(_RENEW_LIMIT_S), self.database.write() as connection:
                     valid = await controllers.renew_lease(connection, self.executor_id, VALID_S)
             except _DATABASE_ERRORS as error:
-                log.warning("the lease is not renewed: %s", type(error).__name__)
+                log.warning("cannot renew the lease: %s", type(error).__name__)
                 continue
             if not valid:
                 self._valid_until_s = 0
@@ -123,25 +122,27 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class FailoverMonitor:
-    """Looks for controllers that have died, and goes on with what they had begun."""
+    """Finds dead controllers and takes over their workflows."""
 
     database: Database
     engine: Engine
 
     async def run(self) -> None:
-        """Look every second until cancelled."""
+        """Poll every second until cancelled."""
         while True:
             try:
                 await self.run_once()
-            except Exception as error:  # whatever it is, it must not end the looking
-                log.warning("cannot look for dead controllers: %s", type(error).__name__)
+            except Exception as error:  # no error may end the polling
+                log.warning("cannot check for dead controllers: %s", type(error).__name__)
             await asyncio.sleep(POLL_S)
 
     async def run_once(self) -> None:
-        """Look once. Of several survivors one goes on with a dead controller's workflows; should
-        it die in the middle, another one begins anew when its claim has run out. Should two do it
-        at once after all, the engine gives each workflow back once."""
-        # Looked at first: an executor that begins meanwhile has its lease before its workflows.
+        """Check once. One of the live controllers claims a dead one's workflows.
+
+        If it dies meanwhile, another one repeats the takeover once the claim has expired. If two
+        do it at once after all, the engine requeues each workflow only once.
+        """
+        # Executors first: a new executor has its lease before its first workflow.
         busy = await self.engine.list_executors()
         async with self.database.read() as connection:
             dead = busy | await controllers.list_expired(connection)
@@ -158,8 +159,10 @@ class FailoverMonitor:
 
 @asynccontextmanager
 async def run_engine(engine: Engine, lease: Lease, *, shared: bool) -> AsyncIterator[None]:
-    """The engine, started, with the workflows of dead controllers taken over: once where this
-    controller is the only one, and whenever another dies where the database is shared."""
+    """Run the engine in this context, and take over workflows of dead controllers.
+
+    Without a shared database this happens once, at start.
+    """
     async with AsyncExitStack() as ending:
         if shared:
             await ending.enter_async_context(lease.hold())
@@ -179,5 +182,5 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _clock_s() -> float:
-    """Goes on while the process is stopped, and while the machine sleeps."""
+    """Read a clock that also advances while the process or the computer is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,7 +1,4 @@
-"""Notes of sagas that tell nobody how they go but the log, and that nobody can cancel.
-
-What comes of them is in the rows that their steps change.
-"""
+"""Saga observer that only logs. Its sagas cannot be cancelled."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ log = logging.getLogger("polydev.controller.workflows")
 
 
 class LogOnlyObserver:
-    """The `Notes` of a saga that runs to its end whoever watches."""
+    """Observer of a saga that always runs to its end."""
 
     async def step_started(self, subject: str, step: str) -> None:
         log.info("%s: %s", subject, step)

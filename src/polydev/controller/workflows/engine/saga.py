@@ -1,13 +1,13 @@
-"""Sagas: a table of steps, each with what undoes it and how long it may take, and its runner.
+"""Sagas: tables of steps with compensations and time limits, and their runner.
 
-`connect.py` and `machines.py` write tables; the runner drives one over the engine. A step may run
-twice and may be cut anywhere, so `do` and `undo` must be idempotent, and `undo` must also undo a
-`do` that was cut. Steps pass nothing to each other: what they leave is in rows and on hosts.
+A step may run twice and may be interrupted anywhere. So `do` and `undo` must be idempotent, and
+`undo` must also undo an incomplete `do`. Steps pass no values to each other: their results are in
+rows and on hosts.
 
-    forward    do each step in order; `Unavailable` is tried again until the step's limit
-    backward   after a failure, undo the steps that began, the last one first
-    always     whatever happened, do these; they are tried again whatever they raise
-    end        tell how it ended; the saga's rows are final after that
+    forward    run the steps in order; retry `Unavailable` until the step's limit
+    backward   after a failure, undo the started steps in reverse order
+    always     run these in any case; retry them whatever they raise
+    end        report the outcome; the saga's rows are final after that
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from polydev.shared.logging import context
 log = logging.getLogger("polydev.controller.workflows")
 
 Work = Callable[[str], Awaitable[None]]
-"""Gets the saga's subject: the id of the session, or of the machine, that it is about."""
+"""Called with the saga's subject, such as the id of a session or a machine."""
 
 Point = Literal["before", "inside", "after"]
 OnPoint = Callable[[str, Point], None]
@@ -46,7 +46,7 @@ _SUBJECT_KINDS = {
     "delete-person": "person",
     "revoke-credential": "credential",
 }
-"""What the subject of each is called in logs and traces."""
+"""Key of each saga's subject in logs and traces."""
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
@@ -54,35 +54,35 @@ _LONGEST_PAUSE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a saga's table."""
+    """A row of a saga's table."""
 
     name: str
     do: Work
     limit_s: float
     undo: Work | None = None
     interruptible: bool = True
-    """Whether a wish to cancel ends it at once."""
+    """A cancel request interrupts the step."""
     retry_on: type[PolydevError] = Unavailable
-    """What is tried again until the limit."""
+    """Errors of this type are retried until the limit."""
 
 
 class SagaObserver(Protocol):
-    """Where a saga tells how it goes, and where it hears that it is not wanted any more."""
+    """Receives a saga's progress, and reports its cancellation."""
 
     async def step_started(self, subject: str, step: str) -> None: ...
 
     async def step_ended(self, subject: str, step: str, outcome: str) -> None: ...
 
     async def wait_for_cancel(self, subject: str) -> PolydevError:
-        """Returns, with the reason, once the saga is not wanted; otherwise never."""
+        """Return the reason once the saga is to be cancelled; otherwise never return."""
 
     async def saga_ended(self, subject: str, failure: PolydevError | None) -> None:
-        """The saga's end: after this its rows do not change."""
+        """Record the outcome. The saga's rows do not change after this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Saga:
-    """A table, and where it tells how it goes."""
+    """A table of steps and its runner."""
 
     name: str
     steps: Sequence[Step]
@@ -90,10 +90,10 @@ class Saga:
     observer: SagaObserver
     undo_limit_s: float
     on_point: OnPoint = lambda _step, _point: None
-    """Told when a step is about to begin, has worked but is not yet kept, and is kept."""
+    """Called before a step, after its work, and after its outcome is stored. For tests."""
 
     async def run(self, engine: Engine, subject: str) -> None:
-        """Drive the saga to its end. Raises nothing of its own."""
+        """Run the saga to its end. Errors of steps are recorded, not raised."""
         subject_id = subject.partition("/")[0]
         ids = {_SUBJECT_KINDS.get(self.name, "subject"): subject_id, "workflow": self.name}
         with context.about(**ids), traces.span(self.name, trace=subject, **ids):
@@ -151,7 +151,7 @@ class Saga:
     async def _do_anyway(
         self, engine: Engine, subject: str, name: str, do: Work, limit_s: float
     ) -> None:
-        """Do what must be done. What cannot be done within the limit is left to the reconciler."""
+        """Run a step that must succeed. After its limit, the reconciler takes care of it."""
 
         async def work() -> None:
             await self.observer.step_started(subject, name)
@@ -162,7 +162,7 @@ class Saga:
                         await _retry(lambda: do(subject), PolydevError, name)
             except TimeoutError:
                 outcome = "failed"
-                log.error("%s: '%s' did not end within %g s", subject, name, limit_s)
+                log.error("%s: '%s' did not finish within %g s", subject, name, limit_s)
             self.on_point(name, "inside")
             await self.observer.step_ended(subject, name, outcome)
 
@@ -175,7 +175,7 @@ class Saga:
 
     @contextmanager
     def _measured(self, step: str) -> Iterator[None]:
-        """Time a step, and trace it."""
+        """Time and trace a step."""
         with metrics.timed(metrics.step_duration, self.name, step), traces.span(step):
             yield
 
@@ -189,9 +189,9 @@ class Saga:
                 else:
                     await work
         except TimeoutError:
-            why = attempts.last.message if attempts.last else "it went on without an answer"
+            why = attempts.last.message if attempts.last else "no answer"
             raise StepTimedOut(
-                f"'{step.name}' did not end within {step.limit_s:g} s: {why}",
+                f"'{step.name}' did not finish within {step.limit_s:g} s: {why}",
                 hint=attempts.last.hint if attempts.last else Hint.RUN_DOCTOR.text(),
             ) from None
 
@@ -207,13 +207,13 @@ async def _retry(
     name: str,
     attempts: _Attempts | None = None,
 ) -> None:
-    """Do it, and again after an error of that kind, with growing pauses; the caller limits it."""
+    """Retry on errors of one type, with growing pauses. The caller sets the time limit."""
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
             return await work()
         except what as error:
-            log.info("'%s' will be tried again: %s", name, error.message)
+            log.info("retrying '%s': %s", name, error.message)
             if attempts is not None:
                 attempts.last = error
         await asyncio.sleep(pause_s)
@@ -223,7 +223,7 @@ async def _retry(
 async def _run_until_cancelled(
     interruption: Coroutine[Any, Any, PolydevError], work: Coroutine[Any, Any, None]
 ) -> None:
-    """Await `work`, unless the interruption comes first: then end `work` and raise the reason."""
+    """Await `work`. If the interruption comes first, cancel `work` and raise the reason."""
     stop, working = asyncio.create_task(interruption), asyncio.create_task(work)
     both: set[asyncio.Task[Any]] = {stop, working}
     try:

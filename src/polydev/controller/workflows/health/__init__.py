@@ -1,8 +1,7 @@
-"""Looks for what is wrong where the controller can see it, and says what to do: changes nothing.
+"""Health checks of the controller, for `GET /api/doctor`. They change nothing.
 
-`GET /api/doctor` asks `Checkup`. Each part is looked at side by side with the others and has a time
-limit, so that what does not answer keeps nothing else from being told. An administrator is told
-everything; a person what is about their own machines and logins.
+All checks run concurrently, each with a time limit, so one that hangs does not block the others.
+Administrators get every finding; users get the findings of their own machines and logins.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _LIMIT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """Examines this Polydev."""
+    """Runs the health checks."""
 
     database: Database
     hosts: Hosts
     settings: ControllerSettings
 
     async def run(self, user: UserId | None = None) -> list[Finding]:
-        """Every finding; for a person, those that are theirs to know."""
+        """Run all checks; for a user, only those of their own resources."""
         parts = [
             _limited("machines", machines.compare(self.database, self.hosts, user)),
             _limited("logins", clis.ask(self.database, self.hosts, user), clis.ALL_S),
@@ -52,17 +51,17 @@ class HealthChecks:
 async def _limited(
     name: str, part: Awaitable[Sequence[Finding]], limit_s: float = _LIMIT_S
 ) -> Sequence[Finding]:
-    """What a part finds; that it did not end, or broke, is a finding too."""
+    """Run a check with a time limit. A timeout or an error is a finding too."""
     try:
         async with asyncio.timeout(limit_s):
             return await part
     except TimeoutError:
-        words = f"Not known: looking took more than {limit_s:g} s"
-        return [Finding(name, False, words, "Look again; the controller's log may say more")]
+        words = f"Unknown: the check took longer than {limit_s:g} s"
+        return [Finding(name, False, words, "Try again; see the controller's log")]
     except PolydevError as error:
-        hint = error.hint or "The controller's log says more"
+        hint = error.hint or "See the controller's log"
         return [Finding(name, False, error.message, hint)]
     except Exception as error:
-        log.error("examining %s failed: %s", name, type(error).__name__)
-        words = f"It could not be examined ({type(error).__name__})"
-        return [Finding(name, False, words, "The controller's log says more")]
+        log.error("check %s failed: %s", name, type(error).__name__)
+        words = f"The check failed ({type(error).__name__})"
+        return [Finding(name, False, words, "See the controller's log")]

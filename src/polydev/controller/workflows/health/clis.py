@@ -1,4 +1,4 @@
-"""Logins: what was delivered to CLI machines, compared with what the CLIs there say of it."""
+"""Check of logins: ask the CLIs in their machines whether they are logged in."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from polydev.shared.host_client import Hosts
 from polydev.shared.providers import Provider, provider
 
 MOST = 24
-"""How many CLIs are asked at most: each question starts a program in somebody's machine."""
+"""Largest number of CLIs to ask. Each check starts a program in a user's machine."""
 _AT_ONCE = 6
 _LIMIT_S = 45.0
-"""Gemini CLI needs half a minute to start in an emulated machine."""
+"""Gemini CLI takes half a minute to start in an emulated machine."""
 ALL_S = _LIMIT_S + 5
-"""For all of them together: one that does not answer must be told by its name."""
+"""Time limit for all CLIs together. It exceeds that of one, so a silent CLI is named."""
 
 
 async def ask(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
-    """Ask each CLI that a credential was written for whether it is logged in."""
+    """Ask each CLI with a credential whether it is logged in."""
     logins = await _logins(database, user)
     turns = asyncio.Semaphore(_AT_ONCE)
 
@@ -43,14 +43,14 @@ async def ask(database: Database, hosts: Hosts, user: UserId | None) -> Sequence
 
     answers = await asyncio.gather(*(in_turn(*login) for login in logins[:MOST]))
     wrong = [finding for finding in answers if finding is not None]
-    words = f"{len(logins)}, each known to its CLI"
+    words = f"{len(logins)}, each confirmed by its CLI"
     if len(logins) > MOST:
-        words = f"The CLIs of {MOST} of {len(logins)} were asked, and know theirs"
+        words = f"Checked {MOST} of {len(logins)}, each confirmed by its CLI"
     return wrong or [Finding("logins", True, words)]
 
 
 async def _logins(database: Database, user: UserId | None) -> list[tuple[Machine, Credential]]:
-    """Credentials that stand, with the running CLI machine that each was written into."""
+    """List valid credentials with the running CLI machine of each."""
     async with database.read(user) as connection:
         if user is None:
             alive = await machines.list_alive(connection)
@@ -77,10 +77,10 @@ async def _one(hosts: Hosts, machine: Machine, credential: Credential) -> Findin
         async with asyncio.timeout(_LIMIT_S):
             return await _asked(hosts, cli, machine, credential)
     except TimeoutError:
-        why = f"it did not answer within {_LIMIT_S:g} s"
+        why = f"no answer within {_LIMIT_S:g} s"
     except PolydevError as error:
         why = error.message
-    words = f"{cli.name} in machine {vm_id} could not be asked whether it is logged in: {why}"
+    words = f"Cannot check the login of {cli.name} in machine {vm_id}: {why}"
     hint = Hint.SEE_CONSOLE.text(vm_id=vm_id)
     return Finding("logins", False, words, hint, vm_id)
 
@@ -96,15 +96,14 @@ async def _asked(
         await host.read_file(vm_id, path)
     except NoSuchFile:
         words = (
-            f"The credentials of {cli.name} are not in machine {vm_id}: {path} is missing there, "
-            "though they were delivered"
+            f"The credentials of {cli.name} are missing in machine {vm_id}: {path} does not exist"
         )
         return Finding("logins", False, words, again, vm_id)
     output = await host.run_program(vm_id, cli.status_argv, env=cli.environment, timeout_s=_LIMIT_S)
     if output.exit_code == 0:
         return None
-    said = f"{cli.name} in machine {vm_id} says that it is not logged in"
+    said = f"{cli.name} in machine {vm_id} reports that it is not logged in"
     if credential.expires_at is not None and credential.expires_at < now():
-        said += f": its login ended at {credential.expires_at:%Y-%m-%d %H:%M} UTC"
-    why = f"; `polydev machine exec {vm_id} {' '.join(cli.status_argv)}` shows its own words"
+        said += f": its login expired at {credential.expires_at:%Y-%m-%d %H:%M} UTC"
+    why = f"; `polydev machine exec {vm_id} {' '.join(cli.status_argv)}` shows its status"
     return Finding("logins", False, said, again + why, vm_id)

@@ -1,4 +1,4 @@
-"""The database: read, written, of this version's shape, and who works with it."""
+"""Check of the database: reads, writes, schema version and leases."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LIMIT_S = 5.0
 
 
 async def look(database: Database) -> Sequence[Finding]:
-    """Whether it can be used as the controller uses it. Raises DatabaseUnavailable."""
+    """Check reads, writes and the schema. Raises DatabaseUnavailable."""
     wrong = [it for it in (await _read(database), await _written(database)) if it is not None]
     if wrong:
         return wrong
     return [
-        Finding("database", True, "It is read and written, and has this version's tables"),
+        Finding("database", True, "Readable and writable, with the tables of this version"),
         *await _leases(database),
     ]
 
@@ -33,8 +33,8 @@ async def _read(database: Database) -> Finding | None:
         return Finding(
             "database",
             False,
-            f"The database has not answered within {_LIMIT_S:g} s",
-            "See that its server runs and is not overloaded; DATABASE_URL names it",
+            f"The database did not answer within {_LIMIT_S:g} s",
+            "Check that its server (DATABASE_URL) is running and not overloaded",
         )
     if difference is None:
         return None
@@ -43,7 +43,7 @@ async def _read(database: Database) -> Finding | None:
 
 
 async def _written(database: Database) -> Finding | None:
-    """A transaction that waits for its turn cannot be cut short: it is left to end by itself."""
+    """Try to write. A transaction that waits for a lock cannot be cancelled, so it is left."""
     writing = asyncio.create_task(_write(database))
     await asyncio.wait({writing}, timeout=_LIMIT_S)
     if writing.done():
@@ -52,9 +52,9 @@ async def _written(database: Database) -> Finding | None:
     return Finding(
         "database",
         False,
-        f"The database is locked: nothing could be written for {_LIMIT_S:g} s",
-        "Another program holds a transaction on it open: end that program (a backup, a "
-        "database browser), or the query that blocks",
+        f"The database is locked: a write waited for {_LIMIT_S:g} s",
+        "Another program holds a transaction open: stop that program (a backup, a database "
+        "browser), or the blocking query",
     )
 
 
@@ -64,7 +64,7 @@ async def _write(database: Database) -> None:
 
 
 async def _leases(database: Database) -> Sequence[Finding]:
-    """Of controllers that share a PostgreSQL database."""
+    """Check the leases of controllers that share a PostgreSQL database."""
     async with database.read() as connection:
         if connection.dialect.name != "postgresql":
             return []
@@ -73,14 +73,14 @@ async def _leases(database: Database) -> Sequence[Finding]:
             await controllers.list_expired(connection),
         )
     if not lapsed:
-        return [Finding("leases", True, f"{len(alive)} controllers, each with its lease")]
+        return [Finding("leases", True, f"{len(alive)} controllers, each with a valid lease")]
     return [
         Finding(
             "leases",
             False,
-            f"The lease of controller {name} has lapsed: it died, or cannot reach the database",
-            "Another controller takes its work over within a minute; if none runs, start one: "
-            "polydev up",
+            f"The lease of controller {name} has expired: it died, or cannot reach the database",
+            "Another controller takes over its work within a minute. If none is running, start "
+            "one: polydev up",
         )
         for name in sorted(lapsed)
     ]

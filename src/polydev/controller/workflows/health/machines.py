@@ -1,4 +1,4 @@
-"""Machines: rows, hosts and sessions must tell the same, or a page shows the wrong machine."""
+"""Check of machines: compare rows, hosts and sessions."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from polydev.shared.host_client import Hosts
 from polydev.shared.host_protocol import PURPOSE, MachineView
 
 _LIMIT_S = 10.0
-_BY_ITSELF = "It is put right within a minute; if not"
+_BY_ITSELF = "Polydev corrects this within a minute; if not"
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What the database says."""
+    """Rows of the database."""
 
     alive: Sequence[Machine]
     live: frozenset[SessionId]
-    """Sessions that go on."""
+    """Sessions that have not ended."""
 
 
 async def compare(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
-    """What rows and hosts do not agree on, of everybody's machines or of a person's."""
+    """Compare rows with hosts, for all machines or those of one user."""
     rows = await _rows(database, user)
     there, silent = await _at_hosts(hosts)
     wrong = [
@@ -49,9 +49,9 @@ async def compare(database: Database, hosts: Hosts, user: UserId | None) -> Sequ
         wrong += await _unknown(database, there)
     elif silent and any(row.host_id in silent for row in rows.alive):
         words = "The host of your machines does not answer"
-        hint = "Try again in a minute; if it stays so, tell your administrator"
+        hint = "Try again in a minute; if it persists, tell your administrator"
         wrong.append(Finding("machines", False, words, hint))
-    words = f"{len(rows.alive)} in the database, and their hosts say the same"
+    words = f"{len(rows.alive)} in the database, all confirmed by their hosts"
     return wrong or [Finding("machines", True, words)]
 
 
@@ -66,7 +66,7 @@ async def _rows(database: Database, user: UserId | None) -> _Rows:
 
 
 async def _at_hosts(hosts: Hosts) -> tuple[Mapping[str, MachineView], frozenset[HostId]]:
-    """Every machine that a host has, and the hosts that do not answer."""
+    """List the machines of all hosts, and the hosts that do not answer."""
 
     async def ask(host_id: HostId) -> Sequence[MachineView] | None:
         try:
@@ -85,7 +85,7 @@ def _one(row: Machine, view: MachineView | None, silent: frozenset[HostId]) -> I
     vm_id = row.vm_id
     if row.host_id in silent or row.host_id is None or not row.status.is_settled:
         return
-    anew = f"{_BY_ITSELF}: polydev machine destroy {vm_id}, and make another"
+    anew = f"{_BY_ITSELF}: polydev machine destroy {vm_id}, then create another"
     if view is None:
         if row.status is not MachineState.FAILED:
             words = f"Machine {vm_id} is {row.status} in the database, but its host has lost it"
@@ -106,22 +106,21 @@ def _one(row: Machine, view: MachineView | None, silent: frozenset[HostId]) -> I
 
 
 def _left_over(rows: _Rows) -> Iterator[Finding]:
-    """Browser machines live as long as their session."""
+    """Find browser machines of ended sessions."""
     for row in rows.alive:
         is_over = row.session_id is not None and row.session_id not in rows.live
         if row.vm_type is MachineKind.BROWSER and is_over and row.status.is_settled:
             yield Finding(
                 "machines",
                 False,
-                f"Browser machine {row.vm_id} is left over from session {row.session_id}, which "
-                "has ended",
+                f"Browser machine {row.vm_id} is left over from ended session {row.session_id}",
                 f"{_BY_ITSELF}: polydev machine destroy {row.vm_id}",
                 row.vm_id,
             )
 
 
 def _several_cli(alive: Sequence[Machine]) -> Iterator[Finding]:
-    """A page shows one CLI machine, and a login goes into one: which, must be clear."""
+    """Find users with several running CLI machines: pages and logins use only one."""
     by_user: dict[UserId, list[Machine]] = {}
     for row in alive:
         if row.vm_type is MachineKind.CLI and row.status is MachineState.RUNNING:
@@ -133,14 +132,16 @@ def _several_cli(alive: Sequence[Machine]) -> Iterator[Finding]:
                 "machines",
                 False,
                 f"{user} has several CLI machines: pages and logins use {shown.vm_id}, not {more}",
-                "Destroy those that are not needed: polydev machine destroy <id>",
+                "Destroy unused ones: polydev machine destroy <id>",
                 shown.vm_id,
             )
 
 
 async def _unknown(database: Database, there: Mapping[str, MachineView]) -> Sequence[Finding]:
-    """Machines that no row knows, but for those that a host makes for itself. Asked last: who is
-    being made gets its row first."""
+    """Find machines without a row, except a host's internal ones.
+
+    The rows are read after the hosts, since a new machine gets its row first.
+    """
     async with database.read() as connection:
         known = {str(row.vm_id) for row in await machines.list_alive(connection)}
     return [
@@ -148,8 +149,8 @@ async def _unknown(database: Database, there: Mapping[str, MachineView]) -> Sequ
             "orphans",
             False,
             f"Machine {vm_id} is on its host, but not in the database",
-            "It may be another Polydev's. If it is not, it is an orphan of this one: restart "
-            "Polydev, or look at it with `polydev machine console`",
+            "It may belong to another Polydev. If not, it is an orphan of this one: restart "
+            "Polydev, or inspect it with `polydev machine console`",
             vm_id,
         )
         for vm_id in sorted(there.keys() - known)

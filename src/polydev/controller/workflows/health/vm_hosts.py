@@ -1,4 +1,4 @@
-"""The VM hosts: each that is known answers, and says what is wrong with it."""
+"""Check of VM hosts: collect the findings of each host agent."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from polydev.shared.hints import Hint
 from polydev.shared.host_client import Hosts
 
 _LIMIT_S = 15.0
-_LOOK = "Look on that host: its agent must run (`polydev up`); its log is logs/hostd.log there"
+_LOOK = "Start the agent on that host (`polydev up`); its log is logs/hostd.log there"
 
 
 async def ask(database: Database, hosts: Hosts, settings: ControllerSettings) -> Sequence[Finding]:
-    """What each host says of itself, and of those that say nothing, since when."""
+    """Collect the findings of each host, and report hosts that do not answer."""
     async with database.read() as connection:
         known = await rows.list_all(connection)
     if not known:
@@ -45,15 +45,15 @@ async def _one(hosts: Hosts, host: VmHost, unseen: timedelta) -> Sequence[Findin
         return [_silent(host, unseen, error)]
     words = f"Version {health.version}, driver {health.driver} ({health.accelerator})"
     if host.state is HostState.DRAINING:
-        words += "; it is draining, and takes no new machines"
+        words += "; draining, so it gets no new machines"
     return [Finding("host agent", True, words), *findings]
 
 
 def _silent(host: VmHost, unseen: timedelta, error: Exception) -> Finding:
     why = error.message if isinstance(error, PolydevError) else f"no answer in {_LIMIT_S:g} s"
     if host.seen_at is None:
-        return Finding("host agent", False, f"{why}; it has never answered", _LOOK)
+        return Finding("host agent", False, f"{why}; it never answered", _LOOK)
     if (age := now() - host.seen_at) > unseen:
-        words = f"{why}; it has not been seen for {age.total_seconds():.0f} s"
-        return Finding("host agent", False, f"{words}, and gets no machines", _LOOK)
+        words = f"{why}; its last answer was {age.total_seconds():.0f} s ago"
+        return Finding("host agent", False, f"{words}, so it gets no machines", _LOOK)
     return Finding("host agent", False, why, _LOOK)

@@ -1,7 +1,6 @@
-"""Why a machine sleeps or wakes, and by whom: for the audit log, and for whose machines it may be.
+"""The actor of a machine command: who, why, and whose machines it may change.
 
-`machine_requests.py` is given one with each such wish: by the API from its caller, by chats from
-the turn's person, by the idle policy from itself.
+The API builds one from its caller, chats from the turn's user, and the idle policy for itself.
 """
 
 from __future__ import annotations
@@ -17,32 +16,32 @@ CONTROLLER = "controller"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who has it done, by what way, and why."""
+    """Originator and reason of a machine command."""
 
     actor: str
     via: str
     reason: str
     owner_filter: UserId | None
-    """Whose machines it may be; None: anybody's."""
+    """Only machines of this user. None: of all users."""
     source: str = ""
 
     @classmethod
     def for_caller(cls, caller: Caller, reason: str = "") -> Self:
-        """Somebody asks for it, or for something that needs it."""
+        """Build the actor of an API request."""
         return cls(caller.user_id, caller.via, reason, caller.owner_filter, caller.source)
 
     @classmethod
     def for_user(cls, user_id: UserId, via: str, reason: str) -> Self:
-        """Something that a person had asked for needs it now."""
+        """Build the actor of something that a user had started."""
         return cls(user_id, via, reason, user_id)
 
     @classmethod
     def for_controller(cls, via: str, reason: str) -> Self:
-        """The controller sees to it by itself."""
+        """Build the actor of the controller's own action."""
         return cls(CONTROLLER, via, reason, None)
 
     def entry(self, action: str, machine: Machine) -> AuditEntry:
-        """What the audit log says of it."""
+        """Build the audit log entry."""
         owner = machine.user_id
         return AuditEntry(
             self.actor, action, machine.vm_id, owner, self.via, self.source, self.reason

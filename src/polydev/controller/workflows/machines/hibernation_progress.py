@@ -1,7 +1,7 @@
-"""How the workflows of sleep and waking end when they fail: the machine is left as its host has it.
+"""Observers of the hibernate and resume sagas: after a failure, the row follows the host.
 
-`machine_requests.py` gives them to those two sagas. Who cannot sleep runs on, and who cannot wake
-sleeps on, with what was in its memory; the row says why.
+A machine that cannot hibernate keeps running. A machine that cannot resume stays hibernated, with
+its saved memory. The row records the reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VIA = "workflow"
 
 
 class HibernationProgress(LogOnlyObserver):
-    """Of a machine that was to sleep."""
+    """Observer of the hibernate saga."""
 
     def __init__(self, operations: MachineOperations) -> None:
         self._operations = operations
@@ -44,7 +44,7 @@ class HibernationProgress(LogOnlyObserver):
 
 
 class ResumeProgress(LogOnlyObserver):
-    """Of a machine that was to wake."""
+    """Observer of the resume saga."""
 
     def __init__(self, operations: MachineOperations) -> None:
         self._operations = operations
@@ -75,7 +75,7 @@ class ResumeProgress(LogOnlyObserver):
 
 
 async def _at_host(operations: MachineOperations, subject: str) -> tuple[VmId, MachineView | None]:
-    """A saga's machine as its host has it; None if that cannot be said now."""
+    """Return a machine as its host reports it. None if the host does not answer."""
     vm_id = VmId(subject.partition("/")[0])
     with suppress(PolydevError):
         return vm_id, await operations.view_on_host(await operations.find(vm_id))

@@ -1,14 +1,13 @@
-"""The idle policy: a CLI machine that nobody uses, and that does nothing, is put to sleep.
+"""The idle policy: hibernate unused CLI machines.
 
-`app.py` runs it beside the API; of several controllers the eldest does it. Nobody uses a machine
-while no turn of a chat waits or goes on in it, no login uses it, and for the whole time nobody has
-typed in a terminal of it, run a program in it, or looked into its files (`waking.py` notes these).
-It does nothing if its host saw it use next to no processor in any minute of that time. An agent of
-a chat that only waits is not in the way: its stream is cut, and the next turn begins another one,
-which takes the conversation up again.
+Only the oldest live controller runs it. A machine is unused if no chat turn is queued or running in
+it, no login uses it, and for the whole idle time nobody has typed in its terminals, run programs in
+it or browsed its files (`resume_on_use.py` records that). Its host must also have seen almost no
+processor use in any minute of that time. An idle chat agent does not count: it is disconnected, and
+the next turn starts a new one that loads the conversation.
 
-What is seen here is only a reason to ask: `MachineRequests.hibernate` looks at it again in the
-transaction that claims the machine.
+These checks are only a hint. `MachineCommands.hibernate` checks again in the transaction that
+claims the machine.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ _LOOKS_EACH_IDLE_TIME = 10
 _HOST_LIMIT_S = 5.0
 _MINUTE_S = 60
 _KEPT = timedelta(minutes=55)
-"""Hosts keep the samples of an hour: so much of a longer idle time can be looked at."""
+"""Longest time to check: hosts store samples for one hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdlePolicy:
-    """One round is `once`; `run` makes them for ever."""
+    """Hibernates idle machines periodically."""
 
     database: Database
     machines: MachineOperations
@@ -50,8 +49,7 @@ class IdlePolicy:
     executor_id: str
 
     async def run(self) -> None:
-        """Rounds until cancelled, if machines are to sleep at all. What goes wrong in one is tried
-        again in the next."""
+        """Run until cancelled, unless hibernation is switched off. Errors are retried next time."""
         idle_s = self.machines.settings.hibernate_idle_s
         if not idle_s:
             return
@@ -61,12 +59,12 @@ class IdlePolicy:
                 if await self._is_its_turn():
                     await self.run_once()
             except PolydevError as error:
-                log.warning("looking for idle machines: %s", error.line())
+                log.warning("cannot check for idle machines: %s", error.line())
             except Exception:
-                log.exception("looking for idle machines failed")
+                log.exception("checking for idle machines failed")
 
     async def run_once(self) -> None:
-        """Put to sleep what may be. A host that does not answer is passed over."""
+        """Hibernate all idle machines. Skip hosts that do not answer."""
         idle = timedelta(seconds=self.machines.settings.hibernate_idle_s)
         since = now() - idle
         async with self.database.read() as connection:
@@ -77,9 +75,9 @@ class IdlePolicy:
                     cause = Actor.for_controller("idle", f"not used for {format_duration(idle)}")
                     await self.commands.hibernate(cause, vm_id, since)
             except MachineBusy as error:
-                log.debug("%s stays awake: %s", vm_id, error.message)
+                log.debug("not hibernating %s: %s", vm_id, error.message)
             except (PolydevError, TimeoutError) as error:
-                log.info("%s stays awake: %s", vm_id, error)
+                log.info("not hibernating %s: %s", vm_id, error)
 
     async def _is_its_turn(self) -> bool:
         async with self.database.read() as connection:
@@ -95,8 +93,10 @@ class IdlePolicy:
 
 
 def is_idle(usage: Usage, since: datetime, cores: float) -> bool:
-    """Whether a machine used fewer cores on average in each minute since then. False if its host
-    has not looked for so long."""
+    """Check that a machine used fewer cores in every minute since then.
+
+    False if its host has no samples that old.
+    """
     samples = usage.samples
     if not samples or samples[0].at > since + timedelta(seconds=3 * usage.period_s):
         return False
@@ -104,7 +104,7 @@ def is_idle(usage: Usage, since: datetime, cores: float) -> bool:
 
 
 def _busiest(samples: Sequence[UsageSample]) -> float:
-    """Cores on average, in the minute in which that is the most."""
+    """Return the average number of cores in the busiest minute."""
     minutes: defaultdict[int, list[float]] = defaultdict(list)
     for it in samples:
         minutes[int(it.at.timestamp()) // _MINUTE_S].append(it.cpu)
@@ -112,7 +112,7 @@ def _busiest(samples: Sequence[UsageSample]) -> float:
 
 
 def format_duration(time: timedelta) -> str:
-    """`30 minutes`, `90 seconds`."""
+    """Format a duration: `30 minutes`, `90 seconds`."""
     seconds = round(time.total_seconds())
     if seconds % 3600 == 0 and seconds:
         count, unit = seconds // 3600, "hour"

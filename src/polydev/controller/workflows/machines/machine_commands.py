@@ -1,9 +1,8 @@
-"""What people ask of machines: create, destroy, stop, start, sleep, wake; and the workflows that do
-it.
+"""Machine commands (create, destroy, stop, start, hibernate) and their workflows.
 
-The API asks `MachineRequests`; each wish is a change of the machine's row, with its entry in the
-audit log, and a workflow that makes it true. An administrator may ask for anybody's machine. The
-reconciler has workflows begun that a dying controller did not begin.
+Each command changes the machine's row, with an audit log entry, and starts a workflow that carries
+it out. Administrators may command every machine. The reconciler starts workflows that a controller
+failed to start before it died.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ _REPEATABLE = (STOP, START, HIBERNATE, RESUME)
 
 
 class MachineCommands:
-    """What a person asks of machines, and the workflows that do it."""
+    """Accepts machine commands, and runs their workflows."""
 
     def __init__(self, operations: MachineOperations, engine: Engine, on_point: OnPoint) -> None:
         self._operations = operations
@@ -70,7 +69,7 @@ class MachineCommands:
         self._on_point = on_point
 
     def register(self) -> None:
-        """Make the workflows known to the engine, before its start."""
+        """Register the workflows with the engine, before its start."""
         for name, saga in (
             (CREATE, self._create_saga()),
             (DESTROY, self._destroy_saga()),
@@ -84,9 +83,9 @@ class MachineCommands:
     async def create(
         self, caller: Caller, user_id: UserId, kind: MachineKind, vm_id: VmId | None = None
     ) -> Machine:
-        """Have a machine made; answers with its row, `creating`.
+        """Create a machine. Returns its row, `creating`.
 
-        `vm_id`: the id of the new machine, for who may ask twice for the same one.
+        `vm_id`: id of the new machine, for a caller that may repeat the command.
         Raises: NotAllowed, NoSuchUser; QuotaExceeded; NoCapacity when no host has room now.
         """
         machine = self._operations.plan(
@@ -107,7 +106,7 @@ class MachineCommands:
         return machine
 
     async def destroy(self, caller: Caller, vm_id: VmId, reason: str = "") -> Machine:
-        """Have a machine destroyed, with its disk; answers with its row, `destroying`.
+        """Destroy a machine and its disk. Returns its row, `destroying`.
 
         Raises NoSuchMachine.
         """
@@ -123,10 +122,10 @@ class MachineCommands:
         return machine
 
     async def stop(self, caller: Caller, vm_id: VmId) -> Machine:
-        """Have a machine stopped; its disk stays. Answers with its row, `stopping`. One that sleeps
-        loses its memory.
+        """Stop a machine. Returns its row, `stopping`.
 
-        Raises: NoSuchMachine; MachineBusy when it does not run, or a login uses it.
+        Its disk stays. A hibernated machine loses its saved memory.
+        Raises: NoSuchMachine; MachineBusy if it is not running, or a login uses it.
         """
         async with self._operations.database.write() as connection:
             await lock_placement(connection)
@@ -147,11 +146,11 @@ class MachineCommands:
     async def hibernate(
         self, cause: Actor, vm_id: VmId, unused_since: datetime | None = None
     ) -> Machine:
-        """Have a machine's memory written to disk, and its host's freed. Answers with its row,
-        `hibernating`. `unused_since`: only if nobody has used it since then.
+        """Save a machine's memory to disk, and free its host's. Returns its row, `hibernating`.
 
-        Raises: NoSuchMachine; MachineBusy when it does not run, a login uses it, a CLI answers in
-        it, or it was used.
+        `unused_since`: only if nobody has used it since then.
+        Raises: NoSuchMachine; MachineBusy if it is not running, was used, or a login or a chat turn
+        uses it.
         """
         async with self._operations.database.write() as connection:
             await lock_placement(connection)
@@ -159,10 +158,11 @@ class MachineCommands:
             if machine.status.is_hibernated:
                 return machine
             await _require_unused(connection, machine)
-            await locks.acquire(connection, "chats", machine.user_id)  # turns are added under it
+            await locks.acquire(connection, "chats", machine.user_id)  # new turns need this lock
             if await chats.has_active_turn(connection, machine):
                 raise MachineBusy(
-                    f"A CLI answers in machine {vm_id}", hint="Wait for its end, or stop it"
+                    f"A chat turn is running in machine {vm_id}",
+                    hint="Wait for it to end, or stop it",
                 )
             if not await hibernation.begin_hibernation(
                 connection, vm_id, cause.reason, now(), unused_since
@@ -175,11 +175,10 @@ class MachineCommands:
         return machine
 
     async def start(self, cause: Actor, vm_id: VmId) -> Machine:
-        """Have a machine at rest run again: one that sleeps is woken, another one is started.
-        Answers with its row, `resuming`.
+        """Start or resume a machine. Returns its row, `resuming`.
 
-        Raises: NoSuchMachine; MachineBusy when it is being made, stopped, put to sleep or
-        destroyed; QuotaExceeded; NoCapacity when the host that has its disk has no room now.
+        Raises: NoSuchMachine; MachineBusy if another command is changing it; QuotaExceeded;
+        NoCapacity if the host of its disk has no capacity now.
         """
         async with self._operations.database.write() as connection:
             owner = (await machines.get(connection, vm_id, cause.owner_filter)).user_id
@@ -205,17 +204,17 @@ class MachineCommands:
         return machine
 
     async def usage(self, caller: Caller) -> tuple[Usage, Usage | None]:
-        """What the caller uses, and what they may use; None for an administrator."""
+        """Return the caller's usage and quotas. Administrators have no quotas (None)."""
         async with self._operations.database.read(caller.user_id) as connection:
             used = await self._operations.quotas.usage(connection, caller.user_id)
         return used, None if caller.owner_filter is None else self._operations.quotas.limits
 
     async def begin(self, name: str, machine: Machine) -> None:
-        """Have the workflow of that name run for a machine, once for every wish."""
+        """Start a machine's workflow. Idempotent for each command."""
         await self._engine.enqueue(name, workflow_subject(name, machine))
 
     async def has_ended(self, name: str, machine: Machine) -> bool:
-        """Whether that workflow has run to its end for the machine's last wish."""
+        """Check whether the workflow of the machine's last command has ended."""
         return await self._engine.has_ended(name, workflow_subject(name, machine))
 
     def _create_saga(self) -> Saga:
@@ -271,24 +270,23 @@ class MachineCommands:
 
 
 def workflow_subject(name: str, machine: Machine) -> str:
-    """What a workflow is about: a machine, and for what may be wished again and again, the how
-    manieth wish."""
+    """Build a workflow's subject: the machine id, and the command's number if it is repeatable."""
     return f"{machine.vm_id}/{machine.attempt}" if name in _REPEATABLE else machine.vm_id
 
 
 def bring_up_workflow(machine: Machine) -> str:
-    """The workflow that a machine which is `resuming` is brought up by."""
+    """Return the workflow that brings up a `resuming` machine."""
     return RESUME if machine.has_saved_memory else START
 
 
 async def _require_unused(connection: AsyncConnection, machine: Machine) -> None:
-    """Raises MachineBusy unless it runs, and no login uses it."""
+    """Check that a machine is running and no login uses it. Raises MachineBusy."""
     if machine.status is not MachineState.RUNNING:
         raise MachineBusy(f"Machine {machine.vm_id} is {machine.status}", hint="Try again later")
     if await sessions.is_using(connection, machine):
         raise MachineBusy(
-            f"A login that goes on uses machine {machine.vm_id}",
-            hint="Complete the login, or cancel it",
+            f"A login uses machine {machine.vm_id}",
+            hint="Complete or cancel the login",
         )
 
 
@@ -306,7 +304,7 @@ def _on_machine(work: Callable[[VmId], Awaitable[None]]) -> Work:
 
 
 class _MachineProgress(LogOnlyObserver):
-    """A machine's row tells how it went; nobody cancels these."""
+    """Observer that records a failure in the machine's row."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,8 +1,6 @@
-"""Machines of people: bringing them up, taking them down, and the rows that tell of it.
+"""Idempotent operations on machines, for the steps of workflows.
 
-The connect workflow's steps and `machine_requests.py` use `Machines`. It decides which machine and
-how large; how it is made is the host agent's.
-Everything may run twice: operations at the host have ids made from the machine's id.
+They carry out host operations and keep the machine's row in step. Everything may run twice.
 """
 
 from __future__ import annotations
@@ -65,31 +63,31 @@ from polydev.shared.providers import all_providers
 log = logging.getLogger("polydev.controller.workflows")
 
 ANSWER_GRACE_S = 15.0
-"""How much longer than the host's own limit we wait, so that its error arrives and not ours."""
+"""Extra time beyond the host's own limit, so the host's error arrives first."""
 
 _ATTEMPTS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class MachineOperations:
-    """What can be done with machines, as idempotent steps."""
+    """Creates, starts, stops and destroys machines."""
 
     database: Database
     hosts: Hosts
     settings: ControllerSettings
     installation: str
-    """Which Polydev this is: a label of all its machines."""
+    """Id of this Polydev, a label of all of its machines."""
     token_key: bytes
-    """Of this controller alone: the browser machines' tokens are derived from it, not stored."""
+    """Key from which tokens of browser machines are derived, so they are not stored."""
 
     @property
     def placement(self) -> Placement:
-        """Where machines go."""
+        """Placement with the limits of the settings."""
         return Placement(self.settings.host_unseen_limit_s, self.settings.host_dead_limit_s)
 
     @property
     def quotas(self) -> Quotas:
-        """What each person may have."""
+        """Quotas of the settings."""
         limit = self.settings
         return Quotas(
             machines=limit.quota_machines,
@@ -102,7 +100,7 @@ class MachineOperations:
     def plan(
         self, user_id: UserId, kind: MachineKind, vm_id: VmId, session_id: SessionId | None
     ) -> Machine:
-        """The row of a machine that is to be made."""
+        """Build the row of a new machine."""
         return Machine(
             vm_id=vm_id,
             user_id=user_id,
@@ -118,17 +116,17 @@ class MachineOperations:
         )
 
     def token(self, vm_id: VmId) -> SecretStr:
-        """The bearer token of a browser machine's service: the same whenever it is asked."""
+        """Derive the bearer token of a browser machine's service."""
         words = f"browser-service {vm_id}".encode()
         return SecretStr(hmac.new(self.token_key, words, hashlib.sha256).hexdigest())
 
     @property
     def bring_up_limit_s(self) -> float:
-        """How long a step that brings a machine up may take."""
+        """Time limit of a step that brings up a machine."""
         return self.settings.machine_limit_s + 2 * ANSWER_GRACE_S
 
     async def find(self, vm_id: VmId) -> Machine:
-        """A machine's row. Raises NoSuchMachine."""
+        """Read a machine's row. Raises NoSuchMachine."""
         async with self.database.read() as connection:
             machine = await machines.find(connection, vm_id)
         if machine is None:
@@ -136,17 +134,17 @@ class MachineOperations:
         return machine
 
     async def view_on_host(self, machine: Machine) -> MachineView | None:
-        """How its host sees it; None if the host has no such machine."""
+        """Get the host's view of a machine. None if the host does not have it."""
         try:
             return await self.hosts.of(machine.host_id).machine(machine.vm_id)
         except NoSuchMachine:
             return None
 
     async def bring_up(self, vm_id: VmId) -> None:
-        """Create a machine whose row is there, or start or wake it; done when its channel answers.
+        """Create, start or resume a machine that has a row, until its channel answers.
 
-        Raises what the host agent says (MachineNotReady names the console log), NoCapacity, and
-        HostLost for a machine that cannot be made anew elsewhere.
+        Raises the host agent's errors (MachineNotReady names the console log), NoCapacity, and
+        HostLost if the machine cannot be recreated elsewhere.
         """
         machine = await self._with_room(vm_id)
         try:
@@ -169,10 +167,9 @@ class MachineOperations:
             )
 
     async def relocate_from_dead_host(self, vm_id: VmId) -> bool:
-        """If a machine's host is dead, have it made anew on another that has room, unless somebody
-        relies on what is on its disk. Whether it has another host now.
+        """Move a machine from a dead host to another one, unless its disk holds user data.
 
-        Raises: HostLost.
+        Returns True if it has another host now. Raises HostLost.
         """
         async with self.database.read() as connection:
             machine = await machines.find(connection, vm_id)
@@ -181,23 +178,23 @@ class MachineOperations:
             is_relied_on = await self._is_relied_on(connection, machine)
         if is_relied_on:
             raise HostLost(
-                f"The host {machine.host_id}, which has machine {vm_id}, does not answer",
-                hint="Try again when it is back, or destroy the machine and make another",
+                f"Host {machine.host_id} of machine {vm_id} does not answer",
+                hint="Try again when it is back, or destroy the machine and create another",
             )
         async with self.database.write() as connection:
             moved = await self.placement.move_from_dead_host(connection, vm_id)
             if moved is None:
                 return False
-            why = f"its host {machine.host_id} does not answer; {moved.host_id} has room"
+            why = f"host {machine.host_id} does not answer; {moved.host_id} has capacity"
             entry = AuditEntry(
                 "controller", "machine.move", vm_id, machine.user_id, "placement", reason=why
             )
             await audit.record(connection, entry)
-        log.warning("%s is made anew: %s", vm_id, why)
+        log.warning("recreating %s: %s", vm_id, why)
         return True
 
     async def is_on_dead_host(self, connection: AsyncConnection, machine: Machine) -> bool:
-        """Whether the machine's host has not answered for too long for anybody to wait for it."""
+        """Check whether the machine's host is dead."""
         if machine.host_id is None:
             return False
         try:
@@ -206,7 +203,7 @@ class MachineOperations:
             return True
 
     async def stop(self, vm_id: VmId) -> None:
-        """End a machine's guest; its disk stays. Done also when it does not run."""
+        """Stop a machine. Its disk stays. Idempotent."""
         machine = await self.find(vm_id)
         operation = StopMachine(vm_id=vm_id)
         operation_id = f"stop-{vm_id}-{uuid.uuid4().hex[:12]}"  # idempotent in itself
@@ -218,9 +215,9 @@ class MachineOperations:
             )
 
     async def hibernate(self, vm_id: VmId) -> None:
-        """Have a machine's memory written to disk. Done also when it is there already.
+        """Save a machine's memory to disk. Idempotent.
 
-        Raises what the host agent says (DiskFull, ...): the machine runs on then.
+        Raises the host agent's errors (DiskFull, ...). The machine keeps running then.
         """
         machine = await self.find(vm_id)
         operation = HibernateMachine(vm_id=vm_id)
@@ -232,9 +229,9 @@ class MachineOperations:
             await hibernation.set_hibernated(connection, vm_id, size)
 
     async def destroy(self, vm_id: VmId) -> None:
-        """Destroy a machine, with all that is its; done also when it never was.
+        """Destroy a machine with everything that belongs to it. Idempotent.
 
-        On a dead host it stays `destroying`: the reconciler goes on when the host is back.
+        On a dead host it stays `destroying`; the reconciler continues when the host is back.
         """
         async with self.database.write() as connection:
             await machines.set_state(connection, vm_id, MachineState.DESTROYING)
@@ -245,27 +242,27 @@ class MachineOperations:
             async with self.database.read() as connection:
                 if not await self.is_on_dead_host(connection, machine):
                     raise
-            log.warning("%s is destroyed when its host %s is back", vm_id, machine.host_id)
+            log.warning("%s will be destroyed when host %s is back", vm_id, machine.host_id)
             return
         async with self.database.write() as connection:
             await machines.set_state(connection, vm_id, MachineState.DESTROYED)
 
     async def destroy_on_host(self, vm_id: VmId) -> None:
-        """Have its host remove it. Its row is the caller's to change."""
+        """Destroy a machine on its host. The caller changes the row."""
         async with self.database.read() as connection:
             machine = await machines.find(connection, vm_id)
         if machine is not None and machine.host_id is not None:
             await self.destroy_at(machine.host_id, vm_id)
 
     async def destroy_at(self, host_id: HostId, vm_id: VmId) -> None:
-        """Have a host remove a machine, whatever its row says."""
+        """Destroy a machine on one host, whatever its row says."""
         operation = DestroyMachine(vm_id=vm_id)
         operation_id = f"destroy-{vm_id}-{uuid.uuid4().hex[:12]}"  # idempotent in itself
         host = self.hosts.of(host_id)
         await host.run(operation_id, operation, self.settings.destroy_limit_s)
 
     async def _with_room(self, vm_id: VmId) -> Machine:
-        """The machine's row, its room claimed. Raises: NoSuchMachine, MachineBusy, NoCapacity."""
+        """Claim resources for a machine. Raises: NoSuchMachine, MachineBusy, NoCapacity."""
         machine = await self.find(vm_id)
         if machine.status.holds_memory and not machine.status.is_going_down:
             return machine
@@ -289,7 +286,7 @@ class MachineOperations:
         return view
 
     async def _is_relied_on(self, connection: AsyncConnection, machine: Machine) -> bool:
-        """Whether there is something on its disk that somebody may want back."""
+        """Check whether the machine's disk may hold user data."""
         if machine.status is MachineState.CREATING:
             return False
         if machine.session_id is None:
@@ -328,8 +325,10 @@ class MachineOperations:
     async def _operate(
         self, machine: Machine, prefix: str, operation: Operation
     ) -> MachineView | None:
-        """Have an operation carried out. A host keeps an operation's failure under its id, so
-        what may go well another time is tried again under the next id."""
+        """Run an operation, with retries.
+
+        A host stores an operation's failure under its id, so each retry has another id.
+        """
         timeout_s = self.settings.machine_limit_s + ANSWER_GRACE_S
         host = self.hosts.of(machine.host_id)
         for attempt in itertools.count(1):
@@ -345,16 +344,16 @@ class MachineOperations:
 
 
 def machine_size(wanted: ControllerSettings, kind: MachineKind) -> MachineSize:
-    """What a machine of that kind is made with."""
+    """Return the size of a machine of one kind."""
     if kind is MachineKind.BROWSER:
         return MachineSize(wanted.browser_memory_mib, wanted.browser_vcpus, wanted.browser_disk_mib)
-    # One CLI machine serves every CLI that its person connects: enough for the hungriest.
+    # One CLI machine runs all CLIs of its user, so it fits the largest.
     memory_mib = wanted.cli_memory_mib or max(it.memory_mib for it in all_providers())
     return MachineSize(memory_mib, wanted.cli_vcpus, wanted.cli_disk_mib)
 
 
 def resume_values(machine: Machine, view: MachineView | None) -> dict[str, Any]:
-    """What its host says of how a machine that slept came to run; nothing of one that did not."""
+    """Return the columns that record a resume. Empty if the machine was not hibernated."""
     if not machine.has_saved_memory or view is None or view.wake is None:
         return {}
     wake = view.wake
@@ -362,5 +361,5 @@ def resume_values(machine: Machine, view: MachineView | None) -> dict[str, Any]:
 
 
 async def set_failed(connection: AsyncConnection, vm_id: VmId, failure: PolydevError) -> None:
-    """Note in a machine's row why it is not there."""
+    """Record a failure in the machine's row."""
     await machines.set_failed(connection, vm_id, (failure.code, failure.line()))

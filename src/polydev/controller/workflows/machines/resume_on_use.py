@@ -1,8 +1,8 @@
-"""Machines that people use are awake: the one way from "somebody wants this machine" to "it runs".
+"""Resume of hibernated machines on use, and the record of use.
 
-Chats, terminals, files, programs and credentials ask `Waking` before they reach into a machine: one
-that sleeps is woken, however many ask at once, and waited for; the use is noted, so that the idle
-policy (`idle.py`) leaves the machine alone. What is already at rest for another reason stays so.
+Chats, terminals, files, programs and credentials call `ResumeOnUse` before they access a machine.
+It resumes a hibernated machine once for all callers and waits for it, and it records the use, so
+the idle policy (`idle.py`) does not hibernate the machine. Stopped machines stay stopped.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from polydev.shared.hints import Hint
 
 log = logging.getLogger("polydev.controller.workflows")
 
-RESUMING_NOTICE = "Its machine wakes up"
-"""What somebody who waits for that is told."""
+RESUMING_NOTICE = "Its machine is resuming"
+"""Notice for a user who waits for a resume."""
 
 _LONGEST_PERIOD_S = 60.0
 _NOTES_EACH_IDLE_TIME = 4
 _BREATH_S = 0.05
-"""Anybody's commit wakes everybody who waits."""
+"""Every commit wakes all waiters."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeOnUse:
-    """Wakes machines for those who use them, and notes that they are used."""
+    """Resumes machines on use, and records their use."""
 
     database: Database
     commands: MachineCommands
@@ -46,25 +46,26 @@ class ResumeOnUse:
 
     @property
     def period_s(self) -> float:
-        """How often the use of a machine is noted while it goes on."""
+        """Interval at which continued use is recorded."""
         idle_s = self.settings.hibernate_idle_s
         return min(_LONGEST_PERIOD_S, idle_s / _NOTES_EACH_IDLE_TIME or _LONGEST_PERIOD_S)
 
     @property
     def limit_s(self) -> float:
-        """How long one may be waited for: while it falls asleep, and while it wakes."""
+        """Time limit for a hibernation in progress, followed by a resume."""
         limit = self.settings
         return limit.hibernate_limit_s + limit.machine_limit_s + 4 * ANSWER_GRACE_S
 
     async def ensure_running(
         self, cause: Actor, vm_id: VmId, waits: Callable[[], None] = lambda: None
     ) -> Machine:
-        """The machine, which runs and is in use from now on; `waits` is told if it has to wake up.
-        One that is still being made is waited for.
+        """Return the machine once it runs, and record its use.
 
-        Raises: NoSuchMachine; MachineBusy when it is stopped, or being ended; NoCapacity,
-        QuotaExceeded and HostUnreachable when it cannot be woken; MachineNotReady when it did not
-        wake.
+        A hibernated machine is resumed, and `waits` is called. A machine that is being created is
+        waited for.
+
+        Raises: NoSuchMachine; MachineBusy if it is stopped or going down; NoCapacity, QuotaExceeded
+        and HostUnreachable if it cannot be resumed; MachineNotReady if the resume failed.
         """
         tells, asked = _Once(waits), False
         try:
@@ -85,34 +86,33 @@ class ResumeOnUse:
                     await asyncio.sleep(_BREATH_S)
         except TimeoutError:
             raise MachineNotReady(
-                f"Machine {vm_id} did not wake up within {self.limit_s:g} s",
+                f"Machine {vm_id} did not resume within {self.limit_s:g} s",
                 hint=Hint.RUN_DOCTOR.text(),
             ) from None
 
     @asynccontextmanager
     async def keep_in_use(self, vm_id: VmId) -> AsyncIterator[None]:
-        """A machine that is awake stays so while the block lasts, and as long after as idle
-        machines do."""
-        extra_columns = asyncio.create_task(self._note_again_and_again(vm_id))
+        """Keep a running machine from hibernation while the block runs."""
+        recording = asyncio.create_task(self._note_again_and_again(vm_id))
         try:
             yield
         finally:
-            extra_columns.cancel()
-            await asyncio.gather(extra_columns, return_exceptions=True)
+            recording.cancel()
+            await asyncio.gather(recording, return_exceptions=True)
             await self.note(vm_id)
 
     def activity_recorder(self, vm_id: VmId) -> ActivityRecorder:
-        """For a use that shows by what somebody does, such as typing."""
+        """Return a recorder for use that shows in single actions, such as typing."""
         return ActivityRecorder(self, vm_id)
 
     async def note(self, vm_id: VmId) -> None:
-        """A machine is used now."""
-        with suppress(PolydevError):  # noted again soon
+        """Record that a machine is in use now."""
+        with suppress(PolydevError):  # recorded again soon
             async with self.database.write() as connection:
                 await hibernation.set_used(connection, vm_id, now())
 
     async def _used(self, cause: Actor, vm_id: VmId) -> Machine:
-        """A machine's row; of one that runs the use is noted, unless that was done just now."""
+        """Read a machine's row, and record its use if it runs and that is due."""
         async with self.database.read() as connection:
             machine = await machines.get(connection, vm_id, cause.owner_filter)
         if machine.status is not MachineState.RUNNING:
@@ -126,7 +126,7 @@ class ResumeOnUse:
         return machine
 
     async def _asked(self, cause: Actor, vm_id: VmId) -> bool:
-        """Have one that sleeps woken. False if somebody else was quicker with something."""
+        """Start the resume. False if another command came first."""
         try:
             await self.commands.start(cause, vm_id)
         except MachineBusy:
@@ -140,7 +140,7 @@ class ResumeOnUse:
 
 
 class ActivityRecorder:
-    """Notes a use when somebody shows it, but not more often than it takes."""
+    """Records activity, but no more often than needed."""
 
     def __init__(self, resume_on_use: ResumeOnUse, vm_id: VmId) -> None:
         self._resume_on_use = resume_on_use
@@ -148,7 +148,7 @@ class ActivityRecorder:
         self._noted_at: float | None = None
 
     async def show(self) -> None:
-        """The person does something."""
+        """Record an action of the user."""
         at = asyncio.get_running_loop().time()
         if self._noted_at is None or at - self._noted_at > self._resume_on_use.period_s:
             self._noted_at = at
@@ -166,7 +166,7 @@ class _Once:
 
 
 async def find_usable_cli_machine(connection: AsyncConnection, user_id: UserId) -> Machine | None:
-    """The person's CLI machine that can be used, the readiest if there are several."""
+    """Find the user's usable CLI machine, the quickest to use if there are several."""
     for state in filter(lambda it: it.is_usable, BY_READINESS):
         found = await machines.find_cli_machine(connection, user_id, state)
         if found is not None:
@@ -175,19 +175,19 @@ async def find_usable_cli_machine(connection: AsyncConnection, user_id: UserId) 
 
 
 def _require_not_tried(machine: Machine, *, asked: bool) -> None:
-    """Raises MachineNotReady for one that was asked to wake, and sleeps on."""
+    """Raise MachineNotReady if a requested resume failed."""
     if asked:
         raise MachineNotReady(
-            f"Machine {machine.vm_id} did not wake up: {machine.hibernation.problem}",
+            f"Machine {machine.vm_id} did not resume: {machine.hibernation.problem}",
             hint=Hint.RETRY_OR_RUN_DOCTOR.text(),
         )
 
 
 def _require_usable(machine: Machine, *, asked: bool) -> None:
-    """Raises MachineBusy, or MachineNotReady for one that was asked to wake and did not."""
+    """Raise MachineBusy or MachineNotReady if the machine cannot become usable."""
     if machine.status.is_usable or machine.status is MachineState.CREATING:
         return
     if asked and machine.status is MachineState.FAILED:
         why = machine.error or "it failed"
-        raise MachineNotReady(f"Machine {machine.vm_id} did not wake up: {why}")
+        raise MachineNotReady(f"Machine {machine.vm_id} did not resume: {why}")
     raise MachineBusy(f"Machine {machine.vm_id} is {machine.status}", hint="Start it first")

@@ -1,7 +1,7 @@
-"""Keeps the hosts' rows true: registers those that the settings name, and asks each how it is.
+"""Polls the health of all hosts, and keeps their rows up to date.
 
-`app.py` looks once before anything is placed, and then runs it beside the API. Every controller
-asks for itself; whoever hears an answer notes it, and all place by the rows.
+It also registers the hosts of the settings. Every controller polls; each answer updates the row,
+and placement reads the rows.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ log = logging.getLogger("polydev.controller.workflows")
 
 @dataclass(frozen=True, slots=True)
 class HostPoller:
-    """One round is `once`; `run` makes them for ever."""
+    """Polls hosts periodically."""
 
     database: Database
     hosts: Hosts
     settings: ControllerSettings
 
     async def begin(self) -> None:
-        """Register the hosts of the settings, and look at all for the first time."""
+        """Register the hosts of the settings, and poll all hosts once."""
         async with self.database.write() as connection:
             for host_id, socket in self.settings.vm_hosts:
                 await rows.register(connection, host_id, str(socket))
         await self.run_once()
 
     async def run(self) -> None:
-        """Rounds until cancelled. What goes wrong in one is tried again in the next."""
+        """Poll until cancelled. Errors are retried next time."""
         while True:
             await asyncio.sleep(self.settings.host_period_s)
             try:
                 await self.run_once()
             except PolydevError as error:
-                log.warning("looking at hosts: %s", error.line())
+                log.warning("cannot poll hosts: %s", error.line())
             except Exception as error:
-                log.error("looking at hosts failed: %s", type(error).__name__)
+                log.error("polling hosts failed: %s", type(error).__name__)
 
     async def run_once(self) -> None:
-        """Ask every host how it is, and note those that answer."""
+        """Poll every host, and update the rows of those that answer."""
         async with self.database.read() as connection:
             known = await rows.list_all(connection)
         await self.hosts.become({it.host_id: Path(it.socket) for it in known})
@@ -66,5 +66,5 @@ class HostPoller:
             async with asyncio.timeout(self.settings.host_period_s):
                 return row.host_id, await host.health()
         except (PolydevError, TimeoutError) as error:
-            log.warning("host %s does not say how it is: %s", row.host_id, error)
+            log.warning("host %s does not answer: %s", row.host_id, error)
             return row.host_id, None

@@ -1,8 +1,8 @@
-"""What is on hosts and belongs to no row: machines, and the TAPs, addresses, disks of none.
+"""Cleanup of orphans: machines on hosts that no row accounts for.
 
-The reconciler uses it. A machine is destroyed if its label says that it is this installation's, or
-if a row says so that is on another host or destroyed by now; any other may be another Polydev's,
-and is `polydev doctor`'s to tell. What bears no label is each host agent's own to sweep.
+A machine is destroyed if its label names this installation, or if its row is on another host or
+destroyed. Other machines may belong to another Polydev, so `polydev doctor` only reports them.
+Resources without a label (VMMs, TAPs, addresses, folders) are swept by each host agent.
 """
 
 from __future__ import annotations
@@ -24,32 +24,31 @@ from polydev.shared.host_protocol import MachineView, Swept
 log = logging.getLogger("polydev.controller.workflows")
 
 Seen = dict[HostId, dict[str, MachineView]]
-"""By host, and by id: what is there. Hosts that do not answer are not in it."""
+"""Machines by host and id, without hosts that do not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrphanCleanup:
-    """Looks, and removes."""
+    """Finds and removes orphans."""
 
     database: Database
     machines: MachineOperations
 
     async def list_all(self) -> Seen:
-        """All machines of all hosts that answer."""
+        """List all machines of all hosts that answer."""
         hosts = self.machines.hosts.every()
         views = await asyncio.gather(*(_views(host_id, host) for host_id, host in hosts.items()))
         return {host_id: found for host_id, found in views if found is not None}
 
     async def remove(self, there: Seen) -> None:
-        """Destroy machines that are nobody's, and have hosts sweep. `there` was seen before the
-        rows that the caller has read since."""
+        """Destroy orphans, and let hosts sweep. `there` must be older than the caller's rows."""
         for host_id, views in there.items():
             try:
                 for view in views.values():
                     await self._machine(host_id, view)
                 await self._sweep(host_id)
             except PolydevError as error:
-                log.warning("host %s cannot be put right now: %s", host_id, error.line())
+                log.warning("cannot clean up host %s now: %s", host_id, error.line())
 
     async def _machine(self, host_id: HostId, view: MachineView) -> None:
         async with self.database.read() as connection:
@@ -57,11 +56,11 @@ class OrphanCleanup:
         if row is None:
             if view.labels.get("installation") != self.machines.installation:
                 return
-            why = f"no row has it; its label says that it is ours, on host {host_id}"
+            why = f"it has no row, but the label of this installation, on host {host_id}"
         elif row.host_id != host_id:
-            why = f"it was left on host {host_id}, and is now on {row.host_id}"
+            why = f"it was left on host {host_id}; the machine is on {row.host_id} now"
         elif row.status is MachineState.DESTROYED:
-            why = f"its row is destroyed; it was left on host {host_id}"
+            why = f"it was left on host {host_id}; its row is destroyed"
         else:
             return
         if not await self._is_still_there(host_id, view.vm_id):
@@ -72,8 +71,7 @@ class OrphanCleanup:
         await self.machines.destroy_at(host_id, VmId(view.vm_id))
 
     async def _explain(self, deed: AuditEntry) -> None:
-        """Say why before it is done, so that nothing goes without a reason; and once, however often
-        it has to be tried."""
+        """Record the reason before the removal, and once for all attempts."""
         async with self.database.write() as connection:
             told = await audit.list_entries(
                 connection, AuditFilter(subject=deed.subject, action=deed.action)
@@ -93,14 +91,14 @@ class OrphanCleanup:
         words = _words(swept)
         if not words:
             return
-        log.warning("host %s removed what belonged to no machine: %s", host_id, words)
+        log.warning("host %s removed resources of no machine: %s", host_id, words)
         async with self.database.write() as connection:
-            why = f"belonged to no machine: {words}"
+            why = f"resources of no machine: {words}"
             await audit.record(connection, entry("host.sweep", host_id, None, why))
 
 
 def entry(action: str, subject: str, owner: UserId | None, reason: str) -> AuditEntry:
-    """What the audit log says of the reconciler's deeds."""
+    """Build an audit log entry of the reconciler."""
     return AuditEntry("controller", action, subject, owner, via="reconciler", reason=reason)
 
 

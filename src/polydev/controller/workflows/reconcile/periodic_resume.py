@@ -1,7 +1,7 @@
-"""What must be finished and may have lost its workflow: looked for now and then, and gone on with.
+"""Periodic restart of work that must finish but may have lost its workflow.
 
-`app.py` runs it beside the API. A controller may die between the row that says what is wanted and
-the workflow that does it, and a workflow gives up on a host that is away for long.
+A controller may die after it has written the row of a request and before it has started the
+workflow. A workflow also gives up if a host is unreachable for long.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PERIOD_S = 30.0
 
 
 async def run_periodically(work: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Do each of them, at once and then every half minute, until cancelled."""
+    """Run each function now and then every half minute, until cancelled."""
     while True:
         for resume in work:
             try:

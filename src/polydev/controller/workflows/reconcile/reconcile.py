@@ -1,10 +1,10 @@
-"""The reconciler: looks what fell between rows, workflows and hosts, and puts it right.
+"""The reconciler: corrects differences between rows, workflows and hosts.
 
-`app.py` runs it beside the API, at start and then every `reconcile_period_s`; of several
-controllers the eldest does it. It finishes what a workflow could not (a host that was away too
-long), and what a controller that died between a row and its workflow left. `orphans.py` looks for
-what is on hosts and in no row. What it does is explained in the audit log. It may be cut anywhere,
-and two may be at it for a moment: each thing is looked at again right before it is changed.
+It runs at start and every `reconcile_period_s`, on the oldest live controller only. It completes
+what a workflow gave up on (a host that was unreachable for too long), and what a controller left
+that died between a row and its workflow. `orphans.py` removes machines without a row. The audit log
+explains every change. The reconciler may be interrupted anywhere, and two may run for a moment, so
+it checks everything again right before it changes it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _KEEP_JOURNAL = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """One round is `once`; `run` makes them for ever."""
+    """Reconciles periodically."""
 
     database: Database
     engine: Engine
@@ -68,19 +68,19 @@ class Reconciler:
     commands: MachineCommands
 
     async def run(self) -> None:
-        """Rounds until cancelled. What goes wrong in one is tried again in the next."""
+        """Reconcile until cancelled. Errors are retried next time."""
         while True:
             try:
                 if await self._is_its_turn():
                     await self.run_once()
             except PolydevError as error:
-                log.warning("reconciling: %s", error.line())
+                log.warning("cannot reconcile: %s", error.line())
             except Exception:
                 log.exception("reconciling failed")
             await asyncio.sleep(self.machines.settings.reconcile_period_s)
 
     async def run_once(self) -> None:
-        """Look at everything once. A host that does not answer is passed over."""
+        """Reconcile once. Hosts that do not answer are skipped."""
         await self._sessions()
         await self.engine.prune(now() - _KEEP_JOURNAL)
         orphans = OrphanCleanup(self.database, self.machines)
@@ -95,7 +95,7 @@ class Reconciler:
                 else:
                     await self._settle_absent(row)
             except PolydevError as error:
-                log.warning("%s cannot be put right now: %s", row.vm_id, error.line())
+                log.warning("cannot reconcile %s now: %s", row.vm_id, error.line())
         await orphans.remove(there)
 
     async def _is_its_turn(self) -> bool:
@@ -104,7 +104,7 @@ class Reconciler:
         return eldest in (None, self.engine.executor_id)
 
     async def _sessions(self) -> None:
-        """Every live session has a workflow; one whose workflow ended without it is failed."""
+        """Restart missing workflows of sessions. Fail sessions whose workflow has ended."""
         async with self.database.read() as connection:
             live = await sessions.list_live(connection)
         list_active = set[str]()
@@ -117,8 +117,8 @@ class Reconciler:
             if not await self.engine.has_ended(workflow, session.session_id):
                 await self.engine.enqueue(workflow, session.session_id)
                 continue
-            log.error("session %s: its workflow ended without it", session.session_id)
-            problem = (Failed.code, "Something unexpected ended the login. Connect again")
+            log.error("session %s: its workflow ended, but the session did not", session.session_id)
+            problem = (Failed.code, "The login ended unexpectedly. Connect again")
             async with self.database.write() as connection:
                 if (await sessions.get(connection, session.session_id)).status.is_end:
                     continue
@@ -128,12 +128,12 @@ class Reconciler:
                 await credentials.delete_undelivered(
                     connection, credential_id_for(session.session_id)
                 )
-                why = "its workflow had ended without it"
+                why = "its workflow had ended, but the session had not"
                 done = entry("session.fail", session.session_id, session.user_id, why)
                 await audit.record(connection, done)
 
     async def _machine(self, row: Machine, view: MachineView | None) -> None:
-        """Put one machine right, whose host answers."""
+        """Reconcile a machine whose host answers."""
         if await self._take_if_nobodys(row):
             return await self.machines.destroy(row.vm_id)
         match row.status:
@@ -151,20 +151,19 @@ class Reconciler:
                 await self._compare(row, view)
 
     async def _settle_absent(self, row: Machine) -> None:
-        """What can be said of a machine whose host does not answer: only that it must go."""
+        """Mark a machine without users for destruction. Its host does not answer."""
         if row.status is not MachineState.DESTROYING and await self._take_if_nobodys(row):
-            log.info("%s goes when its host %s is back", row.vm_id, row.host_id)
+            log.info("%s will be destroyed when host %s is back", row.vm_id, row.host_id)
 
     async def _take_if_nobodys(self, row: Machine) -> bool:
-        """Whether a session made it, that session has ended, and nothing holds on to it; then
-        nobody is given it from now on."""
+        """Set a machine to `destroying` if its session has ended and nobody else uses it."""
         if row.session_id is None:
             return False
         async with self.database.write() as connection:
             await lock_placement(connection)
             why = await _why_nobodys(connection, row)
             if why and row.status is not MachineState.DESTROYING:
-                log.warning("%s is nobody's any more: %s", row.vm_id, why)
+                log.warning("%s has no user any more: %s", row.vm_id, why)
                 await machines.set_state(connection, row.vm_id, MachineState.DESTROYING)
                 await audit.record(
                     connection, entry("machine.destroy", row.vm_id, row.user_id, why)
@@ -172,24 +171,26 @@ class Reconciler:
         return bool(why)
 
     async def _destroying(self, row: Machine) -> None:
-        """A wish whose workflow was never begun, or could not be done in its time."""
+        """Destroy a machine whose workflow never started or gave up."""
         if await self.commands.has_ended(DESTROY, row):
             await self.machines.destroy(row.vm_id)
         else:
             await self.commands.begin(DESTROY, row)
 
     async def _creating(self, row: Machine) -> None:
-        """A person's machine whose workflow was never started, or ended without it."""
+        """Restart a creation whose workflow never started, or fail the machine."""
         if row.session_id is not None:
             return
         if await self.commands.has_ended(CREATE, row):
-            await self._fail(row, "It could not be made. Destroy it and make another")
+            await self._fail(row, "It could not be created. Destroy it and create another")
         else:
             await self.commands.begin(CREATE, row)
 
     async def _going_on(self, row: Machine, view: MachineView | None, name: str) -> None:
-        """A machine that is to stop or start, to sleep or wake: its workflow goes on, or the host's
-        word counts. One that a login starts is that login's."""
+        """Restart a machine's workflow, or take over the host's state if it has ended.
+
+        Machines that a login starts are left to the login.
+        """
         async with self.database.read() as connection:
             if await sessions.is_using(connection, row):
                 return
@@ -199,14 +200,14 @@ class Reconciler:
             await self._compare(row, view)
 
     async def _compare(self, row: Machine, view: MachineView | None) -> None:
-        """A machine at rest, asleep or running: its host knows which."""
+        """Compare a settled machine with its host."""
         if view is None:
             if row.status is MachineState.FAILED or await self._is_worked_on(row):
                 return
             if not await self._is_there(row):
-                await self._fail(row, "Its host has lost it. Destroy it and make another")
+                await self._fail(row, "Its host has lost it. Destroy it and create another")
         elif view.state is MachineState.STOPPING and row.status is not MachineState.STOPPING:
-            await self.machines.stop(row.vm_id)  # a stop that was cut at its end
+            await self.machines.stop(row.vm_id)  # complete an interrupted stop
         elif view.state.is_settled and view.state is not row.status:
             await self._take_word_of_host(row, view)
 
@@ -225,20 +226,22 @@ class Reconciler:
                 extra_columns=extra_columns,
             )
             if changed:
-                why = f"its host says so; its row said {row.status}"
+                why = f"reported by its host; its row was {row.status}"
                 done = entry(f"machine.{view.state}", row.vm_id, row.user_id, why)
                 await audit.record(connection, done)
 
     async def _is_worked_on(self, row: Machine) -> bool:
-        """Whether a workflow still makes or starts it: one that undoes what it did has taken the
-        machine from its host, and says so in the row at its end."""
+        """Check whether a workflow still creates or starts the machine.
+
+        An undo removes the machine from its host before it updates the row.
+        """
         for name in (CREATE, START, RESUME):
             if workflow_subject(name, row) in await self.engine.list_active(name):
                 return True
         return False
 
     async def _is_there(self, row: Machine) -> bool:
-        """Whether it was made while we looked elsewhere; so also if nobody can tell."""
+        """Check whether the machine is on its host by now. True if the host does not answer."""
         try:
             return await self.machines.view_on_host(row) is not None
         except HostUnreachable:
@@ -255,7 +258,7 @@ class Reconciler:
 
 
 async def _why_nobodys(connection: AsyncConnection, row: Machine) -> str:
-    """Why nobody needs a machine that a session made; empty if somebody does."""
+    """Return why a session's machine has no user. Empty if it has one."""
     if row.session_id is None:
         return ""
     if row.vm_type is MachineKind.CLI and await sessions.list_using_machine(connection, row.vm_id):
@@ -263,8 +266,8 @@ async def _why_nobodys(connection: AsyncConnection, row: Machine) -> str:
     try:
         session = await sessions.get(connection, row.session_id)
     except NoSuchSession:
-        return "the login that made it is not known"
-    return f"the login that made it is {session.status}" if session.status.is_end else ""
+        return "the login that created it does not exist"
+    return f"the login that created it is {session.status}" if session.status.is_end else ""
 
 
 def _view_of(row: Machine, there: dict[HostId, dict[str, MachineView]]) -> MachineView | None:

@@ -1,7 +1,6 @@
-"""What is kept only for a while: events, the audit log, and what ended long ago.
+"""Retention: deletes old events, audit log entries, sessions and machines.
 
-`app.py` runs it beside the API.
-Several controllers may do it at once: what one has removed, the others do not find.
+Several controllers may run it at once.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ PERIOD_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """One round is `once`; `run` makes them for ever."""
+    """Deletes old rows periodically."""
 
     database: Database
     settings: ControllerSettings
 
     async def run(self) -> None:
-        """Rounds until cancelled. What goes wrong in one is tried again in the next."""
+        """Run until cancelled. Errors are retried next time."""
         while True:
             try:
                 await self.run_once()
             except PolydevError as error:
-                log.warning("forgetting what is old: %s", error)
+                log.warning("cannot delete old rows: %s", error)
             except Exception:
-                log.exception("forgetting what is old failed")
+                log.exception("deleting old rows failed")
             await asyncio.sleep(PERIOD_S)
 
     async def run_once(self) -> None:
-        """Remove what is older than the settings say."""
+        """Delete rows that are older than the settings allow."""
         at, keep = now(), self.settings
         async with self.database.write() as connection:
             told = await events.prune(
@@ -58,6 +57,6 @@ class Retention:
             ended = await sessions.prune(connection, before)
             gone = await machines.prune(connection, before)
         if ended or gone:
-            log.info("forgot %d old sessions and %d old machines", ended, gone)
+            log.info("deleted %d old sessions and %d old machines", ended, gone)
         if told or noted:
-            log.info("removed %d old events and %d old entries of the audit log", told, noted)
+            log.info("deleted %d old events and %d old audit log entries", told, noted)
