@@ -96,7 +96,7 @@ async def test_another_controller_goes_on_with_everything_of_a_killed_one(
         await _start(second)
         assert await first.ended() == -9
         killed = time.monotonic()
-        await _until_said(second, "dead controllers go on")
+        await _until_said(second, "took over ")
         assert time.monotonic() - killed < VALID_S + LIMIT_S / 4
         machines = await _completed(second, sessions)
         await world.assert_exact(*machines)
@@ -113,7 +113,7 @@ async def test_of_two_survivors_one_takes_over(postgresql_url: str) -> None:
         machines = await _completed(others[0], sessions)
         await world.assert_exact(*machines)
         assert await _counts(world) == (2 * len(sessions), len(sessions))
-        said = [it.log.read_text().count("dead controllers go on") for it in others]
+        said = [it.log.read_text().count("took over ") for it in others]
         assert sorted(said) == [0, 1]
 
 
@@ -151,7 +151,7 @@ async def test_a_controller_without_its_database_ends_and_can_be_started_again(
         finally:
             postgres.start()
         await controller.start()
-        await _until_said(controller, "dead controllers go on")
+        await _until_said(controller, "took over ")
         await controller.ask("POST", f"/api/auth/session/{session_id}/input", PASTED)
         await world.assert_exact(*await _completed(controller, {session_id: TOKEN}))
 
@@ -165,7 +165,7 @@ async def test_a_controller_that_is_ended_gives_its_workflows_up_at_once(
         assert await first.end() == 0
         async with world.database() as database, database.read() as connection:
             assert len((await connection.execute(controllers.select())).all()) == 1, "at once"
-        await _until_said(second, "dead controllers go on")
+        await _until_said(second, "took over ")
 
 
 async def test_what_began_at_one_is_watched_and_completed_at_another(postgresql_url: str) -> None:

@@ -77,7 +77,7 @@ async def test_credentials_that_are_not_in_the_cli_machine_are_missed(world: Wor
     await asked(world, RemoveFiles(vm_id=vm_id, paths=[FILES["codex"]]))
     finding = wrong(await doctor(world), "logins")
     assert finding["vm_id"] == vm_id
-    assert f"are not in machine {vm_id}: {FILES['codex']} is missing" in finding["message"]
+    assert f"are missing in machine {vm_id}: {FILES['codex']} does" in finding["message"]
     assert "polydev connect codex" in finding["hint"]
 
 
@@ -227,8 +227,8 @@ async def test_a_database_that_another_program_locks_is_told(world: World) -> No
     with in_database(world) as holding:
         holding.execute("BEGIN EXCLUSIVE")
         finding = wrong(await doctor(world), "database")
-        assert "is locked: nothing could be written" in finding["message"]
-        assert "end that program" in finding["hint"]
+        assert "is locked: a write waited" in finding["message"]
+        assert "stop that program" in finding["hint"]
 
 
 async def test_a_migration_that_is_missing_is_told(world: World) -> None:

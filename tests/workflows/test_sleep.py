@@ -133,7 +133,7 @@ USES: tuple[tuple[Use, str], ...] = (
     (_by_terminal, "a terminal"),
     (_by_program, "a program"),
     (_by_files, "its files"),
-    (_by_validating, "a login is checked"),
+    (_by_validating, "check of a login"),
     (_by_login, "a login"),
 )
 
@@ -156,7 +156,7 @@ async def test_whatever_reaches_into_a_machine_that_sleeps_wakes_it(
         assert (await world.controller.ask("GET", "/api/vm/active-cli"))["vmId"] == vm_id
         await _is_revoked(world)
         sleep = (await world.until_machine(vm_id, "running"))["sleep"]
-        assert sleep["woke_why"] == "a login is removed from it"
+        assert sleep["woke_why"] == "removal of a login"
 
 
 async def _is_revoked(world: World) -> None:

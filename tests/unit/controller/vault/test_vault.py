@@ -209,7 +209,7 @@ async def test_errors_and_reprs_do_not_tell_secrets(vault: Vault) -> None:
 
 
 async def test_more_than_the_vault_takes_is_refused(vault: Vault) -> None:
-    with pytest.raises(ValueError, match="larger"):
+    with pytest.raises(ValueError, match="exceeds the limit"):
         await vault.seal(b"x" * (MAX_PLAINTEXT_BYTES + 1), BINDING, now())
 
 

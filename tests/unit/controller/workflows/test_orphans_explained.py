@@ -57,4 +57,4 @@ async def test_why_it_goes_is_told_before_it_does_and_once(database: Database) -
         await OrphanCleanup(database, cast(MachineOperations, host)).remove(seen)
     assert host.told == [1, 1, 1]
     [reason] = await reasons(database)
-    assert "its label says that it is ours" in reason
+    assert "the label of this installation" in reason

@@ -150,7 +150,7 @@ async def test_a_turn_that_is_being_asked_for_keeps_its_machine_awake(
     asking = asyncio.ensure_future(ask())
     sleep = await _second_waits(paused, commands.hibernate(IDLE, MACHINE.vm_id, now()))
     assert await asking == 1
-    with pytest.raises(MachineBusy, match="A CLI answers"):
+    with pytest.raises(MachineBusy, match="A chat turn is running"):
         await sleep
     assert await _status(database) is MachineState.RUNNING
 
