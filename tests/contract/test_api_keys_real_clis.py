@@ -145,7 +145,7 @@ def ask(agent: "subprocess.Popen[str]", number: int, method: str, what: Mapping[
     agent.stdin.flush()
 
 
-def test_a_key_is_all_that_the_cli_needs(here: World, about: Provider) -> None:
+def test_cli_needs_only_an_api_key(here: World, about: Provider) -> None:
     for path in ("/root/.codex", "/root/.gemini"):
         at_home(here, path).mkdir()
     assert status(here, about).returncode != 0
@@ -167,7 +167,7 @@ def test_a_key_is_all_that_the_cli_needs(here: World, about: Provider) -> None:
     assert held == check_api_key(about, key)
 
 
-def test_its_agent_uses_the_key_too(here: World, about: Provider) -> None:
+def test_agent_uses_api_key(here: World, about: Provider) -> None:
     deliver(here, about, CredentialKind.API_KEY, check_api_key(about, the_key(about)))
     project = here.home / "project"
     project.mkdir()
@@ -197,7 +197,7 @@ def test_its_agent_uses_the_key_too(here: World, about: Provider) -> None:
         limit.cancel()
 
 
-def test_from_a_key_to_a_login_the_key_counts_no_more(here: World, about: Provider) -> None:
+def test_login_replaces_api_key(here: World, about: Provider) -> None:
     key = check_api_key(about, the_key(about))
     login = json.dumps(LOGINS[about.id]).encode()
     deliver(here, about, CredentialKind.API_KEY, key)
@@ -209,7 +209,7 @@ def test_from_a_key_to_a_login_the_key_counts_no_more(here: World, about: Provid
     assert way(here, about) != told
 
 
-def test_codex_keeps_a_key_as_it_is_delivered(here: World) -> None:
+def test_codex_retains_delivered_api_key(here: World) -> None:
     about = provider("codex")
     at_home(here, "/root/.codex").mkdir()
     key = the_key(about)

@@ -162,7 +162,7 @@ def check_credentials(here: World, provider: str, outcome: dict[str, Any]) -> No
         ("gemini_cli", [str(PROVIDERS / "gemini_cli/status.js")]),
     ],
 )
-def test_a_login_in_the_machines_browser_ends_with_complete_credentials(
+def test_login_in_machine_browser_yields_complete_credentials(
     here: World, service: Service, provider: str, status: list[str]
 ) -> None:
     with contextlib.closing(Browser(here, follows=True)) as browser:
@@ -176,9 +176,7 @@ def test_a_login_in_the_machines_browser_ends_with_complete_credentials(
     assert (state["step"], state["opened"], state["reason"]) == ("ready", True, None)
 
 
-def test_a_code_from_the_persons_own_browser_is_typed_for_claude_code(
-    here: World, service: Service
-) -> None:
+def test_code_from_local_browser_is_entered_for_claude_code(here: World, service: Service) -> None:
     service.start("claude_code")
     urls = service.urls("claude_code")
     assert urls["accepts"] == "code"
@@ -193,7 +191,7 @@ def test_a_code_from_the_persons_own_browser_is_typed_for_claude_code(
 
 
 @pytest.mark.parametrize("provider", provider_ids())
-def test_a_callback_url_from_the_persons_own_browser_is_delivered(
+def test_callback_url_from_local_browser_is_delivered(
     here: World, service: Service, provider: str
 ) -> None:
     service.start(provider)
@@ -219,14 +217,14 @@ def test_a_callback_url_from_the_persons_own_browser_is_delivered(
         "x" * 5000,
     ],
 )
-def test_only_the_clis_own_callback_is_fetched(service: Service, callback: str) -> None:
+def test_only_the_cli_callback_is_fetched(service: Service, callback: str) -> None:
     service.start("codex")
     service.urls("codex")
     answer = service.paste("codex", callbackUrl=callback)
     assert (answer.status_code, answer.json()["code"]) == (422, "paste_refused")
 
 
-def test_a_wrong_code_ends_with_what_the_cli_says_about_it(here: World, service: Service) -> None:
+def test_wrong_code_ends_with_cli_error(here: World, service: Service) -> None:
     service.start("claude_code")
     own = service.urls("claude_code")["ownBrowserUrl"]
     code = f"made-up-code-0123456789#{httpx.URL(own).params['state']}"
@@ -242,7 +240,7 @@ def test_a_wrong_code_ends_with_what_the_cli_says_about_it(here: World, service:
     assert (late.status_code, late.json()["code"]) == (409, "not_waiting")
 
 
-def test_who_denies_gets_a_failed_login(here: World, service: Service) -> None:
+def test_denied_consent_fails_login(here: World, service: Service) -> None:
     service.start("codex")
     url = service.urls("codex")["url"]
     state = httpx.URL(url).params["state"]
@@ -251,7 +249,7 @@ def test_who_denies_gets_a_failed_login(here: World, service: Service) -> None:
     assert service.outcome("codex")["failed"]
 
 
-def test_one_machine_does_one_login(service: Service) -> None:
+def test_machine_runs_one_login(service: Service) -> None:
     assert service.start("codex").status_code == 202
     first = service.urls("codex")
     assert service.start("codex").status_code == 202  # asked again: the same login
@@ -263,7 +261,7 @@ def test_one_machine_does_one_login(service: Service) -> None:
         assert (answer.status_code, answer.json()["code"]) == (409, "login_in_progress")
 
 
-def test_without_the_machines_token_nothing_is_told(service: Service) -> None:
+def test_requests_without_machine_token_are_refused(service: Service) -> None:
     service.start("codex")
     for header in ("", "Bearer", "Bearer wrong", f"Basic {service.token}", service.token):
         for method, path in (
@@ -280,13 +278,13 @@ def test_without_the_machines_token_nothing_is_told(service: Service) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example:8080", "127.0.0.1", "localhost:80"])
-def test_another_name_is_refused(service: Service, host: str) -> None:
+def test_unknown_host_name_is_refused(service: Service, host: str) -> None:
     for path in ("/health", "/auth/codex/state"):
         answer = service.request("GET", path, headers={"Host": host})
         assert (answer.status_code, answer.json()["code"]) == (403, "wrong_host")
 
 
-def test_ending_the_service_ends_the_cli(here: World) -> None:
+def test_stopped_service_ends_cli(here: World) -> None:
     service = Service(here)
     service.start("codex")
     service.urls("codex")

@@ -73,7 +73,7 @@ def wrong(findings: list[Finding], name: str) -> Finding:
     return it
 
 
-async def test_a_host_as_it_should_be_is_well(agent: AgentProcess) -> None:
+async def test_healthy_host_has_no_findings(agent: AgentProcess) -> None:
     await machine(agent)
     findings = await found(agent)
     assert [it for it in findings if not it.ok] == []
@@ -83,7 +83,7 @@ async def test_a_host_as_it_should_be_is_well(agent: AgentProcess) -> None:
     }
 
 
-async def test_a_machine_that_sleeps_is_well_until_its_memory_is_gone(agent: AgentProcess) -> None:
+async def test_hibernated_machine_is_healthy_until_its_memory_is_lost(agent: AgentProcess) -> None:
     vm_id = await machine(agent)
     async with agent.host() as host:
         await host.run(f"sleep-{vm_id}", HibernateMachine(vm_id=vm_id), 60)
@@ -97,7 +97,7 @@ async def test_a_machine_that_sleeps_is_well_until_its_memory_is_gone(agent: Age
     assert all(it.ok for it in await found(agent))
 
 
-async def test_it_is_well_too_while_machines_come_and_go(agent: AgentProcess) -> None:
+async def test_host_stays_healthy_while_machines_come_and_go(agent: AgentProcess) -> None:
     for _ in range(3):
         vm_id = await machine(agent)
         assert all(it.ok for it in await found(agent))
@@ -106,7 +106,7 @@ async def test_it_is_well_too_while_machines_come_and_go(agent: AgentProcess) ->
         assert all(it.ok for it in await found(agent))
 
 
-async def test_a_folder_without_a_record_is_an_orphan(agent: AgentProcess) -> None:
+async def test_folder_without_record_is_an_orphan(agent: AgentProcess) -> None:
     left = agent.state_dir / "machines" / new_vm_id()
     left.mkdir()
     assert str(left) in wrong(await found(agent), "orphans").message
@@ -116,7 +116,7 @@ async def test_a_folder_without_a_record_is_an_orphan(agent: AgentProcess) -> No
     assert not left.exists()
 
 
-async def test_a_record_that_cannot_be_read_is_a_persons_to_mend(agent: AgentProcess) -> None:
+async def test_unreadable_record_needs_manual_repair(agent: AgentProcess) -> None:
     left = agent.state_dir / "machines" / new_vm_id()
     left.mkdir()
     (left / "machine.json").write_text("{")
@@ -125,7 +125,7 @@ async def test_a_record_that_cannot_be_read_is_a_persons_to_mend(agent: AgentPro
     assert "machine.json" in finding.hint
 
 
-async def test_an_address_of_no_machine_is_an_orphan(agent: AgentProcess) -> None:
+async def test_unowned_address_is_an_orphan(agent: AgentProcess) -> None:
     await agent.kill()
     pool = AddressPool(NetworkConfig.from_settings(host_settings(agent)))
     pool.load()
@@ -151,7 +151,7 @@ def stray_vmm(folder: Path) -> Iterator[int]:
         process.wait()
 
 
-async def test_a_vmm_of_no_machine_is_an_orphan(tmp_path: Path) -> None:
+async def test_unowned_vmm_is_an_orphan(tmp_path: Path) -> None:
     async with agent_world(POLYDEV_DRIVER="qemu", POLYDEV_IMAGES_DIR=str(tmp_path)) as agent:
         await agent.start()
         with stray_vmm(agent.state_dir / "machines" / new_vm_id()) as pid:
@@ -162,7 +162,7 @@ async def test_a_vmm_of_no_machine_is_an_orphan(tmp_path: Path) -> None:
             )
 
 
-async def test_a_socket_that_nobody_listens_at_is_told(agent: AgentProcess) -> None:
+async def test_stale_socket_is_reported(agent: AgentProcess) -> None:
     vm_id = await machine(agent)
     await agent.kill()
     left = agent.state_dir / "machines" / vm_id / "qmp.sock"
@@ -173,7 +173,7 @@ async def test_a_socket_that_nobody_listens_at_is_told(agent: AgentProcess) -> N
     assert str(left) in finding.message
 
 
-async def test_a_machine_whose_vmm_has_ended_is_named(agent: AgentProcess) -> None:
+async def test_machine_without_vmm_is_named(agent: AgentProcess) -> None:
     vm_id = await machine(agent)
     await agent.kill()
     finding = wrong(await found_without_agent(agent), "machines")
@@ -183,7 +183,7 @@ async def test_a_machine_whose_vmm_has_ended_is_named(agent: AgentProcess) -> No
     assert "console.log" in finding.hint
 
 
-async def test_a_machine_that_was_not_ready_in_time_names_limit_and_console_log(
+async def test_machine_not_ready_in_time_names_limit_and_console_log(
     agent: AgentProcess,
 ) -> None:
     vm_id = await machine(agent)
@@ -200,7 +200,7 @@ async def test_a_machine_that_was_not_ready_in_time_names_limit_and_console_log(
     assert str(agent.state_dir / "machines" / vm_id / "console.log") in finding.hint
 
 
-async def test_a_host_without_images_says_how_to_build_them(tmp_path: Path) -> None:
+async def test_host_without_images_explains_how_to_build_them(tmp_path: Path) -> None:
     async with agent_world(POLYDEV_DRIVER="qemu", POLYDEV_IMAGES_DIR=str(tmp_path)) as agent:
         await agent.start()
         findings = await found(agent)
@@ -220,9 +220,7 @@ exec "$@"
 @pytest.mark.parametrize(
     ("size", "inodes", "told"), [("64m", 9999, "Only 0.1 GiB"), ("2g", 40, "more files")]
 )
-async def test_a_disk_that_is_nearly_full_is_told_in_time(
-    size: str, inodes: int, told: str
-) -> None:
+async def test_nearly_full_disk_is_reported(size: str, inodes: int, told: str) -> None:
     async with agent_world(POLYDEV_DRIVER="simulated") as agent:
         script = FULL.format(size=size, inodes=inodes)
         await agent.start("unshare", "-m", "--", "sh", "-ec", script, "sh")

@@ -151,7 +151,7 @@ def test_gemini_logs_in_and_chats(shared: World, gemini: LoggedIn) -> None:
     assert 200 in here.standin.answered("/v1internal:streamGenerateContent")
 
 
-def test_gemini_refreshes_an_expired_token_and_keeps_its_refresh_token(
+def test_gemini_refreshes_expired_token_and_retains_refresh_token(
     shared: World, gemini: LoggedIn
 ) -> None:
     here, file = gemini.copied(shared)
@@ -165,7 +165,7 @@ def test_gemini_refreshes_an_expired_token_and_keeps_its_refresh_token(
 
 
 @pytest.mark.parametrize("kept", ["{}", '{"access_token": "ya29.a", "refresh_token": "1//b"}'])
-def test_gemini_says_that_a_login_does_not_hold_any_more(here: World, kept: str) -> None:
+def test_gemini_reports_invalid_login(here: World, kept: str) -> None:
     (here.home / ".gemini").mkdir()
     gemini_chose_google(here.home)
     (here.home / ".gemini" / "oauth_creds.json").write_text(kept)
@@ -173,7 +173,7 @@ def test_gemini_says_that_a_login_does_not_hold_any_more(here: World, kept: str)
     assert (status.returncode, "Not logged in" in status.stdout) == (1, True)
 
 
-def test_codex_refreshes_an_expiring_token_and_keeps_the_rotation(short_lived: World) -> None:
+def test_codex_refreshes_expiring_token_and_stores_rotation(short_lived: World) -> None:
     file = codex_login(short_lived)
     before = json.loads(file.read_text())["tokens"]
     assert ask_codex(short_lived) == ANSWER
@@ -183,7 +183,7 @@ def test_codex_refreshes_an_expiring_token_and_keeps_the_rotation(short_lived: W
     assert after["access_token"] != before["access_token"]
 
 
-def test_claude_code_refreshes_an_expired_token_and_keeps_the_rotation(
+def test_claude_code_refreshes_expired_token_and_stores_rotation(
     shared: World, claude: LoggedIn
 ) -> None:
     here, file = claude.copied(shared)
@@ -202,7 +202,7 @@ def test_claude_code_refreshes_an_expired_token_and_keeps_the_rotation(
     ("name", "login"),
     [("codex", codex_login), ("claude", claude_login), ("gemini", gemini_login)],
 )
-def test_the_credentials_file_alone_moves_the_login(
+def test_credentials_file_is_enough_to_move_login(
     here: World, request: pytest.FixtureRequest, name: str, login: Callable[[World], Path]
 ) -> None:
     logged_in: LoggedIn = request.getfixturevalue(name)

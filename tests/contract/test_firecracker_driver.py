@@ -100,7 +100,7 @@ async def test_vmm_is_jailed_according_to_the_kernel(world: FirecrackerWorld) ->
     assert nothing_is_left(world, spec)
 
 
-async def test_a_machine_has_one_vmm(world: FirecrackerWorld) -> None:
+async def test_machine_has_one_vmm(world: FirecrackerWorld) -> None:
     spec = await world.spec()
     vmm = await world.driver.launch(spec)
     with pytest.raises(AlreadyRunning):

@@ -60,7 +60,7 @@ async def run(host: Host, operation: object) -> MachineView | None:
     return await host.run(f"test-{uuid.uuid4()}", operation, 60)  # type: ignore[arg-type]
 
 
-async def test_the_life_of_a_machine(host: Host) -> None:
+async def test_machine_goes_through_its_lifecycle(host: Host) -> None:
     health = await host.health()
     assert (health.status, health.driver) == ("ok", "simulated")
     vm_id = new_vm_id()
@@ -95,7 +95,7 @@ async def test_the_life_of_a_machine(host: Host) -> None:
     await assert_nothing_left(host)
 
 
-async def test_asking_twice_is_asking_once(host: Host) -> None:
+async def test_repeated_request_runs_once(host: Host) -> None:
     vm_id = new_vm_id()
     views = await asyncio.gather(*(host.run("one", create(vm_id), 60) for _ in range(8)))
     assert all(view == views[0] for view in views)
@@ -104,7 +104,7 @@ async def test_asking_twice_is_asking_once(host: Host) -> None:
         await host.run("one", create(new_vm_id()), 60)
 
 
-async def test_a_machine_that_ended_before_its_creation_was_answered_runs_when_asked_again(
+async def test_machine_ended_before_create_response_runs_on_retry(
     agent: AgentProcess, host: Host
 ) -> None:
     vm_id = new_vm_id()
@@ -122,7 +122,7 @@ async def test_a_machine_that_ended_before_its_creation_was_answered_runs_when_a
 
 
 @pytest.mark.parametrize("delay_s", [0.02, 0.1, 0.3])
-async def test_what_is_asked_again_after_the_agent_was_killed_is_done_once(
+async def test_retry_after_agent_kill_runs_once(
     agent: AgentProcess, host: Host, delay_s: float
 ) -> None:
     vm_ids = [new_vm_id() for _ in range(12)]
@@ -156,7 +156,7 @@ async def test_what_is_asked_again_after_the_agent_was_killed_is_done_once(
     await assert_nothing_left(host)
 
 
-async def test_being_told_to_end_answers_what_runs_and_removes_the_socket(
+async def test_shutdown_answers_running_requests_and_removes_socket(
     agent: AgentProcess, host: Host
 ) -> None:
     await run(host, create(new_vm_id()))
@@ -168,7 +168,7 @@ async def test_being_told_to_end_answers_what_runs_and_removes_the_socket(
     assert len(await host.machines()) == 1
 
 
-async def test_a_machine_that_never_gets_ready_is_undone_in_time_or_when_the_agent_ends() -> None:
+async def test_unready_machine_is_reverted_on_timeout_or_agent_shutdown() -> None:
     async with agent_world(
         POLYDEV_DRIVER="simulated", POLYDEV_SIMULATION='{"becomes_ready": false}'
     ) as agent:
@@ -189,7 +189,7 @@ async def test_a_machine_that_never_gets_ready_is_undone_in_time_or_when_the_age
             await assert_nothing_left(host)
 
 
-async def test_only_root_and_the_named_group_may_connect(agent: AgentProcess) -> None:
+async def test_only_root_and_configured_group_may_connect(agent: AgentProcess) -> None:
     mode = agent.socket.stat()
     assert (stat.S_IMODE(mode.st_mode), mode.st_uid, mode.st_gid) == (0o660, 0, 0)
     assert stat.S_IMODE(agent.socket.parent.stat().st_mode) == 0o755
@@ -199,7 +199,7 @@ async def test_only_root_and_the_named_group_may_connect(agent: AgentProcess) ->
     assert agent.socket.stat().st_gid == 65534
 
 
-async def test_a_second_agent_over_the_same_state_is_refused(agent: AgentProcess) -> None:
+async def test_second_agent_on_same_state_is_refused(agent: AgentProcess) -> None:
     second = AgentProcess(agent.state_dir.parent, agent.netns, agent.env)
     second.log = agent.state_dir.parent / "second.log"
     code, line = await second.start_refused()
@@ -207,7 +207,7 @@ async def test_a_second_agent_over_the_same_state_is_refused(agent: AgentProcess
     assert "Another host agent already works in" in line
 
 
-async def test_an_agent_that_is_not_root_says_so() -> None:
+async def test_agent_without_root_is_refused() -> None:
     async with agent_world(POLYDEV_DRIVER="simulated") as agent:
         agent.state_dir.parent.chmod(0o755)
         code, line = await agent.start_refused("setpriv", "--reuid=65534", "--clear-groups")
@@ -219,7 +219,7 @@ async def test_an_agent_that_is_not_root_says_so() -> None:
     ("variable", "value"),
     [("POLYDEV_DRIVER", "xen"), ("POLYDEV_SUBNET", "many"), ("POLYDEV_SOCKET_GROUP", "nobodies")],
 )
-async def test_a_bad_setting_is_one_line_that_names_it(variable: str, value: str) -> None:
+async def test_invalid_setting_is_named_in_one_line(variable: str, value: str) -> None:
     async with agent_world(POLYDEV_DRIVER="simulated") as agent:
         agent.env[variable] = value
         code, line = await agent.start_refused()
@@ -228,7 +228,7 @@ async def test_a_bad_setting_is_one_line_that_names_it(variable: str, value: str
         assert "Traceback" not in agent.log.read_text()
 
 
-async def test_no_secret_is_in_logs_or_journal(agent: AgentProcess, host: Host) -> None:
+async def test_logs_and_journal_hold_no_secret(agent: AgentProcess, host: Host) -> None:
     vm_id = new_vm_id()
     await run(host, create(vm_id, MachineKind.BROWSER))
     file = WireFile.of(GuestFile("/root/secret", b"made-up-file-secret"))

@@ -135,7 +135,7 @@ async def _bring_to(
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda it: f"{it[0]} {it[1] or ''}".strip())
-async def test_a_session_names_its_cli_machine_alone(
+async def test_session_names_only_its_cli_machine(
     api: Api, state: tuple[SessionStatus, str | None]
 ) -> None:
     first, second = _session(1, "codex"), _session(2, "claude_code")
@@ -202,7 +202,7 @@ SLEEPING = {MachineState.HIBERNATING, MachineState.HIBERNATED, MachineState.RESU
 
 
 @pytest.mark.parametrize("state", MachineState)
-async def test_a_cli_machine_is_active_while_it_runs_or_sleeps(
+async def test_cli_machine_is_active_while_running_or_hibernated(
     api: Api, state: MachineState
 ) -> None:
     session_id = SessionId("00000000-0000-4000-8000-000000000001")
@@ -215,7 +215,7 @@ async def test_a_cli_machine_is_active_while_it_runs_or_sleeps(
     await _check_active(api, cli if is_active else None, [], state)
 
 
-async def test_of_several_cli_machines_the_oldest_that_runs_is_active(api: Api) -> None:
+async def test_oldest_running_cli_machine_is_active(api: Api) -> None:
     session_id = SessionId("00000000-0000-4000-8000-000000000001")
     at = now()
     states = [MachineState.STOPPED, MachineState.RUNNING, MachineState.RUNNING]

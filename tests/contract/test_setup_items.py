@@ -99,7 +99,7 @@ def source(tmp_path: Path) -> tuple[Path, str]:
     return tmp_path / "a.tgz", archive(tmp_path / "a.tgz")
 
 
-def test_one_that_was_cut_is_completed_by_the_next(memory: Path, source: tuple[Path, str]) -> None:
+def test_interrupted_apply_is_completed_by_the_next(memory: Path, source: tuple[Path, str]) -> None:
     effect, whole = 0, None
     cut = True
     while cut:
@@ -119,7 +119,7 @@ def test_one_that_was_cut_is_completed_by_the_next(memory: Path, source: tuple[P
     assert effect > 40, "so many effects it has at least"
 
 
-def test_a_removal_that_was_cut_is_completed_by_the_next(
+def test_interrupted_revert_is_completed_by_the_next(
     memory: Path, source: tuple[Path, str]
 ) -> None:
     place = TargetRoot(bare_root(memory))

@@ -71,7 +71,7 @@ def _connect_until(place: Place, step: str) -> subprocess.Popen[str]:
     raise AssertionError(said)
 
 
-def test_the_journey_ends_with_an_answer(report: dict[str, Any]) -> None:
+def test_journey_ends_with_an_answer(report: dict[str, Any]) -> None:
     assert report["ok"] is True
     assert report["answers"]["claude_code"].strip()
     taken = [step["step"] for step in report["steps"] if step["provider"] == "claude_code"]
@@ -79,12 +79,12 @@ def test_the_journey_ends_with_an_answer(report: dict[str, Any]) -> None:
     assert all(step["seconds"] >= 0 for step in report["steps"])
 
 
-def test_one_cli_machine_is_left_and_no_browser_machine(place: Place, cli: str) -> None:
+def test_one_cli_machine_and_no_browser_machine_remain(place: Place, cli: str) -> None:
     machines = place.json("machine", "list")
     assert [(machine["vm_id"], machine["vm_type"]) for machine in machines] == [(cli, "cli")]
 
 
-def test_a_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
+def test_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
     process = place.start("connect", "codex", stderr=subprocess.STDOUT)
     assert process.stdout is not None
     for line in process.stdout:
@@ -98,7 +98,7 @@ def test_a_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
     assert [check for check in checks if not check["ok"]] == []
 
 
-def test_a_host_agent_that_is_killed_finds_its_machines_again(place: Place, cli: str) -> None:
+def test_killed_host_agent_adopts_its_machines(place: Place, cli: str) -> None:
     os.kill(place.process("polydev.hostagent"), signal.SIGKILL)
     for _ in range(60):
         ended = place.run("machine", "exec", cli, "--", *STATUS["claude_code"])
@@ -107,7 +107,7 @@ def test_a_host_agent_that_is_killed_finds_its_machines_again(place: Place, cli:
     pytest.fail(ended.stderr)
 
 
-async def test_a_login_outlives_controller_and_host_agent(
+async def test_login_outlives_controller_and_host_agent(
     place: Place, cli: str, codex: subprocess.CompletedProcess[str]
 ) -> None:
     assert codex.returncode == 0, f"{codex.stdout}\n{codex.stderr}"
@@ -121,7 +121,7 @@ async def test_a_login_outlives_controller_and_host_agent(
 
 @pytest.mark.usefixtures("codex")
 @pytest.mark.parametrize("provider", STATUS)
-def test_the_cli_itself_says_that_it_is_logged_in(place: Place, cli: str, provider: str) -> None:
+def test_cli_reports_its_login(place: Place, cli: str, provider: str) -> None:
     ended = place.run("machine", "exec", cli, "--", *STATUS[provider])
     assert ended.returncode == 0
     assert re.search(r"logged.?in", ended.stdout + ended.stderr, re.IGNORECASE)
@@ -129,19 +129,19 @@ def test_the_cli_itself_says_that_it_is_logged_in(place: Place, cli: str, provid
 
 @pytest.mark.usefixtures("codex")
 @pytest.mark.parametrize("provider", CREDENTIALS)
-def test_the_credentials_are_roots_alone(place: Place, cli: str, provider: str) -> None:
+def test_only_root_may_read_credentials(place: Place, cli: str, provider: str) -> None:
     path = CREDENTIALS[provider]
     told = place.ok("machine", "exec", cli, "--", "stat", "-c", "%U:%G %a", path)
     assert told.strip() == "root:root 600"
 
 
 @pytest.mark.usefixtures("codex")
-def test_a_chat_goes_on_from_the_command(place: Place) -> None:
+def test_chat_continues_from_the_command(place: Place) -> None:
     assert place.json("chat", "codex", "Say hello once more.")["text"].strip()
 
 
 @pytest.mark.usefixtures("codex")
-def test_no_token_is_anywhere_but_in_the_cli_machine(place: Place, cli: str) -> None:
+def test_tokens_are_only_in_the_cli_machine(place: Place, cli: str) -> None:
     tokens: set[str] = set()
     for path in CREDENTIALS.values():
         text = place.ok("machine", "exec", cli, "--", "cat", path)

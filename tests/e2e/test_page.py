@@ -78,7 +78,7 @@ async def _say(page: Page, words: str) -> None:
     await page.keyboard.press("Enter")
 
 
-async def test_a_login_by_hand_leads_to_a_chat_that_asks_before_it_acts(
+async def test_manual_login_leads_to_a_chat_that_asks_permission(
     place: Place, world: dict[str, Any], chromium: Chromium
 ) -> None:
     provider = "gemini_cli"
@@ -107,9 +107,7 @@ async def test_a_login_by_hand_leads_to_a_chat_that_asks_before_it_acts(
         assert told.strip() == "it works"
 
 
-def test_no_token_of_gemini_is_anywhere_but_in_the_cli_machine(
-    place: Place, world: dict[str, Any]
-) -> None:
+def test_gemini_tokens_are_only_in_the_cli_machine(place: Place, world: dict[str, Any]) -> None:
     [cli] = place.json("machine", "list")
     path = "/root/.gemini/oauth_creds.json"
     tokens = tokens_in(json.loads(place.ok("machine", "exec", cli["vm_id"], "--", "cat", path)))
@@ -121,7 +119,7 @@ def test_no_token_of_gemini_is_anywhere_but_in_the_cli_machine(
         assert not any(token.encode() in content for token in tokens), file
 
 
-async def test_a_login_in_ones_own_browser_is_handed_in_by_its_address(
+async def test_local_browser_login_is_completed_by_its_callback_url(
     place: Place, world: dict[str, Any], chromium: Chromium
 ) -> None:
     async with _at_home(place, world, chromium, size=PHONE) as visit:
@@ -163,7 +161,7 @@ async def _ends_at(place: Place, url: str) -> str:
     return out.decode().strip()
 
 
-async def test_a_turn_goes_on_while_the_page_is_away_and_is_told_once(
+async def test_turn_continues_without_the_page_and_is_shown_once(
     place: Place, world: dict[str, Any], chromium: Chromium
 ) -> None:
     async with _at_home(place, world, chromium) as visit:
@@ -181,7 +179,7 @@ async def test_a_turn_goes_on_while_the_page_is_away_and_is_told_once(
         assert told == [str(number) for number in range(1, 61)], "each once, in order"
 
 
-async def test_the_terminal_is_a_shell_in_the_cli_machine(
+async def test_terminal_is_a_shell_in_the_cli_machine(
     place: Place, world: dict[str, Any], chromium: Chromium
 ) -> None:
     [cli] = place.json("machine", "list")
@@ -196,7 +194,7 @@ async def test_the_terminal_is_a_shell_in_the_cli_machine(
         await expect(page.locator(".xterm-rows")).to_contain_text("it works", timeout=60_000)
 
 
-async def test_a_second_person_sees_nothing_of_the_first(
+async def test_second_user_sees_nothing_of_the_first(
     place: Place, world: dict[str, Any], chromium: Chromium
 ) -> None:
     [cli] = place.json("machine", "list")

@@ -39,7 +39,7 @@ def place() -> Iterator[Place]:
         assert place.leftovers() == {}
 
 
-def test_the_controller_is_an_ordinary_user_without_root_to_gain(place: Place) -> None:
+def test_controller_is_unprivileged_and_cannot_gain_root(place: Place) -> None:
     status = status_of(place.process("polydev.controller"))
     assert status["Uid"].split()[0] != "0"
     assert status["NoNewPrivs"] == "1"
@@ -47,7 +47,7 @@ def test_the_controller_is_an_ordinary_user_without_root_to_gain(place: Place) -
     assert int(status["CapInh"], 16) == 0
 
 
-def test_the_host_agent_has_nothing_of_the_controllers(place: Place) -> None:
+def test_host_agent_has_no_controller_secrets(place: Place) -> None:
     pid = place.process("polydev.hostagent")
     assert status_of(pid)["Uid"].split()[0] == "0"
     with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
@@ -55,14 +55,14 @@ def test_the_host_agent_has_nothing_of_the_controllers(place: Place) -> None:
     assert not names & {b"ENCRYPTION_KEY", b"DATABASE_URL", b"POLYDEV_ADMIN_TOKEN"}
 
 
-def test_a_second_up_is_told_that_one_runs(place: Place) -> None:
+def test_second_up_reports_running_instance(place: Place) -> None:
     ended = place.run("up")
     assert ended.returncode == 1
     assert "already runs" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_connect_shows_its_steps_and_ends_with_the_cli_machine(place: Place) -> None:
+def test_connect_shows_its_steps_and_ends_with_the_cli_machine(place: Place) -> None:
     ended = place.run("connect", "codex")
     assert ended.returncode == 0, ended.stderr
     assert "Deleting the browser machine" in ended.stdout
@@ -71,7 +71,7 @@ def test_a_connect_shows_its_steps_and_ends_with_the_cli_machine(place: Place) -
     assert [machine["vm_type"] for machine in machines] == ["cli"]
 
 
-def test_a_warm_browser_machine_connects_like_any_other(place: Place) -> None:
+def test_warm_browser_machine_connects_like_any_other(place: Place) -> None:
     assert place.json("image", "warm")["state"] == "ready"
     assert place.json("image", "warm")["state"] == "ready", "it is there already"
     checks = {
@@ -91,7 +91,7 @@ def test_connect_with_json_prints_one_object(place: Place) -> None:
     assert all(step["outcome"] == "done" for step in session["steps"])
 
 
-def test_an_unknown_provider_is_one_line(place: Place) -> None:
+def test_unknown_provider_is_one_line(place: Place) -> None:
     ended = place.run("connect", "hal")
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1
@@ -112,7 +112,7 @@ def test_exec_passes_streams_and_exit_codes(place: Place) -> None:
     assert json.loads(told.stdout)["exit_code"] == told.returncode == 127
 
 
-def test_a_machine_is_made_shown_and_destroyed(place: Place) -> None:
+def test_machine_is_created_shown_and_destroyed(place: Place) -> None:
     made = place.json("machine", "create", "browser")
     assert made["status"] == "running"
     assert place.json("machine", "show", made["vm_id"][:12])["vm_id"] == made["vm_id"]
@@ -125,7 +125,7 @@ def test_a_machine_is_made_shown_and_destroyed(place: Place) -> None:
     assert "no machine" in ended.stderr
 
 
-def test_what_dies_is_started_again(place: Place) -> None:
+def test_dead_processes_are_restarted(place: Place) -> None:
     before = place.process("polydev.controller")
     os.kill(before, signal.SIGKILL)
     deadline = time.monotonic() + 60
@@ -135,7 +135,7 @@ def test_what_dies_is_started_again(place: Place) -> None:
     assert "killed by SIGKILL" in (place.state_dir / "logs" / "up.log").read_text()
 
 
-def test_doctor_finds_nothing_wrong(place: Place) -> None:
+def test_doctor_has_no_findings(place: Place) -> None:
     answer = json.loads(place.run("doctor", "--json").stdout)
     wrong = [c for c in answer["checks"] if not c["ok"] and c["name"] != "images"]
     assert wrong == []

@@ -65,7 +65,7 @@ async def read_until(process: RemoteProcess, text: bytes) -> bytes:
     return seen
 
 
-async def test_a_program_has_its_streams_arguments_and_exit_code(channel: Channel) -> None:
+async def test_program_has_streams_arguments_and_exit_code(channel: Channel) -> None:
     script = 'printf %s "$1$V$PWD"; echo problem >&2; cat; exit 3'
     request = ExecRequest(
         argv=["sh", "-c", script, "sh", "a 'b' $c;"], env={"V": "; d"}, cwd="/usr"
@@ -80,7 +80,7 @@ async def test_a_program_has_its_streams_arguments_and_exit_code(channel: Channe
     assert streams == {STDOUT: b"a 'b' $c;; d/usrin", STDERR: b"problem\n"}
 
 
-async def test_a_terminal_has_a_size_and_hangs_up(channel: Channel) -> None:
+async def test_terminal_has_size_and_hangs_up(channel: Channel) -> None:
     request = ExecRequest(argv=["sh"], pty=(91, 33))
     async with await channel.exec(request) as process:
         await process.write(b"stty size; echo $TERM\n")
@@ -108,14 +108,14 @@ def process_ended(process: RemoteProcess) -> bool:
     return process._session.exited.is_set()
 
 
-async def test_an_abandoned_program_takes_what_it_started_with_it(channel: Channel) -> None:
+async def test_abandoned_program_ends_with_its_children(channel: Channel) -> None:
     script = "sleep 1000 & setsid sleep 1000 & echo started; wait"
     async with await channel.exec(ExecRequest(argv=["sh", "-c", script])) as process:
         await read_until(process, b"started")
     await until_gone(channel, "sleep")
 
 
-async def test_a_program_that_ignores_the_end_is_killed(channel: Channel) -> None:
+async def test_program_that_ignores_termination_is_killed(channel: Channel) -> None:
     script = "trap '' TERM HUP; echo started; sleep 1000; sleep 1000"
     async with await channel.exec(ExecRequest(argv=["sh", "-c", script])) as process:
         await read_until(process, b"started")
@@ -123,7 +123,7 @@ async def test_a_program_that_ignores_the_end_is_killed(channel: Channel) -> Non
     assert await process.wait() == 137
 
 
-async def test_a_cut_ends_programs_and_the_next_call_connects_again(channel: Channel) -> None:
+async def test_lost_connection_ends_programs_and_next_call_reconnects(channel: Channel) -> None:
     plain = await channel.exec(ExecRequest(argv=["sleep", "1000"]))
     terminal = await channel.exec(ExecRequest(argv=["sleep", "1000"], pty=(80, 24)))
     assert await running(channel, "sleep")
@@ -143,7 +143,7 @@ async def cut(channel: Channel) -> None:
     await connection.wait_closed()
 
 
-async def test_a_new_agent_connects_beside_a_dead_ones_connection(machine: RealMachine) -> None:
+async def test_new_agent_connects_beside_stale_connection(machine: RealMachine) -> None:
     old = machine.channel
     new = Channel(machine.running.vmm.open_channel, *keys_of(old))
     try:
@@ -160,14 +160,14 @@ def keys_of(channel: Channel) -> tuple[str, str]:
     )
 
 
-async def test_a_killed_sshd_comes_back(channel: Channel) -> None:
+async def test_killed_sshd_is_restarted(channel: Channel) -> None:
     outcome = await channel.run(["sh", "-c", "kill -9 $(cat /run/sshd.pid)"])
     assert outcome.exit_code == 0
     await cut(channel)
     assert await said(channel, "echo", "back") == "back"
 
 
-async def test_files_have_their_owner_mode_and_parents(channel: Channel) -> None:
+async def test_files_have_owner_mode_and_parents(channel: Channel) -> None:
     path = "/root/.deep/er/auth.json"
     await channel.write_files([GuestFile(path, b"one", mode=0o640, uid=1, gid=2)])
     await channel.write_files([GuestFile(path, b"two", mode=0o640, uid=1, gid=2)])
@@ -181,13 +181,13 @@ async def test_files_have_their_owner_mode_and_parents(channel: Channel) -> None
         await channel.read_file(path, 100)
 
 
-async def test_a_symlink_in_the_way_is_replaced_and_not_followed(channel: Channel) -> None:
+async def test_symlink_is_replaced_and_not_followed(channel: Channel) -> None:
     await said(channel, "sh", "-c", "echo kept > /root/target; ln -sf target /root/link")
     await channel.write_files([GuestFile("/root/link", b"new")])
     assert await said(channel, "cat", "/root/target", "/root/link") == "kept\nnew"
 
 
-async def test_a_large_file_goes_through_whole(channel: Channel) -> None:
+async def test_large_file_arrives_whole(channel: Channel) -> None:
     content = secrets.token_bytes(3_000_000)
     await channel.write_files([GuestFile("/root/large", content)])
     assert await channel.read_file("/root/large", 3_000_000) == content
@@ -195,7 +195,7 @@ async def test_a_large_file_goes_through_whole(channel: Channel) -> None:
         await channel.read_file("/root/large", 2_999_999)
 
 
-async def test_a_full_disk_is_told_and_leaves_no_part(channel: Channel) -> None:
+async def test_full_disk_is_reported_and_leaves_no_partial_file(channel: Channel) -> None:
     await said(channel, "mkdir", "-p", "/root/tiny")
     await said(channel, "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/root/tiny")
     with pytest.raises(GuestMisbehaved):
@@ -204,7 +204,7 @@ async def test_a_full_disk_is_told_and_leaves_no_part(channel: Channel) -> None:
     await said(channel, "umount", "/root/tiny")
 
 
-async def test_a_port_is_reached_and_a_closed_one_is_told(channel: Channel) -> None:
+async def test_open_port_is_reached_and_closed_port_is_reported(channel: Channel) -> None:
     async with await channel.exec(ExecRequest(argv=["perl", "-e", ECHO])) as server:
         await read_until(server, b"listens")
         stream = await channel.open_tcp(9000)

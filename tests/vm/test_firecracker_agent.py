@@ -55,7 +55,7 @@ async def run(host: Host, operation: object) -> MachineView | None:
     return await host.run(f"test-{uuid.uuid4()}", operation, LIMIT_S)  # type: ignore[arg-type]
 
 
-async def test_a_machine_lives_through_the_agents_death_and_sleep_and_leaves_nothing(
+async def test_machine_survives_agent_death_and_hibernation_and_leaves_nothing(
     agent: AgentProcess, tmp_path: Path
 ) -> None:
     vm_id = new_vm_id()

@@ -119,7 +119,7 @@ async def sleeper(saved_machine: SavedMachine) -> AsyncIterator[Sleeper]:
         yield made
 
 
-async def test_a_machine_sleeps_and_wakes_whatever_is_cut(sleeper: Sleeper) -> None:
+async def test_machine_hibernates_and_resumes_despite_interruptions(sleeper: Sleeper) -> None:
     await it_sleeps_and_wakes(sleeper)
     await an_agent_killed_on_the_way_to_sleep(sleeper)
     await a_disk_that_fills_up(sleeper)

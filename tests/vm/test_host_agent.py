@@ -112,7 +112,7 @@ async def assert_nothing_left(agent: AgentProcess, host: Host) -> None:
     assert agent.vmm_pids() == []
 
 
-async def test_a_machine_outlives_the_agent_and_is_used_again(resumed: Resumed) -> None:
+async def test_machine_outlives_agent_and_stays_usable(resumed: Resumed) -> None:
     agent, host, vm_id, made = resumed.agent, resumed.host, resumed.vm_id, resumed.view
     assert agent.vmm_pids() == [made.pid]
     assert await said(host, vm_id, "id", "-u") == "0"
@@ -140,7 +140,7 @@ async def test_a_machine_outlives_the_agent_and_is_used_again(resumed: Resumed) 
     await assert_nothing_left(agent, host)
 
 
-async def test_a_vmm_that_is_killed_is_noticed_and_started_again(resumed: Resumed) -> None:
+async def test_killed_vmm_is_noticed_and_restarted(resumed: Resumed) -> None:
     agent, host, vm_id, made = resumed.agent, resumed.host, resumed.vm_id, resumed.view
     assert made.pid is not None
     await run(host, WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile("/root/a", b"kept"))]))
@@ -184,7 +184,7 @@ async def test_a_vmm_that_is_killed_is_noticed_and_started_again(resumed: Resume
     await assert_nothing_left(agent, host)
 
 
-async def test_an_agent_killed_while_it_makes_a_machine_leaves_none_and_makes_it_when_asked_again(
+async def test_agent_killed_during_creation_leaves_no_machine_and_retry_succeeds(
     agent: AgentProcess, host: Host
 ) -> None:
     vm_id = new_vm_id()
@@ -208,9 +208,7 @@ async def test_an_agent_killed_while_it_makes_a_machine_leaves_none_and_makes_it
     await assert_nothing_left(agent, host)
 
 
-async def test_a_machine_that_is_not_ready_in_time_leaves_only_its_logs(
-    agent: AgentProcess, host: Host
-) -> None:
+async def test_machine_not_ready_in_time_leaves_only_logs(agent: AgentProcess, host: Host) -> None:
     vm_id = new_vm_id()
     with pytest.raises(MachineNotReady) as raised:
         await run(host, cli_machine(vm_id, ready_timeout_s=1))
@@ -222,7 +220,7 @@ async def test_a_machine_that_is_not_ready_in_time_leaves_only_its_logs(
     await assert_nothing_left(agent, host)
 
 
-async def test_a_vmm_killed_before_its_guest_is_ready_leaves_nothing(
+async def test_vmm_killed_before_guest_is_ready_leaves_nothing(
     agent: AgentProcess, host: Host
 ) -> None:
     creating = asyncio.create_task(run(host, cli_machine(new_vm_id())))
@@ -232,7 +230,7 @@ async def test_a_vmm_killed_before_its_guest_is_ready_leaves_nothing(
     await assert_nothing_left(agent, host)
 
 
-async def test_destroying_does_not_wait_for_a_boot(agent: AgentProcess, host: Host) -> None:
+async def test_destroy_does_not_wait_for_boot(agent: AgentProcess, host: Host) -> None:
     vm_id = new_vm_id()
     creating = asyncio.create_task(run(host, cli_machine(vm_id)))
     await until_vmm_runs(agent)
@@ -242,7 +240,7 @@ async def test_destroying_does_not_wait_for_a_boot(agent: AgentProcess, host: Ho
     await assert_nothing_left(agent, host)
 
 
-async def test_a_guest_that_prints_forever_costs_the_agent_no_memory(resumed: Resumed) -> None:
+async def test_endless_guest_output_uses_no_agent_memory(resumed: Resumed) -> None:
     agent, host, vm_id = resumed.agent, resumed.host, resumed.vm_id
     before_kib = _resident_kib(agent.pid)
     async with host.exec(vm_id, ExecRequest(argv=["yes"])) as process:
@@ -259,7 +257,7 @@ async def test_a_guest_that_prints_forever_costs_the_agent_no_memory(resumed: Re
     await assert_nothing_left(agent, host)
 
 
-async def test_a_full_disk_fails_a_creation_and_leaves_nothing() -> None:
+async def test_full_disk_fails_creation_and_leaves_nothing() -> None:
     async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
         agent.state_dir.mkdir()
         small = f'mount -t tmpfs -o size=1200k none {agent.state_dir} && exec "$@"'

@@ -65,7 +65,7 @@ def may_do_what_was_decided(world: SystemdWorld) -> None:
     assert keeper.is_dir()
 
 
-def test_a_host_is_set_up_runs_and_is_taken_back(world: SystemdWorld) -> None:
+def test_host_setup_runs_and_is_reverted(world: SystemdWorld) -> None:
     before = seen(world)
     done = world.run(IN_CHECKOUT, "host", "setup", "--json", POLYDEV_DRIVER="simulated")
     assert (done.returncode, answer(done)["ok"]) == (0, True), done
@@ -105,7 +105,7 @@ def test_a_host_is_set_up_runs_and_is_taken_back(world: SystemdWorld) -> None:
     assert "polydev" not in world.run("nft", "list", "ruleset").stdout
 
 
-def test_a_controller_that_cannot_start_is_told_with_its_words(world: SystemdWorld) -> None:
+def test_controller_start_failure_is_quoted(world: SystemdWorld) -> None:
     settings = {"POLYDEV_DRIVER": "simulated"}
     (world.root / "etc/polydev").mkdir()
     (world.root / "etc/polydev/controller.env").write_text("POLYDEV_AUDIT_DAYS=many\n")

@@ -77,7 +77,7 @@ async def said(host: Host, vm_id: str, script: str) -> str:
     return output.stdout.decode()
 
 
-async def test_the_next_start_is_on_the_new_image_and_the_persons_files_stay(
+async def test_next_start_uses_new_image_and_retains_user_files(
     tmp_path: Path,
 ) -> None:
     store, old = copied_store(tmp_path / "images")

@@ -91,7 +91,7 @@ def guest_memory_mib(pid: int) -> int:
     return it
 
 
-async def test_what_a_guest_frees_goes_back_and_what_takes_too_much_is_ended(
+async def test_guest_returns_freed_memory_and_excess_is_killed(
     saved_machine: SavedMachine,
 ) -> None:
     async with resumed_machine(saved_machine) as it:

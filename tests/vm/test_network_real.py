@@ -95,13 +95,13 @@ async def as_root(machine: RealMachine, script: str) -> None:
     assert outcome.exit_code == 0, outcome.stderr
 
 
-async def test_both_reach_the_outside_through_nat(two: Two) -> None:
+async def test_both_machines_reach_the_outside_through_nat(two: Two) -> None:
     with closing(Greeter(two.here, two.here.world)):
         for machine in (two.one, two.other):
             assert await fetched(machine, WORLD) == f"hello {HOST}"
 
 
-async def test_neither_reaches_the_other_the_host_or_private_networks(two: Two) -> None:
+async def test_neither_machine_reaches_the_other_the_host_or_private_networks(two: Two) -> None:
     names = (two.here.vm, two.here.outer, two.here.world)
     greeters = [Greeter(two.here, name) for name in names]
     listening = ["perl", "-e", LISTEN_EVERYWHERE.replace("9000", str(PORT))]
@@ -116,7 +116,7 @@ async def test_neither_reaches_the_other_the_host_or_private_networks(two: Two) 
     assert [greeter.callers for greeter in greeters] == [[], [], []]
 
 
-async def test_root_in_a_machine_cannot_take_another_address_or_mac(two: Two) -> None:
+async def test_root_in_machine_cannot_take_another_address_or_mac(two: Two) -> None:
     lan = f"$(basename $(dirname $(grep -l {two.one.place.mac} /sys/class/net/*/address)))"
     route = f"ip route replace default via {GATEWAY} dev $lan"
     with closing(Greeter(two.here, two.here.world)):

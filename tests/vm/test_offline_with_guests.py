@@ -59,7 +59,7 @@ async def ran(world: QemuWorld, spec: LaunchSpec) -> str:
     return (spec.folder / "console.log").read_text(errors="replace").replace("\r", "")
 
 
-async def test_a_disk_is_refused_while_its_machine_runs_and_taken_after(world: QemuWorld) -> None:
+async def test_disk_is_refused_while_machine_runs_and_accepted_afterwards(world: QemuWorld) -> None:
     spec = await world.spec("echo up; while true; do sleep 1; done")
     vmm = await started(world, spec, "up")
     before = spec.disk.stat().st_mtime_ns
@@ -76,7 +76,7 @@ async def test_a_disk_is_refused_while_its_machine_runs_and_taken_after(world: Q
     assert images.content(spec.disk, UPPER_AUTH) == TOKEN
 
 
-async def test_a_machine_does_not_start_while_its_disk_is_written(world: QemuWorld) -> None:
+async def test_machine_does_not_start_during_disk_write(world: QemuWorld) -> None:
     spec = await world.spec("echo up; while true; do sleep 1; done")
     files = [GuestFile(f"/root/{number}", TOKEN) for number in range(30)]
     writing = asyncio.create_task(write_offline(spec.disk, files))
@@ -90,7 +90,7 @@ async def test_a_machine_does_not_start_while_its_disk_is_written(world: QemuWor
     await vmm.kill()
 
 
-async def test_a_crashed_machines_journal_is_replayed_before_anything_is_written(
+async def test_journal_of_crashed_machine_is_replayed_before_write(
     world: QemuWorld,
 ) -> None:
     init = (
@@ -122,7 +122,7 @@ async def test_a_crashed_machines_journal_is_replayed_before_anything_is_written
     assert len(images.names(spec.disk, "/upper/root/.codex")) > 10_000
 
 
-async def test_the_guest_sees_what_was_written_and_nothing_that_it_hid(
+async def test_guest_sees_written_files_and_not_those_it_removed(
     world: QemuWorld, tmp_path: Path
 ) -> None:
     def golden_fill(root: Path) -> None:
@@ -165,7 +165,7 @@ async def test_the_guest_sees_what_was_written_and_nothing_that_it_hid(
     images.assert_clean(spec.disk)
 
 
-async def test_a_new_disk_stays_small_while_nothing_is_written(world: QemuWorld) -> None:
+async def test_unwritten_disk_stays_small(world: QemuWorld) -> None:
     init = OVERLAY + "sleep 20\n" + END
     spec = await world.spec(init, disk_mib=4096)
     tree = world.folder / "golden"

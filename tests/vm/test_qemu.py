@@ -44,7 +44,7 @@ async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
         yield made
 
 
-async def test_the_vmm_is_nobody_in_the_vm_namespace(world: QemuWorld) -> None:
+async def test_vmm_is_unprivileged_in_vm_namespace(world: QemuWorld) -> None:
     vmm = await world.driver.launch(await small(world, STAY))
     status = Path(f"/proc/{vmm.pid}/status").read_text()
     assert f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}" in status
@@ -65,7 +65,7 @@ async def test_the_vmm_is_nobody_in_the_vm_namespace(world: QemuWorld) -> None:
     assert not Path(f"/proc/{vmm.pid}").exists(), "it was killed and not reaped"
 
 
-async def test_drives_and_nics_come_in_their_order(world: QemuWorld) -> None:
+async def test_drives_and_nics_keep_their_order(world: QemuWorld) -> None:
     init = """
     for drive in vda vdb vdc; do
         echo "$drive=$(cat /sys/block/$drive/size),$(cat /sys/block/$drive/ro)"
@@ -90,7 +90,7 @@ async def test_drives_and_nics_come_in_their_order(world: QemuWorld) -> None:
     assert f"eth1={spec.channel_mac}" in said
 
 
-async def test_a_guest_that_prints_forever_costs_a_bounded_log(
+async def test_endless_guest_output_fills_bounded_log(
     world: QemuWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 64 * 1024
@@ -121,7 +121,7 @@ def size_of(path: Path) -> int:
         return 0
 
 
-async def test_the_marker_is_found_behind_a_flood(world: QemuWorld) -> None:
+async def test_marker_is_found_behind_flood(world: QemuWorld) -> None:
     init = """
     i=0
     while [ $i -lt 3000 ]; do
@@ -139,7 +139,7 @@ async def test_the_marker_is_found_behind_a_flood(world: QemuWorld) -> None:
     assert (spec.folder / "console.log").read_bytes().count(b"MARMARMA") == 3000
 
 
-async def test_a_guest_that_gives_up_is_quoted(world: QemuWorld) -> None:
+async def test_failed_guest_boot_is_quoted(world: QemuWorld) -> None:
     init = 'echo "POLYDEV-FAILED overlay \\033[31mno room"; poweroff -f\n'
     spec = await small(world, init)
     vmm = await world.driver.launch(spec)
@@ -150,7 +150,7 @@ async def test_a_guest_that_gives_up_is_quoted(world: QemuWorld) -> None:
     assert caught.value.line().isprintable()
 
 
-async def test_a_host_without_room_is_told_apart_from_a_broken_guest(world: QemuWorld) -> None:
+async def test_full_host_is_distinct_from_broken_guest(world: QemuWorld) -> None:
     init = """
     mount -t ext4 /dev/vdb /disk
     dd if=/dev/zero bs=64k count=400 | tr '\\0' x > /disk/big
@@ -174,7 +174,7 @@ async def test_a_host_without_room_is_told_apart_from_a_broken_guest(world: Qemu
 
 
 @pytest.mark.parametrize("name", ["kernel", "initramfs", "root_image", "disk", "config_drive"])
-async def test_a_missing_file_is_named(world: QemuWorld, name: str) -> None:
+async def test_missing_file_is_named(world: QemuWorld, name: str) -> None:
     spec = await small(world, STAY)
     gone = spec.folder / f"no-{name}"
     with pytest.raises(MissingImage, match=gone.name):
@@ -182,7 +182,7 @@ async def test_a_missing_file_is_named(world: QemuWorld, name: str) -> None:
     assert left_in(spec.folder) == set()
 
 
-async def test_a_file_that_its_user_may_not_read_is_named(world: QemuWorld) -> None:
+async def test_unreadable_file_is_named(world: QemuWorld) -> None:
     spec = await small(world, STAY)
     spec.disk.chmod(0o600)
     os.chown(spec.disk, 0, 0)
@@ -199,7 +199,7 @@ async def test_a_file_that_its_user_may_not_read_is_named(world: QemuWorld) -> N
         ({"vcpus": 5000}, "cpus"),
     ],
 )
-async def test_what_qemu_refuses_is_told_in_its_words(
+async def test_qemu_refusal_is_quoted(
     world: QemuWorld, change: dict[str, object], words: str
 ) -> None:
     spec = await small(world, STAY)
@@ -210,7 +210,7 @@ async def test_what_qemu_refuses_is_told_in_its_words(
     assert world.pids() == []
 
 
-async def test_a_machine_cannot_be_started_twice(world: QemuWorld) -> None:
+async def test_machine_cannot_be_started_twice(world: QemuWorld) -> None:
     spec = await small(world, STAY)
     vmm = await world.driver.launch(spec)
     with pytest.raises(AlreadyRunning, match=str(vmm.pid)):
@@ -231,7 +231,7 @@ async def test_a_machine_cannot_be_started_twice(world: QemuWorld) -> None:
     await vmm.kill()
 
 
-async def test_a_folder_may_have_a_long_path(world: QemuWorld) -> None:
+async def test_folder_may_have_long_path(world: QemuWorld) -> None:
     spec = await small(world, STAY)
     folder = world.machines_dir / ("x" * 120)
     folder.mkdir()
@@ -242,7 +242,7 @@ async def test_a_folder_may_have_a_long_path(world: QemuWorld) -> None:
     assert left_in(folder) == set()
 
 
-async def test_without_qemu_its_package_is_named(
+async def test_missing_qemu_names_its_package(
     world: QemuWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = await small(world, STAY)
@@ -255,7 +255,7 @@ async def test_without_qemu_its_package_is_named(
     assert "apt-get install qemu-system-x86" in probe.reason
 
 
-async def test_a_vmm_killed_while_it_is_launched_is_a_failure_that_leaves_nothing(
+async def test_vmm_killed_during_launch_fails_and_leaves_nothing(
     world: QemuWorld,
 ) -> None:
     for delay_s in (0.0, 0.02, 0.05):
@@ -275,7 +275,7 @@ async def test_a_vmm_killed_while_it_is_launched_is_a_failure_that_leaves_nothin
         assert world.pids() == []
 
 
-async def test_a_launch_that_is_cancelled_leaves_nothing(world: QemuWorld) -> None:
+async def test_cancelled_launch_leaves_nothing(world: QemuWorld) -> None:
     for delay_s in (0.0, 0.005, 0.02, 0.04, 0.06, 0.1):
         spec = await small(world, STAY)
         launching = asyncio.create_task(world.driver.launch(spec))
@@ -288,7 +288,7 @@ async def test_a_launch_that_is_cancelled_leaves_nothing(world: QemuWorld) -> No
         assert world.pids() == []
 
 
-async def test_probing_boots_a_guest_once_and_remembers_it(tmp_path: Path) -> None:
+async def test_probe_boots_guest_once_and_caches_result(tmp_path: Path) -> None:
     def driver(boot: BootFiles) -> QemuDriver:
         return QemuDriver(
             machines_dir=tmp_path, cache_dir=tmp_path / "cache", boot_files=lambda: boot
@@ -317,7 +317,7 @@ async def test_probing_boots_a_guest_once_and_remembers_it(tmp_path: Path) -> No
     assert (await none.probe()).reason == "there is no kernel. build it"
 
 
-async def test_errors_of_the_driver_are_ours(world: QemuWorld) -> None:
+async def test_driver_errors_are_translated(world: QemuWorld) -> None:
     spec = await small(world, STAY)
     with pytest.raises(PolydevError):
         await world.driver.launch(dataclasses.replace(spec, folder=spec.folder / "none"))

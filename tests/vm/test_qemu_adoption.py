@@ -60,7 +60,7 @@ async def other_agent(world: QemuWorld, spec: LaunchSpec) -> asyncio.subprocess.
     return agent
 
 
-async def test_a_machine_survives_its_agent_and_is_found_by_the_next(world: QemuWorld) -> None:
+async def test_machine_survives_its_agent_and_is_adopted_by_the_next(world: QemuWorld) -> None:
     init = "echo {marker}\ni=0\nwhile true; do echo tick $i; i=$((i + 1)); sleep 0.2; done\n"
     spec = await small(world, init)
     agent = await other_agent(world, spec)
@@ -82,7 +82,7 @@ async def test_a_machine_survives_its_agent_and_is_found_by_the_next(world: Qemu
     assert world.pids() == []
 
 
-async def test_an_agent_killed_while_it_launches_leaves_a_whole_machine_or_none(
+async def test_agent_killed_during_launch_leaves_whole_machine_or_none(
     world: QemuWorld,
 ) -> None:
     for delay_s in (0.0, 0.01, 0.03, 0.06):
@@ -100,7 +100,7 @@ async def test_an_agent_killed_while_it_launches_leaves_a_whole_machine_or_none(
         assert left_in(spec.folder) == set()
 
 
-async def test_a_guest_that_stands_still_is_adopted_and_goes_on(world: QemuWorld) -> None:
+async def test_paused_guest_is_adopted_and_continues(world: QemuWorld) -> None:
     spec = await small(world, STAY)
     vmm = await world.driver.launch(spec)
     await vmm._session.qmp.execute("stop")
@@ -116,7 +116,7 @@ async def test_a_guest_that_stands_still_is_adopted_and_goes_on(world: QemuWorld
 
 
 @pytest.mark.parametrize("lie", ["another process", "another start", "another boot", "nonsense"])
-async def test_another_process_is_never_taken_for_the_vmm(world: QemuWorld, lie: str) -> None:
+async def test_another_process_is_never_mistaken_for_the_vmm(world: QemuWorld, lie: str) -> None:
     spec = await small(world, STAY)
     vmm = await world.driver.launch(spec)
     identity = json.loads((spec.folder / "vmm.json").read_text())

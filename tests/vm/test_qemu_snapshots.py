@@ -66,7 +66,7 @@ class Reached:
             await asyncio.Event().wait()
 
 
-async def test_a_guest_that_is_cut_while_it_is_saved_or_restored_counts_on(
+async def test_guest_survives_cancelled_save_and_restore(
     world: QemuWorld,
 ) -> None:
     spec = dataclasses.replace(await world.spec(COUNT), ready_marker="MARK")

@@ -58,7 +58,7 @@ async def a_terminal(
         yield Screen(process)
 
 
-async def test_a_terminal_goes_on_without_its_connection_and_tells_what_has_scrolled_away(
+async def test_terminal_outlives_connection_and_replays_scrollback(
     machine: RealMachine,
 ) -> None:
     async with a_terminal(machine) as screen:
@@ -79,7 +79,7 @@ async def test_a_terminal_goes_on_without_its_connection_and_tells_what_has_scro
         assert await asyncio.wait_for(_ended(screen.process), LIMIT_S) == 0
 
 
-async def test_there_are_so_many_terminals_and_no_more(machine: RealMachine) -> None:
+async def test_number_of_terminals_is_limited(machine: RealMachine) -> None:
     for number in range(MAX_SESSIONS):
         async with a_terminal(machine, f"t{number}") as screen:
             await screen.run(b"echo r''eady", b"ready")
@@ -97,7 +97,7 @@ async def _ended(process: RemoteProcess) -> int:
     return await process.wait()
 
 
-async def test_files_of_a_real_machine(machine: RealMachine) -> None:
+async def test_file_browser_works_on_real_machine(machine: RealMachine) -> None:
     files = machine.channel.file_browser()
 
     async def content() -> AsyncIterator[bytes]:

@@ -85,7 +85,7 @@ async def agent_with_qemu(script: str, folder: Path) -> AsyncIterator[AgentProce
     ],
     ids=["ends at once", "never answers"],
 )
-async def test_a_vmm_that_does_not_answer_is_told_with_its_words_and_leaves_nothing(
+async def test_silent_vmm_is_reported_with_its_output_and_leaves_nothing(
     tmp_path: Path, script: str, told: str
 ) -> None:
     async with agent_with_qemu(script, tmp_path) as agent, agent.host() as host:
@@ -100,7 +100,7 @@ async def test_a_vmm_that_does_not_answer_is_told_with_its_words_and_leaves_noth
         assert (await wrong(host)).keys() == {"driver"}, "something of it is left"
 
 
-async def test_a_machine_whose_disk_is_full_loses_its_network_and_comes_back(
+async def test_machine_with_full_disk_loses_network_and_recovers(
     saved_machine: SavedMachine,
 ) -> None:
     """One machine for all of it: booting one takes long."""

@@ -26,7 +26,7 @@ async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
         yield made
 
 
-async def test_a_guest_without_a_channel_nic_is_ready_once_sshd_answers_over_vsock(
+async def test_guest_without_channel_nic_is_ready_over_vsock(
     world: QemuWorld,
 ) -> None:
     spec = await world.spec(has_channel_nic=False)
@@ -41,7 +41,7 @@ async def test_a_guest_without_a_channel_nic_is_ready_once_sshd_answers_over_vso
     assert spec.ready_marker in console
 
 
-async def test_a_guest_that_is_to_reset_at_its_end_ends_cleanly(
+async def test_guest_with_reset_on_shutdown_ends_cleanly(
     world: QemuWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Firecracker has no power switch: `reboot=k` says so (phases.sh)."""

@@ -155,7 +155,7 @@ async def _reaches(machines: MachineService, vm_id: str, address: str) -> bool:
     return "answers" in await _said(machines, vm_id, "/usr/bin/python3", "-c", script, address)
 
 
-async def test_two_clones_at_once_share_nothing_that_is_theirs() -> None:
+async def test_two_clones_share_no_private_state() -> None:
     async with fleet(
         netns=f"pdt-{secrets.token_hex(3)}", uplink="none", egress="none", dns=()
     ) as f:

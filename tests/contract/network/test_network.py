@@ -49,9 +49,7 @@ async def reshaped(network: Network, plan: NetworkConfig, **changes: object) -> 
     await other.close()
 
 
-async def test_a_machine_talks_to_the_outside_through_nat(
-    here: Surroundings, attach: Attach
-) -> None:
+async def test_machine_reaches_the_outside_through_nat(here: Surroundings, attach: Attach) -> None:
     machine = await attach(A)
     with here.listen(here.world, WORLD, PORT) as world:
         machine.send(machine.udp(WORLD, PORT, b"hello"))
@@ -61,7 +59,7 @@ async def test_a_machine_talks_to_the_outside_through_nat(
         assert b"answer" in machine.expect(lambda frame: b"answer" in frame)[-1]
 
 
-async def test_the_gateway_answers_arp_and_echo(attach: Attach) -> None:
+async def test_gateway_answers_arp_and_echo(attach: Attach) -> None:
     machine = await attach(A)
     machine.send(machine.arp(GATEWAY))
     assert machine.expect(lambda frame: kind_of(frame) == ARP)
@@ -141,7 +139,7 @@ async def test_machines_do_not_see_frames_for_others(here: Surroundings, attach:
     assert other.fence() == []
 
 
-async def test_the_vm_namespace_answers_nothing_but_echo(
+async def test_vm_namespace_answers_nothing_but_echo(
     here: Surroundings, attach: Attach, plan: NetworkConfig
 ) -> None:
     machine = await attach(A)
@@ -163,7 +161,7 @@ async def test_the_vm_namespace_answers_nothing_but_echo(
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-async def test_private_and_metadata_addresses_arerefused_at_once(
+async def test_private_and_metadata_addresses_are_refused_immediately(
     here: Surroundings, attach: Attach, address: str
 ) -> None:
     machine = await attach(A)
@@ -235,7 +233,7 @@ async def test_compromised_vmm_opens_no_connections(here: Surroundings, network:
 # -- egress policies ------------------------------------------------------------------------------
 
 
-async def test_without_egress_nothing_leaves(
+async def test_no_traffic_leaves_without_egress(
     here: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)
@@ -245,7 +243,7 @@ async def test_without_egress_nothing_leaves(
 
 
 @pytest.mark.parametrize(("holder", "address"), [("world", PRIVATE[0]), ("outer", HOST)])
-async def test_with_a_proxy_only_the_proxy_is_reached(
+async def test_only_the_configured_proxy_is_reachable(
     here: Surroundings,
     network: Network,
     plan: NetworkConfig,
@@ -279,7 +277,7 @@ async def test_configured_private_resolver_is_reachable(
         assert resolver.recv(100) == b"query"
 
 
-async def test_a_network_without_uplink_works_within(
+async def test_network_works_internally_without_uplink(
     here: Surroundings, plan: NetworkConfig
 ) -> None:
     network = Network(replace(plan, has_uplink=False))

@@ -58,7 +58,7 @@ async def test_ensure_disturbs_no_machine(
     assert await network.state() == before
 
 
-async def test_a_machine_keeps_its_place(
+async def test_machine_keeps_its_address(
     network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)
@@ -70,7 +70,7 @@ async def test_a_machine_keeps_its_place(
     assert machine.fence() == []
 
 
-async def test_a_detached_machine_leaves_nothing(
+async def test_detached_machine_leaves_nothing(
     here: Surroundings, network: Network, attach: Attach
 ) -> None:
     machine = await attach(A)
@@ -150,7 +150,7 @@ async def test_failed_reattach_keeps_a_running_machine(
     assert await network.state() == before
 
 
-async def test_addresses_run_out_with_a_clear_error(
+async def test_exhausted_addresses_are_a_clear_error(
     here: Surroundings, plan: NetworkConfig
 ) -> None:
     small = replace(
@@ -192,7 +192,7 @@ async def test_removal_leaves_nothing(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-async def test_a_stale_outer_end_is_replaced(here: Surroundings, plan: NetworkConfig) -> None:
+async def test_stale_outer_interface_is_replaced(here: Surroundings, plan: NetworkConfig) -> None:
     ip(here.outer, "link", "add", plan.outer_uplink, "type", "veth", "peer", "name", "other")
     network = Network(plan)
     await network.ensure()
@@ -219,7 +219,7 @@ asyncio.run(main())
 """
 
 
-async def test_without_a_named_namespace_the_uplink_ends_in_the_agents_own(
+async def test_uplink_ends_in_agent_namespace_by_default(
     here: Surroundings, plan: NetworkConfig, tmp_path: Path
 ) -> None:
     before = ip(here.outer, "-br", "link")
