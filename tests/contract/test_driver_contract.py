@@ -212,7 +212,7 @@ async def test_saved_guest_stays_paused_and_restored_guest_has_its_memory(
         await channel.close()
 
         fingerprint = await world.driver.fingerprint(spec)
-        await vmm.resume()  # one that runs runs on
+        await vmm.resume()  # idempotent
         await vmm.save(MemorySnapshot())
         with pytest.raises(ChannelLost):
             await (await channel_of(spec, vmm)).connect(1)

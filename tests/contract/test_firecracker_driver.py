@@ -229,7 +229,7 @@ async def test_forbidden_requests_are_refused(world: FirecrackerWorld) -> None:
     await vmm.kill()
 
 
-# Cut in the middle
+# Interrupted launches
 
 
 @pytest.mark.parametrize("after_s", [0, 0.05, 0.5])
@@ -283,7 +283,7 @@ async def test_vmm_killed_during_launch_leaves_nothing(
     remove_from = ipc.remove_files
 
     def remove_slowly(folder: Path) -> None:
-        time.sleep(0.2)  # whoever still works with it gets into its way now
+        time.sleep(0.2)  # time for concurrent users of the folder
         remove_from(folder)
 
     monkeypatch.setattr(ipc, "remove_files", remove_slowly)
@@ -345,6 +345,6 @@ async def test_orphans_of_a_dead_agent_are_found(
     async with asyncio.timeout(READY_S):
         while world.driver.find_orphans([]):
             await asyncio.sleep(0.01)
-        shutil.rmtree(spec.folder)  # as a sweep does
+        shutil.rmtree(spec.folder)  # as the orphan clean-up does
         while world.driver.find_orphans([]) or cgroups_of(world):
             await asyncio.sleep(0.01)

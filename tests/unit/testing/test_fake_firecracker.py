@@ -47,7 +47,7 @@ async def test_starts_once_and_only_with_a_kernel(machine: FakeMachine, tmp_path
     assert await state(machine) == "Running"
     assert "after starting" in await refused(machine, ACTION, START)
     assert "after starting" in await refused(machine, "putEntropyDevice", {})
-    assert await machine.ended() == 0, "without a drive a guest ends by itself"
+    assert await machine.ended() == 0, "a guest without drives shuts down"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class FileBrowser:
         self._limit_s = limit_s
 
     async def entries(self, path: bytes) -> tuple[list[sftp_dirs.Entry], bool]:
-        """List a folder, and say if the list is truncated. Raises: BadPath."""
+        """List a folder, and report truncation. Raises: BadPath."""
         async with self._sftp(f"{display_path(validated(path))} cannot be listed") as sftp:
             return await sftp_dirs.list_folder(sftp, path)
 

@@ -76,7 +76,7 @@ def display_path(path: bytes) -> str:
 
 
 async def list_folder(sftp: asyncssh.SFTPClient, path: bytes) -> tuple[list[Entry], bool]:
-    """List a folder, unsorted, and say if the list is truncated. Raises: BadPath."""
+    """List a folder, unsorted, and report truncation. Raises: BadPath."""
     with translate_refusals(path):
         if (await _entry(sftp, path, follow=True)).kind != "folder":
             raise BadPath(f"{display_path(path)} is not a folder")

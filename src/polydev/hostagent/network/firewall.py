@@ -104,7 +104,7 @@ def outer_rules(config: NetworkConfig) -> str:
 
 
 def delete_table(family: str, table: str) -> str:
-    """Delete a table, whether it exists or not."""
+    """Delete a table; one that does not exist is no error."""
     return f"add table {family} {table}\ndelete table {family} {table}\n"
 
 

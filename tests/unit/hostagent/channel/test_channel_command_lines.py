@@ -60,6 +60,6 @@ def test_signal_reaches_program_and_children() -> None:
     assert argv[-2:] == [run, run]
     subprocess.run([*argv[:-2], "R", run], check=True)
     assert program.wait(10) == -15
-    assert program.stdout.read() == b""  # nobody holds it any more
+    assert program.stdout.read() == b""  # closed by all processes
     program.stdout.close()
-    subprocess.run([*argv[:-2], "R", run], check=True)  # none left is no failure
+    subprocess.run([*argv[:-2], "R", run], check=True)  # no process left is no error

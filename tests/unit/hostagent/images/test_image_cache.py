@@ -32,4 +32,4 @@ async def test_cache_stage_appears_atomically(tmp_path: Path) -> None:
     assert await cache.get("npm", "0" * 16, half) == first
     other = await cache.get("npm", "1" * 16, whole)
     assert (other / "file").read_text() == "whole"
-    assert not first.exists(), "only the newest entry of a stage is kept"
+    assert not first.exists(), "only the newest entry of a stage is retained"

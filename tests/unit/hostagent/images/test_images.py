@@ -70,7 +70,7 @@ def silent(_: BuildProgress) -> None:
     pass
 
 
-# What goes in
+# Recipes
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_machine_scripts_parse_in_busybox() -> None:
             subprocess.run(["busybox", "sh", "-n", script], check=True)
 
 
-# Whole or not there
+# Atomic builds
 
 
 async def test_a_built_image_is_found_listed_and_verified(
@@ -264,7 +264,7 @@ async def test_missing_tool_is_named_with_its_package(
     assert _remains(images) == []
 
 
-# One at a time, and gone with its builder
+# Locking and cancellation
 
 
 async def test_two_builders_of_one_kind_build_once(

@@ -153,7 +153,7 @@ async def test_wrong_key_is_reported_as_a_restart(tmp_path: Path) -> None:
     for other in (None, MemoryKey.from_secret(b"o" * 32)):
         with pytest.raises(SnapshotUnusable, match="restarted"):
             await load(path, other)
-    with pytest.raises(SnapshotUnusable, match="damaged"):  # a key that only bears the name
+    with pytest.raises(SnapshotUnusable, match="damaged"):  # another key with the same id
         await load(path, MemoryKey(b"o" * 32, KEY.id))
 
 
@@ -229,7 +229,7 @@ async def test_filling_disk_stops_the_writer(tmp_path: Path) -> None:
     try:
         with pytest.raises(DiskFull):
             await fill()
-        assert len(written) < 8, "it was not told for long that there is no room"
+        assert len(written) < 8, "the full disk was reported late"
         assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -282,7 +282,7 @@ async def test_concurrent_callers_get_the_same_key(
     write_whole = key.write_whole
 
     def write_slowly(*args: Any, **kwargs: Any) -> None:
-        time.sleep(0.1)  # so that whoever may ask meanwhile does
+        time.sleep(0.1)  # time for concurrent callers
         write_whole(*args, **kwargs)
 
     monkeypatch.setattr(key, "write_whole", write_slowly)

@@ -45,7 +45,7 @@ def a_spec(folder: Path, **changes: Any) -> LaunchSpec:
 # The jailer's arguments
 
 
-def a_config(**changes: Any) -> jailer.JailConfig:
+def jail_config(**changes: Any) -> jailer.JailConfig:
     values: dict[str, Any] = {
         "id": VM_ID, "base": Path("/m/jail"), "uid": 64700, "parent_cgroup": "polydev",
         "netns": "polydev", "memory_mib": 512, "vcpus": 2, "largest_file_bytes": 4096 * MIB,
@@ -54,7 +54,7 @@ def a_config(**changes: Any) -> jailer.JailConfig:
 
 
 def test_jailer_arguments_hold_all_limits() -> None:
-    assert jailer.arguments(a_config(), PROGRAMS) == [
+    assert jailer.arguments(jail_config(), PROGRAMS) == [
         "/usr/bin/jailer", "--id", VM_ID, "--exec-file", "/usr/bin/firecracker",
         "--uid", "64700", "--gid", "64700", "--chroot-base-dir", "/m/jail",
         "--cgroup-version", "2", "--parent-cgroup", "polydev",
@@ -63,11 +63,11 @@ def test_jailer_arguments_hold_all_limits() -> None:
         "--resource-limit", f"fsize={4096 * MIB}", "--resource-limit", "no-file=256",
         "--", "--api-sock", "/api.sock",
     ]  # fmt: skip
-    assert jailer.root_of(a_config(), PROGRAMS) == Path(f"/m/jail/firecracker/{VM_ID}/root")
+    assert jailer.root_of(jail_config(), PROGRAMS) == Path(f"/m/jail/firecracker/{VM_ID}/root")
 
 
 def test_probe_needs_no_network() -> None:
-    assert "--netns" not in jailer.arguments(a_config(netns=None), PROGRAMS)
+    assert "--netns" not in jailer.arguments(jail_config(netns=None), PROGRAMS)
 
 
 def test_socket_paths_are_short() -> None:
@@ -91,7 +91,7 @@ def test_missing_binaries_are_named(tmp_path: Path) -> None:
     assert "POLYDEV_FIRECRACKER" in missing.value.hint
 
 
-def a_program(folder: Path, prints: str) -> Binaries:
+def fake_binaries(folder: Path, prints: str) -> Binaries:
     path = folder / "firecracker"
     path.write_text(f"#!/bin/sh\nprintf '%s' '{prints}'\n")
     path.chmod(0o755)
@@ -101,7 +101,7 @@ def a_program(folder: Path, prints: str) -> Binaries:
 @pytest.mark.parametrize("version", ["1.13.1", "1.14.0", "2.0.3"])
 async def test_version_is_parsed(tmp_path: Path, version: str) -> None:
     requests = f"Firecracker v{version}\n\nsomething more"
-    assert await binaries.read_version(a_program(tmp_path, requests)) == version
+    assert await binaries.read_version(fake_binaries(tmp_path, requests)) == version
 
 
 @pytest.mark.parametrize(
@@ -115,14 +115,14 @@ async def test_version_is_parsed(tmp_path: Path, version: str) -> None:
 )
 async def test_unsupported_version_is_refused(tmp_path: Path, requests: str, message: str) -> None:
     with pytest.raises(VmmFailed, match=message):
-        await binaries.read_version(a_program(tmp_path, requests))
+        await binaries.read_version(fake_binaries(tmp_path, requests))
 
 
 async def test_fake_reports_its_version(tmp_path: Path) -> None:
     assert await binaries.read_version(install(tmp_path, version="1.15.2")) == "1.15.2"
 
 
-# What a machine is message, and in which order
+# Order of the configuration
 
 
 async def test_machine_is_configured_in_the_documented_order(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_version_and_kernel_change_the_fingerprint(tmp_path: Path) -> None:
     assert fingerprint(spec, "1.13.1") != one
 
 
-# What the agent believes of a jail
+# Files in a jail
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_fifo_in_place_of_a_file_does_not_block(root: int, tmp_path: Path) -> No
 # vsock
 
 
-async def a_vmm(folder: Path, answer: bytes) -> asyncio.Server:
+async def fake_vsock(folder: Path, answer: bytes) -> asyncio.Server:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert await reader.readline() == b"CONNECT 22\n"
         writer.write(answer)
@@ -228,7 +228,7 @@ async def a_vmm(folder: Path, answer: bytes) -> asyncio.Server:
 
 
 async def test_early_output_of_the_guest_is_not_lost(root: int, tmp_path: Path) -> None:
-    async with await a_vmm(tmp_path, b"OK 1073741824\nSSH-2.0-x\r\n"):
+    async with await fake_vsock(tmp_path, b"OK 1073741824\nSSH-2.0-x\r\n"):
         connected = await vsock.connect(root, os.getuid(), 22)
         with connected:
             requests = await asyncio.get_running_loop().sock_recv(connected, 100)
@@ -239,7 +239,7 @@ async def test_early_output_of_the_guest_is_not_lost(root: int, tmp_path: Path) 
 async def test_refused_vsock_connection_is_channel_lost(
     root: int, tmp_path: Path, answer: bytes
 ) -> None:
-    async with await a_vmm(tmp_path, answer):
+    async with await fake_vsock(tmp_path, answer):
         with pytest.raises(ChannelLost):
             await vsock.connect(root, os.getuid(), 22)
 

@@ -103,7 +103,7 @@ async def test_deeply_nested_json_only_ends_the_connection() -> None:
         client = await Qmp.connect(connected, ignore)
         with pytest.raises(VmmFailed, match="closed"):
             await client.execute("query-status")
-        await client.close()  # or the machine could never be tidied up
+        await client.close()  # close() must not hang after that
 
 
 async def test_missing_response_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ async def test_exit_before_the_identity_file_is_reported_with_its_output(
         assert ending is not None
         while not ending.has_ended:
             time.sleep(0.01)
-        time.sleep(0.3)  # whoever tidies up at that end too early has done so by now
+        time.sleep(0.3)  # time for a clean-up that comes too early
         note(identity, folder)
 
     monkeypatch.setattr(process.ProcessIdentity, "write", note_late)

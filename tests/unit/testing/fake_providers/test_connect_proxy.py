@@ -94,5 +94,5 @@ async def test_client_without_the_ca_fails(proxy: Running) -> None:
     async with httpx.AsyncClient(proxy=f"http://127.0.0.1:{proxy.port}") as client:
         with pytest.raises(httpx.ConnectError):
             await client.get("https://claude.com/")
-    async with proxy.client() as client:  # and others are served as before
+    async with proxy.client() as client:  # other clients are still served
         assert (await client.get("https://claude.com/")).status_code == 200

@@ -151,7 +151,7 @@ async def test_the_wrong_password_shows_the_form_again(provider: Provider) -> No
         "/standin/consent",
         data={"sign_in": form["sign_in"], "decision": "allow"},
     )
-    assert consent.status == 400  # consent without having signed in
+    assert consent.status == 400  # consent without a sign-in
 
 
 async def test_denial_redirects_without_a_code(provider: Provider) -> None:

@@ -86,7 +86,7 @@ def test_tools_run_in_order_and_the_last_output_is_answered(
     assert marks[0] in call(read(first), first)
     assert marks[1] in call(read(second), second)
     assert "ls -l" in call(read(second), second)
-    assert read(last).next_tool is None  # for a plan there is no tool
+    assert read(last).next_tool is None  # there is no tool for plans
     assert read(last).answer.endswith("The last tool said: total 0")
 
 

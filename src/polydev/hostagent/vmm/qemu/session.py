@@ -29,7 +29,7 @@ class QemuSession(VmmSession):
     """Created by `start` or `resume`."""
 
     vmm = "QEMU"
-    hint = f"See whether `{PROGRAM} --version` works on this host"
+    hint = f"Check that `{PROGRAM} --version` works on this host"
 
     def __init__(self, folder: Path, running: process.VmmProcess, marker: Marker) -> None:
         super().__init__(folder, running, marker)

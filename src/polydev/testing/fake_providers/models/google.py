@@ -29,7 +29,7 @@ _TOOLS: dict[type[prompt_script.Tool], str] = {
     prompt_script.Plan: "write_todos",
 }
 _PROJECT = "standin-project"
-_TIER = {"id": "standard-tier", "name": "Stand-in tier"}
+_TIER = {"id": "standard-tier", "name": "Fake tier"}
 # Answer to the CLI's internal requests for JSON; it picks the fields that it needs.
 _IN_JSON = {
     "reasoning": "the fake model always answers this",
