@@ -20,7 +20,7 @@ from typing import Protocol
 
 from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.hibernation import Hibernation, discard_memory
-from polydev.hostagent.machines.machine import RunningMachine, prepare
+from polydev.hostagent.machines.machine import RunningMachine, erase, prepare
 from polydev.hostagent.machines.record import MachineRecord
 from polydev.hostagent.machines.registry import MachineRegistry
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
@@ -53,9 +53,9 @@ class CloneSource(Protocol):
     async def take(
         self, record: MachineRecord, limit_s: float
     ) -> tuple[MachineRecord, RunningMachine] | None:
-        """Turn a clone into the machine of a saved record; None if it must boot.
+        """Turn a clone into the running machine of a saved record; None if it must boot.
 
-        The registry then has the record to boot.
+        The registry then has the machine, or the record to boot.
         """
 
     async def evict_standby(self) -> bool:
@@ -125,11 +125,17 @@ class MachineLifecycle:
                 try:
                     await self._registry.save(record)
                     await self._store_token(request)
-                    running = await self._clone_or_launch(record, request.ready_timeout_s)
+                    until_s = time.monotonic() + request.ready_timeout_s
+                    running = await self._clones.take(record, request.ready_timeout_s)
+                    if running is None:
+                        record = self._registry.record(request.vm_id)
+                        left_s = until_s - time.monotonic()
+                        running = await self._launch(record, left_s, fresh=True)
                     await self._registry.save_running(*running)
                 except Exception as error:
+                    reported = self._naming_logs(as_polydev_error(error), request.vm_id)
                     await self._undo(request.vm_id, archive_logs=_has_logs(error))
-                    raise self._naming_logs(as_polydev_error(error), request.vm_id) from error
+                    raise reported from error
                 except BaseException:
                     await self._undo(request.vm_id, archive_logs=False)
                     raise
@@ -147,18 +153,6 @@ class MachineLifecycle:
             token = request.token.get_secret_value()
             await run_in_thread_shielded(folder.write_token, token)
 
-    async def _clone_or_launch(
-        self, record: MachineRecord, limit_s: float
-    ) -> tuple[MachineRecord, RunningMachine]:
-        until_s = time.monotonic() + limit_s
-        clone = await self._clones.take(record, limit_s)
-        if clone is not None:
-            record, machine = clone
-            self._registry.running[record.vm_id] = machine
-            return record.updated(state=MachineState.RUNNING, is_clone=True), machine
-        record = self._registry.record(record.vm_id)
-        return await self._launch(record, until_s - time.monotonic(), fresh=True)
-
     async def start(self, record: MachineRecord, ready_timeout_s: float) -> None:
         """Boot a machine at rest, or resume a hibernated one.
 
@@ -173,8 +167,6 @@ class MachineLifecycle:
     async def _boot(self, record: MachineRecord, ready_timeout_s: float) -> None:
         began = time.monotonic()
         try:
-            # A disk that goes on must never meet memory from before.
-            await discard_memory(self._host, record.vm_id)
             running, machine = await self._launch(record, ready_timeout_s, fresh=False)
             wake = Wake(
                 how="booted",
@@ -197,6 +189,8 @@ class MachineLifecycle:
     ) -> tuple[MachineRecord, RunningMachine]:
         """Start a VMM, and wait until its guest is ready."""
         began = time.monotonic()
+        if not fresh:  # a disk that goes on must never meet memory from before
+            await discard_memory(self._host, record.vm_id)
         prepared = await prepare(self._host, record, fresh=fresh)
         self._registry.records[record.vm_id] = prepared.record
         prepared_at = time.monotonic()
@@ -259,19 +253,6 @@ class MachineLifecycle:
             return error
         console = self._host.log_archive.console_log(vm_id)
         return type(error)(f"{error.message}; its console log is {console}", hint=error.hint)
-
-
-async def erase(host: HostContext, vm_id: str, machine: RunningMachine | None) -> None:
-    """Remove everything of a machine, however much there is. May be called again.
-
-    The folder goes even when the network fails: the next start sweeps what the network still has.
-    """
-    if machine:
-        await machine.kill()
-    try:
-        await host.network.detach(vm_id)
-    finally:
-        await run_in_thread_shielded(host.folder(vm_id).remove)
 
 
 def _has_logs(error: BaseException) -> bool:

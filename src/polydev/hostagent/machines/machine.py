@@ -1,7 +1,7 @@
 """One machine: prepare it, launch or restore its VMM, use it.
 
-`prepare` returns a `PreparedMachine`, and that a `RunningMachine`. Nothing here undoes a machine:
-`lifecycle.erase` removes any half-created one.
+`prepare` returns a `PreparedMachine`, and that a `RunningMachine`. `erase` removes any machine,
+however much of it there is.
 """
 
 from __future__ import annotations
@@ -196,6 +196,19 @@ async def adopt(host: HostContext, record: MachineRecord) -> RunningMachine | No
     spec = _spec(host, record, boot, record.place, nonce="")
     vmm = await host.driver.adopt(spec)
     return await _attach_channel(host, folder, vmm) if vmm else None
+
+
+async def erase(host: HostContext, vm_id: str, machine: RunningMachine | None) -> None:
+    """Remove everything of a machine, however much there is. May be called again.
+
+    The folder goes even when the network fails: the next start sweeps what the network still has.
+    """
+    if machine:
+        await machine.kill()
+    try:
+        await host.network.detach(vm_id)
+    finally:
+        await run_in_thread_shielded(host.folder(vm_id).remove)
 
 
 async def clear(host: HostContext, record: MachineRecord) -> None:

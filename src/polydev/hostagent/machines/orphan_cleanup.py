@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from polydev.hostagent.machines.context import HostContext
-from polydev.hostagent.machines.lifecycle import erase
+from polydev.hostagent.machines.machine import erase
 from polydev.hostagent.machines.record import MachineRecord
 from polydev.hostagent.vmm.leftovers import end_leftovers
 from polydev.shared.host_protocol import VM_ID_PATTERN, Swept

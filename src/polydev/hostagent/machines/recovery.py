@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from polydev.hostagent import snapshots
 from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.guest_resume import resume_guest
-from polydev.hostagent.machines.lifecycle import erase
-from polydev.hostagent.machines.machine import RunningMachine, adopt
+from polydev.hostagent.machines.machine import RunningMachine, adopt, erase
 from polydev.hostagent.machines.record import MachineFolder, MachineRecord, end_changes
 from polydev.hostagent.vmm.contract import ExitReport
 from polydev.hostagent.vmm.leftovers import end_leftovers

@@ -65,7 +65,7 @@ class MachineService:
         async with self._registry.lock_machine(request.vm_id):
             work = self._lifecycle.create(request)
             await self._registry.run_cancellable(request.vm_id, work)
-            return self.view(request.vm_id)
+            return self._registry.view(request.vm_id)
 
     async def destroy(self, vm_id: str) -> None:
         """Cancel work on a machine, end it and remove everything of it. Idempotent."""

@@ -13,8 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from polydev.hostagent.machines.context import HostContext
-from polydev.hostagent.machines.lifecycle import erase
-from polydev.hostagent.machines.machine import PreparedMachine, prepare
+from polydev.hostagent.machines.machine import PreparedMachine, erase, prepare
 from polydev.hostagent.machines.record import MachineRecord
 from polydev.hostagent.machines.registry import MachineRegistry
 from polydev.hostagent.system.cancellation import run_in_thread_shielded, run_shielded

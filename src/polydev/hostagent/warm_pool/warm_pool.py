@@ -102,9 +102,10 @@ class WarmPool:
     async def take(
         self, record: MachineRecord, limit_s: float
     ) -> tuple[MachineRecord, RunningMachine] | None:
-        """Turn a clone into the machine of a saved record; None if it must boot.
+        """Turn a clone into the running machine of a saved record; None if it must boot.
 
-        The registry then has the record to boot. It takes at most half of `limit_s`.
+        The registry then has the machine, or the record to boot. It takes at most half of
+        `limit_s`.
         """
         if not self._policy.is_on or record.machine_kind is not MachineKind.BROWSER:
             return None
@@ -118,7 +119,7 @@ class WarmPool:
         try:
             async with asyncio.timeout(limit_s * _TAKE_SHARE):
                 if (taken := await self._standby.take(record, template)) is not None:
-                    return taken
+                    return self._register(*taken)
         except Exception as error:
             log.warning("a standby clone cannot become %s: %s", record.vm_id, _message(error))
             record = await self._clear(record)
@@ -130,7 +131,13 @@ class WarmPool:
             await self._record_failure(template, record, error)
             return None
         self._failures = 0
-        return cloned
+        return self._register(*cloned)
+
+    def _register(
+        self, record: MachineRecord, machine: RunningMachine
+    ) -> tuple[MachineRecord, RunningMachine]:
+        self._registry.running[record.vm_id] = machine
+        return record.updated(state=MachineState.RUNNING, is_clone=True), machine
 
     @contextmanager
     def reserve(self, request: CreateMachine) -> Iterator[None]:
