@@ -1,4 +1,4 @@
-"""`scripts/setup` removes environments that nobody needs, and no others."""
+"""`scripts/setup` removes only unused environments."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def prune(cache: Path, current: Path, library: Path = Path("/nowhere")) -> set[s
     return {path.name for path in cache.iterdir()}
 
 
-def test_the_current_environment_and_the_one_used_last_before_it_stay(tmp_path: Path) -> None:
+def test_last_two_environments_stay(tmp_path: Path) -> None:
     for age, name in enumerate("abcd"):
         environment(tmp_path, name, 1_000_000 - age)
     current = environment(tmp_path, "new", 1_000)  # whatever the clock says
     assert prune(tmp_path, current) == {"env-new", "env-a"}
 
 
-def test_an_environment_that_a_program_runs_in_stays(tmp_path: Path) -> None:
+def test_environment_in_use_stays(tmp_path: Path) -> None:
     environment(tmp_path, "a", 3000)
     used = environment(tmp_path, "b", 2000)
     environment(tmp_path, "c", 1000)
@@ -54,7 +54,7 @@ def test_an_environment_that_a_program_runs_in_stays(tmp_path: Path) -> None:
             running.kill()
 
 
-def test_the_environment_that_this_hosts_units_start_stays(tmp_path: Path) -> None:
+def test_environment_of_the_units_stays(tmp_path: Path) -> None:
     library, cache = tmp_path / "library", tmp_path / "cache"
     for age, name in enumerate("abcd"):
         environment(cache, name, 1_000_000 - age)

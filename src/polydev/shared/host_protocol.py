@@ -352,7 +352,7 @@ class Uploaded(_Wire):
 
 
 class Inventory(_Wire):
-    """What actually exists on a host, for doctor, reconciliation and tests."""
+    """Existing resources of a host, for doctor, reconciliation and tests."""
 
     machines: list[str]
     folders: list[str]
@@ -367,7 +367,7 @@ class Inventory(_Wire):
 
 
 class Swept(_Wire):
-    """What a sweep removed because it belonged to no machine."""
+    """Resources that a sweep removed because they belonged to no machine."""
 
     processes: list[int] = Field(default_factory=list)
     """Pids of VMMs."""

@@ -1,4 +1,4 @@
-"""What a person meets who types a command: help, one clear line, an exit code, JSON."""
+"""Commands print help, one line per error, and JSON, and set the exit code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ COMMANDS = (
 
 
 class Typed:
-    """Runs commands as a person would, with a state folder of its own."""
+    """Run commands as a user would, with a state folder of their own."""
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
@@ -117,7 +117,7 @@ def test_the_list_of_commands_names_them_all() -> None:
 
 
 def test_a_command_starts_without_the_libraries_of_the_servers() -> None:
-    """They would take longer to load than most commands take."""
+    """Loading them would take longer than most commands."""
     program = "import sys, polydev.cli.main; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", program], text=True).split()
     assert not {"fastapi", "asyncssh", "sqlalchemy", "dbos", "pyroute2"} & {*loaded}
@@ -128,17 +128,17 @@ def test_a_command_that_does_not_exist_is_a_usage_error(polydev: Typed) -> None:
     assert polydev("machine", "create", "mainframe").returncode == 2
 
 
-def test_up_without_a_key_names_the_variable(polydev: Typed) -> None:
+def test_up_names_a_missing_variable(polydev: Typed) -> None:
     assert_one_line(polydev("up"), "ENCRYPTION_KEY is not set")
 
 
-def test_up_with_a_bad_setting_names_the_variable(polydev: Typed) -> None:
+def test_up_names_an_invalid_variable(polydev: Typed) -> None:
     assert_one_line(polydev("up", ENCRYPTION_KEY="k", PORT="http"), "PORT ('http') is invalid")
     ended = polydev("up", ENCRYPTION_KEY="k", POLYDEV_CLI_VCPUS="0")
     assert_one_line(ended, "POLYDEV_CLI_VCPUS ('0') is invalid")
 
 
-def test_a_demo_of_an_unknown_provider_is_refused_before_anything_is_made(polydev: Typed) -> None:
+def test_demo_refuses_an_unknown_provider_first(polydev: Typed) -> None:
     ended = polydev("demo", "--provider", "codex", "--provider", "hal")
     assert_one_line(ended, "no provider 'hal'", "codex")
     assert not (polydev.state_dir / "demo").exists()
@@ -146,19 +146,19 @@ def test_a_demo_of_an_unknown_provider_is_refused_before_anything_is_made(polyde
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the check for root comes first")
 class TestUpAsRoot:
-    def test_a_port_that_is_taken_is_named(self, polydev: Typed) -> None:
+    def test_up_names_a_port_in_use(self, polydev: Typed) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
             assert_one_line(polydev("up", ENCRYPTION_KEY="k", PORT=port), f"Port {port}", "PORT")
 
-    def test_a_missing_image_says_how_to_build_it(self, polydev: Typed) -> None:
+    def test_missing_image_has_a_hint(self, polydev: Typed) -> None:
         assert_one_line(polydev("up", ENCRYPTION_KEY="k"), "polydev image build")
 
     def test_a_missing_tool_names_its_package(self, polydev: Typed, tmp_path: Path) -> None:
         ended = polydev("up", ENCRYPTION_KEY="k", PATH=str(tmp_path))
         assert_one_line(ended, "is not installed", "Debian package")
 
-    def test_who_is_not_root_is_told(self, polydev: Typed) -> None:
+    def test_up_needs_root(self, polydev: Typed) -> None:
         polydev.state_dir.chmod(0o755)
         ended = subprocess.run(
             ["setpriv", "--reuid=65534", "--clear-groups", "--", sys.executable, "-c", NOT_ROOT],
@@ -182,7 +182,7 @@ except NotRoot as error:
 """
 
 
-def test_a_controller_that_does_not_answer_is_one_line(polydev: Typed) -> None:
+def test_unreachable_controller_is_one_line(polydev: Typed) -> None:
     token = {"POLYDEV_ADMIN_TOKEN": "made-up"}
     hint = "polydev up"
     assert_one_line(polydev("machine", "list", **token), "does not answer", hint)
@@ -190,7 +190,7 @@ def test_a_controller_that_does_not_answer_is_one_line(polydev: Typed) -> None:
     assert_one_line(polydev("chat", "codex", "Hello", **token), "does not answer", hint)
 
 
-def test_before_the_first_start_it_says_how_to_start(polydev: Typed) -> None:
+def test_commands_before_the_first_start_have_a_hint(polydev: Typed) -> None:
     assert_one_line(polydev("machine", "list"), "has never run", "polydev up")
 
 
@@ -211,17 +211,17 @@ def test_an_error_with_json_is_json_too(polydev: Typed) -> None:
     assert_one_line(ended)
 
 
-def test_a_text_of_nothing_is_refused(polydev: Typed) -> None:
+def test_empty_message_is_refused(polydev: Typed) -> None:
     assert_one_line(polydev("chat", "codex", "-", POLYDEV_ADMIN_TOKEN="t"), "message is empty")
 
 
-def test_debug_shows_where(polydev: Typed) -> None:
+def test_debug_shows_the_traceback(polydev: Typed) -> None:
     ended = polydev("machine", "list", POLYDEV_ADMIN_TOKEN="made-up", POLYDEV_DEBUG="1")
     assert "Traceback" in ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("polydev: ")
 
 
-def test_doctor_tells_all_that_is_wrong_and_what_to_do(polydev: Typed) -> None:
+def test_doctor_reports_every_problem_with_a_hint(polydev: Typed) -> None:
     ended = polydev("doctor", "--json")
     assert ended.returncode == 1
     answer = json.loads(ended.stdout)
@@ -235,17 +235,17 @@ def test_images_are_listed_as_json(polydev: Typed) -> None:
     assert json.loads(polydev("image", "list", "--json").stdout) == []
 
 
-def test_purging_asks_when_nobody_can_answer(polydev: Typed) -> None:
+def test_purge_without_a_terminal_needs_yes(polydev: Typed) -> None:
     assert_one_line(polydev("down", "--purge"), "--yes")
 
 
-def test_down_where_nothing_runs_says_so(polydev: Typed) -> None:
+def test_down_reports_that_nothing_is_running(polydev: Typed) -> None:
     ended = polydev("down")
     assert ended.returncode == 0
     assert "not running" in ended.stdout
 
 
-def test_a_folder_that_was_never_polydevs_is_not_purged(polydev: Typed) -> None:
+def test_foreign_folder_is_not_purged(polydev: Typed) -> None:
     precious = polydev.state_dir / "precious"
     precious.write_text("mine")
     assert_one_line(polydev("down", "--purge", "--yes"), "nothing was deleted")
@@ -253,7 +253,7 @@ def test_a_folder_that_was_never_polydevs_is_not_purged(polydev: Typed) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the check for root comes first")
-def test_a_demo_that_is_being_carried_through_is_not_taken_down(polydev: Typed) -> None:
+def test_running_demo_is_not_removed(polydev: Typed) -> None:
     name = f"pdt-{os.getpid()}"
     with demo_env.demo_lock(demo_env.DemoSettings(name=name)):
         ended = polydev("down", "--demo", POLYDEV_DEMO_NAME=name)
@@ -262,5 +262,5 @@ def test_a_demo_that_is_being_carried_through_is_not_taken_down(polydev: Typed) 
     assert polydev("down", "--demo", POLYDEV_DEMO_NAME=name).returncode == 0
 
 
-def test_a_demo_of_a_bad_name_is_refused_in_words(polydev: Typed) -> None:
+def test_invalid_demo_name_is_refused(polydev: Typed) -> None:
     assert_one_line(polydev("down", "--demo", POLYDEV_DEMO_NAME="My Demo"), "POLYDEV_DEMO_NAME")

@@ -1,4 +1,4 @@
-"""A made-up CLI for the tests of the browser service: a shell script, logged in as told."""
+"""Fake CLI for tests of the browser service: a shell script."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ RECIPE = LoginRecipe(
 
 
 def login_of(script: str, home: Path, **changed: object) -> Login:
-    """A login whose CLI is a script in the folder `home`."""
+    """Create a login whose CLI is a script in `home`."""
     recipe = replace(RECIPE, argv=("sh", "-c", script))
     defaults: dict[str, object] = {
         "home": home,

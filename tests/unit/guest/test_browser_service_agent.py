@@ -1,4 +1,4 @@
-"""A login that is asked for in ACP ends in an outcome, whatever the agent does."""
+"""A login over ACP always has a result, whatever the agent does."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ DONE = 'write()\nsay(id=it["id"], result={})\nsys.stdin.read()\n'
 
 
 def agent_login(home: Path, *script: str, **changed: object) -> Login:
-    """A login by an agent that is a script in the folder `home`."""
+    """Create a login whose agent is a script in `home`."""
     login = login_of("", home, **changed)
     argv = (sys.executable, "-c", ANSWERS + "".join(script))
     recipe = replace(RECIPE, kind=LoginKind.ACP, method="by-hand", argv=argv)
@@ -54,12 +54,12 @@ async def test_an_agent_that_authenticates_leaves_credentials(tmp_path: Path) ->
     assert login.credentials == {"tokens": {"refresh": "secret-refresh-token"}}
 
 
-async def test_what_it_writes_when_its_input_ends_counts(tmp_path: Path) -> None:
+async def test_files_written_at_end_of_input_count(tmp_path: Path) -> None:
     late = 'say(id=it["id"], result={})\nsys.stdin.read()\nwrite()\n'
     assert await outcome(agent_login(tmp_path, ASKED, late)) == (Step.READY, "")
 
 
-async def test_other_lines_and_messages_are_passed_over(tmp_path: Path) -> None:
+async def test_other_lines_and_messages_are_skipped(tmp_path: Path) -> None:
     noise = (
         'print("Waiting for authentication...\\n[1, 2]\\n{\\"a\\": 1}\\nnull", flush=True)\n'
         f'print("x" * {2 * LINE_BYTES}, flush=True)\n'
@@ -85,7 +85,7 @@ async def test_other_lines_and_messages_are_passed_over(tmp_path: Path) -> None:
         (ASKED + 'say(id=it["id"], result={})', "the CLI wrote no credentials file"),
     ],
 )
-async def test_every_refusal_is_a_reason(tmp_path: Path, script: str, why: str) -> None:
+async def test_each_refusal_has_a_reason(tmp_path: Path, script: str, why: str) -> None:
     step, reason = await outcome(agent_login(tmp_path, script))
     assert step is Step.FAILED
     assert why in reason
@@ -101,19 +101,19 @@ async def test_a_reason_is_short_and_holds_no_secret(tmp_path: Path) -> None:
         assert secret not in reason
 
 
-async def test_what_it_prints_elsewhere_is_told_when_it_fails(tmp_path: Path) -> None:
+async def test_other_output_is_reported_on_failure(tmp_path: Path) -> None:
     script = 'print("cannot reach the provider", file=sys.stderr, flush=True)\ntime.sleep(0.3)\n'
     login = agent_login(tmp_path, ASKED, script, "sys.exit(1)")
     await outcome(login)
     assert "cannot reach the provider" in login.reported_output()
 
 
-async def test_an_agent_that_never_answers_has_its_limit(tmp_path: Path) -> None:
+async def test_silent_agent_times_out(tmp_path: Path) -> None:
     login = agent_login(tmp_path, ASKED, "sys.stdin.read()", login_limit_s=0.5)
     assert await outcome(login) == (Step.FAILED, "the login took longer than 0 s")
 
 
-async def test_a_login_that_is_ended_takes_the_agents_children_along(tmp_path: Path) -> None:
+async def test_cancelled_login_ends_the_agents_children(tmp_path: Path) -> None:
     script = 'child = subprocess.Popen(["sleep", "1000"])\n'
     script += 'pathlib.Path(os.environ["HOME"], "child").write_text(str(child.pid))\n'
     script += f'subprocess.run(["xdg-open", {URL!r}], check=True)\n'
@@ -130,7 +130,7 @@ async def test_a_login_that_is_ended_takes_the_agents_children_along(tmp_path: P
     assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-async def test_the_url_comes_by_the_command_that_would_open_a_browser(tmp_path: Path) -> None:
+async def test_url_arrives_through_open_url(tmp_path: Path) -> None:
     script = f'subprocess.run(["xdg-open", {URL!r}], check=True)\n'
     # Once this is answered, the URL has been read as well.
     script += 'say(method="are/you/there", id="x")\nsys.stdin.readline()\n'

@@ -1,4 +1,4 @@
-"""The endpoints refuse what is malformed with a problem that says so, and wait only as asked."""
+"""Endpoints refuse malformed requests and limit how long they wait."""
 
 import time
 from collections.abc import AsyncIterator
@@ -89,7 +89,7 @@ async def test_an_unknown_provider_is_missing(call: Running) -> None:
     assert (status, problem["code"]) == (404, "unknown_provider")
 
 
-async def test_nothing_is_known_of_a_login_that_was_not_started(call: Running) -> None:
+async def test_login_that_was_not_started_is_unknown(call: Running) -> None:
     for path in ("oauth-url", "credentials/status", "state"):
         assert (await call("GET", f"/auth/made_up/{path}"))[0] == 404
     assert (await call("POST", "/auth/made_up/input", json={"code": "x"}))[0] == 404
@@ -104,7 +104,7 @@ async def test_input_is_one_of_two_texts(call: Running) -> None:
     assert (status, problem["code"]) == (422, "paste_refused")
 
 
-async def test_waiting_is_as_long_as_asked_and_ends_with_the_news(call: Running) -> None:
+async def test_wait_ends_with_a_change_or_the_limit(call: Running) -> None:
     _, state = await call.start()
     before = time.monotonic()
     status, problem = await call("GET", "/auth/made_up/oauth-url?wait=1")
@@ -120,12 +120,12 @@ async def test_waiting_is_as_long_as_asked_and_ends_with_the_news(call: Running)
 
 
 @pytest.mark.parametrize("wait", ["x", "1.5", "", "1e9", "9999999999"])
-async def test_how_long_to_wait_is_a_whole_number(call: Running, wait: str) -> None:
+async def test_wait_is_a_whole_number(call: Running, wait: str) -> None:
     await call.start()
     assert (await call("GET", f"/auth/made_up/oauth-url?wait={wait}"))[0] == 400
 
 
-async def test_without_a_token_file_nobody_may(call: Running) -> None:
+async def test_missing_token_file_refuses_everyone(call: Running) -> None:
     for content in ("", "\n", None):
         if content is None:
             (call.folder / "token").unlink()
@@ -135,7 +135,7 @@ async def test_without_a_token_file_nobody_may(call: Running) -> None:
         assert (status, problem["code"]) == (401, "wrong_token")
 
 
-async def test_a_machine_that_got_another_token_knows_only_that(call: Running) -> None:
+async def test_replaced_token_is_the_only_one(call: Running) -> None:
     await call.start()
     (call.folder / "token").write_text("another")
     assert (await call("GET", "/auth/made_up/state"))[0] == 401

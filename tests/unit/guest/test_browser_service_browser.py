@@ -1,4 +1,4 @@
-"""A URL goes from the CLI's BROWSER script to Chromium's debugging port, whole."""
+"""A URL gets from the CLI's BROWSER script to Chromium's debugging port unchanged."""
 
 import asyncio
 import subprocess
@@ -39,7 +39,7 @@ async def fifo(tmp_path: Path) -> AsyncIterator[Inbox]:
     assert not (tmp_path / "fifo").exists()
 
 
-async def test_the_script_hands_the_url_over(fifo: Inbox) -> None:
+async def test_open_url_delivers_the_url(fifo: Inbox) -> None:
     for url in (URL, "https://id.example.test/$(touch x)`id`?a='\"&b=*"):
         assert await fifo.hand_over(url) == 0
         assert await fifo.next() == url
@@ -54,7 +54,7 @@ async def test_the_script_needs_a_url_and_the_service(fifo: Inbox) -> None:
     assert done.returncode == 1
 
 
-async def test_what_is_too_long_is_left_out(fifo: Inbox) -> None:
+async def test_long_lines_are_dropped(fifo: Inbox) -> None:
     with fifo.fifo.path.open("wb", buffering=0) as writer:
         await asyncio.to_thread(writer.write, b"x" * 60_000 + b"\n")
         await asyncio.to_thread(writer.write, b"\n\n" + URL.encode() + b"\n")
@@ -68,7 +68,7 @@ async def test_only_root_may_write(fifo: Inbox) -> None:
 
 
 class DebuggingPort:
-    """Answers as Chromium does, after failing a few times as one that is starting."""
+    """Answer like Chromium, after a few failures as during its start."""
 
     def __init__(self) -> None:
         self.failures = 2
@@ -86,7 +86,7 @@ class DebuggingPort:
         return web.Response(text="Target activated")
 
 
-async def test_a_page_is_opened_whole_and_brought_to_the_front() -> None:
+async def test_page_is_opened_and_activated() -> None:
     port = DebuggingPort()
     app = web.Application()
     app.add_routes([web.put("/json/new", port.new), web.get("/json/activate/{id}", port.activate)])

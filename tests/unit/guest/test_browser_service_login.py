@@ -37,7 +37,7 @@ async def test_complete_credentials_are_reported_when_the_cli_ends_well(tmp_path
         ("ln -s /etc/passwd $HOME/.made-up/login.json", "cannot be read"),
     ],
 )
-async def test_anything_else_is_a_failure_with_its_reason(
+async def test_other_outcomes_are_failures_with_a_reason(
     tmp_path: Path, script: str, reason: str
 ) -> None:
     login = login_of(script, tmp_path)
@@ -47,7 +47,7 @@ async def test_anything_else_is_a_failure_with_its_reason(
     assert login.credentials is None
 
 
-async def test_credentials_from_before_do_not_count(tmp_path: Path) -> None:
+async def test_old_credentials_do_not_count(tmp_path: Path) -> None:
     (tmp_path / ".made-up").mkdir()
     (tmp_path / ".made-up" / "login.json").write_text('{"tokens": {"refresh": "old"}}')
     login = login_of("true", tmp_path)
@@ -55,14 +55,14 @@ async def test_credentials_from_before_do_not_count(tmp_path: Path) -> None:
     assert "did not change" in login.reason
 
 
-async def test_a_cli_that_is_not_there_is_named(tmp_path: Path) -> None:
+async def test_missing_cli_is_named(tmp_path: Path) -> None:
     login = login_of("exec no-such-cli", tmp_path)
     await login.run()
     assert login.step is Step.FAILED
     assert "no-such-cli" in login.reported_output()
 
 
-async def test_an_environment_that_cannot_be_read_is_an_outcome_too(tmp_path: Path) -> None:
+async def test_unreadable_environment_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "environment").write_bytes(b"A=\xff\n")
     login = login_of("true", tmp_path)
     await login.run()
@@ -79,7 +79,7 @@ async def test_the_time_limit_ends_the_cli_and_its_children(tmp_path: Path) -> N
     await until(lambda: not is_alive(child))
 
 
-async def test_endless_output_is_drained_and_only_its_end_is_kept(tmp_path: Path) -> None:
+async def test_endless_output_is_drained_and_truncated(tmp_path: Path) -> None:
     login = login_of("yes filler-line | head -c 3000000; echo the-very-end; exit 1", tmp_path)
     await login.run()
     assert "exit code 1" in login.reason
@@ -96,7 +96,7 @@ async def test_the_cli_gets_the_hosts_environment_and_a_terminal(tmp_path: Path)
 
 
 async def test_a_code_is_typed_once_the_cli_asks_for_it(tmp_path: Path) -> None:
-    """The CLI flushes what was typed before it asked, as terminal programs do."""
+    """Like other terminal programs, this CLI discards input that comes before its prompt."""
     script = (
         'mkfifo $HOME/go; read x < $HOME/go; printf "Code: "; read code; '
         f'test "$code" = abc1#S1 && {WRITE}'
@@ -113,7 +113,7 @@ async def test_a_code_is_typed_once_the_cli_asks_for_it(tmp_path: Path) -> None:
     assert login.step is Step.READY
 
 
-async def test_a_secret_that_was_typed_is_not_reported(tmp_path: Path) -> None:
+async def test_typed_secret_is_not_reported(tmp_path: Path) -> None:
     login = login_of('printf "Code: "; read code; echo "no good: $code"; exit 1', tmp_path)
     async with running(login):
         await login.paste_code("abc1#S1")
@@ -122,7 +122,7 @@ async def test_a_secret_that_was_typed_is_not_reported(tmp_path: Path) -> None:
     assert "abc1" not in login.reported_output()
 
 
-async def test_nothing_is_typed_for_a_cli_that_does_not_ask(tmp_path: Path) -> None:
+async def test_code_is_not_typed_unasked(tmp_path: Path) -> None:
     login = login_of("exit 1", tmp_path)
     async with running(login):
         with pytest.raises(NotWaiting):
@@ -133,7 +133,7 @@ async def test_nothing_is_typed_for_a_cli_that_does_not_ask(tmp_path: Path) -> N
             await login.paste_callback("http://localhost:4444/back?code=1&state=S1")
 
 
-async def test_a_url_of_the_provider_is_known_and_others_are_not(tmp_path: Path) -> None:
+async def test_only_urls_of_the_provider_are_accepted(tmp_path: Path) -> None:
     login = login_of("sleep 1000", tmp_path)
     async with running(login):
         for bad in ("https://evil.example/authorize", "http://id.example.test/", "chrome://gpu"):
@@ -152,7 +152,7 @@ async def test_a_url_of_the_provider_is_known_and_others_are_not(tmp_path: Path)
         assert login.url.state == "T5"  # ten URLs a login, the refused ones counted
 
 
-async def test_waiting_is_woken_and_limited(tmp_path: Path) -> None:
+async def test_wait_is_notified_and_limited(tmp_path: Path) -> None:
     login = login_of("sleep 1000", tmp_path)
     async with running(login):
         assert not await login.wait_for(lambda: login.url is not None, 0.01)
@@ -163,7 +163,7 @@ async def test_waiting_is_woken_and_limited(tmp_path: Path) -> None:
 
 
 class running:  # noqa: N801
-    """Runs a login in the background, and ends it."""
+    """Run a login in the background, and cancel it."""
 
     def __init__(self, login: Login) -> None:
         self._login = login

@@ -1,4 +1,4 @@
-"""What is reported of a terminal is readable, and holds no secret and no control character."""
+"""Reported terminal output has no secrets and no control characters."""
 
 import pytest
 from hypothesis import given
@@ -24,18 +24,18 @@ from polydev.guest.browser_service.validation.redaction import reportable
         (b"one\rtwo", "one\ntwo"),
     ],
 )
-def test_escapes_queries_and_tokens_are_taken_out(output: bytes, shown: str) -> None:
+def test_escapes_queries_and_tokens_are_removed(output: bytes, shown: str) -> None:
     assert reportable(output, 2048) == shown
 
 
-def test_the_end_is_what_counts() -> None:
+def test_end_of_the_output_is_reported() -> None:
     text = reportable("é".encode() * 5000 + b" end", 2048)
     assert text.endswith(" end")
     assert len(text.encode()) <= 2048
 
 
 @given(st.binary(max_size=300), st.integers(1, 100))
-def test_whatever_came_out_is_safe_to_show(output: bytes, limit_bytes: int) -> None:
+def test_any_output_is_safe_to_show(output: bytes, limit_bytes: int) -> None:
     text = reportable(output, limit_bytes)
     assert len(text.encode()) <= limit_bytes
     assert all(character == "\n" or character >= " " for character in text)

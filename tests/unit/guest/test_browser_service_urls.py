@@ -1,4 +1,4 @@
-"""Only this login's URLs are opened or fetched, however they are dressed up."""
+"""Only URLs of this login are opened or fetched."""
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ SHOWN = (
 )
 
 
-def test_the_parts_that_matter_are_read() -> None:
+def test_authorization_url_is_parsed() -> None:
     assert (ASKED.redirect_uri, ASKED.state) == ("http://localhost:4444/back", "S1")
 
 
@@ -53,7 +53,7 @@ def test_urls_of_others_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_a_pasted_callback_goes_to_the_clis_own_address(host: str) -> None:
+def test_callback_is_sent_to_the_clis_address(host: str) -> None:
     pasted = f"http://{host}:4444/back?code=c&state=S1#top"
     assert callback_url(pasted, RECIPE, ASKED) == "http://localhost:4444/back?code=c&state=S1"
 
@@ -81,7 +81,7 @@ def test_other_callbacks_are_refused(text: str) -> None:
 
 
 @given(st.text())
-def test_no_text_upsets_the_checks(text: str) -> None:
+def test_no_text_crashes_the_checks(text: str) -> None:
     for check in (
         lambda: authorization_url(text, HOSTS),
         lambda: callback_url(text, RECIPE, ASKED),
@@ -92,7 +92,7 @@ def test_no_text_upsets_the_checks(text: str) -> None:
             check()
 
 
-def test_the_url_for_the_persons_own_browser_is_found_among_escape_sequences() -> None:
+def test_url_for_the_users_browser_is_found() -> None:
     output = f"visit:\r\n\x1b]8;;{SHOWN}\x07\x1b[94m{SHOWN}\x1b[39m\x1b]8;;\x07\r\nCode: "
     found = own_browser_url(output.encode(), RECIPE, ASKED)
     assert found is not None
@@ -100,7 +100,7 @@ def test_the_url_for_the_persons_own_browser_is_found_among_escape_sequences() -
     assert own_browser_url(output.replace("id.", "ed.").encode(), RECIPE, ASKED) is None
 
 
-def test_a_code_is_of_the_providers_form_and_of_this_login() -> None:
+def test_code_matches_provider_and_login() -> None:
     own = authorization_url(SHOWN, HOSTS)
     assert code_to_type(" abc#S1\n", RECIPE, own) == "abc#S1"
     for wrong in ("abc", "abc#S2", "abc#S1\rrm -rf", "#S1", "abc#", "a" * 5000 + "#S1"):

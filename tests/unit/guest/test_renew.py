@@ -1,4 +1,4 @@
-"""`guest/warm/renew.pl`, as root in namespaces: what it puts in place, and what it wipes."""
+"""`guest/warm/renew.pl` gives a clone its own identity. Runs as root in namespaces."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def renewed(given: bytes, *, more: Sequence[str] = ()) -> subprocess.CompletedPr
     )
 
 
-def test_it_makes_a_machine_of_its_own() -> None:
+def test_clone_gets_its_own_identity() -> None:
     ended = renewed(SEED + config_drive(CONFIG))
     said = ended.stdout.decode()
     assert ended.returncode == 0, ended.stderr.decode()
@@ -116,12 +116,12 @@ def test_it_makes_a_machine_of_its_own() -> None:
     assert not re.search(r"\.new ", said)
 
 
-def test_it_wipes_what_must_not_be_inherited() -> None:
+def test_inherited_random_state_is_wiped() -> None:
     said = renewed(SEED + config_drive(CONFIG)).stdout.decode()
     assert "wiped=0 warm=\n" in said
 
 
-def test_one_that_waited_gets_a_name_and_a_token_and_keeps_its_place(tmp_path: Path) -> None:
+def test_standby_clone_gets_name_and_token(tmp_path: Path) -> None:
     named = dataclasses.replace(
         CONFIG,
         vm_id="vm-fedcba98-7654-3210-fedc-ba9876543210",
@@ -149,7 +149,7 @@ def test_one_that_waited_gets_a_name_and_a_token_and_keeps_its_place(tmp_path: P
         (SEED + config_drive(CONFIG).replace(b"authorized_keys", b"../../etc/passw"), "is called"),
     ],
 )
-def test_what_is_no_config_drive_is_refused(given: bytes, why: str) -> None:
+def test_invalid_config_drive_is_refused(given: bytes, why: str) -> None:
     ended = renewed(given)
     assert ended.returncode != 0
     assert re.search(why, ended.stderr.decode())

@@ -1,4 +1,4 @@
-"""Log lines: one record is one line, says what it is about, and never spells out a secret."""
+"""A log record is one line with its context and without secrets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Lines = Callable[[], str]
 
 @pytest.fixture(params=["people", "json", "journal"])
 def lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """Logging set up in each format, and what was logged since it was last asked."""
+    """Logging in each format, and a function that returns new output."""
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
     monkeypatch.setattr(setup, "_is_journal", lambda: request.param == "journal")
@@ -96,7 +96,7 @@ SECRETS = [
 
 
 @pytest.mark.parametrize("value", SECRETS, ids=lambda it: type(it).__name__)
-def test_a_secret_of_any_type_is_told_by_its_type(lines: Lines, value: object) -> None:
+def test_secret_is_logged_as_its_type(lines: Lines, value: object) -> None:
     log.info("got %s and %r", value, value)
     log.info("got %(it)s", {"it": value})
     log.info(value)
@@ -120,7 +120,7 @@ def _raise(error: BaseException, cause: BaseException | None = None) -> None:
     ],
     ids=lambda it: type(it).__name__,
 )
-def test_the_words_of_other_peoples_errors_are_not_told(lines: Lines, error: Exception) -> None:
+def test_messages_of_foreign_errors_are_not_logged(lines: Lines, error: Exception) -> None:
     error.add_note(SECRET)
     for logger in (log, logging.getLogger("uvicorn.error")):
         try:
@@ -141,7 +141,7 @@ def test_the_words_of_other_peoples_errors_are_not_told(lines: Lines, error: Exc
     assert "test_logging_setup.py" in told
 
 
-def test_our_own_errors_are_told_with_their_words(lines: Lines) -> None:
+def test_messages_of_own_errors_are_logged(lines: Lines) -> None:
     try:
         _raise(ChannelLost("The channel of vm-1 was cut", hint="Ask again"))
     except ChannelLost as error:
@@ -149,7 +149,7 @@ def test_our_own_errors_are_told_with_their_words(lines: Lines) -> None:
     assert lines().count("The channel of vm-1 was cut. Ask again") == 2
 
 
-def test_errors_that_nobody_caught_do_not_spell_out_secrets(lines: Lines) -> None:
+def test_uncaught_errors_do_not_leak_secrets(lines: Lines) -> None:
     def fail() -> None:
         raise KeyError(SECRET)
 
@@ -191,7 +191,7 @@ def test_errors_that_nobody_caught_do_not_spell_out_secrets(lines: Lines) -> Non
         "-----BEGIN OPENSSH PRIVATE KEY-----\nabcdefghijkl\n-----END OPENSSH PRIVATE KEY-----",
     ],
 )
-def test_what_looks_like_a_secret_is_caught_also_as_text(lines: Lines, text: str) -> None:
+def test_secret_like_text_is_redacted(lines: Lines, text: str) -> None:
     log.info("before %s after", text)
     log.info(f"before {text} after")
     told = lines()
@@ -201,14 +201,14 @@ def test_what_looks_like_a_secret_is_caught_also_as_text(lines: Lines, text: str
         assert part not in told
 
 
-def test_ordinary_words_are_left_as_they_are(lines: Lines) -> None:
+def test_ordinary_text_is_unchanged(lines: Lines) -> None:
     words = "vm-1 of ann: step 'write' failed after 2.5 s (token expired): 3 of 4 tried"
     log.info("%s of %s: step '%s' failed after %.1f s (token expired): %d of 4 tried",
              "vm-1", "ann", "write", 2.5, 3)  # fmt: skip
     assert words in lines()
 
 
-def test_words_of_a_machine_do_not_forge_a_second_line(lines: Lines) -> None:
+def test_machine_text_cannot_forge_a_line(lines: Lines) -> None:
     forged = "no\n12:00:00 INFO all is well\r\n\x1b[2J\x9b\x7f\u2028\u202e<3>yes"
     log.warning("it says %s", forged)
     with context.about(machine=forged):
@@ -218,16 +218,16 @@ def test_words_of_a_machine_do_not_forge_a_second_line(lines: Lines) -> None:
     assert not [char for char in told if char != "\n" and not char.isprintable()]
 
 
-def test_an_error_is_one_line_also_when_it_quotes_a_machine() -> None:
+def test_error_with_machine_text_is_one_line() -> None:
     assert LoginFailed("it said: a\nb", hint="try\r\nagain").line() == "it said: a b. try again"
 
 
-def test_a_text_without_end_is_cut(lines: Lines) -> None:
+def test_long_text_is_truncated(lines: Lines) -> None:
     log.info("%s", "x" * 1_000_000)
     assert len(lines()) < 40_000
 
 
-async def test_lines_say_what_they_are_about_in_tasks_and_threads_too(lines: Lines) -> None:
+async def test_context_reaches_tasks_and_threads(lines: Lines) -> None:
     with context.about(session="s-1", user=None):
         with context.about(machine="vm-1"):
             await asyncio.gather(
@@ -254,7 +254,7 @@ async def _log(words: str) -> None:
     log.info(words)
 
 
-def test_journald_is_told_the_priority_and_no_time(
+def test_journal_line_has_priority_and_no_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(setup, "_is_journal", lambda: True)
@@ -265,7 +265,7 @@ def test_journald_is_told_the_priority_and_no_time(
     assert capsys.readouterr().err == "<3>a\n<4>b\n<6>c\n"
 
 
-def test_only_the_journals_own_socket_counts_as_the_journal(
+def test_only_journalds_socket_is_the_journal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:1")
@@ -274,8 +274,8 @@ def test_only_the_journals_own_socket_counts_as_the_journal(
     assert not setup._is_journal()
 
 
-def test_a_refused_websocket_is_no_error_of_ours(lines: Lines) -> None:
-    """uvicorn's words, which it says of each, though it was answered."""
+def test_refused_websocket_is_not_logged(lines: Lines) -> None:
+    """uvicorn logs this for each refused WebSocket."""
     server = logging.getLogger("uvicorn.error")
     server.error("ASGI callable returned without completing handshake.")
     server.error("Exception in ASGI application")

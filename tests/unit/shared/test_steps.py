@@ -10,6 +10,6 @@ def test_every_step_has_a_label_of_its_own() -> None:
     assert all(step_label(it.value) == it.label for it in StepName)
 
 
-def test_undoing_and_unknown_steps_have_labels() -> None:
+def test_reverted_and_unknown_steps_have_labels() -> None:
     assert step_label("undo write") == f"Reverting: {StepName.WRITE.label}"
     assert step_label("of-a-newer-version") == "Of a newer version"

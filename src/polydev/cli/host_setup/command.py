@@ -45,7 +45,7 @@ Purge = Annotated[
 
 
 class SetupSettings(HostSettings):
-    """What the set-up needs to know besides what the host agent does."""
+    """Settings of `host setup` besides those of the host agent."""
 
     user: str = Field("polydev", pattern="^[a-z_][a-z0-9_-]{0,31}$")
     """The system user that the controller runs as."""

@@ -1,4 +1,4 @@
-"""Firecracker comes whole, and as it was pinned, or not at all. The releases here are made up."""
+"""Only complete, pinned releases of Firecracker are installed. These releases are fakes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MACHINE = platform.machine()
 
 
 class Mirror(ThreadingHTTPServer):
-    """Serves what it was given, under the length that it was told, and then nothing more."""
+    """Serve given bytes with a given content length."""
 
     daemon_threads = True
 
@@ -96,7 +96,7 @@ def item(
 
 
 def refused(it: Firecracker, kind: type[PolydevError]) -> str:
-    """Nothing is installed, and nothing is left; what was said."""
+    """Assert that nothing was installed; returns the error."""
     before = tree(it.place.root)
     with pytest.raises(kind) as told:
         it.apply()
@@ -134,7 +134,7 @@ def test_a_pinned_release_is_installed_from_the_mirror(
     assert tree(place.root) == before
 
 
-def test_it_is_installed_from_a_file_without_any_network(place: TargetRoot, tmp_path: Path) -> None:
+def test_local_archive_needs_no_network(place: TargetRoot, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     release = Release(VERSION, MACHINE, sha256, "http://127.0.0.1:9")
     it = Firecracker(place, release, tmp_path / "a.tgz", "auto")
@@ -142,9 +142,7 @@ def test_it_is_installed_from_a_file_without_any_network(place: TargetRoot, tmp_
     assert it.check().state is State.OK
 
 
-def test_without_a_pin_nothing_is_fetched_and_the_words_say_how_to_give_one(
-    place: TargetRoot, mirror: Mirror
-) -> None:
+def test_missing_pin_prevents_the_download(place: TargetRoot, mirror: Mirror) -> None:
     words = refused(item(place, None, mirror.url), BadSettings)
     assert "POLYDEV_FIRECRACKER_SHA256" in words
     assert f"firecracker-v{VERSION}-{MACHINE}.tgz.sha256.txt" in words
@@ -152,22 +150,18 @@ def test_without_a_pin_nothing_is_fetched_and_the_words_say_how_to_give_one(
 
 
 @pytest.mark.parametrize("pin", ["f" * 63, "g" * 64, "yes"])
-def test_a_pin_that_cannot_be_one_is_refused(pin: str) -> None:
+def test_invalid_pin_is_refused(pin: str) -> None:
     with pytest.raises(BadSettings, match="POLYDEV_FIRECRACKER_SHA256"):
         Release.wanted(sha256=pin)
 
 
-def test_another_archive_than_the_pinned_is_refused(
-    place: TargetRoot, mirror: Mirror, tmp_path: Path
-) -> None:
+def test_unpinned_archive_is_refused(place: TargetRoot, mirror: Mirror, tmp_path: Path) -> None:
     archive(tmp_path / "a.tgz")
     mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
     assert "SHA-256" in refused(item(place, "0" * 64, mirror.url), ImageDamaged)
 
 
-def test_an_archive_that_was_cut_short_is_refused(
-    place: TargetRoot, mirror: Mirror, tmp_path: Path
-) -> None:
+def test_truncated_archive_is_refused(place: TargetRoot, mirror: Mirror, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     content = (tmp_path / "a.tgz").read_bytes()
     mirror.put(VERSION, content[:-20], len(content))  # the connection ends before the archive
@@ -176,7 +170,7 @@ def test_an_archive_that_was_cut_short_is_refused(
     assert "SHA-256" in refused(item(place, sha256, mirror.url), ImageDamaged)
 
 
-def test_a_mirror_that_is_away_or_has_it_not_is_told(place: TargetRoot, mirror: Mirror) -> None:
+def test_mirror_failures_are_reported(place: TargetRoot, mirror: Mirror) -> None:
     assert "404" in refused(item(place, "0" * 64, mirror.url), Unavailable)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
@@ -186,7 +180,7 @@ def test_a_mirror_that_is_away_or_has_it_not_is_told(place: TargetRoot, mirror: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_one_that_is_ended_while_it_fetches_leaves_nothing_that_looks_installed(
+def test_interrupted_download_installs_nothing(
     place: TargetRoot, mirror: Mirror, tmp_path: Path, number: signal.Signals
 ) -> None:
     sha256 = archive(tmp_path / "a.tgz")
@@ -225,7 +219,7 @@ asyncio.run(install(*sys.argv[1:]))
 """
 
 
-def test_the_old_version_stays_until_the_new_one_works(
+def test_old_version_stays_until_the_new_one_works(
     place: TargetRoot, mirror: Mirror, tmp_path: Path
 ) -> None:
     old = archive(tmp_path / "old.tgz", "1.13.0")
@@ -253,7 +247,7 @@ def _hostile(name: str, **fields: object) -> tarfile.TarInfo:
     return member
 
 
-def test_of_an_archive_only_the_two_programs_are_taken(place: TargetRoot, tmp_path: Path) -> None:
+def test_only_the_two_programs_are_extracted(place: TargetRoot, tmp_path: Path) -> None:
     folder = f"release-v{VERSION}-{MACHINE}"
     extra = (
         _hostile("../../../../etc/cron.d/x", size=3),
@@ -284,7 +278,7 @@ def test_of_an_archive_only_the_two_programs_are_taken(place: TargetRoot, tmp_pa
     ],
     ids=["too many files", "a program that is too large"],
 )
-def test_an_archive_that_holds_too_much_is_refused(
+def test_oversized_archive_is_refused(
     place: TargetRoot,
     tmp_path: Path,
     extra: tuple[tarfile.TarInfo, ...],
@@ -302,9 +296,7 @@ def test_an_archive_without_a_jailer_is_refused(place: TargetRoot, tmp_path: Pat
     assert f"jailer-v{VERSION}" in words
 
 
-def test_a_program_that_was_changed_is_noticed_and_put_right(
-    place: TargetRoot, tmp_path: Path
-) -> None:
+def test_changed_program_is_detected_and_replaced(place: TargetRoot, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     it = Firecracker(place, Release(VERSION, MACHINE, sha256), tmp_path / "a.tgz", "auto")
     it.apply()
@@ -314,7 +306,7 @@ def test_a_program_that_was_changed_is_noticed_and_put_right(
     assert it.check().state is State.OK
 
 
-def test_somebody_elses_firecracker_is_left_alone(place: TargetRoot, tmp_path: Path) -> None:
+def test_foreign_firecracker_is_kept(place: TargetRoot, tmp_path: Path) -> None:
     theirs = place.at("/usr/local/bin/firecracker")
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"theirs")

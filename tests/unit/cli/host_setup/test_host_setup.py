@@ -1,4 +1,4 @@
-"""`polydev host setup` on a folder that looks like a machine: made, looked at, taken back."""
+"""`polydev host setup` sets up, checks and removes a host in a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return bare_root(tmp_path)
 
 
-def test_a_bare_system_is_set_up_once_and_taken_back_whole(root: Path) -> None:
+def test_bare_system_is_set_up_and_removed(root: Path) -> None:
     before = tree(root)
     code, answer, _ = host_setup(root, "--check")
     assert (code, answer["ok"]) == (1, False)
@@ -44,7 +44,7 @@ def test_a_bare_system_is_set_up_once_and_taken_back_whole(root: Path) -> None:
     assert tree(root) == before
 
 
-def test_without_purge_peoples_data_and_the_key_that_opens_it_stay(root: Path) -> None:
+def test_data_and_key_stay_without_purge(root: Path) -> None:
     host_setup(root)
     key = (root / "etc/polydev/encryption-key").read_bytes()
     data = root / "var/lib/polydev/controller/polydev.db"
@@ -70,7 +70,7 @@ def test_without_purge_peoples_data_and_the_key_that_opens_it_stay(root: Path) -
     assert not (root / "etc/polydev").exists()
 
 
-def test_nothing_is_taken_back_unasked(root: Path) -> None:
+def test_uninstall_needs_confirmation(root: Path) -> None:
     host_setup(root)
     made = tree(root)
     code, answer, _ = host_setup(root, "--uninstall")
@@ -80,7 +80,7 @@ def test_nothing_is_taken_back_unasked(root: Path) -> None:
     assert tree(root) == made
 
 
-def test_the_key_is_made_once_closed_to_others_and_never_printed(root: Path) -> None:
+def test_key_is_created_once_and_never_printed(root: Path) -> None:
     _, _, printed = host_setup(root)
     path = root / "etc/polydev/encryption-key"
     key = path.read_text().strip()
@@ -93,14 +93,14 @@ def test_the_key_is_made_once_closed_to_others_and_never_printed(root: Path) -> 
     assert (path.read_text().strip(), stat.S_IMODE(path.stat().st_mode)) == (key, 0o600)
 
 
-def test_a_key_that_is_in_use_already_is_taken_over(root: Path) -> None:
+def test_existing_key_is_adopted(root: Path) -> None:
     _, _, printed = host_setup(root, ENCRYPTION_KEY=A_KEY)
     assert (root / "etc/polydev/encryption-key").read_text() == f"{A_KEY}\n"
     assert A_KEY not in printed
     assert A_KEY not in (root / "etc/polydev/polydev.env").read_text()
 
 
-def test_what_it_was_set_up_with_holds_for_later_runs(root: Path) -> None:
+def test_settings_apply_to_later_runs(root: Path) -> None:
     given = {"POLYDEV_STATE_DIR": "/srv/polydev", "POLYDEV_USER": "vmhost", "POLYDEV_NETNS": "own"}
     assert host_setup(root, **given)[0] == 0
     code, answer, _ = host_setup(root, "--check")
@@ -132,7 +132,7 @@ def test_a_unit_or_program_of_another_version_is_replaced(root: Path) -> None:
     assert kept == sorted([current.name, "app-0123456789abcdef"]), "what ran before, and no halves"
 
 
-def test_numbers_of_machines_that_are_somebodys_are_told(root: Path) -> None:
+def test_used_uids_of_machines_are_reported(root: Path) -> None:
     (root / "etc/subuid").write_text("someone:1899999000:65536\n")
     code, answer, _ = host_setup(root)
     assert code == 1
@@ -163,16 +163,14 @@ def test_numbers_of_machines_that_are_somebodys_are_told(root: Path) -> None:
         ),
     ],
 )
-def test_a_sysctl_that_would_cut_machines_off_is_told(
-    root: Path, files: dict[str, str], state: str
-) -> None:
+def test_conflicting_sysctl_is_reported(root: Path, files: dict[str, str], state: str) -> None:
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
     assert states(host_setup(root, "--check")[1])["sysctls"] == state
 
 
-def test_what_is_no_system_is_refused(tmp_path: Path) -> None:
+def test_folder_without_a_system_is_refused(tmp_path: Path) -> None:
     code, answer, _ = host_setup(tmp_path)
     assert code == 1
     assert "not the root of a system" in answer["error"]["message"]

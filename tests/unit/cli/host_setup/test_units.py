@@ -1,4 +1,4 @@
-"""The units are ones that systemd understands, and give away no more than is needed."""
+"""systemd accepts the units, and they are hardened."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _NEED_A_MOUNT_NAMESPACE = (
     "RootImage",
     "TemporaryFileSystem",
 )
-"""systemd.exec(5): options that give a unit mounts of its own."""
+"""systemd.exec(5): options that give a unit its own mount namespace."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The units as they are installed, and the program where they look for it."""
+    """Installed units, and the program at the path that they use."""
     place = TargetRoot(bare_root(tmp_path))
     made = Units(place, "daemon", Path("/var/lib/polydev"))
     library = tmp_path / "library"
@@ -77,7 +77,7 @@ def test_systemd_understands_the_unit(folder: Path, unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_the_unit_is_exposed_no_more_than_was_decided(folder: Path, unit: str) -> None:
+def test_unit_exposure_is_within_the_limit(folder: Path, unit: str) -> None:
     said = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", folder / unit],
         capture_output=True,
@@ -90,7 +90,7 @@ def test_the_unit_is_exposed_no_more_than_was_decided(folder: Path, unit: str) -
 
 
 def test_the_host_agent_shares_its_mounts_with_the_host(folder: Path) -> None:
-    """Else the VM network's namespace would be lost to its machines at the agent's next start."""
+    """Otherwise machines would lose the VM network's namespace when the agent restarts."""
     names = re.findall(r"(?m)^(\w+)=", (folder / AGENT).read_text())
     assert set(names).isdisjoint(_NEED_A_MOUNT_NAMESPACE)
 
@@ -102,8 +102,8 @@ def test_machines_outlive_the_host_agent_and_one_another(folder: Path) -> None:
     assert "\nOOMPolicy=continue\n" in machines
 
 
-def test_machines_have_the_devices_that_they_run_on(folder: Path) -> None:
-    """A unit's device rules hold for every cgroup below its own, which is where jails are."""
+def test_machines_have_their_devices(folder: Path) -> None:
+    """A unit's device rules apply to the cgroups of the jails below it."""
     for unit in (AGENT, MACHINES):
         text = (folder / unit).read_text()
         allowed = re.findall(r"(?m)^DeviceAllow=(\S+) rwm$", text)

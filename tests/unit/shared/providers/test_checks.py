@@ -1,4 +1,4 @@
-"""What a machine reports is held against the provider's data, and never repeated."""
+"""Reports of a machine are validated and never repeated in errors."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_every_provider_can_be_read() -> None:
     assert {it.accepts for it in all_providers()} <= {"code", "callback_url"}
 
 
-def test_an_unknown_provider_names_those_there_are() -> None:
+def test_unknown_provider_lists_the_known_ones() -> None:
     with pytest.raises(UnknownProvider, match="nope") as caught:
         provider("nope")
     assert caught.value.hint == "Providers: claude_code, codex, gemini_cli"
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_good_credentials_pass_as_text_and_as_value(name: str) -> None:
+def test_valid_credentials_are_accepted(name: str) -> None:
     about = provider(name)
     canonical = check_credentials(about, GOOD[name])
     assert json.loads(canonical) == GOOD[name]
@@ -97,7 +97,7 @@ def test_good_credentials_pass_as_text_and_as_value(name: str) -> None:
         ({**GOOD["codex"], **{f"more{n}": 0 for n in range(40)}}, "fail maxProperties"),
     ],
 )
-def test_bad_credentials_are_refused(reported: object, fault: str) -> None:
+def test_invalid_credentials_are_refused(reported: object, fault: str) -> None:
     with pytest.raises(BadCredentials, match=fault):
         check_credentials(CODEX, reported)
 
@@ -110,7 +110,7 @@ def test_credentials_nested_too_deeply_are_refused() -> None:
         check_credentials(CODEX, {**GOOD["codex"], "more": deep})
 
 
-def test_what_was_reported_is_not_in_the_error() -> None:
+def test_error_does_not_repeat_the_report() -> None:
     for bad in (_with({"refresh_token": f"{TOKEN} with a blank"}), f'{{"{TOKEN}": '.encode()):
         with pytest.raises(BadCredentials) as caught:
             check_credentials(CODEX, bad)
@@ -127,7 +127,7 @@ def test_anything_else_is_refused_without_a_crash(reported: object) -> None:
 URL = "https://auth.openai.com/oauth/authorize?client_id=a&state=b"
 
 
-def test_the_providers_url_passes_as_it_is() -> None:
+def test_providers_url_is_accepted() -> None:
     assert check_oauth_url(CODEX, URL) == URL
     assert check_oauth_url(CODEX, URL.replace(".com", ".com:443"))
 

@@ -1,4 +1,4 @@
-"""What credentials tell of themselves."""
+"""Account and expiry are read from credentials."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def _claude(**values: Any) -> bytes:
     return json.dumps({"claudeAiOauth": values}).encode()
 
 
-def test_a_login_ends_when_its_credentials_say_so() -> None:
+def test_login_expiry_is_read() -> None:
     ends = _claude(refreshTokenExpiresAt=1_800_000_000_000)
     assert login_expiry(CLAUDE, ends) == datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
     assert login_expiry(CODEX, _codex("one")) is None
 
 
 @pytest.mark.parametrize("told", [None, "soon", 2**70, -(2**70)])
-def test_a_time_that_is_none_is_not_told(told: object) -> None:
+def test_invalid_expiry_is_ignored(told: object) -> None:
     assert login_expiry(CLAUDE, _claude(refreshTokenExpiresAt=told)) is None
 
 
-def test_another_account_is_another_account() -> None:
+def test_accounts_are_compared() -> None:
     assert same_account(CODEX, _codex("one"), _codex("one"))
     assert not same_account(CODEX, _codex("one"), _codex("two"))
     assert not same_account(CODEX, _codex("one"), b"{}")
@@ -40,10 +40,10 @@ def test_another_account_is_another_account() -> None:
     assert not same_account(CLAUDE, mine, _claude(accountUuid="a"))
 
 
-def test_an_account_that_was_not_told_may_be_told_later() -> None:
+def test_unknown_account_matches_any() -> None:
     assert same_account(CLAUDE, _claude(), _claude(accountUuid="a"))
 
 
-def test_the_order_of_names_changes_nothing() -> None:
+def test_member_order_does_not_matter() -> None:
     assert same_login(b'{"a": 1, "b": 2}', b'{"b": 2,  "a": 1}')
     assert not same_login(b'{"a": 1}', b'{"a": 2}')

@@ -1,4 +1,4 @@
-"""Where credentials stand: one of them counts, and what is the person's own stays."""
+"""Exactly one credential is active, and the user's own settings stay."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Machine = dict[str, bytes]
 
 
 def made(machine: Machine, change: Change) -> Machine:
-    """The machine's files after a change."""
+    """Apply a change to the machine's files."""
     after = dict(machine)
     for file in change.files:
         assert file.mode == 0o600
@@ -59,7 +59,7 @@ def without(about: Provider, machine: Machine) -> Machine:
 
 @pytest.mark.parametrize("about", all_providers(), ids=lambda it: it.id)
 class TestOfEveryProvider:
-    def test_a_key_takes_a_login_away_and_a_login_a_key(self, about: Provider) -> None:
+    def test_key_and_login_replace_each_other(self, about: Provider) -> None:
         login = with_login(about, {})
         key = with_key(about, login)
         assert LOGIN not in key.values()
@@ -70,7 +70,7 @@ class TestOfEveryProvider:
             path: json.loads(it) for path, it in login.items()
         }
 
-    def test_placing_twice_is_placing_once(self, about: Provider) -> None:
+    def test_install_is_idempotent(self, about: Provider) -> None:
         assert with_key(about, with_key(about, {})) == with_key(about, {})
         assert with_login(about, with_login(about, {})) == with_login(about, {})
 
@@ -79,13 +79,13 @@ class TestOfEveryProvider:
         assert b"".join(after.values()).count(KEY.encode()) == 1
         assert read_api_key(about, after[about.api_key.path]) == check_api_key(about, f"{KEY}-2")
 
-    def test_removing_leaves_neither(self, about: Provider) -> None:
+    def test_removal_leaves_neither(self, about: Provider) -> None:
         for before in (with_key(about, {}), with_login(about, {}), {}):
             after = without(about, before)
             assert about.credentials.path not in after
             assert KEY.encode() not in b"".join(after.values())
 
-    def test_only_places_that_are_told_change(self, about: Provider) -> None:
+    def test_only_credential_paths_change(self, about: Provider) -> None:
         initial = {file.path for file in about.files}
         for after in (with_key(about, {}), with_login(about, {})):
             assert set(after) - initial <= set(credential_paths(about))
@@ -93,11 +93,11 @@ class TestOfEveryProvider:
     @pytest.mark.parametrize(
         "content", [b"", b"\xff\xfe", b"[]", b"{}", b"x" * MAX_USER_FILE_BYTES * 2]
     )
-    def test_what_is_no_key_is_not_taken_for_one(self, about: Provider, content: bytes) -> None:
+    def test_invalid_key_file_holds_no_key(self, about: Provider, content: bytes) -> None:
         assert read_api_key(about, content) is None
 
 
-def test_other_settings_stay_and_ours_go_again() -> None:
+def test_other_settings_stay() -> None:
     theirs = {"model": "opus", "env": {"A": "ü"}}
     before = {CLAUDE_SETTINGS: json.dumps(theirs).encode()}
     after = with_key(CLAUDE, before)
@@ -107,13 +107,13 @@ def test_other_settings_stay_and_ours_go_again() -> None:
     assert CLAUDE_SETTINGS not in without(CLAUDE, with_key(CLAUDE, {}))
 
 
-def test_a_helper_of_the_persons_own_is_not_taken_away_with_ours() -> None:
+def test_users_own_helper_stays() -> None:
     before = {CLAUDE_SETTINGS: b'{"apiKeyHelper": "/root/bin/my-key"}'}
     assert with_login(CLAUDE, before)[CLAUDE_SETTINGS] == before[CLAUDE_SETTINGS]
     assert without(CLAUDE, before)[CLAUDE_SETTINGS] == before[CLAUDE_SETTINGS]
 
 
-def test_other_lines_of_an_environment_file_stay() -> None:
+def test_other_lines_of_a_dotenv_stay() -> None:
     mine = b"# mine\nGEMINI_API_KEYS=2\nOTHER=1"
     after = with_key(GEMINI, {GEMINI_ENV: mine})
     assert after[GEMINI_ENV] == mine + f"\nGEMINI_API_KEY={KEY}\n".encode()
@@ -122,7 +122,7 @@ def test_other_lines_of_an_environment_file_stay() -> None:
     assert GEMINI_ENV not in with_login(GEMINI, {GEMINI_ENV: exported})
 
 
-def test_the_first_settings_of_gemini_are_ours_with_the_right_choice() -> None:
+def test_initial_gemini_settings_select_the_key() -> None:
     told = json.loads(with_key(GEMINI, {})[GEMINI_SETTINGS])
     assert told["general"]["enableAutoUpdate"] is False
     assert told["security"]["auth"]["selectedType"] == "gemini-api-key"
@@ -142,7 +142,7 @@ def test_the_first_settings_of_gemini_are_ours_with_the_right_choice() -> None:
         b" " * (MAX_USER_FILE_BYTES + 1),
     ],
 )
-def test_settings_that_cannot_be_read_are_not_written_over(content: bytes) -> None:
+def test_unreadable_settings_are_not_overwritten(content: bytes) -> None:
     for kind, plaintext in (
         (CredentialKind.LOGIN, LOGIN),
         (CredentialKind.API_KEY, check_api_key(GEMINI, KEY)),
@@ -157,18 +157,18 @@ def test_settings_that_cannot_be_read_are_not_written_over(content: bytes) -> No
 @pytest.mark.parametrize(
     "text", ["", "short", "k" * 513, "a key of words 0123456789", "key\n0123456789-0123456789"]
 )
-def test_a_text_that_is_no_key_is_refused_and_not_repeated(text: str) -> None:
+def test_invalid_key_is_refused_and_not_repeated(text: str) -> None:
     for about in all_providers():
         with pytest.raises(BadApiKey) as refused:
             check_api_key(about, text)
         assert not text or text not in refused.value.line()
 
 
-def test_a_pasted_key_loses_the_spaces_around_it() -> None:
+def test_key_is_stripped() -> None:
     assert check_api_key(CODEX, f"  {KEY}\n") == check_api_key(CODEX, KEY)
 
 
-def test_a_key_of_another_provider_is_recognized() -> None:
+def test_key_of_another_provider_is_refused() -> None:
     for about, text in (
         (CLAUDE, "sk-proj-0123456789abcdefghij"),
         (CLAUDE, "sk-ant-oat01-0123456789abcdefghij"),

@@ -1,4 +1,4 @@
-"""What CLIs print in a turn, and what a hostile one prints, becomes bounded events."""
+"""Output of a CLI, even a hostile one, becomes bounded events."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ MESSAGE = {"type": "item.completed", "item": {"type": "agent_message", "text": "
 
 
 @given(st.lists(st.integers(1, 20)))
-def test_a_line_may_come_in_any_pieces(sizes: list[int]) -> None:
+def test_line_may_arrive_in_pieces(sizes: list[int]) -> None:
     line = json.dumps(MESSAGE, ensure_ascii=False).encode() + b"\n"
     reader, events = AnswerReader(CODEX), []
     for size in sizes:
@@ -87,13 +87,13 @@ def test_a_line_may_come_in_any_pieces(sizes: list[int]) -> None:
     assert events == [ChatEvent("text", "Grüße 👋")]
 
 
-def test_a_last_line_without_its_end_counts() -> None:
+def test_last_line_without_line_end_counts() -> None:
     reader = AnswerReader(CODEX)
     assert not list(reader.feed(json.dumps(MESSAGE).encode()))
     assert list(reader.close()) == [ChatEvent("text", "Grüße 👋")]
 
 
-def test_a_line_that_is_too_long_is_passed_over_and_not_kept() -> None:
+def test_long_line_is_skipped() -> None:
     reader = AnswerReader(CODEX)
     for _ in range(40):
         assert not list(reader.feed(b"x" * (MAX_LINE_BYTES // 8)))
@@ -134,7 +134,7 @@ def test_no_message_crashes_the_reader(output: str, message: object) -> None:
     assert all(event.text for event in _read(output, message))
 
 
-def test_control_characters_are_taken_out_and_text_is_bounded() -> None:
+def test_control_characters_are_removed() -> None:
     assert clean_text("a\x1b[31mb\x00c\u202ed\n\te\ud800") == "a[31mbcd\n\te"
     assert len(clean_text("x" * (MAX_TEXT_CHARACTERS + 5))) == MAX_TEXT_CHARACTERS
     assert clean_text(None) == clean_text({"a": 1}) == ""

@@ -1,4 +1,4 @@
-"""What `up` hands to the two programs that it starts."""
+"""Environments of the two programs that `up` starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRETS = [
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Settings with every secret that there may be."""
+    """Settings with every possible secret."""
     for variable in (*SECRETS, "POLYDEV_TOKEN"):
         monkeypatch.setenv(variable, A_SECRET)
     monkeypatch.setenv("SUPABASE_URL", "https://project.example.test")
@@ -44,6 +44,6 @@ def test_the_host_agent_gets_its_own_settings(plan: Plan, tmp_path: Path) -> Non
     assert env["POLYDEV_STATE_DIR"] == str(tmp_path)
 
 
-def test_the_controller_gets_all_that_it_is_set_up_with(plan: Plan, tmp_path: Path) -> None:
+def test_controller_gets_all_its_settings(plan: Plan, tmp_path: Path) -> None:
     env = controller(plan, OWNER, tmp_path).env
     assert {name for name, value in env.items() if value == A_SECRET} >= set(SECRETS)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root sees who ho
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """The images' folder and the machines'."""
+    """Folders of images and machines."""
     monkeypatch.setenv("POLYDEV_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("POLYDEV_IMAGES_DIR", str(tmp_path / "images"))
     (tmp_path / "machines").mkdir()
@@ -31,7 +31,7 @@ def pruned(*words: str) -> dict[str, object]:
     return answer
 
 
-def test_what_is_old_and_unused_goes_and_nothing_else(places: tuple[Path, Path]) -> None:
+def test_only_old_unused_images_are_removed(places: tuple[Path, Path]) -> None:
     images, machines = places
     current = current_image(images, "cli-1111")
     old = image(images, "cli-2222")

@@ -1,4 +1,4 @@
-"""The copy of the program that the controller's user runs, and the folders it may enter."""
+"""The copy of the program for the controller's user, and its folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="folders change hands"
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user may enter, unlike pytest's own."""
+    """A folder that every user can enter, unlike pytest's own."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -52,14 +52,14 @@ print(polydev.__file__, *(Recipe().hash(kind) for kind in ImageKind))
 """
 
 
-def test_an_older_copy_goes(tmp_path: Path) -> None:
+def test_older_copies_are_deleted(tmp_path: Path) -> None:
     old = tmp_path / "app-0123456789abcdef"
     old.mkdir()
     system_user.copy_program(tmp_path)
     assert not old.exists()
 
 
-def test_folders_belong_to_who_needs_them(open_folder: Path) -> None:
+def test_folders_have_the_right_owners(open_folder: Path) -> None:
     state = open_folder / "state"
     system_user.prepare_folders(state, NOBODY)
     controller = (state / "controller").stat()
@@ -75,6 +75,6 @@ def test_a_state_folder_that_the_controller_cannot_enter_is_refused(tmp_path: Pa
         system_user.prepare_folders(closed / "state", NOBODY)
 
 
-def test_root_is_no_ordinary_user() -> None:
+def test_root_is_refused_as_the_controllers_user() -> None:
     with pytest.raises(BadSettings, match="POLYDEV_USER is root"):
         system_user.account("root")

@@ -1,4 +1,4 @@
-"""`polydev image use`, `rollback` and `list`: which image machines start from."""
+"""`polydev image use`, `rollback` and `list` select the image of the next boot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="images are root's")
 
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store with three CLI images, the newest of them today's, and one browser image."""
+    """A store with three CLI images, the newest of the current recipe, and a browser image."""
     monkeypatch.setenv("POLYDEV_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("POLYDEV_IMAGES_DIR", str(tmp_path / "images"))
     images = tmp_path / "images"
@@ -44,7 +44,7 @@ def next_cli(images: Path) -> str:
     return ImageStore(images).require("cli").name
 
 
-def test_an_image_that_was_chosen_is_used_whatever_is_newer(images: Path) -> None:
+def test_pinned_image_is_used_over_newer_ones(images: Path) -> None:
     assert next_cli(images) == "cli-3333"
     assert answer("use", "cli-1111") == {"pinned": {"cli": "cli-1111"}}
     assert next_cli(images) == "cli-1111"
@@ -59,7 +59,7 @@ def test_an_image_that_was_chosen_is_used_whatever_is_newer(images: Path) -> Non
     assert next_cli(images) == "cli-5555"
 
 
-def test_rolling_back_goes_one_image_back_each_time(images: Path) -> None:
+def test_each_rollback_goes_one_image_back(images: Path) -> None:
     assert answer("rollback", "cli") == {"pinned": {"cli": "cli-2222"}}
     assert answer("rollback") == {"pinned": {"cli": "cli-1111"}}
     with pytest.raises(MissingImage, match="no previous image of: cli"):
@@ -69,7 +69,7 @@ def test_rolling_back_goes_one_image_back_each_time(images: Path) -> None:
     assert next_cli(images) == "cli-1111"
 
 
-def test_what_cannot_be_used_is_refused_and_nothing_changes(images: Path) -> None:
+def test_unusable_image_is_refused(images: Path) -> None:
     (images / "cli-2222" / "root.img").unlink()
     with pytest.raises(ImageDamaged):
         answer("use", "cli-2222")
@@ -82,7 +82,7 @@ def test_what_cannot_be_used_is_refused_and_nothing_changes(images: Path) -> Non
     assert next_cli(images) == "cli-3333"
 
 
-def test_a_chosen_image_that_is_gone_is_told_with_the_way_out(images: Path) -> None:
+def test_missing_pinned_image_has_a_hint(images: Path) -> None:
     answer("use", "cli-1111")
     (images / "cli-1111").rename(images.parent / "elsewhere")
     with pytest.raises(MissingImage, match="cli-1111") as refused:
@@ -96,7 +96,7 @@ def test_a_chosen_image_that_is_gone_is_told_with_the_way_out(images: Path) -> N
     assert next_cli(images) == "cli-3333"
 
 
-def test_the_list_says_what_starts_take_and_what_machines_use(images: Path) -> None:
+def test_list_shows_next_images_and_their_machines(images: Path) -> None:
     machine(images.parent / "machines", "cli-1111", MachineState.HIBERNATED)
     machine(images.parent / "machines", "cli-2222")
     machine(images.parent / "machines", "cli-2222", MachineState.STOPPED)
@@ -114,7 +114,7 @@ def test_the_list_says_what_starts_take_and_what_machines_use(images: Path) -> N
     }
 
 
-def test_what_was_chosen_is_never_pruned(images: Path) -> None:
+def test_pinned_image_is_never_pruned(images: Path) -> None:
     answer("use", "cli-1111")
     assert [row["image"] for row in answer("prune")["removed"]] == ["cli-2222"]
     assert next_cli(images) == "cli-1111"

@@ -21,7 +21,7 @@ FOREVER = "import time; time.sleep(600)"
 
 
 class Heard:
-    """What a listener heard, and a way to wait for it."""
+    """Recorded events, and a way to wait for one."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -49,7 +49,7 @@ def program(folder: Path, name: str, code: str, *, ready: bool = True) -> Progra
     )
 
 
-async def test_what_programs_say_is_logged_and_echoed(tmp_path: Path) -> None:
+async def test_output_is_logged_and_forwarded(tmp_path: Path) -> None:
     heard = Heard()
     talker = program(tmp_path, "talker", SAY.format(words="here I am") + FOREVER)
     supervising = asyncio.create_task(supervise([talker], heard.listener))
@@ -59,7 +59,7 @@ async def test_what_programs_say_is_logged_and_echoed(tmp_path: Path) -> None:
     assert (tmp_path / "talker.log").read_text() == "here I am\n"
 
 
-async def test_a_program_that_dies_is_started_again(tmp_path: Path) -> None:
+async def test_dead_program_is_restarted(tmp_path: Path) -> None:
     heard = Heard()
     code = f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
     supervising = asyncio.create_task(
@@ -75,7 +75,7 @@ async def test_a_program_that_dies_is_started_again(tmp_path: Path) -> None:
 
 
 def what_may_be_spared() -> str:
-    """The score of a spared program: lower than usual only where this user may do so."""
+    """OOM score of a protected program; lower only if this user may set it."""
     with subprocess.Popen(["sleep", "100"]) as bystander:
         score = Path(f"/proc/{bystander.pid}/oom_score_adj")
         with contextlib.suppress(OSError):
@@ -85,7 +85,7 @@ def what_may_be_spared() -> str:
     return found
 
 
-async def test_a_program_that_is_spared_says_so_to_the_kernel_where_it_may(tmp_path: Path) -> None:
+async def test_oom_protection_is_set_where_allowed(tmp_path: Path) -> None:
     heard = Heard()
     code = f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
     spared = replace(program(tmp_path, "spared", code), is_oom_protected=True)
@@ -96,7 +96,7 @@ async def test_a_program_that_is_spared_says_so_to_the_kernel_where_it_may(tmp_p
     await asyncio.wait({supervising})
 
 
-async def test_a_program_that_ends_before_it_is_ready_ends_everything_with_its_last_words(
+async def test_exit_before_ready_stops_everything(
     tmp_path: Path,
 ) -> None:
     heard = Heard()
@@ -119,7 +119,7 @@ async def test_a_program_that_ends_before_it_is_ready_ends_everything_with_its_l
         os.kill(pid, 0)
 
 
-async def test_a_program_that_is_deaf_to_the_request_to_end_is_killed(
+async def test_program_that_ignores_sigterm_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polydev.cli.supervisor.supervisor.GRACE_S", 0.3)
@@ -132,7 +132,7 @@ async def test_a_program_that_is_deaf_to_the_request_to_end_is_killed(
     assert not pending
 
 
-def test_a_log_never_grows_past_its_bound(tmp_path: Path) -> None:
+def test_log_size_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "full.log"
     with Log(path, file_bytes=1000, files=3) as log:
         for number in range(1000):
@@ -143,5 +143,5 @@ def test_a_log_never_grows_past_its_bound(tmp_path: Path) -> None:
     assert last_log_line(path) == "line 999"
 
 
-def test_the_last_words_of_no_log_are_empty(tmp_path: Path) -> None:
+def test_missing_log_has_no_last_line(tmp_path: Path) -> None:
     assert last_log_line(tmp_path / "never.log") == ""

@@ -1,4 +1,4 @@
-"""One Polydev at a time in a folder."""
+"""Only one instance runs in a state folder."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def holder(folder: Path, before: str = "") -> subprocess.Popen[str]:
     return process
 
 
-def test_nothing_runs_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_has_no_instance(tmp_path: Path) -> None:
     instance = Instance(tmp_path / "never")
     assert instance.pid() is None
     assert not instance.has_run_here
 
 
-def test_the_second_to_start_is_refused_and_told_who_runs(tmp_path: Path) -> None:
+def test_second_instance_is_refused(tmp_path: Path) -> None:
     process = holder(tmp_path)
     instance = Instance(tmp_path)
     assert instance.pid() == process.pid
@@ -54,7 +54,7 @@ def test_the_second_to_start_is_refused_and_told_who_runs(tmp_path: Path) -> Non
         assert instance.pid() == os.getpid()
 
 
-def test_nobody_else_can_lock_it_and_pass_a_stale_pid_off_as_polydevs(tmp_path: Path) -> None:
+def test_other_users_cannot_lock_the_folder(tmp_path: Path) -> None:
     instance = Instance(tmp_path)
     instance.claim()
     assert (tmp_path / "up.lock").stat().st_mode & 0o777 == 0o600
@@ -63,7 +63,7 @@ def test_nobody_else_can_lock_it_and_pass_a_stale_pid_off_as_polydevs(tmp_path: 
         assert (tmp_path / "up.lock").stat().st_mode & 0o777 == 0o600
 
 
-async def test_end_waits_until_it_has_ended(tmp_path: Path) -> None:
+async def test_stop_waits_for_the_exit(tmp_path: Path) -> None:
     process = holder(tmp_path)
     reaping = asyncio.create_task(asyncio.to_thread(process.wait))
     assert await Instance(tmp_path).end(30)
@@ -71,7 +71,7 @@ async def test_end_waits_until_it_has_ended(tmp_path: Path) -> None:
     assert not await Instance(tmp_path).end(30)
 
 
-async def test_end_gives_up_at_its_limit(tmp_path: Path) -> None:
+async def test_stop_gives_up_at_its_limit(tmp_path: Path) -> None:
     process = holder(tmp_path, "import signal; signal.signal(15, signal.SIG_IGN)")
     with pytest.raises(Failed, match="did not stop"):
         await Instance(tmp_path).end(0.3)

@@ -1,4 +1,4 @@
-"""The administrator's token goes to the controller's user, and to nobody else who listens there."""
+"""Only the controller's user gets the administrator's token."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ time.sleep(30)
 
 @contextmanager
 def squatter(uid: int, *, accepts_after_s: float = 0, at: str = "127.0.0.1") -> Iterator[Squatter]:
-    """A program of another user on a port: it answers everything, and tells what it was sent."""
+    """Program of another user that answers on a port and records what it receives."""
     family = socket.AF_INET6 if ":" in at else socket.AF_INET
     process = subprocess.Popen(
         [
@@ -65,14 +65,14 @@ class Squatter:
         self._process, self.port = process, port
 
     def heard(self) -> str:
-        """What it was sent until the connection ended, or for a second."""
+        """Bytes received until the connection ends, or for a second."""
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
 
 @pytest.fixture
 def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder whose controller is `nobody`'s, for commands of this process."""
+    """State folder whose controller runs as `nobody`."""
     (tmp_path / "controller").mkdir()
     os.chown(tmp_path / "controller", NOBODY, NOBODY)
     monkeypatch.setenv("POLYDEV_STATE_DIR", str(tmp_path))
@@ -82,7 +82,7 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("accepts_after_s", [0, 0.3], ids=["at once", "late"])
-async def test_a_stranger_on_the_port_is_sent_nothing(
+async def test_foreign_program_on_the_port_gets_nothing(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, accepts_after_s: float
 ) -> None:
     with squatter(ANOTHER, accepts_after_s=accepts_after_s) as stranger:
@@ -94,7 +94,7 @@ async def test_a_stranger_on_the_port_is_sent_nothing(
         assert await asyncio.to_thread(stranger.heard) == ""
 
 
-async def test_a_stranger_is_not_sent_the_token_of_a_stream_either(
+async def test_foreign_program_gets_no_token_of_a_websocket(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with squatter(ANOTHER) as stranger:
@@ -106,10 +106,10 @@ async def test_a_stranger_is_not_sent_the_token_of_a_stream_either(
         assert await asyncio.to_thread(stranger.heard) == ""
 
 
-async def test_who_never_accepts_does_not_answer(
+async def test_unaccepted_connection_times_out(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody has accepted, so nobody knows whose it will be: root is what the kernel shows."""
+    """The kernel shows root as the owner until a process accepts the connection."""
     monkeypatch.setattr("polydev.cli.client.socket_owner.ACCEPT_LIMIT_S", 0.3)
     with squatter(ANOTHER, accepts_after_s=20) as stranger:
         monkeypatch.setenv("PORT", str(stranger.port))
@@ -119,7 +119,7 @@ async def test_who_never_accepts_does_not_answer(
 
 
 @pytest.mark.parametrize("uid", [0, NOBODY], ids=["root", "the controller's user"])
-async def test_the_controllers_own_user_is_sent_it(
+async def test_controllers_user_gets_the_token(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, uid: int
 ) -> None:
     with squatter(uid) as mine:
@@ -129,7 +129,7 @@ async def test_the_controllers_own_user_is_sent_it(
         assert mine.heard().startswith("GET /api/vm/list")
 
 
-async def test_a_url_that_was_set_is_meant(
+async def test_explicit_url_skips_the_check(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with squatter(ANOTHER) as other:
@@ -138,7 +138,7 @@ async def test_a_url_that_was_set_is_meant(
             assert await there.get("/api/vm/list") == {"status": "ok"}
 
 
-async def test_up_does_not_take_a_strangers_word_for_its_controllers() -> None:
+async def test_up_ignores_a_foreign_program() -> None:
     owners = Owners(frozenset({NOBODY}))
     with squatter(ANOTHER) as stranger:
         assert not await answers(f"http://127.0.0.1:{stranger.port}", owners)
@@ -147,13 +147,13 @@ async def test_up_does_not_take_a_strangers_word_for_its_controllers() -> None:
 
 
 @pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0", "::1"])  # noqa: S104
-def test_who_listens_is_found_on_every_address(at: str) -> None:
+def test_listeners_are_found_on_every_address(at: str) -> None:
     with squatter(ANOTHER, at=at) as stranger:
         [owner] = [it for it in listeners(stranger.port) if it.uid == ANOTHER]
         assert "python3, process" in describe_program(owner)
 
 
-async def test_an_ipv6_socket_that_serves_ipv4_is_known_too() -> None:
+async def test_ipv6_socket_with_ipv4_is_found() -> None:
     with (
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as both,
         socket.create_connection(("127.0.0.1", both.getsockname()[1])) as client,
@@ -172,6 +172,6 @@ def test_the_owner_of_the_controllers_folder_is_its_user(tmp_path: Path) -> None
     assert Owners.of(tmp_path, "nobody").uids == {0, ANOTHER}
 
 
-def test_a_user_without_a_name_is_told_by_number() -> None:
+def test_user_without_a_name_is_shown_by_uid() -> None:
     assert Owner(0, 1).name == "root (uid 0)"
     assert Owner(ANOTHER, 1).name == f"uid {ANOTHER}"

@@ -1,4 +1,4 @@
-"""What a person sees, where nothing can move (a log, a pipe)."""
+"""Output without a terminal, such as a log or a pipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from polydev.cli.output.printer import Terminal, moment, printable
 
 
-async def test_a_step_is_told_once_with_its_detail_and_time(
+async def test_step_is_printed_once_with_detail_and_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async with Terminal().step("Making a machine") as step:
@@ -19,7 +19,7 @@ async def test_a_step_is_told_once_with_its_detail_and_time(
     assert re.fullmatch(r"[0-9]+\.[0-9] s  Making a machine: vm-1", line.split(maxsplit=1)[1])
 
 
-async def test_a_step_that_fails_is_told_as_failed(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_failed_step_is_printed_as_failed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="no"):
         async with Terminal().step("Making a machine"):
             raise ValueError("no")
@@ -27,7 +27,7 @@ async def test_a_step_that_fails_is_told_as_failed(capsys: pytest.CaptureFixture
     assert line.split()[0] in {"✗", "!!"}
 
 
-async def test_a_long_step_says_that_it_goes_on(
+async def test_long_step_prints_a_heartbeat(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import asyncio
@@ -38,7 +38,7 @@ async def test_a_long_step_says_that_it_goes_on(
     assert "Building: still running" in capsys.readouterr().out
 
 
-async def test_with_json_standard_output_carries_json_alone(
+async def test_json_mode_prints_only_json_to_stdout(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     terminal = Terminal(as_json=True)
@@ -50,12 +50,12 @@ async def test_with_json_standard_output_carries_json_alone(
     assert "Making a machine" in run_captured.err
 
 
-def test_what_a_machine_says_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_machine_text_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().piece("a\x1b[2Jb\x07\x9bc\nd\te\u202e")
     assert capsys.readouterr().out == "a[2Jbc\nd\te"
 
 
-def test_json_says_what_a_machine_said_and_does_nothing_to_the_terminal(
+def test_json_escapes_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     said = {"stdout": "ä\x9b2J\x9d0;title\x9c\u202e\x7f\x1b\n\U000e0001"}
@@ -65,12 +65,12 @@ def test_json_says_what_a_machine_said_and_does_nothing_to_the_terminal(
     assert printable(line) == line
 
 
-def test_what_looks_like_markup_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_markup_is_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().say("[red]not red[/red]")
     assert capsys.readouterr().out == "[red]not red[/red]\n"
 
 
-def test_tables_cut_nothing_off(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_are_not_truncated(capsys: pytest.CaptureFixture[str]) -> None:
     long = "x" * 300
     Terminal().table(("name", "value"), [("a", long), ("longer", "b")])
     lines = capsys.readouterr().out.splitlines()
@@ -81,7 +81,7 @@ def test_printable_keeps_every_script() -> None:
     assert printable("Grüße, 你好, здравствуйте ✓") == "Grüße, 你好, здравствуйте ✓"
 
 
-def test_times_are_told_to_the_second_in_utc() -> None:
+def test_times_are_in_utc_to_the_second() -> None:
     assert moment("2026-01-31T12:00:01.923231Z") == "2026-01-31 12:00:01Z"
     assert moment("2026-01-31T12:00:01+02:00") == "2026-01-31 10:00:01Z"
     assert moment(None) == "-"

@@ -1,4 +1,4 @@
-"""How a connect session is shown, from the controller's answers alone."""
+"""Display of a connect session, from the controller's answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def session(*steps: dict[str, Any], **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-async def test_every_step_is_told_once_however_often_it_is_seen(
+async def test_each_step_is_shown_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     view = SessionView(Terminal())
@@ -48,7 +48,7 @@ async def test_every_step_is_told_once_however_often_it_is_seen(
     ]
 
 
-async def test_the_url_is_told_once_and_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_url_is_shown_once_and_sanitized(capsys: pytest.CaptureFixture[str]) -> None:
     view = SessionView(Terminal())
     waiting = session(
         step("wait-for-person", ended=False),
@@ -63,7 +63,7 @@ async def test_the_url_is_told_once_and_cleaned(capsys: pytest.CaptureFixture[st
     assert not view.waiting.is_set()
 
 
-async def test_a_step_under_way_when_it_ends_is_told_as_failed(
+async def test_unfinished_step_is_shown_as_failed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     view = SessionView(Terminal())
@@ -72,7 +72,7 @@ async def test_a_step_under_way_when_it_ends_is_told_as_failed(
     assert "✗" in capsys.readouterr().out
 
 
-def test_why_a_session_ended_is_the_controllers_error() -> None:
+def test_session_error_is_the_controllers_error() -> None:
     error = session_error(
         session(status="expired", error={"code": "login-expired", "message": "Nobody came"})
     )
@@ -81,5 +81,5 @@ def test_why_a_session_ended_is_the_controllers_error() -> None:
     assert session_error(session(status="completed")) is None
 
 
-def test_undoing_is_told_in_words() -> None:
+def test_reverted_step_has_a_label() -> None:
     assert step_label("undo write").startswith("Reverting: Copying")

@@ -1,4 +1,4 @@
-"""What `polydev down` ends by looking for it, in a network namespace of the test's own."""
+"""`polydev down` kills every process in the VM namespace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def netns() -> Iterator[str]:
 
 
 def sleeper(netns: str) -> subprocess.Popen[bytes]:
-    """A process that is in the namespace when this returns."""
+    """Start a process in the namespace."""
     command = ["ip", "netns", "exec", netns, "sh", "-c", "echo; exec sleep 600"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -29,9 +29,7 @@ def sleeper(netns: str) -> subprocess.Popen[bytes]:
     return process
 
 
-async def test_what_is_born_while_others_are_ended_is_ended_too(
-    netns: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_new_processes_are_killed_too(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     living = [sleeper(netns)]
     listed = shutdown._pids_in
 
@@ -47,7 +45,7 @@ async def test_what_is_born_while_others_are_ended_is_ended_too(
     assert [it.wait(10) for it in living] == [-9, -9]
 
 
-async def test_what_is_born_without_end_is_not_taken_for_ended(
+async def test_endless_new_processes_are_an_error(
     netns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     living: list[subprocess.Popen[bytes]] = []
@@ -64,11 +62,11 @@ async def test_what_is_born_without_end_is_not_taken_for_ended(
     assert [it.wait(10) for it in living] == [-9] * 3
 
 
-async def test_a_namespace_that_is_not_there_holds_nothing_to_end() -> None:
+async def test_missing_namespace_has_no_processes() -> None:
     await shutdown.kill_in_namespace("pdt-never-made")
 
 
-async def test_what_does_not_end_is_named(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unkillable_process_is_named(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     process = sleeper(netns)
     monkeypatch.setattr(shutdown, "KILL_LIMIT_S", 0.2)
     monkeypatch.setattr(shutdown.signal, "pidfd_send_signal", lambda *_: None)
