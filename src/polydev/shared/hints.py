@@ -62,6 +62,9 @@ class Hint(StrEnum):
     )
     CHECK_DATABASE_URL = "Check that it runs and that DATABASE_URL is right"
     CHECK_STATE_SETTINGS = "Check POLYDEV_STATE_DIR and DATABASE_URL"
+    RESTART_TO_CLEAN_UP = (
+        "Restart Polydev, so that the host agent removes it: `polydev down`, then `polydev up`"
+    )
     RESTART_POLYDEV = "Restart Polydev to migrate it: `polydev down`, then `polydev up`"
 
     # Hosts and processes

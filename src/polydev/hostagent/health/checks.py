@@ -32,7 +32,7 @@ from polydev.shared.host_protocol import Inventory, WarmView
 LEAST_FREE_MIB = 1024
 LEAST_FREE_INODES = 2000
 
-_RESTART_HINT = "Restart Polydev, whose host agent removes it: `polydev down`, then `polydev up`"
+_RESTART_HINT = Hint.RESTART_TO_CLEAN_UP.text()
 
 
 @dataclass(frozen=True, slots=True)
